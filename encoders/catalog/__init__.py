@@ -1,0 +1,10 @@
+"""Model names: what a name means, and what is known of a model before it is loaded.
+
+- `names`: `resolve_model(name)` gives a `ModelRef`, or an error with the nearest names
+- `tables`: the architectures, weights and licences that ship with the package
+- `open_clip.json`: the table itself, written by `tools/make_catalog.py`
+"""
+
+from .names import ModelFacts, ModelRef, resolve_model
+
+__all__ = ["ModelFacts", "ModelRef", "resolve_model"]

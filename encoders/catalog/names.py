@@ -1,0 +1,246 @@
+"""What a model name means: `resolve_model` turns it into a `ModelRef` or fails with the nearest names."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import importlib
+import json
+import os
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from ..errors import SpecError, UnknownModelError, WeightsError
+from . import tables
+from .tables import Preprocessing
+
+_WEIGHT_FILE = re.compile(r".*(/|\.pt$|\.bin$|\.safetensors$)", re.IGNORECASE | re.DOTALL)
+_LATER = {
+    "hf": "Hugging Face CLIP models",
+    "onnx": "exported ONNX directories",
+    "m-clip": "M-CLIP models",
+    "audioclip": "AudioCLIP",
+}
+_CLIP_MODALITIES = frozenset({"text", "image"})
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What is known of a model before it is loaded.
+
+    Attributes:
+        dim: Values in a vector.
+        modalities: What can be embedded: `text`, `image`, `audio`.
+        image_size: Side of the image crop in pixels, None without an image tower.
+        context_length: Tokens that a text may have, None without a text tower.
+        parameters: Number of parameters, None where it is not known.
+        licence: Licence of the weights, None where it is not known.
+    """
+
+    dim: int
+    modalities: frozenset[str]
+    image_size: int | None = None
+    context_length: int | None = None
+    parameters: int | None = None
+    licence: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelRef:
+    """What a model name names.
+
+    Attributes:
+        family: Which loader reads it: `open_clip`, `hf-hub`, `demo`, `custom` or `fake`.
+        name: The catalog's own spelling of the whole name.
+        architecture: An architecture of open_clip, else "".
+        weights: A tag, the absolute path of a file, a hub repository, or `module:factory`.
+        quick_gelu: The activation where the name decides it; None where the model's own configuration does.
+    """
+
+    family: str
+    name: str
+    architecture: str = ""
+    weights: str = ""
+    quick_gelu: bool | None = None
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the weights are a file that the user named."""
+        return self.family == "open_clip" and os.path.isabs(self.weights)
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The `key=value&…` options of a `fake::` name."""
+        return dict(parse_qsl(self.weights, keep_blank_values=True)) if self.family == "fake" else {}
+
+    def preprocessing(self) -> Preprocessing:
+        """Return how an open_clip model's images are prepared, from the table."""
+        facts = tables.architectures()[self.architecture]
+        by_tag = {} if self.is_file else tables.weights()[self.architecture][self.weights]
+        return Preprocessing.of(facts["image_size"], by_tag)
+
+    def facts(self) -> ModelFacts:
+        """Return what is known without loading (a hub repository's configuration is fetched for it)."""
+        return _FACTS[self.family](self)
+
+
+@functools.lru_cache(maxsize=1024)
+def resolve_model(name: str) -> ModelRef:
+    """Find what a model name means.
+
+    Args:
+        name: Any spelling of the README's table of names.
+
+    Returns:
+        The reference, with relative paths made absolute.
+
+    Raises:
+        UnknownModelError: If the name is in no catalog; the message lists the nearest names.
+        SpecError: If the name is of a known kind but cannot work.
+    """
+    name = name.strip()
+    head, colon, rest = name.partition(":")
+    if name.lower() == "demo":
+        return ModelRef("demo", "demo")
+    if head == "fake" and (not colon or rest.startswith(":")):
+        return ModelRef("fake", name if colon else "fake::", weights=rest[1:])
+    if head == "custom":
+        return _custom(name, rest)
+    if head == "hf-hub":
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", rest):
+            raise SpecError(f"{name!r} is not of the form 'hf-hub:organisation/name'")
+        return ModelRef("hf-hub", name, weights=rest)
+    later = head.lower() if colon else name.split("/")[0].lower()
+    if later in _LATER and not (later == "hf" and not colon):
+        raise UnknownModelError(f"{name!r}: {_LATER[later]} are not supported by this version")
+    return _open_clip(name)
+
+
+def _custom(name: str, target: str) -> ModelRef:
+    module, colon, factory = target.partition(":")
+    if not (colon and module and factory.isidentifier()):
+        raise SpecError(f"{name!r} is not of the form 'custom:package.module:factory'")
+    return ModelRef("custom", name, weights=target)
+
+
+def _open_clip(name: str) -> ModelRef:
+    asked, separator, weights = name.partition("::")
+    found = tables.find_architecture(asked)
+    if found is None:
+        raise UnknownModelError(_stranger(name, asked, bool(separator)))
+    architecture, quickgelu = found
+    if separator and _WEIGHT_FILE.fullmatch(weights):
+        return _weight_file(name, architecture, quickgelu, weights)
+    tags = list(tables.weights().get(architecture, {}))
+    tag = tables.find_tag(architecture, weights if separator else "openai")
+    if tag is None:
+        problem = (
+            f"has no weights {weights!r}" if separator else "has no weights by OpenAI, so its weights must be named"
+        )
+        near = difflib.get_close_matches(weights, tags, n=len(tags), cutoff=0.0) if separator else tags
+        choice = ", ".join(f"{architecture}::{t}" for t in near) if tags else f"only {architecture}::/path/to/file"
+        raise UnknownModelError(f"{architecture} {problem}; known: {choice}")
+    facts = tables.weights()[architecture][tag]
+    return ModelRef("open_clip", f"{architecture}::{tag}", architecture, tag, bool(facts.get("quick_gelu")))
+
+
+def _weight_file(name: str, architecture: str, quickgelu: bool, path: str) -> ModelRef:
+    if "://" in path:
+        raise SpecError(
+            f"{name!r}: weights are read from a file of the worker, not from a URL; copy the file there first"
+        )
+    absolute = str(Path(path).expanduser().absolute())
+    own = bool(tables.architectures()[architecture].get("quick_gelu"))
+    suffix = tables.QUICKGELU if quickgelu else ""
+    return ModelRef("open_clip", f"{architecture}{suffix}::{absolute}", architecture, absolute, quickgelu or own)
+
+
+def _stranger(name: str, asked: str, has_weights: bool) -> str:
+    if not has_weights and (Path(name).expanduser().is_dir() or name.startswith((".", "/", "~"))):
+        return f"{name!r} is not a model name; for a directory with a Hugging Face model write 'hf:{name}'"
+    known = list(tables.architectures()) + ["demo"]
+    by_simple = {tables.simplify(k): k for k in known}
+    near = difflib.get_close_matches(tables.simplify(asked), list(by_simple), n=4, cutoff=0.6)
+    hint = f"nearest: {', '.join(by_simple[n] for n in near)}" if near else "`clipmill models` lists all names"
+    if not has_weights and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        hint = f"for a Hugging Face model write 'hf:{name}', for an open_clip repository 'hf-hub:{name}'; {hint}"
+    return f"unknown model {name!r}; {hint}"
+
+
+def _open_clip_facts(ref: ModelRef) -> ModelFacts:
+    facts = tables.architectures()[ref.architecture]
+    return ModelFacts(
+        dim=facts["dim"],
+        modalities=_CLIP_MODALITIES,
+        image_size=ref.preprocessing().image_size,
+        context_length=facts["context_length"],
+        parameters=facts.get("parameters"),
+        licence=None if ref.is_file else tables.licence_of(ref.weights),
+    )
+
+
+def config_facts(config: dict[str, Any], **known: Any) -> ModelFacts:
+    """Return the facts that an `open_clip_config.json` holds."""
+    model = config["model_cfg"]
+    size = model["vision_cfg"].get("image_size", 224)
+    return ModelFacts(
+        dim=model["embed_dim"],
+        modalities=_CLIP_MODALITIES,
+        image_size=size[0] if isinstance(size, list) else size,
+        context_length=model["text_cfg"].get("context_length", 77),
+        **known,
+    )
+
+
+def demo_directory() -> Path:
+    """Return the directory of the model inside the package."""
+    return Path(str(resources.files("clipmill.encoders") / "demo"))
+
+
+def _demo_facts(ref: ModelRef) -> ModelFacts:
+    config = json.loads((demo_directory() / "open_clip_config.json").read_text(encoding="utf-8"))
+    return config_facts(config, licence="Apache-2.0")
+
+
+def _hub_facts(ref: ModelRef) -> ModelFacts:
+    from ..towers.hub import fetch_config  # the only facts that need a library and, once, the network
+
+    return config_facts(fetch_config(ref.weights))
+
+
+def load_factory(ref: ModelRef) -> Any:
+    """Import the factory of a `custom:` name.
+
+    Raises:
+        WeightsError: If the module or the name in it does not exist.
+    """
+    module, _, factory = ref.weights.partition(":")
+    try:
+        return getattr(importlib.import_module(module), factory)
+    except (ImportError, AttributeError) as err:
+        raise WeightsError(f"{ref.name!r} could not be imported: {err}") from err
+
+
+def _custom_facts(ref: ModelRef) -> ModelFacts:
+    factory = load_factory(ref)
+    known = factory if hasattr(factory, "dim") and hasattr(factory, "modalities") else factory()
+    return ModelFacts(dim=int(known.dim), modalities=frozenset(known.modalities))
+
+
+def _fake_facts(ref: ModelRef) -> ModelFacts:
+    return ModelFacts(
+        dim=int(ref.options.get("dim", 8)), modalities=frozenset({"text", "image"}), image_size=16, context_length=77
+    )
+
+
+_FACTS = {
+    "open_clip": _open_clip_facts,
+    "demo": _demo_facts,
+    "hf-hub": _hub_facts,
+    "custom": _custom_facts,
+    "fake": _fake_facts,
+}

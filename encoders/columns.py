@@ -1,0 +1,188 @@
+"""Which columns of a row are embedded, as what, and where the vectors go: the same for every engine."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, get_args
+
+from .errors import SpecError
+from .failure import Code, Failure, RowError, Stage
+from .item import Item, item_of_value
+from .session import Outcome, Vector
+from .spec import EncoderSpec, Modality
+
+SUFFIX = "_embedding"
+FAILURES_COLUMN = "embedding_failures"
+
+
+class MissingColumn(LookupError):
+    """Raised by a row's getter for a column that the row does not have."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Column:
+    """How one column is embedded.
+
+    Attributes:
+        modality: `text`, `image` or `audio`.
+        output: Name of the column of vectors; `<column>_embedding` if None.
+        truncated: Name of a boolean column that flags texts cut to the context length; none if None.
+    """
+
+    modality: Modality
+    output: str | None = None
+    truncated: str | None = None
+
+
+class Embedded(NamedTuple):
+    """What became of one row.
+
+    Attributes:
+        values: By output column: a (dim,) float32 vector, None, or for an array column a list of those; and flags.
+        failures: Why values are missing, each with its column.
+    """
+
+    values: dict[str, Any]
+    failures: list[Failure]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ColumnPlan:
+    """The columns of a job, checked.
+
+    Attributes:
+        columns: By path (`photo`, or `page.photo` into a struct), with every output named.
+        key: Column that names a row in its failures; rows without it are not named.
+    """
+
+    columns: dict[str, Column]
+    key: str = "id"
+
+    @classmethod
+    def of(
+        cls, columns: Mapping[str, Modality | Column], *, spec: EncoderSpec | None = None, key: str = "id"
+    ) -> ColumnPlan:
+        """Check the columns of a call.
+
+        Args:
+            columns: Kind (or `Column`) by path.
+            spec: If given, columns that its model cannot embed are refused.
+            key: Column that names a row in its failures.
+
+        Raises:
+            SpecError: If there is none, a kind is unknown, an output is named twice, or the model lacks the tower.
+        """
+        if not columns:
+            raise SpecError(
+                "columns={} names nothing to embed; give for instance {'caption': 'text', 'photo': 'image'}"
+            )
+        plan: dict[str, Column] = {}
+        for path, given in columns.items():
+            column = given if isinstance(given, Column) else Column(given)
+            if column.modality not in get_args(Modality):
+                raise SpecError(
+                    f"column {path!r} is {column.modality!r}, which is none of {', '.join(get_args(Modality))}"
+                )
+            if spec is not None and column.modality not in spec.modalities:
+                raise SpecError(f"column {path!r}: {spec.model} embeds {' and '.join(sorted(spec.modalities))} only")
+            plan[path] = dataclasses.replace(column, output=column.output or path.replace(".", "_") + SUFFIX)
+        names = [name for column in plan.values() for name in (column.output, column.truncated) if name]
+        if len(set(names)) < len(names):
+            raise SpecError(f"two columns would be written under one name: {sorted(names)}")
+        return cls(plan, key)
+
+    @property
+    def outputs(self) -> dict[str, Column]:
+        """The columns by the name of their vectors."""
+        return {str(column.output): column for column in self.columns.values()}
+
+    @property
+    def new_names(self) -> list[str]:
+        """Every column that is added, in order: vectors, each followed by its flag where one is asked for."""
+        pairs = ((column.output, column.truncated) for column in self.columns.values())
+        return [name for pair in pairs for name in pair if name]
+
+    def check_free(self, existing: Sequence[str]) -> None:
+        """Refuse to write over columns that are there already.
+
+        Raises:
+            SpecError: Naming them, and how to choose other names.
+        """
+        if taken := sorted(set(self.new_names) & set(existing)):
+            raise SpecError(f"column {taken[0]!r} exists already; choose a name: Column('image', output='…')")
+
+    def items(self, get: Callable[[str], Any]) -> list[Item]:
+        """Return the items of a row.
+
+        Args:
+            get: Returns the value at a path; raises `MissingColumn` for a path that the row does not have.
+
+        Returns:
+            One item for each column, or as many as it has elements for an array (a list or tuple), in order. `results`
+            needs the same `get`.
+        """
+        return [item for path, column in self.columns.items() for item in _items(get, path, column)]
+
+    def results(self, get: Callable[[str], Any], outcomes: Sequence[Outcome]) -> Embedded:
+        """Give a row its outcomes back, in the order of `items`."""
+        values: dict[str, Any] = {}
+        failures: list[Failure] = []
+        remaining = iter(outcomes)
+        row = _row_name(get, self.key)
+        for path, column in self.columns.items():
+            length = _array_length(get, path)
+            places = [path] if length is None else [f"{path}[{n}]" for n in range(length)]
+            own = [next(remaining) for _ in places]
+            failures += [o.at(column=p, row=row) for p, o in zip(places, own, strict=True) if isinstance(o, Failure)]
+            vectors = [o.values if isinstance(o, Vector) else None for o in own]
+            values[str(column.output)] = vectors[0] if length is None else vectors
+            if column.truncated:
+                values[column.truncated] = any(isinstance(o, Vector) and o.truncated for o in own)
+        return Embedded(values, failures)
+
+
+def _value(get: Callable[[str], Any], path: str) -> Any:
+    try:
+        return get(path)
+    except MissingColumn:
+        return None
+
+
+def _array_length(get: Callable[[str], Any], path: str) -> int | None:
+    value = _value(get, path)
+    return len(value) if isinstance(value, list | tuple) else None
+
+
+def _items(get: Callable[[str], Any], path: str, column: Column) -> list[Item]:
+    try:
+        value = get(path)
+    except MissingColumn as err:
+        missing = RowError(Stage.READ, Code.MISSING_COLUMN, f"the row has no {path!r}: {err}")
+        return [Item(column.modality, failure=missing)]
+    values = value if isinstance(value, list | tuple) else [value]
+    return [item_of_value(column.modality, element) for element in values]
+
+
+def _row_name(get: Callable[[str], Any], key: str) -> str | None:
+    value = _value(get, key)
+    return None if value is None else str(value)
+
+
+def get_by_path(row: Mapping[str, Any], path: str) -> Any:
+    """Return the value at `a.b.c` of nested mappings; a key that contains the dots itself wins.
+
+    Raises:
+        MissingColumn: Naming what is there.
+    """
+    if path in row:
+        return row[path]
+    head, dot, rest = path.partition(".")
+    if not dot or head not in row:
+        raise MissingColumn(f"it has {', '.join(map(repr, row)) or 'no columns'}")
+    inner = row[head]
+    if inner is None:
+        return None
+    if not isinstance(inner, Mapping):
+        raise MissingColumn(f"{head!r} is {type(inner).__name__}, not a struct")
+    return get_by_path(inner, rest)

@@ -1,0 +1,108 @@
+"""`Encoder`: what `load_encoder` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .errors import EmbeddingError
+from .failure import Failure
+from .item import Item, item_of_value
+from .loaded import Loaded
+from .session import EmbedSession, Outcome, Vector
+from .spec import EncoderSpec, Modality
+from .stats import Stats
+
+
+class Encoder:
+    """A loaded model with one spec's options. Safe for many threads; refuses to be pickled: ship the spec.
+
+    Attributes:
+        spec: What it was made from.
+        dim: Values in a vector.
+        modalities: What it embeds.
+        device: Where it runs.
+        resolved: What was decided at load: runtime, precision, device, weights_sha256.
+    """
+
+    def __init__(self, spec: EncoderSpec, loaded: Loaded) -> None:
+        """Combine; use `load_encoder` instead."""
+        self.spec = spec
+        self.dim = loaded.model.dim
+        self.modalities = frozenset(loaded.model.modalities)
+        self.device = loaded.model.device
+        self.resolved = dict(loaded.model.resolved)
+        self._loaded = loaded
+
+    def __repr__(self) -> str:
+        return f"Encoder({self.spec.model!r}, dim={self.dim}, device={self.device!r})"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("an Encoder stays in its process: send encoder.spec and call load_encoder(spec) there")
+
+    def session(self, stats: Stats | None = None) -> EmbedSession:
+        """Start pushing rows; see `EmbedSession`. One session for each thread."""
+        return EmbedSession(self.spec, self._loaded, stats or Stats())
+
+    def embed_items(self, items: Iterable[Item]) -> list[Outcome]:
+        """Embed items of any kind.
+
+        Returns:
+            For each item, in order, a `Vector`, a `Failure`, or None for null.
+        """
+        session = self.session()
+        finished = [done for item in items for done in session.push(None, (item,))]
+        return [done.outcomes[0] for done in (*finished, *session.flush())]
+
+    def embed(self, modality: Modality, values: Iterable[Any]) -> list[Outcome]:
+        """Embed values of one modality, as a column of it would hold them.
+
+        Args:
+            modality: `text` or `image`.
+            values: Texts; or encoded bytes, arrays, Pillow images and URIs. None is null.
+
+        Returns:
+            For each value, in order, a `Vector`, a `Failure`, or None for null.
+        """
+        return self.embed_items(item_of_value(modality, value) for value in values)
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed texts.
+
+        Returns:
+            (n, dim) float32, normalised if the spec says so.
+
+        Raises:
+            EmbeddingError: If any text fails; `embed` gives failures as data instead.
+        """
+        return self._matrix(self.embed("text", _checked(texts)))
+
+    def embed_images(self, images: Sequence[Any]) -> np.ndarray:
+        """Embed images: encoded bytes, (H, W, 3) arrays, Pillow images or URIs.
+
+        Returns:
+            (n, dim) float32, normalised if the spec says so.
+
+        Raises:
+            EmbeddingError: If any image fails; `embed` gives failures as data instead.
+        """
+        return self._matrix(self.embed("image", _checked(images)))
+
+    def _matrix(self, outcomes: list[Outcome]) -> np.ndarray:
+        failures = {row: outcome for row, outcome in enumerate(outcomes) if isinstance(outcome, Failure)}
+        if failures:
+            raise EmbeddingError(dict(failures))
+        matrix = np.empty((len(outcomes), self.dim), np.float32)
+        for row, outcome in enumerate(outcomes):
+            if not isinstance(outcome, Vector):
+                raise ValueError(f"row {row} is None; encoder.embed(...) takes nulls")
+            matrix[row] = outcome.values
+        return matrix
+
+
+def _checked(values: Sequence[Any]) -> Sequence[Any]:
+    if isinstance(values, str | bytes):
+        raise TypeError(f"expected a sequence of values, got one {type(values).__name__}; put it into a list")
+    return values

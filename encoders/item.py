@@ -1,0 +1,119 @@
+"""One value to embed, told apart from how it came: `Item`, and how column values become one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from .failure import Code, RowError, Stage
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Uri:
+    """A place that content is fetched from.
+
+    Attributes:
+        uri: A path or URI.
+        trusted: Whether the job's own reader listed it, so that it may be a local file. Strangers' data can't set it.
+    """
+
+    uri: str
+    trusted: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Item:
+    """One value to embed.
+
+    Attributes:
+        modality: What to embed it as; `auto` leaves it to the fetched content (documents).
+        content: Text, encoded bytes, an array, a Pillow image or a `Uri`; None is null and gives a null vector.
+        media_type: What the owner says it is, such as `image/png`; only `text/…` decides anything.
+        failure: Set where the value could not be read already; the item passes through as this failure.
+    """
+
+    modality: Literal["text", "image", "audio", "auto"]
+    content: Any = None
+    media_type: str | None = None
+    failure: RowError | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the content holds in memory; 0 for a URI, which is not fetched yet."""
+        content = self.content
+        if isinstance(content, bytes | bytearray | str):
+            return len(content)
+        return int(getattr(content, "nbytes", 0))
+
+
+def item_of_value(modality: Literal["text", "image", "audio"], value: Any) -> Item:
+    """Make an item of a column's value.
+
+    Args:
+        modality: The column's kind.
+        value: For `text` a string. For `image` encoded bytes, an array, a Pillow image, a string (a URI), Spark's image
+            struct, or a struct with `bytes` and `path` as Hugging Face data sets have it. None is null.
+
+    Returns:
+        The item; a value that fits no kind becomes an item that fails as `unsupported`.
+    """
+    try:
+        return Item(modality, _content_of_value(modality, value))
+    except RowError as err:
+        return Item(modality, failure=err)
+
+
+def _content_of_value(modality: str, value: Any) -> Any:
+    if value is None:
+        return None
+    if modality == "text":
+        if isinstance(value, str):
+            return value
+        raise RowError(Stage.READ, Code.UNSUPPORTED, f"a text column holds strings, got {type(value).__name__}")
+    if isinstance(value, str):
+        return Uri(value)
+    if isinstance(value, Mapping):
+        return _content_of_struct(value)
+    return bytes(value) if isinstance(value, bytearray | memoryview) else value
+
+
+def _content_of_struct(struct: Mapping[str, Any]) -> Any:
+    if {"height", "width", "nChannels", "data"} <= struct.keys():
+        return array_of_spark_image(struct)
+    if struct.keys() <= {"bytes", "path"} and struct:
+        data, path = struct.get("bytes"), struct.get("path")
+        return data if data is not None else Uri(path) if path is not None else None
+    raise RowError(
+        Stage.READ,
+        Code.UNSUPPORTED,
+        f"an image struct is Spark's (height, width, nChannels, mode, data) or (bytes, path), got {sorted(struct)}",
+    )
+
+
+def array_of_spark_image(struct: Mapping[str, Any]) -> np.ndarray:
+    """Turn the struct of Spark's `image` source into an RGB array.
+
+    Args:
+        struct: Row-major grey, BGR or BGRA bytes (OpenCV types 0, 16 and 24) with their size. Alpha is dropped.
+
+    Returns:
+        (height, width, 3) uint8 RGB.
+
+    Raises:
+        RowError: `undecodable` for the rows of height -1 that Spark makes of invalid files, `unsupported` for others.
+    """
+    height, width, channels = int(struct["height"]), int(struct["width"]), int(struct["nChannels"])
+    if height <= 0 or width <= 0:
+        raise RowError(Stage.READ, Code.UNDECODABLE, "Spark's image source could not decode this file (height -1)")
+    data = np.frombuffer(struct["data"], np.uint8)
+    if channels not in (1, 3, 4) or data.size != height * width * channels:
+        raise RowError(
+            Stage.READ,
+            Code.UNSUPPORTED,
+            f"Spark image of {height} x {width} x {channels} with {data.size} bytes; 8-bit grey, BGR and BGRA are known",
+        )
+    pixels = data.reshape(height, width, channels)
+    return np.repeat(pixels, 3, axis=2) if channels == 1 else np.ascontiguousarray(pixels[:, :, 2::-1])

@@ -1,0 +1,101 @@
+"""From a Pillow image to the uint8 crop that a model's graph begins with, as the reference resizes it.
+
+The steps are those of the references: resize in the file's own mode, crop the centre, then convert to RGB. Scaling by
+1/255, mean and standard deviation follow in the graph, so that a crop travels as bytes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from ..catalog.tables import Preprocessing
+from ..failure import Code, RowError, Stage
+
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_MAX_ENLARGEMENT = 64
+"""Resized images of more than this many crops' pixels (very long ones) are resized only where they are kept."""
+
+
+def crop_image(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    """Resize and crop an image as open_clip's validation transform does.
+
+    Args:
+        image: Any 8-bit mode.
+        preprocessing: The model's size, filter and resize mode.
+
+    Returns:
+        RGB, (S, S, 3) uint8, contiguous; equal to the reference's to the bit, except for very long images,
+        which may differ by one grey level (they are resized only inside the crop).
+    """
+    size = preprocessing.image_size
+    resample = _FILTERS[preprocessing.interpolation]
+    if preprocessing.resize_mode == "squash":
+        image = _resize(image, (size, size), resample)
+    elif preprocessing.resize_mode == "longest":
+        image = _pad(_resize(image, _fit_longest(image.size, size), resample), size, preprocessing.fill)
+    else:
+        image = _crop_shortest(image, size, resample)
+    return np.array(image.convert("RGB"), order="C")  # a copy that owns its memory: the image can go
+
+
+def _resize(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+    return image if image.size == size else image.resize(size, resample)
+
+
+def _crop_shortest(image: Image.Image, size: int, resample: Image.Resampling) -> Image.Image:
+    width, height = image.size
+    if width <= height:
+        resized = (size, int(size * height / width))
+    else:
+        resized = (int(size * width / height), size)
+    left = round((resized[0] - size) / 2.0)  # half to even, as torchvision's centre crop
+    top = round((resized[1] - size) / 2.0)
+    if resized[0] * resized[1] > _MAX_ENLARGEMENT * size * size:
+        scale = width / resized[0], height / resized[1]
+        box = (left * scale[0], top * scale[1], (left + size) * scale[0], (top + size) * scale[1])
+        return image.resize((size, size), resample, box=box)
+    return _resize(image, resized, resample).crop((left, top, left + size, top + size))
+
+
+def _fit_longest(size: tuple[int, int], target: int) -> tuple[int, int]:
+    ratio = max(size) / target
+    return max(1, round(size[0] / ratio)), max(1, round(size[1] / ratio))
+
+
+def _pad(image: Image.Image, size: int, fill: int) -> Image.Image:
+    if image.size == (size, size):
+        return image
+    bands = len(image.getbands())
+    canvas = Image.new(image.mode, (size, size), fill if bands == 1 else (fill,) * bands)
+    if image.mode == "P" and image.palette is not None:
+        canvas.putpalette(image.getpalette() or [])
+    canvas.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
+    return canvas
+
+
+def normalised_array(array: np.ndarray, size: int) -> np.ndarray:
+    """Check an image that was preprocessed by its owner.
+
+    Args:
+        array: Normalised float32, (3, S, S) or (S, S, 3), told by the shape.
+        size: S, the model's image size.
+
+    Returns:
+        The same values, (3, S, S) float32, contiguous.
+
+    Raises:
+        RowError: `unsupported`, `wrong_shape` or `out_of_range`, saying what was expected and got.
+    """
+    expected = f"with preprocess=False an image is a float32 array (3, {size}, {size}) or ({size}, {size}, 3)"
+    if not isinstance(array, np.ndarray):
+        raise RowError(Stage.PREPROCESS, Code.UNSUPPORTED, f"{expected}, got {type(array).__name__}")
+    if array.dtype != np.float32:
+        raise RowError(Stage.PREPROCESS, Code.UNSUPPORTED, f"{expected}, got dtype {array.dtype}")
+    if array.shape == (size, size, 3):
+        array = array.transpose(2, 0, 1)
+    elif array.shape != (3, size, size):
+        raise RowError(Stage.PREPROCESS, Code.WRONG_SHAPE, f"{expected}, got shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise RowError(Stage.PREPROCESS, Code.OUT_OF_RANGE, f"{expected}, got one with NaN or infinite values")
+    return np.ascontiguousarray(array)

@@ -1,0 +1,138 @@
+"""What a thread does with one item: fetch it, tell what it is, let the model decode it. Never raises for bad data."""
+
+from __future__ import annotations
+
+import io
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from .errors import ClipmillError
+from .failure import Code, Failure, RowError, Stage
+from .item import Item, Uri
+from .loaded import Loaded
+from .media.fetch import FetchPolicy, fetch
+from .media.images import FORMATS
+from .model import Prepared
+from .spec import EncoderSpec
+
+
+class Preparation(NamedTuple):
+    """What became of one item, and what it took."""
+
+    modality: str
+    result: Prepared | Failure
+    nbytes: int = 0
+    fetch_msec: float = 0.0
+    decode_msec: float = 0.0
+
+
+def prepare_item(item: Item, loaded: Loaded, spec: EncoderSpec) -> Preparation:
+    """Fetch and decode one item.
+
+    Args:
+        item: Neither null nor failed already.
+        loaded: The model, and its budget of pixels.
+        spec: Limits and options.
+
+    Returns:
+        The prepared item, or its failure.
+
+    Raises:
+        ClipmillError: For what is wrong with the job and not with the item, such as a missing extra.
+    """
+    started = fetched = time.perf_counter()
+    modality, nbytes = str(item.modality), item.nbytes
+    try:
+        content, media_type = item.content, item.media_type
+        if isinstance(content, Uri):
+            found = fetch(content.uri, fetch_policy(spec), trusted=content.trusted)
+            content, media_type, nbytes = (
+                found.data,
+                media_type or _text_type(found.media_type, content),
+                len(found.data),
+            )
+            fetched = time.perf_counter()
+        if modality == "auto":
+            modality, content = tell_modality(content, media_type)
+        check_content(modality, content, loaded, spec)
+        with loaded.pixels.hold(count_pixels(content), spec.max_batch_pixels):
+            result: Prepared | Failure = loaded.model.prepare(modality, content, spec)
+    except RowError as err:
+        result = err.failure
+    except ClipmillError:
+        raise
+    except MemoryError as err:
+        result = Failure(Stage.DECODE, Code.OUT_OF_MEMORY, f"decoding needs more memory than there is: {err}")
+    except Exception as err:  # a decoder's or an own encoder's surprise: this item's failure, with its reason
+        result = Failure(Stage.PREPROCESS, Code.UNDECODABLE, f"{type(err).__name__}: {err}")
+    ended = time.perf_counter()
+    return Preparation(modality, result, nbytes, (fetched - started) * 1000, (ended - fetched) * 1000)
+
+
+def fetch_policy(spec: EncoderSpec) -> FetchPolicy:
+    """Return what a spec allows its URIs."""
+    return FetchPolicy(
+        schemes=spec.uri_schemes,
+        allow_local_files=spec.allow_local_files,
+        allow_private_addresses=spec.allow_private_addresses,
+        timeout_s=spec.fetch_timeout_s,
+        max_bytes=spec.max_fetch_bytes,
+        max_redirects=spec.max_redirects,
+    )
+
+
+def _text_type(media_type: str | None, uri: Uri) -> str | None:
+    """Believe the media type of a `data:` URI, which its author wrote, and not that of a web server."""
+    return media_type if uri.uri[:5].lower() == "data:" else None
+
+
+def tell_modality(content: Any, media_type: str | None) -> tuple[str, Any]:
+    """Tell what content of unknown kind is: text if its owner said `text/…`, else an image.
+
+    Returns:
+        The modality and the content, decoded where it is text.
+    """
+    if isinstance(content, bytes) and (media_type or "").lower().startswith("text/"):
+        try:
+            return "text", content.decode("utf-8")
+        except UnicodeDecodeError as err:
+            raise RowError(Stage.DECODE, Code.UNDECODABLE, f"{media_type} that is not UTF-8: {err}") from err
+    return "image", content
+
+
+def check_content(modality: str, content: Any, loaded: Loaded, spec: EncoderSpec) -> None:
+    """Refuse what is empty, too long, or has no tower, alike for every model.
+
+    Raises:
+        RowError: `unsupported`, `empty` or `too_large`.
+    """
+    if modality not in loaded.model.modalities:
+        has = " and ".join(sorted(loaded.model.modalities))
+        raise RowError(Stage.PREPROCESS, Code.UNSUPPORTED, f"{spec.model} embeds {has}, not {modality}")
+    if modality == "text":
+        if not isinstance(content, str):
+            raise RowError(Stage.READ, Code.UNSUPPORTED, f"a text is a string, got {type(content).__name__}")
+        if not content.strip():
+            raise RowError(Stage.TOKENIZE, Code.EMPTY, "the text is empty")
+        if len(content) > spec.max_text_chars:
+            raise RowError(
+                Stage.TOKENIZE,
+                Code.TOO_LARGE,
+                f"the text has {len(content):,} characters, allowed are {spec.max_text_chars:,} (option max_text_chars)",
+            )
+    elif isinstance(content, bytes | np.ndarray) and len(content) == 0:
+        raise RowError(Stage.DECODE, Code.EMPTY, "the content has zero bytes")
+
+
+def count_pixels(content: Any) -> int:
+    """Return the pixels that decoding will hold in memory; 0 where nothing is decoded or the header can't be read."""
+    if not isinstance(content, bytes):
+        return 0
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            return image.width * image.height
+    except Exception:  # the real decoding says what is wrong
+        return 0

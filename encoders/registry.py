@@ -1,0 +1,128 @@
+"""Load once: every worker process keeps one copy of a model for each device.
+
+The key is what makes the model: its name, runtime, precision, device and cache. Specs that differ only in limits,
+normalising, preprocessing or decoding share the copy, its lock and its threads.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Hashable
+
+from .encoder import Encoder, Loaded
+from .model import Model
+from .spec import EncoderSpec
+from .threads import allowed_cpus
+
+_log = logging.getLogger("clipmill")
+
+_lock = threading.Lock()  # guards the dicts; loading happens under the key's own lock, so that two models load at once
+_key_locks: dict[Hashable, threading.Lock] = {}
+_models: dict[Hashable, Loaded] = {}
+_encoders: dict[tuple[EncoderSpec, Hashable], Encoder] = {}
+_loads = 0
+
+
+def load_encoder(
+    spec: EncoderSpec | str | None = None, /, *, cpus: int | None = None, exclusive: bool = False, **options: object
+) -> Encoder:
+    """Return the encoder of a spec, loading its model if this process has not loaded it yet.
+
+    Args:
+        spec: A spec or a model's name; the default model without one.
+        cpus: Cores that this worker may use, where its engine knows better than the operating system.
+        exclusive: Let go of the same model on another GPU: for workers that an engine moves between devices.
+        **options: Fields of the spec.
+
+    Returns:
+        The same object for an equal spec and device.
+
+    Raises:
+        WeightsError: If the weights cannot be had or do not fit.
+        DeviceError: If the device asked for is not here.
+    """
+    global _loads
+    spec = EncoderSpec.of(spec, **options)
+    load = _loader(spec)
+    device = _resolve_device(spec)
+    identity = (spec.model, spec.runtime, spec.precision, spec.cache_dir)
+    key = (identity, device)
+    with _lock:
+        if (spec, key) in _encoders:
+            return _encoders[spec, key]
+        key_lock = _key_locks.setdefault(key, threading.Lock())
+    with key_lock:
+        if key not in _models:
+            if exclusive:
+                _drop_others(identity, device)
+            started = time.perf_counter()
+            threads = cpus or allowed_cpus()
+            model = load(spec, device, threads)
+            _log.info(
+                "loaded %s on %s in %.1f s, %d threads; %s",
+                spec.model, model.device, time.perf_counter() - started, threads, model.resolved,
+            )  # fmt: skip
+            with _lock:
+                _models[key] = Loaded(model, threads)
+                _loads += 1
+        with _lock:
+            return _encoders.setdefault((spec, key), Encoder(spec, _models[key]))
+
+
+def count_loads() -> int:
+    """Return how many models this process has loaded."""
+    return _loads
+
+
+def unload_all() -> None:
+    """Forget every model: for tests, and for notebooks that want their memory back. The count of loads stays."""
+    with _lock:
+        for loaded in _models.values():
+            loaded.close()
+        _models.clear()
+        _encoders.clear()
+
+
+def _drop_others(identity: Hashable, device: str) -> None:
+    with _lock:
+        for key in [k for k in _models if k[0] == identity and k[1] != device]:  # type: ignore[index]
+            _log.warning("moved to %s: letting go of the copy on %s", device, key[1])  # type: ignore[index]
+            _models.pop(key).close()
+            for pair in [p for p in _encoders if p[1] == key]:
+                del _encoders[pair]
+
+
+def _resolve_device(spec: EncoderSpec) -> str:
+    if spec.device == "cpu" or spec.ref.family in ("fake", "custom"):
+        return str(spec.device)
+    from .runtimes.pytorch import resolve_device
+
+    return resolve_device(str(spec.device))
+
+
+def _loader(spec: EncoderSpec) -> Callable[[EncoderSpec, str, int], Model]:
+    return {"fake": _load_fake, "custom": _load_custom}.get(spec.ref.family, _load_open_clip)
+
+
+def _load_open_clip(spec: EncoderSpec, device: str, threads: int) -> Model:
+    from .runtimes.pytorch import use_threads
+
+    if device == "cpu":
+        use_threads(threads)
+    tower = importlib.import_module(".towers.open_clip", __package__)
+    return tower.load(spec, device)
+
+
+def _load_custom(spec: EncoderSpec, device: str, threads: int) -> Model:
+    from .catalog.names import load_factory
+
+    return load_factory(spec.ref)()
+
+
+def _load_fake(spec: EncoderSpec, device: str, threads: int) -> Model:
+    from .testing import FakeModel
+
+    return FakeModel(spec.ref.options)

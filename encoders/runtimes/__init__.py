@@ -1,0 +1,4 @@
+"""What executes the towers.
+
+- `pytorch`: torch, on CPU and CUDA
+"""

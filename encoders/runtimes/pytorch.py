@@ -1,0 +1,97 @@
+"""The torch runtime: an open_clip-like module on a CPU or a CUDA device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..catalog.tables import Preprocessing
+from ..errors import DeviceError, OutOfMemoryError
+
+
+class TorchRuntime:
+    """Executes a module that has `encode_image` and `encode_text`.
+
+    Images arrive as uint8 crops and are normalised on the device, by the reference's own operations in its own order
+    (divide by 255, subtract the mean, divide by the standard deviation), so that float32 results agree to the bit.
+    """
+
+    name = "torch"
+    precision = "fp32"
+
+    def __init__(self, module: torch.nn.Module, preprocessing: Preprocessing, device: str) -> None:
+        """Move the module to its device.
+
+        Args:
+            module: The towers, in float32.
+            preprocessing: Whose mean and standard deviation the graph begins with.
+            device: `cpu` or `cuda:X`.
+        """
+        self.device = device
+        self._device = torch.device(device)
+        self._module = module.eval().requires_grad_(False).to(self._device)
+        self._mean = torch.tensor(preprocessing.mean, device=self._device).view(1, 3, 1, 1)
+        self._std = torch.tensor(preprocessing.std, device=self._device).view(1, 3, 1, 1)
+
+    def encode_images(self, pixels: np.ndarray) -> np.ndarray:
+        """See `Runtime.encode_images`."""
+        return self._run(self._images, pixels)
+
+    def encode_texts(self, tokens: np.ndarray) -> np.ndarray:
+        """See `Runtime.encode_texts`."""
+        return self._run(self._module.encode_text, tokens)
+
+    def _images(self, pixels: torch.Tensor) -> torch.Tensor:
+        if pixels.dtype == torch.uint8:
+            # contiguous (n, 3, S, S), as the reference's batches are: another memory layout takes other kernels
+            values = pixels.permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(255)
+            pixels = values.sub_(self._mean).div_(self._std)
+        return self._module.encode_image(pixels)
+
+    def _run(self, tower: Any, batch: np.ndarray) -> np.ndarray:
+        try:
+            with torch.inference_mode():
+                vectors = tower(torch.from_numpy(batch).to(self._device))
+                return vectors.float().cpu().numpy()
+        except torch.OutOfMemoryError as err:
+            torch.cuda.empty_cache()
+            raise OutOfMemoryError(f"{self.device}: {err}") from err
+        except torch.AcceleratorError as err:
+            raise DeviceError(f"{self.device} failed, and with it every later call: {err}") from err
+        except RuntimeError as err:
+            # the CPU allocator has no exception type of its own
+            if "DefaultCPUAllocator" in str(err) or "not enough memory" in str(err):
+                raise OutOfMemoryError(f"{self.device}: {err}") from err
+            raise
+
+
+def resolve_device(device: str) -> str:
+    """Choose the device that a spec means on this machine.
+
+    Args:
+        device: `auto`, `cpu`, `cuda` or `cuda:X`.
+
+    Returns:
+        `cpu` or `cuda:X`.
+
+    Raises:
+        DeviceError: If a GPU was asked for that is not here, naming those that are.
+    """
+    if device == "cpu":
+        return device
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        return f"cuda:{torch.cuda.current_device()}" if count else "cpu"
+    index = int(device.partition(":")[2]) if ":" in device else (torch.cuda.current_device() if count else 0)
+    if index >= count:
+        present = ", ".join(f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(count)) or "none"
+        raise DeviceError(f"device={device!r} was asked for; CUDA devices here: {present}")
+    return f"cuda:{index}"
+
+
+def use_threads(count: int) -> None:
+    """Set torch's threads inside one operation: engines leave misleading defaults (Spark: OMP_NUM_THREADS=1)."""
+    if torch.get_num_threads() != count:
+        torch.set_num_threads(count)

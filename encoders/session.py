@@ -1,0 +1,308 @@
+"""Push rows in, get them back in order, embedded: the one hot path under every transform, UDF and call.
+
+A session belongs to one thread. Threads of the loaded model fetch and decode what was pushed while the model runs on
+what is ready, so that a caller who only pushes and takes what comes back keeps both busy. Rows come back in the order
+in which they were pushed, and no more of them are held than the limits of the spec say.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import time
+from collections.abc import Hashable, Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .errors import ClipmillError, OutOfMemoryError
+from .failure import Code, Failure, RowError, Stage
+from .item import Item, Uri
+from .loaded import Loaded
+from .model import Prepared
+from .preparation import Preparation, prepare_item
+from .spec import EncoderSpec
+from .stats import Stats
+
+_GPU_ROWS, _CPU_ROWS = 128, 32
+_WINDOW = 4
+"""Micro-batches' worth of values that may be in flight: one encoding, one ready, two being fetched and decoded."""
+_MAX_WAITING = 16
+"""Micro-batches' worth of rows that may wait, finished, for an older one: a slow URI must not hold all of them."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Vector:
+    """A value that was embedded.
+
+    Attributes:
+        values: (dim,) float32, a view into its micro-batch's matrix.
+        truncated: Whether the text was cut to the context length.
+        media_type: What the content turned out to be.
+    """
+
+    values: np.ndarray
+    truncated: bool = False
+    media_type: str | None = None
+
+
+Outcome = Vector | Failure | None
+"""What became of one item: a vector, a failure, or None for null."""
+
+
+class Finished(NamedTuple):
+    """A row that is done: the caller's own token, and one outcome for each of its items."""
+
+    token: Any
+    outcomes: list[Outcome]
+
+
+class _Slot:
+    """One item on its way."""
+
+    __slots__ = ("future", "nbytes", "outcome", "prepared", "row")
+
+    def __init__(self, row: _Row, nbytes: int) -> None:
+        self.row = row
+        self.nbytes = nbytes
+        self.future: Future[Preparation] | None = None
+        self.prepared: Prepared | None = None
+        self.outcome: Outcome = None
+
+
+class _Row:
+    """A row on its way: its token, its slots, how many of them are not done, and the bytes its caller holds."""
+
+    __slots__ = ("nbytes", "open", "slots", "token")
+
+    def __init__(self, token: Any) -> None:
+        self.token = token
+        self.slots: list[_Slot] = []
+        self.open = 0
+        self.nbytes = 0
+
+
+class _Group:
+    """Prepared slots that may share a call of the model."""
+
+    __slots__ = ("nbytes", "pixels", "slots")
+
+    def __init__(self) -> None:
+        self.slots: list[_Slot] = []
+        self.nbytes = 0
+        self.pixels = 0
+
+    def add(self, slot: _Slot, pixels: int) -> None:
+        self.slots.append(slot)
+        self.nbytes += slot.nbytes
+        self.pixels += pixels
+
+
+class EmbedSession:
+    """See the module. Made by `Encoder.session()`."""
+
+    def __init__(self, spec: EncoderSpec, loaded: Loaded, stats: Stats) -> None:
+        """Start with nothing in flight.
+
+        Args:
+            spec: Whose limits and options hold.
+            loaded: The model and its threads.
+            stats: Where the session counts.
+        """
+        self._spec = spec
+        self._loaded = loaded
+        self._stats = stats
+        on_gpu = loaded.model.device.startswith("cuda")
+        self._max_rows = spec.max_batch_rows or (_GPU_ROWS if on_gpu else _CPU_ROWS)
+        self._decoders = loaded.pool("decode", spec.preprocess_threads or loaded.threads)
+        self._rows: collections.deque[_Row] = collections.deque()
+        self._preparing: collections.deque[_Slot] = collections.deque()
+        self._ready: dict[tuple[str, Hashable], _Group] = {}
+        self._slots_in_flight = 0
+        self._bytes_held = 0
+
+    def push(self, token: Any, items: Sequence[Item]) -> list[Finished]:
+        """Add a row; return those that are done, oldest first.
+
+        Args:
+            token: Whatever the caller needs to know the row again.
+            items: What to embed of it, in any number.
+
+        Returns:
+            Finished rows, in the order in which they were pushed; often none.
+
+        Raises:
+            DeviceError, MissingExtraError: What makes every row fail, and is no fault of this one.
+        """
+        row = _Row(token)
+        self._rows.append(row)
+        self._stats.rows += 1
+        for item in items:
+            slot = _Slot(row, item.nbytes)
+            row.slots.append(slot)
+            row.nbytes += slot.nbytes
+            self._start(slot, item)
+        self._bytes_held += row.nbytes
+        while self._preparing and self._preparing[0].future.done():  # type: ignore[union-attr]
+            self._take_oldest()
+        done = self._pop_finished()
+        while self._is_crowded():
+            self._make_room()
+            done += self._pop_finished()
+        return done
+
+    def flush(self) -> list[Finished]:
+        """Finish everything that was pushed and return it."""
+        while self._preparing:
+            self._take_oldest()
+        for key in list(self._ready):
+            self._encode_group(key)
+        return self._pop_finished()
+
+    # --- on the way in -----------------------------------------------------------------------------------------------
+
+    def _start(self, slot: _Slot, item: Item) -> None:
+        if item.failure is not None:
+            self._settle(slot, item.failure.failure)
+            return
+        if item.content is None:
+            self._stats.nulls += 1
+            return
+        slot.row.open += 1
+        self._slots_in_flight += 1
+        if item.modality == "text":  # cheaper than handing it to a thread
+            self._receive(slot, prepare_item(item, self._loaded, self._spec))
+            return
+        is_remote = isinstance(item.content, Uri)
+        pool = self._loaded.pool("fetch", self._spec.fetch_threads) if is_remote else self._decoders
+        slot.future = pool.submit(prepare_item, item, self._loaded, self._spec)
+        self._preparing.append(slot)
+
+    def _take_oldest(self) -> None:
+        """Take what a thread made of the oldest item, waiting for it; the order never depends on who was faster."""
+        slot = self._preparing.popleft()
+        assert slot.future is not None
+        preparation = slot.future.result()
+        slot.future = None
+        self._receive(slot, preparation)
+
+    def _receive(self, slot: _Slot, preparation: Preparation) -> None:
+        self._stats.fetch_msec += preparation.fetch_msec
+        self._stats.decode_msec += preparation.decode_msec
+        prepared = preparation.result
+        if isinstance(prepared, Failure):
+            self._finish(slot, prepared)
+            return
+        slot.prepared = prepared
+        slot.nbytes = preparation.nbytes
+        key = (preparation.modality, prepared.group)
+        if (group := self._ready.get(key)) and self._would_overflow(group, slot.nbytes, prepared.pixels):
+            self._encode_group(key)
+        group = self._ready.setdefault(key, _Group())
+        group.add(slot, prepared.pixels)
+        if len(group.slots) >= min(self._max_rows, self._loaded.row_limit(*key) or self._max_rows):
+            self._encode_group(key)
+
+    def _would_overflow(self, group: _Group, nbytes: int, pixels: int) -> bool:
+        return group.nbytes + nbytes > self._spec.max_batch_bytes or group.pixels + pixels > self._spec.max_batch_pixels
+
+    # --- micro-batches -----------------------------------------------------------------------------------------------
+
+    def _is_crowded(self) -> bool:
+        return (
+            self._slots_in_flight >= _WINDOW * self._max_rows
+            or len(self._rows) >= _MAX_WAITING * self._max_rows
+            or (self._bytes_held > 2 * self._spec.max_batch_bytes and self._slots_in_flight > 1)
+        )
+
+    def _make_room(self) -> None:
+        """Wait for the oldest item, or, if all are ready, encode the group that the oldest row waits for."""
+        if self._preparing:
+            self._take_oldest()
+            return
+        oldest = next(slot for row in self._rows for slot in row.slots if slot.prepared is not None)
+        self._encode_group(next(key for key, group in self._ready.items() if oldest in group.slots))
+
+    def _encode_group(self, key: tuple[str, Hashable]) -> None:
+        self._encode(key, self._ready.pop(key).slots)
+
+    def _encode(self, key: tuple[str, Hashable], slots: list[_Slot]) -> None:
+        """Encode a micro-batch; halve it when memory runs out or a row spoils it, down to single rows."""
+        try:
+            vectors = self._call(key[0], [slot.prepared.payload for slot in slots])  # type: ignore[union-attr]
+        except (OutOfMemoryError, MemoryError) as err:
+            if len(slots) > 1:
+                self._loaded.remember_row_limit(*key, len(slots) // 2)
+                self._stats.out_of_memory_retries += 1
+            self._halve(key, slots, Failure(Stage.ENCODE, Code.OUT_OF_MEMORY, f"even alone: {err}"))
+            return
+        except ClipmillError:
+            raise
+        except Exception as err:
+            self._halve(key, slots, Failure(Stage.ENCODE, Code.ENCODE_FAILED, f"{type(err).__name__}: {err}"))
+            return
+        finite = np.isfinite(vectors).all(axis=1)
+        for slot, values, good in zip(slots, vectors, finite, strict=True):
+            prepared = slot.prepared
+            assert prepared is not None
+            if good:
+                self._stats.truncated_texts += prepared.truncated
+                self._finish(slot, Vector(values, prepared.truncated, prepared.media_type))
+            else:
+                self._finish(slot, Failure(Stage.ENCODE, Code.ENCODE_FAILED, "the vector is not finite"))
+
+    def _halve(self, key: tuple[str, Hashable], slots: list[_Slot], failure: Failure) -> None:
+        if len(slots) == 1:
+            self._finish(slots[0], failure)
+            return
+        middle = len(slots) // 2
+        self._encode(key, slots[:middle])
+        self._encode(key, slots[middle:])
+
+    def _call(self, modality: str, payloads: list[Any]) -> np.ndarray:
+        model = self._loaded.model
+        with self._loaded.lock:
+            started = time.perf_counter()
+            vectors = np.asarray(model.encode(modality, payloads), np.float32)
+            self._stats.encode_msec += (time.perf_counter() - started) * 1000
+        self._stats.count_batch(len(payloads))
+        if vectors.shape != (len(payloads), model.dim):
+            raise ClipmillError(f"the model returned shape {vectors.shape} for {len(payloads)} rows of dim {model.dim}")
+        return normalize_rows(vectors) if self._spec.normalize else vectors
+
+    # --- on the way out ----------------------------------------------------------------------------------------------
+
+    def _finish(self, slot: _Slot, outcome: Outcome) -> None:
+        self._slots_in_flight -= 1
+        slot.row.open -= 1
+        slot.prepared = None
+        self._settle(slot, outcome)
+
+    def _settle(self, slot: _Slot, outcome: Outcome) -> None:
+        slot.outcome = outcome
+        if isinstance(outcome, Failure):
+            self._stats.count_failure(outcome)
+        else:
+            self._stats.embedded += 1
+
+    def _pop_finished(self) -> list[Finished]:
+        done: list[Finished] = []
+        while self._rows and self._rows[0].open == 0:
+            row = self._rows.popleft()
+            self._bytes_held -= row.nbytes
+            done.append(Finished(row.token, [slot.outcome for slot in row.slots]))
+        return done
+
+
+def normalize_rows(vectors: np.ndarray) -> np.ndarray:
+    """Scale each row to length 1; a row of zeros stays.
+
+    Args:
+        vectors: (n, dim) float32.
+
+    Returns:
+        (n, dim) float32.
+    """
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(lengths == 0, 1, lengths)

@@ -1,0 +1,190 @@
+"""The frozen description of an encoder: the only thing that travels to workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from typing import Any, Literal, Self
+
+from .catalog import ModelRef, resolve_model
+from .errors import SpecError
+
+Modality = Literal["text", "image", "audio"]
+
+DEFAULT_MODEL = "ViT-B-32::openai"
+DOCUMENT_SCHEMES = ("http", "https", "data", "gs", "s3", "az", "abfs")
+
+RENAMED = {
+    "name": "model",
+    "model_name": "model",
+    "pretrained_model_name_or_path": "model",
+    "model_path": "model",
+    "minibatch_size": "max_batch_rows",
+    "default_batch_size": "max_batch_rows",
+    "batch_size": "max_batch_rows",
+    "num_worker_preprocess": "preprocess_threads",
+    "use_default_preprocessing": "preprocess",
+    "use_preprocessing": "preprocess",
+    "traversal_paths": "access_paths",
+    "default_traversal_paths": "access_paths",
+    "drop_image_content": "keep_content",
+    "default_device": "device",
+    "dtype": "precision",
+}
+"""What clip-as-service and the Jina executors called an option, and what it is called here."""
+
+_RUNTIMES = ("auto", "torch")
+_PRECISIONS = ("auto", "fp32")
+_MIB = 2**20
+
+
+def reject_unknown_options(given: Any, allowed: Any) -> None:
+    """Raise `TypeError` for the first name in `given` that is not in `allowed`, with the name to use instead."""
+    for name in given:
+        if name in allowed:
+            continue
+        if name in RENAMED:
+            raise TypeError(f"option {name!r} is called {RENAMED[name]!r} here")
+        near = difflib.get_close_matches(name, list(allowed), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; the options are {', '.join(sorted(allowed))}"
+        raise TypeError(f"unknown option {name!r}{hint}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EncoderSpec:
+    """Which model, run how, on rows limited to what.
+
+    A spec is checked when it is made, needs no torch and no weights, pickles to its fields, and compares by them.
+    Relative paths in `model` are made absolute; `model` becomes the catalog's own spelling.
+
+    Attributes:
+        model: `<architecture>::<weights>` and the other spellings of the README's table of names.
+        device: `auto` (a GPU where the worker has one), `cpu`, `cuda` or `cuda:X`. Resolved on the worker.
+        runtime: What executes the towers: `torch`; `auto` leaves the choice to the worker.
+        precision: `fp32`; `auto` leaves the choice to the worker (and is `fp32` in this version).
+        normalize: Whether vectors are scaled to length 1. Off by default, as in clip-as-service.
+        preprocess: False when images come as normalised float32 arrays of the model's size.
+        decode: `exact` decodes and resizes as the reference does, to the bit; `fast` may move a grey level.
+        apply_exif: Whether photographs are turned as their EXIF orientation says. The references ignore it.
+        on_long_text: `truncate` cuts texts over the context length and counts them; `fail` makes them failures.
+        max_batch_rows: Rows in one call of the model; None means 32 on a CPU and 128 on a GPU.
+        max_batch_bytes: Bytes of source content (files, arrays, texts) behind one call of the model.
+        max_batch_pixels: Pixels of source images behind one call of the model, and decoded at the same time.
+        preprocess_threads: Threads that decode; None means one for each core that this worker may use.
+        fetch_threads: Threads that wait for URIs.
+        cache_dir: Where downloaded weights are kept; None means the hub library's own place.
+        allow_local_files: Whether a document's or row's URI may name a file of this machine.
+        allow_private_addresses: Whether http(s) may reach loopback, private and link-local addresses.
+        uri_schemes: Schemes that a document's or row's URI may have.
+        fetch_timeout_s: Seconds for one URI, retries included.
+        max_fetch_bytes: Bytes of one URI's content.
+        max_redirects: Redirects that one http(s) URI may take.
+        max_image_pixels: Pixels of one image, judged before it is decoded.
+        max_text_chars: Characters of one text.
+
+    Raises:
+        SpecError: If a value cannot work; `UnknownModelError` (with the nearest names) if it is the model.
+        TypeError: If an option is unknown, or has another name here than in clip-as-service.
+    """
+
+    model: str = DEFAULT_MODEL
+    device: str | None = "auto"
+    runtime: str = "auto"
+    precision: str = "auto"
+    normalize: bool = False
+    preprocess: bool = True
+    decode: str = "fast"
+    apply_exif: bool = False
+    on_long_text: str = "truncate"
+    max_batch_rows: int | None = None
+    max_batch_bytes: int = 64 * _MIB
+    max_batch_pixels: int = 100_000_000
+    preprocess_threads: int | None = None
+    fetch_threads: int = 16
+    cache_dir: str | None = None
+    allow_local_files: bool = False
+    allow_private_addresses: bool = False
+    uri_schemes: tuple[str, ...] = DOCUMENT_SCHEMES
+    fetch_timeout_s: float = 30.0
+    max_fetch_bytes: int = 64 * _MIB
+    max_redirects: int = 5
+    max_image_pixels: int = 100_000_000
+    max_text_chars: int = 1_000_000
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """Refuse unknown options with the name to use, before dataclasses' own terser error."""
+        reject_unknown_options(options, cls.__dataclass_fields__)
+        return object.__new__(cls)
+
+    def __post_init__(self) -> None:
+        """Check every field; bring `model`, `device` and `uri_schemes` to their one form."""
+        if not isinstance(self.model, str):
+            raise SpecError(f"model is a name such as {DEFAULT_MODEL!r}, got {self.model!r}")
+        put = object.__setattr__  # frozen: only here, before anybody has seen the object
+        put(self, "model", resolve_model(self.model).name)
+        put(self, "device", self.device or "auto")
+        put(self, "uri_schemes", tuple(s.lower() for s in self.uri_schemes))
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(self.device)):
+            raise SpecError(f"device={self.device!r} is none of 'auto', 'cpu', 'cuda', 'cuda:X'")
+        self._check_choice("runtime", _RUNTIMES)
+        self._check_choice("precision", _PRECISIONS)
+        self._check_choice("decode", ("fast", "exact"))
+        self._check_choice("on_long_text", ("truncate", "fail"))
+        for name in ("normalize", "preprocess", "apply_exif", "allow_local_files", "allow_private_addresses"):
+            if not isinstance(getattr(self, name), bool):
+                raise SpecError(f"{name}={getattr(self, name)!r} is neither True nor False")
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if value is None and name in ("max_batch_rows", "preprocess_threads"):
+                continue
+            least = 0 if name == "max_redirects" else 1
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise SpecError(f"{name}={value!r} is not a whole number of at least {least}")
+        if not isinstance(self.fetch_timeout_s, int | float) or not self.fetch_timeout_s > 0:
+            raise SpecError(f"fetch_timeout_s={self.fetch_timeout_s!r} is not a number of seconds above 0")
+
+    def _check_choice(self, name: str, allowed: tuple[str, ...]) -> None:
+        if getattr(self, name) not in allowed:
+            raise SpecError(f"{name}={getattr(self, name)!r} is none of {', '.join(map(repr, allowed))}")
+
+    @classmethod
+    def of(cls, model: str | EncoderSpec | None = None, /, **options: Any) -> EncoderSpec:
+        """Return a spec from what users pass: a name, a spec, or neither, and options that win over the spec's."""
+        if isinstance(model, EncoderSpec):
+            reject_unknown_options(options, cls.__dataclass_fields__)
+            return dataclasses.replace(model, **options) if options else model
+        return cls(**options) if model is None else cls(model, **options)
+
+    @property
+    def ref(self) -> ModelRef:
+        """What `model` names."""
+        return resolve_model(self.model)
+
+    @property
+    def dim(self) -> int:
+        """Number of values in a vector, known without loading the model."""
+        return self.ref.facts().dim
+
+    @property
+    def modalities(self) -> frozenset[str]:
+        """What can be embedded (`text`, `image`, `audio`), known without loading the model."""
+        return self.ref.facts().modalities
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values; `EncoderSpec(**spec.as_dict())` equals the spec."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+
+
+_COUNTS = (
+    "max_batch_rows",
+    "max_batch_bytes",
+    "max_batch_pixels",
+    "preprocess_threads",
+    "fetch_threads",
+    "max_fetch_bytes",
+    "max_redirects",
+    "max_image_pixels",
+    "max_text_chars",
+)

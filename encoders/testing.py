@@ -1,0 +1,106 @@
+"""A fake encoder for tests, yours too: computable in the head, and it writes down what it was asked.
+
+`EncoderSpec("fake::dim=8")` needs no weights. Options, as `fake::dim=8&log=/tmp/log`:
+
+- `dim`: values in a vector (default 8)
+- `log`: a directory; every process appends its loads and calls to a file of its own there (`read_log` reads them all)
+- `max_rows`: calls with more rows run out of memory, as a small GPU would
+- `bad`: texts that contain this word make the whole call fail, as a broken row can
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import OutOfMemoryError
+from .media.images import open_image
+from .model import Model, Prepared
+from .spec import EncoderSpec
+
+
+def fake_text_vector(text: str, dim: int = 8) -> np.ndarray:
+    """Return the fake's vector of a text: its number of characters, then the code points of the first ones."""
+    values = [len(text), *map(ord, text)]
+    return np.array((values + [0] * dim)[:dim], np.float32)
+
+
+def fake_image_vector(pixels: np.ndarray, dim: int = 8) -> np.ndarray:
+    """Return the fake's vector of an (H, W, 3) uint8 image: height, width, mean red, green and blue, then zeros."""
+    values = [pixels.shape[0], pixels.shape[1], *pixels.reshape(-1, 3).mean(axis=0)]
+    return np.array((values + [0] * dim)[:dim], np.float32)
+
+
+class FakeModel(Model):
+    """The model behind `fake::`."""
+
+    def __init__(self, options: Mapping[str, str]) -> None:
+        """Read the options; see the module."""
+        self.dim = int(options.get("dim", 8))
+        self.modalities = frozenset({"text", "image"})
+        self.resolved = {"runtime": "fake", "precision": "fp32", "device": "cpu", "weights_sha256": None}
+        self._max_rows = int(options.get("max_rows", 0)) or None
+        self._bad = options.get("bad")
+        self._log = Path(options["log"]) if options.get("log") else None
+        self._write({"event": "load"})
+
+    def prepare(self, modality: str, content: Any, spec: EncoderSpec) -> Prepared:
+        """Keep a text; decode an image."""
+        if modality == "text":
+            truncated = len(content.split()) > 75
+            return Prepared(content, truncated=truncated, media_type="text/plain")
+        image = open_image(content, max_pixels=spec.max_image_pixels, apply_exif=spec.apply_exif)
+        return Prepared(np.asarray(image.convert("RGB")), pixels=image.width * image.height)
+
+    def encode(self, modality: str, payloads: Sequence[Any]) -> np.ndarray:
+        """Compute the vectors, unless an option says that this call fails."""
+        self._write({"event": "encode", "modality": modality, "rows": len(payloads)})
+        if self._max_rows and len(payloads) > self._max_rows:
+            raise OutOfMemoryError(f"{len(payloads)} rows, and room for {self._max_rows}")
+        if self._bad and any(isinstance(p, str) and self._bad in p for p in payloads):
+            raise ValueError(f"the word {self._bad!r} broke the call")
+        vector = fake_text_vector if modality == "text" else fake_image_vector
+        return np.stack([vector(payload, self.dim) for payload in payloads])
+
+    def _write(self, event: dict[str, Any]) -> None:
+        if self._log:
+            self._log.mkdir(parents=True, exist_ok=True)
+            with (self._log / f"{os.getpid()}.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(event) + "\n")
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeLog:
+    """What the fakes of all processes were asked.
+
+    Attributes:
+        loads: Loads of the model, by process.
+        batches: (modality, rows) of every call, in each process's own order.
+    """
+
+    loads: dict[int, int]
+    batches: list[tuple[str, int]]
+
+    @property
+    def rows(self) -> int:
+        """Rows of all calls together."""
+        return sum(rows for _, rows in self.batches)
+
+
+def read_log(directory: str | Path) -> FakeLog:
+    """Read what fakes with `log=directory` wrote."""
+    loads: dict[int, int] = {}
+    batches: list[tuple[str, int]] = []
+    for path in sorted(Path(directory).glob("*.jsonl")):
+        for event in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+            if event["event"] == "load":
+                loads[int(path.stem)] = loads.get(int(path.stem), 0) + 1
+            else:
+                batches.append((event["modality"], event["rows"]))
+    return FakeLog(loads, batches)

@@ -1,0 +1,92 @@
+"""Write encoders/catalog/open_clip.json: what the installed open_clip knows of its models, as a table of our own.
+
+A spec must be checked, and its dimension known, on a machine without torch and open_clip (a job's driver), so the facts
+ship with the package. `tests/test_catalog.py` holds the table against the installed open_clip.
+
+    python tools/make_catalog.py
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # towers whose configuration is on a hub are left uncounted, at once
+
+import open_clip  # noqa: E402
+import torch  # noqa: E402
+from open_clip.factory import get_model_config  # noqa: E402
+from open_clip.pretrained import _PRETRAINED  # noqa: E402
+
+TARGET = Path(__file__).parent.parent / "encoders" / "catalog" / "open_clip.json"
+SUFFIX = "-quickgelu"
+
+
+def count_parameters(name: str) -> int | None:
+    """Count a model's parameters without allocating them; None where a tower's config must be downloaded first."""
+    try:
+        with torch.device("meta"):
+            model = open_clip.create_model(name, load_weights=False, pretrained_hf=False, device="meta")
+    except Exception:
+        return None
+    return sum(p.numel() for p in model.parameters())
+
+
+def architecture(name: str) -> dict[str, Any]:
+    """Return the facts of one architecture that a plan needs."""
+    config = get_model_config(name)
+    facts: dict[str, Any] = {
+        "dim": config["embed_dim"],
+        "image_size": config["vision_cfg"]["image_size"],
+        "context_length": config["text_cfg"].get("context_length", 77),
+    }
+    if config.get("quick_gelu"):
+        facts["quick_gelu"] = True
+    if count := count_parameters(name):
+        facts["parameters"] = count
+    return facts
+
+
+def weights(base: str, tag: str, config: dict[str, Any], architectures: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts of one (model, tag); what equals OpenAI's preprocessing is left out."""
+    facts: dict[str, Any] = {}
+    if config.get("quick_gelu") or architectures[base].get("quick_gelu"):
+        facts["quick_gelu"] = True
+    mean, std = config.get("mean"), config.get("std")
+    if mean and tuple(mean) != open_clip.OPENAI_DATASET_MEAN:
+        facts["mean"] = list(mean)
+    if std and tuple(std) != open_clip.OPENAI_DATASET_STD:
+        facts["std"] = list(std)
+    if config.get("interpolation", "bicubic") != "bicubic":
+        facts["interpolation"] = config["interpolation"]
+    if config.get("resize_mode", "shortest") != "shortest":
+        facts["resize_mode"] = config["resize_mode"]
+    return facts
+
+
+def main() -> None:
+    """Write the table."""
+    logging.disable(logging.WARNING)  # "initialized randomly": these models are only counted
+    pairs = {name: tags for name, tags in _PRETRAINED.items() if get_model_config(name)}
+    names = [n for n in open_clip.list_models() if not (n.endswith(SUFFIX) and n.removesuffix(SUFFIX) in pairs)]
+    architectures = {name: architecture(name) for name in names}
+    table = {
+        "open_clip": open_clip.__version__,
+        "architectures": architectures,
+        "weights": {
+            name: {tag: weights(name, tag, config, architectures) for tag, config in tags.items()}
+            for name, tags in pairs.items()
+            if name in architectures
+        },
+    }
+    lines = json.dumps(table, indent=1)
+    TARGET.parent.mkdir(exist_ok=True)
+    TARGET.write_text(lines + "\n")
+    print(TARGET, len(lines), "bytes,", sum(map(len, table["weights"].values())), "pairs")
+
+
+if __name__ == "__main__":
+    main()
