@@ -54,8 +54,8 @@ def item_of_value(modality: Literal["text", "image", "audio"], value: Any) -> It
 
     Args:
         modality: The column's kind.
-        value: For `text` a string. For `image` encoded bytes, an array, a Pillow image, a string (a URI), Spark's image
-            struct, or a struct with `bytes` and `path` as Hugging Face data sets have it. None is null.
+        value: For `text` a string. For `image` encoded bytes, an array, a Pillow image, a string (a URI), Spark's
+            image struct, or a struct with `bytes` and `path` as Hugging Face data sets have it. None is null.
 
     Returns:
         The item; a value that fits no kind becomes an item that fails as `unsupported`.
@@ -113,7 +113,7 @@ def array_of_spark_image(struct: Mapping[str, Any]) -> np.ndarray:
         raise RowError(
             Stage.READ,
             Code.UNSUPPORTED,
-            f"Spark image of {height} x {width} x {channels} with {data.size} bytes; 8-bit grey, BGR and BGRA are known",
+            f"a Spark image of {height} x {width} x {channels} has {data.size} bytes; known are 8-bit grey, BGR, BGRA",
         )
     pixels = data.reshape(height, width, channels)
     return np.repeat(pixels, 3, axis=2) if channels == 1 else np.ascontiguousarray(pixels[:, :, 2::-1])

@@ -121,7 +121,7 @@ def check_content(modality: str, content: Any, loaded: Loaded, spec: EncoderSpec
             raise RowError(
                 Stage.TOKENIZE,
                 Code.TOO_LARGE,
-                f"the text has {len(content):,} characters, allowed are {spec.max_text_chars:,} (option max_text_chars)",
+                f"the text has {len(content):,} characters, at most {spec.max_text_chars:,} (option max_text_chars)",
             )
     elif isinstance(content, bytes | np.ndarray) and len(content) == 0:
         raise RowError(Stage.DECODE, Code.EMPTY, "the content has zero bytes")

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .errors import ClipmillError, OutOfMemoryError
-from .failure import Code, Failure, RowError, Stage
+from .failure import Code, Failure, Stage
 from .item import Item, Uri
 from .loaded import Loaded
 from .model import Prepared

@@ -162,7 +162,7 @@ def _weight_file(name: str, architecture: str, quickgelu: bool, path: str) -> Mo
 def _stranger(name: str, asked: str, has_weights: bool) -> str:
     if not has_weights and (Path(name).expanduser().is_dir() or name.startswith((".", "/", "~"))):
         return f"{name!r} is not a model name; for a directory with a Hugging Face model write 'hf:{name}'"
-    known = list(tables.architectures()) + ["demo"]
+    known = [*tables.architectures(), "demo"]
     by_simple = {tables.simplify(k): k for k in known}
     near = difflib.get_close_matches(tables.simplify(asked), list(by_simple), n=4, cutoff=0.6)
     hint = f"nearest: {', '.join(by_simple[n] for n in near)}" if near else "`clipmill models` lists all names"

@@ -47,7 +47,7 @@ _CLIENTS_LOCK = threading.Lock()
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FetchPolicy:
-    """What a URI may be, and what fetching it may cost.
+    """What a URI may be, and what fetching it may cost. Messages name the options of the spec that set it.
 
     Attributes:
         schemes: The schemes that a document's URI may have; kept in lower case. `file` is not given here but
@@ -186,16 +186,16 @@ def _fetch_local(uri: str, policy: FetchPolicy, trusted: bool) -> Fetched:
             _check_regular(status.st_mode, uri)
             if status.st_size > policy.max_bytes:
                 raise fetch_error(Code.TOO_LARGE, _too_large(uri, status.st_size, policy))
-            data = file.read(policy.max_bytes + 1)
+            data = file.read(status.st_size + 1)
+            if len(data) > status.st_size:  # it grew, or hides its size, as files in /proc do
+                data += file.read(policy.max_bytes + 1 - len(data))
     except (FileNotFoundError, NotADirectoryError) as err:
         raise fetch_error(Code.NOT_FOUND, f"{shown(uri)}: no such file") from err
     except UnicodeError as err:
         raise fetch_error(Code.MALFORMED, f"{shown(uri)}: the path is not valid Unicode") from err
     except OSError as err:
-        reason = (err.strerror or str(err)).lower()
-        raise fetch_error(
-            Code.FETCH_FAILED, f"{shown(uri)}: cannot be read: {reason}", transient=err.errno in _PASSING_ERRNOS
-        ) from err
+        message = f"{shown(uri)}: cannot be read: {(err.strerror or str(err)).lower()}"
+        raise fetch_error(Code.FETCH_FAILED, message, transient=err.errno in _PASSING_ERRNOS) from err
     return Fetched(_bounded(data, uri, policy))
 
 
@@ -221,15 +221,11 @@ def _fetch_remote(uri: str, scheme: str, policy: FetchPolicy) -> Fetched:
     except (FileNotFoundError, NotADirectoryError) as err:
         raise fetch_error(Code.NOT_FOUND, f"{shown(uri)}: no such file") from err
     except TimeoutError as err:
-        raise fetch_error(
-            Code.FETCH_FAILED, f"{shown(uri)}: took longer than timeout_s={policy.timeout_s:g}", transient=True
-        ) from err
+        message = f"{shown(uri)}: took longer than fetch_timeout_s={policy.timeout_s:g}"
+        raise fetch_error(Code.FETCH_FAILED, message, transient=True) from err
     except Exception as err:  # each driver raises its own client's errors, which share no base
-        raise fetch_error(
-            Code.FETCH_FAILED,
-            f"{shown(uri)}: cannot be read: {type(err).__name__}: {str(err)[:200]}",
-            transient=_may_pass(err),
-        ) from err
+        message = f"{shown(uri)}: cannot be read: {type(err).__name__}: {str(err)[:200]}"
+        raise fetch_error(Code.FETCH_FAILED, message, transient=_may_pass(err)) from err
     return Fetched(_bounded(data, uri, policy))
 
 
@@ -239,9 +235,8 @@ def _open_file_system(uri: str, scheme: str) -> tuple[Any, str]:
     try:
         fsspec.get_filesystem_class(scheme)
     except ValueError as err:
-        raise fetch_error(
-            Code.FORBIDDEN_URI, f"{shown(uri)}: no file system is known for the scheme {scheme!r}"
-        ) from err
+        message = f"{shown(uri)}: no file system is known for the scheme {scheme!r}"
+        raise fetch_error(Code.FORBIDDEN_URI, message) from err
     except ImportError as err:
         if scheme in _DRIVERS:
             raise MissingExtraError(*_DRIVERS[scheme], f"reading {scheme}:// URIs") from err
@@ -267,12 +262,12 @@ def _may_pass(err: Exception) -> bool:
 
 def _bounded(data: bytes, uri: str, policy: FetchPolicy) -> bytes:
     if len(data) > policy.max_bytes:
-        raise fetch_error(Code.TOO_LARGE, f"{shown(uri)}: more than max_bytes={policy.max_bytes}")
+        raise fetch_error(Code.TOO_LARGE, f"{shown(uri)}: more than max_fetch_bytes={policy.max_bytes}")
     return data
 
 
 def _too_large(uri: str, size: int, policy: FetchPolicy) -> str:
-    return f"{shown(uri)}: {size} bytes, more than max_bytes={policy.max_bytes}"
+    return f"{shown(uri)}: {size} bytes, more than max_fetch_bytes={policy.max_bytes}"
 
 
 class PassingError(RowError):
@@ -332,7 +327,7 @@ def inflate(chunks: Iterable[bytes], where: str, max_bytes: int) -> Iterator[byt
     for chunk in chunks:
         received += len(chunk)  # an endless row of empty gzip members comes to nothing
         if received > max_bytes:
-            raise fetch_error(Code.TOO_LARGE, f"{where}: more than max_bytes={max_bytes}, compressed")
+            raise fetch_error(Code.TOO_LARGE, f"{where}: more than max_fetch_bytes={max_bytes}, compressed")
         while True:
             if inflater.eof and chunk:
                 inflater = zlib.decompressobj(wbits=_ZLIB_OR_GZIP)

@@ -162,8 +162,8 @@ class HttpClient:
     ) -> None:
         self._allow_private = allow_private_addresses
         self._sleep = sleep
-        common: dict[str, Any] = {"max_connections": _MAX_CONNECTIONS, "keepalive_expiry": _KEEP_ALIVE_S}
-        common["ssl_context"] = httpcore.default_ssl_context()
+        tls = httpcore.default_ssl_context()
+        common: Any = {"max_connections": _MAX_CONNECTIONS, "keepalive_expiry": _KEEP_ALIVE_S, "ssl_context": tls}
         backend = _Backend(resolve, connect, allow_private_addresses)
         self._direct = httpcore.ConnectionPool(network_backend=backend, **common)
         self._proxies: dict[str, httpcore.ConnectionPool] = {}
@@ -237,7 +237,6 @@ class HttpClient:
             headers={
                 "Host": address.authority,
                 "User-Agent": _user_agent(),
-                "Accept": "*/*",
                 "Accept-Encoding": "identity",  # pictures and sound are compressed already
             },
             extensions={"timeout": dict.fromkeys(("connect", "read", "write", "pool"), _time_left(None))},
@@ -269,7 +268,7 @@ def _failures_of(where: str, policy: FetchPolicy) -> Iterator[None]:
     except _ForbiddenAddressError as err:
         raise fetch_error(Code.FORBIDDEN_URI, f"{where}: {err}; allow_private_addresses=True allows it") from err
     except httpcore.TimeoutException as err:
-        raise PassingError(f"{where}: took longer than timeout_s={policy.timeout_s:g}") from err
+        raise PassingError(f"{where}: took longer than fetch_timeout_s={policy.timeout_s:g}") from err
     except UnicodeError as err:  # what the resolver says of a label of more than 63 letters
         raise fetch_error(Code.MALFORMED, f"{where}: not a valid host name: {err}") from err
     except httpcore.ProxyError as err:
@@ -294,7 +293,7 @@ def _read_response(response: httpcore.Response, where: str, policy: FetchPolicy)
         raise _status_error(response.status, where, _retry_after_s(_header(response, b"retry-after")))
     declared = _header(response, b"content-length")
     if declared.isdecimal() and int(declared) > policy.max_bytes:
-        raise fetch_error(Code.TOO_LARGE, f"{where}: {declared} bytes, more than max_bytes={policy.max_bytes}")
+        raise fetch_error(Code.TOO_LARGE, f"{where}: {declared} bytes, more than max_fetch_bytes={policy.max_bytes}")
     encoding = _header(response, b"content-encoding").lower()
     chunks: Iterable[bytes] = response.iter_stream()
     if encoding not in ("", "identity"):
@@ -306,7 +305,7 @@ def _read_response(response: httpcore.Response, where: str, policy: FetchPolicy)
     for chunk in chunks:
         body += chunk
         if len(body) > policy.max_bytes:
-            raise fetch_error(Code.TOO_LARGE, f"{where}: more than max_bytes={policy.max_bytes}")
+            raise fetch_error(Code.TOO_LARGE, f"{where}: more than max_fetch_bytes={policy.max_bytes}")
     media_type = _header(response, b"content-type").partition(";")[0].strip().lower()
     return Fetched(bytes(body), media_type or None)
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..failure import Code, RowError, Stage
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
-"""Formats that are decoded. Pillow knows more, some of them by running other programs (EPS): not for strangers' files."""
+"""Formats that are decoded. Pillow knows more, some by running other programs (EPS): not for strangers' files."""
 
 _SNIFFED = (
     (b"\xff\xd8\xff", "image/jpeg"),

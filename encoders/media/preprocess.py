@@ -45,10 +45,7 @@ def _resize(image: Image.Image, size: tuple[int, int], resample: Image.Resamplin
 
 def _crop_shortest(image: Image.Image, size: int, resample: Image.Resampling) -> Image.Image:
     width, height = image.size
-    if width <= height:
-        resized = (size, int(size * height / width))
-    else:
-        resized = (int(size * width / height), size)
+    resized = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
     left = round((resized[0] - size) / 2.0)  # half to even, as torchvision's centre crop
     top = round((resized[1] - size) / 2.0)
     if resized[0] * resized[1] > _MAX_ENLARGEMENT * size * size:

@@ -136,7 +136,7 @@ def decode_data(uri: str, max_bytes: int) -> tuple[bytes, str | None]:
 
 
 def _data_too_large(uri: str, max_bytes: int) -> RowError:
-    return fetch_error(Code.TOO_LARGE, f"{shown(uri)}: holds more than max_bytes={max_bytes}")
+    return fetch_error(Code.TOO_LARGE, f"{shown(uri)}: holds more than max_fetch_bytes={max_bytes}")
 
 
 def _decode_base64(uri: str, content: bytes, max_bytes: int) -> bytes:

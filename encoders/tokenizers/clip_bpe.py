@@ -12,6 +12,7 @@ import functools
 import gzip
 import html
 import importlib.util
+import itertools
 from pathlib import Path
 
 import ftfy
@@ -110,9 +111,7 @@ class ClipTokenizer:
         symbols[-1] += _END_OF_WORD
         unknown = len(self._ranks)
         while len(symbols) > 1:
-            rank, first, second = min(
-                (self._ranks.get(pair, unknown), *pair) for pair in zip(symbols, symbols[1:], strict=False)
-            )
+            rank, first, second = min((self._ranks.get(pair, unknown), *pair) for pair in itertools.pairwise(symbols))
             if rank == unknown:
                 break
             symbols = _merge(symbols, first, second)
