@@ -124,7 +124,7 @@ class EncoderSpec:
         put = object.__setattr__  # frozen: only here, before anybody has seen the object
         put(self, "model", resolve_model(self.model).name)
         put(self, "device", self.device or "auto")
-        put(self, "uri_schemes", tuple(s.lower() for s in self.uri_schemes))
+        self._check_schemes()
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(self.device)):
             raise SpecError(f"device={self.device!r} is none of 'auto', 'cpu', 'cuda', 'cuda:X'")
         self._check_choice("runtime", _RUNTIMES)
@@ -143,6 +143,18 @@ class EncoderSpec:
                 raise SpecError(f"{name}={value!r} is not a whole number of at least {least}")
         if not isinstance(self.fetch_timeout_s, int | float) or not self.fetch_timeout_s > 0:
             raise SpecError(f"fetch_timeout_s={self.fetch_timeout_s!r} is not a number of seconds above 0")
+
+    def _check_schemes(self) -> None:
+        given: Any = self.uri_schemes
+        if isinstance(given, str):
+            raise SpecError(f"uri_schemes is the text {given!r}; give several: ({given!r},)")
+        schemes = tuple(scheme.lower() for scheme in given)
+        for scheme in schemes:
+            if not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
+                raise SpecError(f"uri_schemes holds {scheme!r}, which is no scheme; write it without '://': 's3'")
+            if scheme in ("file", "local"):
+                raise SpecError(f"uri_schemes holds {scheme!r}; local files are allowed by allow_local_files=True")
+        object.__setattr__(self, "uri_schemes", schemes)
 
     def _check_choice(self, name: str, allowed: tuple[str, ...]) -> None:
         if getattr(self, name) not in allowed:

@@ -18,7 +18,7 @@ from ..failure import Code, RowError, Stage
 from .uri import check_characters, decode_data, fetch_error, file_path, scheme_of, shown
 
 if TYPE_CHECKING:
-    from .http import HttpClient
+    from .web import HttpClient
 
 _T = TypeVar("_T")
 
@@ -147,7 +147,7 @@ def _shared_client(allow_private_addresses: bool) -> HttpClient:
 
     There is one for each rule: a connection that the one allowed must not be reused under the other.
     """
-    from .http import HttpClient
+    from .web import HttpClient
 
     with _CLIENTS_LOCK:
         client = _CLIENTS.get(allow_private_addresses)

@@ -167,11 +167,10 @@ class HttpClient:
         backend = _Backend(resolve, connect, allow_private_addresses)
         self._direct = httpcore.ConnectionPool(network_backend=backend, **common)
         self._proxies: dict[str, httpcore.ConnectionPool] = {}
-        environment = urllib.request.getproxies_environment()
         to_proxy = _Backend(resolve, connect, allow_private=True)  # a proxy commonly is at a private address
+        environment = urllib.request.getproxies_environment()
         for scheme in ("http", "https"):
-            proxy = environment.get(scheme) or environment.get("all")
-            if proxy:
+            if proxy := environment.get(scheme) or environment.get("all"):
                 self._proxies[scheme] = httpcore.HTTPProxy(**proxy_options(proxy), network_backend=to_proxy, **common)
         if self._proxies and not allow_private_addresses:
             _LOGGER.warning(
