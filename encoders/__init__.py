@@ -20,6 +20,7 @@ from .registry import count_loads, load_encoder, unload_all
 from .session import Vector
 from .spec import EncoderSpec
 from .stats import Stats
+from .storage import read_provenance
 
 __all__ = [
     "AccessPaths",
@@ -37,5 +38,6 @@ __all__ = [
     "Vector",
     "count_loads",
     "load_encoder",
+    "read_provenance",
     "unload_all",
 ]

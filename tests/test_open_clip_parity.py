@@ -88,6 +88,7 @@ def test_arrays_equal_their_files(case: Case) -> None:
 
 def test_batch_size_and_order_do_not_matter(case: Case, files: list[bytes]) -> None:
     """One by one, in batches of three, and backwards: the same vectors."""
+    files = files[-5:]
     whole = load_encoder(case.model, device="cpu", precision="fp32").embed_images(files)
     threes = load_encoder(case.model, device="cpu", precision="fp32", max_batch_rows=3).embed_images(files)
     ones = load_encoder(case.model, device="cpu", precision="fp32", max_batch_rows=1).embed_images(files[::-1])[::-1]

@@ -24,16 +24,26 @@ def drawn_module(architecture: str, *, quick_gelu: bool, seed: int = 0, gain: fl
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            if name.endswith(".bias") or name.endswith("in_proj_bias"):
+            if "bn" in name and name.endswith(".weight"):  # drawn as zeros in every block's last: it would do nothing
+                parameter.copy_(torch.rand(parameter.shape, generator=generator) * 0.5 + 0.5)
+            elif name.endswith(".bias") or name.endswith("in_proj_bias"):
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-            elif "resblocks" in name and parameter.ndim == 2:
+            elif ("resblocks" in name or "attnpool" in name) and parameter.ndim == 2:
                 parameter.mul_(gain)
-        for name, buffer in module.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.add_(torch.randn(buffer.shape, generator=generator) * 0.1)
-            elif name.endswith("running_var"):
-                buffer.mul_(torch.rand(buffer.shape, generator=generator) + 0.5)
+        if any(name.endswith("running_mean") for name, _ in module.named_buffers()):
+            _settle_batch_norms(module, generator)
     return module
+
+
+def _settle_batch_norms(module: torch.nn.Module, generator: torch.Generator) -> None:
+    """Give batch norms the statistics of pictures; with others, signals fade and all pictures look alike."""
+    norms = [m for m in module.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None
+    module.visual.train()
+    coarse = torch.randn(4, 3, 14, 14, generator=generator)
+    module.encode_image(torch.nn.functional.interpolate(coarse, 224, mode="bilinear") * 1.5)
+    module.visual.eval()
 
 
 def write_safetensors(module: torch.nn.Module, path: Path) -> Path:

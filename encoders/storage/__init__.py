@@ -1,1 +1,52 @@
-"""(being written)"""
+"""What stands in files: reading inputs, writing datasets of vectors, and where each vector comes from.
+
+- `provenance`: which model and which options made a column, in Arrow's metadata and in Spark's
+- `vectors`: arrays of vectors, built from buffers
+- `tables`: schemas and record batches of documents and of rows
+- `shards`: what a job reads, cut into pieces: `Shard`, `plan_shards`; `listing`: folders, globs and files
+- `readers`: a shard as documents or as rows; `lines`: JSON lines and CSV, record by record; `source`: all four at once
+- `dataset`: a dataset's directory; `shard_writer`: one shard of it, whole or not at all; `files`: the file systems
+- `job`: `embed_shard`, a shard from its input to its files: what every engine distributes
+"""
+
+from .dataset import DatasetSummary, finish_job, prepare_directory, read_dataset, read_failures, summarise, write_job
+from .job import Job, begin_job, embed_shard
+from .provenance import differences, provenance_of, read_provenance, spark_metadata, with_provenance
+from .shard_writer import ShardWriter
+from .source import Shard, SourceRow, plan_shards, read_documents, read_rows, schema_of, whole_file
+from .tables import documents_batch, documents_schema, failure_records, rows_batch, rows_schema
+from .vectors import nested_vector_array, vector_array, vector_type
+
+__all__ = [
+    "DatasetSummary",
+    "Job",
+    "Shard",
+    "ShardWriter",
+    "SourceRow",
+    "begin_job",
+    "differences",
+    "documents_batch",
+    "documents_schema",
+    "embed_shard",
+    "failure_records",
+    "finish_job",
+    "nested_vector_array",
+    "plan_shards",
+    "prepare_directory",
+    "provenance_of",
+    "read_dataset",
+    "read_documents",
+    "read_failures",
+    "read_provenance",
+    "read_rows",
+    "rows_batch",
+    "rows_schema",
+    "schema_of",
+    "spark_metadata",
+    "summarise",
+    "vector_array",
+    "vector_type",
+    "whole_file",
+    "with_provenance",
+    "write_job",
+]

@@ -1,0 +1,94 @@
+# The only door: `make` lists what it does. Every target makes the environment it needs.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.clipmill-installed
+JAVA := $(if $(JAVA_HOME),$(JAVA_HOME)/bin/java,java)
+JAVA_LINE := Spark needs Java 17 or newer, and '$(JAVA)' is not: install it (Debian: apt install openjdk-17-jre-headless) or set JAVA_HOME
+HAS_JAVA = [ "$$($(JAVA) -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -n 1)" -ge 17 ] 2>/dev/null
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# Checks stand before installing in a target's prerequisites, and that order is meant.
+.NOTPARALLEL:
+
+# Spark starts its workers with the `python3` that it finds in PATH, not with the one that runs the driver.
+export PYSPARK_PYTHON := $(abspath $(BIN)/python)
+export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
+	@echo "  ARGS=… is handed on (test, test-beam, bench), PYTHON=… names the Python to build $(VENV) with."
+
+.PHONY: java
+java:
+	@$(HAS_JAVA) || { echo "$(JAVA_LINE); 'make test-beam' runs without" >&2; exit 1; }
+
+.PHONY: java-or-say
+java-or-say:
+	@$(HAS_JAVA) || echo "$(JAVA_LINE); going on with Beam alone" >&2
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "clipmill needs Python 3.11 or newer, and '$(PYTHON)' is not: install one, or name it: PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -f $@; exit 1; }
+
+$(INSTALLED): pyproject.toml setup.py | $(BIN)/python
+	@echo "installing clipmill and what it needs into $(VENV) (torch is large: minutes the first time)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+.PHONY: setup
+setup: $(INSTALLED) ## Make .venv and install clipmill into it, editable, with all that the other targets need
+
+.PHONY: demo
+demo: java-or-say $(INSTALLED) ## Embed a few photographs and captions with Beam and with Spark, offline
+	@$(BIN)/python -m clipmill.pipelines.demo
+
+.PHONY: test
+test: java $(INSTALLED) ## Run all tests (Java 17 or newer)
+	@$(BIN)/pytest $(ARGS)
+
+.PHONY: test-beam
+test-beam: $(INSTALLED) ## Run the tests that need no Java
+	@$(BIN)/pytest -m "not spark" $(ARGS)
+
+.PHONY: check
+check: lint typecheck test ## Run lint, typecheck and test
+
+.PHONY: lint
+lint: $(INSTALLED) ## Check format and style
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+
+# A copy, since type checkers don't follow the import hook of an editable install; the sed gives back the real paths.
+.PHONY: typecheck
+typecheck: $(INSTALLED) ## Check types, on a built copy
+	@rm -rf build/typecheck
+	@$(BIN)/python setup.py --quiet build_py --build-lib build/typecheck
+	@MYPYPATH=build/typecheck $(BIN)/mypy --config-file pyproject.toml -p clipmill \
+		| sed -E 's#^build/typecheck/clipmill/(([^/]+\.py):)#src/clipmill/\1#; s#^build/typecheck/clipmill/##'
+
+.PHONY: bench
+bench: $(INSTALLED) ## Run the benchmarks
+	@$(BIN)/python benchmarks/run.py $(ARGS)
+
+.PHONY: dist
+dist: $(INSTALLED) ## Build the sdist, and the wheel from it, into dist/
+	@rm -rf dist
+	@$(BIN)/python -m build --quiet --outdir dist
+	@ls dist/*
+
+.PHONY: test-installed
+test-installed: dist ## Install the wheel into a fresh environment and use it from elsewhere
+	@$(BIN)/python tools/test_installed.py dist/*.whl
+
+.PHONY: clean
+clean: ## Remove what was built and cached; .venv stays
+	@rm -rf build dist *.egg-info demo-output .pytest_cache .mypy_cache .ruff_cache
+	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,79 @@
+"""Which documents of a tree are embedded, and where their vectors go: the same for every engine."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from .document import AccessPaths, Document
+from .failure import Failure
+from .item import Item
+from .session import Outcome, Vector
+
+TRUNCATED_TAG = "truncated"
+"""Tag that is set on documents whose text was cut to the context length."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DocumentPlan:
+    """How documents are embedded, checked.
+
+    Attributes:
+        access_paths: Which documents of a tree, in docarray's syntax; `@r` is the document itself.
+        keep_content: Whether `blob` and `tensor` stay in what comes out.
+
+    Raises:
+        ValueError: If `access_paths` is none.
+    """
+
+    access_paths: str = "@r"
+    keep_content: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse an access path that is none before any worker sees it."""
+        AccessPaths.parse(self.access_paths)
+
+    def items(self, document: Document) -> list[Item]:
+        """Return what of a document is embedded.
+
+        Returns:
+            One item for each document that `access_paths` reaches, in order; none where reading it failed already.
+        """
+        return [] if document.failures else [inner.item() for _, inner in self._select(document)]
+
+    def results(self, document: Document, outcomes: Sequence[Outcome]) -> Document:
+        """Give a document its outcomes back, in the order of `items`.
+
+        Returns:
+            A copy with `embedding` and, where it was not known, `mime_type` set on every document that was embedded; a
+            cut text has the tag `truncated`. `failures` of the root says what failed, each with its place (`@m[3]`;
+            None is the root) and the root's key.
+        """
+        result = document.copy()
+        key = document.key() or None
+        failures = [failure.at(row=key) for failure in document.failures]
+        if not document.failures:
+            for (place, inner), outcome in zip(self._select(result), outcomes, strict=True):
+                if isinstance(outcome, Failure):
+                    failures.append(outcome.at(column=None if place == "@r" else place, row=key))
+                elif outcome is not None:
+                    _fill(inner, outcome)
+        result.failures = tuple(failures)
+        if not self.keep_content:
+            result.drop_content()
+        return result
+
+    def find(self, document: Document, place: str | None) -> Document:
+        """Return the document that a failure's `column` names: `@m[3]` below the root, None the root."""
+        found = dict(self._select(document)).get(place or "@r")
+        return document if found is None else found
+
+    def _select(self, document: Document) -> list[tuple[str, Document]]:
+        return list(AccessPaths.parse(self.access_paths).select(document))
+
+
+def _fill(document: Document, vector: Vector) -> None:
+    document.embedding = vector.values
+    document.mime_type = document.mime_type or vector.media_type
+    if vector.truncated:
+        document.tags[TRUNCATED_TAG] = True

@@ -1,0 +1,149 @@
+"""The command line: `clipmill embed | summary | models | doctor`.
+
+Exit codes: 0 when all went well, 2 when what was asked for cannot work (nothing was run), 1 when a job failed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import Any
+
+import click
+
+from ..encoders.errors import ClipmillError, SpecError
+from .engines import ENGINES
+from .options import spec_from, spec_options
+
+_PASSED_UNCHECKED = "clipmill.passed_unchecked"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="clipmill")
+@click.option("--verbose", "-v", is_flag=True, help="Log what is loaded and where.")
+def cli(verbose: bool) -> None:
+    """CLIP embeddings for data pipelines, on Beam and on Spark."""
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("clipmill").setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+@cli.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": True})
+@click.argument("tokens", metavar="INPUT...", nargs=-1, type=click.UNPROCESSED)
+@click.option("--output", "-o", metavar="DIR", help="Directory or URL of the dataset to write.")
+@click.option("--engine", type=click.Choice(ENGINES), default="beam", show_default=True)
+@click.option("--overwrite", is_flag=True, help="Replace a dataset that is there already.")
+@click.option(
+    "--column",
+    "columns",
+    multiple=True,
+    metavar="NAME=KIND",
+    help="Embed this column (text or image); may be repeated.",
+)
+@click.option("--text-column", help="Column or field with a document's text.")
+@click.option("--uri-column", help="Column or field with a document's URI.")
+@click.option("--image-column", help="Column with a document's encoded image.")
+@click.option("--id-column", help="Column or field that names a document or row.")
+@click.option("--tag-column", "tags", multiple=True, metavar="NAME", help="Carry this column along; may be repeated.")
+@click.option("--drop", multiple=True, metavar="NAME", help="Leave this column out of the output; may be repeated.")
+@click.option("--access-paths", default="@r", show_default=True, help="Which documents of a tree: @r, @m, @c, @r,m …")
+@click.option("--keep-content", is_flag=True, help="Write the images' content too.")
+@click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
+@click.option("--rows-per-shard", type=click.IntRange(min=1), default=1024, show_default=True)
+@click.option("--max-failures", default=None, metavar="N|N%", help="End with code 1 if more rows than this failed.")
+@click.option("--text", "texts", multiple=True, metavar="TEXT", help="Print this text's vector, and run no job.")
+@click.option("--image", "images", multiple=True, metavar="FILE", help="Print this image's vector, and run no job.")
+@click.option("--master", help="Spark master, such as local[4]. [default: local[*]]")
+@click.option("--remote", help="Spark Connect server, such as sc://host:15002.")
+@click.option("--conf", multiple=True, metavar="KEY=VALUE", help="Spark setting; may be repeated.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary for programs.")
+@spec_options
+@click.pass_context
+def embed(context: click.Context, tokens: tuple[str, ...], **values: Any) -> None:
+    """Embed photographs, texts and tables into a Parquet dataset.
+
+    INPUT is a folder, a glob, an image, or a JSON lines, CSV or Parquet file; several may be given. Options that are
+    not listed here go to the engine (--runner=DataflowRunner --project=…); what follows '--' goes there unchecked.
+    """
+    from . import embed as job
+
+    spec = spec_from(values)
+    if values["texts"] or values["images"]:
+        if tokens:
+            raise click.UsageError("--text and --image print vectors and take no INPUT")
+        job.print_vectors(spec, values["texts"], values["images"])
+        return
+    flags = [flag for parameter in context.command.params for flag in parameter.opts if flag.startswith("--")]
+    arguments = job.EmbedArguments.of(tokens, flags, context.find_root().meta.get(_PASSED_UNCHECKED, ()), spec, values)
+    context.exit(job.run(arguments))
+
+
+@cli.command()
+@click.argument("dataset")
+def summary(dataset: str) -> None:
+    """Print what a dataset holds: kinds of documents, and attributes."""
+    from .console import out
+    from .summary import summarise_dataset
+
+    out.print(summarise_dataset(dataset))
+
+
+@cli.command()
+@click.argument("pattern", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print for programs.")
+def models(pattern: str | None, as_json: bool) -> None:
+    """List model names (those that contain PATTERN), with modalities, dimension, image size, parameters, licence."""
+    from .console import out
+    from .models import describe, list_models, models_table, nearest
+
+    refs = list_models(pattern)
+    if not refs:
+        raise click.UsageError(f"no model's name contains {pattern!r}; nearest: {', '.join(nearest(str(pattern)))}")
+    if as_json:
+        click.echo(json.dumps([describe(ref) for ref in refs], indent=1))
+    else:
+        out.print(models_table(refs), soft_wrap=True)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print for programs.")
+def doctor(as_json: bool) -> None:
+    """Print versions, devices, threads, and what works here."""
+    from .console import out
+    from .doctor import doctor_table, examine
+
+    found = examine()
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+    else:
+        out.print(doctor_table(found), soft_wrap=True)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit.
+
+    Args:
+        arguments: What follows the program's name; `sys.argv` by default.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    split = given.index("--") if "--" in given else len(given)
+    try:
+        with cli.make_context("clipmill", given[:split]) as context:
+            context.meta[_PASSED_UNCHECKED] = tuple(given[split + 1 :])
+            code = cli.invoke(context)
+    except click.exceptions.Exit as err:
+        code = err.exit_code
+    except click.ClickException as err:
+        err.show()
+        code = err.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("clipmill: interrupted", err=True)
+        code = 130
+    except (ClipmillError, OSError) as err:
+        click.echo(f"Error: {err}", err=True)
+        code = 2 if isinstance(err, SpecError) else 1
+    sys.exit(code or 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""What commands print: tables on standard output, progress and errors on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+_SECONDS_BETWEEN_LOOKS = 0.5
+
+
+@contextlib.contextmanager
+def progress(total: int, count_done: Callable[[], int]) -> Iterator[None]:
+    """Show a progress line on a terminal while the block runs; show nothing in a pipe.
+
+    Args:
+        total: Rows in all.
+        count_done: Returns the rows that are done; called from a thread of its own.
+    """
+    if not err.is_terminal:
+        yield
+        return
+    bar = Progress(
+        TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=err, transient=True
+    )
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(_SECONDS_BETWEEN_LOOKS):
+            with contextlib.suppress(Exception):  # a look at a file that is being written must not end the job
+                bar.update(task, completed=count_done())
+
+    with bar:
+        task = bar.add_task("embedding", total=total)
+        watcher = threading.Thread(target=look, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()

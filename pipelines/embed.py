@@ -1,0 +1,228 @@
+"""`clipmill embed`: plan the shards, run them on an engine, say what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.table import Table
+
+from ..encoders import EncoderSpec, load_encoder
+from ..encoders.columns import Column, ColumnPlan
+from ..encoders.errors import DatasetError
+from ..encoders.item import Item, Uri
+from ..encoders.session import Vector
+from ..encoders.storage.dataset import DatasetSummary, finish_dataset, prepare_directory, summarise
+from ..encoders.storage.job import Job
+from ..encoders.storage.source import Shard, plan_shards
+from . import console
+from .engines import run_beam, run_spark, split_engine_options
+
+if TYPE_CHECKING:
+    from ..encoders.failure import Failure
+
+
+class Refused(click.ClickException):
+    """What was asked for cannot work; nothing was run."""
+
+    exit_code = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbedArguments:
+    """A checked command line of `clipmill embed`.
+
+    Attributes:
+        job: What every worker needs.
+        inputs: Folders, globs and files.
+        engine: `beam` or `spark`.
+        engine_options: Options for the engine.
+        rows_per_shard: Rows in one unit of work and one output file.
+        overwrite: Whether a dataset that is there may be replaced.
+        max_failures: Most rows that may fail, as given.
+        master: Spark master.
+        remote: Spark Connect server.
+        conf: Spark settings.
+        as_json: Whether the summary is for programs.
+    """
+
+    job: Job
+    inputs: tuple[str, ...]
+    engine: str
+    engine_options: tuple[str, ...] = ()
+    rows_per_shard: int = 1024
+    overwrite: bool = False
+    max_failures: str | None = None
+    master: str | None = None
+    remote: str | None = None
+    conf: tuple[str, ...] = ()
+    as_json: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        tokens: Sequence[str],
+        flags: Sequence[str],
+        unchecked: Sequence[str],
+        spec: EncoderSpec,
+        values: dict[str, Any],
+    ) -> EmbedArguments:
+        """Check a command line.
+
+        Raises:
+            click.UsageError, SpecError: If something of it cannot work.
+        """
+        inputs, options = split_engine_options(values["engine"], tokens, flags)
+        if not inputs:
+            raise click.UsageError("nothing to embed: give an INPUT (a folder, a glob, a file), --text or --image")
+        if not values["output"]:
+            raise click.UsageError("missing option --output: where the dataset goes")
+        for name in ("master", "remote", "conf"):
+            if values[name] and values["engine"] != "spark":
+                raise click.UsageError(f"--{name} is an option of --engine spark")
+        if unchecked and values["engine"] != "beam":
+            raise click.UsageError("options after '--' go to Beam; Spark's are --master, --remote and --conf KEY=VALUE")
+        for pair in values["conf"]:
+            if "=" not in pair:
+                raise click.UsageError(f"--conf {pair!r} is not of the form KEY=VALUE")
+        if values["max_failures"] is not None:
+            allowed_failures(values["max_failures"], 0)
+        return cls(
+            job=_job(spec, values),
+            inputs=tuple(inputs),
+            engine=values["engine"],
+            engine_options=(*options, *unchecked),
+            **{name: values[name] for name in _COPIED},
+        )
+
+
+_COPIED = ("rows_per_shard", "overwrite", "max_failures", "master", "remote", "conf", "as_json")
+
+
+def _job(spec: EncoderSpec, values: dict[str, Any]) -> Job:
+    columns: dict[str, Column] = {}
+    for pair in values["columns"]:
+        name, equals, kind = pair.partition("=")
+        if not equals:
+            raise click.UsageError(f"--column {pair!r} is not of the form NAME=KIND, such as photo=image")
+        columns[name] = Column(kind)  # type: ignore[arg-type]  # ColumnPlan checks the kind
+    plan = ColumnPlan.of(columns, spec=spec, key=values["id_column"] or "id") if columns else None
+    for name in ("text_column", "uri_column", "image_column"):
+        if plan and values[name]:
+            raise click.UsageError(f"--{name.replace('_', '-')} is for documents; with --column it says nothing")
+    return Job(
+        spec=spec,
+        output=values["output"],
+        plan=plan,
+        text=values["text_column"],
+        uri=values["uri_column"],
+        image=values["image_column"],
+        id=values["id_column"],
+        tags=tuple(values["tags"]),
+        access_paths=values["access_paths"],
+        keep_content=values["keep_content"],
+        drop=tuple(values["drop"]),
+        dtype=values["dtype"],
+    )
+
+
+def run(arguments: EmbedArguments) -> int:
+    """Run a job to its end and print its summary.
+
+    Returns:
+        0, or 1 if more rows failed than `max_failures` allows.
+
+    Raises:
+        Refused: If inputs or output cannot be used; nothing was run.
+        ClipmillError: If the job failed.
+    """
+    job = arguments.job
+    try:
+        shards = plan_shards(arguments.inputs, rows_per_shard=arguments.rows_per_shard)
+        prepare_directory(job.output, overwrite=arguments.overwrite)
+    except DatasetError as err:
+        raise Refused(str(err)) from err
+    job.write_description(arguments.inputs)
+    started = time.perf_counter()
+    with console.progress(sum(shard.rows for shard in shards), lambda: summarise(job.output).rows):
+        _run_engine(arguments, shards)
+    finish_dataset(job.output)
+    seconds = time.perf_counter() - started
+    found = summarise(job.output)
+    if arguments.as_json:
+        click.echo(json.dumps({**found.as_dict(), "seconds": seconds}, indent=1))
+    else:
+        console.out.print(summary_table(found, seconds, job.output))
+    return _judge(found, arguments.max_failures)
+
+
+def _run_engine(arguments: EmbedArguments, shards: list[Shard]) -> None:
+    if arguments.engine == "beam":
+        run_beam(shards, arguments.job, arguments.engine_options)
+    else:
+        run_spark(shards, arguments.job, master=arguments.master, remote=arguments.remote, conf=arguments.conf)
+
+
+def summary_table(found: DatasetSummary, seconds: float, output: str) -> Table:
+    """Return what came of a job as a table for the terminal."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_row("rows in", f"{found.rows:,}")
+    table.add_row("embedded", f"{found.embedded:,}")
+    for code, count in sorted(found.failed.items()):
+        table.add_row(f"failed: {code}", f"{count:,}")
+    if found.truncated_texts:
+        table.add_row("texts cut", f"{found.truncated_texts:,}")
+    table.add_row(
+        "rows per second", f"{found.rows_per_second:,.1f} while embedding, {found.rows / seconds:,.1f} in all"
+    )
+    table.add_row("models loaded", str(found.loads))
+    for resolved in found.resolved:
+        table.add_row("ran as", ", ".join(f"{name} {value}" for name, value in resolved.items() if value))
+    table.add_row("written to", output)
+    if found.failed:
+        table.add_row("failures in", f"{output.rstrip('/')}/_failures/")
+    return table
+
+
+def allowed_failures(given: str, rows: int) -> float:
+    """Return how many rows may fail.
+
+    Args:
+        given: A number, or a percentage of the rows in.
+        rows: Rows in.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", given.strip())
+    if match is None or (not match.group(2) and "." in match.group(1)):
+        raise click.UsageError(f"--max-failures {given!r} is neither a number of rows nor a percentage such as 1%")
+    number = float(match.group(1))
+    return rows * number / 100 if match.group(2) else number
+
+
+def _judge(found: DatasetSummary, max_failures: str | None) -> int:
+    failed = sum(found.failed.values())
+    if max_failures is None or failed <= allowed_failures(max_failures, found.rows):
+        return 0
+    click.echo(f"Error: {failed} failures are more than --max-failures {max_failures} of {found.rows} rows", err=True)
+    return 1
+
+
+def print_vectors(spec: EncoderSpec, texts: Sequence[str], images: Sequence[str]) -> None:
+    """Print the vectors of texts and images given on the command line, one JSON array a line.
+
+    Raises:
+        Refused: If one of them cannot be embedded.
+    """
+    items = [Item("text", text) for text in texts] + [Item("image", Uri(path, trusted=True)) for path in images]
+    outcomes = load_encoder(spec).embed_items(items)
+    for given, outcome in zip((*texts, *images), outcomes, strict=True):
+        if not isinstance(outcome, Vector):
+            failure: Failure | None = outcome
+            raise Refused(f"{given!r}: {failure}")
+    for outcome in outcomes:
+        assert isinstance(outcome, Vector)
+        click.echo(json.dumps([float(f"{value:.7g}") for value in outcome.values]))

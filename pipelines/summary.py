@@ -1,0 +1,149 @@
+"""`summary`: the two tables that say what a collection of documents, or a written dataset, holds.
+
+The tables are those of docarray's `summary()`: which attributes how many documents have, and for each attribute its
+types, its number of different values, and whether a document lacks it.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from rich.console import Group
+from rich.panel import Panel
+from rich.table import Table
+
+from ..encoders.document import Document
+
+_ATTRIBUTES = tuple(field.name for field in dataclasses.fields(Document) if not field.name.startswith("_"))
+_BATCH_ROWS = 1024
+
+
+@dataclasses.dataclass
+class Attribute:
+    """What is known of one attribute.
+
+    Attributes:
+        types: Names of the types of its values.
+        digests: One short digest for each different value.
+        present: Documents that have it.
+    """
+
+    types: set[str] = dataclasses.field(default_factory=set)
+    digests: set[bytes] = dataclasses.field(default_factory=set)
+    present: int = 0
+
+
+@dataclasses.dataclass
+class Summary:
+    """What a collection holds.
+
+    Attributes:
+        length: Documents or rows.
+        kinds: How many documents have just these attributes.
+        attributes: By name.
+    """
+
+    length: int
+    kinds: dict[tuple[str, ...], int]
+    attributes: dict[str, Attribute]
+
+    def __rich__(self) -> Group:
+        return Group(
+            Panel(self._documents(), title="Documents Summary", expand=False),
+            Panel(self._attributes(), title="Attributes Summary", expand=False),
+        )
+
+    def _documents(self) -> Table:
+        table = Table(box=None, show_header=False)
+        table.add_row("Length", str(self.length))
+        table.add_row("Homogenous Documents", str(len(self.kinds) <= 1))
+        for kind, count in sorted(self.kinds.items(), key=lambda pair: (-pair[1], pair[0])):
+            who = "1 Document has" if count == 1 else f"{count} Documents have"
+            table.add_row(f"{who} attributes", repr(kind))
+        return table
+
+    def _attributes(self) -> Table:
+        table = Table(box=None)
+        table.add_column("Attribute")
+        table.add_column("Data type")
+        table.add_column("#Unique values", justify="right")
+        table.add_column("Has empty value")
+        for name, found in sorted(self.attributes.items()):
+            empty = str(found.present < self.length)
+            table.add_row(name, repr(tuple(sorted(found.types))), str(len(found.digests)), empty)
+        return table
+
+
+def summary(documents: Iterable[Document | Mapping[str, Any]]) -> Summary:
+    """Count what documents hold; `rich.print` it, or `print_summary`.
+
+    Args:
+        documents: Documents, or rows as mappings. Null and empty values count as absent.
+    """
+    kinds: collections.Counter[tuple[str, ...]] = collections.Counter()
+    attributes: dict[str, Attribute] = {}
+    length = 0
+    for document in documents:
+        length += 1
+        values = {name: value for name, value in _values(document) if not _is_empty(value)}
+        kinds[tuple(values)] += 1
+        for name, value in values.items():
+            found = attributes.setdefault(name, Attribute())
+            found.types.add(type(value).__name__)
+            found.digests.add(_digest(value))
+            found.present += 1
+    return Summary(length, dict(kinds), attributes)
+
+
+def summarise_dataset(path: str) -> Summary:
+    """Count what a written dataset holds, batch by batch.
+
+    Raises:
+        DatasetError: If there is no dataset at `path`.
+    """
+    return summary(_rows(path))
+
+
+def _rows(path: str) -> Iterator[dict[str, Any]]:
+    from ..encoders.storage.dataset import open_parquet
+
+    for batch in open_parquet(path).to_batches(batch_size=_BATCH_ROWS):
+        columns = {name: _cells(batch.column(name)) for name in batch.schema.names}
+        for row in zip(*columns.values(), strict=True):
+            yield dict(zip(columns, row, strict=True))
+
+
+def _cells(column: Any) -> list[Any]:
+    """Return a column's values; vectors as arrays, since a Python float for each dimension would be slow."""
+    import pyarrow as pa
+
+    is_list = pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type)
+    if not is_list or not pa.types.is_floating(column.type.value_type):
+        return column.to_pylist()
+    return [cell.values.to_numpy(zero_copy_only=False) if cell.is_valid else None for cell in column]
+
+
+def _values(document: Document | Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    if isinstance(document, Document):
+        return ((name, getattr(document, name)) for name in _ATTRIBUTES)
+    return iter(document.items())
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (hasattr(value, "__len__") and len(value) == 0) or value is False
+
+
+def _digest(value: Any) -> bytes:
+    data = (
+        value.tobytes()
+        if isinstance(value, np.ndarray)
+        else value
+        if isinstance(value, bytes)
+        else repr(value).encode()
+    )
+    return hashlib.blake2b(data, digest_size=8).digest()

@@ -1,0 +1,53 @@
+"""Maps the folders of this repository to the packages that are installed; everything else stands in pyproject.toml.
+
+`encoders/`, `transforms/`, `udfs/` and `pipelines/` stand at the root of the repository and are installed as
+`clipmill.encoders` and so on, sub-folders included; the root package itself lives in `src/clipmill/`, because a
+folder `clipmill/` at the root would shadow an installed wheel for whoever stands in a clone. Nothing is installed
+under a bare name.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+PACKAGE = "clipmill"
+PACKAGE_FOLDER = "src/clipmill"
+FOLDERS = ("encoders", "pipelines", "transforms", "udfs")
+
+
+def package_dir() -> dict[str, str]:
+    """Return the folder of every package that is installed, found by its `__init__.py`."""
+    mapping = {PACKAGE: PACKAGE_FOLDER}
+    for folder in FOLDERS:
+        mapping[f"{PACKAGE}.{folder}"] = folder
+        for package in find_packages(str(ROOT / folder)):
+            mapping[f"{PACKAGE}.{folder}.{package}"] = f"{folder}/{package.replace('.', '/')}"
+    return mapping
+
+
+def version() -> str:
+    """Return `__version__` of the root package, read without importing it (its dependencies are not there yet)."""
+    source = (ROOT / PACKAGE_FOLDER / "__init__.py").read_text(encoding="utf-8")
+    for statement in ast.parse(source).body:
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "__version__":
+            return str(ast.literal_eval(statement.value))
+    raise RuntimeError(f"{PACKAGE_FOLDER}/__init__.py assigns no __version__")
+
+
+PACKAGES = package_dir()
+
+setup(
+    version=version(),
+    packages=sorted(PACKAGES),
+    package_dir=PACKAGES,
+    package_data={
+        PACKAGE: ["py.typed"],
+        # Recursive, since a folder that holds nothing but data has no `__init__.py` and is no package of its own.
+        f"{PACKAGE}.encoders": ["**/*.json", "**/*.safetensors"],
+    },
+    zip_safe=False,
+)

@@ -1,0 +1,62 @@
+"""CLIP embeddings and cross-modal reranking for data pipelines, on Apache Beam and on Spark.
+
+- `clipmill.encoders`: the core that needs no engine: specs, encoders, media, scores.
+- `clipmill.transforms`: Beam transforms.
+- `clipmill.udfs`: Spark functions for columns and DataFrames.
+- `clipmill.pipelines`: runnable jobs and the command line.
+
+The names below are loaded when they are first used: `import clipmill` alone loads neither torch nor an engine.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .encoders import Document, EncoderSpec, load_encoder, read_provenance
+    from .transforms import Embed, ReadDocuments, WriteEmbeddings
+    from .udfs import embed_columns, embed_image, embed_text
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Document",
+    "Embed",
+    "EncoderSpec",
+    "ReadDocuments",
+    "WriteEmbeddings",
+    "__version__",
+    "embed_columns",
+    "embed_image",
+    "embed_text",
+    "load_encoder",
+    "read_provenance",
+]
+
+_HOMES = {
+    "Document": "encoders",
+    "EncoderSpec": "encoders",
+    "load_encoder": "encoders",
+    "read_provenance": "encoders",
+    "Embed": "transforms",
+    "ReadDocuments": "transforms",
+    "WriteEmbeddings": "transforms",
+    "embed_columns": "udfs",
+    "embed_image": "udfs",
+    "embed_text": "udfs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from the package that holds it, once."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names, loaded or not."""
+    return sorted({*globals(), *__all__})

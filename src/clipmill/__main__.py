@@ -1,0 +1,14 @@
+"""`python -m clipmill`: the same command line as `clipmill`."""
+
+from __future__ import annotations
+
+
+def main() -> None:
+    """Run the command line, loaded only now: importing this module costs nothing and needs no engine."""
+    from .pipelines.cli import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""What all tests share: the environment of Spark's workers, and which tests need Java."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+# Spark starts its workers with the first `python3` in PATH, which knows nothing of this environment.
+os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
+
+# Shared test bodies: their assertions should show values, too.
+pytest.register_assert_rewrite("contract")
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` is applied
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test that asks, directly or not, for a fixture named `spark`."""
+    for item in items:
+        if "spark" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.spark)

@@ -1,0 +1,229 @@
+"""The hot path: order, micro-batches, isolation of bad rows, memory, on the fake encoder."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import sys
+import threading
+
+import numpy as np
+import pytest
+from http_server import LoopbackServer
+from pictures import encode, photographs
+
+from clipmill.encoders import Document, EncoderSpec, Failure, Item, Uri, Vector, count_loads, load_encoder, unload_all
+from clipmill.encoders.errors import ClipmillError, EmbeddingError
+from clipmill.encoders.model import Model, Prepared
+from clipmill.encoders.stats import Stats
+from clipmill.encoders.testing import fake_image_vector, fake_text_vector, read_log
+
+SMALL = np.full((2, 3, 3), 100, np.uint8)
+
+
+def _codes(outcomes: list) -> list[str | None]:
+    return [str(o.code) if isinstance(o, Failure) else "null" if o is None else None for o in outcomes]
+
+
+def test_rows_come_back_once_and_in_order() -> None:
+    """Texts, images, nulls and failures of any mixture: n in, n out, in the order of the input."""
+    kinds = [
+        (Item("text", None), "null"),
+        (Item("text", "x"), None),
+        (Item("text", " "), "empty"),
+        (Item("text", "bad word"), "encode_failed"),
+        (Item("image", SMALL), None),
+        (Item("image", b"junk"), "undecodable"),
+        (Item("image", encode(SMALL)), None),
+        (Item("image", Uri("http://0.0.0.0/x")), "forbidden_uri"),
+        (Item("auto", Uri("data:text/plain,x")), None),
+        (Item("audio", b"RIFF"), "unsupported"),
+    ]
+    rng = np.random.default_rng(3)
+    rows = [[kinds[i] for i in rng.integers(0, len(kinds), rng.integers(0, 4))] for _ in range(300)]
+    session = load_encoder("fake::dim=4&bad=bad", max_batch_rows=7, fetch_threads=2).session()
+    done = [f for number, row in enumerate(rows) for f in session.push(number, [item for item, _ in row])]
+    done += session.flush()
+    assert [finished.token for finished in done] == list(range(300))
+    assert [_codes(finished.outcomes) for finished in done] == [[code for _, code in row] for row in rows]
+
+
+def test_vectors_belong_to_their_rows() -> None:
+    """After batching, each row holds its own vector."""
+    texts = [f"text {n}" * (n % 5 + 1) for n in range(100)]
+    vectors = load_encoder("fake::dim=12", max_batch_rows=9).embed_texts(texts)
+    np.testing.assert_array_equal(vectors, np.stack([fake_text_vector(t, 12) for t in texts]))
+    pictures = list(photographs().values())
+    vectors = load_encoder("fake::dim=12", max_batch_rows=2).embed_images([encode(p) for p in pictures])
+    np.testing.assert_allclose(vectors, np.stack([fake_image_vector(p, 12) for p in pictures]))
+
+
+@pytest.mark.parametrize(
+    ("limits", "sizes"),
+    [
+        ({"max_batch_rows": 4}, [4, 4, 2]),
+        ({"max_batch_rows": 100, "max_batch_pixels": 5 * 6}, [5, 5]),
+        ({"max_batch_rows": 100, "max_batch_bytes": 3 * SMALL.nbytes}, [3, 3, 3, 1]),
+    ],
+    ids=["rows", "pixels", "bytes"],
+)
+def test_micro_batches_are_cut(limits: dict, sizes: list[int], tmp_path) -> None:
+    """By rows, by pixels of the sources, by bytes of the sources."""
+    load_encoder(f"fake::log={tmp_path}", **limits).embed_images([SMALL] * 10)
+    assert [rows for _, rows in read_log(tmp_path).batches] == sizes
+
+
+def test_out_of_memory_halves_once_and_remembers(tmp_path) -> None:
+    """16 rows where 10 fit: one retry, then no call with more than 8."""
+    encoder = load_encoder(f"fake::log={tmp_path}&max_rows=10", max_batch_rows=16)
+    stats = Stats()
+    session = encoder.session(stats)
+    done = [f for n in range(48) for f in session.push(n, [Item("text", f"t{n}")])] + session.flush()
+    assert all(isinstance(f.outcomes[0], Vector) for f in done) and len(done) == 48
+    assert [rows for _, rows in read_log(tmp_path).batches] == [16, 8, 8, 8, 8, 8, 8]
+    assert stats.out_of_memory_retries == 1
+
+
+def test_only_a_row_that_does_not_fit_alone_fails() -> None:
+    """With room for no row at all, each fails as out_of_memory; nothing is raised."""
+
+    class Tiny(Model):
+        dim, modalities = 2, frozenset({"text"})
+
+        def encode(self, modality, payloads):
+            if any(len(p) > 5 for p in payloads):
+                raise MemoryError("no room")
+            return np.zeros((len(payloads), 2))
+
+    outcomes = load_encoder(f"custom:{_importable(Tiny)}").embed("text", ["a", "b", "much too long", "c"])
+    assert _codes(outcomes) == [None, None, "out_of_memory", None]
+
+
+def _importable(factory: type) -> str:
+    """Put a class where `custom:` finds it."""
+    module = sys.modules.setdefault("own_encoders", type(sys)("own_encoders"))
+    setattr(module, factory.__name__, factory)
+    return f"own_encoders:{factory.__name__}"
+
+
+def test_a_model_that_breaks_its_promise_ends_the_job() -> None:
+    """A wrong number of vectors is no row's fault."""
+
+    class Wrong(Model):
+        dim, modalities = 2, frozenset({"text"})
+
+        def encode(self, modality, payloads):
+            return np.zeros((1, 3))
+
+    with pytest.raises(ClipmillError, match=r"shape \(1, 3\) for 2 rows of dim 2"):
+        load_encoder(f"custom:{_importable(Wrong)}").embed("text", ["a", "b"])
+
+
+def test_a_vector_that_is_not_finite_is_a_failure() -> None:
+    """NaN and infinity never reach a dataset."""
+
+    class Dividing(Model):
+        dim, modalities = 1, frozenset({"text"})
+
+        def prepare(self, modality, content, spec):
+            return Prepared(float(content))
+
+        def encode(self, modality, payloads):
+            with np.errstate(all="ignore"):
+                return np.array([[1.0]]) / np.array(payloads, np.float32)[:, None]
+
+    outcomes = load_encoder(f"custom:{_importable(Dividing)}").embed("text", ["2", "0", "nonsense", "4"])
+    assert _codes(outcomes) == [None, "encode_failed", "undecodable", None]
+    assert outcomes[3].values[0] == 0.25
+
+
+def test_memory_in_flight_is_bounded() -> None:
+    """However many rows are pushed, only a few micro-batches' worth wait inside."""
+    session = load_encoder("fake::", max_batch_rows=8).session()
+    waiting = 0
+    for number in range(500):
+        waiting += 1 - len(session.push(number, [Item("image", encode(SMALL))]))
+        assert waiting <= 4 * 8
+    assert len(session.flush()) == waiting
+
+
+def test_a_slow_uri_does_not_let_rows_pile_up() -> None:
+    """Rows that are done wait for an older one only up to a bound."""
+    options = {"max_batch_rows": 2, "allow_private_addresses": True, "fetch_timeout_s": 1}
+    with LoopbackServer() as server:
+        session = load_encoder("fake::", **options).session()
+        done = session.push("slow", [Item("image", Uri(server.url("/slow")))])
+        for number in range(200):
+            done += session.push(number, [Item("text", "x")])
+            assert number + 2 - len(done) <= 16 * 2
+        done += session.flush()
+    assert [f.token for f in done] == ["slow", *range(200)]
+    assert _codes(done[0].outcomes) == ["fetch_failed"]
+
+
+def test_embed_texts_raises_for_what_embed_reports() -> None:
+    """The matrix form promises a vector for each row."""
+    encoder = load_encoder("fake::")
+    with pytest.raises(EmbeddingError, match="row 1 could not be embedded .and 1 more.: empty at tokenize"):
+        encoder.embed_texts(["a", "", " "])
+    with pytest.raises(TypeError, match="put it into a list"):
+        encoder.embed_texts("abc")
+    assert encoder.embed_texts([]).shape == (0, 8)
+
+
+def test_normalizing_gives_length_one_and_shares_the_model() -> None:
+    """Specs that differ in limits and normalising share one loaded copy."""
+    unload_all()
+    before = count_loads()
+    raw = load_encoder("fake::dim=5").embed_texts(["abc", "z"])
+    unit = load_encoder("fake::dim=5", normalize=True, max_batch_rows=1, decode="exact").embed_texts(["abc", "z"])
+    np.testing.assert_allclose(unit, raw / np.linalg.norm(raw, axis=1, keepdims=True), rtol=1e-6)
+    assert count_loads() - before == 1
+
+
+def test_loaded_once_under_many_threads(tmp_path) -> None:
+    """Sixteen threads that ask at once get one object."""
+    spec = EncoderSpec(f"fake::log={tmp_path}")
+    found: list = []
+    threads = [threading.Thread(target=lambda: found.append(load_encoder(spec))) for _ in range(16)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    assert len({id(e) for e in found}) == 1
+    assert read_log(tmp_path).loads == {os.getpid(): 1}
+
+
+def test_encoders_refuse_to_travel() -> None:
+    """Pickling an encoder says what to send instead."""
+    with pytest.raises(TypeError, match=r"load_encoder\(spec\)"):
+        pickle.dumps(load_encoder("fake::"))
+
+
+def test_callers_data_is_not_changed() -> None:
+    """Arrays and documents are as they were."""
+    array = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    floats = array.astype(np.float32) / 255
+    document = Document(tensor=array, tags={"a": 1})
+    before = copy.deepcopy((array, floats, document.tags, document.embedding))
+    load_encoder("fake::").embed("image", [array, floats])
+    load_encoder("demo").embed("image", [array, floats])
+    load_encoder("fake::").embed_items([document.item()])
+    np.testing.assert_array_equal(array, before[0])
+    np.testing.assert_array_equal(floats, before[1])
+    assert (document.tags, document.embedding) == before[2:]
+
+
+def test_long_texts_are_cut_and_counted_or_fail() -> None:
+    """on_long_text decides, on the real tokenizer."""
+    long = "word " * 200
+    outcome, short = load_encoder("demo").embed("text", [long, "short"])
+    assert outcome.truncated and not short.truncated
+    assert _codes(load_encoder("demo", on_long_text="fail").embed("text", [long, "short"])) == ["text_too_long", None]
+
+
+def test_limits_of_the_spec_are_kept() -> None:
+    """Characters and pixels beyond the limit are failures that name the option."""
+    encoder = load_encoder("demo", max_text_chars=10, max_image_pixels=100)
+    failures = [*encoder.embed("text", ["x" * 11]), *encoder.embed("image", [encode(np.zeros((11, 10, 3), np.uint8))])]
+    assert _codes(failures) == ["too_large", "too_large"]
+    assert "max_text_chars" in failures[0].message and "max_image_pixels" in failures[1].message

@@ -1,0 +1,134 @@
+"""Specs: checked when made, canonical names, small pickles, no torch."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+
+import pytest
+
+from clipmill.encoders import EncoderSpec
+from clipmill.encoders.errors import SpecError, UnknownModelError, WeightsError
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("ViT-B-32", "ViT-B-32::openai"),
+        ("ViT-B/32", "ViT-B-32::openai"),
+        ("ViT-L/14@336px", "ViT-L-14-336::openai"),
+        ("rn50X64", "RN50x64::openai"),
+        ("ViT-B-32::laion2b-s34b-b79k", "ViT-B-32::laion2b_s34b_b79k"),
+        ("ViT-B-32-quickgelu::openai", "ViT-B-32::openai"),
+        ("ViT-B-32-quickgelu::laion2b_e16", "ViT-B-32::laion2b_e16"),
+        ("demo", "demo"),
+        ("hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K"),
+    ],
+)
+def test_spellings_of_a_model_are_one(written: str, meant: str) -> None:
+    """Case, dashes and OpenAI's own spellings do not matter."""
+    assert EncoderSpec(written).model == meant
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("ViT-B-99", "nearest: ViT-B-32"),
+        ("ViT-H-14", "ViT-H-14::laion2b_s32b_b79k"),
+        ("ViT-B-16-plus-240", "ViT-B-16-plus-240::laion400m_e3"),
+        ("ViT-B-32::laion2b", "ViT-B-32::laion2b_e16"),
+        ("openai/clip-vit-base-patch32", "'hf:openai/clip-vit-base-patch32'"),
+        ("./my_model_directory/", "'hf:./my_model_directory/'"),
+    ],
+)
+def test_unknown_models_fail_with_the_nearest(written: str, message: str) -> None:
+    """A wrong name fails when the spec is made, and says what to write."""
+    with pytest.raises(UnknownModelError, match=message.replace("+", r"\+")):
+        EncoderSpec(written)
+
+
+def test_relative_weights_become_absolute(tmp_path, monkeypatch) -> None:
+    """Workers have another working directory: a path in a spec is made absolute at once."""
+    monkeypatch.chdir(tmp_path)
+    assert EncoderSpec("ViT-B-32::./my/w.safetensors").model == f"ViT-B-32::{tmp_path}/my/w.safetensors"
+    assert EncoderSpec("ViT-B-32::w.pt").ref.is_file
+
+
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        ("batch_size", "max_batch_rows"),
+        ("minibatch_size", "max_batch_rows"),
+        ("num_worker_preprocess", "preprocess_threads"),
+        ("use_default_preprocessing", "preprocess"),
+        ("pretrained_model_name_or_path", "model"),
+        ("traversal_paths", "access_paths"),
+    ],
+)
+def test_old_option_names_say_the_new_one(option: str, name: str) -> None:
+    """An option of clip-as-service or the executors is a TypeError that names ours."""
+    with pytest.raises(TypeError, match=f"{option!r} is called {name!r}"):
+        EncoderSpec(**{option: 1})
+
+
+def test_a_misspelt_option_names_the_nearest() -> None:
+    """Nothing is ignored."""
+    with pytest.raises(TypeError, match="did you mean 'normalize'"):
+        EncoderSpec(normalise=True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"device": "gpu"},
+        {"device": "cuda:x"},
+        {"runtime": "tensorrt"},
+        {"precision": "fp8"},
+        {"max_batch_rows": 0},
+        {"max_batch_rows": 2.5},
+        {"normalize": "yes"},
+        {"decode": "slow"},
+        {"on_long_text": "drop"},
+        {"fetch_timeout_s": 0},
+        {"uri_schemes": "https"},
+        {"uri_schemes": ("file",)},
+        {"model": 5},
+    ],
+    ids=str,
+)
+def test_values_that_cannot_work_are_refused(options: dict) -> None:
+    """The message holds the option and the value."""
+    ((name, value),) = options.items()
+    with pytest.raises(SpecError, match=name) as caught:
+        EncoderSpec(**options)
+    assert repr(value) in str(caught.value) or str(value).strip("()',") in str(caught.value)
+
+
+def test_specs_pickle_small_and_compare_by_value() -> None:
+    """Only the fields travel."""
+    spec = EncoderSpec("ViT-L/14@336px", device=None, max_batch_rows=7)
+    assert pickle.loads(pickle.dumps(spec)) == spec == EncoderSpec(**spec.as_dict())
+    assert hash(spec) == hash(EncoderSpec(**spec.as_dict()))
+    assert len(pickle.dumps(spec)) < 1000
+
+
+def test_a_driver_needs_neither_torch_nor_weights() -> None:
+    """Dimension and modalities are known, and a bad name is found, without importing torch or open_clip."""
+    program = (
+        "import sys; from clipmill.encoders import EncoderSpec\n"
+        "spec = EncoderSpec('ViT-H-14::laion2b_s32b_b79k', device='cuda')\n"
+        "print(spec.dim, sorted(spec.modalities), EncoderSpec('demo').dim > 0)\n"
+        "print([m for m in ('torch', 'open_clip', 'apache_beam', 'pyspark') if m in sys.modules])"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=os.sep)
+    assert said.stdout.split("\n")[:2] == ["1024 ['image', 'text'] True", "[]"]
+
+
+def test_custom_factories_say_what_is_missing() -> None:
+    """A factory that cannot be imported is named."""
+    with pytest.raises(SpecError, match=r"custom:package\.module:factory"):
+        EncoderSpec("custom:nowhere")
+    with pytest.raises(WeightsError, match="no_such_module"):
+        _ = EncoderSpec("custom:no_such_module:make").dim
