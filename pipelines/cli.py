@@ -50,6 +50,7 @@ def cli(verbose: bool) -> None:
 @click.option("--keep-content", is_flag=True, help="Write the images' content too.")
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
 @click.option("--rows-per-shard", type=click.IntRange(min=1), default=1024, show_default=True)
+@click.option("--fail-fast", is_flag=True, help="End the job at the first failure.")
 @click.option("--max-failures", default=None, metavar="N|N%", help="End with code 1 if more rows than this failed.")
 @click.option("--text", "texts", multiple=True, metavar="TEXT", help="Print this text's vector, and run no job.")
 @click.option("--image", "images", multiple=True, metavar="FILE", help="Print this image's vector, and run no job.")

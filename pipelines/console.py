@@ -20,14 +20,20 @@ def progress(total: int, count_done: Callable[[], int]) -> Iterator[None]:
     """Show a progress line on a terminal while the block runs; show nothing in a pipe.
 
     Args:
-        total: Rows in all.
-        count_done: Returns the rows that are done; called from a thread of its own.
+        total: Shards in all.
+        count_done: Returns the shards that are done; called from a thread of its own.
     """
     if not err.is_terminal:
         yield
         return
     bar = Progress(
-        TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=err, transient=True
+        TextColumn("embedding"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("shards"),
+        TimeElapsedColumn(),
+        console=err,
+        transient=True,
     )
     ended = threading.Event()
 

@@ -17,9 +17,9 @@ from ..encoders.columns import Column, ColumnPlan
 from ..encoders.errors import DatasetError
 from ..encoders.item import Item, Uri
 from ..encoders.session import Vector
-from ..encoders.storage.dataset import DatasetSummary, finish_dataset, prepare_directory, summarise
-from ..encoders.storage.job import Job
-from ..encoders.storage.source import Shard, plan_shards
+from ..encoders.storage.dataset import DatasetSummary, finish_job, summarise
+from ..encoders.storage.job import Job, begin_job
+from ..encoders.storage.shards import Shard, plan_shards
 from . import console
 from .engines import run_beam, run_spark, split_engine_options
 
@@ -38,10 +38,14 @@ class EmbedArguments:
     """A checked command line of `clipmill embed`.
 
     Attributes:
-        job: What every worker needs.
+        spec: The encoder.
         inputs: Folders, globs and files.
+        output: Directory or URL of the dataset.
         engine: `beam` or `spark`.
         engine_options: Options for the engine.
+        columns: Columns of rows to embed; None for documents.
+        reader: Columns that documents are made of.
+        settings: Keywords of `Job.of` that stand under the same name on the command line.
         rows_per_shard: Rows in one unit of work and one output file.
         overwrite: Whether a dataset that is there may be replaced.
         max_failures: Most rows that may fail, as given.
@@ -51,10 +55,14 @@ class EmbedArguments:
         as_json: Whether the summary is for programs.
     """
 
-    job: Job
+    spec: EncoderSpec
     inputs: tuple[str, ...]
-    engine: str
+    output: str
+    engine: str = "beam"
     engine_options: tuple[str, ...] = ()
+    columns: ColumnPlan | None = None
+    reader: dict[str, Any] = dataclasses.field(default_factory=dict)
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     rows_per_shard: int = 1024
     overwrite: bool = False
     max_failures: str | None = None
@@ -74,61 +82,70 @@ class EmbedArguments:
     ) -> EmbedArguments:
         """Check a command line.
 
+        Args:
+            tokens: Inputs and options that clipmill does not know, mixed.
+            flags: The command's own flags, for hints.
+            unchecked: What followed `--`.
+            spec: The encoder.
+            values: The command's own options.
+
         Raises:
             click.UsageError, SpecError: If something of it cannot work.
         """
         inputs, options = split_engine_options(values["engine"], tokens, flags)
-        if not inputs:
-            raise click.UsageError("nothing to embed: give an INPUT (a folder, a glob, a file), --text or --image")
-        if not values["output"]:
-            raise click.UsageError("missing option --output: where the dataset goes")
-        for name in ("master", "remote", "conf"):
-            if values[name] and values["engine"] != "spark":
-                raise click.UsageError(f"--{name} is an option of --engine spark")
-        if unchecked and values["engine"] != "beam":
-            raise click.UsageError("options after '--' go to Beam; Spark's are --master, --remote and --conf KEY=VALUE")
-        for pair in values["conf"]:
-            if "=" not in pair:
-                raise click.UsageError(f"--conf {pair!r} is not of the form KEY=VALUE")
-        if values["max_failures"] is not None:
-            allowed_failures(values["max_failures"], 0)
+        _check_usage(inputs, unchecked, values)
         return cls(
-            job=_job(spec, values),
+            spec=spec,
             inputs=tuple(inputs),
-            engine=values["engine"],
             engine_options=(*options, *unchecked),
+            columns=_column_plan(spec, values),
+            reader={name: values[f"{name}_column"] for name in _READER if values[f"{name}_column"]},
+            settings={name: values[name] for name in _SETTINGS},
             **{name: values[name] for name in _COPIED},
         )
 
+    def job(self, shards: Sequence[Shard]) -> Job:
+        """Return what every worker needs."""
+        tags = self.settings.get("tags", ())
+        reader = {} if self.columns else {**self.reader, "tags": tuple(tags)}
+        return Job.of(
+            self.spec, self.output, shards, columns=self.columns, reader=reader, **{**self.settings, "tags": tags}
+        )
 
-_COPIED = ("rows_per_shard", "overwrite", "max_failures", "master", "remote", "conf", "as_json")
+
+_READER = ("text", "uri", "image", "id")
+_SETTINGS = ("access_paths", "keep_content", "tags", "drop", "dtype", "fail_fast")
+_COPIED = ("output", "engine", "rows_per_shard", "overwrite", "max_failures", "master", "remote", "conf", "as_json")
 
 
-def _job(spec: EncoderSpec, values: dict[str, Any]) -> Job:
+def _check_usage(inputs: Sequence[str], unchecked: Sequence[str], values: dict[str, Any]) -> None:
+    if not inputs:
+        raise click.UsageError("nothing to embed: give an INPUT (a folder, a glob, a file), --text or --image")
+    if not values["output"]:
+        raise click.UsageError("missing option --output: where the dataset goes")
+    for name in ("master", "remote", "conf"):
+        if values[name] and values["engine"] != "spark":
+            raise click.UsageError(f"--{name} is an option of --engine spark")
+    if unchecked and values["engine"] != "beam":
+        raise click.UsageError("options after '--' go to Beam; Spark's are --master, --remote and --conf KEY=VALUE")
+    for pair in values["conf"]:
+        if "=" not in pair:
+            raise click.UsageError(f"--conf {pair!r} is not of the form KEY=VALUE")
+    if values["max_failures"] is not None:
+        allowed_failures(values["max_failures"], 0)
+    for name in ("text_column", "uri_column", "image_column"):
+        if values["columns"] and values[name]:
+            raise click.UsageError(f"--{name.replace('_', '-')} is for documents; beside --column it says nothing")
+
+
+def _column_plan(spec: EncoderSpec, values: dict[str, Any]) -> ColumnPlan | None:
     columns: dict[str, Column] = {}
     for pair in values["columns"]:
         name, equals, kind = pair.partition("=")
         if not equals:
             raise click.UsageError(f"--column {pair!r} is not of the form NAME=KIND, such as photo=image")
         columns[name] = Column(kind)  # type: ignore[arg-type]  # ColumnPlan checks the kind
-    plan = ColumnPlan.of(columns, spec=spec, key=values["id_column"] or "id") if columns else None
-    for name in ("text_column", "uri_column", "image_column"):
-        if plan and values[name]:
-            raise click.UsageError(f"--{name.replace('_', '-')} is for documents; with --column it says nothing")
-    return Job(
-        spec=spec,
-        output=values["output"],
-        plan=plan,
-        text=values["text_column"],
-        uri=values["uri_column"],
-        image=values["image_column"],
-        id=values["id_column"],
-        tags=tuple(values["tags"]),
-        access_paths=values["access_paths"],
-        keep_content=values["keep_content"],
-        drop=tuple(values["drop"]),
-        dtype=values["dtype"],
-    )
+    return ColumnPlan.of(columns, spec=spec, key=values["id_column"] or "id") if columns else None
 
 
 def run(arguments: EmbedArguments) -> int:
@@ -141,31 +158,25 @@ def run(arguments: EmbedArguments) -> int:
         Refused: If inputs or output cannot be used; nothing was run.
         ClipmillError: If the job failed.
     """
-    job = arguments.job
     try:
         shards = plan_shards(arguments.inputs, rows_per_shard=arguments.rows_per_shard)
-        prepare_directory(job.output, overwrite=arguments.overwrite)
+        job = arguments.job(shards)
+        begin_job(job, shards, inputs=arguments.inputs, overwrite=arguments.overwrite)
     except DatasetError as err:
         raise Refused(str(err)) from err
-    job.write_description(arguments.inputs)
     started = time.perf_counter()
-    with console.progress(sum(shard.rows for shard in shards), lambda: summarise(job.output).rows):
-        _run_engine(arguments, shards)
-    finish_dataset(job.output)
+    with console.progress(len(shards), lambda: summarise(job.directory).shards):
+        if arguments.engine == "beam":
+            run_beam(shards, job, arguments.engine_options)
+        else:
+            run_spark(shards, job, master=arguments.master, remote=arguments.remote, conf=arguments.conf)
+    found = finish_job(job.directory)
     seconds = time.perf_counter() - started
-    found = summarise(job.output)
     if arguments.as_json:
-        click.echo(json.dumps({**found.as_dict(), "seconds": seconds}, indent=1))
+        click.echo(json.dumps({**dataclasses.asdict(found), "wall_seconds": seconds}, indent=1))
     else:
-        console.out.print(summary_table(found, seconds, job.output))
+        console.out.print(summary_table(found, seconds, job.directory))
     return _judge(found, arguments.max_failures)
-
-
-def _run_engine(arguments: EmbedArguments, shards: list[Shard]) -> None:
-    if arguments.engine == "beam":
-        run_beam(shards, arguments.job, arguments.engine_options)
-    else:
-        run_spark(shards, arguments.job, master=arguments.master, remote=arguments.remote, conf=arguments.conf)
 
 
 def summary_table(found: DatasetSummary, seconds: float, output: str) -> Table:

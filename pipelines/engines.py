@@ -17,7 +17,7 @@ from .options import renamed_flag
 
 if TYPE_CHECKING:
     from ..encoders.storage.job import Job
-    from ..encoders.storage.source import Shard
+    from ..encoders.storage.shards import Shard
 
 ENGINES = ("beam", "spark")
 LOCAL_RUNNER = "FnApiRunner"

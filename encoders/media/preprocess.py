@@ -49,10 +49,27 @@ def _crop_shortest(image: Image.Image, size: int, resample: Image.Resampling) ->
     left = round((resized[0] - size) / 2.0)  # half to even, as torchvision's centre crop
     top = round((resized[1] - size) / 2.0)
     if resized[0] * resized[1] > _MAX_ENLARGEMENT * size * size:
-        scale = width / resized[0], height / resized[1]
-        box = (left * scale[0], top * scale[1], (left + size) * scale[0], (top + size) * scale[1])
-        return image.resize((size, size), resample, box=box)
+        return _resize_part(image, resized, (left, top), size, resample)
     return _resize(image, resized, resample).crop((left, top, left + size, top + size))
+
+
+def _resize_part(
+    image: Image.Image, resized: tuple[int, int], corner: tuple[int, int], size: int, resample: Image.Resampling
+) -> Image.Image:
+    """Return the crop of a resized image without resizing the rest.
+
+    Pillow takes the box in single precision, so the neighbourhood is cut out first: small numbers lose no digits.
+    """
+    boxes = []
+    for length, new, start in zip(image.size, resized, corner, strict=True):
+        scale = length / new
+        margin = 2 + int(2 * max(scale, 1.0)) + 1  # bicubic looks at two source pixels, scaled, to either side
+        first = max(0, int(start * scale) - margin)
+        last = min(length, int((start + size) * scale) + margin + 1)
+        boxes.append((first, last, start * scale - first, min((start + size) * scale - first, last - first)))
+    (x0, x1, left, right), (y0, y1, top, bottom) = boxes
+    part = image.crop((x0, y0, x1, y1))
+    return part.resize((size, size), resample, box=(left, top, right, bottom))
 
 
 def _fit_longest(size: tuple[int, int], target: int) -> tuple[int, int]:

@@ -11,11 +11,27 @@ Spark and pyarrow ignore names that begin with `_`: the directory reads as an or
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import json
+import re
+import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import DatasetError
+from .files import TEMPORARY, Folder, dataset_errors, is_local
+from .plain import json_text
+from .shard_writer import FAILURES, MANIFESTS
+
+JOB, SUCCESS = "_job.json", "_SUCCESS"
+FORMAT = "clipmill dataset"
+
+_OWN = re.compile(rf"part-[^/]+\.parquet|{FAILURES}/part-[^/]+\.jsonl|{MANIFESTS}/part-[^/]+\.json|{JOB}|{SUCCESS}")
+_TEMPORARY = re.compile(rf"\.[^/]+{re.escape(TEMPORARY)}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,6 +49,8 @@ class DatasetSummary:
         loads: Models loaded, summed over processes.
         processes: Processes that worked.
         resolved: What workers decided at load (runtime, precision, device, weights' sha256), each different one once.
+        first_row_at: When the first row was embedded, in seconds since 1970; None before any.
+        last_row_at: When the last row was embedded.
         complete: Whether every shard is there and the job was finished.
     """
 
@@ -46,42 +64,209 @@ class DatasetSummary:
     loads: int = 0
     processes: int = 0
     resolved: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    first_row_at: float | None = None
+    last_row_at: float | None = None
     complete: bool = False
 
 
 def prepare_directory(directory: str, *, overwrite: bool = False) -> None:
-    """Make a directory ready for a new dataset.
+    """Make a directory ready for a new dataset: there, empty and writable.
+
+    Args:
+        directory: Path or URL.
+        overwrite: Whether a dataset that stands there may be deleted. Nothing else is ever deleted.
 
     Raises:
         DatasetError: If it holds something and `overwrite` is False, holds strangers' files, or cannot be written.
     """
-    raise NotImplementedError
+    folder = Folder.of(directory)
+    with dataset_errors("look at", folder.url):
+        if folder.fs.isfile(folder.path):
+            raise DatasetError(f"{folder.url} is a file; the output is a directory")
+    names = list(folder.list())
+    orphans = [name for name in names if _TEMPORARY.fullmatch(name)]
+    held = [name for name in names if name not in set(orphans)]
+    if held and not overwrite:
+        raise DatasetError(
+            f"{folder.url} is not empty (it holds {_some(held)}); choose another directory, or replace the dataset "
+            "there with --overwrite (overwrite=True)"
+        )
+    if held:
+        _check_own(folder, held)
+        # The description goes last: until then an interrupted deletion can be taken up again.
+        for name in sorted(held, key=lambda name: (name == JOB, name != SUCCESS, name)):
+            folder.delete(name)
+    for name in orphans:
+        folder.delete(name)
+    folder.make()
+    probe = f".{secrets.token_hex(4)}{TEMPORARY}"
+    folder.write(probe, b"")
+    folder.delete(probe)
+
+
+def _check_own(folder: Folder, names: list[str]) -> None:
+    try:
+        job = json.loads(folder.read(JOB))
+    except (FileNotFoundError, ValueError):
+        job = None
+    if not isinstance(job, dict) or job.get("format") != FORMAT:
+        raise DatasetError(
+            f"{folder.url} holds {_some(names)} and is no dataset of clipmill (no {JOB}), so it is not overwritten; "
+            "choose another directory"
+        )
+    if strangers := [name for name in names if not _OWN.fullmatch(name)]:
+        raise DatasetError(
+            f"{folder.url} holds files that are no part of the dataset ({_some(strangers)}), so it is not overwritten; "
+            "move them away or choose another directory"
+        )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def write_job(directory: str, description: Mapping[str, Any], *, shards: int | None = None) -> None:
-    """Write `_job.json`: what makes the dataset, as plain values, and how many shards it will have if that is known."""
-    raise NotImplementedError
+    """Write what makes the dataset, before any shard of it.
+
+    Args:
+        directory: Path or URL, which `prepare_directory` has made ready.
+        description: Plain values: the spec, the provenance of the columns, inputs and arguments.
+        shards: How many shards the dataset will have, if that is known.
+    """
+    job = {"format": FORMAT, "format_version": 1, "shards": shards, **description}
+    Folder.of(directory).write(JOB, json_text(job, indent=1).encode())
 
 
 def finish_job(directory: str) -> DatasetSummary:
-    """Write `_SUCCESS` and return the summary.
+    """Mark a dataset as finished and return its summary.
 
     Raises:
         DatasetError: If shards are missing.
     """
-    raise NotImplementedError
+    folder = Folder.of(directory)
+    planned = _read_job(folder).get("shards")
+    finished = len(_names(folder, MANIFESTS))
+    if planned is not None and finished < planned:
+        raise DatasetError(
+            f"{folder.url}: {planned - finished} of {planned} shards are missing; the job did not finish"
+        )
+    folder.write(SUCCESS, b"")
+    return summarise(directory)
 
 
 def summarise(directory: str) -> DatasetSummary:
-    """Sum up the manifests of a dataset, finished or not."""
-    raise NotImplementedError
+    """Sum up the manifests of a dataset, finished or not.
+
+    Raises:
+        DatasetError: If there is no dataset of clipmill, or a manifest cannot be read.
+    """
+    folder = Folder.of(directory)
+    planned = _read_job(folder).get("shards")
+    manifests = read_manifests(directory)
+    failed: collections.Counter[str] = collections.Counter()
+    loads: dict[str, int] = {}
+    resolved: list[dict[str, Any]] = []
+    for manifest in manifests:
+        failed.update(manifest.get("failed") or {})
+        process = str(manifest.get("process"))
+        loads[process] = max(loads.get(process, 0), int(manifest.get("loads") or 0))
+        if manifest.get("resolved") and manifest["resolved"] not in resolved:
+            resolved.append(manifest["resolved"])
+
+    def total(name: str) -> Any:
+        return sum(manifest.get(name) or 0 for manifest in manifests)
+
+    return DatasetSummary(
+        rows=total("rows"),
+        embedded=total("embedded"),
+        failed=dict(sorted(failed.items())),
+        nulls=total("nulls"),
+        truncated_texts=total("truncated_texts"),
+        seconds=total("seconds"),
+        shards=len(manifests),
+        loads=sum(loads.values()),
+        processes=len(loads),
+        resolved=resolved,
+        first_row_at=min((m["first_row_at"] for m in manifests if m.get("first_row_at")), default=None),
+        last_row_at=max((m["last_row_at"] for m in manifests if m.get("last_row_at")), default=None),
+        complete=SUCCESS in folder.list() and (planned is None or len(manifests) >= planned),
+    )
+
+
+def read_job(directory: str) -> dict[str, Any]:
+    """Return what `write_job` wrote.
+
+    Raises:
+        DatasetError: If there is no dataset of clipmill.
+    """
+    return _read_job(Folder.of(directory))
+
+
+def _read_job(folder: Folder) -> dict[str, Any]:
+    try:
+        job = json.loads(folder.read(JOB))
+    except FileNotFoundError:
+        raise DatasetError(f"{folder.url} is no dataset of clipmill: there is no {JOB} in it") from None
+    except ValueError as err:
+        raise DatasetError(f"{folder.url}/{JOB} is damaged: {err}") from err
+    if not isinstance(job, dict) or job.get("format") != FORMAT:
+        raise DatasetError(f"{folder.url}/{JOB} does not describe a dataset of clipmill")
+    return job
+
+
+def read_manifests(directory: str) -> list[dict[str, Any]]:
+    """Return the manifests of all finished shards, by name.
+
+    Raises:
+        DatasetError: If one cannot be read.
+    """
+    folder = Folder.of(directory)
+    manifests = []
+    names = _names(folder, MANIFESTS)
+    with dataset_errors("read the manifests of", folder.url):
+        # In one call, since object stores answer many at once.
+        contents = folder.fs.cat([folder.at(name) for name in names]) if names else {}
+    for path, content in sorted(contents.items()):
+        try:
+            manifests.append(json.loads(content))
+        except ValueError as err:
+            raise DatasetError(f"{path} is damaged: {err}; run its shard again") from err
+    return manifests
 
 
 def read_failures(directory: str) -> Iterator[dict[str, Any]]:
-    """Yield the failures of a dataset, by shard."""
-    raise NotImplementedError
+    """Yield the failures of a dataset, by shard.
+
+    Raises:
+        DatasetError: If a file of them cannot be read.
+    """
+    folder = Folder.of(directory)
+    for name in _names(folder, FAILURES):
+        with dataset_errors("read", f"{folder.url}/{name}"), folder.fs.open(folder.at(name), "rb") as file:
+            for line in file:
+                yield json.loads(line)
 
 
 def read_dataset(directory: str) -> pa.Table:
-    """Read all rows of a dataset into memory, by shard."""
-    raise NotImplementedError
+    """Read all rows of a dataset into memory, by shard.
+
+    Raises:
+        DatasetError: If it has no part, or one cannot be read.
+    """
+    folder = Folder.of(directory)
+    names = [name for name in folder.list() if re.fullmatch(r"part-[^/]+\.parquet", name)]
+    if not names:
+        raise DatasetError(f"{folder.url} holds no part of a dataset")
+    tables = []
+    for name in names:
+        with dataset_errors("read", f"{folder.url}/{name}"):
+            if is_local(folder.fs):
+                tables.append(pq.ParquetFile(folder.at(name)).read())
+            else:
+                with folder.fs.open(folder.at(name), "rb") as file:
+                    tables.append(pq.ParquetFile(file).read())
+    return pa.concat_tables(tables)
+
+
+def _names(folder: Folder, below: str) -> list[str]:
+    return [name for name in folder.list(below) if _OWN.fullmatch(name)]

@@ -113,7 +113,7 @@ def with_provenance(schema: pa.Schema, provenances: Mapping[str, Mapping[str, An
     fields = []
     for field in schema:
         if field.name in provenances:
-            metadata = {**(field.metadata or {}), KEY: _as_json(provenances[field.name])}
+            metadata = {**(field.metadata or {}), KEY.encode(): _as_json(provenances[field.name])}
             field = field.with_metadata(metadata)
         fields.append(field)
     earlier = dict(schema.metadata or {})

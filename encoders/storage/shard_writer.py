@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import DatasetError
+from .files import Folder, dataset_errors, is_local
+from .plain import json_text
+
+FAILURES, MANIFESTS = "_failures", "_manifest"
+_ROW_GROUP_BYTES = 64 * 2**20
+
+
+def part_name(shard: str) -> str:
+    """Return the name of a shard's Parquet file."""
+    return f"part-{shard}.parquet"
+
+
+def failures_name(shard: str) -> str:
+    """Return the name of a shard's failures."""
+    return f"{FAILURES}/part-{shard}.jsonl"
+
+
+def manifest_name(shard: str) -> str:
+    """Return the name of a shard's manifest."""
+    return f"{MANIFESTS}/part-{shard}.json"
 
 
 class ShardWriter:
     """Writes one shard; a context manager that leaves nothing behind unless `commit` was called.
+
+    Rows are held until they make a row group (of rows, or of 64 MiB), so memory does not grow with the shard. A shard
+    that was written before under the same name is replaced, its manifest being the first to go and the last to come.
 
     Raises:
         DatasetError: If the directory cannot be written or is full.
@@ -25,23 +53,68 @@ class ShardWriter:
             schema: Columns of every batch.
             row_group_rows: Rows in a row group, and held in memory.
         """
-        raise NotImplementedError
+        if not name or "/" in name or name.startswith("."):
+            raise DatasetError(f"{name!r} cannot name a shard: it becomes a part of file names")
+        self._folder = Folder.of(directory)
+        self._name = name
+        self._schema = schema
+        self._row_group_rows = row_group_rows
+        self._buffer: list[pa.RecordBatch] = []
+        self._buffered_rows = 0
+        self._rows = 0
+        self._failed = 0
+        self._parquet: Path | None = None
+        self._failures: Path | None = None
+        self._sink: pa.NativeFile | None = None
+        self._writer: pq.ParquetWriter | None = None
+        self._lines: IO[str] | None = None
 
     def __enter__(self) -> Self:
-        raise NotImplementedError
+        self._folder.make()
+        self._parquet = self._folder.temporary(part_name(self._name))
+        with self._errors():
+            try:
+                self._sink = pa.OSFile(str(self._parquet), "wb")
+                # No dictionaries: nearly all bytes are vectors and keys, which don't repeat.
+                self._writer = pq.ParquetWriter(self._sink, self._schema, compression="zstd", use_dictionary=False)
+            except BaseException:
+                self._clean_up()
+                raise
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        raise NotImplementedError
+        self._clean_up()
 
     def write(self, batch: pa.RecordBatch | pa.Table) -> None:
-        """Add rows."""
-        raise NotImplementedError
+        """Add rows.
+
+        Args:
+            batch: Of the schema that was given; metadata may differ.
+
+        Raises:
+            DatasetError: If the columns are others, or the file cannot be written.
+        """
+        if not batch.schema.equals(self._schema):
+            raise DatasetError(f"the batch has the columns {batch.schema}, and the dataset {self._schema}")
+        for piece in batch.to_batches() if isinstance(batch, pa.Table) else [batch]:
+            self._buffer.append(piece)
+            self._buffered_rows += piece.num_rows
+            if (
+                self._buffered_rows >= self._row_group_rows
+                or sum(held.nbytes for held in self._buffer) >= _ROW_GROUP_BYTES
+            ):
+                self._flush()
 
     def fail(self, record: Mapping[str, Any]) -> None:
         """Add a failure: `Failure.as_dict()` and what a second try needs, as plain values."""
-        raise NotImplementedError
+        with self._errors():
+            if self._lines is None:
+                self._failures = self._folder.temporary(failures_name(self._name))
+                self._lines = self._failures.open("w", encoding="utf-8")
+            self._lines.write(json_text(record) + "\n")
+        self._failed += 1
 
     def commit(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
         """Put the files in place: rows, failures, manifest last.
@@ -50,6 +123,69 @@ class ShardWriter:
             manifest: What to say about the shard, as plain values.
 
         Returns:
-            The manifest as it was written, with `name`, `rows`, `failures` and `files` added.
+            The manifest as it was written, with `name`, `rows`, `failures` and `files` (name and bytes) added.
+
+        Raises:
+            DatasetError: If that is not possible; an older shard of the name may have lost its manifest then.
         """
-        raise NotImplementedError
+        if self._writer is None or self._sink is None or self._parquet is None:
+            raise DatasetError(f"shard {self._name!r}: commit belongs inside the writer's block, once")
+        self._flush()
+        with self._errors():
+            self._writer.close()
+            self._writer = None
+            self._sink.close()
+            if self._lines is not None:
+                self._lines.close()
+        folder, name = self._folder, self._name
+        folder.delete(manifest_name(name))
+        files = {part_name(name): folder.publish(self._parquet, part_name(name))}
+        if self._failures is None:
+            folder.delete(failures_name(name))
+        else:
+            folder.make(FAILURES)
+            files[failures_name(name)] = folder.publish(self._failures, failures_name(name))
+        written = {
+            **manifest,
+            "name": name,
+            "rows": self._rows,
+            "failures": self._failed,
+            "files": [{"name": file, "bytes": size} for file, size in files.items()],
+        }
+        folder.make(MANIFESTS)
+        folder.write(manifest_name(name), json_text(written, indent=1).encode())
+        return written
+
+    def _flush(self) -> None:
+        if not self._buffer:
+            return
+        if self._writer is None:
+            raise DatasetError(f"shard {self._name!r}: rows are written inside the writer's block, before commit")
+        table = pa.Table.from_batches([b.replace_schema_metadata(None) for b in self._buffer])
+        with self._errors():
+            self._writer.write_table(table.cast(self._schema), row_group_size=max(table.num_rows, 1))
+        self._rows += self._buffered_rows
+        self._buffer, self._buffered_rows = [], 0
+
+    def _errors(self) -> contextlib.AbstractContextManager[None]:
+        where = f"{self._folder.url}/{part_name(self._name)}"
+        if not is_local(self._folder.fs) and self._parquet is not None:
+            where = f"{self._parquet.parent}, the temporary files of {where}"
+        return dataset_errors("write", where)
+
+    def _clean_up(self) -> None:
+        """Close and remove what was not committed; what fails here must not hide the error that led here."""
+        if self._writer is not None:
+            with contextlib.suppress(Exception):
+                self._writer.close()
+            self._writer.is_open = False  # or its destructor tries again, on a file that is full or gone
+            self._writer = None
+        for file in (self._sink, self._lines):
+            if file is not None:
+                with contextlib.suppress(Exception):
+                    file.close()
+        for path in (self._parquet, self._failures):
+            if path is not None:
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
+        self._buffer = []

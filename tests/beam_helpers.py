@@ -1,0 +1,61 @@
+"""What the tests of the Beam transforms share: pipelines on a runner that is named, and what came out of them."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+LOCAL = ("--runner=FnApiRunner",)
+"""Beam's default would first try to download another runner."""
+
+
+def pipeline(*options: str) -> beam.Pipeline:
+    """Return a pipeline on the local runner, unless an option names another."""
+    return beam.Pipeline(options=PipelineOptions([*LOCAL, *options]))
+
+
+class Keep(beam.PTransform):
+    """Keeps the elements of a PCollection in files, one each, where the test can look at them."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self.directory = str(directory)
+
+    def expand(self, pcoll: beam.PCollection) -> beam.PCollection:
+        return pcoll | beam.ParDo(_KeepFn(self.directory))
+
+
+class _KeepFn(beam.DoFn):
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+
+    def process(self, element, timestamp=beam.DoFn.TimestampParam, window=beam.DoFn.WindowParam):
+        import uuid
+
+        folder = Path(self._directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / uuid.uuid4().hex).write_bytes(pickle.dumps((element, float(timestamp), window)))
+
+
+def kept(directory: Path) -> list[Any]:
+    """Return the elements that `Keep(directory)` kept, in no order."""
+    return [element for element, _, _ in kept_in_time(directory)]
+
+
+def kept_in_time(directory: Path) -> list[tuple[Any, float, Any]]:
+    """Return (element, timestamp in seconds, window) of what `Keep(directory)` kept, in no order."""
+    return [pickle.loads(path.read_bytes()) for path in sorted(directory.iterdir())] if directory.exists() else []
+
+
+def counters(result: Any, name: str | None = None) -> Any:
+    """Return clipmill's counters of a finished pipeline by name, or one of them."""
+    found = {
+        counter.key.metric.name: counter.committed
+        for counter in result.metrics().query()["counters"]
+        if counter.key.metric.namespace == "clipmill"
+    }
+    return found if name is None else found.get(name, 0)

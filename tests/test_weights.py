@@ -1,0 +1,151 @@
+"""Weight files: every published layout loads, none is run, and a hub that cannot be reached is said."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import open_clip
+import pytest
+import torch
+from weights import drawn_module, relative_error, write_safetensors
+
+from clipmill.encoders import load_encoder, unload_all
+from clipmill.encoders.errors import WeightsError
+from clipmill.encoders.towers.weights import read_weights, sha256_of
+
+NAME = "ViT-B-32"
+TEXTS = ["a photo of a cat", "she smiled, with pain"]
+
+
+@pytest.fixture(scope="module")
+def module() -> torch.nn.Module:
+    return drawn_module(NAME, quick_gelu=True)
+
+
+@pytest.fixture(autouse=True)
+def _forget_models():
+    yield
+    unload_all()
+
+
+def _reference(module: torch.nn.Module) -> torch.Tensor:
+    with torch.inference_mode():
+        return module.encode_text(open_clip.get_tokenizer(NAME)(TEXTS))
+
+
+class _Archive(torch.nn.Module):
+    """What makes OpenAI's archives: parameters under the published names, mixed precision, three more entries."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        for name, tensor in module.state_dict().items():
+            half = tensor.ndim >= 2 and "embedding" not in name
+            _put(self, name, tensor.half() if half else tensor)
+        for name, value in (("input_resolution", 224), ("context_length", 77), ("vocab_size", 49408)):
+            self.register_buffer(name, torch.tensor(value))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def _put(root: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
+    *path, leaf = name.split(".")
+    for part in path:
+        if not hasattr(root, part):
+            root.add_module(part, torch.nn.Module())
+        root = getattr(root, part)
+    root.register_buffer(leaf, tensor.clone())
+
+
+@pytest.mark.parametrize("layout", ["safetensors", "bare", "state_dict", "module-prefix"])
+def test_published_layouts_load(layout: str, module: torch.nn.Module, tmp_path) -> None:
+    """safetensors, a bare state dict, one under `state_dict`, one with `module.` before its names."""
+    path = tmp_path / ("w.safetensors" if layout == "safetensors" else "w.pt")
+    state = module.state_dict()
+    if layout == "safetensors":
+        write_safetensors(module, path)
+    elif layout == "bare":
+        torch.save(dict(state), path)
+    elif layout == "state_dict":
+        torch.save({"epoch": 32, "state_dict": dict(state)}, path)
+    else:
+        torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}, path)
+    vectors = load_encoder(f"{NAME}-quickgelu::{path}", device="cpu").embed_texts(TEXTS)
+    assert relative_error(vectors, _reference(module)) <= 1e-4
+
+
+def test_openais_archive_is_quickgelu_under_either_name(module: torch.nn.Module, tmp_path) -> None:
+    """A TorchScript archive holds mixed precision and three more entries, and decides its activation."""
+    torch.jit.script(_Archive(module)).save(str(tmp_path / "ViT-B-32.pt"))
+    plain = load_encoder(f"{NAME}::{tmp_path}/ViT-B-32.pt", device="cpu").embed_texts(TEXTS)
+    named = load_encoder(f"{NAME}-quickgelu::{tmp_path}/ViT-B-32.pt", device="cpu").embed_texts(TEXTS)
+    assert relative_error(plain, named) == 0
+    halves = drawn_module(NAME, quick_gelu=True)
+    halves.load_state_dict({n: t.float() for n, t in _Archive(module).state_dict().items() if n in module.state_dict()})
+    assert relative_error(plain, _reference(halves)) <= 1e-4
+    assert relative_error(plain, _reference(module)) > 1e-6  # the archive's halves did come from the file
+
+
+class _Evil:
+    def __reduce__(self):
+        return (print, ("this must never be printed",))
+
+
+def test_no_code_of_a_file_is_run(tmp_path, capsys) -> None:
+    """A pickle that would call something is refused."""
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps({"state_dict": _Evil()}))
+    torch.save({"w": _Evil()}, tmp_path / "evil2.pt")
+    for name in ("evil.pt", "evil2.pt"):
+        with pytest.raises(WeightsError, match="cannot be read as weights"):
+            read_weights(tmp_path / name)
+    assert "never be printed" not in capsys.readouterr().out
+
+
+def test_files_that_are_no_weights_are_named(tmp_path) -> None:
+    """Another file, or another object, is an error that names it."""
+    (tmp_path / "page.pt").write_text("<html>")
+    torch.save([1, 2], tmp_path / "list.pt")
+    for name in ("page.pt", "list.pt"):
+        with pytest.raises(WeightsError, match=name):
+            read_weights(tmp_path / name)
+
+
+def test_another_architecture_is_refused(module: torch.nn.Module, tmp_path) -> None:
+    """Shapes that do not agree are an error, never a partial load."""
+    path = write_safetensors(module, tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match="does not fit the architecture"):
+        load_encoder(f"ViT-B-16::{path}", device="cpu")
+
+
+def test_the_hash_is_computed_once(tmp_path) -> None:
+    """It is kept beside the file with size and time, and renewed when the file changes."""
+    path = tmp_path / "w.bin"
+    path.write_bytes(b"abc")
+    digest = sha256_of(path)
+    note = tmp_path / "w.bin.sha256.json"
+    assert json.loads(note.read_text())["sha256"] == digest
+    note.write_text(json.dumps({**json.loads(note.read_text()), "sha256": "remembered"}))
+    assert sha256_of(path) == "remembered"
+    path.write_bytes(b"abcd")
+    assert sha256_of(path) not in (digest, "remembered")
+
+
+@pytest.mark.parametrize("model", ["ViT-B-32::openai", "hf-hub:nobody/nothing"])
+def test_weights_that_cannot_be_fetched_are_an_error(model: str, tmp_path, monkeypatch) -> None:
+    """Host and repository are named; random weights are never run."""
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(WeightsError, match=r"could not be fetched from https://huggingface\.co") as caught:
+        load_encoder(model, device="cpu", cache_dir=str(tmp_path))
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_gpu_that_is_not_there_is_an_error() -> None:
+    """Never a silent CPU."""
+    from clipmill.encoders.errors import DeviceError
+
+    missing = f"cuda:{torch.cuda.device_count() + 7}"
+    with pytest.raises(DeviceError, match=f"device='{missing}' was asked for; CUDA devices here"):
+        load_encoder("demo", device=missing)
