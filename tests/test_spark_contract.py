@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 
 import pytest
-from spark_session import spark  # noqa: F401 - a fixture
 
 from clipmill.udfs import embed_columns, embed_image, embed_text, image_udf, text_udf
 
+pytest_plugins = ["spark_session"]
 pytest.register_assert_rewrite("contract")
 
 from contract import Contract, Result, png  # noqa: E402
@@ -16,7 +16,7 @@ from contract import Contract, Result, png  # noqa: E402
 TYPES = {"id": "string", "caption": "string", "photo": "binary", "captions": "array<string>"}
 
 
-def frame(spark, rows, columns):  # noqa: F811
+def frame(spark, rows, columns):
     names = list(rows[0]) if rows else ["id", *columns]
     schema = ", ".join(f"{name} {TYPES[name]}" for name in names)
     return spark.createDataFrame([tuple(row[name] for name in names) for row in rows], schema)
@@ -24,7 +24,7 @@ def frame(spark, rows, columns):  # noqa: F811
 
 class TestEmbedColumns(Contract):
     @pytest.fixture
-    def embed(self, spark):  # noqa: F811
+    def embed(self, spark):
         def embed(rows, columns, *, model="fake::dim=8", **options):
             embedded = embed_columns(frame(spark, rows, columns), columns, model=model, **options)
             found = [row.asDict() for row in embedded.collect()]
@@ -41,7 +41,7 @@ class ExpressionContract(Contract):
         raise NotImplementedError
 
     @pytest.fixture
-    def embed(self, spark):  # noqa: F811
+    def embed(self, spark):
         def embed(rows, columns, *, model="fake::dim=8", **options):
             made = [
                 self.expression(column, kind, model=model, failures="struct", **options)

@@ -123,7 +123,7 @@ def test_the_hash_is_computed_once(tmp_path) -> None:
     path = tmp_path / "w.bin"
     path.write_bytes(b"abc")
     digest = sha256_of(path)
-    note = tmp_path / "w.bin.sha256.json"
+    note = tmp_path / ".w.bin.sha256"
     assert json.loads(note.read_text())["sha256"] == digest
     note.write_text(json.dumps({**json.loads(note.read_text()), "sha256": "remembered"}))
     assert sha256_of(path) == "remembered"

@@ -71,13 +71,13 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def sha256_of(path: Path) -> str:
-    """Return a file's SHA-256, computed once and kept beside it (`<name>.sha256.json`) with its size and time.
+    """Return a file's SHA-256, computed once and kept beside it (`.<name>.sha256`) with its size and time.
 
     Where the file's folder cannot be written, the hash is computed at every call.
     """
     status = path.stat()
     stamp = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
-    note = path.with_name(path.name + ".sha256.json")
+    note = path.with_name(f".{path.name}.sha256")
     try:
         known = json.loads(note.read_text())
         if all(known[key] == value for key, value in stamp.items()):

@@ -1,0 +1,57 @@
+"""What the benchmarks run on: real photographs cut up by seed, drawn pictures, and random weights."""
+
+from __future__ import annotations
+
+import copy
+import io
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from skimage import data
+from sklearn.datasets import load_sample_images
+
+from clipmill.encoders.demo.drawings import draw, sample_scene
+
+
+def photographs(count: int, seed: int = 0) -> list[bytes]:
+    """Return JPEG files of 480 to 900 pixels: seeded crops of real photographs, enlarged where they are smaller."""
+    rng = np.random.default_rng(seed)
+    sources = [data.astronaut(), data.chelsea(), data.coffee(), data.rocket(), *load_sample_images().images]
+    files = []
+    for _ in range(count):
+        source = Image.fromarray(sources[rng.integers(len(sources))])
+        width, height = (int(side * rng.uniform(0.5, 1.0)) for side in source.size)
+        left, top = rng.integers(source.width - width + 1), rng.integers(source.height - height + 1)
+        crop = source.crop((left, top, left + width, top + height))
+        longest = int(rng.integers(480, 901))
+        scale = longest / max(crop.size)
+        crop = crop.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.BICUBIC)
+        buffer = io.BytesIO()
+        crop.save(buffer, "JPEG", quality=87)
+        files.append(buffer.getvalue())
+    return files
+
+
+def write_drawings(directory: Path, count: int, distinct: int = 500, seed: int = 0) -> None:
+    """Write `count` JPEG files of drawn pictures, `distinct` of them different."""
+    rng = np.random.default_rng(seed)
+    directory.mkdir(parents=True, exist_ok=True)
+    contents = []
+    for _ in range(min(distinct, count)):
+        buffer = io.BytesIO()
+        draw(sample_scene(rng), rng).save(buffer, "JPEG", quality=90)
+        contents.append(buffer.getvalue())
+    for number in range(count):
+        (directory / f"{number:06d}.jpg").write_bytes(contents[number % len(contents)])
+
+
+def write_weights(architecture: str, path: Path) -> Path:
+    """Write random weights in the published layout; speed does not depend on their values."""
+    torch.manual_seed(0)
+    module = open_clip.CLIP(**copy.deepcopy(open_clip.get_model_config(architecture)))
+    save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, str(path))
+    return path
