@@ -63,11 +63,6 @@ class DocumentPlan:
             result.drop_content()
         return result
 
-    def find(self, document: Document, place: str | None) -> Document:
-        """Return the document that a failure's `column` names: `@m[3]` below the root, None the root."""
-        found = dict(self._select(document)).get(place or "@r")
-        return document if found is None else found
-
     def _select(self, document: Document) -> list[tuple[str, Document]]:
         return list(AccessPaths.parse(self.access_paths).select(document))
 

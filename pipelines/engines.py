@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..encoders.errors import ClipmillError
+from ..encoders.storage.shards import Shard
 from .options import renamed_flag
 
 if TYPE_CHECKING:
     from ..encoders.storage.job import Job
-    from ..encoders.storage.shards import Shard
 
 ENGINES = ("beam", "spark")
 LOCAL_RUNNER = "FnApiRunner"
@@ -90,7 +90,9 @@ def run_beam(shards: Sequence[Shard], job: Job, options: Sequence[str]) -> None:
     if not any(flag.partition("=")[0] == "--runner" for flag in flags):
         flags.append(f"--runner={LOCAL_RUNNER}")
     with _failing_as("Beam"), beam.Pipeline(options=PipelineOptions(flags)) as pipeline:
-        _ = pipeline | beam.Create(list(shards)) | beam.Reshuffle() | EmbedShards(job)
+        # plain values travel: Beam would make a schema of a dataclass, and fails at its optional fields
+        plain = pipeline | beam.Create([shard.as_dict() for shard in shards]) | beam.Reshuffle()
+        _ = plain | beam.Map(Shard.from_dict).with_output_types(Any) | EmbedShards(job)
 
 
 def run_spark(

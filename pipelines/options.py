@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 import typing
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import click
 
 from ..encoders.spec import RENAMED, EncoderSpec
 
-_ENTRY = re.compile(r"^ {4,8}(\w+): (.*(?:\n {8,12}\S.*)*)", re.MULTILINE)
+_ENTRY = re.compile(r"^ {4}(\w+): (.*(?:\n {8,}\S.*)*)", re.MULTILINE)
 
 
 def spec_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -59,5 +60,5 @@ def _help(name: str, default: Any) -> str:
 
 
 def _descriptions() -> dict[str, str]:
-    section = (EncoderSpec.__doc__ or "").partition("Attributes:")[2].partition("Raises:")[0]
+    section = (inspect.getdoc(EncoderSpec) or "").partition("Attributes:")[2].partition("Raises:")[0]
     return {match.group(1): match.group(2) for match in _ENTRY.finditer(section)}

@@ -147,3 +147,10 @@ def _digest(value: Any) -> bytes:
         else repr(value).encode()
     )
     return hashlib.blake2b(data, digest_size=8).digest()
+
+
+def print_summary(documents: Iterable[Document | Mapping[str, Any]]) -> None:
+    """Print the two tables of `summary`."""
+    from .console import out
+
+    out.print(summary(documents))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import pickle
 from pathlib import Path
 from typing import Any
@@ -52,10 +53,9 @@ def kept_in_time(directory: Path) -> list[tuple[Any, float, Any]]:
 
 
 def counters(result: Any, name: str | None = None) -> Any:
-    """Return clipmill's counters of a finished pipeline by name, or one of them."""
-    found = {
-        counter.key.metric.name: counter.committed
-        for counter in result.metrics().query()["counters"]
-        if counter.key.metric.namespace == "clipmill"
-    }
-    return found if name is None else found.get(name, 0)
+    """Return clipmill's counters of a finished pipeline by name, summed over its steps, or one of them."""
+    found: collections.Counter[str] = collections.Counter()
+    for counter in result.metrics().query()["counters"]:
+        if counter.key.metric.namespace == "clipmill":
+            found[counter.key.metric.name] += counter.committed
+    return dict(found) if name is None else found[name]

@@ -18,7 +18,6 @@ from contract import Contract, Result  # noqa: E402
 from clipmill.encoders import unload_all  # noqa: E402
 from clipmill.transforms import Embed  # noqa: E402
 
-
 TYPES = {"id": str, "caption": str | None, "photo": bytes | None, "captions": Sequence[str | None]}
 
 

@@ -1,9 +1,9 @@
-"""`Embed` on rows: dicts, `beam.Row`s and NamedTuples, with their schemas, in what engines do alike and in what Beam adds."""
+"""`Embed` on rows: dicts, `beam.Row`s and NamedTuples, and their schemas."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -28,7 +28,7 @@ class Page(NamedTuple):
 
 class Photo(NamedTuple):
     id: int
-    caption: Optional[str]
+    caption: str | None
     page: Page
     captions: Sequence[str]
 
@@ -66,7 +66,11 @@ def test_named_tuples_become_rows_with_a_schema(tmp_path):
     np.testing.assert_array_equal(fields["caption_embedding"], fake_text_vector("one"), strict=True)
     np.testing.assert_array_equal(fields["page_title_embedding"], fake_text_vector("the title"), strict=True)
     np.testing.assert_array_equal(fields["captions_embedding"], [fake_text_vector("a"), fake_text_vector("bc")])
-    assert [name for name, _ in row_fields(embedded.rows.element_type)] == list(fields)
+    kinds = dict(row_fields(embedded.rows.element_type))
+    assert list(kinds) == list(fields)
+    assert kinds["id"] is int
+    assert kinds["caption_embedding"] == typehints.Optional[np.ndarray]
+    assert kinds["captions_embedding"] == typehints.Optional[typehints.Sequence[typehints.Optional[np.ndarray]]]
     assert isinstance(beam.coders.registry.get_coder(embedded.rows.element_type), RowCoder)
 
 
@@ -90,9 +94,7 @@ def test_vectors_are_declared_as_arrays_and_stay_arrays(tmp_path):
 
 def test_vectors_as_lists_for_other_languages(tmp_path):
     made = beam.Create([beam.Row(id="a", caption="one", captions=["x", "y"])])
-    (row,), _, embedded = embed(
-        tmp_path, made, columns={"caption": "text", "captions": "text"}, vectors="list"
-    )
+    (row,), _, embedded = embed(tmp_path, made, columns={"caption": "text", "captions": "text"}, vectors="list")
     assert row.caption_embedding == fake_text_vector("one").tolist()
     assert [list(vector) for vector in row.captions_embedding] == [fake_text_vector(t).tolist() for t in "xy"]
     kinds = dict(row_fields(embedded.rows.element_type))
@@ -203,7 +205,7 @@ def test_the_label_names_model_and_columns():
     assert "/" not in Embed("hf-hub:org/name").label
 
 
-@pytest.mark.parametrize("option", [{"access_paths": "@m"}, {"keep_content": True}], ids=lambda option: [*option][0])
+@pytest.mark.parametrize("option", [{"access_paths": "@m"}, {"keep_content": True}], ids=str)
 def test_options_of_documents_are_refused_for_rows(option):
     with pytest.raises(SpecError, match="is for documents; with columns it says nothing"):
         Embed("fake::dim=8", columns={"a": "text"}, **option)

@@ -98,7 +98,7 @@ def test_a_number_is_refused(spark):
 
 def test_a_filter_on_the_vector_does_not_embed_twice(numbered, tmp_path):
     embedded = numbered.withColumn("v", embed_text("caption", model=f"{MODEL}&log={tmp_path}"))
-    assert embedded.filter("v is not null").filter("size(v) = 8").count() == 200
+    assert len(embedded.filter("v is not null").collect()) == 200  # a count would not need the vector again
     assert read_log(tmp_path).rows == 200
 
 
@@ -147,7 +147,7 @@ def test_functions_of_sql_are_not_computed_twice(spark, numbered, tmp_path):
     register(spark, model=f"{MODEL}&log={tmp_path}", prefix="once_")
     numbered.createOrReplaceTempView("numbered")
     query = "select * from (select id, once_embed_text(caption) as v from numbered) where v is not null"
-    assert spark.sql(query).count() == 200
+    assert len(spark.sql(query).collect()) == 200
     assert read_log(tmp_path).rows == 200
 
 

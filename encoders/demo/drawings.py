@@ -162,11 +162,16 @@ def sample_scene(
 
 def draw(scene: Scene, rng: np.random.Generator, side: int = 224) -> Image.Image:
     """Draws the scene as a square RGB picture, `side` pixels wide."""
+    return draw_with_mask(scene, rng, side)[0]
+
+
+def draw_with_mask(scene: Scene, rng: np.random.Generator, side: int = 224) -> tuple[Image.Image, Image.Image]:
+    """`draw`, and beside the picture the grey one that is 255 where shapes lie and 0 elsewhere."""
     colour = np.clip(np.array(COLOURS[scene.colour]) + rng.integers(-14, 15, 3), 0, 255)
     picture = _ground(scene.ground, colour, rng, side)
     # Twice as large and then halved: smooth edges.
-    mask = Image.new("L", (2 * side, 2 * side))
-    pen = ImageDraw.Draw(mask)
+    large = Image.new("L", (2 * side, 2 * side))
+    pen = ImageDraw.Draw(large)
     for x, y, radius in _places(scene, rng):
         turn = math.radians(rng.uniform(-10, 10))
         cos, sin = math.cos(turn), math.sin(turn)
@@ -177,8 +182,9 @@ def draw(scene: Scene, rng: np.random.Generator, side: int = 224) -> Image.Image
             ],
             fill=255,
         )
-    picture.paste(tuple(int(c) for c in colour), mask=mask.reduce(2))
-    return picture
+    mask = large.reduce(2)
+    picture.paste(tuple(int(c) for c in colour), mask=mask)
+    return picture, mask
 
 
 def clutter(rng: np.random.Generator, side: int = 224) -> Image.Image:

@@ -1,20 +1,31 @@
 """What stands in files: reading inputs, writing datasets of vectors, and where each vector comes from.
 
-- `provenance`: which model and which options made a column, in Arrow's metadata and in Spark's
+- `provenance`: which model and which options made a column, in Arrow's metadata and in Spark's (`spark_schema`)
 - `vectors`: arrays of vectors, built from buffers
-- `tables`: schemas and record batches of documents and of rows
+- `tables`: schemas and record batches of documents and of rows; `plain`: any value as JSON
 - `shards`: what a job reads, cut into pieces: `Shard`, `plan_shards`; `listing`: folders, globs and files
-- `readers`: a shard as documents or as rows; `lines`: JSON lines and CSV, record by record; `source`: all four at once
+- `readers`, `rows`: a shard as documents, or as rows; `lines`: JSON lines and CSV, record by record
+- `source`: planning and reading at one address
 - `dataset`: a dataset's directory; `shard_writer`: one shard of it, whole or not at all; `files`: the file systems
-- `job`: `embed_shard`, a shard from its input to its files: what every engine distributes
+- `job`: `embed_shard`, a shard from its input to its files: what every engine distributes; `modes`: documents, rows
 """
 
-from .dataset import DatasetSummary, finish_job, prepare_directory, read_dataset, read_failures, summarise, write_job
+from .dataset import (
+    DatasetSummary,
+    finish_job,
+    prepare_directory,
+    read_dataset,
+    read_failures,
+    read_job,
+    read_manifests,
+    summarise,
+    write_job,
+)
 from .job import Job, begin_job, embed_shard
 from .provenance import differences, provenance_of, read_provenance, spark_metadata, with_provenance
 from .shard_writer import ShardWriter
 from .source import Shard, SourceRow, plan_shards, read_documents, read_rows, schema_of, whole_file
-from .tables import documents_batch, documents_schema, failure_records, rows_batch, rows_schema
+from .tables import documents_batch, documents_schema, failure_records, row_failure_records, rows_batch, rows_schema
 from .vectors import nested_vector_array, vector_array, vector_type
 
 __all__ = [
@@ -37,8 +48,11 @@ __all__ = [
     "read_dataset",
     "read_documents",
     "read_failures",
+    "read_job",
+    "read_manifests",
     "read_provenance",
     "read_rows",
+    "row_failure_records",
     "rows_batch",
     "rows_schema",
     "schema_of",

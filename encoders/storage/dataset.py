@@ -5,6 +5,7 @@
     _manifest/part-<shard>.json     what became of a shard; written last, so that a shard with one is whole
     _job.json                       what made the dataset; written first
     _SUCCESS                        written when every shard is there
+    _staging/                       files that an engine has not counted yet
 
 Spark and pyarrow ignore names that begin with `_`: the directory reads as an ordinary Parquet dataset.
 """
@@ -17,20 +18,24 @@ import json
 import re
 import secrets
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..errors import DatasetError
-from .files import TEMPORARY, Folder, dataset_errors, is_local
+from .files import TEMPORARY, Folder, dataset_errors
 from .plain import json_text
 from .shard_writer import FAILURES, MANIFESTS
 
-JOB, SUCCESS = "_job.json", "_SUCCESS"
+if TYPE_CHECKING:
+    import pyarrow.dataset
+
+JOB, SUCCESS, STAGING = "_job.json", "_SUCCESS", "_staging"
 FORMAT = "clipmill dataset"
 
-_OWN = re.compile(rf"part-[^/]+\.parquet|{FAILURES}/part-[^/]+\.jsonl|{MANIFESTS}/part-[^/]+\.json|{JOB}|{SUCCESS}")
+_OWN = re.compile(
+    rf"part-[^/]+\.parquet|{FAILURES}/part-[^/]+\.jsonl|{MANIFESTS}/part-[^/]+\.json|{STAGING}/.+|{JOB}|{SUCCESS}"
+)
 _TEMPORARY = re.compile(rf"\.[^/]+{re.escape(TEMPORARY)}")
 
 
@@ -182,7 +187,7 @@ def summarise(directory: str) -> DatasetSummary:
         failed=dict(sorted(failed.items())),
         nulls=total("nulls"),
         truncated_texts=total("truncated_texts"),
-        seconds=total("seconds"),
+        seconds=round(total("seconds"), 3),
         shards=len(manifests),
         loads=sum(loads.values()),
         processes=len(loads),
@@ -253,19 +258,32 @@ def read_dataset(directory: str) -> pa.Table:
     Raises:
         DatasetError: If it has no part, or one cannot be read.
     """
-    folder = Folder.of(directory)
-    names = [name for name in folder.list() if re.fullmatch(r"part-[^/]+\.parquet", name)]
-    if not names:
-        raise DatasetError(f"{folder.url} holds no part of a dataset")
-    tables = []
-    for name in names:
-        with dataset_errors("read", f"{folder.url}/{name}"):
-            if is_local(folder.fs):
-                tables.append(pq.ParquetFile(folder.at(name)).read())
-            else:
-                with folder.fs.open(folder.at(name), "rb") as file:
-                    tables.append(pq.ParquetFile(file).read())
-    return pa.concat_tables(tables)
+    with dataset_errors("read", directory):
+        return open_parquet(directory).to_table()
+
+
+def open_parquet(location: str) -> pyarrow.dataset.Dataset:
+    """Open a Parquet file, or all those of a directory by name, without reading rows.
+
+    Raises:
+        DatasetError: If there is nothing at the path, no Parquet file in it, or the first is none.
+    """
+    import pyarrow.dataset
+
+    folder = Folder.of(location)
+    paths = [folder.path]
+    with dataset_errors("read", location):
+        if not folder.fs.exists(folder.path):
+            raise DatasetError(f"{location}: no such file or directory")
+        if folder.fs.isdir(folder.path):
+            paths = [folder.at(name) for name in folder.list() if _is_part(name)]
+        if not paths:
+            raise DatasetError(f"{location}: no Parquet file in it")
+        return pyarrow.dataset.dataset(paths, format="parquet", filesystem=folder.fs)
+
+
+def _is_part(name: str) -> bool:
+    return name.endswith(".parquet") and not any(part.startswith(("_", ".")) for part in name.split("/"))
 
 
 def _names(folder: Folder, below: str) -> list[str]:

@@ -87,7 +87,7 @@ def dataset_errors(action: str, where: str) -> Iterator[None]:
         raise
     except OSError as err:
         hint = _WAYS_OUT.get(err.errno or 0)
-        reason = (err.strerror or str(err) or type(err).__name__).lower()
+        reason = os.strerror(err.errno).lower() if err.errno else str(err) or type(err).__name__
         raise DatasetError(f"cannot {action} {where}: {reason}{f'; {hint}' if hint else ''}") from err
     except Exception as err:  # drivers raise their own clients' errors, which share no base
         raise DatasetError(f"cannot {action} {where}: {type(err).__name__}: {str(err)[:300]}") from err
@@ -158,6 +158,9 @@ class Folder:
 
     def make(self, below: str = "") -> None:
         """Make the directory, or one below it, with its parents."""
+        protocol = self.fs.protocol if isinstance(self.fs.protocol, str) else self.fs.protocol[0]
+        if protocol in _DRIVERS:
+            return  # object stores have no directories, and their drivers would make a bucket of a misspelt name
         with dataset_errors("make the directory", self.url):
             self.fs.makedirs(self.at(below) if below else self.path, exist_ok=True)
 

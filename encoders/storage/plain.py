@@ -23,7 +23,7 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
 
 
 def clean_text(text: str) -> str:
-    """Return a string that UTF-8 can hold: lone surrogates (of undecodable file names) become `\\udc..` escapes."""
+    r"""Return a string that UTF-8 can hold: lone surrogates (of undecodable file names) become `\udc..` escapes."""
     if text.isascii():
         return text
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

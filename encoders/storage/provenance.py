@@ -189,7 +189,7 @@ def _schema_at(location: str) -> pa.Schema:
         if folder.fs.isfile(folder.path):
             return _schema_of_file(folder.fs, folder.path)
         for name in folder.list():
-            if name.endswith(".parquet") and not name.split("/")[-1].startswith((".", "_")):
+            if name.endswith(".parquet") and not any(part.startswith((".", "_")) for part in name.split("/")):
                 return _schema_of_file(folder.fs, folder.at(name))
     raise DatasetError(f"{location}: no Parquet file in it")
 

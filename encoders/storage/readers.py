@@ -1,30 +1,27 @@
-"""A shard as documents or as rows; what cannot be read is a failure in its place, and the rest goes on."""
+"""A shard as documents; what cannot be read is a document with a failure in its place, and the rest goes on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-import pyarrow as pa
+import numpy as np
 
-from ..columns import ColumnPlan
+from ..columns import MissingColumn, get_by_path
 from ..document import Document
-from ..failure import Failure
+from ..failure import Code, RowError, Stage
+from ..item import Uri, item_of_value
+from .rows import malformed, read_table
 from .shards import Shard
 
-
-class SourceRow(NamedTuple):
-    """A row of an input.
-
-    Attributes:
-        place: `<path>:<line>` of text files (lines from 1), `<path>:<row>` of Parquet files (rows from 0).
-        values: Its columns; empty where it could not be read.
-        failure: Why it could not be read.
-    """
-
-    place: str
-    values: dict[str, Any]
-    failure: Failure | None = None
+_DEFAULTS = {
+    "text": ("text", "caption"),
+    "uri": ("uri", "url", "path"),
+    "image": ("image", "blob", "bytes"),
+    "id": ("id", "key"),
+}
+_FAILURE_FIELDS = frozenset({"row", "column", "stage", "code", "message", "transient"})
+_NESTED = {"matches": "m", "chunks": "c"}
 
 
 def read_documents(
@@ -36,28 +33,148 @@ def read_documents(
     id: str | None = None,
     tags: Sequence[str] = (),
 ) -> Iterator[Document]:
-    """Read a shard as documents.
+    """Read a shard as documents, one for each file, line or row.
+
+    JSON lines are documents by their own fields (`text`, `uri`, `id`, `mime_type`, `tags`, `matches`, `chunks`; all
+    others become tags); a line that clipmill wrote as a failure is the document to try again. Of CSV and Parquet the
+    columns are given, or have these names: text, caption; uri, url, path; image, blob, bytes; id, key. As soon as one
+    of `text`, `uri` and `image` is given, no other column is content. An empty CSV field is null.
+
+    Documents without an id are named after their place: path, `<path>:<line>`, `<path>:<row>`. Files that were listed
+    may be local; a `uri` inside a file is a stranger's.
 
     Args:
         shard: What to read.
-        text: Column of texts.
+        text: Column of texts (of JSON lines: field).
         uri: Column of URIs; what they name is read only as far as the spec allows it.
-        image: Column of encoded images.
+        image: Column of encoded images, of (bytes, path) structs or of Spark's image structs (Parquet).
         id: Column that names the documents.
         tags: Columns that travel along (CSV, Parquet; of JSON lines all other fields do).
+
+    Yields:
+        Documents in order; those that could not be read have `failures`, and no content.
     """
-    raise NotImplementedError
+    names = {"text": text, "uri": uri, "image": image, "id": id}
+    if shard.kind == "files":
+        for path in shard.paths:
+            yield Document.from_listed_uri(path, id=path)
+        return
+
+    def choose(there: list[str]) -> list[str]:
+        chosen = (*choose_columns(there, names, tags, shard.paths[0]).values(), *tags)
+        return sorted({name if name in there else name.split(".")[0] for name in chosen})
+
+    columns = None
+    for row in read_table(shard, choose):
+        if row.failure is not None:
+            yield Document(id=row.place, failures=(row.failure,))
+            continue
+        try:
+            if shard.kind == "jsonl":
+                yield _document_of_json(row.values, row.place, names)
+            else:
+                columns = columns or choose_columns(list(row.values), names, tags, shard.paths[0])
+                yield _document_of_row(row.values, row.place, columns, tags)
+        except (RowError, RecursionError) as err:
+            failure = err.failure if isinstance(err, RowError) else malformed("nested too deeply")
+            name = row.values.get(id or "id")
+            yield Document(id=str(name or row.place), failures=(failure.at(row=row.place),))
 
 
-def read_rows(shard: Shard) -> Iterator[SourceRow]:
-    """Read a shard as rows with all their columns.
+def choose_columns(
+    there: Sequence[str], names: Mapping[str, str | None], tags: Sequence[str], path: str
+) -> dict[str, str]:
+    """Return which column of a table is `text`, `uri`, `image` and `id` of a document.
 
     Raises:
-        DatasetError: If the shard is of `files`, which have no columns.
+        RowError: `missing_column`, if one that was named is not there, or none that could be content.
     """
-    raise NotImplementedError
+    asked = {field: name for field, name in names.items() if name}
+    is_content_named = any(field != "id" for field in asked)
+    for field, defaults in _DEFAULTS.items():
+        if field not in asked and (field == "id" or not is_content_named):
+            found = [name for name in defaults if name in there]
+            asked.update({field: found[0]} if found else {})
+    missing = [name for name in (*asked.values(), *tags) if name not in there and name.split(".")[0] not in there]
+    listed = ", ".join(map(repr, there))
+    if missing:
+        raise RowError(Stage.READ, Code.MISSING_COLUMN, f"{path} has no column {missing[0]!r}; it has {listed}")
+    if not any(field in asked for field in ("text", "uri", "image")):
+        wanted = ", ".join(name for field in ("text", "uri", "image") for name in _DEFAULTS[field])
+        raise RowError(
+            Stage.READ,
+            Code.MISSING_COLUMN,
+            f"{path} has no column named {wanted}; say which one it is (text='…', uri='…' or image='…'): {listed}",
+        )
+    return asked
 
 
-def schema_of(shards: Sequence[Shard], plan: ColumnPlan | None = None) -> pa.Schema:
-    """Return the one schema that all rows of a job have."""
-    raise NotImplementedError
+# --- one document ----------------------------------------------------------------------------------------------------
+
+
+def _document_of_json(fields: dict[str, Any], place: str, names: Mapping[str, str | None]) -> Document:
+    if fields.keys() >= {"stage", "code", "message", "transient"}:
+        fields = {name: value for name, value in fields.items() if name not in _FAILURE_FIELDS}
+    if names["image"]:
+        raise RowError(Stage.READ, Code.UNSUPPORTED, "JSON lines hold no bytes: give images as 'uri', data: URIs too")
+    renamed = dict(fields)
+    for field, name in names.items():
+        if name and name != field:
+            if name not in fields:
+                raise RowError(Stage.READ, Code.MISSING_COLUMN, f"the line has no field {name!r}")
+            renamed[field] = renamed.pop(name)
+    return Document.from_dict(_with_ids(renamed, place))
+
+
+def _with_ids(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Name a document, and those in it, after their place where they have no id: the same in every run."""
+    named = dict(fields)
+    if named.get("id") in (None, ""):
+        named["id"] = name
+    for field, letter in _NESTED.items():
+        inner = named.get(field)
+        if isinstance(inner, list):
+            named[field] = [
+                _with_ids(one, f"{named['id']}@{letter}[{number}]") if isinstance(one, Mapping) else one
+                for number, one in enumerate(inner)
+            ]
+        elif inner is None:
+            named.pop(field, None)
+    return named
+
+
+def _document_of_row(
+    values: Mapping[str, Any], place: str, columns: Mapping[str, str], tags: Sequence[str]
+) -> Document:
+    got = {field: _value(values, name) for field, name in columns.items()}
+    fields: dict[str, Any] = {"id": place if got.get("id") in (None, "") else str(got["id"])}
+    if got.get("text") is not None:
+        fields["text"] = _content("text", got["text"], columns["text"])
+    if got.get("uri") is not None:
+        if not isinstance(got["uri"], str):
+            raise RowError(
+                Stage.READ, Code.MALFORMED, f"column {columns['uri']!r} holds a {type(got['uri']).__name__}, not a URI"
+            )
+        fields["uri"] = got["uri"]
+    if got.get("image") is not None:
+        content = _content("image", got["image"], columns["image"])
+        if isinstance(content, Uri):
+            fields.setdefault("uri", content.uri)
+        else:
+            fields["tensor" if isinstance(content, np.ndarray) else "blob"] = content
+    return Document(**fields, tags={name: _value(values, name) for name in tags})
+
+
+def _content(modality: Any, value: Any, column: str) -> Any:
+    item = item_of_value(modality, value)
+    if item.failure is not None:
+        failure = item.failure.failure
+        raise RowError(failure.stage, failure.code, f"column {column!r}: {failure.message}")
+    return item.content
+
+
+def _value(values: Mapping[str, Any], name: str) -> Any:
+    try:
+        return get_by_path(values, name)
+    except MissingColumn as err:
+        raise RowError(Stage.READ, Code.MISSING_COLUMN, f"no {name!r}: {err}") from err

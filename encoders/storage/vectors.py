@@ -50,7 +50,7 @@ def vector_array(vectors: Sequence[np.ndarray | None], dim: int, dtype: str = "f
     if values.size > _MOST_VALUES:
         raise DatasetError(f"{len(vectors)} vectors of {dim} values are too many for one batch; write smaller ones")
     with np.errstate(over="ignore"):  # told below, with the row
-        for place, row in zip(values, np.flatnonzero(there), strict=True):
+        for place, row in zip(values, np.flatnonzero(there).tolist(), strict=True):
             vector = np.asarray(vectors[row])
             if vector.shape != (dim,):
                 raise DatasetError(f"the vector of row {row} has the shape {vector.shape}, not ({dim},)")

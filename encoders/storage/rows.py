@@ -1,0 +1,265 @@
+"""A shard of a table as rows; what cannot be read is a failure in its place, and the rest goes on."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..columns import ColumnPlan
+from ..errors import ClipmillError, DatasetError
+from ..failure import Code, Failure, RowError, Stage
+from .files import open_input
+from .lines import BrokenFileError, csv_records, json_records, open_text
+from .shards import Shard, csv_delimiter
+
+REST_KEY = b"clipmill.rest"
+"""Metadata of the column that takes, as JSON, what JSON lines hold beside the declared columns."""
+TAGS = "tags"
+_BATCH_ROWS = 64
+"""Rows of a Parquet file that are held: of photographs these are some dozens of megabytes."""
+_OPENERS = 8
+
+
+class SourceRow(NamedTuple):
+    """A row of an input.
+
+    Attributes:
+        place: `<path>:<line>` of text files (lines from 1), `<path>:<row>` of Parquet files (rows from 0).
+        values: Its columns; empty where it could not be read.
+        failure: Why it could not be read.
+    """
+
+    place: str
+    values: dict[str, Any]
+    failure: Failure | None = None
+
+
+def read_rows(shard: Shard) -> Iterator[SourceRow]:
+    """Read a shard as rows with all their columns: of JSON lines the object as it stands, of CSV strings or None.
+
+    Yields:
+        Rows in order; what could not be read is a row with a `failure`.
+
+    Raises:
+        DatasetError: If the shard is of `files`, which have no columns.
+    """
+    if shard.kind == "files":
+        raise DatasetError(f"{shard.paths[0]} has no columns; columns={{…}} needs JSON lines, CSV or Parquet")
+    yield from read_table(shard)
+
+
+def schema_of(shards: Sequence[Shard], plan: ColumnPlan | None = None) -> pa.Schema:
+    """Return the one schema that all rows of a job have, whichever file they come from.
+
+    Columns of Parquet files have their types there; where files differ, the type that holds both. Columns of CSV files
+    are strings. Of JSON lines, whose fields no file declares, the columns that are embedded and the key are strings,
+    and everything else travels in one column `tags`, as a JSON object; nothing is inferred file by file.
+
+    Args:
+        shards: All shards of the job.
+        plan: Which columns are embedded; needed for JSON lines.
+
+    Raises:
+        DatasetError: If a shard has no columns, no file can be read, or two files cannot be brought together.
+    """
+    first = {shard.paths[0]: shard for shard in reversed(shards)}
+    with ThreadPoolExecutor(_OPENERS) as pool:
+        found = list(pool.map(lambda shard: _schema_of_file(shard, plan), first.values()))
+    schemas = [schema for schema in reversed(found) if schema is not None]
+    if not schemas:
+        raise DatasetError(f"none of {len(first)} inputs can be read as a table, {next(iter(first), 'none')} for one")
+    try:
+        return pa.unify_schemas(schemas, promote_options="permissive")
+    except pa.ArrowException as err:
+        raise DatasetError(f"the inputs have columns of one name and different types: {err}") from err
+
+
+def _schema_of_file(shard: Shard, plan: ColumnPlan | None) -> pa.Schema | None:
+    path = shard.paths[0]
+    if shard.kind == "files":
+        raise DatasetError(f"{path} has no columns; columns={{…}} needs JSON lines, CSV or Parquet")
+    if shard.kind == "jsonl":
+        names = [] if plan is None else [plan.key, *(path for path in plan.columns if "." not in path)]
+        declared = [pa.field(name, pa.string()) for name in dict.fromkeys(names) if name != TAGS]
+        return pa.schema([*declared, pa.field(TAGS, pa.string(), metadata={REST_KEY: b"1"})])
+    try:
+        if shard.kind == "csv":
+            with open_text(path) as file:
+                header = csv_header(file, path)
+            return None if header is None else pa.schema([pa.field(name, pa.string()) for name in header])
+        with open_input(path) as raw:
+            schema = pq.read_schema(raw)
+    except ClipmillError:
+        raise
+    except Exception:  # its rows become failures; it decides no types
+        return None
+    # Without the numbers of the fields, which the new columns don't have, and pandas' list of columns, soon wrong.
+    metadata = {key: value for key, value in (schema.metadata or {}).items() if key != b"pandas"}
+    return pa.schema([_without_number(field) for field in schema], metadata=metadata)
+
+
+def _without_number(field: pa.Field) -> pa.Field:
+    metadata = {key: value for key, value in (field.metadata or {}).items() if key != b"PARQUET:field_id"}
+    return field.with_metadata(metadata) if metadata else field.remove_metadata()
+
+
+# --- records ---------------------------------------------------------------------------------------------------------
+
+
+def read_table(shard: Shard, choose: Callable[[list[str]], list[str]] | None = None) -> Iterator[SourceRow]:
+    """Read a shard of a table.
+
+    Args:
+        shard: What to read.
+        choose: Which of the columns of a Parquet file are read, given those that it has; all without it.
+
+    Yields:
+        Rows in order, and one with a failure for what could not be read.
+
+    Raises:
+        MissingExtraError: If the driver of a file system is not installed.
+    """
+    path, at = shard.paths[0], [shard.line]
+    try:
+        if shard.kind == "jsonl":
+            yield from _json_rows(shard, at)
+        elif shard.kind == "csv":
+            yield from _csv_rows(shard, at)
+        else:
+            yield from _parquet_rows(shard, choose)
+    except ClipmillError:
+        raise
+    except Exception as err:  # each format and each file system has errors of its own; none is the next file's fault
+        place = path if shard.kind == "parquet" else f"{path}:{at[0]}"
+        yield SourceRow(place, {}, _failure_of(err, path).at(row=place))
+
+
+def _json_rows(shard: Shard, at: list[int]) -> Iterator[SourceRow]:
+    path = shard.paths[0]
+    with open_text(path) as file:
+        for number, record in enumerate(json_records(file, offset=shard.offset, line=shard.line), shard.start):
+            if number == shard.stop:
+                return
+            at[0] = record.line + 1
+            place = f"{path}:{record.line}"
+            if record.problem:
+                yield SourceRow(place, {}, malformed(record.problem).at(row=place))
+            elif record.value is not None:
+                yield SourceRow(place, record.value)
+
+
+def _csv_rows(shard: Shard, at: list[int]) -> Iterator[SourceRow]:
+    path = shard.paths[0]
+    delimiter = csv_delimiter(path)
+    with open_text(path) as file:
+        header = csv_header(file, path)
+        if header is None:
+            return
+        if shard.offset:
+            records = csv_records(file, delimiter, offset=shard.offset, line=shard.line)
+        else:
+            file.seek(0)
+            records = csv_records(file, delimiter)
+            next(records)  # the header, which may take more lines than one
+        for number, record in enumerate(records, shard.start):
+            if number == shard.stop:
+                return
+            at[0] = record.line + 1
+            place = f"{path}:{record.line}"
+            problem = record.problem
+            if not problem and record.value and len(record.value) != len(header):
+                problem = f"the record has {len(record.value)} fields, and the header {len(header)}"
+            if problem:
+                yield SourceRow(place, {}, malformed(problem).at(row=place))
+            elif record.value:
+                yield SourceRow(place, {name: value or None for name, value in zip(header, record.value, strict=True)})
+
+
+def csv_header(file: Any, path: str) -> list[str] | None:
+    """Return the names of a CSV file's columns, None for an empty file.
+
+    Raises:
+        BrokenFileError: If the first record cannot be a header.
+    """
+    record = next(csv_records(file, csv_delimiter(path)), None)
+    if record is None:
+        return None
+    if record.problem or not record.value:
+        raise BrokenFileError(f"the header cannot be read: {record.problem or 'the first line is blank'}")
+    if len(set(record.value)) < len(record.value):
+        raise BrokenFileError(f"the header names a column twice: {', '.join(record.value)}")
+    return list(record.value)
+
+
+def _parquet_rows(shard: Shard, choose: Callable[[list[str]], list[str]] | None) -> Iterator[SourceRow]:
+    path = shard.paths[0]
+    # Without pre-buffering, which would hold all of a row group's columns in memory.
+    with open_input(path) as raw, pq.ParquetFile(raw, pre_buffer=False, buffer_size=2**20) as file:
+        columns = choose(list(file.schema_arrow.names)) if choose else None
+        first, last = 0, file.metadata.num_rows if shard.stop is None else shard.stop
+        for group in range(file.metadata.num_row_groups):
+            length = file.metadata.row_group(group).num_rows
+            start, stop = max(shard.start, first), min(first + length, last)
+            if start < stop:
+                yield from _row_group(file, group, columns, path, range(first, first + length), range(start, stop))
+            first += length
+
+
+def _row_group(
+    file: pq.ParquetFile, group: int, columns: list[str] | None, path: str, all_rows: range, wanted: range
+) -> Iterator[SourceRow]:
+    at, after = all_rows.start, wanted.start
+    try:
+        for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns):
+            low, high = max(wanted.start - at, 0), min(wanted.stop - at, batch.num_rows)
+            if low < high:
+                for number, values in enumerate(_values_of(batch.slice(low, high - low)), at + low):
+                    after = number + 1
+                    place = f"{path}:{number}"
+                    if isinstance(values, Failure):
+                        yield SourceRow(place, {}, values.at(row=place))
+                    else:
+                        yield SourceRow(place, values)
+            at += batch.num_rows
+            if at >= wanted.stop:
+                return
+    except Exception as err:  # the rest of this row group is lost; the next one may be whole
+        place = f"{path}:{after}"
+        failure = _failure_of(err, path)
+        message = f"rows {after} to {wanted.stop - 1}: {failure.message}"
+        yield SourceRow(place, {}, Failure(failure.stage, failure.code, message, failure.transient, row=place))
+
+
+def _values_of(batch: pa.RecordBatch) -> list[dict[str, Any] | Failure]:
+    try:
+        return batch.to_pylist()
+    except Exception as err:  # a value that Python cannot hold, such as a string that is not UTF-8: only its row fails
+        if batch.num_rows == 1:
+            return [malformed(f"{type(err).__name__}: {str(err)[:200]}")]
+        return [one for row in range(batch.num_rows) for one in _values_of(batch.slice(row, 1))]
+
+
+# --- failures --------------------------------------------------------------------------------------------------------
+
+
+def malformed(message: str) -> Failure:
+    """Return the failure of a record that is not what its file should hold."""
+    return Failure(Stage.READ, Code.MALFORMED, message)
+
+
+def _failure_of(err: Exception, path: str) -> Failure:
+    """Say why a file cannot be read (further): it is gone, it is damaged, or its disk or store does not answer."""
+    if isinstance(err, RowError):
+        return err.failure
+    reason = f"{path}: {str(err)[:300] or type(err).__name__}"
+    if isinstance(err, FileNotFoundError | NotADirectoryError):
+        return Failure(Stage.READ, Code.NOT_FOUND, f"{path}: no such file")
+    is_damage = isinstance(err, pa.ArrowException | ValueError | EOFError | zlib.error)
+    if is_damage or (isinstance(err, OSError) and err.errno is None):
+        return malformed(reason)
+    return Failure(Stage.READ, Code.FETCH_FAILED, reason, transient=not isinstance(err, PermissionError))

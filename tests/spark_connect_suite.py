@@ -1,0 +1,125 @@
+"""The Spark half on Spark Connect. Run by test_spark_connect.py, or by hand: `pytest tests/spark_connect_suite.py`."""
+
+from __future__ import annotations
+
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import Observation, SparkSession
+from pyspark.sql import functions as F
+from spark_session import SETTINGS
+
+pytest.register_assert_rewrite("contract", "test_spark_contract", "test_spark_shards")
+
+# Collected here as well, and so run on this module's session.
+from test_spark_contract import TestEmbedColumns, TestExpressions  # noqa: E402, F401
+from test_spark_shards import test_every_shard_is_embedded_and_reported_in_order  # noqa: E402, F401
+
+from clipmill.encoders import EncoderSpec, read_provenance  # noqa: E402
+from clipmill.encoders.storage.provenance import provenance_of  # noqa: E402
+from clipmill.encoders.testing import fake_text_vector, read_log  # noqa: E402
+from clipmill.udfs import (  # noqa: E402
+    embed_columns,
+    embed_text,
+    register,
+    stamp_provenance,
+    text_udf,
+)
+
+MODEL = "fake::dim=8"
+TEXT = provenance_of(EncoderSpec(MODEL), "text")
+
+
+def vector(text):
+    return fake_text_vector(text).tolist()
+
+
+@pytest.fixture(scope="session")
+def spark():
+    builder = SparkSession.builder.remote("local[2]")
+    for name, value in SETTINGS.items():
+        builder = builder.config(name, value)
+    session = builder.getOrCreate()
+    yield session
+    session.stop()
+
+
+@pytest.fixture
+def captions(spark):
+    df = spark.createDataFrame([("a", "one"), ("b", None), ("c", ""), ("d", "four")], "id string, caption string")
+    df.createOrReplaceTempView("captions")
+    return df.coalesce(1)
+
+
+def test_this_is_connect(spark):
+    assert type(spark).__module__.startswith("pyspark.sql.connect")
+    assert not hasattr(spark, "_jsparkSession")
+
+
+def test_an_observation_counts(captions):
+    observation = Observation()
+    embed_columns(captions, {"caption": "text"}, model=MODEL, observation=observation).collect()
+    assert observation.get == {"rows": 4, "embedded": 2, "failed": 1}
+
+
+def test_functions_of_sql(spark, captions):
+    assert register(spark, model=MODEL, prefix="clip_") == ["clip_embed_text", "clip_embed_image"]
+    rows = spark.sql("select clip_embed_text(caption) as v from captions order by id").collect()
+    assert [row.v for row in rows] == [vector("one"), None, None, vector("four")]
+
+
+def test_pandas_udfs(captions):
+    rows = captions.select(text_udf(model=MODEL)("caption").alias("v")).collect()
+    assert [row.v for row in rows] == [vector("one"), None, None, vector("four")]
+
+
+def test_results_are_named_as_on_classic(captions):
+    assert captions.select(embed_text(F.col("caption"), model=MODEL)).columns == ["caption_embedding"]
+    assert captions.select(embed_text(F.upper("caption"), model=MODEL)).columns == ["upper(caption)_embedding"]
+    assert captions.select(embed_text(F.upper("caption").alias("c"), model=MODEL)).columns == ["c_embedding"]
+
+
+def test_bad_rows_raise_where_asked_for(captions):
+    with pytest.raises(Exception, match="EmbeddingError: row 2 could not be embedded: empty at tokenize"):
+        captions.select(embed_text("caption", model=MODEL, failures="raise")).collect()
+
+
+def test_names_with_dots_and_names_that_come_twice(spark):
+    df = spark.sql("select 1 as id, 'one' as `a.b`, 2 as id, struct('four' as c) as a")
+    (row,) = embed_columns(df, {"a.b": "text", "a.c": "text"}, model=MODEL).collect()
+    assert (row[0], row[1], row[2], row[4], row[5]) == (1, "one", 2, vector("one"), vector("four"))
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["embed_columns", "embed_text"])
+def test_a_filter_on_the_vector_does_not_embed_twice(spark, tmp_path, whole):
+    df = spark.range(200).selectExpr("id", "concat('caption ', id) as caption")
+    model = f"{MODEL}&log={tmp_path}"
+    if whole:
+        embedded = embed_columns(df, {"caption": "text"}, model=model)
+    else:
+        embedded = df.select("*", embed_text("caption", model=model))
+    assert len(embedded.filter("caption_embedding is not null").collect()) == 200
+    assert read_log(tmp_path).rows == 200
+
+
+def test_many_partitions_load_once_in_each_worker(spark, tmp_path):
+    df = spark.range(0, 320, 1, 16).selectExpr("concat('caption ', id) as caption")
+    embed_columns(df, {"caption": "text"}, model=f"{MODEL}&log={tmp_path}").collect()
+    log = read_log(tmp_path)
+    assert log.rows == 320
+    assert set(log.loads.values()) == {1}
+    assert len(log.loads) <= 4  # two slots; workers that earlier tests left idle may take their turn
+
+
+def test_provenance_travels_into_files(spark, captions, tmp_path):
+    path = str(tmp_path / "vectors")
+    embedded = embed_columns(captions, {"caption": "text"}, model=MODEL)
+    assert read_provenance(embedded) == {"caption_embedding": TEXT}
+    embedded.write.parquet(path)
+    assert read_provenance(path) == read_provenance(spark.read.parquet(path)) == {"caption_embedding": TEXT}
+    assert pq.read_table(path).column("caption_embedding").null_count == 2
+
+
+def test_provenance_of_expressions(captions):
+    assert read_provenance(captions.select("*", embed_text("caption", model=MODEL))) == {"caption_embedding": TEXT}
+    added = captions.withColumn("v", embed_text("caption", model=MODEL))
+    assert read_provenance(stamp_provenance(added, "v", MODEL, modality="text")) == {"v": TEXT}

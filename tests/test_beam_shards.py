@@ -1,0 +1,74 @@
+"""`EmbedShards`: pieces of a job, from their input to their files."""
+
+from __future__ import annotations
+
+import json
+
+import apache_beam as beam
+import pytest
+from beam_helpers import Keep, counters, kept, pipeline
+
+from clipmill.encoders import EncoderSpec, unload_all
+from clipmill.encoders.storage import Job, Shard, begin_job, finish_job, plan_shards, read_dataset
+from clipmill.encoders.testing import fake_text_vector, read_log
+from clipmill.transforms import EmbedShards
+
+
+@pytest.fixture(autouse=True)
+def _nothing_loaded():
+    unload_all()
+
+
+@pytest.fixture
+def planned(tmp_path):
+    lines = [{"id": str(n), "text": f"text {n}"} for n in range(10)] + [{"id": "bad", "text": ""}]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    shards = plan_shards([str(tmp_path / "in.jsonl")], rows_per_shard=4)
+    spec = EncoderSpec(f"fake::dim=8&log={tmp_path / 'log'}")
+    job = Job.of(spec, str(tmp_path / "out"), shards)
+    begin_job(job, shards)
+    return job, shards
+
+
+@beam.ptransform_fn
+def create(pbegin, shards):
+    """`Create` itself takes what has an `as_dict` for a row."""
+    dicts = pbegin | beam.Create([shard.as_dict() for shard in shards]) | beam.Reshuffle()
+    return dicts | beam.Map(Shard.from_dict).with_output_types(Shard)
+
+
+def test_shards_become_their_manifests_and_the_dataset_is_whole(tmp_path, planned):
+    job, shards = planned
+    p = pipeline()
+    _ = p | create(shards) | EmbedShards(job) | Keep(tmp_path / "kept")
+    result = p.run()
+    result.wait_until_finish()
+    manifests = kept(tmp_path / "kept")
+    assert sorted(manifest["name"] for manifest in manifests) == sorted(shard.name for shard in shards)
+    summary = finish_job(job.directory)
+    assert (summary.rows, summary.failed, summary.complete) == (10, {"empty": 1}, True)
+    rows = {row["id"]: row["embedding"] for row in read_dataset(job.directory).to_pylist()}
+    assert rows == {str(n): fake_text_vector(f"text {n}").tolist() for n in range(10)}
+    found = counters(result)
+    assert {name: found[name] for name in ("rows_in", "embedded", "failed_empty", "batches", "models_loaded")} == {
+        "rows_in": 11,
+        "embedded": 10,
+        "failed_empty": 1,
+        "batches": 3,
+        "models_loaded": 1,
+    }
+    assert list(read_log(tmp_path / "log").loads.values()) == [1]
+
+
+def test_doing_a_shard_again_replaces_it(planned):
+    job, shards = planned
+    for _ in range(2):
+        with pipeline() as p:
+            _ = p | create(shards) | EmbedShards(job)
+    assert read_dataset(job.directory).num_rows == 10
+
+
+def test_the_label_names_the_model(planned):
+    job, _ = planned
+    assert EmbedShards(job).label.startswith("EmbedShards(fake::dim=8")
+    assert "/" not in EmbedShards(job).label

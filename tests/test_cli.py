@@ -1,0 +1,219 @@
+"""The command line: exit codes, clear errors without a stack trace, nothing half-written that looks whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pictures import encode
+
+from clipmill.encoders import load_encoder
+from clipmill.encoders.storage import read_dataset, read_failures
+from clipmill.pipelines.cli import main
+from clipmill.pipelines.engines import root_cause
+from clipmill.pipelines.summary import summary
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """Three pictures and a broken one."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(encode(np.full((4, 5 + number, 3), 40 * number, np.uint8)))
+    (folder / "broken.png").write_bytes(b"no picture")
+    return folder
+
+
+def _run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    return ended.value.code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["embed"], "nothing to embed"),
+        (["embed", "pictures"], "missing option --output"),
+        (["embed", "pictures", "-o", "out", "--modle", "demo"], "did you mean --model?"),
+        (["embed", "pictures", "-o", "out", "--batch-size", "4"], "is called --max-batch-rows here"),
+        (["embed", "pictures", "-o", "out", "--projct=x"], "did you mean --project?"),
+        (["embed", "pictures", "-o", "out", "--engine", "spark", "--runner=x"], "no such option: --runner"),
+        (["embed", "pictures", "-o", "out", "--model", "ViT-B-99"], "nearest: ViT-B-32"),
+        (["embed", "pictures", "-o", "out", "--max-failures", "many"], "neither a number of rows nor a percentage"),
+        (["embed", "pictures", "-o", "out", "--conf", "a=b"], "--conf is an option of --engine spark"),
+        (["embed", "pictures", "-o", "out", "--column", "photo"], "not of the form NAME=KIND"),
+        (["embed", "nowhere", "-o", "out", "--model", "fake::"], "nowhere"),
+        (["embed", "pictures", "-o", "/proc/nothing/out", "--model", "fake::"], "/proc/nothing/out"),
+        (["embed", "--image", "nowhere.jpg", "--model", "fake::"], "not_found"),
+        (["embed", "x", "--text", "a", "--model", "fake::"], "take no INPUT"),
+        (["models", "ViT-B-31"], "nearest: "),
+        (["frobnicate"], "No such command"),
+    ],
+    ids=lambda value: " ".join(value[:6]) if isinstance(value, list) else None,
+)
+def test_wrong_usage_is_said_and_is_2(arguments, message, pictures, tmp_path, monkeypatch, capsys) -> None:
+    """What cannot work is refused before anything runs."""
+    monkeypatch.chdir(tmp_path)
+    assert _run(*arguments) == 2
+    said = capsys.readouterr().err
+    assert message in said and "Traceback" not in said
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").glob("part-*"))
+
+
+def test_a_folder_becomes_a_dataset(pictures, tmp_path, capsys) -> None:
+    """Vectors by path; the broken file is a failure beside them; the summary says so."""
+    assert _run("embed", pictures, "-o", tmp_path / "out", "--model", "fake::dim=4") == 0
+    table = read_dataset(str(tmp_path / "out"))
+    assert table.column("id").to_pylist() == [str(pictures / f"{n}.png") for n in range(3)]
+    assert [cell[1].as_py() for cell in table.column("embedding")] == [5, 6, 7]
+    (failure,) = read_failures(str(tmp_path / "out"))
+    assert (failure["row"], failure["code"]) == (str(pictures / "broken.png"), "undecodable")
+    said = capsys.readouterr().out
+    lines = [line.split() for line in said.splitlines()[:3]]
+    assert lines == [["rows", "in", "4"], ["embedded", "3"], ["failed:", "undecodable", "1"]]
+    assert (tmp_path / "out" / "_SUCCESS").exists()
+
+
+def test_output_that_exists_is_refused(pictures, tmp_path, capsys) -> None:
+    """Unless --overwrite; and a folder that is no dataset is never deleted."""
+    arguments = ["embed", pictures, "-o", tmp_path / "out", "--model", "fake::"]
+    assert [_run(*arguments), _run(*arguments), _run(*arguments, "--overwrite")] == [0, 2, 0]
+    assert "--overwrite" in capsys.readouterr().err
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    assert _run("embed", pictures, "-o", tmp_path / "mine", "--model", "fake::", "--overwrite") == 2
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize(("limit", "code"), [("0", 1), ("1", 0), ("24%", 1), ("25%", 0)])
+def test_max_failures_decides_the_exit_code(limit, code, pictures, tmp_path, capsys) -> None:
+    """One of four failed; all output is kept either way."""
+    arguments = ["embed", pictures, "-o", tmp_path / "out", "--model", "fake::", "--max-failures", limit]
+    assert _run(*arguments) == code
+    assert len(read_dataset(str(tmp_path / "out"))) == 3
+    assert ("--max-failures" in capsys.readouterr().err) == bool(code)
+
+
+def test_fail_fast_ends_the_job(pictures, tmp_path, capsys) -> None:
+    """The first failure is the error; no file looks whole."""
+    assert _run("embed", pictures, "-o", tmp_path / "out", "--model", "fake::", "--fail-fast") == 1
+    assert "undecodable" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("part-*")) and not (tmp_path / "out" / "_SUCCESS").exists()
+
+
+def test_failures_run_again(pictures, tmp_path) -> None:
+    """The failures of a job are an input; what was mended succeeds."""
+    assert _run("embed", pictures, "-o", tmp_path / "out", "--model", "fake::dim=4") == 0
+    (pictures / "broken.png").write_bytes(encode(np.zeros((9, 9, 3), np.uint8)))
+    failures = sorted((tmp_path / "out" / "_failures").glob("*.jsonl"))
+    assert _run("embed", *failures, "-o", tmp_path / "again", "--model", "fake::dim=4", "--allow-local-files") == 0
+    assert read_dataset(str(tmp_path / "again")).column("embedding")[0].as_py()[:2] == [9, 9]
+
+
+def test_columns_of_a_table(tmp_path) -> None:
+    """Rows keep their columns; a row with one bad column keeps its other vector and is in the failures too."""
+    lines = [{"id": "a", "caption": "hi", "url": "data:,", "n": 1}, {"id": "b", "caption": None, "url": None, "n": 2}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    columns = ["--column", "caption=text", "--column", "url=image"]
+    assert _run("embed", tmp_path / "rows.jsonl", "-o", tmp_path / "out", "--model", "fake::dim=3", *columns) == 0
+    table = read_dataset(str(tmp_path / "out"))
+    assert table.column("caption_embedding").to_pylist() == [[2, 104, 105], None]
+    assert table.column("url_embedding").to_pylist() == [None, None]
+    (failure,) = read_failures(str(tmp_path / "out"))
+    assert (failure["row"], failure["column"], failure["code"]) == ("a", "url", "empty")
+
+
+def test_vectors_of_the_command_line(pictures, capsys) -> None:
+    """--text and --image print one JSON array each."""
+    assert _run("embed", "--text", "hi", "--image", pictures / "0.png", "--model", "fake::dim=3") == 0
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [[2, 104, 105], [4, 5, 0]]
+
+
+def test_beams_options_pass_through_checked(pictures, tmp_path) -> None:
+    """Both spellings of an option reach Beam; what follows -- goes there unchecked."""
+    arguments = ["embed", pictures, "-o", tmp_path / "out", "--model", "fake::"]
+    beam = ["--runner", "FnApiRunner", "--direct_num_workers=1", "--", "--not_known_to_anybody=1"]
+    assert _run(*arguments, *beam) == 0
+    assert len(read_dataset(str(tmp_path / "out"))) == 3
+
+
+def test_a_model_that_cannot_load_is_1(pictures, tmp_path, capsys) -> None:
+    """The job fails with the reason from the worker, without a stack trace."""
+    assert _run("embed", pictures, "-o", tmp_path / "out", "--model", f"ViT-B-32::{tmp_path}/no.pt") == 1
+    said = capsys.readouterr().err
+    assert "no weights at" in said and "Traceback" not in said
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_that_looks_whole(pictures, tmp_path) -> None:
+    """Files of more than 300 bytes cannot be written: exit code 1, the path, no part file."""
+    program = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "from clipmill.pipelines import embed, engines; from clipmill.encoders.storage import shard_writer\n"
+        "from clipmill.transforms import EmbedShards; from clipmill.pipelines.cli import main\n"
+        "begin = embed.begin_job\n"
+        "def limited(*a, **k):\n"
+        "    begin(*a, **k); resource.setrlimit(resource.RLIMIT_FSIZE, (300, resource.RLIM_INFINITY))\n"
+        "embed.begin_job = limited\n"
+        f"main(['embed', {str(pictures)!r}, '-o', {str(tmp_path / 'out')!r}, '--model', 'fake::dim=4'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=os.sep)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr and str(tmp_path / "out") in done.stderr
+    assert not list((tmp_path / "out").rglob("part-*")) and not (tmp_path / "out" / "_SUCCESS").exists()
+
+
+@pytest.mark.spark
+def test_spark_writes_what_beam_writes(pictures, tmp_path) -> None:
+    """One command on two engines: the same rows, vectors and failures."""
+    for engine in ("beam", "spark"):
+        command = ["embed", str(pictures), "-o", str(tmp_path / engine), "--model", "demo", "--engine", engine]
+        done = subprocess.run([sys.executable, "-m", "clipmill", *command], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    beam, spark = (read_dataset(str(tmp_path / engine)) for engine in ("beam", "spark"))
+    assert beam.schema.equals(spark.schema, check_metadata=True)
+    assert beam.column("id").to_pylist() == spark.column("id").to_pylist()
+    ours, theirs = (np.array(table.column("embedding").to_pylist()) for table in (beam, spark))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    failures = [[f["code"] for f in read_failures(str(tmp_path / engine))] for engine in ("beam", "spark")]
+    assert failures == [["undecodable"], ["undecodable"]]
+
+
+def test_json_for_programs(pictures, tmp_path, capsys) -> None:
+    """Summary, models and doctor print JSON that parses."""
+    assert _run("embed", pictures, "-o", tmp_path / "out", "--model", "fake::", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["input_rows"], found["embedded"], found["failed"]) == (4, 3, {"undecodable": 1})
+    assert _run("models", "ViT-B-32::openai", "--json") == 0
+    (model,) = json.loads(capsys.readouterr().out)
+    assert (model["dim"], model["image_size"], model["parameters"], model["licence"]) == (512, 224, 151_277_313, "MIT")
+    assert _run("doctor", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["runtimes"] == {"torch": None}
+
+
+def test_summary_counts_kinds_and_attributes() -> None:
+    """The two tables of docarray's summary."""
+    from clipmill import Document
+
+    documents = [Document(text="a"), Document(text="b"), Document(uri="x.png", embedding=np.zeros(3, np.float32))]
+    found = summary(documents)
+    assert found.length == 3
+    assert found.kinds == {("text", "id"): 2, ("uri", "id", "embedding"): 1}
+    text, embedding = found.attributes["text"], found.attributes["embedding"]
+    assert (len(text.digests), text.present, text.types) == (2, 2, {"str"})
+    assert (len(embedding.digests), embedding.present, embedding.types) == (1, 1, {"ndarray"})
+
+
+def test_the_cause_of_an_engines_error_is_found() -> None:
+    """Engines wrap a worker's error in pages of their own."""
+    lines = ("An exception was thrown:", "Traceback:", "  File x", "clipmill.WeightsError: no weights", " at org.x")
+    wrapped = "\n".join(lines)
+    assert root_cause(RuntimeError(wrapped)) == "clipmill.WeightsError: no weights"
+    assert load_encoder("fake::").dim == 8

@@ -1,0 +1,135 @@
+"""The README's code runs as it stands there, and its links and names exist."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from http_server import LoopbackServer
+from pictures import encode, photographs
+
+from clipmill.encoders.demo.drawings import draw, sample_scene
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+COMMANDS = re.findall(r"^(clipmill .*)$", "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL)), re.MULTILINE)
+WEB_ADDRESS = "https://clip-as-service.jina.ai/_static/favicon.png"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A directory with what the examples read: photos, apple.png, captions.jsonl."""
+    home = tmp_path_factory.mktemp("readme")
+    (home / "photos").mkdir()
+    rng = np.random.default_rng(1)
+    draw(sample_scene(rng, colour="red", shape="circle"), rng).save(home / "photos" / "red-circle.jpg")
+    for name, array in photographs().items():
+        (home / "photos" / f"{name}.jpg").write_bytes(encode(array, "JPEG"))
+    (home / "photos" / "broken.jpg").write_bytes(b"no picture")
+    (home / "apple.png").write_bytes(encode(photographs()["coffee"][:64, :64]))
+    lines = [json.dumps({"id": str(n), "text": f"caption {n}"}) for n in range(5)]
+    (home / "captions.jsonl").write_text("\n".join(lines) + "\n")
+    return home
+
+
+def _run(command: list[str], place: Path) -> str:
+    environment = os.environ | {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PYSPARK_PYTHON": sys.executable,
+        "COLUMNS": "200",
+    }
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def _block(*needles: str) -> str:
+    (found,) = [block for block in PYTHON_BLOCKS if all(needle in block for needle in needles)]
+    return found
+
+
+def test_every_command_is_known_to_this_test() -> None:
+    """A command added to the README is added here."""
+    assert [shlex.split(command)[1] for command in COMMANDS] == [
+        "embed",
+        "embed",
+        "summary",
+        "embed",
+        "models",
+        "doctor",
+    ]
+
+
+@pytest.mark.spark
+def test_the_command_line(place: Path) -> None:
+    """The commands run in their order; provenance of what they wrote is read by the next example."""
+    said = [_run([str(Path(sys.executable).parent / "clipmill"), *shlex.split(c)[1:]], place) for c in COMMANDS]
+    embedded, captions, summary, vector, models, doctor = said
+    assert re.search(r"rows in +5\n", embedded) and re.search(r"failed: undecodable +1\n", embedded)
+    assert re.search(r"embedded +5\n", captions)
+    assert "Documents Summary" in summary and "Attributes Summary" in summary
+    assert len(json.loads(vector)) > 8
+    assert "ViT-B-32::laion2b_s34b_b79k" in models and "openai" not in models
+    assert re.search(r"runtime torch +works", doctor)
+    assert _run([sys.executable, "-c", _block("read_provenance(")], place) == "demo\n"
+
+
+def test_the_beam_example_on_documents(place: Path) -> None:
+    """Four pictures become vectors, the broken one a failure beside them."""
+    _run([sys.executable, "-c", _block("ReadDocuments(")], place)
+    from clipmill.encoders.storage import read_dataset, read_failures
+
+    assert len(read_dataset(str(place / "beam-vectors"))) == len(photographs()) + 1
+    (failure,) = read_failures(str(place / "beam-vectors"))
+    assert failure["row"].endswith("broken.jpg") and failure["code"] == "undecodable"
+
+
+def test_the_beam_example_on_rows(place: Path) -> None:
+    """One row is whole, one is null, one failed in one column."""
+    said = _run([sys.executable, "-c", _block("photo", "beam.Create(rows)")], place)
+    whole, failed, null = sorted(said.splitlines())
+    assert (whole, null) == ("1 ndarray", "3 NoneType")
+    assert failed.startswith("2 undecodable at decode: 10 bytes that begin with b'no pictu'")
+
+
+@pytest.mark.spark
+def test_the_spark_example(place: Path) -> None:
+    """A column of vectors, and failures where they belong."""
+    said = _run([sys.executable, "-c", _block("SparkSession")], place)
+    assert "caption_embedding" in said
+    assert re.search(r"\|2 +\|\[\{caption, tokenize, empty, the text is empty\}\]", said)
+    assert re.search(r"\|1 +\|NULL", said)
+
+
+def test_the_example_without_an_engine(place: Path) -> None:
+    """The red circle is nearer to its own sentence."""
+    said = _run([sys.executable, "-c", _block("load_encoder(")], place)
+    right, wrong = map(float, re.findall(r"-?\d+\.\d+", said)[:2])
+    assert right > wrong
+
+
+def test_the_six_documents_of_clip_as_service(place: Path) -> None:
+    """Its own example: text, path, tensor, bytes, web address and data URI all get a vector."""
+    with LoopbackServer() as server:
+        server.files["/favicon.png"] = ((place / "apple.png").read_bytes(), "image/png")
+        program = _block(WEB_ADDRESS).replace(WEB_ADDRESS, server.url("/favicon.png"))
+        program = program.replace("allow_local_files=True", "allow_local_files=True, allow_private_addresses=True")
+        said = _run([sys.executable, "-c", program], place)
+    assert re.search(r"Length +6 ", said)
+    assert re.search(r"4 Documents have attributes +\('uri', 'id', 'mime_type', 'embedding'\)", said), said
+    assert re.search(r"embedding +\('ndarray',\) +5 ", said), said  # the path and its tensor give one vector
+    assert "FailedRow" not in said
+
+
+def test_links_and_tests_exist() -> None:
+    """Every file that the README names is there."""
+    named = re.findall(r"\]\(([\w./-]+?)(?:#\w+)?\)", README) + re.findall(r"`(tests/[\w.]+)`", README)
+    assert [name for name in named if name and not (ROOT / name).exists()] == []

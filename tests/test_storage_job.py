@@ -1,0 +1,417 @@
+"""Shards from their input to their files: each row comes out once, with its vector or with the reason why not."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import io
+import json
+import pickle
+import uuid
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from clipmill.encoders import Code, Document, EncoderSpec, Failure, Stage, Vector, read_provenance
+from clipmill.encoders.columns import Column, ColumnPlan
+from clipmill.encoders.document_plan import DocumentPlan
+from clipmill.encoders.errors import DatasetError, SpecError
+from clipmill.encoders.storage import (
+    Job,
+    begin_job,
+    documents_batch,
+    documents_schema,
+    embed_shard,
+    failure_records,
+    finish_job,
+    plan_shards,
+    read_dataset,
+    read_failures,
+    rows_batch,
+    rows_schema,
+)
+from clipmill.encoders.storage.dataset import read_job, read_manifests
+from clipmill.encoders.testing import fake_image_vector, fake_text_vector
+
+SPEC = EncoderSpec("fake::dim=4", device="cpu")
+
+
+def text_vector(text: str) -> list[float]:
+    return fake_text_vector(text, 4).tolist()
+
+
+def photograph(colour: str = "red", size: tuple[int, int] = (6, 4)) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", size, colour).save(out, "PNG")
+    return out.getvalue()
+
+
+def run(output: str, *inputs: object, spec: EncoderSpec = SPEC, rows: int = 1024, **options: object) -> list[dict]:
+    """Do a whole job in this process; returns the rows written."""
+    shards = plan_shards([str(given) for given in inputs], rows_per_shard=rows)
+    job = pickle.loads(pickle.dumps(Job.of(spec, output, shards, **options)))
+    begin_job(job, shards, inputs=[str(given) for given in inputs])
+    for shard in pickle.loads(pickle.dumps(shards)):
+        embed_shard(shard, job)
+    finish_job(output)
+    return read_dataset(output).to_pylist()
+
+
+# --- documents -------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_photographs_with_bad_ones_between(tmp_path):
+    """Good rows come out in order with their vectors, bad ones as failures, nothing twice and nothing lost."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number, colour in enumerate(["red", "lime", "blue"]):
+        (photos / f"{2 * number}.png").write_bytes(photograph(colour))
+    (photos / "1.jpg").write_bytes(b"")
+    (photos / "3.jpg").write_bytes(b"\xff\xd8 cut")
+    out = str(tmp_path / "out")
+    rows = run(out, photos, rows=2)
+    assert [(Path(row["id"]).name, row["uri"] == row["id"], row["embedding"]) for row in rows] == [
+        ("0.png", True, [4, 6, 255, 0]),
+        ("2.png", True, [4, 6, 0, 255]),
+        ("4.png", True, [4, 6, 0, 0]),
+    ]
+    failures = list(read_failures(out))
+    assert [(Path(f["row"]).name, f["code"], f["uri"] == f["row"]) for f in failures] == [
+        ("1.jpg", "empty", True),
+        ("3.jpg", "undecodable", True),
+    ]
+    summary = finish_job(out)
+    assert (summary.rows, summary.embedded, summary.failed) == (3, 3, {"empty": 1, "undecodable": 1})
+    assert (summary.shards, summary.processes, summary.complete) == (3, 1, True)
+    assert summary.resolved == [{"runtime": "fake", "precision": "fp32", "device": "cpu", "weights_sha256": None}]
+
+
+def test_matches_are_embedded_and_a_bad_one_is_null_and_a_failure_with_its_place(tmp_path):
+    line = {"id": "q", "text": "query", "matches": [{"text": "good"}, {"id": "bad", "uri": "/etc/hostname"}]}
+    (tmp_path / "x.jsonl").write_text(json.dumps(line))
+    out = str(tmp_path / "out")
+    (row,) = run(out, tmp_path / "x.jsonl", access_paths="@r,m")
+    assert row["embedding"] == text_vector("query")
+    assert [(m["id"], m["embedding"]) for m in row["matches"]] == [("q@m[0]", text_vector("good")), ("bad", None)]
+    (failure,) = read_failures(out)
+    assert (failure["row"], failure["column"], failure["code"]) == ("q", "@m[1]", "forbidden_uri")
+    assert (failure["id"], failure["uri"]) == ("bad", "/etc/hostname")
+
+
+def test_failures_can_be_embedded_again(tmp_path):
+    photo = tmp_path / "a.png"
+    (tmp_path / "x.jsonl").write_text(json.dumps({"id": "p", "uri": str(photo), "lang": "en"}))
+    spec = dataclasses.replace(SPEC, allow_local_files=True)
+    assert run(str(tmp_path / "first"), tmp_path / "x.jsonl", spec=spec) == []
+    photo.write_bytes(photograph())
+    (row,) = run(str(tmp_path / "second"), tmp_path / "first" / "_failures" / "*.jsonl", spec=spec)
+    assert (row["id"], row["embedding"], json.loads(row["tags"])) == ("p", [4, 6, 255, 0], {"lang": "en"})
+
+
+def test_content_is_written_only_when_asked(tmp_path):
+    pq.write_table(pa.table({"id": ["a"], "image": [photograph()]}), tmp_path / "x.parquet")
+    (row,) = run(str(tmp_path / "without"), tmp_path / "x.parquet")
+    assert "blob" not in row
+    (row,) = run(str(tmp_path / "with"), tmp_path / "x.parquet", keep_content=True)
+    assert (row["blob"], row["tensor"], row["embedding"]) == (photograph(), None, [4, 6, 255, 0])
+
+
+def test_tags_are_json_or_columns_of_a_declared_type(tmp_path):
+    (tmp_path / "x.jsonl").write_text(
+        '{"text": "a", "year": 1999, "x": [1]}\n{"text": "b", "year": "unknown"}\n{"text": "c"}'
+    )
+    rows = run(str(tmp_path / "out"), tmp_path / "x.jsonl", tags={"year": pa.int32()})
+    assert [(row["year"], row["tags"] and json.loads(row["tags"])) for row in rows] == [
+        (1999, {"x": [1]}),
+        (None, {"year": "unknown"}),
+        (None, None),
+    ]
+
+
+def test_a_cut_text_is_counted_and_flagged(tmp_path):
+    (tmp_path / "x.jsonl").write_text(json.dumps({"text": "word " * 100}) + '\n{"text": "short"}')
+    out = str(tmp_path / "out")
+    rows = run(out, tmp_path / "x.jsonl")
+    assert [row["tags"] for row in rows] == ['{"truncated": true}', None]
+    assert finish_job(out).truncated_texts == 1
+
+
+@pytest.mark.parametrize("bad", ['{"text"', '{"text": ""}', '{"uri": "file:///etc/hostname"}', '{"text": "\\ud800"}'])
+def test_no_line_stops_the_others(tmp_path, bad):
+    (tmp_path / "x.jsonl").write_text(f'{{"text": "a"}}\n{bad}\n{{"text": "b"}}')
+    out = str(tmp_path / "out")
+    rows = run(out, tmp_path / "x.jsonl")
+    assert [rows[0]["text"], rows[-1]["text"]] == ["a", "b"]
+    assert len(rows) + len(list(read_failures(out))) == 3
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def table(tmp_path) -> Path:
+    """Rows where everything goes well, the photograph fails, everything fails, and everything is null."""
+    pq.write_table(
+        pa.table(
+            {
+                "id": [1, 2, 3, 4],
+                "caption": ["one", "two", "", None],
+                "photo": [photograph(), b"junk", b"", None],
+                "when": pa.array([1, 2, 3, 4], pa.timestamp("us")),
+            }
+        ),
+        tmp_path / "x.parquet",
+    )
+    return tmp_path / "x.parquet"
+
+
+def test_a_row_that_fails_in_part_keeps_what_was_made_and_one_without_vectors_is_a_failure_only(table, tmp_path):
+    out = str(tmp_path / "out")
+    rows = run(out, table, columns={"caption": "text", "photo": "image"}, drop=["photo"])
+    assert [list(row) for row in rows] == [["id", "caption", "when", "caption_embedding", "photo_embedding"]] * 3
+    assert [(row["id"], row["caption_embedding"], row["photo_embedding"]) for row in rows] == [
+        (1, text_vector("one"), [4, 6, 255, 0]),
+        (2, text_vector("two"), None),
+        (4, None, None),
+    ]
+    assert [(f["row"], f["column"], f["code"], f["id"]) for f in read_failures(out)] == [
+        ("2", "photo", "undecodable", "2"),
+        ("3", "caption", "empty", "3"),
+        ("3", "photo", "empty", "3"),
+    ]
+    summary = finish_job(out)
+    assert (summary.rows, summary.embedded, summary.nulls) == (3, 3, 2)
+    assert summary.failed == {"empty": 2, "undecodable": 1}
+
+
+def test_columns_keep_their_types_and_say_where_their_vectors_come_from(table, tmp_path):
+    out = str(tmp_path / "out")
+    run(out, table, columns={"caption": Column("text", output="vec", truncated="cut")})
+    schema = read_dataset(out).schema
+    assert {field.name: field.type for field in schema} == {
+        "id": pa.int64(),
+        "caption": pa.string(),
+        "photo": pa.binary(),
+        "when": pa.timestamp("us"),
+        "vec": pa.list_(pa.field("element", pa.float32())),
+        "cut": pa.bool_(),
+    }
+    provenance = read_provenance(out)
+    assert list(provenance) == ["vec"]
+    assert (provenance["vec"]["model"], provenance["vec"]["dim"]) == ("fake::dim=4", 4)
+    assert read_job(out)["provenance"] == provenance
+
+
+def test_an_array_column_gives_arrays_of_vectors_and_a_path_reads_a_struct(tmp_path):
+    pages = [{"words": ["a", "bb"]}, {"words": []}, {"words": None}, None]
+    pq.write_table(
+        pa.table({"page": pa.array(pages, pa.struct([("words", pa.list_(pa.string()))]))}), tmp_path / "x.pq"
+    )
+    rows = run(str(tmp_path / "out"), tmp_path / "x.pq", columns={"page.words": "text"})
+    assert [row["page_words_embedding"] for row in rows] == [[text_vector("a"), text_vector("bb")], [], None, None]
+
+
+def test_json_lines_keep_every_field_and_an_array_where_none_is_declared_fails_alone(tmp_path):
+    lines = [
+        {"id": "a", "caption": "one", "n": 1, "tags": {"x": 2}},
+        {"caption": ["no", "arrays"]},
+        {"caption": "two", "nested": {"y": [3]}},
+        {"other": 1},
+    ]
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    out = str(tmp_path / "out")
+    rows = run(out, tmp_path / "x.jsonl", columns={"caption": "text"})
+    assert [(row["id"], row["caption"], json.loads(row["tags"])) for row in rows] == [
+        ("a", "one", {"x": 2, "n": 1}),
+        (f"{tmp_path}/x.jsonl:3", "two", {"nested": {"y": [3]}}),
+    ]
+    assert [row["caption_embedding"] for row in rows] == [text_vector("one"), text_vector("two")]
+    assert [(f["row"], f["code"]) for f in read_failures(out)] == [
+        (f"{tmp_path}/x.jsonl:2", "malformed"),
+        (f"{tmp_path}/x.jsonl:4", "missing_column"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"columns": {"nothing": "text"}}, SpecError, "no column 'nothing'"),
+        ({"columns": {"caption": Column("text", output="id")}}, SpecError, "'id' exists already"),
+        ({"columns": {"caption": "text"}, "drop": ["x"]}, SpecError, "drop names 'x'"),
+        ({"columns": {"caption": "audio"}}, SpecError, "embeds image and text only"),
+        ({"columns": {"caption": "text"}, "keep_content": True}, SpecError, "for documents"),
+        ({"drop": ["id"]}, SpecError, "without columns"),
+        ({"reader": {"text": "nothing"}}, DatasetError, "no column 'nothing'"),
+        ({"reader": {"texts": "caption"}}, SpecError, "no option 'texts'"),
+        ({"access_paths": "m"}, ValueError, "access_paths='m'"),
+    ],
+    ids=lambda value: "" if isinstance(value, type) else None,
+)
+def test_what_cannot_work_fails_before_anything_runs(table, tmp_path, options, error, message):
+    with pytest.raises(error, match=message):
+        Job.of(SPEC, str(tmp_path / "out"), plan_shards([str(table)]), **options)
+
+
+# --- jobs ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_manifest_says_what_a_shard_is_and_what_became_of_it(table, tmp_path):
+    out = str(tmp_path / "out")
+    run(out, table, columns={"caption": "text"})
+    (manifest,) = read_manifests(out)
+    (shard,) = plan_shards([str(table)])
+    assert manifest["shard"] == shard.identity()
+    assert manifest["shard"]["fingerprint"]
+    assert (manifest["input_rows"], manifest["rows"], manifest["failed_rows"]) == (4, 3, 1)
+    assert manifest["first_row_at"] <= manifest["last_row_at"]
+    assert manifest["loads"] >= 1
+    assert manifest["batch_rows"] == {"2": 1}
+
+
+def test_doing_a_shard_again_gives_the_same_files(table, tmp_path):
+    out, shards = str(tmp_path / "out"), plan_shards([str(table)])
+    job = Job.of(SPEC, out, shards, columns={"caption": "text"})
+    begin_job(job, shards)
+    embed_shard(shards[0], job)
+    before = read_dataset(out)
+    embed_shard(shards[0], job)
+    assert read_dataset(out).equals(before)
+    assert len(list(read_failures(out))) == 1
+
+
+def test_fail_fast_ends_at_the_first_failure_and_leaves_no_part(table, tmp_path):
+    out, shards = str(tmp_path / "out"), plan_shards([str(table)])
+    job = Job.of(SPEC, out, shards, columns={"photo": "image"}, fail_fast=True)
+    begin_job(job, shards)
+    with pytest.raises(DatasetError, match="2: undecodable at decode"):
+        embed_shard(shards[0], job)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["_job.json"]
+
+
+def test_the_input_is_never_overwritten(table):
+    shards = plan_shards([str(table)])
+    job = Job.of(SPEC, str(table.parent), shards, columns={"caption": "text"})
+    with pytest.raises(DatasetError, match="lies in the output directory"):
+        begin_job(job, shards, overwrite=True)
+    assert table.exists()
+
+
+def test_input_and_output_may_be_behind_fsspec():
+    bucket = f"memory://{uuid.uuid4().hex}"
+    memory = fsspec.filesystem("memory")
+    memory.pipe(f"{bucket}/in/a.png", photograph())
+    memory.pipe(f"{bucket}/in/b.jsonl", b'{"text": "b"}\n{')
+    rows = run(f"{bucket}/out", f"{bucket}/in")
+    assert [row["embedding"] for row in rows] == [[4, 6, 255, 0], text_vector("b")]
+    assert [failure["code"] for failure in read_failures(f"{bucket}/out")] == ["malformed"]
+
+
+# --- plans and tables ------------------------------------------------------------------------------------------------
+
+
+def tree() -> Document:
+    root = Document(id="r", blob=photograph(), tags={"x": 1})
+    root.matches = [Document(text="one"), Document(tensor=np.zeros((2, 2, 3), np.uint8))]
+    root.matches[0].chunks = [Document(text="chunk")]
+    return root
+
+
+@pytest.mark.parametrize(
+    ("paths", "places"),
+    [("@r", ["@r"]), ("@m", ["@m[0]", "@m[1]"]), ("@r,mc", ["@r", "@m[0]c[0]"])],
+)
+def test_outcomes_return_to_the_documents_they_came_from(paths, places):
+    document = tree()
+    untouched = copy.deepcopy(document)
+    plan = DocumentPlan(paths, keep_content=True)
+    items = plan.items(document)
+    assert len(items) == len(places)
+    failure = Failure(Stage.ENCODE, Code.ENCODE_FAILED, "x")
+    vectors = [Vector(np.full(4, n, np.float32), media_type="text/x") for n in range(len(items) - 1)]
+    result = plan.results(document, [*vectors, failure])
+    place = None if places[-1] == "@r" else places[-1]
+    assert result.failures == (failure.at(column=place, row="r"),)
+    assert result.matches[0].embedding is None or result.matches[0].embedding.tolist() == [0, 0, 0, 0]
+    assert (document.embedding, document.failures, document.matches[0].embedding) == (None, (), None)
+    assert (document.blob, document.tags, document.mime_type) == (untouched.blob, untouched.tags, None)
+    assert result.blob == document.blob
+
+
+def test_documents_that_could_not_be_read_pass_through():
+    failure = Failure(Stage.READ, Code.MALFORMED, "x", row="x.jsonl:1")
+    document = Document(id="r", failures=(failure,))
+    assert DocumentPlan().items(document) == []
+    assert DocumentPlan().results(document, []).failures == (failure,)
+
+
+def test_content_is_dropped_at_every_level_of_the_copy_only():
+    document = tree()
+    result = DocumentPlan("@m").results(document, [None, None])
+    assert (result.blob, result.matches[1].tensor) == (None, None)
+    assert document.blob is not None
+    assert document.matches[1].tensor is not None
+
+
+def test_a_misspelt_access_path_fails_at_once():
+    with pytest.raises(ValueError, match="access_paths='@x'"):
+        DocumentPlan("@x")
+
+
+def test_documents_as_a_batch_with_nested_ones_and_tensors():
+    document = tree()
+    document.embedding = np.ones(4, np.float32)
+    document.matches[0].embedding = np.full(4, 2, np.float32)
+    document.tensor = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    schema = documents_schema(SPEC, access_paths="@r,m", keep_content=True)
+    batch = documents_batch([document, Document(id="\udcff", text="t")], schema, 4)
+    batch.validate(full=True)
+    first, second = batch.to_pylist()
+    assert (first["id"], first["tags"], first["embedding"]) == ("r", '{"x": 1}', [1, 1, 1, 1])
+    assert [match["embedding"] for match in first["matches"]] == [[2, 2, 2, 2], None]
+    assert "chunks" not in first["matches"][0]
+    assert first["tensor"] == {"shape": [2, 2, 3], "dtype": "uint8", "data": bytes(range(12))}
+    assert (second["id"], second["embedding"], second["matches"]) == ("\\udcff", None, [])
+    assert set(read_provenance(schema)) == {"embedding", "matches"}
+
+
+def test_no_documents_are_a_batch_of_the_same_type():
+    schema = documents_schema(SPEC, access_paths="@r,m")
+    assert documents_batch([], schema, 4).schema.equals(schema)
+
+
+def test_failures_never_hold_image_bytes():
+    failure = Failure(Stage.DECODE, Code.UNDECODABLE, "x")
+    document = Document(id="d", blob=b"bytes", uri="data:image/png;base64,AAAA", failures=(failure,))
+    (record,) = failure_records(document)
+    assert record == {**failure.as_dict(), "id": "d"}
+
+
+def test_rows_as_a_batch():
+    plan = ColumnPlan.of({"caption": "text"})
+    base = pa.schema([("id", pa.int32()), ("caption", pa.string())])
+    schema = rows_schema(base, plan, SPEC, drop=["caption"])
+    rows = [
+        {"id": 1, "caption": "a", "caption_embedding": fake_text_vector("a", 4)},
+        {"id": None, "caption_embedding": None, "stranger": object()},
+    ]
+    before = copy.deepcopy(rows[0])
+    assert rows_batch(rows, schema, plan, 4).to_pylist() == [
+        {"id": 1, "caption_embedding": text_vector("a")},
+        {"id": None, "caption_embedding": None},
+    ]
+    assert rows[0].keys() == before.keys()
+    with pytest.raises(DatasetError, match="column 'id' is int32"):
+        rows_batch([{"id": "x"}], schema, plan, 4)
+
+
+def test_vectors_equal_the_encoders_own(tmp_path):
+    """What stands in the file is what the encoder computes, to the bit."""
+    (tmp_path / "a.png").write_bytes(photograph("navy", (9, 5)))
+    (row,) = run(str(tmp_path / "out"), tmp_path / "a.png")
+    pixels = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))
+    assert np.array_equal(np.array(row["embedding"], np.float32), fake_image_vector(pixels, 4))

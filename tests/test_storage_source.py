@@ -1,0 +1,430 @@
+"""Inputs: what a name means, where it is cut, and that a broken record costs only itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import json
+import os
+import pickle
+import uuid
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clipmill.encoders.columns import ColumnPlan
+from clipmill.encoders.errors import DatasetError
+from clipmill.encoders.storage import Shard, plan_shards, read_documents, read_rows, schema_of, whole_file
+
+
+def fill(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+
+
+def relative(shards: list[Shard], folder: Path) -> list[str]:
+    return [os.path.relpath(path, folder) for shard in shards for path in shard.paths]
+
+
+def documents(*inputs: object, rows: int = 1024, **options: object) -> list:
+    shards = plan_shards([str(given) for given in inputs], rows_per_shard=rows)
+    return [document for shard in shards for document in read_documents(shard, **options)]
+
+
+def rows_of(*inputs: object, rows: int = 1024) -> list:
+    return [row for shard in plan_shards([str(i) for i in inputs], rows_per_shard=rows) for row in read_rows(shard)]
+
+
+def codes(found: list) -> list[str | None]:
+    return [str(document.failures[0].code) if document.failures else None for document in found]
+
+
+# --- listing ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_all_files_below_it_sorted_without_hidden_ones_and_marks(tmp_path):
+    fill(tmp_path, "b.jpg", "a/c.png", "a/_DSC1.jpg", "noending", ".hidden", ".git/x.jpg", "a/.DS_Store")
+    fill(tmp_path, "_SUCCESS", "_failures/part-0.jsonl", "t/_delta_log/0.json")
+    assert relative(plan_shards([str(tmp_path)]), tmp_path) == ["a/_DSC1.jpg", "a/c.png", "b.jpg", "noending"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*.jpg", ["top.jpg"]),
+        ("**.jpg", ["a/b/deep.jpg", "a/mid.jpg", "top.jpg"]),
+        ("**/*.jpg", ["a/b/deep.jpg", "a/mid.jpg", "top.jpg"]),
+        ("a/**.jpg", ["a/b/deep.jpg", "a/mid.jpg"]),
+        ("*/*.jpg", ["a/mid.jpg"]),
+        ("a/[lm]i?.jpg", ["a/mid.jpg"]),
+        ("a/[!x]id.*", ["a/mid.jpg", "a/mid.png"]),
+        (".h/*", [".h/hidden.jpg"]),
+    ],
+)
+def test_globs(tmp_path, pattern, expected):
+    fill(tmp_path, "top.jpg", "a/mid.jpg", "a/mid.png", "a/b/deep.jpg", ".h/hidden.jpg", "a/.x.jpg")
+    assert relative(plan_shards([f"{tmp_path}/{pattern}"]), tmp_path) == expected
+
+
+def test_a_file_whose_name_looks_like_a_glob_is_that_file(tmp_path):
+    fill(tmp_path, "a[1].jpg", "a1.jpg")
+    assert relative(plan_shards([f"{tmp_path}/a[1].jpg"]), tmp_path) == ["a[1].jpg"]
+
+
+def test_inputs_keep_their_order_and_a_file_named_twice_comes_once(tmp_path):
+    fill(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    assert relative(plan_shards([f"{tmp_path}/c.jpg", str(tmp_path)]), tmp_path) == ["c.jpg", "a.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [("missing", "no such file or folder"), ("*.gif", "matches no file"), ("empty", "holds no files")],
+)
+def test_an_input_that_names_nothing_is_an_error_with_its_name(tmp_path, given, message):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match=f"{given.replace('*', '[*]')}.*{message}"):
+        plan_shards([f"{tmp_path}/{given}"])
+
+
+def test_links_are_followed_and_one_in_a_circle_ends(tmp_path):
+    fill(tmp_path / "real", "x.jpg")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "up").symlink_to(tmp_path / "real")
+    (tmp_path / "in" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    assert relative(plan_shards([str(tmp_path / "in")]), tmp_path / "in") == ["gone.jpg", "linked/x.jpg"]
+
+
+def test_files_behind_fsspec_keep_their_urls():
+    memory, name = fsspec.filesystem("memory"), uuid.uuid4().hex
+    memory.pipe({f"/{name}/a/1.jpg": b"x", f"/{name}/2.jpg": b"", f"/{name}/t.jsonl": b'{"text": "hello"}\n'})
+    shards = plan_shards([f"memory://{name}"])
+    assert [shard.paths for shard in shards] == [
+        (f"memory:///{name}/2.jpg", f"memory:///{name}/a/1.jpg"),
+        (f"memory:///{name}/t.jsonl",),
+    ]
+    assert [d.text for d in read_documents(shards[1])] == ["hello"]
+    assert [shard.paths for shard in plan_shards([f"memory://{name}/**.jpg"])] == [shards[0].paths]
+
+
+# --- planning --------------------------------------------------------------------------------------------------------
+
+
+def test_shards_are_the_same_every_time_and_travel(tmp_path):
+    fill(tmp_path, *(f"{number}.jpg" for number in range(5)))
+    shards = plan_shards([str(tmp_path)], rows_per_shard=2)
+    assert [len(shard.paths) for shard in shards] == [2, 2, 1]
+    assert plan_shards([str(tmp_path)], rows_per_shard=2) == shards
+    assert pickle.loads(pickle.dumps(shards)) == shards
+    assert [Shard.from_dict(json.loads(json.dumps(shard.as_dict()))) for shard in shards] == shards
+    assert len({shard.name for shard in shards}) == 3
+
+
+def test_a_changed_file_changes_the_fingerprint_and_not_the_name(tmp_path):
+    fill(tmp_path, "a.jpg")
+    (before,) = plan_shards([str(tmp_path)])
+    (tmp_path / "a.jpg").write_bytes(b"longer")
+    (after,) = plan_shards([str(tmp_path)])
+    assert after.name == before.name
+    assert after.fingerprint != before.fingerprint
+    assert after.nbytes == 6
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 5, 100])
+@pytest.mark.parametrize("end", ["", "\n"], ids=["without a last line break", "with one"])
+def test_json_lines_are_the_same_however_they_are_cut(tmp_path, every, end):
+    (tmp_path / "x.jsonl").write_text("\n".join(json.dumps({"text": f"ü{n}"}) for n in range(5)) + end)
+    found = documents(tmp_path / "x.jsonl", rows=every)
+    assert [d.text for d in found] == [f"ü{n}" for n in range(5)]
+    assert [d.id for d in found] == [f"{tmp_path}/x.jsonl:{line}" for line in range(1, 6)]
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 100])
+def test_csv_is_the_same_however_it_is_cut(tmp_path, every):
+    text = 'id,caption\n1,"with ""quotes"", and\na line break"\n2,plain\n\n3,\r\n4,"ü"\n'
+    (tmp_path / "x.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    found = rows_of(tmp_path / "x.csv", rows=every)
+    assert [row.values for row in found] == [
+        {"id": "1", "caption": 'with "quotes", and\na line break'},
+        {"id": "2", "caption": "plain"},
+        {"id": "3", "caption": None},
+        {"id": "4", "caption": "ü"},
+    ]
+    assert [row.place.rpartition(":")[2] for row in found] == ["2", "4", "6", "7"]
+
+
+@pytest.mark.parametrize("every", [1, 3, 4, 7, 100])
+@pytest.mark.parametrize("group", [2, 5, 20])
+def test_parquet_is_the_same_however_it_is_cut(tmp_path, every, group):
+    pq.write_table(pa.table({"n": list(range(20))}), tmp_path / "x.parquet", row_group_size=group)
+    shards = plan_shards([str(tmp_path / "x.parquet")], rows_per_shard=every)
+    found = [row for shard in shards for row in read_rows(shard)]
+    assert [row.values["n"] for row in found] == list(range(20))
+    assert [row.place for row in found] == [f"{tmp_path}/x.parquet:{n}" for n in range(20)]
+    assert all(shard.stop - shard.start <= max(every, group // 16 + 1) for shard in shards)
+
+
+def test_a_packed_file_is_one_shard(tmp_path):
+    with gzip.open(tmp_path / "x.jsonl.gz", "wt") as file:
+        file.write('{"text": "a"}\n{"text": "b"}\n')
+    assert len(plan_shards([str(tmp_path)], rows_per_shard=1)) == 1
+    assert [d.text for d in documents(tmp_path)] == ["a", "b"]
+
+
+def test_a_json_array_is_refused_with_the_way_to_lines(tmp_path):
+    (tmp_path / "x.json").write_text('[\n{"text": "a"}\n]')
+    with pytest.raises(DatasetError, match=r"JSON array.*jq -c"):
+        plan_shards([str(tmp_path)])
+
+
+def test_kind_wins_over_the_name(tmp_path):
+    (tmp_path / "x.log").write_text('{"text": "a"}\n')
+    (shard,) = plan_shards([str(tmp_path)], kind="jsonl")
+    assert [d.text for d in read_documents(shard)] == ["a"]
+    with pytest.raises(DatasetError, match="kind='excel'"):
+        plan_shards([str(tmp_path)], kind="excel")
+
+
+# --- documents -------------------------------------------------------------------------------------------------------
+
+
+def test_listed_files_may_be_local_and_uris_inside_files_are_strangers(tmp_path):
+    fill(tmp_path, "a.jpg", "empty.jpg")
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "x.jsonl").write_text(json.dumps({"uri": str(tmp_path / "a.jpg"), "_trusted_uri": True}))
+    found = documents(tmp_path)
+    assert [os.path.basename(d.id) for d in found] == ["a.jpg", "empty.jpg", "x.jsonl:1"]
+    assert [d.item().content.trusted for d in found] == [True, True, False]
+
+
+def test_a_json_line_is_a_document_and_unknown_fields_are_tags(tmp_path):
+    (tmp_path / "x.jsonl").write_text(
+        '{"id": 7, "text": "a", "lang": "en", "tags": {"x": 1}, "matches": [{"text": "m"}, {"id": "n", "uri": "u"}]}'
+    )
+    (found,) = documents(tmp_path)
+    assert (found.id, found.text, found.tags) == ("7", "a", {"x": 1, "lang": "en"})
+    assert [(m.id, m.text, m.uri) for m in found.matches] == [("7@m[0]", "m", None), ("n", None, "u")]
+
+
+BROKEN_LINES = {
+    "cut": (b'{"text": "cut', "no JSON: Unterminated string"),
+    "not UTF-8": (b'{"text": "\xff"}', "not UTF-8 at byte 10"),
+    "list": (b"[1]", "holds a list, not an object"),
+    "text is a number": (b'{"text": 5}', "'text' is no string"),
+    "matches is no list": (b'{"text": "a", "matches": 5}', "not a list of objects"),
+    "deep": (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, ""),
+    "endless number": (b'{"n": ' + b"1" * 5000 + b"}", "limit"),
+}
+
+
+@pytest.mark.parametrize(("line", "message"), BROKEN_LINES.values(), ids=BROKEN_LINES)
+def test_a_broken_line_fails_alone(tmp_path, line, message):
+    (tmp_path / "x.jsonl").write_bytes(b'{"text": "before"}\n' + line + b'\n\n{"text": "after"}\n')
+    found = documents(tmp_path)
+    assert [d.text for d in found] == ["before", None, "after"]
+    (failure,) = found[1].failures
+    assert (str(failure.stage), str(failure.code), failure.row) == ("read", "malformed", f"{tmp_path}/x.jsonl:2")
+    assert message in failure.message
+
+
+def test_a_line_of_any_length_fails_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("clipmill.encoders.storage.lines.MAX_RECORD_BYTES", 100)
+    (tmp_path / "x.jsonl").write_bytes(b'{"text": "a"}\n{"text": "' + b"b" * 500 + b'"}\n{"text": "c"}')
+    found = documents(tmp_path)
+    assert [d.text for d in found] == ["a", None, "c"]
+    assert "longer than 100 bytes" in found[1].failures[0].message
+    assert [d.id.rpartition(":")[2] for d in found] == ["1", "2", "3"]
+
+
+def test_a_cut_archive_gives_what_it_holds_and_one_failure(tmp_path):
+    lines = "".join(json.dumps({"text": f"{n} {uuid.uuid4()}"}) + "\n" for n in range(2000)).encode()
+    packed = gzip.compress(lines)
+    (tmp_path / "x.jsonl.gz").write_bytes(packed[: len(packed) // 2])
+    found = documents(tmp_path)
+    assert 0 < len(found) - 1 < 2000
+    assert codes(found)[-1] == "malformed"
+    assert set(codes(found)[:-1]) == {None}
+
+
+def test_a_quote_that_nothing_closes_costs_its_line(tmp_path):
+    (tmp_path / "x.csv").write_text('id,text\n1,good\n2,"open\n3,fine\n4,fine too\n')
+    found = documents(tmp_path)
+    assert [d.text for d in found] == ["good", None, "fine", "fine too"]
+    assert found[1].failures[0].message == "a quote is not closed"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("2,too,many", "3 fields, and the header 2"),
+        ("2", "1 fields, and the header 2"),
+        ('2,"a"b', "expected after"),
+    ],
+)
+def test_a_broken_csv_record_fails_alone(tmp_path, line, message):
+    (tmp_path / "x.csv").write_text(f"id,text\n1,a\n{line}\n3,c\n")
+    found = documents(tmp_path)
+    assert [d.text for d in found] == ["a", None, "c"]
+    assert message in found[1].failures[0].message
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.csv"])
+def test_utf16_is_one_failure_that_says_so(tmp_path, name):
+    (tmp_path / name).write_text('id,text\n1,"a"\n', encoding="utf-16")
+    (found,) = documents(tmp_path / name)
+    assert "UTF-16; convert it to UTF-8" in found.failures[0].message
+
+
+def test_tabs_separate_tsv(tmp_path):
+    (tmp_path / "x.tsv").write_text("key\tcaption\n1\ta, b\n")
+    assert [(d.id, d.text) for d in documents(tmp_path)] == [("1", "a, b")]
+
+
+def test_columns_are_found_by_name_or_by_what_is_said(tmp_path):
+    table = pa.table({"key": ["k", None], "caption": ["c", None], "image": [b"i", b"j"], "label": [1, 2]})
+    pq.write_table(table, tmp_path / "x.parquet")
+    found = documents(tmp_path)
+    assert [(d.id, d.text, d.blob) for d in found] == [("k", "c", b"i"), (f"{tmp_path}/x.parquet:1", None, b"j")]
+    found = documents(tmp_path, image="image", tags=["label"])
+    assert [(d.text, d.blob, d.tags) for d in found] == [(None, b"i", {"label": 1}), (None, b"j", {"label": 2})]
+
+
+def test_a_struct_of_bytes_and_path_is_an_image_and_a_path_in_it_a_stranger(tmp_path):
+    images = [{"bytes": b"i", "path": None}, {"bytes": None, "path": "/etc/hostname"}, None]
+    pq.write_table(pa.table({"page": [{"image": image} for image in images]}), tmp_path / "x.parquet")
+    found = documents(tmp_path, image="page.image")
+    assert [(d.blob, d.uri, d._trusted_uri) for d in found] == [
+        (b"i", None, False),
+        (None, "/etc/hostname", False),
+        (None, None, False),
+    ]
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.parquet"])
+def test_a_column_that_is_missing_is_a_failure_naming_those_that_are_there(tmp_path, name):
+    if name == "x.csv":
+        (tmp_path / name).write_text("a,b\n1,2\n")
+    else:
+        pq.write_table(pa.table({"a": [1], "b": [2]}), tmp_path / name)
+    (found,) = documents(tmp_path, text="caption")
+    assert str(found.failures[0].code) == "missing_column"
+    assert "no column 'caption'; it has 'a', 'b'" in found.failures[0].message
+
+
+def test_a_value_of_the_wrong_type_fails_alone(tmp_path):
+    pq.write_table(pa.table({"text": [1, 2]}), tmp_path / "x.parquet")
+    assert codes(documents(tmp_path)) == ["unsupported", "unsupported"]
+
+
+def test_parquet_with_a_string_that_is_not_utf8_loses_that_row(tmp_path):
+    data = pa.array([b"good", b"\xff", b"fine"], pa.binary())
+    table = pa.table({"text": pa.Array.from_buffers(pa.string(), 3, data.buffers())})
+    pq.write_table(table, tmp_path / "x.parquet")
+    found = documents(tmp_path)
+    assert [d.text for d in found] == ["good", None, "fine"]
+    assert codes(found) == [None, "malformed", None]
+
+
+def test_a_damaged_row_group_costs_itself(tmp_path):
+    path = tmp_path / "x.parquet"
+    table = pa.table({"text": [f"{n} {uuid.uuid4()}" for n in range(300)]})
+    pq.write_table(table, path, row_group_size=100, compression="zstd", use_dictionary=False)
+    column = pq.read_metadata(path).row_group(1).column(0)
+    content = bytearray(path.read_bytes())
+    middle = column.data_page_offset + column.total_compressed_size // 2
+    content[middle - 200 : middle + 200] = b"\x00" * 400
+    path.write_bytes(content)
+    found = documents(path)
+    assert [d.text for d in found if not d.failures] == table["text"].to_pylist()[:100] + table["text"].to_pylist()[
+        200:
+    ]
+    (failure,) = [d.failures[0] for d in found if d.failures]
+    assert (str(failure.code), failure.row) == ("malformed", f"{path}:100")
+    assert "rows 100 to 199" in failure.message
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 is no footer", b"PAR1"], ids=["empty", "junk", "cut"])
+def test_an_unreadable_parquet_file_is_one_failure_and_the_next_is_read(tmp_path, content):
+    (tmp_path / "a.parquet").write_bytes(content)
+    pq.write_table(pa.table({"text": ["fine"]}), tmp_path / "b.parquet")
+    found = documents(tmp_path)
+    assert codes(found) == ["malformed", None]
+    assert found[0].id == f"{tmp_path}/a.parquet"
+    assert found[1].text == "fine"
+
+
+def test_a_file_that_went_away_after_planning_is_a_failure(tmp_path):
+    for name in ("a.jsonl", "a.csv", "a.parquet"):
+        assert codes(list(read_documents(whole_file(str(tmp_path / name))))) == ["not_found"]
+
+
+def test_failures_are_documents_to_try_again(tmp_path):
+    record = {
+        "row": "a", "column": None, "stage": "fetch", "code": "fetch_failed", "message": "…", "transient": True,
+        "id": "a", "uri": "https://example.com/a.jpg", "tags": {"x": 1},
+    }  # fmt: skip
+    (tmp_path / "failures.jsonl").write_text(json.dumps(record) + "\n")
+    (found,) = documents(tmp_path)
+    assert (found.id, found.uri, found.tags) == ("a", "https://example.com/a.jpg", {"x": 1})
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+def test_rows_have_all_columns_and_broken_ones_a_failure(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"a": {"b": 1}}\n{"a"\n{"c": [2]}\n')
+    found = rows_of(tmp_path)
+    assert [row.values for row in found] == [{"a": {"b": 1}}, {}, {"c": [2]}]
+    assert [row.failure and row.failure.row for row in found] == [None, f"{tmp_path}/x.jsonl:2", None]
+
+
+def test_files_have_no_rows(tmp_path):
+    fill(tmp_path, "a.jpg")
+    shards = plan_shards([str(tmp_path)])
+    for read in (lambda: list(read_rows(shards[0])), lambda: schema_of(shards)):
+        with pytest.raises(DatasetError, match=r"a\.jpg has no columns"):
+            read()
+
+
+def test_one_schema_for_all_files(tmp_path):
+    pq.write_table(pa.table({"id": pa.array([1], pa.int32()), "text": ["a"]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"id": pa.array([1], pa.int64()), "more": [1.5]}), tmp_path / "b.parquet")
+    (tmp_path / "broken.parquet").write_bytes(b"junk")
+    schema = schema_of(plan_shards([str(tmp_path)]))
+    assert {field.name: field.type for field in schema} == {
+        "id": pa.int64(),
+        "text": pa.string(),
+        "more": pa.float64(),
+    }
+
+
+def test_json_lines_declare_what_is_embedded_and_nothing_is_inferred(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"caption": "a", "n": 1}\n')
+    (tmp_path / "b.jsonl").write_text('{"caption": "a", "n": "text", "more": null}\n')
+    plan = ColumnPlan.of({"caption": "text", "page.photo": "image"})
+    for name in ("a.jsonl", "b.jsonl"):
+        schema = schema_of(plan_shards([str(tmp_path / name)]), plan)
+        assert {field.name: field.type for field in schema} == {
+            "id": pa.string(),
+            "caption": pa.string(),
+            "tags": pa.string(),
+        }
+
+
+def test_columns_of_one_name_and_types_that_do_not_mix_are_refused(tmp_path):
+    pq.write_table(pa.table({"x": ["a"]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"x": [{"y": 1}]}), tmp_path / "b.parquet")
+    with pytest.raises(DatasetError, match="different types"):
+        schema_of(plan_shards([str(tmp_path)]))
+
+
+def test_a_file_name_that_is_not_utf8_is_listed(tmp_path):
+    with open(os.fsencode(tmp_path) + b"/\xff.jpg", "wb") as file:
+        file.write(b"x")
+    (shard,) = plan_shards([str(tmp_path)])
+    assert shard.paths == (f"{tmp_path}/\udcff.jpg",)
+    assert dataclasses.replace(shard, name="").name == ""

@@ -1,0 +1,36 @@
+"""Beam transforms: documents and rows in, vectors and failures out.
+
+- `embed`: `Embed`, and the pair `Embedded` that it returns; `failed_row`: `FailedRow`, an element of its failures
+- `read`: `ReadDocuments`, from globs of files on any of Beam's file systems
+- `write`: `WriteEmbeddings`, Parquet with provenance beside failures as JSON lines; `bundles`: its two steps
+- `shards`: `EmbedShards`, whole pieces of a job, from their input to their files: the command line's way
+- `elements`: what is embedded of an element and what comes out for it; `rows`: dicts, `beam.Row`s and NamedTuples
+- `embed_fn`: the `DoFn` that fetches, decodes and encodes, in one stage; `waiting`: batches across bundles
+- `document_coder`: how a `Document` travels; `meter`: the metrics; `worker`: how many cores a worker may use
+"""
+
+from ..encoders.errors import MissingExtraError
+
+try:
+    import apache_beam as _beam  # noqa: F401 - only to say what is missing before any module of ours needs it
+except ModuleNotFoundError as err:
+    if err.name != "apache_beam":
+        raise
+    raise MissingExtraError("apache_beam", "beam", "clipmill.transforms") from err
+
+from ..encoders.document import Document
+from .embed import Embed, Embedded
+from .failed_row import FailedRow
+from .read import ReadDocuments
+from .shards import EmbedShards
+from .write import WriteEmbeddings
+
+__all__ = [
+    "Document",
+    "Embed",
+    "EmbedShards",
+    "Embedded",
+    "FailedRow",
+    "ReadDocuments",
+    "WriteEmbeddings",
+]

@@ -1,0 +1,285 @@
+"""The two steps that write a bundle's files so that a bundle which is run twice is there once.
+
+A runner may run a bundle again, or twice at once, and nobody knows which run counts until it says so. So each run
+writes files of its own into `_staging/`, which readers pass over, and gives out their names; behind a shuffle, where
+only the names of the run that counts arrive, they are moved to where they are seen. Moving is safe to repeat.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.transforms.window import BoundedWindow
+from apache_beam.utils.windowed_value import WindowedValue
+
+from ..encoders.columns import ColumnPlan, MissingColumn
+from ..encoders.document import Document
+from ..encoders.spec import EncoderSpec
+from ..encoders.storage.dataset import finish_job
+from ..encoders.storage.files import Folder, dataset_errors
+from ..encoders.storage.shard_writer import ShardWriter, manifest_name
+from ..encoders.storage.tables import documents_batch, failure_records, row_failure_records, rows_batch
+from .failed_row import FailedRow
+from .meter import resolved_here
+from .rows import fields_of, plain, value_at
+
+STAGING = "_staging"
+_BATCH_ROWS = 64
+
+
+class Table(Protocol):
+    """How elements become rows of files; pickles small."""
+
+    schema: pa.Schema
+
+    def row(self, element: Any) -> Any:
+        """Return what of an element is held until it is written."""
+        ...
+
+    def batch(self, rows: Sequence[Any]) -> pa.RecordBatch:
+        """Return what `row` gave as a batch of the schema."""
+        ...
+
+    def vectors(self, row: Any) -> list[Any]:
+        """Return every vector of what `row` gave, None where it is null."""
+        ...
+
+    def records(self, failed: FailedRow) -> list[dict[str, Any]]:
+        """Return what is written of a failure: why, and what a second try needs."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class DocumentTable:
+    """Documents in files.
+
+    Attributes:
+        schema: Made by `documents_schema`.
+        dim: Values in a vector.
+    """
+
+    schema: pa.Schema
+    dim: int
+
+    def row(self, element: Any) -> Document | None:
+        """See `Table`; None for what is no document."""
+        return element if isinstance(element, Document) else None
+
+    def batch(self, rows: Sequence[Document]) -> pa.RecordBatch:
+        """See `Table`."""
+        return documents_batch(rows, self.schema, self.dim)
+
+    def vectors(self, row: Document) -> list[Any]:
+        """See `Table`; those of matches and chunks too."""
+        own = [] if row.embedding is None else [row.embedding]
+        return own + [vector for inner in (*row.matches, *row.chunks) for vector in self.vectors(inner)]
+
+    def records(self, failed: FailedRow) -> list[dict[str, Any]]:
+        """See `Table`."""
+        if isinstance(failed.row, Document):
+            return failure_records(failed.row)
+        return [failure.as_dict() for failure in failed.failures]
+
+
+@dataclasses.dataclass(frozen=True)
+class RowTable:
+    """Rows in files.
+
+    Attributes:
+        schema: Made by `rows_schema`.
+        dim: Values in a vector.
+        plan: Which columns are embedded.
+    """
+
+    schema: pa.Schema
+    dim: int
+    plan: ColumnPlan
+
+    def row(self, element: Any) -> dict[str, Any] | None:
+        """See `Table`: the columns that are written, images that are not among them let go; None for what is no row."""
+        fields = fields_of(element)
+        if fields is None:
+            return None
+        outputs = self.plan.outputs
+        return {
+            name: _as_arrays(value) if name in outputs else plain(value)
+            for name, value in fields.items()
+            if name in self.schema.names
+        }
+
+    def batch(self, rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
+        """See `Table`."""
+        return rows_batch(rows, self.schema, self.plan, self.dim)
+
+    def vectors(self, row: Mapping[str, Any]) -> list[Any]:
+        """See `Table`; an array column has one for each element."""
+        values = [row.get(name) for name in self.plan.outputs]
+        return [vector for value in values for vector in (value if isinstance(value, list) else [value])]
+
+    def records(self, failed: FailedRow) -> list[dict[str, Any]]:
+        """See `Table`."""
+        fields = fields_of(failed.row)
+        if fields is None:
+            return [failure.as_dict() for failure in failed.failures]
+        return row_failure_records(failed.failures, fields, self.plan, functools.partial(_value_or_none, fields))
+
+
+def _value_or_none(fields: Mapping[str, Any], path: str) -> Any:
+    try:
+        return value_at(fields, path)
+    except MissingColumn:
+        return None
+
+
+def _as_arrays(value: Any) -> Any:
+    """Return vectors as arrays, where `Embed(vectors="list")` or a shuffle made other sequences of them."""
+    if value is None or isinstance(value, np.ndarray):
+        return value
+    is_vector = len(value) > 0 and isinstance(value[0], float | np.floating)
+    return np.asarray(value, np.float32) if is_vector else [_as_arrays(inner) for inner in value]
+
+
+class WriteBundleFn(beam.DoFn):
+    """Writes the rows and failures of a bundle as shards in `_staging/`; gives out their manifests."""
+
+    def __init__(self, directory: str, run: str, table: Table, spec: EncoderSpec, rows_per_file: int) -> None:
+        """Say what is written where.
+
+        Args:
+            directory: Path or URL of the dataset.
+            run: Names this run of the pipeline, so that two can share `_staging/`.
+            table: How elements become rows of files.
+            spec: What made the vectors.
+            rows_per_file: Most rows and failures in a file.
+        """
+        self._staging = f"{directory.rstrip('/')}/{STAGING}/{run}"
+        self._table = table
+        self._spec = spec
+        self._rows_per_file = rows_per_file
+
+    def start_bundle(self) -> None:
+        """Start with nothing written."""
+        self._parts: dict[BoundedWindow, _Part] = {}
+
+    def process(self, element: Any, window: BoundedWindow = beam.DoFn.WindowParam) -> Iterable[dict[str, Any]]:
+        """Take a row or a failure; each window has files of its own."""
+        part = self._parts.get(window)
+        if part is None:
+            part = self._parts[window] = _Part(self._staging, self._table)
+        part.add(element)
+        if part.elements >= self._rows_per_file:
+            yield self._parts.pop(window).commit(self._spec)
+
+    def finish_bundle(self) -> Iterable[WindowedValue]:
+        """Write what is left."""
+        for window, part in self._parts.items():
+            manifest = part.commit(self._spec)
+            yield WindowedValue(manifest, window.max_timestamp(), (window,))
+        self._parts = {}
+
+    def teardown(self) -> None:
+        """Remove what a bundle that failed had begun."""
+        for part in getattr(self, "_parts", {}).values():
+            part.discard()
+
+
+class _Part:
+    """One file of rows, one of failures, and what is said about them."""
+
+    def __init__(self, staging: str, table: Table) -> None:
+        self._table = table
+        self._waiting: list[Any] = []
+        self._writer = ShardWriter(staging, uuid.uuid4().hex, table.schema)
+        self._writer.__enter__()
+        self._embedded = self._nulls = 0
+        self._failed: collections.Counter[str] = collections.Counter()
+        self.elements = 0
+
+    def add(self, element: Any) -> None:
+        self.elements += 1
+        failed = isinstance(element, FailedRow)
+        if failed:
+            self._failed.update(str(failure.code) for failure in element.failures)
+            for record in self._table.records(element):
+                self._writer.fail(record)
+        row = self._table.row(element.row if failed else element)
+        vectors = [] if row is None else self._table.vectors(row)
+        there = sum(vector is not None for vector in vectors)
+        if failed and not there:
+            return
+        self._embedded += there
+        self._nulls += 0 if failed else len(vectors) - there  # of a failed row some are failures, counted above
+        self._waiting.append(row)
+        if len(self._waiting) >= _BATCH_ROWS:
+            self._write()
+
+    def commit(self, spec: EncoderSpec) -> dict[str, Any]:
+        self._write()
+        about: dict[str, Any] = {"embedded": self._embedded, "nulls": self._nulls, "failed": dict(self._failed)}
+        if (resolved := resolved_here(spec)) is not None:
+            about["resolved"] = resolved
+        try:
+            return self._writer.commit(about)
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        self._writer.__exit__(None, None, None)
+
+    def _write(self) -> None:
+        if self._waiting:
+            self._writer.write(self._table.batch(self._waiting))
+            self._waiting = []
+
+
+class PublishFn(beam.DoFn):
+    """Moves a shard from `_staging/` to where it is seen, its manifest last; gives out its manifest."""
+
+    def __init__(self, directory: str, run: str) -> None:
+        """Say where; see `WriteBundleFn`."""
+        self._directory = directory
+        self._run = run
+
+    def process(self, manifest: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+        """Move one shard's files."""
+        folder = Folder.of(self._directory)
+        for name in (*(file["name"] for file in manifest["files"]), manifest_name(manifest["name"])):
+            _move(folder, f"{STAGING}/{self._run}/{name}", name)
+        yield manifest
+
+
+def _move(folder: Folder, source: str, target: str) -> None:
+    """Move a file; one that was moved already, by an earlier run of the same bundle, is where it should be."""
+    if below := target.rpartition("/")[0]:
+        folder.make(below)
+    with dataset_errors("move", f"{folder.url}/{source}"):
+        folder.fs.invalidate_cache()
+        if folder.fs.exists(folder.at(source)) or not folder.fs.exists(folder.at(target)):
+            folder.fs.mv(folder.at(source), folder.at(target))
+
+
+class FinishFn(beam.DoFn):
+    """Ends a dataset when all its shards are in their place: removes what no run that counts wrote, marks it whole."""
+
+    def __init__(self, directory: str, run: str) -> None:
+        """Say where; see `WriteBundleFn`."""
+        self._directory = directory
+        self._run = run
+
+    def process(self, _: Any) -> Iterable[str]:
+        """Finish; safe to repeat."""
+        folder = Folder.of(self._directory)
+        staging = folder.at(STAGING)
+        with dataset_errors("remove", f"{folder.url}/{STAGING}"):
+            if folder.fs.isdir(staging):
+                folder.fs.rm(staging, recursive=True)
+        finish_job(self._directory)
+        yield self._directory

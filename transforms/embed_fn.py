@@ -1,0 +1,115 @@
+"""The `DoFn` that embeds: fetch, decode and encode in one stage, batches collected within the bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
+
+import apache_beam as beam
+from apache_beam.transforms.window import BoundedWindow
+from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import PaneInfo, WindowedValue
+
+from ..encoders.encoder import Encoder
+from ..encoders.session import EmbedSession
+from ..encoders.session import Finished as FinishedRow
+from ..encoders.spec import EncoderSpec
+from ..encoders.stats import Stats
+from .elements import Elements
+from .failed_row import FailedRow, FailedRowError
+from .meter import Meter
+
+FAILURES = "failures"
+"""Tag of the output of failures."""
+
+OnFailure = Literal["split", "raise"]
+
+
+class Place(NamedTuple):
+    """Where an element stands in time; what becomes of it goes out there, whenever that is."""
+
+    timestamp: Timestamp
+    window: BoundedWindow
+    pane: PaneInfo
+
+
+class EmbedFn(beam.DoFn):
+    """Embeds elements; see the module. A session lives as long as a bundle, the model as long as the process."""
+
+    def __init__(self, spec: EncoderSpec, elements: Elements, *, on_failure: OnFailure, cpus: int | None) -> None:
+        """Keep what travels to workers: no weights.
+
+        Args:
+            spec: The encoder.
+            elements: What the elements are.
+            on_failure: `raise` ends the job at the first failure.
+            cpus: Cores that each worker process may use, None if it finds out by itself.
+        """
+        self._spec = spec
+        self._elements = elements
+        self._on_failure = on_failure
+        self._cpus = cpus
+
+    def setup(self) -> None:
+        """Load the model, unless another of these in this process did."""
+        self._meter = Meter()
+        self._encoder: Encoder = self._meter.load(self._spec, cpus=self._cpus)
+
+    def start_bundle(self) -> None:
+        """Start with nothing in flight, whatever became of the last bundle."""
+        self._stats = Stats()
+        self._session: EmbedSession = self._encoder.session(self._stats)
+
+    def process(
+        self,
+        element: Any,
+        timestamp: Timestamp = beam.DoFn.TimestampParam,
+        window: BoundedWindow = beam.DoFn.WindowParam,
+        pane: PaneInfo = beam.DoFn.PaneInfoParam,
+    ) -> Iterable[Any]:
+        """Take one element; give out those that are done, this one or others."""
+        return self._push(element, Place(timestamp, window, pane))
+
+    def finish_bundle(self) -> Iterable[Any]:
+        """Give out the rest, each in its own window, and count."""
+        outputs = [self._output(done) for done in self._session.flush()]
+        self._meter.report(self._stats.take())
+        return outputs
+
+    def _push(self, element: Any, place: Place) -> list[Any]:
+        refused = self._elements.refuse(element)
+        if refused is not None:
+            self._stats.rows += 1
+            for failure in refused.failures:
+                self._stats.count_failure(failure)
+            return [self._failed(refused, place)]
+        return [self._output(done) for done in self._session.push((element, place), self._elements.items(element))]
+
+    def _output(self, done: FinishedRow) -> Any:
+        element, place = done.token
+        row, failures = self._elements.finish(element, done.outcomes)
+        if failures:
+            return self._failed(FailedRow(row, tuple(failures)), place)
+        return _at(row, place)
+
+    def _failed(self, failed: FailedRow, place: Place) -> beam.pvalue.TaggedOutput:
+        if self._on_failure == "raise":
+            raise FailedRowError(failed.failures, self._spec.model)
+        return beam.pvalue.TaggedOutput(FAILURES, _at(failed, place))
+
+
+class EmbedBatchFn(EmbedFn):
+    """Embeds batches that were collected across bundles: see `waiting`."""
+
+    def process(self, batch: Any, window: BoundedWindow = beam.DoFn.WindowParam) -> Iterable[Any]:
+        """Take a batch, whose elements all stand in its window."""
+        _, waited = batch
+        return [
+            output
+            for element, timestamp, pane in waited
+            for output in self._push(element, Place(timestamp, window, PaneInfo(*pane)))
+        ]
+
+
+def _at(value: Any, place: Place) -> WindowedValue:
+    return WindowedValue(value, place.timestamp, (place.window,), place.pane)

@@ -1,0 +1,41 @@
+"""`FailedRow`: an element of the failures, and the error that ends a job which wants none."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from ..encoders.errors import ClipmillError
+from ..encoders.failure import Failure
+
+
+@dataclasses.dataclass(frozen=True)
+class FailedRow:
+    """A row or document of which something could not be embedded.
+
+    Attributes:
+        row: What would have come out, with everything that was made so far: a row of which one column failed has the
+            vectors of the others. What no row or document is stands here as it came.
+        failures: Why, at least one.
+    """
+
+    row: Any
+    failures: tuple[Failure, ...]
+
+
+class FailedRowError(ClipmillError, ValueError):
+    """A row failed in a job that was told `on_failure="raise"`."""
+
+    def __init__(self, failures: Sequence[Failure], model: str) -> None:
+        first = failures[0]
+        place = f"{first.row!r}" + (f", column {first.column!r}" if first.column else "")
+        more = f" (and {len(failures) - 1} more failures of it)" if len(failures) > 1 else ""
+        super().__init__(
+            f"row {place} failed at {first.stage} with {first.code}, model {model}: {first.message}{more};"
+            " on_failure='split' puts such rows into .failures"
+        )
+        self._args = (tuple(failures), model)
+
+    def __reduce__(self) -> tuple[type, tuple[tuple[Failure, ...], str]]:
+        return type(self), self._args

@@ -1,0 +1,97 @@
+"""`ReadDocuments`: documents from globs of files on any of Beam's file systems."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+
+import apache_beam as beam
+from apache_beam.io import fileio
+
+from ..encoders.document import Document
+from ..encoders.errors import SpecError
+from ..encoders.storage.source import read_documents, whole_file
+from . import document_coder as _document_coder  # noqa: F401 - registers the coder of documents
+
+
+class ReadDocuments(beam.PTransform):
+    """Reads documents; every match of the patterns is one, or a table of them.
+
+    Files that end in `.jsonl`, `.json`, `.ndjson`, `.csv`, `.tsv` (all of them also with `.gz`) and `.parquet` are
+    tables: each line or row is a document, or, where it cannot be read, a document with `failures`, which `Embed` sends
+    to its failures. Every other file is a document by itself, named by its path; its content is fetched by `Embed`,
+    whose threads overlap that with the model's work.
+
+    Patterns are Beam's: `*` stops at a slash, `**` does not. So `photos/**.jpg` finds photographs at any depth, and
+    `photos/**/*.jpg` misses those at the top. `gs://` needs the extra `gcp`; what Beam listed is opened by fsspec.
+
+    It ends with a shuffle, so that all workers embed, and not only the one that listed.
+    """
+
+    def __init__(
+        self,
+        patterns: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        *,
+        text: str | None = None,
+        uri: str | None = None,
+        image: str | None = None,
+        id: str | None = None,
+        tags: Sequence[str] = (),
+        allow_empty: bool = False,
+    ) -> None:
+        """Say what is read.
+
+        Args:
+            patterns: A path, a URL or a glob, or several. Local ones are made absolute.
+            text: Column of texts, of tables (`text` or `caption` without one).
+            uri: Column of URIs; what they name is fetched only as far as `Embed`'s options allow it.
+            image: Column of encoded images (Parquet).
+            id: Column that names the documents.
+            tags: Columns that travel along.
+            allow_empty: Whether a pattern may match nothing; if not, the job fails there.
+
+        Raises:
+            SpecError: If there is no pattern.
+        """
+        super().__init__()
+        given = [patterns] if isinstance(patterns, str | os.PathLike) else list(patterns)
+        if not given or not all(map(os.fspath, given)):
+            raise SpecError(f"ReadDocuments({patterns!r}) names nothing; give a path, a URL or a glob")
+        self._patterns = [_absolute(os.fspath(pattern)) for pattern in given]
+        self._columns = {"text": text, "uri": uri, "image": image, "id": id}
+        self._tags = tuple(tags)
+        self._allow_empty = allow_empty
+
+    def default_label(self) -> str:
+        """Name the first pattern, so that two of these can stand in one pipeline."""
+        more = f" and {len(self._patterns) - 1} more" if len(self._patterns) > 1 else ""
+        return f"ReadDocuments({self._patterns[0]}{more})".replace("/", "_")  # a slash would make a level of it
+
+    def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection:
+        """List, spread, read, spread again."""
+        treatment = fileio.EmptyMatchTreatment.ALLOW if self._allow_empty else fileio.EmptyMatchTreatment.DISALLOW
+        return (
+            pbegin
+            | "Patterns" >> beam.Create(self._patterns)
+            | "List" >> fileio.MatchAll(empty_match_treatment=treatment)
+            | "Path" >> beam.Map(lambda metadata: metadata.path).with_output_types(str)
+            | "SpreadFiles" >> beam.Reshuffle()
+            | "Read" >> beam.ParDo(_ReadFn(self._columns, self._tags)).with_output_types(Document)
+            | "SpreadDocuments" >> beam.Reshuffle()
+        )
+
+
+class _ReadFn(beam.DoFn):
+    """Reads one file."""
+
+    def __init__(self, columns: dict[str, str | None], tags: Sequence[str]) -> None:
+        self._columns = columns
+        self._tags = tags
+
+    def process(self, path: str) -> Iterable[Document]:
+        return read_documents(whole_file(path), **self._columns, tags=self._tags)
+
+
+def _absolute(pattern: str) -> str:
+    """Return a pattern that means the same files in every process of this machine."""
+    return pattern if "://" in pattern else os.path.abspath(os.path.expanduser(pattern))

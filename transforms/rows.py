@@ -1,0 +1,116 @@
+"""Rows as Beam has them, dicts, `beam.Row`s and NamedTuples, read alike; and the types of what comes out."""
+
+from __future__ import annotations
+
+import collections.abc
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import apache_beam as beam
+import numpy as np
+from apache_beam.typehints import typehints
+from apache_beam.typehints.native_type_compatibility import convert_to_beam_type
+from apache_beam.typehints.row_type import RowTypeConstraint
+
+from ..encoders.columns import ColumnPlan, get_by_path
+
+Vectors = Literal["array", "list"]
+"""What a vector is in a row: a float32 array, or a list of numbers that other languages' transforms understand."""
+
+
+def fields_of(value: Any) -> Mapping[str, Any] | None:
+    """Return the fields of a row by name, None if it is no row."""
+    if isinstance(value, Mapping):
+        return value
+    if isinstance(value, beam.Row) or (isinstance(value, tuple) and hasattr(value, "_fields")):
+        return value._asdict()
+    return None
+
+
+def value_at(fields: Mapping[str, Any], path: str) -> Any:
+    """Return the value at `a.b.c` of rows inside rows, of whatever kind; a struct comes as a mapping.
+
+    Raises:
+        MissingColumn: Naming what is there.
+    """
+    head, dot, rest = path.partition(".")
+    if dot and path not in fields and (inner := fields_of(fields.get(head))) is not None:
+        return value_at(inner, rest)
+    value = get_by_path(fields, path)
+    inner = fields_of(value)
+    return value if inner is None else inner
+
+
+def plain(value: Any) -> Any:
+    """Return a value with every row inside it as a dict."""
+    if (fields := fields_of(value)) is not None:
+        return {name: plain(inner) for name, inner in fields.items()}
+    return [plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def row_fields(element_type: Any) -> list[tuple[str, Any]] | None:
+    """Return names and types of the fields of a PCollection's elements, None where there is no schema."""
+    row_type = element_type
+    if isinstance(element_type, type) and issubclass(element_type, tuple):
+        row_type = RowTypeConstraint.from_user_type(element_type)
+    if not isinstance(row_type, RowTypeConstraint):
+        return None
+    hints = _resolved_hints(row_type) if any(_is_unresolved(kind) for _, kind in row_type._fields) else {}
+    return [(name, convert_to_beam_type(hints.get(name, kind))) for name, kind in row_type._fields]
+
+
+def _is_unresolved(kind: Any) -> bool:
+    """Tell whether `from __future__ import annotations` made text of a field's type."""
+    return isinstance(kind, str | typing.ForwardRef)
+
+
+def _resolved_hints(row_type: RowTypeConstraint) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(row_type.user_type)
+    except NameError:  # names a type that is there for type checkers only
+        return {}
+
+
+def embedded_type(element_type: Any, plan: ColumnPlan, vectors: Vectors) -> Any:
+    """Return the type of rows that are embedded: with a schema where there was one, dicts where there were dicts.
+
+    Vectors are declared as arrays, so that a shuffle keeps them; declared as sequences of numbers they would come
+    back as lists of Python floats.
+    """
+    fields = row_fields(element_type)
+    if fields is None:
+        is_dict = isinstance(element_type, typehints.DictConstraint) or element_type is dict
+        return typehints.Dict[str, Any] if is_dict else typehints.Any
+    known = dict(fields)
+    one: Any = Sequence[np.float32] if vectors == "list" else np.ndarray
+    for path, column in plan.columns.items():
+        kind = Sequence[one | None] | None if is_array(known.get(path)) else one | None
+        fields.append((str(column.output), kind))
+        if column.truncated:
+            fields.append((column.truncated, bool))
+    return RowTypeConstraint.from_fields([(name, convert_to_beam_type(kind)) for name, kind in fields])
+
+
+def is_array(kind: Any) -> bool:
+    """Tell whether a field holds an array, null or not; bytes and strings are values."""
+    kind = convert_to_beam_type(kind)
+    if isinstance(kind, typehints.UnionConstraint):
+        return any(is_array(inner) for inner in kind.union_types if inner is not type(None))
+    if isinstance(kind, typehints.SequenceTypeConstraint | typehints.TupleConstraint):
+        return True
+    origin = getattr(kind, "__origin__", kind)
+    return isinstance(origin, type) and issubclass(origin, list | collections.abc.MutableSequence)
+
+
+def make_row(original: Any, fields: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
+    """Return a new row of the kind that came: a dict for a dict, else a `beam.Row`."""
+    merged = {**fields, **values}
+    return merged if isinstance(original, Mapping) else beam.Row(**merged)
+
+
+def as_lists(value: Any) -> Any:
+    """Return vectors, alone or in a list, as lists of numbers."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return [as_lists(inner) for inner in value] if isinstance(value, list) else value

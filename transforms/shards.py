@@ -1,0 +1,81 @@
+"""`EmbedShards`: pieces of a job, each from its input to its files; what `clipmill embed --engine beam` runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import apache_beam as beam
+
+from ..encoders.stats import Stats
+from ..encoders.storage.job import Job, embed_shard
+from ..encoders.storage.shards import Shard
+from .meter import Meter
+from .worker import cpus_per_process
+
+_COUNTED = (
+    "embedded",
+    "nulls",
+    "batches",
+    "truncated_texts",
+    "out_of_memory_retries",
+    "fetch_msec",
+    "decode_msec",
+    "encode_msec",
+)
+
+
+class EmbedShards(beam.PTransform):
+    """Turns a PCollection of `Shard`s into their manifests, by embedding them and writing their files.
+
+    `beam.Create(shards)` would take them for rows, since they have an `as_dict`: create the dicts, and make shards of
+    those with `beam.Map(Shard.from_dict)`.
+
+    A shard is a unit of work: its files appear whole or not at all, and doing it again replaces them. So nothing
+    between reading and writing goes through a shuffle, and retries of the runner leave no duplicates.
+    """
+
+    def __init__(self, job: Job) -> None:
+        """Keep the job, which pickles to its fields.
+
+        Args:
+            job: What is done with every shard; `begin_job` prepared its directory.
+        """
+        super().__init__()
+        self._job = job
+
+    def default_label(self) -> str:
+        """Name the model."""
+        return f"EmbedShards({self._job.spec.model})".replace("/", "_")
+
+    def expand(self, shards: beam.PCollection) -> beam.PCollection:
+        """Put the stage into the pipeline."""
+        cpus = cpus_per_process(shards.pipeline.options, shards.pipeline.runner)
+        return shards | "Embed" >> beam.ParDo(_EmbedShardFn(self._job, cpus)).with_output_types(dict[str, Any])
+
+
+class _EmbedShardFn(beam.DoFn):
+    """Embeds one shard at a time; its counts are those of the manifests."""
+
+    def __init__(self, job: Job, cpus: int | None) -> None:
+        self._job = job
+        self._cpus = cpus
+
+    def setup(self) -> None:
+        self._meter = Meter()
+        self._meter.load(self._job.spec, cpus=self._cpus)
+
+    def process(self, shard: Shard) -> Iterable[dict[str, Any]]:
+        manifest = embed_shard(shard, self._job, cpus=self._cpus)
+        self._meter.report(_stats_of(manifest))
+        yield manifest
+
+
+def _stats_of(manifest: dict[str, Any]) -> Stats:
+    """Return what a manifest says that is a metric too."""
+    stats = Stats(rows=manifest.get("input_rows", 0))
+    for name in _COUNTED:
+        setattr(stats, name, manifest.get(name, 0))
+    stats.failed.update(manifest.get("failed", {}))
+    stats.batch_rows.update({int(rows): calls for rows, calls in manifest.get("batch_rows", {}).items()})
+    return stats

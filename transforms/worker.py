@@ -1,0 +1,31 @@
+"""How many cores each of the engine's processes may use: the one place that decides it."""
+
+from __future__ import annotations
+
+import os
+
+from apache_beam.options.pipeline_options import DebugOptions, DirectOptions, PipelineOptions, StandardOptions
+
+from ..encoders.threads import allowed_cpus
+
+
+def cpus_per_process(options: PipelineOptions, runner: object = None) -> int | None:
+    """Return the cores that one worker process of a pipeline may use.
+
+    Args:
+        options: The pipeline's.
+        runner: The pipeline's runner, for those that were given as an object and not by option.
+
+    Returns:
+        Their number; None where the process finds out by itself, having the machine for itself.
+    """
+    name = f"{options.view_as(StandardOptions).runner or ''} {type(runner).__name__}"
+    if "Dataflow" in name:
+        # Dataflow starts one process for each core, unless it is told not to.
+        experiments = options.view_as(DebugOptions).experiments or []
+        return None if "no_use_multiple_sdk_containers" in experiments else 1
+    direct = options.view_as(DirectOptions)
+    if direct.direct_running_mode == "multi_processing":
+        workers = direct.direct_num_workers or os.cpu_count() or 1
+        return max(1, allowed_cpus() // workers)
+    return None

@@ -1,0 +1,166 @@
+"""`WriteEmbeddings`: vectors as Parquet with their provenance, failures as JSON lines, in one directory."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.transforms.window import GlobalWindows
+from apache_beam.typehints import arrow_type_compatibility, schemas
+from apache_beam.typehints.row_type import RowTypeConstraint
+
+from ..encoders.columns import ColumnPlan
+from ..encoders.document_plan import DocumentPlan
+from ..encoders.errors import SpecError
+from ..encoders.storage.dataset import prepare_directory, write_job
+from ..encoders.storage.tables import documents_schema, rows_schema
+from .bundles import DocumentTable, FinishFn, PublishFn, RowTable, Table, WriteBundleFn
+from .embed import Embed, Embedded, embed_of
+from .rows import is_array, row_fields
+
+_ROWS_PER_FILE = 50_000
+"""100 MB of 512 float32: large enough for an object store, small enough to be read by one worker."""
+
+
+class WriteEmbeddings(beam.PTransform):
+    """Writes what `Embed` gives to a directory; takes the pair whole, or one of its PCollections.
+
+    Rows go to Parquet files with their other columns, failures to `_failures/*.jsonl`, which `clipmill embed` reads to
+    try them again. Every file says in its metadata which model and which options made its vectors. Files appear whole,
+    and none of them twice, whatever the runner retries; see `bundles`. When a bounded pipeline is done, `_SUCCESS`
+    stands in the directory; an unbounded one goes on writing, files for each window and bundle.
+
+    Gives the names of the Parquet files.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        embed: Embed | None = None,
+        schema: pa.Schema | None = None,
+        drop: Sequence[str] = (),
+        tags: Mapping[str, pa.DataType] | None = None,
+        dtype: str = "float32",
+        rows_per_file: int = _ROWS_PER_FILE,
+        overwrite: bool = False,
+    ) -> None:
+        """Say what is written where. The directory is looked at when the pipeline is built.
+
+        Args:
+            directory: Path or URL that fsspec can write; empty or new.
+            embed: The transform that made the vectors, where other steps stand between it and this one.
+            schema: The columns that dicts had before they were embedded, since no file may guess its own. Documents,
+                and rows with a schema, need none.
+            drop: Columns of rows that are not written, such as the images.
+            tags: Tags of documents that become columns of these types; the others stand in the column `tags` as JSON.
+            dtype: `float32`, or `float16`, which Spark cannot read.
+            rows_per_file: Most rows in a file.
+            overwrite: Whether an older dataset in the directory is removed when the pipeline is built.
+
+        Raises:
+            SpecError: If something cannot work.
+        """
+        super().__init__()
+        if rows_per_file < 1:
+            raise SpecError(f"rows_per_file={rows_per_file!r} is not a whole number of at least 1")
+        directory = os.fspath(directory)
+        self._directory = directory if "://" in directory else os.path.abspath(os.path.expanduser(directory))
+        self._embed = embed
+        self._schema = schema
+        self._drop = tuple(drop)
+        self._tags = tags
+        self._dtype = dtype
+        self._rows_per_file = rows_per_file
+        self._overwrite = overwrite
+
+    def default_label(self) -> str:
+        """Name the directory, so that two of these can stand in one pipeline."""
+        return f"WriteEmbeddings({self._directory})".replace("/", "_")  # a slash would make a level of it
+
+    def expand(self, embedded: Embedded | beam.PCollection) -> beam.PCollection:
+        """Check and prepare the directory, then write, spread the names, publish.
+
+        Raises:
+            SpecError: If it is not known what made the vectors, or which columns there are.
+            DatasetError: If the directory holds something already.
+        """
+        inputs = list(embedded) if isinstance(embedded, tuple) else [embedded]
+        embed = self._embed or embed_of(inputs[0])
+        if embed is None:
+            raise SpecError("which model made these vectors? give the transform: WriteEmbeddings(…, embed=Embed(…))")
+        table = self._table(embed, inputs[0].element_type)
+        prepare_directory(self._directory, overwrite=self._overwrite)
+        write_job(self._directory, self._description(embed))
+        run = uuid.uuid4().hex
+        write = WriteBundleFn(self._directory, run, table, embed.spec, self._rows_per_file)
+        together = inputs[0] if len(inputs) == 1 else inputs | "Together" >> beam.Flatten()
+        published = (
+            together
+            | "Write" >> beam.ParDo(write).with_output_types(dict[str, Any])
+            | "OnceOnly" >> beam.Reshuffle()
+            | "Publish" >> beam.ParDo(PublishFn(self._directory, run)).with_output_types(dict[str, Any])
+        )
+        if together.is_bounded:
+            _ = (
+                published
+                | "AllWindows" >> beam.WindowInto(GlobalWindows())
+                | "Wait" >> beam.combiners.Count.Globally()
+                | "Finish" >> beam.ParDo(FinishFn(self._directory, run))
+            )
+        directory = self._directory
+        return published | "Names" >> beam.Map(lambda m: f"{directory}/{m['files'][0]['name']}").with_output_types(str)
+
+    def _table(self, embed: Embed, element_type: Any) -> Table:
+        if embed.documents is not None:
+            if self._schema is not None or self._drop:
+                raise SpecError("schema and drop are for rows; documents have their own columns (see tags)")
+            schema = documents_schema(
+                embed.spec,
+                access_paths=embed.documents.access_paths,
+                keep_content=embed.documents.keep_content,
+                tags=self._tags,
+                dtype=self._dtype,
+            )
+            return DocumentTable(schema, embed.spec.dim)
+        assert embed.columns is not None
+        if self._tags is not None:
+            raise SpecError("tags are for documents; rows have their own columns")
+        base = self._schema if self._schema is not None else _arrow_schema(element_type, embed.columns, self._drop)
+        schema = rows_schema(base, embed.columns, embed.spec, drop=self._drop, dtype=self._dtype)
+        return RowTable(schema, embed.spec.dim, embed.columns)
+
+    def _description(self, embed: Embed) -> dict[str, Any]:
+        plan: DocumentPlan | ColumnPlan | None = embed.documents or embed.columns
+        described: dict[str, Any] = {"spec": embed.spec.as_dict(), "dtype": self._dtype}
+        if isinstance(plan, ColumnPlan):
+            described["columns"] = {path: column.modality for path, column in plan.columns.items()}
+        elif plan is not None:
+            described["access_paths"] = plan.access_paths
+        return described
+
+
+def _arrow_schema(element_type: Any, plan: ColumnPlan, drop: Sequence[str]) -> pa.Schema:
+    """Return the columns that are carried along, in Arrow's types, of rows with a schema."""
+    fields = row_fields(element_type)
+    if fields is None:
+        raise SpecError(
+            "dicts have no schema, and none is guessed from the data: give WriteEmbeddings(…, schema=pa.schema([…]))"
+            " of the columns that they had before they were embedded"
+        )
+    arrow = [_arrow_field(name, kind, drop) for name, kind in fields if name not in plan.new_names]
+    return pa.schema(arrow)
+
+
+def _arrow_field(name: str, kind: Any, drop: Sequence[str]) -> pa.Field:
+    try:
+        row_type = schemas.typing_to_runner_api(RowTypeConstraint.from_fields([(name, kind)])).row_type
+        return arrow_type_compatibility.arrow_schema_from_beam_schema(row_type.schema).field(0).remove_metadata()
+    except (TypeError, ValueError, NotImplementedError) as err:
+        if name in drop:  # it need not be written, and only whether it is an array decides about its vectors
+            return pa.field(name, pa.list_(pa.binary()) if is_array(kind) else pa.binary())
+        raise SpecError(f"column {name!r} is {kind}, which has no type in Arrow; give schema=, or drop it") from err

@@ -1,0 +1,125 @@
+"""`embed_columns`: several columns of a DataFrame in one pass; `stamp_provenance`: what an expression lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import pyarrow as pa
+from pyspark.sql import Column as SparkColumn
+from pyspark.sql import DataFrame, Observation
+from pyspark.sql import functions as F
+
+from ..encoders.columns import FAILURES_COLUMN, Column, ColumnPlan
+from ..encoders.errors import SpecError
+from ..encoders.spec import DEFAULT_MODEL, EncoderSpec, Modality
+from ..encoders.storage.provenance import provenance_of, spark_metadata
+from .batches import embed_batches
+from .driver import spec_of, warn_without_worker_reuse
+from .schema import Source, embedded_schema, find_sources
+
+
+def embed_columns(
+    df: DataFrame,
+    columns: Mapping[str, Modality | Column],
+    *,
+    model: str | EncoderSpec = DEFAULT_MODEL,
+    observation: Observation | None = None,
+    **spec_options: Any,
+) -> DataFrame:
+    """Embed columns of a DataFrame, texts and images, in one pass and with one model.
+
+    Works in a chain too: `df.transform(embed_columns, {"caption": "text"}, model="ViT-B-32::openai")`.
+
+    Args:
+        df: Rows; a `limit` belongs here, before the embedding.
+        columns: Kind (`text`, `image`) or `Column` by name or path into a struct (`page.photo`). Texts are strings;
+            images are encoded bytes, the struct of Spark's `image` source, struct<bytes, path>, or strings, which
+            are URIs. Arrays of those give arrays of vectors.
+        model: A name or a spec.
+        observation: Counts `rows`, `embedded` and `failed` (values: a row of two columns has two) of the first action.
+        **spec_options: Fields of `EncoderSpec`.
+
+    Returns:
+        The rows with `<column>_embedding` for each column, array<float> with its provenance as metadata, null where
+        the value is null or failed; and `embedding_failures`, array<struct<column, stage, code, message>>, null where
+        all went well. Rows of a partition stay in order.
+
+    Raises:
+        SpecError: If a column is not there, holds what can't be embedded, or would be written over; if the model or
+            an option cannot work.
+        TypeError: If an option is unknown or has another name here.
+    """
+    spec = spec_of(model, spec_options)
+    plan = ColumnPlan.of(columns, spec=spec)
+    schema = df.schema
+    sources = find_sources(schema, plan)
+    target = embedded_schema(schema, plan, sources, spec)
+    warn_without_worker_reuse(df.sparkSession)
+    embedded = _with_plain_names(df).mapInArrow(_partition_function(spec, plan, sources), target)
+    return embedded if observation is None else embedded.observe(observation, *_counts(plan, sources))
+
+
+def _with_plain_names(df: DataFrame) -> DataFrame:
+    """Number the columns where `mapInArrow` couldn't tell them by name; it gives the names of its own schema back."""
+    names = df.columns
+    if len({name.lower() for name in names}) == len(names) and not any("." in name or "`" in name for name in names):
+        return df
+    return df.toDF(*(f"_{number}" for number in range(len(names))))
+
+
+def _partition_function(
+    spec: EncoderSpec, plan: ColumnPlan, sources: Sequence[Source]
+) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    def embed(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        return embed_batches(batches, spec, plan, sources)
+
+    return embed
+
+
+def _counts(plan: ColumnPlan, sources: Sequence[Source]) -> list[SparkColumn]:
+    """Return the aggregates that an observation takes of the finished rows."""
+    outputs = zip(plan.outputs, sources, strict=True)
+    embedded = [_count_vectors(F.col(f"`{name}`"), source.is_array) for name, source in outputs]
+    total = embedded[0]
+    for count in embedded[1:]:
+        total = total + count
+    failed = F.coalesce(F.size(F.col(FAILURES_COLUMN)), F.lit(0))
+    return [
+        F.count(F.lit(1)).alias("rows"),
+        F.coalesce(F.sum(total), F.lit(0)).alias("embedded"),
+        F.coalesce(F.sum(failed), F.lit(0)).alias("failed"),
+    ]
+
+
+def _count_vectors(output: SparkColumn, is_array: bool) -> SparkColumn:
+    if not is_array:
+        return output.isNotNull().cast("int")
+    return F.coalesce(F.size(F.filter(output, lambda vector: vector.isNotNull())), F.lit(0))
+
+
+def stamp_provenance(
+    df: DataFrame, column: str, spec: str | EncoderSpec, *, modality: Modality | Literal["auto"] = "auto"
+) -> DataFrame:
+    """Put the provenance on a column of vectors that has lost it.
+
+    Spark keeps it through select, filter, rename, union, join and `write.parquet`; it is lost in SQL, in aggregates,
+    in functions of the column, and on Spark Connect in `withColumn`.
+
+    Args:
+        df: Has the column.
+        column: Its name.
+        spec: What made the vectors: the same model and options.
+        modality: What was embedded; `auto` leaves it open.
+
+    Returns:
+        The same rows; other metadata of the column stays.
+
+    Raises:
+        SpecError: If the column is not there.
+    """
+    if column not in df.columns:
+        raise SpecError(f"no column {column!r}; there are {', '.join(map(repr, df.columns)) or 'none'}")
+    made_by = EncoderSpec.of(spec)
+    metadata = df.schema[column].metadata | spark_metadata(provenance_of(made_by, modality))
+    return df.withMetadata(column, metadata)

@@ -1,0 +1,121 @@
+"""The columns that go in, found and checked in a DataFrame's schema, and the types of those that are added."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pyarrow as pa
+from pyspark.sql import types as T
+
+from ..encoders.columns import FAILURES_COLUMN, ColumnPlan
+from ..encoders.errors import SpecError
+from ..encoders.spec import EncoderSpec
+from ..encoders.storage.provenance import provenance_of, spark_metadata
+
+VECTOR = T.ArrayType(T.FloatType(), containsNull=False)
+ARROW_VECTOR = pa.list_(pa.float32())
+
+_FAILURE_FIELDS = ("stage", "code", "message")
+FAILURE = T.StructType([T.StructField(name, T.StringType()) for name in _FAILURE_FIELDS])
+ARROW_FAILURE = pa.struct([(name, pa.string()) for name in _FAILURE_FIELDS])
+VECTOR_OR_FAILURE = T.StructType([T.StructField("embedding", VECTOR), T.StructField("failure", FAILURE)])
+
+FAILURES = T.ArrayType(T.StructType([T.StructField("column", T.StringType()), *FAILURE.fields]), containsNull=False)
+ARROW_FAILURES = pa.list_(pa.struct([(name, pa.string()) for name in ("column", *_FAILURE_FIELDS)]))
+
+_SPARK_IMAGE = {"height", "width", "nChannels", "data"}
+_FILE = {"bytes", "path"}
+
+
+class Source(NamedTuple):
+    """Where the values of a column are.
+
+    Attributes:
+        path: What the user calls it.
+        steps: Index of the column in the DataFrame, then of the field in each struct on the way.
+        is_array: Whether each row holds an array of values.
+    """
+
+    path: str
+    steps: tuple[int, ...]
+    is_array: bool
+
+
+def find_sources(schema: T.StructType, plan: ColumnPlan) -> list[Source]:
+    """Find the columns of a plan.
+
+    Raises:
+        SpecError: If a column is not there, twice there, or holds what cannot be embedded as its kind.
+    """
+    sources = []
+    for path, column in plan.columns.items():
+        steps, found = _find(schema, path, path)
+        is_array = isinstance(found, T.ArrayType)
+        _check_type(path, column.modality, found.elementType if isinstance(found, T.ArrayType) else found, found)
+        sources.append(Source(path, steps, is_array))
+    return sources
+
+
+def _find(struct: T.StructType, path: str, whole: str) -> tuple[tuple[int, ...], T.DataType]:
+    """Return the steps to a path and its type; a name that contains the dots itself wins over a struct's field."""
+    if struct.names.count(path) > 1:
+        raise SpecError(f"there are {struct.names.count(path)} columns named {path!r}: rename one")
+    if path in struct.names:
+        place = struct.names.index(path)
+        return (place,), struct.fields[place].dataType
+    head, dot, rest = path.partition(".")
+    if not dot or head not in struct.names:
+        raise SpecError(f"no column {whole!r}; there are {', '.join(map(repr, struct.names)) or 'none'}")
+    steps, inner = _find(struct, head, whole)
+    if not isinstance(inner, T.StructType):
+        raise SpecError(f"no column {whole!r}: {head!r} is {inner.simpleString()}, not a struct")
+    further, found = _find(inner, rest, whole)
+    return (*steps, *further), found
+
+
+def _check_type(path: str, modality: str, element: T.DataType, whole: T.DataType) -> None:
+    if isinstance(element, T.StringType | T.CharType | T.VarcharType | T.NullType):
+        return
+    if modality != "text" and isinstance(element, T.BinaryType):
+        return
+    if modality == "image" and isinstance(element, T.StructType) and _is_image_struct(set(element.names)):
+        return
+    takes = {
+        "text": "strings",
+        "image": "binary, strings (URIs), Spark's image struct, or struct<bytes, path>",
+    }.get(modality, "binary or strings (URIs)")
+    raise SpecError(f"column {path!r} is {whole.simpleString()}; {modality} columns hold {takes}, or arrays of them")
+
+
+def _is_image_struct(names: set[str]) -> bool:
+    return names >= _SPARK_IMAGE or (bool(names) and names <= _FILE)
+
+
+def embedded_schema(schema: T.StructType, plan: ColumnPlan, sources: list[Source], spec: EncoderSpec) -> T.StructType:
+    """Return a DataFrame's schema with the columns that a plan adds.
+
+    Args:
+        schema: What is there.
+        plan: The columns.
+        sources: Where they are, in the plan's order.
+        spec: What makes the vectors; its provenance becomes metadata of their columns.
+
+    Raises:
+        SpecError: If a column of that name is there already, in whatever case: Spark takes them for one.
+    """
+    by_lower_name = {name.lower() for name in schema.names}
+    taken = (name for name in plan.new_names if name.lower() in by_lower_name | {FAILURES_COLUMN})
+    plan.check_free([*schema.names, *taken])
+    if FAILURES_COLUMN in by_lower_name:
+        raise SpecError(
+            f"column {FAILURES_COLUMN!r} exists already; rename it first:"
+            f" df.withColumnRenamed({FAILURES_COLUMN!r}, '…')"
+        )
+    added = []
+    for source, column in zip(sources, plan.columns.values(), strict=True):
+        type_ = T.ArrayType(VECTOR, containsNull=True) if source.is_array else VECTOR
+        metadata = spark_metadata(provenance_of(spec, column.modality))
+        added.append(T.StructField(str(column.output), type_, True, metadata))
+        if column.truncated:
+            added.append(T.StructField(column.truncated, T.BooleanType(), True))
+    return T.StructType([*schema.fields, *added, T.StructField(FAILURES_COLUMN, FAILURES, True)])

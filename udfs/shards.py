@@ -1,0 +1,59 @@
+"""`embed_shards`: the shards of a job, each a task of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+from pyspark import TaskContext
+from pyspark.sql import SparkSession
+
+from ..encoders.storage.job import Job, embed_shard
+from ..encoders.storage.source import Shard
+from .driver import warn_without_worker_reuse
+from .worker import spec_of_task
+
+
+def embed_shards(spark: SparkSession, shards: Iterable[Shard], job: Job) -> list[dict[str, Any]]:
+    """Embed and write the shards of a job, one Spark task for each, so that Spark retries them one by one.
+
+    Args:
+        spark: A classic or a Connect session.
+        shards: What is read; small, since they travel with the function.
+        job: What is done with each.
+
+    Returns:
+        What `embed_shard` reported, in the order of the shards.
+    """
+    shards = list(shards)
+    if not shards:
+        return []
+    warn_without_worker_reuse(spark)
+    numbers = spark.range(0, len(shards), 1, len(shards))
+    rows = numbers.mapInArrow(_partition_function(shards, job), "number long, report string").collect()
+    reports = {row["number"]: json.loads(row["report"]) for row in rows}
+    return [reports[number] for number in range(len(shards))]
+
+
+def _partition_function(
+    shards: Sequence[Shard], job: Job
+) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    def embed(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for number in batch.column(0).to_pylist():
+                report = json.dumps(_embed_shard_in_task(shards[number], job))
+                yield pa.RecordBatch.from_pydict(
+                    {"number": pa.array([number], pa.int64()), "report": pa.array([report], pa.string())}
+                )
+
+    return embed
+
+
+def _embed_shard_in_task(shard: Shard, job: Job) -> dict[str, Any]:
+    """Embed a shard on the GPU and with the cores of the task that runs in this worker."""
+    task = TaskContext.get()
+    placed = dataclasses.replace(job, spec=spec_of_task(job.spec, task))
+    return embed_shard(shard, placed, cpus=task.cpus() if task is not None else None, exclusive=True)

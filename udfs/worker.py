@@ -1,0 +1,76 @@
+"""What a Spark task knows about itself: the GPU that Spark gave it, its cores, and the encoder that fits them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from pyspark import TaskContext
+
+from ..encoders import Encoder, EncoderSpec, load_encoder
+from ..encoders.errors import DeviceError
+
+
+class Resource(Protocol):
+    """The addresses of one kind of resource that belong to a task."""
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        """Addresses as the cluster's discovery script prints them; for GPUs their numbers."""
+        ...
+
+
+class Task(Protocol):
+    """The part of `pyspark.TaskContext` that is asked."""
+
+    def resources(self) -> Mapping[str, Resource]:
+        """Return what was given to this task, by name."""
+        ...
+
+    def cpus(self) -> int:
+        """Return the cores that belong to this task (`spark.task.cpus`)."""
+        ...
+
+
+def spec_of_task(spec: EncoderSpec, task: Task | None) -> EncoderSpec:
+    """Pin a spec to the GPU of its task.
+
+    Args:
+        spec: As planned. `auto` and `cuda` become the task's own GPU; `cpu` and `cuda:X` stay as they are.
+        task: None outside of a task.
+
+    Returns:
+        The spec to load; the same where Spark manages no GPUs.
+
+    Raises:
+        DeviceError: If the GPU has an address that is no number.
+    """
+    if task is None or spec.device not in ("auto", "cuda"):
+        return spec
+    gpu = task.resources().get("gpu")
+    if gpu is None or not gpu.addresses:
+        return spec
+    address = str(gpu.addresses[0])
+    if not address.isdecimal():
+        raise DeviceError(
+            f"Spark gave this task the GPU {address!r}, which is no number: make the discovery script"
+            " (spark.worker.resource.gpu.discoveryScript) print 0, 1, …, or name a device: device='cuda:0'"
+        )
+    return dataclasses.replace(spec, device=f"cuda:{address}")
+
+
+def encoder_of_task(spec: EncoderSpec, task: Task | None = None) -> Encoder:
+    """Return the encoder for the task that runs in this Python worker, loaded once for all its tasks.
+
+    Args:
+        spec: As planned.
+        task: The running task if None.
+
+    Returns:
+        The encoder on the task's GPU, with as many threads as the task has cores: Spark sets OMP_NUM_THREADS to 1,
+        so that left alone a library would take one. A worker that was moved to another GPU lets the first copy go.
+    """
+    task = task or TaskContext.get()
+    cpus = task.cpus() if task is not None else None
+    return load_encoder(spec_of_task(spec, task), cpus=cpus, exclusive=True)
