@@ -49,11 +49,8 @@ def prepare_item(item: Item, loaded: Loaded, spec: EncoderSpec) -> Preparation:
         content, media_type = item.content, item.media_type
         if isinstance(content, Uri):
             found = fetch(content.uri, fetch_policy(spec), trusted=content.trusted)
-            content, media_type, nbytes = (
-                found.data,
-                media_type or _text_type(found.media_type, content),
-                len(found.data),
-            )
+            media_type = media_type or _text_type(found.media_type, content)
+            content, nbytes = found.data, len(found.data)
             fetched = time.perf_counter()
         if modality == "auto":
             modality, content = tell_modality(content, media_type)

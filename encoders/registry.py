@@ -12,7 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 
-from .encoder import Encoder, Loaded
+from .encoder import Encoder
+from .loaded import Loaded
 from .model import Model
 from .spec import EncoderSpec
 from .threads import allowed_cpus

@@ -60,7 +60,7 @@ def cli(verbose: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the summary for programs.")
 @spec_options
 @click.pass_context
-def embed(context: click.Context, tokens: tuple[str, ...], **values: Any) -> None:
+def embed(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> None:
     """Embed photographs, texts and tables into a Parquet dataset.
 
     INPUT is a folder, a glob, an image, or a JSON lines, CSV or Parquet file; several may be given. Options that are

@@ -7,7 +7,9 @@ import contextlib
 import difflib
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +20,17 @@ from .options import renamed_flag
 
 if TYPE_CHECKING:
     from ..encoders.storage.job import Job
+
+_ERRORS_ONLY = """
+rootLogger.level = error
+rootLogger.appenderRef.stderr.ref = stderr
+appender.stderr.type = Console
+appender.stderr.name = stderr
+appender.stderr.target = SYSTEM_ERR
+appender.stderr.layout.type = PatternLayout
+appender.stderr.layout.pattern = spark: %m%n
+"""
+"""log4j for a local Spark whose user asked for a job and not for Spark's diary."""
 
 ENGINES = ("beam", "spark")
 LOCAL_RUNNER = "FnApiRunner"
@@ -71,7 +84,7 @@ def _beam_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for options in PipelineOptions.__subclasses__():
         with contextlib.suppress(argparse.ArgumentError):  # several subclasses may define one option
-            options._add_argparse_args(parser)
+            options._add_argparse_args(parser)  # type: ignore[arg-type]  # Beam's own parser differs in messages
     return parser
 
 
@@ -113,24 +126,31 @@ def run_spark(
 def _spark_session(master: str | None, remote: str | None, conf: Sequence[str]) -> Iterator[Any]:
     from pyspark.sql import SparkSession
 
-    if remote is None:
-        # local workers are started by name from PATH, which need not have this environment
-        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    from ..udfs import embed_shards as _  # noqa: F401 - fails with the command that installs Spark
+
     builder = SparkSession.builder.appName("clipmill embed")
     settings = dict(pair.split("=", 1) for pair in conf)
-    if remote:
-        builder = builder.remote(remote)
-    else:
-        builder = builder.master(master or "local[*]")
-        settings = {"spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false"} | settings
-        settings.setdefault("spark.log.level", "ERROR")
-    for name, value in settings.items():
-        builder = builder.config(name, value)
-    session = builder.getOrCreate()
-    try:
-        yield session
-    finally:
-        session.stop()
+    with tempfile.TemporaryDirectory() as home:
+        if remote:
+            builder = builder.remote(remote)
+        else:
+            # local workers are started by name from PATH, which need not have this environment
+            os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+            log4j = Path(home) / "log4j2.properties"
+            log4j.write_text(_ERRORS_ONLY)
+            builder = builder.master(master or "local[*]")
+            settings = {
+                "spark.ui.enabled": "false",
+                "spark.ui.showConsoleProgress": "false",
+                "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={log4j.as_uri()}",
+            } | settings
+        for name, value in settings.items():
+            builder = builder.config(name, value)
+        session = builder.getOrCreate()
+        try:
+            yield session
+        finally:
+            session.stop()
 
 
 @contextlib.contextmanager

@@ -18,7 +18,8 @@ def photographs() -> dict[str, np.ndarray]:
     found = {name: np.ascontiguousarray(getattr(data, name)()[:, :, :3]) for name in names}
     sample = load_sample_images()
     found |= {
-        path.split("/")[-1].split(".")[0]: np.array(image) for path, image in zip(sample.filenames, sample.images)
+        path.split("/")[-1].split(".")[0]: np.array(image)
+        for path, image in zip(sample.filenames, sample.images, strict=True)
     }
     return found
 

@@ -20,8 +20,8 @@ from clipmill.encoders.failure import Code, RowError, Stage
 from clipmill.encoders.media import fetch as fetch_module
 from clipmill.encoders.media import uri as uri_module
 from clipmill.encoders.media.fetch import Fetched, FetchPolicy, fetch, inflate
-from clipmill.encoders.media.web import HttpClient, resolve
 from clipmill.encoders.media.uri import WebAddress, is_public, scheme_of, shown
+from clipmill.encoders.media.web import HttpClient, resolve
 
 STRICT = FetchPolicy()
 LOCAL = FetchPolicy(allow_local_files=True)

@@ -10,8 +10,8 @@ import open_clip
 import pytest
 import torch
 from open_clip.transform import image_transform
-from PIL import Image
 from pictures import encode, photographs
+from PIL import Image
 from weights import drawn_module, relative_error, write_safetensors
 
 from clipmill.encoders import load_encoder, unload_all
@@ -128,5 +128,5 @@ def test_weights_that_do_not_fit_are_refused(case: Case, tmp_path) -> None:
     torch.save(state, tmp_path / "off.pt")
     with pytest.raises(WeightsError, match=r"1 names missing \['ln_final.weight'\], 1 unexpected"):
         load_encoder(f"{case.name}::{tmp_path / 'off.pt'}", device="cpu")
-    with pytest.raises(WeightsError, match="no weights at .*random weights"):
+    with pytest.raises(WeightsError, match=r"no weights at .*random weights"):
         load_encoder(f"{case.name}::{tmp_path / 'none.pt'}", device="cpu")

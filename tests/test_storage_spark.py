@@ -24,8 +24,7 @@ from clipmill.encoders.storage import (
     write_job,
 )
 
-pytest.importorskip("pyspark")
-from spark_session import spark  # noqa: F401 - a fixture
+pytest_plugins = ["spark_session"]
 
 SPEC = EncoderSpec("fake::dim=4", device="cpu")
 BASE = pa.schema(

@@ -16,10 +16,10 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # towers whose configuration is on a hub are left uncounted, at once
 
-import open_clip  # noqa: E402
-import torch  # noqa: E402
-from open_clip.factory import get_model_config  # noqa: E402
-from open_clip.pretrained import _PRETRAINED  # noqa: E402
+import open_clip
+import torch
+from open_clip.factory import get_model_config
+from open_clip.pretrained import _PRETRAINED
 
 TARGET = Path(__file__).parent.parent / "encoders" / "catalog" / "open_clip.json"
 SUFFIX = "-quickgelu"

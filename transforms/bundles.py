@@ -38,7 +38,10 @@ _BATCH_ROWS = 64
 class Table(Protocol):
     """How elements become rows of files; pickles small."""
 
-    schema: pa.Schema
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of the files."""
+        ...
 
     def row(self, element: Any) -> Any:
         """Return what of an element is held until it is written."""
@@ -169,7 +172,11 @@ class WriteBundleFn(beam.DoFn):
         """Start with nothing written."""
         self._parts: dict[BoundedWindow, _Part] = {}
 
-    def process(self, element: Any, window: BoundedWindow = beam.DoFn.WindowParam) -> Iterable[dict[str, Any]]:
+    def process(
+        self,
+        element: Any,
+        window: BoundedWindow = beam.DoFn.WindowParam,  # type: ignore[assignment]
+    ) -> Iterable[dict[str, Any]]:
         """Take a row or a failure; each window has files of its own."""
         part = self._parts.get(window)
         if part is None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
-import apache_beam as beam
 import numpy as np
+from apache_beam.coders import Coder
+from apache_beam.coders.typecoders import registry
 
 from ..encoders.document import Document
 
 
-class DocumentCoder(beam.coders.Coder):
+class DocumentCoder(Coder):
     """Encodes documents; registered for `Document`. What comes out owns its arrays and may be changed."""
 
     def encode(self, value: Document) -> bytes:
@@ -48,8 +49,8 @@ def _pack(document: Document) -> tuple[Any, ...]:
         _pack_array(document.tensor),
         document.id,
         document.tags,
-        [_pack(inner) for inner in document.matches],
-        [_pack(inner) for inner in document.chunks],
+        document.matches and [_pack(inner) for inner in document.matches],
+        document.chunks and [_pack(inner) for inner in document.chunks],
         document.mime_type,
         _pack_array(document.embedding),
         document.scores,
@@ -67,8 +68,8 @@ def _unpack(packed: tuple[Any, ...]) -> Document:
         _unpack_array(tensor),
         id,
         tags,
-        [_unpack(inner) for inner in matches],
-        [_unpack(inner) for inner in chunks],
+        matches and [_unpack(inner) for inner in matches],
+        chunks and [_unpack(inner) for inner in chunks],
         mime_type,
         _unpack_array(embedding),
         scores,
@@ -79,16 +80,22 @@ def _unpack(packed: tuple[Any, ...]) -> Document:
 
 
 def _pack_array(array: Any) -> Any:
-    if isinstance(array, np.ndarray) and not array.dtype.hasobject:
-        return array.dtype.str, array.shape, array.tobytes()
-    return array  # None, or what no array is: its failure is for Embed to say
+    """Return the bytes of a vector, bytes with dtype and shape of other arrays, and what is no array as it is."""
+    if not isinstance(array, np.ndarray) or array.dtype.hasobject:
+        return array  # None, or something whose failure is for `Embed` to say
+    if array.dtype == np.float32 and array.ndim == 1:
+        return array.tobytes()
+    return array.dtype.str, array.shape, array.tobytes()
 
 
 def _unpack_array(packed: Any) -> Any:
+    # Copied, since a view of the message would be read-only.
+    if isinstance(packed, bytes):
+        return np.frombuffer(packed, np.float32).copy()
     if isinstance(packed, tuple) and len(packed) == 3:
         dtype, shape, data = packed
-        return np.frombuffer(data, dtype).reshape(shape).copy()  # a view of the message would be read-only
+        return np.frombuffer(data, dtype).reshape(shape).copy()
     return packed
 
 
-beam.coders.registry.register_coder(Document, DocumentCoder)
+registry.register_coder(Document, DocumentCoder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from ..encoders.columns import ColumnPlan
@@ -98,13 +98,17 @@ class RowElements:
 
     def items(self, element: Any) -> list[Item]:
         """See `Elements`."""
-        return self.plan.items(functools.partial(value_at, fields_of(element)))
+        return self.plan.items(functools.partial(value_at, self._fields(element)))
 
     def finish(self, element: Any, outcomes: Sequence[Outcome]) -> Finished:
         """See `Elements`."""
-        fields = fields_of(element)
-        assert fields is not None  # refused otherwise
+        fields = self._fields(element)
         values, failures = self.plan.results(functools.partial(value_at, fields), outcomes)
         if self.vectors == "list":
             values = {name: as_lists(value) for name, value in values.items()}
         return Finished(make_row(element, fields, values), failures)
+
+    def _fields(self, element: Any) -> Mapping[str, Any]:
+        fields = fields_of(element)
+        assert fields is not None  # refused otherwise
+        return fields

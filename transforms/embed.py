@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Self, get_args
 
 import apache_beam as beam
+from apache_beam.pvalue import PCollection
 
 from ..encoders.columns import Column, ColumnPlan
 from ..encoders.document import Document
@@ -33,8 +34,8 @@ class Embedded(NamedTuple):
         failures: `FailedRow`s: everything else.
     """
 
-    rows: beam.PCollection
-    failures: beam.PCollection
+    rows: PCollection
+    failures: PCollection
 
 
 class Embed(beam.PTransform):
@@ -143,7 +144,7 @@ class Embed(beam.PTransform):
             twin._on_failure = "raise"
         return twin
 
-    def expand(self, pcoll: beam.PCollection) -> Embedded | beam.PCollection:
+    def expand(self, pcoll: PCollection) -> Embedded | PCollection:
         """Put the stage into the pipeline."""
         rows_type, elements = self._plan(pcoll.element_type)
         fn = EmbedFn
@@ -175,7 +176,7 @@ class Embed(beam.PTransform):
         return embedded_type(element_type, self.columns, self._vectors), RowElements(self.columns, self._vectors)
 
 
-def embed_of(pcoll: beam.PCollection) -> Embed | None:
+def embed_of(pcoll: PCollection) -> Embed | None:
     """Return the `Embed` that a PCollection came right out of, None if there is none."""
     applied = pcoll.producer
     while applied is not None:

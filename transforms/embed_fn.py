@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 import apache_beam as beam
+from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import BoundedWindow
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import PaneInfo, WindowedValue
@@ -33,8 +34,8 @@ class Place(NamedTuple):
     pane: PaneInfo
 
 
-class EmbedFn(beam.DoFn):
-    """Embeds elements; see the module. A session lives as long as a bundle, the model as long as the process."""
+class _SessionFn(beam.DoFn):
+    """What embeds; a session lives as long as a bundle, the model as long as the process."""
 
     def __init__(self, spec: EncoderSpec, elements: Elements, *, on_failure: OnFailure, cpus: int | None) -> None:
         """Keep what travels to workers: no weights.
@@ -60,16 +61,6 @@ class EmbedFn(beam.DoFn):
         self._stats = Stats()
         self._session: EmbedSession = self._encoder.session(self._stats)
 
-    def process(
-        self,
-        element: Any,
-        timestamp: Timestamp = beam.DoFn.TimestampParam,
-        window: BoundedWindow = beam.DoFn.WindowParam,
-        pane: PaneInfo = beam.DoFn.PaneInfoParam,
-    ) -> Iterable[Any]:
-        """Take one element; give out those that are done, this one or others."""
-        return self._push(element, Place(timestamp, window, pane))
-
     def finish_bundle(self) -> Iterable[Any]:
         """Give out the rest, each in its own window, and count."""
         outputs = [self._output(done) for done in self._session.flush()]
@@ -92,16 +83,34 @@ class EmbedFn(beam.DoFn):
             return self._failed(FailedRow(row, tuple(failures)), place)
         return _at(row, place)
 
-    def _failed(self, failed: FailedRow, place: Place) -> beam.pvalue.TaggedOutput:
+    def _failed(self, failed: FailedRow, place: Place) -> TaggedOutput:
         if self._on_failure == "raise":
             raise FailedRowError(failed.failures, self._spec.model)
-        return beam.pvalue.TaggedOutput(FAILURES, _at(failed, place))
+        return TaggedOutput(FAILURES, _at(failed, place))
 
 
-class EmbedBatchFn(EmbedFn):
+class EmbedFn(_SessionFn):
+    """Embeds elements; see the module."""
+
+    def process(
+        self,
+        element: Any,
+        timestamp: Timestamp = beam.DoFn.TimestampParam,  # type: ignore[assignment]
+        window: BoundedWindow = beam.DoFn.WindowParam,  # type: ignore[assignment]
+        pane: PaneInfo = beam.DoFn.PaneInfoParam,  # type: ignore[assignment]
+    ) -> Iterable[Any]:
+        """Take one element; give out those that are done, this one or others."""
+        return self._push(element, Place(timestamp, window, pane))
+
+
+class EmbedBatchFn(_SessionFn):
     """Embeds batches that were collected across bundles: see `waiting`."""
 
-    def process(self, batch: Any, window: BoundedWindow = beam.DoFn.WindowParam) -> Iterable[Any]:
+    def process(
+        self,
+        batch: Any,
+        window: BoundedWindow = beam.DoFn.WindowParam,  # type: ignore[assignment]
+    ) -> Iterable[Any]:
         """Take a batch, whose elements all stand in its window."""
         _, waited = batch
         return [

@@ -10,7 +10,7 @@ import collections
 import threading
 from typing import Any
 
-from apache_beam.metrics import Metrics
+from apache_beam.metrics.metric import Metrics
 
 from ..encoders.encoder import Encoder
 from ..encoders.registry import count_loads, load_encoder

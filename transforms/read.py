@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import apache_beam as beam
 from apache_beam.io import fileio
+from apache_beam.pvalue import PBegin, PCollection
 
 from ..encoders.document import Document
 from ..encoders.errors import SpecError
@@ -67,7 +68,7 @@ class ReadDocuments(beam.PTransform):
         more = f" and {len(self._patterns) - 1} more" if len(self._patterns) > 1 else ""
         return f"ReadDocuments({self._patterns[0]}{more})".replace("/", "_")  # a slash would make a level of it
 
-    def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection:
+    def expand(self, pbegin: PBegin) -> PCollection:
         """List, spread, read, spread again."""
         treatment = fileio.EmptyMatchTreatment.ALLOW if self._allow_empty else fileio.EmptyMatchTreatment.DISALLOW
         return (

@@ -7,8 +7,8 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import apache_beam as beam
 import numpy as np
+from apache_beam.pvalue import Row
 from apache_beam.typehints import typehints
 from apache_beam.typehints.native_type_compatibility import convert_to_beam_type
 from apache_beam.typehints.row_type import RowTypeConstraint
@@ -23,8 +23,9 @@ def fields_of(value: Any) -> Mapping[str, Any] | None:
     """Return the fields of a row by name, None if it is no row."""
     if isinstance(value, Mapping):
         return value
-    if isinstance(value, beam.Row) or (isinstance(value, tuple) and hasattr(value, "_fields")):
-        return value._asdict()
+    if isinstance(value, Row) or (isinstance(value, tuple) and hasattr(value, "_fields")):
+        fields: Mapping[str, Any] = value._asdict()  # type: ignore[union-attr]
+        return fields
     return None
 
 
@@ -106,7 +107,7 @@ def is_array(kind: Any) -> bool:
 def make_row(original: Any, fields: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
     """Return a new row of the kind that came: a dict for a dict, else a `beam.Row`."""
     merged = {**fields, **values}
-    return merged if isinstance(original, Mapping) else beam.Row(**merged)
+    return merged if isinstance(original, Mapping) else Row(**merged)
 
 
 def as_lists(value: Any) -> Any:

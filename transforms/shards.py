@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.pvalue import PCollection
 
 from ..encoders.stats import Stats
 from ..encoders.storage.job import Job, embed_shard
@@ -48,7 +49,7 @@ class EmbedShards(beam.PTransform):
         """Name the model."""
         return f"EmbedShards({self._job.spec.model})".replace("/", "_")
 
-    def expand(self, shards: beam.PCollection) -> beam.PCollection:
+    def expand(self, shards: PCollection) -> PCollection:
         """Put the stage into the pipeline."""
         cpus = cpus_per_process(shards.pipeline.options, shards.pipeline.runner)
         return shards | "Embed" >> beam.ParDo(_EmbedShardFn(self._job, cpus)).with_output_types(dict[str, Any])

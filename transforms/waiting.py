@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.pvalue import PCollection
 from apache_beam.typehints import typehints
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import PaneInfo
@@ -31,7 +32,7 @@ class WaitForBatches(beam.PTransform):
         self._rows = rows
         self._max_wait_s = max_wait_s
 
-    def expand(self, pcoll: beam.PCollection) -> beam.PCollection:
+    def expand(self, pcoll: PCollection) -> PCollection:
         """Give every element the same key; Beam spreads it over shards, on Dataflow by the load."""
         waiting = typehints.Tuple[pcoll.element_type, Timestamp, _PANE]
         return (
@@ -45,8 +46,8 @@ class _KeepTimeAndPane(beam.DoFn):
     def process(
         self,
         element: Any,
-        timestamp: Timestamp = beam.DoFn.TimestampParam,
-        pane: PaneInfo = beam.DoFn.PaneInfoParam,
+        timestamp: Timestamp = beam.DoFn.TimestampParam,  # type: ignore[assignment]
+        pane: PaneInfo = beam.DoFn.PaneInfoParam,  # type: ignore[assignment]
     ) -> Iterable[Any]:
         flags = (pane.is_first, pane.is_last, pane.timing, pane.index, pane.nonspeculative_index)
         yield 0, (element, timestamp, flags)

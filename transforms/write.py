@@ -9,6 +9,8 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
+from apache_beam.pvalue import PCollection
+from apache_beam.transforms.combiners import Count
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.typehints import arrow_type_compatibility, schemas
 from apache_beam.typehints.row_type import RowTypeConstraint
@@ -82,7 +84,7 @@ class WriteEmbeddings(beam.PTransform):
         """Name the directory, so that two of these can stand in one pipeline."""
         return f"WriteEmbeddings({self._directory})".replace("/", "_")  # a slash would make a level of it
 
-    def expand(self, embedded: Embedded | beam.PCollection) -> beam.PCollection:
+    def expand(self, embedded: Embedded | PCollection) -> PCollection:
         """Check and prepare the directory, then write, spread the names, publish.
 
         Raises:
@@ -109,7 +111,7 @@ class WriteEmbeddings(beam.PTransform):
             _ = (
                 published
                 | "AllWindows" >> beam.WindowInto(GlobalWindows())
-                | "Wait" >> beam.combiners.Count.Globally()
+                | "Wait" >> Count.Globally()
                 | "Finish" >> beam.ParDo(FinishFn(self._directory, run))
             )
         directory = self._directory
@@ -158,7 +160,8 @@ def _arrow_schema(element_type: Any, plan: ColumnPlan, drop: Sequence[str]) -> p
 
 def _arrow_field(name: str, kind: Any, drop: Sequence[str]) -> pa.Field:
     try:
-        row_type = schemas.typing_to_runner_api(RowTypeConstraint.from_fields([(name, kind)])).row_type
+        one: Any = RowTypeConstraint.from_fields([(name, kind)])
+        row_type = schemas.typing_to_runner_api(one).row_type
         return arrow_type_compatibility.arrow_schema_from_beam_schema(row_type.schema).field(0).remove_metadata()
     except (TypeError, ValueError, NotImplementedError) as err:
         if name in drop:  # it need not be written, and only whether it is an array decides about its vectors

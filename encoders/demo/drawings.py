@@ -201,13 +201,13 @@ def clutter(rng: np.random.Generator, side: int = 224) -> Image.Image:
 def _places(scene: Scene, rng: np.random.Generator) -> list[tuple[float, float, float]]:
     """Middle (x, y) and radius of every shape, in parts of the picture's side."""
     if scene.position is not None:
-        low, high = {"small": (0.09, 0.13), "medium": (0.16, 0.21), "large": (0.28, 0.38)}[scene.size]
+        low, high = {"small": (0.12, 0.15), "medium": (0.18, 0.22), "large": (0.28, 0.38)}[scene.size]
         row, column = divmod(POSITIONS.index(scene.position), 3)
-        cells, steps, jitter = [(column, row)], (0.24, 0.5, 0.76), 0.03
+        cells, steps, jitter = [(column, row)], (0.25, 0.5, 0.75), 0.03
     elif scene.size == "small":
-        low, high, steps, jitter = 0.085, 0.115, (0.18, 0.5, 0.82), 0.04
+        low, high, steps, jitter = 0.115, 0.135, (0.18, 0.5, 0.82), 0.03
     else:
-        low, high, steps, jitter = 0.14, 0.18, (0.27, 0.73), 0.04
+        low, high, steps, jitter = 0.17, 0.2, (0.26, 0.74), 0.03
     if scene.position is None:
         grid = [(column, row) for row in range(len(steps)) for column in range(len(steps))]
         cells = [grid[i] for i in rng.permutation(len(grid))[: scene.count]]
@@ -231,7 +231,7 @@ def _ground(kind: str, shape_colour: np.ndarray, rng: np.random.Generator, side:
         pixels = np.where(wave[..., None] > 0, base, other)
     elif rng.random() < 0.5:
         cells = int(rng.integers(24, 97))
-        grains = rng.normal(0, rng.uniform(18, 45), (cells, cells, int(rng.choice((1, 3)))))
+        grains = rng.normal(0, rng.uniform(14, 36), (cells, cells, int(rng.choice((1, 3)))))
         picked = np.arange(side) * cells // side
         pixels = base + grains[picked][:, picked]
     else:

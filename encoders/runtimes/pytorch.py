@@ -31,7 +31,7 @@ class TorchRuntime:
         """
         self.device = device
         self._device = torch.device(device)
-        self._module = module.eval().requires_grad_(False).to(self._device)
+        self._module: Any = module.eval().requires_grad_(False).to(self._device)
         self._mean = torch.tensor(preprocessing.mean, device=self._device).view(1, 3, 1, 1)
         self._std = torch.tensor(preprocessing.std, device=self._device).view(1, 3, 1, 1)
 

@@ -1,0 +1,131 @@
+"""Documents and rows as record batches, and which outcome belongs to which document."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from clipmill.encoders import Code, Document, EncoderSpec, Failure, Stage, Vector, read_provenance
+from clipmill.encoders.columns import ColumnPlan
+from clipmill.encoders.document_plan import DocumentPlan
+from clipmill.encoders.errors import DatasetError
+from clipmill.encoders.storage import (
+    documents_batch,
+    documents_schema,
+    failure_records,
+    rows_batch,
+    rows_schema,
+)
+from clipmill.encoders.testing import fake_text_vector
+
+SPEC = EncoderSpec("fake::dim=4", device="cpu")
+
+
+def text_vector(text: str) -> list[float]:
+    return fake_text_vector(text, 4).tolist()
+
+
+def photograph(colour: str = "red", size: tuple[int, int] = (6, 4)) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", size, colour).save(out, "PNG")
+    return out.getvalue()
+
+
+def tree() -> Document:
+    root = Document(id="r", blob=photograph(), tags={"x": 1})
+    root.matches = [Document(text="one"), Document(tensor=np.zeros((2, 2, 3), np.uint8))]
+    root.matches[0].chunks = [Document(text="chunk")]
+    return root
+
+
+@pytest.mark.parametrize(
+    ("paths", "places"),
+    [("@r", ["@r"]), ("@m", ["@m[0]", "@m[1]"]), ("@r,mc", ["@r", "@m[0]c[0]"])],
+)
+def test_outcomes_return_to_the_documents_they_came_from(paths, places):
+    document = tree()
+    untouched = copy.deepcopy(document)
+    plan = DocumentPlan(paths, keep_content=True)
+    items = plan.items(document)
+    assert len(items) == len(places)
+    failure = Failure(Stage.ENCODE, Code.ENCODE_FAILED, "x")
+    vectors = [Vector(np.full(4, n, np.float32), media_type="text/x") for n in range(len(items) - 1)]
+    result = plan.results(document, [*vectors, failure])
+    place = None if places[-1] == "@r" else places[-1]
+    assert result.failures == (failure.at(column=place, row="r"),)
+    assert result.matches[0].embedding is None or result.matches[0].embedding.tolist() == [0, 0, 0, 0]
+    assert (document.embedding, document.failures, document.matches[0].embedding) == (None, (), None)
+    assert (document.blob, document.tags, document.mime_type) == (untouched.blob, untouched.tags, None)
+    assert result.blob == document.blob
+
+
+def test_documents_that_could_not_be_read_pass_through():
+    failure = Failure(Stage.READ, Code.MALFORMED, "x", row="x.jsonl:1")
+    document = Document(id="r", failures=(failure,))
+    assert DocumentPlan().items(document) == []
+    assert DocumentPlan().results(document, []).failures == (failure,)
+
+
+def test_content_is_dropped_at_every_level_of_the_copy_only():
+    document = tree()
+    result = DocumentPlan("@m").results(document, [None, None])
+    assert (result.blob, result.matches[1].tensor) == (None, None)
+    assert document.blob is not None
+    assert document.matches[1].tensor is not None
+
+
+def test_a_misspelt_access_path_fails_at_once():
+    with pytest.raises(ValueError, match="access_paths='@x'"):
+        DocumentPlan("@x")
+
+
+def test_documents_as_a_batch_with_nested_ones_and_tensors():
+    document = tree()
+    document.embedding = np.ones(4, np.float32)
+    document.matches[0].embedding = np.full(4, 2, np.float32)
+    document.tensor = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    schema = documents_schema(SPEC, access_paths="@r,m", keep_content=True)
+    batch = documents_batch([document, Document(id="\udcff", text="t")], schema, 4)
+    batch.validate(full=True)
+    first, second = batch.to_pylist()
+    assert (first["id"], first["tags"], first["embedding"]) == ("r", '{"x": 1}', [1, 1, 1, 1])
+    assert [match["embedding"] for match in first["matches"]] == [[2, 2, 2, 2], None]
+    assert "chunks" not in first["matches"][0]
+    assert first["tensor"] == {"shape": [2, 2, 3], "dtype": "uint8", "data": bytes(range(12))}
+    assert (second["id"], second["embedding"], second["matches"]) == ("\\udcff", None, [])
+    assert set(read_provenance(schema)) == {"embedding", "matches"}
+
+
+def test_no_documents_are_a_batch_of_the_same_type():
+    schema = documents_schema(SPEC, access_paths="@r,m")
+    assert documents_batch([], schema, 4).schema.equals(schema)
+
+
+def test_failures_never_hold_image_bytes():
+    failure = Failure(Stage.DECODE, Code.UNDECODABLE, "x")
+    document = Document(id="d", blob=b"bytes", uri="data:image/png;base64,AAAA", failures=(failure,))
+    (record,) = failure_records(document)
+    assert record == {**failure.as_dict(), "id": "d"}
+
+
+def test_rows_as_a_batch():
+    plan = ColumnPlan.of({"caption": "text"})
+    base = pa.schema([("id", pa.int32()), ("caption", pa.string())])
+    schema = rows_schema(base, plan, SPEC, drop=["caption"])
+    rows = [
+        {"id": 1, "caption": "a", "caption_embedding": fake_text_vector("a", 4)},
+        {"id": None, "caption_embedding": None, "stranger": object()},
+    ]
+    before = copy.deepcopy(rows[0])
+    assert rows_batch(rows, schema, plan, 4).to_pylist() == [
+        {"id": 1, "caption_embedding": text_vector("a")},
+        {"id": None, "caption_embedding": None},
+    ]
+    assert rows[0].keys() == before.keys()
+    with pytest.raises(DatasetError, match="column 'id' is int32"):
+        rows_batch([{"id": "x"}], schema, plan, 4)
