@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from .errors import SpecError
 from .failure import Code, Failure, RowError, Stage
 from .item import Item, Uri
 
@@ -133,7 +134,7 @@ class Document:
             RowError: If the URI cannot be fetched or holds no image.
         """
         from .media.fetch import FetchPolicy, fetch
-        from .media.images import open_image
+        from .media.images import open_image, sniff_media_type
         from .spec import EncoderSpec
 
         if not self.uri:
@@ -141,6 +142,7 @@ class Document:
         data = fetch(self.uri, FetchPolicy(), trusted=True).data
         twin = self.copy()
         twin.tensor = np.array(open_image(data, max_pixels=EncoderSpec().max_image_pixels).convert("RGB"))
+        twin.mime_type = twin.mime_type or sniff_media_type(data)
         return twin
 
 
@@ -164,11 +166,11 @@ class AccessPaths:
         """Read an access path.
 
         Raises:
-            ValueError: If it is none, saying what is allowed.
+            SpecError: If it is none, saying what is allowed.
         """
         parts = [part.strip().lstrip("@") for part in str(text).split(",")]
         if not str(text).startswith("@") or not all(re.fullmatch(r"r?[mc]*", part) and part for part in parts):
-            raise ValueError(f"access_paths={text!r} is not '@' and paths such as 'r', 'm', 'c', 'cc', 'r,m'")
+            raise SpecError(f"access_paths={text!r} is not '@' and paths such as 'r', 'm', 'c', 'cc', 'r,m'")
         return cls(tuple(dict.fromkeys(part.removeprefix("r") for part in parts)))
 
     def select(self, root: Document) -> Iterator[tuple[str, Document]]:

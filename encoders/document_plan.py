@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 from .document import AccessPaths, Document
@@ -14,6 +15,9 @@ TRUNCATED_TAG = "truncated"
 """Tag that is set on documents whose text was cut to the context length."""
 
 
+_parse = functools.lru_cache(maxsize=64)(AccessPaths.parse)  # asked for twice for every document
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class DocumentPlan:
     """How documents are embedded, checked.
@@ -23,7 +27,7 @@ class DocumentPlan:
         keep_content: Whether `blob` and `tensor` stay in what comes out.
 
     Raises:
-        ValueError: If `access_paths` is none.
+        SpecError: If `access_paths` is none.
     """
 
     access_paths: str = "@r"
@@ -31,7 +35,7 @@ class DocumentPlan:
 
     def __post_init__(self) -> None:
         """Refuse an access path that is none before any worker sees it."""
-        AccessPaths.parse(self.access_paths)
+        _parse(self.access_paths)
 
     def items(self, document: Document) -> list[Item]:
         """Return what of a document is embedded.
@@ -64,7 +68,7 @@ class DocumentPlan:
         return result
 
     def _select(self, document: Document) -> list[tuple[str, Document]]:
-        return list(AccessPaths.parse(self.access_paths).select(document))
+        return list(_parse(self.access_paths).select(document))
 
 
 def _fill(document: Document, vector: Vector) -> None:

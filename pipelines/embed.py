@@ -182,15 +182,15 @@ def run(arguments: EmbedArguments) -> int:
 def summary_table(found: DatasetSummary, seconds: float, output: str) -> Table:
     """Return what came of a job as a table for the terminal."""
     table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_row("rows in", f"{found.rows:,}")
+    table.add_row("rows in", f"{found.input_rows:,}")
     table.add_row("embedded", f"{found.embedded:,}")
     for code, count in sorted(found.failed.items()):
         table.add_row(f"failed: {code}", f"{count:,}")
     if found.truncated_texts:
         table.add_row("texts cut", f"{found.truncated_texts:,}")
-    table.add_row(
-        "rows per second", f"{found.rows_per_second:,.1f} while embedding, {found.rows / seconds:,.1f} in all"
-    )
+    rate = found.rows_per_second
+    encoding = f"{rate:,.1f} from the first row to the last, " if rate else ""
+    table.add_row("rows per second", f"{encoding}{found.input_rows / seconds:,.1f} in {seconds:.1f} s in all")
     table.add_row("models loaded", str(found.loads))
     for resolved in found.resolved:
         table.add_row("ran as", ", ".join(f"{name} {value}" for name, value in resolved.items() if value))
@@ -215,10 +215,10 @@ def allowed_failures(given: str, rows: int) -> float:
 
 
 def _judge(found: DatasetSummary, max_failures: str | None) -> int:
-    failed = sum(found.failed.values())
-    if max_failures is None or failed <= allowed_failures(max_failures, found.rows):
+    failed, rows = found.failed_rows, found.input_rows
+    if max_failures is None or failed <= allowed_failures(max_failures, rows):
         return 0
-    click.echo(f"Error: {failed} failures are more than --max-failures {max_failures} of {found.rows} rows", err=True)
+    click.echo(f"Error: {failed} of {rows} rows failed, more than --max-failures {max_failures}", err=True)
     return 1
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import logging
 import os
 import sys
 import tempfile
@@ -102,6 +103,9 @@ def run_beam(shards: Sequence[Shard], job: Job, options: Sequence[str]) -> None:
     flags = list(options)
     if not any(flag.partition("=")[0] == "--runner" for flag in flags):
         flags.append(f"--runner={LOCAL_RUNNER}")
+        if not logging.getLogger("clipmill").isEnabledFor(logging.INFO):
+            # its workers log every error with its stack before it reaches us, who say it in one line
+            logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     with _failing_as("Beam"), beam.Pipeline(options=PipelineOptions(flags)) as pipeline:
         # plain values travel: Beam would make a schema of a dataclass, and fails at its optional fields
         plain = pipeline | beam.Create([shard.as_dict() for shard in shards]) | beam.Reshuffle()

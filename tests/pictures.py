@@ -17,10 +17,8 @@ def photographs() -> dict[str, np.ndarray]:
     names = ("astronaut", "chelsea", "coffee")
     found = {name: np.ascontiguousarray(getattr(data, name)()[:, :, :3]) for name in names}
     sample = load_sample_images()
-    found |= {
-        path.split("/")[-1].split(".")[0]: np.array(image)
-        for path, image in zip(sample.filenames, sample.images, strict=True)
-    }
+    for path, image in zip(sample.filenames, sample.images, strict=True):
+        found[path.split("/")[-1].split(".")[0]] = np.array(image)
     return found
 
 

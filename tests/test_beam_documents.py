@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+from pathlib import Path
 
 import apache_beam as beam
 import numpy as np
@@ -65,7 +66,7 @@ def test_the_six_documents_of_the_seed(tmp_path, monkeypatch):
             Document(text="she smiled, with pain"),
             Document(uri="apple.png"),
             Document(uri="apple.png").load_uri_to_image_tensor(),
-            Document(blob=open("apple.png", "rb").read()),  # noqa: SIM115 - as the seed has it
+            Document(blob=Path("apple.png").read_bytes()),
             Document(uri=server.url("/photo.jpg")),
             Document(uri=GIF),
         ]

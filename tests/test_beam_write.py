@@ -67,6 +67,7 @@ def test_documents_from_files_to_files(tmp_path):
     )
     summary = summarise(str(out))
     assert (summary.rows, summary.embedded, summary.failed, summary.complete) == (2, 2, {"empty": 1}, True)
+    assert (summary.input_rows, summary.failed_rows, summary.shards, summary.processes) == (3, 1, 1, 1)
     assert [resolved["runtime"] for resolved in summary.resolved] == ["fake"]
 
 
@@ -172,6 +173,41 @@ def test_a_directory_that_holds_something_is_refused_when_the_pipeline_is_built(
     _ = embedded | "Write again" >> WriteEmbeddings(tmp_path / "out", overwrite=True)
     p.run().wait_until_finish()
     assert set(rows_by(tmp_path / "out")) == {"b"}
+
+
+def test_what_a_job_that_did_not_end_left_is_replaced_on_request(tmp_path):
+    write(tmp_path / "out", [Document(text="one", id="a")])
+    (tmp_path / "out" / "_SUCCESS").unlink()
+    (tmp_path / "out" / "_staging" / "other-run").mkdir(parents=True)
+    (tmp_path / "out" / "_staging" / "other-run" / "part-x.parquet").write_bytes(b"half")
+    write(tmp_path / "out", [Document(text="two", id="b")], overwrite=True)
+    assert set(rows_by(tmp_path / "out")) == {"b"}
+    assert not (tmp_path / "out" / "_staging").exists()
+
+
+def test_a_directory_of_somebody_else_is_never_overwritten(tmp_path):
+    (tmp_path / "out" / "_staging").mkdir(parents=True)
+    (tmp_path / "out" / "_staging" / "thesis.txt").write_text("all my work")
+    with pytest.raises(DatasetError, match="is no dataset of clipmill"):
+        write(tmp_path / "out", [Document(text="two", id="b")], overwrite=True)
+    assert (tmp_path / "out" / "_staging" / "thesis.txt").read_text() == "all my work"
+
+
+def test_file_systems_of_fsspec(tmp_path):
+    """The worker is a thread of this process here, and so sees the same memory."""
+    out = f"memory://{tmp_path.name}/vectors"
+    with pipeline() as p:
+        embedded = p | beam.Create([Document(text="one", id="a"), Document(text="", id="b")]) | Embed("fake::dim=8")
+        _ = embedded | WriteEmbeddings(out) | Keep(tmp_path / "names")
+    assert set(rows_by(out)) == {"a"}
+    assert [failure["row"] for failure in read_failures(out)] == ["b"]
+    assert summarise(out).complete
+    (name,) = kept(tmp_path / "names")
+    assert name.startswith(f"{out}/part-")
+    again = pipeline()
+    embedded = again | beam.Create([Document(text="two")]) | Embed("fake::dim=8")
+    with pytest.raises(DatasetError, match="is not empty"):
+        _ = embedded | WriteEmbeddings(out)
 
 
 def test_windows_have_files_of_their_own(tmp_path):

@@ -18,7 +18,7 @@ except ModuleNotFoundError as err:
         raise
     raise MissingExtraError("apache_beam", "beam", "clipmill.transforms") from err
 
-from ..encoders.document import Document
+from ..encoders.document import Document as Document  # for convenience; its home is clipmill.encoders
 from .embed import Embed, Embedded
 from .failed_row import FailedRow
 from .read import ReadDocuments
@@ -26,7 +26,6 @@ from .shards import EmbedShards
 from .write import WriteEmbeddings
 
 __all__ = [
-    "Document",
     "Embed",
     "EmbedShards",
     "Embedded",

@@ -10,6 +10,8 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import os
+import socket
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
@@ -22,6 +24,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from ..encoders.columns import ColumnPlan, MissingColumn
 from ..encoders.document import Document
+from ..encoders.registry import count_loads
 from ..encoders.spec import EncoderSpec
 from ..encoders.storage.dataset import finish_job
 from ..encoders.storage.files import Folder, dataset_errors
@@ -206,7 +209,7 @@ class _Part:
         self._waiting: list[Any] = []
         self._writer = ShardWriter(staging, uuid.uuid4().hex, table.schema)
         self._writer.__enter__()
-        self._embedded = self._nulls = 0
+        self._embedded = self._nulls = self._failed_rows = 0
         self._failed: collections.Counter[str] = collections.Counter()
         self.elements = 0
 
@@ -214,6 +217,7 @@ class _Part:
         self.elements += 1
         failed = isinstance(element, FailedRow)
         if failed:
+            self._failed_rows += 1
             self._failed.update(str(failure.code) for failure in element.failures)
             for record in self._table.records(element):
                 self._writer.fail(record)
@@ -230,7 +234,15 @@ class _Part:
 
     def commit(self, spec: EncoderSpec) -> dict[str, Any]:
         self._write()
-        about: dict[str, Any] = {"embedded": self._embedded, "nulls": self._nulls, "failed": dict(self._failed)}
+        about: dict[str, Any] = {
+            "input_rows": self.elements,
+            "failed_rows": self._failed_rows,
+            "failed": dict(sorted(self._failed.items())),
+            "embedded": self._embedded,
+            "nulls": self._nulls,
+            "process": f"{socket.gethostname()}:{os.getpid()}",
+            "loads": count_loads(),
+        }
         if (resolved := resolved_here(spec)) is not None:
             about["resolved"] = resolved
         try:
@@ -284,9 +296,17 @@ class FinishFn(beam.DoFn):
     def process(self, _: Any) -> Iterable[str]:
         """Finish; safe to repeat."""
         folder = Folder.of(self._directory)
-        staging = folder.at(STAGING)
-        with dataset_errors("remove", f"{folder.url}/{STAGING}"):
-            if folder.fs.isdir(staging):
-                folder.fs.rm(staging, recursive=True)
+        remove_staging(folder, self._run)
         finish_job(self._directory)
         yield self._directory
+
+
+def remove_staging(folder: Folder, run: str = "") -> None:
+    """Remove what a run left in `_staging/`, or with no name all of it; other runs' files stay."""
+    with dataset_errors("remove", f"{folder.url}/{STAGING}"):
+        folder.fs.invalidate_cache()
+        own = folder.at(f"{STAGING}/{run}".rstrip("/"))
+        if folder.fs.isdir(own):
+            folder.fs.rm(own, recursive=True)
+        if folder.fs.isdir(folder.at(STAGING)) and not folder.list(STAGING):
+            folder.fs.rmdir(folder.at(STAGING))

@@ -147,7 +147,7 @@ class Embed(beam.PTransform):
     def expand(self, pcoll: PCollection) -> Embedded | PCollection:
         """Put the stage into the pipeline."""
         rows_type, elements = self._plan(pcoll.element_type)
-        fn = EmbedFn
+        fn: type[EmbedFn] | type[EmbedBatchFn] = EmbedFn
         if self._max_wait_s is not None and not pcoll.is_bounded:
             pcoll = pcoll | WaitForBatches(self.spec.max_batch_rows or _WAITING_ROWS, self._max_wait_s)
             fn = EmbedBatchFn

@@ -18,9 +18,10 @@ from apache_beam.typehints.row_type import RowTypeConstraint
 from ..encoders.columns import ColumnPlan
 from ..encoders.document_plan import DocumentPlan
 from ..encoders.errors import SpecError
-from ..encoders.storage.dataset import prepare_directory, write_job
+from ..encoders.storage.dataset import JOB, prepare_directory, write_job
+from ..encoders.storage.files import Folder
 from ..encoders.storage.tables import documents_schema, rows_schema
-from .bundles import DocumentTable, FinishFn, PublishFn, RowTable, Table, WriteBundleFn
+from .bundles import DocumentTable, FinishFn, PublishFn, RowTable, Table, WriteBundleFn, remove_staging
 from .embed import Embed, Embedded, embed_of
 from .rows import is_array, row_fields
 
@@ -96,6 +97,9 @@ class WriteEmbeddings(beam.PTransform):
         if embed is None:
             raise SpecError("which model made these vectors? give the transform: WriteEmbeddings(…, embed=Embed(…))")
         table = self._table(embed, inputs[0].element_type)
+        folder = Folder.of(self._directory)
+        if self._overwrite and folder.fs.exists(folder.at(JOB)):
+            remove_staging(folder)  # of a job that did not end; what makes the directory a dataset of ours is there
         prepare_directory(self._directory, overwrite=self._overwrite)
         write_job(self._directory, self._description(embed))
         run = uuid.uuid4().hex

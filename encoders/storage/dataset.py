@@ -44,6 +44,8 @@ class DatasetSummary:
     """What became of a job, summed over the manifests of its shards.
 
     Attributes:
+        input_rows: Rows and documents that were read.
+        failed_rows: Those of which something failed.
         rows: Rows in the Parquet files.
         embedded: Values embedded; a row with two columns has two.
         failed: Values that failed, by reason code.
@@ -59,6 +61,8 @@ class DatasetSummary:
         complete: Whether every shard is there and the job was finished.
     """
 
+    input_rows: int = 0
+    failed_rows: int = 0
     rows: int = 0
     embedded: int = 0
     failed: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -72,6 +76,13 @@ class DatasetSummary:
     first_row_at: float | None = None
     last_row_at: float | None = None
     complete: bool = False
+
+    @property
+    def rows_per_second(self) -> float | None:
+        """Rows between the first and the last embedded row, a second; None where they came out together."""
+        if self.first_row_at is None or self.last_row_at is None or self.last_row_at <= self.first_row_at:
+            return None
+        return self.input_rows / (self.last_row_at - self.first_row_at)
 
 
 def prepare_directory(directory: str, *, overwrite: bool = False) -> None:
@@ -182,6 +193,8 @@ def summarise(directory: str) -> DatasetSummary:
         return sum(manifest.get(name) or 0 for manifest in manifests)
 
     return DatasetSummary(
+        input_rows=total("input_rows"),
+        failed_rows=total("failed_rows"),
         rows=total("rows"),
         embedded=total("embedded"),
         failed=dict(sorted(failed.items())),

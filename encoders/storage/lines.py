@@ -53,7 +53,7 @@ class _Packed(gzip.GzipFile):
     """A packed file that closes what it reads from; not buffered further, so that one that is cut gives all it has."""
 
     def close(self) -> None:
-        packed = self.fileobj
+        packed: Any = self.fileobj
         super().close()
         if packed is not None:
             packed.close()

@@ -60,7 +60,7 @@ class ShardWriter:
         self._schema = schema
         self._row_group_rows = row_group_rows
         self._buffer: list[pa.RecordBatch] = []
-        self._buffered_rows = 0
+        self._buffered_rows = self._buffered_bytes = 0
         self._rows = 0
         self._failed = 0
         self._parquet: Path | None = None
@@ -101,10 +101,8 @@ class ShardWriter:
         for piece in batch.to_batches() if isinstance(batch, pa.Table) else [batch]:
             self._buffer.append(piece)
             self._buffered_rows += piece.num_rows
-            if (
-                self._buffered_rows >= self._row_group_rows
-                or sum(held.nbytes for held in self._buffer) >= _ROW_GROUP_BYTES
-            ):
+            self._buffered_bytes += piece.nbytes
+            if self._buffered_rows >= self._row_group_rows or self._buffered_bytes >= _ROW_GROUP_BYTES:
                 self._flush()
 
     def fail(self, record: Mapping[str, Any]) -> None:
@@ -165,7 +163,7 @@ class ShardWriter:
         with self._errors():
             self._writer.write_table(table.cast(self._schema), row_group_size=max(table.num_rows, 1))
         self._rows += self._buffered_rows
-        self._buffer, self._buffered_rows = [], 0
+        self._buffer, self._buffered_rows, self._buffered_bytes = [], 0, 0
 
     def _errors(self) -> contextlib.AbstractContextManager[None]:
         where = f"{self._folder.url}/{part_name(self._name)}"
