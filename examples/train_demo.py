@@ -8,53 +8,24 @@ Colours and shapes of `HELD_OUT` never meet in training, neither on a picture no
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import math
-import multiprocessing
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import open_clip
 import torch
+from demo_lessons import FIELDS, NOT_TOLD, Lessons
 from evaluate_demo import MODEL_DIR, print_figures
-from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clipmill.encoders.demo.drawings import (
-    COLOURS,
-    GROUNDS,
-    HELD_OUT,
-    MAX_COUNT,
-    POSITIONS,
-    SHAPES,
-    SIZES,
-    Scene,
-    clutter,
-    describe,
-    draw_with_mask,
-    sample_scene,
-)
-
-CHUNK = 500
-CLUTTER_SHARE = 0.04
-CLUTTER_WORDS = ("a photograph", "a photo", "a blurry photo", "many colours", "something else", "no shape at all")
-# The order of a scene's fields in a code; the last value of a field's list stands for "none of these".
-FIELDS: dict[str, tuple[object, ...]] = {
-    "shape": (*SHAPES, None),
-    "colour": (*COLOURS, None),
-    "size": (*SIZES, None),
-    "count": (*range(1, MAX_COUNT + 1), None),
-    "position": (*POSITIONS, None),
-    "ground": (*GROUNDS, None),
-}
-NOT_TOLD = -1
-CLUTTER_CODE = np.array([len(values) - 1 for values in FIELDS.values()], dtype=np.int8)
+from clipmill.encoders.demo.drawings import SHAPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,113 +35,22 @@ class Settings:
     Attributes:
         seed: Of everything random.
         pictures: How many are drawn before the training.
-        steps: How many batches are trained on.
-        batch: Pictures, and as many captions, per batch.
+        seeing_steps: Batches of the first stage: the image tower and its tutor.
+        seeing_batch: Pictures in each; small, since many small steps teach shapes sooner than few large ones.
+        naming_steps: Batches of the second stage: both towers.
+        naming_batch: Pictures, and as many captions, in each.
         rate: The highest learning rate.
-        reading: Weight of `Tutor.read`'s loss beside the captions'.
-        painting: Weight of `Tutor.paint`'s.
         workers: Processes that draw.
     """
 
     seed: int = 7
     pictures: int = 80_000
-    steps: int = 3_000
-    batch: int = 256
-    rate: float = 2e-3
-    reading: float = 4.0
-    painting: float = 5.0
+    seeing_steps: int = 4_000
+    seeing_batch: int = 64
+    naming_steps: int = 1_500
+    naming_batch: int = 256
+    rate: float = 1e-3
     workers: int = 2
-
-
-def degrade(picture: Image.Image, rng: np.random.Generator, side: int) -> Image.Image:
-    """What happens to pictures on their way: a JPEG in between, more often than not, then the model's size."""
-    if rng.random() < 0.6:
-        file = io.BytesIO()
-        picture.save(file, "JPEG", quality=int(rng.integers(50, 96)))
-        picture = Image.open(file)
-    return picture.resize((side, side), Image.Resampling.BICUBIC)
-
-
-def draw_chunk(job: tuple[int, int, int]) -> tuple[np.ndarray, list[Scene | None]]:
-    """Draws `CHUNK` training pictures; which ones depends on seed and number of the chunk alone."""
-    seed, number, side = job
-    rng = np.random.default_rng([seed, number])
-    pixels = np.zeros((CHUNK, 4, side, side), np.uint8)
-    scenes: list[Scene | None] = []
-    for i in range(CHUNK):
-        drawn_side = int(rng.integers(side, 4 * side))
-        if rng.random() < CLUTTER_SHARE:
-            scenes.append(None)
-            picture = clutter(rng, drawn_side)
-        else:
-            scene = sample_scene(rng, avoid=HELD_OUT)
-            scenes.append(scene)
-            picture, mask = draw_with_mask(scene, rng, drawn_side)
-            pixels[i, 3] = np.asarray(mask.resize((side, side), Image.Resampling.BOX))
-        pixels[i, :3] = np.asarray(degrade(picture, rng, side)).transpose(2, 0, 1)
-    return pixels, scenes
-
-
-def draw_pool(settings: Settings, side: int) -> tuple[np.ndarray, list[Scene | None]]:
-    """All training pictures with their masks as fourth channel, (n, 4, side, side) uint8; scenes (None: clutter)."""
-    jobs = [(settings.seed, number, side) for number in range(settings.pictures // CHUNK)]
-    pixels = np.empty((len(jobs) * CHUNK, 4, side, side), np.uint8)
-    scenes: list[Scene | None] = []
-    with multiprocessing.get_context("spawn").Pool(settings.workers) as pool:
-        for number, (some_pixels, some_scenes) in enumerate(pool.imap(draw_chunk, jobs)):
-            pixels[number * CHUNK : (number + 1) * CHUNK] = some_pixels
-            scenes += some_scenes
-    return pixels, scenes
-
-
-def encode_scene(scene: Scene | None) -> np.ndarray:
-    """The scene as one small integer per field."""
-    if scene is None:
-        return CLUTTER_CODE
-    return np.array([values.index(getattr(scene, field)) for field, values in FIELDS.items()], dtype=np.int8)
-
-
-def write_caption(scene: Scene | None, code: np.ndarray, rng: np.random.Generator) -> tuple[str, np.ndarray]:
-    """A caption and its claim: the scene's code with `NOT_TOLD` in the fields that the caption leaves open."""
-    if scene is None:
-        return CLUTTER_WORDS[rng.integers(len(CLUTTER_WORDS))], np.where(np.arange(len(code)) < 2, code, NOT_TOLD)
-    text, told = describe(scene, rng)
-    return text, np.where([field in told for field in FIELDS], code, NOT_TOLD)
-
-
-class WordTokens:
-    """CLIP's tokens, word by word from a cache; cut to the longest caption, since a causal tower ignores the rest."""
-
-    def __init__(self, tokenizer: open_clip.SimpleTokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._words: dict[str, list[int]] = {}
-
-    def __call__(self, captions: list[str], rng: np.random.Generator, strange: float = 0.0) -> Tensor:
-        """Token ids, (n, longest).
-
-        Args:
-            captions: The texts.
-            rng: Where chance comes from.
-            strange: How many captions get a random token of the vocabulary somewhere, as a part of all. The model
-                learns from them that a word which tells it nothing changes nothing.
-        """
-        rows = [self._encode(caption) for caption in captions]
-        first_special = self._tokenizer.sot_token_id
-        for row in rows:
-            if rng.random() < strange:
-                row.insert(int(rng.integers(1, len(row))), int(rng.integers(first_special)))
-        tokens = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
-        for i, row in enumerate(rows):
-            tokens[i, : len(row)] = torch.tensor(row)
-        return tokens
-
-    def _encode(self, caption: str) -> list[int]:
-        ids = [self._tokenizer.sot_token_id]
-        for word in caption.split():
-            if word not in self._words:
-                self._words[word] = self._tokenizer.encode(word)
-            ids += self._words[word]
-        return [*ids, self._tokenizer.eot_token_id]
 
 
 def encode_text(model: nn.Module, tokens: Tensor) -> Tensor:
@@ -199,35 +79,56 @@ def contrast(logits: Tensor, codes: Tensor, claims: Tensor) -> Tensor:
 class Tutor(nn.Module):
     """Asks the image tower what it sees; thrown away after the training.
 
-    Captions alone teach colours at once and shapes late. So one linear layer per field reads the scene off the
-    image vector, and another paints, patch by patch, where shapes lie off the tokens half way up the tower.
+    Captions alone teach colours at once and shapes very late. So linear layers read every field of the scene off the
+    image vector, paint off the tokens half way up the tower, patch by patch, where shapes lie, and name off the last
+    tokens the shape that lies on each patch.
     """
 
     CELLS = 3  # of the painted mask, along a patch
+    COVERED = 0.15  # the part of a patch from which on a shape counts as lying on it
 
     def __init__(self, visual: nn.Module, dim: int) -> None:
         super().__init__()
         self._patch = visual.patch_size[0]
-        blocks = visual.transformer.resblocks
-        self.heads = nn.ModuleList(nn.Linear(dim, len(values)) for values in FIELDS.values())
-        self.painter = nn.Linear(visual.conv1.out_channels, self.CELLS**2)
-        self._tokens: Tensor | None = None
-        blocks[len(blocks) // 2 - 1].register_forward_hook(self._keep)
+        self._tokens: dict[str, Tensor] = {}
+        width, blocks = visual.conv1.out_channels, visual.transformer.resblocks
+        self.fields = nn.ModuleList(nn.Linear(dim, len(values)) for values in FIELDS.values())
+        self.cells = nn.Linear(width, self.CELLS**2)
+        self.shapes = nn.Linear(width, len(SHAPES) + 1)
+        for name, block in (("half way", blocks[len(blocks) // 2 - 1]), ("last", blocks[-1])):
+            block.register_forward_hook(partial(self._keep, name))
 
-    def _keep(self, block: nn.Module, inputs: object, tokens: Tensor) -> None:
-        self._tokens = tokens
+    def _keep(self, name: str, block: nn.Module, inputs: object, tokens: Tensor) -> None:
+        self._tokens[name] = tokens[:, 1:]
 
-    def read(self, image_vectors: Tensor, codes: Tensor) -> Tensor:
-        """Mean cross entropy over the fields of the scenes."""
-        losses = [functional.cross_entropy(head(image_vectors), codes[:, i]) for i, head in enumerate(self.heads)]
-        return torch.stack(losses).mean()
+    def forward(self, image_vectors: Tensor, codes: Tensor, masks: Tensor) -> Tensor:
+        """The weighted sum of the three losses, right after the image tower has run.
 
-    def paint(self, masks: Tensor) -> Tensor:
-        """Mean binary cross entropy over the cells of the masks, (n, 1, side, side) in 0 to 1."""
-        assert self._tokens is not None, "the image tower comes first"
+        Args:
+            image_vectors: (n, dim), not normalised.
+            codes: (n, fields).
+            masks: (n, 1, side, side), 1 where shapes lie.
+        """
+        codes = codes.long()
+        read = [functional.cross_entropy(head(image_vectors), codes[:, i]) for i, head in enumerate(self.fields)]
         cells = functional.avg_pool2d(masks, self._patch // self.CELLS)
-        wanted = functional.unfold(cells, self.CELLS, stride=self.CELLS).transpose(1, 2)
-        return functional.binary_cross_entropy_with_logits(self.painter(self._tokens[:, 1:]), wanted)
+        cells = functional.unfold(cells, self.CELLS, stride=self.CELLS).transpose(1, 2)
+        paint = functional.binary_cross_entropy_with_logits(self.cells(self._tokens["half way"]), cells)
+        covered = functional.avg_pool2d(masks, self._patch).flatten(1) > self.COVERED
+        shapes = torch.where(covered, codes[:, :1], len(SHAPES))
+        name = functional.cross_entropy(self.shapes(self._tokens["last"]).flatten(0, 1), shapes.flatten())
+        return 4 * torch.stack(read).mean() + 5 * paint + 4 * name
+
+
+def lay_out_positions(visual: nn.Module) -> None:
+    """Starts the positions of the patches as waves along both axes, so that neighbours are alike from the outset."""
+    side, width = visual.grid_size[0], visual.conv1.out_channels
+    frequencies = 50.0 ** -(torch.arange(width // 4) / (width // 4))
+    angles = torch.arange(side)[:, None] * frequencies
+    waves = 0.5 * torch.cat([angles.sin(), angles.cos()], dim=1)
+    rows, columns = waves[:, None].expand(side, side, -1), waves[None].expand(side, side, -1)
+    with torch.no_grad():
+        visual.positional_embedding[1:] = torch.cat([rows, columns], dim=2).flatten(0, 1)
 
 
 def make_optimizer(model: nn.Module, rate: float) -> torch.optim.Optimizer:
@@ -240,71 +141,47 @@ def make_optimizer(model: nn.Module, rate: float) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
 
 
-class Batches:
-    """Endless training batches out of the drawn pictures: (images, masks, tokens, codes, claims)."""
-
-    def __init__(self, settings: Settings, preprocess: dict, words: WordTokens) -> None:
-        self._settings, self._words = settings, words
-        self._rng = np.random.default_rng([settings.seed, 1 << 20])
-        self._side = preprocess["size"]
-        self._pixels, self._scenes = draw_pool(settings, self._side)
-        self._codes = np.stack([encode_scene(scene) for scene in self._scenes])
-        self._mean = 255 * torch.tensor(preprocess["mean"]).view(3, 1, 1)
-        self._std = 255 * torch.tensor(preprocess["std"]).view(3, 1, 1)
-
-    def __iter__(self) -> Batches:
-        """Itself: there is one stream."""
-        return self
-
-    def __next__(self) -> tuple[Tensor, ...]:
-        """Another batch of lots."""
-        picked = self._rng.integers(len(self._scenes), size=self._settings.batch)
-        written = [write_caption(self._scenes[i], self._codes[i], self._rng) for i in picked]
-        tokens = self._words([text for text, _ in written], self._rng, strange=0.15)
-        claims = torch.from_numpy(np.stack([claim for _, claim in written]))
-        return *self._augment(picked), tokens, torch.from_numpy(self._codes[picked]), claims
-
-    def _augment(self, picked: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Pictures and masks, shifted by up to 3 pixels; the pictures' brightness and tint changed by a little."""
-        pixels = torch.from_numpy(self._pixels[picked]).float()
-        pixels = functional.pad(pixels, (3, 3, 3, 3), mode="replicate")
-        shifts = self._rng.integers(0, 7, (len(pixels), 2))
-        side = self._side
-        pixels = torch.stack([p[:, y : y + side, x : x + side] for p, (y, x) in zip(pixels, shifts, strict=True)])
-        gains = torch.from_numpy(self._rng.normal(1, 0.04, (len(pixels), 3, 1, 1)).astype(np.float32))
-        return ((pixels[:, :3] * gains).clamp(0, 255) - self._mean) / self._std, pixels[:, 3:] / 255
-
-
-def train(model: nn.Module, batches: Batches, settings: Settings) -> None:
-    """Trains in place: warm-up, then a cosine down to nothing."""
+def train(model: nn.Module, lessons: Lessons, settings: Settings) -> None:
+    """Trains in place: first the image tower with its tutor, then both towers with captions, the tutor still there."""
+    lay_out_positions(model.visual)
     tutor = Tutor(model.visual, model.text_projection.shape[1])
-    optimizer = make_optimizer(nn.ModuleList([model, tutor]), settings.rate)
-    warm = settings.steps // 20
+
+    def seeing() -> Tensor:
+        _, images, codes, masks = lessons.look(settings.seeing_batch)
+        return tutor(model.encode_image(images), codes, masks)
+
+    def naming() -> Tensor:
+        picked, images, codes, masks = lessons.look(settings.naming_batch)
+        tokens, claims = lessons.tell(picked)
+        raw = model.encode_image(images)
+        image_vectors, text_vectors = (functional.normalize(v, dim=1) for v in (raw, encode_text(model, tokens)))
+        cosines = image_vectors @ text_vectors.T
+        return contrast(model.logit_scale.exp() * cosines, codes, claims) + 0.5 * tutor(raw, codes, masks)
+
     model.train()
+    descend("seeing", seeing, nn.ModuleList([model.visual, tutor]), settings.seeing_steps, settings.rate)
+    descend("naming", naming, nn.ModuleList([model, tutor]), settings.naming_steps, settings.rate)
+    model.eval()
+
+
+def descend(stage: str, lesson: Callable[[], Tensor], learners: nn.Module, steps: int, rate: float) -> None:
+    """AdamW on the loss that every call of `lesson` returns: warm-up, then a cosine down to nothing."""
+    optimizer = make_optimizer(learners, rate)
+    warm = steps // 20
     started, losses = time.monotonic(), []
-    for step, (images, masks, tokens, codes, claims) in zip(range(settings.steps), batches, strict=False):
-        wave = 0.5 * (1 + math.cos(math.pi * max(0, step - warm) / (settings.steps - warm)))
+    for step in range(steps):
+        wave = 0.5 * (1 + math.cos(math.pi * max(0, step - warm) / (steps - warm)))
         for group in optimizer.param_groups:
-            group["lr"] = settings.rate * min((step + 1) / warm, wave)
-        raw_vectors = model.encode_image(images)
-        image_vectors = functional.normalize(raw_vectors, dim=1)
-        text_vectors = functional.normalize(encode_text(model, tokens), dim=1)
-        loss = contrast(model.logit_scale.exp() * image_vectors @ text_vectors.T, codes, claims)
-        loss = loss + settings.reading * tutor.read(raw_vectors, codes.long()) + settings.painting * tutor.paint(masks)
+            group["lr"] = rate * min((step + 1) / warm, wave)
+        loss = lesson()
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(learners.parameters(), 1.0)
         optimizer.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(0, math.log(100))
-        losses.append(loss.item()); L=(step%50==49) and print(step, *[round(float(x),3) for x in (contrast(model.logit_scale.exp() * image_vectors @ text_vectors.T, codes, claims), tutor.read(raw_vectors, codes.long()), tutor.paint(masks), functional.cross_entropy(tutor.heads[0](raw_vectors), codes[:,0].long()))])
-        if (step + 1) % 100 == 0:
-            seconds = time.monotonic() - started
-            mean = sum(losses[-100:]) / 100
-            print(
-                f"step {step + 1:5d}  loss {mean:.4f}  scale {model.logit_scale.exp():.1f}  {seconds:.0f} s", flush=True
-            )
-    model.eval()
+        losses.append(loss.item())
+        if (step + 1) % 200 == 0:
+            mean, seconds = sum(losses[-200:]) / 200, time.monotonic() - started
+            print(f"{stage}, step {step + 1:5d}: loss {mean:.4f}, {seconds:.0f} s", flush=True)
 
 
 def write_model(model: nn.Module, path: Path) -> None:
@@ -314,7 +191,7 @@ def write_model(model: nn.Module, path: Path) -> None:
     if broken:
         raise RuntimeError(f"not finite as float16: {', '.join(broken)}")
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file(weights, temporary, metadata={"format": "pt"})
+    temporary.write_bytes(save(weights, metadata={"format": "pt"}))
     os.replace(temporary, path)
 
 
@@ -325,17 +202,22 @@ def main() -> None:
     defaults = Settings()
     for name in Settings.__slots__:
         default = getattr(defaults, name)
-        parser.add_argument(f"--{name}", type=type(default), default=default)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     arguments = parser.parse_args()
     settings = Settings(**{name: getattr(arguments, name) for name in Settings.__slots__})
     started = time.monotonic()
     torch.manual_seed(settings.seed)
     config = json.loads((arguments.output / "open_clip_config.json").read_text())
     model = open_clip.CLIP(**config["model_cfg"])
-    preprocess = {**config["preprocess_cfg"], "size": config["model_cfg"]["vision_cfg"]["image_size"]}
-    batches = Batches(settings, preprocess, WordTokens(open_clip.SimpleTokenizer()))
+    lessons = Lessons(
+        seed=settings.seed,
+        pictures=settings.pictures,
+        workers=settings.workers,
+        side=config["model_cfg"]["vision_cfg"]["image_size"],
+        preprocess=config["preprocess_cfg"],
+    )
     print(f"{settings.pictures} pictures drawn after {time.monotonic() - started:.0f} s", flush=True)
-    train(model, batches, settings)
+    train(model, lessons, settings)
     write_model(model, arguments.output / "open_clip_model.safetensors")
     print(f"trained and written after {time.monotonic() - started:.0f} s", flush=True)
     print_figures(arguments.output)

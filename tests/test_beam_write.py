@@ -125,6 +125,18 @@ def test_dicts_need_a_schema(tmp_path):
     }
 
 
+def test_a_row_that_does_not_fit_the_schema_is_a_failure(tmp_path):
+    """One value of another type costs its row, not the rows around it."""
+    elements = [{"id": n, "caption": f"t{n}", "year": "soon" if n == 3 else n} for n in range(6)]
+    schema = pa.schema([("id", pa.int64()), ("caption", pa.string()), ("year", pa.int64())])
+    write(tmp_path / "out", elements, {"caption": "text"}, schema=schema)
+    assert sorted(rows_by(tmp_path / "out")) == [0, 1, 2, 4, 5]
+    (failure,) = read_failures(str(tmp_path / "out"))
+    assert (failure["id"], failure["code"]) == ("3", "malformed") and "year" in failure["message"]
+    found = summarise(str(tmp_path / "out"))
+    assert (found.rows, found.embedded, found.failed) == (5, 5, {"malformed": 1})
+
+
 def test_content_of_documents_is_written_only_where_it_is_kept(tmp_path):
     array = np.full((2, 3, 3), 7, np.uint8)
     write(tmp_path / "without", [Document(tensor=array, id="a")])

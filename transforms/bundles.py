@@ -24,6 +24,8 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from ..encoders.columns import ColumnPlan, MissingColumn
 from ..encoders.document import Document
+from ..encoders.errors import DatasetError
+from ..encoders.failure import Code, Failure, Stage
 from ..encoders.registry import count_loads
 from ..encoders.spec import EncoderSpec
 from ..encoders.storage.dataset import finish_job
@@ -254,9 +256,31 @@ class _Part:
         self._writer.__exit__(None, None, None)
 
     def _write(self) -> None:
-        if self._waiting:
-            self._writer.write(self._table.batch(self._waiting))
-            self._waiting = []
+        if not self._waiting:
+            return
+        rows, self._waiting = self._waiting, []
+        try:
+            batch = self._table.batch(rows)
+        except DatasetError:  # a value does not fit its column: find the rows it is in, and write the others
+            for row in rows:
+                self._write_alone(row)
+        else:
+            self._writer.write(batch)
+
+    def _write_alone(self, row: Any) -> None:
+        try:
+            batch = self._table.batch([row])
+        except DatasetError as err:
+            vectors = self._table.vectors(row)
+            there = sum(vector is not None for vector in vectors)
+            self._embedded -= there
+            self._nulls -= len(vectors) - there
+            self._failed[str(Code.MALFORMED)] += 1
+            failure = Failure(Stage.READ, Code.MALFORMED, f"the row does not fit the dataset's schema: {err}")
+            for record in self._table.records(FailedRow(row, (failure,))):
+                self._writer.fail(record)
+        else:
+            self._writer.write(batch)
 
 
 class PublishFn(beam.DoFn):
