@@ -73,7 +73,8 @@ def test_the_command_line(place: Path) -> None:
     """The commands run in their order; provenance of what they wrote is read by the next example."""
     said = [_run([str(Path(sys.executable).parent / "clipmill"), *shlex.split(c)[1:]], place) for c in COMMANDS]
     embedded, captions, summary, vector, models, doctor = said
-    assert re.search(rf"rows in +{len(photographs()) + 2} *\n", embedded) and re.search(r"failed: undecodable +1 *\n", embedded)
+    assert re.search(rf"rows in +{len(photographs()) + 2} *\n", embedded)
+    assert re.search(r"failed: undecodable +1 *\n", embedded)
     assert re.search(r"embedded +5 *\n", captions)
     assert "Documents Summary" in summary and "Attributes Summary" in summary
     assert len(json.loads(vector)) > 8

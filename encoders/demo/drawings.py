@@ -10,7 +10,7 @@ Everything random comes from the generator that the caller hands in: equal seeds
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,7 +68,13 @@ class Scene:
 
     def __post_init__(self) -> None:
         """Refuses scenes that could not be drawn."""
-        allowed = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "ground": GROUNDS, "position": (*POSITIONS, None)}
+        allowed: dict[str, Collection[object]] = {
+            "shape": SHAPES,
+            "colour": COLOURS,
+            "size": SIZES,
+            "ground": GROUNDS,
+            "position": (*POSITIONS, None),
+        }
         for field, values in allowed.items():
             if getattr(self, field) not in values:
                 raise ValueError(f"{field} {getattr(self, field)!r} is not one of {', '.join(map(str, values))}")
@@ -162,11 +168,6 @@ def sample_scene(
 
 def draw(scene: Scene, rng: np.random.Generator, side: int = 224) -> Image.Image:
     """Draws the scene as a square RGB picture, `side` pixels wide."""
-    return draw_with_mask(scene, rng, side)[0]
-
-
-def draw_with_mask(scene: Scene, rng: np.random.Generator, side: int = 224) -> tuple[Image.Image, Image.Image]:
-    """`draw`, and beside the picture the grey one that is 255 where shapes lie and 0 elsewhere."""
     colour = np.clip(np.array(COLOURS[scene.colour]) + rng.integers(-14, 15, 3), 0, 255)
     picture = _ground(scene.ground, colour, rng, side)
     # Twice as large and then halved: smooth edges.
@@ -182,9 +183,8 @@ def draw_with_mask(scene: Scene, rng: np.random.Generator, side: int = 224) -> t
             ],
             fill=255,
         )
-    mask = large.reduce(2)
-    picture.paste(tuple(int(c) for c in colour), mask=mask)
-    return picture, mask
+    picture.paste(tuple(int(c) for c in colour), mask=large.reduce(2))
+    return picture
 
 
 def clutter(rng: np.random.Generator, side: int = 224) -> Image.Image:
@@ -200,15 +200,14 @@ def clutter(rng: np.random.Generator, side: int = 224) -> Image.Image:
 
 def _places(scene: Scene, rng: np.random.Generator) -> list[tuple[float, float, float]]:
     """Middle (x, y) and radius of every shape, in parts of the picture's side."""
+    jitter = 0.03
+    steps: tuple[float, ...] = (0.25, 0.5, 0.75)
     if scene.position is not None:
         low, high = {"small": (0.12, 0.15), "medium": (0.18, 0.22), "large": (0.28, 0.38)}[scene.size]
         row, column = divmod(POSITIONS.index(scene.position), 3)
-        cells, steps, jitter = [(column, row)], (0.25, 0.5, 0.75), 0.03
-    elif scene.size == "small":
-        low, high, steps, jitter = 0.115, 0.135, (0.18, 0.5, 0.82), 0.03
+        cells = [(column, row)]
     else:
-        low, high, steps, jitter = 0.17, 0.2, (0.26, 0.74), 0.03
-    if scene.position is None:
+        low, high, steps = (0.115, 0.135, (0.18, 0.5, 0.82)) if scene.size == "small" else (0.17, 0.2, (0.26, 0.74))
         grid = [(column, row) for row in range(len(steps)) for column in range(len(steps))]
         cells = [grid[i] for i in rng.permutation(len(grid))[: scene.count]]
     radius = rng.uniform(low, high)
@@ -325,4 +324,4 @@ def _article(phrase: str) -> str:
 
 
 def _pick(choices: Sequence[str], rng: np.random.Generator) -> str:
-    return choices[rng.integers(len(choices))]
+    return choices[int(rng.integers(len(choices)))]
