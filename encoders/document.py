@@ -59,7 +59,13 @@ class Document:
     _trusted_uri: bool = dataclasses.field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Take an array given as `blob` for the tensor that it is."""
+        """Take an array given as `blob` for the tensor that it is; None for an empty list or dict."""
+        self.tags = {} if self.tags is None else self.tags
+        self.scores = {} if self.scores is None else self.scores
+        self.matches = [] if self.matches is None else self.matches
+        self.chunks = [] if self.chunks is None else self.chunks
+        if isinstance(self.blob, bytearray | memoryview):
+            self.blob = bytes(self.blob)
         if isinstance(self.blob, np.ndarray):
             if self.tensor is None:
                 self.tensor = self.blob
@@ -98,7 +104,8 @@ class Document:
 
     def item(self) -> Item:
         """Return what of this document is embedded."""
-        if self.text or (self.text is not None and self.tensor is None and self.blob is None and not self.uri):
+        has_other = self.tensor is not None or self.blob is not None or bool(self.uri)
+        if self.text is not None and (self.text.strip() or not has_other):
             return Item("text", self.text)
         if self.tensor is not None:
             return Item("image", self.tensor)

@@ -52,9 +52,9 @@ class Encoder:
         Returns:
             For each item, in order, a `Vector`, a `Failure`, or None for null.
         """
-        session = self.session()
-        finished = [done for item in items for done in session.push(None, (item,))]
-        return [done.outcomes[0] for done in (*finished, *session.flush())]
+        with self.session() as session:
+            finished = [done for item in items for done in session.push(None, (item,))]
+            return [done.outcomes[0] for done in (*finished, *session.flush())]
 
     def embed(self, modality: Modality, values: Iterable[Any]) -> list[Outcome]:
         """Embed values of one modality, as a column of it would hold them.

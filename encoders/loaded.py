@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
 import threading
@@ -12,19 +13,34 @@ from .model import Model
 
 
 class PixelBudget:
-    """Bounds the pixels that are decoded at the same time; one larger image may pass alone."""
+    """Bounds the pixels that are decoded at the same time; one larger image may pass alone.
+
+    Who came first is served first: a large image is not kept waiting by small ones that always still fit.
+    """
 
     def __init__(self) -> None:
         """Start with nothing taken."""
         self._taken = 0
+        self._queue: collections.deque[object] = collections.deque()
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
     def hold(self, pixels: int, limit: int) -> Iterator[None]:
-        """Wait until `pixels` more fit under `limit`, and hold them for the block."""
+        """Wait until `pixels` more fit under `limit`, and hold them for the block; none need no waiting."""
+        if pixels == 0:
+            yield
+            return
+        ticket = object()
         with self._changed:
-            self._changed.wait_for(lambda: self._taken == 0 or self._taken + pixels <= limit)
-            self._taken += pixels
+            self._queue.append(ticket)
+            try:
+                self._changed.wait_for(
+                    lambda: self._queue[0] is ticket and (self._taken == 0 or self._taken + pixels <= limit)
+                )
+                self._taken += pixels
+            finally:
+                self._queue.remove(ticket)
+                self._changed.notify_all()
         try:
             yield
         finally:
@@ -67,12 +83,12 @@ class Loaded:
             return self._pools[key]
 
     def row_limit(self, modality: str, group: Hashable) -> int | None:
-        """Return the most rows that fitted into memory after a call ran out of it, None if none ever did."""
+        """Return the most rows that a call may have since one ran out of memory, None if none ever did."""
         return self._row_limits.get((modality, group))
 
     def remember_row_limit(self, modality: str, group: Hashable, rows: int) -> None:
-        """Remember that calls of more than `rows` rows run out of memory."""
-        self._row_limits[modality, group] = max(1, rows)
+        """Remember that calls of `rows` rows fit where larger ones ran out of memory."""
+        self._row_limits[modality, group] = min(rows, self._row_limits.get((modality, group), rows))
 
     def close(self) -> None:
         """Let the threads end."""

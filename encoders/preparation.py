@@ -1,9 +1,10 @@
-"""What a thread does with one item: fetch it, tell what it is, let the model decode it. Never raises for bad data."""
+"""What threads do with one item: fetch it, tell what it is, let the model decode it. Never raise for bad data."""
 
 from __future__ import annotations
 
 import io
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,10 +31,10 @@ class Preparation(NamedTuple):
 
 
 def prepare_item(item: Item, loaded: Loaded, spec: EncoderSpec) -> Preparation:
-    """Fetch and decode one item.
+    """Decode one item whose content is here.
 
     Args:
-        item: Neither null nor failed already.
+        item: Neither null nor failed already, and no URI.
         loaded: The model, and its budget of pixels.
         spec: Limits and options.
 
@@ -43,17 +44,11 @@ def prepare_item(item: Item, loaded: Loaded, spec: EncoderSpec) -> Preparation:
     Raises:
         ClipmillError: For what is wrong with the job and not with the item, such as a missing extra.
     """
-    started = fetched = time.perf_counter()
-    modality, nbytes = str(item.modality), item.nbytes
+    started = time.perf_counter()
+    modality, content = str(item.modality), item.content
     try:
-        content, media_type = item.content, item.media_type
-        if isinstance(content, Uri):
-            found = fetch(content.uri, fetch_policy(spec), trusted=content.trusted)
-            media_type = media_type or _text_type(found.media_type, content)
-            content, nbytes = found.data, len(found.data)
-            fetched = time.perf_counter()
         if modality == "auto":
-            modality, content = tell_modality(content, media_type)
+            modality, content = tell_modality(content, item.media_type)
         check_content(modality, content, loaded, spec)
         with loaded.pixels.hold(count_pixels(content), spec.max_batch_pixels):
             result: Prepared | Failure = loaded.model.prepare(modality, content, spec)
@@ -65,8 +60,33 @@ def prepare_item(item: Item, loaded: Loaded, spec: EncoderSpec) -> Preparation:
         result = Failure(Stage.DECODE, Code.OUT_OF_MEMORY, f"decoding needs more memory than there is: {err}")
     except Exception as err:  # a decoder's or an own encoder's surprise: this item's failure, with its reason
         result = Failure(Stage.PREPROCESS, Code.UNDECODABLE, f"{type(err).__name__}: {err}")
-    ended = time.perf_counter()
-    return Preparation(modality, result, nbytes, (fetched - started) * 1000, (ended - fetched) * 1000)
+    return Preparation(modality, result, item.nbytes, decode_msec=(time.perf_counter() - started) * 1000)
+
+
+def fetch_and_prepare(
+    item: Item, loaded: Loaded, spec: EncoderSpec, policy: FetchPolicy, decoders: ThreadPoolExecutor
+) -> Preparation:
+    """Fetch one URI, then have it decoded by the threads for that.
+
+    The fetching thread waits for them, so that no more contents are in memory than there are such threads.
+
+    Args:
+        item: Its content is a `Uri`.
+        loaded: See `prepare_item`.
+        spec: See `prepare_item`.
+        policy: What the URI may be and cost.
+        decoders: Threads that decode.
+    """
+    started = time.perf_counter()
+    uri: Uri = item.content
+    try:
+        found = fetch(uri.uri, policy, trusted=uri.trusted)
+    except RowError as err:
+        return Preparation(str(item.modality), err.failure, fetch_msec=(time.perf_counter() - started) * 1000)
+    fetch_msec = (time.perf_counter() - started) * 1000
+    media_type = item.media_type or _text_type(found.media_type, uri)
+    fetched = Item(item.modality, found.data, media_type)
+    return decoders.submit(prepare_item, fetched, loaded, spec).result()._replace(fetch_msec=fetch_msec)
 
 
 def fetch_policy(spec: EncoderSpec) -> FetchPolicy:

@@ -6,8 +6,10 @@ normalising, preprocessing or decoding share the copy, its lock and its threads.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Hashable
@@ -49,7 +51,7 @@ def load_encoder(
     spec = EncoderSpec.of(spec, **options)
     load = _loader(spec)
     device = _resolve_device(spec)
-    identity = (spec.model, spec.runtime, spec.precision, spec.cache_dir)
+    identity = (spec.model, *_choose(spec), spec.cache_dir)
     key = (identity, device)
     with _lock:
         if (spec, key) in _encoders:
@@ -85,6 +87,7 @@ def unload_all() -> None:
             loaded.close()
         _models.clear()
         _encoders.clear()
+    _give_memory_back()
 
 
 def _drop_others(identity: Hashable, device: str) -> None:
@@ -94,11 +97,27 @@ def _drop_others(identity: Hashable, device: str) -> None:
             _models.pop(key).close()
             for pair in [p for p in _encoders if p[1] == key]:
                 del _encoders[pair]
+    _give_memory_back()
+
+
+def _give_memory_back() -> None:
+    """Let torch return what it keeps of a GPU for later, now that the models on it are gone."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def _choose(spec: EncoderSpec) -> tuple[str, str]:
+    """Return the runtime and precision that a spec means here: `auto` is one of the others, not a model of its own."""
+    return "torch" if spec.runtime == "auto" else spec.runtime, "fp32" if spec.precision == "auto" else spec.precision
 
 
 def _resolve_device(spec: EncoderSpec) -> str:
-    if spec.device == "cpu" or spec.ref.family in ("fake", "custom"):
-        return str(spec.device)
+    if spec.ref.family in ("fake", "custom"):
+        return "cpu"  # what an own encoder runs on is its own affair
+    if spec.device == "cpu":
+        return "cpu"
     from .runtimes.pytorch import resolve_device
 
     return resolve_device(str(spec.device))

@@ -2,17 +2,21 @@
 
 A session belongs to one thread. Threads of the loaded model fetch and decode what was pushed while the model runs on
 what is ready, so that a caller who only pushes and takes what comes back keeps both busy. Rows come back in the order
-in which they were pushed, and no more of them are held than the limits of the spec say.
+in which they were pushed, and no more of them are held than the limits of the spec say. What is decoded here is taken
+in order too, so that micro-batches do not depend on the clock; what is fetched is taken as it arrives, so that a slow
+address holds up nobody else.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+import queue
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import Any, NamedTuple
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -21,7 +25,7 @@ from .failure import Code, Failure, Stage
 from .item import Item, Uri
 from .loaded import Loaded
 from .model import Prepared
-from .preparation import Preparation, prepare_item
+from .preparation import Preparation, fetch_and_prepare, fetch_policy, prepare_item
 from .spec import EncoderSpec
 from .stats import Stats
 
@@ -30,6 +34,8 @@ _WINDOW = 4
 """Micro-batches' worth of values that may be in flight: one encoding, one ready, two being fetched and decoded."""
 _MAX_WAITING = 16
 """Micro-batches' worth of rows that may wait, finished, for an older one: a slow URI must not hold all of them."""
+_PATIENCE_S = 0.1
+"""Seconds that what is ready waits for a micro-batch to fill, when there is no room for more rows."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -116,11 +122,21 @@ class EmbedSession:
         on_gpu = loaded.model.device.startswith("cuda")
         self._max_rows = spec.max_batch_rows or (_GPU_ROWS if on_gpu else _CPU_ROWS)
         self._decoders = loaded.pool("decode", spec.preprocess_threads or loaded.threads)
+        self._policy = fetch_policy(spec)
         self._rows: collections.deque[_Row] = collections.deque()
-        self._preparing: collections.deque[_Slot] = collections.deque()
+        self._decoding: collections.deque[_Slot] = collections.deque()
+        self._fetching: set[_Slot] = set()
+        self._arrived: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
         self._ready: dict[tuple[str, Hashable], _Group] = {}
         self._slots_in_flight = 0
         self._bytes_held = 0
+        self._broken = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def push(self, token: Any, items: Sequence[Item]) -> list[Finished]:
         """Add a row; return those that are done, oldest first.
@@ -133,32 +149,53 @@ class EmbedSession:
             Finished rows, in the order in which they were pushed; often none.
 
         Raises:
-            DeviceError, MissingExtraError: What makes every row fail, and is no fault of this one.
+            ClipmillError: What is no fault of this row, such as a device that broke; the session is over then.
         """
-        row = _Row(token)
-        self._rows.append(row)
-        self._stats.rows += 1
-        for item in items:
-            slot = _Slot(row, item.nbytes)
-            row.slots.append(slot)
-            row.nbytes += slot.nbytes
-            self._start(slot, item)
-        self._bytes_held += row.nbytes
-        while self._preparing and self._preparing[0].future.done():  # type: ignore[union-attr]
-            self._take_oldest()
-        done = self._pop_finished()
-        while self._is_crowded():
-            self._make_room()
-            done += self._pop_finished()
-        return done
+        with self._ending_on_error():
+            row = _Row(token)
+            self._rows.append(row)
+            self._stats.rows += 1
+            for item in items:
+                slot = _Slot(row, item.nbytes)
+                row.slots.append(slot)
+                row.nbytes += slot.nbytes
+                self._start(slot, item)
+                while self._slots_in_flight >= _WINDOW * self._max_rows:
+                    self._make_room()
+            self._bytes_held += row.nbytes
+            self._take_done()
+            done = self._pop_finished()
+            while self._is_crowded():
+                self._make_room()
+                done += self._pop_finished()
+            return done
 
     def flush(self) -> list[Finished]:
         """Finish everything that was pushed and return it."""
-        while self._preparing:
-            self._take_oldest()
-        for key in list(self._ready):
-            self._encode_group(key)
-        return self._pop_finished()
+        with self._ending_on_error():
+            while self._decoding or self._fetching:
+                self._take_next()
+            for key in list(self._ready):
+                self._encode_group(key)
+            return self._pop_finished()
+
+    def close(self) -> None:
+        """Forget what is in flight: for sessions that are left before their end. `flush` leaves nothing to forget."""
+        self._broken = self._broken or bool(self._rows)
+        for slot in (*self._decoding, *self._fetching):
+            if slot.future is not None:
+                slot.future.cancel()
+
+    @contextmanager
+    def _ending_on_error(self) -> Iterator[None]:
+        if self._broken:
+            raise ClipmillError("this session ended with an error and lost its rows; start another")
+        try:
+            yield
+        except BaseException:
+            self._broken = True
+            self.close()
+            raise
 
     # --- on the way in -----------------------------------------------------------------------------------------------
 
@@ -171,21 +208,39 @@ class EmbedSession:
             return
         slot.row.open += 1
         self._slots_in_flight += 1
-        if item.modality == "text":  # cheaper than handing it to a thread
+        if isinstance(item.content, Uri):
+            fetchers = self._loaded.pool("fetch", self._spec.fetch_threads)
+            self._fetching.add(slot)
+            slot.future = fetchers.submit(
+                fetch_and_prepare, item, self._loaded, self._spec, self._policy, self._decoders
+            )
+            slot.future.add_done_callback(lambda _: self._arrived.put(slot))
+        elif item.modality == "text":  # cheaper than handing it to a thread
             self._receive(slot, prepare_item(item, self._loaded, self._spec))
-            return
-        is_remote = isinstance(item.content, Uri)
-        pool = self._loaded.pool("fetch", self._spec.fetch_threads) if is_remote else self._decoders
-        slot.future = pool.submit(prepare_item, item, self._loaded, self._spec)
-        self._preparing.append(slot)
+        else:
+            slot.future = self._decoders.submit(prepare_item, item, self._loaded, self._spec)
+            self._decoding.append(slot)
 
-    def _take_oldest(self) -> None:
-        """Take what a thread made of the oldest item, waiting for it; the order never depends on who was faster."""
-        slot = self._preparing.popleft()
+    def _take_done(self) -> None:
+        """Take what threads have finished, without waiting."""
+        while self._decoding and self._decoding[0].future.done():  # type: ignore[union-attr]
+            self._take(self._decoding.popleft())
+        while not self._arrived.empty():
+            self._take(self._arrived.get())
+
+    def _take_next(self, timeout_s: float | None = None) -> None:
+        """Wait for something in flight and take it.
+
+        Raises:
+            queue.Empty: If nothing arrived in time.
+        """
+        self._take(self._decoding.popleft() if self._decoding else self._arrived.get(timeout=timeout_s))
+
+    def _take(self, slot: _Slot) -> None:
+        self._fetching.discard(slot)
         assert slot.future is not None
-        preparation = slot.future.result()
-        slot.future = None
-        self._receive(slot, preparation)
+        future, slot.future = slot.future, None
+        self._receive(slot, future.result())
 
     def _receive(self, slot: _Slot, preparation: Preparation) -> None:
         self._stats.fetch_msec += preparation.fetch_msec
@@ -217,9 +272,12 @@ class EmbedSession:
         )
 
     def _make_room(self) -> None:
-        """Wait for the oldest item, or, if all are ready, encode the group that the oldest row waits for."""
-        if self._preparing:
-            self._take_oldest()
+        """Take what arrives next; where that takes long or nothing is on its way, encode what is ready."""
+        if self._decoding or self._fetching:
+            try:
+                self._take_next(timeout_s=_PATIENCE_S if self._ready else None)
+            except queue.Empty:
+                self._encode_group(max(self._ready, key=lambda key: len(self._ready[key].slots)))
             return
         oldest = next(slot for row in self._rows for slot in row.slots if slot.prepared is not None)
         self._encode_group(next(key for key, group in self._ready.items() if oldest in group.slots))
@@ -227,21 +285,39 @@ class EmbedSession:
     def _encode_group(self, key: tuple[str, Hashable]) -> None:
         self._encode(key, self._ready.pop(key).slots)
 
-    def _encode(self, key: tuple[str, Hashable], slots: list[_Slot]) -> None:
-        """Encode a micro-batch; halve it when memory runs out or a row spoils it, down to single rows."""
+    def _encode(self, key: tuple[str, Hashable], slots: list[_Slot]) -> int:
+        """Encode a micro-batch; halve it when memory runs out or a row spoils it, down to single rows.
+
+        Returns:
+            Rows of the largest call that fitted into memory; 0 if a row did not fit even alone.
+        """
+        ran_out = False
         try:
             vectors = self._call(key[0], [slot.prepared.payload for slot in slots])  # type: ignore[union-attr]
         except (OutOfMemoryError, MemoryError) as err:
-            if len(slots) > 1:
-                self._loaded.remember_row_limit(*key, len(slots) // 2)
-                self._stats.out_of_memory_retries += 1
-            self._halve(key, slots, Failure(Stage.ENCODE, Code.OUT_OF_MEMORY, f"even alone: {err}"))
-            return
+            ran_out = True
+            failure = Failure(Stage.ENCODE, Code.OUT_OF_MEMORY, f"even alone: {err}")
         except ClipmillError:
             raise
         except Exception as err:
-            self._halve(key, slots, Failure(Stage.ENCODE, Code.ENCODE_FAILED, f"{type(err).__name__}: {err}"))
-            return
+            failure = Failure(Stage.ENCODE, Code.ENCODE_FAILED, f"{type(err).__name__}: {err}")
+        else:
+            self._settle_all(slots, vectors)
+            return len(slots)
+        # outside of the handlers: in them, the error's traceback would keep the memory of the failed call
+        if len(slots) == 1:
+            self._finish(slots[0], failure)
+            return 0 if ran_out else 1
+        middle = len(slots) // 2
+        fitting = [self._encode(key, half) for half in (slots[:middle], slots[middle:])]
+        if not ran_out:
+            return len(slots)
+        self._stats.out_of_memory_retries += 1
+        if all(fitting):  # else it was one row that is too large, and no reason to be careful with the others
+            self._loaded.remember_row_limit(*key, max(fitting))
+        return max(fitting) if all(fitting) else 0
+
+    def _settle_all(self, slots: list[_Slot], vectors: np.ndarray) -> None:
         finite = np.isfinite(vectors).all(axis=1)
         for slot, values, good in zip(slots, vectors, finite, strict=True):
             prepared = slot.prepared
@@ -251,14 +327,6 @@ class EmbedSession:
                 self._finish(slot, Vector(values, prepared.truncated, prepared.media_type))
             else:
                 self._finish(slot, Failure(Stage.ENCODE, Code.ENCODE_FAILED, "the vector is not finite"))
-
-    def _halve(self, key: tuple[str, Hashable], slots: list[_Slot], failure: Failure) -> None:
-        if len(slots) == 1:
-            self._finish(slots[0], failure)
-            return
-        middle = len(slots) // 2
-        self._encode(key, slots[:middle])
-        self._encode(key, slots[middle:])
 
     def _call(self, modality: str, payloads: list[Any]) -> np.ndarray:
         model = self._loaded.model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import re
 from typing import Any, Literal, Self
 
@@ -33,6 +34,9 @@ RENAMED = {
     "dtype": "precision",
 }
 """What clip-as-service and the Jina executors called an option, and what it is called here."""
+
+MAX_PILLOW_PIXELS = 178_956_970
+"""Above this Pillow refuses an image as a decompression bomb, whoever asks."""
 
 _RUNTIMES = ("auto", "torch")
 _PRECISIONS = ("auto", "fp32")
@@ -124,6 +128,8 @@ class EncoderSpec:
         put = object.__setattr__  # frozen: only here, before anybody has seen the object
         put(self, "model", resolve_model(self.model).name)
         put(self, "device", self.device or "auto")
+        if self.cache_dir is not None:
+            put(self, "cache_dir", os.path.abspath(os.path.expanduser(self.cache_dir)))
         self._check_schemes()
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(self.device)):
             raise SpecError(f"device={self.device!r} is none of 'auto', 'cpu', 'cuda', 'cuda:X'")
@@ -141,6 +147,10 @@ class EncoderSpec:
             least = 0 if name == "max_redirects" else 1
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise SpecError(f"{name}={value!r} is not a whole number of at least {least}")
+        if self.max_image_pixels > MAX_PILLOW_PIXELS:
+            raise SpecError(
+                f"max_image_pixels={self.max_image_pixels!r} is over {MAX_PILLOW_PIXELS:,}, Pillow's own limit"
+            )
         if not isinstance(self.fetch_timeout_s, int | float) or not self.fetch_timeout_s > 0:
             raise SpecError(f"fetch_timeout_s={self.fetch_timeout_s!r} is not a number of seconds above 0")
 
@@ -176,12 +186,12 @@ class EncoderSpec:
     @property
     def dim(self) -> int:
         """Number of values in a vector, known without loading the model."""
-        return self.ref.facts().dim
+        return self.ref.facts(self.cache_dir).dim
 
     @property
     def modalities(self) -> frozenset[str]:
         """What can be embedded (`text`, `image`, `audio`), known without loading the model."""
-        return self.ref.facts().modalities
+        return self.ref.facts(self.cache_dir).modalities
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as plain values; `EncoderSpec(**spec.as_dict())` equals the spec."""

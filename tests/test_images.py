@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 
 import numpy as np
 import pytest
@@ -155,6 +156,16 @@ def test_a_bomb_is_refused_before_it_is_decoded() -> None:
     assert len(bomb) < 100_000
     with pytest.raises(RowError, match="10000 x 10000 pixels"):
         open_image(bomb, max_pixels=LIMIT)
+
+
+def test_pillows_own_limit_is_too_large_as_well() -> None:
+    """Whoever refuses a bomb, the code is the same, and warnings of other libraries stay switched on."""
+    before = list(warnings.filters)
+    bomb = _file(Image.new("1", (20_000, 20_000)), "PNG")
+    with pytest.raises(RowError) as caught:
+        open_image(bomb, max_pixels=178_000_000)
+    assert caught.value.failure.code == "too_large"
+    assert list(warnings.filters) == before
 
 
 def test_float_arrays_equal_their_uint8_twins() -> None:

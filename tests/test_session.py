@@ -7,6 +7,7 @@ import os
 import pickle
 import sys
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from http_server import LoopbackServer
 from pictures import encode, photographs
 
 from clipmill.encoders import Document, EncoderSpec, Failure, Item, Uri, Vector, count_loads, load_encoder, unload_all
-from clipmill.encoders.errors import ClipmillError, EmbeddingError
+from clipmill.encoders.errors import ClipmillError, DeviceError, EmbeddingError
+from clipmill.encoders.loaded import PixelBudget
 from clipmill.encoders.model import Model, Prepared
 from clipmill.encoders.stats import Stats
 from clipmill.encoders.testing import fake_image_vector, fake_text_vector, read_log
@@ -98,6 +100,144 @@ def test_only_a_row_that_does_not_fit_alone_fails() -> None:
 
     outcomes = load_encoder(f"custom:{_importable(Tiny)}").embed("text", ["a", "b", "much too long", "c"])
     assert _codes(outcomes) == [None, None, "out_of_memory", None]
+
+
+def test_a_retry_has_the_failed_calls_memory_back() -> None:
+    """Nothing of a call that ran out of memory is alive when its halves run: 3 of 8 rows fit, and 8 rows succeed."""
+    alive: weakref.WeakSet = weakref.WeakSet()
+
+    class Activation:
+        pass
+
+    class Small(Model):
+        dim, modalities = 1, frozenset({"text"})
+
+        def encode(self, modality, payloads):
+            activations = [Activation() for _ in payloads]
+            alive.update(activations)
+            if len(alive) > 3:
+                raise MemoryError(f"{len(alive)} activations")
+            return np.zeros((len(payloads), 1))
+
+    outcomes = load_encoder(f"custom:{_importable(Small)}", max_batch_rows=8).embed("text", ["x"] * 8)
+    assert _codes(outcomes) == [None] * 8
+
+
+def test_one_row_that_is_too_large_does_not_slow_the_others() -> None:
+    """After it, micro-batches are as large as before."""
+    sizes = []
+
+    class Picky(Model):
+        dim, modalities = 1, frozenset({"text"})
+
+        def encode(self, modality, payloads):
+            sizes.append(len(payloads))
+            if "huge" in payloads:
+                raise MemoryError("no room")
+            return np.zeros((len(payloads), 1))
+
+    texts = ["a", "huge", *"bcdefg", *"hijklmno"]
+    outcomes = load_encoder(f"custom:{_importable(Picky)}", max_batch_rows=8).embed("text", texts)
+    assert _codes(outcomes) == [None, "out_of_memory", *[None] * 14]
+    assert sizes == [8, 4, 2, 1, 1, 2, 4, 8]
+
+
+def test_a_row_of_many_items_is_bounded_too() -> None:
+    """3,000 images in one row are not all decoded before the first is encoded."""
+    alive: weakref.WeakSet = weakref.WeakSet()
+    most = 0
+
+    class Payload:
+        pass
+
+    class Counting(Model):
+        dim, modalities = 1, frozenset({"image"})
+
+        def prepare(self, modality, content, spec):
+            nonlocal most
+            payload = Payload()
+            alive.add(payload)
+            most = max(most, len(alive))
+            return Prepared(payload)
+
+        def encode(self, modality, payloads):
+            return np.zeros((len(payloads), 1))
+
+    session = load_encoder(f"custom:{_importable(Counting)}", max_batch_rows=8).session()
+    done = session.push("row", [Item("image", SMALL)] * 3000) + session.flush()
+    assert [len(f.outcomes) for f in done] == [3000]
+    assert most <= 5 * 8
+
+
+def test_slow_uris_do_not_hold_up_others() -> None:
+    """While addresses hang, the rows behind them are embedded."""
+    options = {"max_batch_rows": 2, "allow_private_addresses": True, "fetch_timeout_s": 3, "fetch_threads": 8}
+    with LoopbackServer() as server:
+        embedded_before_the_end = []
+        session = load_encoder("fake::", **options).session(stats := Stats())
+        slow = [Item("image", Uri(server.url(f"/slow?n={n}"))) for n in range(4)]
+        quick = [Item("image", Uri(server.url("/photo.jpg"))) for _ in range(20)]
+        for number, item in enumerate([*slow, *quick]):
+            session.push(number, [item])
+            embedded_before_the_end.append(stats.embedded)
+        assert embedded_before_the_end[-1] > 0  # with the slow ones taken first, nothing would be
+        assert not stats.failed
+        done = session.flush()
+    assert stats.failed == {"fetch_failed": 4} and stats.embedded == 20
+    assert [f.token for f in done] == list(range(24))
+
+
+def test_a_session_that_failed_is_over() -> None:
+    """Later pushes say so instead of losing rows."""
+
+    class Breaking(Model):
+        dim, modalities = 1, frozenset({"text"})
+
+        def encode(self, modality, payloads):
+            raise DeviceError("the device is gone")
+
+    session = load_encoder(f"custom:{_importable(Breaking)}", max_batch_rows=1).session()
+    with pytest.raises(DeviceError, match="gone"):
+        session.push(1, [Item("text", "a")])
+    with pytest.raises(ClipmillError, match="this session ended with an error"):
+        session.push(2, [Item("text", "b")])
+
+
+def test_leaving_a_session_cancels_what_waits() -> None:
+    """URIs that nobody waits for any more are not fetched."""
+    options = {"allow_private_addresses": True, "fetch_timeout_s": 1, "fetch_threads": 1, "max_fetch_bytes": 999_999}
+    with LoopbackServer() as server:
+        with load_encoder("fake::", **options).session() as session:
+            session.push(0, [Item("image", Uri(server.url("/slow")))])
+            session.push(1, [Item("image", Uri(server.url("/photo.jpg")))])
+        # the one thread that fetches is free again after the first: what it takes next was asked for after the end
+        again = load_encoder("fake::", **options).embed_items([Item("image", Uri(server.url("/empty")))])
+        assert _codes(again) == ["empty"]
+        assert server.counts["/photo.jpg"] == 0
+
+
+def test_the_pixel_budget_is_fair() -> None:
+    """A large image is served before smaller ones that came later; what has no pixels never waits."""
+    budget, order = PixelBudget(), []
+
+    def use(name: str, pixels: int, started: threading.Event) -> None:
+        started.set()
+        with budget.hold(pixels, 100):
+            order.append(name)
+
+    with budget.hold(60, 100):
+        threads = []
+        for name, pixels in (("large", 90), ("small", 10)):
+            started = threading.Event()
+            threads.append(threading.Thread(target=use, args=(name, pixels, started)))
+            threads[-1].start()
+            started.wait()
+            while len(budget._queue) < len(threads):
+                pass
+        with budget.hold(0, 100):
+            order.append("text")
+    [t.join() for t in threads]
+    assert order == ["text", "large", "small"]
 
 
 def _importable(factory: type) -> str:

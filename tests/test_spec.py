@@ -54,6 +54,29 @@ def test_relative_weights_become_absolute(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert EncoderSpec("ViT-B-32::./my/w.safetensors").model == f"ViT-B-32::{tmp_path}/my/w.safetensors"
     assert EncoderSpec("ViT-B-32::w.pt").ref.is_file
+    assert EncoderSpec(cache_dir="./c").cache_dir == f"{tmp_path}/c"
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    assert EncoderSpec("ViT-B-32::./my/w.safetensors").model == f"ViT-B-32::{tmp_path}/other/my/w.safetensors"
+
+
+def test_facts_are_asked_for_once(monkeypatch) -> None:
+    """A custom factory that must be called for its dimension is called once, not for every batch."""
+    made = []
+
+    class Own:
+        modalities = frozenset({"text"})
+
+        def __init__(self) -> None:
+            made.append(self)
+            self.dim = 5
+
+    module = type(sys)("own_facts")
+    module.Own = Own
+    monkeypatch.setitem(sys.modules, "own_facts", module)
+    spec = EncoderSpec("custom:own_facts:Own")
+    assert [spec.dim, spec.dim, sorted(spec.modalities)] == [5, 5, ["text"]]
+    assert len(made) == 1
 
 
 @pytest.mark.parametrize(
@@ -95,6 +118,7 @@ def test_a_misspelt_option_names_the_nearest() -> None:
         {"uri_schemes": "https"},
         {"uri_schemes": ("file",)},
         {"model": 5},
+        {"max_image_pixels": 400_000_000},
     ],
     ids=str,
 )

@@ -19,6 +19,7 @@ from . import tables
 from .tables import Preprocessing
 
 _WEIGHT_FILE = re.compile(r".*(/|\.pt$|\.bin$|\.safetensors$)", re.IGNORECASE | re.DOTALL)
+_RELATIVE_FILE = re.compile(r"::[^/]")
 _LATER = {
     "hf": "Hugging Face CLIP models",
     "onnx": "exported ONNX directories",
@@ -83,12 +84,15 @@ class ModelRef:
         by_tag = {} if self.is_file else tables.weights()[self.architecture][self.weights]
         return Preprocessing.of(facts["image_size"], by_tag)
 
-    def facts(self) -> ModelFacts:
-        """Return what is known without loading (a hub repository's configuration is fetched for it)."""
-        return _FACTS[self.family](self)
+    def facts(self, cache_dir: str | None = None) -> ModelFacts:
+        """Return what is known without loading, asked for once a process.
+
+        A hub repository's configuration is fetched for it (`cache_dir` is where copies are kept); a `custom:` factory
+        that does not say `dim` and `modalities` itself is called for it.
+        """
+        return _facts(self, cache_dir)
 
 
-@functools.lru_cache(maxsize=1024)
 def resolve_model(name: str) -> ModelRef:
     """Find what a model name means.
 
@@ -102,7 +106,12 @@ def resolve_model(name: str) -> ModelRef:
         UnknownModelError: If the name is in no catalog; the message lists the nearest names.
         SpecError: If the name is of a known kind but cannot work.
     """
-    name = name.strip()
+    return _resolve(name.strip(), os.getcwd() if _RELATIVE_FILE.search(name) else "")
+
+
+@functools.lru_cache(maxsize=1024)
+def _resolve(name: str, working_directory: str) -> ModelRef:
+    """Do what `resolve_model` says; a relative path means another file in another working directory."""
     head, colon, rest = name.partition(":")
     if name.lower() == "demo":
         return ModelRef("demo", "demo")
@@ -114,7 +123,7 @@ def resolve_model(name: str) -> ModelRef:
         if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", rest):
             raise SpecError(f"{name!r} is not of the form 'hf-hub:organisation/name'")
         return ModelRef("hf-hub", name, weights=rest)
-    later = head.lower() if colon else name.split("/")[0].lower()
+    later = head.lower() if colon else name.split("/", maxsplit=1)[0].lower()
     if later in _LATER and not (later == "hf" and not colon):
         raise UnknownModelError(f"{name!r}: {_LATER[later]} are not supported by this version")
     return _open_clip(name)
@@ -171,6 +180,11 @@ def _stranger(name: str, asked: str, has_weights: bool) -> str:
     return f"unknown model {name!r}; {hint}"
 
 
+@functools.lru_cache(maxsize=1024)
+def _facts(ref: ModelRef, cache_dir: str | None) -> ModelFacts:
+    return _hub_facts(ref, cache_dir) if ref.family == "hf-hub" else _FACTS[ref.family](ref)
+
+
 def _open_clip_facts(ref: ModelRef) -> ModelFacts:
     facts = tables.architectures()[ref.architecture]
     return ModelFacts(
@@ -206,10 +220,10 @@ def _demo_facts(ref: ModelRef) -> ModelFacts:
     return config_facts(config, licence="Apache-2.0")
 
 
-def _hub_facts(ref: ModelRef) -> ModelFacts:
+def _hub_facts(ref: ModelRef, cache_dir: str | None) -> ModelFacts:
     from ..towers.hub import fetch_config  # the only facts that need a library and, once, the network
 
-    return config_facts(fetch_config(ref.weights))
+    return config_facts(fetch_config(ref.weights, cache_dir))
 
 
 def load_factory(ref: ModelRef) -> Any:
@@ -240,7 +254,6 @@ def _fake_facts(ref: ModelRef) -> ModelFacts:
 _FACTS = {
     "open_clip": _open_clip_facts,
     "demo": _demo_facts,
-    "hf-hub": _hub_facts,
     "custom": _custom_facts,
     "fake": _fake_facts,
 }

@@ -11,6 +11,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..failure import Code, RowError, Stage
 
+# Pillow warns of large images and of odd metadata, in threads where warnings cannot be caught; our limit is an option.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", module=r"PIL\..*")
+
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 """Formats that are decoded. Pillow knows more, some by running other programs (EPS): not for strangers' files."""
 
@@ -68,13 +72,15 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
     if not data:
         raise RowError(Stage.DECODE, Code.EMPTY, "the image has zero bytes")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of big images and odd metadata; the limit here is our own
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-            _check_pixels(image.size, max_pixels)
-            image.load()
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        _check_pixels(image.size, max_pixels)
+        image.load()
     except RowError:
         raise
+    except Image.DecompressionBombError as err:
+        raise RowError(
+            Stage.DECODE, Code.TOO_LARGE, f"Pillow takes the image for a decompression bomb: {err}"
+        ) from err
     except UnidentifiedImageError as err:
         raise RowError(
             Stage.DECODE,

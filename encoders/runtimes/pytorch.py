@@ -55,16 +55,22 @@ class TorchRuntime:
             with torch.inference_mode():
                 vectors = tower(torch.from_numpy(batch).to(self._device))
                 return vectors.float().cpu().numpy()
-        except torch.OutOfMemoryError as err:
-            torch.cuda.empty_cache()
-            raise OutOfMemoryError(f"{self.device}: {err}") from err
         except torch.AcceleratorError as err:
             raise DeviceError(f"{self.device} failed, and with it every later call: {err}") from err
         except RuntimeError as err:
-            # the CPU allocator has no exception type of its own
-            if "DefaultCPUAllocator" in str(err) or "not enough memory" in str(err):
-                raise OutOfMemoryError(f"{self.device}: {err}") from err
-            raise
+            if not _is_out_of_memory(err):
+                raise
+            message = f"{self.device}: {err}"
+        # outside of the handler: the error's traceback would keep the memory that is given back here
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        raise OutOfMemoryError(message)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether memory ran out: only CUDA's allocator has an exception type of its own."""
+    signs = ("DefaultCPUAllocator", "not enough memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in signs)
 
 
 def resolve_device(device: str) -> str:

@@ -2,8 +2,8 @@
 
 The algorithm is byte-level BPE on lower-cased text (Sennrich et al. 2016; Radford et al. 2019). Ids: 256 byte symbols,
 the same 256 at a word's end, 48,894 merges, then start and end of text, 49,408 in all. The merges are read from the
-table that open_clip ships. What differs from the reference is cost alone: it stops reading when the context is full,
-remembers a bounded number of words, and never spends quadratic time on one endless word.
+table that open_clip ships. What differs from the reference is cost alone: it stops merging when the context is full,
+remembers a bounded number of short words, and reads only the beginning of an endless one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MERGES = 49152 - 256 - 2
 _PATTERN = regex.compile(
     rf"{_START}|{_END}|'s|'t|'re|'ve|'m|'ll|'d|\p{{L}}+|\p{{N}}|[^\s\p{{L}}\p{{N}}]+", regex.IGNORECASE
 )
-_REMEMBERED_WORDS = 65_536
+_REMEMBERED_WORDS, _REMEMBERED_CHARS = 65_536, 64
 _MAX_WORD_BYTES = 4_096
 """Bytes of one word that are read. The longest id stands for 32 bytes: what comes later is beyond any context of 77."""
 
@@ -93,7 +93,8 @@ class ClipTokenizer:
         room = self.context_length - 2
         tokens: list[int] = []
         for match in _PATTERN.finditer(clean_text(text)):
-            tokens.extend(self._encode_word(match.group()))
+            word = match.group()
+            tokens.extend(self._encode_word(word) if len(word) <= _REMEMBERED_CHARS else self._split_word(word))
             if len(tokens) > room:
                 break
         ids = np.zeros(self.context_length, np.int64)

@@ -130,8 +130,8 @@ def fit_weights(module: torch.nn.Module, path: Path) -> None:
     """
     state = read_weights(path)
     try:
-        if path.suffix == ".npz" or any(name.startswith("image_encoder.") for name in state):
-            load_checkpoint(module, str(path))  # MobileCLIP's and big_vision's own names: open_clip converts them
+        if any(name.startswith("image_encoder.") for name in state):
+            load_checkpoint(module, str(path))  # MobileCLIP's own names: open_clip converts them
             return
         state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
         _reshape(module, state)

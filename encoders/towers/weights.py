@@ -89,6 +89,7 @@ def sha256_of(path: Path) -> str:
     try:
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as draft:
             json.dump({**stamp, "sha256": digest}, draft)
+        os.chmod(draft.name, 0o644)  # other users' workers read the same weights
         os.replace(draft.name, note)
     except OSError:
         pass  # a read-only folder: the hash is right all the same
