@@ -1,4 +1,4 @@
-"""What the `demo` model learns from: drawn pictures, their masks, their scenes as numbers, captions as tokens."""
+"""What the `demo` model learns from: drawn pictures, their scenes as numbers, captions as tokens."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from clipmill.encoders.demo.drawings import (
     Scene,
     clutter,
     describe,
-    draw_with_mask,
+    draw,
     sample_scene,
 )
 
@@ -56,7 +56,7 @@ def draw_chunk(job: tuple[int, int, int]) -> tuple[np.ndarray, list[Scene | None
     """Draws `CHUNK` training pictures; which ones depends on seed and number of the chunk alone."""
     seed, number, side = job
     rng = np.random.default_rng([seed, number])
-    pixels = np.zeros((CHUNK, 4, side, side), np.uint8)
+    pixels = np.zeros((CHUNK, 3, side, side), np.uint8)
     scenes: list[Scene | None] = []
     for i in range(CHUNK):
         drawn_side = int(rng.integers(side, 4 * side))
@@ -66,16 +66,15 @@ def draw_chunk(job: tuple[int, int, int]) -> tuple[np.ndarray, list[Scene | None
         else:
             scene = sample_scene(rng, avoid=HELD_OUT)
             scenes.append(scene)
-            picture, mask = draw_with_mask(scene, rng, drawn_side)
-            pixels[i, 3] = np.asarray(mask.resize((side, side), Image.Resampling.BOX))
-        pixels[i, :3] = np.asarray(degrade(picture, rng, side)).transpose(2, 0, 1)
+            picture = draw(scene, rng, drawn_side)
+        pixels[i] = np.asarray(degrade(picture, rng, side)).transpose(2, 0, 1)
     return pixels, scenes
 
 
 def draw_pool(seed: int, pictures: int, workers: int, side: int) -> tuple[np.ndarray, list[Scene | None]]:
-    """All training pictures with their masks as fourth channel, (n, 4, side, side) uint8; scenes (None: clutter)."""
+    """All training pictures, (n, 3, side, side) uint8, and their scenes (None: clutter)."""
     jobs = [(seed, number, side) for number in range(pictures // CHUNK)]
-    pixels = np.empty((len(jobs) * CHUNK, 4, side, side), np.uint8)
+    pixels = np.empty((len(jobs) * CHUNK, 3, side, side), np.uint8)
     scenes: list[Scene | None] = []
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         for number, (some_pixels, some_scenes) in enumerate(pool.imap(draw_chunk, jobs)):
@@ -155,10 +154,10 @@ class Lessons:
         self._std = 255 * torch.tensor(preprocess["std"]).view(3, 1, 1)
         self._words = WordTokens(open_clip.SimpleTokenizer())
 
-    def look(self, count: int) -> tuple[np.ndarray, Tensor, Tensor, Tensor]:
-        """Pictures by lot: their numbers, images, codes and masks.
+    def look(self, count: int) -> tuple[np.ndarray, Tensor, Tensor]:
+        """Pictures by lot: their numbers, images and codes.
 
-        Every picture is shifted by up to 3 pixels, with its mask; its brightness and tint change by a little.
+        Every picture is shifted by up to 3 pixels; its brightness and tint change by a little.
         """
         picked = self._rng.integers(len(self._scenes), size=count)
         pixels = torch.from_numpy(self._pixels[picked]).float()
@@ -167,8 +166,8 @@ class Lessons:
         side = self._side
         pixels = torch.stack([p[:, y : y + side, x : x + side] for p, (y, x) in zip(pixels, shifts, strict=True)])
         gains = torch.from_numpy(self._rng.normal(1, 0.04, (count, 3, 1, 1)).astype(np.float32))
-        images = ((pixels[:, :3] * gains).clamp(0, 255) - self._mean) / self._std
-        return picked, images, torch.from_numpy(self._codes[picked]), pixels[:, 3:] / 255
+        images = ((pixels * gains).clamp(0, 255) - self._mean) / self._std
+        return picked, images, torch.from_numpy(self._codes[picked]).long()
 
     def tell(self, picked: np.ndarray) -> tuple[Tensor, Tensor]:
         """A caption for each of the pictures: tokens and claims."""
