@@ -73,6 +73,8 @@ class ColumnPlan:
         Raises:
             SpecError: If there is none, a kind is unknown, an output is named twice, or the model lacks the tower.
         """
+        if not (isinstance(columns, Mapping) and all(isinstance(path, str) for path in columns)):
+            raise SpecError(f"columns is a mapping such as {{'photo': 'image'}}, got {columns!r}")
         if not columns:
             raise SpecError(
                 "columns={} names nothing to embed; give for instance {'caption': 'text', 'photo': 'image'}"

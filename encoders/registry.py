@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Hashable
 
 from .encoder import Encoder
+from .errors import WeightsError
 from .loaded import Loaded
 from .model import Model
 from .spec import EncoderSpec
@@ -139,7 +140,14 @@ def _load_open_clip(spec: EncoderSpec, device: str, threads: int) -> Model:
 def _load_custom(spec: EncoderSpec, device: str, threads: int) -> Model:
     from .catalog.names import load_factory
 
-    return load_factory(spec.ref)()
+    model = load_factory(spec.ref)()
+    needed = ("dim", "modalities", "device", "resolved", "prepare", "encode")
+    if missing := [name for name in needed if not hasattr(model, name)]:
+        raise WeightsError(
+            f"{spec.model!r} made {type(model).__name__}, which has no {', '.join(missing)}: an own encoder is a"
+            " subclass of clipmill.encoders.Model"
+        )
+    return model
 
 
 def _load_fake(spec: EncoderSpec, device: str, threads: int) -> Model:

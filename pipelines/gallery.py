@@ -48,7 +48,7 @@ def write_gallery(directory: Path, *, seed: int = 7) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     for colour, shape in CLASSES:
-        scene = sample_scene(rng, colour=colour, shape=shape)
+        scene = sample_scene(rng, colour=colour, shape=shape, count=1)  # captions of one tell it from several
         draw(scene, rng).resize((240, 240), Image.Resampling.BICUBIC).save(directory / f"{colour}-{shape}.png")
     for name in PHOTOGRAPHS:
         Image.fromarray(getattr(data, name)()).save(directory / f"photo-{name}.jpg", quality=90)

@@ -118,6 +118,8 @@ def test_a_misspelt_option_names_the_nearest() -> None:
         {"uri_schemes": "https"},
         {"uri_schemes": ("file",)},
         {"model": 5},
+        {"model": "fake::dim=x"},
+        {"model": "fake::dim=0"},
         {"max_image_pixels": 400_000_000},
     ],
     ids=str,

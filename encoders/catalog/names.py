@@ -116,7 +116,7 @@ def _resolve(name: str, working_directory: str) -> ModelRef:
     if name.lower() == "demo":
         return ModelRef("demo", "demo")
     if head == "fake" and (not colon or rest.startswith(":")):
-        return ModelRef("fake", name if colon else "fake::", weights=rest[1:])
+        return _fake(name if colon else "fake::", rest[1:])
     if head == "custom":
         return _custom(name, rest)
     if head == "hf-hub":
@@ -134,6 +134,13 @@ def _custom(name: str, target: str) -> ModelRef:
     if not (colon and module and factory.isidentifier()):
         raise SpecError(f"{name!r} is not of the form 'custom:package.module:factory'")
     return ModelRef("custom", name, weights=target)
+
+
+def _fake(name: str, options: str) -> ModelRef:
+    ref = ModelRef("fake", name, weights=options)
+    if not ref.options.get("dim", "8").isdecimal() or int(ref.options.get("dim", "8")) < 1:
+        raise SpecError(f"{name!r}: dim={ref.options['dim']!r} is not a whole number of at least 1")
+    return ref
 
 
 def _open_clip(name: str) -> ModelRef:
