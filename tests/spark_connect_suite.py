@@ -83,6 +83,13 @@ def test_bad_rows_raise_where_asked_for(captions):
         captions.select(embed_text("caption", model=MODEL, failures="raise")).collect()
 
 
+def test_a_string_that_is_not_utf8_fails_alone(spark):
+    df = spark.sql("select explode(array('one', cast(x'fffe' as string))) as caption").coalesce(1)
+    rows = embed_columns(df, {"caption": "text"}, model=MODEL).drop("caption").collect()
+    assert [row.caption_embedding for row in rows] == [vector("one"), None]
+    assert [row.embedding_failures and row.embedding_failures[0].code for row in rows] == [None, "malformed"]
+
+
 def test_names_with_dots_and_names_that_come_twice(spark):
     df = spark.sql("select 1 as id, 'one' as `a.b`, 2 as id, struct('four' as c) as a")
     (row,) = embed_columns(df, {"a.b": "text", "a.c": "text"}, model=MODEL).collect()

@@ -11,6 +11,7 @@ from pyspark.sql import Observation
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from clipmill.encoders import read_provenance
 from clipmill.encoders.columns import Column
 from clipmill.encoders.errors import SpecError, UnknownModelError
 from clipmill.encoders.testing import fake_text_vector, read_log
@@ -113,6 +114,40 @@ def test_arrays_of_images_and_null_arrays(spark):
     rows = embed_columns(df, {"photos": "image"}, model=MODEL).collect()
     assert [row.photos_embedding for row in rows] == [[[2.0, 3.0, 1.0, 2.0, 3.0, 0.0, 0.0, 0.0], None, None], None, []]
     assert [(f.column, f.code) for f in rows[0].embedding_failures] == [("photos[2]", "empty")]
+
+
+def test_a_string_that_is_not_utf8_fails_alone(spark):
+    df = spark.sql(
+        "select if(id = 1, cast(x'fffe' as string), 'one') as caption, array('a', cast(x'ff' as string)) as tags,"
+        " struct(cast(x'fe' as string) as title) as page from range(0, 3, 1, 1)"
+    )
+    embedded = embed_columns(df, {"caption": "text", "tags": "text", "page.title": "text"}, model=MODEL)
+    rows = embedded.drop("caption", "tags", "page").collect()
+    assert [row.caption_embedding for row in rows] == [vector("one"), None, vector("one")]
+    assert [row.tags_embedding for row in rows] == [[vector("a"), None]] * 3
+    assert [row.page_title_embedding for row in rows] == [None] * 3
+    assert [[(f.column, f.stage, f.code) for f in row.embedding_failures] for row in rows] == [
+        [(name, "read", "malformed") for name in (*caption, "tags[1]", "page.title")]
+        for caption in ([], ["caption"], [])
+    ]
+    assert embedded.selectExpr("hex(caption) as bytes").collect()[1].bytes == "FFFE"  # what came in goes out
+
+
+def test_provenance_is_looked_up_once_for_a_kind(spark, monkeypatch):
+    asked = []
+
+    def provenance_of(spec, modality):
+        asked.append(modality)
+        return {"modality": modality}
+
+    monkeypatch.setattr("clipmill.udfs.schema.provenance_of", provenance_of)
+    df = spark.createDataFrame([], "a string, b string, c binary, d binary")
+    embedded = embed_columns(df, {"a": "text", "b": "text", "c": "image", "d": "image"}, model=MODEL)
+    assert sorted(asked) == ["image", "text"]
+    assert read_provenance(embedded) == {
+        f"{name}_embedding": {"modality": kind}
+        for name, kind in {"a": "text", "b": "text", "c": "image", "d": "image"}.items()
+    }
 
 
 @pytest.mark.parametrize(

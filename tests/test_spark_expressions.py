@@ -56,6 +56,16 @@ def test_raise_ends_the_job_at_a_bad_row(captions, embed):
     assert [row[0] for row in good] == [vector("one"), vector("four")]
 
 
+@pytest.mark.parametrize(("embed", "good"), [(embed_text, None), (embed_image, "forbidden_uri")])
+def test_a_string_that_is_not_utf8_fails_alone(spark, embed, good):
+    df = spark.sql("select explode(array('one', cast(x'fffe' as string), 'four')) as caption").coalesce(1)
+    rows = df.select(embed("caption", model=MODEL, failures="struct").alias("v")).select("v.*").collect()
+    assert [row.failure and row.failure.code for row in rows] == [good, "malformed", good]
+    assert rows[1].failure.stage == "read"
+    assert "not valid UTF-8" in rows[1].failure.message
+    assert rows[0].embedding == (vector("one") if embed is embed_text else None)
+
+
 def test_results_are_named_as_embed_columns_names_them(spark, captions):
     pages = spark.createDataFrame([(("one",),)], "page struct<title: string>")
     assert captions.select(embed_text("caption", model=MODEL)).columns == ["caption_embedding"]

@@ -7,12 +7,16 @@ import sys
 import warnings
 from types import SimpleNamespace
 
+import pyarrow as pa
 import pytest
+from pyspark import TaskContext
 
 import clipmill.udfs
 from clipmill.encoders import EncoderSpec, count_loads, unload_all
 from clipmill.encoders.errors import DeviceError
+from clipmill.encoders.storage.job import Job
 from clipmill.udfs.driver import warn_without_worker_reuse
+from clipmill.udfs.shards import _embed_shard_in_task
 from clipmill.udfs.worker import encoder_of_task, spec_of_task
 
 MODEL = "fake::dim=8"
@@ -44,6 +48,12 @@ def no_models():
     unload_all()
     yield
     unload_all()
+
+
+@pytest.fixture
+def machine_of_gpus(monkeypatch):
+    """Let the fake's copies count as those of the device that was asked for, as if all of them were here."""
+    monkeypatch.setattr("clipmill.encoders.registry._resolve_device", lambda spec: spec.device)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +90,7 @@ def test_an_address_that_is_no_number_is_refused():
         spec_of_task(EncoderSpec(MODEL), FakeTask("GPU-1a2b"))
 
 
-def test_a_worker_loads_once_and_again_only_where_it_is_moved():
+def test_a_worker_loads_once_and_again_only_where_it_is_moved(machine_of_gpus):
     spec, before = EncoderSpec(MODEL), count_loads()
     first = encoder_of_task(spec, FakeTask("0"))
     assert encoder_of_task(spec, FakeTask("0")) is first
@@ -90,6 +100,45 @@ def test_a_worker_loads_once_and_again_only_where_it_is_moved():
     assert count_loads() - before == 2
     encoder_of_task(spec, FakeTask("0"))  # the first copy was let go, so that a worker never holds two
     assert count_loads() - before == 3
+
+
+@pytest.mark.parametrize(
+    ("devices", "task"),
+    [
+        (("cuda:0", "cuda:1"), FakeTask("0")),
+        (("cuda:0", "cuda:1"), FakeTask()),
+        (("cpu", "auto"), FakeTask()),
+        (("cuda", "cuda:1"), FakeTask()),
+    ],
+    ids=["named, GPUs of Spark", "named", "cpu and auto", "one named"],
+)
+def test_devices_of_one_select_stay_side_by_side(machine_of_gpus, devices, task):
+    """Its expressions take turns in one worker, batch by batch."""
+    before = count_loads()
+    for _ in range(3):
+        for device in devices:
+            encoder_of_task(EncoderSpec(MODEL, device=device), task)
+    assert count_loads() - before == 2
+
+
+@pytest.mark.parametrize(
+    ("device", "task", "placed"),
+    [
+        ("auto", FakeTask("1", cpus=2), ("cuda:1", 2, True)),
+        ("cuda:0", FakeTask("1", cpus=2), ("cuda:0", 2, False)),
+        ("auto", FakeTask(), ("auto", 1, False)),
+        ("auto", None, ("auto", None, False)),
+    ],
+    ids=["given by Spark", "named", "no GPUs", "no task"],
+)
+def test_a_shard_lets_go_of_other_gpus_only_where_spark_moved_it(monkeypatch, device, task, placed):
+    def embed_shard(shard, job, *, cpus, exclusive):
+        return {"shard": shard, "placed": (job.spec.device, cpus, exclusive)}
+
+    monkeypatch.setattr("clipmill.udfs.shards.embed_shard", embed_shard)
+    monkeypatch.setattr(TaskContext, "get", lambda: task)
+    job = Job(EncoderSpec(MODEL, device=device), "out", pa.schema([]))
+    assert _embed_shard_in_task("shard", job) == {"shard": "shard", "placed": placed}
 
 
 def test_outside_of_a_task_the_spec_decides():

@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 
 from ..encoders.columns import FAILURES_COLUMN, Column, ColumnPlan, Embedded, MissingColumn
 from ..encoders.errors import EmbeddingError, SpecError
-from ..encoders.failure import Failure
-from ..encoders.item import item_of_value
+from ..encoders.failure import Code, Failure, RowError, Stage
+from ..encoders.item import Item, item_of_value
 from ..encoders.session import Finished, Outcome, Vector
 from ..encoders.spec import EncoderSpec, Modality
 from ..encoders.storage.vectors import nested_vector_array, vector_array
@@ -21,6 +21,10 @@ from .worker import encoder_of_task
 _LEAST_ROWS = 32
 """Rows that wait for each other before they leave, so that nulls don't leave one by one."""
 
+_NOT_UTF8 = RowError(
+    Stage.READ, Code.MALFORMED, "the string is not valid UTF-8; Spark's make_valid_utf8 replaces what is broken in it"
+)
+
 
 class _Place(NamedTuple):
     """Where a row came from, and its values, which its failures' columns are told by."""
@@ -28,6 +32,24 @@ class _Place(NamedTuple):
     batch: pa.RecordBatch
     row: int
     values: dict[str, Any]
+
+
+def read_value(scalar: pa.Scalar) -> Any:
+    """Return a value of Arrow as a value of Python.
+
+    Args:
+        scalar: Of any type. Spark lets a string hold any bytes, and Arrow passes them on.
+
+    Returns:
+        The value; a `RowError` in place of a string that is not UTF-8, or of the struct that holds it. Only that
+        element of an array is replaced.
+    """
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        if isinstance(scalar, pa.ListScalar):
+            return [read_value(element) for element in scalar.values]
+        return _NOT_UTF8
 
 
 # --- whole DataFrames ------------------------------------------------------------------------------------------------
@@ -48,19 +70,20 @@ def embed_batches(
         The same rows in the same order, in smaller batches, as micro-batches become ready: whoever takes only the
         first rows doesn't wait for a whole batch of Spark. Columns that were there are slices, not copies.
     """
-    session = encoder_of_task(spec).session()
+    encoder = encoder_of_task(spec)
     least_rows = min(spec.max_batch_rows or _LEAST_ROWS, _LEAST_ROWS)
-    writer = _Writer(plan, sources, spec.dim)
+    writer = _Writer(plan, sources, encoder.dim)
     waiting: list[Finished] = []
-    for batch in batches:
-        arrays = {source.path: _values_at(batch, source.steps) for source in sources}
-        for row in range(batch.num_rows):
-            values = {path: array[row].as_py() for path, array in arrays.items()}
-            waiting += session.push(_Place(batch, row, values), plan.items(_getter(values)))
-            if len(waiting) >= least_rows:
-                yield from writer.write(waiting)
-                waiting = []
-    yield from writer.write(waiting + session.flush())
+    with encoder.session() as session:  # who stops early, or fails, leaves nothing behind that is still being fetched
+        for batch in batches:
+            arrays = {source.path: _values_at(batch, source.steps) for source in sources}
+            for row in range(batch.num_rows):
+                values = {path: read_value(array[row]) for path, array in arrays.items()}
+                waiting += session.push(_Place(batch, row, values), _items(plan, values))
+                if len(waiting) >= least_rows:
+                    yield from writer.write(waiting)
+                    waiting = []
+        yield from writer.write(waiting + session.flush())
 
 
 def _values_at(batch: pa.RecordBatch, steps: Sequence[int]) -> pa.Array:
@@ -75,6 +98,17 @@ def _getter(values: dict[str, Any]) -> Callable[[str], Any]:
         return values[path]
 
     return get
+
+
+def _items(plan: ColumnPlan, values: dict[str, Any]) -> list[Item]:
+    """Return the items of a row, in the plan's order; what `read_value` could not read fails."""
+    columns = [values[path] for path in plan.columns]
+    elements = [element for value in columns for element in (value if isinstance(value, list) else [value])]
+    items = plan.items(_getter(values))
+    return [
+        Item(item.modality, failure=element) if isinstance(element, RowError) else item
+        for item, element in zip(items, elements, strict=True)
+    ]
 
 
 class _Writer:
@@ -143,12 +177,13 @@ def embed_array(values: pa.Array, spec: EncoderSpec, modality: Modality, failure
         EmbeddingError: If a row is bad and `failures="raise"`.
     """
     _check_arrow_type(values.type, modality)
-    return outcomes_array(embed_values((value.as_py() for value in values), spec, modality), spec.dim, failures)
+    encoder = encoder_of_task(spec)
+    items = (_item(modality, read_value(value)) for value in values)
+    return outcomes_array(encoder.embed_items(items), encoder.dim, failures)
 
 
-def embed_values(values: Iterable[Any], spec: EncoderSpec, modality: Modality) -> list[Outcome]:
-    """Embed values one after the other, none of them held longer than it takes."""
-    return encoder_of_task(spec).embed_items(item_of_value(modality, value) for value in values)
+def _item(modality: Modality, value: Any) -> Item:
+    return Item(modality, failure=value) if isinstance(value, RowError) else item_of_value(modality, value)
 
 
 def raise_failures(outcomes: Sequence[Outcome]) -> None:

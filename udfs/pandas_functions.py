@@ -12,9 +12,10 @@ from ..encoders.errors import SpecError
 from ..encoders.failure import Failure
 from ..encoders.session import Vector
 from ..encoders.spec import DEFAULT_MODEL, EncoderSpec, Modality
-from .batches import embed_values, failure_struct, raise_failures
+from .batches import failure_struct, raise_failures
 from .driver import FailuresOption, check_failures_option, spec_of, warn_without_worker_reuse
 from .schema import VECTOR, VECTOR_OR_FAILURE
+from .worker import encoder_of_task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,7 +113,7 @@ def embed_series(
     """
     import pandas as pd
 
-    outcomes = embed_values(_plain_values(values, modality), spec, modality)
+    outcomes = encoder_of_task(spec).embed(modality, _plain_values(values, modality))
     if failures == "raise":
         raise_failures(outcomes)
     vectors = pd.Series([o.values if isinstance(o, Vector) else None for o in outcomes], dtype=object)

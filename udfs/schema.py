@@ -111,11 +111,12 @@ def embedded_schema(schema: T.StructType, plan: ColumnPlan, sources: list[Source
             f"column {FAILURES_COLUMN!r} exists already; rename it first:"
             f" df.withColumnRenamed({FAILURES_COLUMN!r}, '…')"
         )
+    kinds = {column.modality for column in plan.columns.values()}
+    metadata = {kind: spark_metadata(provenance_of(spec, kind)) for kind in kinds}
     added = []
     for source, column in zip(sources, plan.columns.values(), strict=True):
         type_ = T.ArrayType(VECTOR, containsNull=True) if source.is_array else VECTOR
-        metadata = spark_metadata(provenance_of(spec, column.modality))
-        added.append(T.StructField(str(column.output), type_, True, metadata))
+        added.append(T.StructField(str(column.output), type_, True, metadata[column.modality]))
         if column.truncated:
             added.append(T.StructField(column.truncated, T.BooleanType(), True))
     return T.StructType([*schema.fields, *added, T.StructField(FAILURES_COLUMN, FAILURES, True)])

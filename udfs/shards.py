@@ -14,7 +14,7 @@ from pyspark.sql import SparkSession
 from ..encoders.storage.job import Job, embed_shard
 from ..encoders.storage.source import Shard
 from .driver import warn_without_worker_reuse
-from .worker import spec_of_task
+from .worker import is_from_spark, spec_of_task
 
 
 def embed_shards(spark: SparkSession, shards: Iterable[Shard], job: Job) -> list[dict[str, Any]]:
@@ -55,5 +55,7 @@ def _partition_function(
 def _embed_shard_in_task(shard: Shard, job: Job) -> dict[str, Any]:
     """Embed a shard on the GPU and with the cores of the task that runs in this worker."""
     task = TaskContext.get()
-    placed = dataclasses.replace(job, spec=spec_of_task(job.spec, task))
-    return embed_shard(shard, placed, cpus=task.cpus() if task is not None else None, exclusive=True)
+    spec = spec_of_task(job.spec, task)
+    cpus = task.cpus() if task is not None else None
+    placed = dataclasses.replace(job, spec=spec)
+    return embed_shard(shard, placed, cpus=cpus, exclusive=is_from_spark(job.spec, spec))

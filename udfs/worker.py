@@ -60,6 +60,11 @@ def spec_of_task(spec: EncoderSpec, task: Task | None) -> EncoderSpec:
     return dataclasses.replace(spec, device=f"cuda:{address}")
 
 
+def is_from_spark(planned: EncoderSpec, placed: EncoderSpec) -> bool:
+    """Return whether `spec_of_task` took the device from the task's resources, which Spark may change any time."""
+    return placed.device != planned.device
+
+
 def encoder_of_task(spec: EncoderSpec, task: Task | None = None) -> Encoder:
     """Return the encoder for the task that runs in this Python worker, loaded once for all its tasks.
 
@@ -69,8 +74,10 @@ def encoder_of_task(spec: EncoderSpec, task: Task | None = None) -> Encoder:
 
     Returns:
         The encoder on the task's GPU, with as many threads as the task has cores: Spark sets OMP_NUM_THREADS to 1,
-        so that left alone a library would take one. A worker that was moved to another GPU lets the first copy go.
+        so that left alone a library would take one. A worker that Spark moved to another GPU lets the first copy go;
+        devices that the user named stay side by side, since the expressions of one select share a worker.
     """
     task = task or TaskContext.get()
     cpus = task.cpus() if task is not None else None
-    return load_encoder(spec_of_task(spec, task), cpus=cpus, exclusive=True)
+    placed = spec_of_task(spec, task)
+    return load_encoder(placed, cpus=cpus, exclusive=is_from_spark(spec, placed))

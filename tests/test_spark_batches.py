@@ -1,0 +1,139 @@
+"""What a worker does with Arrow batches, as far as it needs no Spark session."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from clipmill.encoders import EncoderSpec, load_encoder, unload_all
+from clipmill.encoders.catalog import ModelRef
+from clipmill.encoders.columns import ColumnPlan
+from clipmill.encoders.errors import EmbeddingError
+from clipmill.encoders.model import Prepared
+from clipmill.encoders.testing import FakeModel, fake_text_vector
+from clipmill.udfs.batches import embed_array, embed_batches
+from clipmill.udfs.pandas_functions import embed_series
+from clipmill.udfs.schema import Source
+
+SPEC = EncoderSpec("fake::dim=8")
+MALFORMED = ("read", "malformed")
+
+
+@pytest.fixture(autouse=True)
+def no_models():
+    unload_all()
+    yield
+    unload_all()
+
+
+def vector(text):
+    return fake_text_vector(text).tolist()
+
+
+def strings(*values, kind=None):
+    """Return an array of strings as Spark sends it: of bytes that nobody checked."""
+    return pa.array(values, pa.large_binary() if kind == pa.large_string() else pa.binary()).view(kind or pa.string())
+
+
+def failures_of(array):
+    return [
+        value and value["failure"] and (value["failure"]["stage"], value["failure"]["code"])
+        for value in array.to_pylist()
+    ]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()], ids=str)
+def test_a_string_that_is_not_utf8_fails_alone(kind):
+    values = strings(b"one", b"\xff\xfe", None, "ключ".encode(), kind=kind)
+    found = embed_array(values, SPEC, "text", "struct")
+    assert failures_of(found) == [None, MALFORMED, None, None]
+    assert "the string is not valid UTF-8" in found[1].as_py()["failure"]["message"]
+    vectors = [vector("one"), None, None, vector("ключ")]
+    assert [value and value["embedding"] for value in found.to_pylist()] == vectors
+    assert embed_array(values, SPEC, "text", "null").to_pylist() == vectors
+    with pytest.raises(EmbeddingError, match="row 1 could not be embedded: malformed at read"):
+        embed_array(values, SPEC, "text", "raise")
+
+
+def test_a_uri_or_path_that_is_not_utf8_fails_alone():
+    uris = strings(b"/one.png", b"\xff.png")
+    files = pa.StructArray.from_arrays([pa.array([b"no picture", None]), uris], ["bytes", "path"])
+    assert failures_of(embed_array(uris, SPEC, "image", "struct")) == [("fetch", "forbidden_uri"), MALFORMED]
+    assert failures_of(embed_array(files, SPEC, "image", "struct")) == [("decode", "undecodable"), MALFORMED]
+
+
+def test_in_arrays_only_the_element_fails():
+    texts = pa.ListArray.from_arrays([0, 3, 3, 4], strings(b"a", b"\xff", b"c", b"\xfe"))
+    files = pa.StructArray.from_arrays([pa.array([None, None, None]), strings(b"\xff", b"/x", None)], ["bytes", "path"])
+    photos = pa.ListArray.from_arrays([0, 2, 3, 3], files)
+    batch = pa.RecordBatch.from_arrays([texts, photos], ["texts", "photos"])
+    plan = ColumnPlan.of({"texts": "text", "photos": "image"})
+    sources = [Source("texts", (0,), True), Source("photos", (1,), True)]
+    found = pa.Table.from_batches(embed_batches([batch], SPEC, plan, sources))
+    assert found.column("texts_embedding").to_pylist() == [[vector("a"), None, vector("c")], [], [None]]
+    assert found.column("photos_embedding").to_pylist() == [[None, None], [None], []]
+    assert [
+        [(f["column"], f["code"]) for f in row or []] for row in found.column("embedding_failures").to_pylist()
+    ] == [
+        [("texts[1]", "malformed"), ("photos[0]", "malformed"), ("photos[1]", "forbidden_uri")],
+        [],
+        [("texts[0]", "malformed")],
+    ]
+
+
+def test_workers_ask_the_loaded_model_and_never_the_catalog(monkeypatch):
+    """The catalog would build an encoder of somebody's own again, or ask the hub, for each batch."""
+    batch = pa.RecordBatch.from_arrays([pa.array(["one", None])], ["caption"])
+    plan = ColumnPlan.of({"caption": "text"}, spec=SPEC)
+
+    def facts(*_):
+        raise AssertionError("the catalog was asked")
+
+    monkeypatch.setattr(ModelRef, "facts", facts)
+    (written,) = embed_batches([batch], SPEC, plan, [Source("caption", (0,), False)])
+    assert written.column("caption_embedding").to_pylist() == [vector("one"), None]
+    assert embed_array(batch.column(0), SPEC, "text", "null").to_pylist() == [vector("one"), None]
+    series = embed_series(pd.Series(["one", None]), SPEC, "text", "null")
+    assert [value is not None and value.tolist() for value in series] == [vector("one"), False]
+
+
+@pytest.fixture
+def slow_pictures(monkeypatch):
+    """Let the fake decode four pictures, then wait; gives what was begun, and the event that lets it go on."""
+    begun, go_on = [], threading.Event()
+
+    def prepare(self, modality, content, spec):
+        begun.append(content)
+        if len(begun) > 4:
+            assert go_on.wait(60)
+        return Prepared(np.zeros((1, 1, 3), np.uint8))
+
+    monkeypatch.setattr(FakeModel, "prepare", prepare)
+    yield begun, go_on
+    go_on.set()
+
+
+@pytest.mark.parametrize("end", ["limit", "failing task"])
+def test_who_stops_early_leaves_nothing_behind(slow_pictures, end):
+    begun, go_on = slow_pictures
+    spec = EncoderSpec("fake::dim=8", max_batch_rows=4, preprocess_threads=1)
+    batch = pa.RecordBatch.from_arrays([pa.array([b"%d" % n for n in range(64 if end == "limit" else 8)])], ["photo"])
+
+    def batches():
+        yield batch
+        raise RuntimeError("the task fails")
+
+    rows = embed_batches(batches(), spec, ColumnPlan.of({"photo": "image"}), [Source("photo", (0,), False)])
+    if end == "limit":
+        assert next(rows).num_rows == 4
+        rows.close()
+    else:
+        with pytest.raises(RuntimeError, match="the task fails"):
+            list(rows)
+    go_on.set()
+    load_encoder(spec)._loaded.pool("decode", 1).submit(int).result(60)  # after all that waits in the same queue
+    assert len(begun) <= 5  # the fifth was on its way
