@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -94,6 +96,7 @@ def on_spark(files: list[bytes], spec: EncoderSpec, spark: SparkSession, home: P
 @contextmanager
 def spark_session() -> Iterator[SparkSession]:
     """Start a local Spark with a slot for each core."""
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # workers are started by name from PATH otherwise
     builder = SparkSession.builder.master(f"local[{allowed_cpus()}]").config("spark.ui.enabled", "false")
     session = builder.config("spark.log.level", "ERROR").config("spark.driver.memory", "2g").getOrCreate()
     try:
