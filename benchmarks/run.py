@@ -41,7 +41,7 @@ def measure_speed(images: int, rounds: int, home: Path) -> dict[str, list[float]
         contenders: dict[str, Contender] = {
             "open_clip loop": plain_open_clip(files, weights),
             "core": core(files, spec),
-            "Beam": on_beam(files, spec),
+            "Beam": on_beam(files, spec, home),
             "Spark": on_spark(files, spec, spark, home),
         }
         for number in range(rounds + 1):

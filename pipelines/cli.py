@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from ..encoders.errors import ClipmillError, SpecError
 from .engines import ENGINES
 from .options import spec_from, spec_options
 
+_OF_JOBS = (
+    *("output", "engine", "overwrite", "columns", "text_column", "uri_column", "image_column", "id_column", "tags"),
+    *("drop", "access_paths", "keep_content", "dtype", "rows_per_shard", "fail_fast", "max_failures"),
+    *("master", "remote", "conf", "as_json"),
+)
 _PASSED_UNCHECKED = "clipmill.passed_unchecked"
 
 
@@ -72,6 +79,10 @@ def embed(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> 
     if values["texts"] or values["images"]:
         if tokens:
             raise click.UsageError("--text and --image print vectors and take no INPUT")
+        for parameter in context.command.params:
+            given = context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+            if given and parameter.name in _OF_JOBS:
+                raise click.UsageError(f"{parameter.opts[0]} says nothing beside --text and --image, which run no job")
         job.print_vectors(spec, values["texts"], values["images"])
         return
     flags = [flag for parameter in context.command.params for flag in parameter.opts if flag.startswith("--")]
@@ -84,9 +95,11 @@ def embed(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> 
 def summary(dataset: str) -> None:
     """Print what a dataset holds: kinds of documents, and attributes."""
     from .console import out
-    from .summary import summarise_dataset
+    from .summary import missing_of, summarise_dataset
 
     out.print(summarise_dataset(dataset))
+    if missing := missing_of(dataset):
+        click.echo(f"Warning: {dataset} is not complete: {missing}", err=True)
 
 
 @cli.command()
@@ -99,7 +112,9 @@ def models(pattern: str | None, as_json: bool) -> None:
 
     refs = list_models(pattern)
     if not refs:
-        raise click.UsageError(f"no model's name contains {pattern!r}; nearest: {', '.join(nearest(str(pattern)))}")
+        near = nearest(str(pattern))
+        hint = f"nearest: {', '.join(near)}" if near else "without a pattern all are listed"
+        raise click.UsageError(f"no model's name contains {pattern!r}; {hint}")
     if as_json:
         click.echo(json.dumps([describe(ref) for ref in refs], indent=1))
     else:
@@ -140,6 +155,9 @@ def main(arguments: list[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("clipmill: interrupted", err=True)
         code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads any more: no error of ours
+        code = 1
     except (ClipmillError, OSError) as err:
         click.echo(f"Error: {err}", err=True)
         code = 2 if isinstance(err, SpecError) else 1

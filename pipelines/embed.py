@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,11 +19,11 @@ from ..encoders.columns import Column, ColumnPlan
 from ..encoders.errors import DatasetError
 from ..encoders.item import Item, Uri
 from ..encoders.session import Vector
-from ..encoders.storage.dataset import DatasetSummary, finish_job, summarise
+from ..encoders.storage.dataset import DatasetSummary, count_finished, finish_job
 from ..encoders.storage.job import Job, begin_job
 from ..encoders.storage.shards import Shard, plan_shards
 from . import console
-from .engines import run_beam, run_spark, split_engine_options
+from .engines import is_local, run_beam, run_spark, split_engine_options
 
 if TYPE_CHECKING:
     from ..encoders.failure import Failure
@@ -161,11 +163,16 @@ def run(arguments: EmbedArguments) -> int:
     try:
         shards = plan_shards(arguments.inputs, rows_per_shard=arguments.rows_per_shard)
         job = arguments.job(shards)
+        _refuse_output_inside(arguments.inputs, job.directory)
+        if arguments.overwrite and is_local(
+            arguments.engine, arguments.engine_options, arguments.master, arguments.remote
+        ):
+            load_encoder(arguments.spec)  # no old dataset is deleted for a job that cannot start
         begin_job(job, shards, inputs=arguments.inputs, overwrite=arguments.overwrite)
     except DatasetError as err:
         raise Refused(str(err)) from err
     started = time.perf_counter()
-    with console.progress(len(shards), lambda: summarise(job.directory).shards):
+    with console.progress(len(shards), lambda: count_finished(job.directory)):
         if arguments.engine == "beam":
             run_beam(shards, job, arguments.engine_options)
         else:
@@ -179,6 +186,14 @@ def run(arguments: EmbedArguments) -> int:
     return _judge(found, arguments.max_failures)
 
 
+def _refuse_output_inside(inputs: Sequence[str], output: str) -> None:
+    for folder in inputs:
+        if "://" not in folder and os.path.isdir(folder) and Path(output).is_relative_to(os.path.abspath(folder)):
+            raise DatasetError(
+                f"the output {output} lies in the input folder {folder}; the next job would read it as input"
+            )
+
+
 def summary_table(found: DatasetSummary, seconds: float, output: str) -> Table:
     """Return what came of a job as a table for the terminal."""
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -188,9 +203,9 @@ def summary_table(found: DatasetSummary, seconds: float, output: str) -> Table:
         table.add_row(f"failed: {code}", f"{count:,}")
     if found.truncated_texts:
         table.add_row("texts cut", f"{found.truncated_texts:,}")
-    rate = found.rows_per_second
-    encoding = f"{rate:,.1f} from the first row to the last, " if rate else ""
-    table.add_row("rows per second", f"{encoding}{found.input_rows / seconds:,.1f} in {seconds:.1f} s in all")
+    if rate := found.rows_per_second:
+        table.add_row("rows per second", f"{rate:,.1f} from the first to the last")
+    table.add_row("whole job", f"{seconds:.1f} s, {found.input_rows / seconds:,.1f} rows per second")
     table.add_row("models loaded", str(found.loads))
     for resolved in found.resolved:
         table.add_row("ran as", ", ".join(f"{name} {value}" for name, value in resolved.items() if value))
@@ -216,6 +231,9 @@ def allowed_failures(given: str, rows: int) -> float:
 
 def _judge(found: DatasetSummary, max_failures: str | None) -> int:
     failed, rows = found.failed_rows, found.input_rows
+    if max_failures is None and 0 < rows == failed and not found.embedded:
+        click.echo(f"Error: all {rows} rows failed; --max-failures 100% takes that for a success", err=True)
+        return 1
     if max_failures is None or failed <= allowed_failures(max_failures, rows):
         return 0
     click.echo(f"Error: {failed} of {rows} rows failed, more than --max-failures {max_failures}", err=True)

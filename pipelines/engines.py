@@ -7,8 +7,11 @@ import contextlib
 import difflib
 import logging
 import os
+import pickle
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +20,14 @@ import click
 
 from ..encoders.errors import ClipmillError
 from ..encoders.storage.shards import Shard
+from . import console
 from .options import renamed_flag
 
 if TYPE_CHECKING:
     from ..encoders.storage.job import Job
 
-_ERRORS_ONLY = """
-rootLogger.level = error
+_QUIET = """
+rootLogger.level = fatal
 rootLogger.appenderRef.stderr.ref = stderr
 appender.stderr.type = Console
 appender.stderr.name = stderr
@@ -31,11 +35,17 @@ appender.stderr.target = SYSTEM_ERR
 appender.stderr.layout.type = PatternLayout
 appender.stderr.layout.pattern = spark: %m%n
 """
-"""log4j for a local Spark whose user asked for a job and not for Spark's diary."""
+"""log4j for a local Spark whose user asked for a job and not for Spark's diary: errors reach us, who say them."""
+
+_log = logging.getLogger("clipmill")
 
 ENGINES = ("beam", "spark")
 LOCAL_RUNNER = "FnApiRunner"
 """Named wherever the runner is ours to choose: the default may download another one and ignores worker options."""
+
+_WORKER_DIED = "Worker subprocess exited with return code"
+"""How Beam's local runner begins what it says of a worker process that ended with an error."""
+_SECONDS_TO_END = 5.0
 
 
 def split_engine_options(engine: str, tokens: Sequence[str], known_flags: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -89,6 +99,13 @@ def _beam_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def is_local(engine: str, options: Sequence[str], master: str | None, remote: str | None) -> bool:
+    """Tell whether an engine's workers are processes of this machine, chosen by us."""
+    if engine == "beam":
+        return not any(option.partition("=")[0] == "--runner" for option in options)
+    return remote is None and (master or "local").startswith("local")
+
+
 def run_beam(shards: Sequence[Shard], job: Job, options: Sequence[str]) -> None:
     """Run shards as a Beam job and wait for its end.
 
@@ -106,10 +123,10 @@ def run_beam(shards: Sequence[Shard], job: Job, options: Sequence[str]) -> None:
         if not logging.getLogger("clipmill").isEnabledFor(logging.INFO):
             # its workers log every error with its stack before it reaches us, who say it in one line
             logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    with _failing_as("Beam"), beam.Pipeline(options=PipelineOptions(flags)) as pipeline:
-        # plain values travel: Beam would make a schema of a dataclass, and fails at its optional fields
-        plain = pipeline | beam.Create([shard.as_dict() for shard in shards]) | beam.Reshuffle()
-        _ = plain | beam.Map(Shard.from_dict).with_output_types(Any) | EmbedShards(job)
+    with _failing_as("Beam"), _ending_with_workers(), beam.Pipeline(options=PipelineOptions(flags)) as pipeline:
+        # pickled, since Beam makes a schema of a dataclass, and its strings cannot hold file names that are not UTF-8
+        pickled = pipeline | beam.Create([pickle.dumps(shard) for shard in shards]) | beam.Reshuffle()
+        _ = pickled | beam.Map(pickle.loads).with_output_types(Any) | EmbedShards(job)
 
 
 def run_spark(
@@ -122,7 +139,7 @@ def run_spark(
     """
     from ..udfs import embed_shards
 
-    with _spark_session(master, remote, conf) as spark, _failing_as("Spark"):
+    with _failing_as("Spark"), _spark_session(master, remote, conf) as spark:
         embed_shards(spark, shards, job)
 
 
@@ -140,8 +157,9 @@ def _spark_session(master: str | None, remote: str | None, conf: Sequence[str]) 
         else:
             # local workers are started by name from PATH, which need not have this environment
             os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+            logging.getLogger("py4j").setLevel(logging.CRITICAL)  # it logs a stack for an interrupt, and we say it
             log4j = Path(home) / "log4j2.properties"
-            log4j.write_text(_ERRORS_ONLY)
+            log4j.write_text(_QUIET)
             builder = builder.master(master or "local[*]")
             settings = {
                 "spark.ui.enabled": "false",
@@ -158,6 +176,73 @@ def _spark_session(master: str | None, remote: str | None, conf: Sequence[str]) 
 
 
 @contextlib.contextmanager
+def _ending_with_workers() -> Iterator[None]:
+    """End this process if a worker process of Beam's local runner dies, which the runner would wait for for ever.
+
+    The runner has a thread for each of its workers that raises when the worker ended with an error, and nobody but
+    this looks at what it raised. A job that ends by itself soon after is left alone: its workers were told to go.
+    """
+    ended = threading.Event()
+    usual = threading.excepthook
+
+    def look(raised: threading.ExceptHookArgs) -> None:
+        said = str(raised.exc_value)
+        if raised.exc_type is RuntimeError and said.startswith(_WORKER_DIED):
+            code = said.removeprefix(_WORKER_DIED).strip()
+            threading.Thread(target=_end_unless, args=(ended, code), daemon=True).start()
+        elif raised.exc_type.__name__ == "RpcError":  # the runner's end of what a dead worker held: pages of nothing
+            _log.info("thread %s of Beam ended: %r", raised.thread and raised.thread.name, raised.exc_value)
+        else:
+            usual(raised)
+
+    threading.excepthook = look
+    try:
+        yield
+    finally:
+        ended.set()
+        threading.excepthook = usual
+
+
+def _end_unless(ended: threading.Event, code: str) -> None:
+    if ended.wait(_SECONDS_TO_END):
+        return
+    console.err.show_cursor(True)  # which a progress bar has hidden
+    click.echo(
+        f"Error: a worker process died ({_meaning(code)}), and this runner cannot go on without it; run the job again "
+        "with --overwrite",
+        err=True,
+    )
+    for pid in _descendants(os.getpid()):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    os._exit(1)  # the main thread waits for an answer of that worker, and nothing wakes it
+
+
+def _meaning(code: str) -> str:
+    """Say what an exit code of a shell or of `Popen` stands for."""
+    number = int(code) if code.lstrip("-").isdigit() else 0
+    number = -number if number < 0 else number - 128
+    try:
+        name = signal.Signals(number).name
+        return f"{name}: perhaps the machine ran out of memory" if name == "SIGKILL" else name
+    except ValueError:
+        return f"exit code {code}"
+
+
+def _descendants(pid: int) -> list[int]:
+    """Return the processes below one, where the system says which they are; elsewhere workers end by themselves."""
+    children: dict[int, list[int]] = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # the process has ended
+            parent = status.read_text(errors="replace").rpartition(")")[2].split()[1]
+            children.setdefault(int(parent), []).append(int(status.parent.name))
+    found = children.get(pid, [])
+    for child in found:  # grows as it goes
+        found += children.get(child, [])
+    return found
+
+
+@contextlib.contextmanager
 def _failing_as(engine: str) -> Iterator[None]:
     """Turn an engine's stack of wrapped errors into the one line that says why."""
     try:
@@ -165,7 +250,10 @@ def _failing_as(engine: str) -> Iterator[None]:
     except ClipmillError:
         raise
     except Exception as err:
-        raise ClipmillError(f"the {engine} job failed: {root_cause(err)}") from err
+        cause = root_cause(err)
+        if "KeyboardInterrupt" in cause:
+            raise KeyboardInterrupt from err
+        raise ClipmillError(f"the {engine} job failed: {cause.partition(' [while running ')[0]}") from err
 
 
 def root_cause(error: BaseException) -> str:

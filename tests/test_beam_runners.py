@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import logging
 import os
 import pickle
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import apache_beam as beam
@@ -14,8 +17,8 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from beam_helpers import LOCAL, Keep, counters, kept, pipeline
 
-from clipmill.encoders import Document, unload_all
-from clipmill.encoders.testing import fake_text_vector, read_log
+from clipmill.encoders import Document, EncoderSpec, Stats, load_encoder, unload_all
+from clipmill.encoders.testing import FakeModel, fake_text_vector, read_log
 from clipmill.transforms import Embed
 from clipmill.transforms import worker as worker_module
 from clipmill.transforms.meter import Meter
@@ -72,6 +75,50 @@ def test_milliseconds_of_short_bundles_add_up(monkeypatch):
         )
     assert sum(number for name, number in counted if name == "fetch_msec") == 2
     assert sum(number for name, number in counted if name == "encode_msec") == 5
+
+
+def test_models_load_at_once_and_each_load_is_counted_once(monkeypatch):
+    """Neither waits for the other, and their threads' meters report two loads together."""
+    together = threading.Barrier(2, timeout=30)
+
+    class Waiting(FakeModel):
+        def __init__(self, options):
+            super().__init__(options)
+            together.wait()
+
+    monkeypatch.setattr("clipmill.encoders.testing.FakeModel", Waiting)
+    counted = collections.Counter()
+    monkeypatch.setattr(Meter, "count", lambda self, name, number: counted.update({name: number}))
+
+    def load(dim):
+        meter = Meter()
+        for _ in range(2):
+            meter.load(EncoderSpec(f"fake::dim={dim}"), cpus=None)
+            meter.report(Stats())
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(load, [3, 4, 3, 4]))
+    assert counted["models_loaded"] == 2
+
+
+def test_a_load_that_another_thread_is_quicker_to_count_is_counted(monkeypatch):
+    """One has loaded and not counted when another begins, loads and counts."""
+    first, second = Meter(), Meter()
+
+    def load(spec, *, cpus):
+        encoder = load_encoder(spec, cpus=cpus)
+        if spec.model == "fake::dim=3":
+            second.load(EncoderSpec("fake::dim=4"), cpus=None)
+        return encoder
+
+    monkeypatch.setattr("clipmill.transforms.meter.load_encoder", load)
+    load_encoder("fake::dim=5")  # by somebody else
+    first.load(EncoderSpec("fake::dim=3"), cpus=None)
+    counted = []
+    for meter in (first, second):
+        monkeypatch.setattr(meter, "count", lambda name, number: counted.append((name, number)))
+        meter.report(Stats())
+    assert sum(number for name, number in counted if name == "models_loaded") == 2
 
 
 def test_a_model_is_loaded_once_though_two_transforms_use_it(tmp_path):

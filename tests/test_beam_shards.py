@@ -60,7 +60,7 @@ def test_shards_become_their_manifests_and_the_dataset_is_whole(tmp_path, planne
     assert list(read_log(tmp_path / "log").loads.values()) == [1]
 
 
-def test_doing_a_shard_again_replaces_it(planned):
+def test_doing_a_shard_again_changes_nothing(planned):
     job, shards = planned
     for _ in range(2):
         with pipeline() as p:

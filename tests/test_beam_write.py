@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from apache_beam.transforms.window import FixedWindows, TimestampedValue
+from apache_beam.transforms.window import FixedWindows, IntervalWindow, TimestampedValue
 from beam_helpers import Keep, kept, pipeline
 
 from clipmill.encoders import unload_all
@@ -135,6 +135,7 @@ def test_a_row_that_does_not_fit_the_schema_is_a_failure(tmp_path):
     assert (failure["id"], failure["code"]) == ("3", "malformed") and "year" in failure["message"]
     found = summarise(str(tmp_path / "out"))
     assert (found.rows, found.embedded, found.failed) == (5, 5, {"malformed": 1})
+    assert (found.input_rows, found.failed_rows, found.nulls) == (6, 1, 0)
 
 
 def test_content_of_documents_is_written_only_where_it_is_kept(tmp_path):
@@ -238,6 +239,41 @@ def test_windows_have_files_of_their_own(tmp_path):
     assert summarise(str(tmp_path / "out")).complete
 
 
+def test_a_bundle_of_many_windows_has_few_files_open(tmp_path, table):
+    """Each window's rows are in files of its own, and a window that comes back gets another."""
+    fn = WriteBundleFn(str(tmp_path / "out"), "run", table, Embed("fake::dim=8").spec, 100)
+    staging = tmp_path / "out" / "_staging" / "run"
+    fn.start_bundle()
+    written, most_open = [], 0
+    for number in [0, *range(200), 0]:
+        document = Document(id=str(number), text="a", embedding=fake_text_vector("a"))
+        written += list(fn.process(document, IntervalWindow(number, number + 1)) or ())
+        most_open = max(most_open, len(list(staging.glob(".part-*"))))
+    written += list(fn.finish_bundle())
+    assert most_open == 64
+    found = [
+        (int(name), *value.windows)
+        for value in written
+        for name in pq.read_table(staging / value.value["files"][0]["name"])["id"].to_pylist()
+    ]
+    assert sorted(name for name, _ in found) == sorted([0, *range(200), 0])
+    assert all(window == IntervalWindow(name, name + 1) for name, window in found)
+    assert all(value.timestamp == value.windows[0].max_timestamp() for value in written)
+
+
+def test_many_windows_in_a_pipeline(tmp_path):
+    with pipeline() as p:
+        documents = (
+            p
+            | beam.Create(list(range(150)))
+            | beam.Map(lambda n: TimestampedValue(Document(text="a", id=str(n)), n)).with_output_types(Document)
+            | beam.WindowInto(FixedWindows(1))
+        )
+        _ = documents | Embed("fake::dim=8") | WriteEmbeddings(tmp_path / "out")
+    assert sorted(map(int, rows_by(tmp_path / "out"))) == list(range(150))
+    assert (summarise(str(tmp_path / "out")).shards, summarise(str(tmp_path / "out")).complete) == (150, True)
+
+
 def run_bundle(fn, elements):
     """Run a `DoFn` as a runner does, on one bundle in the global window."""
     from apache_beam.transforms.window import GlobalWindow
@@ -245,7 +281,7 @@ def run_bundle(fn, elements):
     fn.setup()
     fn.start_bundle()
     out = [output for element in elements for output in fn.process(element, GlobalWindow()) or ()]
-    return out + [value.value for value in fn.finish_bundle() or ()]
+    return [value.value for value in out + list(fn.finish_bundle() or ())]
 
 
 @pytest.fixture

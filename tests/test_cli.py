@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +39,12 @@ def _run(*arguments: object) -> int:
     return ended.value.code
 
 
+def _clipmill(command: list[str], environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "clipmill", *command], capture_output=True, text=True, check=False, env=environment
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -53,6 +62,7 @@ def _run(*arguments: object) -> int:
         (["embed", "pictures", "-o", "/proc/nothing/out", "--model", "fake::"], "/proc/nothing/out"),
         (["embed", "--image", "nowhere.jpg", "--model", "fake::"], "not_found"),
         (["embed", "x", "--text", "a", "--model", "fake::"], "take no INPUT"),
+        (["embed", "--text", "a", "--model", "fake::", "-o", "out"], "--output says nothing beside --text"),
         (["models", "ViT-B-31"], "nearest: "),
         (["frobnicate"], "No such command"),
     ],
@@ -92,6 +102,39 @@ def test_output_that_exists_is_refused(pictures, tmp_path, capsys) -> None:
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
 
 
+def test_an_old_dataset_survives_a_job_that_cannot_start(pictures, tmp_path, capsys) -> None:
+    """--overwrite deletes nothing before the model is loaded."""
+    assert _run("embed", pictures, "-o", tmp_path / "out", "--model", "fake::dim=4") == 0
+    code = _run("embed", pictures, "-o", tmp_path / "out", "--model", f"ViT-B-32::{tmp_path}/no.pt", "--overwrite")
+    assert code == 1 and "no weights at" in capsys.readouterr().err
+    assert len(read_dataset(str(tmp_path / "out"))) == 3 and (tmp_path / "out" / "_SUCCESS").exists()
+
+
+def test_output_inside_the_input_is_refused(pictures, capsys) -> None:
+    """The next job would take the dataset for pictures."""
+    assert _run("embed", pictures, "-o", pictures / "vectors", "--model", "fake::") == 2
+    assert "lies in the input folder" in capsys.readouterr().err
+
+
+def test_a_job_of_which_all_failed_is_no_success(tmp_path, capsys) -> None:
+    """Unless it is allowed to."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").write_bytes(b"no picture")
+    arguments = ["embed", tmp_path / "in", "-o", tmp_path / "out", "--model", "fake::", "--overwrite"]
+    assert [_run(*arguments), _run(*arguments, "--max-failures", "100%")] == [1, 0]
+    assert "all 1 rows failed" in capsys.readouterr().err
+
+
+def test_file_names_that_are_not_utf8(tmp_path) -> None:
+    """Such a file is a row like any other."""
+    (tmp_path / "in").mkdir()
+    for name in (b"lat\xe9.png", b"good.png"):
+        path = os.path.join(os.fsencode(tmp_path / "in"), name)
+        Path(os.fsdecode(path)).write_bytes(encode(np.ones((2, 2, 3), np.uint8)))
+    assert _run("embed", tmp_path / "in", "-o", tmp_path / "out", "--model", "fake::dim=2") == 0
+    assert len(read_dataset(str(tmp_path / "out"))) == 2
+
+
 @pytest.mark.parametrize(("limit", "code"), [("0", 1), ("1", 0), ("24%", 1), ("25%", 0)])
 def test_max_failures_decides_the_exit_code(limit, code, pictures, tmp_path, capsys) -> None:
     """One of four failed; all output is kept either way."""
@@ -106,6 +149,15 @@ def test_fail_fast_ends_the_job(pictures, tmp_path, capsys) -> None:
     assert _run("embed", pictures, "-o", tmp_path / "out", "--model", "fake::", "--fail-fast") == 1
     assert "undecodable" in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("part-*")) and not (tmp_path / "out" / "_SUCCESS").exists()
+
+
+def test_a_dataset_that_is_not_complete_is_said(pictures, tmp_path, capsys) -> None:
+    """A job that did not end left rows; the summary warns of it."""
+    assert _run("embed", pictures, "-o", tmp_path / "out", "--model", "fake::", "--rows-per-shard", "1") == 0
+    (tmp_path / "out" / "_SUCCESS").unlink()
+    next((tmp_path / "out" / "_manifest").iterdir()).unlink()
+    assert _run("summary", tmp_path / "out") == 0
+    assert "is not complete: 3 of 4 shards are there" in capsys.readouterr().err
 
 
 def test_failures_run_again(pictures, tmp_path) -> None:
@@ -150,6 +202,78 @@ def test_a_model_that_cannot_load_is_1(pictures, tmp_path, capsys) -> None:
     said = capsys.readouterr().err
     assert "no weights at" in said and "Traceback" not in said
     assert not (tmp_path / "out" / "_SUCCESS").exists()
+
+
+def test_a_job_that_could_not_start_is_tried_again_as_it_is(pictures, tmp_path) -> None:
+    """What a failed start leaves is no reason to ask for --overwrite."""
+    assert _run("embed", pictures, "-o", tmp_path / "out", "--model", f"ViT-B-32::{tmp_path}/no.pt") == 1
+    assert (tmp_path / "out" / "_job.json").exists()
+    assert _run("embed", pictures, "-o", tmp_path / "out", "--model", "fake::dim=4") == 0
+    assert len(read_dataset(str(tmp_path / "out"))) == 3
+
+
+def test_spark_without_java_is_said_in_one_line(pictures, tmp_path) -> None:
+    """No stack of Spark's, and a second try needs no --overwrite."""
+    command = ["embed", str(pictures), "-o", str(tmp_path / "out"), "--model", "fake::", "--engine", "spark"]
+    environment = {**os.environ, "JAVA_HOME": str(tmp_path)}
+    for _ in range(2):
+        done = _clipmill(command, environment)
+        assert done.returncode == 1
+        assert "Error: the Spark job failed: " in done.stderr and "Traceback" not in done.stderr
+        assert len(done.stderr.splitlines()) < 5
+
+
+SLOW = """
+import os, pathlib, time
+from clipmill.encoders.testing import FakeModel
+
+class Slow(FakeModel):
+    def encode(self, modality, payloads):
+        (pathlib.Path(__file__).parent / "working" / str(os.getpid())).touch()
+        time.sleep(120)
+        return super().encode(modality, payloads)
+
+def make():
+    return Slow({})
+"""
+
+
+def test_a_worker_process_that_dies_ends_the_job(tmp_path) -> None:
+    """Beam's local runner would wait for it for ever; the other worker ends too."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    (tmp_path / "working").mkdir()
+    (tmp_path / "in.jsonl").write_text('{"text": "a"}\n' * 8)
+    command = ["embed", str(tmp_path / "in.jsonl"), "-o", str(tmp_path / "out"), "--model", "custom:slow:make"]
+    command += ["--rows-per-shard", "1", "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    command = [sys.executable, "-m", "clipmill", *command]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as job:
+        workers = _wait_for(lambda: [int(p.name) for p in (tmp_path / "working").iterdir()], 2)
+        os.kill(workers[0], signal.SIGKILL)
+        _, said = job.communicate(timeout=60)
+    assert job.returncode == 1
+    assert (
+        "Error: a worker process died (SIGKILL: perhaps the machine ran out of memory)" in said
+        and "Traceback" not in said
+    )
+    _wait_for(lambda: [pid for pid in workers if not _is_alive(pid)], 2)
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+
+
+def _wait_for(look: Callable[[], list[int]], number: int) -> list[int]:
+    until = time.monotonic() + 60
+    while len(found := look()) < number:
+        assert time.monotonic() < until, found
+        time.sleep(0.1)
+    return found
+
+
+def _is_alive(pid: int) -> bool:
+    """Tell whether a process runs; one that ended may wait for somebody to ask how."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_a_full_disk_is_said_and_leaves_nothing_that_looks_whole(pictures, tmp_path) -> None:

@@ -887,27 +887,50 @@ def test_driver_that_hangs_ends_at_the_deadline(store, monkeypatch):
     assert "took longer than fetch_timeout_s=0.2" in failed.message
 
 
+def test_driver_that_hangs_when_it_is_made_ends_at_the_deadline(store, monkeypatch):
+    """Some look for credentials then, and ask a server that is not there."""
+    release = threading.Event()
+    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda *args, **options: release.wait(60))
+    failed = failure("memory://bucket/photo.jpg", FetchPolicy(schemes=("memory",), timeout_s=0.2))
+    release.set()
+    assert failed.transient
+    assert "took longer than fetch_timeout_s=0.2" in failed.message
+
+
 @pytest.mark.parametrize(
     ("uri", "package", "extra"),
     [("s3://bucket/a", "s3fs", "remote"), ("gs://bucket/a", "gcsfs", "gcp"), ("abfs://c@a/b", "adlfs", "remote")],
 )
-def test_driver_that_is_not_installed_is_the_jobs_failure(monkeypatch, uri, package, extra):
+def test_driver_that_is_not_installed_fails_a_strangers_row_and_a_job_of_its_own(monkeypatch, uri, package, extra):
     def missing(scheme):
         raise ImportError(f"Install {package}")
 
     monkeypatch.setattr(fsspec, "get_filesystem_class", missing)
+    failed = failure(uri, STRICT)
+    assert (failed.code, failed.transient) == (Code.UNSUPPORTED, False)
+    assert f"needs '{package}', which is not installed: pip install 'clipmill[{extra}]'" in failed.message
+    failed = failure("sftp://host/a", FetchPolicy(schemes=("sftp",)))
+    assert failed.code == Code.UNSUPPORTED and "the scheme 'sftp' needs a package" in failed.message
     with pytest.raises(MissingExtraError, match=rf"needs '{package}'.*clipmill\[{extra}\]"):
-        fetch(uri, STRICT)
+        fetch(uri, STRICT, trusted=True)
     with pytest.raises(ClipmillError, match="the scheme 'sftp' needs a package"):
         fetch("sftp://host/a", STRICT, trusted=True)
 
 
-def test_http_client_that_is_not_installed_is_the_jobs_failure():
+def test_a_host_name_beyond_ascii_without_the_package_for_it_fails_a_row(monkeypatch):
+    monkeypatch.setitem(sys.modules, "idna", None)
+    failed = failure("http://b\u00fccher.example/", STRICT)
+    assert failed.code == Code.UNSUPPORTED and "pip install 'clipmill[remote]'" in failed.message
+
+
+@pytest.mark.parametrize(("trusted", "error"), [(False, "RowError"), (True, "MissingExtraError")])
+def test_http_client_that_is_not_installed_fails_a_strangers_row_and_a_job_of_its_own(trusted, error):
     code = (
         "import sys; sys.modules['httpcore'] = None\n"
         "from clipmill.encoders.media.fetch import FetchPolicy, fetch\n"
-        "try: fetch('http://photos.example/', FetchPolicy())\n"
-        "except ImportError as err: print(err)"
+        f"try: fetch('http://photos.example/', FetchPolicy(), trusted={trusted})\n"
+        "except Exception as err: print(type(err).__name__, err)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(error)
     assert "needs 'httpcore', which is not installed: pip install 'clipmill[remote]'" in done.stdout

@@ -28,6 +28,7 @@ from clipmill.encoders.storage import (
     vector_type,
     write_job,
 )
+from clipmill.encoders.storage.dataset import count_finished
 from clipmill.encoders.storage.files import Folder
 
 SCHEMA = pa.schema([("id", pa.string()), ("v", vector_type())])
@@ -127,6 +128,35 @@ def test_writing_a_shard_again_replaces_it_and_its_failures(directory):
     write(directory, "00000-a", "new")
     assert read_dataset(directory)["id"].to_pylist() == ["new"]
     assert list(read_failures(directory)) == []
+
+
+def test_a_second_attempt_at_a_finished_shard_leaves_it_alone(directory):
+    """An engine may start a task twice: the slower one must take nothing away, wherever it is killed."""
+    prepare_directory(directory)
+    shard = {"first_path": "a", "fingerprint": "1"}
+    first = write(directory, "00000-a", "old", failures=1, shard=shard)
+    assert write(directory, "00000-a", "new", shard=shard) == first
+    assert read_dataset(directory)["id"].to_pylist() == ["old"]
+    assert len(list(read_failures(directory))) == 1
+    assert not [name for name in Folder.of(directory).list() if name.endswith(".tmp")]
+
+
+@pytest.mark.parametrize("standing", [{"shard": {"fingerprint": "1"}}, {}])
+def test_a_shard_of_other_input_is_replaced(directory, standing):
+    prepare_directory(directory)
+    write(directory, "00000-a", "old", failures=1, **standing)
+    manifest = write(directory, "00000-a", "new", shard={"fingerprint": "2"})
+    assert manifest["shard"] == {"fingerprint": "2"}
+    assert read_dataset(directory)["id"].to_pylist() == ["new"]
+    assert json.loads(Folder.of(directory).read("_manifest/part-00000-a.json")) == manifest
+
+
+def test_a_shard_with_a_damaged_manifest_is_replaced(directory):
+    prepare_directory(directory)
+    write(directory, "00000-a", "old", shard={})
+    Folder.of(directory).write("_manifest/part-00000-a.json", b"{")
+    write(directory, "00000-a", "new", shard={})
+    assert read_dataset(directory)["id"].to_pylist() == ["new"]
 
 
 def test_an_error_while_writing_again_keeps_the_old_shard(directory):
@@ -242,6 +272,45 @@ def test_a_dataset_is_overwritten_only_when_asked(directory):
     assert read_dataset(directory)["id"].to_pylist() == ["a"]
     prepare_directory(directory, overwrite=True)
     assert Folder.of(directory).list() == {}
+
+
+def test_a_job_that_never_wrote_anything_needs_no_overwrite(directory):
+    folder = Folder.of(directory)
+    prepare_directory(directory)
+    write_job(directory, {}, shards=1)
+    folder.make("_failures")
+    folder.make("_manifest")
+    prepare_directory(directory)
+    assert folder.list() == {}
+
+
+@pytest.mark.parametrize("beside", [".part-00000-a.parquet.1.tmp", "_failures/part-00000-a.jsonl", "notes.txt"])
+def test_a_job_that_wrote_something_does(directory, beside):
+    """A temporary file may be of a job that is at work now."""
+    folder = Folder.of(directory)
+    prepare_directory(directory)
+    write_job(directory, {}, shards=1)
+    folder.make("_failures")
+    folder.write(beside, b"x")
+    before = folder.list()
+    with pytest.raises(DatasetError, match="is not empty"):
+        prepare_directory(directory)
+    assert folder.list() == before
+
+
+def test_a_description_of_somebody_else_is_not_deleted(directory):
+    Folder.of(directory).make()
+    Folder.of(directory).write("_job.json", b'{"format": "another"}')
+    with pytest.raises(DatasetError, match="is not empty"):
+        prepare_directory(directory)
+
+
+def test_finished_shards_are_counted_without_reading_them(directory):
+    prepare_directory(directory)
+    assert count_finished(directory) == 0
+    write(directory, "00000-a", "a")
+    Folder.of(directory).write("_manifest/part-00001-b.json", b"{")
+    assert count_finished(directory) == 2
 
 
 def test_strangers_files_in_a_dataset_are_never_deleted(directory):

@@ -134,7 +134,17 @@ def test_a_cut_text_is_counted_and_flagged(tmp_path):
     assert finish_job(out).truncated_texts == 1
 
 
-@pytest.mark.parametrize("bad", ['{"text"', '{"text": ""}', '{"uri": "file:///etc/hostname"}', '{"text": "\\ud800"}'])
+BAD_LINES = {
+    "cut": '{"text"',
+    "empty": '{"text": ""}',
+    "forbidden": '{"uri": "file:///etc/hostname"}',
+    "surrogate": '{"text": "\\ud800"}',
+    "deep": '{"text": "b", "tags": {"a": ' + "[" * 500 + "NaN" + "]" * 500 + "}}",
+    "deep matches": '{"text": "b", "matches": [' * 350 + "]}" * 350,
+}
+
+
+@pytest.mark.parametrize("bad", BAD_LINES.values(), ids=BAD_LINES)
 def test_no_line_stops_the_others(tmp_path, bad):
     (tmp_path / "x.jsonl").write_text(f'{{"text": "a"}}\n{bad}\n{{"text": "b"}}')
     out = str(tmp_path / "out")
@@ -228,6 +238,67 @@ def test_json_lines_keep_every_field_and_an_array_where_none_is_declared_fails_a
         (f"{tmp_path}/x.jsonl:2", "malformed"),
         (f"{tmp_path}/x.jsonl:4", "missing_column"),
     ]
+
+
+def test_a_value_that_does_not_fit_the_column_of_all_files_costs_its_row(tmp_path):
+    """int64 and double become double, which 2^60 + 1 has no place in; its vectors are not counted as made."""
+    numbers = pa.array([1, 2**60 + 1, 3, 2**60 + 1, 4], pa.int64())
+    photos = [None, None, None, b"junk", b"junk"]
+    captions = pa.array(["a", "b", None, "d", "e"])
+    pq.write_table(
+        pa.table({"id": list("abcde"), "n": numbers, "caption": captions, "photo": photos}), tmp_path / "a.pq"
+    )
+    pq.write_table(pa.table({"id": ["f"], "n": [0.5], "caption": ["f"]}), tmp_path / "b.pq")
+    out = str(tmp_path / "out")
+    rows = run(out, tmp_path / "*.pq", columns={"caption": "text", "photo": "image"}, rows=5)
+    assert [(row["id"], row["n"], row["caption_embedding"]) for row in rows] == [
+        ("a", 1.0, text_vector("a")),
+        ("c", 3.0, None),
+        ("e", 4.0, text_vector("e")),
+        ("f", 0.5, text_vector("f")),
+    ]
+    failures = [(f["row"], f["id"], f["column"], f["code"]) for f in read_failures(out)]
+    assert sorted(failures, key=str) == [
+        ("b", "b", None, "malformed"),
+        ("d", "d", "photo", "undecodable"),
+        ("d", "d", None, "malformed"),
+        ("e", "e", "photo", "undecodable"),
+        ("f", "f", "photo", "missing_column"),
+    ]
+    assert all("column 'n' is double" in f["message"] for f in read_failures(out) if f["code"] == "malformed")
+    summary = finish_job(out)
+    assert (summary.input_rows, summary.failed_rows, summary.rows) == (6, 4, 4)
+    assert (summary.embedded, summary.nulls) == (3, 3)  # null: the photo of a, both columns of c
+    assert summary.failed == {"malformed": 2, "missing_column": 1, "undecodable": 2}
+
+
+def test_a_document_that_does_not_fit_costs_itself(tmp_path):
+    """float16 holds nothing beyond 65504, and the fake's second value is the code point."""
+    (tmp_path / "x.jsonl").write_text('{"text": "a"}\n{"id": "big", "text": "\U0001f600"}\n{"text": "c"}')
+    out = str(tmp_path / "out")
+    rows = run(out, tmp_path / "x.jsonl", dtype="float16")
+    assert [row["text"] for row in rows] == ["a", "c"]
+    (failure,) = read_failures(out)
+    assert (failure["row"], failure["code"], failure["text"]) == ("big", "malformed", "\U0001f600")
+    assert "use float32" in failure["message"]
+    assert (finish_job(out).embedded, finish_job(out).nulls) == (2, 0)
+
+
+def test_a_misfit_ends_a_job_that_is_to_end_at_its_first_failure(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"text": "a"}\n{"id": "big", "text": "\U0001f600"}')
+    with pytest.raises(DatasetError, match="big: malformed at read"):
+        run(str(tmp_path / "out"), tmp_path / "x.jsonl", dtype="float16", fail_fast=True)
+
+
+def test_a_date_that_python_cannot_hold_stops_nothing(tmp_path):
+    times = pa.array([0, 10**18, 1], pa.timestamp("us"))  # the year 33658 between two of 1970
+    pq.write_table(pa.table({"id": ["a", "b", "c"], "text": ["a", "b", "c"], "when": times}), tmp_path / "x.parquet")
+    rows = run(str(tmp_path / "documents"), tmp_path / "x.parquet")
+    assert [row["id"] for row in rows] == ["a", "b", "c"]
+    rows = run(str(tmp_path / "rows"), tmp_path / "x.parquet", columns={"text": "text"})
+    assert [row["id"] for row in rows] == ["a", "c"]
+    (failure,) = read_failures(str(tmp_path / "rows"))
+    assert (failure["row"], failure["code"]) == (f"{tmp_path}/x.parquet:1", "malformed")
 
 
 @pytest.mark.parametrize(

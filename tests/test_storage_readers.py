@@ -43,7 +43,10 @@ BROKEN_LINES = {
     "list": (b"[1]", "holds a list, not an object"),
     "text is a number": (b'{"text": 5}', "'text' is no string"),
     "matches is no list": (b'{"text": "a", "matches": 5}', "not a list of objects"),
-    "deep": (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, ""),
+    "deep": (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "more than 64 levels deep"),
+    "65 levels": (b'{"tags":' * 65 + b"1" + b"}" * 65, "more than 64 levels deep"),
+    "deep NaN": (b'{"text": "b", "tags": {"a":' + b"[" * 500 + b"NaN" + b"]" * 500 + b"}}", "more than 64 levels"),
+    "deep matches": (b'{"matches": [' * 350 + b"]}" * 350, "more than 64 levels deep"),
     "endless number": (b'{"n": ' + b"1" * 5000 + b"}", "limit"),
 }
 
@@ -56,6 +59,42 @@ def test_a_broken_line_fails_alone(tmp_path, line, message):
     (failure,) = found[1].failures
     assert (str(failure.stage), str(failure.code), failure.row) == ("read", "malformed", f"{tmp_path}/x.jsonl:2")
     assert message in failure.message
+
+
+def test_as_many_levels_as_are_allowed_and_wide_lines_are_read(tmp_path):
+    """Brackets inside texts and beside each other are no levels."""
+    deep = '{"text": "a", "tags":' + '{"a":' * 62 + "[1]" + "}" * 62 + "}"
+    wide = json.dumps({"text": "[" * 100, "tags": {"a": [[n] for n in range(100)]}})
+    (tmp_path / "x.jsonl").write_text(f"{deep}\n{wide}\n")
+    found = documents(tmp_path)
+    assert codes(found) == [None, None]
+    assert [d.text for d in found] == ["a", "[" * 100]
+
+
+ROLES = {
+    "uri and id of one field": ({"uri": "url", "id": "url"}, {"url": "u"}, ("u", None, "u", {})),
+    "text and id of one field": ({"text": "caption", "id": "caption"}, {"caption": "c"}, ("c", "c", None, {})),
+    "the uri, which is one already": ({"id": "uri"}, {"uri": "u", "x": 1}, ("u", None, "u", {"x": 1})),
+    "the id, which is one already": ({"text": "id"}, {"id": "i"}, ("i", "i", None, {})),
+    "two that change places": ({"text": "uri", "uri": "text"}, {"text": "u", "uri": "t"}, (None, "t", "u", {})),
+    "a text that is a URI": ({"uri": "text"}, {"text": "u"}, (None, None, "u", {})),
+    "nothing twice": ({"id": "key", "text": "caption"}, {"key": "k", "caption": "c"}, ("k", "c", None, {})),
+}
+
+
+@pytest.mark.parametrize(("names", "line", "expected"), ROLES.values(), ids=ROLES)
+def test_one_field_may_be_content_and_id(tmp_path, names, line, expected):
+    (tmp_path / "x.jsonl").write_text(json.dumps(line))
+    (found,) = documents(tmp_path, **names)
+    id = None if found.id == f"{tmp_path}/x.jsonl:1" else found.id
+    assert (id, found.text, found.uri, found.tags) == expected
+    assert found.failures == ()
+
+
+def test_one_column_of_a_table_may_be_content_and_id(tmp_path):
+    (tmp_path / "x.csv").write_text("url,n\nu,1\n")
+    (found,) = documents(tmp_path, uri="url", id="url")
+    assert (found.id, found.uri, found.tags) == ("u", "u", {})
 
 
 def test_a_line_of_any_length_fails_alone(tmp_path, monkeypatch):

@@ -24,20 +24,29 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from ..encoders.columns import ColumnPlan, MissingColumn
 from ..encoders.document import Document
-from ..encoders.errors import DatasetError
-from ..encoders.failure import Code, Failure, Stage
+from ..encoders.failure import Failure
 from ..encoders.registry import count_loads
 from ..encoders.spec import EncoderSpec
 from ..encoders.storage.dataset import finish_job
 from ..encoders.storage.files import Folder, dataset_errors
+from ..encoders.storage.misfits import fitting_batches
 from ..encoders.storage.shard_writer import ShardWriter, manifest_name
-from ..encoders.storage.tables import documents_batch, failure_records, row_failure_records, rows_batch
+from ..encoders.storage.tables import (
+    document_vectors,
+    documents_batch,
+    failure_records,
+    row_failure_records,
+    row_vectors,
+    rows_batch,
+)
 from .failed_row import FailedRow
 from .meter import resolved_here
 from .rows import fields_of, plain, value_at
 
 STAGING = "_staging"
 _BATCH_ROWS = 64
+_OPEN_PARTS = 64
+"""Files that are written at once, one or two for each window: a bundle may hold thousands of windows."""
 
 
 class Table(Protocol):
@@ -87,8 +96,7 @@ class DocumentTable:
 
     def vectors(self, row: Document) -> list[Any]:
         """See `Table`; those of matches and chunks too."""
-        own = [] if row.embedding is None else [row.embedding]
-        return own + [vector for inner in (*row.matches, *row.chunks) for vector in self.vectors(inner)]
+        return document_vectors(row)
 
     def records(self, failed: FailedRow) -> list[dict[str, Any]]:
         """See `Table`."""
@@ -129,8 +137,7 @@ class RowTable:
 
     def vectors(self, row: Mapping[str, Any]) -> list[Any]:
         """See `Table`; an array column has one for each element."""
-        values = [row.get(name) for name in self.plan.outputs]
-        return [vector for value in values for vector in (value if isinstance(value, list) else [value])]
+        return row_vectors(row, self.plan)
 
     def records(self, failed: FailedRow) -> list[dict[str, Any]]:
         """See `Table`."""
@@ -181,21 +188,26 @@ class WriteBundleFn(beam.DoFn):
         self,
         element: Any,
         window: BoundedWindow = beam.DoFn.WindowParam,  # type: ignore[assignment]
-    ) -> Iterable[dict[str, Any]]:
+    ) -> Iterable[WindowedValue]:
         """Take a row or a failure; each window has files of its own."""
         part = self._parts.get(window)
         if part is None:
+            if len(self._parts) >= _OPEN_PARTS:
+                yield self._commit(max(self._parts, key=lambda open_window: self._parts[open_window].elements))
             part = self._parts[window] = _Part(self._staging, self._table)
         part.add(element)
         if part.elements >= self._rows_per_file:
-            yield self._parts.pop(window).commit(self._spec)
+            yield self._commit(window)
 
     def finish_bundle(self) -> Iterable[WindowedValue]:
         """Write what is left."""
-        for window, part in self._parts.items():
-            manifest = part.commit(self._spec)
-            yield WindowedValue(manifest, window.max_timestamp(), (window,))
-        self._parts = {}
+        for window in list(self._parts):
+            yield self._commit(window)
+
+    def _commit(self, window: BoundedWindow) -> WindowedValue:
+        manifest = self._parts[window].commit(self._spec)
+        del self._parts[window]
+        return WindowedValue(manifest, window.max_timestamp(), (window,))
 
     def teardown(self) -> None:
         """Remove what a bundle that failed had begun."""
@@ -208,7 +220,7 @@ class _Part:
 
     def __init__(self, staging: str, table: Table) -> None:
         self._table = table
-        self._waiting: list[Any] = []
+        self._waiting: list[tuple[Any, bool]] = []
         self._writer = ShardWriter(staging, uuid.uuid4().hex, table.schema)
         self._writer.__enter__()
         self._embedded = self._nulls = self._failed_rows = 0
@@ -230,7 +242,7 @@ class _Part:
             return
         self._embedded += there
         self._nulls += 0 if failed else len(vectors) - there  # of a failed row some are failures, counted above
-        self._waiting.append(row)
+        self._waiting.append((row, failed))
         if len(self._waiting) >= _BATCH_ROWS:
             self._write()
 
@@ -256,31 +268,23 @@ class _Part:
         self._writer.__exit__(None, None, None)
 
     def _write(self) -> None:
-        if not self._waiting:
-            return
-        rows, self._waiting = self._waiting, []
-        try:
-            batch = self._table.batch(rows)
-        except DatasetError:  # a value does not fit its column: find the rows it is in, and write the others
-            for row in rows:
-                self._write_alone(row)
-        else:
+        waiting, self._waiting = self._waiting, []
+        fitting = fitting_batches([row for row, _ in waiting], self._table.batch)
+        for batch in fitting.batches:
             self._writer.write(batch)
+        for position, failure in fitting.misfits.items():
+            self._take_back(*waiting[position], failure)
 
-    def _write_alone(self, row: Any) -> None:
-        try:
-            batch = self._table.batch([row])
-        except DatasetError as err:
-            vectors = self._table.vectors(row)
-            there = sum(vector is not None for vector in vectors)
-            self._embedded -= there
-            self._nulls -= len(vectors) - there
-            self._failed[str(Code.MALFORMED)] += 1
-            failure = Failure(Stage.READ, Code.MALFORMED, f"the row does not fit the dataset's schema: {err}")
-            for record in self._table.records(FailedRow(row, (failure,))):
-                self._writer.fail(record)
-        else:
-            self._writer.write(batch)
+    def _take_back(self, row: Any, failed: bool, failure: Failure) -> None:
+        """Count a row as a failure after all, and its vectors, which are not written, no more."""
+        vectors = self._table.vectors(row)
+        there = sum(vector is not None for vector in vectors)
+        self._embedded -= there
+        self._nulls -= 0 if failed else len(vectors) - there
+        self._failed_rows += 0 if failed else 1
+        self._failed[str(failure.code)] += 1
+        for record in self._table.records(FailedRow(row, (failure,))):
+            self._writer.fail(record)
 
 
 class PublishFn(beam.DoFn):

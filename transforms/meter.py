@@ -21,9 +21,9 @@ NAMESPACE = "clipmill"
 
 _SAME_NAME = ("embedded", "nulls", "batches", "truncated_texts", "out_of_memory_retries")
 _TIMES = ("fetch_msec", "decode_msec", "encode_msec")
-_loading = threading.Lock()  # so that a load is counted by the one of many threads that made it
-
-
+_counting = threading.Lock()  # held to count, not to load: two models load at once
+_loading = 0  # calls of `Meter.load` that have not returned
+_counted = 0  # what `count_loads` said when one of them counted last
 _resolved: dict[EncoderSpec, dict[str, Any]] = {}
 
 
@@ -42,11 +42,20 @@ class Meter:
 
     def load(self, spec: EncoderSpec, *, cpus: int | None) -> Encoder:
         """Load an encoder, remembering whether this was what loaded its model."""
-        with _loading:
-            before = count_loads()
+        global _loading, _counted
+        with _counting:
+            if not _loading:  # what was loaded meanwhile was loaded outside of Beam
+                _counted = count_loads()
+            _loading += 1
+        try:
             encoder = load_encoder(spec, cpus=cpus)
-            self._loads += count_loads() - before
-            _resolved[spec] = encoder.resolved
+        finally:
+            with _counting:  # of several threads the first that comes here counts the loads of all that are done
+                _loading -= 1
+                now = count_loads()
+                self._loads += now - _counted
+                _counted = now
+        _resolved[spec] = encoder.resolved
         return encoder
 
     def report(self, stats: Stats) -> None:

@@ -32,8 +32,8 @@ class EmbedShards(beam.PTransform):
     `beam.Create(shards)` would take them for rows, since they have an `as_dict`: create the dicts, and make shards of
     those with `beam.Map(Shard.from_dict)`.
 
-    A shard is a unit of work: its files appear whole or not at all, and doing it again replaces them. So nothing
-    between reading and writing goes through a shuffle, and retries of the runner leave no duplicates.
+    A shard is a unit of work: its files appear whole or not at all, and doing it again leaves them as they are. So
+    nothing between reading and writing goes through a shuffle, and retries of the runner leave no duplicates.
     """
 
     def __init__(self, job: Job) -> None:

@@ -88,6 +88,10 @@ class FetchPolicy:
             raise SpecError(f"timeout_s is {self.timeout_s!r}; it must be more than 0 seconds")
 
 
+class _NoDriverError(ClipmillError):
+    """The package that opens a scheme is not installed, and is in none of our extras."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fetched:
     """What a URI named.
@@ -113,7 +117,9 @@ def fetch(uri: str, policy: FetchPolicy, *, trusted: bool = False) -> Fetched:
 
     Raises:
         RowError: The row cannot have its content; never transient for what is forbidden, missing or too large.
-        MissingExtraError: No row of the job can: the driver for its scheme is not installed.
+            `unsupported` where the driver for a stranger's scheme is not installed: one row must not end the job.
+        MissingExtraError: That of a trusted URI is not: none of the job's own inputs can be read.
+        ClipmillError: The same for a scheme whose driver is none of ours.
     """
     if not uri:
         raise fetch_error(Code.EMPTY, "the URI is empty text")
@@ -125,10 +131,15 @@ def fetch(uri: str, policy: FetchPolicy, *, trusted: bool = False) -> Fetched:
         return _fetch_local(uri, policy, trusted)
     check_characters(uri)
     _check_scheme(uri, scheme, policy, trusted)
-    if scheme in _WEB_SCHEMES:
-        allowed = _WEB_SCHEMES if trusted else tuple(name for name in _WEB_SCHEMES if name in policy.schemes)
-        return _shared_client(policy.allow_private_addresses).get(uri, policy, schemes=allowed)
-    return _fetch_remote(uri, scheme, policy)
+    try:
+        if scheme in _WEB_SCHEMES:
+            allowed = _WEB_SCHEMES if trusted else tuple(name for name in _WEB_SCHEMES if name in policy.schemes)
+            return _shared_client(policy.allow_private_addresses).get(uri, policy, schemes=allowed)
+        return _fetch_remote(uri, scheme, policy)
+    except (MissingExtraError, _NoDriverError) as err:
+        if trusted:
+            raise
+        raise fetch_error(Code.UNSUPPORTED, f"{shown(uri)}: {err}") from err
 
 
 def _check_scheme(uri: str, scheme: str, policy: FetchPolicy, trusted: bool) -> None:
@@ -214,8 +225,7 @@ def _fetch_remote(uri: str, scheme: str, policy: FetchPolicy) -> Fetched:
         )
     deadline = Deadline(policy.timeout_s)
     try:
-        file_system, path = _open_file_system(uri, scheme)
-        data = deadline.run(lambda: _read_remote(file_system, path, uri, policy))
+        data = deadline.run(lambda: _read_remote(uri, scheme, policy))
     except (ClipmillError, RowError):
         raise
     except (FileNotFoundError, NotADirectoryError) as err:
@@ -240,11 +250,13 @@ def _open_file_system(uri: str, scheme: str) -> tuple[Any, str]:
     except ImportError as err:
         if scheme in _DRIVERS:
             raise MissingExtraError(*_DRIVERS[scheme], f"reading {scheme}:// URIs") from err
-        raise ClipmillError(f"the scheme {scheme!r} needs a package that is not installed: {err}") from err
+        raise _NoDriverError(f"the scheme {scheme!r} needs a package that is not installed: {err}") from err
     return fsspec.core.url_to_fs(scheme + uri[len(scheme) :])
 
 
-def _read_remote(file_system: Any, path: str, uri: str, policy: FetchPolicy) -> bytes:
+def _read_remote(uri: str, scheme: str, policy: FetchPolicy) -> bytes:
+    """Open and read; both belong under the deadline, since drivers look for credentials and ask servers when made."""
+    file_system, path = _open_file_system(uri, scheme)
     with file_system.open(path, "rb") as file:
         size = getattr(file, "size", None)
         if size is not None and size > policy.max_bytes:

@@ -78,9 +78,7 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
     except RowError:
         raise
     except Image.DecompressionBombError as err:
-        raise RowError(
-            Stage.DECODE, Code.TOO_LARGE, f"Pillow takes the image for a decompression bomb: {err}"
-        ) from err
+        raise RowError(Stage.DECODE, Code.TOO_LARGE, f"Pillow takes the image for a decompression bomb: {err}") from err
     except UnidentifiedImageError as err:
         raise RowError(
             Stage.DECODE,

@@ -2,7 +2,7 @@
 
 - `provenance`: which model and which options made a column, in Arrow's metadata and in Spark's (`spark_schema`)
 - `vectors`: arrays of vectors, built from buffers
-- `tables`: schemas and record batches of documents and of rows; `plain`: any value as JSON
+- `tables`: schemas and record batches of documents and of rows; `misfits`: what does not fit; `plain`: values as JSON
 - `shards`: what a job reads, cut into pieces: `Shard`, `plan_shards`; `listing`: folders, globs and files
 - `readers`, `rows`: a shard as documents, or as rows; `lines`: JSON lines and CSV, record by record
 - `source`: planning and reading at one address

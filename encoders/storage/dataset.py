@@ -88,6 +88,8 @@ class DatasetSummary:
 def prepare_directory(directory: str, *, overwrite: bool = False) -> None:
     """Make a directory ready for a new dataset: there, empty and writable.
 
+    One that holds nothing but the description of a job that never wrote anything counts as empty.
+
     Args:
         directory: Path or URL.
         overwrite: Whether a dataset that stands there may be deleted. Nothing else is ever deleted.
@@ -102,7 +104,9 @@ def prepare_directory(directory: str, *, overwrite: bool = False) -> None:
     names = list(folder.list())
     orphans = [name for name in names if _TEMPORARY.fullmatch(name)]
     held = [name for name in names if name not in set(orphans)]
-    if held and not overwrite:
+    # A job that is at work has a temporary file or more beside its description.
+    never_wrote = names == [JOB] and _is_own(folder)
+    if held and not (overwrite or never_wrote):
         raise DatasetError(
             f"{folder.url} is not empty (it holds {_some(held)}); choose another directory, or replace the dataset "
             "there with --overwrite (overwrite=True)"
@@ -120,12 +124,16 @@ def prepare_directory(directory: str, *, overwrite: bool = False) -> None:
     folder.delete(probe)
 
 
-def _check_own(folder: Folder, names: list[str]) -> None:
+def _is_own(folder: Folder) -> bool:
     try:
         job = json.loads(folder.read(JOB))
     except (FileNotFoundError, ValueError):
-        job = None
-    if not isinstance(job, dict) or job.get("format") != FORMAT:
+        return False
+    return isinstance(job, dict) and job.get("format") == FORMAT
+
+
+def _check_own(folder: Folder, names: list[str]) -> None:
+    if not _is_own(folder):
         raise DatasetError(
             f"{folder.url} holds {_some(names)} and is no dataset of clipmill (no {JOB}), so it is not overwritten; "
             "choose another directory"
@@ -161,13 +169,18 @@ def finish_job(directory: str) -> DatasetSummary:
     """
     folder = Folder.of(directory)
     planned = _read_job(folder).get("shards")
-    finished = len(_names(folder, MANIFESTS))
+    finished = count_finished(directory)
     if planned is not None and finished < planned:
         raise DatasetError(
             f"{folder.url}: {planned - finished} of {planned} shards are missing; the job did not finish"
         )
     folder.write(SUCCESS, b"")
     return summarise(directory)
+
+
+def count_finished(directory: str) -> int:
+    """Return how many shards of a dataset are finished, without reading what became of them."""
+    return len(_names(Folder.of(directory), MANIFESTS))
 
 
 def summarise(directory: str) -> DatasetSummary:

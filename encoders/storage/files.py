@@ -12,9 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
-
 from ..errors import ClipmillError, DatasetError, MissingExtraError
 
 TEMPORARY = ".tmp"
@@ -46,6 +43,9 @@ def open_location(location: str | os.PathLike[str]) -> tuple[Any, str]:
         DatasetError: If its scheme is none that can be listed.
         MissingExtraError: If the scheme's driver is not installed.
     """
+    import fsspec  # late: it brings asyncio and ssl, which many users of an encoder never need
+    from fsspec.implementations.local import LocalFileSystem
+
     location = os.fspath(location)
     scheme, mark, _ = location.partition("://")
     if not mark:
@@ -64,6 +64,8 @@ def open_location(location: str | os.PathLike[str]) -> tuple[Any, str]:
 
 def is_local(file_system: Any) -> bool:
     """Return whether a file system is this machine's own."""
+    from fsspec.implementations.local import LocalFileSystem
+
     return isinstance(file_system, LocalFileSystem)
 
 

@@ -23,6 +23,7 @@ from ..spec import EncoderSpec
 from ..stats import Stats
 from .dataset import prepare_directory, write_job
 from .files import Folder
+from .misfits import fitting_batches
 from .modes import DocumentMode, Result, RowMode
 from .provenance import read_provenance
 from .readers import choose_columns
@@ -201,7 +202,7 @@ def embed_shard(shard: Shard, job: Job, *, cpus: int | None = None, exclusive: b
     stats = Stats()
     session = encoder.session(stats)
     with ShardWriter(job.directory, shard.name, job.schema) as writer:
-        out = _Output(writer, mode, job, encoder.dim)
+        out = _Output(writer, mode, job, encoder.dim, stats)
         for token, items in mode.read(shard):
             out.take(session.push(token, items))
         out.take(session.flush())
@@ -236,12 +237,13 @@ def _timings(stats: Stats) -> dict[str, Any]:
 class _Output:
     """Gathers finished rows into batches, and their failures; counts both."""
 
-    def __init__(self, writer: ShardWriter, mode: DocumentMode | RowMode, job: Job, dim: int) -> None:
+    def __init__(self, writer: ShardWriter, mode: DocumentMode | RowMode, job: Job, dim: int, stats: Stats) -> None:
         self._writer = writer
         self._mode = mode
         self._job = job
         self._dim = dim
-        self._held: list[Any] = []
+        self._stats = stats
+        self._held: list[Result] = []
         self._held_bytes = 0
         self._input_rows = 0
         self._failed_rows = 0
@@ -254,9 +256,10 @@ class _Output:
             self._input_rows += 1
             result: Result = self._mode.finish(token, outcomes)
             if result.failures:
+                self._failed_rows += 1
                 self._fail(result.failures, result.records)
             if result.row is not None:
-                self._held.append(result.row)
+                self._held.append(result)
                 self._held_bytes += result.nbytes
             if len(self._held) >= _BATCH_ROWS or self._held_bytes >= _BATCH_BYTES:
                 self.flush()
@@ -265,7 +268,6 @@ class _Output:
             self._first_at = self._first_at or self._last_at
 
     def _fail(self, failures: Sequence[Failure], records: Sequence[Mapping[str, Any]]) -> None:
-        self._failed_rows += 1
         self._failed.update(str(failure.code) for failure in failures)
         if self._job.fail_fast:
             raise DatasetError(f"{failures[0].row}: {failures[0]}; the job ends at its first failure, as asked")
@@ -273,9 +275,23 @@ class _Output:
             self._writer.fail(record)
 
     def flush(self) -> None:
-        if self._held:
-            self._writer.write(self._mode.batch(self._held, self._job.schema, self._dim))
-            self._held, self._held_bytes = [], 0
+        held, self._held, self._held_bytes = self._held, [], 0
+        rows = [result.row for result in held]
+        fitting = fitting_batches(rows, lambda some: self._mode.batch(some, self._job.schema, self._dim))
+        for batch in fitting.batches:
+            self._writer.write(batch)
+        for position, failure in fitting.misfits.items():
+            self._take_back(held[position], failure)
+
+    def _take_back(self, result: Result, misfit: Failure) -> None:
+        """Count a row as a failure after all, and its vectors, which are not written, no more."""
+        vectors = self._mode.vectors(result.row)
+        there = sum(vector is not None for vector in vectors)
+        self._stats.embedded -= there
+        self._stats.nulls -= max(0, len(vectors) - there - len(result.failures))  # what is no vector failed or was null
+        self._failed_rows += 0 if result.failures else 1
+        failure = misfit.at(row=result.name)
+        self._fail([failure], self._mode.records(result.row, [failure]))
 
     def counts(self) -> dict[str, Any]:
         return {

@@ -17,9 +17,12 @@ from .files import open_input
 
 MAX_RECORD_BYTES = 128 * 2**20
 """Bytes of one record; a line break or quote that is missing must not draw the rest of a file into memory."""
+MAX_DEPTH = 64
+"""Objects and arrays inside each other in a JSON line; deeper ones would break what copies and pickles them."""
 _BLOCK = 4 * 2**20
 _BOM = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_TOO_DEEP = f"the line is nested more than {MAX_DEPTH} levels deep"
 
 
 class Record(NamedTuple):
@@ -88,11 +91,27 @@ def json_records(file: IO[bytes], *, offset: int = 0, line: int = 1) -> Iterator
             value = json.loads(_text(one).rstrip("\r\n"))
             if not isinstance(value, dict):
                 value, problem = None, f"the line holds a {type(value).__name__}, not an object"
-        except (ValueError, RecursionError) as err:
+            elif one.data.count(b"{") + one.data.count(b"[") > MAX_DEPTH and _is_too_deep(value):
+                value, problem = None, _TOO_DEEP
+        except RecursionError:
+            problem = _TOO_DEEP
+        except ValueError as err:
             problem = str(err)
             if isinstance(err, json.JSONDecodeError):
                 problem = f"no JSON: {err.msg.removesuffix(' at')} at character {err.pos}"
         yield Record(one.number, one.offset, value, problem)
+
+
+def _is_too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+    return bool(level)
 
 
 def csv_records(file: IO[bytes], delimiter: str, *, offset: int = 0, line: int = 1) -> Iterator[Record]:

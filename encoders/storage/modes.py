@@ -18,7 +18,14 @@ from ..session import Outcome
 from .readers import read_documents
 from .rows import REST_KEY, SourceRow, malformed, read_rows
 from .shards import Shard
-from .tables import documents_batch, failure_records, row_failure_records, rows_batch
+from .tables import (
+    document_vectors,
+    documents_batch,
+    failure_records,
+    row_failure_records,
+    row_vectors,
+    rows_batch,
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,12 +34,14 @@ class Result:
 
     Attributes:
         row: What is written; None where nothing of it has a vector.
+        name: What names it in failures: its id, or its place.
         failures: What failed of it.
         records: The failures as they are written.
         nbytes: Bytes that it carries along.
     """
 
     row: Any
+    name: str | None
     failures: Sequence[Failure] = ()
     records: Sequence[Mapping[str, Any]] = ()
     nbytes: int = 0
@@ -57,7 +66,16 @@ class DocumentMode:
         has_vector = any(inner.embedding is not None for _, inner in self._paths.select(document))
         is_written = has_vector or not document.failures  # nothing reached and nothing failed: written as it came
         nbytes = len(document.blob or b"") + (0 if document.tensor is None else document.tensor.nbytes)
-        return Result(document if is_written else None, document.failures, failure_records(document), nbytes)
+        row = document if is_written else None
+        return Result(row, document.id, document.failures, failure_records(document), nbytes)
+
+    def vectors(self, row: Document) -> list[Any]:
+        """Return the vectors of what is written."""
+        return document_vectors(row)
+
+    def records(self, row: Document, failures: Sequence[Failure]) -> list[dict[str, Any]]:
+        """Return failures of a document as they are written."""
+        return failure_records(row, failures)
 
     def batch(self, rows: Sequence[Document], schema: pa.Schema, dim: int) -> pa.RecordBatch:
         """Return documents as Arrow."""
@@ -96,21 +114,30 @@ class RowMode:
     def finish(self, token: SourceRow, outcomes: Sequence[Outcome]) -> Result:
         """Give a row its vectors."""
         values = token.values
+        key = _value(values, self._plan.key)
+        name = token.place if key is None else str(key)
         if token.failure is not None:
-            name = values.get(self._plan.key)
-            failures: list[Failure] = [token.failure.at(row=token.place if name is None else str(name))]
+            failures: list[Failure] = [token.failure.at(row=name)]
             embedded: dict[str, Any] = {}
         else:
             made = self._plan.results(_getter(values), outcomes)
             failures = [failure.at(row=token.place) for failure in made.failures]
             embedded = made.values
-        records = row_failure_records(failures, values, self._plan, lambda path: _value(values, path))
+        records = self.records(values, failures)
         if failures and not any(_has_vector(value) for value in embedded.values()):
-            return Result(None, failures, records)
+            return Result(None, name, failures, records)
         # What isn't written is let go of here; of JSON lines everything is, in `tags`.
         kept = values if self._has_rest else {name: v for name, v in values.items() if name in self._kept}
         nbytes = sum(len(value) for value in kept.values() if isinstance(value, bytes | str))
-        return Result({**kept, **embedded}, failures, records, nbytes)
+        return Result({**kept, **embedded}, name, failures, records, nbytes)
+
+    def vectors(self, row: Mapping[str, Any]) -> list[Any]:
+        """Return the vectors of what is written, None where one is null."""
+        return row_vectors(row, self._plan)
+
+    def records(self, row: Mapping[str, Any], failures: Sequence[Failure]) -> list[dict[str, Any]]:
+        """Return failures of a row as they are written."""
+        return row_failure_records(failures, row, self._plan, lambda path: _value(row, path))
 
     def batch(self, rows: Sequence[Mapping[str, Any]], schema: pa.Schema, dim: int) -> pa.RecordBatch:
         """Return rows as Arrow."""

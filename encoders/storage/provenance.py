@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ... import __version__
 from ..catalog import tables
@@ -195,6 +194,8 @@ def _schema_at(location: str) -> pa.Schema:
 
 
 def _schema_of_file(file_system: Any, path: str) -> pa.Schema:
+    import pyarrow.parquet as pq  # late: it brings all of pyarrow's file systems, and ssl
+
     if is_local(file_system):
         return pq.read_schema(path)
     with file_system.open(path, "rb") as file:

@@ -117,13 +117,23 @@ def _document_of_json(fields: dict[str, Any], place: str, names: Mapping[str, st
         fields = {name: value for name, value in fields.items() if name not in _FAILURE_FIELDS}
     if names["image"]:
         raise RowError(Stage.READ, Code.UNSUPPORTED, "JSON lines hold no bytes: give images as 'uri', data: URIs too")
+    return Document.from_dict(_with_ids(_renamed(fields, names), place))
+
+
+def _renamed(fields: Mapping[str, Any], names: Mapping[str, str | None]) -> dict[str, Any]:
+    """Return fields under the names that documents have for them; one may be two: content, and the id."""
+    asked = {field: name for field, name in names.items() if name and name != field}
     renamed = dict(fields)
-    for field, name in names.items():
-        if name and name != field:
-            if name not in fields:
-                raise RowError(Stage.READ, Code.MISSING_COLUMN, f"the line has no field {name!r}")
-            renamed[field] = renamed.pop(name)
-    return Document.from_dict(_with_ids(renamed, place))
+    for field, name in asked.items():
+        if name not in fields:
+            raise RowError(Stage.READ, Code.MISSING_COLUMN, f"the line has no field {name!r}")
+        renamed[field] = fields[name]
+    for field, name in asked.items():
+        # What is content as it is stays so when it is the id too; what was renamed does not become a tag besides.
+        is_kept = name == "id" or (field == "id" and name in _DEFAULTS)
+        if name not in asked and not is_kept:
+            renamed.pop(name, None)
+    return renamed
 
 
 def _with_ids(fields: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..columns import ColumnPlan
 from ..errors import ClipmillError, DatasetError
@@ -16,6 +15,9 @@ from ..failure import Code, Failure, RowError, Stage
 from .files import open_input
 from .lines import BrokenFileError, csv_records, json_records, open_text
 from .shards import Shard, csv_delimiter
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 REST_KEY = b"clipmill.rest"
 """Metadata of the column that takes, as JSON, what JSON lines hold beside the declared columns."""
@@ -80,6 +82,8 @@ def schema_of(shards: Sequence[Shard], plan: ColumnPlan | None = None) -> pa.Sch
 
 
 def _schema_of_file(shard: Shard, plan: ColumnPlan | None) -> pa.Schema | None:
+    import pyarrow.parquet as pq  # late: it brings all of pyarrow's file systems, and ssl
+
     path = shard.paths[0]
     if shard.kind == "files":
         raise DatasetError(f"{path} has no columns; columns={{…}} needs JSON lines, CSV or Parquet")
@@ -197,6 +201,8 @@ def csv_header(file: Any, path: str) -> list[str] | None:
 
 
 def _parquet_rows(shard: Shard, choose: Callable[[list[str]], list[str]] | None) -> Iterator[SourceRow]:
+    import pyarrow.parquet as pq
+
     path = shard.paths[0]
     # Without pre-buffering, which would hold all of a row group's columns in memory.
     with open_input(path) as raw, pq.ParquetFile(raw, pre_buffer=False, buffer_size=2**20) as file:

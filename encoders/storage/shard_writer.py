@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..errors import DatasetError
 from .files import Folder, dataset_errors, is_local
 from .plain import json_text
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 FAILURES, MANIFESTS = "_failures", "_manifest"
 _ROW_GROUP_BYTES = 64 * 2**20
@@ -38,7 +41,8 @@ class ShardWriter:
     """Writes one shard; a context manager that leaves nothing behind unless `commit` was called.
 
     Rows are held until they make a row group (of rows, or of 64 MiB), so memory does not grow with the shard. A shard
-    that was written before under the same name is replaced, its manifest being the first to go and the last to come.
+    that was written before under the same name is replaced, its manifest being the first to go and the last to come;
+    but not if it was made of the same input, by another attempt of the engine at it: then that one counts.
 
     Raises:
         DatasetError: If the directory cannot be written or is full.
@@ -70,6 +74,8 @@ class ShardWriter:
         self._lines: IO[str] | None = None
 
     def __enter__(self) -> Self:
+        import pyarrow.parquet as pq  # late: it brings all of pyarrow's file systems, and ssl
+
         self._folder.make()
         self._parquet = self._folder.temporary(part_name(self._name))
         with self._errors():
@@ -118,10 +124,11 @@ class ShardWriter:
         """Put the files in place: rows, failures, manifest last.
 
         Args:
-            manifest: What to say about the shard, as plain values.
+            manifest: What to say about the shard, as plain values; `shard` says what it was made of.
 
         Returns:
-            The manifest as it was written, with `name`, `rows`, `failures` and `files` (name and bytes) added.
+            The manifest as it was written, with `name`, `rows`, `failures` and `files` (name and bytes) added; that of
+            the attempt that was first, if there was one.
 
         Raises:
             DatasetError: If that is not possible; an older shard of the name may have lost its manifest then.
@@ -136,7 +143,12 @@ class ShardWriter:
             if self._lines is not None:
                 self._lines.close()
         folder, name = self._folder, self._name
-        folder.delete(manifest_name(name))
+        standing = self._standing_manifest()
+        if standing is not None:
+            if manifest.get("shard") is not None and standing.get("shard") == manifest["shard"]:
+                self._clean_up()
+                return standing
+            folder.delete(manifest_name(name))
         files = {part_name(name): folder.publish(self._parquet, part_name(name))}
         if self._failures is None:
             folder.delete(failures_name(name))
@@ -153,6 +165,16 @@ class ShardWriter:
         folder.make(MANIFESTS)
         folder.write(manifest_name(name), json_text(written, indent=1).encode())
         return written
+
+    def _standing_manifest(self) -> dict[str, Any] | None:
+        """Return the manifest of a shard that was written before under this name; an empty one where it is damaged."""
+        try:
+            standing = json.loads(self._folder.read(manifest_name(self._name)))
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            return {}
+        return standing if isinstance(standing, dict) else {}
 
     def _flush(self) -> None:
         if not self._buffer:

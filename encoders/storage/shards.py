@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from ..errors import DatasetError
 from .files import open_input
 from .lines import check_json_lines, csv_records, line_starts, open_text
@@ -161,6 +159,8 @@ def csv_delimiter(path: str) -> str:
 
 def _parquet_spans(path: str, rows: int) -> Iterator[dict[str, Any]]:
     """Cut at row groups: small ones are joined, and large ones split."""
+    import pyarrow.parquet as pq
+
     with open_input(path) as file:
         metadata = pq.read_metadata(file)
     start = stop = 0

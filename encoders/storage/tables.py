@@ -202,6 +202,18 @@ def _type_at(schema: pa.Schema, path: str) -> pa.DataType | None:
     return _type_at(pa.schema(list(kind)), rest) if kind is not None and pa.types.is_struct(kind) else None
 
 
+def document_vectors(document: Document) -> list[np.ndarray | None]:
+    """Return every vector of a document, those of its matches and chunks too."""
+    own = [] if document.embedding is None else [document.embedding]
+    return own + [vector for inner in (*document.matches, *document.chunks) for vector in document_vectors(inner)]
+
+
+def row_vectors(row: Mapping[str, Any], plan: ColumnPlan) -> list[np.ndarray | None]:
+    """Return every vector of an embedded row, None where it is null; an array column has one for each element."""
+    values = [row.get(name) for name in plan.outputs]
+    return [vector for value in values for vector in (value if isinstance(value, list) else [value])]
+
+
 def rows_batch(rows: Sequence[Mapping[str, Any]], schema: pa.Schema, plan: ColumnPlan, dim: int) -> pa.RecordBatch:
     """Return embedded rows as a batch.
 
