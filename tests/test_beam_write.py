@@ -16,7 +16,7 @@ from beam_helpers import Keep, kept, pipeline
 
 from clipmill.encoders import unload_all
 from clipmill.encoders.errors import DatasetError, SpecError
-from clipmill.encoders.storage.dataset import read_dataset, read_failures, summarise
+from clipmill.encoders.storage.dataset import prepare_directory, read_dataset, read_failures, summarise, write_job
 from clipmill.encoders.storage.provenance import read_provenance
 from clipmill.encoders.testing import fake_text_vector
 from clipmill.transforms import Document, Embed, ReadDocuments, WriteEmbeddings
@@ -174,6 +174,8 @@ def test_nothing_in_gives_a_finished_dataset_of_nothing(tmp_path):
     write(tmp_path / "out", [])
     summary = summarise(str(tmp_path / "out"))
     assert (summary.rows, summary.complete) == (0, True)
+    assert "embedding" in read_dataset(str(tmp_path / "out")).schema.names
+    assert read_provenance(str(tmp_path / "out"))["embedding"]["model"] == "fake::dim=8"
 
 
 def test_a_directory_that_holds_something_is_refused_when_the_pipeline_is_built(tmp_path):
@@ -287,7 +289,8 @@ def run_bundle(fn, elements):
 @pytest.fixture
 def table(tmp_path):
     """The table of a `WriteEmbeddings`, its directory made ready."""
-    write(tmp_path / "out", [])
+    prepare_directory(str(tmp_path / "out"))
+    write_job(str(tmp_path / "out"), {})
     return WriteEmbeddings(tmp_path / "unused")._table(Embed("fake::dim=8"), Document)
 
 

@@ -27,7 +27,7 @@ from ..encoders.document import Document
 from ..encoders.failure import Failure
 from ..encoders.registry import count_loads
 from ..encoders.spec import EncoderSpec
-from ..encoders.storage.dataset import finish_job
+from ..encoders.storage.dataset import count_finished, finish_job
 from ..encoders.storage.files import Folder, dataset_errors
 from ..encoders.storage.misfits import fitting_batches
 from ..encoders.storage.shard_writer import ShardWriter, manifest_name
@@ -316,15 +316,19 @@ def _move(folder: Folder, source: str, target: str) -> None:
 class FinishFn(beam.DoFn):
     """Ends a dataset when all its shards are in their place: removes what no run that counts wrote, marks it whole."""
 
-    def __init__(self, directory: str, run: str) -> None:
-        """Say where; see `WriteBundleFn`."""
+    def __init__(self, directory: str, run: str, schema: pa.Schema) -> None:
+        """Say where, and which columns a dataset without rows has; see `WriteBundleFn`."""
         self._directory = directory
         self._run = run
+        self._schema = schema
 
     def process(self, _: Any) -> Iterable[str]:
         """Finish; safe to repeat."""
         folder = Folder.of(self._directory)
         remove_staging(folder, self._run)
+        if not count_finished(self._directory):
+            with ShardWriter(self._directory, "empty", self._schema) as writer:
+                writer.commit({})  # a dataset without rows reads like any other
         finish_job(self._directory)
         yield self._directory
 

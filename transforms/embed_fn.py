@@ -58,6 +58,7 @@ class _SessionFn(beam.DoFn):
 
     def start_bundle(self) -> None:
         """Start with nothing in flight, whatever became of the last bundle."""
+        self.teardown()
         self._stats = Stats()
         self._session: EmbedSession = self._encoder.session(self._stats)
 
@@ -91,6 +92,11 @@ class _SessionFn(beam.DoFn):
 
 class EmbedFn(_SessionFn):
     """Embeds elements; see the module."""
+
+    def teardown(self) -> None:
+        """Let go of what a bundle that failed left in flight."""
+        if hasattr(self, "_session"):
+            self._session.close()
 
     def process(
         self,

@@ -116,7 +116,7 @@ class WriteEmbeddings(beam.PTransform):
                 published
                 | "AllWindows" >> beam.WindowInto(GlobalWindows())
                 | "Wait" >> Count.Globally()
-                | "Finish" >> beam.ParDo(FinishFn(self._directory, run))
+                | "Finish" >> beam.ParDo(FinishFn(self._directory, run, table.schema))
             )
         directory = self._directory
         return published | "Names" >> beam.Map(lambda m: f"{directory}/{m['files'][0]['name']}").with_output_types(str)

@@ -200,8 +200,7 @@ def embed_shard(shard: Shard, job: Job, *, cpus: int | None = None, exclusive: b
     else:
         mode = RowMode(job.columns, job.schema)
     stats = Stats()
-    session = encoder.session(stats)
-    with ShardWriter(job.directory, shard.name, job.schema) as writer:
+    with encoder.session(stats) as session, ShardWriter(job.directory, shard.name, job.schema) as writer:
         out = _Output(writer, mode, job, encoder.dim, stats)
         for token, items in mode.read(shard):
             out.take(session.push(token, items))
