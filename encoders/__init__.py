@@ -2,11 +2,12 @@
 
 - `spec`: `EncoderSpec`, the frozen description that travels to workers; `catalog`: what model names mean
 - `registry`: `load_encoder`, one copy of a model for each process and device; `loaded`: that copy's lock and threads
-- `encoder`: `Encoder`; `session`: the hot path, rows in, micro-batches, rows out in order; `stats`: what it counts
+- `encoder`: `Encoder`; `session`: the hot path, rows in, micro-batches, `outcome`s in order; `stats`: what it counts
 - `item`, `document`: what can be embedded; `preparation`: what a thread does with one item
 - `failure`, `errors`: what goes wrong with a row, and with a job
 - `media`: fetching, decoding, preprocessing; `tokenizers`; `towers`: the networks; `runtimes`: what executes them
-- `columns`: which columns of a row are embedded, and where the vectors go
+- `columns`, `document_plan`: what of a row or document is embedded, and where the vectors go
+- `threads`: how many cores this worker may use; `drivers`: which packages open which object stores
 - `storage`: Parquet files with provenance, failures, manifests
 - `testing`: a fake encoder; `demo`: the small model inside the package
 """
@@ -16,8 +17,8 @@ from .encoder import Encoder
 from .failure import Code, Failure, Stage
 from .item import Item, Uri
 from .model import Model, Prepared
+from .outcome import Vector
 from .registry import count_loads, load_encoder, unload_all
-from .session import Vector
 from .spec import EncoderSpec
 from .stats import Stats
 from .storage import read_provenance

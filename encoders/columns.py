@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, get_args
 from .errors import SpecError
 from .failure import Code, Failure, RowError, Stage
 from .item import Item, item_of_value
-from .session import Outcome, Vector
+from .outcome import Outcome, Vector
 from .spec import EncoderSpec, Modality
 
 SUFFIX = "_embedding"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from .document import AccessPaths, Document
 from .failure import Failure
 from .item import Item
-from .session import Outcome, Vector
+from .outcome import Outcome, Vector
 
 TRUNCATED_TAG = "truncated"
 """Tag that is set on documents whose text was cut to the context length."""

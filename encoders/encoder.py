@@ -11,7 +11,8 @@ from .errors import EmbeddingError
 from .failure import Failure
 from .item import Item, item_of_value
 from .loaded import Loaded
-from .session import EmbedSession, Outcome, Vector
+from .outcome import Outcome, Vector
+from .session import EmbedSession
 from .spec import EncoderSpec, Modality
 from .stats import Stats
 

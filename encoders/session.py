@@ -10,13 +10,12 @@ address holds up nobody else.
 from __future__ import annotations
 
 import collections
-import dataclasses
 import queue
 import time
 from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -25,6 +24,7 @@ from .failure import Code, Failure, Stage
 from .item import Item, Uri
 from .loaded import Loaded
 from .model import Prepared
+from .outcome import Finished, Outcome, Vector
 from .preparation import Preparation, fetch_and_prepare, fetch_policy, prepare_item
 from .spec import EncoderSpec
 from .stats import Stats
@@ -36,32 +36,6 @@ _MAX_WAITING = 16
 """Micro-batches' worth of rows that may wait, finished, for an older one: a slow URI must not hold all of them."""
 _PATIENCE_S = 0.1
 """Seconds that what is ready waits for a micro-batch to fill, when there is no room for more rows."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Vector:
-    """A value that was embedded.
-
-    Attributes:
-        values: (dim,) float32, a view into its micro-batch's matrix.
-        truncated: Whether the text was cut to the context length.
-        media_type: What the content turned out to be.
-    """
-
-    values: np.ndarray
-    truncated: bool = False
-    media_type: str | None = None
-
-
-Outcome = Vector | Failure | None
-"""What became of one item: a vector, a failure, or None for null."""
-
-
-class Finished(NamedTuple):
-    """A row that is done: the caller's own token, and one outcome for each of its items."""
-
-    token: Any
-    outcomes: list[Outcome]
 
 
 class _Slot:

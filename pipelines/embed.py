@@ -18,7 +18,7 @@ from ..encoders import EncoderSpec, load_encoder
 from ..encoders.columns import Column, ColumnPlan
 from ..encoders.errors import DatasetError
 from ..encoders.item import Item, Uri
-from ..encoders.session import Vector
+from ..encoders.outcome import Vector
 from ..encoders.storage.dataset import DatasetSummary, count_finished, finish_job
 from ..encoders.storage.job import Job, begin_job
 from ..encoders.storage.shards import Shard, plan_shards

@@ -12,7 +12,7 @@ from ..encoders.document import Document
 from ..encoders.document_plan import DocumentPlan
 from ..encoders.failure import Code, Failure, Stage
 from ..encoders.item import Item
-from ..encoders.session import Outcome
+from ..encoders.outcome import Outcome
 from .failed_row import FailedRow
 from .rows import Vectors, as_lists, fields_of, make_row, value_at
 

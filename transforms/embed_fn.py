@@ -12,8 +12,8 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import PaneInfo, WindowedValue
 
 from ..encoders.encoder import Encoder
+from ..encoders.outcome import Finished as FinishedRow
 from ..encoders.session import EmbedSession
-from ..encoders.session import Finished as FinishedRow
 from ..encoders.spec import EncoderSpec
 from ..encoders.stats import Stats
 from .elements import Elements

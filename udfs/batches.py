@@ -12,7 +12,7 @@ from ..encoders.columns import FAILURES_COLUMN, Column, ColumnPlan, Embedded, Mi
 from ..encoders.errors import EmbeddingError, SpecError
 from ..encoders.failure import Code, Failure, RowError, Stage
 from ..encoders.item import Item, item_of_value
-from ..encoders.session import Finished, Outcome, Vector
+from ..encoders.outcome import Finished, Outcome, Vector
 from ..encoders.spec import EncoderSpec, Modality
 from ..encoders.storage.vectors import nested_vector_array, vector_array
 from .schema import ARROW_FAILURE, ARROW_FAILURES, ARROW_VECTOR, Source

@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 
 from ..encoders.errors import SpecError
 from ..encoders.failure import Failure
-from ..encoders.session import Vector
+from ..encoders.outcome import Vector
 from ..encoders.spec import DEFAULT_MODEL, EncoderSpec, Modality
 from .batches import failure_struct, raise_failures
 from .driver import FailuresOption, check_failures_option, spec_of, warn_without_worker_reuse

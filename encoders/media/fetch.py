@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..drivers import DRIVERS
 from ..errors import ClipmillError, MissingExtraError, SpecError
 from ..failure import Code, RowError, Stage
 from .uri import check_characters, decode_data, fetch_error, file_path, scheme_of, shown
@@ -24,15 +25,6 @@ _T = TypeVar("_T")
 
 _LOCAL_SCHEMES = ("file", "local")  # fsspec reads the second as the first: it must not be a way past the rule
 _WEB_SCHEMES = ("http", "https")
-_DRIVERS = {
-    "s3": ("s3fs", "remote"),
-    "s3a": ("s3fs", "remote"),
-    "gs": ("gcsfs", "gcp"),
-    "gcs": ("gcsfs", "gcp"),
-    "az": ("adlfs", "remote"),
-    "abfs": ("adlfs", "remote"),
-    "abfss": ("adlfs", "remote"),
-}
 # What the operating system says of a disk or a machine that may do better in a minute.
 _PASSING_ERRNOS = frozenset(
     {errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ETIMEDOUT}
@@ -248,8 +240,8 @@ def _open_file_system(uri: str, scheme: str) -> tuple[Any, str]:
         message = f"{shown(uri)}: no file system is known for the scheme {scheme!r}"
         raise fetch_error(Code.FORBIDDEN_URI, message) from err
     except ImportError as err:
-        if scheme in _DRIVERS:
-            raise MissingExtraError(*_DRIVERS[scheme], f"reading {scheme}:// URIs") from err
+        if scheme in DRIVERS:
+            raise MissingExtraError(*DRIVERS[scheme], f"reading {scheme}:// URIs") from err
         raise _NoDriverError(f"the scheme {scheme!r} needs a package that is not installed: {err}") from err
     return fsspec.core.url_to_fs(scheme + uri[len(scheme) :])
 

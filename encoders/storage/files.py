@@ -12,20 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from ..drivers import DRIVERS
 from ..errors import ClipmillError, DatasetError, MissingExtraError
 
 TEMPORARY = ".tmp"
 """Ending of files that are being written; their names begin with a dot, so that readers pass them over."""
 
-_DRIVERS = {
-    "s3": ("s3fs", "remote"),
-    "s3a": ("s3fs", "remote"),
-    "gs": ("gcsfs", "gcp"),
-    "gcs": ("gcsfs", "gcp"),
-    "az": ("adlfs", "remote"),
-    "abfs": ("adlfs", "remote"),
-    "abfss": ("adlfs", "remote"),
-}
 _WAYS_OUT = {
     errno.ENOSPC: "free space or write elsewhere",
     errno.EDQUOT: "free space or write elsewhere",
@@ -57,7 +49,7 @@ def open_location(location: str | os.PathLike[str]) -> tuple[Any, str]:
     except ValueError as err:
         raise DatasetError(f"{location}: no file system for the scheme {scheme!r}: {err}") from err
     except ImportError as err:
-        package, extra = _DRIVERS.get(scheme.lower(), (f"an fsspec driver for {scheme}", "remote"))
+        package, extra = DRIVERS.get(scheme.lower(), (f"an fsspec driver for {scheme}", "remote"))
         raise MissingExtraError(package, extra, f"reading and writing {scheme}://") from err
     return file_system, str(path)
 
@@ -161,7 +153,7 @@ class Folder:
     def make(self, below: str = "") -> None:
         """Make the directory, or one below it, with its parents."""
         protocol = self.fs.protocol if isinstance(self.fs.protocol, str) else self.fs.protocol[0]
-        if protocol in _DRIVERS:
+        if protocol in DRIVERS:
             return  # object stores have no directories, and their drivers would make a bucket of a misspelt name
         with dataset_errors("make the directory", self.url):
             self.fs.makedirs(self.at(below) if below else self.path, exist_ok=True)

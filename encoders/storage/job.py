@@ -17,8 +17,8 @@ from ... import __version__
 from ..columns import ColumnPlan
 from ..errors import DatasetError, SpecError
 from ..failure import Failure, RowError
+from ..outcome import Finished
 from ..registry import count_loads, load_encoder
-from ..session import Finished
 from ..spec import EncoderSpec
 from ..stats import Stats
 from .dataset import prepare_directory, write_job

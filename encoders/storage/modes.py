@@ -14,7 +14,7 @@ from ..document import AccessPaths, Document
 from ..document_plan import DocumentPlan
 from ..failure import Failure
 from ..item import Item
-from ..session import Outcome
+from ..outcome import Outcome
 from .readers import read_documents
 from .rows import REST_KEY, SourceRow, malformed, read_rows
 from .shards import Shard

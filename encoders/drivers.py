@@ -1,0 +1,14 @@
+"""Which packages open which object stores, and the extras that install them."""
+
+from __future__ import annotations
+
+DRIVERS = {
+    "s3": ("s3fs", "remote"),
+    "s3a": ("s3fs", "remote"),
+    "gs": ("gcsfs", "gcp"),
+    "gcs": ("gcsfs", "gcp"),
+    "az": ("adlfs", "remote"),
+    "abfs": ("adlfs", "remote"),
+    "abfss": ("adlfs", "remote"),
+}
+"""By scheme: the package that fsspec needs, and the extra of clipmill with it."""

@@ -1,0 +1,36 @@
+"""What becomes of one item, and of a row of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .failure import Failure
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Vector:
+    """A value that was embedded.
+
+    Attributes:
+        values: (dim,) float32, a view into its micro-batch's matrix.
+        truncated: Whether the text was cut to the context length.
+        media_type: What the content turned out to be.
+    """
+
+    values: np.ndarray
+    truncated: bool = False
+    media_type: str | None = None
+
+
+Outcome = Vector | Failure | None
+"""What became of one item: a vector, a failure, or None for null."""
+
+
+class Finished(NamedTuple):
+    """A row that is done: the caller's own token, and one outcome for each of its items."""
+
+    token: Any
+    outcomes: list[Outcome]
