@@ -139,7 +139,7 @@ def _custom(name: str, target: str) -> ModelRef:
 def _fake(name: str, options: str) -> ModelRef:
     ref = ModelRef("fake", name, weights=options)
     if not ref.options.get("dim", "8").isdecimal() or int(ref.options.get("dim", "8")) < 1:
-        raise SpecError(f"{name!r}: dim={ref.options['dim']!r} is not a whole number of at least 1")
+        raise SpecError(f"model {name!r}: dim={ref.options['dim']!r} is not a whole number of at least 1")
     return ref
 
 
