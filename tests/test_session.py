@@ -171,7 +171,7 @@ def test_a_row_of_many_items_is_bounded_too() -> None:
 
 def test_slow_uris_do_not_hold_up_others() -> None:
     """While addresses hang, the rows behind them are embedded."""
-    options = {"max_batch_rows": 2, "allow_private_addresses": True, "fetch_timeout_s": 3, "fetch_threads": 8}
+    options = {"max_batch_rows": 2, "allow_private_addresses": True, "fetch_timeout_s": 8, "fetch_threads": 8}
     with LoopbackServer() as server:
         embedded_before_the_end = []
         session = load_encoder("fake::", **options).session(stats := Stats())
