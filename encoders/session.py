@@ -163,7 +163,7 @@ class EmbedSession:
     @contextmanager
     def _ending_on_error(self) -> Iterator[None]:
         if self._broken:
-            raise ClipmillError("this session ended with an error and lost its rows; start another")
+            raise ClipmillError("this session ended with an error or was closed, and lost its rows; start another")
         try:
             yield
         except BaseException:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
+from PIL import Image
+
 from clipmill.encoders.storage import Shard, plan_shards, read_documents, read_rows
+from clipmill.encoders.testing import fake_text_vector
 
 
 def fill(folder: Path, *names: str) -> None:
@@ -29,3 +33,15 @@ def rows_of(*inputs: object, rows: int = 1024) -> list:
 
 def codes(found: list) -> list[str | None]:
     return [str(document.failures[0].code) if document.failures else None for document in found]
+
+
+def text_vector(text: str) -> list[float]:
+    """Return the fake's vector of a text in four values."""
+    return fake_text_vector(text, 4).tolist()
+
+
+def photograph(colour: str = "red", size: tuple[int, int] = (6, 4)) -> bytes:
+    """Return a PNG file of one colour, `size` being width and height."""
+    out = io.BytesIO()
+    Image.new("RGB", size, colour).save(out, "PNG")
+    return out.getvalue()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import pickle
 import uuid
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from storage_helpers import photograph, text_vector
 
 from clipmill.encoders import EncoderSpec, read_provenance
 from clipmill.encoders.columns import Column
@@ -29,19 +29,9 @@ from clipmill.encoders.storage import (
     read_failures,
 )
 from clipmill.encoders.storage.dataset import read_job, read_manifests
-from clipmill.encoders.testing import fake_image_vector, fake_text_vector
+from clipmill.encoders.testing import fake_image_vector
 
 SPEC = EncoderSpec("fake::dim=4", device="cpu")
-
-
-def text_vector(text: str) -> list[float]:
-    return fake_text_vector(text, 4).tolist()
-
-
-def photograph(colour: str = "red", size: tuple[int, int] = (6, 4)) -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", size, colour).save(out, "PNG")
-    return out.getvalue()
 
 
 def run(output: str, *inputs: object, spec: EncoderSpec = SPEC, rows: int = 1024, **options: object) -> list[dict]:

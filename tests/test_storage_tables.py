@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import io
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from PIL import Image
+from storage_helpers import photograph, text_vector
 
 from clipmill.encoders import Code, Document, EncoderSpec, Failure, Stage, Vector, read_provenance
 from clipmill.encoders.columns import ColumnPlan
@@ -24,16 +23,6 @@ from clipmill.encoders.storage import (
 from clipmill.encoders.testing import fake_text_vector
 
 SPEC = EncoderSpec("fake::dim=4", device="cpu")
-
-
-def text_vector(text: str) -> list[float]:
-    return fake_text_vector(text, 4).tolist()
-
-
-def photograph(colour: str = "red", size: tuple[int, int] = (6, 4)) -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", size, colour).save(out, "PNG")
-    return out.getvalue()
 
 
 def tree() -> Document:
