@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from pictures import encode
 
-from clipmill.encoders import load_encoder
 from clipmill.encoders.storage import read_dataset, read_failures
 from clipmill.pipelines.cli import main
 from clipmill.pipelines.engines import root_cause
@@ -340,4 +339,3 @@ def test_the_cause_of_an_engines_error_is_found() -> None:
     lines = ("An exception was thrown:", "Traceback:", "  File x", "clipmill.WeightsError: no weights", " at org.x")
     wrapped = "\n".join(lines)
     assert root_cause(RuntimeError(wrapped)) == "clipmill.WeightsError: no weights"
-    assert load_encoder("fake::").dim == 8
