@@ -1,16 +1,16 @@
-"""What every loaded model offers to the rest: `Model`, and `ClipModel` for those with an image and a text tower."""
+"""What every loaded model offers to the rest: `Model`, and `ClipModel` for those of the catalog."""
 
 from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from .catalog.tables import Preprocessing
 from .failure import Code, RowError, Stage
+from .frontend import Frontend
 from .media.images import open_image, sniff_media_type
 from .media.preprocess import crop_image, normalised_array
 
@@ -75,93 +75,99 @@ class Model(abc.ABC):
         """
 
 
-class Tokenizer(Protocol):
-    """Turns a text into token ids of the context length."""
-
-    context_length: int
-
-    def __call__(self, text: str) -> tuple[np.ndarray, bool]:
-        """Return (context_length,) int64 ids and whether the text was cut."""
-        ...
-
-
 class Runtime(Protocol):
-    """What executes the towers of a CLIP model."""
+    """What executes the towers of a model.
 
-    device: str
+    The entrances of the towers, by name, and what each is given:
+
+    - `image`: (n, S, S, 3) uint8 crops, normalised inside
+    - `normalised_image`: (n, 3, S, S) float32
+    - `text`: (n, length) int64 ids, and for masked towers a mask of the same shape
+    - `audio`: (n, channels, samples) float32
+
+    Attributes:
+        name: `torch`, `onnx` or `openvino`.
+        precision: What was taken: `fp32`, `bf16`, `fp16` or `int8`.
+        device: Where it runs: `cpu` or `cuda:X`.
+    """
+
     name: str
     precision: str
+    device: str
 
-    def encode_images(self, pixels: np.ndarray) -> np.ndarray:
-        """Embed (n, S, S, 3) uint8 crops or (n, 3, S, S) normalised float32; return (n, dim) float32."""
-        ...
+    def encode(self, entrance: str, inputs: Sequence[np.ndarray]) -> np.ndarray:
+        """Run one tower; return (n, dim) float32.
 
-    def encode_texts(self, tokens: np.ndarray) -> np.ndarray:
-        """Embed (n, context_length) int64 ids; return (n, dim) float32."""
+        Raises:
+            OutOfMemoryError: If the device is too small for this many rows.
+        """
         ...
 
 
 class ClipModel(Model):
-    """A model with an image tower and a text tower over one space."""
+    """A model of the catalog: towers over one space, a frontend before them, a runtime under them."""
 
-    def __init__(
-        self,
-        *,
-        dim: int,
-        preprocessing: Preprocessing,
-        tokenizer: Tokenizer,
-        runtime: Runtime,
-        weights_sha256: str | None,
-    ) -> None:
+    def __init__(self, frontend: Frontend, runtime: Runtime, resolved: Mapping[str, Any]) -> None:
         """Put the parts of a model together.
 
         Args:
-            dim: Values in a vector.
-            preprocessing: How images are prepared.
-            tokenizer: How texts are prepared.
+            frontend: How values are prepared.
             runtime: What executes the towers.
-            weights_sha256: Hash of the weights' file, for the provenance.
+            resolved: What was found out at load, for the provenance, beside runtime, precision and device.
         """
-        self.dim = dim
-        self.modalities = frozenset({"text", "image"})
-        self.preprocessing = preprocessing
+        self.dim = frontend.dim
+        self.modalities = frontend.modalities
         self.device = runtime.device
         self.resolved = {
             "runtime": runtime.name,
             "precision": runtime.precision,
             "device": runtime.device,
-            "weights_sha256": weights_sha256,
+            **resolved,
         }
-        self._tokenizer = tokenizer
+        self._frontend = frontend
         self._runtime = runtime
 
     def prepare(self, modality: str, content: Any, spec: EncoderSpec) -> Prepared:
-        """Tokenise a text, or decode and crop an image (or check one that its owner preprocessed)."""
-        if modality == "text":
-            return self._prepare_text(content, spec)
+        """Tokenise a text, decode and crop an image (or check one that its owner preprocessed), resample a sound."""
+        return {"text": self._prepare_text, "image": self._prepare_image, "audio": self._prepare_audio}[modality](
+            content, spec
+        )
+
+    def _prepare_image(self, content: Any, spec: EncoderSpec) -> Prepared:
+        assert self._frontend.image is not None
         if not spec.preprocess:
-            array = normalised_array(content, self.preprocessing.image_size)
-            return Prepared(array, group="normalised", pixels=array.size // 3)
+            array = normalised_array(content, self._frontend.image.image_size)
+            return Prepared(array, group="normalised_image", pixels=array.size // 3)
         image = open_image(content, max_pixels=spec.max_image_pixels, apply_exif=spec.apply_exif)
         media_type = sniff_media_type(content[:16]) if isinstance(content, bytes) else None
-        crop = crop_image(image, self.preprocessing)
-        return Prepared(crop, group="crop", pixels=image.width * image.height, media_type=media_type)
+        crop = crop_image(image, self._frontend.image)
+        return Prepared(crop, group="image", pixels=image.width * image.height, media_type=media_type)
 
     def _prepare_text(self, text: str, spec: EncoderSpec) -> Prepared:
+        assert self._frontend.text is not None
+        tokenizer = self._frontend.text.tokenizer
         try:
-            tokens, truncated = self._tokenizer(text)
+            tokens, truncated = tokenizer(text)
         except UnicodeEncodeError as err:
             raise RowError(Stage.TOKENIZE, Code.UNSUPPORTED, f"the text is not valid Unicode: {err}") from err
         if truncated and spec.on_long_text == "fail":
             raise RowError(
                 Stage.TOKENIZE,
                 Code.TEXT_TOO_LONG,
-                f"the text has more than the {self._tokenizer.context_length} tokens that the model reads"
+                f"the text has more than the {tokenizer.context_length} tokens that the model reads"
                 " (on_long_text='truncate' cuts it)",
             )
-        return Prepared(tokens, group="tokens", truncated=truncated, media_type="text/plain")
+        return Prepared(tokens, group="text", truncated=truncated, media_type="text/plain")
+
+    def _prepare_audio(self, content: Any, spec: EncoderSpec) -> Prepared:
+        raise NotImplementedError  # TODO
 
     def encode(self, modality: str, payloads: Sequence[np.ndarray]) -> np.ndarray:
-        """Embed crops or token ids; see `Model.encode`."""
+        """Embed prepared values of one modality and group; see `Model.encode`."""
+        if modality == "text":
+            assert self._frontend.text is not None
+            return self._runtime.encode("text", self._frontend.text.batch(payloads))
         batch = np.stack(payloads)
-        return self._runtime.encode_texts(batch) if modality == "text" else self._runtime.encode_images(batch)
+        if modality == "audio":
+            return self._runtime.encode("audio", (batch,))
+        return self._runtime.encode("image" if batch.dtype == np.uint8 else "normalised_image", (batch,))

@@ -7,7 +7,6 @@ normalising, preprocessing or decoding share the copy, its lock and its threads.
 from __future__ import annotations
 
 import gc
-import importlib
 import logging
 import sys
 import threading
@@ -17,7 +16,7 @@ from collections.abc import Callable, Hashable
 from .encoder import Encoder
 from .errors import WeightsError
 from .loaded import Loaded
-from .model import Model
+from .model import ClipModel, Model
 from .spec import EncoderSpec
 from .threads import allowed_cpus
 
@@ -125,16 +124,16 @@ def _resolve_device(spec: EncoderSpec) -> str:
 
 
 def _loader(spec: EncoderSpec) -> Callable[[EncoderSpec, str, int], Model]:
-    return {"fake": _load_fake, "custom": _load_custom}.get(spec.ref.family, _load_open_clip)
+    return {"fake": _load_fake, "custom": _load_custom}.get(spec.ref.family, _load_catalog)
 
 
-def _load_open_clip(spec: EncoderSpec, device: str, threads: int) -> Model:
-    from .runtimes.pytorch import use_threads
+def _load_catalog(spec: EncoderSpec, device: str, threads: int) -> Model:
+    from .runtimes import start_runtime
+    from .towers import find_source
 
-    if device == "cpu":
-        use_threads(threads)
-    tower = importlib.import_module(".towers.open_clip", __package__)
-    return tower.load(spec, device)
+    source = find_source(spec)
+    runtime = start_runtime(source, spec, device, threads)
+    return ClipModel(source.frontend, runtime, {"weights_sha256": source.weights_sha256, **source.resolved})
 
 
 def _load_custom(spec: EncoderSpec, device: str, threads: int) -> Model:

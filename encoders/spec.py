@@ -8,7 +8,8 @@ import os
 import re
 from typing import Any, Literal, Self
 
-from .catalog import ModelRef, resolve_model
+from .catalog import ModelFacts, ModelRef, resolve_model
+from .catalog.names import absolute_if_path
 from .errors import SpecError
 
 Modality = Literal["text", "image", "audio"]
@@ -32,14 +33,17 @@ RENAMED = {
     "drop_image_content": "keep_content",
     "default_device": "device",
     "dtype": "precision",
+    "base_tokenizer_model": "base_tokenizer",
+    "base_feature_extractor": "base_image_processor",
+    "max_length": "max_text_tokens",
 }
 """What clip-as-service and the Jina executors called an option, and what it is called here."""
 
 MAX_PILLOW_PIXELS = 178_956_970
 """Above this Pillow refuses an image as a decompression bomb, whoever asks."""
 
-_RUNTIMES = ("auto", "torch")
-_PRECISIONS = ("auto", "fp32")
+_RUNTIMES = ("auto", "torch", "onnx", "openvino")
+_PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 _MIB = 2**20
 
 
@@ -65,8 +69,13 @@ class EncoderSpec:
     Attributes:
         model: `<architecture>::<weights>` and the other spellings of the README's table of names.
         device: `auto` (a GPU where the worker has one), `cpu`, `cuda` or `cuda:X`. Resolved on the worker.
-        runtime: What executes the towers: `torch`; `auto` leaves the choice to the worker.
-        precision: `fp32`; `auto` leaves the choice to the worker (and is `fp32` in this version).
+        runtime: What executes the towers: `torch`, `onnx` or `openvino`; `auto` leaves the choice to the worker.
+        precision: `fp32`, `bf16`, `fp16` or `int8`; `auto` leaves the choice to the worker.
+        mode: How AudioCLIP runs: `reference` (as it was trained) or `jina` (as Jina's last executor ran it).
+        image_weights: M-CLIP's image tower where it is not the published pairing: a tag of its architecture, or a file.
+        base_tokenizer: Repository or directory whose tokenizer an `hf:` model without one uses.
+        base_image_processor: Repository or directory whose preprocessing an `hf:` model without one uses.
+        max_text_tokens: The most tokens of a text, special ones included; None means what the model was run with.
         normalize: Whether vectors are scaled to length 1. Off by default, as in clip-as-service.
         preprocess: False when images come as normalised float32 arrays of the model's size.
         decode: `exact` decodes and resizes as the reference does, to the bit; `fast` may move a grey level.
@@ -96,6 +105,11 @@ class EncoderSpec:
     device: str | None = "auto"
     runtime: str = "auto"
     precision: str = "auto"
+    mode: str = "reference"
+    image_weights: str | None = None
+    base_tokenizer: str | None = None
+    base_image_processor: str | None = None
+    max_text_tokens: int | None = None
     normalize: bool = False
     preprocess: bool = True
     decode: str = "fast"
@@ -135,6 +149,8 @@ class EncoderSpec:
             raise SpecError(f"device={self.device!r} is none of 'auto', 'cpu', 'cuda', 'cuda:X'")
         self._check_choice("runtime", _RUNTIMES)
         self._check_choice("precision", _PRECISIONS)
+        self._check_choice("mode", ("reference", "jina"))
+        self._check_family_options()
         self._check_choice("decode", ("fast", "exact"))
         self._check_choice("on_long_text", ("truncate", "fail"))
         for name in ("normalize", "preprocess", "apply_exif", "allow_local_files", "allow_private_addresses"):
@@ -142,9 +158,9 @@ class EncoderSpec:
                 raise SpecError(f"{name}={getattr(self, name)!r} is neither True nor False")
         for name in _COUNTS:
             value = getattr(self, name)
-            if value is None and name in ("max_batch_rows", "preprocess_threads"):
+            if value is None and name in ("max_batch_rows", "preprocess_threads", "max_text_tokens"):
                 continue
-            least = 0 if name == "max_redirects" else 1
+            least = {"max_redirects": 0, "max_text_tokens": 2}.get(name, 1)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise SpecError(f"{name}={value!r} is not a whole number of at least {least}")
         if self.max_image_pixels > MAX_PILLOW_PIXELS:
@@ -153,6 +169,22 @@ class EncoderSpec:
             )
         if not isinstance(self.fetch_timeout_s, int | float) or not self.fetch_timeout_s > 0:
             raise SpecError(f"fetch_timeout_s={self.fetch_timeout_s!r} is not a number of seconds above 0")
+
+    def _check_family_options(self) -> None:
+        """Refuse options that the model's family does not read; make their paths absolute."""
+        family = self.ref.family
+        for name, families in _FAMILY_OPTIONS.items():
+            value = getattr(self, name)
+            if value == type(self).__dataclass_fields__[name].default:
+                continue
+            if family not in families:
+                raise SpecError(
+                    f"{name}={value!r} is an option of {' and '.join(families)} models, not of {self.model}"
+                )
+            if name != "mode":
+                if not isinstance(value, str) or not value:
+                    raise SpecError(f"{name}={value!r} is no name and no path")
+                object.__setattr__(self, name, absolute_if_path(value))
 
     def _check_schemes(self) -> None:
         given: Any = self.uri_schemes
@@ -184,14 +216,19 @@ class EncoderSpec:
         return resolve_model(self.model)
 
     @property
+    def facts(self) -> ModelFacts:
+        """What is known of the model without loading it."""
+        return self.ref.facts(self.cache_dir, self.base_image_processor)
+
+    @property
     def dim(self) -> int:
         """Number of values in a vector, known without loading the model."""
-        return self.ref.facts(self.cache_dir).dim
+        return self.facts.dim
 
     @property
     def modalities(self) -> frozenset[str]:
         """What can be embedded (`text`, `image`, `audio`), known without loading the model."""
-        return self.ref.facts(self.cache_dir).modalities
+        return self.facts.modalities
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as plain values; `EncoderSpec(**spec.as_dict())` equals the spec."""
@@ -199,7 +236,16 @@ class EncoderSpec:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
+_FAMILY_OPTIONS = {
+    "mode": ("audioclip",),
+    "image_weights": ("m-clip",),
+    "base_tokenizer": ("hf",),
+    "base_image_processor": ("hf",),
+}
+"""Options that only some families of models read."""
+
 _COUNTS = (
+    "max_text_tokens",
     "max_batch_rows",
     "max_batch_bytes",
     "max_batch_pixels",

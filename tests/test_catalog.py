@@ -9,7 +9,7 @@ from open_clip.factory import get_model_config
 
 from clipmill.encoders.catalog import resolve_model
 from clipmill.encoders.catalog.tables import OPENAI_MEAN, OPENAI_STD, pairs
-from clipmill.encoders.towers.open_clip import build_module
+from clipmill.encoders.towers.open_clip_build import build_module
 
 QUICKGELU_TAGS = {
     *((name, "openai") for name in ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64")),

@@ -12,7 +12,8 @@ from weights import drawn_module, relative_error, write_safetensors
 
 from clipmill.encoders import load_encoder, unload_all
 from clipmill.encoders.errors import WeightsError
-from clipmill.encoders.towers.weights import read_weights, sha256_of
+from clipmill.encoders.towers.files import sha256_of
+from clipmill.encoders.towers.weights import read_weights
 
 NAME = "ViT-B-32"
 TEXTS = ["a photo of a cat", "she smiled, with pain"]

@@ -15,17 +15,12 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from ..errors import SpecError, UnknownModelError, WeightsError
-from . import tables
-from .tables import Preprocessing
+from . import mclip, tables
+from .tables import Preprocessing, simplify
 
 _WEIGHT_FILE = re.compile(r".*(/|\.pt$|\.bin$|\.safetensors$)", re.IGNORECASE | re.DOTALL)
-_RELATIVE_FILE = re.compile(r"::[^/]")
-_LATER = {
-    "hf": "Hugging Face CLIP models",
-    "onnx": "exported ONNX directories",
-    "m-clip": "M-CLIP models",
-    "audioclip": "AudioCLIP",
-}
+_RELATIVE_FILE = re.compile(r"::[^/]|^(hf|onnx):[^/]")
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _CLIP_MODALITIES = frozenset({"text", "image"})
 
 
@@ -36,6 +31,7 @@ class ModelFacts:
     Attributes:
         dim: Values in a vector.
         modalities: What can be embedded: `text`, `image`, `audio`.
+        preprocessing: How images are prepared, None without an image tower or where its owner alone knows.
         image_size: Side of the image crop in pixels, None without an image tower.
         context_length: Tokens that a text may have, None without a text tower.
         parameters: Number of parameters, None where it is not known.
@@ -44,6 +40,7 @@ class ModelFacts:
 
     dim: int
     modalities: frozenset[str]
+    preprocessing: Preprocessing | None = None
     image_size: int | None = None
     context_length: int | None = None
     parameters: int | None = None
@@ -55,10 +52,11 @@ class ModelRef:
     """What a model name names.
 
     Attributes:
-        family: Which loader reads it: `open_clip`, `hf-hub`, `demo`, `custom` or `fake`.
+        family: Which loader reads it: `open_clip`, `hf-hub`, `demo`, `hf`, `m-clip`, `audioclip`, `onnx`, `custom` or
+            `fake`.
         name: The catalog's own spelling of the whole name.
         architecture: An architecture of open_clip, else "".
-        weights: A tag, the absolute path of a file, a hub repository, or `module:factory`.
+        weights: A tag, the absolute path of a file or directory, a hub repository, or `module:factory`.
         quick_gelu: The activation where the name decides it; None where the model's own configuration does.
     """
 
@@ -70,8 +68,8 @@ class ModelRef:
 
     @property
     def is_file(self) -> bool:
-        """Whether the weights are a file that the user named."""
-        return self.family == "open_clip" and os.path.isabs(self.weights)
+        """Whether the weights are a file or directory that the user named."""
+        return self.family not in ("custom", "fake") and os.path.isabs(self.weights)
 
     @property
     def options(self) -> dict[str, str]:
@@ -84,13 +82,13 @@ class ModelRef:
         by_tag = {} if self.is_file else tables.weights()[self.architecture][self.weights]
         return Preprocessing.of(facts["image_size"], by_tag)
 
-    def facts(self, cache_dir: str | None = None) -> ModelFacts:
+    def facts(self, cache_dir: str | None = None, base_image_processor: str | None = None) -> ModelFacts:
         """Return what is known without loading, asked for once a process.
 
         A hub repository's configuration is fetched for it (`cache_dir` is where copies are kept); a `custom:` factory
         that does not say `dim` and `modalities` itself is called for it.
         """
-        return _facts(self, cache_dir)
+        return _facts(self, cache_dir, base_image_processor)
 
 
 def resolve_model(name: str) -> ModelRef:
@@ -120,13 +118,63 @@ def _resolve(name: str, working_directory: str) -> ModelRef:
     if head == "custom":
         return _custom(name, rest)
     if head == "hf-hub":
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", rest):
+        if not _REPOSITORY.fullmatch(rest):
             raise SpecError(f"{name!r} is not of the form 'hf-hub:organisation/name'")
         return ModelRef("hf-hub", name, weights=rest)
-    later = head.lower() if colon else name.split("/", maxsplit=1)[0].lower()
-    if later in _LATER and not (later == "hf" and not colon):
-        raise UnknownModelError(f"{name!r}: {_LATER[later]} are not supported by this version")
+    if colon and head in ("hf", "onnx"):
+        return _directory(head, rest)
+    if simplify(name).startswith("m-clip-"):
+        return _mclip(name)
+    if simplify(head) == "audioclip":
+        return _audioclip(name)
     return _open_clip(name)
+
+
+def absolute_if_path(value: str) -> str:
+    """Return a path made absolute, anything else (a tag, a repository) as it is."""
+    is_path = value.startswith((".", "/", "~")) or bool(
+        _WEIGHT_FILE.fullmatch(value) and not _REPOSITORY.fullmatch(value)
+    )
+    return str(Path(value).expanduser().absolute()) if is_path and "://" not in value else value
+
+
+def _directory(family: str, rest: str) -> ModelRef:
+    if family == "hf" and _REPOSITORY.fullmatch(rest) and not rest.startswith("."):
+        return ModelRef("hf", f"hf:{rest}", weights=rest)
+    if not rest or "://" in rest or (family == "hf" and not rest.startswith((".", "/", "~"))):
+        forms = "'hf:organisation/name' or 'hf:./directory'" if family == "hf" else "'onnx:./directory'"
+        raise SpecError(f"'{family}:{rest}' is not of the form {forms}")
+    path = str(Path(rest).expanduser().absolute())
+    return ModelRef(family, f"{family}:{path}", weights=path)
+
+
+def _mclip(name: str) -> ModelRef:
+    asked, separator, directory = name.partition("::")
+    by_simple = {simplify(known): known for known in mclip.MODELS}
+    known = by_simple.get(simplify(asked))
+    if known is None:
+        raise UnknownModelError(f"unknown model {name!r}; M-CLIP's are {', '.join(mclip.MODELS)}")
+    if not separator:
+        return ModelRef("m-clip", known, known)
+    if not directory or "://" in directory:
+        raise SpecError(f"{name!r}: after '::' stands the directory with the text tower, such as {known}::./directory")
+    path = str(Path(directory).expanduser().absolute())
+    return ModelRef("m-clip", f"{known}::{path}", known, path)
+
+
+def _audioclip(name: str) -> ModelRef:
+    _, separator, weights = name.partition("::")
+    if _WEIGHT_FILE.fullmatch(weights):
+        if "://" in weights:
+            raise SpecError(
+                f"{name!r}: weights are read from a file of the worker, not from a URL; copy it there first"
+            )
+        weights = str(Path(weights).expanduser().absolute())
+    elif (weights.lower() if separator else "full") in ("full", "partial"):
+        weights = weights.lower() if separator else "full"
+    else:
+        raise UnknownModelError(f"{name!r}: AudioCLIP's weights are AudioCLIP::full, AudioCLIP::partial, or a file")
+    return ModelRef("audioclip", f"AudioCLIP::{weights}", "AudioCLIP", weights)
 
 
 def _custom(name: str, target: str) -> ModelRef:
@@ -178,7 +226,7 @@ def _weight_file(name: str, architecture: str, quickgelu: bool, path: str) -> Mo
 def _stranger(name: str, asked: str, has_weights: bool) -> str:
     if not has_weights and (Path(name).expanduser().is_dir() or name.startswith((".", "/", "~"))):
         return f"{name!r} is not a model name; for a directory with a Hugging Face model write 'hf:{name}'"
-    known = [*tables.architectures(), "demo"]
+    known = [*tables.architectures(), *mclip.MODELS, "AudioCLIP", "demo"]
     by_simple = {tables.simplify(k): k for k in known}
     near = difflib.get_close_matches(tables.simplify(asked), list(by_simple), n=4, cutoff=0.6)
     hint = f"nearest: {', '.join(by_simple[n] for n in near)}" if near else "`clipmill models` lists all names"
@@ -188,8 +236,27 @@ def _stranger(name: str, asked: str, has_weights: bool) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def _facts(ref: ModelRef, cache_dir: str | None) -> ModelFacts:
-    return _hub_facts(ref, cache_dir) if ref.family == "hf-hub" else _FACTS[ref.family](ref)
+def _facts(ref: ModelRef, cache_dir: str | None, base_image_processor: str | None) -> ModelFacts:
+    if ref.family == "hf-hub":
+        return _hub_facts(ref, cache_dir)
+    if ref.family in ("hf", "onnx"):
+        return _directory_facts(ref, cache_dir, base_image_processor)
+    return _FACTS[ref.family](ref)
+
+
+def _directory_facts(ref: ModelRef, cache_dir: str | None, base_image_processor: str | None) -> ModelFacts:
+    raise UnknownModelError(f"{ref.name!r} is not supported by this version")
+
+
+def _audioclip_facts(ref: ModelRef) -> ModelFacts:
+    return ModelFacts(1024, _CLIP_MODALITIES | {"audio"}, Preprocessing(), 224, 77, 134_111_910, "MIT")
+
+
+def _mclip_facts(ref: ModelRef) -> ModelFacts:
+    model = mclip.MODELS[ref.architecture]
+    image = tables.architectures()[model.image_architecture]
+    preprocessing = Preprocessing(image["image_size"])
+    return ModelFacts(model.dim, _CLIP_MODALITIES, preprocessing, image["image_size"], mclip.MAX_TEXT_TOKENS)
 
 
 def _open_clip_facts(ref: ModelRef) -> ModelFacts:
@@ -197,6 +264,7 @@ def _open_clip_facts(ref: ModelRef) -> ModelFacts:
     return ModelFacts(
         dim=facts["dim"],
         modalities=_CLIP_MODALITIES,
+        preprocessing=ref.preprocessing(),
         image_size=ref.preprocessing().image_size,
         context_length=facts["context_length"],
         parameters=facts.get("parameters"),
@@ -207,11 +275,12 @@ def _open_clip_facts(ref: ModelRef) -> ModelFacts:
 def config_facts(config: dict[str, Any], **known: Any) -> ModelFacts:
     """Return the facts that an `open_clip_config.json` holds."""
     model = config["model_cfg"]
-    size = model["vision_cfg"].get("image_size", 224)
+    preprocessing = Preprocessing.of(model["vision_cfg"].get("image_size", 224), config.get("preprocess_cfg", {}))
     return ModelFacts(
         dim=model["embed_dim"],
         modalities=_CLIP_MODALITIES,
-        image_size=size[0] if isinstance(size, list) else size,
+        preprocessing=preprocessing,
+        image_size=preprocessing.image_size,
         context_length=model["text_cfg"].get("context_length", 77),
         **known,
     )
@@ -261,6 +330,8 @@ def _fake_facts(ref: ModelRef) -> ModelFacts:
 _FACTS = {
     "open_clip": _open_clip_facts,
     "demo": _demo_facts,
+    "m-clip": _mclip_facts,
+    "audioclip": _audioclip_facts,
     "custom": _custom_facts,
     "fake": _fake_facts,
 }

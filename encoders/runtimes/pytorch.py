@@ -1,7 +1,8 @@
-"""The torch runtime: an open_clip-like module on a CPU or a CUDA device."""
+"""The torch runtime: the towers themselves, on a CPU or a CUDA device."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,48 +13,51 @@ from ..errors import DeviceError, OutOfMemoryError
 
 
 class TorchRuntime:
-    """Executes a module that has `encode_image` and `encode_text`.
+    """Executes the towers as they are.
 
     Images arrive as uint8 crops and are normalised on the device, by the reference's own operations in its own order
     (divide by 255, subtract the mean, divide by the standard deviation), so that float32 results agree to the bit.
     """
 
     name = "torch"
-    precision = "fp32"
 
-    def __init__(self, module: torch.nn.Module, preprocessing: Preprocessing, device: str) -> None:
-        """Move the module to its device.
+    def __init__(
+        self,
+        towers: Mapping[str, torch.nn.Module],
+        preprocessing: Preprocessing | None,
+        device: str,
+        precision: str = "fp32",
+    ) -> None:
+        """Move the towers to their device.
 
         Args:
-            module: The towers, in float32.
-            preprocessing: Whose mean and standard deviation the graph begins with.
+            towers: By modality, in float32.
+            preprocessing: Whose mean and standard deviation the image tower begins with.
             device: `cpu` or `cuda:X`.
+            precision: `fp32`.
         """
         self.device = device
+        self.precision = precision
         self._device = torch.device(device)
-        self._module: Any = module.eval().requires_grad_(False).to(self._device)
-        self._mean = torch.tensor(preprocessing.mean, device=self._device).view(1, 3, 1, 1)
-        self._std = torch.tensor(preprocessing.std, device=self._device).view(1, 3, 1, 1)
+        self._towers = {name: tower.eval().requires_grad_(False).to(self._device) for name, tower in towers.items()}
+        if preprocessing is not None:
+            self._mean = torch.tensor(preprocessing.mean, device=self._device).view(1, 3, 1, 1)
+            self._std = torch.tensor(preprocessing.std, device=self._device).view(1, 3, 1, 1)
 
-    def encode_images(self, pixels: np.ndarray) -> np.ndarray:
-        """See `Runtime.encode_images`."""
-        return self._run(self._images, pixels)
+    def encode(self, entrance: str, inputs: Sequence[np.ndarray]) -> np.ndarray:
+        """See `Runtime.encode`."""
+        tower = self._images if entrance == "image" else self._towers[entrance.removeprefix("normalised_")]
+        return self._run(tower, inputs)
 
-    def encode_texts(self, tokens: np.ndarray) -> np.ndarray:
-        """See `Runtime.encode_texts`."""
-        return self._run(self._module.encode_text, tokens)
+    def _images(self, crops: torch.Tensor) -> torch.Tensor:
+        # contiguous (n, 3, S, S), as the reference's batches are: another memory layout takes other kernels
+        values = crops.permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(255)
+        return self._towers["image"](values.sub_(self._mean).div_(self._std))
 
-    def _images(self, pixels: torch.Tensor) -> torch.Tensor:
-        if pixels.dtype == torch.uint8:
-            # contiguous (n, 3, S, S), as the reference's batches are: another memory layout takes other kernels
-            values = pixels.permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(255)
-            pixels = values.sub_(self._mean).div_(self._std)
-        return self._module.encode_image(pixels)
-
-    def _run(self, tower: Any, batch: np.ndarray) -> np.ndarray:
+    def _run(self, tower: Any, inputs: Sequence[np.ndarray]) -> np.ndarray:
         try:
             with torch.inference_mode():
-                vectors = tower(torch.from_numpy(batch).to(self._device))
+                vectors = tower(*(torch.from_numpy(array).to(self._device) for array in inputs))
                 return vectors.float().cpu().numpy()
         except torch.AcceleratorError as err:
             raise DeviceError(f"{self.device} failed, and with it every later call: {err}") from err

@@ -12,8 +12,6 @@ from typing import Any
 import pyarrow as pa
 
 from ... import __version__
-from ..catalog import tables
-from ..catalog.names import demo_directory
 from ..errors import DatasetError
 from ..spec import EncoderSpec
 from .files import Folder, dataset_errors, is_local
@@ -51,35 +49,20 @@ def provenance_of(spec: EncoderSpec, modality: str) -> dict[str, Any]:
         "runtime": spec.runtime,
         "precision": spec.precision,
     }
+    preprocessing = spec.facts.preprocessing
     if modality in ("image", "auto") and "image" in spec.modalities:
         provenance["image"] = {
             "preprocess": spec.preprocess,
             "apply_exif": spec.apply_exif,
             "decode": spec.decode,
-            **(_preprocessing(spec) if spec.preprocess else {}),
+            **(preprocessing.as_dict() if spec.preprocess and preprocessing else {}),
         }
     if modality in ("text", "auto") and "text" in spec.modalities:
         provenance["text"] = {
-            "context_length": spec.ref.facts().context_length,
+            "context_length": spec.max_text_tokens or spec.facts.context_length,
             "on_long_text": spec.on_long_text,
         }
     return {**provenance, "versions": dict(_versions())}
-
-
-def _preprocessing(spec: EncoderSpec) -> dict[str, Any]:
-    ref = spec.ref
-    if ref.family == "open_clip":
-        return ref.preprocessing().as_dict()
-    if ref.family == "demo":
-        config = json.loads((demo_directory() / "open_clip_config.json").read_text(encoding="utf-8"))
-    elif ref.family == "hf-hub":
-        from ..towers.hub import fetch_config
-
-        config = fetch_config(ref.weights, spec.cache_dir)
-    else:  # an encoder of somebody's own, or the fake
-        return {}
-    size = config["model_cfg"]["vision_cfg"].get("image_size", 224)
-    return tables.Preprocessing.of(size, config.get("preprocess_cfg", {})).as_dict()
 
 
 @functools.cache

@@ -60,14 +60,17 @@ class ClipTokenizer:
     """Turns a text into the token ids of a CLIP text tower.
 
     Attributes:
-        context_length: Tokens in a row of ids, start and end included.
+        context_length: The most ids of one text, start and end included.
+        pad_id: What fills up rows of ids of unequal length.
     """
+
+    pad_id = 0
 
     def __init__(self, context_length: int = 77, vocabulary: Path | None = None) -> None:
         """Read the merges.
 
         Args:
-            context_length: Tokens in a row of ids.
+            context_length: The most ids of one text.
             vocabulary: The gzipped table of merges; open_clip's own by default.
         """
         self.context_length = context_length
@@ -87,8 +90,8 @@ class ClipTokenizer:
             text: Any string.
 
         Returns:
-            (context_length,) int64: start, tokens, end, zeros; and whether tokens were cut off (the last is then the
-            end token, as in the reference).
+            (n,) int64: start, tokens, end, n up to the context length; and whether tokens were cut off (the last is
+            then the end token, as in the reference).
         """
         room = self.context_length - 2
         tokens: list[int] = []
@@ -97,11 +100,7 @@ class ClipTokenizer:
             tokens.extend(self._encode_word(word) if len(word) <= _REMEMBERED_CHARS else self._split_word(word))
             if len(tokens) > room:
                 break
-        ids = np.zeros(self.context_length, np.int64)
-        kept = tokens[:room]
-        ids[0] = self._ids[_START]
-        ids[1 : len(kept) + 1] = kept
-        ids[len(kept) + 1] = self._ids[_END]
+        ids = np.array([self._ids[_START], *tokens[:room], self._ids[_END]], np.int64)
         return ids, len(tokens) > room
 
     def _split_word(self, word: str) -> tuple[int, ...]:

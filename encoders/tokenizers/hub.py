@@ -12,7 +12,8 @@ class HubTokenizer:
     """An open_clip `HFTokenizer` or `SigLipTokenizer`, one text at a time.
 
     Attributes:
-        context_length: Tokens in a row of ids.
+        context_length: Ids of one text, padding included.
+        pad_id: What rows are filled up with.
     """
 
     def __init__(self, wrapped: Any) -> None:
@@ -24,6 +25,7 @@ class HubTokenizer:
         self._wrapped = wrapped
         self._lock = threading.Lock()  # the Rust tokenizers keep truncation as state: not for two threads at once
         self.context_length: int = wrapped.context_length
+        self.pad_id: int = wrapped.tokenizer.pad_token_id or 0
 
     def __call__(self, text: str) -> tuple[np.ndarray, bool]:
         """Return (context_length,) int64 ids and whether the text was cut."""

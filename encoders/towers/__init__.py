@@ -1,6 +1,35 @@
 """The networks: one loader for each family of models.
 
-- `open_clip`: every architecture of open_clip, with published weights, a file of one's own, or a repository's
-- `weights`: reading weight files safely, and their hashes
+- `source`: what a loader finds: weights, frontend, and how the networks are built
+- `open_clip`, `open_clip_build`: every architecture of open_clip, with published weights, a file, or a repository's
+- `files`, `weights`: weight files, their hashes, and how they are read and fitted
 - `hub`: files of Hugging Face repositories
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..spec import EncoderSpec
+    from .source import Source
+
+_MODULES = {
+    "open_clip": "open_clip",
+    "hf-hub": "open_clip",
+    "demo": "open_clip",
+    "hf": "hugging_face",
+    "m-clip": "mclip",
+    "audioclip": "audioclip",
+}
+
+
+def find_source(spec: EncoderSpec) -> Source:
+    """Find everything that makes the model of a spec, downloading what is not here yet.
+
+    Raises:
+        WeightsError: If something cannot be had.
+    """
+    family = importlib.import_module(f".{_MODULES[spec.ref.family]}", __package__)
+    return family.find_source(spec)

@@ -1,29 +1,20 @@
-"""Reading weight files safely, and knowing them by their hash."""
+"""Reading weight files safely, and fitting them into networks without holding them twice."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import tempfile
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import WeightsError
+from .files import is_torchscript
 
 _ARCHIVE_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 """Entries of OpenAI's TorchScript archives that describe the model and are none of its parameters."""
-
-
-def is_torchscript(path: Path) -> bool:
-    """Tell whether a file is a TorchScript archive, as OpenAI published its weights."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -70,27 +61,66 @@ def _read(path: Path) -> dict[str, Any]:
     return dict(loaded)
 
 
-def sha256_of(path: Path) -> str:
-    """Return a file's SHA-256, computed once and kept beside it (`.<name>.sha256`) with its size and time.
+@contextmanager
+def empty_parameters() -> Iterator[None]:
+    """Build networks inside this block with parameters that hold no memory, until `fit_weights` puts real ones there.
 
-    Where the file's folder cannot be written, the hash is computed at every call.
+    Buffers are real: masks and tables that no file holds are computed by the constructors.
     """
-    status = path.stat()
-    stamp = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
-    note = path.with_name(f".{path.name}.sha256")
+    register = torch.nn.Module.register_parameter
+
+    def register_empty(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
+        if parameter is not None and parameter.device.type != "meta":
+            parameter = torch.nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+        register(module, name, parameter)
+
+    torch.nn.Module.register_parameter = register_empty  # type: ignore[method-assign]
     try:
-        known = json.loads(note.read_text())
-        if all(known[key] == value for key, value in stamp.items()):
-            return str(known["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        yield
+    finally:
+        torch.nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+def fit_weights(
+    module: torch.nn.Module,
+    state: dict[str, torch.Tensor],
+    path: Path,
+    *,
+    may_miss: Callable[[str], bool] = lambda name: name.endswith("num_batches_tracked"),
+    may_have: Callable[[str], bool] = lambda name: name.endswith("position_ids"),
+) -> None:
+    """Put weights into a module, strictly: every name and shape must agree.
+
+    The module takes the tensors themselves, in float32: those of a memory-mapped file stay where they are.
+
+    Args:
+        module: Built inside `empty_parameters`.
+        state: Tensors by name; emptied, so that what is converted is not held twice.
+        path: The file, for the message.
+        may_miss: Names that need not be in the file (buffers that the module has anyway).
+        may_have: Names in the file that are not needed.
+
+    Raises:
+        WeightsError: If they do not fit, with the first names that are off.
+    """
+    own = module.state_dict()
+    ready: dict[str, torch.Tensor] = {}
+    for name in list(state):
+        tensor = state.pop(name)
+        if tensor.is_floating_point():
+            tensor = tensor.float()
+        if name in own and own[name].numel() == tensor.numel() == 1:
+            tensor = tensor.reshape(own[name].shape)  # scalars of older files have the shape (1,)
+        ready[name] = tensor
     try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as draft:
-            json.dump({**stamp, "sha256": digest}, draft)
-        os.chmod(draft.name, 0o644)  # other users' workers read the same weights
-        os.replace(draft.name, note)
-    except OSError:
-        pass  # a read-only folder: the hash is right all the same
-    return digest
+        missing, unexpected = module.load_state_dict(ready, strict=False, assign=True)
+    except RuntimeError as err:
+        raise WeightsError(f"{str(path)!r} does not fit the architecture: {str(err)[:600]}") from err
+    missing = [name for name in missing if not may_miss(name)]
+    unexpected = [name for name in unexpected if not may_have(name)]
+    if missing or unexpected:
+        raise WeightsError(
+            f"{str(path)!r} does not fit the architecture: {len(missing)} names missing {missing[:3]},"
+            f" {len(unexpected)} unexpected {unexpected[:3]}"
+        )
+    module.eval().requires_grad_(False)

@@ -1,0 +1,94 @@
+"""What happens to a value before any network sees it: the settings of each modality, known without torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from .catalog.tables import Preprocessing
+
+
+class Tokenizer(Protocol):
+    """Turns a text into token ids.
+
+    Attributes:
+        context_length: The most ids of one text, special tokens included.
+        pad_id: What fills up rows of ids of unequal length.
+    """
+
+    context_length: int
+    pad_id: int
+
+    def __call__(self, text: str) -> tuple[np.ndarray, bool]:
+        """Return (n,) int64 ids without padding, n up to the context length, and whether the text was cut."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TextFrontend:
+    """How texts become what a text tower reads.
+
+    Attributes:
+        tokenizer: From text to ids.
+        fixed_length: Pad every row to the context length: for towers whose vectors depend on the padding (those that
+            neither look only backwards nor mask it). Others are padded to the longest of the micro-batch.
+        masked: Whether the tower is given an attention mask beside the ids.
+    """
+
+    tokenizer: Tokenizer
+    fixed_length: bool = False
+    masked: bool = False
+
+    def batch(self, rows: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        """Pad rows of ids on the right.
+
+        Returns:
+            (n, length) int64 ids, and where the tower is masked a mask of the same shape, 1 for tokens.
+        """
+        length = self.tokenizer.context_length if self.fixed_length else max(len(row) for row in rows)
+        ids = np.full((len(rows), length), self.tokenizer.pad_id, np.int64)
+        mask = np.zeros_like(ids)
+        for number, row in enumerate(rows):
+            ids[number, : len(row)] = row
+            mask[number, : len(row)] = 1
+        return (ids, mask) if self.masked else (ids,)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AudioFrontend:
+    """How sounds become what an audio tower reads.
+
+    Attributes:
+        sample_rate: Samples a second that waveforms are brought to.
+        scale: What samples in [-1, 1] are multiplied by.
+        min_samples: The shortest waveform that the tower can embed, at `sample_rate`.
+    """
+
+    sample_rate: int
+    scale: float = 1.0
+    min_samples: int = 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Frontend:
+    """How the values of every modality are prepared for one model.
+
+    Attributes:
+        dim: Values in a vector.
+        image: How images are prepared; None without an image tower.
+        text: How texts are prepared; None without a text tower.
+        audio: How sounds are prepared; None without an audio tower.
+    """
+
+    dim: int
+    image: Preprocessing | None = None
+    text: TextFrontend | None = None
+    audio: AudioFrontend | None = None
+
+    @property
+    def modalities(self) -> frozenset[str]:
+        """What can be embedded."""
+        return frozenset(name for name in ("image", "text", "audio") if getattr(self, name) is not None)
