@@ -74,11 +74,11 @@ def empty_parameters() -> Iterator[None]:
             parameter = torch.nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
         register(module, name, parameter)
 
-    torch.nn.Module.register_parameter = register_empty  # type: ignore[method-assign]
+    torch.nn.Module.register_parameter = register_empty  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:
-        torch.nn.Module.register_parameter = register  # type: ignore[method-assign]
+        torch.nn.Module.register_parameter = register  # type: ignore[assignment, method-assign]
 
 
 def fit_weights(
