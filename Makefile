@@ -78,6 +78,10 @@ typecheck: $(INSTALLED) ## Check types, on a built copy
 bench: $(INSTALLED) ## Run the benchmarks
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
+.PHONY: parity
+parity: $(INSTALLED) ## Compare every model with its reference in every runtime; writes docs/parity.md (hours on 2 cores)
+	@$(BIN)/python tools/parity.py $(ARGS)
+
 .PHONY: dist
 dist: $(INSTALLED) ## Build the sdist, and the wheel from it, into dist/
 	@rm -rf dist
@@ -90,5 +94,5 @@ test-installed: dist ## Install the wheel into a fresh environment and use it fr
 
 .PHONY: clean
 clean: ## Remove what was built and cached; .venv stays
-	@rm -rf build dist *.egg-info demo-output .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf build dist *.egg-info demo-output parity-output .pytest_cache .mypy_cache .ruff_cache
 	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

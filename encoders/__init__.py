@@ -7,7 +7,9 @@
 - `failure`, `errors`: what goes wrong with a row, and with a job
 - `media`: fetching, decoding, preprocessing; `tokenizers`; `towers`: the networks; `runtimes`: what executes them
 - `columns`, `document_plan`: what of a row or document is embedded, and where the vectors go
+- `downloads`: weights and other files from elsewhere; `cache`: where this machine keeps them
 - `threads`: how many cores this worker may use; `drivers`: which packages open which object stores
+- `combinations`: which runtime computes in which precision on what; `exporting`: models as graphs in a directory
 - `storage`: Parquet files with provenance, failures, manifests
 - `testing`: a fake encoder; `demo`: the small model inside the package
 """

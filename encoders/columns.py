@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, get_args
 
 from .errors import SpecError
 from .failure import Code, Failure, RowError, Stage
-from .item import Item, item_of_value
+from .item import Item, is_pair, item_of_value
 from .outcome import Outcome, Vector
 from .spec import EncoderSpec, Modality
 
@@ -133,7 +133,7 @@ class ColumnPlan:
         remaining = iter(outcomes)
         row = _row_name(get, self.key)
         for path, column in self.columns.items():
-            length = _array_length(get, path)
+            length = _array_length(_value(get, path), column.modality)
             places = [path] if length is None else [f"{path}[{n}]" for n in range(length)]
             own = [next(remaining) for _ in places]
             failures += [o.at(column=p, row=row) for p, o in zip(places, own, strict=True) if isinstance(o, Failure)]
@@ -151,9 +151,12 @@ def _value(get: Callable[[str], Any], path: str) -> Any:
         return None
 
 
-def _array_length(get: Callable[[str], Any], path: str) -> int | None:
-    value = _value(get, path)
-    return len(value) if isinstance(value, list | tuple) else None
+def _array_length(value: Any, modality: str) -> int | None:
+    """Return how many values an array holds, None for what is one value; numbers alone are one sound's samples."""
+    if not isinstance(value, list | tuple):
+        return None
+    is_sound = modality == "audio" and (is_pair(value) or (value and isinstance(value[0], int | float)))
+    return None if is_sound else len(value)
 
 
 def _items(get: Callable[[str], Any], path: str, column: Column) -> list[Item]:
@@ -162,7 +165,7 @@ def _items(get: Callable[[str], Any], path: str, column: Column) -> list[Item]:
     except MissingColumn as err:
         missing = RowError(Stage.READ, Code.MISSING_COLUMN, f"the row has no {path!r}: {err}")
         return [Item(column.modality, failure=missing)]
-    values = value if isinstance(value, list | tuple) else [value]
+    values = [value] if _array_length(value, column.modality) is None else value
     return [item_of_value(column.modality, element) for element in values]
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from .errors import SpecError
 from .failure import Code, Failure, RowError, Stage
 from .item import Item, Uri
+from .media.audio import Waveform
 
 CONTENT_FIELDS = ("blob", "tensor")
 """Fields that hold the content itself; dropped from results unless it is kept on request."""
@@ -33,7 +34,8 @@ class Document:
         text: Text to embed.
         uri: Path, `gs://`, `s3://`, `http(s)://` or `data:`. What it holds is told by the content, not the ending.
         blob: Encoded bytes. An array given here is taken as `tensor`.
-        tensor: (H, W, 3) RGB image, uint8 or float in [0, 1]; normalised float32 where preprocessing is off.
+        tensor: (H, W, 3) RGB image, uint8 or float in [0, 1]; normalised float32 where preprocessing is off. Or a
+            sound, (n,) or (2, n), float in [-1, 1] or int16, with its samples a second in `tags["sample_rate"]`.
         id: Names the document in results and failures; made up where none is given.
         tags: Anything else that should travel along.
         matches: Candidates that belong to this document; embedded with `access_paths="@m"`.
@@ -108,6 +110,11 @@ class Document:
         if self.text is not None and (self.text.strip() or not has_other):
             return Item("text", self.text)
         if self.tensor is not None:
+            shape: tuple[int, ...] = getattr(
+                self.tensor, "shape", ()
+            )  # whatever it is, embedding it says what is wrong
+            if len(shape) == 1 or (len(shape) == 2 and shape[0] <= 2):
+                return Item("audio", Waveform(self.tensor, self.tags.get("sample_rate")))
             return Item("image", self.tensor)
         if self.blob is not None:
             return Item("auto", self.blob, self.mime_type)

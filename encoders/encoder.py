@@ -61,8 +61,9 @@ class Encoder:
         """Embed values of one modality, as a column of it would hold them.
 
         Args:
-            modality: `text` or `image`.
-            values: Texts; or encoded bytes, arrays, Pillow images and URIs. None is null.
+            modality: `text`, `image` or `audio`.
+            values: Texts; encoded bytes, arrays, Pillow images and URIs; or encoded bytes, pairs (waveform, sample
+                rate) and URIs. None is null.
 
         Returns:
             For each value, in order, a `Vector`, a `Failure`, or None for null.
@@ -90,6 +91,21 @@ class Encoder:
             EmbeddingError: If any image fails; `embed` gives failures as data instead.
         """
         return self._matrix(self.embed("image", _checked(images)))
+
+    def embed_audios(self, audios: Sequence[Any]) -> np.ndarray:
+        """Embed sounds.
+
+        Args:
+            audios: Encoded bytes (WAV, FLAC, OGG, MP3), URIs, or pairs (waveform, sample rate): (n,) or (2, n), float
+                in [-1, 1] or int16, and samples a second.
+
+        Returns:
+            (n, dim) float32, normalised if the spec says so.
+
+        Raises:
+            EmbeddingError: If any sound fails; `embed` gives failures as data instead.
+        """
+        return self._matrix(self.embed("audio", _checked(audios)))
 
     def _matrix(self, outcomes: list[Outcome]) -> np.ndarray:
         failures = {row: outcome for row, outcome in enumerate(outcomes) if isinstance(outcome, Failure)}

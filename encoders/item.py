@@ -9,6 +9,12 @@ from typing import Any, Literal
 import numpy as np
 
 from .failure import Code, RowError, Stage
+from .media.audio import Waveform
+
+_SAMPLES = ("waveform", "array")
+_RATES = ("sampling_rate", "sample_rate")
+_SOUND_FIELDS = {*_SAMPLES, *_RATES, "bytes", "path"}
+"""Fields of a struct that is a sound; Hugging Face data sets have `array`, `sampling_rate`, `path` and `bytes`."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -30,7 +36,8 @@ class Item:
 
     Attributes:
         modality: What to embed it as; `auto` leaves it to the fetched content (documents).
-        content: Text, encoded bytes, an array, a Pillow image or a `Uri`; None is null and gives a null vector.
+        content: Text, encoded bytes, an array, a Pillow image, a `Waveform` or a `Uri`; None is null and gives a null
+            vector.
         media_type: What the owner says it is, such as `image/png`; only `text/…` decides anything.
         failure: Set where the value could not be read already; the item passes through as this failure.
     """
@@ -54,8 +61,10 @@ def item_of_value(modality: Literal["text", "image", "audio"], value: Any) -> It
 
     Args:
         modality: The column's kind.
-        value: For `text` a string. For `image` encoded bytes, an array, a Pillow image, a string (a URI), Spark's
-            image struct, or a struct with `bytes` and `path` as Hugging Face data sets have it. None is null.
+        value: For `text` a string. For `image` and `audio` encoded bytes, a string or a `Uri`, or a struct with `bytes`
+            and `path` as Hugging Face data sets have it. For `image` also an array, a Pillow image or Spark's image
+            struct; for `audio` a pair (waveform, sample rate), or a struct of both (`waveform` or `array`,
+            `sampling_rate` or `sample_rate`). None is null.
 
     Returns:
         The item; a value that fits no kind becomes an item that fails as `unsupported`.
@@ -76,7 +85,9 @@ def _content_of_value(modality: str, value: Any) -> Any:
     if isinstance(value, str):
         return Uri(value)
     if isinstance(value, Mapping):
-        return _content_of_struct(value)
+        return _content_of_sound_struct(value) if modality == "audio" else _content_of_struct(value)
+    if modality == "audio" and isinstance(value, tuple | list | np.ndarray):
+        return _waveform_of(value)
     return bytes(value) if isinstance(value, bytearray | memoryview) else value
 
 
@@ -90,6 +101,37 @@ def _content_of_struct(struct: Mapping[str, Any]) -> Any:
         Stage.READ,
         Code.UNSUPPORTED,
         f"an image struct is Spark's (height, width, nChannels, mode, data) or (bytes, path), got {sorted(struct)}",
+    )
+
+
+def _content_of_sound_struct(struct: Mapping[str, Any]) -> Any:
+    """Return the content of a struct: its samples, else its encoded bytes, else what its path names."""
+    if struct and struct.keys() <= _SOUND_FIELDS:
+        samples = next((struct[name] for name in _SAMPLES if struct.get(name) is not None), None)
+        if samples is not None:
+            return Waveform(samples, next((struct[name] for name in _RATES if struct.get(name) is not None), None))
+        data, path = struct.get("bytes"), struct.get("path")
+        return data if data is not None else Uri(path) if path is not None else None
+    raise RowError(
+        Stage.READ,
+        Code.UNSUPPORTED,
+        f"an audio struct has samples ({' or '.join(_SAMPLES)}) with their rate ({' or '.join(_RATES)}), or bytes or"
+        f" path, got {sorted(map(str, struct))}",
+    )
+
+
+def _waveform_of(value: Any) -> Waveform:
+    """Take a pair for samples and their rate, and anything else for samples alone."""
+    return Waveform(*value) if is_pair(value) else Waveform(value)
+
+
+def is_pair(value: Any) -> bool:
+    """Tell whether a value is a sound's samples with their rate."""
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        return False
+    samples, rate = value
+    return isinstance(samples, np.ndarray | list | tuple) and (
+        rate is None or isinstance(rate, int | float | np.number)
     )
 
 

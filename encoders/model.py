@@ -11,6 +11,7 @@ import numpy as np
 
 from .failure import Code, RowError, Stage
 from .frontend import Frontend
+from .media.audio import open_sound, waveform_for
 from .media.images import open_image, sniff_media_type
 from .media.preprocess import crop_image, normalised_array
 
@@ -25,7 +26,7 @@ class Prepared:
     Attributes:
         payload: What `Model.encode` gets.
         group: Only payloads of one group (and modality) share a call: equal shapes, equal dtypes.
-        pixels: Pixels of the source image.
+        pixels: Pixels of the source image; of a sound the values of the model's largest layer, which take memory alike.
         truncated: Whether a text was cut to the context length.
         media_type: What the content turned out to be.
     """
@@ -154,13 +155,18 @@ class ClipModel(Model):
             raise RowError(
                 Stage.TOKENIZE,
                 Code.TEXT_TOO_LONG,
-                f"the text has more than the {tokenizer.context_length} tokens that the model reads"
+                f"the text has more than the {len(tokens)} tokens that the model reads"
                 " (on_long_text='truncate' cuts it)",
             )
         return Prepared(tokens, group="text", truncated=truncated, media_type="text/plain")
 
     def _prepare_audio(self, content: Any, spec: EncoderSpec) -> Prepared:
-        raise NotImplementedError  # TODO
+        assert self._frontend.audio is not None
+        sound = open_sound(content, max_seconds=spec.max_audio_seconds)
+        waves = waveform_for(sound, self._frontend.audio)
+        size = round(waves.size * self._frontend.audio.values_per_sample)
+        # sounds of unequal length are never padded into each other: it would change their vectors
+        return Prepared(waves, group=waves.shape, pixels=size, media_type=sound.media_type)
 
     def encode(self, modality: str, payloads: Sequence[np.ndarray]) -> np.ndarray:
         """Embed prepared values of one modality and group; see `Model.encode`."""

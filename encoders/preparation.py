@@ -14,8 +14,9 @@ from .errors import ClipmillError
 from .failure import Code, Failure, RowError, Stage
 from .item import Item, Uri
 from .loaded import Loaded
+from .media.audio import Waveform, count_samples, sniff_audio_type
 from .media.fetch import FetchPolicy, fetch
-from .media.images import FORMATS
+from .media.images import FORMATS, sniff_media_type
 from .model import Prepared
 from .spec import EncoderSpec
 
@@ -50,7 +51,7 @@ def prepare_item(item: Item, loaded: Loaded, spec: EncoderSpec) -> Preparation:
         if modality == "auto":
             modality, content = tell_modality(content, item.media_type)
         check_content(modality, content, loaded, spec)
-        with loaded.pixels.hold(count_pixels(content), spec.max_batch_pixels):
+        with loaded.pixels.hold(count_pixels(modality, content), spec.max_batch_pixels):
             result: Prepared | Failure = loaded.model.prepare(modality, content, spec)
     except RowError as err:
         result = err.failure
@@ -107,7 +108,9 @@ def _text_type(media_type: str | None, uri: Uri) -> str | None:
 
 
 def tell_modality(content: Any, media_type: str | None) -> tuple[str, Any]:
-    """Tell what content of unknown kind is: text if its owner said `text/…`, else an image.
+    """Tell what content of unknown kind is: text if its owner said `text/…`, a sound if it looks so, else an image.
+
+    What the owner says is a sound is one unless it looks like an image.
 
     Returns:
         The modality and the content, decoded where it is text.
@@ -117,7 +120,10 @@ def tell_modality(content: Any, media_type: str | None) -> tuple[str, Any]:
             return "text", content.decode("utf-8")
         except UnicodeDecodeError as err:
             raise RowError(Stage.DECODE, Code.UNDECODABLE, f"{media_type} that is not UTF-8: {err}") from err
-    return "image", content
+    if isinstance(content, bytes):
+        said = (media_type or "").lower().startswith("audio/") and sniff_media_type(content[:16]) is None
+        return "audio" if said or sniff_audio_type(content[:16]) else "image", content
+    return "audio" if isinstance(content, Waveform) else "image", content
 
 
 def check_content(modality: str, content: Any, loaded: Loaded, spec: EncoderSpec) -> None:
@@ -128,7 +134,9 @@ def check_content(modality: str, content: Any, loaded: Loaded, spec: EncoderSpec
     """
     if modality not in loaded.model.modalities:
         has = " and ".join(sorted(loaded.model.modalities))
-        raise RowError(Stage.PREPROCESS, Code.UNSUPPORTED, f"{spec.model} embeds {has}, not {modality}")
+        kind = sniff_audio_type(content[:16]) if isinstance(content, bytes) and modality == "audio" else None
+        given = f"{modality} ({kind})" if kind else modality
+        raise RowError(Stage.PREPROCESS, Code.UNSUPPORTED, f"{spec.model} embeds {has}, not {given}")
     if modality == "text":
         if not isinstance(content, str):
             raise RowError(Stage.READ, Code.UNSUPPORTED, f"a text is a string, got {type(content).__name__}")
@@ -144,10 +152,15 @@ def check_content(modality: str, content: Any, loaded: Loaded, spec: EncoderSpec
         raise RowError(Stage.DECODE, Code.EMPTY, "the content has zero bytes")
 
 
-def count_pixels(content: Any) -> int:
-    """Return the pixels that decoding will hold in memory; 0 where nothing is decoded or the header can't be read."""
+def count_pixels(modality: str, content: Any) -> int:
+    """Return the pixels that decoding will hold in memory; 0 where nothing is decoded or the header can't be read.
+
+    The samples of a sound, four bytes each, count as pixels, which have three or four.
+    """
     if not isinstance(content, bytes):
         return 0
+    if modality == "audio":
+        return count_samples(content)
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             return image.width * image.height

@@ -1,7 +1,8 @@
 """Load once: every worker process keeps one copy of a model for each device.
 
-The key is what makes the model: its name, runtime, precision, device and cache. Specs that differ only in limits,
-normalising, preprocessing or decoding share the copy, its lock and its threads.
+The key is what makes the model: its name and its family's options, runtime, precision, device and cache. Specs that
+differ only in limits, normalising, preprocessing or decoding share the copy, its lock and its threads; so do a spec
+that says `auto` and one that names what `auto` means here.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 
+from .combinations import Combination, may_have_gpu
 from .encoder import Encoder
-from .errors import WeightsError
+from .errors import DeviceError, WeightsError
 from .loaded import Loaded
 from .model import ClipModel, Model
 from .spec import EncoderSpec
@@ -22,10 +24,17 @@ from .threads import allowed_cpus
 
 _log = logging.getLogger("clipmill")
 
-_lock = threading.Lock()  # guards the dicts; loading happens under the key's own lock, so that two models load at once
-_key_locks: dict[Hashable, threading.Lock] = {}
-_models: dict[Hashable, Loaded] = {}
-_encoders: dict[tuple[EncoderSpec, Hashable], Encoder] = {}
+_Asked = tuple[Hashable, ...]
+"""What a spec says of its model, `auto` as it stands, and the device."""
+
+_Key = tuple[Hashable, str]
+"""What makes a model but for the device, `auto` resolved; and the device."""
+
+_lock = threading.Lock()  # guards the dicts; loading happens under a lock of its own, so that two models load at once
+_load_locks: dict[Hashable, threading.Lock] = {}
+_keys: dict[_Asked, _Key] = {}
+_models: dict[_Key, Loaded] = {}
+_encoders: dict[tuple[EncoderSpec, _Key], Encoder] = {}
 _loads = 0
 
 
@@ -47,32 +56,50 @@ def load_encoder(
         WeightsError: If the weights cannot be had or do not fit.
         DeviceError: If the device asked for is not here.
     """
-    global _loads
     spec = EncoderSpec.of(spec, **options)
-    load = _loader(spec)
     device = _resolve_device(spec)
-    identity = (spec.model, *_choose(spec), spec.cache_dir)
-    key = (identity, device)
+    asked = (_identity(spec), spec.runtime, spec.precision, device)
     with _lock:
-        if (spec, key) in _encoders:
-            return _encoders[spec, key]
-        key_lock = _key_locks.setdefault(key, threading.Lock())
-    with key_lock:
-        if key not in _models:
+        known = _keys.get(asked)
+        if known is not None and (spec, known) in _encoders:
+            return _encoders[spec, known]
+        # one model at a time: specs that say it differently may mean the same copy
+        load_lock = _load_locks.setdefault((_identity(spec), device), threading.Lock())
+    with load_lock:
+        key = _keys.get(asked)
+        if key is None or key not in _models:
             if exclusive:
-                _drop_others(identity, device)
-            started = time.perf_counter()
-            threads = cpus or allowed_cpus()
-            model = load(spec, device, threads)
-            _log.info(
-                "loaded %s on %s in %.1f s, %d threads; %s",
-                spec.model, model.device, time.perf_counter() - started, threads, model.resolved,
-            )  # fmt: skip
-            with _lock:
-                _models[key] = Loaded(model, threads)
-                _loads += 1
+                _drop_others(_identity(spec), device)
+            key = _load(spec, device, cpus or allowed_cpus())
         with _lock:
+            _keys[asked] = key
             return _encoders.setdefault((spec, key), Encoder(spec, _models[key]))
+
+
+def _load(spec: EncoderSpec, device: str, threads: int) -> _Key:
+    """Load a model, or find that it is loaded under another way of asking for it; the caller holds its lock."""
+    global _loads
+    started = time.perf_counter()
+    identity = _identity(spec)
+
+    def key_of(way: Combination | None) -> _Key:
+        return ((*identity, way), device)
+
+    own = {"fake": _load_fake, "custom": _load_custom}.get(spec.ref.family)
+    if own is not None:
+        key, model = key_of(None), None if key_of(None) in _models else own(spec)
+    else:
+        way, model = _load_catalog(spec, device, threads, lambda way: key_of(way) in _models)
+        key = key_of(way)
+    if model is not None:
+        _log.info(
+            "loaded %s on %s in %.1f s, %d threads; %s",
+            spec.model, model.device, time.perf_counter() - started, threads, model.resolved,
+        )  # fmt: skip
+        with _lock:
+            _models[key] = Loaded(model, threads)
+            _loads += 1
+    return key
 
 
 def count_loads() -> int:
@@ -90,10 +117,10 @@ def unload_all() -> None:
     _give_memory_back()
 
 
-def _drop_others(identity: Hashable, device: str) -> None:
+def _drop_others(identity: tuple[Hashable, ...], device: str) -> None:
     with _lock:
-        for key in [k for k in _models if k[0] == identity and k[1] != device]:  # type: ignore[index]
-            _log.warning("moved to %s: letting go of the copy on %s", device, key[1])  # type: ignore[index]
+        for key in [k for k in _models if k[0][:-1] == identity and k[1] != device]:  # type: ignore[index]
+            _log.warning("moved to %s: letting go of the copy on %s", device, key[1])
             _models.pop(key).close()
             for pair in [p for p in _encoders if p[1] == key]:
                 del _encoders[pair]
@@ -108,35 +135,57 @@ def _give_memory_back() -> None:
         torch.cuda.empty_cache()
 
 
-def _choose(spec: EncoderSpec) -> tuple[str, str]:
-    """Return the runtime and precision that a spec means here: `auto` is one of the others, not a model of its own."""
-    return "torch" if spec.runtime == "auto" else spec.runtime, "fp32" if spec.precision == "auto" else spec.precision
+def _identity(spec: EncoderSpec) -> tuple[Hashable, ...]:
+    """Return what makes a model beside runtime, precision and device."""
+    return (
+        spec.model,
+        spec.mode,
+        spec.image_weights,
+        spec.base_tokenizer,
+        spec.base_image_processor,
+        spec.max_text_tokens,
+        spec.cache_dir,
+    )
 
 
 def _resolve_device(spec: EncoderSpec) -> str:
+    """Return `cpu` or `cuda:X`; torch is asked only where there may be a GPU that the spec can use."""
     if spec.ref.family in ("fake", "custom"):
         return "cpu"  # what an own encoder runs on is its own affair
-    if spec.device == "cpu":
+    device = str(spec.device)
+    if device == "cpu" or (device == "auto" and (spec.runtime == "openvino" or spec.precision == "int8")):
         return "cpu"
-    from .runtimes.pytorch import resolve_device
+    if not may_have_gpu():
+        if device == "auto":
+            return "cpu"
+        raise DeviceError(f"device={device!r} was asked for; CUDA devices here: none (no driver is loaded)")
+    if spec.runtime == "onnx" or spec.ref.family == "onnx":
+        from .runtimes.onnx import resolve_device
+    else:
+        from .runtimes.pytorch import resolve_device
+    return resolve_device(device)
 
-    return resolve_device(str(spec.device))
 
-
-def _loader(spec: EncoderSpec) -> Callable[[EncoderSpec, str, int], Model]:
-    return {"fake": _load_fake, "custom": _load_custom}.get(spec.ref.family, _load_catalog)
-
-
-def _load_catalog(spec: EncoderSpec, device: str, threads: int) -> Model:
+def _load_catalog(
+    spec: EncoderSpec, device: str, threads: int, is_loaded: Callable[[Combination], bool]
+) -> tuple[Combination, Model | None]:
+    """Return what `auto` means here, and the model, or None where it is loaded already."""
     from .runtimes import start_runtime
+    from .runtimes.choice import decide
+    from .runtimes.store import Store
     from .towers import find_source
 
     source = find_source(spec)
-    runtime = start_runtime(source, spec, device, threads)
-    return ClipModel(source.frontend, runtime, {"weights_sha256": source.weights_sha256, **source.resolved})
+    store = Store(source, spec.cache_dir)
+    decision = decide(store, spec, device, threads, is_loaded)
+    if is_loaded(decision.combination):
+        return decision.combination, None
+    runtime = decision.runtime or start_runtime(store, decision.combination, device, threads)
+    resolved = {"weights_sha256": source.weights_sha256, **source.resolved, **decision.figures}
+    return decision.combination, ClipModel(source.frontend, runtime, resolved)
 
 
-def _load_custom(spec: EncoderSpec, device: str, threads: int) -> Model:
+def _load_custom(spec: EncoderSpec) -> Model:
     from .catalog.names import load_factory
 
     model = load_factory(spec.ref)()
@@ -149,7 +198,7 @@ def _load_custom(spec: EncoderSpec, device: str, threads: int) -> Model:
     return model
 
 
-def _load_fake(spec: EncoderSpec, device: str, threads: int) -> Model:
+def _load_fake(spec: EncoderSpec) -> Model:
     from .testing import FakeModel
 
     return FakeModel(spec.ref.options)

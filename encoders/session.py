@@ -13,7 +13,6 @@ import collections
 import queue
 import time
 from collections.abc import Hashable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -21,9 +20,9 @@ import numpy as np
 
 from .errors import ClipmillError, OutOfMemoryError
 from .failure import Code, Failure, Stage
+from .in_flight import Group, Row, Slot, Window
 from .item import Item, Uri
 from .loaded import Loaded
-from .model import Prepared
 from .outcome import Finished, Outcome, Vector
 from .preparation import Preparation, fetch_and_prepare, fetch_policy, prepare_item
 from .spec import EncoderSpec
@@ -36,47 +35,8 @@ _MAX_WAITING = 16
 """Micro-batches' worth of rows that may wait, finished, for an older one: a slow URI must not hold all of them."""
 _PATIENCE_S = 0.1
 """Seconds that what is ready waits for a micro-batch to fill, when there is no room for more rows."""
-
-
-class _Slot:
-    """One item on its way."""
-
-    __slots__ = ("future", "nbytes", "outcome", "prepared", "row")
-
-    def __init__(self, row: _Row, nbytes: int) -> None:
-        self.row = row
-        self.nbytes = nbytes
-        self.future: Future[Preparation] | None = None
-        self.prepared: Prepared | None = None
-        self.outcome: Outcome = None
-
-
-class _Row:
-    """A row on its way: its token, its slots, how many of them are not done, and the bytes its caller holds."""
-
-    __slots__ = ("nbytes", "open", "slots", "token")
-
-    def __init__(self, token: Any) -> None:
-        self.token = token
-        self.slots: list[_Slot] = []
-        self.open = 0
-        self.nbytes = 0
-
-
-class _Group:
-    """Prepared slots that may share a call of the model."""
-
-    __slots__ = ("nbytes", "pixels", "slots")
-
-    def __init__(self) -> None:
-        self.slots: list[_Slot] = []
-        self.nbytes = 0
-        self.pixels = 0
-
-    def add(self, slot: _Slot, pixels: int) -> None:
-        self.slots.append(slot)
-        self.nbytes += slot.nbytes
-        self.pixels += pixels
+_SOUND_BYTES_PER_S = 4 * 44_100
+"""What a second of a prepared sound may hold, of which none has been seen yet."""
 
 
 class EmbedSession:
@@ -97,12 +57,13 @@ class EmbedSession:
         self._max_rows = spec.max_batch_rows or (_GPU_ROWS if on_gpu else _CPU_ROWS)
         self._decoders = loaded.pool("decode", spec.preprocess_threads or loaded.threads)
         self._policy = fetch_policy(spec)
-        self._rows: collections.deque[_Row] = collections.deque()
-        self._decoding: collections.deque[_Slot] = collections.deque()
-        self._fetching: set[_Slot] = set()
-        self._arrived: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
-        self._ready: dict[tuple[str, Hashable], _Group] = {}
+        self._rows: collections.deque[Row] = collections.deque()
+        self._decoding: collections.deque[Slot] = collections.deque()
+        self._fetching: set[Slot] = set()
+        self._arrived: queue.SimpleQueue[Slot] = queue.SimpleQueue()
+        self._ready: dict[tuple[str, Hashable], Group] = {}
         self._slots_in_flight = 0
+        self._window = Window(_WINDOW * self._max_rows, _WINDOW * spec.max_batch_bytes)
         self._bytes_held = 0
         self._broken = False
 
@@ -126,15 +87,15 @@ class EmbedSession:
             ClipmillError: What is no fault of this row, such as a device that broke; the session is over then.
         """
         with self._ending_on_error():
-            row = _Row(token)
+            row = Row(token)
             self._rows.append(row)
             self._stats.rows += 1
             for item in items:
-                slot = _Slot(row, item.nbytes)
+                slot = Slot(row, item.nbytes)
                 row.slots.append(slot)
                 row.nbytes += slot.nbytes
                 self._start(slot, item)
-                while self._slots_in_flight >= _WINDOW * self._max_rows:
+                while self._window.is_full(self._slots_in_flight):
                     self._make_room()
             self._bytes_held += row.nbytes
             self._take_done()
@@ -173,7 +134,7 @@ class EmbedSession:
 
     # --- on the way in -----------------------------------------------------------------------------------------------
 
-    def _start(self, slot: _Slot, item: Item) -> None:
+    def _start(self, slot: Slot, item: Item) -> None:
         if item.failure is not None:
             self._settle(slot, item.failure.failure)
             return
@@ -182,6 +143,8 @@ class EmbedSession:
             return
         slot.row.open += 1
         self._slots_in_flight += 1
+        if item.modality in ("audio", "auto") and "audio" in self._loaded.model.modalities:
+            self._window.expect(int(self._spec.max_audio_seconds * _SOUND_BYTES_PER_S))
         if isinstance(item.content, Uri):
             fetchers = self._loaded.pool("fetch", self._spec.fetch_threads)
             self._fetching.add(slot)
@@ -210,37 +173,38 @@ class EmbedSession:
         """
         self._take(self._decoding.popleft() if self._decoding else self._arrived.get(timeout=timeout_s))
 
-    def _take(self, slot: _Slot) -> None:
+    def _take(self, slot: Slot) -> None:
         self._fetching.discard(slot)
         assert slot.future is not None
         future, slot.future = slot.future, None
         self._receive(slot, future.result())
 
-    def _receive(self, slot: _Slot, preparation: Preparation) -> None:
+    def _receive(self, slot: Slot, preparation: Preparation) -> None:
         self._stats.fetch_msec += preparation.fetch_msec
         self._stats.decode_msec += preparation.decode_msec
         prepared = preparation.result
         if isinstance(prepared, Failure):
             self._finish(slot, prepared)
             return
+        self._window.see(prepared)
         slot.prepared = prepared
         slot.nbytes = preparation.nbytes
         key = (preparation.modality, prepared.group)
         if (group := self._ready.get(key)) and self._would_overflow(group, slot.nbytes, prepared.pixels):
             self._encode_group(key)
-        group = self._ready.setdefault(key, _Group())
+        group = self._ready.setdefault(key, Group())
         group.add(slot, prepared.pixels)
         if len(group.slots) >= min(self._max_rows, self._loaded.row_limit(*key) or self._max_rows):
             self._encode_group(key)
 
-    def _would_overflow(self, group: _Group, nbytes: int, pixels: int) -> bool:
+    def _would_overflow(self, group: Group, nbytes: int, pixels: int) -> bool:
         return group.nbytes + nbytes > self._spec.max_batch_bytes or group.pixels + pixels > self._spec.max_batch_pixels
 
     # --- micro-batches -----------------------------------------------------------------------------------------------
 
     def _is_crowded(self) -> bool:
         return (
-            self._slots_in_flight >= _WINDOW * self._max_rows
+            self._window.is_full(self._slots_in_flight)
             or len(self._rows) >= _MAX_WAITING * self._max_rows
             or (self._bytes_held > 2 * self._spec.max_batch_bytes and self._slots_in_flight > 1)
         )
@@ -259,7 +223,7 @@ class EmbedSession:
     def _encode_group(self, key: tuple[str, Hashable]) -> None:
         self._encode(key, self._ready.pop(key).slots)
 
-    def _encode(self, key: tuple[str, Hashable], slots: list[_Slot]) -> int:
+    def _encode(self, key: tuple[str, Hashable], slots: list[Slot]) -> int:
         """Encode a micro-batch; halve it when memory runs out or a row spoils it, down to single rows.
 
         Returns:
@@ -291,7 +255,7 @@ class EmbedSession:
             self._loaded.remember_row_limit(*key, max(fitting))
         return max(fitting) if all(fitting) else 0
 
-    def _settle_all(self, slots: list[_Slot], vectors: np.ndarray) -> None:
+    def _settle_all(self, slots: list[Slot], vectors: np.ndarray) -> None:
         finite = np.isfinite(vectors).all(axis=1)
         for slot, values, good in zip(slots, vectors, finite, strict=True):
             prepared = slot.prepared
@@ -315,13 +279,13 @@ class EmbedSession:
 
     # --- on the way out ----------------------------------------------------------------------------------------------
 
-    def _finish(self, slot: _Slot, outcome: Outcome) -> None:
+    def _finish(self, slot: Slot, outcome: Outcome) -> None:
         self._slots_in_flight -= 1
         slot.row.open -= 1
         slot.prepared = None
         self._settle(slot, outcome)
 
-    def _settle(self, slot: _Slot, outcome: Outcome) -> None:
+    def _settle(self, slot: Slot, outcome: Outcome) -> None:
         slot.outcome = outcome
         if isinstance(outcome, Failure):
             self._stats.count_failure(outcome)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import os
 import re
 from typing import Any, Literal, Self
 
 from .catalog import ModelFacts, ModelRef, resolve_model
+from .catalog.mclip import image_model
 from .catalog.names import absolute_if_path
+from .combinations import PRECISIONS, RUNTIMES, check_combination
 from .errors import SpecError
 
 Modality = Literal["text", "image", "audio"]
@@ -42,8 +45,6 @@ RENAMED = {
 MAX_PILLOW_PIXELS = 178_956_970
 """Above this Pillow refuses an image as a decompression bomb, whoever asks."""
 
-_RUNTIMES = ("auto", "torch", "onnx", "openvino")
-_PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 _MIB = 2**20
 
 
@@ -69,24 +70,27 @@ class EncoderSpec:
     Attributes:
         model: `<architecture>::<weights>` and the other spellings of the README's table of names.
         device: `auto` (a GPU where the worker has one), `cpu`, `cuda` or `cuda:X`. Resolved on the worker.
-        runtime: What executes the towers: `torch`, `onnx` or `openvino`; `auto` leaves the choice to the worker.
-        precision: `fp32`, `bf16`, `fp16` or `int8`; `auto` leaves the choice to the worker.
+        runtime: What executes the towers: `torch`, `onnx` or `openvino`; `auto` takes the fastest that the worker has.
+        precision: `fp32`, `bf16`, `fp16` or `int8`; `auto` takes the fastest of fp32 and bf16 whose vectors were found
+            on the worker to have a cosine of at least 0.999 to those of fp32, checked once for each model and machine.
         mode: How AudioCLIP runs: `reference` (as it was trained) or `jina` (as Jina's last executor ran it).
         image_weights: M-CLIP's image tower where it is not the published pairing: a tag of its architecture, or a file.
         base_tokenizer: Repository or directory whose tokenizer an `hf:` model without one uses.
         base_image_processor: Repository or directory whose preprocessing an `hf:` model without one uses.
         max_text_tokens: The most tokens of a text, special ones included; None means what the model was run with.
         normalize: Whether vectors are scaled to length 1. Off by default, as in clip-as-service.
-        preprocess: False when images come as normalised float32 arrays of the model's size.
+        preprocess: False when images come as normalised float32 arrays of the model's size. Texts and sounds are
+            prepared as ever.
         decode: `exact` decodes and resizes as the reference does, to the bit; `fast` may move a grey level.
         apply_exif: Whether photographs are turned as their EXIF orientation says. The references ignore it.
         on_long_text: `truncate` cuts texts over the context length and counts them; `fail` makes them failures.
         max_batch_rows: Rows in one call of the model; None means 32 on a CPU and 128 on a GPU.
         max_batch_bytes: Bytes of source content (files, arrays, texts) behind one call of the model.
-        max_batch_pixels: Pixels of source images behind one call of the model, and decoded at the same time.
+        max_batch_pixels: Pixels of source images behind one call of the model, and decoded at the same time; of sounds
+            the values of the model's largest layer, some 440,000 for a second and channel of AudioCLIP.
         preprocess_threads: Threads that decode; None means one for each core that this worker may use.
         fetch_threads: Threads that wait for URIs.
-        cache_dir: Where downloaded weights are kept; None means the hub library's own place.
+        cache_dir: Where downloads, and graphs made of them, are kept; None means $CLIPMILL_CACHE, or ~/.cache/clipmill.
         allow_local_files: Whether a document's or row's URI may name a file of this machine.
         allow_private_addresses: Whether http(s) may reach loopback, private and link-local addresses.
         uri_schemes: Schemes that a document's or row's URI may have.
@@ -95,6 +99,7 @@ class EncoderSpec:
         max_redirects: Redirects that one http(s) URI may take.
         max_image_pixels: Pixels of one image, judged before it is decoded.
         max_text_chars: Characters of one text.
+        max_audio_seconds: Seconds of one sound, judged before it is decoded where its header tells.
 
     Raises:
         SpecError: If a value cannot work; `UnknownModelError` (with the nearest names) if it is the model.
@@ -129,6 +134,7 @@ class EncoderSpec:
     max_redirects: int = 5
     max_image_pixels: int = 100_000_000
     max_text_chars: int = 1_000_000
+    max_audio_seconds: float = 60.0
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         """Refuse unknown options with the name to use, before dataclasses' own terser error."""
@@ -147,8 +153,9 @@ class EncoderSpec:
         self._check_schemes()
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(self.device)):
             raise SpecError(f"device={self.device!r} is none of 'auto', 'cpu', 'cuda', 'cuda:X'")
-        self._check_choice("runtime", _RUNTIMES)
-        self._check_choice("precision", _PRECISIONS)
+        self._check_choice("runtime", RUNTIMES)
+        self._check_choice("precision", PRECISIONS)
+        check_combination(self.runtime, self.precision, str(self.device))
         self._check_choice("mode", ("reference", "jina"))
         self._check_family_options()
         self._check_choice("decode", ("fast", "exact"))
@@ -167,8 +174,10 @@ class EncoderSpec:
             raise SpecError(
                 f"max_image_pixels={self.max_image_pixels!r} is over {MAX_PILLOW_PIXELS:,}, Pillow's own limit"
             )
-        if not isinstance(self.fetch_timeout_s, int | float) or not self.fetch_timeout_s > 0:
-            raise SpecError(f"fetch_timeout_s={self.fetch_timeout_s!r} is not a number of seconds above 0")
+        for name in ("fetch_timeout_s", "max_audio_seconds"):
+            seconds = getattr(self, name)
+            if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 < seconds < math.inf:
+                raise SpecError(f"{name}={seconds!r} is not a number of seconds above 0")
 
     def _check_family_options(self) -> None:
         """Refuse options that the model's family does not read; make their paths absolute."""
@@ -185,6 +194,8 @@ class EncoderSpec:
                 if not isinstance(value, str) or not value:
                     raise SpecError(f"{name}={value!r} is no name and no path")
                 object.__setattr__(self, name, absolute_if_path(value))
+        if self.image_weights:
+            resolve_model(image_model(self.ref.architecture, self.image_weights))  # an unknown tag fails here
 
     def _check_schemes(self) -> None:
         given: Any = self.uri_schemes
@@ -218,7 +229,7 @@ class EncoderSpec:
     @property
     def facts(self) -> ModelFacts:
         """What is known of the model without loading it."""
-        return self.ref.facts(self.cache_dir, self.base_image_processor)
+        return self.ref.facts(self.cache_dir, self.base_image_processor, self.image_weights)
 
     @property
     def dim(self) -> int:

@@ -3,6 +3,7 @@
 `EncoderSpec("fake::dim=8")` needs no weights. Options, as `fake::dim=8&log=/tmp/log`:
 
 - `dim`: values in a vector (default 8)
+- `modalities`: what it embeds (default `text,image`; `audio` is the third)
 - `log`: a directory; every process appends its loads and calls to a file of its own there (`read_log` reads them all)
 - `max_rows`: calls with more rows run out of memory, as a small GPU would
 - `bad`: texts that contain this word make the whole call fail, as a broken row can
@@ -19,7 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from .catalog.names import fake_modalities
 from .errors import OutOfMemoryError
+from .media.audio import open_sound, require_audio
 from .media.images import open_image
 from .model import Model, Prepared
 from .spec import EncoderSpec
@@ -37,13 +40,27 @@ def fake_image_vector(pixels: np.ndarray, dim: int = 8) -> np.ndarray:
     return np.array((values + [0] * dim)[:dim], np.float32)
 
 
+def fake_audio_vector(samples: np.ndarray, sample_rate: float, dim: int = 8) -> np.ndarray:
+    """Return the fake's vector of a sound: channels, samples, their rate, each channel's greatest sample, then zeros.
+
+    Args:
+        samples: (channels, n) float32 at the sound's own rate; the fake doesn't resample.
+        sample_rate: Samples a second.
+        dim: Values in a vector.
+    """
+    values = [*samples.shape, sample_rate, *samples.max(axis=1)]
+    return np.array((values + [0] * dim)[:dim], np.float32)
+
+
 class FakeModel(Model):
     """The model behind `fake::`."""
 
     def __init__(self, options: Mapping[str, str]) -> None:
         """Read the options; see the module."""
         self.dim = int(options.get("dim", 8))
-        self.modalities = frozenset({"text", "image"})
+        self.modalities = fake_modalities(options)
+        if "audio" in self.modalities:
+            require_audio()
         self.resolved = {"runtime": "fake", "precision": "fp32", "device": "cpu", "weights_sha256": None}
         self._max_rows = int(options.get("max_rows", 0)) or None
         self._bad = options.get("bad")
@@ -51,10 +68,14 @@ class FakeModel(Model):
         self._write({"event": "load"})
 
     def prepare(self, modality: str, content: Any, spec: EncoderSpec) -> Prepared:
-        """Keep a text; decode an image."""
+        """Keep a text; decode an image or a sound. Only sounds of equal shape share a call, as in real models."""
         if modality == "text":
             truncated = len(content.split()) > 75
             return Prepared(content, truncated=truncated, media_type="text/plain")
+        if modality == "audio":
+            sound = open_sound(content, max_seconds=spec.max_audio_seconds)
+            payload = (sound.samples.T, sound.sample_rate)
+            return Prepared(payload, group=payload[0].shape, pixels=payload[0].size, media_type=sound.media_type)
         image = open_image(content, max_pixels=spec.max_image_pixels, apply_exif=spec.apply_exif)
         return Prepared(np.asarray(image.convert("RGB")), pixels=image.width * image.height)
 
@@ -65,6 +86,8 @@ class FakeModel(Model):
             raise OutOfMemoryError(f"{len(payloads)} rows, and room for {self._max_rows}")
         if self._bad and any(isinstance(p, str) and self._bad in p for p in payloads):
             raise ValueError(f"the word {self._bad!r} broke the call")
+        if modality == "audio":
+            return np.stack([fake_audio_vector(samples, rate, self.dim) for samples, rate in payloads])
         vector = fake_text_vector if modality == "text" else fake_image_vector
         return np.stack([vector(payload, self.dim) for payload in payloads])
 

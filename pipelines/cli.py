@@ -1,4 +1,4 @@
-"""The command line: `clipmill embed | summary | models | doctor`.
+"""The command line: `clipmill embed | summary | models | export | doctor`.
 
 Exit codes: 0 when all went well, 2 when what was asked for cannot work (nothing was run), 1 when a job failed.
 """
@@ -15,14 +15,16 @@ import click
 from click.core import ParameterSource
 
 from ..encoders.errors import ClipmillError, SpecError
+from ..encoders.spec import EncoderSpec
 from .engines import ENGINES
 from .options import spec_from, spec_options
 
 _OF_JOBS = (
-    *("output", "engine", "overwrite", "columns", "text_column", "uri_column", "image_column", "id_column", "tags"),
-    *("drop", "access_paths", "keep_content", "dtype", "rows_per_shard", "fail_fast", "max_failures"),
-    *("master", "remote", "conf", "as_json"),
+    *("output", "engine", "overwrite", "columns", "text_column", "uri_column", "image_column", "audio_column"),
+    *("id_column", "tags", "drop", "access_paths", "keep_content", "dtype", "rows_per_shard", "fail_fast"),
+    *("max_failures", "master", "remote", "conf", "as_json"),
 )
+_PRINTED = "--text, --image and --audio"
 _PASSED_UNCHECKED = "clipmill.passed_unchecked"
 
 
@@ -45,22 +47,24 @@ def cli(verbose: bool) -> None:
     "columns",
     multiple=True,
     metavar="NAME=KIND",
-    help="Embed this column (text or image); may be repeated.",
+    help="Embed this column (text, image or audio); may be repeated.",
 )
 @click.option("--text-column", help="Column or field with a document's text.")
 @click.option("--uri-column", help="Column or field with a document's URI.")
 @click.option("--image-column", help="Column with a document's encoded image.")
+@click.option("--audio-column", help="Column with a document's sound: encoded, or samples and their rate.")
 @click.option("--id-column", help="Column or field that names a document or row.")
 @click.option("--tag-column", "tags", multiple=True, metavar="NAME", help="Carry this column along; may be repeated.")
 @click.option("--drop", multiple=True, metavar="NAME", help="Leave this column out of the output; may be repeated.")
 @click.option("--access-paths", default="@r", show_default=True, help="Which documents of a tree: @r, @m, @c, @r,m …")
-@click.option("--keep-content", is_flag=True, help="Write the images' content too.")
+@click.option("--keep-content", is_flag=True, help="Write the images' and sounds' content too.")
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
 @click.option("--rows-per-shard", type=click.IntRange(min=1), default=1024, show_default=True)
 @click.option("--fail-fast", is_flag=True, help="End the job at the first failure.")
 @click.option("--max-failures", default=None, metavar="N|N%", help="End with code 1 if more rows than this failed.")
 @click.option("--text", "texts", multiple=True, metavar="TEXT", help="Print this text's vector, and run no job.")
 @click.option("--image", "images", multiple=True, metavar="FILE", help="Print this image's vector, and run no job.")
+@click.option("--audio", "audios", multiple=True, metavar="FILE", help="Print this sound's vector, and run no job.")
 @click.option("--master", help="Spark master, such as local[4]. [default: local[*]]")
 @click.option("--remote", help="Spark Connect server, such as sc://host:15002.")
 @click.option("--conf", multiple=True, metavar="KEY=VALUE", help="Spark setting; may be repeated.")
@@ -68,22 +72,23 @@ def cli(verbose: bool) -> None:
 @spec_options
 @click.pass_context
 def embed(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> None:
-    """Embed photographs, texts and tables into a Parquet dataset.
+    """Embed photographs, sounds, texts and tables into a Parquet dataset.
 
-    INPUT is a folder, a glob, an image, or a JSON lines, CSV or Parquet file; several may be given. Options that are
-    not listed here go to the engine (--runner=DataflowRunner --project=…); what follows '--' goes there unchecked.
+    INPUT is a folder, a glob, an image or sound, or a JSON lines, CSV or Parquet file; several may be given. Options
+    that are not listed here go to the engine (--runner=DataflowRunner --project=…); what follows '--' goes there
+    unchecked.
     """
     from . import embed as job
 
     spec = spec_from(values)
-    if values["texts"] or values["images"]:
+    if values["texts"] or values["images"] or values["audios"]:
         if tokens:
-            raise click.UsageError("--text and --image print vectors and take no INPUT")
+            raise click.UsageError(f"{_PRINTED} print vectors and take no INPUT")
         for parameter in context.command.params:
             given = context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
             if given and parameter.name in _OF_JOBS:
-                raise click.UsageError(f"{parameter.opts[0]} says nothing beside --text and --image, which run no job")
-        job.print_vectors(spec, values["texts"], values["images"])
+                raise click.UsageError(f"{parameter.opts[0]} says nothing beside {_PRINTED}, which run no job")
+        job.print_vectors(spec, values["texts"], values["images"], values["audios"])
         return
     flags = [flag for parameter in context.command.params for flag in parameter.opts if flag.startswith("--")]
     arguments = job.EmbedArguments.of(tokens, flags, context.find_root().meta.get(_PASSED_UNCHECKED, ()), spec, values)
@@ -104,12 +109,23 @@ def summary(dataset: str) -> None:
 
 @cli.command()
 @click.argument("pattern", required=False)
+@click.option("--download", metavar="NAME", help="Fetch all that this model needs onto this machine; list nothing.")
+@click.option("--cache-dir", metavar="DIR", help="Where --download keeps it; as in embed.")
 @click.option("--json", "as_json", is_flag=True, help="Print for programs.")
-def models(pattern: str | None, as_json: bool) -> None:
+def models(pattern: str | None, download: str | None, cache_dir: str | None, as_json: bool) -> None:
     """List model names (those that contain PATTERN), with modalities, dimension, image size, parameters, licence."""
     from .console import out
-    from .models import describe, list_models, models_table, nearest
+    from .models import describe, download_model, list_models, models_table, nearest
 
+    if download is not None:
+        if pattern:
+            raise click.UsageError(f"--download takes one name and no PATTERN, got {pattern!r}")
+        found = download_model(EncoderSpec(download, cache_dir=cache_dir))
+        lines = [f"{found['name']}: {found['bytes'] / 1e6:,.1f} MB of weights, SHA-256 {found['weights_sha256']}"]
+        click.echo(json.dumps(found, indent=1) if as_json else "\n".join([*lines, *found["files"]]))
+        return
+    if cache_dir is not None:
+        raise click.UsageError("--cache-dir says nothing without --download")
     refs = list_models(pattern)
     if not refs:
         near = nearest(str(pattern))
@@ -133,6 +149,28 @@ def doctor(as_json: bool) -> None:
         click.echo(json.dumps(found, indent=1))
     else:
         out.print(doctor_table(found), soft_wrap=True)
+
+
+@cli.command()
+@click.argument("name")
+@click.argument("directory")
+@click.option("--runtime", type=click.Choice(["onnx", "openvino"]), help="What the directory is for. [default: either]")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16", "int8"]),
+    help="What it is computed in. [default: left to whoever loads it]",
+)
+@click.option("--cache-dir", help="Where downloaded weights and graphs are kept.")
+@click.option("--overwrite", is_flag=True, help="Replace a directory that was exported earlier.")
+def export(
+    name: str, directory: str, runtime: str | None, precision: str | None, cache_dir: str | None, overwrite: bool
+) -> None:
+    """Write model NAME as graphs into DIRECTORY, to be run without torch and open_clip as onnx:DIRECTORY."""
+    from .console import out
+    from .export import export as write
+
+    spec = EncoderSpec(name, runtime=runtime or "auto", precision=precision or "auto", cache_dir=cache_dir)
+    out.print(write(spec, directory, overwrite), soft_wrap=True)
 
 
 def main(arguments: list[str] | None = None) -> None:

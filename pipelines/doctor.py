@@ -26,6 +26,8 @@ _DISTRIBUTIONS = {
     "apache-beam": "beam",
     "pyspark": "spark",
     "pandas": "spark",
+    "soundfile": "audio",
+    "soxr": "audio",
     "httpcore": "remote",
     "s3fs": "remote",
     "gcsfs": "gcp",

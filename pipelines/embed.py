@@ -115,14 +115,14 @@ class EmbedArguments:
         )
 
 
-_READER = ("text", "uri", "image", "id")
+_READER = ("text", "uri", "image", "audio", "id")
 _SETTINGS = ("access_paths", "keep_content", "tags", "drop", "dtype", "fail_fast")
 _COPIED = ("output", "engine", "rows_per_shard", "overwrite", "max_failures", "master", "remote", "conf", "as_json")
 
 
 def _check_usage(inputs: Sequence[str], unchecked: Sequence[str], values: dict[str, Any]) -> None:
     if not inputs:
-        raise click.UsageError("nothing to embed: give an INPUT (a folder, a glob, a file), --text or --image")
+        raise click.UsageError("nothing to embed: give an INPUT (a folder, a glob, a file), --text, --image or --audio")
     if not values["output"]:
         raise click.UsageError("missing option --output: where the dataset goes")
     for name in ("master", "remote", "conf"):
@@ -135,7 +135,7 @@ def _check_usage(inputs: Sequence[str], unchecked: Sequence[str], values: dict[s
             raise click.UsageError(f"--conf {pair!r} is not of the form KEY=VALUE")
     if values["max_failures"] is not None:
         allowed_failures(values["max_failures"], 0)
-    for name in ("text_column", "uri_column", "image_column"):
+    for name in ("text_column", "uri_column", "image_column", "audio_column"):
         if values["columns"] and values[name]:
             raise click.UsageError(f"--{name.replace('_', '-')} is for documents; beside --column it says nothing")
 
@@ -240,15 +240,17 @@ def _judge(found: DatasetSummary, max_failures: str | None) -> int:
     return 1
 
 
-def print_vectors(spec: EncoderSpec, texts: Sequence[str], images: Sequence[str]) -> None:
-    """Print the vectors of texts and images given on the command line, one JSON array a line.
+def print_vectors(spec: EncoderSpec, texts: Sequence[str], images: Sequence[str], audios: Sequence[str] = ()) -> None:
+    """Print the vectors of texts, images and sounds given on the command line, one JSON array a line.
 
     Raises:
         Refused: If one of them cannot be embedded.
     """
-    items = [Item("text", text) for text in texts] + [Item("image", Uri(path, trusted=True)) for path in images]
+    items = [Item("text", text) for text in texts]
+    items += [Item("image", Uri(path, trusted=True)) for path in images]
+    items += [Item("audio", Uri(path, trusted=True)) for path in audios]
     outcomes = load_encoder(spec).embed_items(items)
-    for given, outcome in zip((*texts, *images), outcomes, strict=True):
+    for given, outcome in zip((*texts, *images, *audios), outcomes, strict=True):
         if not isinstance(outcome, Vector):
             failure: Failure | None = outcome
             raise Refused(f"{given!r}: {failure}")

@@ -1,19 +1,27 @@
-"""`clipmill models`: what can be named, and what is known of it before it is loaded."""
+"""`clipmill models`: what can be named, what is known of it before it is loaded, and fetching it beforehand."""
 
 from __future__ import annotations
 
 import difflib
+import threading
+from pathlib import Path
 from typing import Any
 
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
-from ..encoders.catalog import ModelRef, resolve_model
+from ..encoders.catalog import ModelRef, mclip, resolve_model
 from ..encoders.catalog.tables import pairs
+from ..encoders.downloads import observed_by
+from ..encoders.errors import SpecError
+from ..encoders.spec import EncoderSpec
+from .console import err
 
 
 def list_models(pattern: str | None = None) -> list[ModelRef]:
     """Return every named model, or those whose name contains a pattern (any case)."""
-    names = ["demo", *(f"{architecture}::{tag}" for architecture, tag in pairs())]
+    published = (f"{architecture}::{tag}" for architecture, tag in pairs())
+    names = ["demo", *published, *mclip.MODELS, "AudioCLIP::full", "AudioCLIP::partial"]
     return [resolve_model(name) for name in names if not pattern or pattern.lower() in name.lower()]
 
 
@@ -56,3 +64,66 @@ def models_table(refs: list[ModelRef]) -> Table:
             facts["licence"] or "?",
         )
     return table
+
+
+def download_model(spec: EncoderSpec) -> dict[str, Any]:
+    """Fetch everything that a model needs on this machine, showing progress on a terminal.
+
+    Args:
+        spec: Which model, and in which cache.
+
+    Returns:
+        `name`, `weights` (paths), `weights_sha256`, `bytes` of the weights, and `files`: paths of all that was looked
+        for, weights included.
+
+    Raises:
+        SpecError: If this kind of model has nothing to fetch.
+        WeightsError: If something cannot be had.
+    """
+    if spec.ref.family in ("fake", "custom", "onnx"):
+        raise SpecError(f"{spec.model} has nothing to download: it is run from where its name says")
+    from ..encoders.towers import find_source
+
+    with _Bars() as bars, observed_by(bars):
+        source = find_source(spec)
+        digest = source.weights_sha256
+    weights = [str(path) for path in source.files]
+    return {
+        "name": spec.model,
+        "weights": weights,
+        "weights_sha256": digest,
+        "bytes": sum(path.stat().st_size for path in source.files),
+        "files": list(dict.fromkeys([*bars.files, *weights])),
+    }
+
+
+class _Bars:
+    """Downloads as bars on a terminal; in a pipe they are noted, and not shown."""
+
+    def __init__(self) -> None:
+        self.files: list[str] = []
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        self._progress = Progress(*columns, console=err, disable=not err.is_terminal)
+        self._tasks: dict[str, TaskID] = {}
+        self._lock = threading.Lock()  # the hub's library reports from threads of its own
+
+    def __enter__(self) -> _Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def started(self, name: str, done: int, total: int | None) -> None:
+        with self._lock:
+            if name not in self._tasks:
+                self._tasks[name] = self._progress.add_task(name, total=None)
+            self._progress.update(self._tasks[name], completed=done, total=total)
+
+    def advanced(self, name: str, count: int) -> None:
+        with self._lock:
+            if name in self._tasks:
+                self._progress.advance(self._tasks[name], count)
+
+    def finished(self, name: str, path: Path) -> None:
+        self.files.append(str(path))

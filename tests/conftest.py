@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 
 import pytest
 
 # Spark starts its workers with the first `python3` in PATH, which knows nothing of this environment.
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
+
+# Graphs and downloads of the tests are kept for this session alone, and shared by the processes that it starts.
+os.environ["CLIPMILL_CACHE"] = tempfile.mkdtemp(prefix="clipmill-tests-")
+atexit.register(shutil.rmtree, os.environ["CLIPMILL_CACHE"], ignore_errors=True)
 
 # Shared test bodies: their assertions should show values, too.
 pytest.register_assert_rewrite("contract")

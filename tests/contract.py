@@ -12,7 +12,8 @@ A module of an engine subclasses `Contract` and gives it the fixture `embed`:
             return embed
 
 Rows are dicts of one shape for each call: `id` is a string, `caption` a string or None, `photo` bytes or None,
-`captions` a list of strings and Nones. `Result.rows` holds *all* rows that came out, failed ones too, as dicts with
+`captions` a list of strings and Nones, `sound` bytes or None, `wave` a dict of `array` (a list of floats) and
+`sampling_rate` or None. `Result.rows` holds *all* rows that came out, failed ones too, as dicts with
 the columns that went in and those that were added; their order is free. Vectors are arrays or lists of numbers.
 """
 
@@ -24,11 +25,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 
-from clipmill.encoders.testing import fake_image_vector, fake_text_vector, read_log
+from clipmill.encoders.testing import fake_audio_vector, fake_image_vector, fake_text_vector, read_log
 
 DIM = 8
+WITH_SOUNDS = f"fake::dim={DIM}&modalities=text,image,audio"
 
 
 class Result(NamedTuple):
@@ -48,6 +51,24 @@ def png(height: int, width: int, colour: tuple[int, int, int]) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (width, height), colour).save(file, "PNG")
     return file.getvalue()
+
+
+def tone(samples: int, channels: int = 1) -> np.ndarray:
+    """Return (samples, channels) float32 that 16 bits hold exactly; another for each number of samples."""
+    steps = np.arange(samples * channels).reshape(samples, channels) * 37 % 1000 + samples
+    return (steps / 32768).astype(np.float32)
+
+
+def wav(samples: int, channels: int = 1, rate: int = 8000) -> bytes:
+    """Return the file of a tone."""
+    file = io.BytesIO()
+    soundfile.write(file, tone(samples, channels), rate, format="WAV", subtype="PCM_16")
+    return file.getvalue()
+
+
+def vector_of_wav(samples: int, channels: int = 1, rate: int = 8000) -> np.ndarray:
+    """Return what the fake makes of `wav(…)`."""
+    return fake_audio_vector(tone(samples, channels).T, rate, DIM)
 
 
 def vector_of_text(text: str) -> np.ndarray:
@@ -118,6 +139,38 @@ class Contract:
         assert_vectors(result, "caption_embedding", {r["id"]: vector_of_text(r["caption"]) for r in rows})
         assert_vectors(result, "photo_embedding", {str(n): vector_of_png(n, 5, (n, 20, 30)) for n in range(1, 20)})
         assert result.failures == []
+
+    def test_sounds_of_unequal_length_each_get_their_own_vector(self, embed):
+        rows = [{"id": str(n), "sound": wav(20 + n % 50, 1 + n % 2)} for n in range(120)]
+        result = embed(rows, {"sound": "audio"}, model=WITH_SOUNDS, max_batch_rows=4)
+        expected = {str(n): vector_of_wav(20 + n % 50, 1 + n % 2) for n in range(120)}
+        assert_vectors(result, "sound_embedding", expected)
+        assert result.failures == []
+
+    def test_sounds_as_samples_with_their_rate(self, embed):
+        rows = [
+            {"id": "a", "wave": {"array": tone(30)[:, 0].tolist(), "sampling_rate": 8000}},
+            {"id": "b", "wave": {"array": tone(40)[:, 0].tolist(), "sampling_rate": 44100}},
+            {"id": "null", "wave": None},
+            {"id": "rateless", "wave": {"array": tone(30)[:, 0].tolist(), "sampling_rate": None}},
+            {"id": "loud", "wave": {"array": [0.5, 32000.0], "sampling_rate": 8000}},
+        ]
+        result = embed(rows, {"wave": "audio"}, model=WITH_SOUNDS)
+        expected = {"a": vector_of_wav(30), "b": vector_of_wav(40, rate=44100)}
+        assert_vectors(result, "wave_embedding", expected | dict.fromkeys(("null", "rateless", "loud")))
+        assert sorted(result.failures) == [("loud", "wave", "out_of_range"), ("rateless", "wave", "malformed")]
+
+    def test_bad_sounds_between_good_ones(self, embed):
+        good = wav(50)
+        bad = {"cut": good[:60], "noise": b"no sound", "empty": b"", "picture": png(2, 2, (1, 2, 3)), "long": wav(900)}
+        rows = [{"id": f"{kind}{n}", "sound": bad.get(kind, good)} for n in range(4) for kind in ("good", *bad, "last")]
+        result = embed(rows, {"sound": "audio"}, model=WITH_SOUNDS, max_batch_rows=4, max_audio_seconds=0.1)
+        expected = {r["id"]: None if r["id"].rstrip("0123") in bad else vector_of_wav(50) for r in rows}
+        assert_vectors(result, "sound_embedding", expected)
+        codes = {kind: "undecodable" for kind in bad} | {"empty": "empty", "long": "too_large"}
+        assert sorted(result.failures) == sorted(
+            (f"{k}{n}", "sound", code) for n in range(4) for k, code in codes.items()
+        )
 
     def test_bad_rows_between_good_ones(self, embed):
         good = png(4, 4, (9, 9, 9))

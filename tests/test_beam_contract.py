@@ -19,6 +19,7 @@ from clipmill.encoders import unload_all  # noqa: E402
 from clipmill.transforms import Embed  # noqa: E402
 
 TYPES = {"id": str, "caption": str | None, "photo": bytes | None, "captions": Sequence[str | None]}
+TYPES |= {"sound": bytes | None, "wave": Any}
 
 
 def to_dicts(names):

@@ -49,7 +49,7 @@ def _clipmill(command: list[str], environment: dict[str, str] | None = None) -> 
     [
         (["embed"], "nothing to embed"),
         (["embed", "pictures"], "missing option --output"),
-        (["embed", "pictures", "-o", "out", "--modle", "demo"], "did you mean --model?"),
+        (["embed", "pictures", "-o", "out", "--modell", "demo"], "did you mean --model?"),
         (["embed", "pictures", "-o", "out", "--batch-size", "4"], "is called --max-batch-rows here"),
         (["embed", "pictures", "-o", "out", "--projct=x"], "did you mean --project?"),
         (["embed", "pictures", "-o", "out", "--engine", "spark", "--runner=x"], "no such option: --runner"),

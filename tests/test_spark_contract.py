@@ -6,14 +6,15 @@ import copy
 
 import pytest
 
-from clipmill.udfs import embed_columns, embed_image, embed_text, image_udf, text_udf
+from clipmill.udfs import audio_udf, embed_audio, embed_columns, embed_image, embed_text, image_udf, text_udf
 
 pytest_plugins = ["spark_session"]
 pytest.register_assert_rewrite("contract")
 
 from contract import Contract, Result, png  # noqa: E402
 
-TYPES = {"id": "string", "caption": "string", "photo": "binary", "captions": "array<string>"}
+TYPES = {"id": "string", "caption": "string", "photo": "binary", "captions": "array<string>", "sound": "binary"}
+TYPES["wave"] = "struct<array: array<float>, sampling_rate: int>"
 
 
 def frame(spark, rows, columns):
@@ -73,9 +74,11 @@ class ExpressionContract(Contract):
 
 class TestExpressions(ExpressionContract):
     def expression(self, column, kind, **options):
-        return {"text": embed_text, "image": embed_image}[kind](column, **options)
+        return {"text": embed_text, "image": embed_image, "audio": embed_audio}[kind](column, **options)
 
 
 class TestPandasUdfs(ExpressionContract):
     def expression(self, column, kind, **options):
-        return {"text": text_udf, "image": image_udf}[kind](**options)(column).alias(f"{column}_embedding")
+        return {"text": text_udf, "image": image_udf, "audio": audio_udf}[kind](**options)(column).alias(
+            f"{column}_embedding"
+        )

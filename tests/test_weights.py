@@ -17,6 +17,7 @@ from clipmill.encoders.towers.weights import read_weights
 
 NAME = "ViT-B-32"
 TEXTS = ["a photo of a cat", "she smiled, with pain"]
+FP32 = {"device": "cpu", "runtime": "torch", "precision": "fp32"}
 
 
 @pytest.fixture(scope="module")
@@ -72,15 +73,15 @@ def test_published_layouts_load(layout: str, module: torch.nn.Module, tmp_path) 
         torch.save({"epoch": 32, "state_dict": dict(state)}, path)
     else:
         torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}, path)
-    vectors = load_encoder(f"{NAME}-quickgelu::{path}", device="cpu").embed_texts(TEXTS)
+    vectors = load_encoder(f"{NAME}-quickgelu::{path}", **FP32).embed_texts(TEXTS)
     assert relative_error(vectors, _reference(module)) <= 1e-4
 
 
 def test_openais_archive_is_quickgelu_under_either_name(module: torch.nn.Module, tmp_path) -> None:
     """A TorchScript archive holds mixed precision and three more entries, and decides its activation."""
     torch.jit.script(_Archive(module)).save(str(tmp_path / "ViT-B-32.pt"))
-    plain = load_encoder(f"{NAME}::{tmp_path}/ViT-B-32.pt", device="cpu").embed_texts(TEXTS)
-    named = load_encoder(f"{NAME}-quickgelu::{tmp_path}/ViT-B-32.pt", device="cpu").embed_texts(TEXTS)
+    plain = load_encoder(f"{NAME}::{tmp_path}/ViT-B-32.pt", **FP32).embed_texts(TEXTS)
+    named = load_encoder(f"{NAME}-quickgelu::{tmp_path}/ViT-B-32.pt", **FP32).embed_texts(TEXTS)
     assert relative_error(plain, named) == 0
     halves = drawn_module(NAME, quick_gelu=True)
     halves.load_state_dict({n: t.float() for n, t in _Archive(module).state_dict().items() if n in module.state_dict()})
@@ -116,7 +117,16 @@ def test_another_architecture_is_refused(module: torch.nn.Module, tmp_path) -> N
     """Shapes that do not agree are an error, never a partial load."""
     path = write_safetensors(module, tmp_path / "w.safetensors")
     with pytest.raises(WeightsError, match="does not fit the architecture"):
-        load_encoder(f"ViT-B-16::{path}", device="cpu")
+        load_encoder(f"ViT-B-16::{path}", **FP32)
+
+
+def test_another_grid_is_refused(module: torch.nn.Module, tmp_path) -> None:
+    """Positions of another image size are named, never stretched: the vectors would be nobody's."""
+    state = dict(module.state_dict())
+    state["visual.positional_embedding"] = torch.zeros(10 * 10 + 1, 768)
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match=r"(?s)does not fit the architecture.*visual\.positional_embedding"):
+        load_encoder(f"{NAME}::{tmp_path}/w.pt", **FP32)
 
 
 def test_the_hash_is_computed_once(tmp_path) -> None:
@@ -139,7 +149,7 @@ def test_weights_that_cannot_be_fetched_are_an_error(model: str, tmp_path, monke
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(WeightsError, match=r"could not be fetched from https://huggingface\.co") as caught:
-        load_encoder(model, device="cpu", cache_dir=str(tmp_path))
+        load_encoder(model, cache_dir=str(tmp_path), **FP32)
     assert str(tmp_path) in str(caught.value)
 
 

@@ -2,6 +2,8 @@
 
 Weights as open_clip initialises them hide mistakes: a wrong activation still gives a cosine of 0.9999. Here the blocks'
 matrices are scaled up and biases are far from zero, so that a wrong activation, mean or channel order is seen at once.
+They are not drawn as wild as can be: the last norm of a ResNet's blocks stays small, as in trained ones, or bfloat16
+would be chaos (cosine 0.97 with norms from 0.5 to 1, 0.9999 with 0.1 to 0.3).
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ def drawn_module(architecture: str, *, quick_gelu: bool, seed: int = 0, gain: fl
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if "bn" in name and name.endswith(".weight"):  # drawn as zeros in every block's last: it would do nothing
-                parameter.copy_(torch.rand(parameter.shape, generator=generator) * 0.5 + 0.5)
+                span, least = (0.2, 0.1) if "layer" in name and "bn3" in name else (0.5, 0.5)
+                parameter.copy_(torch.rand(parameter.shape, generator=generator) * span + least)
             elif name.endswith(".bias") or name.endswith("in_proj_bias"):
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
             elif ("resblocks" in name or "attnpool" in name) and parameter.ndim == 2:

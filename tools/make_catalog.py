@@ -11,27 +11,32 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # towers whose configuration is on a hub are left uncounted, at once
+os.environ["HF_HUB_OFFLINE"] = "1"  # whatever asks a hub for something fails at once
 
 import open_clip
-import torch
 from open_clip.factory import get_model_config
 from open_clip.pretrained import _PRETRAINED
 
+from clipmill.encoders.catalog.backbones import BACKBONES
+from clipmill.encoders.towers.open_clip_build import build_unfilled
+
 TARGET = Path(__file__).parent.parent / "encoders" / "catalog" / "open_clip.json"
 SUFFIX = "-quickgelu"
+TEXT_KEYS = ("hf_tokenizer_name", "tokenizer_kwargs", "hf_model_name", "no_causal_mask", "embed_cls", "pool_type")
+"""What of a text tower's configuration decides how texts are prepared."""
+
+BY_URL = {("ViT-B-16-plus-240", "laion400m_e32")}
+"""Pairs whose hub entry is that of other weights (open_clip 3.3.0 gives both of this model's tags the first's)."""
 
 
-def count_parameters(name: str) -> int | None:
-    """Count a model's parameters without allocating them; None where a tower's config must be downloaded first."""
-    try:
-        with torch.device("meta"):
-            model = open_clip.create_model(name, load_weights=False, pretrained_hf=False, device="meta")
-    except Exception:
-        return None
+def count_parameters(name: str) -> int:
+    """Count a model's parameters without allocating them."""
+    config = get_model_config(name)
+    model = build_unfilled(config, BACKBONES.get(config["text_cfg"].get("hf_model_name")))
     return sum(p.numel() for p in model.parameters())
 
 
@@ -43,10 +48,11 @@ def architecture(name: str) -> dict[str, Any]:
         "image_size": config["vision_cfg"]["image_size"],
         "context_length": config["text_cfg"].get("context_length", 77),
     }
+    if text := {key: config["text_cfg"][key] for key in TEXT_KEYS if config["text_cfg"].get(key)}:
+        facts["text"] = text
     if config.get("quick_gelu"):
         facts["quick_gelu"] = True
-    if count := count_parameters(name):
-        facts["parameters"] = count
+    facts["parameters"] = count_parameters(name)
     return facts
 
 
@@ -64,7 +70,20 @@ def weights(base: str, tag: str, config: dict[str, Any], architectures: dict[str
         facts["interpolation"] = config["interpolation"]
     if config.get("resize_mode", "shortest") != "shortest":
         facts["resize_mode"] = config["resize_mode"]
+    if config.get("hf_hub") and (base, tag) not in BY_URL:
+        facts["hub"] = config["hf_hub"]
+    if url := config.get("url"):
+        facts["url"] = url
+        if sha256 := published_hash(url):
+            facts["sha256"] = sha256
     return facts
+
+
+def published_hash(url: str) -> str | None:
+    """Return the SHA-256, or its first digits, that a URL carries: OpenAI's as a folder, LAION's in the file's name."""
+    *_, folder, name = url.split("/")
+    found = re.fullmatch(r"[0-9a-f]{64}", folder) or re.search(r"(?<=-)[0-9a-f]{8}(?=\.pth?$)", name)
+    return found[0] if found else None
 
 
 def main() -> None:

@@ -1,8 +1,11 @@
-"""Install a wheel with its real dependencies into a fresh environment and use it from a directory that isn't ours.
+"""Install a wheel into fresh environments and use it from a directory that isn't ours.
 
     python tools/test_installed.py dist/clipmill-0.1.0-py3-none-any.whl
 
-Needs nothing but the standard library. The environment is several gigabytes and is removed at the end.
+One environment has the wheel's real dependencies, and exports a model there. The others have what runs an exported
+model and nothing else, no torch among it: with ONNX Runtime, and with its build for GPUs, which must run without one.
+
+Needs nothing but the standard library. The environments are several gigabytes and are removed at the end.
 """
 
 from __future__ import annotations
@@ -17,7 +20,9 @@ import venv
 import zipfile
 from pathlib import Path
 
-EXTRAS = "beam,spark,remote"
+EXTRAS = "beam,spark,remote,onnx"
+GRAPHS_ALONE = ("numpy", "pillow", "pyarrow", "ftfy", "regex")
+RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
 IMPORT_ALL = """
 import importlib, sys
@@ -28,6 +33,40 @@ for name in sys.argv[2:]:
 """
 
 
+EMBED = """
+import sys
+import numpy as np
+from clipmill.encoders import load_encoder
+encoder = load_encoder(sys.argv[1], device="cpu", runtime=sys.argv[2], precision="fp32")
+texts = encoder.embed_texts(["a red circle", "two small blue stars", "she smiled, with pain"])
+pictures = np.random.default_rng(0).integers(0, 256, (3, 90, 120, 3), np.uint8)
+np.savez(sys.argv[3], texts=texts, images=encoder.embed_images(pictures))
+"""
+
+COMPARE = """
+import sys
+import numpy as np
+ours, theirs = (np.load(name) for name in sys.argv[1:3])
+for name in ("texts", "images"):
+    errors = np.linalg.norm(ours[name] - theirs[name], axis=1) / np.linalg.norm(theirs[name], axis=1)
+    assert errors.max() <= 1e-4, f"{name}: {errors}"
+    assert np.linalg.norm(theirs[name][0] - theirs[name][1]) > 0.1, "vectors that are all alike prove nothing"
+"""
+
+REFUSE_CUDA = """
+import sys
+from clipmill.encoders import load_encoder
+from clipmill.encoders.combinations import may_have_gpu
+from clipmill.encoders.errors import DeviceError
+try:
+    load_encoder(sys.argv[1], device="cuda")
+except DeviceError as err:
+    print(f"device='cuda' is refused: {err}")
+else:
+    assert may_have_gpu(), "a CUDA device where there is none"
+"""
+
+
 def modules_of(wheel: Path) -> list[str]:
     """Return the name of every module in a wheel; walking packages would miss folders without an `__init__.py`."""
     with zipfile.ZipFile(wheel) as archive:
@@ -35,33 +74,68 @@ def modules_of(wheel: Path) -> list[str]:
     return sorted(name.removesuffix("/__init__").replace("/", ".") for name in files)
 
 
+class Environment:
+    """A fresh virtual environment, used from another folder."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder = (folder / name).resolve()
+        self.elsewhere = folder / "elsewhere"
+        self.elsewhere.mkdir(exist_ok=True)
+        self.python = self.folder / "bin" / "python"
+        # Neither the clone nor another environment may lend a module; graphs are made anew.
+        self.environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        self.environ["CLIPMILL_CACHE"] = str(folder / "cache")
+        venv.create(self.folder, with_pip=True)
+
+    def run(self, *command: str | Path, quiet: bool = False) -> None:
+        """Run a command of it; one that fails ends the test."""
+        stdout = subprocess.DEVNULL if quiet else None
+        subprocess.run(command, cwd=self.elsewhere, env=self.environ, stdout=stdout, check=True)
+
+    def pip(self, *arguments: str | Path) -> None:
+        """Run its pip."""
+        self.run(self.python, "-m", "pip", "--disable-pip-version-check", *arguments)
+
+
+def check_whole(wheel: Path, folder: Path) -> None:
+    """Install everything, import every module, export the demo model and embed with torch."""
+    modules = modules_of(wheel)
+    started = time.monotonic()
+    environment = Environment(folder, "whole")
+    environment.pip("install", "--quiet", f"{wheel}[{EXTRAS}]")
+    print(f"installed {wheel.name}[{EXTRAS}] in {time.monotonic() - started:.0f} s")
+    environment.pip("check")
+    environment.run(environment.python, "-c", IMPORT_ALL, str(environment.folder), *modules)
+    print(f"imported {len(modules)} modules from the wheel")
+    environment.run(environment.folder / "bin" / "clipmill", "--help", quiet=True)
+    environment.run(environment.python, "-m", "clipmill", "--help", quiet=True)
+    print("ran clipmill --help and python -m clipmill --help")
+    environment.run(environment.folder / "bin" / "clipmill", "export", "demo", folder / "exported")
+    environment.run(environment.python, "-c", EMBED, "demo", "torch", folder / "torch.npz")
+
+
+def check_graphs_alone(wheel: Path, folder: Path, runtime: str) -> None:
+    """Install what runs graphs and nothing else; the vectors must be those of torch."""
+    environment = Environment(folder, runtime)
+    environment.pip("install", "--quiet", *GRAPHS_ALONE, runtime)
+    environment.pip("install", "--quiet", "--no-deps", wheel)
+    exported = f"onnx:{folder / 'exported'}"
+    vectors = folder / f"{runtime}.npz"
+    environment.run(environment.python, "-c", EMBED, exported, "onnx", vectors)
+    environment.run(environment.python, "-c", COMPARE, vectors, folder / "torch.npz")
+    environment.run(environment.python, "-c", REFUSE_CUDA, exported)
+    print(f"embedded with {runtime} alone: the vectors of torch")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("wheel", type=Path)
     wheel = parser.parse_args().wheel.resolve()
-    modules = modules_of(wheel)
-    # Neither the clone nor another environment may lend a module.
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    with tempfile.TemporaryDirectory(prefix="clipmill-installed-") as folder:
-        environment, elsewhere = Path(folder, "venv").resolve(), Path(folder, "elsewhere")
-        elsewhere.mkdir()
-        python = environment / "bin" / "python"
-
-        def run(*command: str | Path, quiet: bool = False) -> None:
-            stdout = subprocess.DEVNULL if quiet else None
-            subprocess.run(command, cwd=elsewhere, env=environ, stdout=stdout, check=True)
-
-        started = time.monotonic()
-        venv.create(environment, with_pip=True)
-        pip = (python, "-m", "pip", "--disable-pip-version-check")
-        run(*pip, "install", "--quiet", f"{wheel}[{EXTRAS}]")
-        print(f"installed {wheel.name}[{EXTRAS}] in {time.monotonic() - started:.0f} s")
-        run(*pip, "check")
-        run(python, "-c", IMPORT_ALL, str(environment), *modules)
-        print(f"imported {len(modules)} modules from the wheel")
-        run(environment / "bin" / "clipmill", "--help", quiet=True)
-        run(python, "-m", "clipmill", "--help", quiet=True)
-        print("ran clipmill --help and python -m clipmill --help")
+    with tempfile.TemporaryDirectory(prefix="clipmill-installed-") as name:
+        folder = Path(name).resolve()
+        check_whole(wheel, folder)
+        for runtime in RUNTIMES:
+            check_graphs_alone(wheel, folder, runtime)
 
 
 if __name__ == "__main__":

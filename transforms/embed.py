@@ -78,7 +78,7 @@ class Embed(beam.PTransform):
 
         Args:
             model: Name of a model or a spec; `ViT-B-32::openai` without one.
-            columns: Kind (`text`, `image`, or a `Column`) by column or path into a struct; None for documents.
+            columns: Kind (`text`, `image`, `audio`, or a `Column`) by column or path into a struct; None for documents.
             access_paths: Which documents of a tree are embedded: `@r` themselves, `@m` matches, `@c` chunks, `@r,m`.
             keep_content: Whether documents keep `blob` and `tensor`.
             key: Column that names a row in its failures.

@@ -36,6 +36,7 @@ class ReadDocuments(beam.PTransform):
         text: str | None = None,
         uri: str | None = None,
         image: str | None = None,
+        audio: str | None = None,
         id: str | None = None,
         tags: Sequence[str] = (),
         allow_empty: bool = False,
@@ -47,6 +48,7 @@ class ReadDocuments(beam.PTransform):
             text: Column of texts, of tables (`text` or `caption` without one).
             uri: Column of URIs; what they name is fetched only as far as `Embed`'s options allow it.
             image: Column of encoded images (Parquet).
+            audio: Column of sounds: encoded, or structs of samples and their rate (Parquet).
             id: Column that names the documents.
             tags: Columns that travel along.
             allow_empty: Whether a pattern may match nothing; if not, the job fails there.
@@ -59,7 +61,7 @@ class ReadDocuments(beam.PTransform):
         if not given or not all(map(os.fspath, given)):
             raise SpecError(f"ReadDocuments({patterns!r}) names nothing; give a path, a URL or a glob")
         self._patterns = [_absolute(os.fspath(pattern)) for pattern in given]
-        self._columns = {"text": text, "uri": uri, "image": image, "id": id}
+        self._columns = {"text": text, "uri": uri, "image": image, "audio": audio, "id": id}
         self._tags = tuple(tags)
         self._allow_empty = allow_empty
 

@@ -42,14 +42,32 @@ def read_value(scalar: pa.Scalar) -> Any:
 
     Returns:
         The value; a `RowError` in place of a string that is not UTF-8, or of the struct that holds it. Only that
-        element of an array is replaced.
+        element of an array is replaced. Numbers of an array inside a struct, a sound's samples, come as an array.
     """
     try:
+        if isinstance(scalar, pa.StructScalar) and scalar.is_valid:
+            return {name: _read_field(scalar[name]) for name in scalar.type.names}
+        if isinstance(scalar, pa.ListScalar) and scalar.is_valid and pa.types.is_struct(scalar.type.value_type):
+            return [read_value(element) for element in scalar.values]
         return scalar.as_py()
     except UnicodeDecodeError:
         if isinstance(scalar, pa.ListScalar):
             return [read_value(element) for element in scalar.values]
         return _NOT_UTF8
+
+
+def _read_field(scalar: pa.Scalar) -> Any:
+    """Return a field of a struct; a Python float for each sample would take ten times their memory."""
+    if not isinstance(scalar, pa.ListScalar) or not scalar.is_valid:
+        return scalar.as_py()
+    inner = scalar.type.value_type
+    if pa.types.is_list(inner) and _is_number(inner.value_type):
+        return [_read_field(channel) for channel in scalar.values]
+    return scalar.values.to_numpy(zero_copy_only=False) if _is_number(inner) else scalar.as_py()
+
+
+def _is_number(type_: pa.DataType) -> bool:
+    return pa.types.is_floating(type_) or pa.types.is_integer(type_)
 
 
 # --- whole DataFrames ------------------------------------------------------------------------------------------------
@@ -164,7 +182,8 @@ def embed_array(values: pa.Array, spec: EncoderSpec, modality: Modality, failure
     """Embed one column of an Arrow batch.
 
     Args:
-        values: Strings; for images also binary, Spark's image struct or struct<bytes, path>.
+        values: Strings; for images also binary, Spark's image struct or struct<bytes, path>; for sounds binary, or a
+            struct of samples and rate or of bytes and path.
         spec: What embeds.
         modality: As what.
         failures: What becomes of a bad row: `null`, `struct` or `raise`.
@@ -214,8 +233,8 @@ def _check_arrow_type(type_: pa.DataType, modality: str) -> None:
         return
     if modality != "text" and (kinds.is_binary(type_) or kinds.is_large_binary(type_)):
         return
-    if modality == "image" and kinds.is_struct(type_):
+    if modality != "text" and kinds.is_struct(type_):
         return
-    takes = "strings" if modality == "text" else "binary, strings (URIs) or an image struct"
+    takes = "strings" if modality == "text" else f"binary, strings (URIs) or structs of {modality}"
     way_out = "; for an array of them use embed_columns" if kinds.is_list(type_) or kinds.is_large_list(type_) else ""
     raise SpecError(f"embed_{modality} takes a column of {takes}, got {type_}{way_out}")

@@ -1,4 +1,4 @@
-"""`embed_text` and `embed_image` as column expressions, and `register` for SQL."""
+"""`embed_text`, `embed_image` and `embed_audio` as column expressions, and `register` for SQL."""
 
 from __future__ import annotations
 
@@ -74,6 +74,35 @@ def embed_image(
     return _expression(column, "image", model, failures, deterministic, spec_options)
 
 
+def embed_audio(
+    column: str | Column,
+    *,
+    model: str | EncoderSpec = "AudioCLIP",
+    failures: FailuresOption = "null",
+    deterministic: bool = False,
+    **spec_options: Any,
+) -> Column:
+    """Embed a column of sounds.
+
+    Args:
+        column: Encoded bytes (WAV, FLAC, OGG, MP3), struct<array: array<float>, sampling_rate: int> (also named
+            `waveform` and `sample_rate`; array<array<float>> for two channels), struct<bytes, path>, or strings, which
+            are URIs; a name, a path into a struct or an expression. For arrays of sounds use `embed_columns`.
+        model: A name or a spec.
+        failures: As in `embed_text`.
+        deterministic: As in `embed_text`.
+        **spec_options: Fields of `EncoderSpec`, such as `max_audio_seconds=120`.
+
+    Returns:
+        array<float>, named `<column>_embedding` with its provenance as metadata; null where the sound is null.
+
+    Raises:
+        SpecError: If the model or an option cannot work.
+        TypeError: If an option is unknown or has another name here.
+    """
+    return _expression(column, "audio", model, failures, deterministic, spec_options)
+
+
 def register(
     spark: SparkSession,
     *,
@@ -83,7 +112,7 @@ def register(
     deterministic: bool = False,
     **spec_options: Any,
 ) -> list[str]:
-    """Make `embed_text` and `embed_image` functions of SQL, bound to one model.
+    """Make `embed_text`, `embed_image` and `embed_audio` functions of SQL, bound to one model.
 
     Args:
         spark: The session that will know them.
@@ -103,7 +132,7 @@ def register(
     check_failures_option(failures)
     spec = spec_of(model, spec_options)
     warn_without_worker_reuse(spark)
-    kinds: tuple[Modality, ...] = ("text", "image")
+    kinds: tuple[Modality, ...] = ("text", "image", "audio")
     functions = {f"{prefix}embed_{kind}": _udf(spec, kind, failures, deterministic) for kind in kinds}
     names = [name for name, kind in zip(functions, kinds, strict=True) if kind in spec.modalities]
     for name in names:

@@ -27,15 +27,16 @@ def embed_columns(
     observation: Observation | None = None,
     **spec_options: Any,
 ) -> DataFrame:
-    """Embed columns of a DataFrame, texts and images, in one pass and with one model.
+    """Embed columns of a DataFrame, texts, images and sounds, in one pass and with one model.
 
     Works in a chain too: `df.transform(embed_columns, {"caption": "text"}, model="ViT-B-32::openai")`.
 
     Args:
         df: Rows; a `limit` belongs here, before the embedding.
-        columns: Kind (`text`, `image`) or `Column` by name or path into a struct (`page.photo`). Texts are strings;
-            images are encoded bytes, the struct of Spark's `image` source, struct<bytes, path>, or strings, which
-            are URIs. Arrays of those give arrays of vectors.
+        columns: Kind (`text`, `image`, `audio`) or `Column` by name or path into a struct (`page.photo`). Texts are
+            strings; images are encoded bytes, the struct of Spark's `image` source, struct<bytes, path>, or strings,
+            which are URIs; sounds are encoded bytes, struct<array: array<float>, sampling_rate: int>,
+            struct<bytes, path> or URIs. Arrays of those give arrays of vectors.
         model: A name or a spec.
         observation: Counts `rows`, `embedded` and `failed` (values: a row of two columns has two) of the first action.
         **spec_options: Fields of `EncoderSpec`.

@@ -1,4 +1,7 @@
-"""`text_udf` and `image_udf`: pandas UDFs for those who compose them. Arrow's column expressions are faster."""
+"""`text_udf`, `image_udf` and `audio_udf`: pandas UDFs for those who compose them.
+
+Arrow's column expressions are faster.
+"""
 
 from __future__ import annotations
 
@@ -73,10 +76,36 @@ def image_udf(
     return _pandas_udf("image", model, failures, deterministic, spec_options)
 
 
+def audio_udf(
+    *,
+    model: str | EncoderSpec = "AudioCLIP",
+    failures: FailuresOption = "null",
+    deterministic: bool = False,
+    **spec_options: Any,
+) -> Any:
+    """Return a pandas UDF that embeds sounds: `df.select(audio_udf(model=…)("sound"))`.
+
+    Args:
+        model: A name or a spec.
+        failures: As in `embed_text`; with `struct` a null gives a struct of nulls, since pandas has no null for it.
+        deterministic: As in `embed_text`.
+        **spec_options: Fields of `EncoderSpec`.
+
+    Returns:
+        A scalar pandas UDF from what `embed_audio` takes to array<float> (or the struct). It carries no
+        provenance: see `stamp_provenance`.
+
+    Raises:
+        SpecError: If the model or an option cannot work.
+        TypeError: If an option is unknown or has another name here.
+    """
+    return _pandas_udf("audio", model, failures, deterministic, spec_options)
+
+
 def _pandas_udf(
     modality: Modality, model: str | EncoderSpec, failures: str, deterministic: bool, spec_options: dict[str, Any]
 ) -> Any:
-    import pandas as pd  # takes as long to import as Spark, and only these two functions need it
+    import pandas as pd  # takes as long to import as Spark, and only these functions need it
 
     check_failures_option(failures)
     spec = spec_of(model, spec_options, modality)

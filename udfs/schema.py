@@ -25,6 +25,8 @@ ARROW_FAILURES = pa.list_(pa.struct([(name, pa.string()) for name in ("column", 
 
 _SPARK_IMAGE = {"height", "width", "nChannels", "data"}
 _FILE = {"bytes", "path"}
+_SAMPLES, _RATES = {"waveform", "array"}, {"sampling_rate", "sample_rate"}
+_NUMBERS = (T.FloatType, T.DoubleType, T.ShortType)
 
 
 class Source(NamedTuple):
@@ -80,15 +82,29 @@ def _check_type(path: str, modality: str, element: T.DataType, whole: T.DataType
         return
     if modality == "image" and isinstance(element, T.StructType) and _is_image_struct(set(element.names)):
         return
+    if modality == "audio" and isinstance(element, T.StructType) and _is_sound_struct(element):
+        return
     takes = {
         "text": "strings",
         "image": "binary, strings (URIs), Spark's image struct, or struct<bytes, path>",
-    }.get(modality, "binary or strings (URIs)")
+        "audio": "binary, strings (URIs), struct<array: array<float>, sampling_rate: int>, or struct<bytes, path>",
+    }[modality]
     raise SpecError(f"column {path!r} is {whole.simpleString()}; {modality} columns hold {takes}, or arrays of them")
 
 
 def _is_image_struct(names: set[str]) -> bool:
     return names >= _SPARK_IMAGE or (bool(names) and names <= _FILE)
+
+
+def _is_sound_struct(struct: T.StructType) -> bool:
+    """Tell whether a struct is a sound: samples (a channel, or an array of them) with their rate, or a file."""
+    names = set(struct.names)
+    samples = [field.dataType for field in struct.fields if field.name in _SAMPLES]
+    if not names <= _SAMPLES | _RATES | _FILE or (samples and not names & _RATES):
+        return False
+    kinds = [kind.elementType if isinstance(kind, T.ArrayType) else None for kind in samples]
+    kinds = [kind.elementType if isinstance(kind, T.ArrayType) else kind for kind in kinds]
+    return bool(samples or names & _FILE) and all(isinstance(kind, _NUMBERS) for kind in kinds)
 
 
 def embedded_schema(schema: T.StructType, plan: ColumnPlan, sources: list[Source], spec: EncoderSpec) -> T.StructType:

@@ -2,6 +2,9 @@
 
 - `names`: `resolve_model(name)` gives a `ModelRef`, or an error with the nearest names
 - `tables`: the architectures, weights and licences that ship with the package
+- `backbones`: the text towers that open_clip borrows from Hugging Face
+- `mclip`: the four models of Multilingual-CLIP and their text towers
+- `hugging_face`: what a `CLIPModel`'s own files say of it
 - `open_clip.json`: the table itself, written by `tools/make_catalog.py`
 """
 

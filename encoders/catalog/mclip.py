@@ -7,6 +7,10 @@ and Multilingual CLIP" (LREC 2022).
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
+
+from .backbones import BACKBONES
+from .tables import QUICKGELU, weights
 
 MAX_TEXT_TOKENS = 77
 """Where texts are cut unless the spec says otherwise, as clip-as-service does; the text towers read up to 512."""
@@ -18,7 +22,7 @@ class MClipModel:
 
     Attributes:
         dim: Values in a vector.
-        base: The text tower's architecture: `xlm-roberta-large` or `labse`.
+        base: The text tower's architecture, a name of `BASES`.
         image_architecture: open_clip's name of the image tower.
         image_tag: open_clip's tag of its weights.
     """
@@ -35,3 +39,47 @@ MODELS = {
     "M-CLIP/XLM-Roberta-Large-Vit-B-16Plus": MClipModel(640, "xlm-roberta-large", "ViT-B-16-plus-240", "laion400m_e32"),
     "M-CLIP/LABSE-Vit-L-14": MClipModel(768, "labse", "ViT-L-14", "openai"),
 }
+
+
+BASES: dict[str, dict[str, Any]] = {
+    "xlm-roberta-large": BACKBONES["xlm-roberta-large"],
+    "labse": {
+        "model_type": "bert",
+        "vocab_size": 501_153,
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-12,
+        "max_position_embeddings": 512,
+        "type_vocab_size": 2,
+        "pad_token_id": 0,
+    },
+}
+"""Configurations of the text towers, so that their own repositories are never asked.
+
+By the last part of what M-CLIP's `config.json` calls `modelBase`, in lower case.
+"""
+
+
+def longest_text(base: str) -> int:
+    """Return the most tokens that a text tower reads: XLM-R's positions begin behind the id of the padding."""
+    config = BASES[base]
+    skipped = config["pad_token_id"] + 1 if config["model_type"] == "xlm-roberta" else 0
+    return int(config["max_position_embeddings"]) - skipped
+
+
+def image_model(name: str, image_weights: str | None = None) -> str:
+    """Return the open_clip name of a model's image tower.
+
+    Args:
+        name: A name of `MODELS`.
+        image_weights: A tag of the image tower's architecture, or the absolute path of a file; None means the
+            published pairing. In a file, towers that are paired with OpenAI's are QuickGELU, as those are.
+    """
+    model = MODELS[name]
+    chosen = image_weights or model.image_tag
+    published = weights()[model.image_architecture][model.image_tag]
+    suffix = QUICKGELU if "/" in chosen and published.get("quick_gelu") else ""
+    return f"{model.image_architecture}{suffix}::{chosen}"

@@ -9,19 +9,23 @@ import importlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+from ..drivers import DRIVERS
 from ..errors import SpecError, UnknownModelError, WeightsError
-from . import mclip, tables
+from . import hugging_face, mclip, tables
 from .tables import Preprocessing, simplify
 
 _WEIGHT_FILE = re.compile(r".*(/|\.pt$|\.bin$|\.safetensors$)", re.IGNORECASE | re.DOTALL)
 _RELATIVE_FILE = re.compile(r"::[^/]|^(hf|onnx):[^/]")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_URL_SCHEMES = ("http", "https", *DRIVERS)
 _CLIP_MODALITIES = frozenset({"text", "image"})
+_MODALITIES = _CLIP_MODALITIES | {"audio"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -68,8 +72,8 @@ class ModelRef:
 
     @property
     def is_file(self) -> bool:
-        """Whether the weights are a file or directory that the user named."""
-        return self.family not in ("custom", "fake") and os.path.isabs(self.weights)
+        """Whether the weights are a file or directory that the user named, here or by a URL."""
+        return self.family not in ("custom", "fake") and (os.path.isabs(self.weights) or "://" in self.weights)
 
     @property
     def options(self) -> dict[str, str]:
@@ -82,13 +86,15 @@ class ModelRef:
         by_tag = {} if self.is_file else tables.weights()[self.architecture][self.weights]
         return Preprocessing.of(facts["image_size"], by_tag)
 
-    def facts(self, cache_dir: str | None = None, base_image_processor: str | None = None) -> ModelFacts:
+    def facts(
+        self, cache_dir: str | None = None, base_image_processor: str | None = None, image_weights: str | None = None
+    ) -> ModelFacts:
         """Return what is known without loading, asked for once a process.
 
         A hub repository's configuration is fetched for it (`cache_dir` is where copies are kept); a `custom:` factory
-        that does not say `dim` and `modalities` itself is called for it.
+        that does not say `dim` and `modalities` itself is called for it. The other arguments are the spec's.
         """
-        return _facts(self, cache_dir, base_image_processor)
+        return _facts(self, cache_dir, base_image_processor, image_weights)
 
 
 def resolve_model(name: str) -> ModelRef:
@@ -165,11 +171,7 @@ def _mclip(name: str) -> ModelRef:
 def _audioclip(name: str) -> ModelRef:
     _, separator, weights = name.partition("::")
     if _WEIGHT_FILE.fullmatch(weights):
-        if "://" in weights:
-            raise SpecError(
-                f"{name!r}: weights are read from a file of the worker, not from a URL; copy it there first"
-            )
-        weights = str(Path(weights).expanduser().absolute())
+        weights = _file_or_url(name, weights)
     elif (weights.lower() if separator else "full") in ("full", "partial"):
         weights = weights.lower() if separator else "full"
     else:
@@ -186,6 +188,10 @@ def _custom(name: str, target: str) -> ModelRef:
 
 def _fake(name: str, options: str) -> ModelRef:
     ref = ModelRef("fake", name, weights=options)
+    if strangers := sorted(fake_modalities(ref.options) - _MODALITIES):
+        raise SpecError(
+            f"model {name!r}: modalities holds {strangers[0]!r}; there are {', '.join(sorted(_MODALITIES))}"
+        )
     if not ref.options.get("dim", "8").isdecimal() or int(ref.options.get("dim", "8")) < 1:
         raise SpecError(f"model {name!r}: dim={ref.options['dim']!r} is not a whole number of at least 1")
     return ref
@@ -213,14 +219,22 @@ def _open_clip(name: str) -> ModelRef:
 
 
 def _weight_file(name: str, architecture: str, quickgelu: bool, path: str) -> ModelRef:
-    if "://" in path:
-        raise SpecError(
-            f"{name!r}: weights are read from a file of the worker, not from a URL; copy the file there first"
-        )
-    absolute = str(Path(path).expanduser().absolute())
+    absolute = _file_or_url(name, path)
     own = bool(tables.architectures()[architecture].get("quick_gelu"))
     suffix = tables.QUICKGELU if quickgelu else ""
     return ModelRef("open_clip", f"{architecture}{suffix}::{absolute}", architecture, absolute, quickgelu or own)
+
+
+def _file_or_url(name: str, weights: str) -> str:
+    """Return the absolute path of a file with weights, or the URL of one that is fetched once for each machine."""
+    if "://" not in weights:
+        return str(Path(weights).expanduser().absolute())
+    scheme, _, rest = weights.partition("://")
+    if scheme not in _URL_SCHEMES:
+        raise SpecError(f"{name!r}: weights behind a URL have one of the schemes {', '.join(_URL_SCHEMES)}")
+    if "@" in rest.partition("/")[0] and scheme in ("http", "https"):
+        raise SpecError("a model's name goes into logs and datasets: no user and password in a URL of weights")
+    return weights
 
 
 def _stranger(name: str, asked: str, has_weights: bool) -> str:
@@ -236,27 +250,39 @@ def _stranger(name: str, asked: str, has_weights: bool) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def _facts(ref: ModelRef, cache_dir: str | None, base_image_processor: str | None) -> ModelFacts:
+def _facts(
+    ref: ModelRef, cache_dir: str | None, base_image_processor: str | None, image_weights: str | None
+) -> ModelFacts:
     if ref.family == "hf-hub":
         return _hub_facts(ref, cache_dir)
-    if ref.family in ("hf", "onnx"):
-        return _directory_facts(ref, cache_dir, base_image_processor)
+    if ref.family == "hf":
+        return _hf_facts(ref, cache_dir, base_image_processor)
+    if ref.family == "m-clip":
+        return _mclip_facts(ref, image_weights)
+    if ref.family == "onnx":
+        return _directory_facts(ref)
     return _FACTS[ref.family](ref)
 
 
-def _directory_facts(ref: ModelRef, cache_dir: str | None, base_image_processor: str | None) -> ModelFacts:
-    raise UnknownModelError(f"{ref.name!r} is not supported by this version")
+def _hf_facts(ref: ModelRef, cache_dir: str | None, base_image_processor: str | None) -> ModelFacts:
+    config, preprocessing = hugging_face.describe(ref, cache_dir, base_image_processor)
+    return ModelFacts(config.dim, _CLIP_MODALITIES, preprocessing, preprocessing.image_size, config.context_length)
+
+
+def _directory_facts(ref: ModelRef) -> ModelFacts:
+    from ..towers.exported import read_facts
+
+    return read_facts(Path(ref.weights))
 
 
 def _audioclip_facts(ref: ModelRef) -> ModelFacts:
-    return ModelFacts(1024, _CLIP_MODALITIES | {"audio"}, Preprocessing(), 224, 77, 134_111_910, "MIT")
+    return ModelFacts(1024, _MODALITIES, Preprocessing(), 224, 77, 134_111_910, "MIT")
 
 
-def _mclip_facts(ref: ModelRef) -> ModelFacts:
-    model = mclip.MODELS[ref.architecture]
-    image = tables.architectures()[model.image_architecture]
-    preprocessing = Preprocessing(image["image_size"])
-    return ModelFacts(model.dim, _CLIP_MODALITIES, preprocessing, image["image_size"], mclip.MAX_TEXT_TOKENS)
+def _mclip_facts(ref: ModelRef, image_weights: str | None) -> ModelFacts:
+    image = resolve_model(mclip.image_model(ref.architecture, image_weights)).preprocessing()
+    dim = mclip.MODELS[ref.architecture].dim
+    return ModelFacts(dim, _CLIP_MODALITIES, image, image.image_size, mclip.MAX_TEXT_TOKENS)
 
 
 def _open_clip_facts(ref: ModelRef) -> ModelFacts:
@@ -268,7 +294,7 @@ def _open_clip_facts(ref: ModelRef) -> ModelFacts:
         image_size=ref.preprocessing().image_size,
         context_length=facts["context_length"],
         parameters=facts.get("parameters"),
-        licence=None if ref.is_file else tables.licence_of(ref.weights),
+        licence=None if ref.is_file else tables.licence_of(ref.architecture, ref.weights),
     )
 
 
@@ -297,7 +323,7 @@ def _demo_facts(ref: ModelRef) -> ModelFacts:
 
 
 def _hub_facts(ref: ModelRef, cache_dir: str | None) -> ModelFacts:
-    from ..towers.hub import fetch_config  # the only facts that need a library and, once, the network
+    from ..downloads.hub import fetch_config  # the only facts that need a library and, once, the network
 
     return config_facts(fetch_config(ref.weights, cache_dir))
 
@@ -323,14 +349,18 @@ def _custom_facts(ref: ModelRef) -> ModelFacts:
 
 def _fake_facts(ref: ModelRef) -> ModelFacts:
     return ModelFacts(
-        dim=int(ref.options.get("dim", 8)), modalities=frozenset({"text", "image"}), image_size=16, context_length=77
+        dim=int(ref.options.get("dim", 8)), modalities=fake_modalities(ref.options), image_size=16, context_length=77
     )
+
+
+def fake_modalities(options: Mapping[str, str]) -> frozenset[str]:
+    """Return what a `fake::` model with these options embeds."""
+    return frozenset(options.get("modalities", "text,image").split(","))
 
 
 _FACTS = {
     "open_clip": _open_clip_facts,
     "demo": _demo_facts,
-    "m-clip": _mclip_facts,
     "audioclip": _audioclip_facts,
     "custom": _custom_facts,
     "fake": _fake_facts,

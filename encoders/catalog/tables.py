@@ -35,6 +35,10 @@ class Preprocessing:
         interpolation: `bicubic` or `bilinear`.
         resize_mode: `shortest` (resize the shorter side, crop the centre), `longest` (pad the rest), `squash`.
         fill: Grey level of the padding.
+        resize_to: Side after resizing where it is not `image_size` (`shortest`, `squash`), in pixels.
+        rgb: When an image becomes RGB: `last` (after resizing and cropping in the file's mode, as open_clip), `first`,
+            or `on_white` (first, and what is transparent lies on white, as transformers).
+        crop_offset: Where a crop begins if half a pixel is over: `even` (the even neighbour, as open_clip) or `floor`.
     """
 
     image_size: int = 224
@@ -43,6 +47,9 @@ class Preprocessing:
     interpolation: str = "bicubic"
     resize_mode: str = "shortest"
     fill: int = 0
+    resize_to: int | None = None
+    rgb: str = "last"
+    crop_offset: str = "even"
 
     @classmethod
     def of(cls, image_size: Any, facts: dict[str, Any]) -> Preprocessing:
@@ -58,8 +65,12 @@ class Preprocessing:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+        """Return the fields as plain values, those that only some families set left out where they are not set."""
+        values = dataclasses.asdict(self)
+        for name in ("resize_to", "rgb", "crop_offset"):
+            if values[name] == type(self).__dataclass_fields__[name].default:
+                del values[name]
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
 @functools.cache
@@ -108,6 +119,12 @@ def find_tag(architecture: str, tag: str) -> str | None:
     return simple.get(simplify(tag))
 
 
-def licence_of(tag: str) -> str | None:
-    """Return the licence of published weights where it is known."""
+def licence_of(architecture: str, tag: str) -> str | None:
+    """Return the licence of published weights where it is known.
+
+    A tag names the training pictures; what it says of the licence holds for LAION's and timm's repositories alone.
+    """
+    publisher = weights()[architecture][tag].get("hub", "").partition("/")[0]
+    if publisher not in ("laion", "timm", ""):
+        return None
     return next((licence for part, licence in _LICENCES if re.search(part, tag)), None)

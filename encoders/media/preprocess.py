@@ -1,10 +1,13 @@
 """From a Pillow image to the uint8 crop that a model's graph begins with, as the reference resizes it.
 
-The steps are those of the references: resize in the file's own mode, crop the centre, then convert to RGB. Scaling by
-1/255, mean and standard deviation follow in the graph, so that a crop travels as bytes.
+The steps are those of the references. open_clip resizes in the file's own mode, crops the centre, then converts to RGB;
+transformers converts first. Scaling by 1/255, mean and standard deviation follow in the graph, so that a crop travels
+as bytes.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from PIL import Image
@@ -18,36 +21,50 @@ _MAX_ENLARGEMENT = 64
 
 
 def crop_image(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """Resize and crop an image as open_clip's validation transform does.
+    """Resize and crop an image as its model's reference does: open_clip's validation transform, or HF's on PIL.
 
     Args:
         image: Any 8-bit mode.
-        preprocessing: The model's size, filter and resize mode.
+        preprocessing: The model's size, filter, resize mode and order of steps.
 
     Returns:
         RGB, (S, S, 3) uint8, contiguous; equal to the reference's to the bit, except for very long images,
         which may differ by one grey level (they are resized only inside the crop).
     """
-    size = preprocessing.image_size
+    size, target = preprocessing.image_size, preprocessing.resize_to or preprocessing.image_size
     resample = _FILTERS[preprocessing.interpolation]
-    if preprocessing.resize_mode == "squash":
-        image = _resize(image, (size, size), resample)
-    elif preprocessing.resize_mode == "longest":
+    if preprocessing.rgb != "last":
+        image = _to_rgb(image, on_white=preprocessing.rgb == "on_white")
+    if preprocessing.resize_mode == "longest":
         image = _pad(_resize(image, _fit_longest(image.size, size), resample), size, preprocessing.fill)
     else:
-        image = _crop_shortest(image, size, resample)
-    return np.array(image.convert("RGB"), order="C")  # a copy that owns its memory: the image can go
+        squash = preprocessing.resize_mode == "squash"
+        resized = (target, target) if squash else _fit_shortest(image.size, target)
+        image = _resize_and_crop(image, resized, size, resample, preprocessing.crop_offset)
+    return np.array(_to_rgb(image), order="C")  # a copy that owns its memory: the image can go
+
+
+def _to_rgb(image: Image.Image, *, on_white: bool = False) -> Image.Image:
+    if on_white and ("A" in image.getbands() or image.info.get("transparency") is not None):
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _resize(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
     return image if image.size == size else image.resize(size, resample)
 
 
-def _crop_shortest(image: Image.Image, size: int, resample: Image.Resampling) -> Image.Image:
-    width, height = image.size
-    resized = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
-    left = round((resized[0] - size) / 2.0)  # half to even, as torchvision's centre crop
-    top = round((resized[1] - size) / 2.0)
+def _fit_shortest(size: tuple[int, int], target: int) -> tuple[int, int]:
+    width, height = size
+    return (target, int(target * height / width)) if width <= height else (int(target * width / height), target)
+
+
+def _resize_and_crop(
+    image: Image.Image, resized: tuple[int, int], size: int, resample: Image.Resampling, offset: str
+) -> Image.Image:
+    halve = math.floor if offset == "floor" else round  # `round` is half to even, as torchvision's centre crop
+    left, top = (halve((length - size) / 2.0) for length in resized)
     if resized[0] * resized[1] > _MAX_ENLARGEMENT * size * size:
         return _resize_part(image, resized, (left, top), size, resample)
     return _resize(image, resized, resample).crop((left, top, left + size, top + size))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,13 @@ import numpy as np
 import torch
 
 from ..catalog.tables import Preprocessing
+from ..combinations import has_native_bfloat16
 from ..errors import DeviceError, OutOfMemoryError
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+_MULTIPLYING = (torch.nn.Linear, torch.nn.modules.conv._ConvNd, torch.nn.MultiheadAttention)
+"""Modules whose weights are kept in the reduced precision; the rest (norms, embeddings, positions) is cheap."""
 
 
 class TorchRuntime:
@@ -17,6 +24,9 @@ class TorchRuntime:
 
     Images arrive as uint8 crops and are normalised on the device, by the reference's own operations in its own order
     (divide by 255, subtract the mean, divide by the standard deviation), so that float32 results agree to the bit.
+
+    In bf16 and fp16 the multiplications are done in that precision, on weights that are kept in it; sums along the
+    network, norms and softmax stay in float32, which costs little and keeps the vectors near.
     """
 
     name = "torch"
@@ -31,18 +41,29 @@ class TorchRuntime:
         """Move the towers to their device.
 
         Args:
-            towers: By modality, in float32.
+            towers: By modality, in float32. With another precision their weights are turned into it, in place.
             preprocessing: Whose mean and standard deviation the image tower begins with.
             device: `cpu` or `cuda:X`.
-            precision: `fp32`.
+            precision: `fp32`, `bf16` or `fp16` (on CUDA).
+
+        Raises:
+            DeviceError: If the device does not compute in the precision itself.
         """
         self.device = device
         self.precision = precision
         self._device = torch.device(device)
-        self._towers = {name: tower.eval().requires_grad_(False).to(self._device) for name, tower in towers.items()}
+        self._dtype = _DTYPES[precision]
+        self._check_precision()
+        self._towers = {}
+        for name, tower in towers.items():
+            tower = tower.eval().requires_grad_(False)
+            if self._dtype != torch.float32:
+                _reduce(tower, self._dtype)
+            self._towers[name] = tower.to(self._device)
         if preprocessing is not None:
             self._mean = torch.tensor(preprocessing.mean, device=self._device).view(1, 3, 1, 1)
             self._std = torch.tensor(preprocessing.std, device=self._device).view(1, 3, 1, 1)
+        self._staging = _Staging(self._device) if self._device.type == "cuda" else None
 
     def encode(self, entrance: str, inputs: Sequence[np.ndarray]) -> np.ndarray:
         """See `Runtime.encode`."""
@@ -56,8 +77,8 @@ class TorchRuntime:
 
     def _run(self, tower: Any, inputs: Sequence[np.ndarray]) -> np.ndarray:
         try:
-            with torch.inference_mode():
-                vectors = tower(*(torch.from_numpy(array).to(self._device) for array in inputs))
+            with torch.inference_mode(), self._arithmetic():
+                vectors = tower(*(self._move(array, place) for place, array in enumerate(inputs)))
                 return vectors.float().cpu().numpy()
         except torch.AcceleratorError as err:
             raise DeviceError(f"{self.device} failed, and with it every later call: {err}") from err
@@ -69,6 +90,77 @@ class TorchRuntime:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         raise OutOfMemoryError(message)
+
+    def _move(self, array: np.ndarray, place: int) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        return tensor if self._staging is None else self._staging.move(tensor, place)
+
+    def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:
+        if self._dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self._device.type, self._dtype)
+
+    def _check_precision(self) -> None:
+        if self.precision == "fp32":
+            return
+        if self._device.type == "cuda":
+            # major version 8 (Ampere) is the first with bfloat16; older ones emulate it, slowly
+            if self.precision == "bf16" and torch.cuda.get_device_capability(self._device)[0] < 8:
+                raise DeviceError(
+                    f"precision='bf16' needs a GPU that multiplies bfloat16 itself;"
+                    f" {torch.cuda.get_device_name(self._device)} does not: fp16 and fp32 work on it"
+                )
+        elif self.precision != "bf16":
+            raise DeviceError(f"precision={self.precision!r} runs on a CUDA device, not on {self.device}")
+        elif not has_native_bfloat16():
+            raise DeviceError(
+                "precision='bf16' needs a processor that multiplies bfloat16 itself (avx512_bf16, amx_bf16 or Arm's"
+                " bf16), which this one does not: fp32 works on it"
+            )
+
+
+class _Staging:
+    """Page-locked memory that arrays go through on their way to a GPU, used again for every call.
+
+    The copy runs on a stream of its own, so that it does not wait for kernels of earlier calls.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        self._buffers: dict[int, torch.Tensor] = {}
+        self._copied: dict[int, torch.cuda.Event] = {}
+
+    def move(self, tensor: torch.Tensor, place: int) -> torch.Tensor:
+        """Return a copy on the device, ready for kernels of the current stream.
+
+        Args:
+            tensor: On the CPU, contiguous.
+            place: Which input of the call it is; each has its own buffer.
+        """
+        nbytes = tensor.numel() * tensor.element_size()
+        if place in self._copied:
+            self._copied[place].synchronize()  # the buffer's last content must have left it
+        buffer = self._buffers.get(place)
+        if buffer is None or buffer.numel() < nbytes:
+            buffer = self._buffers[place] = torch.empty(max(nbytes, 1), dtype=torch.uint8, pin_memory=True)
+        staged = buffer[:nbytes].view(tensor.dtype).view(tensor.shape)
+        staged.copy_(tensor)
+        current = torch.cuda.current_stream(self._device)
+        with torch.cuda.stream(self._stream):
+            moved = staged.to(self._device, non_blocking=True)
+            self._copied[place] = self._stream.record_event()
+        current.wait_event(self._copied[place])
+        moved.record_stream(current)  # its memory is not given to anyone else before these kernels are done
+        return moved
+
+
+def _reduce(tower: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Keep the weights of everything that multiplies in a reduced precision."""
+    for module in tower.modules():
+        if isinstance(module, _MULTIPLYING):
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

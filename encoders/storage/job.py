@@ -34,7 +34,7 @@ from .tables import documents_schema, rows_schema
 
 _BATCH_ROWS, _BATCH_BYTES = 64, 64 * 2**20
 """When finished rows become an Arrow batch: by number, or by the bytes of what they carry along."""
-_READER_OPTIONS = ("text", "uri", "image", "id", "tags")
+_READER_OPTIONS = ("text", "uri", "image", "audio", "id", "tags")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -113,7 +113,8 @@ class Job:
             return cls(spec, directory, schema, None, reader, access_paths, keep_content, fail_fast)
         if reader or tags or keep_content or access_paths != "@r":
             raise SpecError(
-                "columns={…} embeds rows; text, uri, image, id, tags, access_paths and keep_content are for documents"
+                f"columns={{…}} embeds rows; {', '.join(_READER_OPTIONS)}, access_paths and keep_content are for"
+                " documents"
             )
         plan = columns if isinstance(columns, ColumnPlan) else ColumnPlan.of(columns, spec=spec)
         schema = rows_schema(schema_of(shards, plan), plan, spec, drop=drop, dtype=dtype)
@@ -131,7 +132,7 @@ def _check_reader(shards: Sequence[Shard], reader: Mapping[str, Any]) -> None:
         except DatasetError:  # a broken file is a failure, not the end of the job
             continue
         try:
-            names = {field: reader.get(field) for field in ("text", "uri", "image", "id")}
+            names = {field: reader.get(field) for field in _READER_OPTIONS if field != "tags"}
             choose_columns(there, names, reader.get("tags", ()), shard.paths[0])
         except RowError as err:
             raise DatasetError(str(err)) from err

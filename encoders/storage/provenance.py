@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from ... import __version__
+from ..catalog.mclip import image_model
 from ..errors import DatasetError
 from ..spec import EncoderSpec
 from .files import Folder, dataset_errors, is_local
@@ -20,8 +21,10 @@ from .spark_schema import SPARK_SCHEMA_KEY, spark_schema
 KEY = "clipmill"
 """Name of the metadata, in Arrow fields and in Spark columns."""
 
+_SOUND_LIBRARIES = ("soundfile", "soxr")
 _LIBRARIES = ("open_clip_torch", "torch", "pillow")
 _COMPARED = ("model", "weights", "normalize", "dim")
+_DEFAULT_MODE = "reference"
 _MAY_DIFFER = frozenset({"decode"})
 
 
@@ -37,7 +40,8 @@ def provenance_of(spec: EncoderSpec, modality: str) -> dict[str, Any]:
     Returns:
         Plain values that JSON can hold: `clipmill` (version), `model`, `weights` (tag, path or repository), `modality`,
         `dim`, `normalize`, `runtime` and `precision` as asked for, `image` and `text` (how those are prepared, where
-        the column may hold them) and `versions` of libraries.
+        the column may hold them; M-CLIP's image `tower` and what was borrowed among it), `mode` (of AudioCLIP) and
+        `versions` of libraries.
     """
     provenance: dict[str, Any] = {
         "clipmill": __version__,
@@ -49,6 +53,9 @@ def provenance_of(spec: EncoderSpec, modality: str) -> dict[str, Any]:
         "runtime": spec.runtime,
         "precision": spec.precision,
     }
+    family = spec.ref.family
+    if family == "audioclip":
+        provenance["mode"] = spec.mode
     preprocessing = spec.facts.preprocessing
     if modality in ("image", "auto") and "image" in spec.modalities:
         provenance["image"] = {
@@ -56,19 +63,27 @@ def provenance_of(spec: EncoderSpec, modality: str) -> dict[str, Any]:
             "apply_exif": spec.apply_exif,
             "decode": spec.decode,
             **(preprocessing.as_dict() if spec.preprocess and preprocessing else {}),
+            **({"tower": image_model(spec.ref.architecture, spec.image_weights)} if family == "m-clip" else {}),
+            **_set(spec, "base_image_processor"),
         }
     if modality in ("text", "auto") and "text" in spec.modalities:
         provenance["text"] = {
             "context_length": spec.max_text_tokens or spec.facts.context_length,
             "on_long_text": spec.on_long_text,
+            **_set(spec, "base_tokenizer"),
         }
-    return {**provenance, "versions": dict(_versions())}
+    return {**provenance, "versions": dict(_versions(*(_SOUND_LIBRARIES if "audio" in spec.modalities else ())))}
+
+
+def _set(spec: EncoderSpec, name: str) -> dict[str, Any]:
+    """Return an option that few models have, where it is set."""
+    return {} if getattr(spec, name) is None else {name: getattr(spec, name)}
 
 
 @functools.cache
-def _versions() -> tuple[tuple[str, str], ...]:
+def _versions(*more: str) -> tuple[tuple[str, str], ...]:
     found = []
-    for library in _LIBRARIES:
+    for library in (*_LIBRARIES, *more):
         try:
             found.append((library, importlib.metadata.version(library)))
         except importlib.metadata.PackageNotFoundError:
@@ -188,13 +203,14 @@ def _schema_of_file(file_system: Any, path: str) -> pa.Schema:
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """Return the fields that keep vectors of two provenances out of one index; none if they are compatible.
 
-    Model, weights, normalising, dimension and preprocessing must agree; runtime, precision, decode mode and versions
-    may differ. Of a column of texts and one of images only what both have is compared.
+    Model, weights, mode, normalising, dimension and preprocessing must agree; runtime, precision, decode mode and
+    versions may differ. Of a column of texts and one of images only what both have is compared.
 
     Returns:
         Names such as `normalize` or `image.mean`, sorted.
     """
     found = [name for name in _COMPARED if a.get(name) != b.get(name)]
+    found += ["mode"] if a.get("mode", _DEFAULT_MODE) != b.get("mode", _DEFAULT_MODE) else []
     for part in ("image", "text"):
         if part in a and part in b:
             ours, theirs = a[part], b[part]

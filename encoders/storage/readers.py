@@ -11,6 +11,7 @@ from ..columns import MissingColumn, get_by_path
 from ..document import Document
 from ..failure import Code, RowError, Stage
 from ..item import Uri, item_of_value
+from ..media.audio import Waveform
 from .rows import malformed, read_table
 from .shards import Shard
 
@@ -18,8 +19,10 @@ _DEFAULTS = {
     "text": ("text", "caption"),
     "uri": ("uri", "url", "path"),
     "image": ("image", "blob", "bytes"),
+    "audio": ("audio", "sound"),
     "id": ("id", "key"),
 }
+_CONTENT = ("text", "uri", "image", "audio")
 _FAILURE_FIELDS = frozenset({"row", "column", "stage", "code", "message", "transient"})
 _NESTED = {"matches": "m", "chunks": "c"}
 
@@ -30,6 +33,7 @@ def read_documents(
     text: str | None = None,
     uri: str | None = None,
     image: str | None = None,
+    audio: str | None = None,
     id: str | None = None,
     tags: Sequence[str] = (),
 ) -> Iterator[Document]:
@@ -37,8 +41,9 @@ def read_documents(
 
     JSON lines are documents by their own fields (`text`, `uri`, `id`, `mime_type`, `tags`, `matches`, `chunks`; all
     others become tags); a line that clipmill wrote as a failure is the document to try again. Of CSV and Parquet the
-    columns are given, or have these names: text, caption; uri, url, path; image, blob, bytes; id, key. As soon as one
-    of `text`, `uri` and `image` is given, no other column is content. An empty CSV field is null.
+    columns are given, or have these names: text, caption; uri, url, path; image, blob, bytes; audio, sound; id,
+    key. As soon as one of `text`, `uri`, `image` and `audio` is given, no other column is content. An empty CSV field
+    is null.
 
     Documents without an id are named after their place: path, `<path>:<line>`, `<path>:<row>`. Files that were listed
     may be local; a `uri` inside a file is a stranger's.
@@ -48,13 +53,14 @@ def read_documents(
         text: Column of texts (of JSON lines: field).
         uri: Column of URIs; what they name is read only as far as the spec allows it.
         image: Column of encoded images, of (bytes, path) structs or of Spark's image structs (Parquet).
+        audio: Column of encoded sounds, of (bytes, path) structs or of structs of samples and their rate (Parquet).
         id: Column that names the documents.
         tags: Columns that travel along (CSV, Parquet; of JSON lines all other fields do).
 
     Yields:
         Documents in order; those that could not be read have `failures`, and no content.
     """
-    names = {"text": text, "uri": uri, "image": image, "id": id}
+    names = {"text": text, "uri": uri, "image": image, "audio": audio, "id": id}
     if shard.kind == "files":
         for path in shard.paths:
             yield Document.from_listed_uri(path, id=path)
@@ -84,7 +90,7 @@ def read_documents(
 def choose_columns(
     there: Sequence[str], names: Mapping[str, str | None], tags: Sequence[str], path: str
 ) -> dict[str, str]:
-    """Return which column of a table is `text`, `uri`, `image` and `id` of a document.
+    """Return which column of a table is `text`, `uri`, `image`, `audio` and `id` of a document.
 
     Raises:
         RowError: `missing_column`, if one that was named is not there, or none that could be content.
@@ -99,12 +105,13 @@ def choose_columns(
     listed = ", ".join(map(repr, there))
     if missing:
         raise RowError(Stage.READ, Code.MISSING_COLUMN, f"{path} has no column {missing[0]!r}; it has {listed}")
-    if not any(field in asked for field in ("text", "uri", "image")):
-        wanted = ", ".join(name for field in ("text", "uri", "image") for name in _DEFAULTS[field])
+    if not any(field in asked for field in _CONTENT):
+        wanted = ", ".join(name for field in _CONTENT for name in _DEFAULTS[field])
         raise RowError(
             Stage.READ,
             Code.MISSING_COLUMN,
-            f"{path} has no column named {wanted}; say which one it is (text='…', uri='…' or image='…'): {listed}",
+            f"{path} has no column named {wanted}; say which one it is (text='…', uri='…', image='…' or audio='…'):"
+            f" {listed}",
         )
     return asked
 
@@ -115,8 +122,9 @@ def choose_columns(
 def _document_of_json(fields: dict[str, Any], place: str, names: Mapping[str, str | None]) -> Document:
     if fields.keys() >= {"stage", "code", "message", "transient"}:
         fields = {name: value for name, value in fields.items() if name not in _FAILURE_FIELDS}
-    if names["image"]:
-        raise RowError(Stage.READ, Code.UNSUPPORTED, "JSON lines hold no bytes: give images as 'uri', data: URIs too")
+    if kind := next((kind for kind in ("image", "audio") if names[kind]), None):
+        message = f"JSON lines hold no bytes: give {kind} files as 'uri', data: URIs too"
+        raise RowError(Stage.READ, Code.UNSUPPORTED, message)
     return Document.from_dict(_with_ids(_renamed(fields, names), place))
 
 
@@ -172,7 +180,16 @@ def _document_of_row(
             fields.setdefault("uri", content.uri)
         else:
             fields["tensor" if isinstance(content, np.ndarray) else "blob"] = content
-    return Document(**fields, tags={name: _value(values, name) for name in tags})
+    more_tags: dict[str, Any] = {}
+    if got.get("audio") is not None and not fields.keys() & {"tensor", "blob"}:
+        content = _content("audio", got["audio"], columns["audio"])
+        if isinstance(content, Uri):
+            fields.setdefault("uri", content.uri)
+        elif isinstance(content, Waveform):
+            fields["tensor"], more_tags["sample_rate"] = np.asarray(content.samples), content.sample_rate
+        else:
+            fields["blob"] = content
+    return Document(**fields, tags={name: _value(values, name) for name in tags} | more_tags)
 
 
 def _content(modality: Any, value: Any, column: str) -> Any:

@@ -1,5 +1,7 @@
 """From text to token ids.
 
 - `clip_bpe`: CLIP's byte-pair encoding, without torch, bounded in time and memory
-- `hub`: the tokenizers of Hugging Face, as open_clip wraps them
+- `fast`, `repository`: Hugging Face's tokenizers, from the files of a repository
+- `cleaning`: what is done to a text before, by name
+- `saved`: tokenizers stored in a directory
 """

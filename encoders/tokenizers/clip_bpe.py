@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import functools
 import gzip
-import html
 import importlib.util
 import itertools
 from pathlib import Path
 
-import ftfy
 import numpy as np
 import regex
 
 from ..errors import WeightsError
+from .cleaning import clean_lower
 
 _END_OF_WORD = "</w>"
 _START, _END = "<start_of_text>", "<end_of_text>"
@@ -50,31 +49,32 @@ def _byte_symbols() -> dict[int, str]:
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(hidden)}
 
 
-def clean_text(text: str) -> str:
-    """Repair mojibake, resolve HTML entities (twice), collapse white space, lower the case: as the reference."""
-    text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
-    return " ".join(text.split()).strip().lower()
-
-
 class ClipTokenizer:
     """Turns a text into the token ids of a CLIP text tower.
 
     Attributes:
-        context_length: The most ids of one text, start and end included.
+        context_length: The most ids of one text that its tower reads, start and end included.
         pad_id: What fills up rows of ids of unequal length.
+        max_tokens: Where texts are cut.
+        vocabulary: The table that it was read from.
     """
 
     pad_id = 0
 
-    def __init__(self, context_length: int = 77, vocabulary: Path | None = None) -> None:
+    def __init__(
+        self, context_length: int = 77, vocabulary: Path | None = None, *, max_tokens: int | None = None
+    ) -> None:
         """Read the merges.
 
         Args:
             context_length: The most ids of one text.
             vocabulary: The gzipped table of merges; open_clip's own by default.
+            max_tokens: Where texts are cut; the context length by default.
         """
         self.context_length = context_length
-        lines = gzip.decompress((vocabulary or vocabulary_file()).read_bytes()).decode("utf-8").split("\n")
+        self.max_tokens = max_tokens or context_length
+        self.vocabulary = vocabulary or vocabulary_file()
+        lines = gzip.decompress(self.vocabulary.read_bytes()).decode("utf-8").split("\n")
         merges = [tuple(line.split()) for line in lines[1 : _MERGES + 1]]
         symbols = list(_byte_symbols().values())
         words = [*symbols, *(s + _END_OF_WORD for s in symbols), *("".join(m) for m in merges), _START, _END]
@@ -90,12 +90,12 @@ class ClipTokenizer:
             text: Any string.
 
         Returns:
-            (n,) int64: start, tokens, end, n up to the context length; and whether tokens were cut off (the last is
-            then the end token, as in the reference).
+            (n,) int64: start, tokens, end, n up to `max_tokens`; and whether tokens were cut off (the last is then the
+            end token, as in the reference).
         """
-        room = self.context_length - 2
+        room = self.max_tokens - 2
         tokens: list[int] = []
-        for match in _PATTERN.finditer(clean_text(text)):
+        for match in _PATTERN.finditer(clean_lower(text)):
             word = match.group()
             tokens.extend(self._encode_word(word) if len(word) <= _REMEMBERED_CHARS else self._split_word(word))
             if len(tokens) > room:

@@ -2,8 +2,11 @@
 
 - `source`: what a loader finds: weights, frontend, and how the networks are built
 - `open_clip`, `open_clip_build`: every architecture of open_clip, with published weights, a file, or a repository's
+- `hugging_face`, `hugging_face_build`: `CLIPModel`s of transformers, from a directory or a repository
+- `mclip`, `mclip_build`: M-CLIP's multilingual text towers, beside an image tower of open_clip
+- `place`: the files of a directory or a repository
 - `files`, `weights`: weight files, their hashes, and how they are read and fitted
-- `hub`: files of Hugging Face repositories
+- `exported`: no networks but their graphs, from a directory
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ _MODULES = {
     "hf": "hugging_face",
     "m-clip": "mclip",
     "audioclip": "audioclip",
+    "onnx": "exported",
 }
 
 

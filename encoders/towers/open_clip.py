@@ -7,28 +7,38 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 from ..catalog import ModelRef, tables
+from ..catalog.backbones import BACKBONES, KINDS
 from ..catalog.names import demo_directory
 from ..catalog.tables import Preprocessing
+from ..downloads import elsewhere, hub
+from ..downloads.urls import fetch_url, find_copy, local_file, place_of
+from ..errors import SpecError, WeightsError
 from ..frontend import Frontend, TextFrontend, Tokenizer
 from ..spec import EncoderSpec
 from ..tokenizers.clip_bpe import ClipTokenizer
-from . import hub
 from .files import is_torchscript
 from .source import Source
 
+_log = logging.getLogger("clipmill")
+
+CONTEXT_LENGTH = 77
+"""What open_clip takes where a configuration does not say."""
+
 
 def find_source(spec: EncoderSpec) -> Source:
-    """Find configuration, preprocessing and weights of a model, downloading what is not here yet.
+    """Find configuration, preprocessing, tokenizer and weights of a model, downloading what is not here yet.
 
     Args:
         spec: Of family `open_clip`, `hf-hub` or `demo`.
 
     Raises:
         WeightsError: If something cannot be had.
+        SpecError: If the spec asks for more tokens than the model reads.
     """
     ref = spec.ref
     if ref.family == "open_clip":
@@ -36,34 +46,40 @@ def find_source(spec: EncoderSpec) -> Source:
     if ref.family == "demo":
         directory = demo_directory()
         config = json.loads((directory / hub.CONFIG_FILE).read_text(encoding="utf-8"))
-        weights, tokenizer = directory / hub.WEIGHT_FILES[0], f"local-dir:{directory}"
+        weights = directory / hub.WEIGHT_FILES[0]
     else:
         config = hub.fetch_config(ref.weights, spec.cache_dir)
-        weights, tokenizer = hub.fetch_weights(ref.weights, spec.cache_dir), f"hf-hub:{ref.weights}"
+        weights = hub.fetch_weights(ref.weights, spec.cache_dir)
     model = config["model_cfg"]
     preprocessing = Preprocessing.of(model["vision_cfg"].get("image_size", 224), config.get("preprocess_cfg", {}))
-    return _source(model["embed_dim"], preprocessing, model["text_cfg"], tokenizer, weights, spec, {"config": model})
+    return _source(model["embed_dim"], preprocessing, model["text_cfg"], weights, spec, {"config": model})
 
 
 def _published(ref: ModelRef, spec: EncoderSpec) -> Source:
     facts = tables.architectures()[ref.architecture]
-    weights = Path(ref.weights) if ref.is_file else download(ref, spec.cache_dir)
+    weights = local_file(ref.weights, spec.cache_dir) if ref.is_file else download(ref, spec.cache_dir)
     quick_gelu = bool(ref.quick_gelu) or (ref.is_file and weights.is_file() and is_torchscript(weights))
     settings = {"architecture": ref.architecture, "quick_gelu": quick_gelu}
     text = {"context_length": facts["context_length"], **facts.get("text", {})}
-    return _source(facts["dim"], ref.preprocessing(), text, ref.architecture, weights, spec, settings)
+    return _source(facts["dim"], ref.preprocessing(), text, weights, spec, settings)
 
 
 def _source(
     dim: int,
     preprocessing: Preprocessing,
     text: dict[str, Any],
-    tokenizer_name: str,
     weights: Path,
     spec: EncoderSpec,
     settings: dict[str, Any],
 ) -> Source:
-    tokenizer = make_tokenizer(text, tokenizer_name, spec)
+    tokenizer = make_tokenizer(text, spec)
+    if name := text.get("hf_model_name"):
+        settings = {**settings, "backbone": find_backbone(name, spec.cache_dir)}
+        if tokenizer.pad_id != settings["backbone"]["pad_token_id"]:
+            raise WeightsError(
+                f"{spec.model} pads with id {tokenizer.pad_id}, and its text tower {name!r} ignores"
+                f" {settings['backbone']['pad_token_id']}: not a pair"
+            )
     frontend = Frontend(dim, image=preprocessing, text=TextFrontend(tokenizer, fixed_length=depends_on_padding(text)))
     return Source(frontend, (weights,), functools.partial(_build, settings, weights), settings)
 
@@ -90,42 +106,91 @@ def depends_on_padding(text: dict[str, Any]) -> bool:
 
 
 def download(ref: ModelRef, cache_dir: str | None) -> Path:
-    """Return the local copy of published weights, from the catalog's places."""
-    import open_clip
+    """Return this machine's copy of published weights.
 
-    from ..errors import WeightsError
+    What is here already is used, wherever it came from; else the hub is asked, and the publisher's URL where the hub
+    cannot be reached.
 
-    config = open_clip.get_pretrained_cfg(ref.architecture, ref.weights)
-    if config is None:
-        raise WeightsError(f"the installed open_clip {open_clip.__version__} does not know {ref.name}; upgrade it")
-    repository, _, filename = str(config.get("hf_hub", "")).rpartition("/")
-    if repository:
-        if filename:
-            return hub.fetch_file(repository, filename, cache_dir)
-        return hub.fetch_weights(repository, cache_dir)
+    Args:
+        ref: Of family `open_clip`, with a tag.
+        cache_dir: As in `EncoderSpec`.
+
+    Raises:
+        WeightsError: If they cannot be had.
+    """
+    facts = tables.weights()[ref.architecture][ref.weights]
+    url, sha256 = facts.get("url", ""), facts.get("sha256")
+    repository, _, filename = facts.get("hub", "").rpartition("/")
+    if here := _find_here(ref, cache_dir):
+        return here
+    if not repository:
+        return fetch_url(url, sha256=sha256, cache_dir=cache_dir)
     try:
-        return Path(open_clip.download_pretrained(config, cache_dir=cache_dir))
-    except Exception as err:  # urllib's and open_clip's own errors: all mean that the file is not here
-        raise WeightsError(f"the weights of {ref.name} could not be fetched from {config.get('url')}: {err}") from err
+        return hub.fetch_file(repository, filename, cache_dir) if filename else hub.fetch_weights(repository, cache_dir)
+    except WeightsError as err:
+        if not url:
+            raise
+        _log.warning("%s; trying %s", err, url)
+        try:
+            return fetch_url(url, sha256=sha256, cache_dir=cache_dir)
+        except WeightsError as second:
+            raise WeightsError(f"the weights of {ref.name}: {err}; {second}") from err
 
 
-def make_tokenizer(text: dict[str, Any], name: str, spec: EncoderSpec) -> Tokenizer:
-    """Return the tokenizer of a text tower: CLIP's own, or the hub's that the configuration names.
+def _find_here(ref: ModelRef, cache_dir: str | None) -> Path | None:
+    """Return a copy of published weights that somebody has downloaded already."""
+    facts = tables.weights()[ref.architecture][ref.weights]
+    repository, _, filename = facts.get("hub", "").rpartition("/")
+    if repository:
+        found = hub.find_file(repository, filename, cache_dir) if filename else hub.find_weights(repository, cache_dir)
+        if found:
+            return found
+    if url := facts.get("url"):
+        place = place_of(url, cache_dir)
+        if found := find_copy([place, *elsewhere.places_of(place.name)], facts.get("sha256")):
+            return found
+    return elsewhere.clip_as_service_copy(ref.architecture, ref.weights)
+
+
+def find_backbone(name: str, cache_dir: str | None) -> dict[str, Any]:
+    """Return the configuration of a Hugging Face text tower: from our own table, else from its repository.
+
+    Args:
+        name: What open_clip's `hf_model_name` says.
+        cache_dir: As in `EncoderSpec`.
+
+    Raises:
+        WeightsError: If it cannot be had, or is of a kind that open_clip does not build.
+    """
+    if name in BACKBONES:
+        return BACKBONES[name]
+    config = json.loads(hub.fetch_file(name, "config.json", cache_dir).read_text(encoding="utf-8"))
+    if config.get("model_type") not in KINDS:
+        raise WeightsError(f"the text tower {name!r} is a {config.get('model_type')!r}; allowed: {', '.join(KINDS)}")
+    return {key: value for key, value in config.items() if key != "auto_map"}  # no code of a repository is run
+
+
+def make_tokenizer(text: dict[str, Any], spec: EncoderSpec) -> Tokenizer:
+    """Return the tokenizer of a text tower: CLIP's own, or that of the repository which the configuration names.
 
     Args:
         text: open_clip's `text_cfg`, or what the catalog keeps of it.
-        name: What open_clip calls the model, for tokenizers that it knows better.
-        spec: Whose cache holds copies.
+        spec: Whose cache holds copies, and whose `max_text_tokens` says where texts are cut.
+
+    Raises:
+        WeightsError: If it cannot be had.
+        SpecError: If the spec asks for more tokens than the model reads.
     """
-    by_name = "siglip" in name.lower() and ":" not in name
-    if not text.get("hf_tokenizer_name") and not by_name and not text.get("tokenizer_kwargs"):
-        return ClipTokenizer(text.get("context_length", 77))
-    from ..errors import WeightsError
-    from ..tokenizers.hub import HubTokenizer
+    context = int(text.get("context_length") or CONTEXT_LENGTH)
+    if spec.max_text_tokens is not None and spec.max_text_tokens > context:
+        raise SpecError(f"max_text_tokens={spec.max_text_tokens} is more than the {context} that {spec.model} reads")
+    options = text.get("tokenizer_kwargs") or {}
+    if text.get("tokenizer_mode"):
+        raise WeightsError(f"{spec.model} wants the tokenizer_mode {text['tokenizer_mode']!r}, which is not supported")
+    if repository := text.get("hf_tokenizer_name"):
+        from ..tokenizers.repository import fetch_tokenizer
 
-    try:
-        import open_clip
-
-        return HubTokenizer(open_clip.get_tokenizer(name, cache_dir=spec.cache_dir))
-    except Exception as err:
-        raise WeightsError(f"the tokenizer of {name!r} could not be loaded: {err}") from err
+        return fetch_tokenizer(repository, context, options, max_tokens=spec.max_text_tokens, cache_dir=spec.cache_dir)
+    if options:
+        raise WeightsError(f"{spec.model} wants CLIP's tokenizer with {', '.join(options)}, which is not supported")
+    return ClipTokenizer(context, max_tokens=spec.max_text_tokens)

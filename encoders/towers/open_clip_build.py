@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from open_clip.convert import convert_state_dict
 from open_clip.transformer import TextTransformer, text_global_pool
 
+from ..errors import MissingExtraError
 from .weights import empty_parameters, fit_weights, read_weights
 
 
@@ -18,40 +21,72 @@ def build(settings: dict[str, Any], weights: Path) -> dict[str, torch.nn.Module]
     """Build a model and return its towers; see `Source.build`.
 
     Args:
-        settings: `config` (open_clip's `model_cfg`), or `architecture` and `quick_gelu`.
+        settings: `config` (open_clip's `model_cfg`), or `architecture` and `quick_gelu`; and `backbone`, the
+            configuration of a Hugging Face text tower, where there is one.
         weights: The file.
 
     Raises:
         WeightsError: If the weights cannot be read or do not fit. Random weights are never run.
+        MissingExtraError: If the text tower is one of Hugging Face's, and transformers is not installed.
     """
     config = settings.get("config")
     if config is None:
         config = {**open_clip.get_model_config(settings["architecture"]), "quick_gelu": settings["quick_gelu"]}
     state = read_weights(weights)
-    with empty_parameters():
-        module = build_module(config)
+    module = build_unfilled(config, settings.get("backbone"))
     if any(name.startswith("image_encoder.") for name in state):
         state = convert_state_dict(module, state)  # MobileCLIP's own names
     fit_weights(module, state, weights)
     return towers_of(module)
 
 
-def build_module(config: dict[str, Any]) -> torch.nn.Module:
+def build_unfilled(config: dict[str, Any], backbone: dict[str, Any] | None = None) -> torch.nn.Module:
+    """Build an architecture for `fit_weights`: as `build_module` does, where possible without memory for its values.
+
+    Some of timm's constructors run their first layers to see what comes out, or derive a table from a parameter's
+    device: those (ViTamin, MobileCLIP-B, Swin) are built with real values, which the weights then replace.
+    """
+    try:
+        with empty_parameters():
+            module = build_module(config, backbone)
+        if not any(buffer.is_meta for buffer in module.buffers()):
+            return module
+    except RuntimeError as err:
+        if "meta" not in str(err):
+            raise
+    return build_module(config, backbone)
+
+
+def build_module(config: dict[str, Any], backbone: dict[str, Any] | None = None) -> torch.nn.Module:
     """Build an architecture; its values are whatever torch puts there.
 
     Args:
         config: open_clip's `model_cfg`.
+        backbone: The configuration of the Hugging Face text tower that it names; nothing is downloaded for it.
+
+    Raises:
+        MissingExtraError: If there is a backbone, and transformers is not installed.
     """
     config = copy.deepcopy(config)
     text, vision = config["text_cfg"], config["vision_cfg"]
-    if "hf_model_name" in text:
-        text["hf_model_pretrained"] = False
     if "timm_model_name" in vision:
         vision["timm_model_pretrained"] = False
     custom_text = config.pop("custom_text", False) or "hf_model_name" in text
-    if "multimodal_cfg" in config:
-        return open_clip.CoCa(**config)
-    return open_clip.CustomTextCLIP(**config) if custom_text else open_clip.CLIP(**config)
+    network = open_clip.CoCa if "multimodal_cfg" in config else _CLASSES[custom_text]
+    if backbone is None:
+        return network(**config)
+    try:
+        import transformers  # noqa: F401 - for a message that says what to install
+    except ImportError as err:
+        raise MissingExtraError("transformers", "hf", f"the text tower {text['hf_model_name']!r}") from err
+    with tempfile.TemporaryDirectory(prefix="clipmill-") as folder:
+        Path(folder, "config.json").write_text(json.dumps(backbone), encoding="utf-8")
+        text |= {"hf_model_name": folder, "hf_model_pretrained": False}
+        return network(**config)
+
+
+_CLASSES: dict[bool, Any] = {False: open_clip.CLIP, True: open_clip.CustomTextCLIP}
+"""By whether the text tower is a module of its own."""
 
 
 def towers_of(module: Any) -> dict[str, torch.nn.Module]:

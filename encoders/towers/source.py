@@ -16,6 +16,8 @@ from .files import sha256_of
 if TYPE_CHECKING:
     import torch
 
+    from ..runtimes.graphs import Graphs
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -32,6 +34,7 @@ class Source:
         settings: What else decides the vectors (activation, mode, …): plain values, part of the graphs' key.
         resolved: What the provenance should say beside the weights' hash.
         runtimes: Which runtimes its towers can run in.
+        graphs: Graphs that are there already, in place of towers.
     """
 
     frontend: Frontend
@@ -40,6 +43,7 @@ class Source:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     resolved: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     runtimes: tuple[str, ...] = ("torch", "onnx", "openvino")
+    graphs: Graphs | None = None
 
     @functools.cached_property
     def weights_sha256(self) -> str:

@@ -1,0 +1,89 @@
+"""What a session holds of rows that are on their way, and how many values may be."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Any
+
+from .model import Prepared
+from .outcome import Outcome
+from .preparation import Preparation
+
+
+class Slot:
+    """One item on its way."""
+
+    __slots__ = ("future", "nbytes", "outcome", "prepared", "row")
+
+    def __init__(self, row: Row, nbytes: int) -> None:
+        """Start; `nbytes` is what the content holds."""
+        self.row = row
+        self.nbytes = nbytes
+        self.future: Future[Preparation] | None = None
+        self.prepared: Prepared | None = None
+        self.outcome: Outcome = None
+
+
+class Row:
+    """A row on its way: its token, its slots, how many of them are not done, and the bytes its caller holds."""
+
+    __slots__ = ("nbytes", "open", "slots", "token")
+
+    def __init__(self, token: Any) -> None:
+        """Start with no slots."""
+        self.token = token
+        self.slots: list[Slot] = []
+        self.open = 0
+        self.nbytes = 0
+
+
+class Group:
+    """Prepared slots that may share a call of the model."""
+
+    __slots__ = ("nbytes", "pixels", "slots")
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.slots: list[Slot] = []
+        self.nbytes = 0
+        self.pixels = 0
+
+    def add(self, slot: Slot, pixels: int) -> None:
+        """Add a slot with the pixels of its source."""
+        self.slots.append(slot)
+        self.nbytes += slot.nbytes
+        self.pixels += pixels
+
+
+class Window:
+    """How many values may be in flight: a fixed number, or fewer where each of them holds much once it is prepared.
+
+    A text or a crop holds little. A sound holds all of its samples, ten times what its file may have had, and threads
+    prepare everything that is in flight while the model is busy. So values are counted as if each were as large as the
+    largest so far; before the first is known, as large as one may be.
+    """
+
+    def __init__(self, most: int, max_bytes: int) -> None:
+        """Start with nothing known.
+
+        Args:
+            most: Values in flight at most.
+            max_bytes: Bytes that all of them may hold, prepared.
+        """
+        self._most = most
+        self._max_bytes = max_bytes
+        self._guess = 0
+        self._largest = 0
+
+    def expect(self, nbytes: int) -> None:
+        """Say how much a value may hold; what was seen is believed instead."""
+        self._guess = max(self._guess, nbytes)
+
+    def see(self, prepared: Prepared) -> None:
+        """Take note of how much a value holds."""
+        self._largest = max(self._largest, int(getattr(prepared.payload, "nbytes", 0)), 1)
+
+    def is_full(self, slots: int) -> bool:
+        """Tell whether so many in flight leave no room for another."""
+        each = self._largest or self._guess
+        return slots >= max(1, min(self._most, self._max_bytes // each if each else self._most))

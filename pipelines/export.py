@@ -1,0 +1,36 @@
+"""`clipmill export`: a model as graphs in a directory, to be run without torch as `onnx:DIR`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from ..encoders.exporting import export_model
+from ..encoders.spec import EncoderSpec
+
+
+def export(spec: EncoderSpec, folder: str, overwrite: bool) -> Table:
+    """Write the directory; return what was written as a table for the terminal."""
+    return export_table(Path(folder), export_model(spec, folder, overwrite=overwrite))
+
+
+def export_table(folder: Path, manifest: dict[str, Any]) -> Table:
+    """Return what stands in an exported directory.
+
+    Args:
+        folder: The directory.
+        manifest: What `export_model` returned.
+    """
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    megabytes = sum((folder / name).stat().st_size for name in manifest["files"]) / 1e6
+    table.add_row("exported", f"{manifest['model']} ({', '.join(manifest['modalities'])}, {manifest['dim']} values)")
+    table.add_row("graphs", f"{manifest['kind']}, for runtime {manifest['runtime']}, precision {manifest['precision']}")
+    if "checked_cosine" in manifest:
+        table.add_row("checked", f"smallest cosine against float32: {manifest['checked_cosine']}")
+    table.add_row("directory", f"{folder} ({len(manifest['files'])} files, {megabytes:,.1f} MB)")
+    table.add_row("load it as", f"onnx:{folder}")
+    return table

@@ -1,0 +1,302 @@
+"""Sounds as content: what is decoded, resampled and refused, and how many are held at once."""
+
+from __future__ import annotations
+
+import io
+import sys
+import threading
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+from contract import WITH_SOUNDS, png, wav
+
+from clipmill.encoders import EncoderSpec, Item, Vector, load_encoder
+from clipmill.encoders.errors import MissingExtraError
+from clipmill.encoders.failure import RowError
+from clipmill.encoders.frontend import AudioFrontend, Frontend
+from clipmill.encoders.loaded import Loaded
+from clipmill.encoders.media.audio import Waveform, open_sound, require_audio, sniff_audio_type, waveform_for
+from clipmill.encoders.model import ClipModel, Model, Prepared
+from clipmill.encoders.preparation import count_pixels
+from clipmill.encoders.session import EmbedSession
+from clipmill.encoders.stats import Stats
+
+FORMATS = [("WAV", "PCM_16"), ("WAV", "PCM_24"), ("WAV", "FLOAT"), ("RF64", "PCM_16"), ("FLAC", "PCM_16")]
+LOSSY = [("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III")]
+TYPES = {"WAV": "audio/wav", "RF64": "audio/wav", "FLAC": "audio/flac", "OGG": "audio/ogg", "MP3": "audio/mpeg"}
+
+
+def sine(samples: int, rate: int, hertz: float = 440.0) -> np.ndarray:
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(samples) / rate)).astype(np.float32)
+
+
+def encoded(samples: np.ndarray, rate: int, kind: str = "WAV", subtype: str | None = None) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format=kind, subtype=subtype)
+    return file.getvalue()
+
+
+def failure_of(content, **options) -> tuple[str, str]:
+    with pytest.raises(RowError) as caught:
+        open_sound(content, **{"max_seconds": 60, **options})
+    return str(caught.value.failure.code), caught.value.failure.message
+
+
+# --- decoding --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "subtype"), [*FORMATS, *LOSSY])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_files_are_decoded(kind, subtype, channels) -> None:
+    """Every format, one channel and two: samples, rate and media type."""
+    given = np.stack([sine(48_000, 48_000, 440 * (n + 1)) for n in range(channels)], axis=1)
+    data = encoded(given, 48_000, kind, subtype)
+    sound = open_sound(data, max_seconds=2)
+    assert (sound.sample_rate, sound.media_type) == (48_000, TYPES[kind])
+    assert sound.samples.shape == (48_000, channels)
+    assert sound.samples.dtype == np.float32
+    error = np.abs(sound.samples - given)[2000:-2000].mean()
+    assert error < (2e-5 if (kind, subtype) in FORMATS else 2e-2)
+
+
+def test_other_bytes_are_told_apart() -> None:
+    """RIFF is an image or a sound by what stands behind it; marks of text and pictures are no sounds."""
+    assert sniff_audio_type(b"RIFF\0\0\0\0WEBPVP8 ") is None
+    assert sniff_audio_type(b"RIFF\0\0\0\0WAVEfmt ") == "audio/wav"
+    assert sniff_audio_type(b"ID3\x04\0\0\0\0\0\0") == "audio/mpeg"
+    for other in (b"", b"\xff", b"\xff\xd8\xff\xe0", b"\xff\xfeh\0i\0", b"\xff\xf1\x50\x80", png(1, 1, (0, 0, 0))):
+        assert sniff_audio_type(other) is None, other
+
+
+def test_samples_of_lossy_files_may_overshoot_a_little() -> None:
+    """A decoder's 1.03 is no mistake of the caller; a float file with 16-bit values is."""
+    assert open_sound(encoded(np.full(100, 1.5, np.float32), 8000, "WAV", "FLOAT"), max_seconds=1).samples.max() == 1.5
+    code, message = failure_of(encoded(np.full(100, 20_000, np.float32), 8000, "WAV", "FLOAT"))
+    assert code == "out_of_range"
+    assert "2e+04" in message
+    assert failure_of(encoded(np.full(100, np.nan, np.float32), 8000, "WAV", "FLOAT"))[0] == "out_of_range"
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "MP3"])
+def test_files_that_are_cut_off_are_refused(kind) -> None:
+    """Half a file is no shorter sound."""
+    data = encoded(sine(48_000, 48_000), 48_000, kind)
+    assert failure_of(data[: len(data) // 2])[0] == "undecodable"
+    assert failure_of(data[:30])[0] == "undecodable"
+
+
+def test_files_without_sound_are_refused() -> None:
+    for data, code in (
+        (b"", "empty"),
+        (encoded(np.zeros(0, np.float32), 8000), "empty"),
+        (b"no sound at all", "undecodable"),
+        (b"fLaC" + bytes(100), "undecodable"),
+        (png(2, 2, (0, 0, 0)), "undecodable"),
+        (encoded(np.zeros((100, 3), np.float32), 8000), "wrong_shape"),
+        (encoded(np.zeros(100, np.float32), 400), "out_of_range"),
+        (encoded(np.zeros(100, np.float32), 400_000), "out_of_range"),
+    ):
+        assert failure_of(data)[0] == code, data[:20]
+
+
+def test_long_sounds_are_refused_before_they_are_decoded(monkeypatch) -> None:
+    """The header tells; a sound within the limit is decoded as far as its header says."""
+    data = encoded(sine(24_001, 8000), 8000, "FLAC")
+    assert open_sound(data, max_seconds=3.1).samples.shape == (24_001, 1)
+    read: list[int] = []
+    plain = soundfile.SoundFile.read
+    monkeypatch.setattr(
+        soundfile.SoundFile, "read", lambda file, frames, **how: read.append(frames) or plain(file, frames, **how)
+    )
+    code, message = failure_of(data, max_seconds=3)
+    assert code == "too_large"
+    assert "option max_audio_seconds" in message
+    assert read == []
+    open_sound(data, max_seconds=3.1)
+    assert read == [24_001]
+
+
+# --- waveforms -------------------------------------------------------------------------------------------------------
+
+
+def test_waveforms() -> None:
+    """(n,), (1, n) and (2, n), floats of any width and int16, of which 32768 is full scale."""
+    mono = sine(100, 8000)
+    for given in (mono, mono[None], mono.astype(np.float64), mono.tolist()):
+        sound = open_sound(Waveform(given, 8000), max_seconds=1)
+        np.testing.assert_array_equal(sound.samples, mono[:, None])
+    np.testing.assert_array_equal(
+        open_sound(Waveform(np.stack([mono, -mono]), 8000.0), max_seconds=1).samples, np.stack([mono, -mono], axis=1)
+    )
+    whole = open_sound(Waveform(np.array([-32768, 0, 16384], np.int16), np.int64(8000)), max_seconds=1)
+    assert whole.samples[:, 0].tolist() == [-1.0, 0.0, 0.5]
+    half = open_sound(Waveform(mono.astype(np.float16), 8000), max_seconds=1).samples
+    np.testing.assert_allclose(half[:, 0], mono, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate", "code", "says"),
+    [
+        (np.zeros(9), None, "malformed", "without its sample rate"),
+        (np.zeros(9), "44100", "malformed", "'44100'"),
+        (np.zeros(9), True, "malformed", "True"),
+        (np.zeros(9), 0, "out_of_range", "allowed are 1,000 to 384,000"),
+        (np.zeros(9), float("nan"), "out_of_range", "nan"),
+        (np.zeros((9, 2)), 8000, "wrong_shape", "transpose it"),
+        (np.zeros((3, 9)), 8000, "wrong_shape", "one channel or two"),
+        (np.zeros((1, 2, 9)), 8000, "wrong_shape", "(1, 2, 9)"),
+        (np.float32(1), 8000, "wrong_shape", "()"),
+        ([[0.0, 1.0], [0.0]], 8000, "wrong_shape", "(n,) or (2, n)"),
+        (np.zeros(0), 8000, "empty", "no samples"),
+        (np.array([0, np.nan]), 8000, "out_of_range", "nan"),
+        (np.array([0, -np.inf]), 8000, "out_of_range", "-inf"),
+        (np.array([0, 1.01]), 8000, "out_of_range", "1.01"),
+        (np.array([0, 300]), 8000, "unsupported", "int64"),
+        (np.array(["a"]), 8000, "unsupported", "float in [-1, 1]"),
+        (np.zeros(8001), 8000, "too_large", "option max_audio_seconds"),
+    ],
+)
+def test_waveforms_that_are_refused(samples, rate, code, says) -> None:
+    found, message = failure_of(Waveform(samples, rate), max_seconds=1)
+    assert found == code
+    assert says in message
+
+
+def test_the_callers_waveform_is_unchanged() -> None:
+    given = sine(4000, 8000)
+    kept = given.copy()
+    waveform_for(open_sound(Waveform(given, 8000), max_seconds=1), AudioFrontend(44_100, scale=32768.0))
+    np.testing.assert_array_equal(given, kept)
+
+
+# --- what a model reads ----------------------------------------------------------------------------------------------
+
+
+def test_resampling() -> None:
+    """By soxr's high quality to the model's rate; a sound at that rate is left to the bit; both times the scale."""
+    given = np.stack([sine(24_000, 48_000), sine(24_000, 48_000, 3000)])
+    made = waveform_for(open_sound(Waveform(given, 48_000), max_seconds=1), AudioFrontend(44_100, scale=2.0))
+    assert made.shape == (2, 22_050)
+    assert made.dtype == np.float32
+    assert made.flags.c_contiguous
+    expected = [2 * soxr.resample(channel, 48_000, 44_100, quality="HQ") for channel in given]
+    np.testing.assert_allclose(made, expected, atol=1e-6)
+    ideal = np.stack([sine(22_050, 44_100), sine(22_050, 44_100, 3000)])
+    assert np.abs(made / 2 - ideal)[:, 500:-500].max() < 1e-3
+    left = waveform_for(open_sound(Waveform(ideal, 44_100), max_seconds=1), AudioFrontend(44_100))
+    np.testing.assert_array_equal(left, ideal)
+
+
+def test_sounds_that_are_too_short_are_refused() -> None:
+    """One sample is enough, if it is still one at the model's rate."""
+    one = np.array([0.5], np.float32)
+    assert waveform_for(open_sound(Waveform(one, 44_100), max_seconds=1), AudioFrontend(44_100)).shape == (1, 1)
+    with pytest.raises(RowError, match="too short: 0 samples at 44,100 Hz"):
+        waveform_for(open_sound(Waveform(one, 384_000), max_seconds=1), AudioFrontend(44_100))
+    with pytest.raises(RowError, match="needs at least 50"):
+        waveform_for(open_sound(Waveform(sine(49, 8000), 8000), max_seconds=1), AudioFrontend(8000, min_samples=50))
+
+
+def test_what_decodes_is_asked_for_when_the_model_is_found(monkeypatch, tmp_path) -> None:
+    """With the command that installs it, and not once a row."""
+    for package in ("soundfile", "soxr"):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, package, None)
+            with pytest.raises(MissingExtraError, match=rf"{package}.*pip install 'clipmill\[audio\]'"):
+                require_audio()
+            with pytest.raises(MissingExtraError, match=r"clipmill\[audio\]"):
+                load_encoder(f"AudioCLIP::{tmp_path / 'none.pt'}", device="cpu")
+            with pytest.raises(MissingExtraError, match=r"clipmill\[audio\]"):
+                load_encoder(f"{WITH_SOUNDS}&missing={package}")
+
+
+# --- in flight -------------------------------------------------------------------------------------------------------
+
+
+class Echo:
+    """A runtime that writes down what it is given, and returns samples' sums."""
+
+    name, precision, device = "echo", "fp32", "cpu"
+
+    def __init__(self) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+
+    def encode(self, entrance, inputs):
+        assert entrance == "audio"
+        self.shapes.append(inputs[0].shape)
+        return inputs[0].sum(axis=(1, 2))[:, None]
+
+
+def test_only_equal_lengths_share_a_call() -> None:
+    """Many lengths: as many come out as went in, in order, each with its own vector, in calls of one shape."""
+    echo = Echo()
+    loaded = Loaded(ClipModel(Frontend(1, audio=AudioFrontend(8000)), echo, {}), 2)
+    session = EmbedSession(EncoderSpec(WITH_SOUNDS, max_batch_rows=4), loaded, Stats())
+    lengths = [100 + 7 * (n * n % 23) for n in range(200)]
+    items = [Item("audio", Waveform(np.full(length, 0.5, np.float32), 8000)) for length in lengths]
+    done = [one for n, item in enumerate(items) for one in session.push(n, [item])] + session.flush()
+    assert [one.token for one in done] == list(range(200))
+    np.testing.assert_allclose([one.outcomes[0].values[0] for one in done], np.array(lengths) / 2)
+    assert sum(shape[0] for shape in echo.shapes) == 200
+    assert max(shape[0] for shape in echo.shapes) <= 4
+    assert len(echo.shapes) < 150, "equal lengths should meet"
+    loaded.close()
+
+
+def test_a_call_takes_no_more_than_the_budget_of_its_largest_layer() -> None:
+    """Ten values for each sample, 20,000 in a call: two sounds of 1,000 samples, or one that is larger alone."""
+    echo = Echo()
+    loaded = Loaded(ClipModel(Frontend(1, audio=AudioFrontend(8000, values_per_sample=10.0)), echo, {}), 1)
+    session = EmbedSession(EncoderSpec(WITH_SOUNDS, max_batch_pixels=20_000), loaded, Stats())
+    for n, length in enumerate([1000] * 5 + [3000] * 2):
+        session.push(n, [Item("audio", Waveform(np.zeros(length), 8000))])
+    session.flush()
+    assert sorted(shape[0] * shape[2] for shape in echo.shapes) == [1000, 2000, 2000, 3000, 3000]
+    loaded.close()
+
+
+class Holding(Model):
+    """Makes much of little, and counts the prepared values that are held at the same time."""
+
+    dim, modalities = 1, frozenset({"audio"})
+
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = nbytes
+        self.held = self.most = 0
+        self.lock = threading.Lock()
+
+    def prepare(self, modality, content, spec):
+        with self.lock:
+            self.held += 1
+            self.most = max(self.most, self.held)
+        return Prepared(np.zeros(self.nbytes, np.uint8), group=content)
+
+    def encode(self, modality, payloads):
+        with self.lock:
+            self.held -= len(payloads)
+        return np.zeros((len(payloads), 1), np.float32)
+
+
+@pytest.mark.parametrize("distinct", [1, 400])
+def test_what_is_prepared_is_bounded_in_bytes(distinct) -> None:
+    """Files of four bytes become a megabyte each: never more than four batches' worth of bytes at once."""
+    model = Holding(2**20)
+    loaded = Loaded(model, 4)
+    spec = EncoderSpec(WITH_SOUNDS, max_batch_bytes=4 * 2**20, max_audio_seconds=10)
+    session = EmbedSession(spec, loaded, Stats())
+    rows = [Item("audio", b"%04d" % (n % distinct)) for n in range(400)]
+    done = [one for n, item in enumerate(rows) for one in session.push(n, [item])] + session.flush()
+    assert [one.token for one in done] == list(range(400))
+    assert all(isinstance(one.outcomes[0], Vector) for one in done)
+    assert 4 <= model.most <= 16
+    assert model.held == 0
+    loaded.close()
+
+
+def test_decoding_counts_against_the_budget_of_pixels() -> None:
+    """A sound's samples, over its channels; nothing for what cannot be told."""
+    assert count_pixels("audio", wav(1000, 2)) == 2000
+    assert count_pixels("audio", b"noise") == 0
+    assert count_pixels("audio", Waveform(np.zeros(9), 8000)) == 0

@@ -1,0 +1,252 @@
+"""AudioCLIP's vectors equal those of the model written down a second time, and every comparison can fail."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+
+import audioclip_reference as reference
+import numpy as np
+import open_clip
+import pytest
+import torch
+from audioclip_reference import Variant, sound
+from open_clip.transform import image_transform
+from pictures import encode, photographs
+from PIL import Image
+from weights import relative_error
+
+from clipmill.encoders import EncoderSpec, load_encoder, unload_all
+from clipmill.encoders.storage.provenance import differences, provenance_of
+from clipmill.encoders.towers import find_source
+from clipmill.encoders.towers.audioclip_audio import AudioTower
+from clipmill.encoders.towers.audioclip_build import build, build_module
+from clipmill.encoders.towers.audioclip_spectrogram import Wavelets, frame, to_unit_range
+
+RATE = 44_100
+TEXTS = ["cat", "an alarm clock, ringing", "ÜBER-straße 日本 🙂", "word " * 200]
+TOLERANCE = 1e-4
+VISIBLE = 1e-3
+"""What every mistake moves vectors by, and more; most by a thousand times the tolerance."""
+
+
+@pytest.fixture(scope="module")
+def state() -> reference.State:
+    return reference.draw()
+
+
+@pytest.fixture(scope="module")
+def path(state, tmp_path_factory) -> Path:
+    """Return a file in the published layout."""
+    path = tmp_path_factory.mktemp("weights") / "AudioCLIP-Full-Training.pt"
+    torch.save(state, path)
+    yield path
+    unload_all()
+    path.unlink()  # half a gigabyte, which would stay for three runs
+
+
+@pytest.fixture(scope="module")
+def towers(path) -> dict[str, torch.nn.Module]:
+    return build(path, "reference")
+
+
+@pytest.fixture
+def encoder(path):
+    return load_encoder(f"AudioCLIP::{path}", device="cpu", runtime="torch", precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def waves() -> np.ndarray:
+    """Return (3, 12001) float32 in [-1, 1], a quarter of a second each."""
+    return np.stack([sound(seed, 12_001) for seed in range(3)])
+
+
+def audio(state: reference.State, waves: np.ndarray, variant: Variant = reference.RIGHT, scale: float = 32768.0):
+    """Return the reference's vectors of (n, samples) or (n, channels, samples) in [-1, 1]."""
+    waves = torch.from_numpy(waves[:, None] if waves.ndim == 2 else waves) * scale
+    with torch.inference_mode():
+        return reference.audio(state, waves, variant)
+
+
+# --- the three towers ------------------------------------------------------------------------------------------------
+
+
+def test_names_and_shapes_are_those_of_the_published_files() -> None:
+    """861 names, with the published numbers of parameters in each part; the network has them all and no others."""
+    layout = reference.layout()
+    own = {name: tuple(tensor.shape) for name, tensor in build_module().state_dict().items()}
+    assert len(layout) == 861
+    assert own == {name: shape for name, shape in layout.items() if name != "audio.fbsp.bias"}
+    trained = {name: shape for name, shape in layout.items() if not name.endswith(("tracked", "mean", "var", "window"))}
+    parts = {"transformer.": 37_828_608, "visual.": 38_316_896, "audio.": 32_104_771, "": 134_111_910}
+    for part, count in parts.items():
+        assert sum(int(np.prod(shape)) for name, shape in trained.items() if name.startswith(part)) == count, part
+    assert EncoderSpec("AudioCLIP").facts.parameters == 134_111_910
+
+
+def test_sounds_equal_the_reference(state, encoder, waves) -> None:
+    """Mono, stereo, and sounds of one frame."""
+    ours = encoder.embed_audios([(wave, RATE) for wave in waves])
+    assert relative_error(ours, audio(state, waves)) <= TOLERANCE
+    stereo = np.stack([waves[0], waves[1]])
+    assert relative_error(encoder.embed_audios([(stereo, RATE)]), audio(state, stereo[None])) <= TOLERANCE
+    short = waves[:1, 5000:6000]
+    assert relative_error(encoder.embed_audios([(short[0], RATE)]), audio(state, short)) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        pytest.param({"scale": 1.0}, id="not scaled to 16 bits"),
+        pytest.param({"scale": 32767.0 / 1.01}, id="scaled by one percent less"),
+        pytest.param({"variant": Variant(centred=True)}, id="frames centred and mirrored"),
+        pytest.param({"variant": Variant(double_kernel=True)}, id="kernel in double precision"),
+        pytest.param({"variant": Variant(sinc_of_pi=True)}, id="the other sinc"),
+        pytest.param({"variant": Variant(natural=True)}, id="natural logarithm"),
+        pytest.param({"variant": Variant(bins_from=1)}, id="first bin left out"),
+        pytest.param({"variant": Variant(by_batch=True)}, id="batch statistics"),
+    ],
+)
+def test_a_mistake_in_the_audio_tower_is_seen(state, encoder, waves, wrong) -> None:
+    ours = encoder.embed_audios([(wave, RATE) for wave in waves])
+    assert relative_error(ours, audio(state, waves, **wrong)) > VISIBLE
+
+
+def test_channels_are_summed_after_the_network_and_not_mixed(state, encoder, waves) -> None:
+    """Two channels are neither their mean, nor their sum, nor one of them."""
+    ours = encoder.embed_audios([(waves[:2], RATE)])
+    for mixed in (waves[:2].mean(axis=0), waves[:2].sum(axis=0).clip(-1, 1), waves[0]):
+        assert relative_error(ours, audio(state, mixed[None])) > VISIBLE
+
+
+def test_two_equal_channels_give_twice_the_pooled_vector(state, encoder, waves) -> None:
+    once, twice = encoder.embed_audios([(waves[0], RATE)]), encoder.embed_audios([(waves[[0, 0]], RATE)])
+    bias = state["audio.fc.bias"].numpy()
+    assert relative_error(twice - bias, 2 * (once - bias)) <= 1e-5
+
+
+def test_texts_equal_the_reference(state, encoder) -> None:
+    """QuickGELU, the end token's vector, padding cut off; and the exact GELU is seen."""
+    ids = open_clip.tokenize(TEXTS)
+    ours = encoder.embed_texts(TEXTS)
+    with torch.inference_mode():
+        assert relative_error(ours, reference.text(state, ids)) <= TOLERANCE
+        assert relative_error(ours, reference.text(state, ids, Variant(gelu=True))) > VISIBLE
+
+
+def test_images_equal_the_reference(state, encoder) -> None:
+    """From files; and swapped channels are seen."""
+    files = [encode(array, "JPEG", quality=90) for array in photographs().values()]
+    exact = load_encoder(dataclasses.replace(encoder.spec, decode="exact"))
+    prepare = image_transform(224, is_train=False)
+    pixels = torch.stack([prepare(Image.open(io.BytesIO(file))) for file in files])
+    ours = exact.embed_images(files)
+    with torch.inference_mode():
+        assert relative_error(ours, reference.image(state, pixels)) <= TOLERANCE
+        assert relative_error(ours, reference.image(state, pixels.flip(1))) > VISIBLE
+
+
+def test_what_else_is_in_the_batch_does_not_matter(encoder, waves) -> None:
+    """Equal lengths share calls, unequal ones are not padded into each other, and nothing of it changes a vector."""
+    items = [(wave[: 12_001 - 600 * (n % 3)], RATE) for n, wave in enumerate([*waves, *waves[::-1]])]
+    together = encoder.embed_audios(items)
+    alone = np.concatenate([encoder.embed_audios([item]) for item in items])
+    assert relative_error(together, alone) <= 1e-5
+    assert relative_error(together[:1], together[1:2]) > VISIBLE
+
+
+# --- the mode of Jina's executor -------------------------------------------------------------------------------------
+
+
+def test_jina_mode_equals_its_reference(state, path, waves) -> None:
+    """Un-scaled samples and each sound's own statistics, one at a time, whatever else is in the batch."""
+    encoder = load_encoder(f"AudioCLIP::{path}", device="cpu", precision="fp32", mode="jina")
+    stereo = np.stack([waves[0], waves[1]])
+    with torch.inference_mode():
+        mono = torch.cat([reference.jina_audio(state, torch.from_numpy(wave)[None]) for wave in waves])
+        both = reference.jina_audio(state, torch.from_numpy(stereo))
+    ours = encoder.embed_audios([(wave, RATE) for wave in waves])
+    assert relative_error(ours, mono) <= TOLERANCE
+    assert relative_error(encoder.embed_audios([(stereo, RATE)]), both) <= TOLERANCE
+    assert relative_error(ours, audio(state, waves)) > VISIBLE
+    assert relative_error(ours, audio(state, waves, scale=1.0)) > VISIBLE
+
+
+def test_the_two_modes_are_never_compatible(path, encoder) -> None:
+    jina = EncoderSpec(f"AudioCLIP::{path}", mode="jina")
+    ours, theirs = provenance_of(encoder.spec, "audio"), provenance_of(jina, "audio")
+    assert differences(ours, theirs) == ["mode"]
+    assert differences(theirs, {name: value for name, value in theirs.items() if name != "mode"}) == ["mode"]
+    assert differences(ours, {name: value for name, value in ours.items() if name != "mode"}) == []
+    assert find_source(encoder.spec).key != find_source(jina).key
+    assert encoder.resolved["mode"] == "reference"
+    assert find_source(jina).resolved["mode"] == "jina"
+
+
+# --- the spectrogram -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("samples", "frames", "left", "right"),
+    [(1, 1, 826, 827), (1654, 1, 0, 0), (1655, 2, 280, 280), (220_500, 392, 252, 253)],
+)
+def test_frames(samples, frames, left, right) -> None:
+    """Zeros on both sides, the odd one on the right."""
+    framed = frame(torch.ones(1, samples))[0]
+    assert framed.shape == (frames, 1654)
+    assert int((framed[0] == 0).sum()) == (left if frames > 1 else left + right)
+    assert torch.equal(framed[0, :left], torch.zeros(left))
+    assert torch.equal(framed[-1, 1654 - right :], torch.zeros(right))
+
+
+def test_sixteen_bit_values_become_the_unit_range() -> None:
+    values = to_unit_range(torch.tensor([-32768.0, 32767.0, 0.0]))
+    assert values[:2].tolist() == [-1.0, 1.0]
+    assert float(values[2]) == pytest.approx(1 / 65535, rel=1e-2)
+
+
+@pytest.mark.parametrize(("hertz", "peak"), [(440, 20), (1_000, 46), (8_000, 371)])
+def test_wavelets_without_exponents_are_a_fourier_transform(hertz, peak) -> None:
+    """With m = 0, fb = 1 and fc = k rows have norm 1, and a sinusoid is found at bin 2047 f / 44100."""
+    kernel = Wavelets().kernel(1025)
+    norms = kernel.double().square().sum(dim=(0, 2)).sqrt()
+    torch.testing.assert_close(norms, torch.ones(1025, dtype=torch.float64), rtol=0, atol=1e-6)
+    wave = torch.sin(2 * torch.pi * hertz * torch.arange(2048) / RATE)
+    assert int((kernel @ wave).square().sum(dim=0).argmax()) == peak
+
+
+def test_shapes_of_a_clip_of_five_seconds(towers) -> None:
+    tower = towers["audio"]
+    shapes: dict[str, tuple[int, ...]] = {}
+    names = ("spectrogram", "conv1", *(f"layer{n}" for n in range(1, 5)), *(f"att{n}" for n in range(1, 6)))
+
+    def noting(name: str):
+        return lambda module, given, made: shapes.__setitem__(name, tuple(made.shape[1:]))
+
+    hooks = [tower.get_submodule(name).register_forward_hook(noting(name)) for name in names]
+    with torch.inference_mode():
+        assert tower(torch.from_numpy(sound(0, 220_500))[None, None] * 32768).shape == (1, 1024)
+    for hook in hooks:
+        hook.remove()
+    stages = [(256, 86, 98), (512, 43, 49), (1024, 22, 25), (2048, 11, 13)]
+    assert shapes.pop("spectrogram") == (3, 341, 392)
+    assert shapes.pop("conv1") == (64, 171, 196)
+    assert [shapes.pop(f"layer{n}") for n in range(1, 5)] == stages
+    assert shapes == {f"att{n}": shape for n, shape in enumerate([*stages, (2048, 1, 1)], 1)}
+
+
+def test_what_reads_decibels_stays_in_single_precision(towers, waves) -> None:
+    """Where a runtime reduces the rest, weak bins would be lost."""
+    tower = AudioTower(1024)
+    tower.spectrogram = towers["audio"].spectrogram
+    tower.to(torch.bfloat16)
+    assert tower.fc.weight.dtype == torch.bfloat16
+    given = torch.from_numpy(waves[:1]) * 32768
+    whole = tower.spectrogram(given)
+    first = towers["audio"].conv1
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(tower.spectrogram(given), whole)
+        reduced = first(whole)
+    assert whole.dtype == torch.float32
+    assert torch.equal(reduced, first(whole))

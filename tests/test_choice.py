@@ -1,0 +1,313 @@
+"""What `auto` means: the fastest way whose vectors were checked; what was named is taken or refused."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from weights import drawn_module, write_safetensors
+
+from clipmill.encoders import EncoderSpec, count_loads, load_encoder, unload_all
+from clipmill.encoders import combinations as table
+from clipmill.encoders.combinations import Combination
+from clipmill.encoders.errors import ClipmillError, DeviceError, SpecError, WeightsError
+from clipmill.encoders.frontend import Frontend
+from clipmill.encoders.runtimes import choice, pytorch
+from clipmill.encoders.runtimes.choice import candidates
+from clipmill.encoders.runtimes.store import Store
+from clipmill.encoders.towers import find_source
+from clipmill.encoders.towers.source import Source
+
+
+@pytest.fixture(autouse=True)
+def _forget_models():
+    unload_all()
+    yield
+    unload_all()
+
+
+@pytest.fixture
+def cold(tmp_path, monkeypatch):
+    """An empty cache."""
+    monkeypatch.setenv("CLIPMILL_CACHE", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(params=[True, False], ids=["bfloat16", "no bfloat16"])
+def native(request, monkeypatch) -> bool:
+    """A processor that multiplies bfloat16 itself, or one that does not."""
+    monkeypatch.setattr(choice, "has_native_bfloat16", lambda: request.param)
+    return request.param
+
+
+def _ways(spec: EncoderSpec, device: str = "cpu", source: Source | None = None) -> list[str]:
+    return [str(way) for way in candidates(Store(source or find_source(spec), None), spec, device)]
+
+
+@pytest.mark.parametrize(
+    ("options", "with_bfloat16", "without"),
+    [
+        ({}, "openvino bf16, torch bf16, openvino fp32, onnx fp32, torch fp32", "openvino fp32, onnx fp32, torch fp32"),
+        ({"precision": "fp32"}, "openvino fp32, onnx fp32, torch fp32", "openvino fp32, onnx fp32, torch fp32"),
+        ({"runtime": "torch"}, "torch bf16, torch fp32", "torch fp32"),
+        ({"runtime": "onnx"}, "onnx fp32", "onnx fp32"),
+        ({"runtime": "openvino"}, "openvino bf16, openvino fp32", "openvino fp32"),
+        ({"precision": "bf16"}, "openvino bf16, torch bf16", "openvino bf16, torch bf16"),
+        ({"precision": "int8"}, "onnx int8, openvino int8", "onnx int8, openvino int8"),
+    ],
+    ids=str,
+)
+def test_candidates_on_a_cpu(options: dict, with_bfloat16: str, without: str, native: bool) -> None:
+    """In the order of their speed, narrowed by what the spec names."""
+    assert ", ".join(_ways(EncoderSpec("demo", **options))) == (with_bfloat16 if native else without)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, "torch bf16, torch fp32"),
+        ({"runtime": "onnx"}, "onnx fp32"),
+        ({"precision": "fp16"}, "torch fp16"),
+        ({"runtime": "onnx", "precision": "fp16"}, "onnx fp16"),
+    ],
+    ids=str,
+)
+def test_candidates_on_a_gpu(options: dict, expected: str) -> None:
+    """torch, unless another runtime is named; float16 only where it is named."""
+    assert ", ".join(_ways(EncoderSpec("demo", **options), "cuda:0")) == expected
+
+
+def test_only_what_is_installed_is_a_candidate(monkeypatch) -> None:
+    """A plain installation has torch alone."""
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        choice.importlib.util, "find_spec", lambda name: None if name in ("openvino", "onnxruntime") else real(name)
+    )
+    assert _ways(EncoderSpec("demo", precision="fp32")) == ["torch fp32"]
+
+
+def test_a_family_says_what_its_towers_can_run_in() -> None:
+    """`auto` keeps to it, and another runtime is refused with what there is."""
+    source = Source(Frontend(4), (), dict, runtimes=("torch",))
+    assert _ways(EncoderSpec("demo", precision="fp32"), source=source) == ["torch fp32"]
+    with pytest.raises(SpecError, match=r"runtime='onnx'.* it can in torch bf16 on cpu, torch bf16 on cuda, torch fp"):
+        _ways(EncoderSpec("demo", runtime="onnx"), source=source)
+
+
+@pytest.mark.parametrize(
+    ("options", "there_is"),
+    [
+        ({"runtime": "openvino", "device": "cuda"}, "openvino on cpu: fp32, bf16, int8"),
+        ({"runtime": "openvino", "precision": "fp16"}, "openvino on cpu"),
+        ({"runtime": "torch", "precision": "int8"}, "torch on cpu: fp32, bf16; torch on cuda: fp32, bf16, fp16"),
+        ({"runtime": "onnx", "precision": "bf16"}, "onnx on cpu: fp32, int8; onnx on cuda: fp32, fp16"),
+        ({"precision": "fp16", "device": "cpu"}, "torch on cpu: fp32, bf16"),
+        ({"precision": "int8", "device": "cuda:1"}, "openvino on cpu: fp32, bf16, int8"),
+        ({"runtime": "onnx", "precision": "int8", "device": "cuda"}, "onnx on cuda: fp32, fp16"),
+    ],
+    ids=str,
+)
+def test_what_works_nowhere_is_refused_when_the_spec_is_made(options: dict, there_is: str) -> None:
+    """Before anything is loaded, with what was named and what there is."""
+    with pytest.raises(SpecError) as caught:
+        EncoderSpec("demo", **options)
+    assert there_is in str(caught.value)
+    assert all(f"{name}={value!r}" in str(caught.value) for name, value in options.items())
+
+
+def test_a_processor_without_bfloat16_is_told_so(monkeypatch) -> None:
+    """Named bf16 is refused at load, not emulated."""
+    monkeypatch.setattr(pytorch, "has_native_bfloat16", lambda: False)
+    with pytest.raises(DeviceError, match=r"avx512_bf16, amx_bf16 or Arm's bf16"):
+        load_encoder("demo", device="cpu", runtime="torch", precision="bf16")
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "expected"),
+    [
+        ("model name\t: A CPU\nflags\t\t: fpu avx2 avx512_bf16 sse\n", True),
+        ("model name\t: A CPU\nflags\t\t: fpu avx2 sse avx512f\n", False),
+        ("CPU part\t: 0xd40\nFeatures\t: fp asimd bf16 i8mm\n", True),
+        ("", False),
+    ],
+    ids=["x86", "older x86", "Arm", "unknown"],
+)
+def test_native_bfloat16_is_read_from_the_processors_flags(cpuinfo: str, expected: bool, monkeypatch, tmp_path) -> None:
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    monkeypatch.setattr(table, "_CPUINFO", tmp_path / "cpuinfo")
+    table._flags.cache_clear()
+    try:
+        assert table.has_native_bfloat16() is expected
+    finally:
+        table._flags.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"), [(["null", "sda"], False), (["nvidia0", "nvidiactl"], True), (["dxg"], True)], ids=str
+)
+def test_a_gpu_is_looked_for_without_torch(files: list[str], expected: bool, monkeypatch, tmp_path) -> None:
+    """Without a driver there is no GPU: torch is not imported to learn that."""
+    for name in files:
+        (tmp_path / name).touch()
+    monkeypatch.setattr(table, "_DEVICES", tmp_path)
+    assert table.may_have_gpu() is expected
+
+
+def test_auto_is_checked_once_a_machine_and_written_down(cold, caplog, monkeypatch) -> None:
+    """The first load measures; the second, and one in another process, believe the note and build no towers."""
+    with caplog.at_level(logging.INFO, "clipmill"):
+        first = load_encoder("demo", device="cpu")
+    expected = "bf16" if table.has_native_bfloat16() else "fp32"
+    assert (first.resolved["runtime"], first.resolved["precision"]) == ("openvino", expected)
+    assert 0.999 <= first.resolved["checked_cosine"] <= 1
+    assert f"demo runs in openvino {expected}: chosen by auto, {{'checked_cosine': 0.9999" in caplog.text.replace(
+        "1.0}", "0.9999}"
+    )
+    (note,) = (cold / "graphs/notes").glob("check-*.json")
+    assert json.loads(note.read_text())["cosine"] == pytest.approx(first.resolved["checked_cosine"], abs=1e-6)
+    unload_all()
+    monkeypatch.setattr(Store, "towers", property(lambda self: pytest.fail("towers were built")))
+    assert load_encoder("demo", device="cpu").resolved == first.resolved
+    program = (
+        "import sys; from clipmill.encoders import load_encoder\n"
+        "print(load_encoder('demo').resolved['checked_cosine'], [n for n in ('torch', 'onnx') if n in sys.modules])"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=os.sep)
+    # with a GPU, `auto` is another device, and torch is what asks for it
+    imported = ["torch"] if table.may_have_gpu() else []
+    assert said.stdout.strip().endswith(f" {imported}")
+
+
+@pytest.fixture(scope="module")
+def wild(tmp_path_factory) -> str:
+    """A model whose drawn blocks are so large that bfloat16 loses the vectors."""
+    module = drawn_module("RN50", quick_gelu=True, gain=12.0)
+    path = write_safetensors(module, tmp_path_factory.mktemp("wild") / "w.safetensors")
+    return f"RN50::{path}"
+
+
+def test_a_candidate_that_is_too_far_from_float32_is_dropped(wild: str, caplog) -> None:
+    """The check measures, and the next candidate is taken; the log says the cosine."""
+    if not table.has_native_bfloat16():
+        with pytest.raises(DeviceError):
+            load_encoder(wild, device="cpu", runtime="torch", precision="bf16")
+        return
+    with caplog.at_level(logging.INFO, "clipmill"):
+        encoder = load_encoder(wild, device="cpu", runtime="torch")
+    assert encoder.resolved["precision"] == "fp32" and "checked_cosine" not in encoder.resolved
+    (line,) = [r.getMessage() for r in caplog.records if "torch bf16 is not taken" in r.getMessage()]
+    cosine = float(line.partition("against float32 is ")[2].partition(",")[0])
+    assert cosine < 0.999
+    exact = load_encoder(wild, device="cpu", runtime="torch", precision="fp32")
+    np.testing.assert_array_equal(exact.embed_texts(["a cat"]), encoder.embed_texts(["a cat"]))
+    named = load_encoder(wild, device="cpu", runtime="torch", precision="bf16")
+    assert named.resolved["precision"] == "bf16", "what is named is taken"
+
+
+def test_a_wrong_graph_is_dropped(cold, monkeypatch, caplog) -> None:
+    """Graphs that compute something else are seen by the same check, in float32 too."""
+    real = choice.probes_of
+    calls = []
+
+    def other_pictures(frontend, entrance, **options):
+        calls.append(entrance)
+        seed = 50 if len(calls) > len(frontend.modalities) else 0  # all but the reference's are other probes
+        return real(frontend, entrance, seed=seed, **options)
+
+    monkeypatch.setattr(choice, "probes_of", other_pictures)
+    with caplog.at_level(logging.INFO, "clipmill"):
+        encoder = load_encoder("demo", device="cpu", precision="fp32")
+    assert encoder.resolved["runtime"] == "torch"
+    assert caplog.text.count("is not taken") == 2
+
+
+def test_a_graph_that_cannot_be_made_is_a_warning_under_auto_alone(cold, monkeypatch, caplog) -> None:
+    """`auto` goes on with what works, and does not try again in the next process; a named runtime says why it fails."""
+
+    def fail(*_):
+        raise WeightsError("no graph could be made of the text tower: complex numbers")
+
+    monkeypatch.setattr("clipmill.encoders.runtimes.store.make_graphs", fail)
+    with caplog.at_level(logging.WARNING, "clipmill"):
+        encoder = load_encoder("demo", device="cpu", precision="fp32")
+    assert encoder.resolved["runtime"] == "torch"
+    assert "demo cannot run in openvino fp32, trying the next: no graph could be made" in caplog.text
+    unload_all()
+    monkeypatch.setattr("clipmill.encoders.runtimes.store.make_graphs", lambda *_: pytest.fail("tried again in vain"))
+    assert load_encoder("demo", device="cpu", precision="fp32").resolved["runtime"] == "torch"
+    unload_all()
+    monkeypatch.setattr("clipmill.encoders.runtimes.store.make_graphs", fail)
+    with pytest.raises(WeightsError, match="complex numbers"):
+        load_encoder("demo", device="cpu", runtime="openvino", precision="fp32")
+
+
+def test_weights_that_cannot_be_had_are_said_at_once(cold, tmp_path, caplog) -> None:
+    """Not once for each candidate, and alike whatever was named."""
+    (tmp_path / "bad.pt").write_bytes(b"no weights")
+    for options in ({}, {"runtime": "onnx", "precision": "fp32"}):
+        with caplog.at_level(logging.WARNING, "clipmill"):
+            with pytest.raises(WeightsError, match=r"bad\.pt' cannot be read as weights"):
+                load_encoder(f"ViT-B-32::{tmp_path}/bad.pt", device="cpu", **options)
+            with pytest.raises(WeightsError, match=r"no weights at .*none.*random weights"):
+                load_encoder(f"ViT-B-32::{tmp_path}/none.pt", device="cpu", **options)
+    assert "trying the next" not in caplog.text
+
+
+def test_a_failure_that_may_pass_is_not_remembered(cold, monkeypatch) -> None:
+    """A full disk today is no reason to be slow for ever."""
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("clipmill.encoders.runtimes.store.make_graphs", fail)
+        assert load_encoder("demo", device="cpu", precision="fp32").resolved["runtime"] == "torch"
+    unload_all()
+    assert load_encoder("demo", device="cpu", precision="fp32").resolved["runtime"] == "openvino"
+
+
+def test_auto_and_its_name_share_one_copy() -> None:
+    """Whichever is asked for first; one load is counted."""
+    chosen = load_encoder("demo", device="cpu").resolved
+    named = {"runtime": chosen["runtime"], "precision": chosen["precision"]}
+    unload_all()
+    before = count_loads()
+    a = load_encoder("demo", device="cpu")
+    b = load_encoder("demo", device="cpu", **named)
+    c = load_encoder("demo", device="cpu", runtime=chosen["runtime"])
+    assert a._loaded is b._loaded is c._loaded and count_loads() == before + 1
+    unload_all()
+    b = load_encoder("demo", device="cpu", **named)
+    a = load_encoder("demo", device="cpu", normalize=True)
+    assert a._loaded is b._loaded and count_loads() == before + 2
+    other = load_encoder("demo", device="cpu", runtime="torch", precision="fp32")
+    assert other._loaded is not a._loaded and count_loads() == before + 3
+
+
+def test_options_of_a_family_make_another_model() -> None:
+    """A text limit is part of the tokenizer: no copy is shared over it."""
+    long, short = (load_encoder("demo", device="cpu", max_text_tokens=n) for n in (None, 4))
+    text = "a small red circle on the left"
+    assert long._loaded is not short._loaded
+    assert not np.allclose(long.embed_texts([text]), short.embed_texts([text]), atol=1e-3)
+
+
+def test_the_only_way_left_is_not_given_up_silently(monkeypatch) -> None:
+    """Where no candidate runs, the last one's error is raised."""
+
+    def fail(*_):
+        raise DeviceError("no runtime at all")
+
+    monkeypatch.setattr(choice, "start_runtime", fail)
+    with pytest.raises(ClipmillError, match="no runtime at all"):
+        load_encoder("demo", device="cpu", precision="fp32", max_text_tokens=9)
+
+
+def test_combinations_print_as_people_write_them() -> None:
+    assert str(Combination("openvino", "bf16")) == "openvino bf16"

@@ -1,0 +1,302 @@
+"""Downloads: resumed, verified, whole or not there; what is on the machine already is used, and writes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from file_server import ETAG, FileServer
+
+from clipmill.encoders import EncoderSpec
+from clipmill.encoders.downloads import fetch_url, local_file, transfer
+from clipmill.encoders.downloads.urls import place_of
+from clipmill.encoders.errors import SpecError, WeightsError
+
+CONTENT = bytes(range(256)) * 4096
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+HALF = len(CONTENT) // 2
+
+
+@pytest.fixture(autouse=True)
+def _quick_and_alone(monkeypatch, tmp_path: Path) -> None:
+    """Short waits, and a home that is empty."""
+    quick = dataclasses.replace(transfer.PATIENCE, attempts=3, stall_s=0.5, pause_s=0.01)
+    monkeypatch.setattr(transfer, "PATIENCE", quick)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> str:
+    return str(tmp_path / "cache")
+
+
+def _names(path: Path) -> set[str]:
+    """Return the names of all files below the folder that a download goes to, but for locks."""
+    return {file.name for file in path.parent.rglob("*") if file.is_file() and not file.name.endswith(".lock")}
+
+
+def test_a_file_is_downloaded_once(cache: str) -> None:
+    """It stands below the cache where its URL says; the second call asks nobody."""
+    with FileServer(CONTENT) as server:
+        path = fetch_url(server.url(), sha256=SHA256, cache_dir=cache)
+        assert path.read_bytes() == CONTENT
+        assert path == place_of(server.url(), cache)
+        assert path.relative_to(cache).parts[2:] == ("models", "weights.pt")
+        assert fetch_url(server.url(), sha256=SHA256, cache_dir=cache) == path
+        assert server.ranges == [(None, None)]
+    assert _names(path) == {"weights.pt", ".weights.pt.sha256"}
+
+
+@pytest.mark.parametrize("step", ["cut", "stall", "drip"])
+def test_what_is_cut_off_or_stalls_goes_on_from_the_right_byte(step: str, cache: str) -> None:
+    """The second request asks for what is missing of the same version."""
+    with FileServer(CONTENT, step) as server:
+        path = fetch_url(server.url(), sha256=SHA256 if step != "drip" else None, cache_dir=cache)
+        (first, _), (second, version), *_ = server.ranges
+        assert first is None and version == ETAG
+        start = int(second.removeprefix("bytes=").removesuffix("-"))
+        assert start == HALF if step != "drip" else HALF <= start < HALF + 1024
+    content = path.read_bytes()
+    assert content[:HALF] == CONTENT[:HALF] and content[start:] == CONTENT[start:] and len(content) == len(CONTENT)
+
+
+def test_another_process_goes_on_where_one_gave_up(cache: str) -> None:
+    """What has arrived is kept under no name that looks whole, and is not fetched again."""
+    with FileServer(CONTENT, "cut", "503", "503", "503") as server:
+        with pytest.raises(WeightsError, match=r"3 tries in a row: status 503; without a network, put the file at '"):
+            fetch_url(server.url(), sha256=SHA256, cache_dir=cache)
+        path = place_of(server.url(), cache)
+        assert _names(path) == {".weights.pt.part", ".weights.pt.part.json"}
+        assert fetch_url(server.url(), sha256=SHA256, cache_dir=cache).read_bytes() == CONTENT
+        assert server.ranges[-1] == (f"bytes={HALF}-", ETAG)
+
+
+@pytest.mark.parametrize("hash_is_known", [True, False])
+def test_a_server_that_ignores_ranges_starts_anew(hash_is_known: bool, cache: str) -> None:
+    """The whole file that it sends takes the place of the half."""
+    with FileServer(CONTENT, "cut", "ignore-range") as server:
+        path = fetch_url(server.url(), sha256=SHA256 if hash_is_known else None, cache_dir=cache)
+        assert path.read_bytes() == CONTENT
+
+
+def test_versions_are_never_mixed(cache: str) -> None:
+    """A file that changed between two tries is fetched from its beginning."""
+    with FileServer(CONTENT[::-1], "cut", "404") as server:
+        with pytest.raises(WeightsError, match="status 404"):
+            fetch_url(server.url(), cache_dir=cache)
+        server.content, server.etag = CONTENT, '"version-2"'
+        assert fetch_url(server.url(), cache_dir=cache).read_bytes() == CONTENT
+
+
+def test_versions_without_a_name_are_told_by_the_hash(cache: str) -> None:
+    """A beginning that turns out to be another file's is thrown away, and the file fetched again."""
+    with FileServer(CONTENT[::-1], "cut", "404") as server:
+        server.etag = None
+        with pytest.raises(WeightsError, match="status 404"):
+            fetch_url(server.url(), sha256=SHA256, cache_dir=cache)
+        server.content = CONTENT
+        assert fetch_url(server.url(), sha256=SHA256, cache_dir=cache).read_bytes() == CONTENT
+        assert [start for start, _ in server.ranges] == [None, f"bytes={HALF}-", f"bytes={HALF}-", None]
+
+
+def test_a_part_longer_than_the_file_is_thrown_away(cache: str) -> None:
+    """The server's 416 means that the beginning was another file's."""
+    with FileServer(CONTENT) as server:
+        path = place_of(server.url(), cache)
+        path.parent.mkdir(parents=True)
+        (path.parent / ".weights.pt.part").write_bytes(CONTENT * 2)
+        assert fetch_url(server.url(), sha256=SHA256, cache_dir=cache).read_bytes() == CONTENT
+
+
+def test_a_whole_part_is_not_fetched_again(cache: str) -> None:
+    """A process that died between the last byte and the name leaves nothing to fetch."""
+    with FileServer(CONTENT, "cut", "404") as server:
+        with pytest.raises(WeightsError, match="status 404"):
+            fetch_url(server.url(), cache_dir=cache)
+        path = place_of(server.url(), cache)
+        (path.parent / ".weights.pt.part").write_bytes(CONTENT)
+        server.plan = ["corrupt"]  # were the file asked for, it would be another
+        assert fetch_url(server.url(), cache_dir=cache).read_bytes() == CONTENT
+        assert server.ranges[-1] == (f"bytes={len(CONTENT)}-", ETAG)
+
+
+def test_a_corrupt_download_leaves_nothing(cache: str) -> None:
+    """The hash decides; nothing stays behind that could be taken for the file."""
+    with FileServer(CONTENT, "corrupt") as server:
+        with pytest.raises(WeightsError, match=rf"weights\.pt is not the file it should be \(SHA-256 {SHA256}\)"):
+            fetch_url(server.url(), sha256=SHA256, cache_dir=cache)
+        assert not {name for name in _names(place_of(server.url(), cache)) if not name.endswith(".json")}
+        assert fetch_url(server.url(), sha256=SHA256, cache_dir=cache).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ("404", "status 404"),
+        ("html", "a web page and no file of weights"),
+        ("gzip", r"packed the file \(gzip\)"),
+        ("no-length", "does not say how long the file is"),
+    ],
+)
+def test_answers_that_no_second_try_would_mend(step: str, message: str, cache: str) -> None:
+    """They fail at once, with the URL and the place to put the file at."""
+    with FileServer(CONTENT, step) as server:
+        with pytest.raises(WeightsError, match=message) as caught:
+            fetch_url(server.url(), cache_dir=cache)
+        assert len(server.ranges) == 1
+        assert server.url() in str(caught.value) and str(place_of(server.url(), cache)) in str(caught.value)
+
+
+@pytest.mark.parametrize("plan", [["chunked"], ["chunked-cut"], ["no-length"], ["503"], ["429", "500"]], ids=" ".join)
+def test_answers_that_are_mended(plan: list[str], cache: str) -> None:
+    """Chunks say where they end, a hash says whether all is there, and a busy server is asked again."""
+    with FileServer(CONTENT, *plan) as server:
+        sha256 = SHA256 if plan == ["no-length"] else None
+        assert fetch_url(server.url(), sha256=sha256, cache_dir=cache).read_bytes() == CONTENT
+
+
+_FETCH = (
+    "import logging, sys; logging.basicConfig(level=logging.INFO, stream=sys.stderr, format='%(message)s');"
+    "from clipmill.encoders.downloads import fetch_url;"
+    "print(fetch_url(sys.argv[1], sha256=sys.argv[2], cache_dir=sys.argv[3]))"
+)
+
+
+def test_of_two_processes_one_downloads(cache: str) -> None:
+    """The other waits until the file is there: one request."""
+    with FileServer(CONTENT, "hold") as server:
+        command = [sys.executable, "-c", _FETCH, server.url(), SHA256, cache]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        processes = [subprocess.Popen(command, **pipes) for _ in range(2)]
+        # whichever came second says that it waits; only then does the server answer the first
+        waiting = _first_line_of_any([process.stderr for process in processes])
+        server.release.set()
+        printed = [process.communicate(timeout=60)[0] for process in processes]
+        assert waiting == "waiting for another process that downloads weights.pt"
+        assert printed == [f"{place_of(server.url(), cache)}\n"] * 2
+        assert len(server.ranges) == 1
+
+
+def _first_line_of_any(streams: list) -> str:
+    import select
+
+    ready, _, _ = select.select(streams, [], [], 60)
+    return ready[0].readline().strip()
+
+
+def test_a_copy_that_is_here_writes_nothing(cache: str) -> None:
+    """No lock, no note: a cache on a read-only mount serves all workers."""
+    with FileServer(CONTENT) as server:
+        fetch_url(server.url(), sha256=SHA256, cache_dir=cache)
+    for lock in Path(cache).rglob("*.lock"):
+        lock.unlink()
+    before = {path: path.stat().st_mtime_ns for path in [Path(cache), *Path(cache).rglob("*")]}
+    assert fetch_url(server.url(), sha256=SHA256, cache_dir=cache).read_bytes() == CONTENT
+    assert {path: path.stat().st_mtime_ns for path in [Path(cache), *Path(cache).rglob("*")]} == before
+
+
+def test_a_copy_put_there_by_hand_is_used_if_it_is_right(cache: str, caplog) -> None:
+    """One that is damaged is said so, and fetched."""
+    with FileServer(CONTENT) as server:
+        path = place_of(server.url(), cache)
+        path.parent.mkdir(parents=True)
+        path.write_bytes(CONTENT)
+        assert fetch_url(server.url(), sha256=SHA256.upper(), cache_dir=cache) == path
+        assert server.ranges == []
+        path.write_bytes(CONTENT[:-1])
+        with caplog.at_level(logging.WARNING, logger="clipmill"):
+            assert fetch_url(server.url(), sha256=SHA256[:8], cache_dir=cache).read_bytes() == CONTENT
+        assert f"{path} is not used" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"), [("home/.cache/clip", "ViT-B-32.pt"), (".cache", "AudioCLIP-Full-Training.pt")]
+)
+def test_other_programs_copies_are_used_where_they_are(folder: str, name: str, cache: str, tmp_path, caplog) -> None:
+    """OpenAI's and Jina's folders; a damaged copy is not used, and said."""
+    copy = tmp_path / folder / name
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(CONTENT)
+    with FileServer(CONTENT) as server:
+        url = server.url(f"/{name}")
+        assert fetch_url(url, sha256=SHA256, cache_dir=cache) == copy
+        assert server.ranges == [] and not Path(cache).exists()
+        copy.write_bytes(CONTENT[1:])
+        with caplog.at_level(logging.WARNING, logger="clipmill"):
+            assert fetch_url(url, sha256=SHA256, cache_dir=cache) == place_of(url, cache)
+        assert f"{copy} is not used" in caplog.text
+
+
+def test_offline_says_what_to_put_where(cache: str, monkeypatch) -> None:
+    """The URL and the path, at once, and nothing is made."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    url = "https://weights.example/a/b.pt?download=1"
+    with pytest.raises(WeightsError) as caught:
+        fetch_url(url, cache_dir=cache)
+    assert url in str(caught.value) and "HF_HUB_OFFLINE" in str(caught.value)
+    place = place_of(url, cache)
+    assert repr(str(place)) in str(caught.value) and not Path(cache).exists()
+    place.parent.mkdir(parents=True)
+    place.write_bytes(CONTENT)
+    assert fetch_url(url, cache_dir=cache) == place
+
+
+def test_a_server_that_is_not_there(cache: str) -> None:
+    """After some tries: the URL and the path."""
+    with FileServer(CONTENT) as server:
+        url = server.url()
+    with pytest.raises(WeightsError, match=r"could not be fetched.*refused.*put the file at"):
+        fetch_url(url, cache_dir=cache)
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    """The folder is named, and the way out."""
+    (tmp_path / "file").write_text("not a folder")
+    with FileServer(CONTENT) as server, pytest.raises(WeightsError, match=r"cannot be written.*CLIPMILL_CACHE"):
+        fetch_url(server.url(), cache_dir=str(tmp_path / "file"))
+
+
+def test_the_proxy_of_the_environment_is_used(cache: str, monkeypatch) -> None:
+    """The proxy is asked for the whole URL."""
+    with FileServer(CONTENT) as server:
+        monkeypatch.setenv("http_proxy", server.address)
+        for name in ("no_proxy", "NO_PROXY", "HTTP_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        assert fetch_url("http://weights.invalid/w.pt", cache_dir=cache).read_bytes() == CONTENT
+        assert server.targets == ["http://weights.invalid/w.pt"]
+
+
+def test_places_stay_inside_the_cache(cache: str) -> None:
+    """Whatever a URL's path says, and two URLs never share a place."""
+    urls = [
+        "https://h/../../etc/passwd",
+        "https://h/%2e%2e/%2fetc/x",
+        "https://h/x?a=1",
+        "https://h/x?a=2",
+        "https://h/",
+    ]
+    places = [place_of(url, cache) for url in urls]
+    assert len(set(places)) == len(urls)
+    for place in places:
+        assert Path(os.path.normpath(place)).is_relative_to(Path(cache, "downloads", "h"))
+
+
+def test_a_model_name_may_hold_a_url(cache: str) -> None:
+    """Weights behind a URL are fetched once; credentials and other schemes are refused when the spec is made."""
+    with FileServer(CONTENT) as server:
+        spec = EncoderSpec(f"ViT-B-32::{server.url('/w.safetensors')}", cache_dir=cache)
+        assert spec.ref.is_file and spec.dim == 512
+        assert local_file(spec.ref.weights, cache).read_bytes() == CONTENT
+    assert local_file("/a/b.pt", cache) == Path("/a/b.pt")
+    with pytest.raises(SpecError, match="no user and password"):
+        EncoderSpec("ViT-B-32::https://me:secret@host/w.pt")
+    with pytest.raises(SpecError, match="have one of the schemes http, https, s3"):
+        EncoderSpec("ViT-B-32::ftp://host/w.pt")

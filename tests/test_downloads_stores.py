@@ -1,0 +1,94 @@
+"""Files out of object stores: copied once for each version, resumed, and used when the store cannot be asked."""
+
+from __future__ import annotations
+
+import io
+import logging
+from pathlib import Path
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from clipmill.encoders.downloads import fetch_url, objects, transfer
+from clipmill.encoders.drivers import DRIVERS
+from clipmill.encoders.errors import MissingExtraError, WeightsError
+
+CONTENT = bytes(range(256)) * 512
+URL = "memory://bucket/models/w.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def store(monkeypatch) -> MemoryFileSystem:
+    """A store in memory, as if it were one of those that weights may come from."""
+    monkeypatch.setitem(DRIVERS, "memory", ("memoryfs", "remote"))
+    monkeypatch.setattr(transfer, "PATIENCE", transfer.Patience(attempts=2, pause_s=0.01))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    store = fsspec.filesystem("memory")
+    store.pipe_file("/bucket/models/w.safetensors", CONTENT)
+    yield store
+    store.store.clear()
+
+
+def test_an_object_is_copied_once(tmp_path: Path, monkeypatch) -> None:
+    """The second call finds the copy, and reads nothing."""
+    path = fetch_url(URL, cache_dir=str(tmp_path))
+    assert path.read_bytes() == CONTENT and path.name == "w.safetensors" and path.is_relative_to(tmp_path)
+    monkeypatch.setattr(objects, "_receive", lambda *arguments: pytest.fail("copied again"))
+    assert fetch_url(URL, cache_dir=str(tmp_path)) == path
+
+
+def test_another_version_is_another_copy(store: MemoryFileSystem, tmp_path: Path) -> None:
+    """An object that was written anew is not mistaken for the old one."""
+    old = fetch_url(URL, cache_dir=str(tmp_path))
+    store.pipe_file("/bucket/models/w.safetensors", CONTENT + b"more")
+    new = fetch_url(URL, cache_dir=str(tmp_path))
+    assert (old.read_bytes(), new.read_bytes()) == (CONTENT, CONTENT + b"more")
+
+
+def test_a_copy_goes_on_where_it_broke(store: MemoryFileSystem, tmp_path: Path, monkeypatch) -> None:
+    """The second try reads from the byte where the first was cut off."""
+    begun = []
+
+    class Breaking(io.BytesIO):
+        def read(self, size: int = -1) -> bytes:
+            begun.append(self.tell())
+            if len(begun) == 2:
+                raise OSError("connection lost")
+            return super().read(min(size, 50_000) if len(begun) == 1 else size)
+
+    monkeypatch.setattr(MemoryFileSystem, "open", lambda *_, **__: Breaking(CONTENT))
+    assert fetch_url(URL, cache_dir=str(tmp_path)).read_bytes() == CONTENT
+    assert begun[:3] == [0, 50_000, 50_000]
+
+
+def test_a_copy_that_ends_early_is_no_file(tmp_path: Path, monkeypatch) -> None:
+    """Nothing has the name of the whole."""
+    monkeypatch.setattr(MemoryFileSystem, "open", lambda *_, **__: io.BytesIO(CONTENT[:1000]))
+    with pytest.raises(WeightsError, match=r"could not be copied: .*cut off after 1,000 of 131,072 bytes"):
+        fetch_url(URL, cache_dir=str(tmp_path))
+    assert not list(tmp_path.rglob("w.safetensors"))
+
+
+def test_the_last_copy_is_used_when_the_store_cannot_be_asked(tmp_path: Path, monkeypatch, caplog) -> None:
+    """Offline, or without its driver; and that is logged."""
+    path = fetch_url(URL, cache_dir=str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with caplog.at_level(logging.WARNING, logger="clipmill"):
+        assert fetch_url(URL, cache_dir=str(tmp_path)) == path
+    assert f"the copy at {path} is used" in caplog.text
+
+
+def test_what_is_missing_is_said(tmp_path: Path, monkeypatch) -> None:
+    """The object, the driver, a folder."""
+    with pytest.raises(WeightsError, match=r"memory://bucket/none\.pt does not exist; without a network, put"):
+        fetch_url("memory://bucket/none.pt", cache_dir=str(tmp_path))
+    with pytest.raises(WeightsError, match="is no file but a directory"):
+        fetch_url("memory://bucket/models", cache_dir=str(tmp_path))
+
+    def no_driver(url: str) -> None:
+        raise ImportError("install memoryfs")
+
+    monkeypatch.setattr(fsspec, "url_to_fs", no_driver)
+    with pytest.raises(MissingExtraError, match=r"'memoryfs'.*pip install 'clipmill\[remote\]'"):
+        fetch_url(URL, cache_dir=str(tmp_path))

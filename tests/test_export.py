@@ -1,0 +1,245 @@
+"""Exported directories: whole, checked, loaded without torch; and those of clip-as-service."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from pictures import photographs
+from weights import relative_error
+
+from clipmill.encoders import EncoderSpec, load_encoder, unload_all
+from clipmill.encoders.errors import DatasetError, DeviceError, SpecError, WeightsError
+from clipmill.encoders.exporting import export_model
+from clipmill.encoders.frontend import Frontend
+from clipmill.encoders.tokenizers.clip_bpe import ClipTokenizer
+from clipmill.encoders.tokenizers.fast import FastTokenizer
+from clipmill.encoders.tokenizers.saved import load_tokenizer, save_tokenizer
+from clipmill.encoders.towers.manifest import FILE
+from clipmill.pipelines.cli import cli
+
+TEXTS = ["a red circle", "she smiled, with pain", "ÜBER-straße 日本 🙂 &amp;", "word " * 200]
+TOLERANCE, VISIBLE = 1e-4, 1e-2
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory) -> Path:
+    """The demo model, exported by the command line."""
+    folder = tmp_path_factory.mktemp("exported") / "demo"
+    done = CliRunner().invoke(cli, ["export", "demo", str(folder)])
+    assert done.exit_code == 0, done.output
+    assert f"onnx:{folder}" in done.output
+    return folder
+
+
+@pytest.fixture
+def copy(directory: Path, tmp_path) -> Path:
+    """A copy to spoil."""
+    yield Path(shutil.copytree(directory, tmp_path / "copy"))
+    unload_all()
+
+
+def exact_vectors() -> tuple[np.ndarray, np.ndarray]:
+    encoder = load_encoder("demo", device="cpu", runtime="torch", precision="fp32")
+    return encoder.embed_texts(TEXTS), encoder.embed_images(list(photographs().values()))
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_an_exported_model_gives_the_same_vectors(runtime: str, directory: Path) -> None:
+    """Texts cut alike, photographs cropped alike, in either runtime; and the facts are known before loading."""
+    spec = EncoderSpec(f"onnx:{directory}", device="cpu", runtime=runtime, precision="fp32")
+    assert (spec.dim, spec.modalities) == (EncoderSpec("demo").dim, EncoderSpec("demo").modalities)
+    assert spec.facts.preprocessing == EncoderSpec("demo").facts.preprocessing
+    encoder = load_encoder(spec)
+    texts, images = exact_vectors()
+    assert relative_error(encoder.embed_texts(TEXTS), texts) <= TOLERANCE
+    assert relative_error(encoder.embed_images(list(photographs().values())), images) <= TOLERANCE
+    known = load_encoder("demo", device="cpu", runtime="torch", precision="fp32").resolved["weights_sha256"]
+    assert encoder.resolved["weights_sha256"] == known
+    assert encoder.resolved["exported_from"] == "demo"
+
+
+def test_it_is_loaded_without_torch_and_open_clip(directory: Path) -> None:
+    """Even where importing them fails; auto as well as named."""
+    program = (
+        "import sys\n"
+        "for name in ('torch', 'open_clip', 'onnx', 'transformers'): sys.modules[name] = None\n"
+        "import importlib.util as util; find = util.find_spec\n"
+        "util.find_spec = lambda name, *more: None if sys.modules.get(name, 1) is None else find(name, *more)\n"
+        "from clipmill.encoders import load_encoder\n"
+        f"for options in ({{}}, {{'runtime': 'onnx', 'precision': 'fp32'}}):\n"
+        f"    print(load_encoder('onnx:{directory}', **options).embed_texts(['a red circle']).shape)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=os.sep)
+    assert done.stdout.split("\n")[:2] == ["(1, 96)"] * 2, done.stderr
+
+
+def test_a_directory_runs_as_it_was_exported_unless_the_spec_says_otherwise(tmp_path) -> None:
+    """`auto` means what it was exported for; int8 graphs run in int8 alone, and never on another runtime."""
+    export_model(EncoderSpec("demo", runtime="onnx", precision="fp32"), tmp_path / "exact")
+    assert _taken(f"onnx:{tmp_path}/exact") == ("onnx", "fp32")
+    assert _taken(f"onnx:{tmp_path}/exact", runtime="openvino", precision="fp32") == ("openvino", "fp32")
+    manifest = export_model(EncoderSpec("demo", runtime="onnx", precision="int8"), tmp_path / "small")
+    assert 0.99 < manifest["checked_cosine"] < 1
+    assert _taken(f"onnx:{tmp_path}/small") == ("onnx", "int8")
+    with pytest.raises(SpecError, match=r"it can in onnx int8 on cpu"):
+        load_encoder(f"onnx:{tmp_path}/small", device="cpu", precision="fp32")
+    with pytest.raises(SpecError, match=r"it can in onnx int8 on cpu"):
+        load_encoder(f"onnx:{tmp_path}/small", device="cpu", runtime="openvino")
+    with pytest.raises(SpecError, match=r"runtime='torch'"):
+        load_encoder(f"onnx:{tmp_path}/small", device="cpu", runtime="torch")
+
+
+def _taken(model: str, **options: str) -> tuple[str, str]:
+    resolved = load_encoder(model, device="cpu", **options).resolved
+    return resolved["runtime"], resolved["precision"]
+
+
+def test_float16_graphs_are_made_here_and_run_on_a_gpu(tmp_path) -> None:
+    """The graph itself is right, as ONNX Runtime's CPU kernels show; as an encoder it wants CUDA."""
+    export_model(EncoderSpec("demo", runtime="onnx", precision="fp16"), tmp_path / "half")
+    with pytest.raises(DeviceError, match="onnx fp16 on cuda"):
+        load_encoder(f"onnx:{tmp_path}/half")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC  # 1.31 dies of more
+    providers = ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(str(tmp_path / "half/text.onnx"), options, providers=providers)
+    tokenizer = ClipTokenizer()
+    vector = session.run(None, {"input_ids": tokenizer(TEXTS[0])[0][None]})[0]
+    assert vector.dtype == np.float32
+    error = relative_error(vector, exact_vectors()[0][:1])
+    assert 1e-5 < error < 5e-3, "float16, not float32 and not noise"
+    types = {initializer.data_type for initializer in onnx.load(tmp_path / "half/text.onnx").graph.initializer}
+    assert onnx.TensorProto.FLOAT16 in types and onnx.TensorProto.FLOAT not in types
+    for name in ("text", "image", "normalised_image"):
+        onnx.checker.check_model(str(tmp_path / "half" / f"{name}.onnx"), full_check=True)
+
+
+def test_a_directory_is_replaced_only_when_asked_and_at_once(directory: Path, tmp_path, monkeypatch) -> None:
+    """Strangers' files are never removed; an export that fails leaves what was there."""
+    target = Path(shutil.copytree(directory, tmp_path / "target"))
+    with pytest.raises(DatasetError, match=r"not empty; overwrite=True \(--overwrite\)"):
+        export_model(EncoderSpec("demo"), target)
+    (target / "old").write_text("of the earlier export")
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="disk"):
+        patch.setattr("clipmill.encoders.exporting.write_manifest", _fail)
+        export_model(EncoderSpec("demo"), target, overwrite=True)
+    assert (target / "old").exists() and (target / FILE).exists()
+    export_model(EncoderSpec("demo"), target, overwrite=True)
+    assert not (target / "old").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["target"], "drafts are gone"
+    stranger = tmp_path / "photos"
+    stranger.mkdir()
+    (stranger / "holiday.jpg").write_bytes(b"x")
+    with pytest.raises(DatasetError, match="was not exported"):
+        export_model(EncoderSpec("demo"), stranger, overwrite=True)
+    with pytest.raises(DatasetError, match="no directory"):
+        export_model(EncoderSpec("demo"), tmp_path / "none" / "below")
+
+
+def _fail(*_: object) -> None:
+    raise RuntimeError("disk")
+
+
+def test_what_cannot_be_exported_is_refused(directory: Path, tmp_path) -> None:
+    with pytest.raises(SpecError, match="'onnx' or 'openvino', not by 'torch'"):
+        export_model(EncoderSpec("demo", runtime="torch"), tmp_path / "x")
+    with pytest.raises(SpecError, match="copy it"):
+        export_model(EncoderSpec(f"onnx:{directory}"), tmp_path / "x")
+    done = CliRunner().invoke(cli, ["export", "demo", str(tmp_path / "x"), "--runtime", "torch"])
+    assert done.exit_code == 2 and "openvino" in done.output
+    assert not list(tmp_path.iterdir())
+
+
+def _edit(folder: Path, **values: object) -> None:
+    manifest = {**json.loads((folder / FILE).read_text()), **values}
+    (folder / FILE).write_text(json.dumps({k: v for k, v in manifest.items() if v is not _GONE}))
+
+
+_GONE = object()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda d: (d / "text.data").unlink(), r"lacks 'text.data'"),
+        (lambda d: (d / "text.data").write_bytes((d / "text.data").read_bytes()[:-1] + b"x"), r"text.data' is not the"),
+        (lambda d: (d / "image.onnx").write_bytes(b""), r"image.onnx' is not the file that was exported"),
+        (lambda d: (d / FILE).write_text("{"), r"clipmill.json' cannot be read"),
+        (lambda d: (d / FILE).write_text("[]"), r"no JSON object"),
+        (lambda d: _edit(d, format=2), r"has the format 2, and this version reads 1"),
+        (lambda d: _edit(d, graphs=_GONE), r"lacks 'graphs'; export"),
+        (lambda d: _edit(d, files={"../w": "0"}), r"'../w', which is no file of its directory"),
+        (lambda d: (d / FILE).unlink(), r"neither a clipmill.json .* nor textual.onnx and visual.onnx"),
+        (shutil.rmtree, r"no directory .*`clipmill export` writes one"),
+    ],
+)  # fmt: skip
+def test_damaged_directories_are_refused(spoil, message: str, copy: Path) -> None:
+    """A file that is missing or changed, another format, no manifest: each is said."""
+    spoil(copy)
+    with pytest.raises(WeightsError, match=message):
+        load_encoder(f"onnx:{copy}", device="cpu", runtime="onnx", precision="fp32")
+
+
+def test_graphs_of_another_model_are_seen(copy: Path, monkeypatch) -> None:
+    """A manifest that says another dimension than its graphs have."""
+    _edit(copy, dim=512)
+    with pytest.raises(WeightsError, match=r"returns \(2, 96\) for 2 rows; its model has 512"):
+        load_encoder(f"onnx:{copy}", device="cpu", runtime="onnx", precision="fp32")
+
+
+def test_hashes_are_computed_once(copy: Path, monkeypatch) -> None:
+    """The second load believes the notes beside the files."""
+    load_encoder(f"onnx:{copy}", device="cpu", runtime="onnx", precision="fp32")
+    unload_all()
+    read = []
+    real = Path.open
+    monkeypatch.setattr(Path, "open", lambda self, *a, **k: (read.append(self.name), real(self, *a, **k))[1])
+    load_encoder(f"onnx:{copy}", device="cpu", runtime="onnx", precision="fp32")
+    assert "text.data" not in read
+
+
+def test_tokenizers_come_back_as_they_were(tmp_path) -> None:
+    """CLIP's with another limit; a `tokenizer.json` with its cleaning, padding and limits."""
+    settings = save_tokenizer(ClipTokenizer(77, max_tokens=9), tmp_path)
+    again = load_tokenizer(json.loads(json.dumps(settings)), tmp_path)
+    for text in TEXTS:
+        np.testing.assert_array_equal(again(text)[0], ClipTokenizer(77, max_tokens=9)(text)[0])
+    assert load_tokenizer(settings, tmp_path, max_tokens=5)(TEXTS[3])[0].shape == (5,)
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1, "red": 2, "circle": 3}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = FastTokenizer(words.to_str(), 12, 7, "whitespace", blank_id=2, max_tokens=3)
+    again = load_tokenizer(json.loads(json.dumps(save_tokenizer(fast, tmp_path))), tmp_path)
+    assert (again.context_length, again.pad_id) == (12, 7)
+    for text in TEXTS:
+        np.testing.assert_array_equal(again(text)[0], fast(text)[0])
+    assert again("a red circle")[0].tolist() == [1, 0, 3]
+    (tmp_path / "bpe_simple_vocab_16e6.txt.gz").write_bytes(b"no gzip")
+    with pytest.raises(WeightsError, match="no table of CLIP's merges"):
+        load_tokenizer(settings, tmp_path)
+
+
+def test_the_frontend_of_a_directory_is_that_of_its_model(directory: Path) -> None:
+    """All settings of preparing values survive, each modality's."""
+    from clipmill.encoders.towers import find_source
+
+    ours = find_source(EncoderSpec(f"onnx:{directory}")).frontend
+    theirs = find_source(EncoderSpec("demo")).frontend
+    for field in dataclasses.fields(Frontend):
+        if field.name != "text":
+            assert getattr(ours, field.name) == getattr(theirs, field.name)
+    for name in ("fixed_length", "masked"):
+        assert getattr(ours.text, name) == getattr(theirs.text, name)

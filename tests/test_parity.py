@@ -1,0 +1,64 @@
+"""The small rows of docs/parity.md: every runtime against the reference, every reduced precision against float32."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from parity_families import FAMILIES
+from parity_rows import COSINE, ROWS, TOLERANCE, VISIBLE, Drawn, Row, inputs
+from weights import relative_error
+
+from clipmill.encoders import load_encoder, unload_all
+from clipmill.encoders.combinations import has_native_bfloat16
+from clipmill.encoders.errors import DeviceError, SpecError
+
+SMALL = [row for row in [*ROWS, *FAMILIES] if row.small]
+
+
+@pytest.fixture(scope="module", params=SMALL, ids=lambda row: row.name)
+def drawn(request, tmp_path_factory) -> tuple[Row, Drawn]:
+    folder = tmp_path_factory.mktemp("row")
+    yield request.param, request.param.draw(folder)
+    unload_all()
+
+
+def _embed(drawn: Drawn, runtime: str, precision: str) -> dict[str, np.ndarray]:
+    encoder = load_encoder(drawn.model, device="cpu", runtime=runtime, precision=precision, **drawn.options)
+    embed = {"image": encoder.embed_images, "text": encoder.embed_texts, "audio": encoder.embed_audios}
+    return {modality: embed[modality](inputs(modality)) for modality in drawn.vectors}
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnx", "openvino"])
+def test_float32_equals_the_reference(drawn: tuple[Row, Drawn], runtime: str) -> None:
+    """Relative error at most 1e-4 in every modality, and every mistake misses by far more."""
+    row, model = drawn
+    if runtime not in row.runtimes:
+        with pytest.raises(SpecError, match=runtime):
+            _embed(model, runtime, "fp32")
+        return
+    ours = _embed(model, runtime, "fp32")
+    assert {
+        modality: error
+        for modality in ours
+        if (error := relative_error(ours[modality], model.vectors[modality])) > TOLERANCE
+    } == {}
+    for (modality, mistake), vectors in model.controls.items():
+        assert relative_error(ours[modality], vectors) > VISIBLE, mistake
+
+
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+def test_bfloat16_stays_near_float32(drawn: tuple[Row, Drawn], runtime: str) -> None:
+    """Cosine of at least 0.999 to our own float32; a model that misses it is not run so by `auto`."""
+    row, model = drawn
+    if not has_native_bfloat16():
+        with pytest.raises(DeviceError, match="bfloat16"):
+            _embed(model, runtime, "bf16")
+    elif not row.has_bfloat16:
+        encoder = load_encoder(model.model, device="cpu", **model.options)
+        assert (encoder.resolved["runtime"], encoder.resolved["precision"]) == ("torch", "fp32")
+    else:
+        exact, reduced = _embed(model, "torch", "fp32"), _embed(model, runtime, "bf16")
+        for modality, vectors in exact.items():
+            lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(reduced[modality], axis=1)
+            assert (np.sum(vectors * reduced[modality], axis=1) / lengths).min() >= COSINE, modality
+            assert relative_error(reduced[modality], vectors) > 1e-5, "this was float32"
