@@ -1,48 +1,52 @@
-"""A server of one file on the loopback, which cuts off, stalls, corrupts and lies as it is told, request by request."""
+"""Servers on the loopback: of one file, which cuts off, stalls, corrupts and lies as it is told, and of hub files."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import socket
 import threading
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from hub_cache import COMMIT, git_hash
 
 ETAG = '"version-1"'
 
 
-class FileServer:
-    """Serves `content` under every path. A context manager.
+class Quiet(BaseHTTPRequestHandler):
+    """A handler without a log, for clients that hang up, as they are meant to."""
 
-    `plan` says what happens to the next requests, one entry each; afterwards all are served well:
+    protocol_version = "HTTP/1.1"
 
-    - `cut`: half of what was promised, then the line is cut; `stall`: the same, then silence; `drip`: then drops
-    - `corrupt`: other bytes of the same length; `ignore-range`: the whole file, whatever was asked for
-    - `chunked`: without a length, in chunks; `chunked-cut`: the same, cut; `no-length`: until the line is closed
-    - `hold`: begins when `release` is set; `html`: a web page; `gzip`: claims to have packed it
-    - a number: that status
+    def log_message(self, *args: object) -> None: ...
 
-    Attributes:
-        content: The file.
-        etag: What the server calls this version of it; None for nothing.
-        ranges: The Range and If-Range headers of every request.
-        targets: What was asked for, as it stood in the request line.
-        release: Lets a request that is held go on.
-    """
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):
+            super().handle()
 
-    def __init__(self, content: bytes, *plan: str) -> None:
-        self.content = content
-        self.plan = list(plan)
-        self.etag: str | None = ETAG
-        self.ranges: list[tuple[str | None, str | None]] = []
-        self.targets: list[str] = []
+    def answer(self, status: int, **headers: str) -> None:
+        """Send a status and headers, `_` in their names for `-`, and no body."""
+        self.send_response(status)
+        for name, value in {"Content_Length": "0", **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+
+
+class Loopback:
+    """A server in a thread. A context manager."""
+
+    handler: type[BaseHTTPRequestHandler]
+
+    def __init__(self) -> None:
         self.release = threading.Event()
         self.stopping = threading.Event()
 
-    def __enter__(self) -> FileServer:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    def __enter__(self):
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self.handler)
         self._server.daemon_threads = True
         self._server.block_on_close = False
-        self._server.file_server = self
+        self._server.owner = self
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._thread.start()
         return self
@@ -58,31 +62,18 @@ class FileServer:
     def address(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
-    def url(self, path: str = "/models/weights.pt") -> str:
-        return self.address + path
 
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *args: object) -> None: ...
-
-    def handle(self) -> None:
-        with contextlib.suppress(ConnectionError):  # clients hang up, as they are meant to
-            super().handle()
-
+class _FileHandler(Quiet):
     def do_GET(self) -> None:
-        server: FileServer = self.server.file_server
+        server: FileServer = self.server.owner
         server.targets.append(self.path)
         server.ranges.append((self.headers["Range"], self.headers["If-Range"]))
+        server.headers.append(self.headers)
         step = server.plan.pop(0) if server.plan else "well"
         if step == "hold":
             server.release.wait(60)
         if step.isdecimal():
-            self.send_response(int(step))
-            self.send_header("Retry-After", "0")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self.answer(int(step), Retry_After="0")
             return
         self._send(server, step)
 
@@ -92,10 +83,7 @@ class _Handler(BaseHTTPRequestHandler):
         if asked and step != "ignore-range" and self.headers["If-Range"] in (None, server.etag):
             start = int(asked.removeprefix("bytes=").removesuffix("-"))
         if start >= len(content):
-            self.send_response(416)
-            self.send_header("Content-Range", f"bytes */{len(content)}")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self.answer(416, Content_Range=f"bytes */{len(content)}")
             return
         body = content[start:]
         if step == "corrupt":
@@ -138,3 +126,108 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         self.wfile.flush()
         self.connection.shutdown(socket.SHUT_RDWR)
+
+
+class FileServer(Loopback):
+    """Serves `content` under every path. A context manager.
+
+    `plan` says what happens to the next requests, one entry each; afterwards all are served well:
+
+    - `cut`: half of what was promised, then the line is cut; `stall`: the same, then silence; `drip`: then drops
+    - `corrupt`: other bytes of the same length; `ignore-range`: the whole file, whatever was asked for
+    - `chunked`: without a length, in chunks; `chunked-cut`: the same, cut; `no-length`: until the line is closed
+    - `hold`: begins when `release` is set; `html`: a web page; `gzip`: claims to have packed it
+    - a number: that status
+
+    Attributes:
+        content: The file.
+        etag: What the server calls this version of it; None for nothing.
+        ranges: The Range and If-Range headers of every request.
+        headers: All headers of every request.
+        targets: What was asked for, as it stood in the request line.
+        release: Lets a request that is held go on.
+    """
+
+    handler = _FileHandler
+
+    def __init__(self, content: bytes, *plan: str) -> None:
+        super().__init__()
+        self.content = content
+        self.plan = list(plan)
+        self.etag: str | None = ETAG
+        self.ranges: list[tuple[str | None, str | None]] = []
+        self.targets: list[str] = []
+        self.headers: list[Message] = []
+
+    def url(self, path: str = "/models/weights.pt") -> str:
+        return self.address + path
+
+
+class _HubHandler(Quiet):
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        hub: Hub = self.server.owner
+        if "/resolve/" not in self.path:  # the library asks on its own account, too
+            self.answer(404)
+            return
+        hub.requests.append((self.command, self.path, self.headers["Authorization"]))
+        if hub.refusals:
+            status, code = hub.refusals.pop(0)
+            self.answer(status, X_Error_Code=code, Retry_After="0")
+            return
+        repository, _, rest = self.path.removeprefix("/").partition("/resolve/")
+        revision, _, name = rest.partition("/")
+        if repository in hub.renamed:
+            self.answer(307, Location=f"/{hub.renamed[repository]}/resolve/{rest}")
+            return
+        if revision not in ("main", COMMIT):
+            self.answer(404, X_Error_Code="RevisionNotFound")
+            return
+        if (repository, name) not in hub.files:
+            self.answer(404, X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT)
+            return
+        content, storage = hub.files[repository, name]
+        known = {"X_Repo_Commit": COMMIT, "ETag": f'"{git_hash(content)}"'}
+        if storage is not None:
+            known |= {"X_Linked_Etag": f'"{hashlib.sha256(content).hexdigest()}"', "X_Linked_Size": str(len(content))}
+            self.answer(302, Location=storage.url(f"/signed/{name}"), **known)
+            return
+        self.answer(200, **known, Content_Length=str(len(content)))
+        if self.command == "GET":
+            self.wfile.write(bytes(byte ^ 1 for byte in content) if hub.corrupt else content)
+
+
+class Hub(Loopback):
+    """The two requests that a hub answers for a file: what it is (HEAD), and its bytes (GET). A context manager.
+
+    Attributes:
+        requests: Method, path and Authorization header of every request for a file.
+        refusals: Status and error code of the next answers, one entry each.
+        renamed: New names of repositories by their old ones.
+        corrupt: Whether other bytes of the same length are sent.
+        files: By repository and name, the content, and the server of large files that has it.
+    """
+
+    handler = _HubHandler
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: list[tuple[str, str, str | None]] = []
+        self.refusals: list[tuple[int, str]] = []
+        self.renamed: dict[str, str] = {}
+        self.corrupt = False
+        self.files: dict[tuple[str, str], tuple[bytes, FileServer | None]] = {}
+
+    def put(self, repository: str, name: str, content: bytes, storage: FileServer | None = None) -> None:
+        """Publish a file, named by git's hash; or one that `storage` serves, named by its SHA-256."""
+        self.files[repository, name] = content, storage
+
+    @property
+    def served(self) -> list[str]:
+        """The paths whose bytes were asked for."""
+        return [path for method, path, _ in self.requests if method == "GET"]

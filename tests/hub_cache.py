@@ -9,6 +9,11 @@ from pathlib import Path
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
+def git_hash(content: bytes) -> str:
+    """Return what git names a file's content by."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
 def put_repository(cache: Path, repository: str, files: Mapping[str, bytes], *, large: tuple[str, ...] = ()) -> Path:
     """Write a repository's files as the hub's library keeps them: blobs under their hashes, links beside their names.
 
@@ -27,8 +32,7 @@ def put_repository(cache: Path, repository: str, files: Mapping[str, bytes], *, 
         place.mkdir(parents=True, exist_ok=True)
     (home / "refs" / "main").write_text(COMMIT)
     for name, content in files.items():
-        git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-        blob = home / "blobs" / (hashlib.sha256(content).hexdigest() if name in large else git)
+        blob = home / "blobs" / (hashlib.sha256(content).hexdigest() if name in large else git_hash(content))
         blob.write_bytes(content)
         (folder / name).symlink_to(blob)
     return folder

@@ -2,91 +2,40 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import os
 from pathlib import Path
 
 import huggingface_hub
+import huggingface_hub.constants
 import pytest
 from click.testing import CliRunner
-from hub_cache import COMMIT, put_repository
+from file_server import FileServer, Hub
+from hub_cache import COMMIT, git_hash, put_repository
 
 from clipmill.encoders import EncoderSpec
 from clipmill.encoders.catalog import resolve_model
 from clipmill.encoders.catalog.tables import weights
-from clipmill.encoders.downloads import elsewhere, hub
+from clipmill.encoders.downloads import elsewhere, hub, observed_by, transfer
 from clipmill.encoders.errors import WeightsError
 from clipmill.encoders.towers import find_source
 from clipmill.encoders.towers import open_clip as towers
 from clipmill.pipelines.cli import cli
 
-CONTENT = b"weights" * 10_000
+CONTENT = bytes(range(256)) * 4096
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+HALF = len(CONTENT) // 2
 NAME = "open_clip_model.safetensors"
-
-
-class Hub:
-    """The two requests that the hub's library makes for a file: what it is, and its bytes."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.served: list[str] = []
-        self.corrupt = False
-
-    def __enter__(self) -> Hub:
-        files = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *args: object) -> None: ...
-
-            def do_HEAD(self) -> None:
-                self._answer(with_body=False)
-
-            def do_GET(self) -> None:
-                files.served.append(self.path)
-                self._answer(with_body=True)
-
-            def _answer(self, *, with_body: bool) -> None:
-                content = files.files.get(self.path.replace(f"/resolve/{COMMIT}/", "/resolve/main/"))
-                self.send_response(404 if content is None else 200)
-                body = content or b""
-                if content is None:
-                    self.send_header("X-Error-Code", "EntryNotFound")
-                else:
-                    self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
-                self.send_header("X-Repo-Commit", COMMIT)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                if with_body:
-                    self.wfile.write(bytes(byte ^ 1 for byte in body) if files.corrupt else body)
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def put(self, repository: str, name: str, content: bytes) -> None:
-        self.files[f"/{repository}/resolve/main/{name}"] = content
 
 
 @pytest.fixture
 def server(monkeypatch):
     with Hub() as server:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.endpoint)
-        template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.address)
+        template = server.address + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
         yield server
@@ -98,6 +47,8 @@ def home(monkeypatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    quick = dataclasses.replace(transfer.PATIENCE, attempts=3, stall_s=0.5, pause_s=0.01)
+    monkeypatch.setattr(transfer, "PATIENCE", quick)
     return tmp_path / "home"
 
 
@@ -115,16 +66,20 @@ def test_a_file_is_fetched_once_into_our_cache(server: Hub, cache: str) -> None:
     assert hub.fetch_file("org/model", NAME, cache) == path and server.served == asked
 
 
-def test_what_arrives_damaged_is_no_file(server: Hub, cache: str) -> None:
-    """The library compares no hashes; here a damaged file is fetched again, then refused, and nothing is left."""
-    server.put("org/model", NAME, CONTENT)
-    server.corrupt = True
-    with pytest.raises(WeightsError, match=r"arrived twice from http://127.*another hash than announced"):
-        hub.fetch_file("org/model", NAME, cache)
-    assert len(server.served) == 2
-    assert hub.find_file("org/model", NAME, cache) is None
-    server.corrupt = False
-    assert hub.fetch_file("org/model", NAME, cache).read_bytes() == CONTENT
+@pytest.mark.parametrize("large", [True, False], ids=["sha256", "git"])
+def test_what_arrives_damaged_is_no_file(large: bool, server: Hub, cache: str) -> None:
+    """It is refused, and nothing stays that could be taken for the file."""
+    with FileServer(CONTENT, "corrupt") as storage:
+        server.put("org/model", NAME, CONTENT, storage if large else None)
+        server.corrupt = True
+        announced = SHA256 if large else git_hash(CONTENT)
+        with pytest.raises(WeightsError, match=rf"from http://127.*another hash than the hub announced \({announced}"):
+            hub.fetch_file("org/model", NAME, cache)
+        assert hub.find_file("org/model", NAME, cache) is None
+        left = [path for path in Path(cache).rglob("*") if path.is_file() or path.is_symlink()]
+        assert all(path.suffix in (".lock", ".json") for path in left)
+        server.corrupt = False
+        assert hub.fetch_file("org/model", NAME, cache).read_bytes() == CONTENT
 
 
 def test_files_that_a_repository_does_not_have(server: Hub, cache: str) -> None:
@@ -149,6 +104,129 @@ def test_the_librarys_own_cache_is_used_if_whole(large: bool, cache: str, tmp_pa
     with caplog.at_level(logging.WARNING, logger="clipmill"), pytest.raises(WeightsError, match="HF_HUB_OFFLINE"):
         hub.fetch_file("org/model", NAME, cache)
     assert f"{folder / NAME} is not used" in caplog.text
+
+
+def test_the_librarys_shared_files_are_taken_for_what_they_are(cache: str, tmp_path: Path) -> None:
+    """The library may make a blob a link to a file that several repositories share, under a name of another kind."""
+    folder = put_repository(tmp_path / "hf", "org/model", {NAME: CONTENT}, large=(NAME,))
+    blob, shared = (folder / NAME).resolve(), tmp_path / "hf" / "blobs" / "ab" / ("ab" * 32)
+    shared.parent.mkdir(parents=True)
+    blob.rename(shared)
+    blob.symlink_to(os.path.relpath(shared, blob.parent))
+    assert hub.fetch_file("org/model", NAME, cache) == folder / NAME
+    shared.write_bytes(CONTENT[::-1])
+    assert hub.find_file("org/model", NAME, cache) is None
+
+
+@pytest.mark.parametrize("large", [True, False], ids=["sha256", "git"])
+def test_the_hubs_library_reads_what_was_fetched(large: bool, server: Hub, cache: str, monkeypatch) -> None:
+    """It finds the file offline, by branch and by commit, and sees a cache without faults."""
+    with FileServer(CONTENT) as storage:
+        server.put("org/model", "onnx/model.onnx", CONTENT, storage if large else None)
+        path = hub.fetch_file("org/model", "onnx/model.onnx", cache)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    folder = Path(cache, "huggingface")
+    for revision in (None, "main", COMMIT):
+        found = huggingface_hub.hf_hub_download("org/model", "onnx/model.onnx", revision=revision, cache_dir=folder)
+        assert Path(found) == path
+    scanned = huggingface_hub.scan_cache_dir(folder)
+    assert not scanned.warnings and [repo.repo_id for repo in scanned.repos] == ["org/model"]
+    assert os.readlink(path) == f"../../../blobs/{SHA256 if large else git_hash(CONTENT)}"
+
+
+def test_a_redirect_on_the_hub_itself_keeps_the_token(server: Hub, cache: str, monkeypatch) -> None:
+    """A private repository that has been renamed; without the token it could not be read."""
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    server.renamed["org/old"] = "org/model"
+    server.put("org/model", NAME, CONTENT)
+    assert hub.fetch_file("org/old", NAME, cache).read_bytes() == CONTENT
+    assert [(method, token) for method, path, token in server.requests if path.startswith("/org/model/")] == [
+        ("HEAD", "Bearer hf_secret"),
+        ("GET", "Bearer hf_secret"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (403, "GatedRepo", r"is gated: accept its terms at http://127.*/org/model, and set HF_TOKEN"),
+        (401, "RepoNotFound", r"there is no repository at http://127.*/org/model, or it is private"),
+        (404, "RevisionNotFound", r"the repository has no revision 'v9'"),
+        (404, "", r"the server answered with status 404"),
+        (403, "", r"the server answered with status 403"),
+    ],
+)
+def test_refusals_are_clear_and_final(status: int, code: str, message: str, server: Hub, cache: str) -> None:
+    """One request; host, repository, file, and where to put it by hand; which then is found."""
+    server.refusals = [(status, code)]
+    with pytest.raises(WeightsError, match=message) as caught:
+        hub.fetch_file("org/model@v9", NAME, cache)
+    assert len(server.requests) == 1
+    place = Path(cache, "huggingface", "models--org--model", "snapshots", "v9", NAME)
+    for part in (server.address, "'org/model'", repr(NAME), f"put the file at {str(place)!r}"):
+        assert part in str(caught.value)
+    place.parent.mkdir(parents=True)
+    place.write_bytes(CONTENT)
+    assert hub.fetch_file("org/model@v9", NAME, cache) == place
+
+
+def test_a_busy_hub_is_asked_again(server: Hub, cache: str) -> None:
+    """A few times, then the error says so."""
+    server.put("org/model", NAME, CONTENT)
+    server.refusals = [(503, ""), (429, "")]
+    assert hub.fetch_file("org/model", NAME, cache).read_bytes() == CONTENT
+    server.refusals = [(503, "")] * 3
+    with pytest.raises(WeightsError, match="given up after 3 tries in a row: status 503"):
+        hub.fetch_file("org/model", "other.json", cache)
+
+
+def test_a_hub_that_is_not_there(server: Hub, cache: str, monkeypatch) -> None:
+    """After some tries: host, repository and file."""
+    with FileServer(CONTENT) as gone:
+        address = gone.address
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+    template = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    with pytest.raises(WeightsError, match=rf"'{NAME}' of 'org/model' could not be fetched from {address}: given up"):
+        hub.fetch_file("org/model", NAME, cache)
+
+
+def test_what_a_repository_lacks_is_known_without_a_network(server: Hub, cache: str, monkeypatch) -> None:
+    """A job that was prepared online runs offline, optional files and all."""
+    server.put("org/model", NAME, CONTENT)
+    hub.fetch_file("org/model", NAME, cache)
+    assert hub.fetch_optional_file("org/model", "tokenizer.json", cache) is None
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert hub.fetch_optional_file("org/model", "tokenizer.json", cache) is None
+    with pytest.raises(WeightsError, match="HF_HUB_OFFLINE"):
+        hub.fetch_optional_file("org/model", "never-asked-for.json", cache)
+
+
+def test_observers_hear_the_files_own_name(server: Hub, cache: str) -> None:
+    """Not that of its blob; and a resumed transfer begins where it is."""
+    heard: list[tuple] = []
+
+    class Listener:
+        def started(self, name: str, done: int, total: int | None) -> None:
+            heard.append((name, done, total))
+
+        def advanced(self, name: str, count: int) -> None:
+            assert name == NAME
+
+        def finished(self, name: str, path: Path) -> None:
+            heard.append((name, path.name))
+
+    with FileServer(CONTENT, "cut") as storage, observed_by(Listener()):
+        server.put("org/model", NAME, CONTENT, storage)
+        hub.fetch_file("org/model", NAME, cache)
+    assert heard == [(NAME, 0, len(CONTENT)), (NAME, HALF, len(CONTENT)), (NAME, NAME)]
+
+
+@pytest.mark.parametrize("repository", ["org/model@../../x", "org/model@/etc"])
+def test_names_stay_inside_the_cache(repository: str, server: Hub, cache: str) -> None:
+    with pytest.raises(WeightsError, match="names nothing in the repository"):
+        hub.fetch_file(repository, NAME, cache)
+    assert server.requests == []
 
 
 def test_offline_names_host_repository_and_caches(cache: str, tmp_path: Path) -> None:
@@ -215,7 +293,7 @@ def test_a_model_is_downloaded_beforehand(server: Hub, cache: str) -> None:
     assert done.exit_code == 0, done.output
     printed = json.loads(done.stdout)
     assert [Path(path).name for path in printed["files"]] == ["open_clip_config.json", NAME]
-    assert printed["weights_sha256"] == hashlib.sha256(CONTENT).hexdigest() and printed["bytes"] == len(CONTENT)
+    assert printed["weights_sha256"] == SHA256 and printed["bytes"] == len(CONTENT)
     server.files.clear()
     source = find_source(EncoderSpec("hf-hub:org/model", cache_dir=cache))
     assert [str(path) for path in source.files] == printed["weights"]

@@ -1,22 +1,16 @@
-"""Files of Hugging Face repositories, with errors that say what was looked for and where.
-
-The hub's library transfers them, locks and gives a file its name when it is whole; it compares no hashes, so that is
-done here.
-"""
+"""Files of Hugging Face repositories: found in the caches of this machine, else fetched once."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import re
 from pathlib import Path
 from typing import Any
 
-from ..cache import VARIABLE, cache_root
+from ..cache import cache_root
 from ..errors import WeightsError
-from ..towers.files import sha256_of
-from .progress import is_observed, observer
+from .progress import observer
+from .repository import RepositoryFile, bring, is_whole
 
 _log = logging.getLogger("clipmill")
 
@@ -55,15 +49,13 @@ def fetch_optional_file(repository: str, filename: str, cache_dir: str | None = 
 
 def find_file(repository: str, filename: str, cache_dir: str | None = None) -> Path | None:
     """Return the copy of a repository's file that is here already and whole, asking nobody."""
-    from huggingface_hub import try_to_load_from_cache
-
-    repo_id, _, revision = repository.partition("@")
+    file = RepositoryFile.of(repository, filename)
     for folder in _caches(cache_dir):
-        found = try_to_load_from_cache(repo_id, filename, cache_dir=folder, revision=revision or None)
-        if isinstance(found, str):
-            if _is_whole(Path(found)):
-                return Path(found)
-            _log.warning("%s is not used: its content has another hash than the hub's", found)
+        place = file.place_in(folder)
+        if place.is_file():
+            if is_whole(place):
+                return place
+            _log.warning("%s is not used: its content has another hash than the hub's", place)
     return None
 
 
@@ -112,92 +104,9 @@ def _caches(cache_dir: str | None) -> list[Path]:
 
 
 def _fetch(repository: str, filename: str, cache_dir: str | None) -> Path | None:
-    path = find_file(repository, filename, cache_dir) or _download(repository, filename, cache_dir)
+    path = find_file(repository, filename, cache_dir)
+    if path is None:
+        path = bring(RepositoryFile.of(repository, filename), _caches(cache_dir)[0])
     if path is not None:
         observer().finished(filename, path)
     return path
-
-
-def _download(repository: str, filename: str, cache_dir: str | None) -> Path | None:
-    from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    repo_id, _, revision = repository.partition("@")
-    folder = cache_root(cache_dir) / "huggingface"
-    options: dict[str, Any] = {"revision": revision or None, "cache_dir": folder}
-    if is_observed():
-        options["tqdm_class"] = _Bar
-    try:
-        path = Path(hf_hub_download(repo_id, filename, **options))
-        if not _is_whole(path):
-            path = Path(hf_hub_download(repo_id, filename, force_download=True, **options))
-    except EntryNotFoundError as err:
-        if not isinstance(err, LocalEntryNotFoundError):
-            return None
-        raise _failure(repository, filename, folder, err) from err
-    except Exception as err:  # the library raises its own, httpx's and OSErrors: all mean that the file is not here
-        raise _failure(repository, filename, folder, err) from err
-    if not _is_whole(path):
-        path.resolve().unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
-        raise WeightsError(
-            f"{filename!r} of {repository!r} arrived twice from {constants.ENDPOINT} with another hash than announced"
-        )
-    return path
-
-
-def _failure(repository: str, filename: str, folder: Path, err: Exception) -> WeightsError:
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        reason = "HF_HUB_OFFLINE forbids it"
-    else:
-        cause = err.__cause__ or err  # the library's own text speaks at length of connections
-        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-    return WeightsError(
-        f"{filename!r} of {repository!r} could not be fetched from {constants.ENDPOINT}: {reason} (local copies are"
-        f" looked for in {folder} and {constants.HF_HUB_CACHE}; another cache: cache_dir or ${VARIABLE})"
-    )
-
-
-def _is_whole(path: Path) -> bool:
-    """Tell whether a copy has the hash that the hub announced: its blob is named by it.
-
-    Large files are named by their SHA-256, others by git's hash of their content.
-    """
-    announced = path.resolve().name
-    if re.fullmatch(r"[0-9a-f]{64}", announced):
-        return sha256_of(path) == announced
-    if re.fullmatch(r"[0-9a-f]{40}", announced):
-        content = path.read_bytes()
-        return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == announced
-    return True
-
-
-class _Bar:
-    """What the hub's library takes for a progress bar, and tells the observer."""
-
-    format_dict: dict[str, Any] = {}  # noqa: RUF012 - asked for the rate; there is none
-
-    def __init__(self, *, desc: str = "", total: int | None = None, initial: int = 0, **_: Any) -> None:
-        self.total, self.n = total, initial
-        self._name = desc.partition(":")[0]
-        observer().started(self._name, initial, total)
-
-    def update(self, count: int = 1) -> None:
-        self.n += count
-        observer().advanced(self._name, count)
-
-    def update_transfer(self, count: int) -> None:
-        """Ignore what went over the wire: the bytes of the file are counted."""
-
-    def __getattr__(self, name: str) -> Any:
-        """Answer every other method of a bar, all about looks: which ones are called differs between releases."""
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return lambda *_, **__: None
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *error: object) -> None: ...

@@ -43,11 +43,6 @@ def observer() -> Observer:
     return _observer
 
 
-def is_observed() -> bool:
-    """Tell whether anybody listens."""
-    return not isinstance(_observer, _Nobody)
-
-
 @contextmanager
 def observed_by(listener: Observer) -> Iterator[None]:
     """Tell this listener about the downloads inside the block."""

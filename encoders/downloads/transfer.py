@@ -12,9 +12,10 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from ..errors import WeightsError
 from .progress import observer
@@ -22,8 +23,11 @@ from .progress import observer
 _log = logging.getLogger("clipmill")
 
 _BLOCK = 2**20
-_TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 _MAX_PAUSE_S = 60.0
+
+TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+_T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,12 +62,12 @@ class TransientError(Exception):
         self.pause_s = pause_s
 
 
-def persist(attempt: Callable[[], None], part: Path, what: str) -> None:
-    """Call `attempt` until it succeeds, as `PATIENCE` says.
+def persist(attempt: Callable[[], _T], part: Path | None, what: str) -> _T:
+    """Call `attempt` until it succeeds, as `PATIENCE` says, and return what it returns.
 
     Args:
-        attempt: Adds to `part`, and raises `TransientError` where another try may help.
-        part: The file that grows.
+        attempt: Raises `TransientError` where another try may help.
+        part: The file that grows, if one does.
         what: What is fetched, for messages.
 
     Raises:
@@ -72,8 +76,7 @@ def persist(attempt: Callable[[], None], part: Path, what: str) -> None:
     in_vain, most = 0, size_of(part)
     while True:
         try:
-            attempt()
-            return
+            return attempt()
         except TransientError as err:
             in_vain = 1 if size_of(part) > most else in_vain + 1
             most = max(most, size_of(part))
@@ -84,12 +87,12 @@ def persist(attempt: Callable[[], None], part: Path, what: str) -> None:
         time.sleep(min(pause_s, _MAX_PAUSE_S))
 
 
-def size_of(path: Path) -> int:
+def size_of(path: Path | None) -> int:
     """Return a file's size in bytes, 0 where there is none."""
-    return path.stat().st_size if path.exists() else 0
+    return path.stat().st_size if path is not None and path.exists() else 0
 
 
-def receive(url: str, part: Path, *, is_verified: bool) -> None:
+def receive(url: str, part: Path, name: str, *, is_verified: bool, headers: Mapping[str, str] | None = None) -> None:
     """Bring the content of an http(s) URL into `part`, after what is there from an earlier try.
 
     Beside it, `<part>.json` keeps what the server called this version of the file: another version is never appended.
@@ -98,8 +101,10 @@ def receive(url: str, part: Path, *, is_verified: bool) -> None:
     Args:
         url: What to fetch.
         part: The file that grows; kept where the transfer fails in the middle.
+        name: What observers know the file by.
         is_verified: Whether the whole will be compared with a hash. Without one, only a server that says how long the
             file is, and names its version, is taken at its word.
+        headers: What the server wants to see besides; `Authorization` never follows a redirect to another server.
 
     Raises:
         TransientError: If another try may help.
@@ -109,7 +114,8 @@ def receive(url: str, part: Path, *, is_verified: bool) -> None:
     have, version = size_of(part), _version_of(origin, url)
     if have and not version and not is_verified:
         have = 0
-    request = urllib.request.Request(url, headers={"User-Agent": "clipmill", "Accept-Encoding": "identity"})
+    known = {"User-Agent": "clipmill", **(headers or {}), "Accept-Encoding": "identity"}
+    request = urllib.request.Request(url, headers=known)
     if have:
         request.add_header("Range", f"bytes={have}-")
         if version:
@@ -126,8 +132,8 @@ def receive(url: str, part: Path, *, is_verified: bool) -> None:
                 origin.write_text(json.dumps({"url": url, "version": version}))
             with part.open("ab") as file:
                 file.truncate(have)
-                observer().started(_name(part), have, total)
-                _copy(response, file.write, _name(part))
+                observer().started(name, have, total)
+                _copy(response, file.write, name)
                 file.flush()
         except TransientError:
             raise
@@ -137,10 +143,28 @@ def receive(url: str, part: Path, *, is_verified: bool) -> None:
         raise TransientError(f"cut off after {size_of(part):,} of {total:,} bytes")
 
 
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects as urllib does, and keeps credentials from every server but the one they are for."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> Any:
+        request = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if request is not None and _server_of(newurl) != _server_of(req.full_url):
+            request.remove_header("Authorization")
+        return request
+
+
+def _server_of(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
 def _open(request: urllib.request.Request, part: Path, origin: Path, have: int) -> Any:
     """Return the answer; None if the server says that what is here already is all."""
     try:
-        opener = urllib.request.build_opener()  # a new one: urlopen's own never looks at the environment again
+        # a new one each time: urlopen's own never looks at the environment's proxies again
+        opener = urllib.request.build_opener(_Redirects)
         return opener.open(request, timeout=PATIENCE.stall_s)
     except urllib.error.HTTPError as err:
         with err:
@@ -150,9 +174,8 @@ def _open(request: urllib.request.Request, part: Path, origin: Path, have: int) 
                 part.unlink(missing_ok=True)
                 origin.unlink(missing_ok=True)
                 raise TransientError("the server has another file than an earlier try began", 0.0) from err
-            if err.code in _TRANSIENT_STATUSES:
-                wait = err.headers.get("Retry-After", "")
-                raise TransientError(f"status {err.code}", float(wait) if wait.isdecimal() else None) from err
+            if err.code in TRANSIENT_STATUSES:
+                raise TransientError(f"status {err.code}", pause_of(err.headers)) from err
             raise WeightsError(f"the server answered with status {err.code} ({err.reason})") from err
     except urllib.error.URLError as err:
         if isinstance(err.reason, ssl.SSLCertVerificationError):
@@ -160,6 +183,12 @@ def _open(request: urllib.request.Request, part: Path, origin: Path, have: int) 
         raise TransientError(str(err.reason)) from err
     except (OSError, http.client.HTTPException) as err:
         raise TransientError(f"{type(err).__name__}: {err}") from err
+
+
+def pause_of(headers: Any) -> float | None:
+    """Return the seconds that a busy server's answer asks to wait, if it does."""
+    wait = headers.get("Retry-After", "")
+    return float(wait) if wait.isdecimal() else None
 
 
 def _begin(response: Any, have: int, *, is_verified: bool) -> tuple[int, int | None]:
@@ -212,11 +241,18 @@ def _version_of(origin: Path, url: str) -> str | None:
         return None
 
 
-def _name(part: Path) -> str:
-    return part.name.removeprefix(".").removesuffix(".part")
+def hash_of(path: Path, kind: str) -> str:
+    """Return the hash of a file that may still change, and so is never remembered.
 
+    Args:
+        path: The file.
+        kind: `sha256`, or `git` for the SHA-1 that git names a file's content by.
+    """
 
-def sha256_of_part(part: Path) -> str:
-    """Return the SHA-256 of a file that may still change, and so is never remembered."""
-    with part.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    def begin() -> Any:
+        if kind != "git":
+            return hashlib.new(kind)
+        return hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, begin).hexdigest()

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -17,7 +17,7 @@ from ..errors import WeightsError
 from ..towers.files import remember_digest, sha256_of
 from . import elsewhere
 from .progress import observer
-from .transfer import persist, receive, sha256_of_part
+from .transfer import hash_of, persist, receive
 
 _log = logging.getLogger("clipmill")
 
@@ -57,7 +57,7 @@ def fetch_url(
         if is_offline():
             raise WeightsError(f"{url} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it{by_hand(target)}")
         with only_one(target):
-            found = find_copy([target], sha256) or _download(url, target, sha256)
+            found = find_copy([target], sha256) or _fetch(url, target, sha256)
     observer().finished(target.name, found)
     return found
 
@@ -89,15 +89,16 @@ def place_of(url: str, cache_dir: str | None = None, filename: str | None = None
         first = f"{parts.scheme}-{parts.netloc}"
     elif parts.port:
         first = f"{first}-{parts.port}"
-    *folders, name = [_safe(part) for part in unquote(parts.path).split("/") if part] or ["file"]
+    *folders, name = [safe_name(part) for part in unquote(parts.path).split("/") if part] or ["file"]
     if parts.query:
         stem, dot, suffix = name.rpartition(".")
         digest = hashlib.sha256(parts.query.encode()).hexdigest()[:8]
         name = f"{stem}-{digest}{dot}{suffix}" if stem else f"{name}-{digest}"
-    return cache_root(cache_dir).joinpath("downloads", _safe(first), *folders, filename or name)
+    return cache_root(cache_dir).joinpath("downloads", safe_name(first), *folders, filename or name)
 
 
-def _safe(part: str) -> str:
+def safe_name(part: str) -> str:
+    """Return a part of a path that stays inside its folder, whatever a stranger put into it."""
     return re.sub(r"[^\w.@+=-]", "_", part).lstrip(".") or "_"
 
 
@@ -110,6 +111,18 @@ def find_copy(places: list[Path], sha256: str | None) -> Path | None:
             return path
         _log.warning("%s is not used: its SHA-256 does not begin with %s", path, sha256)
     return None
+
+
+def _fetch(url: str, target: Path, sha256: str | None) -> Path:
+    try:
+        digest = download(url, target, sha256)
+    except WeightsError as err:
+        raise WeightsError(f"{url} could not be fetched: {err}{by_hand(target)}") from err
+    if digest is None:
+        raise WeightsError(f"{url} is not the file it should be (SHA-256 {sha256}), or was damaged on its way")
+    if digest:
+        remember_digest(target, "sha256", digest)
+    return target
 
 
 def is_offline() -> bool:
@@ -125,8 +138,12 @@ def by_hand(target: Path) -> str:
 
 
 @contextmanager
-def only_one(target: Path) -> Iterator[None]:
+def only_one(target: Path, name: str | None = None) -> Iterator[None]:
     """Let one process of this machine at a time make a file; the others wait here.
+
+    Args:
+        target: The file.
+        name: What messages call it, by default its own name.
 
     Raises:
         WeightsError: If the folder cannot be written.
@@ -139,11 +156,11 @@ def only_one(target: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            _log.info("waiting for another process that downloads %s", target.name)
+            _log.info("waiting for another process that downloads %s", name or target.name)
             lock.acquire()
     except OSError as err:
         raise WeightsError(
-            f"{target.name!r} is not in the cache, and {str(target.parent)!r} cannot be written: {err}"
+            f"{name or target.name!r} is not in the cache, and {str(target.parent)!r} cannot be written: {err}"
             f" (another cache: cache_dir or ${VARIABLE})"
         ) from err
     try:
@@ -171,31 +188,43 @@ def publish(part: Path, target: Path) -> Path:
     return target
 
 
-def _download(url: str, target: Path, sha256: str | None) -> Path:
+def download(
+    url: str,
+    target: Path,
+    expected: str | None = None,
+    *,
+    kind: str = "sha256",
+    name: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> str | None:
+    """Bring what is behind an http(s) URL to `target`, going on where an earlier try ended.
+
+    Args:
+        url: What to fetch.
+        target: Where it is put when it is whole; `only_one` is held.
+        expected: The hash of the content in hexadecimal digits, or its beginning; None where it is not known.
+        kind: Of the hash: `sha256` or `git`.
+        name: What observers know the file by, by default the target's name.
+        headers: As `receive` takes them.
+
+    Returns:
+        The hash of the content, "" where none was expected; None if it is not the one expected: then there is no file.
+
+    Raises:
+        WeightsError: If it cannot be had.
+    """
     part = part_of(target)
-    try:
-        was_begun = part.exists()
-        digest = _try_once(url, part, sha256)
-        if digest is None and was_begun:  # the beginning may be that of another file
-            digest = _try_once(url, part, sha256)
-    except WeightsError as err:
-        raise WeightsError(f"{url} could not be fetched: {err}{by_hand(target)}") from err
-    if sha256 is not None and digest is None:
-        raise WeightsError(f"{url} is not the file it should be (SHA-256 {sha256}), or was damaged on its way")
-    publish(part, target)
-    if digest:
-        remember_digest(target, "sha256", digest)
-    return target
-
-
-def _try_once(url: str, part: Path, sha256: str | None) -> str | None:
-    """Fill `part` and return its hash; None, and no `part`, if it is not the one expected (or "" if none is)."""
-    fetch: Callable[[], None] = lambda: receive(url, part, is_verified=sha256 is not None)  # noqa: E731
-    persist(fetch, part, url)
-    if sha256 is None:
-        return ""
-    digest = sha256_of_part(part)
-    if digest.startswith(sha256.lower()):
-        return digest
-    part.unlink()
+    for was_begun in (part.exists(), False):
+        persist(
+            lambda: receive(url, part, name or target.name, is_verified=expected is not None, headers=headers),
+            part,
+            url,
+        )
+        digest = hash_of(part, kind) if expected else ""
+        if digest.startswith((expected or "").lower()):
+            publish(part, target)
+            return digest
+        part.unlink()
+        if not was_begun:  # else the beginning may have been that of another file
+            break
     return None
