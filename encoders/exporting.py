@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from .combinations import Combination
+from .combinations import Combination, has_native_bfloat16
 from .errors import DatasetError, SpecError
 from .frontend import Frontend
 from .runtimes import GRAPH_KINDS
@@ -53,8 +53,9 @@ def export_model(spec: EncoderSpec, folder: str | os.PathLike[str], *, overwrite
     if not can_run(store.source, way):
         raise SpecError(f"{spec.model} cannot be exported: its towers run in {', '.join(store.source.runtimes)} only")
     graphs = store.graphs(GRAPH_KINDS[way])
-    # float16 runs on a GPU, which the machine that exports need not have
-    figures = {} if way.precision == "fp16" else measure(store, way, "cpu", allowed_cpus())
+    # the machine that exports need not have what it is exported for: a GPU, or bfloat16
+    is_able = way.precision != "fp16" and (way.precision != "bf16" or has_native_bfloat16())
+    figures = measure(store, way, "cpu", allowed_cpus()) if is_able else {}
     store.drop_towers()
     draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:

@@ -11,14 +11,15 @@ from .preparation import Preparation
 
 
 class Slot:
-    """One item on its way."""
+    """One item on its way: its row, its content's bytes, whether it may be a sound, and what became of it."""
 
-    __slots__ = ("future", "nbytes", "outcome", "prepared", "row")
+    __slots__ = ("future", "may_be_sound", "nbytes", "outcome", "prepared", "row")
 
-    def __init__(self, row: Row, nbytes: int) -> None:
+    def __init__(self, row: Row, nbytes: int, *, may_be_sound: bool) -> None:
         """Start; `nbytes` is what the content holds."""
         self.row = row
         self.nbytes = nbytes
+        self.may_be_sound = may_be_sound
         self.future: Future[Preparation] | None = None
         self.prepared: Prepared | None = None
         self.outcome: Outcome = None
@@ -60,7 +61,7 @@ class Window:
 
     A text or a crop holds little. A sound holds all of its samples, ten times what its file may have had, and threads
     prepare everything that is in flight while the model is busy. So values are counted as if each were as large as the
-    largest so far; before the first is known, as large as one may be.
+    largest so far; before the first that may be a sound is known, as large as one may be.
     """
 
     def __init__(self, most: int, max_bytes: int) -> None:
@@ -74,16 +75,20 @@ class Window:
         self._max_bytes = max_bytes
         self._guess = 0
         self._largest = 0
+        self._is_known = False
 
     def expect(self, nbytes: int) -> None:
-        """Say how much a value may hold; what was seen is believed instead."""
-        self._guess = max(self._guess, nbytes)
+        """Say how much a sound may hold, before one is on its way."""
+        if not self._is_known:
+            self._guess = nbytes
 
-    def see(self, prepared: Prepared) -> None:
-        """Take note of how much a value holds."""
+    def see(self, prepared: Prepared, *, may_be_sound: bool) -> None:
+        """Take note of how much a value holds; of one that was expected to be a sound it is believed instead."""
         self._largest = max(self._largest, int(getattr(prepared.payload, "nbytes", 0)), 1)
+        if may_be_sound:
+            self._guess, self._is_known = 0, True
 
     def is_full(self, slots: int) -> bool:
         """Tell whether so many in flight leave no room for another."""
-        each = self._largest or self._guess
+        each = max(self._largest, self._guess)
         return slots >= max(1, min(self._most, self._max_bytes // each if each else self._most))

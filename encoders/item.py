@@ -11,9 +11,9 @@ import numpy as np
 from .failure import Code, RowError, Stage
 from .media.audio import Waveform
 
-_SAMPLES = ("waveform", "array")
-_RATES = ("sampling_rate", "sample_rate")
-_SOUND_FIELDS = {*_SAMPLES, *_RATES, "bytes", "path"}
+SOUND_SAMPLES = ("waveform", "array")
+SOUND_RATES = ("sampling_rate", "sample_rate")
+SOUND_FIELDS = frozenset({*SOUND_SAMPLES, *SOUND_RATES, "bytes", "path"})
 """Fields of a struct that is a sound; Hugging Face data sets have `array`, `sampling_rate`, `path` and `bytes`."""
 
 
@@ -95,8 +95,7 @@ def _content_of_struct(struct: Mapping[str, Any]) -> Any:
     if {"height", "width", "nChannels", "data"} <= struct.keys():
         return array_of_spark_image(struct)
     if struct.keys() <= {"bytes", "path"} and struct:
-        data, path = struct.get("bytes"), struct.get("path")
-        return data if data is not None else Uri(path) if path is not None else None
+        return _content_of_file(struct)
     raise RowError(
         Stage.READ,
         Code.UNSUPPORTED,
@@ -104,19 +103,28 @@ def _content_of_struct(struct: Mapping[str, Any]) -> Any:
     )
 
 
+def _content_of_file(struct: Mapping[str, Any]) -> Any:
+    """Return the bytes of a struct, else what its path names."""
+    data, path = struct.get("bytes"), struct.get("path")
+    if data is not None:
+        return bytes(data) if isinstance(data, bytearray | memoryview) else data
+    if path is not None and not isinstance(path, str):
+        raise RowError(Stage.READ, Code.UNSUPPORTED, f"a struct's path is a string, got {type(path).__name__}")
+    return None if path is None else Uri(path)
+
+
 def _content_of_sound_struct(struct: Mapping[str, Any]) -> Any:
     """Return the content of a struct: its samples, else its encoded bytes, else what its path names."""
-    if struct and struct.keys() <= _SOUND_FIELDS:
-        samples = next((struct[name] for name in _SAMPLES if struct.get(name) is not None), None)
+    if struct and struct.keys() <= SOUND_FIELDS:
+        samples = next((struct[name] for name in SOUND_SAMPLES if struct.get(name) is not None), None)
         if samples is not None:
-            return Waveform(samples, next((struct[name] for name in _RATES if struct.get(name) is not None), None))
-        data, path = struct.get("bytes"), struct.get("path")
-        return data if data is not None else Uri(path) if path is not None else None
+            return Waveform(samples, next((struct[name] for name in SOUND_RATES if struct.get(name) is not None), None))
+        return _content_of_file(struct)
     raise RowError(
         Stage.READ,
         Code.UNSUPPORTED,
-        f"an audio struct has samples ({' or '.join(_SAMPLES)}) with their rate ({' or '.join(_RATES)}), or bytes or"
-        f" path, got {sorted(map(str, struct))}",
+        f"an audio struct has samples ({' or '.join(SOUND_SAMPLES)}) with their rate ({' or '.join(SOUND_RATES)}),"
+        f" or bytes or path, got {sorted(map(str, struct))}",
     )
 
 

@@ -118,8 +118,9 @@ def unload_all() -> None:
 
 
 def _drop_others(identity: tuple[Hashable, ...], device: str) -> None:
+    """Let go of a model on other GPUs, in every precision; a copy on the CPU was asked for by another spec."""
     with _lock:
-        for key in [k for k in _models if k[0][:-1] == identity and k[1] != device]:  # type: ignore[index]
+        for key in [k for k in _models if k[0][:-1] == identity and k[1] not in ("cpu", device)]:  # type: ignore[index]
             _log.warning("moved to %s: letting go of the copy on %s", device, key[1])
             _models.pop(key).close()
             for pair in [p for p in _encoders if p[1] == key]:
@@ -186,7 +187,7 @@ def _load_catalog(
 
 
 def _load_custom(spec: EncoderSpec) -> Model:
-    from .catalog.names import load_factory
+    from .catalog.facts import load_factory
 
     model = load_factory(spec.ref)()
     needed = ("dim", "modalities", "device", "resolved", "prepare", "encode")

@@ -63,6 +63,7 @@ class EmbedSession:
         self._arrived: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         self._ready: dict[tuple[str, Hashable], Group] = {}
         self._slots_in_flight = 0
+        self._hears = "audio" in loaded.model.modalities
         self._window = Window(_WINDOW * self._max_rows, _WINDOW * spec.max_batch_bytes)
         self._bytes_held = 0
         self._broken = False
@@ -91,7 +92,7 @@ class EmbedSession:
             self._rows.append(row)
             self._stats.rows += 1
             for item in items:
-                slot = Slot(row, item.nbytes)
+                slot = Slot(row, item.nbytes, may_be_sound=self._hears and item.modality in ("audio", "auto"))
                 row.slots.append(slot)
                 row.nbytes += slot.nbytes
                 self._start(slot, item)
@@ -143,7 +144,7 @@ class EmbedSession:
             return
         slot.row.open += 1
         self._slots_in_flight += 1
-        if item.modality in ("audio", "auto") and "audio" in self._loaded.model.modalities:
+        if slot.may_be_sound:
             self._window.expect(int(self._spec.max_audio_seconds * _SOUND_BYTES_PER_S))
         if isinstance(item.content, Uri):
             fetchers = self._loaded.pool("fetch", self._spec.fetch_threads)
@@ -186,7 +187,7 @@ class EmbedSession:
         if isinstance(prepared, Failure):
             self._finish(slot, prepared)
             return
-        self._window.see(prepared)
+        self._window.see(prepared, may_be_sound=slot.may_be_sound)
         slot.prepared = prepared
         slot.nbytes = preparation.nbytes
         key = (preparation.modality, prepared.group)

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from .catalog.names import fake_modalities
+from .catalog.facts import fake_modalities
 from .errors import OutOfMemoryError
 from .media.audio import open_sound, require_audio
 from .media.images import open_image

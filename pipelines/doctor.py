@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 import os
@@ -13,6 +14,9 @@ from typing import Any
 
 from rich.table import Table
 
+from ..encoders.cache import cache_root
+from ..encoders.combinations import RUNTIMES, combinations, has_native_bfloat16, may_have_gpu
+from ..encoders.runtimes.store import is_writable
 from ..encoders.threads import allowed_cpus
 
 _DISTRIBUTIONS = {
@@ -23,6 +27,10 @@ _DISTRIBUTIONS = {
     "pyarrow": "",
     "pillow": "",
     "numpy": "",
+    "onnx": "onnx",
+    "onnxscript": "onnx",
+    "nncf": "openvino",
+    "transformers": "hf",
     "apache-beam": "beam",
     "pyspark": "spark",
     "pandas": "spark",
@@ -32,11 +40,13 @@ _DISTRIBUTIONS = {
     "s3fs": "remote",
     "gcsfs": "gcp",
 }
+_RUNTIME_PACKAGES = {"torch": ("torch",), "onnx": ("onnxruntime", "onnxruntime-gpu"), "openvino": ("openvino",)}
 MIN_JAVA = 17
 
 
 def examine() -> dict[str, Any]:
     """Return what was found, as plain values."""
+    cache = cache_root()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -44,7 +54,8 @@ def examine() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "allowed_cpus": allowed_cpus(),
         "devices": _devices(),
-        "runtimes": {"torch": _works("torch")},
+        "runtimes": {name: _examine_runtime(name) for name in RUNTIMES if name != "auto"},
+        "cache": {"directory": str(cache), "writable": is_writable(cache)},
         "java": java_version(),
     }
 
@@ -71,8 +82,10 @@ def doctor_table(found: dict[str, Any]) -> Table:
         table.add_row(name, version or f"not installed: pip install 'clipmill[{extra}]'")
     table.add_row("cores", f"{found['allowed_cpus']} of {found['cpus']} allowed, so many threads are used")
     table.add_row("devices", ", ".join(found["devices"]))
-    for name, problem in found["runtimes"].items():
-        table.add_row(f"runtime {name}", "works" if problem is None else f"fails: {problem}")
+    for name, runtime in found["runtimes"].items():
+        table.add_row(f"runtime {name}", _told(name, runtime))
+    cache = found["cache"]
+    table.add_row("cache", cache["directory"] + ("" if cache["writable"] else ", which cannot be written"))
     java = found["java"]
     missing = f"install Java {MIN_JAVA} or newer for Spark"
     table.add_row(
@@ -89,7 +102,7 @@ def _version(distribution: str) -> str | None:
 
 
 def _devices() -> list[str]:
-    if importlib.util.find_spec("torch") is None:
+    if not may_have_gpu() or importlib.util.find_spec("torch") is None:
         return ["cpu"]
     import torch
 
@@ -97,12 +110,57 @@ def _devices() -> list[str]:
     return ["cpu", *(f"cuda:{n} ({torch.cuda.get_device_name(n)})" for n in range(count))]
 
 
-def _works(runtime: str) -> str | None:
-    """Return None if the demo model runs on a runtime, else why not."""
+def _examine_runtime(name: str) -> dict[str, Any]:
+    """Return a runtime's version, its problem (None: it works), its precisions by kind of device, and its providers.
+
+    torch embeds a text by the demo model. The others' libraries are asked: to run them, graphs may have to be made.
+    """
+    version = next(filter(None, map(_version, _RUNTIME_PACKAGES[name])), None)
+    found: dict[str, Any] = {"version": version, "problem": None, "precisions": {}}
+    if version is None:
+        return found
+    try:
+        places, found["providers"] = {"torch": _try_torch, "onnx": _ask_onnx, "openvino": _ask_openvino}[name]()
+    except Exception as err:  # whatever it is, it is what the user wants to know
+        return {**found, "problem": f"{type(err).__name__}: {err}"}
+    for way, place in combinations(name, "auto", "auto"):
+        if place in places and (way.precision != "bf16" or places[place]):
+            found["precisions"].setdefault(place, []).append(way.precision)
+    return found
+
+
+def _try_torch() -> tuple[dict[str, bool], list[str]]:
+    """Return the kinds of devices that torch runs on, each with whether it multiplies bfloat16 itself; no providers."""
     from ..encoders import load_encoder
 
-    try:
-        load_encoder("demo", runtime=runtime, device="cpu").embed_texts(["a red circle"])
-    except Exception as err:  # whatever it is, it is what the user wants to know
-        return f"{type(err).__name__}: {err}"
-    return None
+    load_encoder("demo", runtime="torch", precision="fp32", device="cpu").embed_texts(["a red circle"])
+    places = {"cpu": has_native_bfloat16()}
+    if may_have_gpu():
+        import torch
+
+        if torch.cuda.is_available():
+            places["cuda"] = torch.cuda.get_device_capability()[0] >= 8
+    return places, []
+
+
+def _ask_onnx() -> tuple[dict[str, bool], list[str]]:
+    """Do the same for ONNX Runtime: providers are what its build can run on, the GPU may be missing."""
+    providers = list(importlib.import_module("onnxruntime").get_available_providers())
+    has_gpu = "CUDAExecutionProvider" in providers and may_have_gpu()
+    return {"cpu": False, **({"cuda": False} if has_gpu else {})}, providers
+
+
+def _ask_openvino() -> tuple[dict[str, bool], list[str]]:
+    """Do the same for OpenVINO, which calls its providers devices."""
+    core = importlib.import_module("openvino").Core()
+    return {"cpu": "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")}, list(core.available_devices)
+
+
+def _told(name: str, runtime: dict[str, Any]) -> str:
+    if runtime["version"] is None:
+        return "not installed" + ("" if name == "torch" else f": pip install 'clipmill[{name}]'")
+    if runtime["problem"] is not None:
+        return f"fails: {runtime['problem']}"
+    able = "; ".join(f"{', '.join(precisions)} on {place}" for place, precisions in runtime["precisions"].items())
+    providers = f" ({', '.join(runtime['providers'])})" if runtime["providers"] else ""
+    return f"works: {runtime['version']}, {able}{providers}"

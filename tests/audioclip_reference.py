@@ -120,8 +120,8 @@ def draw(seed: int = 0) -> State:
     state["audio.fbsp.fc"] = bins + normal((1025,), 0.2)
     settle = Variant(settle=True)
     with torch.inference_mode():
-        audio(state, torch.from_numpy(np.stack([sound(n, 20_000) for n in range(4)]))[:, None] * 32768.0, settle)
-        coarse = torch.randn(4, 3, 14, 14, generator=generator)
+        audio(state, torch.from_numpy(np.stack([sound(n, 12_000) for n in range(3)]))[:, None] * 32768.0, settle)
+        coarse = torch.randn(2, 3, 14, 14, generator=generator)
         image(state, F.interpolate(coarse, 224, mode="bilinear") * 1.5, settle)
     return {name: tensor.clone() for name, tensor in state.items()}
 

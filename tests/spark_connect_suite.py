@@ -10,6 +10,8 @@ from spark_session import SETTINGS
 
 pytest.register_assert_rewrite("contract", "test_spark_contract", "test_spark_shards")
 
+from contract import WITH_SOUNDS, vector_of_wav, wav  # noqa: E402
+
 # Collected here as well, and so run on this module's session.
 from test_spark_contract import TestEmbedColumns, TestExpressions  # noqa: E402, F401
 from test_spark_shards import test_every_shard_is_embedded_and_reported_in_order  # noqa: E402, F401
@@ -18,6 +20,7 @@ from clipmill.encoders import EncoderSpec, read_provenance  # noqa: E402
 from clipmill.encoders.storage.provenance import provenance_of  # noqa: E402
 from clipmill.encoders.testing import fake_text_vector, read_log  # noqa: E402
 from clipmill.udfs import (  # noqa: E402
+    audio_udf,
     embed_columns,
     embed_text,
     register,
@@ -65,6 +68,19 @@ def test_functions_of_sql(spark, captions):
     assert register(spark, model=MODEL, prefix="clip_") == ["clip_embed_text", "clip_embed_image"]
     rows = spark.sql("select clip_embed_text(caption) as v from captions order by id").collect()
     assert [row.v for row in rows] == [vector("one"), None, None, vector("four")]
+
+
+def test_functions_of_sql_and_pandas_udfs_for_sounds(spark):
+    sounds = {"short": wav(30), "stereo": wav(40, 2), "noise": b"no sound", "null": None}
+    df = spark.createDataFrame(list(sounds.items()), "id string, sound binary")
+    df.createOrReplaceTempView("sounds")
+    names = [f"audio_embed_{kind}" for kind in ("text", "image", "audio")]
+    assert register(spark, model=WITH_SOUNDS, prefix="audio_") == names
+    in_sql = spark.sql("select id, audio_embed_audio(sound) as v from sounds")
+    in_pandas = df.select("id", audio_udf(model=WITH_SOUNDS)("sound").alias("v"))
+    expected = {"short": vector_of_wav(30).tolist(), "stereo": vector_of_wav(40, 2).tolist(), "noise": None}
+    for made in (in_sql, in_pandas):
+        assert {row.id: row.v for row in made.collect()} == {**expected, "null": None}
 
 
 def test_pandas_udfs(captions):

@@ -87,6 +87,24 @@ def test_files_that_are_cut_off_are_refused(kind) -> None:
     assert failure_of(data[:30])[0] == "undecodable"
 
 
+def test_files_that_do_not_say_their_length_are_refused() -> None:
+    """A recorder that writes into a pipe cannot go back and say it."""
+    data = bytearray(encoded(sine(9000, 8000), 8000, "FLAC"))
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)
+    code, message = failure_of(bytes(data))
+    assert code == "undecodable"
+    assert "does not say how long it is" in message
+
+
+def test_bytes_of_waveforms_are_counted() -> None:
+    """Of lists, those of the array that they become; over both channels."""
+    for samples in (np.zeros((2, 9)), [[0.0] * 9] * 2, [np.zeros(9)] * 2):
+        assert Item("audio", Waveform(samples, 8000)).nbytes == 144
+    assert Item("audio", Waveform([0.0] * 9)).nbytes == 72
+    assert Item("audio", Waveform(None)).nbytes == 0
+
+
 def test_files_without_sound_are_refused() -> None:
     for data, code in (
         (b"", "empty"),

@@ -97,6 +97,9 @@ def test_values_of_a_column() -> None:
         ([0.0, 0.1, 0.2], "malformed"),
         ((np.zeros(9), None), "malformed"),
         ({"array": [0.0]}, "malformed"),
+        ({"array": 5, "sampling_rate": 8000}, "unsupported"),
+        ({"array": [[0.1, 0.2], [0.1]], "sampling_rate": 8000}, "wrong_shape"),
+        ({"path": 5}, "unsupported"),
         ({"samples": [0.0]}, "unsupported"),
         ({}, "unsupported"),
         (7, "unsupported"),
@@ -177,6 +180,27 @@ def test_tables_with_sounds_are_documents(tmp_path) -> None:
     assert [document.id for document in documents] == ["a", "b", "null"]
     assert documents[0].tags == {"sample_rate": 8000}
     np.testing.assert_array_equal(encoder.embed_items([documents[0].item()])[0].values, vector_of_wav(50))
+
+
+def test_samples_of_tables_come_as_arrays_of_their_type(tmp_path) -> None:
+    """No Python number each; nulls and channels of unequal length are failures of their rows; rows carry them along."""
+    kind = pa.struct([("array", pa.list_(pa.list_(pa.int16()))), ("sampling_rate", pa.int32())])
+    steps = (tone(40, 2).T * 32768).astype(np.int16).tolist()
+    given = [[steps[0], steps[1]], [steps[0], steps[1][1:]], [steps[0], [None, *steps[1][1:]]], None]
+    waves = pa.array([{"array": one, "sampling_rate": 8000} for one in given], kind)
+    inner = pa.StructArray.from_arrays([waves], ["sound"])
+    path = str(tmp_path / "sounds.parquet")
+    pq.write_table(pa.table({"id": ["a", "ragged", "null", "none"], "wave": waves, "page": inner}), path)
+    (shard,) = plan_shards([path])
+    for column in ("wave", "page.sound"):
+        documents = list(read_documents(shard, audio=column))
+        assert documents[0].tensor.dtype == np.int16
+        found = load_encoder(WITH_SOUNDS).embed_items([documents[0].item(), documents[2].item()])
+        np.testing.assert_array_equal(found[0].values, vector_of_wav(40, 2))
+        assert (documents[1].failures[0].code, found[1].code) == ("wrong_shape", "unsupported")
+    assert run(path, "-o", str(tmp_path / "out"), "--column", "page.sound=audio") == 0
+    made = pq.read_table(tmp_path / "out")
+    assert made.column("page").to_pylist() == [inner[row].as_py() for row in (0, 3)]
 
 
 def test_json_lines_name_sounds_by_their_uris(tmp_path) -> None:

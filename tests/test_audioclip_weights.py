@@ -83,18 +83,23 @@ def test_names() -> None:
     assert Path(EncoderSpec("AudioCLIP::./own.pt").ref.weights).is_absolute()
     with pytest.raises(UnknownModelError, match="AudioCLIP::partial"):
         EncoderSpec("AudioCLIP::half")
+    for typo in ("AudioCLIP:partial", "AudioCLIP:./own.pt", "AudioCLIP::"):  # never taken for the full one
+        with pytest.raises(UnknownModelError, match="AudioCLIP"):
+            EncoderSpec(typo)
     with pytest.raises(SpecError, match="mode='jina' is an option of audioclip models"):
         EncoderSpec("ViT-B-32", mode="jina")
 
 
-def test_a_file_where_jinas_scripts_put_it_is_used_there(state, path, tmp_path, monkeypatch) -> None:
-    """`.cache/` of the working directory, after its hash is checked."""
+def test_a_file_where_jinas_scripts_put_it_is_used_there(path, tmp_path, monkeypatch, caplog) -> None:
+    """`.cache/` of the working directory, if it has the hash; another file of that name is passed over."""
     (tmp_path / ".cache").mkdir()
     there = tmp_path / ".cache" / "AudioCLIP-Full-Training.pt"
     there.symlink_to(path)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(WeightsError, match=r"not the published file.*SHA-256.*2441d35b.*AudioCLIP::\./\.cache/"):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(WeightsError, match=r"AudioCLIP-Full-Training\.pt is not on this machine"):
         find_source(EncoderSpec("AudioCLIP"))
+    assert f"{there} is not used: its SHA-256 does not begin with 2441d35b" in caplog.text
     own = find_source(EncoderSpec(f"AudioCLIP::{path}")).weights_sha256
     published = dataclasses.replace(audioclip.PUBLISHED["full"], sha256=own)
     monkeypatch.setitem(audioclip.PUBLISHED, "full", published)
@@ -104,17 +109,16 @@ def test_a_file_where_jinas_scripts_put_it_is_used_there(state, path, tmp_path, 
 def test_other_published_weights_are_downloaded_with_their_hash(tmp_path, monkeypatch) -> None:
     asked: list[tuple] = []
 
-    def fetch_url(url, *, sha256, cache_dir, filename):
-        asked.append((url, sha256, cache_dir, filename))
-        return tmp_path / filename
+    def fetch_url(url, *, sha256, cache_dir):
+        asked.append((url, sha256, cache_dir))
+        return tmp_path / url.rpartition("/")[2]
 
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("clipmill.encoders.downloads.fetch_url", fetch_url)
+    monkeypatch.setattr(audioclip, "fetch_url", fetch_url)
     found = find_source(EncoderSpec("AudioCLIP::partial", cache_dir=str(tmp_path)))
     name = "AudioCLIP-Partial-Training.pt"
     url = f"https://github.com/AndreyGuzhov/AudioCLIP/releases/download/v0.1/{name}"
     digest = "1921885b6c3b5de0619f2ef4a9700ecbade758a398b34eb064230c30baef0c75"
-    assert asked == [(url, digest, str(tmp_path), name)]
+    assert asked == [(url, digest, str(tmp_path))]
     assert found.files == (tmp_path / name,)
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from beam_helpers import Keep, kept, pipeline
+from contract import WITH_SOUNDS, tone, vector_of_wav, wav
 from PIL import Image
 
 from clipmill.encoders import unload_all
@@ -112,6 +113,28 @@ def test_csv_and_parquet_with_named_columns(tmp_path):
         "b": (None, "http://e.org/b.jpg", {"who": None}),
         "c": ("three", None, {"who": "you"}),
     }
+
+
+def test_sounds_of_tables_and_folders_are_embedded(tmp_path):
+    """Encoded ones, samples with their rate (16-bit integers stay such), and listed files; a bad one fails alone."""
+    (tmp_path / "s.wav").write_bytes(wav(30, 2))
+    kind = pa.struct([("array", pa.list_(pa.int16())), ("sampling_rate", pa.int32())])
+    steps = (tone(50)[:, 0] * 32768).astype(np.int16)
+    waves = [{"array": steps, "sampling_rate": 8000}, {"array": steps, "sampling_rate": None}, None]
+    waves_file, files_file = tmp_path / "waves.parquet", tmp_path / "files.parquet"
+    pq.write_table(pa.table({"id": ["w", "rateless", "null"], "wave": pa.array(waves, kind)}), waves_file)
+    pq.write_table(pa.table({"id": ["f", "noise"], "clip": [wav(40), b"no sound"]}), files_file)
+    with pipeline() as p:
+        reads = [ReadDocuments(waves_file, audio="wave"), ReadDocuments(files_file, audio="clip")]
+        read = [p | reading for reading in (*reads, ReadDocuments(f"{tmp_path}/*.wav"))]
+        embedded = read | beam.Flatten() | beam.Reshuffle() | Embed(WITH_SOUNDS)
+        _ = embedded.rows | "Rows" >> Keep(tmp_path / "rows")
+        _ = embedded.failures | "Failures" >> Keep(tmp_path / "failures")
+    vectors = {document.id: document.embedding.tolist() for document in kept(tmp_path / "rows")}
+    expected = {"w": vector_of_wav(50), "f": vector_of_wav(40), str(tmp_path / "s.wav"): vector_of_wav(30, 2)}
+    assert vectors == {name: vector.tolist() for name, vector in expected.items()}
+    failed = {one.row.id: [str(failure.code) for failure in one.failures] for one in kept(tmp_path / "failures")}
+    assert failed == {"rateless": ["malformed"], "null": ["empty"], "noise": ["undecodable"]}
 
 
 def test_broken_lines_become_failures_of_embed_and_the_rest_goes_on(tmp_path):

@@ -180,4 +180,5 @@ def test_licences_are_those_that_publishers_state() -> None:
         "ViT-L-14::metaclip_400m": "CC-BY-NC-4.0",
     }
     licences |= {"ViT-B-16-SigLIP::webli": "Apache-2.0", "MobileCLIP-S1::datacompdr": None, "nllb-clip-base::v1": None}
+    licences |= {"AudioCLIP": "MIT", "AudioCLIP::./own.pt": None, "demo": "Apache-2.0"} | dict.fromkeys(mclip.MODELS)
     assert {name: resolve_model(name).facts().licence for name in licences} == licences

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from weights import drawn_module, write_safetensors
 
-from clipmill.encoders import EncoderSpec, count_loads, load_encoder, unload_all
+from clipmill.encoders import EncoderSpec, count_loads, load_encoder, registry, unload_all
 from clipmill.encoders import combinations as table
 from clipmill.encoders.combinations import Combination
 from clipmill.encoders.errors import ClipmillError, DeviceError, SpecError, WeightsError
@@ -21,6 +21,7 @@ from clipmill.encoders.frontend import Frontend
 from clipmill.encoders.runtimes import choice, pytorch
 from clipmill.encoders.runtimes.choice import candidates
 from clipmill.encoders.runtimes.store import Store
+from clipmill.encoders.testing import FakeModel
 from clipmill.encoders.towers import find_source
 from clipmill.encoders.towers.source import Source
 
@@ -288,6 +289,25 @@ def test_auto_and_its_name_share_one_copy() -> None:
     assert a._loaded is b._loaded and count_loads() == before + 2
     other = load_encoder("demo", device="cpu", runtime="torch", precision="fp32")
     assert other._loaded is not a._loaded and count_loads() == before + 3
+
+
+def test_a_worker_that_moves_lets_go_of_other_gpus_alone(monkeypatch) -> None:
+    """In every precision; a copy on the CPU belongs to another spec, which would load it again and again."""
+    place = "cpu"
+    monkeypatch.setattr(registry, "_resolve_device", lambda spec: place)
+    monkeypatch.setattr(
+        registry, "_load_catalog", lambda spec, *_: (Combination("torch", spec.precision), FakeModel({"dim": "8"}))
+    )
+    kept = load_encoder("demo", precision="fp32")
+    place = "cuda:0"
+    exact, reduced = (load_encoder("demo", precision=precision, exclusive=True) for precision in ("fp32", "bf16"))
+    assert exact._loaded is not reduced._loaded
+    assert load_encoder("demo", precision="fp32", exclusive=True) is exact, "both stay on one GPU"
+    place = "cuda:1"
+    load_encoder("demo", precision="fp32", exclusive=True)
+    assert {device for _, device in registry._models} == {"cpu", "cuda:1"}
+    place = "cpu"
+    assert load_encoder("demo", precision="fp32") is kept
 
 
 def test_options_of_a_family_make_another_model() -> None:

@@ -318,7 +318,14 @@ def test_json_for_programs(pictures, tmp_path, capsys) -> None:
     (model,) = json.loads(capsys.readouterr().out)
     assert (model["dim"], model["image_size"], model["parameters"], model["licence"]) == (512, 224, 151_277_313, "MIT")
     assert _run("doctor", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["runtimes"] == {"torch": None}
+    found = json.loads(capsys.readouterr().out)
+    assert {name: runtime["problem"] for name, runtime in found["runtimes"].items()} == dict.fromkeys(
+        ("torch", "onnx", "openvino")
+    )
+    assert all("fp32" in runtime["precisions"]["cpu"] for runtime in found["runtimes"].values())
+    assert "int8" in found["runtimes"]["onnx"]["precisions"]["cpu"]
+    assert "CPUExecutionProvider" in found["runtimes"]["onnx"]["providers"]
+    assert found["cache"] == {"directory": os.environ["CLIPMILL_CACHE"], "writable": True}
 
 
 def test_summary_counts_kinds_and_attributes() -> None:

@@ -17,7 +17,7 @@ from pictures import photographs
 from weights import relative_error
 
 from clipmill.encoders import EncoderSpec, load_encoder
-from clipmill.encoders.catalog.names import demo_directory
+from clipmill.encoders.catalog.facts import demo_directory
 from clipmill.encoders.errors import SpecError, WeightsError
 from clipmill.encoders.runtimes.graphs import Graphs
 from clipmill.encoders.runtimes.onnx import OnnxRuntime

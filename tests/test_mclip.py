@@ -188,6 +188,12 @@ def test_images_are_those_of_the_paired_tower(case: Case, image_module) -> None:
     assert not any("token_embedding" in name for name, _ in tower.named_parameters())
 
 
+def test_clips_own_tokenizer_is_not_read(case: Case, monkeypatch) -> None:
+    """The image tower comes without it."""
+    monkeypatch.setattr("clipmill.encoders.towers.open_clip.ClipTokenizer", None)
+    assert find_source(case.spec()).frontend.modalities == {"image", "text"}
+
+
 def test_the_pairing_is_the_published_one() -> None:
     """Every model's image tower, what image_weights makes of it, and what the activation then is."""
     expected = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
 import shutil
@@ -10,8 +11,10 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx as onnx_format
 import pytest
 import torch
+from hub_cache import put_repository
 from pictures import photographs
 from PIL import Image
 from weights import drawn_module, relative_error, write_safetensors
@@ -30,17 +33,21 @@ TOLERANCE, VISIBLE = 1e-4, 1e-2
 TEXTS = ["a photo of a cat", "x", "she smiled, with pain", "word " * 60]
 
 GAIN = 2.0
-"""Of the drawn blocks: a wrong activation is seen, while a ViT's bfloat16 stays over a cosine of 0.9997."""
+"""Of the drawn blocks: a wrong activation is seen, while bfloat16 stays within its bound."""
 
-COSINE = {"ViT-B-32": 0.999, "RN50": 0.98}
-"""Of bfloat16. Drawn batch norms enlarge what it rounds: the ResNet (0.9985 on OpenVINO) is below what `auto` takes."""
+_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 128, "heads": 2, "layers": 3}
+ARCHITECTURES: dict[str, dict] = {
+    "transformer": {"image_size": 64, "layers": 3, "width": 128, "head_width": 64, "patch_size": 16},
+    "ResNet": {"image_size": 64, "layers": [1, 2, 2, 1], "width": 32, "patch_size": None},
+}
+"""Both kinds of image towers, small. `test_parity.py` runs published sizes in every runtime."""
 
 
 @dataclasses.dataclass
 class Case:
     """One architecture: where its graphs are kept, inputs, and the float32 vectors of its towers."""
 
-    name: str
+    config: dict
     store: Store
     inputs: dict[str, tuple[np.ndarray, ...]]
     expected: dict[str, np.ndarray]
@@ -61,12 +68,17 @@ def crops(size: int) -> np.ndarray:
     return np.stack(found)
 
 
-@pytest.fixture(scope="module", params=["ViT-B-32", "RN50"])
+@pytest.fixture(scope="module", params=ARCHITECTURES)
 def case(request, tmp_path_factory) -> Case:
-    module = drawn_module(request.param, quick_gelu=True, gain=GAIN)
-    path = write_safetensors(module, tmp_path_factory.mktemp("weights") / "w.safetensors")
-    del module
-    found = Store(find_source(EncoderSpec(f"{request.param}-quickgelu::{path}")), None)
+    config = {"embed_dim": 96, "quick_gelu": True, "vision_cfg": ARCHITECTURES[request.param], "text_cfg": _TEXT}
+    cache = tmp_path_factory.mktemp("cache")
+    weights = write_safetensors(drawn_module(config, quick_gelu=True, gain=GAIN), cache / "drawn.safetensors")
+    files = {
+        "open_clip_config.json": json.dumps({"model_cfg": config}).encode(),
+        "open_clip_model.safetensors": weights.read_bytes(),
+    }
+    put_repository(cache / "huggingface", "drawn/small", files)
+    found = Store(find_source(EncoderSpec("hf-hub:drawn/small", cache_dir=str(cache))), str(cache))
     text = found.source.frontend.text
     images = crops(found.source.frontend.image.image_size)
     inputs = {
@@ -75,7 +87,7 @@ def case(request, tmp_path_factory) -> Case:
         "text": text.batch([text.tokenizer(t)[0] for t in TEXTS]),
     }
     towers = start_runtime(found, Combination("torch", "fp32"), "cpu", 2)
-    return Case(request.param, found, inputs, {name: towers.encode(name, inputs[name]) for name in inputs})
+    return Case(config, found, inputs, {name: towers.encode(name, inputs[name]) for name in inputs})
 
 
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
@@ -117,27 +129,25 @@ def test_bfloat16_stays_within_its_bound(runtime: str, case: Case) -> None:
     for entrance, inputs in case.inputs.items():
         vectors = started.encode(entrance, inputs)
         assert relative_error(vectors, case.expected[entrance]) > TOLERANCE, "that was float32"
-        assert smallest_cosine(vectors, case.expected[entrance]) >= COSINE[case.name], entrance
+        assert smallest_cosine(vectors, case.expected[entrance]) >= 0.999, entrance
 
 
 def test_int8_stays_near(case: Case) -> None:
     """Weights and activations in int8: cosine of at least 0.995, on weights drawn larger than real ones are."""
     started = case.start("onnx", "int8")
-    sizes = {
-        kind: sum(f.stat().st_size for f in case.store.graphs(kind).folder.glob("*")) for kind in ("float", "int8")
-    }
-    assert sizes["int8"] < 0.8 * sizes["float"]
+    for entrance, graph in case.store.graphs("int8").files.items():
+        nodes = onnx_format.load(case.store.graphs("int8").folder / graph, load_external_data=False).graph.node
+        assert sum(node.op_type == "MatMulInteger" for node in nodes) >= 4, entrance
     for entrance, inputs in case.inputs.items():
         vectors = started.encode(entrance, inputs)
         cosine = smallest_cosine(vectors, case.expected[entrance])
-        print(f"{case.name} {entrance}: int8 cosine {cosine:.5f}")
         assert relative_error(vectors, case.expected[entrance]) > TOLERANCE, "that was float32"
         assert cosine >= 0.995, entrance
 
 
 def test_negative_controls_are_seen(case: Case, tmp_path) -> None:
     """The other activation, another mean and standard deviation, and swapped channels all miss by far."""
-    other = drawn_module(case.name, quick_gelu=False, gain=GAIN)
+    other = drawn_module(case.config, quick_gelu=False, gain=GAIN)
     padded = np.zeros((len(TEXTS), 77), np.int64)
     padded[:, : case.inputs["text"][0].shape[1]] = case.inputs["text"][0]
     with torch.inference_mode():
@@ -210,7 +220,8 @@ _WORKER = """
 import logging, sys
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
 from clipmill.encoders import load_encoder
-encoder = load_encoder("demo", device="cpu", runtime=sys.argv[1], precision="fp32")
+precision = "auto" if sys.argv[1] == "auto" else "fp32"
+encoder = load_encoder("demo", device="cpu", runtime=sys.argv[1], precision=precision)
 print("vector", encoder.embed_texts(["a red circle"])[0, :3].tolist())
 print("imported", [name for name in ("torch", "open_clip", "onnx") if name in sys.modules])
 """
@@ -220,19 +231,47 @@ def _start_worker(runtime: str) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", _WORKER, runtime], stdout=subprocess.PIPE, text=True, cwd=os.sep)
 
 
-@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
-def test_workers_that_start_together_make_the_graphs_once(runtime: str, demo_cache) -> None:
-    """Two processes on a cold cache: one makes, one waits; a third imports neither torch nor open_clip."""
-    said = [worker.communicate(timeout=300)[0] for worker in [_start_worker(runtime), _start_worker(runtime)]]
-    assert sum("made float graphs" in text for text in said) == 1, said
-    third = _start_worker(runtime).communicate(timeout=60)[0]
-    assert "made float graphs" not in third and "imported []" in third
-    vectors = {line for text in [*said, third] for line in text.splitlines() if line.startswith("vector")}
-    assert len(vectors) == 1
+def test_workers_that_start_together_make_the_graphs_once(demo_cache) -> None:
+    """Two processes on a cold cache: one makes, one waits; later ones import neither torch nor open_clip."""
+    runtimes = ("onnx", "openvino")
+    together = [worker.communicate(timeout=300)[0] for worker in map(_start_worker, runtimes)]
+    assert sum("made float graphs" in text for text in together) == 1, together
+    later = [worker.communicate(timeout=120)[0] for worker in map(_start_worker, runtimes)]
+    for first, second in zip(together, later, strict=True):
+        assert "made float graphs" not in second and "imported []" in second
+        vectors = {line for text in (first, second) for line in text.splitlines() if line.startswith("vector")}
+        assert len(vectors) == 1
     assert not list(demo_cache.rglob("*draft*"))
 
 
-def test_half_made_graphs_are_not_taken(demo_cache, monkeypatch) -> None:
+def test_workers_that_start_together_decide_once(demo_cache) -> None:
+    """What `auto` means is measured by one of two processes; the other waits, believes it and builds no towers."""
+    said = [worker.communicate(timeout=300)[0] for worker in [_start_worker("auto"), _start_worker("auto")]]
+    assert sum("made float graphs" in text for text in said) == 1, said
+    assert sum("imported []" in text for text in said) == 1, said
+    assert all("chosen by auto" in text for text in said)
+
+
+@pytest.fixture(scope="module")
+def made_graphs() -> graphs.Graphs:
+    """The demo model's."""
+    return Store(find_source(EncoderSpec("demo")), None).graphs("float")
+
+
+@pytest.fixture
+def quick_maker(made_graphs: graphs.Graphs, monkeypatch) -> None:
+    """Let stores make the demo model's graphs by copying them, for tests of where they are kept."""
+
+    def copy(towers, frontend, folder) -> graphs.Graphs:
+        for path in made_graphs.folder.iterdir():
+            if path.is_file() and path.name != graphs.NOTE:
+                shutil.copy(path, folder)
+        return dataclasses.replace(made_graphs, folder=folder)
+
+    monkeypatch.setattr(store, "make_graphs", copy)
+
+
+def test_half_made_graphs_are_not_taken(quick_maker, demo_cache, monkeypatch) -> None:
     """A maker that fails leaves nothing; graphs that lost or changed a file are made again."""
     made = Store(find_source(EncoderSpec("demo")), None)
 
@@ -253,7 +292,7 @@ def test_half_made_graphs_are_not_taken(demo_cache, monkeypatch) -> None:
     assert (folder / "text.data").stat().st_size > 1000
 
 
-def test_a_cache_that_cannot_be_written(demo_cache, monkeypatch, caplog) -> None:
+def test_a_cache_that_cannot_be_written(quick_maker, demo_cache, monkeypatch, caplog) -> None:
     """Graphs in it are used; without them they are made elsewhere, and a warning says so."""
     source = find_source(EncoderSpec("demo"))
     monkeypatch.setattr(store, "is_writable", lambda folder: False)
@@ -271,7 +310,7 @@ def test_a_cache_that_cannot_be_written(demo_cache, monkeypatch, caplog) -> None
     assert not (kept / "compiled").exists()
 
 
-def test_a_compiled_model_that_was_not_finished_is_compiled_again(demo_cache) -> None:
+def test_a_compiled_model_that_was_not_finished_is_compiled_again(quick_maker, demo_cache) -> None:
     """OpenVINO's own cache has no sign of being whole; ours has."""
     found = Store(find_source(EncoderSpec("demo")), None)
     first = start_runtime(found, Combination("openvino", "fp32"), "cpu", 1)
@@ -319,6 +358,31 @@ def test_a_runtime_that_is_not_installed_names_its_extra(runtime: str, package: 
         start_runtime(found, Combination(runtime, "fp32"), "cpu", 1)
 
 
+def test_float32_is_not_rounded_by_a_gpu() -> None:
+    """CUDA's convolutions round to TF32 unless torch is told otherwise, matrix products where a program allows it."""
+    for backend in (torch.backends, torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul):
+        backend.fp32_precision = "tf32"
+    try:
+        start_runtime(Store(find_source(EncoderSpec("demo")), None), Combination("torch", "fp32"), "cpu", 1)
+    finally:
+        torch.backends.fp32_precision = "none"
+    assert torch.backends.cudnn.conv.fp32_precision == torch.backends.cuda.matmul.fp32_precision == "ieee"
+    assert torch.backends.cudnn.allow_tf32 is False, "older settings can still be read"
+
+
+def test_a_finding_that_cannot_be_written_is_no_error(demo_cache, monkeypatch) -> None:
+    """A full disk: empty files can be made, and nothing put into them."""
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    found = Store(find_source(EncoderSpec("demo")), None)
+    monkeypatch.setattr(store.os, "replace", full)
+    found.remember("check", {}, {"cosine": 1.0})
+    assert found.known("check", {}) is None
+    assert not [path for path in demo_cache.rglob("*") if path.is_file()], "no draft is left"
+
+
 @pytest.mark.parametrize("package", ["onnx", "onnxscript"])
 def test_making_graphs_names_what_it_needs(package: str, demo_cache, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
@@ -333,6 +397,9 @@ def test_memory_that_runs_out_is_told_from_other_errors() -> None:
     assert isinstance(
         feeding.translated(RuntimeError("Failed to allocate memory for requested buffer"), "cpu"), OutOfMemoryError
     )
+    assert isinstance(feeding.translated(RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"), "cuda:0"), OutOfMemoryError)
+    broken = feeding.translated(RuntimeError("CUDA failure 700: an illegal memory access was encountered"), "cuda:0")
+    assert isinstance(broken, DeviceError), "no row's fault: the job ends instead of failing every row"
     other = RuntimeError("shape mismatch")
     assert feeding.translated(other, "cpu") is other
 

@@ -16,6 +16,7 @@ from pictures import encode, photographs
 
 from clipmill.encoders import Document, EncoderSpec, Failure, Item, Uri, Vector, count_loads, load_encoder, unload_all
 from clipmill.encoders.errors import ClipmillError, DeviceError, EmbeddingError
+from clipmill.encoders.in_flight import Window
 from clipmill.encoders.loaded import PixelBudget
 from clipmill.encoders.model import Model, Prepared
 from clipmill.encoders.stats import Stats
@@ -167,6 +168,18 @@ def test_a_row_of_many_items_is_bounded_too() -> None:
     done = session.push("row", [Item("image", SMALL)] * 3000) + session.flush()
     assert [len(f.outcomes) for f in done] == [3000]
     assert most <= 5 * 8
+
+
+def test_sounds_behind_captions_are_bounded_too() -> None:
+    """What a caption holds says nothing of the sounds behind it, of which none is known yet."""
+    window = Window(128, 1000)
+    window.see(Prepared(np.zeros(2, np.int8)), may_be_sound=False)
+    assert not window.is_full(127)
+    window.expect(100)
+    assert window.is_full(10) and not window.is_full(9)
+    window.see(Prepared(np.zeros(20, np.int8)), may_be_sound=True)
+    window.expect(100)
+    assert window.is_full(50) and not window.is_full(49)
 
 
 def test_slow_uris_do_not_hold_up_others() -> None:

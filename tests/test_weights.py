@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import threading
 
 import open_clip
 import pytest
@@ -12,8 +13,9 @@ from weights import drawn_module, relative_error, write_safetensors
 
 from clipmill.encoders import load_encoder, unload_all
 from clipmill.encoders.errors import WeightsError
+from clipmill.encoders.towers import files
 from clipmill.encoders.towers.files import sha256_of
-from clipmill.encoders.towers.weights import read_weights
+from clipmill.encoders.towers.weights import empty_parameters, read_weights
 
 NAME = "ViT-B-32"
 TEXTS = ["a photo of a cat", "she smiled, with pain"]
@@ -127,6 +129,46 @@ def test_another_grid_is_refused(module: torch.nn.Module, tmp_path) -> None:
     torch.save(state, tmp_path / "w.pt")
     with pytest.raises(WeightsError, match=r"(?s)does not fit the architecture.*visual\.positional_embedding"):
         load_encoder(f"{NAME}::{tmp_path}/w.pt", **FP32)
+
+
+def test_networks_of_other_threads_are_left_alone() -> None:
+    """Two models that load at once, and a stranger's network: parameters are empty inside the blocks alone."""
+    first_is_in, first_may_go = threading.Event(), threading.Event()
+    kinds: dict[str, str] = {}
+
+    def build(name: str) -> None:
+        with empty_parameters():
+            first_is_in.set()
+            first_may_go.wait(1)  # until the other thread has come as far as it can
+            kinds[name] = torch.nn.Linear(2, 2).weight.device.type
+
+    threads = [threading.Thread(target=build, args=(name,)) for name in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    first_is_in.wait()
+    kinds["stranger"] = torch.nn.Linear(2, 2).weight.device.type
+    first_may_go.set()
+    for thread in threads:
+        thread.join()
+    kinds["later"] = torch.nn.Linear(2, 2).weight.device.type
+    assert kinds == {"stranger": "cpu", "one": "meta", "two": "meta", "later": "cpu"}
+
+
+def test_a_file_that_changes_while_it_is_hashed_is_hashed_again(tmp_path, monkeypatch) -> None:
+    """The hash of the old content is not kept as that of the new."""
+    path = tmp_path / "weights.bin"
+    path.write_bytes(b"old")
+    real = files.hashlib.file_digest
+
+    def slowly(*arguments):
+        digest = real(*arguments)
+        path.write_bytes(b"newer")
+        return digest
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.hashlib, "file_digest", slowly)
+        before = sha256_of(path)
+    assert sha256_of(path) != before
 
 
 def test_the_hash_is_computed_once(tmp_path) -> None:

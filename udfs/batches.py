@@ -14,6 +14,7 @@ from ..encoders.failure import Code, Failure, RowError, Stage
 from ..encoders.item import Item, item_of_value
 from ..encoders.outcome import Finished, Outcome, Vector
 from ..encoders.spec import EncoderSpec, Modality
+from ..encoders.storage.scalars import read_scalar
 from ..encoders.storage.vectors import nested_vector_array, vector_array
 from .schema import ARROW_FAILURE, ARROW_FAILURES, ARROW_VECTOR, Source
 from .worker import encoder_of_task
@@ -42,32 +43,14 @@ def read_value(scalar: pa.Scalar) -> Any:
 
     Returns:
         The value; a `RowError` in place of a string that is not UTF-8, or of the struct that holds it. Only that
-        element of an array is replaced. Numbers of an array inside a struct, a sound's samples, come as an array.
+        element of an array is replaced. A sound's samples, in a struct with their rate, come as an array.
     """
     try:
-        if isinstance(scalar, pa.StructScalar) and scalar.is_valid:
-            return {name: _read_field(scalar[name]) for name in scalar.type.names}
-        if isinstance(scalar, pa.ListScalar) and scalar.is_valid and pa.types.is_struct(scalar.type.value_type):
-            return [read_value(element) for element in scalar.values]
-        return scalar.as_py()
+        return read_scalar(scalar)
     except UnicodeDecodeError:
         if isinstance(scalar, pa.ListScalar):
             return [read_value(element) for element in scalar.values]
         return _NOT_UTF8
-
-
-def _read_field(scalar: pa.Scalar) -> Any:
-    """Return a field of a struct; a Python float for each sample would take ten times their memory."""
-    if not isinstance(scalar, pa.ListScalar) or not scalar.is_valid:
-        return scalar.as_py()
-    inner = scalar.type.value_type
-    if pa.types.is_list(inner) and _is_number(inner.value_type):
-        return [_read_field(channel) for channel in scalar.values]
-    return scalar.values.to_numpy(zero_copy_only=False) if _is_number(inner) else scalar.as_py()
-
-
-def _is_number(type_: pa.DataType) -> bool:
-    return pa.types.is_floating(type_) or pa.types.is_integer(type_)
 
 
 # --- whole DataFrames ------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pyspark.sql import types as T
 
 from ..encoders.columns import FAILURES_COLUMN, ColumnPlan
 from ..encoders.errors import SpecError
+from ..encoders.item import SOUND_RATES, SOUND_SAMPLES
 from ..encoders.spec import EncoderSpec
 from ..encoders.storage.provenance import provenance_of, spark_metadata
 
@@ -25,7 +26,7 @@ ARROW_FAILURES = pa.list_(pa.struct([(name, pa.string()) for name in ("column", 
 
 _SPARK_IMAGE = {"height", "width", "nChannels", "data"}
 _FILE = {"bytes", "path"}
-_SAMPLES, _RATES = {"waveform", "array"}, {"sampling_rate", "sample_rate"}
+_SAMPLES, _RATES = set(SOUND_SAMPLES), set(SOUND_RATES)
 _NUMBERS = (T.FloatType, T.DoubleType, T.ShortType)
 
 

@@ -5,50 +5,21 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-import importlib
-import json
 import os
 import re
-from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qsl
 
 from ..drivers import DRIVERS
-from ..errors import SpecError, UnknownModelError, WeightsError
-from . import hugging_face, mclip, tables
+from ..errors import SpecError, UnknownModelError
+from . import mclip, tables
+from .facts import MODALITIES, ModelFacts, facts_of, fake_modalities
 from .tables import Preprocessing, simplify
 
 _WEIGHT_FILE = re.compile(r".*(/|\.pt$|\.bin$|\.safetensors$)", re.IGNORECASE | re.DOTALL)
 _RELATIVE_FILE = re.compile(r"::[^/]|^(hf|onnx):[^/]")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _URL_SCHEMES = ("http", "https", *DRIVERS)
-_CLIP_MODALITIES = frozenset({"text", "image"})
-_MODALITIES = _CLIP_MODALITIES | {"audio"}
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ModelFacts:
-    """What is known of a model before it is loaded.
-
-    Attributes:
-        dim: Values in a vector.
-        modalities: What can be embedded: `text`, `image`, `audio`.
-        preprocessing: How images are prepared, None without an image tower or where its owner alone knows.
-        image_size: Side of the image crop in pixels, None without an image tower.
-        context_length: Tokens that a text may have, None without a text tower.
-        parameters: Number of parameters, None where it is not known.
-        licence: Licence of the weights, None where it is not known.
-    """
-
-    dim: int
-    modalities: frozenset[str]
-    preprocessing: Preprocessing | None = None
-    image_size: int | None = None
-    context_length: int | None = None
-    parameters: int | None = None
-    licence: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -94,7 +65,7 @@ class ModelRef:
         A hub repository's configuration is fetched for it (`cache_dir` is where copies are kept); a `custom:` factory
         that does not say `dim` and `modalities` itself is called for it. The other arguments are the spec's.
         """
-        return _facts(self, cache_dir, base_image_processor, image_weights)
+        return facts_of(self, cache_dir, base_image_processor, image_weights)
 
 
 def resolve_model(name: str) -> ModelRef:
@@ -110,7 +81,8 @@ def resolve_model(name: str) -> ModelRef:
         UnknownModelError: If the name is in no catalog; the message lists the nearest names.
         SpecError: If the name is of a known kind but cannot work.
     """
-    return _resolve(name.strip(), os.getcwd() if _RELATIVE_FILE.search(name) else "")
+    name = name.strip()
+    return _resolve(name, os.getcwd() if _RELATIVE_FILE.search(name) else "")
 
 
 @functools.lru_cache(maxsize=1024)
@@ -131,7 +103,7 @@ def _resolve(name: str, working_directory: str) -> ModelRef:
         return _directory(head, rest)
     if simplify(name).startswith("m-clip-"):
         return _mclip(name)
-    if simplify(head) == "audioclip":
+    if simplify(name.partition("::")[0]) == "audioclip":
         return _audioclip(name)
     return _open_clip(name)
 
@@ -170,10 +142,12 @@ def _mclip(name: str) -> ModelRef:
 
 def _audioclip(name: str) -> ModelRef:
     _, separator, weights = name.partition("::")
-    if _WEIGHT_FILE.fullmatch(weights):
+    if not separator:
+        weights = "full"
+    elif _WEIGHT_FILE.fullmatch(weights):
         weights = _file_or_url(name, weights)
-    elif (weights.lower() if separator else "full") in ("full", "partial"):
-        weights = weights.lower() if separator else "full"
+    elif weights.lower() in ("full", "partial"):
+        weights = weights.lower()
     else:
         raise UnknownModelError(f"{name!r}: AudioCLIP's weights are AudioCLIP::full, AudioCLIP::partial, or a file")
     return ModelRef("audioclip", f"AudioCLIP::{weights}", "AudioCLIP", weights)
@@ -188,10 +162,8 @@ def _custom(name: str, target: str) -> ModelRef:
 
 def _fake(name: str, options: str) -> ModelRef:
     ref = ModelRef("fake", name, weights=options)
-    if strangers := sorted(fake_modalities(ref.options) - _MODALITIES):
-        raise SpecError(
-            f"model {name!r}: modalities holds {strangers[0]!r}; there are {', '.join(sorted(_MODALITIES))}"
-        )
+    if strangers := sorted(fake_modalities(ref.options) - MODALITIES):
+        raise SpecError(f"model {name!r}: modalities holds {strangers[0]!r}; there are {', '.join(sorted(MODALITIES))}")
     if not ref.options.get("dim", "8").isdecimal() or int(ref.options.get("dim", "8")) < 1:
         raise SpecError(f"model {name!r}: dim={ref.options['dim']!r} is not a whole number of at least 1")
     return ref
@@ -247,121 +219,3 @@ def _stranger(name: str, asked: str, has_weights: bool) -> str:
     if not has_weights and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         hint = f"for a Hugging Face model write 'hf:{name}', for an open_clip repository 'hf-hub:{name}'; {hint}"
     return f"unknown model {name!r}; {hint}"
-
-
-@functools.lru_cache(maxsize=1024)
-def _facts(
-    ref: ModelRef, cache_dir: str | None, base_image_processor: str | None, image_weights: str | None
-) -> ModelFacts:
-    if ref.family == "hf-hub":
-        return _hub_facts(ref, cache_dir)
-    if ref.family == "hf":
-        return _hf_facts(ref, cache_dir, base_image_processor)
-    if ref.family == "m-clip":
-        return _mclip_facts(ref, image_weights)
-    if ref.family == "onnx":
-        return _directory_facts(ref)
-    return _FACTS[ref.family](ref)
-
-
-def _hf_facts(ref: ModelRef, cache_dir: str | None, base_image_processor: str | None) -> ModelFacts:
-    config, preprocessing = hugging_face.describe(ref, cache_dir, base_image_processor)
-    return ModelFacts(config.dim, _CLIP_MODALITIES, preprocessing, preprocessing.image_size, config.context_length)
-
-
-def _directory_facts(ref: ModelRef) -> ModelFacts:
-    from ..towers.exported import read_facts
-
-    return read_facts(Path(ref.weights))
-
-
-def _audioclip_facts(ref: ModelRef) -> ModelFacts:
-    return ModelFacts(1024, _MODALITIES, Preprocessing(), 224, 77, 134_111_910, "MIT")
-
-
-def _mclip_facts(ref: ModelRef, image_weights: str | None) -> ModelFacts:
-    image = resolve_model(mclip.image_model(ref.architecture, image_weights)).preprocessing()
-    dim = mclip.MODELS[ref.architecture].dim
-    return ModelFacts(dim, _CLIP_MODALITIES, image, image.image_size, mclip.MAX_TEXT_TOKENS)
-
-
-def _open_clip_facts(ref: ModelRef) -> ModelFacts:
-    facts = tables.architectures()[ref.architecture]
-    return ModelFacts(
-        dim=facts["dim"],
-        modalities=_CLIP_MODALITIES,
-        preprocessing=ref.preprocessing(),
-        image_size=ref.preprocessing().image_size,
-        context_length=facts["context_length"],
-        parameters=facts.get("parameters"),
-        licence=None if ref.is_file else tables.licence_of(ref.architecture, ref.weights),
-    )
-
-
-def config_facts(config: dict[str, Any], **known: Any) -> ModelFacts:
-    """Return the facts that an `open_clip_config.json` holds."""
-    model = config["model_cfg"]
-    preprocessing = Preprocessing.of(model["vision_cfg"].get("image_size", 224), config.get("preprocess_cfg", {}))
-    return ModelFacts(
-        dim=model["embed_dim"],
-        modalities=_CLIP_MODALITIES,
-        preprocessing=preprocessing,
-        image_size=preprocessing.image_size,
-        context_length=model["text_cfg"].get("context_length", 77),
-        **known,
-    )
-
-
-def demo_directory() -> Path:
-    """Return the directory of the model inside the package."""
-    return Path(str(resources.files("clipmill.encoders") / "demo"))
-
-
-def _demo_facts(ref: ModelRef) -> ModelFacts:
-    config = json.loads((demo_directory() / "open_clip_config.json").read_text(encoding="utf-8"))
-    return config_facts(config, licence="Apache-2.0")
-
-
-def _hub_facts(ref: ModelRef, cache_dir: str | None) -> ModelFacts:
-    from ..downloads.hub import fetch_config  # the only facts that need a library and, once, the network
-
-    return config_facts(fetch_config(ref.weights, cache_dir))
-
-
-def load_factory(ref: ModelRef) -> Any:
-    """Import the factory of a `custom:` name.
-
-    Raises:
-        WeightsError: If the module or the name in it does not exist.
-    """
-    module, _, factory = ref.weights.partition(":")
-    try:
-        return getattr(importlib.import_module(module), factory)
-    except (ImportError, AttributeError) as err:
-        raise WeightsError(f"{ref.name!r} could not be imported: {err}") from err
-
-
-def _custom_facts(ref: ModelRef) -> ModelFacts:
-    factory = load_factory(ref)
-    known = factory if hasattr(factory, "dim") and hasattr(factory, "modalities") else factory()
-    return ModelFacts(dim=int(known.dim), modalities=frozenset(known.modalities))
-
-
-def _fake_facts(ref: ModelRef) -> ModelFacts:
-    return ModelFacts(
-        dim=int(ref.options.get("dim", 8)), modalities=fake_modalities(ref.options), image_size=16, context_length=77
-    )
-
-
-def fake_modalities(options: Mapping[str, str]) -> frozenset[str]:
-    """Return what a `fake::` model with these options embeds."""
-    return frozenset(options.get("modalities", "text,image").split(","))
-
-
-_FACTS = {
-    "open_clip": _open_clip_facts,
-    "demo": _demo_facts,
-    "audioclip": _audioclip_facts,
-    "custom": _custom_facts,
-    "fake": _fake_facts,
-}

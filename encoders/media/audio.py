@@ -31,6 +31,8 @@ _SNIFFED = ((b"fLaC", "audio/flac"), (b"OggS", "audio/ogg"), (b"ID3", "audio/mpe
 _RIFF = (b"RIFF", b"RF64")
 _UNKNOWN_LENGTH = (0, 0xFFFFFFFF)
 """What recorders write for the length of a WAV file that they do not know yet."""
+_UNTOLD = 2**62
+"""More samples than these the library tells of a FLAC file that does not say its length; it cannot read such."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -47,9 +49,13 @@ class Waveform:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the samples hold in memory."""
+        """Bytes that the samples hold in memory, those of lists once they are an array; 0 for what is neither."""
         samples = self.samples
-        return int(samples.nbytes) if isinstance(samples, np.ndarray) else 8 * len(samples)
+        if isinstance(samples, np.ndarray):
+            return int(samples.nbytes)
+        if not isinstance(samples, list | tuple):
+            return 0
+        return 8 * sum(len(part) if isinstance(part, list | tuple | np.ndarray) else 1 for part in samples)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -178,6 +184,8 @@ def _decode(data: bytes, max_seconds: float) -> Sound:
             rate, channels, announced = int(file.samplerate), int(file.channels), int(file.frames)
             _check_rate(rate)
             _check_channels(channels, f"the file has {channels} channels")
+            if announced > _UNTOLD:
+                raise _undecodable("the file does not say how long it is (recorded into a pipe?); written anew it does")
             if announced > max_seconds * rate:
                 raise _too_long(announced / rate, max_seconds)
             samples = file.read(announced, dtype="float32", always_2d=True)  # headers lie: no more than this is held

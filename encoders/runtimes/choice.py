@@ -170,8 +170,9 @@ def measure(store: Store, combination: Combination, device: str, threads: int) -
     Raises:
         WeightsError: If it cannot run so.
     """
-    trial = _Trial(store, device, threads)
-    return _told(trial.figures(combination))
+    figures = _Trial(store, device, threads).figures(combination)
+    _warn_if_far(combination, figures)
+    return _told(figures)
 
 
 def can_run(source: Source, combination: Combination) -> bool:
@@ -202,12 +203,7 @@ class _Trial:
         if not self._store.was_made(kind):
             return Decision(combination, {}, self._start(combination))
         runtime, figures = self._measured(combination)
-        if not _is_good(combination, figures):
-            _log.warning(
-                "%s runs since it was named: on the probes its smallest cosine against float32 is %.6f, its largest"
-                " error %.1e; auto takes a cosine of %s, and of float32 an error of %s",
-                combination, figures["cosine"], figures["error"], MIN_COSINE, MAX_ERROR,
-            )  # fmt: skip
+        _warn_if_far(combination, figures)
         return Decision(combination, _told(figures), runtime)
 
     def attempt(self, combination: Combination) -> Decision | None:
@@ -273,24 +269,20 @@ class _Trial:
 
     @functools.cached_property
     def _reference(self) -> dict[str, np.ndarray]:
-        """The float32 vectors of the probes, by entrance.
+        """The float32 vectors of the probes, by entrance; from the CPU, whatever is measured.
 
-        Without `normalised_image`: it is the same graph less its first nodes, and would be held a second time.
+        A GPU may be too small for the towers twice, or only ONNX Runtime's to use; graphs are made of towers on the
+        CPU. Without `normalised_image`: it is the same graph less its first nodes, and would be held a second time.
         """
         frontend = self._store.source.frontend
-        exact = Combination("torch", "fp32")
-        if self._store.source.graphs is not None:
-            name = "onnx" if importlib.util.find_spec("onnxruntime") else "openvino"
-            exact = Combination(name, "fp32")
-        device = "cpu" if exact.runtime != "torch" else self._device
-        if exact.runtime == "torch":
+        if self._store.source.graphs is None:
             from .pytorch import TorchRuntime, use_threads
 
-            if device == "cpu":
-                use_threads(self._threads)
-            runtime: Runtime = TorchRuntime(self._store.towers, frontend.image, device)
+            use_threads(self._threads)
+            runtime: Runtime = TorchRuntime(self._store.towers, frontend.image, "cpu")
         else:
-            runtime = start_runtime(self._store, exact, device, self._threads)
+            name = "onnx" if importlib.util.find_spec("onnxruntime") else "openvino"
+            runtime = start_runtime(self._store, Combination(name, "fp32"), "cpu", self._threads)
         return {
             entrance: runtime.encode(entrance, probes_of(frontend, entrance))
             for entrance in sorted(frontend.modalities)
@@ -326,6 +318,15 @@ def _is_good(combination: Combination, figures: Mapping[str, Any]) -> bool:
     if combination.precision == "fp32":
         return bool(figures["error"] <= MAX_ERROR)
     return bool(figures["cosine"] >= MIN_COSINE)
+
+
+def _warn_if_far(combination: Combination, figures: Mapping[str, Any]) -> None:
+    if not _is_good(combination, figures):
+        _log.warning(
+            "%s is taken since it was named: on the probes its smallest cosine against float32 is %.6f, its largest"
+            " error %.1e; auto takes a cosine of %s, and of float32 an error of %s",
+            combination, figures["cosine"], figures["error"], MIN_COSINE, MAX_ERROR,
+        )  # fmt: skip
 
 
 def _told(figures: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -7,11 +7,19 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..catalog.tables import Preprocessing
-from ..errors import ClipmillError, OutOfMemoryError, WeightsError
+from ..errors import ClipmillError, DeviceError, OutOfMemoryError, WeightsError
 
 TEXT_INPUTS = ("input_ids", "attention_mask")
 
-_OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "failed to allocate", "out of memory", "cannot allocate")
+_OUT_OF_MEMORY = (
+    "bad_alloc",
+    "bad allocation",
+    "failed to allocate",
+    "out of memory",
+    "cannot allocate",
+    "alloc_failed",
+)
+_BROKEN_GPU = "cuda failure"
 
 
 def route(entrance: str, entrances: Mapping[str, object], preprocessing: Preprocessing | None) -> str:
@@ -56,10 +64,12 @@ def feed(inputs: Sequence[np.ndarray], wanted: Mapping[str, np.dtype], entrance:
 
 
 def translated(error: Exception, device: str) -> Exception:
-    """Return what an error of a runtime's own means here: memory that ran out, or the error itself."""
+    """Return what an error of a runtime's own means here: memory that ran out, a broken GPU, or the error itself."""
     if isinstance(error, ClipmillError):
         return error
     text = str(error)
     if any(sign in text.lower() for sign in _OUT_OF_MEMORY):
         return OutOfMemoryError(f"{device}: {text[:300]}")
+    if _BROKEN_GPU in text.lower():
+        return DeviceError(f"{device} failed, and with it every later call: {text[:300]}")
     return error

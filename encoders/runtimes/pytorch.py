@@ -54,6 +54,8 @@ class TorchRuntime:
         self._device = torch.device(device)
         self._dtype = _DTYPES[precision]
         self._check_precision()
+        if precision == "fp32":
+            use_exact_float32()
         self._towers = {}
         for name, tower in towers.items():
             tower = tower.eval().requires_grad_(False)
@@ -80,10 +82,10 @@ class TorchRuntime:
             with torch.inference_mode(), self._arithmetic():
                 vectors = tower(*(self._move(array, place) for place, array in enumerate(inputs)))
                 return vectors.float().cpu().numpy()
-        except torch.AcceleratorError as err:
-            raise DeviceError(f"{self.device} failed, and with it every later call: {err}") from err
         except RuntimeError as err:
             if not _is_out_of_memory(err):
+                if isinstance(err, torch.AcceleratorError):
+                    raise DeviceError(f"{self.device} failed, and with it every later call: {err}") from err
                 raise
             message = f"{self.device}: {err}"
         # outside of the handler: the error's traceback would keep the memory that is given back here
@@ -164,8 +166,11 @@ def _reduce(tower: torch.nn.Module, dtype: torch.dtype) -> None:
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether memory ran out: only CUDA's allocator has an exception type of its own."""
-    signs = ("DefaultCPUAllocator", "not enough memory", "ALLOC_FAILED")
+    """Tell whether memory ran out: only the allocator of CUDA's memory has an exception type of its own.
+
+    Kernels that are loaded when they are first called, and page-locked memory, fail as a CUDA error.
+    """
+    signs = ("DefaultCPUAllocator", "not enough memory", "ALLOC_FAILED", "CUDA error: out of memory")
     return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in signs)
 
 
@@ -191,6 +196,19 @@ def resolve_device(device: str) -> str:
         present = ", ".join(f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(count)) or "none"
         raise DeviceError(f"device={device!r} was asked for; CUDA devices here: {present}")
     return f"cuda:{index}"
+
+
+def use_exact_float32() -> None:
+    """Multiply float32 as float32, in this process from now on: results in it are promised to 1e-4.
+
+    On GPUs, torch's convolutions round to TF32 (10 bits of mantissa) unless told otherwise; so do matrix products, and
+    on CPUs those in bfloat16, where a program has allowed it.
+    """
+    cudnn: Any = torch.backends.cudnn  # typed in part
+    cudnn.allow_tf32 = False
+    # over torch.backends.fp32_precision; both, since torch refuses to tell allow_tf32 where they differ
+    cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = "ieee"
+    torch.set_float32_matmul_precision("highest")
 
 
 def use_threads(count: int) -> None:

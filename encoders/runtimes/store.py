@@ -153,7 +153,8 @@ class Store:
         """Write down what `known` returns from now on, plain values; where nothing can be written, for nobody."""
         note = self._note(name, parts)
         if is_writable(note.parent):
-            write_whole(note, json.dumps(found))
+            with contextlib.suppress(OSError):  # a full disk: what was found is right all the same
+                write_whole(note, json.dumps(found))
 
     @contextlib.contextmanager
     def finding_out(self, name: str, parts: Mapping[str, Any]) -> Iterator[None]:
@@ -191,10 +192,15 @@ def is_writable(folder: Path) -> bool:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file that is never seen half-written."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as draft:
-        draft.write(text)
-    os.chmod(draft.name, 0o644)
-    os.replace(draft.name, path)
+    draft = tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8")  # noqa: SIM115
+    try:
+        with draft:
+            draft.write(text)
+        os.chmod(draft.name, 0o644)
+        os.replace(draft.name, path)
+    except BaseException:
+        Path(draft.name).unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager

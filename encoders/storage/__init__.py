@@ -5,6 +5,7 @@
 - `tables`: schemas and record batches of documents and of rows; `misfits`: what does not fit; `plain`: values as JSON
 - `shards`: what a job reads, cut into pieces: `Shard`, `plan_shards`; `listing`: folders, globs and files
 - `readers`, `rows`: a shard as documents, or as rows; `lines`: JSON lines and CSV, record by record
+- `scalars`: one value out of Arrow
 - `source`: planning and reading at one address
 - `dataset`: a dataset's directory; `shard_writer`: one shard of it, whole or not at all; `files`: the file systems
 - `job`: `embed_shard`, a shard from its input to its files: what every engine distributes; `modes`: documents, rows

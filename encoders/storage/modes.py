@@ -128,8 +128,7 @@ class RowMode:
             return Result(None, name, failures, records)
         # What isn't written is let go of here; of JSON lines everything is, in `tags`.
         kept = values if self._has_rest else {name: v for name, v in values.items() if name in self._kept}
-        nbytes = sum(len(value) for value in kept.values() if isinstance(value, bytes | str))
-        return Result({**kept, **embedded}, name, failures, records, nbytes)
+        return Result({**kept, **embedded}, name, failures, records, _nbytes(kept))
 
     def vectors(self, row: Mapping[str, Any]) -> list[Any]:
         """Return the vectors of what is written, None where one is null."""
@@ -157,6 +156,16 @@ def _value(values: Mapping[str, Any], path: str) -> Any:
 
 def _without_null(values: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key != name}
+
+
+def _nbytes(value: Any) -> int:
+    """Return the bytes of strings, files and arrays in a value."""
+    if isinstance(value, bytes | str):
+        return len(value)
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return sum(map(_nbytes, inner))
 
 
 def _has_vector(value: Any) -> bool:

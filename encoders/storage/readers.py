@@ -186,7 +186,7 @@ def _document_of_row(
         if isinstance(content, Uri):
             fields.setdefault("uri", content.uri)
         elif isinstance(content, Waveform):
-            fields["tensor"], more_tags["sample_rate"] = np.asarray(content.samples), content.sample_rate
+            fields["tensor"], more_tags["sample_rate"] = _samples(content, columns["audio"]), content.sample_rate
         else:
             fields["blob"] = content
     return Document(**fields, tags={name: _value(values, name) for name in tags} | more_tags)
@@ -198,6 +198,13 @@ def _content(modality: Any, value: Any, column: str) -> Any:
         failure = item.failure.failure
         raise RowError(failure.stage, failure.code, f"column {column!r}: {failure.message}")
     return item.content
+
+
+def _samples(waveform: Waveform, column: str) -> np.ndarray:
+    try:
+        return np.asarray(waveform.samples)
+    except ValueError as err:
+        raise RowError(Stage.READ, Code.WRONG_SHAPE, f"column {column!r}: {err}") from err
 
 
 def _value(values: Mapping[str, Any], name: str) -> Any:

@@ -14,6 +14,7 @@ from ..errors import ClipmillError, DatasetError
 from ..failure import Code, Failure, RowError, Stage
 from .files import open_input
 from .lines import BrokenFileError, csv_records, json_records, open_text
+from .scalars import holds_sound, read_scalar
 from .shards import Shard, csv_delimiter
 
 if TYPE_CHECKING:
@@ -242,8 +243,15 @@ def _row_group(
 
 
 def _values_of(batch: pa.RecordBatch) -> list[dict[str, Any] | Failure]:
+    sounds = [field.name for field in batch.schema if holds_sound(field.type)]
     try:
-        return batch.to_pylist()
+        if not sounds:
+            return batch.to_pylist()
+        columns = {
+            name: map(read_scalar, column) if name in sounds else column.to_pylist()
+            for name, column in zip(batch.schema.names, batch.columns, strict=True)
+        }
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     except Exception as err:  # a value that Python cannot hold, such as a string that is not UTF-8: only its row fails
         if batch.num_rows == 1:
             return [malformed(f"{type(err).__name__}: {str(err)[:200]}")]

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..catalog import ModelRef
-from ..errors import SpecError, WeightsError
+from ..downloads import fetch_url, local_file
+from ..errors import SpecError
 from ..frontend import AudioFrontend, Frontend, TextFrontend
 from ..media.audio import require_audio
 from ..spec import EncoderSpec
 from ..tokenizers.clip_bpe import ClipTokenizer
-from .files import sha256_of
 from .source import Source
 
 if TYPE_CHECKING:
@@ -62,12 +62,7 @@ def find_source(spec: EncoderSpec) -> Source:
         WeightsError: If the weights cannot be had.
     """
     require_audio()
-    if spec.ref.is_file:
-        from ..downloads import local_file
-
-        weights = local_file(spec.ref.weights, spec.cache_dir)
-    else:
-        weights = _published_file(spec.ref, spec.cache_dir)
+    weights = _find_weights(spec.ref, spec.cache_dir)
     context = spec.max_text_tokens or CONTEXT_LENGTH
     if context > CONTEXT_LENGTH:
         raise SpecError(f"max_text_tokens={context}: AudioCLIP's text tower reads at most {CONTEXT_LENGTH} tokens")
@@ -87,22 +82,11 @@ def find_source(spec: EncoderSpec) -> Source:
     )
 
 
-def _published_file(ref: ModelRef, cache_dir: str | None) -> Path:
-    """Return the local copy of published weights: where Jina's scripts put it, or the cache's."""
+def _find_weights(ref: ModelRef, cache_dir: str | None) -> Path:
+    if ref.is_file:
+        return local_file(ref.weights, cache_dir)
     published = PUBLISHED[ref.weights]
-    there = Path(".cache") / published.filename
-    if not there.is_file():
-        from ..downloads import fetch_url
-
-        return fetch_url(
-            _RELEASE + published.filename, sha256=published.sha256, cache_dir=cache_dir, filename=published.filename
-        )
-    if (found := sha256_of(there)) != published.sha256:
-        raise WeightsError(
-            f"{str(there.absolute())!r} is not the published file of {ref.name}: its SHA-256 is {found}, expected"
-            f" {published.sha256}; remove it to have it downloaded, or name it: AudioCLIP::./{there}"
-        )
-    return there.absolute()
+    return fetch_url(_RELEASE + published.filename, sha256=published.sha256, cache_dir=cache_dir)
 
 
 def _build(weights: Path, mode: str) -> dict[str, torch.nn.Module]:

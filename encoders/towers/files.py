@@ -48,7 +48,8 @@ def digest_of(path: Path, kind: str) -> str:
         return digest
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
-    remember_digest(path, kind, digest)
+    if _stamp_of(path) == stamp:  # else it was written meanwhile: this is no hash of what is there now
+        remember_digest(path, kind, digest)
     return digest
 
 

@@ -40,7 +40,8 @@ def find_source(spec: EncoderSpec) -> Source:
     text_files = find_weights(place, spec.cache_dir)
     tokenizer = _find_tokenizer(place, model.base, longest, limit, spec.cache_dir)
     image_name = mclip.image_model(ref.architecture, spec.image_weights)
-    image = open_clip.find_source(dataclasses.replace(spec, model=image_name, image_weights=None, max_text_tokens=None))
+    image_spec = dataclasses.replace(spec, model=image_name, image_weights=None, max_text_tokens=None)
+    image = open_clip.find_image_source(image_spec)
     return Source(
         Frontend(model.dim, image=image.frontend.image, text=TextFrontend(tokenizer, masked=True)),
         (*text_files, *image.files),

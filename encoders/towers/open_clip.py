@@ -13,7 +13,7 @@ from typing import Any
 
 from ..catalog import ModelRef, tables
 from ..catalog.backbones import BACKBONES, KINDS
-from ..catalog.names import demo_directory
+from ..catalog.facts import demo_directory
 from ..catalog.tables import Preprocessing
 from ..downloads import elsewhere, hub
 from ..downloads.urls import fetch_url, find_copy, local_file, place_of
@@ -55,23 +55,38 @@ def find_source(spec: EncoderSpec) -> Source:
     return _source(model["embed_dim"], preprocessing, model["text_cfg"], weights, spec, {"config": model})
 
 
-def _published(ref: ModelRef, spec: EncoderSpec) -> Source:
+def find_image_source(spec: EncoderSpec) -> Source:
+    """Find what the images of a model need: as `find_source` does, without a tokenizer.
+
+    Args:
+        spec: Of family `open_clip`.
+
+    Raises:
+        WeightsError: If something cannot be had.
+    """
+    return _published(spec.ref, spec, texts=False)
+
+
+def _published(ref: ModelRef, spec: EncoderSpec, *, texts: bool = True) -> Source:
     facts = tables.architectures()[ref.architecture]
     weights = local_file(ref.weights, spec.cache_dir) if ref.is_file else download(ref, spec.cache_dir)
     quick_gelu = bool(ref.quick_gelu) or (ref.is_file and weights.is_file() and is_torchscript(weights))
     settings = {"architecture": ref.architecture, "quick_gelu": quick_gelu}
     text = {"context_length": facts["context_length"], **facts.get("text", {})}
-    return _source(facts["dim"], ref.preprocessing(), text, weights, spec, settings)
+    return _source(facts["dim"], ref.preprocessing(), text if texts else None, weights, spec, settings)
 
 
 def _source(
     dim: int,
     preprocessing: Preprocessing,
-    text: dict[str, Any],
+    text: dict[str, Any] | None,
     weights: Path,
     spec: EncoderSpec,
     settings: dict[str, Any],
 ) -> Source:
+    if text is None:
+        frontend = Frontend(dim, image=preprocessing)
+        return Source(frontend, (weights,), functools.partial(_build, settings, weights), settings)
     tokenizer = make_tokenizer(text, spec)
     if name := text.get("hf_model_name"):
         settings = {**settings, "backbone": find_backbone(name, spec.cache_dir)}

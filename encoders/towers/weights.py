@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -61,24 +62,29 @@ def _read(path: Path) -> dict[str, Any]:
     return dict(loaded)
 
 
+_building = threading.RLock()
+
+
 @contextmanager
 def empty_parameters() -> Iterator[None]:
     """Build networks inside this block with parameters that hold no memory, until `fit_weights` puts real ones there.
 
-    Buffers are real: masks and tables that no file holds are computed by the constructors.
+    Buffers are real: masks and tables that no file holds are computed by the constructors. One thread builds at a time,
+    and what other threads build meanwhile, of ours or not, is as it always is.
     """
-    register = torch.nn.Module.register_parameter
+    with _building:
+        register, builder = torch.nn.Module.register_parameter, threading.get_ident()
 
-    def register_empty(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
-        if parameter is not None and parameter.device.type != "meta":
-            parameter = torch.nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
-        register(module, name, parameter)
+        def register_empty(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
+            if threading.get_ident() == builder and parameter is not None and parameter.device.type != "meta":
+                parameter = torch.nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+            register(module, name, parameter)
 
-    torch.nn.Module.register_parameter = register_empty  # type: ignore[assignment, method-assign]
-    try:
-        yield
-    finally:
-        torch.nn.Module.register_parameter = register  # type: ignore[assignment, method-assign]
+        torch.nn.Module.register_parameter = register_empty  # type: ignore[assignment, method-assign]
+        try:
+            yield
+        finally:
+            torch.nn.Module.register_parameter = register  # type: ignore[assignment, method-assign]
 
 
 def fit_weights(
