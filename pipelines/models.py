@@ -105,7 +105,7 @@ class _Bars:
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
         self._progress = Progress(*columns, console=err, disable=not err.is_terminal)
         self._tasks: dict[str, TaskID] = {}
-        self._lock = threading.Lock()  # the hub's library reports from threads of its own
+        self._lock = threading.Lock()  # the bars are drawn from a thread of their own
 
     def __enter__(self) -> _Bars:
         self._progress.start()

@@ -7,11 +7,11 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from ..cache import VARIABLE, cache_root
+from ..cache import VARIABLE, cache_root, locked
 from ..drivers import DRIVERS
 from ..errors import WeightsError
 from ..towers.files import remember_digest, sha256_of
@@ -148,25 +148,17 @@ def only_one(target: Path, name: str | None = None) -> Iterator[None]:
     Raises:
         WeightsError: If the folder cannot be written.
     """
-    from filelock import FileLock, Timeout
-
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(target.with_name(f".{target.name}.lock"))
+    name = name or target.name
+    with ExitStack() as held:
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            _log.info("waiting for another process that downloads %s", name or target.name)
-            lock.acquire()
-    except OSError as err:
-        raise WeightsError(
-            f"{name or target.name!r} is not in the cache, and {str(target.parent)!r} cannot be written: {err}"
-            f" (another cache: cache_dir or ${VARIABLE})"
-        ) from err
-    try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(target.with_name(f".{target.name}.lock"), name))
+        except OSError as err:
+            raise WeightsError(
+                f"{name!r} is not in the cache, and {str(target.parent)!r} cannot be written: {err}"
+                f" (another cache: cache_dir or ${VARIABLE})"
+            ) from err
         yield
-    finally:
-        lock.release()
 
 
 def part_of(target: Path) -> Path:

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from ..cache import locked
 from ..catalog.tables import Preprocessing
 from ..combinations import processor
 from ..errors import DeviceError, WeightsError
 from .feeding import feed, normalise, route, translated
 from .graphs import Graphs, require
-from .store import is_writable, locked
+from .store import is_writable
 
 _log = logging.getLogger("clipmill")
 
@@ -117,7 +118,7 @@ class OpenVinoRuntime:
             elif not is_writable(cache.parent):
                 model = self._core.compile_model(str(path), "CPU", self._settings)
             else:
-                with locked(cache.with_suffix(".lock")):
+                with locked(cache.with_suffix(".lock"), f"the compiled {path.stem}"):
                     if not marker.is_file():
                         shutil.rmtree(cache, ignore_errors=True)  # of a process that was killed while it wrote
                     model = self._core.compile_model(str(path), "CPU", {**self._settings, "CACHE_DIR": str(cache)})

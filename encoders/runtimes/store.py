@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import fcntl
 import functools
 import hashlib
 import importlib.metadata
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..cache import cache_root
+from ..cache import cache_root, locked
 from .graphs import Graphs, make_graphs
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ class Store:
         if not is_writable(self._root):
             _log.warning("%s cannot be written: graphs are made again by every process", self._root)
             return self._make(_own_folder(folder.name), kind)
-        with locked(folder.with_suffix(".lock")):
+        with locked(folder.with_suffix(".lock"), f"{kind} graphs"):
             return Graphs.read(folder) or self._make(folder, kind)
 
     def compiled(self, kind: str) -> Path:
@@ -163,7 +162,7 @@ class Store:
         if not is_writable(note.parent):
             yield
             return
-        with locked(note.with_suffix(".lock")):
+        with locked(note.with_suffix(".lock"), "a measurement of them"):
             yield
 
     def _note(self, name: str, parts: Mapping[str, Any]) -> Path:
@@ -201,18 +200,6 @@ def write_whole(path: Path, text: str) -> None:
     except BaseException:
         Path(draft.name).unlink(missing_ok=True)
         raise
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock that all processes of this machine see; it ends with the process that holds it."""
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _log.info("waiting for another process at %s", path)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @functools.cache

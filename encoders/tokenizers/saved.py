@@ -53,7 +53,7 @@ def load_tokenizer(settings: Mapping[str, Any], folder: Path, max_tokens: int | 
         WeightsError: If a file is missing or unreadable.
         MissingExtraError: If it needs a package that is not installed.
     """
-    path = folder / settings["file"]
+    path = folder / Path(settings["file"]).name  # a directory that somebody sent names no files elsewhere
     if not path.is_file():
         raise WeightsError(f"no tokenizer at {str(path)!r}")
     limit = max_tokens or settings["max_tokens"]
