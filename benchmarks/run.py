@@ -35,7 +35,7 @@ def measure_speed(images: int, rounds: int, home: Path) -> dict[str, list[float]
     """Return seconds by contender, one for each round; the contenders take turns."""
     files = photographs(images)
     weights = write_weights(ARCHITECTURE, home / "weights.safetensors")
-    spec = EncoderSpec(f"{ARCHITECTURE}::{weights}", device="cpu", precision="fp32")
+    spec = EncoderSpec(f"{ARCHITECTURE}::{weights}", device="cpu", runtime="torch", precision="fp32")
     seconds: dict[str, list[float]] = {}
     with spark_session() as spark:
         contenders: dict[str, Contender] = {

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
-import os
 import shutil
-import subprocess
 import sys
 
 import numpy as np
@@ -19,12 +16,12 @@ from pictures import photographs
 from PIL import Image
 from weights import drawn_module, relative_error, write_safetensors
 
-from clipmill.encoders import EncoderSpec, load_encoder, unload_all
+from clipmill.encoders import EncoderSpec, load_encoder
 from clipmill.encoders.catalog.tables import Preprocessing
 from clipmill.encoders.combinations import Combination, has_native_bfloat16
 from clipmill.encoders.errors import DeviceError, MissingExtraError, OutOfMemoryError, WeightsError
 from clipmill.encoders.model import Runtime
-from clipmill.encoders.runtimes import feeding, graphs, onnx, openvino, start_runtime, store
+from clipmill.encoders.runtimes import feeding, graphs, onnx, start_runtime
 from clipmill.encoders.runtimes.feeding import normalise
 from clipmill.encoders.runtimes.store import Store, smallest_cosine
 from clipmill.encoders.towers import find_source
@@ -182,14 +179,6 @@ def test_weights_stand_once_beside_their_graphs(case: Case) -> None:
         assert b"site-packages" not in path.read_bytes() and b".py" not in path.read_bytes()
 
 
-@pytest.fixture
-def demo_cache(tmp_path, monkeypatch):
-    """An empty cache for one test."""
-    monkeypatch.setenv("CLIPMILL_CACHE", str(tmp_path / "cache"))
-    yield tmp_path / "cache"
-    unload_all()
-
-
 @pytest.mark.parametrize(("runtime", "precision"), [("onnx", "fp32"), ("openvino", "fp32"), ("onnx", "int8")])
 def test_the_demo_model_runs_everywhere(runtime: str, precision: str) -> None:
     """Through the front door, with what the provenance says; normalised input goes past the graph's own."""
@@ -214,115 +203,6 @@ def test_int8_by_openvino_runs() -> None:
     assert encoder.resolved["precision"] == "int8"
     assert smallest_cosine(encoder.embed_texts(TEXTS), exact.embed_texts(TEXTS)) >= 0.98
     assert encoder.resolved["checked_cosine"] >= 0.98
-
-
-_WORKER = """
-import logging, sys
-logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
-from clipmill.encoders import load_encoder
-precision = "auto" if sys.argv[1] == "auto" else "fp32"
-encoder = load_encoder("demo", device="cpu", runtime=sys.argv[1], precision=precision)
-print("vector", encoder.embed_texts(["a red circle"])[0, :3].tolist())
-print("imported", [name for name in ("torch", "open_clip", "onnx") if name in sys.modules])
-"""
-
-
-def _start_worker(runtime: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", _WORKER, runtime], stdout=subprocess.PIPE, text=True, cwd=os.sep)
-
-
-def test_workers_that_start_together_make_the_graphs_once(demo_cache) -> None:
-    """Two processes on a cold cache: one makes, one waits; later ones import neither torch nor open_clip."""
-    runtimes = ("onnx", "openvino")
-    together = [worker.communicate(timeout=300)[0] for worker in map(_start_worker, runtimes)]
-    assert sum("made float graphs" in text for text in together) == 1, together
-    later = [worker.communicate(timeout=120)[0] for worker in map(_start_worker, runtimes)]
-    for first, second in zip(together, later, strict=True):
-        assert "made float graphs" not in second and "imported []" in second
-        vectors = {line for text in (first, second) for line in text.splitlines() if line.startswith("vector")}
-        assert len(vectors) == 1
-    assert not list(demo_cache.rglob("*draft*"))
-
-
-def test_workers_that_start_together_decide_once(demo_cache) -> None:
-    """What `auto` means is measured by one of two processes; the other waits, believes it and builds no towers."""
-    said = [worker.communicate(timeout=300)[0] for worker in [_start_worker("auto"), _start_worker("auto")]]
-    assert sum("made float graphs" in text for text in said) == 1, said
-    assert sum("imported []" in text for text in said) == 1, said
-    assert all("chosen by auto" in text for text in said)
-
-
-@pytest.fixture(scope="module")
-def made_graphs() -> graphs.Graphs:
-    """The demo model's."""
-    return Store(find_source(EncoderSpec("demo")), None).graphs("float")
-
-
-@pytest.fixture
-def quick_maker(made_graphs: graphs.Graphs, monkeypatch) -> None:
-    """Let stores make the demo model's graphs by copying them, for tests of where they are kept."""
-
-    def copy(towers, frontend, folder) -> graphs.Graphs:
-        for path in made_graphs.folder.iterdir():
-            if path.is_file() and path.name != graphs.NOTE:
-                shutil.copy(path, folder)
-        return dataclasses.replace(made_graphs, folder=folder)
-
-    monkeypatch.setattr(store, "make_graphs", copy)
-
-
-def test_half_made_graphs_are_not_taken(quick_maker, demo_cache, monkeypatch) -> None:
-    """A maker that fails leaves nothing; graphs that lost or changed a file are made again."""
-    made = Store(find_source(EncoderSpec("demo")), None)
-
-    def break_off(towers, frontend, folder):
-        (folder / "image.onnx").write_bytes(b"half")
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(store, "make_graphs", break_off)
-        made.graphs("float")
-    assert not [path for path in demo_cache.rglob("*") if path.is_file() and path.suffix != ".lock"]
-    folder = made.graphs("float").folder
-    assert Store(made.source, None).graphs("float").folder == folder
-    with (folder / "text.data").open("r+b") as data:
-        data.truncate(1000)
-    again = Store(made.source, None)
-    assert again.graphs("float").folder == folder and again.was_made("float")
-    assert (folder / "text.data").stat().st_size > 1000
-
-
-def test_a_cache_that_cannot_be_written(quick_maker, demo_cache, monkeypatch, caplog) -> None:
-    """Graphs in it are used; without them they are made elsewhere, and a warning says so."""
-    source = find_source(EncoderSpec("demo"))
-    monkeypatch.setattr(store, "is_writable", lambda folder: False)
-    monkeypatch.setattr(openvino, "is_writable", lambda folder: False)
-    with caplog.at_level(logging.WARNING, "clipmill"):
-        elsewhere = Store(source, None).graphs("float").folder
-    assert "cannot be written" in caplog.text and demo_cache not in elsewhere.parents
-    assert Store(source, None).graphs("float").folder == elsewhere, "once a process"
-    kept = demo_cache / "graphs" / Store(source, None).key("float")
-    shutil.copytree(elsewhere, kept)
-    found = Store(source, None)
-    assert found.graphs("float").folder == kept and not found.was_made("float")
-    runtime = start_runtime(found, Combination("openvino", "fp32"), "cpu", 1)
-    assert runtime.encode("text", (np.array([[49406, 320, 49407]]),)).shape == (1, 96)
-    assert not (kept / "compiled").exists()
-
-
-def test_a_compiled_model_that_was_not_finished_is_compiled_again(quick_maker, demo_cache) -> None:
-    """OpenVINO's own cache has no sign of being whole; ours has."""
-    found = Store(find_source(EncoderSpec("demo")), None)
-    first = start_runtime(found, Combination("openvino", "fp32"), "cpu", 1)
-    ids = (np.array([[49406, 320, 49407]]),)
-    expected = first.encode("text", ids)
-    blobs = list(found.compiled("float").rglob("*.blob"))
-    assert blobs
-    for blob in blobs:
-        blob.write_bytes(blob.read_bytes()[:100])
-        (blob.parent / "whole").unlink()
-    again = start_runtime(found, Combination("openvino", "fp32"), "cpu", 1)
-    np.testing.assert_array_equal(again.encode("text", ids), expected)
 
 
 def test_a_gpu_that_fell_back_to_the_cpu_is_an_error(monkeypatch) -> None:
@@ -368,26 +248,6 @@ def test_float32_is_not_rounded_by_a_gpu() -> None:
         torch.backends.fp32_precision = "none"
     assert torch.backends.cudnn.conv.fp32_precision == torch.backends.cuda.matmul.fp32_precision == "ieee"
     assert torch.backends.cudnn.allow_tf32 is False, "older settings can still be read"
-
-
-def test_a_finding_that_cannot_be_written_is_no_error(demo_cache, monkeypatch) -> None:
-    """A full disk: empty files can be made, and nothing put into them."""
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    found = Store(find_source(EncoderSpec("demo")), None)
-    monkeypatch.setattr(store.os, "replace", full)
-    found.remember("check", {}, {"cosine": 1.0})
-    assert found.known("check", {}) is None
-    assert not [path for path in demo_cache.rglob("*") if path.is_file()], "no draft is left"
-
-
-@pytest.mark.parametrize("package", ["onnx", "onnxscript"])
-def test_making_graphs_names_what_it_needs(package: str, demo_cache, monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingExtraError, match=rf"'{package}'.*pip install 'clipmill\[onnx\]'"):
-        load_encoder("demo", device="cpu", runtime="onnx", precision="fp32")
 
 
 def test_memory_that_runs_out_is_told_from_other_errors() -> None:
