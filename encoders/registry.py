@@ -189,7 +189,15 @@ def _load_catalog(
 def _load_custom(spec: EncoderSpec) -> Model:
     from .catalog.facts import load_factory
 
-    model = load_factory(spec.ref)()
+    try:
+        model = load_factory(spec.ref)()
+    except WeightsError:
+        raise
+    except Exception as err:  # whatever somebody's factory raises: its model is not here
+        raise WeightsError(
+            f"{spec.model!r} could not be made: {type(err).__name__}: {err}; the factory is called without arguments"
+            " and returns a clipmill.encoders.Model"
+        ) from err
     needed = ("dim", "modalities", "device", "resolved", "prepare", "encode")
     if missing := [name for name in needed if not hasattr(model, name)]:
         raise WeightsError(

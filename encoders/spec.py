@@ -42,6 +42,19 @@ RENAMED = {
 }
 """What clip-as-service and the Jina executors called an option, and what it is called here."""
 
+_ASIDES = {
+    "keep_content": ", and turned round: content is dropped unless it is kept; it belongs to Embed, not to a spec",
+    "access_paths": "; it belongs to Embed, not to a spec",
+}
+_WAYS_OUT = {
+    "jit": "there is one network, whose activation follows the weights",
+    "finetuned_checkpoint_path": "save the tuned model with save_pretrained, and name it: model='hf:./directory'",
+    "overwrite_embeddings": "a document is embedded whenever it comes through",
+    "download_model": "weights are downloaded when they are needed, or ahead by `clipmill models --download NAME`",
+    "tokenizer_path": "CLIP's table of merges comes with the package",
+}
+"""Options of clip-as-service and the Jina executors that have no counterpart, and what to do instead."""
+
 MAX_PILLOW_PIXELS = 178_956_970
 """Above this Pillow refuses an image as a decompression bomb, whoever asks."""
 
@@ -54,7 +67,9 @@ def reject_unknown_options(given: Any, allowed: Any) -> None:
         if name in allowed:
             continue
         if name in RENAMED:
-            raise TypeError(f"option {name!r} is called {RENAMED[name]!r} here")
+            raise TypeError(f"option {name!r} is called {RENAMED[name]!r} here{_ASIDES.get(RENAMED[name], '')}")
+        if name in _WAYS_OUT:
+            raise TypeError(f"there is no option {name!r} here: {_WAYS_OUT[name]}")
         near = difflib.get_close_matches(name, list(allowed), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; the options are {', '.join(sorted(allowed))}"
         raise TypeError(f"unknown option {name!r}{hint}")
@@ -147,8 +162,10 @@ class EncoderSpec:
             raise SpecError(f"model is a name such as {DEFAULT_MODEL!r}, got {self.model!r}")
         put = object.__setattr__  # frozen: only here, before anybody has seen the object
         put(self, "model", resolve_model(self.model).name)
-        put(self, "device", self.device or "auto")
+        put(self, "device", "auto" if self.device is None else self.device)
         if self.cache_dir is not None:
+            if not isinstance(self.cache_dir, str | os.PathLike) or not os.fspath(self.cache_dir):
+                raise SpecError(f"cache_dir={self.cache_dir!r} is no path; None means the platform's own place")
             put(self, "cache_dir", os.path.abspath(os.path.expanduser(self.cache_dir)))
         self._check_schemes()
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(self.device)):

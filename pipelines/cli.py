@@ -17,7 +17,7 @@ from click.core import ParameterSource
 from ..encoders.errors import ClipmillError, SpecError
 from ..encoders.spec import EncoderSpec
 from .engines import ENGINES
-from .options import spec_from, spec_options
+from .options import renamed_flag, spec_from, spec_options
 
 _OF_JOBS = (
     *("output", "engine", "overwrite", "columns", "text_column", "uri_column", "image_column", "audio_column"),
@@ -83,6 +83,9 @@ def embed(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> 
     spec = spec_from(values)
     if values["texts"] or values["images"] or values["audios"]:
         if tokens:
+            if unknown := next((token for token in tokens if token.startswith("-")), None):
+                hint = renamed_flag(unknown)
+                raise click.UsageError(f"no such option: {unknown}" + (f"; it is called {hint} here" if hint else ""))
             raise click.UsageError(f"{_PRINTED} print vectors and take no INPUT")
         for parameter in context.command.params:
             given = context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE

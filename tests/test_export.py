@@ -24,7 +24,7 @@ from clipmill.encoders.frontend import Frontend
 from clipmill.encoders.tokenizers.clip_bpe import ClipTokenizer
 from clipmill.encoders.tokenizers.fast import FastTokenizer
 from clipmill.encoders.tokenizers.saved import load_tokenizer, save_tokenizer
-from clipmill.encoders.towers.manifest import FILE
+from clipmill.encoders.towers.manifest import FILE, write_manifest
 from clipmill.pipelines.cli import cli
 
 TEXTS = ["a red circle", "she smiled, with pain", "ÜBER-straße 日本 🙂 &amp;", "word " * 200]
@@ -162,9 +162,14 @@ def test_what_cannot_be_exported_is_refused(directory: Path, tmp_path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def _edit(folder: Path, **values: object) -> None:
+def _edit(folder: Path, *, signed: bool = True, **values: object) -> None:
+    """Change a manifest, as another version would have written it or (not signed) as somebody's editor leaves it."""
     manifest = {**json.loads((folder / FILE).read_text()), **values}
-    (folder / FILE).write_text(json.dumps({k: v for k, v in manifest.items() if v is not _GONE}))
+    if signed:
+        del manifest["manifest_sha256"]
+        write_manifest(folder, {k: v for k, v in manifest.items() if v is not _GONE})
+    else:
+        (folder / FILE).write_text(json.dumps(manifest))
 
 
 _GONE = object()
@@ -181,6 +186,7 @@ _GONE = object()
         (lambda d: _edit(d, format=2), r"has the format 2, and this version reads 1"),
         (lambda d: _edit(d, graphs=_GONE), r"lacks 'graphs'; export"),
         (lambda d: _edit(d, files={"../w": "0"}), r"'../w', which is no file of its directory"),
+        (lambda d: _edit(d, signed=False, weights_sha256="0"), r"is not as `clipmill export` wrote it"),
         (lambda d: (d / FILE).unlink(), r"neither a clipmill.json .* nor textual.onnx and visual.onnx"),
         (shutil.rmtree, r"no directory .*`clipmill export` writes one"),
     ],

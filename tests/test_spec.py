@@ -9,8 +9,9 @@ import sys
 
 import pytest
 
-from clipmill.encoders import EncoderSpec
+from clipmill.encoders import EncoderSpec, load_encoder
 from clipmill.encoders.errors import SpecError, UnknownModelError, WeightsError
+from clipmill.encoders.towers import find_source
 
 
 @pytest.mark.parametrize(
@@ -158,3 +159,32 @@ def test_custom_factories_say_what_is_missing() -> None:
         EncoderSpec("custom:nowhere")
     with pytest.raises(WeightsError, match="no_such_module"):
         _ = EncoderSpec("custom:no_such_module:make").dim
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": 0}, "device=0 is none of"),
+        ({"device": ""}, "device='' is none of"),
+        ({"cache_dir": 3}, "cache_dir=3 is no path"),
+        ({"cache_dir": ""}, "cache_dir='' is no path"),
+    ],
+)
+def test_values_that_look_like_nothing_are_no_default(options: dict, message: str) -> None:
+    """Only None means the default: a GPU asked for as 0 must not become a CPU."""
+    with pytest.raises(SpecError, match=message):
+        EncoderSpec("demo", **options)
+
+
+@pytest.mark.parametrize("option", ["jit", "finetuned_checkpoint_path", "overwrite_embeddings", "tokenizer_path"])
+def test_options_without_counterpart_say_the_way_out(option: str) -> None:
+    with pytest.raises(TypeError, match=f"there is no option '{option}' here: "):
+        EncoderSpec("demo", **{option: True})
+
+
+def test_a_factory_that_fails_and_models_without_towers_are_said() -> None:
+    """An own encoder's error names it; an export of one is refused."""
+    with pytest.raises(WeightsError, match=r"'custom:os.path:join' could not be made: TypeError.*without arguments"):
+        load_encoder("custom:os.path:join")
+    with pytest.raises(SpecError, match="nothing to export"):
+        find_source(EncoderSpec("fake::dim=8"))

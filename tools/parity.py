@@ -177,12 +177,15 @@ def write(output: Path, lines: list[str]) -> None:
     text = output.read_text(encoding="utf-8")
     before, _, rest = text.partition("<!-- table -->\n")
     _, _, after = rest.partition("<!-- end of table -->")
-    from clipmill.pipelines.doctor import examine
+    from clipmill.encoders.combinations import processor
+    from clipmill.encoders.threads import allowed_cpus
 
-    machine = f"Python {platform.python_version()}, {examine()}"
-    body = "\n".join(lines)
-    output.write_text(f"{before}<!-- table -->\n{body}\n<!-- end of table -->{after}", encoding="utf-8")
-    click.echo(machine, err=True)
+    machine = f"Machine: {processor()}, {allowed_cpus()} cores, Python {platform.python_version()}."
+    measured = {line.split(" | ")[0].removeprefix("| ") for line in lines}
+    missing = [row.name for row in all_rows() if row.name not in measured]
+    note = f"\n\nRows that were not run: {', '.join(missing)}." if missing else ""
+    body = "\n".join([machine, "", *lines]) + note
+    output.write_text(f"{before}<!-- table -->\n\n{body}\n\n<!-- end of table -->{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import venv
 import zipfile
 from pathlib import Path
 
-EXTRAS = "beam,spark,remote,onnx"
+EXTRAS = "beam,spark,remote,hf,onnx"
 GRAPHS_ALONE = ("numpy", "pillow", "pyarrow", "ftfy", "regex")
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 

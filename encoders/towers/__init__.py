@@ -14,6 +14,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from ..errors import SpecError
+
 if TYPE_CHECKING:
     from ..spec import EncoderSpec
     from .source import Source
@@ -33,7 +35,12 @@ def find_source(spec: EncoderSpec) -> Source:
     """Find everything that makes the model of a spec, downloading what is not here yet.
 
     Raises:
+        SpecError: If the model is none of the catalog: an encoder of one's own, or the fake.
         WeightsError: If something cannot be had.
     """
+    if spec.ref.family not in _MODULES:
+        raise SpecError(
+            f"{spec.model!r} brings code of its own and has no towers of the catalog: there is nothing to export"
+        )
     family = importlib.import_module(f".{_MODULES[spec.ref.family]}", __package__)
     return family.find_source(spec)
