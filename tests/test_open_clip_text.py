@@ -302,10 +302,11 @@ def test_max_text_tokens_with_fixed_length(tmp_path: Path) -> None:
     [
         ({}, {}, "could not be fetched"),
         ({"tokenizer.json": b"{}", "tokenizer_config.json": b"{}"}, {}, "no tokenizer.json"),
+        ({"tokenizer.json": b"{}", "tokenizer_config.json": b"{"}, {}, "no tokenizer_config.json"),
         (tiny_tokenizers.files_of(tiny_tokenizers.bert()), {"clean": "wash"}, "'wash'; known: whitespace, lower"),
         (tiny_tokenizers.files_of(tiny_tokenizers.bert()), {"language": "de"}, "wanted with language"),
     ],
-    ids=["none", "empty", "clean", "language"],
+    ids=["none", "empty", "cut off", "clean", "language"],
 )
 def test_tokenizers_that_cannot_be_had(files, options, message, tmp_path: Path, monkeypatch) -> None:
     """Each says what is wrong; no other tokenizer takes its place."""

@@ -42,7 +42,10 @@ def fetch_tokenizer(
             f" a copy made with transformers' save_pretrained has one"
         )
     config_path = fetch_optional_file(repository, "tokenizer_config.json", cache_dir)
-    config = json.loads(config_path.read_text(encoding="utf-8")) if config_path else {}
+    try:
+        config = json.loads(config_path.read_text(encoding="utf-8")) if config_path else {}
+    except ValueError as err:
+        raise WeightsError(f"{str(config_path)!r} is no tokenizer_config.json: {err}") from err
     try:
         definition = json.loads(path.read_text(encoding="utf-8"))
         ids = _special_ids(definition)
