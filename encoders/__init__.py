@@ -7,6 +7,10 @@
 - `failure`, `errors`: what goes wrong with a row, and with a job
 - `media`: fetching, decoding, preprocessing; `tokenizers`; `towers`: the networks; `runtimes`: what executes them
 - `columns`, `document_plan`: what of a row or document is embedded, and where the vectors go
+- `scores`: cosines and clip_scores of vectors; `ranking`: the candidates of a query, ranked; `kinds`, `rank_plan`: what
+  of a row or document is ranked, and where the scores go; `labels`, `classify_plan`: zero-shot classification
+- `plans`: what `columns`, `document_plan`, `rank_plan` and `classify_plan` have in common
+- `vector_cache`: equal values are embedded once
 - `downloads`: weights and other files from elsewhere; `cache`: where this machine keeps them
 - `threads`: how many cores this worker may use; `drivers`: which packages open which object stores
 - `combinations`: which runtime computes in which precision on what; `exporting`: models as graphs in a directory
@@ -21,6 +25,7 @@ from .item import Item, Uri
 from .model import Model, Prepared
 from .outcome import Vector
 from .registry import count_loads, load_encoder, unload_all
+from .scores import Scores, score
 from .spec import EncoderSpec
 from .stats import Stats
 from .storage import read_provenance
@@ -35,6 +40,7 @@ __all__ = [
     "Item",
     "Model",
     "Prepared",
+    "Scores",
     "Stage",
     "Stats",
     "Uri",
@@ -42,5 +48,6 @@ __all__ = [
     "count_loads",
     "load_encoder",
     "read_provenance",
+    "score",
     "unload_all",
 ]

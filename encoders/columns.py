@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, get_args
 
 from .errors import SpecError
 from .failure import Code, Failure, RowError, Stage
 from .item import Item, is_pair, item_of_value
-from .outcome import Outcome, Vector
+from .outcome import Classified, Labelled, Outcome, Vector
 from .spec import EncoderSpec, Modality
+
+if TYPE_CHECKING:
+    from .encoder import Encoder
 
 SUFFIX = "_embedding"
 FAILURES_COLUMN = "embedding_failures"
@@ -39,12 +42,15 @@ class Embedded(NamedTuple):
     """What became of one row.
 
     Attributes:
-        values: By output column: a (dim,) float32 vector, None, or for an array column a list of those; and flags.
+        values: By output column: a (dim,) float32 vector (a list of labels, where values were classified), None, or for
+            an array column a list of those; and flags.
         failures: Why values are missing, each with its column.
+        inner: Why parts of a value are missing that is whole all the same, such as candidates of a ranked list.
     """
 
     values: dict[str, Any]
-    failures: list[Failure]
+    failures: Sequence[Failure] = ()
+    inner: Sequence[Failure] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,7 +67,12 @@ class ColumnPlan:
 
     @classmethod
     def of(
-        cls, columns: Mapping[str, Modality | Column], *, spec: EncoderSpec | None = None, key: str = "id"
+        cls,
+        columns: Mapping[str, Modality | Column],
+        *,
+        spec: EncoderSpec | None = None,
+        key: str = "id",
+        suffix: str = SUFFIX,
     ) -> ColumnPlan:
         """Check the columns of a call.
 
@@ -69,6 +80,7 @@ class ColumnPlan:
             columns: Kind (or `Column`) by path.
             spec: If given, columns that its model cannot embed are refused.
             key: Column that names a row in its failures.
+            suffix: What an output that is not named adds to its column's name.
 
         Raises:
             SpecError: If there is none, a kind is unknown, an output is named twice, or the model lacks the tower.
@@ -88,7 +100,7 @@ class ColumnPlan:
                 )
             if spec is not None and column.modality not in spec.modalities:
                 raise SpecError(f"column {path!r}: {spec.model} embeds {' and '.join(sorted(spec.modalities))} only")
-            plan[path] = dataclasses.replace(column, output=column.output or path.replace(".", "_") + SUFFIX)
+            plan[path] = dataclasses.replace(column, output=column.output or path.replace(".", "_") + suffix)
         names = [name for column in plan.values() for name in (column.output, column.truncated) if name]
         if len(set(names)) < len(names):
             raise SpecError(f"two columns would be written under one name: {sorted(names)}")
@@ -114,6 +126,10 @@ class ColumnPlan:
         if taken := sorted(set(self.new_names) & set(existing)):
             raise SpecError(f"column {taken[0]!r} exists already; choose a name: Column('image', output='…')")
 
+    def bound(self, encoder: Encoder) -> Self:
+        """Return what gives rows their results: this; see `plans`."""
+        return self
+
     def items(self, get: Callable[[str], Any]) -> list[Item]:
         """Return the items of a row.
 
@@ -126,21 +142,21 @@ class ColumnPlan:
         """
         return [item for path, column in self.columns.items() for item in _items(get, path, column)]
 
-    def results(self, get: Callable[[str], Any], outcomes: Sequence[Outcome]) -> Embedded:
-        """Give a row its outcomes back, in the order of `items`."""
+    def results(self, get: Callable[[str], Any], outcomes: Sequence[Outcome | Classified]) -> Embedded:
+        """Give a row its outcomes back, in the order of `items`; those that were classified give lists of labels."""
         values: dict[str, Any] = {}
         failures: list[Failure] = []
         remaining = iter(outcomes)
-        row = _row_name(get, self.key)
+        row = row_name(get, self.key)
         for path, column in self.columns.items():
             length = _array_length(_value(get, path), column.modality)
             places = [path] if length is None else [f"{path}[{n}]" for n in range(length)]
             own = [next(remaining) for _ in places]
             failures += [o.at(column=p, row=row) for p, o in zip(places, own, strict=True) if isinstance(o, Failure)]
-            vectors = [o.values if isinstance(o, Vector) else None for o in own]
+            vectors = [o.values if isinstance(o, Vector | Labelled) else None for o in own]
             values[str(column.output)] = vectors[0] if length is None else vectors
             if column.truncated:
-                values[column.truncated] = any(isinstance(o, Vector) and o.truncated for o in own)
+                values[column.truncated] = any(isinstance(o, Vector | Labelled) and o.truncated for o in own)
         return Embedded(values, failures)
 
 
@@ -169,7 +185,8 @@ def _items(get: Callable[[str], Any], path: str, column: Column) -> list[Item]:
     return [item_of_value(column.modality, element) for element in values]
 
 
-def _row_name(get: Callable[[str], Any], key: str) -> str | None:
+def row_name(get: Callable[[str], Any], key: str) -> str | None:
+    """Return what names a row in its failures; None where it has no such column, or a null in it."""
     value = _value(get, key)
     return None if value is None else str(value)
 

@@ -5,14 +5,21 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Self
 
 from .document import AccessPaths, Document
 from .failure import Failure
 from .item import Item
-from .outcome import Outcome, Vector
+from .outcome import Classified, Labelled, Outcome, Vector
+
+if TYPE_CHECKING:
+    from .encoder import Encoder
 
 TRUNCATED_TAG = "truncated"
 """Tag that is set on documents whose text was cut to the context length."""
+
+LABELS_TAG = "labels"
+"""Tag of documents that were classified: their best labels."""
 
 
 _parse = functools.lru_cache(maxsize=64)(AccessPaths.parse)  # asked for twice for every document
@@ -37,6 +44,14 @@ class DocumentPlan:
         """Refuse an access path that is none before any worker sees it."""
         _parse(self.access_paths)
 
+    def bound(self, encoder: Encoder) -> Self:
+        """Return what gives documents their results: this; see `plans`."""
+        return self
+
+    def inner_failures(self, result: Document) -> list[Failure]:
+        """Return the failures of parts of a document that is whole all the same: none, where documents are embedded."""
+        return []
+
     def items(self, document: Document) -> list[Item]:
         """Return what of a document is embedded.
 
@@ -45,13 +60,13 @@ class DocumentPlan:
         """
         return [] if document.failures else [inner.item() for _, inner in self._select(document)]
 
-    def results(self, document: Document, outcomes: Sequence[Outcome]) -> Document:
+    def results(self, document: Document, outcomes: Sequence[Outcome | Classified]) -> Document:
         """Give a document its outcomes back, in the order of `items`.
 
         Returns:
-            A copy with `embedding` and, where it was not known, `mime_type` set on every document that was embedded; a
-            cut text has the tag `truncated`. `failures` of the root says what failed, each with its place (`@m[3]`;
-            None is the root) and the root's key.
+            A copy with `embedding` (the tag `labels`, where it was classified) and, where it was not known, `mime_type`
+            set on every document that was embedded; a cut text has the tag `truncated`. `failures` of the root says
+            what failed, each with its place (`@m[3]`; None is the root) and the root's key.
         """
         result = document.copy()
         key = document.key() or None
@@ -71,8 +86,11 @@ class DocumentPlan:
         return list(_parse(self.access_paths).select(document))
 
 
-def _fill(document: Document, vector: Vector) -> None:
-    document.embedding = vector.values
-    document.mime_type = document.mime_type or vector.media_type
-    if vector.truncated:
+def _fill(document: Document, outcome: Vector | Labelled) -> None:
+    if isinstance(outcome, Vector):
+        document.embedding = outcome.values
+    else:
+        document.tags[LABELS_TAG] = outcome.values
+    document.mime_type = document.mime_type or outcome.media_type
+    if outcome.truncated:
         document.tags[TRUNCATED_TAG] = True

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,12 @@ from .errors import EmbeddingError
 from .failure import Failure
 from .item import Item, item_of_value
 from .loaded import Loaded
+from .model import checked_scales
 from .outcome import Outcome, Vector
 from .session import EmbedSession
 from .spec import EncoderSpec, Modality
 from .stats import Stats
+from .vector_cache import VectorCache
 
 
 class Encoder:
@@ -36,6 +40,7 @@ class Encoder:
         self.device = loaded.model.device
         self.resolved = dict(loaded.model.resolved)
         self._loaded = loaded
+        self._cache = VectorCache(spec.max_cache_bytes)
 
     def __repr__(self) -> str:
         return f"Encoder({self.spec.model!r}, dim={self.dim}, device={self.device!r})"
@@ -43,9 +48,23 @@ class Encoder:
     def __reduce__(self) -> Any:
         raise TypeError("an Encoder stays in its process: send encoder.spec and call load_encoder(spec) there")
 
+    @functools.cached_property
+    def learnt_scales(self) -> Mapping[frozenset[str], float]:
+        """What the model learnt to multiply cosines by before a softmax, by pair of modalities.
+
+        `{frozenset({"text", "image"}): 100.0}`, and for AudioCLIP two pairs more; empty where nothing says it (own
+        encoders, directories of clip-as-service). Read from the weights when it is first asked for. SigLIP's models
+        add a bias, which softmax cancels: it is not told.
+
+        Raises:
+            WeightsError: If the weights cannot be read again, or hold one that is no scale.
+        """
+        find = getattr(self._loaded.model, "learnt_scales", dict)  # own encoders need not be subclasses of Model
+        return MappingProxyType(checked_scales(find(), self.modalities, self.spec.model))
+
     def session(self, stats: Stats | None = None) -> EmbedSession:
         """Start pushing rows; see `EmbedSession`. One session for each thread."""
-        return EmbedSession(self.spec, self._loaded, stats or Stats())
+        return EmbedSession(self.spec, self._loaded, stats or Stats(), self._cache)
 
     def embed_items(self, items: Iterable[Item]) -> list[Outcome]:
         """Embed items of any kind.

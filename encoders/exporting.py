@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import shutil
 import tempfile
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .combinations import Combination, has_native_bfloat16
-from .errors import DatasetError, SpecError
+from .errors import DatasetError, SpecError, WeightsError
 from .frontend import Frontend
 from .runtimes import GRAPH_KINDS
 from .runtimes.choice import can_run, measure
@@ -21,6 +22,9 @@ from .tokenizers.saved import save_tokenizer
 from .towers import find_source
 from .towers.files import sha256_of
 from .towers.manifest import FILE, write_manifest
+from .towers.scales import scales_as_dict
+
+_log = logging.getLogger("clipmill")
 
 _VERSIONS = ("clipmill", "torch", "open_clip_torch", "transformers", "onnx", "onnxscript", "onnxruntime", "openvino")
 
@@ -117,10 +121,20 @@ def _description(spec: EncoderSpec, store: Store, folder: Path) -> dict[str, Any
         "audio": dataclasses.asdict(frontend.audio) if frontend.audio else None,
         "weights_sha256": store.source.weights_sha256,
         "settings": dict(store.source.settings),
+        "learnt_scales": _scales(store),
         "parameters": facts.parameters,
         "licence": facts.licence,
         "versions": versions(*_VERSIONS),
     }
+
+
+def _scales(store: Store) -> dict[str, float]:
+    """Return the learnt scales; vectors are right without, so that a parameter that is none stops no export."""
+    try:
+        return scales_as_dict(store.source.scales())
+    except WeightsError as err:
+        _log.warning("exported without a learnt scale: %s", err)
+        return {}
 
 
 def _check_target(target: Path, overwrite: bool) -> None:

@@ -16,6 +16,7 @@ class Stage(StrEnum):
     PREPROCESS = "preprocess"
     TOKENIZE = "tokenize"
     ENCODE = "encode"
+    SCORE = "score"
 
 
 class Code(StrEnum):

@@ -8,12 +8,16 @@ from typing import Any
 from .model import Prepared
 from .outcome import Outcome
 from .preparation import Preparation
+from .vector_cache import Key
 
 
 class Slot:
-    """One item on its way: its row, its content's bytes, whether it may be a sound, and what became of it."""
+    """One item on its way: its row, its content's bytes, whether it may be a sound, and what became of it.
 
-    __slots__ = ("future", "may_be_sound", "nbytes", "outcome", "prepared", "row")
+    What it is known by, if it is, and the slots of equal items that came later and wait for its outcome.
+    """
+
+    __slots__ = ("followers", "future", "key", "may_be_sound", "nbytes", "outcome", "prepared", "row")
 
     def __init__(self, row: Row, nbytes: int, *, may_be_sound: bool) -> None:
         """Start; `nbytes` is what the content holds."""
@@ -23,6 +27,8 @@ class Slot:
         self.future: Future[Preparation] | None = None
         self.prepared: Prepared | None = None
         self.outcome: Outcome = None
+        self.key: Key | None = None
+        self.followers: list[Slot] = []
 
 
 class Row:

@@ -36,8 +36,8 @@ class Item:
 
     Attributes:
         modality: What to embed it as; `auto` leaves it to the fetched content (documents).
-        content: Text, encoded bytes, an array, a Pillow image, a `Waveform` or a `Uri`; None is null and gives a null
-            vector.
+        content: Text, encoded bytes, an array, a Pillow image, a `Waveform` or a `Uri`; a `Vector` that is there
+            already and passes through; None is null and gives a null vector.
         media_type: What the owner says it is, such as `image/png`; only `text/…` decides anything.
         failure: Set where the value could not be read already; the item passes through as this failure.
     """

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Hashable, Mapping, Sequence
+import functools
+import math
+import numbers
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from .errors import WeightsError
 from .failure import Code, RowError, Stage
 from .frontend import Frontend
 from .media.audio import open_sound, waveform_for
@@ -75,6 +79,40 @@ class Model(abc.ABC):
             OutOfMemoryError: If the device is too small for this many; fewer may fit.
         """
 
+    def learnt_scales(self) -> Mapping[frozenset[str], float]:
+        """Return what the model learnt to multiply cosines by, by pair of modalities; an own encoder has none.
+
+        Returns:
+            Such as `{frozenset({"text", "image"}): 100.0}`: finite and above 0.
+        """
+        return {}
+
+
+def checked_scales(
+    found: Mapping[frozenset[str], float], modalities: Collection[str], whose: str
+) -> dict[frozenset[str], float]:
+    """Return learnt scales as plain numbers.
+
+    Args:
+        found: What `Model.learnt_scales` returned, or a manifest says.
+        modalities: Those of the model.
+        whose: What it is, for messages.
+
+    Raises:
+        WeightsError: If a pair is none of the model's, or a scale no finite number above 0.
+    """
+    for pair, scale in found.items():
+        if not isinstance(pair, frozenset) or not 1 <= len(pair) <= 2 or not pair <= frozenset(modalities):
+            raise WeightsError(
+                f"{whose}: learnt_scales holds {pair!r}; allowed are frozensets of one or two of"
+                f" {', '.join(sorted(modalities))}"
+            )
+        if isinstance(scale, bool) or not isinstance(scale, numbers.Real) or not 0 < scale < math.inf:
+            raise WeightsError(
+                f"{whose}: the learnt scale of {' and '.join(sorted(pair))} is {scale!r}, no finite number above 0"
+            )
+    return {pair: float(scale) for pair, scale in found.items()}
+
 
 class Runtime(Protocol):
     """What executes the towers of a model.
@@ -108,13 +146,20 @@ class Runtime(Protocol):
 class ClipModel(Model):
     """A model of the catalog: towers over one space, a frontend before them, a runtime under them."""
 
-    def __init__(self, frontend: Frontend, runtime: Runtime, resolved: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        frontend: Frontend,
+        runtime: Runtime,
+        resolved: Mapping[str, Any],
+        scales: Callable[[], Mapping[frozenset[str], float]] = dict,
+    ) -> None:
         """Put the parts of a model together.
 
         Args:
             frontend: How values are prepared.
             runtime: What executes the towers.
             resolved: What was found out at load, for the provenance, beside runtime, precision and device.
+            scales: Returns `learnt_scales`; called when they are first asked for, and then no more.
         """
         self.dim = frontend.dim
         self.modalities = frontend.modalities
@@ -127,6 +172,15 @@ class ClipModel(Model):
         }
         self._frontend = frontend
         self._runtime = runtime
+        self._scales = functools.cache(scales)
+
+    def learnt_scales(self) -> Mapping[frozenset[str], float]:
+        """Return the scales that the weights hold; see `Model.learnt_scales`.
+
+        Raises:
+            WeightsError: If the weights cannot be read again, or hold one that is no scale.
+        """
+        return dict(self._scales())
 
     def prepare(self, modality: str, content: Any, spec: EncoderSpec) -> Prepared:
         """Tokenise a text, decode and crop an image (or check one that its owner preprocessed), resample a sound."""

@@ -15,18 +15,39 @@ class Vector:
     """A value that was embedded.
 
     Attributes:
-        values: (dim,) float32, a view into its micro-batch's matrix.
+        values: (dim,) float32, its owner's to change; it may be a view into its micro-batch's matrix.
         truncated: Whether the text was cut to the context length.
         media_type: What the content turned out to be.
+        modality: What it was embedded as; None where that is not known, of a vector that was there already.
     """
 
     values: np.ndarray
     truncated: bool = False
     media_type: str | None = None
+    modality: str | None = None
 
 
 Outcome = Vector | Failure | None
 """What became of one item: a vector, a failure, or None for null."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Labelled:
+    """A value that was classified.
+
+    Attributes:
+        values: Of each of its best labels `label`, `clip_score` and `cosine`, best first.
+        truncated: Whether the text was cut to the context length.
+        media_type: What the content turned out to be.
+    """
+
+    values: list[dict[str, Any]]
+    truncated: bool = False
+    media_type: str | None = None
+
+
+Classified = Labelled | Failure | None
+"""What became of one item that was to be classified."""
 
 
 class Finished(NamedTuple):

@@ -183,7 +183,7 @@ def _load_catalog(
         return decision.combination, None
     runtime = decision.runtime or start_runtime(store, decision.combination, device, threads)
     resolved = {"weights_sha256": source.weights_sha256, **source.resolved, **decision.figures}
-    return decision.combination, ClipModel(source.frontend, runtime, resolved)
+    return decision.combination, ClipModel(source.frontend, runtime, resolved, source.scales)
 
 
 def _load_custom(spec: EncoderSpec) -> Model:

@@ -4,7 +4,7 @@ A session belongs to one thread. Threads of the loaded model fetch and decode wh
 what is ready, so that a caller who only pushes and takes what comes back keeps both busy. Rows come back in the order
 in which they were pushed, and no more of them are held than the limits of the spec say. What is decoded here is taken
 in order too, so that micro-batches do not depend on the clock; what is fetched is taken as it arrives, so that a slow
-address holds up nobody else.
+address holds up nobody else. A value equal to one that was embedded, or is on its way, is not embedded again.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from .failure import Code, Failure, Stage
 from .in_flight import Group, Row, Slot, Window
 from .item import Item, Uri
 from .loaded import Loaded
-from .outcome import Finished, Outcome, Vector
+from .outcome import Finished, Vector
 from .preparation import Preparation, fetch_and_prepare, fetch_policy, prepare_item
 from .spec import EncoderSpec
 from .stats import Stats
+from .vector_cache import Key, VectorCache, copy_of, key_of
 
 _GPU_ROWS, _CPU_ROWS = 128, 32
 _WINDOW = 4
@@ -42,17 +43,20 @@ _SOUND_BYTES_PER_S = 4 * 44_100
 class EmbedSession:
     """See the module. Made by `Encoder.session()`."""
 
-    def __init__(self, spec: EncoderSpec, loaded: Loaded, stats: Stats) -> None:
+    def __init__(self, spec: EncoderSpec, loaded: Loaded, stats: Stats, cache: VectorCache) -> None:
         """Start with nothing in flight.
 
         Args:
             spec: Whose limits and options hold.
             loaded: The model and its threads.
             stats: Where the session counts.
+            cache: The vectors that this spec's sessions made, in this process.
         """
         self._spec = spec
         self._loaded = loaded
         self._stats = stats
+        self._cache = cache
+        self._leaders: dict[Key, Slot] = {}
         on_gpu = loaded.model.device.startswith("cuda")
         self._max_rows = spec.max_batch_rows or (_GPU_ROWS if on_gpu else _CPU_ROWS)
         self._decoders = loaded.pool("decode", spec.preprocess_threads or loaded.threads)
@@ -142,6 +146,12 @@ class EmbedSession:
         if item.content is None:
             self._stats.nulls += 1
             return
+        if isinstance(item.content, Vector):
+            self._stats.given += 1
+            slot.outcome = item.content
+            return
+        if self._cache.enabled and self._is_known(slot, item):
+            return
         slot.row.open += 1
         self._slots_in_flight += 1
         if slot.may_be_sound:
@@ -158,6 +168,24 @@ class EmbedSession:
         else:
             slot.future = self._decoders.submit(prepare_item, item, self._loaded, self._spec)
             self._decoding.append(slot)
+
+    def _is_known(self, slot: Slot, item: Item) -> bool:
+        """Give a slot the vector of an equal item, now or when it is there; else remember what it is known by."""
+        key = key_of(item)
+        if key is None:
+            return False
+        if (vector := self._cache.get(key)) is not None:
+            self._settle(slot, vector)
+        elif (leader := self._leaders.get(key)) is not None:
+            slot.row.open += 1
+            leader.followers.append(slot)
+        else:
+            self._stats.cache_misses += 1
+            slot.key = key
+            self._leaders[key] = slot
+            return False
+        self._stats.cache_hits += 1
+        return True
 
     def _take_done(self) -> None:
         """Take what threads have finished, without waiting."""
@@ -241,7 +269,7 @@ class EmbedSession:
         except Exception as err:
             failure = Failure(Stage.ENCODE, Code.ENCODE_FAILED, f"{type(err).__name__}: {err}")
         else:
-            self._settle_all(slots, vectors)
+            self._settle_all(key[0], slots, vectors)
             return len(slots)
         # outside of the handlers: in them, the error's traceback would keep the memory of the failed call
         if len(slots) == 1:
@@ -256,14 +284,13 @@ class EmbedSession:
             self._loaded.remember_row_limit(*key, max(fitting))
         return max(fitting) if all(fitting) else 0
 
-    def _settle_all(self, slots: list[Slot], vectors: np.ndarray) -> None:
+    def _settle_all(self, modality: str, slots: list[Slot], vectors: np.ndarray) -> None:
         finite = np.isfinite(vectors).all(axis=1)
         for slot, values, good in zip(slots, vectors, finite, strict=True):
             prepared = slot.prepared
             assert prepared is not None
             if good:
-                self._stats.truncated_texts += prepared.truncated
-                self._finish(slot, Vector(values, prepared.truncated, prepared.media_type))
+                self._finish(slot, Vector(values, prepared.truncated, prepared.media_type, modality))
             else:
                 self._finish(slot, Failure(Stage.ENCODE, Code.ENCODE_FAILED, "the vector is not finite"))
 
@@ -280,18 +307,27 @@ class EmbedSession:
 
     # --- on the way out ----------------------------------------------------------------------------------------------
 
-    def _finish(self, slot: Slot, outcome: Outcome) -> None:
+    def _finish(self, slot: Slot, outcome: Vector | Failure) -> None:
         self._slots_in_flight -= 1
         slot.row.open -= 1
         slot.prepared = None
         self._settle(slot, outcome)
+        if slot.key is None:
+            return
+        del self._leaders[slot.key]
+        if isinstance(outcome, Vector):
+            self._cache.put(slot.key, outcome)
+        for follower in slot.followers:
+            follower.row.open -= 1
+            self._settle(follower, copy_of(outcome) if isinstance(outcome, Vector) else outcome)
 
-    def _settle(self, slot: Slot, outcome: Outcome) -> None:
+    def _settle(self, slot: Slot, outcome: Vector | Failure) -> None:
         slot.outcome = outcome
         if isinstance(outcome, Failure):
             self._stats.count_failure(outcome)
         else:
             self._stats.embedded += 1
+            self._stats.truncated_texts += outcome.truncated
 
     def _pop_finished(self) -> list[Finished]:
         done: list[Finished] = []

@@ -103,6 +103,8 @@ class EncoderSpec:
         max_batch_bytes: Bytes of source content (files, arrays, texts) behind one call of the model.
         max_batch_pixels: Pixels of source images behind one call of the model, and decoded at the same time; of sounds
             the values of the model's largest layer, some 440,000 for a second and channel of AudioCLIP.
+        max_cache_bytes: What a process keeps of vectors, so that equal texts, files and URIs are embedded once; 0
+            embeds every value anew.
         preprocess_threads: Threads that decode; None means one for each core that this worker may use.
         fetch_threads: Threads that wait for URIs.
         cache_dir: Where downloads, and graphs made of them, are kept; None means $CLIPMILL_CACHE, or ~/.cache/clipmill.
@@ -138,6 +140,7 @@ class EncoderSpec:
     max_batch_rows: int | None = None
     max_batch_bytes: int = 64 * _MIB
     max_batch_pixels: int = 100_000_000
+    max_cache_bytes: int = 64 * _MIB
     preprocess_threads: int | None = None
     fetch_threads: int = 16
     cache_dir: str | None = None
@@ -184,7 +187,7 @@ class EncoderSpec:
             value = getattr(self, name)
             if value is None and name in ("max_batch_rows", "preprocess_threads", "max_text_tokens"):
                 continue
-            least = {"max_redirects": 0, "max_text_tokens": 2}.get(name, 1)
+            least = {"max_redirects": 0, "max_cache_bytes": 0, "max_text_tokens": 2}.get(name, 1)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise SpecError(f"{name}={value!r} is not a whole number of at least {least}")
         if self.max_image_pixels > MAX_PILLOW_PIXELS:
@@ -277,6 +280,7 @@ _COUNTS = (
     "max_batch_rows",
     "max_batch_bytes",
     "max_batch_pixels",
+    "max_cache_bytes",
     "preprocess_threads",
     "fetch_threads",
     "max_fetch_bytes",

@@ -14,7 +14,10 @@ class Stats:
 
     Attributes:
         rows: Rows pushed.
-        embedded: Values embedded; a row with two columns has two.
+        embedded: Values that got a vector; a row with two columns has two.
+        given: Values whose vectors were there already.
+        cache_hits: Values whose vectors were taken from equal ones: see `vector_cache`.
+        cache_misses: Values that could have been, and were the first of their kind.
         nulls: Values that were null and gave a null vector.
         failed: Values that failed, by reason code.
         batches: Calls of the model.
@@ -28,6 +31,9 @@ class Stats:
 
     rows: int = 0
     embedded: int = 0
+    given: int = 0
+    cache_hits: int = 0
+    cache_misses: int = 0
     nulls: int = 0
     failed: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     batches: int = 0

@@ -7,6 +7,8 @@
 - `log`: a directory; every process appends its loads and calls to a file of its own there (`read_log` reads them all)
 - `max_rows`: calls with more rows run out of memory, as a small GPU would
 - `bad`: texts that contain this word make the whole call fail, as a broken row can
+- `scale`: what it learnt to multiply cosines of texts and images by (`scale="model"`); none unless given. `scale_ai`
+  and `scale_at` are those of sounds and images, and of sounds and texts
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from .catalog.facts import fake_modalities
+from .catalog.facts import fake_modalities, fake_scales
 from .errors import OutOfMemoryError
 from .media.audio import open_sound, require_audio
 from .media.images import open_image
@@ -65,7 +67,12 @@ class FakeModel(Model):
         self._max_rows = int(options.get("max_rows", 0)) or None
         self._bad = options.get("bad")
         self._log = Path(options["log"]) if options.get("log") else None
+        self._scales = fake_scales(options)
         self._write({"event": "load"})
+
+    def learnt_scales(self) -> Mapping[frozenset[str], float]:
+        """Return what the options say."""
+        return dict(self._scales)
 
     def prepare(self, modality: str, content: Any, spec: EncoderSpec) -> Prepared:
         """Keep a text; decode an image or a sound. Only sounds of equal shape share a call, as in real models."""

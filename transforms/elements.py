@@ -103,7 +103,7 @@ class RowElements:
     def finish(self, element: Any, outcomes: Sequence[Outcome]) -> Finished:
         """See `Elements`."""
         fields = self._fields(element)
-        values, failures = self.plan.results(functools.partial(value_at, fields), outcomes)
+        values, failures, _ = self.plan.results(functools.partial(value_at, fields), outcomes)
         if self.vectors == "list":
             values = {name: as_lists(value) for name, value in values.items()}
         return Finished(make_row(element, fields, values), failures)

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 from ..drivers import DRIVERS
 from ..errors import SpecError, UnknownModelError
 from . import mclip, tables
-from .facts import MODALITIES, ModelFacts, facts_of, fake_modalities
+from .facts import MODALITIES, ModelFacts, facts_of, fake_modalities, fake_scales
 from .tables import Preprocessing, simplify
 
 _WEIGHT_FILE = re.compile(r".*(/|\.pt$|\.bin$|\.safetensors$)", re.IGNORECASE | re.DOTALL)
@@ -166,6 +166,10 @@ def _fake(name: str, options: str) -> ModelRef:
         raise SpecError(f"model {name!r}: modalities holds {strangers[0]!r}; there are {', '.join(sorted(MODALITIES))}")
     if not ref.options.get("dim", "8").isdecimal() or int(ref.options.get("dim", "8")) < 1:
         raise SpecError(f"model {name!r}: dim={ref.options['dim']!r} is not a whole number of at least 1")
+    try:
+        fake_scales(ref.options)
+    except SpecError as err:
+        raise SpecError(f"model {name!r}: {err}") from err
     return ref
 
 

@@ -6,6 +6,7 @@
 - `mclip`, `mclip_build`: M-CLIP's multilingual text towers, beside an image tower of open_clip
 - `place`: the files of a directory or a repository
 - `files`, `weights`: weight files, their hashes, and how they are read and fitted
+- `scales`: what cosines are multiplied by
 - `exported`: no networks but their graphs, from a directory
 """
 

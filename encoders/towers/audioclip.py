@@ -14,6 +14,7 @@ from ..frontend import AudioFrontend, Frontend, TextFrontend
 from ..media.audio import require_audio
 from ..spec import EncoderSpec
 from ..tokenizers.clip_bpe import ClipTokenizer
+from .scales import audioclip_scales
 from .source import Source
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def find_source(spec: EncoderSpec) -> Source:
         settings={"architecture": "AudioCLIP", "mode": spec.mode},
         resolved={"mode": spec.mode},
         runtimes=("torch",),
+        scales=functools.partial(audioclip_scales, (weights,)),
     )
 
 

@@ -13,6 +13,7 @@ an installed open_clip, M-CLIP's `tokenizer.json` from the directory.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from ..tokenizers.fast import FastTokenizer
 from ..tokenizers.saved import CLIP_FILE, FAST_FILE, clip_tokenizer, load_tokenizer
 from .files import sha256_of
 from .manifest import FILE, named_model, read_manifest
+from .scales import scales_of_dict
 from .source import Source
 
 _FOREIGN = {"normalised_image": "visual.onnx", "text": "textual.onnx"}
@@ -88,6 +90,9 @@ def _ours(folder: Path, manifest: Mapping[str, Any], spec: EncoderSpec) -> Sourc
         resolved={"exported_from": manifest["model"], **{k: manifest[k] for k in known if manifest.get(k)}},
         runtimes=("openvino",) if kind == "int8-openvino" else ("onnx", "openvino"),
         graphs=graphs,
+        scales=functools.partial(
+            scales_of_dict, manifest.get("learnt_scales"), manifest["modalities"], str(folder / FILE)
+        ),
     )
 
 

@@ -12,6 +12,7 @@ from ..frontend import Frontend, TextFrontend
 from ..spec import EncoderSpec
 from ..tokenizers.fast import FastTokenizer
 from .place import find_first, find_weights, read_json
+from .scales import clip_scales
 from .source import Source
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def find_source(spec: EncoderSpec) -> Source:
         functools.partial(_build, settings, config.where, files),
         {"transformers": settings},
         {name: value for name, value in borrowed.items() if value},
+        scales=functools.partial(clip_scales, files),
     )
 
 

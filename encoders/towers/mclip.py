@@ -48,6 +48,7 @@ def find_source(spec: EncoderSpec) -> Source:
         functools.partial(_build, mclip.BASES[model.base], model.dim, text_files, image.build),
         {"text": {"base": mclip.BASES[model.base], "dim": model.dim}, "image": dict(image.settings)},
         {"image_tower": image_name},
+        scales=image.scales,  # texts were taught to lie where those of this CLIP model lie
     )
 
 

@@ -22,6 +22,7 @@ from ..frontend import Frontend, TextFrontend, Tokenizer
 from ..spec import EncoderSpec
 from ..tokenizers.clip_bpe import ClipTokenizer
 from .files import is_torchscript
+from .scales import clip_scales
 from .source import Source
 
 _log = logging.getLogger("clipmill")
@@ -84,9 +85,10 @@ def _source(
     spec: EncoderSpec,
     settings: dict[str, Any],
 ) -> Source:
+    scales = functools.partial(clip_scales, (weights,))
     if text is None:
         frontend = Frontend(dim, image=preprocessing)
-        return Source(frontend, (weights,), functools.partial(_build, settings, weights), settings)
+        return Source(frontend, (weights,), functools.partial(_build, settings, weights), settings, scales=scales)
     tokenizer = make_tokenizer(text, spec)
     if name := text.get("hf_model_name"):
         settings = {**settings, "backbone": find_backbone(name, spec.cache_dir)}
@@ -96,7 +98,7 @@ def _source(
                 f" {settings['backbone']['pad_token_id']}: not a pair"
             )
     frontend = Frontend(dim, image=preprocessing, text=TextFrontend(tokenizer, fixed_length=depends_on_padding(text)))
-    return Source(frontend, (weights,), functools.partial(_build, settings, weights), settings)
+    return Source(frontend, (weights,), functools.partial(_build, settings, weights), settings, scales=scales)
 
 
 def _build(settings: dict[str, Any], weights: Path) -> dict[str, Any]:

@@ -35,6 +35,8 @@ class Source:
         resolved: What the provenance should say beside the weights' hash.
         runtimes: Which runtimes its towers can run in.
         graphs: Graphs that are there already, in place of towers.
+        scales: Returns what the model learnt to multiply cosines by, by pair of modalities. It may open the weights,
+            and raises `WeightsError` if what they hold is no scale; see `clipmill.encoders.towers.scales`.
     """
 
     frontend: Frontend
@@ -44,6 +46,7 @@ class Source:
     resolved: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     runtimes: tuple[str, ...] = ("torch", "onnx", "openvino")
     graphs: Graphs | None = None
+    scales: Callable[[], Mapping[frozenset[str], float]] = dict
 
     @functools.cached_property
     def weights_sha256(self) -> str:
