@@ -1,0 +1,258 @@
+"""The learnt scale is what the reference multiplies by, and none is invented where weights hold none."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from hugging_face_weights import EXACT, Case, drawn_clip, small_config, write_model
+from mclip_weights import small_base, write_mclip
+from open_clip.transform import image_transform
+from pictures import encode, photographs
+from PIL import Image
+from scale_weights import (
+    AUDIO_IMAGE,
+    AUDIO_TEXT,
+    FILES,
+    FP32,
+    KINDS,
+    LEARNT,
+    PAIR,
+    STORED,
+    TEXTS,
+    make_repository,
+    state_with,
+    write_audioclip,
+    write_safetensors,
+)
+from transformers import CLIPModel
+
+from clipmill.encoders import EncoderSpec, load_encoder, unload_all
+from clipmill.encoders.catalog import mclip
+from clipmill.encoders.catalog.facts import demo_directory
+from clipmill.encoders.errors import WeightsError
+from clipmill.encoders.scores import score
+from clipmill.encoders.towers import find_source
+from clipmill.encoders.towers.scales import clip_scales
+
+SAME, VISIBLE = 1e-6, 1e-2
+
+
+@pytest.fixture(autouse=True)
+def _forget_models():
+    yield
+    unload_all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_clip_scores_equal_open_clips_own_softmax(kind: str, tmp_path: Path) -> None:
+    """Whole, from files to scores, against open_clip's logits, a bias included; 100 and the bare parameter miss."""
+    case = make_repository(kind, tmp_path)
+    encoder = load_encoder(case.spec)
+    files = [encode(array) for array in photographs().values()]
+    prepare = image_transform(32, is_train=False)
+    images = torch.stack([prepare(Image.open(io.BytesIO(file))) for file in files])
+    ids = open_clip.SimpleTokenizer(context_length=20)(TEXTS)
+    with torch.inference_mode():
+        left = torch.nn.functional.normalize(case.module.encode_image(images), dim=-1)
+        right = torch.nn.functional.normalize(case.module.encode_text(ids), dim=-1)
+        logits = case.module.logit_scale.exp() * left @ right.T
+        if getattr(case.module, "logit_bias", None) is not None:
+            logits += case.module.logit_bias
+        if kind != "coca":  # which has no such method
+            torch.testing.assert_close(case.module.get_logits(images, ids)[0], logits)
+        expected = logits.softmax(dim=1).numpy()
+    assert set(encoder.learnt_scales) == {PAIR}
+    vectors = encoder.embed_images(files), encoder.embed_texts(TEXTS)
+
+    def error(scale: float) -> float:
+        return float(np.abs(score(*vectors, scale=scale).clip_score - expected).max())
+
+    assert error(encoder.learnt_scales[PAIR]) <= 1e-4
+    assert error(100.0) > VISIBLE and error(LEARNT) > VISIBLE, "the comparison sees another scale"
+
+
+# --- open_clip's files ------------------------------------------------------------------------------------------------
+
+
+def scales_of_file(path: Path) -> dict:
+    return dict(find_source(EncoderSpec(f"ViT-B-32::{path}")).scales())
+
+
+@pytest.mark.parametrize("layout", FILES)
+def test_every_layout_of_a_file_tells_its_scale(layout: str, tmp_path: Path) -> None:
+    """In the precision in which the file has it, as open_clip would load it."""
+    path = FILES[layout](state_with(LEARNT), tmp_path / "w.pt")
+    stored = torch.tensor(LEARNT).to(STORED.get(layout, torch.float32))
+    scales = scales_of_file(path)
+    assert set(scales) == {PAIR}
+    assert scales[PAIR] == pytest.approx(float(stored.float().exp()), rel=SAME)
+    if layout in STORED:
+        assert scales[PAIR] != pytest.approx(math.exp(LEARNT), rel=SAME), "rounding is seen"
+    other = FILES[layout](state_with(LEARNT + 0.5), tmp_path / "other.pt")
+    assert scales_of_file(other)[PAIR] / scales[PAIR] == pytest.approx(math.exp(0.5), rel=VISIBLE)
+
+
+def test_a_scale_over_100_is_taken_as_it_is(tmp_path: Path) -> None:
+    """Only OpenAI's training kept it below; open_clip bounds nothing when it scores."""
+    path = write_safetensors(state_with(4.75), tmp_path / "w")
+    assert scales_of_file(path)[PAIR] == pytest.approx(115.584, rel=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["safetensors", "pickle", "safetensors-module"])
+def test_no_scale_is_invented(layout: str, tmp_path: Path) -> None:
+    state = state_with(LEARNT)
+    del state["logit_scale"]
+    assert scales_of_file(FILES[layout](state, tmp_path / "w.pt")) == {}
+
+
+@pytest.mark.parametrize("layout", ["safetensors", "safetensors-bfloat16", "pickle", "torchscript"])
+@pytest.mark.parametrize(
+    ("learnt", "message"),
+    [
+        ((math.nan,), "'logit_scale' in .* is nan"),
+        ((math.inf,), "is inf"),
+        ((-math.inf,), "is -inf"),
+        ((100.0,), "is 100.0, whose exponential is no finite number"),
+        ((-800.0,), "is -8.*, whose exponential is no finite number above 0"),
+        ((1.0, 2.0), r"has the shape \(2,\); a learnt scale is one number"),
+    ],
+)
+def test_a_parameter_that_is_no_scale_is_refused(layout: str, learnt: tuple, message: str, tmp_path: Path) -> None:
+    path = FILES[layout](state_with(*learnt), tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match=message):
+        scales_of_file(path)
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pt"])
+def test_files_that_are_not_there_or_no_weights_are_named(name: str, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=f"no weights at .*{name}"):
+        scales_of_file(tmp_path / name)
+    (tmp_path / name).write_text("<html>" * 9)
+    with pytest.raises(WeightsError, match=f"{name}' cannot be read as weights"):
+        scales_of_file(tmp_path / name)
+
+
+def test_it_is_read_when_it_is_asked_for_and_once(tmp_path: Path, monkeypatch) -> None:
+    """A parameter that is no number spoils no vectors; two encoders of one model read the file once."""
+    broken = load_encoder(make_repository("plain", tmp_path / "nan", math.nan).spec)
+    assert np.isfinite(broken.embed_texts(TEXTS)).all()
+    with pytest.raises(WeightsError, match="is nan: a training that failed"):
+        _ = broken.learnt_scales
+    unload_all()
+    reads = []
+    from clipmill.encoders.towers import scales
+
+    real = scales._from_safetensors
+    monkeypatch.setattr(scales, "_from_safetensors", lambda path, names: (reads.append(path), real(path, names))[1])
+    spec = make_repository("plain", tmp_path / "good").spec
+    encoder = load_encoder(spec)
+    encoder.embed_texts(TEXTS)
+    assert reads == []
+    assert encoder.learnt_scales is encoder.learnt_scales
+    assert load_encoder(spec, normalize=True).learnt_scales == encoder.learnt_scales
+    assert len(reads) == 1
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        encoder.learnt_scales[PAIR] = 1.0
+
+
+# --- the other families -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["safetensors", "sharded", "bin"])
+def test_hugging_faces_logits(layout: str, tmp_path: Path) -> None:
+    """Every layout; the clip_scores are the softmax of transformers' own logits."""
+    drawn = drawn_clip(small_config())
+    with torch.no_grad():
+        drawn.logit_scale.fill_(LEARNT)
+    case = Case(write_model(tmp_path / "m", drawn, layout=layout), None)
+    module = CLIPModel.from_pretrained(case.directory).eval()
+    encoder = load_encoder(case.model, **EXACT)
+    assert encoder.learnt_scales == {PAIR: pytest.approx(float(module.logit_scale.detach().exp()), rel=SAME)}
+    source = find_source(EncoderSpec(case.model))
+    assert (len(source.files) > 1) == (layout == "sharded")
+    assert [bool(clip_scales((path,))) for path in source.files].count(True) == 1, "one part alone holds it"
+    assert clip_scales(source.files) == clip_scales(source.files[::-1]) == encoder.learnt_scales
+    files = [encode(array) for array in photographs().values()]
+    ids = torch.tensor([np.pad(source.frontend.text.tokenizer(text)[0], (0, 50))[:50].tolist() for text in TEXTS])
+    with torch.inference_mode():
+        logits = module(input_ids=ids, pixel_values=case.reference_pixels(files)).logits_per_image
+    vectors = encoder.embed_images(files), encoder.embed_texts(TEXTS)
+    expected = logits.softmax(dim=1).numpy()
+    for scale, equal in ((encoder.learnt_scales[PAIR], True), (100.0, False)):
+        error = np.abs(score(*vectors, scale=scale).clip_score - expected).max()
+        assert error <= 1e-4 if equal else error > VISIBLE
+
+
+def test_hugging_face_weights_without_a_scale(tmp_path: Path) -> None:
+    directory = write_model(tmp_path / "m", drawn_clip(small_config()), layout="bin")
+    state = torch.load(directory / "pytorch_model.bin")
+    del state["logit_scale"]
+    torch.save(state, directory / "pytorch_model.bin")
+    assert find_source(EncoderSpec(f"hf:{directory}")).scales() == {}
+
+
+@pytest.mark.parametrize("has_scale", [True, False])
+def test_mclips_is_that_of_the_image_tower(has_scale: bool, tmp_path: Path, monkeypatch) -> None:
+    """Its texts were taught to lie where that CLIP's do; what the text tower's file may hold is nobody's."""
+    name = "M-CLIP/XLM-Roberta-Large-Vit-B-32"
+    for base in list(mclip.BASES):
+        monkeypatch.setitem(mclip.BASES, base, small_base(base))
+    directory = tmp_path / "text"
+    write_mclip(directory, mclip.MODELS[name].base, 512)
+    decoy = torch.load(directory / "pytorch_model.bin")
+    torch.save({**decoy, "logit_scale": torch.tensor(1.0)}, directory / "pytorch_model.bin")
+    state = state_with(LEARNT)
+    if not has_scale:
+        del state["logit_scale"]
+    path = write_safetensors(state, tmp_path / "vit")
+    source = find_source(EncoderSpec(f"{name}::{directory}", image_weights=str(path)))
+    assert source.scales() == ({PAIR: pytest.approx(math.exp(LEARNT), rel=SAME)} if has_scale else {})
+
+
+def bounded(parameter: float) -> float:
+    """The formula of its `forward`, in torch."""
+    return float(torch.clamp(torch.tensor(parameter).exp(), min=1.0, max=100.0))
+
+
+@pytest.mark.parametrize(
+    ("it", "ai", "at"), [(LEARNT, 3.9924, 4.5), (200.0, -0.7, LEARNT), (4.60517, 0.25, -3.0), (-200.0, 4.7, 1.5)]
+)
+def test_audioclips_three_scales(it: float, ai: float, at: float, tmp_path: Path) -> None:
+    """Each pair has its own, kept between 1 and 100 as the reference keeps it."""
+    spec = write_audioclip(tmp_path / "a.pt", logit_scale=it, logit_scale_ai=ai, logit_scale_at=at)
+    found = find_source(spec).scales()
+    expected = {PAIR: bounded(it), AUDIO_IMAGE: bounded(ai), AUDIO_TEXT: bounded(at)}
+    assert found == {pair: pytest.approx(scale, rel=SAME) for pair, scale in expected.items()}
+    assert len({round(scale, 3) for scale in expected.values()}) == 3, "a mixed-up pair is seen"
+
+
+def test_audioclips_scales_reach_the_encoder(tmp_path: Path) -> None:
+    spec = write_audioclip(tmp_path / "a.pt", logit_scale=LEARNT, logit_scale_ai=3.9924, logit_scale_at=5.0)
+    scales = load_encoder(spec).learnt_scales
+    assert {pair: round(scale, 2) for pair, scale in scales.items()} == {
+        PAIR: 23.03,
+        AUDIO_IMAGE: 54.18,
+        AUDIO_TEXT: 100.0,
+    }
+
+
+def test_audioclips_scales_that_are_missing_or_no_numbers(tmp_path: Path) -> None:
+    lean = write_audioclip(tmp_path / "lean.pt", logit_scale=LEARNT, logit_scale_ai=None, logit_scale_at=None)
+    assert set(find_source(lean).scales()) == {PAIR}
+    for number, value in enumerate((math.nan, math.inf, -math.inf)):
+        spec = write_audioclip(tmp_path / f"{number}.pt", logit_scale_at=value)
+        with pytest.raises(WeightsError, match=rf"'logit_scale_at' in .*{number}\.pt' is {value}"):
+            find_source(spec).scales()
+
+
+def test_the_demo_models() -> None:
+    module = open_clip.create_model(f"local-dir:{demo_directory()}")
+    found = load_encoder("demo", **FP32).learnt_scales
+    assert found == {PAIR: pytest.approx(float(module.logit_scale.detach().exp()), rel=SAME)}
+    assert 20 < found[PAIR] < 99, "neither what training began with nor the constant"
