@@ -11,6 +11,7 @@ from .document_plan import DocumentPlan
 from .encoder import Encoder
 from .failure import Failure
 from .item import Item
+from .kinds import document_item
 from .labels import Classifier, LabelSet
 from .outcome import Outcome
 from .plans import Getter
@@ -87,8 +88,8 @@ class BoundDocumentClassify:
     classifier: Classifier
 
     def items(self, document: Document) -> list[Item]:
-        """See `DocumentPlan.items`."""
-        return self.documents.items(document)
+        """Return what is classified: as `DocumentPlan.items`, but an embedding that is there already is used."""
+        return [] if document.failures else [document_item(inner) for _, inner in self.documents.select(document)]
 
     def results(self, document: Document, outcomes: Sequence[Outcome]) -> Document:
         """Give a document its labels, as the tag `labels`: a list of `label`, `clip_score`, `cosine`, best first."""

@@ -58,7 +58,7 @@ class DocumentPlan:
         Returns:
             One item for each document that `access_paths` reaches, in order; none where reading it failed already.
         """
-        return [] if document.failures else [inner.item() for _, inner in self._select(document)]
+        return [] if document.failures else [inner.item() for _, inner in self.select(document)]
 
     def results(self, document: Document, outcomes: Sequence[Outcome | Classified]) -> Document:
         """Give a document its outcomes back, in the order of `items`.
@@ -72,7 +72,7 @@ class DocumentPlan:
         key = document.key() or None
         failures = [failure.at(row=key) for failure in document.failures]
         if not document.failures:
-            for (place, inner), outcome in zip(self._select(result), outcomes, strict=True):
+            for (place, inner), outcome in zip(self.select(result), outcomes, strict=True):
                 if isinstance(outcome, Failure):
                     failures.append(outcome.at(column=None if place == "@r" else place, row=key))
                 elif outcome is not None:
@@ -82,7 +82,8 @@ class DocumentPlan:
             result.drop_content()
         return result
 
-    def _select(self, document: Document) -> list[tuple[str, Document]]:
+    def select(self, document: Document) -> list[tuple[str, Document]]:
+        """Return the documents that `access_paths` reaches, each with its place (`@m[3]`; `@r` is the root itself)."""
         return list(_parse(self.access_paths).select(document))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from .document import Document
 from .errors import SpecError
 from .failure import Code, RowError, Stage
-from .item import Item, item_of_value
+from .item import SOUND_FIELDS, SOUND_RATES, SOUND_SAMPLES, Item, item_of_value
 from .outcome import Vector
 from .spec import EncoderSpec
 
@@ -18,9 +18,13 @@ Kind = Literal["auto", "text", "image", "audio", "vector"]
 KINDS: tuple[Kind, ...] = ("auto", "text", "image", "audio", "vector")
 """`text`, `image` and `audio` are columns as `embed` takes them: strings in the last two are URIs. `vector` is a vector
 of the same model. `auto` takes a string for a text, tells bytes and arrays by their content, and takes a struct for a
-document: of `text`, `uri`, `blob` (or `bytes`), `tensor`, `embedding`, `mime_type`."""
+document: of `text`, `uri`, `blob` (or `bytes`), `tensor`, `embedding`, `mime_type`. A struct of Spark's `image` source
+is the image, and one of samples and their rate is the sound."""
 
-_CONTENT = ("text", "uri", "blob", "bytes", "path", "tensor", "embedding")
+CONTENT = ("text", "uri", "blob", "bytes", "path", "tensor", "embedding")
+"""Fields of which a struct that is ranked as a document has at least one."""
+
+_SPARK_IMAGE = frozenset({"height", "width", "nChannels", "data"})
 
 
 def check_kind(name: str, kind: Any, spec: EncoderSpec) -> None:
@@ -45,13 +49,15 @@ def item_of_kind(kind: Kind, value: Any) -> Item:
 
     Args:
         kind: What it is.
-        value: As `KINDS` says. None is null.
+        value: As `KINDS` says. None is null; a `RowError` is a value that could not be read.
 
     Returns:
         The item; a value that fits no kind becomes an item that fails.
     """
     if value is None:
         return Item("auto")
+    if isinstance(value, RowError):
+        return Item("auto", failure=value)
     try:
         if kind == "vector":
             return vector_item(value)
@@ -73,9 +79,12 @@ def vector_item(value: Any, modality: str | None = None) -> Item:
         RowError: If it is no list of numbers.
     """
     try:
-        values = np.asarray(value, np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and fails as such
+            values = np.asarray(value, np.float32)
     except (TypeError, ValueError) as err:
-        raise RowError(Stage.READ, Code.UNSUPPORTED, f"a vector is a list of numbers: {err}") from err
+        # not numpy's own words: they repeat the content
+        given = f"a vector is a flat list of numbers, got {type(value).__name__}"
+        raise RowError(Stage.READ, Code.UNSUPPORTED, given) from err
     return Item("auto", Vector(values, modality=modality))
 
 
@@ -97,22 +106,39 @@ def document_item(document: Document) -> Item:
         return Item("auto", failure=err)
 
 
+def modality_of_struct(fields: Collection[str]) -> Literal["image", "audio"] | None:
+    """Return what a struct is that holds decoded content: Spark's image, or a sound's samples with their rate.
+
+    Args:
+        fields: Their names.
+
+    Returns:
+        None for other structs, such as documents.
+    """
+    names = set(fields)
+    if names >= _SPARK_IMAGE:
+        return "image"
+    is_sound = names <= SOUND_FIELDS and not names.isdisjoint(SOUND_SAMPLES) and not names.isdisjoint(SOUND_RATES)
+    return "audio" if is_sound else None
+
+
 def _item_of_any(value: Any) -> Item:
     if isinstance(value, str):
         return Item("text", value)
     if isinstance(value, Document):
         return document_item(value)
     if isinstance(value, Mapping):
-        return document_item(_document_of(value))
+        modality = modality_of_struct(value.keys())
+        return document_item(_document_of(value)) if modality is None else item_of_value(modality, value)
     return Item("auto", bytes(value) if isinstance(value, bytearray | memoryview) else value)
 
 
 def _document_of(struct: Mapping[str, Any]) -> Document:
-    if not struct.keys() & set(_CONTENT):
+    if not struct.keys() & set(CONTENT):
         raise RowError(
             Stage.READ,
             Code.UNSUPPORTED,
-            f"a struct that is ranked as a document has one of {', '.join(_CONTENT)}; got {sorted(map(str, struct))}",
+            f"a struct that is ranked as a document has one of {', '.join(CONTENT)}; got {sorted(map(str, struct))}",
         )
     plain = {name: struct[name] for name in ("text", "uri", "mime_type") if struct.get(name) is not None}
     if "uri" not in plain and struct.get("path") is not None:

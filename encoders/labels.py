@@ -152,7 +152,8 @@ def _strings(what: str, given: Any) -> tuple[str, ...]:
     if isinstance(given, str | os.PathLike):
         source = f"{what} in {os.fspath(given)}"
         given = _read(what, os.fspath(given))
-    strings = tuple(given) if isinstance(given, Sequence | np.ndarray) else None
+    # a string is a sequence of strings too: a JSON file may hold one
+    strings = tuple(given) if isinstance(given, Sequence | np.ndarray) and not isinstance(given, str) else None
     if strings is None or not all(isinstance(one, str) for one in strings):
         raise SpecError(f"{source} are {given!r:.80}, not a list of texts")
     if not strings:

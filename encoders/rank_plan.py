@@ -103,6 +103,8 @@ class RankPlan:
         if not candidates:
             return Embedded({self.output: []})
         asked, *found = outcomes
+        if asked is None:  # a struct whose fields are all null
+            return Embedded({self.output: None})
         asked = scorer.check(asked)
         ranked = scorer.rank(asked, found, self.top_k)
         values = {self.output: [one.as_dict(candidates[one.position]) for one in ranked]}
@@ -245,7 +247,7 @@ class DocumentRankPlan:
         Returns:
             A copy whose `matches` are sorted, each with `scores`: `clip_score`, `cosine` and `position`, its place
             among the matches before. Those that failed stand at the end, with their `failures` and no scores.
-            `failures` of the document itself say that it could not be ranked at all.
+            `failures` of the document itself say that it could not be ranked at all: its matches stand as they stood.
         """
         result = document.copy()
         if not self.keep_content:
@@ -257,6 +259,8 @@ class DocumentRankPlan:
         query = scorer.check(outcomes[0])
         if isinstance(query, Failure):
             result.failures = (query.at(row=key),)
+            for match in result.matches:
+                match.scores = {}
             return result
         before, given = result.matches, document.embedding is not None
         result.matches = []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -156,7 +158,8 @@ class GroupTotals(NamedTuple):
             return cls()
         values = np.sort(np.asarray(logits, np.float64))[::-1]
         best = tuple(values[: top_k or 0].tolist())
-        return cls(float(values[0]), float(np.exp(values - values[0]).sum()), best)
+        with np.errstate(over="ignore"):
+            return cls(float(values[0]), float(np.exp(values - values[0]).sum()), best)
 
     @classmethod
     def merge(cls, totals: Sequence[GroupTotals], top_k: int | None) -> GroupTotals:
@@ -174,7 +177,7 @@ class GroupTotals(NamedTuple):
 
     def rank(self, logit: float) -> int | None:
         """Return a member's place from 1, None below the `top_k` best; equal logits share a place, as in SQL's rank."""
-        better = sum(one > logit for one in self.best)
+        better = bisect.bisect_left(self.best, -logit, key=operator.neg)
         return better + 1 if better < len(self.best) else None
 
 

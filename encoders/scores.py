@@ -6,8 +6,9 @@
 The scale is 100, as in clip-as-service (whose constant is exp(4.60517)), whatever the model; OpenAI's and most of
 open_clip's weights have learnt about the same. Both directions, image to texts and text to images, are this formula.
 
-Cosines are computed in float64 and rounded to float32's precision. So equal vectors have equal cosines wherever they
-stand in whatever block, and ties are ties.
+Vectors of length 1 are rounded to 26 bits behind the point. Their products then have 52, and float64 adds them up
+without rounding, in any order: so equal vectors have equal cosines wherever they stand in whatever block, and ties are
+ties. The rounding moves a cosine by some 1e-8; cosines are rounded to float32's precision, which is no finer.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ Scale = float | Literal["model"]
 """A number, or `model`: what the model learnt for the pair of modalities."""
 
 _BLOCK = 1024
+_STEPS = 2.0**26
+"""To the 1 of unit vectors: the most whose products' sums, up to 2**52, float64 holds exactly."""
 
 
 class Scores(NamedTuple):
@@ -50,7 +53,7 @@ def score(queries: Any, candidates: Any, *, scale: float = SCALE, block_rows: in
 
     Args:
         queries: (n, dim) or (dim,) numbers, normalised or not.
-        candidates: (m, dim) numbers; (0, dim) and [] for none.
+        candidates: (m, dim) numbers; (0, dim) or [] for none.
         scale: What cosines are multiplied by before the softmax.
         block_rows: Rows of a matrix product, for bounding memory beside the results; it changes no result.
 
@@ -65,7 +68,7 @@ def score(queries: Any, candidates: Any, *, scale: float = SCALE, block_rows: in
     if block_rows < 1:
         raise ValueError(f"block_rows={block_rows!r} is not at least 1")
     left, right = np.asarray(queries), np.asarray(candidates)
-    if right.size == 0 and left.ndim:
+    if right.shape == (0,) and left.ndim:
         right = np.empty((0, left.shape[-1]))
     if left.ndim not in (1, 2) or right.ndim != 2 or left.shape[-1] != right.shape[1]:
         raise ValueError(
@@ -109,7 +112,7 @@ def pair_cosines(left: Any, right: Any) -> np.ndarray:
 
 
 def softmax(logits: Any) -> np.ndarray:
-    """Return exp(logits) along the last axis, scaled to the sum 1; NaN stays NaN and takes no part.
+    """Return exp(logits) along the last axis, scaled to the sum 1; what is not finite gives NaN and takes no part.
 
     Args:
         logits: (..., m) numbers.
@@ -121,7 +124,7 @@ def softmax(logits: Any) -> np.ndarray:
     if logits.size == 0:
         return logits
     finite = np.isfinite(logits)
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         highest = np.max(logits, axis=-1, keepdims=True, where=finite, initial=-np.inf)
         powers = np.where(finite, np.exp(logits - highest), np.nan)
         return powers / np.nansum(powers, axis=-1, keepdims=True)
@@ -140,18 +143,22 @@ def order(values: Any) -> np.ndarray:
 
 
 def unit_rows(vectors: Any) -> np.ndarray:
-    """Scale rows to length 1 in float64; zeros stay, and what is not finite becomes NaN throughout.
+    """Scale rows to length 1 in float64; zeros stay, and a row of which anything is not finite becomes NaN throughout.
 
     Args:
         vectors: (n, dim) numbers.
 
     Returns:
-        (n, dim) float64.
+        (n, dim) float64, multiples of 2**-26: see the module.
     """
-    rows = np.asarray(vectors, np.float64)
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = np.ascontiguousarray(vectors, np.float64)  # numpy adds up in another order where rows are apart
+    largest = np.max(np.abs(rows), axis=1, keepdims=True, initial=0)
     with np.errstate(invalid="ignore"):
-        return np.where(np.isfinite(lengths), rows / np.where(lengths == 0, 1, lengths), np.nan)
+        # by the largest first: the square of 1e200 is too large for float64, and that of 1e-200 is 0
+        rows = rows / np.where(largest == 0, 1, largest)
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        units = np.rint(rows / np.where(lengths == 0, 1, lengths) * _STEPS) / _STEPS
+        return np.where(np.isfinite(largest), units, np.nan)
 
 
 def check_scale(scale: Any) -> None:

@@ -157,11 +157,9 @@ class EmbedSession:
         if slot.may_be_sound:
             self._window.expect(int(self._spec.max_audio_seconds * _SOUND_BYTES_PER_S))
         if isinstance(item.content, Uri):
-            fetchers = self._loaded.pool("fetch", self._spec.fetch_threads)
+            pool = self._loaded.pool("fetch", self._spec.fetch_threads)
             self._fetching.add(slot)
-            slot.future = fetchers.submit(
-                fetch_and_prepare, item, self._loaded, self._spec, self._policy, self._decoders
-            )
+            slot.future = pool.submit(fetch_and_prepare, item, self._loaded, self._spec, self._policy, self._decoders)
             slot.future.add_done_callback(lambda _: self._arrived.put(slot))
         elif item.modality == "text":  # cheaper than handing it to a thread
             self._receive(slot, prepare_item(item, self._loaded, self._spec))
@@ -235,7 +233,7 @@ class EmbedSession:
         return (
             self._window.is_full(self._slots_in_flight)
             or len(self._rows) >= _MAX_WAITING * self._max_rows
-            or (self._bytes_held > 2 * self._spec.max_batch_bytes and self._slots_in_flight > 1)
+            or (self._bytes_held > 2 * self._spec.max_batch_bytes and max(self._slots_in_flight, len(self._rows)) > 1)
         )
 
     def _make_room(self) -> None:

@@ -22,6 +22,7 @@ from clipmill.encoders.model import ClipModel, Model, Prepared
 from clipmill.encoders.preparation import count_pixels
 from clipmill.encoders.session import EmbedSession
 from clipmill.encoders.stats import Stats
+from clipmill.encoders.vector_cache import VectorCache
 
 FORMATS = [("WAV", "PCM_16"), ("WAV", "PCM_24"), ("WAV", "FLOAT"), ("RF64", "PCM_16"), ("FLAC", "PCM_16")]
 LOSSY = [("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III")]
@@ -251,7 +252,7 @@ def test_only_equal_lengths_share_a_call() -> None:
     """Many lengths: as many come out as went in, in order, each with its own vector, in calls of one shape."""
     echo = Echo()
     loaded = Loaded(ClipModel(Frontend(1, audio=AudioFrontend(8000)), echo, {}), 2)
-    session = EmbedSession(EncoderSpec(WITH_SOUNDS, max_batch_rows=4), loaded, Stats())
+    session = EmbedSession(EncoderSpec(WITH_SOUNDS, max_batch_rows=4), loaded, Stats(), VectorCache(0))
     lengths = [100 + 7 * (n * n % 23) for n in range(200)]
     items = [Item("audio", Waveform(np.full(length, 0.5, np.float32), 8000)) for length in lengths]
     done = [one for n, item in enumerate(items) for one in session.push(n, [item])] + session.flush()
@@ -267,7 +268,7 @@ def test_a_call_takes_no_more_than_the_budget_of_its_largest_layer() -> None:
     """Ten values for each sample, 20,000 in a call: two sounds of 1,000 samples, or one that is larger alone."""
     echo = Echo()
     loaded = Loaded(ClipModel(Frontend(1, audio=AudioFrontend(8000, values_per_sample=10.0)), echo, {}), 1)
-    session = EmbedSession(EncoderSpec(WITH_SOUNDS, max_batch_pixels=20_000), loaded, Stats())
+    session = EmbedSession(EncoderSpec(WITH_SOUNDS, max_batch_pixels=20_000), loaded, Stats(), VectorCache(0))
     for n, length in enumerate([1000] * 5 + [3000] * 2):
         session.push(n, [Item("audio", Waveform(np.zeros(length), 8000))])
     session.flush()
@@ -303,7 +304,7 @@ def test_what_is_prepared_is_bounded_in_bytes(distinct) -> None:
     model = Holding(2**20)
     loaded = Loaded(model, 4)
     spec = EncoderSpec(WITH_SOUNDS, max_batch_bytes=4 * 2**20, max_audio_seconds=10)
-    session = EmbedSession(spec, loaded, Stats())
+    session = EmbedSession(spec, loaded, Stats(), VectorCache(0))
     rows = [Item("audio", b"%04d" % (n % distinct)) for n in range(400)]
     done = [one for n, item in enumerate(rows) for one in session.push(n, [item])] + session.flush()
     assert [one.token for one in done] == list(range(400))

@@ -29,7 +29,8 @@ def _codes(outcomes: list) -> list[str | None]:
     return [str(o.code) if isinstance(o, Failure) else "null" if o is None else None for o in outcomes]
 
 
-def test_rows_come_back_once_and_in_order() -> None:
+@pytest.mark.parametrize("max_cache_bytes", [0, 2**20], ids=["without-cache", "with-cache"])
+def test_rows_come_back_once_and_in_order(max_cache_bytes: int) -> None:
     """Texts, images, nulls and failures of any mixture: n in, n out, in the order of the input."""
     kinds = [
         (Item("text", None), "null"),
@@ -45,7 +46,8 @@ def test_rows_come_back_once_and_in_order() -> None:
     ]
     rng = np.random.default_rng(3)
     rows = [[kinds[i] for i in rng.integers(0, len(kinds), rng.integers(0, 4))] for _ in range(300)]
-    session = load_encoder("fake::dim=4&bad=bad", max_batch_rows=7, fetch_threads=2).session()
+    options = {"max_batch_rows": 7, "fetch_threads": 2, "max_cache_bytes": max_cache_bytes}
+    session = load_encoder("fake::dim=4&bad=bad", **options).session()
     done = [f for number, row in enumerate(rows) for f in session.push(number, [item for item, _ in row])]
     done += session.flush()
     assert [finished.token for finished in done] == list(range(300))
@@ -120,7 +122,7 @@ def test_a_retry_has_the_failed_calls_memory_back() -> None:
                 raise MemoryError(f"{len(alive)} activations")
             return np.zeros((len(payloads), 1))
 
-    outcomes = load_encoder(f"custom:{_importable(Small)}", max_batch_rows=8).embed("text", ["x"] * 8)
+    outcomes = load_encoder(f"custom:{_importable(Small)}", max_batch_rows=8).embed("text", list("abcdefgh"))
     assert _codes(outcomes) == [None] * 8
 
 
@@ -189,7 +191,7 @@ def test_slow_uris_do_not_hold_up_others() -> None:
         embedded_before_the_end = []
         session = load_encoder("fake::", **options).session(stats := Stats())
         slow = [Item("image", Uri(server.url(f"/slow?n={n}"))) for n in range(4)]
-        quick = [Item("image", Uri(server.url("/photo.jpg"))) for _ in range(20)]
+        quick = [Item("image", Uri(server.url(f"/photo.jpg?n={n}"))) for n in range(20)]
         for number, item in enumerate([*slow, *quick]):
             session.push(number, [item])
             embedded_before_the_end.append(stats.embedded)
@@ -296,7 +298,8 @@ def test_memory_in_flight_is_bounded() -> None:
     session = load_encoder("fake::", max_batch_rows=8).session()
     waiting = 0
     for number in range(500):
-        waiting += 1 - len(session.push(number, [Item("image", encode(SMALL))]))
+        picture = encode(SMALL + np.uint8(number // 256) + np.array([number % 256, 0, 0], np.uint8))
+        waiting += 1 - len(session.push(number, [Item("image", picture)]))
         assert waiting <= 4 * 8
     assert len(session.flush()) == waiting
 
@@ -308,7 +311,7 @@ def test_a_slow_uri_does_not_let_rows_pile_up() -> None:
         session = load_encoder("fake::", **options).session()
         done = session.push("slow", [Item("image", Uri(server.url("/slow")))])
         for number in range(200):
-            done += session.push(number, [Item("text", "x")])
+            done += session.push(number, [Item("text", f"x{number}")])
             assert number + 2 - len(done) <= 16 * 2
         done += session.flush()
     assert [f.token for f in done] == ["slow", *range(200)]

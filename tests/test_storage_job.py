@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from storage_helpers import photograph, text_vector
 
-from clipmill.encoders import EncoderSpec, read_provenance
+from clipmill.encoders import EncoderSpec, read_provenance, unload_all
 from clipmill.encoders.columns import Column
 from clipmill.encoders.errors import DatasetError, SpecError
 from clipmill.encoders.storage import (
@@ -316,6 +316,7 @@ def test_what_cannot_work_fails_before_anything_runs(table, tmp_path, options, e
 
 def test_a_manifest_says_what_a_shard_is_and_what_became_of_it(table, tmp_path):
     out = str(tmp_path / "out")
+    unload_all()  # else the vectors may be known from another test, and nothing is encoded
     run(out, table, columns={"caption": "text"})
     (manifest,) = read_manifests(out)
     (shard,) = plan_shards([str(table)])

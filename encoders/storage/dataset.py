@@ -1,6 +1,6 @@
 """The directory of a dataset: made, described, finished and read.
 
-    part-<shard>.parquet            rows with vectors
+    part-<shard>.parquet            rows with vectors or scores; part-<shard>.jsonl where JSON lines were asked for
     _failures/part-<shard>.jsonl    one line for each value that failed
     _manifest/part-<shard>.json     what became of a shard; written last, so that a shard with one is whole
     _job.json                       what made the dataset; written first
@@ -34,7 +34,7 @@ JOB, SUCCESS, STAGING = "_job.json", "_SUCCESS", "_staging"
 FORMAT = "clipmill dataset"
 
 _OWN = re.compile(
-    rf"part-[^/]+\.parquet|{FAILURES}/part-[^/]+\.jsonl|{MANIFESTS}/part-[^/]+\.json|{STAGING}/.+|{JOB}|{SUCCESS}"
+    rf"part-[^/]+\.(?:parquet|jsonl)|{FAILURES}/part-[^/]+\.jsonl|{MANIFESTS}/part-[^/]+\.json|{STAGING}/.+|{JOB}|{SUCCESS}"
 )
 _TEMPORARY = re.compile(rf"\.[^/]+{re.escape(TEMPORARY)}")
 
@@ -46,11 +46,15 @@ class DatasetSummary:
     Attributes:
         input_rows: Rows and documents that were read.
         failed_rows: Those of which something failed.
-        rows: Rows in the Parquet files.
+        rows: Rows in the files.
         embedded: Values embedded; a row with two columns has two.
+        scored: Candidates with scores, or values with labels, in the files.
+        given: Values whose vectors were there already.
         failed: Values that failed, by reason code.
         nulls: Values that were null.
         truncated_texts: Texts cut to the context length.
+        cache_hits: Values whose vectors were taken from equal ones.
+        cache_misses: Values that could have been, and were the first of their kind.
         seconds: Seconds of work, summed over shards.
         shards: Shards that are finished.
         loads: Models loaded, summed over processes.
@@ -65,9 +69,13 @@ class DatasetSummary:
     failed_rows: int = 0
     rows: int = 0
     embedded: int = 0
+    scored: int = 0
+    given: int = 0
     failed: dict[str, int] = dataclasses.field(default_factory=dict)
     nulls: int = 0
     truncated_texts: int = 0
+    cache_hits: int = 0
+    cache_misses: int = 0
     seconds: float = 0.0
     shards: int = 0
     loads: int = 0
@@ -210,9 +218,13 @@ def summarise(directory: str) -> DatasetSummary:
         failed_rows=total("failed_rows"),
         rows=total("rows"),
         embedded=total("embedded"),
+        scored=total("scored"),
+        given=total("given"),
         failed=dict(sorted(failed.items())),
         nulls=total("nulls"),
         truncated_texts=total("truncated_texts"),
+        cache_hits=total("cache_hits"),
+        cache_misses=total("cache_misses"),
         seconds=round(total("seconds"), 3),
         shards=len(manifests),
         loads=sum(loads.values()),
@@ -304,7 +316,9 @@ def open_parquet(location: str) -> pyarrow.dataset.Dataset:
         if folder.fs.isdir(folder.path):
             paths = [folder.at(name) for name in folder.list() if _is_part(name)]
         if not paths:
-            raise DatasetError(f"{location}: no Parquet file in it")
+            lines = any(name.startswith("part-") and name.endswith(".jsonl") for name in folder.list())
+            hint = "; its rows are JSON lines (part-*.jsonl), which read as such" if lines else ""
+            raise DatasetError(f"{location}: no Parquet file in it{hint}")
         return pyarrow.dataset.dataset(paths, format="parquet", filesystem=folder.fs)
 
 

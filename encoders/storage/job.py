@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import datetime
 import os
@@ -15,16 +14,18 @@ import pyarrow as pa
 
 from ... import __version__
 from ..columns import ColumnPlan
+from ..document_plan import DocumentPlan
 from ..errors import DatasetError, SpecError
-from ..failure import Failure, RowError
-from ..outcome import Finished
+from ..failure import RowError
+from ..rank_plan import DocumentRankPlan, PairPlan
 from ..registry import count_loads, load_encoder
 from ..spec import EncoderSpec
 from ..stats import Stats
 from .dataset import prepare_directory, write_job
 from .files import Folder
-from .misfits import fitting_batches
-from .modes import DocumentMode, Result, RowMode
+from .modes import Plan, is_of_rows, mode_of
+from .output import Output
+from .part_writers import Format, check_format
 from .provenance import read_provenance
 from .readers import choose_columns
 from .rows import schema_of
@@ -32,8 +33,6 @@ from .shard_writer import ShardWriter
 from .shards import Shard
 from .tables import documents_schema, rows_schema
 
-_BATCH_ROWS, _BATCH_BYTES = 64, 64 * 2**20
-"""When finished rows become an Arrow batch: by number, or by the bytes of what they carry along."""
 _READER_OPTIONS = ("text", "uri", "image", "audio", "id", "tags")
 
 
@@ -45,21 +44,19 @@ class Job:
         spec: The encoder.
         directory: The dataset that is written.
         schema: Columns of its files.
-        columns: Which columns of rows are embedded; None for documents.
+        plan: What is done with rows or documents.
         reader: Arguments of `read_documents`.
-        access_paths: Which documents of a tree are embedded.
-        keep_content: Whether documents keep `blob` and `tensor`.
         fail_fast: Whether the first failure ends the job.
+        format: What its files are: `parquet`, or `jsonl`, a JSON object for each row.
     """
 
     spec: EncoderSpec
     directory: str
     schema: pa.Schema
-    columns: ColumnPlan | None = None
+    plan: Plan = dataclasses.field(default_factory=DocumentPlan)
     reader: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    access_paths: str = "@r"
-    keep_content: bool = False
     fail_fast: bool = False
+    format: Format = "parquet"
 
     @classmethod
     def of(
@@ -69,6 +66,7 @@ class Job:
         shards: Sequence[Shard],
         *,
         columns: Mapping[str, Any] | ColumnPlan | None = None,
+        plan: Plan | None = None,
         reader: Mapping[str, Any] | None = None,
         access_paths: str = "@r",
         keep_content: bool = False,
@@ -76,6 +74,7 @@ class Job:
         drop: Sequence[str] = (),
         dtype: str = "float32",
         fail_fast: bool = False,
+        format: Format = "parquet",
     ) -> Job:
         """Check what a user asked for and decide the columns of the output, on the driver, without weights.
 
@@ -83,15 +82,17 @@ class Job:
             spec: The encoder.
             directory: The dataset that is written; made absolute.
             shards: All shards of the job.
-            columns: Embeds these columns of rows; without it the input is documents.
+            columns: Embeds these columns of rows; without it and without a plan documents are embedded.
+            plan: What else is done: ranking or classifying rows or documents, checked for this spec.
             reader: `text`, `uri`, `image`, `id` and `tags` of `read_documents`.
-            access_paths: Which documents of a tree are embedded.
-            keep_content: Whether documents keep `blob` and `tensor`.
+            access_paths: Which documents of a tree are embedded; a plan says its own.
+            keep_content: Whether documents keep `blob` and `tensor`; a plan says its own.
             tags: Columns (of JSON lines, fields) that travel along as tags of documents; with types, as columns of
                 their own.
             drop: Columns of rows that are left out.
             dtype: `float32` or `float16`.
             fail_fast: Whether the first failure ends the job.
+            format: `parquet` or `jsonl`.
 
         Raises:
             SpecError: If the options contradict each other.
@@ -99,26 +100,46 @@ class Job:
         """
         directory = Folder.of(directory).url
         reader = dict(reader or {})
+        check_format(format)
         if unknown := sorted(set(reader) - set(_READER_OPTIONS)):
             raise SpecError(f"reader has no option {unknown[0]!r}; it has {', '.join(_READER_OPTIONS)}")
-        if columns is None:
+        if plan is not None and (columns is not None or access_paths != "@r" or keep_content):
+            raise SpecError("a plan says its own columns, access_paths and keep_content")
+        if columns is not None:
+            plan = columns if isinstance(columns, ColumnPlan) else ColumnPlan.of(columns, spec=spec)
+        if plan is None or not is_of_rows(plan):
             if drop:
                 raise SpecError("drop leaves out columns of rows, and without columns={…} documents are embedded")
+            plan = plan or DocumentPlan(access_paths, keep_content)
+            _check_has_matches(plan, shards)
             reader.setdefault("tags", tuple(tags))
             _check_reader(shards, reader)
             declared = tags if isinstance(tags, Mapping) else None
-            schema = documents_schema(
-                spec, access_paths=access_paths, keep_content=keep_content, tags=declared, dtype=dtype
-            )
-            return cls(spec, directory, schema, None, reader, access_paths, keep_content, fail_fast)
+            schema = documents_schema(spec, tags=declared, dtype=dtype, plan=plan)  # type: ignore[arg-type]
+            return cls(spec, directory, schema, plan, reader, fail_fast, format)
         if reader or tags or keep_content or access_paths != "@r":
             raise SpecError(
                 f"columns={{…}} embeds rows; {', '.join(_READER_OPTIONS)}, access_paths and keep_content are for"
                 " documents"
             )
-        plan = columns if isinstance(columns, ColumnPlan) else ColumnPlan.of(columns, spec=spec)
-        schema = rows_schema(schema_of(shards, plan), plan, spec, drop=drop, dtype=dtype)
-        return cls(spec, directory, schema, plan, fail_fast=fail_fast)
+        if isinstance(plan, PairPlan):
+            raise SpecError(
+                "a job takes its rows one by one, and flat rows are ranked within groups: Rank(by=…) on Beam and "
+                "rank_groups(by=…) on Spark do that"
+            )
+        schema = rows_schema(schema_of(shards, plan), plan, spec, drop=drop, dtype=dtype)  # type: ignore[arg-type]
+        return cls(spec, directory, schema, plan, fail_fast=fail_fast, format=format)
+
+
+def _check_has_matches(plan: Plan, shards: Sequence[Shard]) -> None:
+    """Refuse to rank what cannot have matches."""
+    if not isinstance(plan, DocumentRankPlan):
+        return
+    if other := next((shard for shard in shards if shard.kind != "jsonl"), None):
+        raise DatasetError(
+            f"{other.paths[0]} has no documents with matches, which are JSON lines; of a table name the columns of the "
+            "query and of the candidates"
+        )
 
 
 def _check_reader(shards: Sequence[Shard], reader: Mapping[str, Any]) -> None:
@@ -166,8 +187,8 @@ def begin_job(
         "clipmill": __version__,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "spec": job.spec.as_dict(),
-        "columns": None if job.columns is None else {p: dataclasses.asdict(c) for p, c in job.columns.columns.items()},
-        "access_paths": job.access_paths,
+        **described(job.plan),
+        "rows_as": job.format,
         "provenance": read_provenance(job.schema),
         "inputs": [os.fspath(given) for given in inputs],
         "arguments": dict(arguments or {}),
@@ -175,11 +196,21 @@ def begin_job(
     write_job(job.directory, description, shards=len(shards))
 
 
-def embed_shard(shard: Shard, job: Job, *, cpus: int | None = None, exclusive: bool = False) -> dict[str, Any]:
-    """Read a shard, embed it, write its files.
+def described(plan: Plan) -> dict[str, Any]:
+    """Return a plan as plain values."""
+    if isinstance(plan, ColumnPlan):
+        return {"columns": {path: dataclasses.asdict(c) for path, c in plan.columns.items()}, "access_paths": "@r"}
+    if isinstance(plan, DocumentPlan):
+        return {"columns": None, "access_paths": plan.access_paths}
+    return {"plan": {"name": type(plan).__name__, **dataclasses.asdict(plan)}}  # type: ignore[call-overload]
 
-    What has a vector, and rows whose columns were all null, are in the Parquet file. What failed is in the failures: a
-    row that was embedded in part is in both, one without any vector only there.
+
+def embed_shard(shard: Shard, job: Job, *, cpus: int | None = None, exclusive: bool = False) -> dict[str, Any]:
+    """Read a shard, embed it (rank it, classify it: what the job's plan says), write its files.
+
+    What has a vector, and rows whose columns were all null, are in the files of rows. What failed is in the failures:
+    a row that was embedded in part is in both, one without any vector only there. With scores instead of vectors it is
+    the same; a candidate that failed leaves its row whole, and is in the failures too.
 
     Args:
         shard: What to read.
@@ -193,16 +224,17 @@ def embed_shard(shard: Shard, job: Job, *, cpus: int | None = None, exclusive: b
     Raises:
         DatasetError: If the output cannot be written, or a value failed and the job is to end then.
         WeightsError, DeviceError: If the encoder cannot be loaded.
+        SpecError: If the model cannot do what the plan says, as only its weights tell.
     """
     started = time.perf_counter()
     encoder = load_encoder(job.spec, cpus=cpus, exclusive=exclusive)
-    if job.columns is None:
-        mode: DocumentMode | RowMode = DocumentMode(job.reader, job.access_paths, job.keep_content)
-    else:
-        mode = RowMode(job.columns, job.schema)
+    mode = mode_of(job.plan, encoder, job.reader, job.schema)
     stats = Stats()
-    with encoder.session(stats) as session, ShardWriter(job.directory, shard.name, job.schema) as writer:
-        out = _Output(writer, mode, job, encoder.dim, stats)
+    with (
+        encoder.session(stats) as session,
+        ShardWriter(job.directory, shard.name, job.schema, format=job.format) as writer,
+    ):
+        out = Output(writer, mode, stats, fail_fast=job.fail_fast)
         for token, items in mode.read(shard):
             out.take(session.push(token, items))
         out.take(session.flush())
@@ -223,7 +255,10 @@ def embed_shard(shard: Shard, job: Job, *, cpus: int | None = None, exclusive: b
 def _timings(stats: Stats) -> dict[str, Any]:
     return {
         "embedded": stats.embedded,
+        "given": stats.given,
         "nulls": stats.nulls,
+        "cache_hits": stats.cache_hits,
+        "cache_misses": stats.cache_misses,
         "truncated_texts": stats.truncated_texts,
         "batches": stats.batches,
         "batch_rows": {str(rows): calls for rows, calls in sorted(stats.batch_rows.items())},
@@ -232,72 +267,3 @@ def _timings(stats: Stats) -> dict[str, Any]:
         "encode_msec": round(stats.encode_msec, 1),
         "out_of_memory_retries": stats.out_of_memory_retries,
     }
-
-
-class _Output:
-    """Gathers finished rows into batches, and their failures; counts both."""
-
-    def __init__(self, writer: ShardWriter, mode: DocumentMode | RowMode, job: Job, dim: int, stats: Stats) -> None:
-        self._writer = writer
-        self._mode = mode
-        self._job = job
-        self._dim = dim
-        self._stats = stats
-        self._held: list[Result] = []
-        self._held_bytes = 0
-        self._input_rows = 0
-        self._failed_rows = 0
-        self._failed: collections.Counter[str] = collections.Counter()
-        self._first_at: float | None = None
-        self._last_at: float | None = None
-
-    def take(self, finished: Sequence[Finished]) -> None:
-        for token, outcomes in finished:
-            self._input_rows += 1
-            result: Result = self._mode.finish(token, outcomes)
-            if result.failures:
-                self._failed_rows += 1
-                self._fail(result.failures, result.records)
-            if result.row is not None:
-                self._held.append(result)
-                self._held_bytes += result.nbytes
-            if len(self._held) >= _BATCH_ROWS or self._held_bytes >= _BATCH_BYTES:
-                self.flush()
-        if finished:
-            self._last_at = time.time()
-            self._first_at = self._first_at or self._last_at
-
-    def _fail(self, failures: Sequence[Failure], records: Sequence[Mapping[str, Any]]) -> None:
-        self._failed.update(str(failure.code) for failure in failures)
-        if self._job.fail_fast:
-            raise DatasetError(f"{failures[0].row}: {failures[0]}; the job ends at its first failure, as asked")
-        for record in records:
-            self._writer.fail(record)
-
-    def flush(self) -> None:
-        held, self._held, self._held_bytes = self._held, [], 0
-        rows = [result.row for result in held]
-        fitting = fitting_batches(rows, lambda some: self._mode.batch(some, self._job.schema, self._dim))
-        for batch in fitting.batches:
-            self._writer.write(batch)
-        for position, failure in fitting.misfits.items():
-            self._take_back(held[position], failure)
-
-    def _take_back(self, result: Result, misfit: Failure) -> None:
-        """Count a row as a failure after all, and its vectors, which are not written, no more."""
-        vectors = self._mode.vectors(result.row)
-        there = sum(vector is not None for vector in vectors)
-        self._stats.embedded -= there
-        self._stats.nulls -= max(0, len(vectors) - there - len(result.failures))  # what is no vector failed or was null
-        self._failed_rows += 0 if result.failures else 1
-        failure = misfit.at(row=result.name)
-        self._fail([failure], self._mode.records(result.row, [failure]))
-
-    def counts(self) -> dict[str, Any]:
-        return {
-            "input_rows": self._input_rows,
-            "failed_rows": self._failed_rows,
-            "failed": dict(sorted(self._failed.items())),
-            "first_row_at": self._first_at,
-            "last_row_at": self._last_at,
-        }

@@ -1,4 +1,4 @@
-"""What `embed_shard` does differently for documents and for rows: read, take apart, put together, write."""
+"""What a job does differently for documents and for rows: read, take apart, put together, write."""
 
 from __future__ import annotations
 
@@ -9,23 +9,30 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..classify_plan import ClassifyPlan
 from ..columns import ColumnPlan, MissingColumn, get_by_path
-from ..document import AccessPaths, Document
-from ..document_plan import DocumentPlan
+from ..document import Document
+from ..encoder import Encoder
 from ..failure import Failure
 from ..item import Item
 from ..outcome import Outcome
+from ..plans import AnyDocumentPlan, RowPlan
+from ..rank_plan import DocumentRankPlan
+from .column_types import REST_KEY
+from .document_layouts import EMBEDDING, document_layout
+from .layouts import layout_of
 from .readers import read_documents
-from .rows import REST_KEY, SourceRow, malformed, read_rows
+from .records import row_failure_records
+from .rows import SourceRow, malformed, read_rows
 from .shards import Shard
-from .tables import (
-    document_vectors,
-    documents_batch,
-    failure_records,
-    row_failure_records,
-    row_vectors,
-    rows_batch,
-)
+from .tables import documents_batch, rows_batch
+
+Plan = RowPlan | AnyDocumentPlan
+
+
+def is_of_rows(plan: Plan) -> bool:
+    """Tell whether a plan is for rows; else it is for documents."""
+    return hasattr(plan, "new_names")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,11 +40,12 @@ class Result:
     """What became of one document or row.
 
     Attributes:
-        row: What is written; None where nothing of it has a vector.
+        row: What is written; None where nothing of it was made.
         name: What names it in failures: its id, or its place.
         failures: What failed of it.
-        records: The failures as they are written.
+        records: The failures as they are written, the inner ones too.
         nbytes: Bytes that it carries along.
+        inner: What failed inside it, while it is whole: candidates.
     """
 
     row: Any
@@ -45,55 +53,65 @@ class Result:
     failures: Sequence[Failure] = ()
     records: Sequence[Mapping[str, Any]] = ()
     nbytes: int = 0
+    inner: Sequence[Failure] = ()
 
 
 class DocumentMode:
-    """Documents: one item for each place that the access paths reach."""
+    """Documents: one item for each place that the plan reaches."""
 
-    def __init__(self, reader: Mapping[str, Any], access_paths: str, keep_content: bool) -> None:
+    def __init__(self, plan: AnyDocumentPlan, encoder: Encoder, reader: Mapping[str, Any], schema: pa.Schema) -> None:
         self._reader = dict(reader)
-        self._paths = AccessPaths.parse(access_paths)
-        self._plan = DocumentPlan(access_paths, keep_content)
+        self._plan = plan.bound(encoder)
+        self._takes_vectors = isinstance(plan, DocumentRankPlan)
+        self._layout = document_layout(plan)
+        self._schema = schema
+        self._dim = encoder.dim
+        self.makes_vectors = self._layout.makes_vectors
 
     def read(self, shard: Shard) -> Iterator[tuple[Document, list[Item]]]:
         """Yield the documents of a shard with their items."""
         for document in read_documents(shard, **self._reader):
+            if self._takes_vectors:
+                for inner in (document, *document.matches):
+                    inner.embedding = inner.tags.pop(EMBEDDING, None)  # a line's unknown fields are tags
             yield document, self._plan.items(document)
 
     def finish(self, token: Document, outcomes: Sequence[Outcome]) -> Result:
-        """Give a document its vectors."""
+        """Give a document its results."""
         document = self._plan.results(token, outcomes)
-        has_vector = any(inner.embedding is not None for _, inner in self._paths.select(document))
-        is_written = has_vector or not document.failures  # nothing reached and nothing failed: written as it came
+        # nothing reached and nothing failed: written as it came
+        is_written = not document.failures or any(one is not None for one in self._layout.made(document))
+        inner = self._plan.inner_failures(document)
+        records = [*self._layout.records(document), *self._layout.inner_records(document)]
         nbytes = len(document.blob or b"") + (0 if document.tensor is None else document.tensor.nbytes)
-        row = document if is_written else None
-        return Result(row, document.id, document.failures, failure_records(document), nbytes)
+        return Result(document if is_written else None, document.id, document.failures, records, nbytes, inner)
 
-    def vectors(self, row: Document) -> list[Any]:
-        """Return the vectors of what is written."""
-        return document_vectors(row)
+    def made(self, row: Document) -> list[Any]:
+        """Return the vectors or scores of what is written, None where one is null."""
+        return self._layout.made(row)
 
     def records(self, row: Document, failures: Sequence[Failure]) -> list[dict[str, Any]]:
         """Return failures of a document as they are written."""
-        return failure_records(row, failures)
+        return self._layout.records(row, failures)
 
-    def batch(self, rows: Sequence[Document], schema: pa.Schema, dim: int) -> pa.RecordBatch:
+    def batch(self, rows: Sequence[Document]) -> pa.RecordBatch:
         """Return documents as Arrow."""
-        return documents_batch(rows, schema, dim)
+        return documents_batch(rows, self._schema, self._dim)
 
 
 class RowMode:
-    """Rows: one item for each column that is embedded, or for each element of an array."""
+    """Rows: one item for each value that is worked on, or for each element of an array."""
 
-    def __init__(self, plan: ColumnPlan, schema: pa.Schema) -> None:
+    def __init__(self, plan: RowPlan, encoder: Encoder, schema: pa.Schema) -> None:
         self._plan = plan
+        self._bound = plan.bound(encoder)
+        self._layout = layout_of(plan)
         self._schema = schema
+        self._dim = encoder.dim
+        self.makes_vectors = self._layout.makes_vectors
         self._has_rest = any(REST_KEY in (field.metadata or {}) for field in schema)
         self._kept = set(schema.names)
-        lists = {
-            name: pa.types.is_list(schema.field(name).type.value_type) for name in plan.outputs if name in self._kept
-        }
-        self._single = {path for path, column in plan.columns.items() if not lists.get(str(column.output))}
+        self._single = _single_columns(plan, schema)
 
     def read(self, shard: Shard) -> Iterator[tuple[SourceRow, list[Item]]]:
         """Yield the rows of a shard with their items."""
@@ -102,7 +120,7 @@ class RowMode:
                 row = row._replace(failure=problem)
             if shard.kind == "jsonl" and row.values and row.values.get(self._plan.key) is None:
                 row = row._replace(values={self._plan.key: row.place, **_without_null(row.values, self._plan.key)})
-            yield row, [] if row.failure else self._plan.items(_getter(row.values))
+            yield row, [] if row.failure else self._bound.items(_getter(row.values))
 
     def _problem_of(self, row: SourceRow) -> Failure | None:
         """Say which column holds an array where no file declares one: the output has room for one vector."""
@@ -112,35 +130,73 @@ class RowMode:
         return None
 
     def finish(self, token: SourceRow, outcomes: Sequence[Outcome]) -> Result:
-        """Give a row its vectors."""
+        """Give a row its results."""
         values = token.values
         key = _value(values, self._plan.key)
         name = token.place if key is None else str(key)
+        inner: list[Failure] = []
         if token.failure is not None:
             failures: list[Failure] = [token.failure.at(row=name)]
-            embedded: dict[str, Any] = {}
+            made: dict[str, Any] = {}
         else:
-            made = self._plan.results(_getter(values), outcomes)
-            failures = [failure.at(row=token.place) for failure in made.failures]
-            embedded = made.values
-        records = self.records(values, failures)
-        if failures and not any(_has_vector(value) for value in embedded.values()):
+            given = self._bound.results(_getter(values), outcomes)
+            failures = [failure.at(row=token.place) for failure in given.failures]
+            inner = [failure.at(row=token.place) for failure in given.inner]
+            made = given.values
+        records = self.records(values, [*failures, *inner])
+        if failures and not any(one is not None for one in self._layout.made(made)):
             return Result(None, name, failures, records)
         # What isn't written is let go of here; of JSON lines everything is, in `tags`.
         kept = values if self._has_rest else {name: v for name, v in values.items() if name in self._kept}
-        return Result({**kept, **embedded}, name, failures, records, _nbytes(kept))
+        nbytes = _nbytes(kept) + (0 if self.makes_vectors else _nbytes(made))  # candidates, which may be photographs
+        return Result({**kept, **made}, name, failures, records, nbytes, inner)
 
-    def vectors(self, row: Mapping[str, Any]) -> list[Any]:
-        """Return the vectors of what is written, None where one is null."""
-        return row_vectors(row, self._plan)
+    def made(self, row: Mapping[str, Any]) -> list[Any]:
+        """Return the vectors or scores of what is written, None where one is null."""
+        return self._layout.made(row)
 
     def records(self, row: Mapping[str, Any], failures: Sequence[Failure]) -> list[dict[str, Any]]:
         """Return failures of a row as they are written."""
         return row_failure_records(failures, row, self._plan, lambda path: _value(row, path))
 
-    def batch(self, rows: Sequence[Mapping[str, Any]], schema: pa.Schema, dim: int) -> pa.RecordBatch:
+    def batch(self, rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
         """Return rows as Arrow."""
-        return rows_batch(rows, schema, self._plan, dim)
+        return rows_batch(rows, self._schema, self._plan, self._dim)
+
+
+Mode = DocumentMode | RowMode
+
+
+def mode_of(plan: Plan, encoder: Encoder, reader: Mapping[str, Any], schema: pa.Schema) -> Mode:
+    """Return how a plan's rows or documents are read, given their results, and written.
+
+    Args:
+        plan: What is done.
+        encoder: With what.
+        reader: Arguments of `read_documents`.
+        schema: What is written.
+
+    Raises:
+        SpecError: If the model cannot do it after all.
+    """
+    if is_of_rows(plan):
+        return RowMode(plan, encoder, schema)  # type: ignore[arg-type]  # told by its new columns
+    return DocumentMode(plan, encoder, reader, schema)  # type: ignore[arg-type]
+
+
+def _single_columns(plan: RowPlan, schema: pa.Schema) -> set[str]:
+    """Return the columns of which each row holds one value, as no file declares them arrays."""
+    columns = plan.columns if isinstance(plan, ClassifyPlan) else plan
+    if not isinstance(columns, ColumnPlan):
+        return set()
+    one_each = {field.name: _depth(field.type) for field in schema}
+    usual = 1  # a vector is a list of numbers, and labels are a list
+    return {path for path, column in columns.columns.items() if one_each.get(str(column.output), usual) == usual}
+
+
+def _depth(kind: pa.DataType) -> int:
+    """Return how many lists stand around each other in a type."""
+    return 1 + _depth(kind.value_type) if pa.types.is_list(kind) else 0
 
 
 def _getter(values: Mapping[str, Any]) -> Any:
@@ -166,9 +222,3 @@ def _nbytes(value: Any) -> int:
         return value.nbytes
     inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
     return sum(map(_nbytes, inner))
-
-
-def _has_vector(value: Any) -> bool:
-    if isinstance(value, list):
-        return any(isinstance(inner, np.ndarray) for inner in value)
-    return isinstance(value, np.ndarray)

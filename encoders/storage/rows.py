@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
-from ..columns import ColumnPlan
 from ..errors import ClipmillError, DatasetError
 from ..failure import Code, Failure, RowError, Stage
+from ..plans import RowPlan
+from .column_types import LIST_OF_TEXTS, REST_KEY, TAGS
 from .files import open_input
+from .layouts import layout_of
 from .lines import BrokenFileError, csv_records, json_records, open_text
 from .scalars import holds_sound, read_scalar
 from .shards import Shard, csv_delimiter
@@ -20,9 +22,6 @@ from .shards import Shard, csv_delimiter
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
-REST_KEY = b"clipmill.rest"
-"""Metadata of the column that takes, as JSON, what JSON lines hold beside the declared columns."""
-TAGS = "tags"
 _BATCH_ROWS = 64
 """Rows of a Parquet file that are held: of photographs these are some dozens of megabytes."""
 _OPENERS = 8
@@ -56,16 +55,17 @@ def read_rows(shard: Shard) -> Iterator[SourceRow]:
     yield from read_table(shard)
 
 
-def schema_of(shards: Sequence[Shard], plan: ColumnPlan | None = None) -> pa.Schema:
+def schema_of(shards: Sequence[Shard], plan: RowPlan | None = None) -> pa.Schema:
     """Return the one schema that all rows of a job have, whichever file they come from.
 
     Columns of Parquet files have their types there; where files differ, the type that holds both. Columns of CSV files
-    are strings. Of JSON lines, whose fields no file declares, the columns that are embedded and the key are strings,
-    and everything else travels in one column `tags`, as a JSON object; nothing is inferred file by file.
+    are strings. Of JSON lines, whose fields no file declares, the columns that are worked on and the key are strings
+    (lists of strings, where they are lists of candidates), and everything else travels in one column `tags`, as a JSON
+    object; nothing is inferred file by file.
 
     Args:
         shards: All shards of the job.
-        plan: Which columns are embedded; needed for JSON lines.
+        plan: What is done with which columns; needed for JSON lines.
 
     Raises:
         DatasetError: If a shard has no columns, no file can be read, or two files cannot be brought together.
@@ -82,15 +82,14 @@ def schema_of(shards: Sequence[Shard], plan: ColumnPlan | None = None) -> pa.Sch
         raise DatasetError(f"the inputs have columns of one name and different types: {err}") from err
 
 
-def _schema_of_file(shard: Shard, plan: ColumnPlan | None) -> pa.Schema | None:
+def _schema_of_file(shard: Shard, plan: RowPlan | None) -> pa.Schema | None:
     import pyarrow.parquet as pq  # late: it brings all of pyarrow's file systems, and ssl
 
     path = shard.paths[0]
     if shard.kind == "files":
         raise DatasetError(f"{path} has no columns; columns={{…}} needs JSON lines, CSV or Parquet")
     if shard.kind == "jsonl":
-        names = [] if plan is None else [plan.key, *(path for path in plan.columns if "." not in path)]
-        declared = [pa.field(name, pa.string()) for name in dict.fromkeys(names) if name != TAGS]
+        declared = [] if plan is None else _declared(plan)
         return pa.schema([*declared, pa.field(TAGS, pa.string(), metadata={REST_KEY: b"1"})])
     try:
         if shard.kind == "csv":
@@ -106,6 +105,14 @@ def _schema_of_file(shard: Shard, plan: ColumnPlan | None) -> pa.Schema | None:
     # Without the numbers of the fields, which the new columns don't have, and pandas' list of columns, soon wrong.
     metadata = {key: value for key, value in (schema.metadata or {}).items() if key != b"pandas"}
     return pa.schema([_without_number(field) for field in schema], metadata=metadata)
+
+
+def _declared(plan: RowPlan) -> list[pa.Field]:
+    """Return the columns that rows of JSON lines have: the key, and what is worked on."""
+    layout = layout_of(plan)
+    names = [plan.key, *(path for path in layout.kinds if "." not in path)]
+    types = dict.fromkeys(layout.lists, LIST_OF_TEXTS)
+    return [pa.field(name, types.get(name, pa.string())) for name in dict.fromkeys(names) if name != TAGS]
 
 
 def _without_number(field: pa.Field) -> pa.Field:

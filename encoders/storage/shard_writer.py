@@ -1,4 +1,4 @@
-"""One shard of a dataset: its Parquet file, its failures and its manifest, written whole or not at all."""
+"""One shard of a dataset: its file of rows, its failures and its manifest, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,24 +7,22 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, Any, Self
 
 import pyarrow as pa
 
 from ..errors import DatasetError
 from .files import Folder, dataset_errors, is_local
+from .part_writers import Format, PartWriter, check_format, open_part
 from .plain import json_text
-
-if TYPE_CHECKING:
-    import pyarrow.parquet as pq
 
 FAILURES, MANIFESTS = "_failures", "_manifest"
 _ROW_GROUP_BYTES = 64 * 2**20
 
 
-def part_name(shard: str) -> str:
-    """Return the name of a shard's Parquet file."""
-    return f"part-{shard}.parquet"
+def part_name(shard: str, format: Format = "parquet") -> str:
+    """Return the name of a shard's file of rows."""
+    return f"part-{shard}.{format}"
 
 
 def failures_name(shard: str) -> str:
@@ -48,7 +46,9 @@ class ShardWriter:
         DatasetError: If the directory cannot be written or is full.
     """
 
-    def __init__(self, directory: str, name: str, schema: pa.Schema, *, row_group_rows: int = 1024) -> None:
+    def __init__(
+        self, directory: str, name: str, schema: pa.Schema, *, row_group_rows: int = 1024, format: Format = "parquet"
+    ) -> None:
         """Say what is written where; nothing happens before the block is entered.
 
         Args:
@@ -56,7 +56,9 @@ class ShardWriter:
             name: Name of the shard; its files are `part-<name>.…`.
             schema: Columns of every batch.
             row_group_rows: Rows in a row group, and held in memory.
+            format: What the file of rows is: `parquet` or `jsonl`.
         """
+        check_format(format)
         if not name or "/" in name or name.startswith("."):
             raise DatasetError(f"{name!r} cannot name a shard: it becomes a part of file names")
         self._folder = Folder.of(directory)
@@ -67,22 +69,21 @@ class ShardWriter:
         self._buffered_rows = self._buffered_bytes = 0
         self._rows = 0
         self._failed = 0
-        self._parquet: Path | None = None
+        self._part_name = part_name(name, format)
+        self._format = format
+        self._part: Path | None = None
         self._failures: Path | None = None
         self._sink: pa.NativeFile | None = None
-        self._writer: pq.ParquetWriter | None = None
+        self._writer: PartWriter | None = None
         self._lines: IO[str] | None = None
 
     def __enter__(self) -> Self:
-        import pyarrow.parquet as pq  # late: it brings all of pyarrow's file systems, and ssl
-
         self._folder.make()
-        self._parquet = self._folder.temporary(part_name(self._name))
+        self._part = self._folder.temporary(self._part_name)
         with self._errors():
             try:
-                self._sink = pa.OSFile(str(self._parquet), "wb")
-                # No dictionaries: nearly all bytes are vectors and keys, which don't repeat.
-                self._writer = pq.ParquetWriter(self._sink, self._schema, compression="zstd", use_dictionary=False)
+                self._sink = pa.OSFile(str(self._part), "wb")
+                self._writer = open_part(self._sink, self._schema, self._format)
             except BaseException:
                 self._clean_up()
                 raise
@@ -133,7 +134,7 @@ class ShardWriter:
         Raises:
             DatasetError: If that is not possible; an older shard of the name may have lost its manifest then.
         """
-        if self._writer is None or self._sink is None or self._parquet is None:
+        if self._writer is None or self._sink is None or self._part is None:
             raise DatasetError(f"shard {self._name!r}: commit belongs inside the writer's block, once")
         self._flush()
         with self._errors():
@@ -149,7 +150,7 @@ class ShardWriter:
                 self._clean_up()
                 return standing
             folder.delete(manifest_name(name))
-        files = {part_name(name): folder.publish(self._parquet, part_name(name))}
+        files = {self._part_name: folder.publish(self._part, self._part_name)}
         if self._failures is None:
             folder.delete(failures_name(name))
         else:
@@ -188,9 +189,9 @@ class ShardWriter:
         self._buffer, self._buffered_rows, self._buffered_bytes = [], 0, 0
 
     def _errors(self) -> contextlib.AbstractContextManager[None]:
-        where = f"{self._folder.url}/{part_name(self._name)}"
-        if not is_local(self._folder.fs) and self._parquet is not None:
-            where = f"{self._parquet.parent}, the temporary files of {where}"
+        where = f"{self._folder.url}/{part_name(self._name, self._format)}"
+        if not is_local(self._folder.fs) and self._part is not None:
+            where = f"{self._part.parent}, the temporary files of {where}"
         return dataset_errors("write", where)
 
     def _clean_up(self) -> None:
@@ -204,7 +205,7 @@ class ShardWriter:
             if file is not None:
                 with contextlib.suppress(Exception):
                     file.close()
-        for path in (self._parquet, self._failures):
+        for path in (self._part, self._failures):
             if path is not None:
                 with contextlib.suppress(OSError):
                     path.unlink(missing_ok=True)

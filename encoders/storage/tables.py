@@ -1,31 +1,30 @@
-"""Schemas and record batches: documents and rows, with their vectors, as they stand in files."""
+"""Schemas and record batches: documents and rows, with what was made of them, as they stand in files."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from ..columns import Column, ColumnPlan
-from ..document import AccessPaths, Document
+from ..document import Document
+from ..document_plan import LABELS_TAG, DocumentPlan
 from ..errors import DatasetError, SpecError
-from ..failure import Failure
+from ..plans import AnyDocumentPlan, RowPlan
 from ..spec import EncoderSpec
+from .column_types import LIST_OF_TEXTS, REST_KEY, TAGS
+from .document_layouts import EMBEDDING, FAILURE, SCORES, DocumentLayout, document_layout
+from .layouts import LABELS, REASON, layout_of
 from .plain import clean_text, json_text
-from .provenance import provenance_of, with_provenance
-from .rows import REST_KEY, TAGS
-from .vectors import nested_vector_array, vector_array, vector_type
+from .provenance import with_provenance
+from .vectors import vector_array
 
 _NESTED = {"m": "matches", "c": "chunks"}
 _TENSOR = pa.struct([("shape", pa.list_(pa.int32())), ("dtype", pa.string()), ("data", pa.binary())])
 _DECLARED_KEY = b"clipmill.tag"
-_STEP = re.compile(r"([mc])\[(\d+)\]")
-_LONGEST_TEXT = 100_000
-"""Characters of a text that a failure repeats for the second try."""
 
 
 def documents_schema(
@@ -35,12 +34,17 @@ def documents_schema(
     keep_content: bool = False,
     tags: Mapping[str, pa.DataType] | None = None,
     dtype: str = "float32",
+    plan: AnyDocumentPlan | None = None,
 ) -> pa.Schema:
-    """Return the schema of embedded documents; it follows from the arguments, never from the documents.
+    """Return the schema of documents that were worked on; it follows from the arguments, never from the documents.
 
     The columns are `id`, `uri`, `text`, `mime_type`, `tags` (a JSON object as a string) and `embedding`; `matches` and
     `chunks`, lists of structs with the same fields, as deep as `access_paths` goes (what it does not reach is not
     written); with `keep_content` also `blob` and `tensor` (shape, dtype, row-major bytes) of the root.
+
+    Documents that were classified have `labels` instead of `embedding`. Those that were ranked have `matches`, each
+    with `scores` (`clip_score`, `cosine`, `position`) and, where it has none, its `failure`; embeddings only where the
+    plan keeps them.
 
     Args:
         spec: What makes the vectors.
@@ -48,29 +52,31 @@ def documents_schema(
         keep_content: Whether `blob` and `tensor` are written.
         tags: Tags that get columns of their own, with their types. A value that does not fit stays in `tags`.
         dtype: `float32` or `float16`.
+        plan: What is done with the documents, where it is not embedding; it says `access_paths` and `keep_content`.
 
     Raises:
         SpecError: If a declared tag would take the name of another column.
     """
-    fields = _document_fields(set(AccessPaths.parse(access_paths).paths), dtype)
-    if keep_content:
+    layout = document_layout(DocumentPlan(access_paths, keep_content) if plan is None else plan)
+    fields = _document_fields("", layout, dtype)
+    if layout.keep_content:
         fields += [pa.field("blob", pa.binary()), pa.field("tensor", _TENSOR)]
     taken = [field.name for field in fields]
     for name, kind in (tags or {}).items():
         if name in taken:
             raise SpecError(f"the tag {name!r} cannot be a column of its own: documents have one of that name")
         fields.append(pa.field(name, kind, metadata={_DECLARED_KEY: b"1"}))
-    provenance = provenance_of(spec, "auto")
-    vectors = [name for name in ("embedding", *_NESTED.values()) if name in taken]
-    return with_provenance(pa.schema(fields), dict.fromkeys(vectors, provenance))
+    made = [name for name in (EMBEDDING, LABELS_TAG, *_NESTED.values()) if name in taken]
+    return with_provenance(pa.schema(fields), dict.fromkeys(made, layout.provenance(spec)))
 
 
-def _document_fields(paths: set[str], dtype: str) -> list[pa.Field]:
+def _document_fields(place: str, layout: DocumentLayout, dtype: str) -> list[pa.Field]:
     fields = [pa.field(name, pa.string()) for name in ("id", "uri", "text", "mime_type", "tags")]
-    fields.append(pa.field("embedding", vector_type(dtype)))
+    fields += layout.fields(place, dtype)
     for letter, name in _NESTED.items():
-        if below := {path[1:] for path in paths if path.startswith(letter)}:
-            fields.append(pa.field(name, pa.list_(pa.struct(_document_fields(below, dtype)))))
+        if any(path.startswith(place + letter) for path in layout.paths):
+            inner = _document_fields(place + letter, layout, dtype)
+            fields.append(pa.field(name, pa.list_(pa.struct(inner))))
     return fields
 
 
@@ -112,9 +118,16 @@ def _fitting(value: Any, kind: pa.DataType) -> Any:
 def _document_arrays(
     documents: Sequence[Document], fields: Sequence[pa.Field], dim: int, tags: Sequence[Mapping[str, Any]]
 ) -> list[pa.Array]:
+    labels: Sequence[Any] = [None] * len(documents)
+    if any(field.name == LABELS_TAG for field in fields):
+        labels = [_fitting(d.tags.get(LABELS_TAG), LABELS) for d in documents]
+        tags = [_without(LABELS_TAG, t) if own else t for t, own in zip(tags, labels, strict=True)]
     make: dict[str, Callable[[pa.Field], pa.Array]] = {
         "tags": lambda field: pa.array([json_text(t) if t else None for t in tags], field.type),
-        "embedding": lambda field: vector_array([d.embedding for d in documents], dim, _dtype(field.type)),
+        LABELS_TAG: lambda field: pa.array(labels, field.type),
+        SCORES: lambda field: pa.array([d.scores or None for d in documents], field.type),
+        FAILURE: lambda field: pa.array([_reason(d) for d in documents], field.type),
+        EMBEDDING: lambda field: vector_array([d.embedding for d in documents], dim, _dtype(field.type)),
         "matches": lambda field: _nested_array([d.matches for d in documents], field.type, dim),
         "chunks": lambda field: _nested_array([d.chunks for d in documents], field.type, dim),
         "blob": lambda field: pa.array([d.blob for d in documents], field.type),
@@ -125,6 +138,18 @@ def _document_arrays(
         return pa.array([_string(getattr(d, field.name)) for d in documents], field.type)
 
     return [make.get(field.name, strings)(field) for field in fields]
+
+
+def _without(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != name}
+
+
+def _reason(document: Document) -> dict[str, Any] | None:
+    """Return why a document failed, as a column says it."""
+    if not document.failures:
+        return None
+    said = document.failures[0].as_dict()
+    return {name: clean_text(said[name]) for name in REASON.names}
 
 
 def _nested_array(groups: Sequence[Sequence[Document]], kind: pa.DataType, dim: int) -> pa.Array:
@@ -153,81 +178,44 @@ def _dtype(kind: pa.DataType) -> str:
 
 
 def rows_schema(
-    base: pa.Schema, plan: ColumnPlan, spec: EncoderSpec, *, drop: Sequence[str] = (), dtype: str = "float32"
+    base: pa.Schema, plan: RowPlan, spec: EncoderSpec, *, drop: Sequence[str] = (), dtype: str = "float32"
 ) -> pa.Schema:
-    """Return the schema of embedded rows: the columns of `base` without `drop`, then the plan's new ones.
+    """Return the schema of rows that were worked on: the columns of `base` without `drop`, then the plan's new ones.
 
     Args:
         base: Columns of the rows as they come; of arrays the new column holds lists of vectors.
-        plan: What is embedded.
+        plan: What is done with them.
         spec: What makes the vectors.
         drop: Columns that are left out, such as photographs that need not be written again.
-        dtype: `float32` or `float16`.
+        dtype: `float32` or `float16`, of vectors.
 
     Raises:
-        SpecError: If a column is missing, or a new one would be written over an old one.
+        SpecError: If a column is missing or of a type that cannot work, or a new one would be written over an old one.
     """
     for name in drop:
         if name not in base.names:
             raise SpecError(f"drop names {name!r}, and the columns are {', '.join(map(repr, base.names))}")
-    has_rest = any(REST_KEY in (field.metadata or {}) for field in base)
+    layout = layout_of(plan)
     fields = [field for field in base if field.name not in set(drop)]
-    plan.check_free([field.name for field in fields])
-    provenances = {}
-    for path, column in plan.columns.items():
-        kind = _type_at(base, path)
-        if kind is None and not has_rest:
-            raise SpecError(f"there is no column {path!r}; the columns are {', '.join(map(repr, base.names))}")
-        fields += _new_fields(column, kind is not None and _is_array(kind), dtype)
-        provenances[str(column.output)] = provenance_of(spec, column.modality)
-    return with_provenance(pa.schema(fields, metadata=base.metadata), provenances)
+    layout.check_free([field.name for field in fields])
+    fields += layout.fields(base, dtype)
+    return with_provenance(pa.schema(fields, metadata=base.metadata), layout.provenances(spec))
 
 
-def _new_fields(column: Column, nested: bool, dtype: str) -> list[pa.Field]:
-    fields = [pa.field(str(column.output), vector_type(dtype, nested=nested))]
-    return [*fields, pa.field(column.truncated, pa.bool_())] if column.truncated else fields
-
-
-def _is_array(kind: pa.DataType) -> bool:
-    types = pa.types
-    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-
-
-def _type_at(schema: pa.Schema, path: str) -> pa.DataType | None:
-    """Return the type at `a.b.c` of nested structs; a column that contains the dots itself wins."""
-    if path in schema.names:
-        return schema.field(path).type
-    head, _, rest = path.partition(".")
-    kind = schema.field(head).type if rest and head in schema.names else None
-    return _type_at(pa.schema(list(kind)), rest) if kind is not None and pa.types.is_struct(kind) else None
-
-
-def document_vectors(document: Document) -> list[np.ndarray | None]:
-    """Return every vector of a document, those of its matches and chunks too."""
-    own = [] if document.embedding is None else [document.embedding]
-    return own + [vector for inner in (*document.matches, *document.chunks) for vector in document_vectors(inner)]
-
-
-def row_vectors(row: Mapping[str, Any], plan: ColumnPlan) -> list[np.ndarray | None]:
-    """Return every vector of an embedded row, None where it is null; an array column has one for each element."""
-    values = [row.get(name) for name in plan.outputs]
-    return [vector for value in values for vector in (value if isinstance(value, list) else [value])]
-
-
-def rows_batch(rows: Sequence[Mapping[str, Any]], schema: pa.Schema, plan: ColumnPlan, dim: int) -> pa.RecordBatch:
-    """Return embedded rows as a batch.
+def rows_batch(rows: Sequence[Mapping[str, Any]], schema: pa.Schema, plan: RowPlan, dim: int) -> pa.RecordBatch:
+    """Return rows that were worked on as a batch.
 
     Args:
         rows: Old and new columns in one mapping; those that the schema lacks are left out (of JSON lines they go, as a
             JSON object, into `tags`).
         schema: As `rows_schema` made it.
-        plan: What was embedded.
+        plan: What was done.
         dim: Values in a vector.
 
     Raises:
         DatasetError: If a value does not fit the type of its column, or a vector has another shape.
     """
-    outputs = plan.outputs
+    layout = layout_of(plan)
     arrays = []
     for field in schema:
         if REST_KEY in (field.metadata or {}):
@@ -235,12 +223,9 @@ def rows_batch(rows: Sequence[Mapping[str, Any]], schema: pa.Schema, plan: Colum
             arrays.append(pa.array([_rest(row, known) for row in rows], field.type))
             continue
         values = [row.get(field.name) for row in rows]
-        if field.name not in outputs:
-            arrays.append(_column(values, field))
-        elif pa.types.is_list(field.type.value_type):
-            arrays.append(nested_vector_array(values, dim, _dtype(field.type)))
-        else:
-            arrays.append(vector_array(values, dim, _dtype(field.type)))
+        with _telling(field):
+            made = layout.array(values, field, dim) if field.name in plan.new_names else None
+            arrays.append(_column(values, field) if made is None else made)
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
@@ -257,71 +242,21 @@ def _rest(row: Mapping[str, Any], known: set[str]) -> str | None:
 def _column(values: list[Any], field: pa.Field) -> pa.Array:
     if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
         values = [_text_of(value) for value in values]
+    elif field.type == LIST_OF_TEXTS:
+        values = [list(map(_text_of, value)) if isinstance(value, list | tuple) else value for value in values]
+    return pa.array(values, field.type)
+
+
+@contextlib.contextmanager
+def _telling(field: pa.Field) -> Iterator[None]:
+    """Say which column a value does not fit."""
     try:
-        return pa.array(values, field.type)
+        yield
+    except DatasetError:
+        raise
     except (pa.ArrowException, ValueError, TypeError, OverflowError) as err:
         raise DatasetError(f"column {field.name!r} is {field.type}, and a row holds something else: {err}") from err
 
 
 def _text_of(value: Any) -> str | None:
     return _string(value) if value is None or isinstance(value, str) else json_text(value)
-
-
-# --- failures --------------------------------------------------------------------------------------------------------
-
-
-def failure_records(document: Document, failures: Sequence[Failure] | None = None) -> list[dict[str, Any]]:
-    """Return a document's failures as they are written: why, and what a second try needs.
-
-    Each record stands for the one document that failed (`column` says where it was in the tree), and can be read again
-    as a JSON line. Image bytes are never in it, nor in the URI: a data: URI is left out.
-
-    Args:
-        document: What was embedded, in part or not at all.
-        failures: Its failures, where it does not carry them itself.
-    """
-    failures = document.failures if failures is None else failures
-    return [{**failure.as_dict(), **_second_try(_document_at(document, failure.column))} for failure in failures]
-
-
-def _document_at(document: Document, place: str | None) -> Document:
-    for letter, number in _STEP.findall(place or ""):
-        document = getattr(document, _NESTED[letter])[int(number)]
-    return document
-
-
-def _second_try(document: Document) -> dict[str, Any]:
-    fields = {"id": document.id, **_content(document.text, document.uri), "mime_type": document.mime_type}
-    if document.tags:
-        fields["tags"] = document.tags
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def _content(text: str | None, uri: str | None) -> dict[str, Any]:
-    is_short = text is not None and len(text) <= _LONGEST_TEXT
-    is_place = uri is not None and not uri.lower().startswith("data:")
-    return {**({"text": text} if is_short else {}), **({"uri": uri} if is_place else {})}
-
-
-def row_failure_records(
-    failures: Sequence[Failure], values: Mapping[str, Any], plan: ColumnPlan, get: Callable[[str], Any]
-) -> list[dict[str, Any]]:
-    """Return a row's failures as they are written: why, and the text or URI of the column for a second try.
-
-    Args:
-        failures: Each with its column.
-        values: The row.
-        plan: What was to be embedded.
-        get: Returns the value at a path of the row, None where there is none.
-    """
-    records = []
-    for failure in failures:
-        path, _, element = (failure.column or "").partition("[")
-        value = get(path) if path in plan.columns else None
-        if element and isinstance(value, list | tuple):
-            value = value[int(element.rstrip("]"))]
-        is_text = path in plan.columns and plan.columns[path].modality == "text"
-        value = value if isinstance(value, str) else None
-        name = {"id": str(values[plan.key])} if values.get(plan.key) is not None else {}
-        records.append({**failure.as_dict(), **name, **(_content(value, None) if is_text else _content(None, value))})
-    return records
