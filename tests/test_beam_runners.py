@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import apache_beam as beam
 import pytest
@@ -57,6 +56,7 @@ def test_metrics_count_rows_batches_and_reasons():
         "failed_unsupported": 1,
         "batches": 3,
         "truncated_texts": 1,
+        "cache_misses": 13,
         "models_loaded": 1,
     }
     (sizes,) = result.metrics().query(beam.metrics.MetricsFilter().with_name("batch_rows"))["distributions"]
@@ -69,10 +69,7 @@ def test_milliseconds_of_short_bundles_add_up(monkeypatch):
     meter = Meter()
     monkeypatch.setattr(meter, "count", lambda name, number: counted.append((name, number)))
     for _ in range(10):
-        stats = SimpleNamespace(rows=0, failed={}, batch_rows={}, embedded=0, nulls=0, batches=0, truncated_texts=0)
-        meter.report(
-            SimpleNamespace(**vars(stats), out_of_memory_retries=0, fetch_msec=0.25, decode_msec=0, encode_msec=0.5)
-        )
+        meter.report(Stats(fetch_msec=0.25, encode_msec=0.5))
     assert sum(number for name, number in counted if name == "fetch_msec") == 2
     assert sum(number for name, number in counted if name == "encode_msec") == 5
 
@@ -231,7 +228,7 @@ def test_the_core_learns_how_many_cores_it_has(monkeypatch):
 
     monkeypatch.setattr(Meter, "load", record)
     monkeypatch.setattr(worker_module, "allowed_cpus", lambda: 6)
-    monkeypatch.setattr("clipmill.transforms.embed.cpus_per_process", lambda options, runner: 3)
+    monkeypatch.setattr("clipmill.transforms.encoding.cpus_per_process", lambda options, runner: 3)
     p = pipeline()
     _ = p | beam.Create([Document(text="a")]) | Embed("fake::dim=8")
     with pytest.raises(RuntimeError, match="enough"):

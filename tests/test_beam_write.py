@@ -163,7 +163,7 @@ def test_behind_other_steps_the_transform_is_asked_for(tmp_path):
     embed = Embed("fake::dim=8")
     p = pipeline()
     rows = (p | beam.Create([Document(text="one", id="a")]) | embed).rows | beam.Filter(lambda document: True)
-    with pytest.raises(SpecError, match=r"which model made these vectors\? give the transform"):
+    with pytest.raises(SpecError, match=r"which model made these vectors or scores\? give the transform"):
         _ = rows | WriteEmbeddings(tmp_path / "out")
     _ = rows | "Write" >> WriteEmbeddings(tmp_path / "out", embed=embed)
     p.run().wait_until_finish()

@@ -237,9 +237,11 @@ print(json.dumps(homes))
 """
     homes = json.loads(run_on(installed, code, cwd=tmp_path).splitlines()[-1])
     assert homes == {
+        "Classify": ["clipmill.transforms"],
         "Document": ["clipmill.encoders"],
         "Embed": ["clipmill.transforms"],
         "EncoderSpec": ["clipmill.encoders"],
+        "Rank": ["clipmill.transforms"],
         "ReadDocuments": ["clipmill.transforms"],
         "WriteEmbeddings": ["clipmill.transforms"],
         "__version__": [],
@@ -248,15 +250,28 @@ print(json.dumps(homes))
         "embed_text": ["clipmill.udfs"],
         "load_encoder": ["clipmill.encoders"],
         "read_provenance": ["clipmill.encoders"],
+        "score": ["clipmill.encoders"],
     }
 
 
 def test_an_unknown_name_is_an_attribute_error_that_lists_what_there_is() -> None:
-    with pytest.raises(AttributeError, match=r"'clipmill' has no attribute 'embed'; it has Document, Embed, "):
+    with pytest.raises(AttributeError, match=r"no attribute 'embed'; it has Classify, Document, Embed, "):
         _ = clipmill.embed
 
 
-def test_a_pickled_transform_names_only_clipmill() -> None:
+@pytest.mark.parametrize(
+    "transform",
+    [
+        clipmill.Embed("fake::dim=8"),
+        clipmill.Rank("fake::dim=8"),
+        clipmill.Rank("fake::dim=8", query="q", candidates="c"),
+        clipmill.Rank("fake::dim=8", query="q", candidate="c", by="g", top_k=3),
+        clipmill.Classify(["a", "b"], model="fake::dim=8"),
+        clipmill.Classify(["a", "b"], model="fake::dim=8", columns={"a": "text"}),
+    ],
+    ids=lambda transform: transform.label,
+)
+def test_a_pickled_transform_names_only_clipmill(transform: object) -> None:
     """A worker has the wheel, not the clone: `transforms.embed` or `tests.…` in a pickle would not load there."""
     named: set[str] = set()
 
@@ -265,8 +280,8 @@ def test_a_pickled_transform_names_only_clipmill() -> None:
             named.add(module)
             return super().find_class(module, name)
 
-    again = Recorder(io.BytesIO(pickle.dumps(clipmill.Embed("fake::dim=8")))).load()
-    assert type(again) is clipmill.Embed
+    again = Recorder(io.BytesIO(pickle.dumps(transform))).load()
+    assert type(again) is type(transform)
     ours = {module for module in named if module.split(".")[0] not in {*sys.stdlib_module_names, "apache_beam"}}
     assert {module.split(".")[0] for module in ours} == {"clipmill"}
 

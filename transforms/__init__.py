@@ -1,10 +1,12 @@
 """Beam transforms: documents and rows in, vectors and failures out.
 
-- `embed`: `Embed`, and the pair `Embedded` that it returns; `failed_row`: `FailedRow`, an element of its failures
+- `embed`: `Embed`; `rank`: `Rank`, and what it does with flat rows in `groups`; `classify`: `Classify`
+- `encoding`: what these have in common, and the pair `Embedded` that they return; `failed_row`: `FailedRow`, an element
+  of its failures
 - `read`: `ReadDocuments`, from globs of files on any of Beam's file systems
 - `write`: `WriteEmbeddings`, Parquet with provenance beside failures as JSON lines; `bundles`: its two steps
 - `shards`: `EmbedShards`, whole pieces of a job, from their input to their files: the command line's way
-- `elements`: what is embedded of an element and what comes out for it; `rows`: dicts, `beam.Row`s and NamedTuples
+- `elements`: what is done with an element and what comes out for it; `rows`: dicts, `beam.Row`s and NamedTuples
 - `embed_fn`: the `DoFn` that fetches, decodes and encodes, in one stage; `waiting`: batches across bundles
 - `document_coder`: how a `Document` travels; `meter`: the metrics; `worker`: how many cores a worker may use
 """
@@ -19,17 +21,21 @@ except ModuleNotFoundError as err:
     raise MissingExtraError("apache_beam", "beam", "clipmill.transforms") from err
 
 from ..encoders.document import Document as Document  # for convenience; its home is clipmill.encoders
+from .classify import Classify
 from .embed import Embed, Embedded
 from .failed_row import FailedRow
+from .rank import Rank
 from .read import ReadDocuments
 from .shards import EmbedShards
 from .write import WriteEmbeddings
 
 __all__ = [
+    "Classify",
     "Embed",
     "EmbedShards",
     "Embedded",
     "FailedRow",
+    "Rank",
     "ReadDocuments",
     "WriteEmbeddings",
 ]

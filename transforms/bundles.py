@@ -8,22 +8,17 @@ only the names of the run that counts arrive, they are moved to where they are s
 from __future__ import annotations
 
 import collections
-import dataclasses
-import functools
 import os
 import socket
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import apache_beam as beam
-import numpy as np
 import pyarrow as pa
 from apache_beam.transforms.window import BoundedWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from ..encoders.columns import ColumnPlan, MissingColumn
-from ..encoders.document import Document
 from ..encoders.failure import Failure
 from ..encoders.registry import count_loads
 from ..encoders.spec import EncoderSpec
@@ -31,135 +26,14 @@ from ..encoders.storage.dataset import count_finished, finish_job
 from ..encoders.storage.files import Folder, dataset_errors
 from ..encoders.storage.misfits import fitting_batches
 from ..encoders.storage.shard_writer import ShardWriter, manifest_name
-from ..encoders.storage.tables import (
-    document_vectors,
-    documents_batch,
-    failure_records,
-    row_failure_records,
-    row_vectors,
-    rows_batch,
-)
 from .failed_row import FailedRow
+from .file_tables import Table
 from .meter import resolved_here
-from .rows import fields_of, plain, value_at
 
 STAGING = "_staging"
 _BATCH_ROWS = 64
 _OPEN_PARTS = 64
 """Files that are written at once, one or two for each window: a bundle may hold thousands of windows."""
-
-
-class Table(Protocol):
-    """How elements become rows of files; pickles small."""
-
-    @property
-    def schema(self) -> pa.Schema:
-        """The columns of the files."""
-        ...
-
-    def row(self, element: Any) -> Any:
-        """Return what of an element is held until it is written."""
-        ...
-
-    def batch(self, rows: Sequence[Any]) -> pa.RecordBatch:
-        """Return what `row` gave as a batch of the schema."""
-        ...
-
-    def vectors(self, row: Any) -> list[Any]:
-        """Return every vector of what `row` gave, None where it is null."""
-        ...
-
-    def records(self, failed: FailedRow) -> list[dict[str, Any]]:
-        """Return what is written of a failure: why, and what a second try needs."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class DocumentTable:
-    """Documents in files.
-
-    Attributes:
-        schema: Made by `documents_schema`.
-        dim: Values in a vector.
-    """
-
-    schema: pa.Schema
-    dim: int
-
-    def row(self, element: Any) -> Document | None:
-        """See `Table`; None for what is no document."""
-        return element if isinstance(element, Document) else None
-
-    def batch(self, rows: Sequence[Document]) -> pa.RecordBatch:
-        """See `Table`."""
-        return documents_batch(rows, self.schema, self.dim)
-
-    def vectors(self, row: Document) -> list[Any]:
-        """See `Table`; those of matches and chunks too."""
-        return document_vectors(row)
-
-    def records(self, failed: FailedRow) -> list[dict[str, Any]]:
-        """See `Table`."""
-        if isinstance(failed.row, Document):
-            return failure_records(failed.row)
-        return [failure.as_dict() for failure in failed.failures]
-
-
-@dataclasses.dataclass(frozen=True)
-class RowTable:
-    """Rows in files.
-
-    Attributes:
-        schema: Made by `rows_schema`.
-        dim: Values in a vector.
-        plan: Which columns are embedded.
-    """
-
-    schema: pa.Schema
-    dim: int
-    plan: ColumnPlan
-
-    def row(self, element: Any) -> dict[str, Any] | None:
-        """See `Table`: the columns that are written, images that are not among them let go; None for what is no row."""
-        fields = fields_of(element)
-        if fields is None:
-            return None
-        outputs = self.plan.outputs
-        return {
-            name: _as_arrays(value) if name in outputs else plain(value)
-            for name, value in fields.items()
-            if name in self.schema.names
-        }
-
-    def batch(self, rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
-        """See `Table`."""
-        return rows_batch(rows, self.schema, self.plan, self.dim)
-
-    def vectors(self, row: Mapping[str, Any]) -> list[Any]:
-        """See `Table`; an array column has one for each element."""
-        return row_vectors(row, self.plan)
-
-    def records(self, failed: FailedRow) -> list[dict[str, Any]]:
-        """See `Table`."""
-        fields = fields_of(failed.row)
-        if fields is None:
-            return [failure.as_dict() for failure in failed.failures]
-        return row_failure_records(failed.failures, fields, self.plan, functools.partial(_value_or_none, fields))
-
-
-def _value_or_none(fields: Mapping[str, Any], path: str) -> Any:
-    try:
-        return value_at(fields, path)
-    except MissingColumn:
-        return None
-
-
-def _as_arrays(value: Any) -> Any:
-    """Return vectors as arrays, where `Embed(vectors="list")` or a shuffle made other sequences of them."""
-    if value is None or isinstance(value, np.ndarray):
-        return value
-    is_vector = len(value) > 0 and isinstance(value[0], float | np.floating)
-    return np.asarray(value, np.float32) if is_vector else [_as_arrays(inner) for inner in value]
 
 
 class WriteBundleFn(beam.DoFn):
@@ -223,7 +97,7 @@ class _Part:
         self._waiting: list[tuple[Any, bool]] = []
         self._writer = ShardWriter(staging, uuid.uuid4().hex, table.schema)
         self._writer.__enter__()
-        self._embedded = self._nulls = self._failed_rows = 0
+        self._made = self._nulls = self._failed_rows = 0
         self._failed: collections.Counter[str] = collections.Counter()
         self.elements = 0
 
@@ -236,12 +110,16 @@ class _Part:
             for record in self._table.records(element):
                 self._writer.fail(record)
         row = self._table.row(element.row if failed else element)
-        vectors = [] if row is None else self._table.vectors(row)
-        there = sum(vector is not None for vector in vectors)
+        made = [] if row is None else self._table.made(row)
+        there = sum(one is not None for one in made)
         if failed and not there:
             return
-        self._embedded += there
-        self._nulls += 0 if failed else len(vectors) - there  # of a failed row some are failures, counted above
+        if not failed and row is not None:
+            for record in self._table.inner_records(row):
+                self._failed[record["code"]] += 1
+                self._writer.fail(record)
+        self._made += there
+        self._nulls += 0 if failed else len(made) - there  # of a failed row some are failures, counted above
         self._waiting.append((row, failed))
         if len(self._waiting) >= _BATCH_ROWS:
             self._write()
@@ -252,8 +130,7 @@ class _Part:
             "input_rows": self.elements,
             "failed_rows": self._failed_rows,
             "failed": dict(sorted(self._failed.items())),
-            "embedded": self._embedded,
-            "nulls": self._nulls,
+            **({"embedded": self._made, "nulls": self._nulls} if self._table.makes_vectors else {"scored": self._made}),
             "process": f"{socket.gethostname()}:{os.getpid()}",
             "loads": count_loads(),
         }
@@ -276,11 +153,11 @@ class _Part:
             self._take_back(*waiting[position], failure)
 
     def _take_back(self, row: Any, failed: bool, failure: Failure) -> None:
-        """Count a row as a failure after all, and its vectors, which are not written, no more."""
-        vectors = self._table.vectors(row)
-        there = sum(vector is not None for vector in vectors)
-        self._embedded -= there
-        self._nulls -= 0 if failed else len(vectors) - there
+        """Count a row as a failure after all, and what was made of it, which is not written, no more."""
+        made = self._table.made(row)
+        there = sum(one is not None for one in made)
+        self._made -= there
+        self._nulls -= 0 if failed else len(made) - there
         self._failed_rows += 0 if failed else 1
         self._failed[str(failure.code)] += 1
         for record in self._table.records(FailedRow(row, (failure,))):

@@ -1,4 +1,8 @@
-"""What is embedded of an element and what comes out for it: documents and rows behind one interface."""
+"""What is done with an element and what comes out for it: documents and rows behind one interface.
+
+What travels is `Elements`, with a plan in it (`encoders.plans`); in a process that has the model it is bound, and what
+is bound takes elements apart and puts them together again.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +11,35 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from ..encoders.columns import ColumnPlan
 from ..encoders.document import Document
-from ..encoders.document_plan import DocumentPlan
+from ..encoders.encoder import Encoder
 from ..encoders.failure import Code, Failure, Stage
 from ..encoders.item import Item
 from ..encoders.outcome import Outcome
+from ..encoders.plans import AnyDocumentPlan, BoundDocumentPlan, BoundRowPlan, RowPlan
 from .failed_row import FailedRow
 from .rows import Vectors, as_lists, fields_of, make_row, value_at
 
 
 class Finished(NamedTuple):
-    """What comes out for an element, and why something of it is missing."""
+    """What comes out for an element, and why something of it is missing.
+
+    Attributes:
+        row: What comes out.
+        failures: Why the element failed; it did not if there are none.
+        inner: Why parts of it failed that leave it whole, such as single candidates.
+    """
 
     row: Any
     failures: Sequence[Failure]
+    inner: Sequence[Failure] = ()
 
 
-class Elements(Protocol):
-    """How one kind of elements is embedded; pickles small."""
+class BoundElements(Protocol):
+    """How one kind of elements is worked on, in a process that has the model."""
 
     def refuse(self, element: Any) -> FailedRow | None:
-        """Return the failure of an element that is not embedded at all, None for all others."""
+        """Return the failure of an element of which nothing is embedded, None for all others."""
         ...
 
     def items(self, element: Any) -> list[Item]:
@@ -40,20 +51,51 @@ class Elements(Protocol):
         ...
 
 
+class Elements(Protocol):
+    """What the elements are and what is done with them; pickles small."""
+
+    def bound(self, encoder: Encoder) -> BoundElements:
+        """Return what works on them.
+
+        Raises:
+            SpecError: If the model cannot do it after all.
+        """
+        ...
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class DocumentElements:
     """Elements that are documents.
 
     Attributes:
-        plan: Which documents of a tree are embedded.
+        plan: What is done with them.
+        way_out: What to give where elements are rows instead.
     """
 
-    plan: DocumentPlan
+    plan: AnyDocumentPlan
+    way_out: str
+
+    def bound(self, encoder: Encoder) -> BoundDocuments:
+        """See `Elements`."""
+        return BoundDocuments(self.plan.bound(encoder), self.way_out)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BoundDocuments:
+    """Documents; see `BoundElements`.
+
+    Attributes:
+        plan: What is done with them.
+        way_out: What to give where elements are rows instead.
+    """
+
+    plan: BoundDocumentPlan
+    way_out: str
 
     def refuse(self, element: Any) -> FailedRow | None:
         """Refuse what is no document, and pass on what could not be read in the first place."""
         if not isinstance(element, Document):
-            message = f"expected a Document, got {type(element).__name__}; for rows give columns={{'name': 'text'}}"
+            message = f"expected a Document, got {type(element).__name__}; for rows give {self.way_out}"
             return FailedRow(element, (Failure(Stage.READ, Code.UNSUPPORTED, message),))
         if element.failures:
             passed = self.plan.results(element, ())
@@ -61,13 +103,13 @@ class DocumentElements:
         return None
 
     def items(self, element: Document) -> list[Item]:
-        """See `Elements`."""
+        """See `BoundElements`."""
         return self.plan.items(element)
 
     def finish(self, element: Document, outcomes: Sequence[Outcome]) -> Finished:
-        """See `Elements`."""
+        """See `BoundElements`."""
         result = self.plan.results(element, outcomes)
-        return Finished(result, result.failures)
+        return Finished(result, result.failures, self.plan.inner_failures(result))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,12 +117,31 @@ class RowElements:
     """Elements that are rows.
 
     Attributes:
-        plan: Which columns are embedded.
+        plan: What is done with them.
+        way_out: What to do about a column that exists already and would be written over.
         vectors: What a vector is in a row.
     """
 
-    plan: ColumnPlan
+    plan: RowPlan
+    way_out: str
     vectors: Vectors = "array"
+
+    def bound(self, encoder: Encoder) -> BoundRows:
+        """See `Elements`."""
+        return BoundRows(self, self.plan.bound(encoder))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BoundRows:
+    """Rows; see `BoundElements`.
+
+    Attributes:
+        rows: What they are.
+        plan: What is done with them.
+    """
+
+    rows: RowElements
+    plan: BoundRowPlan
 
     def refuse(self, element: Any) -> FailedRow | None:
         """Refuse what is no row, and rows that have a column already that would be written over."""
@@ -88,27 +149,29 @@ class RowElements:
         if fields is None:
             message = f"expected a dict, a beam.Row or a NamedTuple, got {type(element).__name__}"
             return FailedRow(element, (Failure(Stage.READ, Code.UNSUPPORTED, message),))
-        taken = [name for name in self.plan.new_names if name in fields]
+        taken = [name for name in self.rows.plan.new_names if name in fields]
         if taken:
-            message = f"column {taken[0]!r} exists already; choose a name: Column('image', output='…')"
-            name = fields.get(self.plan.key)
+            message = f"column {taken[0]!r} exists already; {self.rows.way_out}"
+            name = fields.get(self.rows.plan.key)
             failure = Failure(Stage.READ, Code.MALFORMED, message, column=taken[0])
             return FailedRow(element, (failure.at(row=None if name is None else str(name)),))
         return None
 
     def items(self, element: Any) -> list[Item]:
-        """See `Elements`."""
-        return self.plan.items(functools.partial(value_at, self._fields(element)))
+        """See `BoundElements`."""
+        return self.plan.items(functools.partial(value_at, sure_fields(element)))
 
     def finish(self, element: Any, outcomes: Sequence[Outcome]) -> Finished:
-        """See `Elements`."""
-        fields = self._fields(element)
-        values, failures, _ = self.plan.results(functools.partial(value_at, fields), outcomes)
-        if self.vectors == "list":
+        """See `BoundElements`."""
+        fields = sure_fields(element)
+        values, failures, inner = self.plan.results(functools.partial(value_at, fields), outcomes)
+        if self.rows.vectors == "list":
             values = {name: as_lists(value) for name, value in values.items()}
-        return Finished(make_row(element, fields, values), failures)
+        return Finished(make_row(element, fields, values), failures, inner)
 
-    def _fields(self, element: Any) -> Mapping[str, Any]:
-        fields = fields_of(element)
-        assert fields is not None  # refused otherwise
-        return fields
+
+def sure_fields(element: Any) -> Mapping[str, Any]:
+    """Return the fields of an element that was not refused, and so is a row."""
+    fields = fields_of(element)
+    assert fields is not None
+    return fields

@@ -1,4 +1,8 @@
-"""The `DoFn` that embeds: fetch, decode and encode in one stage, batches collected within the bundle."""
+"""The `DoFn` that embeds, and ranks or classifies by what it embedded.
+
+Fetching, decoding, encoding and scoring are one stage, batches collected within the bundle: whatever the elements are
+made of, texts, images, queries and candidates of all of them share micro-batches.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,12 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import PaneInfo, WindowedValue
 
 from ..encoders.encoder import Encoder
+from ..encoders.failure import Failure
 from ..encoders.outcome import Finished as FinishedRow
 from ..encoders.session import EmbedSession
 from ..encoders.spec import EncoderSpec
 from ..encoders.stats import Stats
-from .elements import Elements
+from .elements import BoundElements, Elements
 from .failed_row import FailedRow, FailedRowError
 from .meter import Meter
 
@@ -42,7 +47,7 @@ class _SessionFn(beam.DoFn):
 
         Args:
             spec: The encoder.
-            elements: What the elements are.
+            elements: What the elements are, and what is done with them.
             on_failure: `raise` ends the job at the first failure.
             cpus: Cores that each worker process may use, None if it finds out by itself.
         """
@@ -52,9 +57,10 @@ class _SessionFn(beam.DoFn):
         self._cpus = cpus
 
     def setup(self) -> None:
-        """Load the model, unless another of these in this process did."""
+        """Load the model and embed labels, unless another of these in this process did."""
         self._meter = Meter()
         self._encoder: Encoder = self._meter.load(self._spec, cpus=self._cpus)
+        self._bound: BoundElements = self._elements.bound(self._encoder)
 
     def start_bundle(self) -> None:
         """Start with nothing in flight, whatever became of the last bundle."""
@@ -69,20 +75,29 @@ class _SessionFn(beam.DoFn):
         return outputs
 
     def _push(self, element: Any, place: Place) -> list[Any]:
-        refused = self._elements.refuse(element)
+        refused = self._bound.refuse(element)
         if refused is not None:
             self._stats.rows += 1
             for failure in refused.failures:
                 self._stats.count_failure(failure)
             return [self._failed(refused, place)]
-        return [self._output(done) for done in self._session.push((element, place), self._elements.items(element))]
+        return [self._output(done) for done in self._session.push((element, place), self._bound.items(element))]
 
     def _output(self, done: FinishedRow) -> Any:
         element, place = done.token
-        row, failures = self._elements.finish(element, done.outcomes)
-        if failures:
-            return self._failed(FailedRow(row, tuple(failures)), place)
+        row, failures, inner = self._bound.finish(element, done.outcomes)
+        if failures or inner:
+            self._count_new([*failures, *inner], done)
+        if failures or (inner and self._on_failure == "raise"):
+            return self._failed(FailedRow(row, (*failures, *inner)), place)
         return _at(row, place)
+
+    def _count_new(self, failures: Iterable[Failure], done: FinishedRow) -> None:
+        """Count what failed before or after the session, which counted its own."""
+        counted = {(o.stage, o.code, o.message) for o in done.outcomes if isinstance(o, Failure)}
+        for failure in failures:
+            if (failure.stage, failure.code, failure.message) not in counted:
+                self._stats.count_failure(failure)
 
     def _failed(self, failed: FailedRow, place: Place) -> TaggedOutput:
         if self._on_failure == "raise":

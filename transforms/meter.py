@@ -1,7 +1,9 @@
 """Beam's metrics of what a worker did, in the namespace `clipmill`, units in the names.
 
 Counters: `rows_in`, `embedded`, `nulls`, `failed_<code>`, `batches`, `fetch_msec`, `decode_msec`, `encode_msec`,
-`truncated_texts`, `out_of_memory_retries`, `models_loaded`. Distribution: `batch_rows`, rows in a call of the model.
+`truncated_texts`, `out_of_memory_retries`, `cache_hits` and `cache_misses` (values that were taken from equal ones that
+were embedded before, and those that could have been), `given_vectors` (vectors that were there already, and not made),
+`models_loaded`. Distribution: `batch_rows`, rows in a call of the model.
 """
 
 from __future__ import annotations
@@ -19,7 +21,15 @@ from ..encoders.stats import Stats
 
 NAMESPACE = "clipmill"
 
-_SAME_NAME = ("embedded", "nulls", "batches", "truncated_texts", "out_of_memory_retries")
+_SAME_NAME = (
+    "embedded",
+    "nulls",
+    "batches",
+    "truncated_texts",
+    "out_of_memory_retries",
+    "cache_hits",
+    "cache_misses",
+)
 _TIMES = ("fetch_msec", "decode_msec", "encode_msec")
 _counting = threading.Lock()  # held to count, not to load: two models load at once
 _loading = 0  # calls of `Meter.load` that have not returned
@@ -63,6 +73,7 @@ class Meter:
         self.count("rows_in", stats.rows)
         for name in _SAME_NAME:
             self.count(name, getattr(stats, name))
+        self.count("given_vectors", stats.given)
         for code, number in stats.failed.items():
             self.count(f"failed_{code}", number)
         for name in _TIMES:

@@ -18,19 +18,30 @@ from ..encoders.columns import ColumnPlan, get_by_path
 Vectors = Literal["array", "list"]
 """What a vector is in a row: a float32 array, or a list of numbers that other languages' transforms understand."""
 
+COLUMN_WAY_OUT = "choose a name: Column('image', output='…')"
+"""What to do about the column of a vector, or of labels, whose name is taken."""
+
+
+STRUCTS = Sequence[Mapping[str, Any]] | None
+"""A list of dicts in a row, as scores are: after a shuffle it is the same again, values of any type in it."""
+
 
 def fields_of(value: Any) -> Mapping[str, Any] | None:
     """Return the fields of a row by name, None if it is no row."""
     if isinstance(value, Mapping):
         return value
-    if isinstance(value, Row) or (isinstance(value, tuple) and hasattr(value, "_fields")):
+    if _is_row(value):
         fields: Mapping[str, Any] = value._asdict()  # type: ignore[union-attr]
         return fields
     return None
 
 
+def _is_row(value: Any) -> bool:
+    return isinstance(value, Row) or (isinstance(value, tuple) and hasattr(value, "_fields"))
+
+
 def value_at(fields: Mapping[str, Any], path: str) -> Any:
-    """Return the value at `a.b.c` of rows inside rows, of whatever kind; a struct comes as a mapping.
+    """Return the value at `a.b.c` of rows inside rows, of whatever kind; a struct, also one in a list, is a mapping.
 
     Raises:
         MissingColumn: Naming what is there.
@@ -39,6 +50,8 @@ def value_at(fields: Mapping[str, Any], path: str) -> Any:
     if dot and path not in fields and (inner := fields_of(fields.get(head))) is not None:
         return value_at(inner, rest)
     value = get_by_path(fields, path)
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        return value if not any(map(_is_row, value)) else [fields_of(one) if _is_row(one) else one for one in value]
     inner = fields_of(value)
     return value if inner is None else inner
 
@@ -74,23 +87,44 @@ def _resolved_hints(row_type: RowTypeConstraint) -> dict[str, Any]:
 
 
 def embedded_type(element_type: Any, plan: ColumnPlan, vectors: Vectors) -> Any:
-    """Return the type of rows that are embedded: with a schema where there was one, dicts where there were dicts.
+    """Return the type of rows that are embedded; see `widened_type`.
 
     Vectors are declared as arrays, so that a shuffle keeps them; declared as sequences of numbers they would come
     back as lists of Python floats.
+    """
+    return columns_type(element_type, plan, Sequence[np.float32] if vectors == "list" else np.ndarray)
+
+
+def columns_type(element_type: Any, plan: ColumnPlan, one: Any) -> Any:
+    """Return the type of rows with the columns of a plan added: see `widened_type`.
+
+    Args:
+        element_type: Of the rows that come in.
+        plan: Which columns are added.
+        one: What is made of one value; an array column gets an array of them.
+    """
+    known = dict(row_fields(element_type) or ())
+    added: dict[str, Any] = {}
+    for path, column in plan.columns.items():
+        added[str(column.output)] = Sequence[one | None] | None if is_array(known.get(path)) else one | None
+        if column.truncated:
+            added[column.truncated] = bool
+    return widened_type(element_type, added)
+
+
+def widened_type(element_type: Any, added: Mapping[str, Any]) -> Any:
+    """Return the type of rows that get columns: with a schema where there was one, dicts where there were dicts.
+
+    Args:
+        element_type: Of the rows that come in.
+        added: Names and types of the columns.
     """
     fields = row_fields(element_type)
     if fields is None:
         is_dict = isinstance(element_type, typehints.DictConstraint) or element_type is dict
         return typehints.Dict[str, Any] if is_dict else typehints.Any
-    known = dict(fields)
-    one: Any = Sequence[np.float32] if vectors == "list" else np.ndarray
-    for path, column in plan.columns.items():
-        kind = Sequence[one | None] | None if is_array(known.get(path)) else one | None
-        fields.append((str(column.output), kind))
-        if column.truncated:
-            fields.append((column.truncated, bool))
-    return RowTypeConstraint.from_fields([(name, convert_to_beam_type(kind)) for name, kind in fields])
+    together = [*fields, *added.items()]
+    return RowTypeConstraint.from_fields([(name, convert_to_beam_type(kind)) for name, kind in together])
 
 
 def is_array(kind: Any) -> bool:

@@ -1,4 +1,4 @@
-"""`WriteEmbeddings`: vectors as Parquet with their provenance, failures as JSON lines, in one directory."""
+"""`WriteEmbeddings`: vectors or scores as Parquet with their provenance, failures as JSON lines, in one directory."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from apache_beam.transforms.window import GlobalWindows
 from apache_beam.typehints import arrow_type_compatibility, schemas
 from apache_beam.typehints.row_type import RowTypeConstraint
 
-from ..encoders.columns import ColumnPlan
-from ..encoders.document_plan import DocumentPlan
 from ..encoders.errors import SpecError
+from ..encoders.plans import RowPlan
 from ..encoders.storage.dataset import JOB, prepare_directory, write_job
 from ..encoders.storage.files import Folder
+from ..encoders.storage.job import described
 from ..encoders.storage.tables import documents_schema, rows_schema
-from .bundles import DocumentTable, FinishFn, PublishFn, RowTable, Table, WriteBundleFn, remove_staging
-from .embed import Embed, Embedded, embed_of
+from .bundles import FinishFn, PublishFn, WriteBundleFn, remove_staging
+from .embed import embed_of
+from .encoding import Embedded, Encoding
+from .file_tables import DocumentTable, RowTable, Table
 from .rows import is_array, row_fields
 
 _ROWS_PER_FILE = 50_000
@@ -30,10 +32,11 @@ _ROWS_PER_FILE = 50_000
 
 
 class WriteEmbeddings(beam.PTransform):
-    """Writes what `Embed` gives to a directory; takes the pair whole, or one of its PCollections.
+    """Writes what `Embed`, `Rank` or `Classify` gives to a directory: the pair whole, or one of its PCollections.
 
     Rows go to Parquet files with their other columns, failures to `_failures/*.jsonl`, which `clipmill embed` reads to
-    try them again. Every file says in its metadata which model and which options made its vectors. Files appear whole,
+    try them again; those of single candidates too. Every file says in its metadata which model and which options made
+    its vectors or scores. Files appear whole,
     and none of them twice, whatever the runner retries; see `bundles`. When a bounded pipeline is done, `_SUCCESS`
     stands in the directory; an unbounded one goes on writing, files for each window and bundle.
 
@@ -44,7 +47,7 @@ class WriteEmbeddings(beam.PTransform):
         self,
         directory: str | os.PathLike[str],
         *,
-        embed: Embed | None = None,
+        embed: Encoding | None = None,
         schema: pa.Schema | None = None,
         drop: Sequence[str] = (),
         tags: Mapping[str, pa.DataType] | None = None,
@@ -56,9 +59,9 @@ class WriteEmbeddings(beam.PTransform):
 
         Args:
             directory: Path or URL that fsspec can write; empty or new.
-            embed: The transform that made the vectors, where other steps stand between it and this one.
-            schema: The columns that dicts had before they were embedded, since no file may guess its own. Documents,
-                and rows with a schema, need none.
+            embed: The transform that made the vectors or scores, where other steps stand between it and this one.
+            schema: The columns that dicts had before that, since no file may guess its own. Documents, and rows with a
+                schema, need none.
             drop: Columns of rows that are not written, such as the images.
             tags: Tags of documents that become columns of these types; the others stand in the column `tags` as JSON.
             dtype: `float32`, or `float16`, which Spark cannot read.
@@ -89,13 +92,13 @@ class WriteEmbeddings(beam.PTransform):
         """Check and prepare the directory, then write, spread the names, publish.
 
         Raises:
-            SpecError: If it is not known what made the vectors, or which columns there are.
+            SpecError: If it is not known what made the vectors or scores, or which columns there are.
             DatasetError: If the directory holds something already.
         """
         inputs = list(embedded) if isinstance(embedded, tuple) else [embedded]
         embed = self._embed or embed_of(inputs[0])
         if embed is None:
-            raise SpecError("which model made these vectors? give the transform: WriteEmbeddings(…, embed=Embed(…))")
+            raise SpecError("which model made these vectors or scores? give the transform: WriteEmbeddings(…, embed=…)")
         table = self._table(embed, inputs[0].element_type)
         folder = Folder.of(self._directory)
         if self._overwrite and folder.fs.exists(folder.at(JOB)):
@@ -121,18 +124,12 @@ class WriteEmbeddings(beam.PTransform):
         directory = self._directory
         return published | "Names" >> beam.Map(lambda m: f"{directory}/{m['files'][0]['name']}").with_output_types(str)
 
-    def _table(self, embed: Embed, element_type: Any) -> Table:
+    def _table(self, embed: Encoding, element_type: Any) -> Table:
         if embed.documents is not None:
             if self._schema is not None or self._drop:
                 raise SpecError("schema and drop are for rows; documents have their own columns (see tags)")
-            schema = documents_schema(
-                embed.spec,
-                access_paths=embed.documents.access_paths,
-                keep_content=embed.documents.keep_content,
-                tags=self._tags,
-                dtype=self._dtype,
-            )
-            return DocumentTable(schema, embed.spec.dim)
+            schema = documents_schema(embed.spec, tags=self._tags, dtype=self._dtype, plan=embed.documents)
+            return DocumentTable(schema, embed.spec.dim, embed.documents)
         assert embed.columns is not None
         if self._tags is not None:
             raise SpecError("tags are for documents; rows have their own columns")
@@ -140,17 +137,13 @@ class WriteEmbeddings(beam.PTransform):
         schema = rows_schema(base, embed.columns, embed.spec, drop=self._drop, dtype=self._dtype)
         return RowTable(schema, embed.spec.dim, embed.columns)
 
-    def _description(self, embed: Embed) -> dict[str, Any]:
-        plan: DocumentPlan | ColumnPlan | None = embed.documents or embed.columns
-        described: dict[str, Any] = {"spec": embed.spec.as_dict(), "dtype": self._dtype}
-        if isinstance(plan, ColumnPlan):
-            described["columns"] = {path: column.modality for path, column in plan.columns.items()}
-        elif plan is not None:
-            described["access_paths"] = plan.access_paths
-        return described
+    def _description(self, embed: Encoding) -> dict[str, Any]:
+        plan = embed.documents or embed.columns
+        assert plan is not None
+        return {"spec": embed.spec.as_dict(), "dtype": self._dtype, **described(plan)}
 
 
-def _arrow_schema(element_type: Any, plan: ColumnPlan, drop: Sequence[str]) -> pa.Schema:
+def _arrow_schema(element_type: Any, plan: RowPlan, drop: Sequence[str]) -> pa.Schema:
     """Return the columns that are carried along, in Arrow's types, of rows with a schema."""
     fields = row_fields(element_type)
     if fields is None:

@@ -14,16 +14,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .encoders import Document, EncoderSpec, load_encoder, read_provenance
-    from .transforms import Embed, ReadDocuments, WriteEmbeddings
+    from .encoders import Document, EncoderSpec, load_encoder, read_provenance, score
+    from .transforms import Classify, Embed, Rank, ReadDocuments, WriteEmbeddings
     from .udfs import embed_columns, embed_image, embed_text
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Classify",
     "Document",
     "Embed",
     "EncoderSpec",
+    "Rank",
     "ReadDocuments",
     "WriteEmbeddings",
     "__version__",
@@ -32,6 +34,7 @@ __all__ = [
     "embed_text",
     "load_encoder",
     "read_provenance",
+    "score",
 ]
 
 _HOMES = {
@@ -39,7 +42,10 @@ _HOMES = {
     "EncoderSpec": "encoders",
     "load_encoder": "encoders",
     "read_provenance": "encoders",
+    "score": "encoders",
+    "Classify": "transforms",
     "Embed": "transforms",
+    "Rank": "transforms",
     "ReadDocuments": "transforms",
     "WriteEmbeddings": "transforms",
     "embed_columns": "udfs",

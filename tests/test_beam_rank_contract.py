@@ -1,0 +1,119 @@
+"""The contracts of `rank_contract.py`, run by `Rank` and `Classify` on the local runner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import apache_beam as beam
+import pytest
+from apache_beam.typehints.native_type_compatibility import convert_to_beam_type
+from apache_beam.typehints.row_type import RowTypeConstraint
+from beam_helpers import Keep, kept, pipeline
+from rank_contract import MODEL, ClassifyContract, FlatContract, RankContract, Scored
+
+from clipmill.encoders import unload_all
+from clipmill.transforms import Classify, Rank
+from clipmill.transforms.rows import plain
+
+LISTS = {"candidates": "candidate", "photos": "photo", "vectors": "vector", "documents": "document"}
+TYPES: dict[str, Any] = dict.fromkeys(("id", "note"), str)
+TYPES |= dict.fromkeys(("query", "candidate", "caption", "group"), str | None)
+TYPES |= {"number": int | None, "photo": bytes | None, "sound": bytes | None, "vector": Sequence[float] | None}
+TYPES |= {"document": Mapping[str, Any] | None}
+TYPES |= {name: Sequence[TYPES[one]] | None for name, one in LISTS.items()}
+
+
+def to_dicts(names):
+    return beam.Map(dict).with_output_types(dict[str, Any])
+
+
+def to_rows(names):
+    """Return a step from dicts to `beam.Row`s with a schema; the fields are those of the first dict."""
+    fields = [(name, convert_to_beam_type(TYPES[name])) for name in names or TYPES]
+    return beam.Map(lambda row: beam.Row(**row)).with_output_types(RowTypeConstraint.from_fields(fields))
+
+
+def scored(directory, rows, make, transform, *, shuffled) -> Scored:
+    """Run a transform on rows that `make` makes of dicts, and return all that came out of it as plain dicts."""
+    unload_all()
+    with pipeline() as p:
+        made = p | beam.Create(rows) | make(list(rows[0]) if rows else [])
+        both = made | transform
+        out = both.rows | beam.Reshuffle() if shuffled else both.rows
+        _ = out | "KeepRows" >> Keep(directory / "rows")
+        _ = both.failures | "KeepFailures" >> Keep(directory / "failures")
+    failed = kept(directory / "failures")
+    found = [*kept(directory / "rows"), *(one.row for one in failed)]
+    for path in [*directory.glob("rows/*"), *directory.glob("failures/*")]:
+        path.unlink()  # a test may run more than one
+    return Scored(
+        [plain(row) for row in found],
+        [(failure.row, failure.column, str(failure.code)) for one in failed for failure in one.failures],
+    )
+
+
+def ranking(directory, make, *, shuffled):
+    def rank(rows, *, query="query", candidates="candidates", model=MODEL, **options):
+        transform = Rank(model, query=query, candidates=candidates, **options)
+        return scored(directory, rows, make, transform, shuffled=shuffled)
+
+    return rank
+
+
+def ranking_groups(directory, make, *, shuffled):
+    def rank_groups(rows, *, by="group", query="query", candidate="candidate", model=MODEL, **options):
+        transform = Rank(model, query=query, candidate=candidate, by=by, **options)
+        return scored(directory, rows, make, transform, shuffled=shuffled)
+
+    return rank_groups
+
+
+def classifying(directory, make, *, shuffled):
+    def classify(rows, columns, *, labels, model=MODEL, **options):
+        transform = Classify(labels, model=model, columns=columns, **options)
+        return scored(directory, rows, make, transform, shuffled=shuffled)
+
+    return classify
+
+
+class TestRankDicts(RankContract):
+    splits = True
+
+    @pytest.fixture
+    def rank(self, tmp_path):
+        return ranking(tmp_path / "kept", to_dicts, shuffled=False)
+
+
+class TestRankRowsAfterAShuffle(RankContract):
+    """Rows with a schema go through Beam's own coder of it, which declares how every field comes back."""
+
+    splits = True
+
+    @pytest.fixture
+    def rank(self, tmp_path):
+        return ranking(tmp_path / "kept", to_rows, shuffled=True)
+
+
+class TestGroupsOfDicts(FlatContract):
+    @pytest.fixture
+    def rank_groups(self, tmp_path):
+        return ranking_groups(tmp_path / "kept", to_dicts, shuffled=False)
+
+
+class TestGroupsOfRowsAfterAShuffle(FlatContract):
+    @pytest.fixture
+    def rank_groups(self, tmp_path):
+        return ranking_groups(tmp_path / "kept", to_rows, shuffled=True)
+
+
+class TestClassifyDicts(ClassifyContract):
+    @pytest.fixture
+    def classify(self, tmp_path):
+        return classifying(tmp_path / "kept", to_dicts, shuffled=False)
+
+
+class TestClassifyRowsAfterAShuffle(ClassifyContract):
+    @pytest.fixture
+    def classify(self, tmp_path):
+        return classifying(tmp_path / "kept", to_rows, shuffled=True)

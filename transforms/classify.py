@@ -1,0 +1,117 @@
+"""`Classify`: documents or rows in, their best labels out, without training."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..encoders.classify_plan import SUFFIX, ClassifyPlan, DocumentClassifyPlan
+from ..encoders.columns import Column, ColumnPlan
+from ..encoders.document import Document
+from ..encoders.document_plan import DocumentPlan
+from ..encoders.errors import SpecError
+from ..encoders.labels import LabelSet
+from ..encoders.scores import SCALE, Scale
+from ..encoders.spec import EncoderSpec, Modality, reject_unknown_options
+from .elements import DocumentElements, Elements, RowElements
+from .embed_fn import OnFailure
+from .encoding import Encoding, check_columns, label_of
+from .rows import COLUMN_WAY_OUT, STRUCTS, columns_type
+
+_OWN_OPTIONS = (
+    *("labels", "templates", "top_k", "scale", "columns", "access_paths", "keep_content", "key"),
+    *("max_wait_s", "on_failure"),
+)
+
+
+class Classify(Encoding):
+    """Tells which labels fit documents, or columns of rows; every element comes out once, as a row or as a failure.
+
+    Zero-shot, as in the CLIP paper: of each label one vector is made, the normalised mean of its templates' normalised
+    vectors, once in each process; cosines to it, softmaxed over all labels, are the `clip_score`s. The best come out,
+    each as a dict of `label`, `clip_score` and `cosine`, best first: in the tag `labels` of documents, in the column
+    `<column>_labels` of rows (`Column("image", output="…")` names another). Null in, null out.
+
+    A row of which something cannot be embedded goes to `failures`, with the labels of the rest; see `on_failure`.
+
+    Attributes:
+        spec: The encoder.
+        columns: How rows are classified; None for documents.
+        documents: How documents are classified; None for rows.
+        labels: The labels and their templates, read and checked.
+    """
+
+    columns: ClassifyPlan | None
+    documents: DocumentClassifyPlan | None
+
+    def __init__(
+        self,
+        labels: Sequence[str] | str | os.PathLike[str],
+        *,
+        model: str | EncoderSpec | None = None,
+        columns: Mapping[str, Modality | Column] | None = None,
+        templates: Sequence[str] | str | os.PathLike[str] | None = None,
+        top_k: int = 5,
+        scale: Scale = SCALE,
+        access_paths: str = "@r",
+        keep_content: bool = False,
+        key: str = "id",
+        max_wait_s: float | None = None,
+        on_failure: OnFailure = "split",
+        **spec_options: Any,
+    ) -> None:
+        """Read the labels, and check everything that can be checked without weights.
+
+        Args:
+            labels: What is told apart, at least one; or the path or URL of a file of them, which is read here and now:
+                one a line, or a JSON array where it ends in `.json`.
+            model: Name of a model that embeds texts, or a spec; `ViT-B-32::openai` without one.
+            columns: Kind (`text`, `image`, `audio`, or a `Column`) by column or path into a struct; None for documents.
+            templates: Texts with a `{}`, where the label goes, or a file of them; a short general set if None.
+            top_k: How many of the best labels are told.
+            scale: What cosines are multiplied by before the softmax: a number, or `model` for what the model learnt.
+            access_paths: Which documents of a tree are classified: `@r` themselves, `@m` matches, `@c` chunks, `@r,m`.
+            keep_content: Whether documents keep `blob` and `tensor`.
+            key: Column that names a row in its failures.
+            max_wait_s: Seconds that an element of a stream may wait for others; None waits for the bundle's end only.
+            on_failure: `split`, or `raise` to end the job at the first failure.
+            **spec_options: Fields of `EncoderSpec`, such as `max_batch_rows`.
+
+        Raises:
+            SpecError: If something cannot work: no labels, a label twice, a template without `{}`, a file that cannot
+                be read.
+            TypeError: If an option is unknown, or has another name here.
+        """
+        reject_unknown_options(spec_options, {*EncoderSpec.__dataclass_fields__, *_OWN_OPTIONS} - {"model"})
+        super().__init__(EncoderSpec.of(model, **spec_options), max_wait_s=max_wait_s, on_failure=on_failure)
+        for name, given in {"access_paths": access_paths != "@r", "keep_content": keep_content}.items():
+            if given and columns is not None:
+                raise SpecError(f"{name} is for documents; with columns it says nothing")
+        if key != "id" and columns is None:
+            raise SpecError("key is for rows; documents are named by their id")
+        self.labels = LabelSet.of(labels, templates=templates, top_k=top_k, scale=scale, spec=self.spec)
+        self.columns = self.documents = None
+        if columns is None:
+            self.documents = DocumentClassifyPlan(DocumentPlan(access_paths, keep_content), self.labels)
+        else:
+            plan = ColumnPlan.of(columns, spec=self.spec, key=key, suffix=SUFFIX)
+            self.columns = ClassifyPlan(plan, self.labels)
+
+    def default_label(self) -> str:
+        """Name the model and the columns, so that two of these can stand in one pipeline."""
+        return label_of("Classify", [self.spec.model, *(self.columns.columns.columns if self.columns else ())])
+
+    def display_data(self) -> dict[str, Any]:
+        """Show the model, the columns and how many labels there are on the runner's page."""
+        columns = self.columns.columns.columns if self.columns else {}
+        shown = ", ".join(f"{path}: {column.modality}" for path, column in columns.items())
+        return {"model": self.spec.model, "columns": shown or "documents", "labels": len(self.labels.labels)}
+
+    def _plan(self, element_type: Any) -> tuple[Any, Elements]:
+        if self.documents is not None:
+            return Document, DocumentElements(self.documents, "columns={'name': 'image'}")
+        assert self.columns is not None
+        plan = self.columns.columns
+        check_columns(element_type, list(plan.columns), plan.new_names, COLUMN_WAY_OUT)
+        return columns_type(element_type, plan, STRUCTS), RowElements(self.columns, COLUMN_WAY_OUT)

@@ -1,0 +1,148 @@
+"""`Encoding`: what `Embed`, `Rank` and `Classify` have in common, and the pair `Embedded` that they return."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self, get_args
+
+import apache_beam as beam
+from apache_beam.pvalue import PCollection
+
+from ..encoders.errors import SpecError
+from ..encoders.plans import AnyDocumentPlan, RowPlan
+from ..encoders.spec import EncoderSpec
+from . import document_coder as _document_coder  # noqa: F401 - registers the coder of documents
+from .elements import Elements
+from .embed_fn import FAILURES, EmbedBatchFn, EmbedFn, OnFailure
+from .failed_row import FailedRow
+from .rows import row_fields
+from .waiting import WaitForBatches
+from .worker import cpus_per_process
+
+_WAITING_ROWS = 128
+
+
+class Embedded(NamedTuple):
+    """What `Embed`, `Rank` and `Classify` return; `WriteEmbeddings` takes it whole.
+
+    Attributes:
+        rows: Everything of which nothing failed, with what was made of it. Null in, null out.
+        failures: `FailedRow`s: everything else.
+    """
+
+    rows: PCollection
+    failures: PCollection
+
+
+class Encoding(beam.PTransform):
+    """Sends documents or rows through an encoder; every element comes out once, as a row or as a failure.
+
+    Attributes:
+        spec: The encoder.
+        columns: What is done with rows, checked; None for documents.
+        documents: What is done with documents; None for rows.
+    """
+
+    columns: RowPlan | None = None
+    documents: AnyDocumentPlan | None = None
+
+    def __init__(self, spec: EncoderSpec, *, max_wait_s: float | None, on_failure: OnFailure) -> None:
+        """Check what all of them take.
+
+        Args:
+            spec: The encoder.
+            max_wait_s: Seconds that an element of a stream may wait for others; None waits for the bundle's end only.
+            on_failure: `split`, or `raise` to end the job at the first failure.
+
+        Raises:
+            SpecError: If something cannot work.
+        """
+        super().__init__()
+        if on_failure not in get_args(OnFailure):
+            raise SpecError(f"on_failure={on_failure!r} is none of {', '.join(map(repr, get_args(OnFailure)))}")
+        if max_wait_s is not None and not max_wait_s > 0:
+            raise SpecError(f"max_wait_s={max_wait_s!r} is not a number of seconds above 0")
+        self.spec = spec
+        self._max_wait_s = max_wait_s
+        self._on_failure: OnFailure = on_failure
+        self._error_handler: Any = None
+        self._single_output = False
+
+    def with_error_handler(self, error_handler: Any) -> Self:
+        """Send failures to one of Beam's error handlers, and return the rows alone.
+
+        Args:
+            error_handler: From `apache_beam.transforms.error_handling`; None, as everywhere in Beam, ends the job at
+                the first failure.
+
+        Returns:
+            A copy of this transform whose output is one PCollection.
+        """
+        twin = copy.copy(self)
+        twin._single_output = True
+        twin._error_handler = error_handler
+        if error_handler is None:
+            twin._on_failure = "raise"
+        return twin
+
+    def expand(self, pcoll: PCollection) -> Embedded | PCollection:
+        """Put the stage into the pipeline.
+
+        Raises:
+            SpecError: If rows with a schema lack a column, or have one already that would be added.
+        """
+        return self._hand_out(self._encode(pcoll, *self._plan(pcoll.element_type)))
+
+    def _plan(self, element_type: Any) -> tuple[Any, Elements]:
+        """Return the type of what comes out, and what is done with the elements."""
+        raise NotImplementedError
+
+    def _encode(self, pcoll: PCollection, rows_type: Any, elements: Elements) -> Embedded:
+        """Put the stage with the model into the pipeline."""
+        fn: type[EmbedFn] | type[EmbedBatchFn] = EmbedFn
+        if self._max_wait_s is not None and not pcoll.is_bounded:
+            pcoll = pcoll | WaitForBatches(self.spec.max_batch_rows or _WAITING_ROWS, self._max_wait_s)
+            fn = EmbedBatchFn
+        cpus = cpus_per_process(pcoll.pipeline.options, pcoll.pipeline.runner)
+        stage = fn(self.spec, elements, on_failure=self._on_failure, cpus=cpus)
+        outputs = pcoll | "Encode" >> beam.ParDo(stage).with_outputs(FAILURES, main="rows")
+        embedded = Embedded(outputs.rows, outputs[FAILURES])
+        embedded.rows.element_type = rows_type
+        embedded.failures.element_type = FailedRow
+        return embedded
+
+    def _hand_out(self, embedded: Embedded) -> Embedded | PCollection:
+        """Return the pair, or the rows alone where an error handler takes the failures."""
+        if not self._single_output:
+            return embedded
+        if self._error_handler is not None:
+            self._error_handler.add_error_pcollection(embedded.failures)
+        return embedded.rows
+
+
+def label_of(verb: str, names: Sequence[str]) -> str:
+    """Return a label that names a model and columns, so that two of a kind can stand in one pipeline."""
+    return f"{verb}({', '.join(names)})".replace("/", "_")  # a slash would make a level of it
+
+
+def check_columns(element_type: Any, needed: Sequence[str], added: Sequence[str], way_out: str) -> None:
+    """Refuse rows whose schema does not fit; where there is no schema, each row is looked at when it comes.
+
+    Args:
+        element_type: Of the PCollection.
+        needed: Paths that are read.
+        added: Names of columns that are added.
+        way_out: What to do about one of those that exists already.
+
+    Raises:
+        SpecError: Naming the column.
+    """
+    fields = row_fields(element_type)
+    if fields is None:
+        return
+    names = [name for name, _ in fields]
+    if taken := sorted(set(added) & set(names)):
+        raise SpecError(f"column {taken[0]!r} exists already; {way_out}")
+    if missing := [path for path in needed if path not in names and path.partition(".")[0] not in names]:
+        raise SpecError(f"the rows have no column {missing[0]!r}; they have {', '.join(map(repr, names))}")

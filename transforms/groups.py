@@ -1,0 +1,294 @@
+"""Scores of flat rows: each row is one candidate of a query, and the rows of a query are a group of any size.
+
+A clip_score needs the sum over its group, a rank the group's best. So three steps: each row gets its cosine and its
+logit; the logits of each group are combined to a few numbers (`ranking.GroupTotals`), which runners do where the rows
+are, before anything is shuffled; and the numbers come back to the rows as a side input that is looked up by group. Rows
+are never grouped.
+
+Beam's `AsMultiMap` is the side input that is fetched by key, when a row asks for it; `AsDict` would bring the numbers
+of all groups to every worker before the first row.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import datetime
+import decimal
+import functools
+import hashlib
+import numbers
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+from apache_beam.coders import Coder
+from apache_beam.pvalue import AsMultiMap, PCollection
+from apache_beam.transforms.window import BoundedWindow, GlobalWindows
+from apache_beam.typehints import typehints
+from apache_beam.utils.timestamp import Timestamp
+
+from ..encoders.columns import MissingColumn, row_name
+from ..encoders.encoder import Encoder
+from ..encoders.failure import Code, RowError, Stage
+from ..encoders.item import Item
+from ..encoders.outcome import Outcome
+from ..encoders.plans import BoundRowPlan
+from ..encoders.rank_plan import CLIP_SCORE, COSINE, LOGIT, RANK, PairPlan
+from ..encoders.ranking import GroupTotals
+from .elements import BoundRows, Finished, RowElements, sure_fields
+from .failed_row import FailedRow
+from .rows import make_row, value_at
+
+_KEY_BYTES = 64
+"""Bytes up to which a group's key is written out; a longer one becomes a digest, since each of its rows carries it."""
+_PENDING = 1024
+"""Logits that a combiner collects before it sums them up."""
+_HELD_NUMBERS = 1_000_000
+"""Numbers of groups that a worker holds, so that not every row asks for its group's; at most 50 MB."""
+
+
+def scored_type(element_type: Any) -> Any:
+    """Return the type of what `PairElements` gives: key of the group, cosine, logit, and the row as it came."""
+    number = typehints.Optional[float]
+    return typehints.Tuple[bytes, number, number, element_type]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PairElements:
+    """Elements that are flat rows; what comes out for one is a tuple: see `scored_type`.
+
+    Attributes:
+        plan: What is ranked, and by which columns rows are a group.
+        way_out: What to do about a column that exists already and would be written over.
+    """
+
+    plan: PairPlan
+    way_out: str
+
+    def bound(self, encoder: Encoder) -> _BoundPairs:
+        """See `elements.Elements`."""
+        bound = self.plan.bound(encoder)
+        return _BoundPairs(self.plan, bound, BoundRows(RowElements(self.plan, self.way_out), bound))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _BoundPairs:
+    plan: PairPlan
+    pairs: BoundRowPlan
+    rows: BoundRows
+
+    def refuse(self, element: Any) -> FailedRow | None:
+        return self.rows.refuse(element)
+
+    def items(self, element: Any) -> list[Item]:
+        return [] if isinstance(self._key(sure_fields(element)), RowError) else self.rows.items(element)
+
+    def finish(self, element: Any, outcomes: Sequence[Outcome]) -> Finished:
+        fields = sure_fields(element)
+        get = functools.partial(value_at, fields)
+        key = self._key(fields)
+        values: Mapping[str, Any] = {}
+        if isinstance(key, RowError):
+            failures: Sequence[Any] = [key.failure.at(row=row_name(get, self.plan.key))]
+        else:
+            values, failures, _ = self.pairs.results(get, outcomes)
+        if failures:
+            return Finished(make_row(element, fields, dict.fromkeys(self.plan.new_names)), failures)
+        return Finished((key, values[COSINE], values[LOGIT], element), ())
+
+    def _key(self, fields: Mapping[str, Any]) -> bytes | RowError:
+        """Return the key of a row's group; b"" where a column of it is not there, which the plan makes a failure."""
+        try:
+            return group_key(self.plan.by, [value_at(fields, path) for path in self.plan.by])
+        except MissingColumn:
+            return b""
+        except RowError as err:
+            return err
+
+
+class GroupScores(beam.PTransform):
+    """Turns what `PairElements` gave into rows with `cosine`, `clip_score` and, with `top_k`, `rank`.
+
+    Groups are those of a window. Windows are made part of the keys, since a side input is ready when its window is: so
+    it is in all windows, whatever windows and triggers the rows have.
+    """
+
+    def __init__(self, top_k: int | None, rows_type: Any) -> None:
+        """Say what is told.
+
+        Args:
+            top_k: How many places of a group are told; no `rank` if None.
+            rows_type: Type of the rows that come out.
+        """
+        super().__init__()
+        self._top_k = top_k
+        self._rows_type = rows_type
+
+    def expand(self, scored: PCollection) -> PCollection:
+        """Combine numbers, and bring the sums to the rows."""
+        windows = scored.windowing.windowfn.get_window_coder()
+        totals = (
+            scored
+            | "Logits" >> beam.ParDo(_LogitsFn(windows)).with_output_types(typehints.Tuple[bytes, float])
+            | "AllWindows" >> beam.WindowInto(GlobalWindows())
+            | "Totals"
+            >> beam.CombinePerKey(TotalsFn(self._top_k)).with_output_types(typehints.Tuple[bytes, typehints.Any])
+        )
+        scores = beam.ParDo(_ScoresFn(windows, self._top_k), AsMultiMap(totals))
+        return scored | "Scores" >> scores.with_output_types(self._rows_type)
+
+
+class TotalsFn(beam.CombineFn):
+    """Combines the logits of a group to its `GroupTotals`, in any order and in any parts."""
+
+    def __init__(self, top_k: int | None) -> None:
+        """Say how many of the best are kept.
+
+        Args:
+            top_k: None for none.
+        """
+        self._top_k = top_k
+
+    def create_accumulator(self) -> tuple[tuple[Any, ...], list[float]]:
+        """Return what is summed up, nothing, and the logits that are not yet."""
+        return tuple(GroupTotals()), []
+
+    def add_input(self, accumulator: Any, logit: float) -> Any:
+        """Take one logit."""
+        accumulator[1].append(logit)
+        return self.compact(accumulator) if len(accumulator[1]) >= _PENDING else accumulator
+
+    def merge_accumulators(self, accumulators: Iterable[Any]) -> Any:
+        """Put parts of a group together."""
+        whole = GroupTotals()
+        for accumulator in accumulators:
+            whole = GroupTotals.merge([whole, self._summed(accumulator)], self._top_k)
+        return tuple(whole), []
+
+    def compact(self, accumulator: Any) -> Any:
+        """Sum up what is not yet, before the accumulator travels."""
+        return tuple(self._summed(accumulator)), []
+
+    def extract_output(self, accumulator: Any) -> tuple[Any, ...]:
+        """Return the fields of the `GroupTotals`."""
+        return tuple(self._summed(accumulator))
+
+    def _summed(self, accumulator: Any) -> GroupTotals:
+        totals, pending = accumulator
+        parts = [GroupTotals(*totals), GroupTotals.of(pending, self._top_k)]
+        return GroupTotals.merge(parts, self._top_k) if pending else parts[0]
+
+
+class _LogitsFn(beam.DoFn):
+    """Gives out the numbers of those rows that have some, without the rows."""
+
+    def __init__(self, windows: Coder) -> None:
+        self._windows = windows
+
+    def process(
+        self,
+        scored: Any,
+        window: BoundedWindow = beam.DoFn.WindowParam,  # type: ignore[assignment]
+    ) -> Iterable[tuple[bytes, float]]:
+        key, _, logit, _ = scored
+        if logit is not None:
+            yield _in_window(self._windows, window, key), logit
+
+
+class _ScoresFn(beam.DoFn):
+    """Gives rows their scores by what is known of their groups."""
+
+    def __init__(self, windows: Coder, top_k: int | None) -> None:
+        self._windows = windows
+        self._top_k = top_k
+        self._most = max(1, _HELD_NUMBERS // (20 + (top_k or 0)))
+
+    def start_bundle(self) -> None:
+        self._held: collections.OrderedDict[bytes, GroupTotals] = collections.OrderedDict()
+
+    def process(
+        self,
+        scored: Any,
+        totals: Any,
+        window: BoundedWindow = beam.DoFn.WindowParam,  # type: ignore[assignment]
+    ) -> Iterable[Any]:
+        key, cosine, logit, element = scored
+        values = {COSINE: cosine, CLIP_SCORE: None} | ({RANK: None} if self._top_k else {})
+        if logit is not None:
+            group = self._group(_in_window(self._windows, window, key), totals)
+            values[CLIP_SCORE] = group.clip_score(logit)
+            if self._top_k:
+                values[RANK] = group.rank(logit)
+        yield make_row(element, sure_fields(element), values)
+
+    def _group(self, key: bytes, totals: Any) -> GroupTotals:
+        group = self._held.get(key)
+        if group is None:
+            (fields,) = totals[key]
+            group = self._held[key] = GroupTotals(*fields)
+            if len(self._held) > self._most:
+                self._held.popitem(last=False)
+        return group
+
+
+def _in_window(windows: Coder, window: BoundedWindow, key: bytes) -> bytes:
+    encoded = windows.encode(window)
+    return len(encoded).to_bytes(4) + encoded + key
+
+
+def group_key(names: Sequence[str], values: Sequence[Any]) -> bytes:
+    """Return bytes that are the same for equal values and differ for others, in every process.
+
+    Nulls are equal, NaNs too, and numbers by their value whatever their type, as in SQL.
+
+    Args:
+        names: What the values are called.
+        values: Texts, bytes, numbers, truth values, dates, times, UUIDs, nulls.
+
+    Raises:
+        RowError: For anything else.
+    """
+    parts = [_key_part(name, value) for name, value in zip(names, values, strict=True)]
+    whole = b"".join(len(part).to_bytes(8) + part for part in parts)
+    return b"w" + whole if len(whole) < _KEY_BYTES else b"d" + hashlib.blake2b(whole, digest_size=32).digest()
+
+
+def _key_part(name: str, value: Any) -> bytes:
+    match value:
+        case None:
+            return b"0"
+        case bool() | np.bool_():
+            return b"1" if value else b"2"
+        case str():
+            return b"s" + value.encode("utf-8", "surrogatepass")
+        case bytes() | bytearray() | memoryview():
+            return b"b" + bytes(value)
+        case numbers.Integral() | float() | np.floating() | decimal.Decimal():
+            return _number_part(value)
+        case uuid.UUID():
+            return b"u" + value.bytes
+        case Timestamp():
+            return f"t{value.micros}".encode()
+        case datetime.datetime():
+            instant = value if value.tzinfo is None else value.astimezone(datetime.UTC)
+            return f"m{instant.isoformat()}".encode()
+        case datetime.date() | datetime.time():
+            return f"m{type(value).__name__}{value.isoformat()}".encode()
+    message = (
+        f"rows of a query share a text, bytes, a number, a date or time, or a null in {name!r};"
+        f" got {type(value).__name__}"
+    )
+    raise RowError(Stage.READ, Code.UNSUPPORTED, message)
+
+
+def _number_part(value: Any) -> bytes:
+    try:
+        number, parts = (int(value), 1) if isinstance(value, numbers.Integral) else value.as_integer_ratio()
+    except ValueError:
+        return b"nan"
+    except OverflowError:
+        return b"+inf" if value > 0 else b"-inf"
+    return f"n{number:x}/{parts:x}".encode()

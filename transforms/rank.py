@@ -1,0 +1,223 @@
+"""`Rank`: queries and candidates in, the candidates' cosines and clip_scores out, as lists, matches or columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from apache_beam.pvalue import PCollection
+
+from ..encoders.document import Document
+from ..encoders.errors import SpecError
+from ..encoders.kinds import Kind
+from ..encoders.rank_plan import RANK, RANKED, DocumentRankPlan, PairPlan, RankPlan
+from ..encoders.scores import SCALE, Scale
+from ..encoders.spec import EncoderSpec, reject_unknown_options
+from .elements import DocumentElements, Elements, RowElements
+from .embed_fn import OnFailure
+from .encoding import Embedded, Encoding, check_columns, label_of
+from .groups import GroupScores, PairElements, scored_type
+from .rows import STRUCTS, is_array, row_fields, widened_type
+
+_OWN_OPTIONS = (
+    *("query", "candidates", "candidate", "by", "query_kind", "candidate_kind", "output", "top_k", "scale"),
+    *("keep_embeddings", "keep_content", "key", "max_wait_s", "on_failure"),
+)
+_WAYS = (
+    "give query= and candidates= (a list column), or query=, candidate= and by= (flat rows),"
+    " or none of them (documents with matches)"
+)
+_OF_DOCUMENTS = {"keep_embeddings", "keep_content"}
+_OF_ROWS = {"query_kind", "candidate_kind", "key"}
+_LIST_WAY_OUT = "choose a name: Rank(…, output='…')"
+_FLAT_WAY_OUT = "Rank writes cosine, clip_score and, with top_k, rank: rename yours first"
+
+
+class Rank(Encoding):
+    """Scores candidates by how well they fit their query; every element comes out once, as a row or as a failure.
+
+    `cosine` is that of the vectors, `clip_score` the softmax of `scale` times the cosines over the candidates of one
+    query. Queries and candidates are texts, images, sounds, mixed too, or vectors that are there already, which are
+    used as they are. Three ways, told by what is given:
+
+    - Nothing: elements are `Document`s. Their `matches` come out sorted by clip_score, ties in their order, each with
+      `scores`: `clip_score`, `cosine`, and `position`, its place before, from 0. A match that failed stands at the end
+      with its `failures`; the rest is ranked.
+    - `query` and `candidates`: elements are rows with a list. They get the column `ranked`: of each candidate a dict of
+      `candidate`, `position`, `clip_score`, `cosine` and `failure` (`stage`, `code`, `message`, or None), sorted
+      likewise; failures and nulls stand at the end without scores.
+    - `query`, `candidate` and `by`: elements are flat rows, each with one candidate, and the rows with the same values
+      in `by` (in the same window) are a group. They stay flat and get `cosine`, `clip_score` and, with `top_k`, `rank`:
+      the place in the group from 1, equal scores sharing one, None below the best. Groups may have any size: what is
+      gathered of them is a few numbers. Nulls get nulls.
+
+    A row fails, and goes to `failures`, if its query cannot be embedded (of flat rows: or its candidate); see
+    `on_failure`. A query without candidates is no failure: an empty list, or matches none.
+
+    All candidates of a bundle share micro-batches, and equal texts, bytes and URIs are embedded once in each process,
+    within `max_cache_bytes`. Windows, timestamps and panes stay as they are.
+
+    Attributes:
+        spec: The encoder.
+        columns: How rows are ranked; None for documents.
+        documents: How documents are ranked; None for rows.
+    """
+
+    columns: RankPlan | PairPlan | None
+    documents: DocumentRankPlan | None
+
+    def __init__(
+        self,
+        model: str | EncoderSpec | None = None,
+        *,
+        query: str | None = None,
+        candidates: str | None = None,
+        candidate: str | None = None,
+        by: str | Sequence[str] | None = None,
+        query_kind: Kind = "auto",
+        candidate_kind: Kind = "auto",
+        output: str = RANKED,
+        top_k: int | None = None,
+        scale: Scale = SCALE,
+        keep_embeddings: bool = False,
+        keep_content: bool = False,
+        key: str = "id",
+        max_wait_s: float | None = None,
+        on_failure: OnFailure = "split",
+        **spec_options: Any,
+    ) -> None:
+        """Check everything that can be checked without weights.
+
+        Args:
+            model: Name of a model or a spec; `ViT-B-32::openai` without one.
+            query: Column, or path into a struct, of the query.
+            candidates: Column of the list of candidates.
+            candidate: Column of the one candidate of flat rows.
+            by: Column or columns whose values the flat rows of one query share.
+            query_kind: `text`, `image`, `audio` (as `Embed` takes such columns: strings in the last two are URIs),
+                `vector`, or `auto`: strings are texts, bytes are told by their content, structs are documents.
+            candidate_kind: The same of candidates.
+            output: Name of the column of ranked lists.
+            top_k: How many of the best are kept of a list or of matches, beside those without scores; in flat rows, how
+                many get a `rank`.
+            scale: What cosines are multiplied by before the softmax: a number, or `model` for what the model learnt.
+            keep_embeddings: Whether documents keep the embeddings of themselves and their matches.
+            keep_content: Whether documents keep `blob` and `tensor`.
+            key: Column that names a row in its failures.
+            max_wait_s: Seconds that an element of a stream may wait for others; None waits for the bundle's end only.
+            on_failure: `split`, or `raise` to end the job at the first failure, one of a single candidate too.
+            **spec_options: Fields of `EncoderSpec`, such as `max_batch_rows`.
+
+        Raises:
+            SpecError: If something cannot work.
+            TypeError: If an option is unknown, or has another name here.
+        """
+        reject_unknown_options(spec_options, {*EncoderSpec.__dataclass_fields__, *_OWN_OPTIONS} - {"model"})
+        super().__init__(EncoderSpec.of(model, **spec_options), max_wait_s=max_wait_s, on_failure=on_failure)
+        way = _way({"query": query, "candidates": candidates, "candidate": candidate, "by": by})
+        given = {"query_kind": query_kind != "auto", "candidate_kind": candidate_kind != "auto", "key": key != "id"}
+        given |= {"output": output != RANKED, "keep_embeddings": keep_embeddings, "keep_content": keep_content}
+        _refuse_silent({name for name, one in given.items() if one}, way)
+        self.documents = self.columns = None
+        if query is None:
+            self.documents = DocumentRankPlan(top_k, keep_embeddings, keep_content, scale)
+        elif candidates is not None:
+            lists = RankPlan(query, candidates, query_kind, candidate_kind, output, top_k, key, scale)
+            self.columns = lists.checked(self.spec)
+        else:
+            assert candidate is not None
+            names = (by,) if isinstance(by, str) else tuple(by or ())
+            pairs = PairPlan(query, candidate, names, query_kind, candidate_kind, top_k, key, scale)
+            self.columns = pairs.checked(self.spec)
+
+    def default_label(self) -> str:
+        """Name the model and the columns, so that two of these can stand in one pipeline."""
+        return label_of("Rank", [self.spec.model, *_paths(self.columns)])
+
+    def display_data(self) -> dict[str, Any]:
+        """Show the model and what is ranked on the runner's page."""
+        plan = self.columns or self.documents
+        assert plan is not None
+        shown = ", ".join(_paths(self.columns)) or "documents"
+        return {"model": self.spec.model, "columns": shown, "scale": str(plan.scale), "top_k": str(plan.top_k or "all")}
+
+    def expand(self, pcoll: PCollection) -> Embedded | PCollection:
+        """Put the stage into the pipeline, and for flat rows those that combine their groups.
+
+        Raises:
+            SpecError: If rows with a schema lack a column, or have one already that would be added; or if the groups of
+                flat rows would never be whole.
+        """
+        if not isinstance(self.columns, PairPlan):
+            return super().expand(pcoll)
+        _check_groups(pcoll, self.columns)
+        check_columns(pcoll.element_type, _paths(self.columns), self.columns.new_names, _FLAT_WAY_OUT)
+        scored = self._encode(pcoll, scored_type(pcoll.element_type), PairElements(self.columns, _FLAT_WAY_OUT))
+        added = {name: (int if name == RANK else float) | None for name in self.columns.new_names}
+        rows_type = widened_type(pcoll.element_type, added)
+        rows = scored.rows | "Groups" >> GroupScores(self.columns.top_k, rows_type)
+        return self._hand_out(Embedded(rows, scored.failures))
+
+    def _plan(self, element_type: Any) -> tuple[Any, Elements]:
+        if self.documents is not None:
+            return Document, DocumentElements(self.documents, "query= and candidates=, or query=, candidate= and by=")
+        assert isinstance(self.columns, RankPlan)
+        check_columns(element_type, _paths(self.columns), self.columns.new_names, _LIST_WAY_OUT)
+        rows_type = widened_type(element_type, {self.columns.output: STRUCTS})
+        return rows_type, RowElements(self.columns, _LIST_WAY_OUT)
+
+
+def _way(columns: Mapping[str, Any]) -> str:
+    """Tell which of the three ways is meant.
+
+    Raises:
+        SpecError: If it is none, or parts of two.
+    """
+    given = {name for name, value in columns.items() if value is not None}
+    ways = {"documents": set(), "lists": {"query", "candidates"}, "flat rows": {"query", "candidate", "by"}}
+    for way, names in ways.items():
+        if given == names:
+            return way
+    shown = ", ".join(f"{name}={columns[name]!r}" for name in columns if name in given)
+    raise SpecError(f"{shown} is not enough, or too much, to tell what is ranked: {_WAYS}")
+
+
+def _refuse_silent(given: set[str], way: str) -> None:
+    """Refuse options that would say nothing.
+
+    Raises:
+        SpecError: Saying what they belong to.
+    """
+    own = {"documents": _OF_DOCUMENTS, "lists": _OF_ROWS | {"output"}, "flat rows": _OF_ROWS}[way]
+    for name in sorted(given - own):
+        home = "documents" if name in _OF_DOCUMENTS else "query= with candidates=" if name == "output" else "rows"
+        raise SpecError(f"{name} is for {home}; of {way} it says nothing")
+
+
+def _paths(plan: RankPlan | PairPlan | None) -> list[str]:
+    """Return the columns that are read."""
+    if isinstance(plan, RankPlan):
+        return [plan.query, plan.candidates]
+    return [] if plan is None else [plan.query, plan.candidate, *plan.by]
+
+
+def _check_groups(pcoll: PCollection, plan: PairPlan) -> None:
+    """Refuse flat rows whose groups would never be whole, or have no name.
+
+    Raises:
+        SpecError: Saying why, and the way out.
+    """
+    if not pcoll.is_bounded:
+        raise SpecError(
+            "the rows of a stream are never all there, so that neither is a group of flat rows;"
+            " collect the candidates of a query into a list and give query= and candidates="
+        )
+    windows = pcoll.windowing.windowfn
+    if windows.is_merging():
+        raise SpecError(
+            f"{type(windows).__name__} windows grow when rows are grouped, and flat rows never are;"
+            " put them into fixed or global windows first"
+        )
+    for name, kind in row_fields(pcoll.element_type) or ():
+        if name in plan.by and is_array(kind):
+            raise SpecError(f"by={name!r} is an array; rows of a query share a text, a number, bytes or a date")
