@@ -229,8 +229,8 @@ def test_who_takes_the_first_rows_does_not_wait_for_all(spark, tmp_path):
 
 
 def test_many_partitions_load_once_in_each_worker(spark, tmp_path):
-    df = spark.range(0, 320, 1, 16).selectExpr("concat('caption ', id) as caption")
-    for _ in range(2):
+    for time in ("first", "second"):
+        df = spark.range(0, 320, 1, 16).selectExpr(f"concat('{time} caption ', id) as caption")
         embed_columns(df, {"caption": "text"}, model=f"{MODEL}&log={tmp_path}").write.format("noop").mode(
             "overwrite"
         ).save()

@@ -145,7 +145,8 @@ def test_a_spec_and_options_that_win_over_it(captions):
 
 
 def test_functions_of_sql(spark, captions):
-    assert register(spark, model=MODEL, prefix="clip_") == ["clip_embed_text", "clip_embed_image"]
+    names = ["clip_embed_text", "clip_embed_image", "clip_rank", "clip_similarity"]
+    assert register(spark, model=MODEL, prefix="clip_") == names
     rows = spark.sql(
         "select clip_embed_text(caption) as v, clip_embed_image(binary(caption)) as w from captions"
     ).collect()

@@ -1,11 +1,17 @@
-"""Spark: embeddings as column expressions, on whole DataFrames, in SQL, and as pandas UDFs.
+"""Spark: embeddings and scores as column expressions, on whole DataFrames, in SQL; embeddings as pandas UDFs too.
 
 - `frames`: `embed_columns`, several columns of a DataFrame in one pass; `stamp_provenance`
-- `expressions`: `embed_text`, `embed_image`, `embed_audio` as columns; `register` for SQL
+- `expressions`: `embed_text`, `embed_image`, `embed_audio` as columns
+- `rankings`: `rank` and `clip_similarity` as columns; `classification`: `classify`
+- `groups`: `rank_groups`, flat rows scored among those of their query
+- `sql`: `register`, all that is an expression as functions of SQL
 - `pandas_functions`: `text_udf`, `image_udf`, `audio_udf`, for those who compose pandas UDFs
 - `shards`: `embed_shards`, the files of a job spread over a cluster
-- `batches`: what a worker does with an Arrow batch; `worker`: its encoder, device and threads
-- `driver`: what is checked where the job is planned; `schema`: the columns that go in and those that are added
+- `batches`: what a worker does with an Arrow batch that is embedded; `score_batches`: ranked, compared or classified
+- `partitions`: a partition's rows through an encoder; `values`: Arrow's values as Python's
+- `worker`: the encoder of a task, its device and threads
+- `driver`: what is checked where the job is planned; `schema`: the columns that go in and those that are added;
+  `kind_types`: which types of columns can be ranked
 
 Works on classic Spark and on Spark Connect, and never imports Beam.
 """
@@ -19,19 +25,27 @@ except ImportError as err:
 
     raise MissingExtraError("pyspark", "spark", "clipmill.udfs") from err
 
-from .expressions import embed_audio, embed_image, embed_text, register
+from .classification import classify
+from .expressions import embed_audio, embed_image, embed_text
 from .frames import embed_columns, stamp_provenance
+from .groups import rank_groups
 from .pandas_functions import audio_udf, image_udf, text_udf
+from .rankings import clip_similarity, rank
 from .shards import embed_shards
+from .sql import register
 
 __all__ = [
     "audio_udf",
+    "classify",
+    "clip_similarity",
     "embed_audio",
     "embed_columns",
     "embed_image",
     "embed_shards",
     "embed_text",
     "image_udf",
+    "rank",
+    "rank_groups",
     "register",
     "stamp_provenance",
     "text_udf",

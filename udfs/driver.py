@@ -1,11 +1,15 @@
-"""What is checked where a job is planned: the spec, and settings of Spark that would make it slow."""
+"""What is done where a job is planned: checks of the spec and of Spark's settings, and column expressions."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
-from pyspark.sql import SparkSession
+import pyarrow as pa
+from pyspark.sql import Column, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
 from ..encoders import EncoderSpec
 from ..encoders.errors import SpecError
@@ -64,3 +68,29 @@ def warn_without_worker_reuse(spark: SparkSession | None, *, depth: int = 1) -> 
         RuntimeWarning,
         stacklevel=depth + 2,
     )
+
+
+def arrow_udf(function: Callable[..., pa.Array], name: str, result: T.DataType, *, deterministic: bool) -> Any:
+    """Return a scalar Arrow UDF: those in one select share a Python worker, which iterator UDFs don't.
+
+    Args:
+        function: From arrays to an array.
+        name: What Spark shows of it.
+        result: Of what type.
+        deterministic: Whether Spark may compute it twice.
+    """
+    function.__name__ = name
+    udf: Any = F.arrow_udf(function, result)  # type: ignore[attr-defined]
+    return udf if deterministic else udf.asNondeterministic()
+
+
+def as_column(column: str | Column) -> Column:
+    """Return the column of a name, of a path into a struct, or of an expression."""
+    return F.col(column) if isinstance(column, str) else column
+
+
+def output_name(column: str | Column, suffix: str) -> str:
+    """Name a result as functions of whole DataFrames do; of an expression Spark's own words for it are taken."""
+    name = column if isinstance(column, str) else str(column).removeprefix("Column<'").removesuffix("'>")
+    name = name.rpartition(" AS ")[2]
+    return name.replace("`", "").replace(".", "_") + suffix

@@ -1,19 +1,25 @@
-"""`embed_text`, `embed_image` and `embed_audio` as column expressions, and `register` for SQL."""
+"""`embed_text`, `embed_image` and `embed_audio` as column expressions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
 from pyspark.sql import Column, SparkSession
-from pyspark.sql import functions as F
 
 from ..encoders.columns import SUFFIX
 from ..encoders.spec import DEFAULT_MODEL, EncoderSpec, Modality
 from ..encoders.storage.provenance import provenance_of, spark_metadata
 from .batches import embed_array
-from .driver import FailuresOption, check_failures_option, spec_of, warn_without_worker_reuse
+from .driver import (
+    FailuresOption,
+    arrow_udf,
+    as_column,
+    check_failures_option,
+    output_name,
+    spec_of,
+    warn_without_worker_reuse,
+)
 from .schema import VECTOR, VECTOR_OR_FAILURE
 
 
@@ -103,43 +109,6 @@ def embed_audio(
     return _expression(column, "audio", model, failures, deterministic, spec_options)
 
 
-def register(
-    spark: SparkSession,
-    *,
-    model: str | EncoderSpec = DEFAULT_MODEL,
-    prefix: str = "",
-    failures: FailuresOption = "null",
-    deterministic: bool = False,
-    **spec_options: Any,
-) -> list[str]:
-    """Make `embed_text`, `embed_image` and `embed_audio` functions of SQL, bound to one model.
-
-    Args:
-        spark: The session that will know them.
-        model: A name or a spec.
-        prefix: Stands before the functions' names, so that several models can be registered.
-        failures: As in `embed_text`.
-        deterministic: As in `embed_text`.
-        **spec_options: Fields of `EncoderSpec`.
-
-    Returns:
-        The names, one for each kind that the model embeds.
-
-    Raises:
-        SpecError: If the model or an option cannot work.
-        TypeError: If an option is unknown or has another name here.
-    """
-    check_failures_option(failures)
-    spec = spec_of(model, spec_options)
-    warn_without_worker_reuse(spark)
-    kinds: tuple[Modality, ...] = ("text", "image", "audio")
-    functions = {f"{prefix}embed_{kind}": _udf(spec, kind, failures, deterministic) for kind in kinds}
-    names = [name for name, kind in zip(functions, kinds, strict=True) if kind in spec.modalities]
-    for name in names:
-        spark.udf.register(name, functions[name])
-    return names
-
-
 def _expression(
     column: str | Column,
     modality: Modality,
@@ -151,28 +120,15 @@ def _expression(
     check_failures_option(failures)
     spec = spec_of(model, spec_options, modality)
     warn_without_worker_reuse(SparkSession.getActiveSession(), depth=2)
-    value = F.col(column) if isinstance(column, str) else column
-    embedded = _udf(spec, modality, failures, deterministic)(value)
-    return embedded.alias(_output_name(column), metadata=spark_metadata(provenance_of(spec, modality)))
+    embedded = embedding_udf(spec, modality, failures, deterministic)(as_column(column))
+    return embedded.alias(output_name(column, SUFFIX), metadata=spark_metadata(provenance_of(spec, modality)))
 
 
-def _udf(spec: EncoderSpec, modality: Modality, failures: str, deterministic: bool) -> Any:
-    """Return a scalar Arrow UDF: those in one select share a Python worker, which iterator UDFs don't."""
-    result = VECTOR_OR_FAILURE if failures == "struct" else VECTOR
-    udf: Any = F.arrow_udf(_arrow_function(spec, modality, failures), result)  # type: ignore[attr-defined]
-    return udf if deterministic else udf.asNondeterministic()
+def embedding_udf(spec: EncoderSpec, modality: Modality, failures: str, deterministic: bool) -> Any:
+    """Return the UDF behind an expression, which `register` gives to SQL."""
 
-
-def _arrow_function(spec: EncoderSpec, modality: Modality, failures: str) -> Callable[[pa.Array], pa.Array]:
     def embed(values: pa.Array) -> pa.Array:
         return embed_array(values, spec, modality, failures)
 
-    embed.__name__ = f"embed_{modality}"
-    return embed
-
-
-def _output_name(column: str | Column) -> str:
-    """Name the result as `embed_columns` does; of an expression Spark's own words for it are taken."""
-    name = column if isinstance(column, str) else str(column).removeprefix("Column<'").removesuffix("'>")
-    name = name.rpartition(" AS ")[2]
-    return name.replace("`", "").replace(".", "_") + SUFFIX
+    result = VECTOR_OR_FAILURE if failures == "struct" else VECTOR
+    return arrow_udf(embed, f"embed_{modality}", result, deterministic=deterministic)

@@ -24,6 +24,16 @@ VECTOR_OR_FAILURE = T.StructType([T.StructField("embedding", VECTOR), T.StructFi
 FAILURES = T.ArrayType(T.StructType([T.StructField("column", T.StringType()), *FAILURE.fields]), containsNull=False)
 ARROW_FAILURES = pa.list_(pa.struct([(name, pa.string()) for name in ("column", *_FAILURE_FIELDS)]))
 
+_SCORES = [T.StructField("clip_score", T.DoubleType()), T.StructField("cosine", T.DoubleType())]
+_ARROW_SCORES = [("clip_score", pa.float64()), ("cosine", pa.float64())]
+_PLACE = [T.StructField("position", T.IntegerType()), *_SCORES, T.StructField("failure", FAILURE)]
+RANKED = T.ArrayType(T.StructType(_PLACE), containsNull=False)
+ARROW_RANKED = pa.list_(pa.struct([("position", pa.int32()), *_ARROW_SCORES, ("failure", ARROW_FAILURE)]))
+SIMILARITY_OR_FAILURE = T.StructType([T.StructField("similarity", T.DoubleType()), T.StructField("failure", FAILURE)])
+LABELS = T.ArrayType(T.StructType([T.StructField("label", T.StringType()), *_SCORES]), containsNull=False)
+ARROW_LABELS = pa.list_(pa.struct([("label", pa.string()), *_ARROW_SCORES]))
+LABELS_OR_FAILURE = T.StructType([T.StructField("labels", LABELS), T.StructField("failure", FAILURE)])
+
 _SPARK_IMAGE = {"height", "width", "nChannels", "data"}
 _FILE = {"bytes", "path"}
 _SAMPLES, _RATES = set(SOUND_SAMPLES), set(SOUND_RATES)
@@ -57,6 +67,20 @@ def find_sources(schema: T.StructType, plan: ColumnPlan) -> list[Source]:
         _check_type(path, column.modality, found.elementType if isinstance(found, T.ArrayType) else found, found)
         sources.append(Source(path, steps, is_array))
     return sources
+
+
+def find_column(schema: T.StructType, path: str) -> tuple[tuple[int, ...], T.DataType]:
+    """Find a column: the steps to it, as `Source` has them, and its type.
+
+    Raises:
+        SpecError: If it is not there, or twice there.
+    """
+    return _find(schema, path, path)
+
+
+def with_candidates(candidate: T.DataType) -> T.ArrayType:
+    """Return the type of ranked candidates that have their values beside them."""
+    return T.ArrayType(T.StructType([T.StructField("candidate", candidate), *_PLACE]), containsNull=False)
 
 
 def _find(struct: T.StructType, path: str, whole: str) -> tuple[tuple[int, ...], T.DataType]:

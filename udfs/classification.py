@@ -1,0 +1,91 @@
+"""`classify` as a column expression."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+from pyspark.sql import Column, SparkSession
+
+from ..encoders.classify_plan import SUFFIX
+from ..encoders.kinds import Kind, check_kind
+from ..encoders.labels import LabelSet
+from ..encoders.scores import SCALE, Scale
+from ..encoders.spec import DEFAULT_MODEL, EncoderSpec
+from .driver import (
+    FailuresOption,
+    arrow_udf,
+    as_column,
+    check_failures_option,
+    output_name,
+    spec_of,
+    warn_without_worker_reuse,
+)
+from .schema import LABELS, LABELS_OR_FAILURE
+from .score_batches import classify_array
+
+Labels = Sequence[str] | str | os.PathLike[str]
+"""Texts, or the path or URL of a file of them, which the driver reads."""
+
+
+def classify(
+    column: str | Column,
+    *,
+    labels: Labels,
+    templates: Labels | None = None,
+    kind: Kind = "auto",
+    top_k: int = 5,
+    scale: Scale = SCALE,
+    model: str | EncoderSpec = DEFAULT_MODEL,
+    failures: FailuresOption = "null",
+    deterministic: bool = False,
+    **spec_options: Any,
+) -> Column:
+    """Tell which of some labels fit a column best, without training (zero-shot).
+
+    Args:
+        column: A name, a path into a struct (`page.photo`) or an expression.
+        labels: What is told apart: texts, or a file of them, which is read here and not on the workers: a JSON array
+            of strings if it ends in `.json`, else one a line.
+        templates: Texts with a `{}`, where the label goes, or such a file; a short set of our own if None.
+        kind: What the column holds; see `rank`.
+        top_k: How many of the best labels are told; all of them if there are fewer.
+        scale: What cosines are multiplied by before the softmax over all labels; `model` for what the model learnt.
+        model: A name or a spec.
+        failures: What a bad row gives: `null`; `struct`, which makes the result
+            struct<labels, failure: struct<stage, code, message>>; or `raise`, which fails the job.
+        deterministic: As in `embed_text`.
+        **spec_options: Fields of `EncoderSpec`.
+
+    Returns:
+        array<struct<label: string, clip_score: double, cosine: double>>, best first, named `<column>_labels`; null
+        where the value is null.
+
+    Raises:
+        SpecError: If the model or an option cannot work, there are no labels, one is blank or there twice, a template
+            has no `{}`, or a file cannot be read.
+        TypeError: If an option is unknown or has another name here.
+    """
+    check_failures_option(failures)
+    spec = spec_of(model, spec_options)
+    told = LabelSet.of(labels, templates=templates, top_k=top_k, scale=scale, spec=spec)
+    warn_without_worker_reuse(SparkSession.getActiveSession())
+    classified: Column = classification_udf(spec, kind, told, failures, deterministic)(as_column(column))
+    return classified.alias(output_name(column, SUFFIX))
+
+
+def classification_udf(spec: EncoderSpec, kind: Kind, labels: LabelSet, failures: str, deterministic: bool) -> Any:
+    """Return the UDF behind `classify`, which `register` gives to SQL.
+
+    Raises:
+        SpecError: If the kind cannot work.
+    """
+    check_kind("kind", kind, spec)
+
+    def classify_(values: pa.Array) -> pa.Array:
+        return classify_array(values, spec, kind, labels, failures)
+
+    result = LABELS_OR_FAILURE if failures == "struct" else LABELS
+    return arrow_udf(classify_, "classify", result, deterministic=deterministic)

@@ -1,0 +1,112 @@
+"""Which types of columns can be ranked as which kind: the same question to Spark's types and to Arrow's."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import pyarrow as pa
+from pyspark.sql import types as T
+
+from ..encoders.errors import SpecError
+from ..encoders.kinds import CONTENT, Kind, modality_of_struct
+from .values import is_list, is_number
+
+_FILE = {"bytes", "path"}
+_TAKES = {
+    "auto": "strings (texts), binary, or structs: documents (text, uri, blob, embedding, …), images or sounds of Spark",
+    "text": "strings",
+    "image": "binary, strings (URIs), Spark's image struct or struct<bytes, path>",
+    "audio": "binary, strings (URIs), struct<array, sampling_rate> or struct<bytes, path>",
+    "vector": "arrays of numbers",
+}
+
+
+class Shape(NamedTuple):
+    """What matters of a type.
+
+    Attributes:
+        family: What values of it are; `numbers` is a list of them, `list` one of anything else.
+        fields: Names of a struct's fields.
+        shown: The type as its owner writes it.
+    """
+
+    family: Literal["null", "string", "binary", "struct", "numbers", "list", "other"]
+    fields: tuple[str, ...]
+    shown: str
+
+
+def shape_of_spark(kind: T.DataType) -> Shape:
+    """Return the shape of a type of Spark."""
+    shown = kind.simpleString()
+    if isinstance(kind, T.ArrayType):
+        numbers = isinstance(kind.elementType, T.IntegralType | T.FractionalType)
+        numbers = numbers and not isinstance(kind.elementType, T.DecimalType)
+        return Shape("numbers" if numbers else "list", (), shown)
+    if isinstance(kind, T.StructType):
+        return Shape("struct", tuple(kind.names), shown)
+    if isinstance(kind, T.StringType | T.CharType | T.VarcharType):
+        return Shape("string", (), shown)
+    if isinstance(kind, T.BinaryType):
+        return Shape("binary", (), shown)
+    return Shape("null" if isinstance(kind, T.NullType) else "other", (), shown)
+
+
+def shape_of_arrow(kind: pa.DataType) -> Shape:
+    """Return the shape of a type of Arrow."""
+    shown, types = str(kind), pa.types
+    if is_list(kind):
+        return Shape("numbers" if is_number(kind.value_type) else "list", (), shown)
+    if types.is_struct(kind):
+        return Shape("struct", tuple(kind.names), shown)
+    if types.is_string(kind) or types.is_large_string(kind):
+        return Shape("string", (), shown)
+    if types.is_binary(kind) or types.is_large_binary(kind):
+        return Shape("binary", (), shown)
+    return Shape("null" if types.is_null(kind) else "other", (), shown)
+
+
+def check_shape(what: str, option: str, kind: Kind, shape: Shape) -> None:
+    """Refuse a column that cannot be of its kind.
+
+    Args:
+        what: What the column is called.
+        option: The option that says its kind.
+        kind: Which kind.
+        shape: Of the column's type.
+
+    Raises:
+        SpecError: Saying what the kind takes, and which kind the column may be.
+    """
+    if shape.family == "null" or _fits(kind, shape):
+        return
+    way_out = ""
+    if shape.family == "numbers":
+        way_out = f"; vectors that were made before are {option}='vector'"
+    raise SpecError(f"{what} is {shape.shown}, and {option}={kind!r} takes {_TAKES[kind]}{way_out}")
+
+
+def check_candidates(option: str, kind: Kind, candidates: pa.DataType) -> None:
+    """Refuse a column that is no list of candidates of its kind; see `check_shape`."""
+    if pa.types.is_null(candidates):
+        return
+    if not is_list(candidates):
+        raise SpecError(
+            f"the column of candidates is {candidates}, not an array; rows of one candidate each are for rank_groups"
+            " and clip_similarity"
+        )
+    check_shape("a candidate", option, kind, shape_of_arrow(candidates.value_type))
+
+
+def _fits(kind: Kind, shape: Shape) -> bool:
+    if shape.family == "struct":
+        modality = modality_of_struct(shape.fields)
+        if kind == "auto":
+            return modality is not None or not set(CONTENT).isdisjoint(shape.fields)
+        return kind == modality or (kind in ("image", "audio") and set(shape.fields) <= _FILE)
+    return shape.family in {
+        "auto": ("string", "binary"),
+        "text": ("string",),
+        "image": ("string", "binary"),
+        "audio": ("string", "binary"),
+        "vector": ("numbers",),
+    }.get(kind, ())

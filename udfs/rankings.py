@@ -1,0 +1,178 @@
+"""`rank` and `clip_similarity` as column expressions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+from pyspark.sql import Column, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from ..encoders.kinds import Kind, check_kind
+from ..encoders.rank_plan import RANKED as RANKED_NAME
+from ..encoders.rank_plan import PairPlan, RankPlan
+from ..encoders.scores import SCALE, Scale
+from ..encoders.spec import DEFAULT_MODEL, EncoderSpec
+from .driver import (
+    FailuresOption,
+    arrow_udf,
+    as_column,
+    check_failures_option,
+    spec_of,
+    warn_without_worker_reuse,
+)
+from .kind_types import shape_of_spark
+from .schema import RANKED, SIMILARITY_OR_FAILURE, with_candidates
+from .score_batches import rank_array, rank_array_with_candidates, similarity_array
+
+SIMILARITY = "clip_similarity"
+
+
+def rank(
+    query_column: str | Column,
+    candidates_column: str | Column,
+    *,
+    query_kind: Kind = "auto",
+    candidate_kind: Kind = "auto",
+    model: str | EncoderSpec = DEFAULT_MODEL,
+    top_k: int | None = None,
+    scale: Scale = SCALE,
+    deterministic: bool = False,
+    **spec_options: Any,
+) -> Column:
+    """Rank the candidates of each row by how well they fit its query.
+
+    Args:
+        query_column: A name, a path into a struct (`page.title`) or an expression. What it may hold follows from its
+            kind.
+        candidates_column: The same, of arrays. An expression is computed twice, once for the scores and once for the
+            candidates in the result: one that gives something else the second time does not fit.
+        query_kind: `text` takes strings; `image` and `audio` take what `embed_image` and `embed_audio` do, strings are
+            URIs; `vector` takes arrays of numbers, vectors of the same model, and embeds nothing. `auto` takes strings
+            for texts, tells binary by its content, and takes structs for documents, of text, uri, blob (or bytes),
+            tensor, embedding: candidates of several kinds in one array are those.
+        candidate_kind: What each candidate is.
+        model: A name or a spec.
+        top_k: How many of the best are kept; all if None. Candidates without scores are kept always.
+        scale: What cosines are multiplied by before the softmax; `model` for what the model learnt.
+        deterministic: As in `embed_text`.
+        **spec_options: Fields of `EncoderSpec`.
+
+    Returns:
+        array<struct<candidate, position: int, clip_score: double, cosine: double, failure: struct<stage, code,
+        message>>>, named `ranked`: by falling clip_score, ties in their order. `candidate` has the type that it had,
+        `position` is its place in the array that went in, from 0. Candidates without scores stand at the end: those
+        that failed, with their failure, and nulls, without one; where the query failed, all of them say so. Null where
+        query or candidates are null; an empty array where there are no candidates.
+
+    Raises:
+        SpecError: If the model or an option cannot work.
+        TypeError: If an option is unknown or has another name here.
+    """
+    spec = spec_of(model, spec_options)
+    plan = rank_plan(spec, query_kind, candidate_kind, top_k, scale)
+    warn_without_worker_reuse(SparkSession.getActiveSession())
+
+    def rank_(queries: pa.Array, candidates: pa.Array) -> pa.Array:
+        return rank_array(queries, candidates, spec, plan)
+
+    candidates = as_column(candidates_column)
+    ranked = arrow_udf(rank_, "rank", RANKED, deterministic=deterministic)(as_column(query_column), candidates)
+    return _with_candidates(candidates, ranked).alias(RANKED_NAME)
+
+
+def _with_candidates(candidates: Column, ranked: Column) -> Column:
+    """Put each candidate beside its scores, in Spark: it keeps its type, and never comes back from Python.
+
+    The array of one struct gives names to both, so that neither is computed again for each element; where the
+    candidates are no array, Spark's own error says the name.
+    """
+    fields = [field.name for field in RANKED.elementType.fields]  # type: ignore[attr-defined]
+
+    def whole(row: Column) -> Column:
+        return F.transform(
+            row["ranked"],
+            lambda place: F.struct(
+                F.get(row["candidates_column"], place["position"]).alias("candidate"),
+                *(place[name].alias(name) for name in fields),
+            ),
+        )
+
+    return F.transform(F.array(F.struct(candidates.alias("candidates_column"), ranked.alias("ranked"))), whole)[0]
+
+
+def rank_plan(spec: EncoderSpec, query_kind: Kind, candidate_kind: Kind, top_k: int | None, scale: Scale) -> RankPlan:
+    """Return how the values of two columns are ranked.
+
+    Raises:
+        SpecError: If an option cannot work.
+    """
+    plan = RankPlan("query", "candidates", query_kind, candidate_kind, RANKED_NAME, top_k, scale=scale)
+    return plan.checked(spec)
+
+
+def rank_udf_with_candidates(spec: EncoderSpec, plan: RankPlan, candidate: T.DataType, deterministic: bool) -> Any:
+    """Return a UDF that gives the candidates back itself, for SQL, where nothing can be put around it."""
+    declared = shape_of_spark(candidate)
+
+    def rank_(queries: pa.Array, candidates: pa.Array) -> pa.Array:
+        return rank_array_with_candidates(queries, candidates, spec, plan, declared)
+
+    return arrow_udf(rank_, "clip_rank", with_candidates(candidate), deterministic=deterministic)
+
+
+def clip_similarity(
+    a: str | Column,
+    b: str | Column,
+    *,
+    a_kind: Kind = "auto",
+    b_kind: Kind = "auto",
+    model: str | EncoderSpec = DEFAULT_MODEL,
+    failures: FailuresOption = "null",
+    deterministic: bool = False,
+    **spec_options: Any,
+) -> Column:
+    """Compare two columns, row by row.
+
+    Args:
+        a: A name, a path into a struct (`page.title`) or an expression.
+        b: The same.
+        a_kind: What `a` holds; see `rank`.
+        b_kind: What `b` holds.
+        model: A name or a spec.
+        failures: What a bad row gives: `null`; `struct`, which makes the result
+            struct<similarity, failure: struct<stage, code, message>>; or `raise`, which fails the job.
+        deterministic: As in `embed_text`.
+        **spec_options: Fields of `EncoderSpec`.
+
+    Returns:
+        double in [-1, 1], the cosine, named `clip_similarity`; null where either is null.
+
+    Raises:
+        SpecError: If the model or an option cannot work.
+        TypeError: If an option is unknown or has another name here.
+    """
+    check_failures_option(failures)
+    spec = spec_of(model, spec_options)
+    warn_without_worker_reuse(SparkSession.getActiveSession())
+    udf = similarity_udf(spec, a_kind, b_kind, failures, deterministic)
+    column: Column = udf(as_column(a), as_column(b))
+    return column.alias(SIMILARITY)
+
+
+def similarity_udf(spec: EncoderSpec, a_kind: Kind, b_kind: Kind, failures: str, deterministic: bool) -> Any:
+    """Return the UDF behind `clip_similarity`, which `register` gives to SQL.
+
+    Raises:
+        SpecError: If a kind cannot work.
+    """
+    check_kind("a_kind", a_kind, spec)
+    check_kind("b_kind", b_kind, spec)
+    plan = PairPlan("a", "b", by=("a",), query_kind=a_kind, candidate_kind=b_kind)
+
+    def similarity(left: pa.Array, right: pa.Array) -> pa.Array:
+        return similarity_array(left, right, spec, plan, failures)
+
+    result = SIMILARITY_OR_FAILURE if failures == "struct" else T.DoubleType()
+    return arrow_udf(similarity, SIMILARITY, result, deterministic=deterministic)

@@ -1,0 +1,201 @@
+"""What a Python worker does with Arrow batches that are ranked, compared or classified."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..encoders.columns import FAILURES_COLUMN, Embedded
+from ..encoders.encoder import Encoder
+from ..encoders.errors import SpecError
+from ..encoders.failure import Failure
+from ..encoders.kinds import Kind, item_of_kind
+from ..encoders.labels import Classifier, LabelSet
+from ..encoders.plans import BoundRowPlan
+from ..encoders.rank_plan import COSINE, LOGIT, PairPlan, RankPlan
+from ..encoders.spec import EncoderSpec
+from .batches import failures_array, with_failures
+from .kind_types import Shape, check_candidates, check_shape, shape_of_arrow
+from .partitions import Values, Work, getter, work_through
+from .schema import ARROW_LABELS, ARROW_RANKED, Source
+from .values import reader_of
+from .worker import encoder_of_task
+
+# --- expressions -----------------------------------------------------------------------------------------------------
+
+
+def rank_array(queries: pa.Array, candidates: pa.Array, spec: EncoderSpec, plan: RankPlan) -> pa.Array:
+    """Rank the candidates of an Arrow batch; all its queries share micro-batches.
+
+    Args:
+        queries: Of a type that the plan's `query_kind` takes.
+        candidates: Lists of what its `candidate_kind` takes.
+        spec: What embeds.
+        plan: How the values are ranked; its `query` and `candidates` name them in failures.
+
+    Returns:
+        For each query a list of position, clip_score, cosine and failure, best first; null where either is null.
+
+    Raises:
+        SpecError: If a column holds what its kind does not take.
+    """
+    check_shape("the query", "query_kind", plan.query_kind, shape_of_arrow(queries.type))
+    check_candidates("candidate_kind", plan.candidate_kind, candidates.type)
+    rows = _rows({plan.query: queries, plan.candidates: candidates})
+    encoder = encoder_of_task(spec)
+    ranked = [made.values[plan.output] for made in _results(encoder, plan.bound(encoder), rows)]
+    return pa.array(ranked, ARROW_RANKED)  # takes of each candidate what the type has: not the value itself
+
+
+def rank_array_with_candidates(
+    queries: pa.Array, candidates: pa.Array, spec: EncoderSpec, plan: RankPlan, declared: Shape
+) -> pa.Array:
+    """Rank as `rank_array` does, with each candidate beside its scores.
+
+    Args:
+        queries: As in `rank_array`.
+        candidates: As in `rank_array`.
+        spec: What embeds.
+        plan: How the values are ranked.
+        declared: What the candidates were said to be.
+
+    Returns:
+        Lists of candidate, position, clip_score, cosine and failure; the candidates are taken as Arrow has them.
+
+    Raises:
+        SpecError: If a column holds what its kind does not take, or candidates are not of the type declared.
+    """
+    ranked = rank_array(queries, candidates, spec, plan)
+    if pa.types.is_null(candidates.type):
+        return ranked
+    found = shape_of_arrow(candidates.type.value_type)
+    if found.family != "null" and (found.family, found.fields) != (declared.family, declared.fields):
+        raise SpecError(
+            f"candidates were registered as {declared.shown}, and are {found.shown} here:"
+            " register(spark, candidate_type='…', prefix='…') makes a function for those"
+        )
+    places = ranked.flatten()
+    lengths = pc.list_value_length(ranked).fill_null(0).to_numpy(zero_copy_only=False)
+    starts = candidates.offsets.to_numpy()[:-1].astype(np.int64)
+    indices = np.repeat(starts, lengths) + places.field("position").to_numpy()
+    taken = candidates.values.take(pa.array(indices))
+    whole = pa.StructArray.from_arrays([taken, *places.flatten()], ["candidate", *places.type.names])
+    return pa.ListArray.from_arrays(ranked.offsets, whole, mask=ranked.is_null())
+
+
+def similarity_array(left: pa.Array, right: pa.Array, spec: EncoderSpec, plan: PairPlan, failures: str) -> pa.Array:
+    """Compare two columns of an Arrow batch, row by row.
+
+    Args:
+        left: Of a type that the plan's `query_kind` takes.
+        right: Of a type that its `candidate_kind` takes.
+        spec: What embeds.
+        plan: Its `query` and `candidate` name the columns.
+        failures: What becomes of a bad row: `null`, `struct` or `raise`.
+
+    Returns:
+        Cosines (or structs of similarity and failure), null where either value is null.
+
+    Raises:
+        SpecError: If a column holds what its kind does not take.
+        EmbeddingError: If a row is bad and `failures="raise"`.
+    """
+    check_shape(f"column {plan.query!r}", f"{plan.query}_kind", plan.query_kind, shape_of_arrow(left.type))
+    check_shape(f"column {plan.candidate!r}", f"{plan.candidate}_kind", plan.candidate_kind, shape_of_arrow(right.type))
+    rows = _rows({plan.query: left, plan.candidate: right})
+    encoder = encoder_of_task(spec)
+    made = list(_results(encoder, plan.bound(encoder), rows))
+    cosines = pa.array([row.values[COSINE] for row in made], pa.float64())
+    outcomes = [_of_pair(row.failures[0]) if row.failures else row.values[COSINE] for row in made]
+    return with_failures("similarity", cosines, outcomes, failures)
+
+
+def _of_pair(failure: Failure) -> Failure:
+    """Say in a message which of the two values failed: an expression's failure has no column."""
+    message = f"{failure.column}: {failure.message}"
+    return Failure(failure.stage, failure.code, message, failure.transient, failure.column)
+
+
+def classify_array(values: pa.Array, spec: EncoderSpec, kind: Kind, labels: LabelSet, failures: str) -> pa.Array:
+    """Classify one column of an Arrow batch.
+
+    Args:
+        values: Of a type that the kind takes.
+        spec: What embeds.
+        kind: What the values are.
+        labels: What is told apart.
+        failures: What becomes of a bad row: `null`, `struct` or `raise`.
+
+    Returns:
+        Lists of label, clip_score and cosine, best first (or structs of labels and failure); null for null.
+
+    Raises:
+        SpecError: If the column holds what its kind does not take, or a label cannot be embedded.
+        EmbeddingError: If a row is bad and `failures="raise"`.
+    """
+    check_shape("the column", "kind", kind, shape_of_arrow(values.type))
+    encoder = encoder_of_task(spec)
+    classifier = Classifier(labels, encoder)
+    read = reader_of(values.type)
+    items = (item_of_kind(kind, read(value)) for value in values)
+    outcomes = [classifier.classify(outcome) for outcome in encoder.embed_items(items)]
+    found = [None if outcome is None or isinstance(outcome, Failure) else outcome.values for outcome in outcomes]
+    return with_failures("labels", pa.array(found, ARROW_LABELS), outcomes, failures)
+
+
+def _rows(columns: dict[str, pa.Array]) -> Iterator[Values]:
+    readers = [reader_of(values.type) for values in columns.values()]
+    for scalars in zip(*columns.values(), strict=True):
+        yield {name: read(scalar) for name, read, scalar in zip(columns, readers, scalars, strict=True)}
+
+
+def _results(encoder: Encoder, bound: BoundRowPlan, rows: Iterable[Values]) -> Iterator[Embedded]:
+    """Yield what becomes of each row, as soon as it is known: vectors are let go of."""
+    with encoder.session() as session:
+        for values in rows:
+            for row, outcomes in session.push(values, bound.items(getter(values))):
+                yield bound.results(getter(row), outcomes)
+        for row, outcomes in session.flush():
+            yield bound.results(getter(row), outcomes)
+
+
+# --- whole DataFrames ------------------------------------------------------------------------------------------------
+
+
+def score_batches(
+    batches: Iterable[pa.RecordBatch], spec: EncoderSpec, plan: PairPlan, sources: Sequence[Source]
+) -> Iterator[pa.RecordBatch]:
+    """Score the pairs of a partition.
+
+    Args:
+        batches: As Spark cut them.
+        spec: What embeds.
+        plan: Where query and candidate are.
+        sources: Those two columns.
+
+    Yields:
+        The same rows in the same order, with their cosine, their logit and their failures.
+    """
+    encoder = encoder_of_task(spec)
+    bound = plan.bound(encoder)
+    grouped = dict.fromkeys(plan.by)  # Spark groups by them: here they need only be there
+
+    def row_of(values: Values) -> Callable[[str], Any]:
+        return getter({**grouped, **values})
+
+    def arrays(made: Sequence[Embedded]) -> list[pa.Array]:
+        scores = [pa.array([row.values[name] for row in made], pa.float64()) for name in (COSINE, LOGIT)]
+        return [*scores, failures_array(made)]
+
+    work = Work(
+        reader=reader_of,
+        items=lambda values: bound.items(row_of(values)),
+        results=lambda values, outcomes: bound.results(row_of(values), outcomes),
+        names=[COSINE, LOGIT, FAILURES_COLUMN],
+        arrays=arrays,
+    )
+    yield from work_through(batches, encoder, sources, work)

@@ -1,0 +1,113 @@
+"""`register`: everything that is an expression, for SQL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyspark.sql import SparkSession
+from pyspark.sql import types as T
+
+from ..encoders.errors import SpecError
+from ..encoders.kinds import Kind
+from ..encoders.labels import LabelSet
+from ..encoders.scores import SCALE, Scale
+from ..encoders.spec import DEFAULT_MODEL, EncoderSpec, Modality
+from .classification import Labels, classification_udf
+from .driver import FailuresOption, check_failures_option, spec_of, warn_without_worker_reuse
+from .expressions import embedding_udf
+from .rankings import rank_plan, rank_udf_with_candidates, similarity_udf
+
+_CANDIDATE_TYPES: dict[Kind, T.DataType] = {
+    "auto": T.StringType(),
+    "text": T.StringType(),
+    "image": T.BinaryType(),
+    "audio": T.BinaryType(),
+    "vector": T.ArrayType(T.FloatType()),
+}
+
+
+def register(
+    spark: SparkSession,
+    *,
+    model: str | EncoderSpec = DEFAULT_MODEL,
+    prefix: str = "",
+    failures: FailuresOption = "null",
+    deterministic: bool = False,
+    query_kind: Kind = "auto",
+    candidate_kind: Kind = "auto",
+    candidate_type: str | T.DataType | None = None,
+    labels: Labels | None = None,
+    templates: Labels | None = None,
+    top_k: int | None = None,
+    scale: Scale = SCALE,
+    **spec_options: Any,
+) -> list[str]:
+    """Make functions of SQL, bound to one model.
+
+    - `embed_text(column)`, `embed_image(column)`, `embed_audio(column)`: those that the model embeds
+    - `clip_rank(query, candidates)`, as `rank`. SQL keeps the name `rank` for its window function.
+    - `clip_similarity(a, b)`
+    - `clip_classify(column)`, if there are `labels`
+
+    `rank_groups` has no function: `clip_similarity` and window functions do in SQL what it does; the documentation of
+    clipmill on Spark shows how.
+
+    Args:
+        spark: The session that will know them.
+        model: A name or a spec.
+        prefix: Stands before the functions' names, so that several models can be registered, and for the `clip_` of the
+            last three: `prefix="demo_"` gives `demo_embed_text` and `demo_rank`.
+        failures: As in `embed_text`; of `clip_similarity` and `clip_classify` too.
+        deterministic: As in `embed_text`.
+        query_kind: What the query of `clip_rank` is, the first value of `clip_similarity`, and what `clip_classify`
+            classifies; see `rank`.
+        candidate_kind: What a candidate of `clip_rank` and the second value of `clip_similarity` is.
+        candidate_type: Type of a candidate of `clip_rank`, as SQL writes it (`struct<text: string, uri: string>`): a
+            function of SQL has one type of result. `string` if None; by `candidate_kind` it is `binary` for `image` and
+            `audio`, and `array<float>` for `vector`.
+        labels: As in `classify`.
+        templates: As in `classify`.
+        top_k: Of `clip_rank` as in `rank`, all if None; of `clip_classify` as in `classify`, 5 if None.
+        scale: As in `rank` and `classify`.
+        **spec_options: Fields of `EncoderSpec`.
+
+    Returns:
+        The names.
+
+    Raises:
+        SpecError: If the model or an option cannot work.
+        TypeError: If an option is unknown or has another name here.
+    """
+    check_failures_option(failures)
+    spec = spec_of(model, spec_options)
+    if labels is None and templates is not None:
+        raise SpecError("templates without labels: give labels=… as well, which are what is told apart")
+    plan = rank_plan(spec, query_kind, candidate_kind, top_k, scale)
+    candidate = _type_of(spark, _CANDIDATE_TYPES[candidate_kind] if candidate_type is None else candidate_type)
+    warn_without_worker_reuse(spark)
+    kinds: tuple[Modality, ...] = ("text", "image", "audio")
+    functions = {
+        f"{prefix}embed_{kind}": embedding_udf(spec, kind, failures, deterministic)
+        for kind in kinds
+        if kind in spec.modalities
+    }
+    own = prefix or "clip_"
+    functions[f"{own}rank"] = rank_udf_with_candidates(spec, plan, candidate, deterministic)
+    functions[f"{own}similarity"] = similarity_udf(spec, query_kind, candidate_kind, failures, deterministic)
+    if labels is not None:
+        told = LabelSet.of(labels, templates=templates, top_k=top_k or 5, scale=scale, spec=spec)
+        functions[f"{own}classify"] = classification_udf(spec, query_kind, told, failures, deterministic)
+    for name, function in functions.items():
+        spark.udf.register(name, function)
+    return list(functions)
+
+
+def _type_of(spark: SparkSession, given: str | T.DataType) -> T.DataType:
+    """Return the type that a text of SQL names; Spark itself reads it, which a Connect session can ask as well."""
+    if isinstance(given, T.DataType):
+        return given
+    try:
+        (field,) = spark.sql(f"select cast(null as {given})").schema.fields
+    except Exception as err:
+        raise SpecError(f"candidate_type={given!r} is no type of Spark's SQL: {str(err).splitlines()[0]}") from err
+    return field.dataType
