@@ -1,4 +1,4 @@
-"""The command line: `clipmill embed | summary | models | export | doctor`.
+"""The command line: `clipmill embed | rank | classify | summary | models | export | doctor`.
 
 Exit codes: 0 when all went well, 2 when what was asked for cannot work (nothing was run), 1 when a job failed.
 """
@@ -12,20 +12,23 @@ import sys
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from ..encoders.errors import ClipmillError, SpecError
 from ..encoders.spec import EncoderSpec
-from .engines import ENGINES
-from .options import renamed_flag, spec_from, spec_options
-
-_OF_JOBS = (
-    *("output", "engine", "overwrite", "columns", "text_column", "uri_column", "image_column", "audio_column"),
-    *("id_column", "tags", "drop", "access_paths", "keep_content", "dtype", "rows_per_shard", "fail_fast"),
-    *("max_failures", "master", "remote", "conf", "as_json"),
+from .options import (
+    PASSED_UNCHECKED,
+    job_options,
+    own_flags,
+    reading_options,
+    refuse_others,
+    refuse_unknown,
+    spec_from,
+    spec_options,
+    unchecked_of,
 )
+from .score_commands import classify, rank
+
 _PRINTED = "--text, --image and --audio"
-_PASSED_UNCHECKED = "clipmill.passed_unchecked"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -39,36 +42,12 @@ def cli(verbose: bool) -> None:
 
 @cli.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": True})
 @click.argument("tokens", metavar="INPUT...", nargs=-1, type=click.UNPROCESSED)
-@click.option("--output", "-o", metavar="DIR", help="Directory or URL of the dataset to write.")
-@click.option("--engine", type=click.Choice(ENGINES), default="beam", show_default=True)
-@click.option("--overwrite", is_flag=True, help="Replace a dataset that is there already.")
-@click.option(
-    "--column",
-    "columns",
-    multiple=True,
-    metavar="NAME=KIND",
-    help="Embed this column (text, image or audio); may be repeated.",
-)
-@click.option("--text-column", help="Column or field with a document's text.")
-@click.option("--uri-column", help="Column or field with a document's URI.")
-@click.option("--image-column", help="Column with a document's encoded image.")
-@click.option("--audio-column", help="Column with a document's sound: encoded, or samples and their rate.")
-@click.option("--id-column", help="Column or field that names a document or row.")
-@click.option("--tag-column", "tags", multiple=True, metavar="NAME", help="Carry this column along; may be repeated.")
-@click.option("--drop", multiple=True, metavar="NAME", help="Leave this column out of the output; may be repeated.")
-@click.option("--access-paths", default="@r", show_default=True, help="Which documents of a tree: @r, @m, @c, @r,m …")
-@click.option("--keep-content", is_flag=True, help="Write the images' and sounds' content too.")
+@job_options
+@reading_options
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
-@click.option("--rows-per-shard", type=click.IntRange(min=1), default=1024, show_default=True)
-@click.option("--fail-fast", is_flag=True, help="End the job at the first failure.")
-@click.option("--max-failures", default=None, metavar="N|N%", help="End with code 1 if more rows than this failed.")
 @click.option("--text", "texts", multiple=True, metavar="TEXT", help="Print this text's vector, and run no job.")
 @click.option("--image", "images", multiple=True, metavar="FILE", help="Print this image's vector, and run no job.")
 @click.option("--audio", "audios", multiple=True, metavar="FILE", help="Print this sound's vector, and run no job.")
-@click.option("--master", help="Spark master, such as local[4]. [default: local[*]]")
-@click.option("--remote", help="Spark Connect server, such as sc://host:15002.")
-@click.option("--conf", multiple=True, metavar="KEY=VALUE", help="Spark setting; may be repeated.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary for programs.")
 @spec_options
 @click.pass_context
 def embed(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> None:
@@ -78,24 +57,23 @@ def embed(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> 
     that are not listed here go to the engine (--runner=DataflowRunner --project=…); what follows '--' goes there
     unchecked.
     """
-    from . import embed as job
+    from .embed import embed_settings, print_vectors
+    from .jobs import Given, JobArguments, run
 
     spec = spec_from(values)
     if values["texts"] or values["images"] or values["audios"]:
+        refuse_unknown(tokens)
         if tokens:
-            if unknown := next((token for token in tokens if token.startswith("-")), None):
-                hint = renamed_flag(unknown)
-                raise click.UsageError(f"no such option: {unknown}" + (f"; it is called {hint} here" if hint else ""))
             raise click.UsageError(f"{_PRINTED} print vectors and take no INPUT")
-        for parameter in context.command.params:
-            given = context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
-            if given and parameter.name in _OF_JOBS:
-                raise click.UsageError(f"{parameter.opts[0]} says nothing beside {_PRINTED}, which run no job")
-        job.print_vectors(spec, values["texts"], values["images"], values["audios"])
+        refuse_others(context, {"texts", "images", "audios"}, f"beside {_PRINTED}, which run no job")
+        print_vectors(spec, values["texts"], values["images"], values["audios"])
         return
-    flags = [flag for parameter in context.command.params for flag in parameter.opts if flag.startswith("--")]
-    arguments = job.EmbedArguments.of(tokens, flags, context.find_root().meta.get(_PASSED_UNCHECKED, ()), spec, values)
-    context.exit(job.run(arguments))
+    given = Given("embed", tokens, own_flags(context), unchecked_of(context), values, "--text, --image or --audio")
+    context.exit(run(JobArguments.of(given, spec, lambda: embed_settings(spec, values))))
+
+
+cli.add_command(rank)
+cli.add_command(classify)
 
 
 @cli.command()
@@ -186,7 +164,7 @@ def main(arguments: list[str] | None = None) -> None:
     split = given.index("--") if "--" in given else len(given)
     try:
         with cli.make_context("clipmill", given[:split]) as context:
-            context.meta[_PASSED_UNCHECKED] = tuple(given[split + 1 :])
+            context.meta[PASSED_UNCHECKED] = tuple(given[split + 1 :])
             code = cli.invoke(context)
     except click.exceptions.Exit as err:
         code = err.exit_code

@@ -39,7 +39,6 @@ appender.stderr.layout.pattern = spark: %m%n
 
 _log = logging.getLogger("clipmill")
 
-ENGINES = ("beam", "spark")
 LOCAL_RUNNER = "FnApiRunner"
 """Named wherever the runner is ours to choose: the default may download another one and ignores worker options."""
 

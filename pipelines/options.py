@@ -1,4 +1,4 @@
-"""Command line flags made from the fields of `EncoderSpec`: one name in the spec, in keywords, and here."""
+"""Command line flags: those made from the fields of `EncoderSpec`, under one name everywhere, and those of all jobs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,114 @@ from collections.abc import Callable
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from ..encoders.spec import RENAMED, EncoderSpec
 
+ENGINES = ("beam", "spark")
+PASSED_UNCHECKED = "clipmill.passed_unchecked"
+"""Where a command finds what followed `--`."""
+
 _ENTRY = re.compile(r"^ {4}(\w+): (.*(?:\n {8,}\S.*)*)", re.MULTILINE)
+
+
+_JOB = (
+    click.option("--output", "-o", metavar="DIR", help="Directory or URL of the dataset to write."),
+    click.option("--engine", type=click.Choice(ENGINES), default="beam", show_default=True),
+    click.option("--overwrite", is_flag=True, help="Replace a dataset that is there already."),
+    click.option("--id-column", help="Column or field that names a document or row."),
+    click.option("--tag-column", "tags", multiple=True, metavar="NAME", help="Carry this column along; repeatable."),
+    click.option("--drop", multiple=True, metavar="NAME", help="Leave this column out of the output; repeatable."),
+    click.option("--keep-content", is_flag=True, help="Write the images' and sounds' content too."),
+    click.option("--rows-per-shard", type=click.IntRange(min=1), default=1024, show_default=True),
+    click.option("--fail-fast", is_flag=True, help="End the job at the first failure."),
+    click.option("--max-failures", default=None, metavar="N|N%", help="End with code 1 if more rows than this failed."),
+    click.option("--master", help="Spark master, such as local[4]. [default: local[*]]"),
+    click.option("--remote", help="Spark Connect server, such as sc://host:15002."),
+    click.option("--conf", multiple=True, metavar="KEY=VALUE", help="Spark setting; may be repeated."),
+    click.option("--json", "as_json", is_flag=True, help="Print for programs."),
+)
+_READING = (
+    click.option(
+        "--column",
+        "columns",
+        multiple=True,
+        metavar="NAME=KIND",
+        help="Work on this column (text, image or audio) of rows; may be repeated.",
+    ),
+    click.option("--text-column", help="Column or field with a document's text."),
+    click.option("--uri-column", help="Column or field with a document's URI."),
+    click.option("--image-column", help="Column with a document's encoded image."),
+    click.option("--audio-column", help="Column with a document's sound: encoded, or samples and their rate."),
+    click.option(
+        "--access-paths", default="@r", show_default=True, help="Which documents of a tree: @r, @m, @c, @r,m …"
+    ),
+)
+_SCORING = (
+    click.option("--top-k", type=click.IntRange(min=1), help="How many of the best are kept."),
+    click.option("--scale", metavar="N|model", help="What cosines are multiplied by for the softmax. [default: 100]"),
+    click.option("--format", type=click.Choice(["parquet", "jsonl"]), default="parquet", show_default=True),
+)
+
+
+def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what every job takes: where to, on which engine, what of failures."""
+    return _with(_JOB, command)
+
+
+def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what says which columns are worked on, or make documents."""
+    return _with(_READING, command)
+
+
+def scoring_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what scores take."""
+    return _with(_SCORING, command)
+
+
+def _with(options: tuple[Callable[..., Any], ...], command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def own_flags(context: click.Context) -> list[str]:
+    """Return the flags of a command, for hints."""
+    return [flag for parameter in context.command.params for flag in parameter.opts if flag.startswith("--")]
+
+
+def unchecked_of(context: click.Context) -> tuple[str, ...]:
+    """Return what followed `--`."""
+    return tuple(context.find_root().meta.get(PASSED_UNCHECKED, ()))
+
+
+def refuse_others(context: click.Context, allowed: set[str], why: str) -> None:
+    """Refuse options that would say nothing; those of the spec always say something.
+
+    Args:
+        context: Of the command.
+        allowed: Names of the options that say something.
+        why: What goes behind "says nothing".
+
+    Raises:
+        click.UsageError: Naming the first one that was given.
+    """
+    allowed = {*allowed, "tokens", *(field.name for field in dataclasses.fields(EncoderSpec))}
+    for parameter in context.command.params:
+        given = context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+        if given and parameter.name not in allowed:
+            raise click.UsageError(f"{parameter.opts[0]} says nothing {why}")
+
+
+def refuse_unknown(tokens: tuple[str, ...]) -> None:
+    """Refuse options that nobody knows, where no engine would take them.
+
+    Raises:
+        click.UsageError: Naming the first, and what it is called here if it has another name.
+    """
+    if unknown := next((token for token in tokens if token.startswith("-")), None):
+        hint = renamed_flag(unknown)
+        raise click.UsageError(f"no such option: {unknown}" + (f"; it is called {hint} here" if hint else ""))
 
 
 def spec_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,0 +1,143 @@
+"""`clipmill classify`: labels for files, printed, or a job that gives them to documents or rows."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import click
+
+from ..encoders import EncoderSpec, load_encoder
+from ..encoders.classify_plan import SUFFIX, ClassifyPlan, DocumentClassifyPlan
+from ..encoders.document_plan import DocumentPlan
+from ..encoders.encoder import Encoder
+from ..encoders.failure import Failure
+from ..encoders.item import Item, Uri
+from ..encoders.labels import Classifier, LabelSet
+from ..encoders.outcome import Classified, Labelled
+from . import console
+from .jobs import Refused, column_plan, reader_of
+from .listed import list_files, table_of
+from .rank import scale_of
+
+
+def label_set(spec: EncoderSpec, values: dict[str, Any]) -> LabelSet:
+    """Return what `--labels`, `--templates`, `--top-k` and `--scale` say.
+
+    Raises:
+        click.UsageError, SpecError: If something of it cannot work.
+    """
+    given = values["labels"]
+    if not given:
+        raise click.UsageError("missing option --labels: a file, one label a line, or a,b,c")
+    labels: str | list[str] = given
+    if not _names_a_file(given):
+        labels = [one.strip() for one in given.split(",")]
+        if len(labels) == 1:
+            raise click.UsageError(
+                f"--labels {given!r} names no file that is there, and a single label tells nothing apart; give a file "
+                "or a,b,c"
+            )
+    scale = scale_of(values["scale"])
+    return LabelSet.of(labels, templates=values["templates"], top_k=values["top_k"] or 5, scale=scale, spec=spec)
+
+
+def _names_a_file(given: str) -> bool:
+    """Tell a file from labels with commas between them; what looks like a path is one, there or not."""
+    return os.path.exists(given) or "://" in given or ("," not in given and ("/" in given or "." in given))
+
+
+def classify_settings(spec: EncoderSpec, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the keywords of `Job.of` that a command line of `clipmill classify` says.
+
+    Raises:
+        click.UsageError, SpecError: If something of it cannot work.
+    """
+    labels = label_set(spec, values)
+    columns = column_plan(spec, values, suffix=SUFFIX)
+    settings = {"format": values["format"]}
+    if columns is None:
+        plan = DocumentClassifyPlan(DocumentPlan(values["access_paths"], values["keep_content"]), labels)
+        return {**settings, "plan": plan, "reader": reader_of(values), "tags": values["tags"]}
+    for name in ("access_paths", "keep_content", "tags"):
+        if values[name] and values[name] != "@r":
+            flag = {"tags": "tag-column"}.get(name, name.replace("_", "-"))
+            raise click.UsageError(f"--{flag} is for documents; beside --column it says nothing")
+    return {**settings, "plan": ClassifyPlan(columns, labels)}
+
+
+def print_labels(spec: EncoderSpec, given: Sequence[str], values: dict[str, Any]) -> int:
+    """Classify files and print their labels, best first; files that failed below, with their reason.
+
+    Args:
+        spec: The encoder.
+        given: Files, folders, globs and URLs.
+        values: The command's options.
+
+    Returns:
+        0, or 1 if every file failed.
+
+    Raises:
+        Refused: If there is no file.
+        click.UsageError, SpecError: If something of it cannot work.
+    """
+    labels = label_set(spec, values)
+    files = list_files(given)
+    if not files:
+        raise Refused("there is nothing to classify: give files, folders, globs or URLs")
+    encoder = load_encoder(spec)
+    found = list(_classified(encoder, labels, files))
+    if values["as_json"]:
+        click.echo(json.dumps(_as_json(spec, labels, found), indent=1))
+    else:
+        _print(found)
+    return 0 if any(isinstance(outcome, Labelled) for _, outcome in found) else 1
+
+
+def _classified(encoder: Encoder, labels: LabelSet, files: Sequence[str]) -> Iterator[tuple[str, Classified]]:
+    """Yield each file with its labels; no vector is kept longer than its file is worked on."""
+    classifier = Classifier(labels, encoder)
+    with encoder.session() as session:
+        for path in files:
+            for token, outcomes in session.push(path, [Item("auto", Uri(path, trusted=True))]):
+                yield token, classifier.classify(outcomes[0])
+        for token, outcomes in session.flush():
+            yield token, classifier.classify(outcomes[0])
+
+
+def _as_json(spec: EncoderSpec, labels: LabelSet, found: Sequence[tuple[str, Classified]]) -> dict[str, Any]:
+    return {
+        "model": spec.model,
+        "labels": len(labels.labels),
+        "templates": list(labels.templates),
+        "scale": labels.scale,
+        "items": [
+            {
+                "uri": path,
+                "labels": outcome.values if isinstance(outcome, Labelled) else None,
+                "failure": _reason(outcome) if isinstance(outcome, Failure) else None,
+            }
+            for path, outcome in found
+        ],
+    }
+
+
+def _reason(failure: Failure) -> dict[str, str]:
+    return {"stage": str(failure.stage), "code": str(failure.code), "message": failure.message}
+
+
+def _print(found: Sequence[tuple[str, Classified]]) -> None:
+    rows = [
+        ("" if number else path, one["label"], f"{one['clip_score']:.4f}", f"{one['cosine']:.4f}")
+        for path, outcome in found
+        if isinstance(outcome, Labelled)
+        for number, one in enumerate(outcome.values)
+    ]
+    if rows:
+        console.out.print(table_of(("photo", "label", "clip_score", "cosine"), rows))
+    failed = [(path, str(outcome)) for path, outcome in found if isinstance(outcome, Failure)]
+    if failed:
+        title = ("\n" if rows else "") + "files that failed"
+        console.out.print(table_of(("photo", "reason"), failed, title))

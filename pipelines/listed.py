@@ -1,0 +1,58 @@
+"""What was named on the command line to be ranked or classified right away: files, one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from ..encoders.errors import DatasetError
+from ..encoders.storage.listing import kind_of, list_inputs
+from ..encoders.storage.plain import clean_text
+from .jobs import Refused
+
+_WEB = ("http://", "https://", "data:")
+
+
+def list_files(given: Sequence[str]) -> list[str]:
+    """Return the files that folders, globs and paths name; addresses of the web are taken as they are.
+
+    Args:
+        given: As the user named them.
+
+    Returns:
+        Paths and URLs, each once, in the order of what was given.
+
+    Raises:
+        Refused: If one names nothing, or a table.
+    """
+    found: dict[str, None] = {}
+    try:
+        for one in given:
+            is_web = one.lower().startswith(_WEB)
+            found.update(dict.fromkeys([one] if is_web else [file.path for file in list_inputs([one])]))
+    except DatasetError as err:
+        raise Refused(str(err)) from err
+    for path in found:
+        if not path.lower().startswith(_WEB) and kind_of(path) != "files":
+            raise Refused(f"{path} is a table, whose rows a job works on: give --output DIR")
+    return list(found)
+
+
+def table_of(names: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:
+    """Return a table for the terminal; brackets in names mean nothing, and what no terminal can print is escaped.
+
+    Args:
+        names: Of the columns; those with a score or a place stand right.
+        rows: Their cells.
+        title: What stands above.
+    """
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in names:
+        table.add_column(
+            name, justify="right" if name in ("place", "clip_score", "cosine") else "left", overflow="fold"
+        )
+    for row in rows:
+        table.add_row(*(Text(clean_text(cell)) for cell in row))
+    return table

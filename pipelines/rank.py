@@ -1,0 +1,180 @@
+"""`clipmill rank`: candidates ranked for one query and printed, or a job that ranks documents or rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import click
+
+from ..encoders import EncoderSpec, load_encoder
+from ..encoders.errors import SpecError
+from ..encoders.failure import Failure
+from ..encoders.item import Item, Uri
+from ..encoders.kinds import check_kind
+from ..encoders.outcome import Vector
+from ..encoders.rank_plan import RANKED, DocumentRankPlan, RankPlan
+from ..encoders.ranking import Ranked, Scorer, check_any_scale
+from ..encoders.scores import SCALE, Scale
+from . import console
+from .jobs import Refused, reader_of
+from .listed import list_files, table_of
+
+Modality = Literal["text", "image", "audio"]
+_OF_ROWS = ("query_kind", "candidate_kind", "ranked_column", "drop")
+_OF_DOCUMENTS = ("keep_embeddings", "keep_content", "tags")
+_FLAT = (
+    "flat rows, a candidate in each, are ranked within groups by the transforms themselves, and not from the command "
+    "line: clipmill.transforms.Rank(query=…, candidate=…, by=…) on Beam, clipmill.udfs.rank_groups(df, by=…) on Spark. "
+    "Here a row has a list of candidates: --query-column and --candidates-column"
+)
+
+
+class Query(NamedTuple):
+    """What candidates are ranked for.
+
+    Attributes:
+        kind: What it is.
+        value: The text, or the path or URL of a file.
+    """
+
+    kind: Modality
+    value: str
+
+    def item(self) -> Item:
+        """Return what is embedded."""
+        return _item(self.kind, self.value)
+
+
+def _item(kind: Modality, value: str) -> Item:
+    """Return what is embedded of something that the user named, which may be a local file."""
+    return Item("text", value) if kind == "text" else Item(kind, Uri(value, trusted=True))
+
+
+def scale_of(given: str | None) -> Scale:
+    """Return the scale that an option names.
+
+    Raises:
+        click.UsageError: If it is neither a number nor `model`.
+    """
+    if given is None:
+        return SCALE
+    if given == "model":
+        return "model"
+    try:
+        scale = float(given)
+        check_any_scale(scale)
+    except (ValueError, SpecError):
+        raise click.UsageError(f"--scale {given!r} is neither a finite number above 0 nor 'model'") from None
+    return scale
+
+
+def rank_settings(spec: EncoderSpec, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the keywords of `Job.of` that a command line of `clipmill rank` says.
+
+    Raises:
+        click.UsageError, SpecError: If something of it cannot work.
+    """
+    if values["by"] or values["candidate_column"]:
+        raise Refused(_FLAT)
+    scale, top_k = scale_of(values["scale"]), values["top_k"]
+    settings = {"dtype": values["dtype"], "format": values["format"]}
+    query, candidates = values["query_column"], values["candidates_column"]
+    if bool(query) != bool(candidates):
+        there, missing = ("query", "candidates") if query else ("candidates", "query")
+        raise click.UsageError(f"--{there}-column needs --{missing}-column beside it: a row has a query and candidates")
+    silent = _OF_DOCUMENTS if query else _OF_ROWS
+    for name in silent:
+        if values[name]:
+            flag = {"tags": "tag-column"}.get(name, name.replace("_", "-"))
+            home = "documents with matches" if query else "rows (--query-column and --candidates-column)"
+            raise click.UsageError(f"--{flag} is for {home} and says nothing here")
+    if not query:
+        plan = DocumentRankPlan(top_k, values["keep_embeddings"], values["keep_content"], scale)
+        return {**settings, "plan": plan, "reader": reader_of(values), "tags": values["tags"]}
+    of_rows = RankPlan(
+        query,
+        candidates,
+        query_kind=values["query_kind"] or "auto",
+        candidate_kind=values["candidate_kind"] or "auto",
+        output=values["ranked_column"] or RANKED,
+        top_k=top_k,
+        key=values["id_column"] or "id",
+        scale=scale,
+    )
+    return {**settings, "plan": of_rows.checked(spec)}
+
+
+def print_ranked(spec: EncoderSpec, query: Query, given: Sequence[str], values: dict[str, Any]) -> int:
+    """Rank candidates for one query and print them, best first; those that failed below, with their reason.
+
+    Args:
+        spec: The encoder.
+        query: What they are ranked for.
+        given: The candidates: texts, or files, folders, globs and URLs.
+        values: The command's options: `candidate_kind`, `top_k`, `scale`, `as_json`.
+
+    Returns:
+        0, or 1 if every candidate failed.
+
+    Raises:
+        Refused: If the query cannot be read, or there is no candidate.
+        click.UsageError, SpecError: If something of it cannot work.
+    """
+    kind: Modality = values["candidate_kind"] or ("image" if query.kind == "text" else "text")
+    if kind in ("auto", "vector"):
+        raise click.UsageError(f"--candidate-kind {kind} is for jobs; named one by one they are text, image or audio")
+    scale = scale_of(values["scale"])
+    check_kind("query", query.kind, spec)
+    check_kind("candidate_kind", kind, spec)
+    candidates = list(given) if kind == "text" else list_files(given)
+    if not candidates:
+        what = "texts" if kind == "text" else "files, folders, globs or URLs"
+        raise Refused(f"there is no candidate: give {what} behind the options")
+    encoder = load_encoder(spec)
+    scorer = Scorer(encoder, scale)
+    asked, *outcomes = encoder.embed_items([query.item(), *(_item(kind, one) for one in candidates)])
+    if not isinstance(asked, Vector):
+        raise Refused(f"the query {query.value!r}: {asked}")
+    ranked = scorer.rank(asked, outcomes, values["top_k"])
+    if values["as_json"]:
+        click.echo(json.dumps(_as_json(spec, query, scale, candidates, ranked), indent=1))
+    else:
+        _print(candidates, ranked)
+    return 0 if any(one.clip_score is not None for one in ranked) else 1
+
+
+def _places(ranked: Sequence[Ranked]) -> list[int | None]:
+    """Return the place of each candidate from 1, None without scores; those with equal scores share one."""
+    places: list[int | None] = []
+    for number, one in enumerate(ranked):
+        ties = number > 0 and one[1:3] == ranked[number - 1][1:3]
+        places.append(None if one.cosine is None else places[-1] if ties else number + 1)
+    return places
+
+
+def _as_json(
+    spec: EncoderSpec, query: Query, scale: Scale, candidates: Sequence[str], ranked: Sequence[Ranked]
+) -> dict[str, Any]:
+    rows = zip(_places(ranked), ranked, strict=True)
+    return {
+        "model": spec.model,
+        "query": query._asdict(),
+        "scale": scale,
+        "candidates": [{"rank": place, **one.as_dict(candidates[one.position])} for place, one in rows],
+    }
+
+
+def _print(candidates: Sequence[str], ranked: Sequence[Ranked]) -> None:
+    rows = [
+        (str(place), candidates[one.position], f"{one.clip_score:.4f}", f"{one.cosine:.4f}")
+        for place, one in zip(_places(ranked), ranked, strict=True)
+        if place is not None
+    ]
+    if rows:
+        console.out.print(table_of(("place", "candidate", "clip_score", "cosine"), rows))
+    failed = [(candidates[one.position], str(one.failure)) for one in ranked if isinstance(one.failure, Failure)]
+    if failed:
+        title = ("\n" if rows else "") + "candidates that failed"
+        console.out.print(table_of(("candidate", "reason"), failed, title))

@@ -1,0 +1,104 @@
+"""The commands `rank` and `classify`: each prints a table of what is named, or runs a job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ..encoders.kinds import KINDS
+from .options import (
+    job_options,
+    own_flags,
+    reading_options,
+    refuse_others,
+    refuse_unknown,
+    scoring_options,
+    spec_from,
+    spec_options,
+    unchecked_of,
+)
+
+_SETTINGS = {"ignore_unknown_options": True, "allow_interspersed_args": True}
+_QUERIES = "--query, --image and --audio"
+_PRINTED_RANK = {"query", "image", "audio", "candidate_kind", "top_k", "scale", "as_json"}
+_PRINTED_LABELS = {"labels", "templates", "top_k", "scale", "as_json"}
+
+
+@click.command(context_settings=_SETTINGS)
+@click.argument("tokens", metavar="CANDIDATE...|INPUT...", nargs=-1, type=click.UNPROCESSED)
+@click.option("--query", metavar="TEXT", help="Print the candidates as they fit this text, and run no job.")
+@click.option("--image", metavar="FILE", help="Print the candidates as they fit this image, and run no job.")
+@click.option("--audio", metavar="FILE", help="Print the candidates as they fit this sound, and run no job.")
+@click.option("--query-column", metavar="NAME", help="Column of rows with the query.")
+@click.option("--candidates-column", metavar="NAME", help="Column of rows with the list of candidates.")
+@click.option("--candidate-column", hidden=True)  # of flat rows, which are refused with the way out
+@click.option("--by", hidden=True)
+@click.option("--query-kind", type=click.Choice(KINDS), help="What queries of rows are. [default: auto]")
+@click.option(
+    "--candidate-kind",
+    type=click.Choice(KINDS),
+    help="What candidates are. [default: images for a text, texts for an image or sound; of rows auto]",
+)
+@click.option("--ranked-column", metavar="NAME", help="Column of rows that is added. [default: ranked]")
+@click.option("--keep-embeddings", is_flag=True, help="Write the documents' vectors too.")
+@scoring_options
+@job_options
+@click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
+@spec_options
+@click.pass_context
+def rank(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> None:
+    """Rank candidates by how they fit a query: here and now, or for millions of queries.
+
+    With --query TEXT the CANDIDATEs are pictures (files, folders, globs, URLs), with --image FILE or --audio FILE they
+    are texts, unless --candidate-kind says otherwise; a table is printed. Candidates that begin with '-' go after '--'.
+
+    With --output DIR an INPUT is JSON lines of documents with matches, or JSON lines or Parquet with a column of
+    queries and one of lists of candidates. Options that are not listed here go to the engine, as in embed.
+    """
+    from .jobs import Given, JobArguments, run
+    from .rank import Query, print_ranked, rank_settings
+
+    spec = spec_from(values)
+    queries = [(kind, values[name]) for kind, name in _BY_KIND.items() if values[name] is not None]
+    if queries:
+        if len(queries) > 1:
+            raise click.UsageError(f"{_QUERIES} each say the query; give one of them")
+        refuse_others(context, _PRINTED_RANK, f"beside {_QUERIES}, which run no job")
+        refuse_unknown(tokens)
+        context.exit(print_ranked(spec, Query(*queries[0]), (*tokens, *unchecked_of(context)), values))
+    if tokens and not values["output"]:
+        raise click.UsageError(f"give a query ({_QUERIES}) to rank what is named, or --output DIR to run a job")
+    otherwise = f"or a query ({_QUERIES}) with candidates"
+    given = Given("rank", tokens, own_flags(context), unchecked_of(context), values, otherwise)
+    context.exit(run(JobArguments.of(given, spec, lambda: rank_settings(spec, values))))
+
+
+_BY_KIND: Any = {"text": "query", "image": "image", "audio": "audio"}
+
+
+@click.command(context_settings=_SETTINGS)
+@click.argument("tokens", metavar="INPUT...", nargs=-1, type=click.UNPROCESSED)
+@click.option("--labels", metavar="FILE|A,B,C", help="What is told apart: a list, or a file with one a line.")
+@click.option("--templates", metavar="FILE", help="Texts with a {} for the label. [default: a short set]")
+@scoring_options
+@job_options
+@reading_options
+@spec_options
+@click.pass_context
+def classify(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> None:
+    """Say which of some labels fit photographs, sounds, texts or columns of tables best.
+
+    Without --output the INPUTs are files, folders, globs and URLs, and a table is printed. With --output DIR they are
+    whatever embed takes, and the labels become a column. --top-k is 5 unless it is given.
+    """
+    from .classify import classify_settings, print_labels
+    from .jobs import Given, JobArguments, run
+
+    spec = spec_from(values)
+    if not values["output"]:
+        refuse_others(context, _PRINTED_LABELS, "without --output, which runs a job")
+        refuse_unknown(tokens)
+        context.exit(print_labels(spec, (*tokens, *unchecked_of(context)), values))
+    given = Given("classify", tokens, own_flags(context), unchecked_of(context), values)
+    context.exit(run(JobArguments.of(given, spec, lambda: classify_settings(spec, values))))
