@@ -39,5 +39,5 @@ def peak_rss(command: Sequence[str]) -> tuple[int, float]:
 
 def embed_command(pictures: Path, output: Path, engine: str) -> list[str]:
     """Return the command of a user who embeds a folder with the demo model."""
-    command = [sys.executable, "-m", "clipmill", "embed", str(pictures), "--output", str(output)]
-    return [*command, "--model", "demo", "--engine", engine, "--overwrite"]
+    command = [sys.executable, "-m", "clipmill", "embed", str(pictures), "--output", str(output), "--overwrite"]
+    return [*command, "--model", "demo", "--engine", engine, "--max-cache-bytes", "0"]  # pictures are there repeatedly

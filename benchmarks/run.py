@@ -13,10 +13,12 @@ import statistics
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import click
 from contenders import ARCHITECTURE, Contender, core, on_beam, on_spark, plain_open_clip, spark_session
 from memory import embed_command, peak_rss
+from ranking import CANDIDATES, DISTINCT, measure_rank_memory, measure_ranking, ranking_table
 from workload import photographs, write_drawings, write_weights
 
 from clipmill.encoders import EncoderSpec
@@ -35,7 +37,9 @@ def measure_speed(images: int, rounds: int, home: Path) -> dict[str, list[float]
     """Return seconds by contender, one for each round; the contenders take turns."""
     files = photographs(images)
     weights = write_weights(ARCHITECTURE, home / "weights.safetensors")
-    spec = EncoderSpec(f"{ARCHITECTURE}::{weights}", device="cpu", runtime="torch", precision="fp32")
+    options: dict[str, Any] = {"device": "cpu", "runtime": "torch", "precision": "fp32"}
+    # without the cache: every round brings the same pictures again
+    spec = EncoderSpec(f"{ARCHITECTURE}::{weights}", **options, max_cache_bytes=0)
     seconds: dict[str, list[float]] = {}
     with spark_session() as spark:
         contenders: dict[str, Contender] = {
@@ -88,9 +92,30 @@ def memory_table(found: dict[str, dict[str, float]]) -> list[str]:
     return lines
 
 
+def rank(quick: bool, home: Path, raw: dict[str, Any]) -> list[str]:
+    """Measure ranking, put the figures into `raw`, and return the tables' lines."""
+    lines = []
+    sizes = {"queries": 200, "sample": 20, "distinct": 1_000} if quick else {"queries": 1_000, "distinct": DISTINCT}
+    raw["rank"] = {}
+    for name, weights in {"demo": None, ARCHITECTURE: home / "weights.safetensors"}.items():
+        if weights is None:
+            found = measure_ranking(name, None, home, **{"sample": 200, **sizes}, rounds=1 if quick else 3)
+        elif quick:
+            continue
+        else:
+            write_weights(ARCHITECTURE, weights)
+            found = measure_ranking(f"{name}::{weights}", weights, home, **sizes, sample=10, rounds=2)
+        raw["rank"][name] = found
+        heading = f"{name}, {sizes['queries']:,} pictures with {CANDIDATES} texts each out of {sizes['distinct']:,}:"
+        lines += [heading, "", *ranking_table(found), ""]
+    raw["rank memory"] = measure_rank_memory(100 if quick else 1_000, home)
+    heading = "`clipmill rank` with the demo model, all processes together:"
+    return [*lines, heading, "", *memory_table(raw["rank memory"])]
+
+
 @click.command()
 @click.option("--quick", is_flag=True, help="Under 5 minutes: fewer images and rounds.")
-@click.option("--only", type=click.Choice(["speed", "memory"]), help="One part alone.")
+@click.option("--only", type=click.Choice(["speed", "memory", "rank"]), help="One part alone.")
 @click.option("--output", default="bench-output", show_default=True, help="Where the table and the figures go.")
 def main(quick: bool, only: str | None, output: str) -> None:
     """Measure, print, write."""
@@ -100,13 +125,16 @@ def main(quick: bool, only: str | None, output: str) -> None:
     lines, raw = [f"Machine: {machine}", ""], {"machine": examine(), "processor": processor()}
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
-        if only != "memory":
+        if only in (None, "speed"):
             raw["speed"] = measure_speed(images, rounds, home)
             heading = f"{ARCHITECTURE}, float32, {images} photographs of 480-900 px, median of {rounds} rounds:"
             lines += [heading, "", *speed_table(raw["speed"], images), ""]
-        if only != "speed":
+        if only in (None, "memory"):
             raw["memory"] = measure_memory(few, many, home)
-            lines += ["`clipmill embed` with the demo model, all processes together:", "", *memory_table(raw["memory"])]
+            heading = "`clipmill embed` with the demo model, all processes together:"
+            lines += [heading, "", *memory_table(raw["memory"]), ""]
+        if only in (None, "rank"):
+            lines += rank(quick, home, raw)
     target = Path(output)
     target.mkdir(parents=True, exist_ok=True)
     (target / "benchmarks.json").write_text(json.dumps(raw, indent=1))

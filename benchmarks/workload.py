@@ -49,6 +49,34 @@ def write_drawings(directory: Path, count: int, distinct: int = 500, seed: int =
         (directory / f"{number:06d}.jpg").write_bytes(contents[number % len(contents)])
 
 
+def drawings(count: int, seed: int = 0) -> list[bytes]:
+    """Return JPEG files of drawn pictures, all different."""
+    rng = np.random.default_rng(seed)
+    files = []
+    for _ in range(count):
+        buffer = io.BytesIO()
+        draw(sample_scene(rng), rng).save(buffer, "JPEG", quality=90)
+        files.append(buffer.getvalue())
+    return files
+
+
+def captions(count: int, seed: int = 0) -> list[str]:
+    """Return different texts of 5 to 15 words."""
+    rng = np.random.default_rng(seed)
+    words = _WORDS.split()
+    found: dict[str, None] = {}
+    while len(found) < count:
+        found[" ".join(rng.choice(words, rng.integers(5, 16)))] = None
+    return list(found)
+
+
+_WORDS = """
+a the two three small large old new red blue green yellow striped quiet busy wooden bright empty photo of with on
+under beside near behind in front person dog cat horse bird car boat train street house river mountain table
+window cup flower tree circle square star cloud bridge garden market night morning winter summer light shadow
+"""
+
+
 def write_weights(architecture: str, path: Path) -> Path:
     """Write random weights in the published layout; speed does not depend on their values."""
     torch.manual_seed(0)

@@ -1,0 +1,183 @@
+"""Ranking: queries with their candidates, against the loop that encodes each query's document with all its matches."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import click
+import numpy as np
+import open_clip
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from apache_beam.options.pipeline_options import PipelineOptions
+from contenders import ARCHITECTURE, BATCH, spark_session
+from memory import peak_rss
+from PIL import Image
+from pyspark.sql import SparkSession
+from safetensors.torch import load_file
+from workload import captions, drawings, photographs
+
+from clipmill.encoders import EncoderSpec, demo, load_encoder
+from clipmill.encoders.columns import get_by_path
+from clipmill.encoders.rank_plan import RankPlan
+from clipmill.encoders.threads import allowed_cpus
+from clipmill.transforms import Rank
+from clipmill.udfs import rank
+
+CANDIDATES, DISTINCT = 100, 5_000
+"""Candidates of a query, and how many different texts they are drawn from."""
+
+Row = dict[str, Any]
+
+
+def workload(pictures: Sequence[bytes], distinct: int, seed: int = 0) -> list[Row]:
+    """Return a row for each picture: the query, and 100 texts."""
+    rng = np.random.default_rng(seed)
+    texts = captions(distinct)
+    return [
+        {"id": str(number), "q": picture, "c": [texts[n] for n in rng.choice(distinct, CANDIDATES, replace=False)]}
+        for number, picture in enumerate(pictures)
+    ]
+
+
+def service_loop(rows: Sequence[Row], weights: Path | None) -> float:
+    """Seconds of clip-as-service's way: a document and all its matches are encoded for every query, 77 tokens each.
+
+    Its own arithmetic: torch float32, 32 a call, cosines and softmax for each query. Loading is not timed.
+    """
+    name = f"local-dir:{Path(demo.__file__).parent}" if weights is None else ARCHITECTURE
+    model, _, transform = open_clip.create_model_and_transforms(name, load_weights=weights is None)
+    if weights is not None:
+        model.load_state_dict(load_file(str(weights)))
+    tokenizer = open_clip.get_tokenizer(name)
+    model.eval()
+    torch.set_num_threads(allowed_cpus())
+    started = time.perf_counter()
+    with torch.inference_mode():
+        for row in rows:
+            query = model.encode_image(transform(Image.open(io.BytesIO(row["q"]))).unsqueeze(0))
+            batches = [row["c"][first : first + BATCH] for first in range(0, len(row["c"]), BATCH)]
+            matches = torch.cat([model.encode_text(tokenizer(batch)) for batch in batches])
+            cosines = torch.nn.functional.cosine_similarity(query, matches)
+            torch.softmax(100 * cosines, dim=0).argsort(descending=True).tolist()
+    return time.perf_counter() - started
+
+
+def on_core(rows: Sequence[Row], spec: EncoderSpec) -> float:
+    """Seconds of the engine-free core."""
+    encoder = load_encoder(spec)
+    torch.set_num_threads(allowed_cpus())
+    started = time.perf_counter()
+    bound = RankPlan("q", "c").checked(spec).bound(encoder)
+    with encoder.session() as session:
+        for row in rows:
+            for token, outcomes in session.push(row, bound.items(_getter(row))):
+                bound.results(_getter(token), outcomes)
+        for token, outcomes in session.flush():
+            bound.results(_getter(token), outcomes)
+    return time.perf_counter() - started
+
+
+def _getter(row: Row) -> Any:
+    return lambda path: get_by_path(row, path)
+
+
+def on_beam(table: Path, spec: EncoderSpec) -> float:
+    """Seconds of Beam's local runner, one worker with all cores, the pipeline's construction included."""
+    load_encoder(spec)
+    started = time.perf_counter()
+    with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as pipeline:
+        ranked = pipeline | beam.io.ReadFromParquet(str(table)) | Rank(spec, query="q", candidates="c")
+        _ = ranked.rows | beam.Map(lambda row: row["ranked"][0]["position"])
+    return time.perf_counter() - started
+
+
+def on_spark(table: Path, spec: EncoderSpec, spark: SparkSession) -> float:
+    """Seconds of a Spark job with a one-core worker for each core; each has a cache of its own."""
+    frame = spark.read.parquet(str(table)).repartition(allowed_cpus())
+    started = time.perf_counter()
+    frame.select("id", rank("q", "c", model=spec)).write.format("noop").mode("overwrite").save()
+    return time.perf_counter() - started
+
+
+def measure_ranking(
+    name: str, weights: Path | None, home: Path, *, queries: int, sample: int, distinct: int, rounds: int
+) -> dict[str, list[float]]:
+    """Return milliseconds for each query by contender, one for each round; the contenders take turns.
+
+    Args:
+        name: Of the model.
+        weights: Its file, or None for the demo model.
+        home: Where the engines' table is written.
+        queries: Queries that clipmill ranks.
+        sample: Queries of the loop, whose cost for each is always the same.
+        distinct: Texts that the candidates are drawn from.
+        rounds: After one that warms up.
+    """
+    rows = workload(drawings(queries) if weights is None else photographs(queries), distinct)
+    table = home / f"rank-{name.partition(':')[0]}.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), table, row_group_size=64)
+    spec = EncoderSpec(name, device="cpu")
+    exact = {"runtime": "torch", "precision": "fp32"}
+    found: dict[str, list[float]] = {}
+    with spark_session() as spark:
+        for number in range(rounds + 1):
+            # another number of bytes is another cache, empty, over the same model
+            spec = dataclasses.replace(spec, max_cache_bytes=spec.max_cache_bytes + 1)
+            seconds = {
+                "loop": service_loop(rows[:sample], weights) / sample,
+                "core, torch fp32": on_core(rows, dataclasses.replace(spec, **exact)) / queries,
+                "core, auto": on_core(rows, spec) / queries,
+                "Beam, auto": on_beam(table, dataclasses.replace(spec, max_cache_bytes=2 * spec.max_cache_bytes))
+                / queries,
+                "Spark, auto": on_spark(table, spec, spark) / queries,
+            }
+            for way, took in seconds.items():
+                click.echo(f"round {number}: {name}, {way}: {1000 * took:.2f} ms a query", err=True)
+                if number:
+                    found.setdefault(way, []).append(1000 * took)
+    return found
+
+
+def ranking_table(found: dict[str, list[float]]) -> list[str]:
+    """Return the lines of the table: medians, and medians of each round's ratio to the loop."""
+    lines = ["| way | ms a query | against the loop |", "|---|---|---|"]
+    for way, times in found.items():
+        ratio = statistics.median(loop / own for loop, own in zip(found["loop"], times, strict=True))
+        lines.append(f"| {way} | {statistics.median(times):,.2f} | {ratio:,.1f} |")
+    return lines
+
+
+def measure_rank_memory(few: int, home: Path) -> dict[str, dict[str, float]]:
+    """Return peak bytes and seconds of `clipmill rank`, by engine, for some queries and ten times as many."""
+    found: dict[str, dict[str, float]] = {}
+    pictures = drawings(500)
+    for count in (few, 10 * few):
+        rows = workload([pictures[n % len(pictures)] for n in range(count)], DISTINCT)
+        pq.write_table(pa.Table.from_pylist(rows), home / f"rank-{count}.parquet", row_group_size=64)
+    for engine in ("beam", "spark"):
+        for count in (few, 10 * few):
+            command = [
+                sys.executable,
+                "-m",
+                "clipmill",
+                "rank",
+                str(home / f"rank-{count}.parquet"),
+                "--engine",
+                engine,
+            ]
+            command += ["--query-column", "q", "--candidates-column", "c", "--drop", "q", "--drop", "c"]
+            command += ["--model", "demo", "--output", str(home / "ranked"), "--overwrite"]
+            peak, took = peak_rss(command)
+            click.echo(f"rank, {engine}, {count} queries: {peak / 2**20:.0f} MiB, {took:.1f} s", err=True)
+            found[f"{engine}, {count:,} queries"] = {"peak_bytes": peak, "seconds": took, "queries": count}
+    return found
