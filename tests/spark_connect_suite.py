@@ -8,12 +8,13 @@ from pyspark.sql import Observation, SparkSession
 from pyspark.sql import functions as F
 from spark_session import SETTINGS
 
-pytest.register_assert_rewrite("contract", "test_spark_contract", "test_spark_shards")
+pytest.register_assert_rewrite("contract", "test_spark_contract", "test_spark_shards", "test_spark_rank_contract")
 
 from contract import WITH_SOUNDS, vector_of_wav, wav  # noqa: E402
 
 # Collected here as well, and so run on this module's session.
 from test_spark_contract import TestEmbedColumns, TestExpressions  # noqa: E402, F401
+from test_spark_rank_contract import TestClassify, TestRank, TestRankGroups  # noqa: E402, F401
 from test_spark_shards import test_every_shard_is_embedded_and_reported_in_order  # noqa: E402, F401
 
 from clipmill.encoders import EncoderSpec, read_provenance  # noqa: E402
@@ -65,7 +66,8 @@ def test_an_observation_counts(captions):
 
 
 def test_functions_of_sql(spark, captions):
-    assert register(spark, model=MODEL, prefix="clip_") == ["clip_embed_text", "clip_embed_image"]
+    names = ["clip_embed_text", "clip_embed_image", "clip_rank", "clip_similarity"]
+    assert register(spark, model=MODEL, prefix="clip_") == names
     rows = spark.sql("select clip_embed_text(caption) as v from captions order by id").collect()
     assert [row.v for row in rows] == [vector("one"), None, None, vector("four")]
 
@@ -75,7 +77,7 @@ def test_functions_of_sql_and_pandas_udfs_for_sounds(spark):
     df = spark.createDataFrame(list(sounds.items()), "id string, sound binary")
     df.createOrReplaceTempView("sounds")
     names = [f"audio_embed_{kind}" for kind in ("text", "image", "audio")]
-    assert register(spark, model=WITH_SOUNDS, prefix="audio_") == names
+    assert register(spark, model=WITH_SOUNDS, prefix="audio_") == [*names, "audio_rank", "audio_similarity"]
     in_sql = spark.sql("select id, audio_embed_audio(sound) as v from sounds")
     in_pandas = df.select("id", audio_udf(model=WITH_SOUNDS)("sound").alias("v"))
     expected = {"short": vector_of_wav(30).tolist(), "stereo": vector_of_wav(40, 2).tolist(), "noise": None}

@@ -152,10 +152,12 @@ def test_followers_of_a_uri_that_cannot_be_fetched() -> None:
     """All fail with it; the next session asks again."""
     with LoopbackServer() as server:
         missing = Item("image", Uri(server.url("/status/404")))
-        items = [missing, Item("image", JPEG), missing]
+        # of one row: the first cannot have failed yet when the second is pushed
+        row = [missing, Item("image", JPEG), missing]
         for times in (1, 2):
-            outcomes, stats = run(items, **LOCAL)
-            assert codes(outcomes) == ["not_found", None, "not_found"]
+            with load_encoder("fake::dim=8", **LOCAL).session(stats := Stats()) as session:
+                (done,) = session.push(None, row) + session.flush()
+            assert codes(done.outcomes) == ["not_found", None, "not_found"]
             assert stats.failed == {"not_found": 2}
             assert server.counts["/status/404"] == times
 

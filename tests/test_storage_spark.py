@@ -11,6 +11,7 @@ import pytest
 
 from clipmill.encoders import Document, EncoderSpec, read_provenance
 from clipmill.encoders.columns import ColumnPlan
+from clipmill.encoders.rank_plan import RankPlan
 from clipmill.encoders.storage import (
     ShardWriter,
     documents_batch,
@@ -116,3 +117,30 @@ def test_columns_of_other_types_are_read_with_or_without_the_footer(spark, tmp_p
     frame = spark.read.parquet(str(tmp_path / "x.parquet"))
     assert [(row.x, row.v) for row in frame.collect()] == [(None, [1.0])]
     assert read_provenance(frame) == ({} if kind == pa.uint32() else {"v": {"model": "m"}})
+
+
+@pytest.mark.spark
+def test_ranked_candidates_come_out_as_an_array_of_structs(spark, tmp_path):
+    """With their types, nulls and failures, and where the scores come from."""
+    base = pa.schema([("id", pa.int64()), ("q", pa.string()), ("c", pa.list_(pa.binary()))])
+    plan = RankPlan("q", "c", candidate_kind="image", scale=7.5)
+    reason = {"stage": "decode", "code": "undecodable", "message": "no picture"}
+    ranked = [
+        {"candidate": b"a", "position": 1, "clip_score": 1.0, "cosine": 0.5, "failure": None},
+        {"candidate": b"b", "position": 0, "clip_score": None, "cosine": None, "failure": reason},
+    ]
+    rows = [
+        {"id": 1, "q": "x", "c": [b"b", b"a"], "ranked": ranked},
+        {"id": 2, "ranked": []},
+        {"id": 3, "ranked": None},
+    ]
+    out = str(tmp_path / "out")
+    write(out, rows_batch(rows, rows_schema(base, plan, SPEC), plan, 4))
+    frame = spark.read.parquet(out)
+    assert dict(frame.dtypes)["ranked"] == (
+        "array<struct<candidate:binary,position:int,clip_score:double,cosine:double,"
+        "failure:struct<stage:string,code:string,message:string>>>"
+    )
+    assert read_provenance(frame)["ranked"]["scores"]["scale"] == 7.5
+    found = {row.id: row.ranked and [one.asDict(recursive=True) for one in row.ranked] for row in frame.collect()}
+    assert found == {1: ranked, 2: [], 3: None}

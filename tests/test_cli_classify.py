@@ -1,0 +1,183 @@
+"""`clipmill classify`: labels of files as a table or JSON, of documents and columns as a dataset, bad label files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from cli_helpers import picture_vector, run, write_pictures
+from rank_expected import cosine_of, softmax_of
+
+from clipmill.encoders.storage import read_dataset, read_failures
+from clipmill.encoders.testing import fake_text_vector
+from clipmill.pipelines.gallery import write_gallery
+
+MODEL = ("--model", "fake::")
+ENGINES = ["beam", pytest.param("spark", marks=pytest.mark.spark)]
+LABELS = ["aa", "b", "zzz"]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    return write_pictures(tmp_path / "pictures")
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> tuple[str, str]:
+    """The option of templates that are the label alone, so that the fake's vectors can be computed."""
+    (tmp_path / "templates.txt").write_text("{}\n")
+    return "--templates", str(tmp_path / "templates.txt")
+
+
+def expected(vector: list[float], top_k: int) -> list[dict]:
+    cosines = [cosine_of(vector, fake_text_vector(label)) for label in LABELS]
+    scores = softmax_of([100 * one for one in cosines])
+    best = sorted(range(len(LABELS)), key=lambda n: -cosines[n])[:top_k]
+    approx = {"abs": 1e-5}
+    return [
+        {
+            "label": LABELS[n],
+            "clip_score": pytest.approx(scores[n], **approx),
+            "cosine": pytest.approx(cosines[n], **approx),
+        }
+        for n in best
+    ]
+
+
+def test_files_are_labelled_as_json(pictures, plain, capsys) -> None:
+    assert run("classify", pictures, "--labels", "aa, b,zzz", *plain, *MODEL, "--top-k", 2, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["model"], found["labels"], found["templates"], found["scale"]) == ("fake::", 3, ["{}"], 100)
+    items = {Path(one["uri"]).name: one for one in found["items"]}
+    assert list(items) == ["0.png", "1.png", "2.png", "broken.png", "empty.png"]
+    for number in range(3):
+        assert items[f"{number}.png"]["labels"] == expected(picture_vector(number), 2)
+    assert items["broken.png"]["labels"] is None and items["broken.png"]["failure"]["code"] == "undecodable"
+    assert items["empty.png"]["failure"]["code"] == "empty" and items["0.png"]["failure"] is None
+
+
+def test_files_are_labelled_as_a_table(pictures, plain, capsys) -> None:
+    """A file stands beside its best label, the next ones below; what failed stands apart."""
+    assert run("classify", pictures / "1.png", pictures / "broken.png", "--labels", "aa,b,zzz", *plain, *MODEL) == 0
+    labelled, failed = capsys.readouterr().out.split("files that failed")
+    rows = [line.split() for line in labelled.splitlines() if line.strip()]
+    best = [f"{one['clip_score'].expected:.4f}" for one in expected(picture_vector(1), 3)]
+    assert rows[0] == ["photo", "label", "clip_score", "cosine"]
+    assert rows[1][0] == str(pictures / "1.png") and [row[-2] for row in rows[1:]] == best
+    assert "undecodable at decode" in failed
+
+
+def test_labels_come_from_files_of_lines_and_of_json(pictures, plain, tmp_path, capsys) -> None:
+    (tmp_path / "labels.txt").write_text("aa\n\nb\nzzz\n")
+    (tmp_path / "labels.json").write_text(json.dumps(LABELS))
+    found = []
+    for labels in ("aa,b,zzz", tmp_path / "labels.txt", tmp_path / "labels.json"):
+        assert run("classify", pictures / "1.png", "--labels", labels, *plain, *MODEL, "--json") == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ("empty.txt", "empty.txt: there are none; at least one is needed"),
+        ("twice.txt", "'aa' is there 2 times; each belongs there once"),
+        ("broken.json", "is no JSON"),
+        ("binary.txt", "is not UTF-8"),
+        ("nowhere.txt", "'nowhere.txt' cannot be read as a file of labels"),
+        ("aa,b,aa", "'aa' is there 2 times"),
+        ("aa,,b", "number 1 is blank"),
+        ("circle", "names no file that is there, and a single label tells nothing apart"),
+    ],
+)
+def test_bad_labels_are_said_and_are_2(labels, message, pictures, tmp_path, monkeypatch, capsys) -> None:
+    """Printed or as a job: before anything runs."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.txt").write_text("\n \n")
+    (tmp_path / "twice.txt").write_text("aa\nb\naa\n")
+    (tmp_path / "broken.json").write_text('["aa", ')
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00a")
+    for more in ((), ("-o", "out")):
+        assert run("classify", "pictures", "--labels", labels, *MODEL, *more) == 2
+        said = capsys.readouterr()
+        assert message in said.err and "Traceback" not in said.err and not said.out
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pictures"], "missing option --labels"),
+        (["--labels", "a,b"], "there is nothing to classify"),
+        (["--labels", "a,b", "-o", "out"], "nothing to classify: give an INPUT"),
+        (["pictures", "--labels", "a,b", "--templates", "bare.txt"], "'a photo' has no {}, where the label goes"),
+        (["pictures", "--labels", "a,b", "--templates", "nowhere.txt"], "cannot be read as a file of templates"),
+        (["pictures", "--labels", "a,b", "--scale", "much"], "--scale 'much' is neither"),
+        (["pictures", "--labels", "a,b", "--engine", "spark"], "--engine says nothing without --output"),
+        (["pictures", "--labels", "a,b", "--column", "a=text"], "--column says nothing without --output"),
+        (["pictures", "--labels", "a,b", "--nonsense"], "no such option: --nonsense"),
+        (["nowhere", "--labels", "a,b"], "'nowhere': no such file or folder"),
+        (["bare.txt", "rows.jsonl", "--labels", "a,b"], "is a table, whose rows a job works on"),
+        (["rows.jsonl", "--labels", "a,b", "-o", "out", "--column", "q"], "not of the form NAME=KIND"),
+        (["rows.jsonl", "--labels", "a,b", "-o", "out", "--column", "q=text", "--keep-content"], "is for documents"),
+        (["rows.jsonl", "--labels", "a,b", "-o", "out", "--column", "q=text", "--text-column", "q"], "beside --column"),
+        (["rows.jsonl", "--labels", "a,b", "-o", "out", "--column", "q=audio"], "embeds image and text only"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_work_is_said_and_is_2(arguments, message, pictures, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"id": "a", "q": "one"}')
+    (tmp_path / "bare.txt").write_text("a photo\n")
+    assert run("classify", *arguments, *MODEL) == 2
+    said = capsys.readouterr()
+    assert message in said.err and "Traceback" not in said.err and not said.out
+    assert not (tmp_path / "out").exists()
+
+
+def test_if_every_file_failed_the_code_is_1(pictures, capsys) -> None:
+    assert run("classify", pictures / "broken.png", "--labels", "a,b", *MODEL) == 1
+    assert "undecodable" in capsys.readouterr().out
+
+
+def test_the_demo_model_tells_shapes_apart(tmp_path, capsys) -> None:
+    write_gallery(tmp_path / "gallery")
+    shapes = ["circle", "star", "triangle"]
+    files = [tmp_path / "gallery" / f"red-{shape}.png" for shape in shapes]
+    assert run("classify", *files, "--labels", ",".join(shapes), "--model", "demo", "--json") == 0
+    items = json.loads(capsys.readouterr().out)["items"]
+    assert [one["labels"][0]["label"] for one in items] == shapes
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_folder_becomes_a_dataset_of_labels(engine, pictures, plain, tmp_path) -> None:
+    out = tmp_path / "out"
+    arguments = ("--labels", "aa,b,zzz", *plain, *MODEL, "--top-k", 2, "--engine", engine)
+    assert run("classify", pictures, "-o", out, *arguments) == 0
+    rows = read_dataset(str(out)).to_pylist()
+    assert [(Path(row["id"]).name, row["labels"]) for row in rows] == [
+        (f"{n}.png", expected(picture_vector(n), 2)) for n in range(3)
+    ]
+    failures = [(Path(f["row"]).name, f["code"]) for f in read_failures(str(out))]
+    assert failures == [("broken.png", "undecodable"), ("empty.png", "empty")]
+    assert (out / "_SUCCESS").exists()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_column_of_a_table_is_labelled(engine, plain, tmp_path) -> None:
+    """Parquet in, JSON lines out; a row that fails is in the failures only."""
+    pq.write_table(pa.table({"id": [1, 2, 3], "caption": ["aa", "", None]}), tmp_path / "in.parquet")
+    out = tmp_path / "out"
+    arguments = ("--labels", "aa,b,zzz", *plain, *MODEL, "--engine", engine, "--format", "jsonl")
+    assert run("classify", tmp_path / "in.parquet", "-o", out, *arguments, "--column", "caption=text") == 0
+    (part,) = out.glob("part-*.jsonl")
+    rows = [json.loads(line) for line in part.read_text().splitlines()]
+    vector = fake_text_vector("aa").tolist()
+    assert rows == [
+        {"id": 1, "caption": "aa", "caption_labels": expected(vector, 5)},
+        {"id": 3, "caption": None, "caption_labels": None},
+    ]
+    assert [(f["row"], f["column"], f["code"]) for f in read_failures(str(out))] == [("2", "caption", "empty")]
