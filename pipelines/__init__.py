@@ -1,7 +1,9 @@
 """Runnable jobs and the command line: wiring only.
 
 - `cli`: the commands; `options`: their flags, made from the spec's fields; `console`: what they print
-- `embed`: `clipmill embed`; `engines`: running its shards on Beam or on Spark
+- `score_commands`: the commands `rank` and `classify`
+- `jobs`: what `embed`, `rank` and `classify` share; `engines`: running their shards on Beam or on Spark
+- `embed`, `rank`, `classify`: what each asks of a job, and what it prints without one; `listed`: files named one by one
 - `summary`: `summary(documents)` and `clipmill summary`; `models`, `doctor`: the commands of those names
 - `demo`: what `make demo` runs; `gallery`: its pictures and the contact sheet
 """

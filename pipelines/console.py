@@ -29,7 +29,7 @@ def progress(total: int, count_done: Callable[[], int]) -> Iterator[None]:
         yield
         return
     bar = Progress(
-        TextColumn("embedding"),
+        TextColumn("clipmill"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("shards"),
@@ -45,7 +45,7 @@ def progress(total: int, count_done: Callable[[], int]) -> Iterator[None]:
                 bar.update(task, completed=count_done())
 
     with bar:
-        task = bar.add_task("embedding", total=total)
+        task = bar.add_task("shards", total=total)
         watcher = threading.Thread(target=look, daemon=True)
         watcher.start()
         try:

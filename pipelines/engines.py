@@ -148,7 +148,7 @@ def _spark_session(master: str | None, remote: str | None, conf: Sequence[str]) 
 
     from ..udfs import embed_shards as _  # noqa: F401 - fails with the command that installs Spark
 
-    builder = SparkSession.builder.appName("clipmill embed")
+    builder = SparkSession.builder.appName("clipmill")
     settings = dict(pair.split("=", 1) for pair in conf)
     with tempfile.TemporaryDirectory() as home:
         if remote:

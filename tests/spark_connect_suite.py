@@ -11,6 +11,7 @@ from spark_session import SETTINGS
 pytest.register_assert_rewrite("contract", "test_spark_contract", "test_spark_shards", "test_spark_rank_contract")
 
 from contract import WITH_SOUNDS, vector_of_wav, wav  # noqa: E402
+from rank_expected import cosine_of, softmax_of  # noqa: E402
 
 # Collected here as well, and so run on this module's session.
 from test_spark_contract import TestEmbedColumns, TestExpressions  # noqa: E402, F401
@@ -22,8 +23,12 @@ from clipmill.encoders.storage.provenance import provenance_of  # noqa: E402
 from clipmill.encoders.testing import fake_text_vector, read_log  # noqa: E402
 from clipmill.udfs import (  # noqa: E402
     audio_udf,
+    classify,
+    clip_similarity,
     embed_columns,
     embed_text,
+    rank,
+    rank_groups,
     register,
     stamp_provenance,
     text_udf,
@@ -148,3 +153,57 @@ def test_provenance_of_expressions(captions):
     assert read_provenance(captions.select("*", embed_text("caption", model=MODEL))) == {"caption_embedding": TEXT}
     added = captions.withColumn("v", embed_text("caption", model=MODEL))
     assert read_provenance(stamp_provenance(added, "v", MODEL, modality="text")) == {"v": TEXT}
+
+
+# --- ranking and classifying; the contract runs above ----------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(spark):
+    rows = [("red", ["green", "redder", ""]), (None, ["x"]), ("one", [])]
+    df = spark.createDataFrame(rows, "q string, c array<string>").coalesce(1)
+    df.createOrReplaceTempView("asked")
+    return df
+
+
+def test_ranking_in_sql_is_what_the_expression_gives(spark, asked):
+    names = register(spark, model=MODEL, prefix="sql_", labels=["red", "blue"], candidate_type="string")
+    assert names[2:] == ["sql_rank", "sql_similarity", "sql_classify"]
+    query = "select sql_rank(q, c), sql_similarity(q, c[0]) , sql_classify(q) from asked where size(c) > 0"
+    here = asked.filter("size(c) > 0").select(
+        rank("q", "c", model=MODEL),
+        clip_similarity("q", F.get("c", 0), model=MODEL),
+        classify("q", labels=["red", "blue"], model=MODEL),
+    )
+    assert here.columns == ["ranked", "clip_similarity", "q_labels"]
+    assert [tuple(row) for row in spark.sql(query).collect()] == [tuple(row) for row in here.collect()]
+    (row, null) = here.collect()
+    order = sorted((cosine_of(vector("red"), vector(text)), text) for text in ("green", "redder"))[::-1]
+    assert [one.candidate for one in row.ranked] == [order[0][1], order[1][1], ""]
+    assert row.ranked[2].failure.code == "empty"
+    assert tuple(null) == (None, None, None)
+    assert [r.place for r in spark.sql("select rank() over (order by q) as place from asked").collect()] == [1, 2, 3]
+
+
+def test_a_filter_on_the_ranking_does_not_rank_twice(spark, tmp_path):
+    df = spark.range(100).selectExpr("concat('query ', id) as q", "array('one', 'two') as c")
+    ranked = df.withColumn("r", rank("q", "c", model=f"{MODEL}&log={tmp_path}", max_cache_bytes=0))
+    assert len(ranked.filter("size(r) > 0").collect()) == 100
+    assert read_log(tmp_path).rows == 300
+
+
+def test_groups_are_counted_and_other_columns_keep_their_metadata(spark):
+    rows = [(n, f"g{n % 2}", "red", f"text {n}" if n else "") for n in range(6)]
+    df = spark.createDataFrame(rows, "n int, g string, query string, candidate string")
+    embedded = embed_columns(df, {"candidate": "text"}, model=MODEL).drop("embedding_failures")
+    observation = Observation()
+    kinds = {"candidate": "candidate_embedding", "candidate_kind": "vector"}
+    scored = rank_groups(embedded, by="g", model=MODEL, top_k=1, observation=observation, **kinds)
+    found = scored.orderBy("n").collect()
+    assert read_provenance(scored) == {"candidate_embedding": TEXT}
+    assert observation.get == {"rows": 6, "scored": 5, "failed": 0}
+    odd = [row for row in found if row.g == "g1"]
+    cosines = [cosine_of(vector("red"), vector(row.candidate)) for row in odd]
+    assert [row.clip_score for row in odd] == pytest.approx(softmax_of([100 * one for one in cosines]), abs=1e-5)
+    assert [row["rank"] for row in odd] == [1 if one == max(cosines) else None for one in cosines]
+    assert (found[0].cosine, found[0].clip_score, found[0]["rank"], found[0].embedding_failures) == (None,) * 4

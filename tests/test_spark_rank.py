@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import tracemalloc
 
 import numpy as np
 import pyarrow as pa
@@ -288,6 +289,26 @@ def test_slices_and_large_types(list_of, string):
         assert (ranked is None) == (without is None)
         for one, bare in zip(ranked or [], without or [], strict=True):
             assert one == {"candidate": given[one["position"]], **bare}
+
+
+def test_memory_of_a_batch_does_not_grow_with_its_rows(monkeypatch):
+    """Beside Arrow's own, which tracemalloc does not see."""
+    monkeypatch.setattr("clipmill.udfs.score_batches._PIECE_ROWS", 16)
+    spec = EncoderSpec(MODEL, max_batch_rows=8, max_cache_bytes=20_000)
+    plan = rank_plan(spec, "auto", "auto", None, 100.0)
+    candidates = [f"candidate {n}" for n in range(10)]
+
+    def peak(rows):
+        queries = pa.array([f"query {n}" for n in range(rows)])
+        lists = pa.array([candidates] * rows)
+        tracemalloc.start()
+        assert rank_array(queries, lists, spec, plan).null_count == 0
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    peak(300)
+    assert peak(1500) < 1.5 * peak(300)
 
 
 def test_numbers_are_read_as_arrays():

@@ -4,7 +4,8 @@
 - `encoding`: what these have in common, and the pair `Embedded` that they return; `failed_row`: `FailedRow`, an element
   of its failures
 - `read`: `ReadDocuments`, from globs of files on any of Beam's file systems
-- `write`: `WriteEmbeddings`, Parquet with provenance beside failures as JSON lines; `bundles`: its two steps
+- `write`: `WriteEmbeddings`, Parquet with provenance beside failures as JSON lines; `bundles`: its two steps;
+  `file_tables`: what of an element stands in its files
 - `shards`: `EmbedShards`, whole pieces of a job, from their input to their files: the command line's way
 - `elements`: what is done with an element and what comes out for it; `rows`: dicts, `beam.Row`s and NamedTuples
 - `embed_fn`: the `DoFn` that fetches, decodes and encodes, in one stage; `waiting`: batches across bundles

@@ -125,8 +125,8 @@ class Rank(Encoding):
             lists = RankPlan(query, candidates, query_kind, candidate_kind, output, top_k, key, scale)
             self.columns = lists.checked(self.spec)
         else:
-            assert candidate is not None
-            names = (by,) if isinstance(by, str) else tuple(by or ())
+            assert candidate is not None and by is not None
+            names = (by,) if isinstance(by, str) or not isinstance(by, Sequence) else tuple(by)
             pairs = PairPlan(query, candidate, names, query_kind, candidate_kind, top_k, key, scale)
             self.columns = pairs.checked(self.spec)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -25,6 +26,9 @@ from .schema import ARROW_LABELS, ARROW_RANKED, Source
 from .values import reader_of
 from .worker import encoder_of_task
 
+_PIECE_ROWS = 128
+"""Rows of lists that are held as values of Python."""
+
 # --- expressions -----------------------------------------------------------------------------------------------------
 
 
@@ -47,8 +51,8 @@ def rank_array(queries: pa.Array, candidates: pa.Array, spec: EncoderSpec, plan:
     check_candidates("candidate_kind", plan.candidate_kind, candidates.type)
     rows = _rows({plan.query: queries, plan.candidates: candidates})
     encoder = encoder_of_task(spec)
-    ranked = [made.values[plan.output] for made in _results(encoder, plan.bound(encoder), rows)]
-    return pa.array(ranked, ARROW_RANKED)  # takes of each candidate what the type has: not the value itself
+    ranked = (made.values[plan.output] for made in _results(encoder, plan.bound(encoder), rows))
+    return _array_of(ranked, ARROW_RANKED)  # takes of each candidate what the type has: not the value itself
 
 
 def rank_array_with_candidates(
@@ -145,6 +149,15 @@ def classify_array(values: pa.Array, spec: EncoderSpec, kind: Kind, labels: Labe
     outcomes = [classifier.classify(outcome) for outcome in encoder.embed_items(items)]
     found = [None if outcome is None or isinstance(outcome, Failure) else outcome.values for outcome in outcomes]
     return with_failures("labels", pa.array(found, ARROW_LABELS), outcomes, failures)
+
+
+def _array_of(values: Iterable[Any], kind: pa.DataType) -> pa.Array:
+    """Make an array piece by piece: as values of Python a million candidates would take hundreds of megabytes."""
+    values = iter(values)
+    pieces = []
+    while some := list(itertools.islice(values, _PIECE_ROWS)):
+        pieces.append(pa.array(some, kind))
+    return pa.concat_arrays(pieces) if pieces else pa.array([], kind)
 
 
 def _rows(columns: dict[str, pa.Array]) -> Iterator[Values]:
