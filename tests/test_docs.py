@@ -18,6 +18,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 MIGRATION = (DOCS / "migration.md").read_text(encoding="utf-8")
 RUNTIMES = (DOCS / "runtimes.md").read_text(encoding="utf-8")
 DOWNLOADS = (DOCS / "downloads.md").read_text(encoding="utf-8")
+RANKING = (DOCS / "ranking.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| (`[^|]*) \| ([^|]*) \|", MIGRATION, re.MULTILINE)
 OPTIONS = {*EncoderSpec.__dataclass_fields__, "access_paths", "keep_content"}
 
@@ -55,6 +56,16 @@ def test_python_of_the_other_pages_runs(tmp_path: Path) -> None:
         done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert done.stdout.split()[1] == "fp32"
+
+
+def test_python_of_the_page_on_ranking_runs(tmp_path: Path) -> None:
+    """What it says comes first does."""
+    alone, documents = (
+        subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False)
+        for block in _blocks(RANKING, "python")
+    )
+    assert alone.stdout.startswith("a red circle "), alone.stderr
+    assert re.search(r"something red.*a blue star.*\('', \{\}, \['empty at", documents.stdout), documents.stderr
 
 
 def test_commands_of_the_other_pages_run(tmp_path: Path) -> None:

@@ -58,19 +58,19 @@ def _block(*needles: str) -> str:
 
 def test_every_command_is_known_to_this_test() -> None:
     """A command added to the README is added here."""
-    known = ["embed", "embed", "summary", "embed", "models", "doctor", "embed"]
+    known = ["embed", "embed", "summary", "embed", "models", "doctor", "embed", "rank", "rank", "classify"]
     assert [shlex.split(command)[1] for command in COMMANDS] == known
 
 
 @pytest.mark.spark
 def test_the_command_line(place: Path) -> None:
     """The commands run in their order; provenance of what they wrote is read by the next example."""
-    said = [_run(["bash", "-c", command], place) for command in COMMANDS[:-1]]
+    said = [_run(["bash", "-c", command], place) for command in COMMANDS[:6]]
     embedded, captions, summary, vector, models, doctor = said
     broken = place / "photos" / "broken.jpg"
     before = broken.read_bytes()
     broken.write_bytes(encode(photographs()["coffee"], "JPEG"))  # what failed is mended, and embedded again
-    again = _run(["bash", "-c", COMMANDS[-1]], place)
+    again = _run(["bash", "-c", COMMANDS[6]], place)
     broken.write_bytes(before)
     assert re.search(rf"rows in +{len(photographs()) + 2} *\n", embedded)
     assert re.search(r"failed: undecodable +1 *\n", embedded)
@@ -81,6 +81,23 @@ def test_the_command_line(place: Path) -> None:
     assert "ViT-B-32::laion2b_s34b_b79k" in models and "openai" not in models
     assert re.search(r"runtime torch +works", doctor)
     assert _run([sys.executable, "-c", _block("read_provenance(")], place) == "demo\n"
+
+
+def test_the_commands_that_rank(place: Path) -> None:
+    """The right caption, picture and label stand first; the broken picture below, with its reason."""
+    captions, pictures, labels = (_run(["bash", "-c", command], place) for command in COMMANDS[7:])
+    first = [line for line in captions.splitlines() if re.match(r" *1 ", line)]
+    assert len(first) == 1 and "a red circle" in first[0]
+    (best,) = [line for line in pictures.splitlines() if re.match(r" *1 ", line)]
+    assert "red-circle.jpg" in best and "broken.jpg" in pictures and "undecodable" in pictures
+    assert re.search(r"red-circle\.jpg.*red circle", labels)
+
+
+def test_the_beam_example_that_ranks(place: Path) -> None:
+    """The better answer first, the empty one at the end with its reason."""
+    first, second, failed = _run([sys.executable, "-c", _block("import Rank")], place).splitlines()
+    assert "a red circle" in first and "a blue star" in second
+    assert "'clip_score': None" in failed and "'code': 'empty'" in failed
 
 
 def test_the_beam_example_on_documents(place: Path) -> None:
