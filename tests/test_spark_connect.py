@@ -24,7 +24,7 @@ def test_on_spark_connect(tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        timeout=600,
+        timeout=1200,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (totals,) = ET.parse(report).getroot().findall("testsuite")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .encoders import Document, EncoderSpec, load_encoder, read_provenance, score
     from .transforms import Classify, Embed, Rank, ReadDocuments, WriteEmbeddings
-    from .udfs import embed_columns, embed_image, embed_text
+    from .udfs import classify, clip_similarity, embed_columns, embed_image, embed_text, rank, rank_groups
 
 __version__ = "0.1.0"
 
@@ -29,10 +29,14 @@ __all__ = [
     "ReadDocuments",
     "WriteEmbeddings",
     "__version__",
+    "classify",
+    "clip_similarity",
     "embed_columns",
     "embed_image",
     "embed_text",
     "load_encoder",
+    "rank",
+    "rank_groups",
     "read_provenance",
     "score",
 ]
@@ -48,9 +52,13 @@ _HOMES = {
     "Rank": "transforms",
     "ReadDocuments": "transforms",
     "WriteEmbeddings": "transforms",
+    "classify": "udfs",
+    "clip_similarity": "udfs",
     "embed_columns": "udfs",
     "embed_image": "udfs",
     "embed_text": "udfs",
+    "rank": "udfs",
+    "rank_groups": "udfs",
 }
 
 
