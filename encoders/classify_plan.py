@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from .columns import ColumnPlan, Embedded
 from .document import Document
-from .document_plan import DocumentPlan
+from .document_plan import LABELS_TAG, DocumentPlan
 from .encoder import Encoder
-from .failure import Failure
+from .failure import Code, Failure, RowError, Stage
 from .item import Item
 from .kinds import document_item
 from .labels import Classifier, LabelSet
@@ -88,8 +88,11 @@ class BoundDocumentClassify:
     classifier: Classifier
 
     def items(self, document: Document) -> list[Item]:
-        """Return what is classified: as `DocumentPlan.items`, but an embedding that is there already is used."""
-        return [] if document.failures else [document_item(inner) for _, inner in self.documents.select(document)]
+        """Return what is classified: as `DocumentPlan.items`, but an embedding that is there already is used.
+
+        A document with a tag of the labels' name fails: nothing of its own is written over.
+        """
+        return [] if document.failures else [_item_of(inner) for _, inner in self.documents.select(document)]
 
     def results(self, document: Document, outcomes: Sequence[Outcome]) -> Document:
         """Give a document its labels, as the tag `labels`: a list of `label`, `clip_score`, `cosine`, best first."""
@@ -98,3 +101,10 @@ class BoundDocumentClassify:
     def inner_failures(self, result: Document) -> list[Failure]:
         """See `DocumentPlan.inner_failures`."""
         return self.documents.inner_failures(result)
+
+
+def _item_of(document: Document) -> Item:
+    if LABELS_TAG in document.tags:
+        message = f"the document has a tag {LABELS_TAG!r}, where its labels go: rename or remove it before"
+        return Item("auto", failure=RowError(Stage.READ, Code.MALFORMED, message))
+    return document_item(document)

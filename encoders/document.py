@@ -84,6 +84,8 @@ class Document:
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         """Make a document of plain values, such as a JSON line; unknown fields go to `tags`.
 
+        A match or a chunk that is none has `failures`, and leaves the rest whole.
+
         Raises:
             RowError: `malformed` if a field has a type that it cannot have.
         """
@@ -92,9 +94,9 @@ class Document:
         tags = dict(tags) if isinstance(tags, Mapping) else {} if tags is None else {"tags": tags}
         for name, value in fields.items():
             if name in _NESTED:
-                if not isinstance(value, list) or not all(isinstance(inner, Mapping) for inner in value):
+                if not isinstance(value, list):
                     raise RowError(Stage.READ, Code.MALFORMED, f"field {name!r} is not a list of objects")
-                known[name] = [cls.from_dict(inner) for inner in value]
+                known[name] = [cls._inner(inner, f"{name}[{n}]", fields.get("id")) for n, inner in enumerate(value)]
             elif name in _PLAIN:
                 if value is not None and not isinstance(value, str) and not (name == "id" and isinstance(value, int)):
                     raise RowError(Stage.READ, Code.MALFORMED, f"field {name!r} is no string but {value!r:.60}")
@@ -104,8 +106,25 @@ class Document:
                 tags[name] = value
         return cls(**known, tags=tags)
 
+    @classmethod
+    def _inner(cls, value: Any, place: str, root: Any) -> Self:
+        """Make a match or a chunk; one that is none fails alone."""
+        try:
+            if not isinstance(value, Mapping):
+                raise RowError(Stage.READ, Code.MALFORMED, f"{place} is no object but {value!r:.60}")
+            return cls.from_dict(value)
+        except RowError as err:
+            said = value.get("id") if isinstance(value, Mapping) else None
+            name = said if isinstance(said, str) and said else None if root is None else f"{root}@{place}"
+            failed = cls(failures=(err.failure,))
+            failed.id = name or failed.id
+            return failed
+
     def item(self) -> Item:
-        """Return what of this document is embedded."""
+        """Return what of this document is embedded; one that could not be read fails as it did."""
+        if self.failures:
+            first = self.failures[0]
+            return Item("auto", failure=RowError(first.stage, first.code, first.message, transient=first.transient))
         has_other = self.tensor is not None or self.blob is not None or bool(self.uri)
         if self.text is not None and (self.text.strip() or not has_other):
             return Item("text", self.text)

@@ -62,9 +62,14 @@ class Encoder:
         find = getattr(self._loaded.model, "learnt_scales", dict)  # own encoders need not be subclasses of Model
         return MappingProxyType(checked_scales(find(), self.modalities, self.spec.model))
 
-    def session(self, stats: Stats | None = None) -> EmbedSession:
-        """Start pushing rows; see `EmbedSession`. One session for each thread."""
-        return EmbedSession(self.spec, self._loaded, stats or Stats(), self._cache)
+    def session(self, stats: Stats | None = None, *, cached: bool = True) -> EmbedSession:
+        """Start pushing rows; see `EmbedSession`. One session for each thread.
+
+        Args:
+            stats: Where it counts.
+            cached: Whether it takes and leaves vectors in the cache: not for values that nobody asks for again.
+        """
+        return EmbedSession(self.spec, self._loaded, stats or Stats(), self._cache if cached else VectorCache(0))
 
     def embed_items(self, items: Iterable[Item]) -> list[Outcome]:
         """Embed items of any kind.

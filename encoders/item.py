@@ -93,7 +93,8 @@ def _content_of_value(modality: str, value: Any) -> Any:
 
 def _content_of_struct(struct: Mapping[str, Any]) -> Any:
     if {"height", "width", "nChannels", "data"} <= struct.keys():
-        return array_of_spark_image(struct)
+        # all null: what an outer join leaves of a struct
+        return None if all(value is None for value in struct.values()) else array_of_spark_image(struct)
     if struct.keys() <= {"bytes", "path"} and struct:
         return _content_of_file(struct)
     raise RowError(
@@ -155,6 +156,8 @@ def array_of_spark_image(struct: Mapping[str, Any]) -> np.ndarray:
     Raises:
         RowError: `undecodable` for the rows of height -1 that Spark makes of invalid files, `unsupported` for others.
     """
+    if missing := [name for name in ("height", "width", "nChannels", "data") if struct[name] is None]:
+        raise RowError(Stage.READ, Code.UNSUPPORTED, f"a Spark image whose {' and '.join(missing)} is null")
     height, width, channels = int(struct["height"]), int(struct["width"]), int(struct["nChannels"])
     if height <= 0 or width <= 0:
         raise RowError(Stage.READ, Code.UNDECODABLE, "Spark's image source could not decode this file (height -1)")

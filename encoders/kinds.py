@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ import numpy as np
 from .document import Document
 from .errors import SpecError
 from .failure import Code, RowError, Stage
-from .item import SOUND_FIELDS, SOUND_RATES, SOUND_SAMPLES, Item, item_of_value
+from .item import SOUND_FIELDS, SOUND_RATES, SOUND_SAMPLES, Item, is_pair, item_of_value
 from .outcome import Vector
 from .spec import EncoderSpec
 
@@ -81,7 +82,7 @@ def vector_item(value: Any, modality: str | None = None) -> Item:
     try:
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and fails as such
             values = np.asarray(value, np.float32)
-    except (TypeError, ValueError) as err:
+    except (TypeError, ValueError, OverflowError) as err:  # the last: a whole number that no float holds
         # not numpy's own words: they repeat the content
         given = f"a vector is a flat list of numbers, got {type(value).__name__}"
         raise RowError(Stage.READ, Code.UNSUPPORTED, given) from err
@@ -94,10 +95,7 @@ def document_item(document: Document) -> Item:
     Returns:
         The item.
     """
-    if document.failures:
-        first = document.failures[0]
-        return Item("auto", failure=RowError(first.stage, first.code, first.message, transient=first.transient))
-    if document.embedding is None:
+    if document.failures or document.embedding is None:
         return document.item()
     modality = document.item().modality
     try:
@@ -130,6 +128,13 @@ def _item_of_any(value: Any) -> Item:
     if isinstance(value, Mapping):
         modality = modality_of_struct(value.keys())
         return document_item(_document_of(value)) if modality is None else item_of_value(modality, value)
+    if isinstance(value, numbers.Number | np.generic | list) or (isinstance(value, tuple) and not is_pair(value)):
+        raise RowError(
+            Stage.READ,
+            Code.UNSUPPORTED,
+            "of kind 'auto' a value is a string (a text), bytes, an array of pixels, or a struct of text, uri, blob, …;"
+            f" got {type(value).__name__}; vectors that were made before are of kind 'vector'",
+        )
     return Item("auto", bytes(value) if isinstance(value, bytearray | memoryview) else value)
 
 

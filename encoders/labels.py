@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 import os
@@ -15,6 +16,7 @@ import numpy as np
 from .encoder import Encoder
 from .errors import DatasetError, SpecError
 from .failure import Failure
+from .item import Item
 from .outcome import Classified, Labelled, Outcome, Vector
 from .ranking import Scorer, check_any_scale, check_top_k
 from .scores import SCALE, Scale, order, softmax, unit_cosines, unit_rows
@@ -92,23 +94,57 @@ class LabelSet:
             SpecError: If a label cannot be embedded.
         """
         with _lock:
-            mine = _made.setdefault(encoder, {})
-            if self not in mine:
-                mine[self] = self._embed(encoder)
-            return mine[self]
+            mine = _made.setdefault(encoder, _Made())
+        with mine.lock:
+            if self in mine.vectors:
+                mine.vectors.move_to_end(self)
+                return mine.vectors[self]
+            made = mine.vectors[self] = self._embed(encoder)
+            while len(mine.vectors) > _SETS:
+                mine.vectors.popitem(last=False)
+            return made
 
     def _embed(self, encoder: Encoder) -> np.ndarray:
-        texts = [template.replace(PLACEHOLDER, label) for label in self.labels for template in self.templates]
-        outcomes = encoder.embed("text", texts)
-        for text, outcome in zip(texts, outcomes, strict=True):
-            if not isinstance(outcome, Vector):
-                raise SpecError(f"the label {text!r} cannot be embedded: {outcome}")
-        rows = unit_rows(np.stack([outcome.values for outcome in outcomes]))  # type: ignore[union-attr]
-        return unit_rows(rows.reshape(len(self.labels), len(self.templates), -1).mean(axis=1))
+        """Embed label by label: a thousand of them with eighty templates are more than should be held at once."""
+        means = []
+        with encoder.session(cached=False) as session:
+            for label in self.labels:
+                texts = [template.replace(PLACEHOLDER, label) for template in self.templates]
+                done = session.push(texts, [Item("text", text) for text in texts])
+                means += [_mean(encoder, *finished) for finished in done]
+            means += [_mean(encoder, *finished) for finished in session.flush()]
+        return unit_rows(np.stack(means))
+
+
+def _mean(encoder: Encoder, texts: Sequence[str], outcomes: Sequence[Outcome]) -> np.ndarray:
+    """Return the mean of a label's normalised vectors.
+
+    Raises:
+        SpecError: If one of its texts cannot be embedded whole.
+    """
+    vectors = []
+    for text, outcome in zip(texts, outcomes, strict=True):
+        if not isinstance(outcome, Vector):
+            raise SpecError(f"the label {text!r} cannot be embedded: {outcome}")
+        if outcome.truncated:  # two labels that differ further on would be one
+            raise SpecError(f"the label {text!r} is longer than {encoder.spec.model} reads; shorten it")
+        vectors.append(outcome.values)
+    mean: np.ndarray = unit_rows(np.stack(vectors)).mean(axis=0)
+    return mean
+
+
+_SETS = 8
+"""Label sets whose vectors a worker keeps, for each encoder: those that were asked for last."""
+
+
+class _Made:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.vectors: collections.OrderedDict[LabelSet, np.ndarray] = collections.OrderedDict()
 
 
 _lock = threading.Lock()
-_made: weakref.WeakKeyDictionary[Encoder, dict[LabelSet, np.ndarray]] = weakref.WeakKeyDictionary()
+_made: weakref.WeakKeyDictionary[Encoder, _Made] = weakref.WeakKeyDictionary()
 
 
 class Classifier:
@@ -159,10 +195,10 @@ def _strings(what: str, given: Any) -> tuple[str, ...]:
     if not strings:
         raise SpecError(f"{source}: there are none; at least one is needed")
     if blank := [number for number, one in enumerate(strings) if not one.strip()]:
-        raise SpecError(f"{source}: number {blank[0]} is blank")
-    if len(set(strings)) < len(strings):
-        twice = next(one for one in strings if strings.count(one) > 1)
-        raise SpecError(f"{source}: {twice!r} is there {strings.count(twice)} times; each belongs there once")
+        raise SpecError(f"{source}: number {blank[0] + 1} is blank")
+    ((most, times),) = collections.Counter(strings).most_common(1)
+    if times > 1:
+        raise SpecError(f"{source}: {most!r} is there {times} times; each belongs there once")
     return strings
 
 

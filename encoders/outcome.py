@@ -26,6 +26,11 @@ class Vector:
     media_type: str | None = None
     modality: str | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its values."""
+        return int(self.values.nbytes)
+
 
 Outcome = Vector | Failure | None
 """What became of one item: a vector, a failure, or None for null."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from .columns import Embedded, MissingColumn, row_name
 from .document import Document
+from .document_plan import TRUNCATED_TAG
 from .encoder import Encoder
 from .errors import SpecError
 from .failure import Code, Failure, Stage
@@ -270,6 +271,7 @@ class DocumentRankPlan:
             result.matches.append(match)
         if isinstance(query, Vector):
             result.mime_type = result.mime_type or query.media_type
+            _flag(result, query)
             result.embedding = query.values if self.keep_embeddings or given else None
         return result
 
@@ -318,9 +320,15 @@ def _fill(match: Document, ranked: Ranked, outcome: Outcome, key: str | None, *,
         return
     assert isinstance(outcome, Vector)
     match.mime_type = match.mime_type or outcome.media_type
+    _flag(match, outcome)
     match.embedding = outcome.values if keep_embedding else None
     assert ranked.clip_score is not None and ranked.cosine is not None
     match.scores = {"clip_score": ranked.clip_score, "cosine": ranked.cosine, "position": ranked.position}
+
+
+def _flag(document: Document, vector: Vector) -> None:
+    if vector.truncated:
+        document.tags[TRUNCATED_TAG] = True
 
 
 def _missing(get: Getter, paths: Sequence[str]) -> Failure | None:

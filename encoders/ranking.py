@@ -14,7 +14,7 @@ from .encoder import Encoder
 from .errors import SpecError
 from .failure import Code, Failure, Stage
 from .outcome import Outcome, Vector
-from .scores import Scale, check_scale, order, pair_cosines, score, softmax
+from .scores import Scale, check_scale, order, pair_cosines, softmax, unit_cosines, unit_rows
 
 
 class Ranked(NamedTuple):
@@ -125,7 +125,8 @@ class Scorer:
         ]
         if not good:
             return rest
-        cosines = score(query.values, np.stack([candidates[n].values for n in good])).cosine  # type: ignore[union-attr]
+        vectors = np.stack([candidates[n].values for n in good])  # type: ignore[union-attr]
+        cosines = unit_cosines(unit_rows(query.values[None]), unit_rows(vectors))[0]
         logits = cosines * np.array([scales[n] for n in good], np.float64)
         clip_scores = softmax(logits)
         best = order(logits)[:top_k]

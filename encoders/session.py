@@ -68,6 +68,7 @@ class EmbedSession:
         self._ready: dict[tuple[str, Hashable], Group] = {}
         self._slots_in_flight = 0
         self._hears = "audio" in loaded.model.modalities
+        self._vector_bytes = 4 * loaded.model.dim
         self._window = Window(_WINDOW * self._max_rows, _WINDOW * spec.max_batch_bytes)
         self._bytes_held = 0
         self._broken = False
@@ -98,7 +99,9 @@ class EmbedSession:
             for item in items:
                 slot = Slot(row, item.nbytes, may_be_sound=self._hears and item.modality in ("audio", "auto"))
                 row.slots.append(slot)
-                row.nbytes += slot.nbytes
+                row.nbytes += slot.nbytes + (
+                    0 if item.content is None or isinstance(item.content, Vector) else self._vector_bytes
+                )
                 self._start(slot, item)
                 while self._window.is_full(self._slots_in_flight):
                     self._make_room()

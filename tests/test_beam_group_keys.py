@@ -32,6 +32,10 @@ EQUAL = [
     ["x" * 1000],
     ["x" * 1001],
     [2**80],
+    [10**500, decimal.Decimal("1E+500"), decimal.Decimal("10E+499")],
+    [-(10**500)],
+    [decimal.Decimal("1E-500"), decimal.Decimal("10E-501")],
+    [decimal.Decimal("1E+900000000")],  # whose digits nobody writes out
     [DAY],
     [NOON],
     [NOON.replace(tzinfo=datetime.UTC), NOON.replace(hour=17, tzinfo=EAST)],

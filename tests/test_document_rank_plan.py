@@ -109,6 +109,15 @@ def test_a_document_that_cannot_be_read_fails_as_a_whole(fields: dict, code: str
     assert matches[0].scores == {"clip_score": 1.0}
 
 
+def test_texts_that_were_cut_are_flagged() -> None:
+    """As `Embed` flags them."""
+    long = "a red circle " * 100
+    document = Document(text=long, matches=[Document(text="blue"), Document(text=long)])
+    ((found, _),) = rank([document], model="demo")
+    assert found.tags == {"truncated": True}
+    assert [match.tags for match in found.matches] == [{"truncated": True}, {}]
+
+
 def test_documents_without_matches_and_documents_that_were_not_read() -> None:
     unread = Document(id="unread", matches=[Document(text="a")])
     unread.failures = (Failure(Stage.READ, Code.MALFORMED, "a broken line"),)

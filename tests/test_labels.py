@@ -15,7 +15,7 @@ from classify_contract import label_vector
 from contract import png, vector_of_png, vector_of_text
 from rank_expected import cosine_of
 
-from clipmill.encoders import Document, EncoderSpec, Failure, Vector, load_encoder, unload_all
+from clipmill.encoders import Document, EncoderSpec, Failure, Item, Vector, load_encoder, unload_all
 from clipmill.encoders.classify_plan import SUFFIX, ClassifyPlan, DocumentClassifyPlan
 from clipmill.encoders.columns import Column, ColumnPlan
 from clipmill.encoders.document_plan import DocumentPlan
@@ -23,6 +23,7 @@ from clipmill.encoders.errors import SpecError
 from clipmill.encoders.failure import Code, Stage
 from clipmill.encoders.labels import TEMPLATES, Classifier, LabelSet
 from clipmill.encoders.outcome import Labelled
+from clipmill.encoders.stats import Stats
 from clipmill.encoders.testing import read_log
 
 LABELS = ["red", "green thing", "blue"]
@@ -83,7 +84,7 @@ def test_files_in_every_script(tmp_path) -> None:
         ("l.txt", b"\n \n\t\n", r"l\.txt: there are none"),
         ("l.json", b"[]", r"l\.json: there are none"),
         ("l.txt", b"a\nb\na\nb\na", r"l\.txt: 'a' is there 3 times"),
-        ("l.json", b'["a", " "]', r"l\.json: number 1 is blank"),
+        ("l.json", b'["a", " "]', r"l\.json: number 2 is blank"),
         ("l.json", b'["a", 5]', r"l\.json are \['a', 5\], not a list of texts"),
         ("l.json", b'{"a": 1}', r"l\.json are \{'a': 1\}, not a list of texts"),
         ("l.json", b'"red"', r"l\.json are 'red', not a list of texts"),
@@ -110,7 +111,7 @@ def test_files_that_cannot_work(tmp_path, name: str, content: bytes | None, mess
     [
         ([], {}, "labels: there are none"),
         (["a", "b", "a"], {}, "'a' is there 2 times"),
-        (["a", ""], {}, "number 1 is blank"),
+        (["a", ""], {}, "number 2 is blank"),
         (["a", None], {}, "not a list of texts"),
         (b"ab", {}, "not a list of texts"),
         ({"a", "b"}, {}, "not a list of texts"),
@@ -189,6 +190,32 @@ def test_a_label_that_cannot_be_embedded() -> None:
 
 
 # --- classifying -----------------------------------------------------------------------------------------------------
+
+
+def test_a_label_that_is_cut_could_be_another(tmp_path) -> None:
+    """Two that differ behind the context length would be one label."""
+    encoder = load_encoder("demo", device="cpu")
+    labels = LabelSet.of(["a red circle " * 30 + end for end in ("left", "right")], templates=["{}"])
+    with pytest.raises(SpecError, match="is longer than demo reads; shorten it"):
+        labels.vectors(encoder)
+
+
+def test_few_sets_are_kept_and_their_texts_are_not_cached() -> None:
+    """A worker that lives for months meets many sets of labels."""
+    encoder = load_encoder("fake::dim=8")
+    sets = [LabelSet.of([f"label {n}"], templates=["{}"]) for n in range(20)]
+    first = sets[0].vectors(encoder)
+    assert sets[0].vectors(encoder) is first
+    for one in sets[1:]:
+        one.vectors(encoder)
+    again = sets[0].vectors(encoder)
+    assert again is not first
+    np.testing.assert_array_equal(again, first)
+    stats = Stats()
+    with encoder.session(stats) as session:
+        session.push(None, [Item("text", "label 0")])
+        session.flush()
+    assert (stats.cache_hits, stats.cache_misses) == (0, 1)
 
 
 def test_the_best_labels_of_a_vector() -> None:

@@ -190,6 +190,22 @@ def test_followers_of_one_value_are_bounded_in_bytes() -> None:
     assert waiting <= 4
 
 
+def test_vectors_of_rows_that_wait_are_bounded_in_bytes() -> None:
+    """Known texts hold little, and their vectors more: rows of them do not pile up behind a slow URI."""
+    known = [Item("text", f"text {n}") for n in range(20)]
+    with LoopbackServer() as server:
+        encoder = load_encoder("fake::dim=512", max_batch_bytes=2**17, fetch_timeout_s=1, **LOCAL)
+        encoder.embed_items(known)
+        session = encoder.session()
+        done, waiting = session.push(-1, [Item("image", Uri(server.url("/slow")))]), 0
+        for number in range(100):
+            done += session.push(number, known)
+            waiting = max(waiting, number + 2 - len(done))
+        done += session.flush()
+    assert [f.token for f in done] == list(range(-1, 100))
+    assert waiting <= 2 * 2**17 // (20 * 512 * 4) + 2
+
+
 # --- what is not mixed -----------------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ from storage_jobs import SPEC, do, expected, lines, ranked_of, run, scores_of
 
 from clipmill.encoders import read_provenance
 from clipmill.encoders.errors import DatasetError, SpecError
-from clipmill.encoders.rank_plan import PairPlan, RankPlan
+from clipmill.encoders.rank_plan import DocumentRankPlan, PairPlan, RankPlan
 from clipmill.encoders.storage import Job, plan_shards, read_dataset, read_failures, rows_schema, summarise
 from clipmill.encoders.storage.dataset import read_job
 
@@ -129,6 +129,52 @@ def test_json_lines_keep_every_field_and_candidates_are_strings(tmp_path):
     assert scores_of(rows[0]["ranked"]) == expected(text_vector("one"), [text_vector("aa"), text_vector("bb")])
     failures = [(f["row"], f["column"], f["code"]) for f in read_failures(out)]
     assert failures == [(f"{given}:2", "c", "malformed"), (f"{given}:3", "c", "missing_column")]
+
+
+def test_fields_of_json_lines_that_are_dropped_are_written_nowhere(tmp_path):
+    given = lines(tmp_path / "x.jsonl", {"id": "1", "q": "a", "c": ["x", "yy"], "n": 3, "more": 4})
+    (row,) = run(str(tmp_path / "out"), given, ROWS, drop=["q", "c", "more"])
+    assert (set(row), row["id"], json.loads(row["tags"])) == ({"id", "tags", "ranked"}, "1", {"n": 3})
+
+
+def test_a_field_of_the_new_columns_name_is_not_written_over(tmp_path):
+    """Of a table the schema tells before the job; of JSON lines each line does."""
+    mine = {"id": "1", "q": "a", "c": ["x"], "ranked": "mine"}
+    given = lines(tmp_path / "x.jsonl", mine, {"id": "2", "q": "a", "c": ["x"]})
+    (row,) = run(str(tmp_path / "out"), given, ROWS)
+    assert row["id"] == "2"
+    (failure,) = read_failures(str(tmp_path / "out"))
+    assert (failure["id"], failure["column"], failure["code"]) == ("1", "ranked", "malformed")
+    first, second = run(str(tmp_path / "dropped"), given, ROWS, drop=["ranked"])
+    assert first["ranked"] == second["ranked"] and first["tags"] is None
+
+
+def test_a_row_whose_query_fails_can_be_ranked_again_as_a_document(tmp_path):
+    photo, spec = tmp_path / "a.png", dataclasses.replace(SPEC, allow_local_files=True)
+    out = str(tmp_path / "out")
+    plan = RankPlan("q", "c", query_kind="image")
+    assert run(out, lines(tmp_path / "x.jsonl", {"id": "1", "q": str(photo), "c": ["x", "yy"]}), plan, spec=spec) == []
+    photo.write_bytes(photograph())
+    again = tmp_path / "out" / "_failures" / "*.jsonl"
+    (row,) = run(str(tmp_path / "again"), again, DocumentRankPlan(), spec=spec)
+    assert row["id"] == "1" and {match["text"] for match in row["matches"]} == {"x", "yy"}
+    assert sum(match["scores"]["clip_score"] for match in row["matches"]) == pytest.approx(1)
+
+
+def test_numbers_that_no_float_holds_fail_alone(tmp_path):
+    given = lines(tmp_path / "x.jsonl", {"id": "1", "q": "one", "c": [[10**400, 1, 1, 1], [1, 2, 3, 4]]})
+    (row,) = run(str(tmp_path / "out"), given, RankPlan("q", "c", candidate_kind="vector"))
+    good, bad = row["ranked"]
+    assert good["cosine"] is not None and bad["failure"]["code"] == "unsupported"
+
+
+def test_failures_of_candidates_alone_cannot_be_ranked_again(table, tmp_path):
+    do(str(tmp_path / "out"), table, ROWS)
+    again = str(tmp_path / "again")
+    do(again, tmp_path / "out" / "_failures" / "*.jsonl", DocumentRankPlan())
+    candidate, query = read_failures(again)
+    assert candidate["code"] == "malformed" and "rank its source again" in candidate["message"]
+    assert (query["id"], query["code"], len(query["matches"])) == ("3", "empty", 2)
 
 
 def test_the_same_files_as_json_lines(table, tmp_path):

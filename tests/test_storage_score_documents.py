@@ -122,17 +122,27 @@ def test_documents_get_labels_as_a_column(tmp_path):
     assert read_job(out)["plan"]["labels"]["labels"] == ["one", "zz", "mmm"]
 
 
-def test_a_match_that_fails_has_no_labels_whatever_it_came_with(tmp_path):
-    """`labels` of a line is a tag until the document is classified; a bad value of it stays one."""
-    line = {"id": "r", "text": "one", "labels": "mine", "matches": [{"text": "", "labels": "old"}, {"text": "zz"}]}
+def test_labels_that_documents_came_with_are_never_written_over(tmp_path):
+    """`labels` of a line is a tag: such a document fails, and keeps it."""
+    line = {"id": "r", "text": "one", "matches": [{"text": "zz", "labels": "mine"}, {"text": "zz"}, None]}
     out = str(tmp_path / "out")
     (row,) = run(out, lines(tmp_path / "x.jsonl", line), DocumentClassifyPlan(DocumentPlan("@r,m"), WORDS))
     assert row["labels"] == best(text_vector("one")) and row["tags"] is None
-    failed, good = row["matches"]
-    assert (failed["labels"], json.loads(failed["tags"])) == (None, {"labels": "old"})
+    failed, good, nothing = row["matches"]
+    assert (failed["labels"], json.loads(failed["tags"])) == (None, {"labels": "mine"})
     assert good["labels"] == best(text_vector("zz"))
-    assert [(f["column"], f["code"]) for f in read_failures(out)] == [("@m[0]", "empty")]
+    assert nothing["labels"] is None
+    failures = list(read_failures(out))
+    assert [(f["column"], f["code"]) for f in failures] == [("@m[0]", "malformed"), ("@m[2]", "malformed")]
+    assert "rename or remove it" in failures[0]["message"] and "no object but None" in failures[1]["message"]
     assert (summarise(out).scored, summarise(out).failed_rows) == (2, 1)
+
+
+def test_vectors_that_are_there_are_classified_as_on_beam(tmp_path):
+    line = {"id": "r", "embedding": text_vector("zz")}
+    out = str(tmp_path / "out")
+    (row,) = run(out, lines(tmp_path / "x.jsonl", line), DocumentClassifyPlan(DocumentPlan(), WORDS))
+    assert row["labels"] == best(text_vector("zz")) and row["tags"] is None
 
 
 def test_columns_of_rows_get_labels_arrays_too(tmp_path):

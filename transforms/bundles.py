@@ -26,12 +26,12 @@ from ..encoders.storage.dataset import count_finished, finish_job
 from ..encoders.storage.files import Folder, dataset_errors
 from ..encoders.storage.misfits import fitting_batches
 from ..encoders.storage.shard_writer import ShardWriter, manifest_name
+from ..encoders.storage.sizes import BATCH_BYTES, BATCH_ROWS, held_bytes
 from .failed_row import FailedRow
 from .file_tables import Table
 from .meter import resolved_here
 
 STAGING = "_staging"
-_BATCH_ROWS = 64
 _OPEN_PARTS = 64
 """Files that are written at once, one or two for each window: a bundle may hold thousands of windows."""
 
@@ -95,6 +95,7 @@ class _Part:
     def __init__(self, staging: str, table: Table) -> None:
         self._table = table
         self._waiting: list[tuple[Any, bool]] = []
+        self._waiting_bytes = 0
         self._writer = ShardWriter(staging, uuid.uuid4().hex, table.schema)
         self._writer.__enter__()
         self._made = self._nulls = self._failed_rows = 0
@@ -121,7 +122,8 @@ class _Part:
         self._made += there
         self._nulls += 0 if failed else len(made) - there  # of a failed row some are failures, counted above
         self._waiting.append((row, failed))
-        if len(self._waiting) >= _BATCH_ROWS:
+        self._waiting_bytes += held_bytes(row)
+        if len(self._waiting) >= BATCH_ROWS or self._waiting_bytes >= BATCH_BYTES:
             self._write()
 
     def commit(self, spec: EncoderSpec) -> dict[str, Any]:
@@ -145,7 +147,7 @@ class _Part:
         self._writer.__exit__(None, None, None)
 
     def _write(self) -> None:
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
         fitting = fitting_batches([row for row, _ in waiting], self._table.batch)
         for batch in fitting.batches:
             self._writer.write(batch)

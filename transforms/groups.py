@@ -43,6 +43,8 @@ from .failed_row import FailedRow
 from .rows import make_row, value_at
 
 _KEY_BYTES = 64
+_FLOAT_DIGITS = 400
+"""More than a float's largest exponent, of either sign."""
 """Bytes up to which a group's key is written out; a longer one becomes a digest, since each of its rows carries it."""
 _PENDING = 1024
 """Logits that a combiner collects before it sums them up."""
@@ -285,6 +287,14 @@ def _key_part(name: str, value: Any) -> bytes:
 
 
 def _number_part(value: Any) -> bytes:
+    if isinstance(value, numbers.Integral) and int(value).bit_length() > 3 * _FLOAT_DIGITS:
+        value = decimal.Decimal(int(value))
+    if isinstance(value, decimal.Decimal) and value.is_finite() and value and abs(value.adjusted()) > _FLOAT_DIGITS:
+        # no float is as large or small; a ratio would have as many digits
+        sign, digits, exponent = value.as_tuple()
+        text = "".join(map(str, digits))
+        significant = text.rstrip("0")
+        return f"d{sign}:{significant}:{exponent + len(text) - len(significant)}".encode()  # type: ignore[operator]
     try:
         number, parts = (int(value), 1) if isinstance(value, numbers.Integral) else value.as_integer_ratio()
     except ValueError:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.io import fileio
@@ -87,7 +88,7 @@ class ReadDocuments(beam.PTransform):
 class _ReadFn(beam.DoFn):
     """Reads one file."""
 
-    def __init__(self, columns: dict[str, str | None], tags: Sequence[str]) -> None:
+    def __init__(self, columns: Mapping[str, Any], tags: Sequence[str]) -> None:
         self._columns = columns
         self._tags = tags
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pyarrow as pa
 
 from ..errors import SpecError
 
 REST_KEY = b"clipmill.rest"
-"""Metadata of the column that takes, as JSON, what JSON lines hold beside the declared columns."""
+"""Metadata of the column that takes, as JSON, what JSON lines hold beside the declared columns: the names of those that
+are dropped, a JSON array."""
 TAGS = "tags"
 LIST_OF_TEXTS = pa.list_(pa.string())
 
@@ -26,6 +29,16 @@ def column_type(base: pa.Schema, path: str) -> pa.DataType | None:
     if kind is None and not any(REST_KEY in (field.metadata or {}) for field in base):
         raise SpecError(f"there is no column {path!r}; the columns are {', '.join(map(repr, base.names))}")
     return kind
+
+
+def dropped_names(rest: pa.Field) -> list[str]:
+    """Return the fields of JSON lines that are left out.
+
+    Args:
+        rest: The column with `REST_KEY` in its metadata.
+    """
+    names: list[str] = json.loads((rest.metadata or {})[REST_KEY])
+    return names
 
 
 def is_array(kind: pa.DataType) -> bool:

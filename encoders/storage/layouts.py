@@ -242,7 +242,8 @@ class RankLayout:
         """See `RowLayout`."""
         if field.name != self.plan.output:
             return None
-        is_text = pa.types.is_string(field.type.value_type.field("candidate").type)
+        kind = field.type.value_type.field("candidate").type
+        is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
         return pa.array([None if row is None else [_entry(one, is_text) for one in row] for row in values], field.type)
 
     def made(self, row: Mapping[str, Any]) -> list[Any]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from ..classify_plan import ClassifyPlan
+from ..classify_plan import ClassifyPlan, DocumentClassifyPlan
 from ..columns import ColumnPlan, MissingColumn, get_by_path
 from ..document import Document
 from ..encoder import Encoder
@@ -18,13 +17,14 @@ from ..item import Item
 from ..outcome import Outcome
 from ..plans import AnyDocumentPlan, RowPlan
 from ..rank_plan import DocumentRankPlan
-from .column_types import REST_KEY
+from .column_types import REST_KEY, dropped_names
 from .document_layouts import EMBEDDING, document_layout
 from .layouts import layout_of
 from .readers import read_documents
 from .records import row_failure_records
 from .rows import SourceRow, malformed, read_rows
 from .shards import Shard
+from .sizes import held_bytes
 from .tables import documents_batch, rows_batch
 
 Plan = RowPlan | AnyDocumentPlan
@@ -62,7 +62,8 @@ class DocumentMode:
     def __init__(self, plan: AnyDocumentPlan, encoder: Encoder, reader: Mapping[str, Any], schema: pa.Schema) -> None:
         self._reader = dict(reader)
         self._plan = plan.bound(encoder)
-        self._takes_vectors = isinstance(plan, DocumentRankPlan)
+        self._to_rank = isinstance(plan, DocumentRankPlan)
+        self._with_vectors = _with_vectors(plan)
         self._layout = document_layout(plan)
         self._schema = schema
         self._dim = encoder.dim
@@ -70,10 +71,9 @@ class DocumentMode:
 
     def read(self, shard: Shard) -> Iterator[tuple[Document, list[Item]]]:
         """Yield the documents of a shard with their items."""
-        for document in read_documents(shard, **self._reader):
-            if self._takes_vectors:
-                for inner in (document, *document.matches):
-                    inner.embedding = inner.tags.pop(EMBEDDING, None)  # a line's unknown fields are tags
+        for document in read_documents(shard, **self._reader, to_rank=self._to_rank):
+            for inner in self._with_vectors(document):
+                inner.embedding = inner.tags.pop(EMBEDDING, None)  # a line's unknown fields are tags
             yield document, self._plan.items(document)
 
     def finish(self, token: Document, outcomes: Sequence[Outcome]) -> Result:
@@ -83,8 +83,8 @@ class DocumentMode:
         is_written = not document.failures or any(one is not None for one in self._layout.made(document))
         inner = self._plan.inner_failures(document)
         records = [*self._layout.records(document), *self._layout.inner_records(document)]
-        nbytes = len(document.blob or b"") + (0 if document.tensor is None else document.tensor.nbytes)
-        return Result(document if is_written else None, document.id, document.failures, records, nbytes, inner)
+        written = document if is_written else None
+        return Result(written, document.id, document.failures, records, held_bytes(written), inner)
 
     def made(self, row: Document) -> list[Any]:
         """Return the vectors or scores of what is written, None where one is null."""
@@ -109,8 +109,10 @@ class RowMode:
         self._schema = schema
         self._dim = encoder.dim
         self.makes_vectors = self._layout.makes_vectors
-        self._has_rest = any(REST_KEY in (field.metadata or {}) for field in schema)
+        rest = [field for field in schema if REST_KEY in (field.metadata or {})]
+        self._has_rest = bool(rest)
         self._kept = set(schema.names)
+        self._taken = set(plan.new_names) - {name for field in rest for name in dropped_names(field)} if rest else set()
         self._single = _single_columns(plan, schema)
 
     def read(self, shard: Shard) -> Iterator[tuple[SourceRow, list[Item]]]:
@@ -123,7 +125,13 @@ class RowMode:
             yield row, [] if row.failure else self._bound.items(_getter(row.values))
 
     def _problem_of(self, row: SourceRow) -> Failure | None:
-        """Say which column holds an array where no file declares one: the output has room for one vector."""
+        """Say what is in the way of the output, where no file declares its columns.
+
+        A field of the name of a new column, or an array, where there is room for one vector.
+        """
+        if taken := sorted(self._taken & row.values.keys()):
+            message = f"the line has a field {taken[0]!r}, where a new column goes: name that one otherwise, or drop it"
+            return dataclasses.replace(malformed(message), column=taken[0])
         for path in self._single:
             if isinstance(_value(row.values, path), list | tuple):
                 return dataclasses.replace(malformed("the column holds an array in this row"), column=path)
@@ -148,7 +156,9 @@ class RowMode:
             return Result(None, name, failures, records)
         # What isn't written is let go of here; of JSON lines everything is, in `tags`.
         kept = values if self._has_rest else {name: v for name, v in values.items() if name in self._kept}
-        nbytes = _nbytes(kept) + (0 if self.makes_vectors else _nbytes(made))  # candidates, which may be photographs
+        nbytes = held_bytes(kept) + (
+            0 if self.makes_vectors else held_bytes(made)
+        )  # candidates, which may be photographs
         return Result({**kept, **made}, name, failures, records, nbytes, inner)
 
     def made(self, row: Mapping[str, Any]) -> list[Any]:
@@ -184,6 +194,15 @@ def mode_of(plan: Plan, encoder: Encoder, reader: Mapping[str, Any], schema: pa.
     return DocumentMode(plan, encoder, reader, schema)  # type: ignore[arg-type]
 
 
+def _with_vectors(plan: AnyDocumentPlan) -> Callable[[Document], list[Document]]:
+    """Return what tells the documents of a tree whose vectors are used where they are there already."""
+    if isinstance(plan, DocumentRankPlan):
+        return lambda document: [document, *document.matches]
+    if isinstance(plan, DocumentClassifyPlan):
+        return lambda document: [inner for _, inner in plan.documents.select(document)]
+    return lambda document: []
+
+
 def _single_columns(plan: RowPlan, schema: pa.Schema) -> set[str]:
     """Return the columns of which each row holds one value, as no file declares them arrays."""
     columns = plan.columns if isinstance(plan, ClassifyPlan) else plan
@@ -212,13 +231,3 @@ def _value(values: Mapping[str, Any], path: str) -> Any:
 
 def _without_null(values: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key != name}
-
-
-def _nbytes(value: Any) -> int:
-    """Return the bytes of strings, files and arrays in a value."""
-    if isinstance(value, bytes | str):
-        return len(value)
-    if isinstance(value, np.ndarray):
-        return value.nbytes
-    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
-    return sum(map(_nbytes, inner))

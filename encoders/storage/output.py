@@ -14,9 +14,7 @@ from ..stats import Stats
 from .misfits import fitting_batches
 from .modes import Mode, Result
 from .shard_writer import ShardWriter
-
-_BATCH_ROWS, _BATCH_BYTES = 64, 64 * 2**20
-"""When finished rows become an Arrow batch: by number, or by the bytes of what they carry along."""
+from .sizes import BATCH_BYTES, BATCH_ROWS
 
 
 class Output:
@@ -52,7 +50,7 @@ class Output:
                 self._held.append(result)
                 self._held_bytes += result.nbytes
                 self._scored += self._count_scores(result.row)
-            if len(self._held) >= _BATCH_ROWS or self._held_bytes >= _BATCH_BYTES:
+            if len(self._held) >= BATCH_ROWS or self._held_bytes >= BATCH_BYTES:
                 self.flush()
         if finished:
             self._last_at = time.time()

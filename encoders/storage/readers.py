@@ -36,6 +36,7 @@ def read_documents(
     audio: str | None = None,
     id: str | None = None,
     tags: Sequence[str] = (),
+    to_rank: bool = False,
 ) -> Iterator[Document]:
     """Read a shard as documents, one for each file, line or row.
 
@@ -56,6 +57,7 @@ def read_documents(
         audio: Column of encoded sounds, of (bytes, path) structs or of structs of samples and their rate (Parquet).
         id: Column that names the documents.
         tags: Columns that travel along (CSV, Parquet; of JSON lines all other fields do).
+        to_rank: Refuse lines that clipmill wrote as failures and that hold no matches: the query is not in them.
 
     Yields:
         Documents in order; those that could not be read have `failures`, and no content.
@@ -77,7 +79,7 @@ def read_documents(
             continue
         try:
             if shard.kind == "jsonl":
-                yield _document_of_json(row.values, row.place, names)
+                yield _document_of_json(row.values, row.place, names, to_rank=to_rank)
             else:
                 columns = columns or choose_columns(list(row.values), names, tags, shard.paths[0])
                 yield _document_of_row(row.values, row.place, columns, tags)
@@ -119,8 +121,13 @@ def choose_columns(
 # --- one document ----------------------------------------------------------------------------------------------------
 
 
-def _document_of_json(fields: dict[str, Any], place: str, names: Mapping[str, str | None]) -> Document:
+def _document_of_json(
+    fields: dict[str, Any], place: str, names: Mapping[str, str | None], *, to_rank: bool
+) -> Document:
     if fields.keys() >= {"stage", "code", "message", "transient"}:
+        if to_rank and "matches" not in fields:
+            message = "the line is the failure of a candidate, or of a line that was not read: rank its source again"
+            raise RowError(Stage.READ, Code.MALFORMED, message)
         fields = {name: value for name, value in fields.items() if name not in _FAILURE_FIELDS}
     if kind := next((kind for kind in ("image", "audio") if names[kind]), None):
         message = f"JSON lines hold no bytes: give {kind} files as 'uri', data: URIs too"

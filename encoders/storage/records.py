@@ -6,9 +6,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ..document import Document
 from ..failure import Failure
 from ..plans import RowPlan
+from ..rank_plan import RankPlan
 from .layouts import layout_of
 
 _NESTED = {"m": "matches", "c": "chunks"}
@@ -34,8 +37,9 @@ def failure_records(
     records = []
     for failure in failures:
         failed = _document_at(document, failure.column)
-        matches = [_second_try(match) for match in failed.matches] if with_matches else []
-        records.append({**failure.as_dict(), **_second_try(failed), **({"matches": matches} if matches else {})})
+        matches = [_second_try(match, with_vector=True) for match in failed.matches] if with_matches else []
+        content = _second_try(failed, with_vector=with_matches)
+        records.append({**failure.as_dict(), **content, **({"matches": matches} if matches else {})})
     return records
 
 
@@ -53,10 +57,12 @@ def _document_at(document: Document, place: str | None) -> Document:
     return document
 
 
-def _second_try(document: Document) -> dict[str, Any]:
+def _second_try(document: Document, *, with_vector: bool = False) -> dict[str, Any]:
     fields = {"id": document.id, **_content(document.text, document.uri), "mime_type": document.mime_type}
     if document.tags:
         fields["tags"] = document.tags
+    if with_vector and document.embedding is not None:
+        fields["embedding"] = np.asarray(document.embedding).tolist()
     return {name: value for name, value in fields.items() if value is not None}
 
 
@@ -70,6 +76,8 @@ def row_failure_records(
     failures: Sequence[Failure], values: Mapping[str, Any], plan: RowPlan, get: Callable[[str], Any]
 ) -> list[dict[str, Any]]:
     """Return a row's failures as they are written: why, and the text or URI of the column for a second try.
+
+    Of a ranked row whose query failed it is a document with matches, unless a candidate is neither text nor URI.
 
     Args:
         failures: Each with its column; `captions[3]` is an element of one.
@@ -85,8 +93,17 @@ def row_failure_records(
         if element and isinstance(value, list | tuple):
             value = value[int(element.rstrip("]"))]
         name = {"id": str(values[plan.key])} if values.get(plan.key) is not None else {}
-        records.append({**failure.as_dict(), **name, **_content_of_kind(kinds.get(path), value)})
+        record = {**failure.as_dict(), **name, **_content_of_kind(kinds.get(path), value)}
+        if isinstance(plan, RankPlan) and path == plan.query:
+            candidates = get(plan.candidates)
+            matches = [_content_of_kind(plan.candidate_kind, one) for one in _listed(candidates)]
+            record |= {"matches": matches} if matches and all(matches) else {}
+        records.append(record)
     return records
+
+
+def _listed(candidates: Any) -> Sequence[Any]:
+    return candidates if isinstance(candidates, list | tuple) else ()
 
 
 def candidate_failure_records(row: Mapping[str, Any], plan: RowPlan) -> list[dict[str, Any]]:
@@ -118,6 +135,6 @@ def _content_of_kind(kind: str | None, value: Any) -> dict[str, Any]:
     if kind == "auto" and isinstance(value, Mapping):
         text, uri = value.get("text"), value.get("uri") or value.get("path")
         return _content(text if isinstance(text, str) else None, uri if isinstance(uri, str) else None)
-    if kind is None or not isinstance(value, str):
+    if kind in (None, "vector") or not isinstance(value, str):
         return {}
     return _content(value, None) if kind in ("text", "auto") else _content(None, value)

@@ -18,12 +18,11 @@ from .layouts import layout_of
 from .lines import BrokenFileError, csv_records, json_records, open_text
 from .scalars import holds_sound, read_scalar
 from .shards import Shard, csv_delimiter
+from .sizes import BATCH_BYTES, BATCH_ROWS
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
-_BATCH_ROWS = 64
-"""Rows of a Parquet file that are held: of photographs these are some dozens of megabytes."""
 _OPENERS = 8
 
 
@@ -90,7 +89,7 @@ def _schema_of_file(shard: Shard, plan: RowPlan | None) -> pa.Schema | None:
         raise DatasetError(f"{path} has no columns; columns={{…}} needs JSON lines, CSV or Parquet")
     if shard.kind == "jsonl":
         declared = [] if plan is None else _declared(plan)
-        return pa.schema([*declared, pa.field(TAGS, pa.string(), metadata={REST_KEY: b"1"})])
+        return pa.schema([*declared, pa.field(TAGS, pa.string(), metadata={REST_KEY: b"[]"})])
     try:
         if shard.kind == "csv":
             with open_text(path) as file:
@@ -228,8 +227,10 @@ def _row_group(
     file: pq.ParquetFile, group: int, columns: list[str] | None, path: str, all_rows: range, wanted: range
 ) -> Iterator[SourceRow]:
     at, after = all_rows.start, wanted.start
+    row_bytes = file.metadata.row_group(group).total_byte_size // max(len(all_rows), 1)
+    rows = max(1, min(BATCH_ROWS, BATCH_BYTES // max(row_bytes, 1)))
     try:
-        for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns):
+        for batch in file.iter_batches(rows, row_groups=[group], columns=columns):
             low, high = max(wanted.start - at, 0), min(wanted.stop - at, batch.num_rows)
             if low < high:
                 for number, values in enumerate(_values_of(batch.slice(low, high - low)), at + low):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..document_plan import LABELS_TAG, DocumentPlan
 from ..errors import DatasetError, SpecError
 from ..plans import AnyDocumentPlan, RowPlan
 from ..spec import EncoderSpec
-from .column_types import LIST_OF_TEXTS, REST_KEY, TAGS
+from .column_types import LIST_OF_TEXTS, REST_KEY, TAGS, dropped_names
 from .document_layouts import EMBEDDING, FAILURE, SCORES, DocumentLayout, document_layout
 from .layouts import LABELS, REASON, layout_of
 from .plain import clean_text, json_text
@@ -192,14 +193,23 @@ def rows_schema(
     Raises:
         SpecError: If a column is missing or of a type that cannot work, or a new one would be written over an old one.
     """
+    holds_rest = any(REST_KEY in (field.metadata or {}) for field in base)
     for name in drop:
-        if name not in base.names:
+        if name not in base.names and not holds_rest:  # JSON lines may hold it undeclared
             raise SpecError(f"drop names {name!r}, and the columns are {', '.join(map(repr, base.names))}")
     layout = layout_of(plan)
-    fields = [field for field in base if field.name not in set(drop)]
+    fields = [_without_rest(field, drop) for field in base if field.name not in set(drop)]
     layout.check_free([field.name for field in fields])
     fields += layout.fields(base, dtype)
     return with_provenance(pa.schema(fields, metadata=base.metadata), layout.provenances(spec))
+
+
+def _without_rest(field: pa.Field, drop: Sequence[str]) -> pa.Field:
+    """Note in the column that takes what no file declares which fields it does not take."""
+    metadata = dict(field.metadata or {})
+    if REST_KEY not in metadata or not drop:
+        return field
+    return field.with_metadata({**metadata, REST_KEY: json.dumps(sorted(set(drop))).encode()})
 
 
 def rows_batch(rows: Sequence[Mapping[str, Any]], schema: pa.Schema, plan: RowPlan, dim: int) -> pa.RecordBatch:
@@ -219,7 +229,7 @@ def rows_batch(rows: Sequence[Mapping[str, Any]], schema: pa.Schema, plan: RowPl
     arrays = []
     for field in schema:
         if REST_KEY in (field.metadata or {}):
-            known = {*schema.names, *plan.new_names} - {TAGS}
+            known = {*schema.names, *plan.new_names, *dropped_names(field)} - {TAGS}
             arrays.append(pa.array([_rest(row, known) for row in rows], field.type))
             continue
         values = [row.get(field.name) for row in rows]
@@ -242,7 +252,7 @@ def _rest(row: Mapping[str, Any], known: set[str]) -> str | None:
 def _column(values: list[Any], field: pa.Field) -> pa.Array:
     if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
         values = [_text_of(value) for value in values]
-    elif field.type == LIST_OF_TEXTS:
+    elif field.type in (LIST_OF_TEXTS, pa.list_(pa.large_string()), pa.large_list(pa.large_string())):
         values = [list(map(_text_of, value)) if isinstance(value, list | tuple) else value for value in values]
     return pa.array(values, field.type)
 

@@ -1,0 +1,33 @@
+"""Items of values that Spark, joins and strangers' JSON lines bring."""
+
+from __future__ import annotations
+
+import pytest
+
+from clipmill.encoders.item import item_of_value
+from clipmill.encoders.kinds import item_of_kind
+
+IMAGE = {"origin": None, "height": 1, "width": 1, "nChannels": 3, "mode": 16, "data": b"\1\2\3"}
+
+
+@pytest.mark.parametrize("of", [lambda value: item_of_value("image", value), lambda value: item_of_kind("auto", value)])
+def test_spark_images_whose_fields_are_null(of) -> None:
+    """All of them is what an outer join leaves; some of them is no image."""
+    assert of(IMAGE).content.tolist() == [[[3, 2, 1]]]
+    null = of(dict.fromkeys(IMAGE))
+    assert (null.content, null.failure) == (None, None)
+    broken = of({**IMAGE, "data": None})
+    assert "data is null" in str(broken.failure)
+
+
+@pytest.mark.parametrize("value", [5, 2.5, True, [1.0, 2.0], ("a", "b", "c")])
+def test_what_is_neither_text_nor_picture_says_so(value: object) -> None:
+    """Of kind `auto` nobody asked for an image."""
+    failed = item_of_kind("auto", value)
+    assert f"got {type(value).__name__}; vectors that were made before are of kind 'vector'" in str(failed.failure)
+
+
+@pytest.mark.parametrize("kind", ["auto", "vector"])
+def test_whole_numbers_that_no_float_holds(kind) -> None:
+    value = [10**400, 1] if kind == "vector" else {"embedding": [10**400, 1]}
+    assert "a vector is a flat list of numbers" in str(item_of_kind(kind, value).failure)
