@@ -21,6 +21,7 @@ from .outcome import Classified, Labelled, Outcome, Vector
 from .ranking import Scorer, check_any_scale, check_top_k
 from .scores import SCALE, Scale, order, softmax, unit_cosines, unit_rows
 from .spec import EncoderSpec
+from .stats import Stats
 
 PLACEHOLDER = "{}"
 TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "a close-up of a {}.", "a drawing of a {}.", "{}")
@@ -107,7 +108,7 @@ class LabelSet:
     def _embed(self, encoder: Encoder) -> np.ndarray:
         """Embed label by label: a thousand of them with eighty templates are more than should be held at once."""
         means = []
-        with encoder.session(cached=False) as session:
+        with encoder.session(Stats(), cached=False) as session:  # nobody's rows: counted nowhere
             for label in self.labels:
                 texts = [template.replace(PLACEHOLDER, label) for template in self.templates]
                 done = session.push(texts, [Item("text", text) for text in texts])

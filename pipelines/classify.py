@@ -20,7 +20,8 @@ from ..encoders.outcome import Classified, Labelled
 from . import console
 from .jobs import Refused, column_plan, reader_of
 from .listed import list_files, table_of
-from .rank import scale_of
+from .rank import scale_as_json, scale_of
+from .wording import in_flags
 
 
 def label_set(spec: EncoderSpec, values: dict[str, Any]) -> LabelSet:
@@ -35,7 +36,9 @@ def label_set(spec: EncoderSpec, values: dict[str, Any]) -> LabelSet:
     labels: str | list[str] = given
     if not _names_a_file(given):
         labels = [one.strip() for one in given.split(",")]
-        if len(labels) == 1:
+        if not labels[-1]:  # a comma at the end, as after every label of a list
+            labels.pop()
+        if len(labels) < 2:
             raise click.UsageError(
                 f"--labels {given!r} names no file that is there, and a single label tells nothing apart; give a file "
                 "or a,b,c"
@@ -90,7 +93,7 @@ def print_labels(spec: EncoderSpec, given: Sequence[str], values: dict[str, Any]
     encoder = load_encoder(spec)
     found = list(_classified(encoder, labels, files))
     if values["as_json"]:
-        click.echo(json.dumps(_as_json(spec, labels, found), indent=1))
+        click.echo(json.dumps(_as_json(encoder, labels, found), indent=1))
     else:
         _print(found)
     return 0 if any(isinstance(outcome, Labelled) for _, outcome in found) else 1
@@ -107,12 +110,12 @@ def _classified(encoder: Encoder, labels: LabelSet, files: Sequence[str]) -> Ite
             yield token, classifier.classify(outcomes[0])
 
 
-def _as_json(spec: EncoderSpec, labels: LabelSet, found: Sequence[tuple[str, Classified]]) -> dict[str, Any]:
+def _as_json(encoder: Encoder, labels: LabelSet, found: Sequence[tuple[str, Classified]]) -> dict[str, Any]:
     return {
-        "model": spec.model,
+        "model": encoder.spec.model,
         "labels": len(labels.labels),
         "templates": list(labels.templates),
-        "scale": labels.scale,
+        **scale_as_json(encoder, labels.scale),
         "items": [
             {
                 "uri": path,
@@ -137,7 +140,7 @@ def _print(found: Sequence[tuple[str, Classified]]) -> None:
     ]
     if rows:
         console.out.print(table_of(("photo", "label", "clip_score", "cosine"), rows))
-    failed = [(path, str(outcome)) for path, outcome in found if isinstance(outcome, Failure)]
+    failed = [(path, in_flags(str(outcome))) for path, outcome in found if isinstance(outcome, Failure)]
     if failed:
         title = ("\n" if rows else "") + "files that failed"
         console.out.print(table_of(("photo", "reason"), failed, title))

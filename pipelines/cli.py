@@ -17,6 +17,7 @@ from ..encoders.errors import ClipmillError, SpecError
 from ..encoders.spec import EncoderSpec
 from .options import (
     PASSED_UNCHECKED,
+    Group,
     job_options,
     own_flags,
     reading_options,
@@ -27,11 +28,12 @@ from .options import (
     unchecked_of,
 )
 from .score_commands import classify, rank
+from .wording import in_flags
 
 _PRINTED = "--text, --image and --audio"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="clipmill")
 @click.option("--verbose", "-v", is_flag=True, help="Log what is loaded and where.")
 def cli(verbose: bool) -> None:
@@ -178,7 +180,7 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads any more: no error of ours
         code = 1
     except (ClipmillError, OSError) as err:
-        click.echo(f"Error: {err}", err=True)
+        click.echo(f"Error: {in_flags(str(err))}", err=True)
         code = 2 if isinstance(err, SpecError) else 1
     sys.exit(code or 0)
 

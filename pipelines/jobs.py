@@ -18,17 +18,23 @@ from ..encoders import EncoderSpec, load_encoder
 from ..encoders.columns import Column, ColumnPlan
 from ..encoders.document_plan import DocumentPlan
 from ..encoders.errors import DatasetError
+from ..encoders.rank_plan import DocumentRankPlan
 from ..encoders.storage.dataset import DatasetSummary, count_finished, finish_job
 from ..encoders.storage.job import Job, begin_job
 from ..encoders.storage.shards import Shard, plan_shards
 from . import console
 from .engines import is_local, run_beam, run_spark, split_engine_options
+from .wording import in_flags
 
 
 class Refused(click.ClickException):
     """What was asked for cannot work; nothing was run."""
 
     exit_code = 2
+
+    def format_message(self) -> str:
+        """Return the message as the command line says it."""
+        return in_flags(self.message)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +149,7 @@ def column_plan(spec: EncoderSpec, values: dict[str, Any], **more: str) -> Colum
     columns: dict[str, Column] = {}
     for pair in values["columns"]:
         name, equals, kind = pair.partition("=")
-        if not equals:
+        if not name or not equals:
             raise click.UsageError(f"--column {pair!r} is not of the form NAME=KIND, such as photo=image")
         columns[name] = Column(kind)  # type: ignore[arg-type]  # ColumnPlan checks the kind
     if not columns:
@@ -206,6 +212,10 @@ def run(arguments: JobArguments) -> int:
         click.echo(json.dumps({**dataclasses.asdict(found), "wall_seconds": seconds}, indent=1))
     else:
         console.out.print(summary_table(found, seconds, job.directory))
+    if not found.input_rows:
+        click.echo("Note: the input has no rows", err=True)
+    elif isinstance(job.plan, DocumentRankPlan) and not found.scored and not found.failed:
+        click.echo("Note: nothing was ranked: no document has matches", err=True)
     return _judge(found, arguments.max_failures, scores=not isinstance(job.plan, ColumnPlan | DocumentPlan))
 
 
@@ -220,7 +230,12 @@ def _refuse_output_inside(inputs: Sequence[str], output: str) -> None:
 def summary_table(found: DatasetSummary, seconds: float, output: str) -> Table:
     """Return what came of a job as a table for the terminal."""
     table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_row("rows in", f"{found.input_rows:,}")
+    for name, count in (
+        ("rows in", found.input_rows),
+        ("rows written", found.rows),
+        ("rows failed", found.failed_rows),
+    ):
+        table.add_row(name, f"{count:,}")
     table.add_row("embedded", f"{found.embedded:,}")
     for name, count in (("scored", found.scored), ("vectors given", found.given), ("reused", found.cache_hits)):
         if count:

@@ -18,6 +18,38 @@ ENGINES = ("beam", "spark")
 PASSED_UNCHECKED = "clipmill.passed_unchecked"
 """Where a command finds what followed `--`."""
 
+
+class Command(click.Command):
+    """A command that ignores no option: of one that takes one value, click itself would take the last."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse options that are given twice, and values that are empty."""
+        if not ctx.resilient_parsing:
+            _, _, order = self.make_parser(ctx).parse_args(list(args))
+            for option in (one for one in order if isinstance(one, click.Option)):
+                if order.count(option) > 1 and not (option.multiple or option.is_eager):
+                    raise click.UsageError(
+                        f"{_flags_of(option)} is given {order.count(option)} times; give it once", ctx
+                    )
+        rest = super().parse_args(ctx, args)
+        for parameter in self.params:
+            given = ctx.params.get(str(parameter.name))
+            if isinstance(parameter, click.Option) and (given == "" or (parameter.multiple and "" in (given or ()))):
+                raise click.UsageError(f"{_flags_of(parameter)} is given an empty text, which says nothing", ctx)
+        return rest
+
+
+class Group(click.Group):
+    """A group of such commands."""
+
+    command_class = Command
+
+
+def _flags_of(option: click.Option) -> str:
+    """Return what an option is called: `--output`, `--normalize/--no-normalize`."""
+    return "/".join([max(option.opts, key=len), *option.secondary_opts])
+
+
 _ENTRY = re.compile(r"^ {4}(\w+): (.*(?:\n {8,}\S.*)*)", re.MULTILINE)
 
 

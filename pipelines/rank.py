@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import click
 
 from ..encoders import EncoderSpec, load_encoder
+from ..encoders.encoder import Encoder
 from ..encoders.errors import SpecError
 from ..encoders.failure import Failure
 from ..encoders.item import Item, Uri
@@ -20,6 +22,7 @@ from ..encoders.scores import SCALE, Scale
 from . import console
 from .jobs import Refused, reader_of
 from .listed import list_files, table_of
+from .wording import in_flags
 
 Modality = Literal["text", "image", "audio"]
 _OF_ROWS = ("query_kind", "candidate_kind", "ranked_column", "drop")
@@ -80,6 +83,8 @@ def rank_settings(spec: EncoderSpec, values: dict[str, Any]) -> dict[str, Any]:
         raise Refused(_FLAT)
     scale, top_k = scale_of(values["scale"]), values["top_k"]
     settings = {"dtype": values["dtype"], "format": values["format"]}
+    if values["dtype"] != "float32" and not values["keep_embeddings"]:
+        raise click.UsageError("--dtype is of vectors, which are written with --keep-embeddings alone (of documents)")
     query, candidates = values["query_column"], values["candidates_column"]
     if bool(query) != bool(candidates):
         there, missing = ("query", "candidates") if query else ("candidates", "query")
@@ -126,12 +131,16 @@ def print_ranked(spec: EncoderSpec, query: Query, given: Sequence[str], values: 
     if kind in ("auto", "vector"):
         raise click.UsageError(f"--candidate-kind {kind} is for jobs; named one by one they are text, image or audio")
     scale = scale_of(values["scale"])
-    check_kind("query", query.kind, spec)
+    if query.kind not in spec.modalities:
+        flag = "query" if query.kind == "text" else query.kind
+        raise click.UsageError(f"--{flag}: {spec.model} embeds {' and '.join(sorted(spec.modalities))}")
     check_kind("candidate_kind", kind, spec)
     candidates = list(given) if kind == "text" else list_files(given)
     if not candidates:
         what = "texts" if kind == "text" else "files, folders, globs or URLs"
         raise Refused(f"there is no candidate: give {what} behind the options")
+    if values["candidate_kind"] is None and kind == "text":
+        _say_if_files(candidates)
     encoder = load_encoder(spec)
     scorer = Scorer(encoder, scale)
     asked, *outcomes = encoder.embed_items([query.item(), *(_item(kind, one) for one in candidates)])
@@ -139,7 +148,8 @@ def print_ranked(spec: EncoderSpec, query: Query, given: Sequence[str], values: 
         raise Refused(f"the query {query.value!r}: {asked}")
     ranked = scorer.rank(asked, outcomes, values["top_k"])
     if values["as_json"]:
-        click.echo(json.dumps(_as_json(spec, query, scale, candidates, ranked), indent=1))
+        about = {"model": spec.model, "query": query._asdict(), **scale_as_json(encoder, scale)}
+        click.echo(json.dumps({**about, "candidates": _as_json(candidates, ranked)}, indent=1))
     else:
         _print(candidates, ranked)
     return 0 if any(one.clip_score is not None for one in ranked) else 1
@@ -154,16 +164,31 @@ def _places(ranked: Sequence[Ranked]) -> list[int | None]:
     return places
 
 
-def _as_json(
-    spec: EncoderSpec, query: Query, scale: Scale, candidates: Sequence[str], ranked: Sequence[Ranked]
-) -> dict[str, Any]:
+def scale_as_json(encoder: Encoder, scale: Scale) -> dict[str, Any]:
+    """Return what cosines are multiplied by, and whether the model learnt it: a number, or one for each of its pairs.
+
+    Args:
+        encoder: Made the vectors.
+        scale: As `scale_of` returns it.
+    """
+    if scale != "model":
+        return {"scale": scale, "learnt": False}
+    learnt = {" and ".join(sorted(pair)): number for pair, number in encoder.learnt_scales.items()}
+    return {"scale": next(iter(learnt.values())) if len(learnt) == 1 else learnt, "learnt": True}
+
+
+def _say_if_files(texts: Sequence[str]) -> None:
+    """Say that candidates that look like files are texts; an error would be too much, for a caption may be a name."""
+    if named := sum(map(os.path.exists, texts)):
+        who = "1 candidate is the name of a file or folder and is ranked as a text"
+        if named > 1:
+            who = f"{named} candidates are names of files or folders and are ranked as texts"
+        click.echo(f"Note: {who}; --candidate-kind image ranks the pictures", err=True)
+
+
+def _as_json(candidates: Sequence[str], ranked: Sequence[Ranked]) -> list[dict[str, Any]]:
     rows = zip(_places(ranked), ranked, strict=True)
-    return {
-        "model": spec.model,
-        "query": query._asdict(),
-        "scale": scale,
-        "candidates": [{"rank": place, **one.as_dict(candidates[one.position])} for place, one in rows],
-    }
+    return [{"rank": place, **one.as_dict(candidates[one.position])} for place, one in rows]
 
 
 def _print(candidates: Sequence[str], ranked: Sequence[Ranked]) -> None:
@@ -174,7 +199,9 @@ def _print(candidates: Sequence[str], ranked: Sequence[Ranked]) -> None:
     ]
     if rows:
         console.out.print(table_of(("place", "candidate", "clip_score", "cosine"), rows))
-    failed = [(candidates[one.position], str(one.failure)) for one in ranked if isinstance(one.failure, Failure)]
+    failed = [
+        (candidates[one.position], in_flags(str(one.failure))) for one in ranked if isinstance(one.failure, Failure)
+    ]
     if failed:
         title = ("\n" if rows else "") + "candidates that failed"
         console.out.print(table_of(("candidate", "reason"), failed, title))

@@ -8,6 +8,7 @@ import click
 
 from ..encoders.kinds import KINDS
 from .options import (
+    Command,
     job_options,
     own_flags,
     reading_options,
@@ -25,7 +26,7 @@ _PRINTED_RANK = {"query", "image", "audio", "candidate_kind", "top_k", "scale", 
 _PRINTED_LABELS = {"labels", "templates", "top_k", "scale", "as_json"}
 
 
-@click.command(context_settings=_SETTINGS)
+@click.command(cls=Command, context_settings=_SETTINGS)
 @click.argument("tokens", metavar="CANDIDATE...|INPUT...", nargs=-1, type=click.UNPROCESSED)
 @click.option("--query", metavar="TEXT", help="Print the candidates as they fit this text, and run no job.")
 @click.option("--image", metavar="FILE", help="Print the candidates as they fit this image, and run no job.")
@@ -77,7 +78,7 @@ def rank(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> N
 _BY_KIND: Any = {"text": "query", "image": "image", "audio": "audio"}
 
 
-@click.command(context_settings=_SETTINGS)
+@click.command(cls=Command, context_settings=_SETTINGS)
 @click.argument("tokens", metavar="INPUT...", nargs=-1, type=click.UNPROCESSED)
 @click.option("--labels", metavar="FILE|A,B,C", help="What is told apart: a list, or a file with one a line.")
 @click.option("--templates", metavar="FILE", help="Texts with a {} for the label. [default: a short set]")

@@ -85,8 +85,9 @@ def test_a_folder_becomes_a_dataset(pictures, tmp_path, capsys) -> None:
     (failure,) = read_failures(str(tmp_path / "out"))
     assert (failure["row"], failure["code"]) == (str(pictures / "broken.png"), "undecodable")
     said = capsys.readouterr().out
-    lines = [line.split() for line in said.splitlines()[:3]]
-    assert lines == [["rows", "in", "4"], ["embedded", "3"], ["failed:", "undecodable", "1"]]
+    lines = [line.split() for line in said.splitlines()[:5]]
+    rows = [["rows", "in", "4"], ["rows", "written", "3"], ["rows", "failed", "1"]]
+    assert lines == [*rows, ["embedded", "3"], ["failed:", "undecodable", "1"]]
     assert (tmp_path / "out" / "_SUCCESS").exists()
 
 

@@ -50,7 +50,8 @@ def expected(vector: list[float], top_k: int) -> list[dict]:
 def test_files_are_labelled_as_json(pictures, plain, capsys) -> None:
     assert run("classify", pictures, "--labels", "aa, b,zzz", *plain, *MODEL, "--top-k", 2, "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["model"], found["labels"], found["templates"], found["scale"]) == ("fake::", 3, ["{}"], 100)
+    assert (found["model"], found["labels"], found["templates"]) == ("fake::", 3, ["{}"])
+    assert (found["scale"], found["learnt"]) == (100, False)
     items = {Path(one["uri"]).name: one for one in found["items"]}
     assert list(items) == ["0.png", "1.png", "2.png", "broken.png", "empty.png"]
     for number in range(3):
@@ -74,10 +75,10 @@ def test_labels_come_from_files_of_lines_and_of_json(pictures, plain, tmp_path, 
     (tmp_path / "labels.txt").write_text("aa\n\nb\nzzz\n")
     (tmp_path / "labels.json").write_text(json.dumps(LABELS))
     found = []
-    for labels in ("aa,b,zzz", tmp_path / "labels.txt", tmp_path / "labels.json"):
+    for labels in ("aa,b,zzz", "aa, b, zzz, ", tmp_path / "labels.txt", tmp_path / "labels.json"):
         assert run("classify", pictures / "1.png", "--labels", labels, *plain, *MODEL, "--json") == 0
         found.append(json.loads(capsys.readouterr().out))
-    assert found[0] == found[1] == found[2]
+    assert all(one == found[0] for one in found) and len(found) == 4
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,11 @@ def test_labels_come_from_files_of_lines_and_of_json(pictures, plain, tmp_path, 
         ("binary.txt", "is not UTF-8"),
         ("nowhere.txt", "'nowhere.txt' cannot be read as a file of labels"),
         ("aa,b,aa", "'aa' is there 2 times"),
-        ("aa,,b", "number 1 is blank"),
+        ("aa,,b", "labels: number 2 is blank"),
+        (",", "names no file that is there, and a single label tells nothing apart"),
+        ("aa,", "a single label tells nothing apart"),
+        ("", "--labels is given an empty text"),
+        ("missing.txt", "; labels themselves are given as a,b,c"),
         ("circle", "names no file that is there, and a single label tells nothing apart"),
     ],
 )
@@ -115,6 +120,25 @@ def test_bad_labels_are_said_and_are_2(labels, message, pictures, tmp_path, monk
         (["--labels", "a,b", "-o", "out"], "nothing to classify: give an INPUT"),
         (["pictures", "--labels", "a,b", "--templates", "bare.txt"], "'a photo' has no {}, where the label goes"),
         (["pictures", "--labels", "a,b", "--templates", "nowhere.txt"], "cannot be read as a file of templates"),
+        (["pictures", "--labels", "a,b", "--templates", "a {}"], "; templates go into a file, one a line"),
+        (["pictures", "--labels", "a,b", "--labels", "c,d"], "--labels is given 2 times; give it once"),
+        (["pictures", "--labels", "a,b", "--templates", ""], "--templates is given an empty text"),
+        (
+            ["q.parquet", "--labels", "a,b", "-o", "out"],
+            "(--text-column NAME, --uri-column NAME, --image-column NAME or",
+        ),
+        (
+            ["q.parquet", "--labels", "a,b", "-o", "out", "--text-column", "q", "--id-column", "zz"],
+            "no column 'zz'; it has",
+        ),
+        (
+            ["q.parquet", "--labels", "a,b", "-o", "out", "--column", "q=text", "--id-column", "z"],
+            "there is no column 'z'",
+        ),
+        (
+            ["pictures", "--labels", "a,b", "-o", "out", "--column", "q=text"],
+            "--column NAME=KIND needs JSON lines, CSV",
+        ),
         (["pictures", "--labels", "a,b", "--scale", "much"], "--scale 'much' is neither"),
         (["pictures", "--labels", "a,b", "--engine", "spark"], "--engine says nothing without --output"),
         (["pictures", "--labels", "a,b", "--column", "a=text"], "--column says nothing without --output"),
@@ -132,6 +156,7 @@ def test_what_cannot_work_is_said_and_is_2(arguments, message, pictures, tmp_pat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rows.jsonl").write_text('{"id": "a", "q": "one"}')
     (tmp_path / "bare.txt").write_text("a photo\n")
+    pq.write_table(pa.table({"q": ["one"]}), tmp_path / "q.parquet")
     assert run("classify", *arguments, *MODEL) == 2
     said = capsys.readouterr()
     assert message in said.err and "Traceback" not in said.err and not said.out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -13,9 +14,11 @@ import pytest
 from cli_helpers import picture_vector, run, write_pictures
 from rank_expected import cosine_of, softmax_of
 
+from clipmill.encoders import load_encoder
 from clipmill.encoders.storage import read_dataset, read_failures
 from clipmill.encoders.testing import fake_text_vector
 from clipmill.pipelines.gallery import write_gallery
+from clipmill.pipelines.rank import scale_as_json
 
 MODEL = ("--model", "fake::")
 ENGINES = ["beam", pytest.param("spark", marks=pytest.mark.spark)]
@@ -56,7 +59,7 @@ def test_texts_are_ranked_for_a_picture_as_json(pictures, capsys) -> None:
     """Every candidate comes with its place before, its rank, its scores or its failure."""
     assert run("rank", "--image", pictures / "1.png", "aa", "", "zz", *MODEL, "--json", "--scale", "7.5") == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["model"], found["scale"]) == ("fake::", 7.5)
+    assert (found["model"], found["scale"], found["learnt"]) == ("fake::", 7.5, False)
     assert found["query"] == {"kind": "image", "value": str(pictures / "1.png")}
     cosines = {text: cosine_of(picture_vector(1), fake_text_vector(text)) for text in ("aa", "zz")}
     scores = dict(zip(cosines, softmax_of([7.5 * cosine for cosine in cosines.values()]), strict=True))
@@ -111,7 +114,18 @@ def test_file_names_that_are_not_utf8_are_printed_escaped(tmp_path, capsys) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--query", "", "pictures"], "the query '': empty at tokenize"),
+        (["--query", "", "pictures"], "--query is given an empty text"),
+        (["--query", "a", "--query", "b", "pictures"], "--query is given 2 times; give it once"),
+        (["--image", "pictures/1.png", "--image", "pictures/2.png", "x"], "--image is given 2 times"),
+        (["--query", "a", "pictures", "--json", "--json"], "--json is given 2 times"),
+        ([*COLUMNS, "c", "--ranked-column", ""], "--ranked-column is given an empty text"),
+        (
+            ["parted.parquet", *COLUMNS[1:], "c", "--id-column", "zz"],
+            "there is no column 'zz'; the columns are 'q', 'c'",
+        ),
+        (["rows.jsonl", "-o", "out"], "has no documents with matches (its first lines have the fields 'id', 'q', 'c')"),
+        (["rows.jsonl", "-o", "out"], "name the columns of the query (--query-column) and of the candidates (--cand"),
+        (["parted.parquet", *COLUMNS[1:], "c", "--ranked-column", "q"], "choose a name: --ranked-column NAME"),
         (["--image", "nowhere.png", "a"], "the query 'nowhere.png': not_found at fetch"),
         (["--image", "pictures/broken.png", "a"], "undecodable at decode"),
         (["--query", "a"], "there is no candidate: give files, folders"),
@@ -125,7 +139,8 @@ def test_file_names_that_are_not_utf8_are_printed_escaped(tmp_path, capsys) -> N
         (["--query", "a", "pictures", "--scale", "0"], "neither a finite number above 0 nor 'model'"),
         (["--query", "a", "pictures", "--scale", "model"], "no learnt scale"),
         (["--query", "a", "pictures", "--candidate-kind", "vector"], "vector is for jobs"),
-        (["--audio", "a.wav", "x"], "fake:: embeds image and text"),
+        (["--audio", "a.wav", "x"], "--audio: fake:: embeds image and text"),
+        (["--query", "a", "x", "--candidate-kind", "audio"], "--candidate-kind 'audio': fake:: embeds image and text"),
         ([], "nothing to rank: give an INPUT"),
         (["rows.jsonl"], "give a query (--query, --image and --audio) to rank what is named, or --output DIR"),
         (["rows.jsonl", "-o", "out", "--query-column", "q"], "--query-column needs --candidates-column"),
@@ -142,6 +157,7 @@ def test_what_cannot_work_is_said_and_is_2(arguments, message, pictures, tmp_pat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rows.jsonl").write_text('{"id": "a", "q": "one", "c": ["x"]}')
     (tmp_path / "rows.csv").write_text("id,q,c\na,one,x\n")
+    pq.write_table(pa.table({"q": ["one"], "c": [["x"]]}), tmp_path / "parted.parquet")
     assert run("rank", *arguments, *MODEL) == 2
     said = capsys.readouterr()
     assert message in said.err and "Traceback" not in said.err and not said.out
@@ -156,6 +172,20 @@ def test_if_every_candidate_failed_the_code_is_1(pictures, capsys) -> None:
     assert "clip_score" not in said and said.count("at decode") == 2
 
 
+def test_texts_that_are_names_of_files_are_ranked_as_texts_with_a_note(pictures, capsys) -> None:
+    """A caption may happen to be a file's name; who says what candidates are is told nothing."""
+    photo = pictures / "1.png"
+    assert run("rank", "--image", photo, photo, pictures, "mixed", *MODEL, "--json") == 0
+    said = capsys.readouterr()
+    note = "Note: 2 candidates are names of files or folders and are ranked as texts; --candidate-kind image ranks the"
+    assert said.err == f"{note} pictures\n"
+    texts = [one["candidate"] for one in json.loads(said.out)["candidates"]]
+    assert sorted(texts) == sorted([str(photo), str(pictures), "mixed"])
+    for more in (("mixed",), (photo, "--candidate-kind", "text"), (photo, "--candidate-kind", "image")):
+        assert run("rank", "--image", photo, *more, *MODEL) == 0
+        assert not capsys.readouterr().err
+
+
 def test_the_demo_model_finds_its_pictures_and_its_scale(tmp_path, capsys) -> None:
     write_gallery(tmp_path / "gallery")
     assert run("rank", "--query", "a red circle", tmp_path / "gallery", "--model", "demo", "--top-k", 2, "--json") == 0
@@ -164,7 +194,17 @@ def test_the_demo_model_finds_its_pictures_and_its_scale(tmp_path, capsys) -> No
     texts = ("a red circle", "a blue circle", "a red star")
     picture = tmp_path / "gallery" / "red-star.png"
     assert run("rank", "--image", picture, *texts, "--model", "demo", "--scale", "model", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["candidates"][0]["candidate"] == "a red star"
+    found = json.loads(capsys.readouterr().out)
+    assert found["candidates"][0]["candidate"] == "a red star"
+    (learnt,) = load_encoder("demo").learnt_scales.values()
+    assert (found["scale"], found["learnt"]) == (learnt, True)
+
+
+def test_a_model_with_a_scale_for_each_pair_says_all_of_them() -> None:
+    scales = {frozenset(["text", "image"]): 2.5, frozenset(["text", "audio"]): 4.0}
+    encoder: Any = SimpleNamespace(learnt_scales=scales)
+    assert scale_as_json(encoder, "model") == {"scale": {"image and text": 2.5, "audio and text": 4.0}, "learnt": True}
+    assert scale_as_json(encoder, 7.5) == {"scale": 7.5, "learnt": False}
 
 
 # --- jobs ------------------------------------------------------------------------------------------------------------
@@ -195,6 +235,35 @@ def test_documents_with_matches_become_a_dataset(engine, tmp_path, capsys) -> No
     assert [one["scores"]["clip_score"] for one in matches[:2]] == [pytest.approx(one, abs=1e-5) for one in expected]
     failures = [(f["row"], f["column"], f["code"]) for f in read_failures(str(out))]
     assert failures == [("q", "@m[1]", "undecodable"), ("bad", None, "empty")]
+
+
+@pytest.mark.parametrize(
+    ("lines", "note"),
+    [
+        ([], "Note: the input has no rows\n"),
+        (
+            [{"text": "q", "matches": []}, {"text": "r"}],
+            "Note: nothing was ranked: no document has matches\n",
+        ),
+        ([DOCUMENTS[2], DOCUMENTS[0]], ""),
+    ],
+    ids=["no rows", "no matches", "something"],
+)
+def test_a_job_that_ranked_nothing_says_so(lines, note, tmp_path, capsys) -> None:
+    """And is no error: empty input is a success, and so are documents without matches."""
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert run("rank", tmp_path / "in.jsonl", "-o", tmp_path / "out", *MODEL) == 0
+    assert capsys.readouterr().err == note
+
+
+def test_lines_that_tell_nothing_of_matches_are_read(tmp_path, capsys) -> None:
+    """What is no JSON and failures of an earlier job are failures of this one, not a mistake in its options."""
+    (tmp_path / "broken.jsonl").write_text("{\n[]\n")
+    failed = {"stage": "decode", "code": "undecodable", "message": "?", "transient": False, "uri": "x.png"}
+    (tmp_path / "failed.jsonl").write_text(json.dumps(failed))
+    for name in ("broken", "failed"):
+        assert run("rank", tmp_path / f"{name}.jsonl", "-o", tmp_path / name, *MODEL) == 1
+        assert "rows failed; --max-failures 100%" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -10,33 +10,30 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from http_server import LoopbackServer
 from pictures import encode, photographs
 
-from clipmill.encoders.demo.drawings import draw, sample_scene
+from clipmill.pipelines.gallery import PHOTOGRAPHS, write_gallery
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-COMMANDS = re.findall(r"^(clipmill .*)$", "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL)), re.MULTILINE)
+SHELL = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
+COMMANDS = re.findall(r"^(clipmill .*)$", SHELL, re.MULTILINE)
+PREPARING = re.findall(r"^((?:cp|echo) .*)$", SHELL, re.MULTILINE)
+BROKEN = ("broken-cut-off.jpg", "broken-empty.png", "broken-page.jpg")
 WEB_ADDRESS = "https://clip-as-service.jina.ai/_static/favicon.png"
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """A directory with what the examples read: photos, apple.png, captions.jsonl."""
+    """A directory with what the examples read: what the README's own commands make of `make demo`'s, and apple.png."""
     home = tmp_path_factory.mktemp("readme")
-    (home / "photos").mkdir()
-    rng = np.random.default_rng(1)
-    draw(sample_scene(rng, colour="red", shape="circle"), rng).save(home / "photos" / "red-circle.jpg")
-    for name, array in photographs().items():
-        (home / "photos" / f"{name}.jpg").write_bytes(encode(array, "JPEG"))
-    (home / "photos" / "broken.jpg").write_bytes(b"no picture")
+    write_gallery(home / "demo-output" / "gallery")
+    for command in PREPARING:
+        _run(["bash", "-c", command], home)
     (home / "apple.png").write_bytes(encode(photographs()["coffee"][:64, :64]))
-    lines = [json.dumps({"id": str(n), "text": f"caption {n}"}) for n in range(5)]
-    (home / "captions.jsonl").write_text("\n".join(lines) + "\n")
     return home
 
 
@@ -67,15 +64,17 @@ def test_the_command_line(place: Path) -> None:
     """The commands run in their order; provenance of what they wrote is read by the next example."""
     said = [_run(["bash", "-c", command], place) for command in COMMANDS[:6]]
     embedded, captions, summary, vector, models, doctor = said
-    broken = place / "photos" / "broken.jpg"
-    before = broken.read_bytes()
-    broken.write_bytes(encode(photographs()["coffee"], "JPEG"))  # what failed is mended, and embedded again
+    before = {name: (place / "photos" / name).read_bytes() for name in BROKEN}
+    for name in BROKEN:  # what failed is mended, and embedded again
+        (place / "photos" / name).write_bytes(encode(photographs()["coffee"], "JPEG"))
     again = _run(["bash", "-c", COMMANDS[6]], place)
-    broken.write_bytes(before)
-    assert re.search(rf"rows in +{len(photographs()) + 2} *\n", embedded)
-    assert re.search(r"failed: undecodable +1 *\n", embedded)
-    assert re.search(r"embedded +5 *\n", captions)
-    assert re.search(r"rows in +1 *\n", again) and re.search(r"embedded +1 *\n", again)
+    for name, content in before.items():
+        (place / "photos" / name).write_bytes(content)
+    assert re.search(rf"rows in +{len(list((place / 'photos').iterdir()))} *\n", embedded)
+    assert re.search(r"rows failed +3 *\n", embedded) and re.search(r"failed: undecodable +2 *\n", embedded)
+    assert re.search(r"embedded +1 *\n", captions)
+    assert re.search(r"rows in +3 *\n", again) and re.search(r"embedded +[123] *\n", again)
+    assert "failed:" not in again
     assert "Documents Summary" in summary and "Attributes Summary" in summary
     assert len(json.loads(vector)) > 8
     assert "ViT-B-32::laion2b_s34b_b79k" in models and "openai" not in models
@@ -84,13 +83,13 @@ def test_the_command_line(place: Path) -> None:
 
 
 def test_the_commands_that_rank(place: Path) -> None:
-    """The right caption, picture and label stand first; the broken picture below, with its reason."""
+    """The right caption, picture and label stand first; the broken pictures below, with their reasons."""
     captions, pictures, labels = (_run(["bash", "-c", command], place) for command in COMMANDS[7:])
     first = [line for line in captions.splitlines() if re.match(r" *1 ", line)]
     assert len(first) == 1 and "a red circle" in first[0]
     (best,) = [line for line in pictures.splitlines() if re.match(r" *1 ", line)]
-    assert "red-circle.jpg" in best and "broken.jpg" in pictures and "undecodable" in pictures
-    assert re.search(r"red-circle\.jpg.*red circle", labels)
+    assert "red-circle.png" in best and all(name in pictures for name in BROKEN) and "undecodable" in pictures
+    assert re.search(r"red-circle\.png +red circle", labels) and re.search(r"blue-star\.png +blue star", labels)
 
 
 def test_the_beam_example_that_ranks(place: Path) -> None:
@@ -101,13 +100,13 @@ def test_the_beam_example_that_ranks(place: Path) -> None:
 
 
 def test_the_beam_example_on_documents(place: Path) -> None:
-    """Four pictures become vectors, the broken one a failure beside them."""
+    """Photographs become vectors, the broken ones failures beside them."""
     _run([sys.executable, "-c", _block("ReadDocuments(")], place)
     from clipmill.encoders.storage import read_dataset, read_failures
 
-    assert len(read_dataset(str(place / "beam-vectors"))) == len(photographs()) + 1
-    (failure,) = read_failures(str(place / "beam-vectors"))
-    assert failure["row"].endswith("broken.jpg") and failure["code"] == "undecodable"
+    assert len(read_dataset(str(place / "beam-vectors"))) == len(PHOTOGRAPHS)
+    failures = sorted((Path(one["row"]).name, one["code"]) for one in read_failures(str(place / "beam-vectors")))
+    assert failures == [("broken-cut-off.jpg", "undecodable"), ("broken-page.jpg", "undecodable")]
 
 
 def test_the_beam_example_on_rows(place: Path) -> None:

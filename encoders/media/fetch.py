@@ -30,6 +30,7 @@ _PASSING_ERRNOS = frozenset(
     {errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ETIMEDOUT}
 )
 
+_ALLOWED = "allow_local_files=True (--allow-local-files)"
 _ZLIB_OR_GZIP = 47  # zlib's word for: tell by the header
 _PIECE = 64 * 1024
 
@@ -137,7 +138,7 @@ def fetch(uri: str, policy: FetchPolicy, *, trusted: bool = False) -> Fetched:
 def _check_scheme(uri: str, scheme: str, policy: FetchPolicy, trusted: bool) -> None:
     if trusted or scheme in policy.schemes:
         return
-    hint = "" if "//" in uri else f"; for a file whose name holds a colon write ./{scheme}:… and allow_local_files=True"
+    hint = "" if "//" in uri else f"; for a file whose name holds a colon write ./{scheme}:… and {_ALLOWED}"
     raise fetch_error(
         Code.FORBIDDEN_URI,
         f"{shown(uri)}: the scheme {scheme!r} is not allowed; allowed are {', '.join(policy.schemes) or 'none'}, "
@@ -174,7 +175,7 @@ def _fetch_local(uri: str, policy: FetchPolicy, trusted: bool) -> Fetched:
     if not (trusted or policy.allow_local_files):
         raise fetch_error(
             Code.FORBIDDEN_URI,
-            f"{shown(uri)}: a local file, which documents may name only where allow_local_files=True is set",
+            f"{shown(uri)}: a local file, which documents may name only where {_ALLOWED} is set",
         )
     # A file that the job's reader listed may have any name that its file system takes, a line break in it too.
     if not (trusted and scheme_of(uri) is None) or "\0" in uri:

@@ -265,7 +265,9 @@ def _failures_of(where: str, policy: FetchPolicy) -> Iterator[None]:
     try:
         yield
     except _ForbiddenAddressError as err:
-        raise fetch_error(Code.FORBIDDEN_URI, f"{where}: {err}; allow_private_addresses=True allows it") from err
+        raise fetch_error(
+            Code.FORBIDDEN_URI, f"{where}: {err}; allow_private_addresses=True (--allow-private-addresses) allows it"
+        ) from err
     except httpcore.TimeoutException as err:
         raise PassingError(f"{where}: took longer than fetch_timeout_s={policy.timeout_s:g}") from err
     except UnicodeError as err:  # what the resolver says of a label of more than 63 letters

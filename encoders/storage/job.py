@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import itertools
 import os
 import socket
 import time
@@ -17,10 +18,12 @@ from ..columns import ColumnPlan
 from ..document_plan import DocumentPlan
 from ..errors import DatasetError, SpecError
 from ..failure import RowError
+from ..metrics import counts_of_manifest, record
 from ..rank_plan import DocumentRankPlan, PairPlan
 from ..registry import count_loads, load_encoder
 from ..spec import EncoderSpec
 from ..stats import Stats
+from .column_types import column_type
 from .dataset import prepare_directory, write_job
 from .files import Folder
 from .modes import Plan, is_of_rows, mode_of
@@ -28,12 +31,16 @@ from .output import Output
 from .part_writers import Format, check_format
 from .provenance import read_provenance
 from .readers import choose_columns
-from .rows import schema_of
+from .rows import read_table, schema_of
 from .shard_writer import ShardWriter
 from .shards import Shard
 from .tables import documents_schema, rows_schema
 
 _READER_OPTIONS = ("text", "uri", "image", "audio", "id", "tags")
+_FAILURE_FIELDS = {"stage", "code", "message", "transient"}
+_USUAL_KEY = "id"
+_LINES_LOOKED_AT = 100
+_FIELDS_NAMED = 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -127,7 +134,10 @@ class Job:
                 "a job takes its rows one by one, and flat rows are ranked within groups: Rank(by=…) on Beam and "
                 "rank_groups(by=…) on Spark do that"
             )
-        schema = rows_schema(schema_of(shards, plan), plan, spec, drop=drop, dtype=dtype)  # type: ignore[arg-type]
+        there = schema_of(shards, plan)  # type: ignore[arg-type]
+        if plan.key != _USUAL_KEY:  # type: ignore[union-attr]  # which rows need not have
+            column_type(there, plan.key)  # type: ignore[union-attr]
+        schema = rows_schema(there, plan, spec, drop=drop, dtype=dtype)  # type: ignore[arg-type]
         return cls(spec, directory, schema, plan, fail_fast=fail_fast, format=format)
 
 
@@ -140,6 +150,23 @@ def _check_has_matches(plan: Plan, shards: Sequence[Shard]) -> None:
             f"{other.paths[0]} has no documents with matches, which are JSON lines; of a table name the columns of the "
             "query and of the candidates"
         )
+    if shards and (fields := _fields_without_matches(shards[0])):
+        named = ", ".join(map(repr, fields[:_FIELDS_NAMED]))
+        raise DatasetError(
+            f"{shards[0].paths[0]} has no documents with matches (its first lines have the fields {named}); of rows "
+            "name the columns of the query and of the candidates"
+        )
+
+
+def _fields_without_matches(shard: Shard) -> list[str]:
+    """Return the fields of a shard's first lines, none if one of them has `matches` or there is nothing to tell by."""
+    fields: dict[str, None] = {}
+    for row in itertools.islice(read_table(shard), _LINES_LOOKED_AT):
+        if "matches" in row.values:
+            return []
+        if not row.values.keys() >= _FAILURE_FIELDS:  # of a candidate, which becomes a failure when it is read
+            fields.update(dict.fromkeys(row.values))
+    return list(fields)
 
 
 def _check_reader(shards: Sequence[Shard], reader: Mapping[str, Any]) -> None:
@@ -239,7 +266,7 @@ def embed_shard(shard: Shard, job: Job, *, cpus: int | None = None, exclusive: b
             out.take(session.push(token, items))
         out.take(session.flush())
         out.flush()
-        return writer.commit(
+        manifest = writer.commit(
             {
                 "shard": shard.identity(),
                 **out.counts(),
@@ -250,6 +277,8 @@ def embed_shard(shard: Shard, job: Job, *, cpus: int | None = None, exclusive: b
                 "seconds": round(time.perf_counter() - started, 3),
             }
         )
+    record(counts_of_manifest(manifest))
+    return manifest
 
 
 def _timings(stats: Stats) -> dict[str, Any]:
