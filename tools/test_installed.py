@@ -2,16 +2,18 @@
 
     python tools/test_installed.py dist/clipmill-0.1.0-py3-none-any.whl
 
-One environment has the wheel's real dependencies, and exports a model there. The others have what runs an exported
-model and nothing else, no torch among it: with ONNX Runtime, and with its build for GPUs, which must run without one.
+One environment is made by the steps that make the container images (docker/install.sh), as the `cpu` image has it and
+then as the `gpu` image has it, and a model is exported there. The others have what runs an exported model and nothing
+else, no torch among it: with ONNX Runtime, and with its build for GPUs, which must run without one.
 
-Needs nothing but the standard library. The environments are several gigabytes and are removed at the end.
+Needs nothing but the standard library and bash. The environments are several gigabytes and are removed at the end.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -20,7 +22,7 @@ import venv
 import zipfile
 from pathlib import Path
 
-EXTRAS = "beam,spark,remote,hf,onnx"
+DOCKER = Path(__file__).resolve().parent.parent / "docker"
 GRAPHS_ALONE = ("numpy", "pillow", "pyarrow", "ftfy", "regex")
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
@@ -74,6 +76,14 @@ def modules_of(wheel: Path) -> list[str]:
     return sorted(name.removesuffix("/__init__").replace("/", ".") for name in files)
 
 
+def image_versions() -> dict[str, str]:
+    """Return the versions of the engines that the images are built with, named as their build arguments are."""
+    text = (DOCKER / "Dockerfile").read_text(encoding="utf-8")
+    found = dict(re.findall(r"^ARG (BEAM_VERSION|SPARK_VERSION)=(\S+)$", text, re.MULTILINE))
+    assert len(found) == 2, f"docker/Dockerfile sets BEAM_VERSION and SPARK_VERSION, found {found}"
+    return found
+
+
 class Environment:
     """A fresh virtual environment, used from another folder."""
 
@@ -85,6 +95,7 @@ class Environment:
         # Neither the clone nor another environment may lend a module; graphs are made anew.
         self.environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         self.environ["CLIPMILL_CACHE"] = str(folder / "cache")
+        self.environ["PATH"] = os.pathsep.join([str(self.folder / "bin"), os.environ["PATH"]])
         venv.create(self.folder, with_pip=True)
 
     def run(self, *command: str | Path, quiet: bool = False) -> None:
@@ -97,14 +108,24 @@ class Environment:
         self.run(self.python, "-m", "pip", "--disable-pip-version-check", *arguments)
 
 
+def install_as_image(environment: Environment, flavour: str, wheel: Path) -> None:
+    """Run the images' own steps, which end with embedding a text, and look at what they made for Spark."""
+    started = time.monotonic()
+    spark_home = environment.folder / "spark"
+    environment.run("bash", DOCKER / "install.sh", flavour, wheel, spark_home)
+    for part in ("bin/spark-submit", "jars", "python/lib/pyspark.zip", "sbin"):
+        place = (spark_home / part).resolve(strict=True)
+        assert place.is_relative_to(environment.folder / "lib"), f"{part} of Spark is {place}"
+    assert list(spark_home.glob("jars/spark-kubernetes_*.jar")), "this pyspark cannot run on Kubernetes"
+    print(f"ran docker/install.sh {flavour} in {time.monotonic() - started:.0f} s")
+
+
 def check_whole(wheel: Path, folder: Path) -> None:
     """Install everything, import every module, export the demo model and embed with torch."""
     modules = modules_of(wheel)
-    started = time.monotonic()
     environment = Environment(folder, "whole")
-    environment.pip("install", "--quiet", f"{wheel}[{EXTRAS}]")
-    print(f"installed {wheel.name}[{EXTRAS}] in {time.monotonic() - started:.0f} s")
-    environment.pip("check")
+    environment.environ |= image_versions()
+    install_as_image(environment, "cpu", wheel)
     environment.run(environment.python, "-c", IMPORT_ALL, str(environment.folder), *modules)
     print(f"imported {len(modules)} modules from the wheel")
     environment.run(environment.folder / "bin" / "clipmill", "--help", quiet=True)
@@ -112,6 +133,10 @@ def check_whole(wheel: Path, folder: Path) -> None:
     print("ran clipmill --help and python -m clipmill --help")
     environment.run(environment.folder / "bin" / "clipmill", "export", "demo", folder / "exported")
     environment.run(environment.python, "-c", EMBED, "demo", "torch", folder / "torch.npz")
+    # The other image differs by ONNX Runtime's build, and the two builds can't be installed together. A second
+    # environment would install torch again for nothing.
+    environment.pip("uninstall", "--quiet", "--yes", "onnxruntime")
+    install_as_image(environment, "gpu", wheel)
 
 
 def check_graphs_alone(wheel: Path, folder: Path, runtime: str) -> None:
