@@ -62,6 +62,28 @@ class Group:
         self.pixels += pixels
 
 
+def cut_by_length(slots: list[Slot], max_rows: int, max_tokens: int | None) -> list[list[Slot]]:
+    """Cut texts into micro-batches of about one length each, since each costs what its longest does.
+
+    Args:
+        slots: Prepared texts.
+        max_rows: Most in a micro-batch; with `max_tokens` of those that are as long as a text may be.
+        max_tokens: Most tokens of a micro-batch, padding included: so many more rows where they are short.
+
+    Returns:
+        Micro-batches, short texts first, texts of one length in their order.
+    """
+    lengths = [slot.prepared.length for slot in slots]  # type: ignore[union-attr]
+    batches: list[list[Slot]] = []
+    for number in sorted(range(len(slots)), key=lengths.__getitem__):
+        rows = len(batches[-1]) + 1 if batches else 1
+        is_full = rows > max_rows if max_tokens is None else rows * lengths[number] > max_tokens
+        if not batches or (is_full and rows > 1):
+            batches.append([])
+        batches[-1].append(slots[number])
+    return batches
+
+
 class Window:
     """How many values may be in flight: a fixed number, or fewer where each of them holds much once it is prepared.
 

@@ -16,8 +16,9 @@ from .errors import WeightsError
 from .failure import Code, RowError, Stage
 from .frontend import Frontend
 from .media.audio import open_sound, waveform_for
-from .media.images import open_image, sniff_media_type
-from .media.preprocess import crop_image, normalised_array
+from .media.crops import decoded_pixels, image_crop
+from .media.images import sniff_media_type
+from .media.preprocess import normalised_array
 
 if TYPE_CHECKING:
     from .spec import EncoderSpec
@@ -31,6 +32,8 @@ class Prepared:
         payload: What `Model.encode` gets.
         group: Only payloads of one group (and modality) share a call: equal shapes, equal dtypes.
         pixels: Pixels of the source image; of a sound the values of the model's largest layer, which take memory alike.
+        length: Tokens of a text whose call costs what its longest has; 0 where all of a group cost the same. Those of
+            about one length share a call.
         truncated: Whether a text was cut to the context length.
         media_type: What the content turned out to be.
     """
@@ -38,6 +41,7 @@ class Prepared:
     payload: Any
     group: Hashable = None
     pixels: int = 0
+    length: int = 0
     truncated: bool = False
     media_type: str | None = None
 
@@ -78,6 +82,10 @@ class Model(abc.ABC):
         Raises:
             OutOfMemoryError: If the device is too small for this many; fewer may fit.
         """
+
+    def decoded_pixels(self, content: bytes, spec: EncoderSpec) -> int | None:
+        """Return the pixels that `prepare` holds while it decodes an image; None where it decodes all of them."""
+        return None
 
     def learnt_scales(self) -> Mapping[frozenset[str], float]:
         """Return what the model learnt to multiply cosines by, by pair of modalities; an own encoder has none.
@@ -174,6 +182,11 @@ class ClipModel(Model):
         self._runtime = runtime
         self._scales = functools.cache(scales)
 
+    def decoded_pixels(self, content: bytes, spec: EncoderSpec) -> int | None:
+        """Return the pixels that are held while an image is decoded; see `Model.decoded_pixels`."""
+        preprocessing = self._frontend.image
+        return None if preprocessing is None else decoded_pixels(content, preprocessing, spec)
+
     def learnt_scales(self) -> Mapping[frozenset[str], float]:
         """Return the scales that the weights hold; see `Model.learnt_scales`.
 
@@ -193,10 +206,9 @@ class ClipModel(Model):
         if not spec.preprocess:
             array = normalised_array(content, self._frontend.image.image_size)
             return Prepared(array, group="normalised_image", pixels=array.size // 3)
-        image = open_image(content, max_pixels=spec.max_image_pixels, apply_exif=spec.apply_exif)
+        crop = image_crop(content, self._frontend.image, spec)
         media_type = sniff_media_type(content[:16]) if isinstance(content, bytes) else None
-        crop = crop_image(image, self._frontend.image)
-        return Prepared(crop, group="image", pixels=image.width * image.height, media_type=media_type)
+        return Prepared(crop, group="image", pixels=crop.shape[0] * crop.shape[1], media_type=media_type)
 
     def _prepare_text(self, text: str, spec: EncoderSpec) -> Prepared:
         assert self._frontend.text is not None
@@ -212,7 +224,8 @@ class ClipModel(Model):
                 f"the text has more than the {len(tokens)} tokens that the model reads"
                 " (on_long_text='truncate' cuts it)",
             )
-        return Prepared(tokens, group="text", truncated=truncated, media_type="text/plain")
+        length = 0 if self._frontend.text.fixed_length else len(tokens)
+        return Prepared(tokens, group="text", length=length, truncated=truncated, media_type="text/plain")
 
     def _prepare_audio(self, content: Any, spec: EncoderSpec) -> Prepared:
         assert self._frontend.audio is not None

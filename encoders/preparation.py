@@ -51,7 +51,7 @@ def prepare_item(item: Item, loaded: Loaded, spec: EncoderSpec) -> Preparation:
         if modality == "auto":
             modality, content = tell_modality(content, item.media_type)
         check_content(modality, content, loaded, spec)
-        with loaded.pixels.hold(count_pixels(modality, content), spec.max_batch_pixels):
+        with loaded.pixels.hold(count_pixels(modality, content, loaded, spec), spec.max_batch_pixels):
             result: Prepared | Failure = loaded.model.prepare(modality, content, spec)
     except RowError as err:
         result = err.failure
@@ -152,7 +152,7 @@ def check_content(modality: str, content: Any, loaded: Loaded, spec: EncoderSpec
         raise RowError(Stage.DECODE, Code.EMPTY, "the content has zero bytes")
 
 
-def count_pixels(modality: str, content: Any) -> int:
+def count_pixels(modality: str, content: Any, loaded: Loaded, spec: EncoderSpec) -> int:
     """Return the pixels that decoding will hold in memory; 0 where nothing is decoded or the header can't be read.
 
     The samples of a sound, four bytes each, count as pixels, which have three or four.
@@ -161,6 +161,9 @@ def count_pixels(modality: str, content: Any) -> int:
         return 0
     if modality == "audio":
         return count_samples(content)
+    told = getattr(loaded.model, "decoded_pixels", None)  # own encoders need not be subclasses of Model
+    if told is not None and (pixels := told(content, spec)) is not None:
+        return int(pixels)
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             return image.width * image.height

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import collections
 import queue
-import time
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
 
+from .calls import call_model
 from .errors import ClipmillError, OutOfMemoryError
 from .failure import Code, Failure, Stage
-from .in_flight import Group, Row, Slot, Window
+from .in_flight import Group, Row, Slot, Window, cut_by_length
 from .item import Item, Uri
 from .loaded import Loaded
 from .outcome import Finished, Vector
@@ -34,6 +34,10 @@ _WINDOW = 4
 """Micro-batches' worth of values that may be in flight: one encoding, one ready, two being fetched and decoded."""
 _MAX_WAITING = 16
 """Micro-batches' worth of rows that may wait, finished, for an older one: a slow URI must not hold all of them."""
+_TEXT_WINDOW = 8
+"""Micro-batches' worth of texts that are sorted by length together."""
+_USUAL_TOKENS = 77
+"""Tokens for which the numbers of rows above are meant: of shorter texts more share a call, unless the spec says."""
 _PATIENCE_S = 0.1
 """Seconds that what is ready waits for a micro-batch to fill, when there is no room for more rows."""
 _SOUND_BYTES_PER_S = 4 * 44_100
@@ -67,6 +71,8 @@ class EmbedSession:
         self._arrived: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         self._ready: dict[tuple[str, Hashable], Group] = {}
         self._slots_in_flight = 0
+        self._texts_ready = 0
+        self._max_tokens = None if spec.max_batch_rows else self._max_rows * _USUAL_TOKENS
         self._hears = "audio" in loaded.model.modalities
         self._vector_bytes = 4 * loaded.model.dim
         self._window = Window(_WINDOW * self._max_rows, _WINDOW * spec.max_batch_bytes)
@@ -103,7 +109,7 @@ class EmbedSession:
                     0 if item.content is None or isinstance(item.content, Vector) else self._vector_bytes
                 )
                 self._start(slot, item)
-                while self._window.is_full(self._slots_in_flight):
+                while self._window_is_full():
                     self._make_room()
             self._bytes_held += row.nbytes
             self._take_done()
@@ -218,23 +224,31 @@ class EmbedSession:
             return
         self._window.see(prepared, may_be_sound=slot.may_be_sound)
         slot.prepared = prepared
-        slot.nbytes = preparation.nbytes
+        slot.nbytes = int(getattr(prepared.payload, "nbytes", preparation.nbytes))
         key = (preparation.modality, prepared.group)
         if (group := self._ready.get(key)) and self._would_overflow(group, slot.nbytes, prepared.pixels):
             self._encode_group(key)
         group = self._ready.setdefault(key, Group())
         group.add(slot, prepared.pixels)
-        if len(group.slots) >= min(self._max_rows, self._loaded.row_limit(*key) or self._max_rows):
+        if prepared.length:
+            self._texts_ready += 1
+        if len(group.slots) >= (_TEXT_WINDOW * self._max_rows if prepared.length else self._row_limit(key)):
             self._encode_group(key)
+
+    def _row_limit(self, key: tuple[str, Hashable]) -> int:
+        return min(self._max_rows, self._loaded.row_limit(*key) or self._max_rows)
 
     def _would_overflow(self, group: Group, nbytes: int, pixels: int) -> bool:
         return group.nbytes + nbytes > self._spec.max_batch_bytes or group.pixels + pixels > self._spec.max_batch_pixels
 
     # --- micro-batches -----------------------------------------------------------------------------------------------
 
+    def _window_is_full(self) -> bool:
+        return self._window.is_full(self._slots_in_flight - self._texts_ready)  # those hold next to nothing
+
     def _is_crowded(self) -> bool:
         return (
-            self._window.is_full(self._slots_in_flight)
+            self._window_is_full()
             or len(self._rows) >= _MAX_WAITING * self._max_rows
             or (self._bytes_held > 2 * self._spec.max_batch_bytes and max(self._slots_in_flight, len(self._rows)) > 1)
         )
@@ -251,7 +265,14 @@ class EmbedSession:
         self._encode_group(next(key for key, group in self._ready.items() if oldest in group.slots))
 
     def _encode_group(self, key: tuple[str, Hashable]) -> None:
-        self._encode(key, self._ready.pop(key).slots)
+        slots = self._ready.pop(key).slots
+        batches = [slots]
+        if slots[0].prepared is not None and slots[0].prepared.length:
+            self._texts_ready -= len(slots)
+            limit = self._loaded.row_limit(*key)
+            batches = cut_by_length(slots, self._row_limit(key), None if limit else self._max_tokens)
+        for batch in batches:
+            self._encode(key, batch)
 
     def _encode(self, key: tuple[str, Hashable], slots: list[Slot]) -> int:
         """Encode a micro-batch; halve it when memory runs out or a row spoils it, down to single rows.
@@ -261,7 +282,8 @@ class EmbedSession:
         """
         ran_out = False
         try:
-            vectors = self._call(key[0], [slot.prepared.payload for slot in slots])  # type: ignore[union-attr]
+            payloads = [slot.prepared.payload for slot in slots]  # type: ignore[union-attr]
+            vectors = call_model(self._loaded, key[0], payloads, self._stats, normalize=self._spec.normalize)
         except (OutOfMemoryError, MemoryError) as err:
             ran_out = True
             failure = Failure(Stage.ENCODE, Code.OUT_OF_MEMORY, f"even alone: {err}")
@@ -290,21 +312,8 @@ class EmbedSession:
         for slot, values, good in zip(slots, vectors, finite, strict=True):
             prepared = slot.prepared
             assert prepared is not None
-            if good:
-                self._finish(slot, Vector(values, prepared.truncated, prepared.media_type, modality))
-            else:
-                self._finish(slot, Failure(Stage.ENCODE, Code.ENCODE_FAILED, "the vector is not finite"))
-
-    def _call(self, modality: str, payloads: list[Any]) -> np.ndarray:
-        model = self._loaded.model
-        with self._loaded.lock:
-            started = time.perf_counter()
-            vectors = np.asarray(model.encode(modality, payloads), np.float32)
-            self._stats.encode_msec += (time.perf_counter() - started) * 1000
-        self._stats.count_batch(len(payloads))
-        if vectors.shape != (len(payloads), model.dim):
-            raise ClipmillError(f"the model returned shape {vectors.shape} for {len(payloads)} rows of dim {model.dim}")
-        return normalize_rows(vectors) if self._spec.normalize else vectors
+            made = Vector(values, prepared.truncated, prepared.media_type, modality)
+            self._finish(slot, made if good else Failure(Stage.ENCODE, Code.ENCODE_FAILED, "the vector is not finite"))
 
     # --- on the way out ----------------------------------------------------------------------------------------------
 
@@ -337,16 +346,3 @@ class EmbedSession:
             self._bytes_held -= row.nbytes
             done.append(Finished(row.token, [slot.outcome for slot in row.slots]))
         return done
-
-
-def normalize_rows(vectors: np.ndarray) -> np.ndarray:
-    """Scale each row to length 1; a row of zeros stays.
-
-    Args:
-        vectors: (n, dim) float32.
-
-    Returns:
-        (n, dim) float32.
-    """
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(lengths == 0, 1, lengths)

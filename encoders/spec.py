@@ -96,12 +96,13 @@ class EncoderSpec:
         normalize: Whether vectors are scaled to length 1. Off by default, as in clip-as-service.
         preprocess: False when images come as normalised float32 arrays of the model's size. Texts and sounds are
             prepared as ever.
-        decode: `exact` decodes and resizes as the reference does, to the bit; `fast` may move a grey level.
+        decode: `exact` decodes and resizes as the reference does, to the bit. `fast` may move a grey level, and decodes
+            JPEG files at a reduced scale where that leaves twice the pixels that the model looks at, or more.
         apply_exif: Whether photographs are turned as their EXIF orientation says. The references ignore it.
         on_long_text: `truncate` cuts texts over the context length and counts them; `fail` makes them failures.
-        max_batch_rows: Rows in one call of the model; None means 32 on a CPU and 128 on a GPU.
-        max_batch_bytes: Bytes of source content (files, arrays, texts) behind one call of the model.
-        max_batch_pixels: Pixels of source images behind one call of the model, and decoded at the same time; of sounds
+        max_batch_rows: Rows in one call of the model; None means 32 on a CPU and 128 on a GPU, and more of short texts.
+        max_batch_bytes: Bytes that one call of the model is given (crops, tokens, samples).
+        max_batch_pixels: Pixels that one call of the model is given, and that are decoded at the same time; of sounds
             the values of the model's largest layer, some 440,000 for a second and channel of AudioCLIP.
         max_cache_bytes: What a process keeps of vectors, so that equal texts, files and URIs are embedded once; 0
             embeds every value anew.

@@ -316,6 +316,9 @@ def test_what_is_prepared_is_bounded_in_bytes(distinct) -> None:
 
 def test_decoding_counts_against_the_budget_of_pixels() -> None:
     """A sound's samples, over its channels; nothing for what cannot be told."""
-    assert count_pixels("audio", wav(1000, 2)) == 2000
-    assert count_pixels("audio", b"noise") == 0
-    assert count_pixels("audio", Waveform(np.zeros(9), 8000)) == 0
+    encoder = load_encoder(WITH_SOUNDS)
+
+    def count(content: object) -> int:
+        return count_pixels("audio", content, encoder._loaded, encoder.spec)
+
+    assert (count(wav(1000, 2)), count(b"noise"), count(Waveform(np.zeros(9), 8000))) == (2000, 0, 0)

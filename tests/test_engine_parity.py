@@ -62,7 +62,7 @@ def _compare(embedded: dict[int, dict], reference: dict[str, np.ndarray]) -> Non
 def test_beam_gives_open_clips_vectors(batch_rows: int, case, rows, tmp_path) -> None:
     """Backwards and in small batches."""
     model, reference = case
-    spec = EncoderSpec(model, device="cpu", precision="fp32", max_batch_rows=batch_rows)
+    spec = EncoderSpec(model, device="cpu", precision="fp32", decode="exact", max_batch_rows=batch_rows)
     with pipeline() as p:
         embedded = p | beam.Create(rows[::-1]) | Embed(spec, columns=COLUMNS)
         _ = embedded.rows | Keep(tmp_path / "rows")
@@ -73,7 +73,7 @@ def test_beam_gives_open_clips_vectors(batch_rows: int, case, rows, tmp_path) ->
 def test_spark_gives_open_clips_vectors(batch_rows: int, case, rows, spark) -> None:
     """Backwards, over two workers, in small batches."""
     model, reference = case
-    spec = EncoderSpec(model, device="cpu", precision="fp32", max_batch_rows=batch_rows)
+    spec = EncoderSpec(model, device="cpu", precision="fp32", decode="exact", max_batch_rows=batch_rows)
     frame = spark.createDataFrame(rows[::-1], "id long, caption string, photo binary").repartition(2)
     collected = embed_columns(frame, COLUMNS, model=spec).drop("photo").collect()
     _compare({row["id"]: row.asDict() for row in collected}, reference)

@@ -380,7 +380,10 @@ def test_public_addresses(address, public):
 def test_private_host_in_every_spelling_is_refused(server, host):
     failed = failure(f"http://{host}:{server.port}/photo.jpg")
     assert (failed.code, failed.transient) == (Code.FORBIDDEN_URI, False)
-    assert "which is not a public address; allow_private_addresses=True (--allow-private-addresses) allows it" in failed.message
+    assert (
+        "which is not a public address; allow_private_addresses=True (--allow-private-addresses) allows it"
+        in failed.message
+    )
     assert not server.counts
 
 

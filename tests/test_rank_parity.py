@@ -40,7 +40,7 @@ def module() -> torch.nn.Module:
 @pytest.fixture(scope="module")
 def spec(module, tmp_path_factory) -> Any:
     path: Path = write_safetensors(module, tmp_path_factory.mktemp("weights") / "open_clip_model.safetensors")
-    yield EncoderSpec(f"{NAME}::{path}", device="cpu", runtime="torch", precision="fp32")
+    yield EncoderSpec(f"{NAME}::{path}", device="cpu", runtime="torch", precision="fp32", decode="exact")
     unload_all()
 
 

@@ -60,7 +60,8 @@ def encode(folder: Path, runtime: str, precision: str) -> None:
     drawn = pickle.loads((folder / "drawn.pickle").read_bytes())
     found: dict[str, Any] = {}
     try:
-        spec = EncoderSpec(drawn.model, device="cpu", runtime=runtime, precision=precision, **drawn.options)
+        exact = {"device": "cpu", "decode": "exact", **drawn.options}
+        spec = EncoderSpec(drawn.model, runtime=runtime, precision=precision, **exact)
         encoder = load_encoder(spec)
         for modality in drawn.vectors:
             embed = {"image": encoder.embed_images, "text": encoder.embed_texts}.get(modality)

@@ -1,5 +1,6 @@
 """Fetching, decoding and preprocessing, bounded in bytes, pixels and time.
 
 - `fetch`: a URI's bytes, within limits; `uri`: reading URIs; `web`: the client that checks addresses
-- `images`: any image content as a Pillow image; `preprocess`: the crop that a model's graph begins with
+- `crops`: from an image's content to the crop that a model's graph begins with, exactly or fast
+- `images`: any image content as a Pillow image; `jpeg`: JPEG files by libjpeg-turbo; `preprocess`: resizing, cropping
 """

@@ -52,7 +52,7 @@ def open_image(content: Any, *, max_pixels: int, apply_exif: bool = False) -> Im
     """
     if isinstance(content, Image.Image):
         image = content
-        _check_pixels(image.size, max_pixels)
+        check_pixels(image.size, max_pixels)
     elif isinstance(content, bytes | bytearray | memoryview):
         image = _decode(bytes(content), max_pixels)
     elif isinstance(content, np.ndarray):
@@ -73,7 +73,7 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
         raise RowError(Stage.DECODE, Code.EMPTY, "the image has zero bytes")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-        _check_pixels(image.size, max_pixels)
+        check_pixels(image.size, max_pixels)
         image.load()
     except RowError:
         raise
@@ -92,7 +92,12 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
     return image
 
 
-def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
+def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
+    """Refuse an image that is larger than allowed, or has no pixels.
+
+    Raises:
+        RowError: `too_large` or `wrong_shape`.
+    """
     width, height = size
     if width * height > max_pixels:
         raise RowError(
@@ -117,7 +122,7 @@ def from_array(array: np.ndarray, *, max_pixels: int) -> Image.Image:
             Code.WRONG_SHAPE,
             f"an image array has shape (height, width, 3) in RGB, got {array.shape}",
         )
-    _check_pixels((array.shape[1], array.shape[0]), max_pixels)
+    check_pixels((array.shape[1], array.shape[0]), max_pixels)
     if array.dtype == np.uint8:
         return Image.fromarray(np.ascontiguousarray(array))
     if not np.issubdtype(array.dtype, np.floating):

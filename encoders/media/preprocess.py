@@ -7,7 +7,9 @@ as bytes.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
@@ -44,6 +46,72 @@ def crop_image(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     return np.array(_to_rgb(image), order="C")  # a copy that owns its memory: the image can go
 
 
+def crop_pixels(pixels: np.ndarray, size: tuple[int, int], preprocessing: Preprocessing) -> np.ndarray | None:
+    """Resize and crop decoded pixels as `crop_image` does, by torch's antialiased resizing of bytes: six times as fast.
+
+    Args:
+        pixels: RGB, (height, width, 3) uint8, contiguous; the image, or a reduction of it.
+        size: Width and height of the image.
+        preprocessing: As for `crop_image`.
+
+    Returns:
+        RGB, (S, S, 3) uint8, contiguous, within one grey level of `crop_image`'s where nothing was reduced. None where
+        it does not apply: without torch, and for images that are very long or smaller than the crop.
+    """
+    resize = _byte_resizer()
+    if resize is None:
+        return None
+    target, crop_size = preprocessing.resize_to or preprocessing.image_size, preprocessing.image_size
+    filter_name = preprocessing.interpolation
+    if preprocessing.resize_mode == "longest":
+        resized = resize(pixels, _fit_longest(size, crop_size), filter_name)
+        if resized.shape[:2] == (crop_size, crop_size):
+            return resized
+        canvas = np.full((crop_size, crop_size, 3), preprocessing.fill, np.uint8)
+        top, left = ((crop_size - length) // 2 for length in resized.shape[:2])
+        canvas[top : top + resized.shape[0], left : left + resized.shape[1]] = resized
+        return canvas
+    wanted = (target, target) if preprocessing.resize_mode == "squash" else _fit_shortest(size, target)
+    if wanted[0] * wanted[1] > _MAX_ENLARGEMENT * crop_size * crop_size:
+        return None
+    left, top = _corner(wanted, crop_size, preprocessing.crop_offset)
+    if left < 0 or top < 0:
+        return None
+    return np.array(resize(pixels, wanted, filter_name)[top : top + crop_size, left : left + crop_size], order="C")
+
+
+def has_byte_resizer() -> bool:
+    """Tell whether `crop_pixels` can do anything here."""
+    return _byte_resizer() is not None
+
+
+@functools.cache
+def _byte_resizer() -> Callable[[np.ndarray, tuple[int, int], str], np.ndarray] | None:
+    """Return what resizes (height, width, 3) bytes to (width, height) with a filter; None without torch."""
+    try:
+        import torch
+    except ImportError:  # exported directories run without it
+        return None
+
+    def resize(pixels: np.ndarray, size: tuple[int, int], filter_name: str) -> np.ndarray:
+        if pixels.shape[1::-1] == size:
+            return pixels
+        # as rows of pixels: that layout is resized by one thread, with vector instructions
+        image = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
+        scaled = torch.nn.functional.interpolate(image, size=size[::-1], mode=filter_name, antialias=True)
+        array: np.ndarray = scaled[0].permute(1, 2, 0).numpy()
+        return array
+
+    return resize
+
+
+def _corner(resized: tuple[int, int], size: int, offset: str) -> tuple[int, int]:
+    """Return left and top of the crop."""
+    halve = math.floor if offset == "floor" else round  # `round` is half to even, as torchvision's centre crop
+    left, top = (halve((length - size) / 2.0) for length in resized)
+    return left, top
+
+
 def _to_rgb(image: Image.Image, *, on_white: bool = False) -> Image.Image:
     if on_white and ("A" in image.getbands() or image.info.get("transparency") is not None):
         image = image.convert("RGBA")
@@ -63,8 +131,7 @@ def _fit_shortest(size: tuple[int, int], target: int) -> tuple[int, int]:
 def _resize_and_crop(
     image: Image.Image, resized: tuple[int, int], size: int, resample: Image.Resampling, offset: str
 ) -> Image.Image:
-    halve = math.floor if offset == "floor" else round  # `round` is half to even, as torchvision's centre crop
-    left, top = (halve((length - size) / 2.0) for length in resized)
+    left, top = _corner(resized, size, offset)
     if resized[0] * resized[1] > _MAX_ENLARGEMENT * size * size:
         return _resize_part(image, resized, (left, top), size, resample)
     return _resize(image, resized, resample).crop((left, top, left + size, top + size))

@@ -1,0 +1,71 @@
+"""From an image's content to the crop that a model's graph begins with: the reference's way, or a faster one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..catalog.tables import Preprocessing
+from .images import open_image
+from .jpeg import decode_jpeg, jpeg_size, reduction
+from .preprocess import crop_image, crop_pixels, has_byte_resizer
+
+if TYPE_CHECKING:
+    from ..spec import EncoderSpec
+
+_LEAST = 512
+
+
+def image_crop(content: Any, preprocessing: Preprocessing, spec: EncoderSpec) -> np.ndarray:
+    """Decode, resize and crop an image as a spec says.
+
+    With `decode="exact"` Pillow does it as the reference does. With `fast` ordinary JPEG files are decoded by
+    libjpeg-turbo, large ones at a reduced scale, and what is RGB is resized by torch; the rest is Pillow's. Without
+    torch, as where exported directories are run alone, both are the same.
+
+    Args:
+        content: What `open_image` takes.
+        preprocessing: The model's.
+        spec: Whose `decode`, `max_image_pixels` and `apply_exif` hold.
+
+    Returns:
+        RGB, (S, S, 3) uint8, contiguous.
+
+    Raises:
+        RowError: See `open_image`.
+    """
+    is_fast = spec.decode == "fast" and has_byte_resizer()
+    if is_fast and isinstance(content, bytes):
+        pixels = decode_jpeg(
+            content,
+            at_least=least_side(preprocessing),
+            max_pixels=spec.max_image_pixels,
+            apply_exif=spec.apply_exif,
+        )
+        if pixels is not None and (crop := crop_pixels(pixels.array, pixels.size, preprocessing)) is not None:
+            return crop
+    image = open_image(content, max_pixels=spec.max_image_pixels, apply_exif=spec.apply_exif)
+    if is_fast and image.mode == "RGB" and image.info.get("transparency") is None:
+        crop = crop_pixels(np.array(image), image.size, preprocessing)  # torch wants memory that it may write
+        if crop is not None:
+            return crop
+    return crop_image(image, preprocessing)
+
+
+def least_side(preprocessing: Preprocessing) -> int:
+    """Return how many pixels a side keeps when a file is reduced: twice what the model looks at, and no fewer than 512.
+
+    For models of small pictures twice is little: the demo's 64 pixels out of 128 moved vectors of real photographs to
+    a cosine of 0.97, out of 512 to 0.9999.
+    """
+    return max(2 * max(preprocessing.resize_to or 0, preprocessing.image_size), _LEAST)
+
+
+def decoded_pixels(data: bytes, preprocessing: Preprocessing, spec: EncoderSpec) -> int | None:
+    """Return the pixels that decoding a file holds; None where it decodes as Pillow does."""
+    size = jpeg_size(data) if spec.decode == "fast" and has_byte_resizer() else None
+    if size is None:
+        return None
+    times = reduction(*size, least_side(preprocessing))
+    return (size[0] // times) * (size[1] // times)
