@@ -2,7 +2,9 @@
 
 - `spec`: `EncoderSpec`, the frozen description that travels to workers; `catalog`: what model names mean
 - `registry`: `load_encoder`, one copy of a model for each process and device; `loaded`: that copy's lock and threads
-- `encoder`: `Encoder`; `session`: the hot path, rows in, micro-batches, `outcome`s in order; `stats`: what it counts
+- `encoder`: `Encoder`; `session`: the hot path, rows in, micro-batches, `outcome`s in order; `stats`: what it counts;
+  `in_flight`: what it holds, and how texts are cut by length; `calls`: one call of the model
+- `metrics`: the names of what is counted, and a process's totals; `exposition`: the same for Prometheus
 - `item`, `document`: what can be embedded; `preparation`: what a thread does with one item
 - `failure`, `errors`: what goes wrong with a row, and with a job
 - `media`: fetching, decoding, preprocessing; `tokenizers`; `towers`: the networks; `runtimes`: what executes them

@@ -13,6 +13,7 @@ from .errors import EmbeddingError
 from .failure import Failure
 from .item import Item, item_of_value
 from .loaded import Loaded
+from .metrics import watch
 from .model import checked_scales
 from .outcome import Outcome, Vector
 from .session import EmbedSession
@@ -66,33 +67,42 @@ class Encoder:
         """Start pushing rows; see `EmbedSession`. One session for each thread.
 
         Args:
-            stats: Where it counts.
+            stats: Where it counts, for who reports the numbers himself; None for the totals of this process.
             cached: Whether it takes and leaves vectors in the cache: not for values that nobody asks for again.
         """
-        return EmbedSession(self.spec, self._loaded, stats or Stats(), self._cache if cached else VectorCache(0))
+        counted = Stats() if stats is None else stats
+        session = EmbedSession(self.spec, self._loaded, counted, self._cache if cached else VectorCache(0))
+        if stats is None:
+            watch(session, counted)
+        return session
 
-    def embed_items(self, items: Iterable[Item]) -> list[Outcome]:
+    def embed_items(self, items: Iterable[Item], stats: Stats | None = None) -> list[Outcome]:
         """Embed items of any kind.
+
+        Args:
+            items: Each becomes one outcome.
+            stats: As in `session`.
 
         Returns:
             For each item, in order, a `Vector`, a `Failure`, or None for null.
         """
-        with self.session() as session:
+        with self.session(stats) as session:
             finished = [done for item in items for done in session.push(None, (item,))]
             return [done.outcomes[0] for done in (*finished, *session.flush())]
 
-    def embed(self, modality: Modality, values: Iterable[Any]) -> list[Outcome]:
+    def embed(self, modality: Modality, values: Iterable[Any], stats: Stats | None = None) -> list[Outcome]:
         """Embed values of one modality, as a column of it would hold them.
 
         Args:
             modality: `text`, `image` or `audio`.
             values: Texts; encoded bytes, arrays, Pillow images and URIs; or encoded bytes, pairs (waveform, sample
                 rate) and URIs. None is null.
+            stats: As in `session`.
 
         Returns:
             For each value, in order, a `Vector`, a `Failure`, or None for null.
         """
-        return self.embed_items(item_of_value(modality, value) for value in values)
+        return self.embed_items((item_of_value(modality, value) for value in values), stats)
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embed texts.

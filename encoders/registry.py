@@ -17,6 +17,7 @@ from collections.abc import Callable, Hashable
 from .combinations import Combination, may_have_gpu
 from .encoder import Encoder
 from .errors import DeviceError, WeightsError
+from .exposition import start_from_environment
 from .loaded import Loaded
 from .model import ClipModel, Model
 from .spec import EncoderSpec
@@ -79,6 +80,7 @@ def load_encoder(
 def _load(spec: EncoderSpec, device: str, threads: int) -> _Key:
     """Load a model, or find that it is loaded under another way of asking for it; the caller holds its lock."""
     global _loads
+    start_from_environment()
     started = time.perf_counter()
     identity = _identity(spec)
 

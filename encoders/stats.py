@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from collections.abc import Iterable
 
 from .failure import Failure
 
@@ -52,6 +53,18 @@ class Stats:
     def count_failure(self, failure: Failure) -> None:
         """Count one failed value."""
         self.failed[str(failure.code)] += 1
+
+    def count_new(self, failures: Iterable[Failure], outcomes: Iterable[object]) -> None:
+        """Count failures of a row that no session counted.
+
+        Args:
+            failures: What failed of the row and inside it.
+            outcomes: What its session gave out; the failures among them were counted there.
+        """
+        counted = {(one.stage, one.code, one.message) for one in outcomes if isinstance(one, Failure)}
+        for failure in failures:
+            if (failure.stage, failure.code, failure.message) not in counted:
+                self.count_failure(failure)
 
     def take(self) -> Stats:
         """Return what was counted since the last call, and start again from zero."""

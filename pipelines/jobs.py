@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -21,9 +22,11 @@ from ..encoders.errors import DatasetError
 from ..encoders.rank_plan import DocumentRankPlan
 from ..encoders.storage.dataset import DatasetSummary, count_finished, finish_job
 from ..encoders.storage.job import Job, begin_job
+from ..encoders.storage.job_counts import JobCounts
 from ..encoders.storage.shards import Shard, plan_shards
 from . import console
 from .engines import is_local, run_beam, run_spark, split_engine_options
+from .job_metrics import check_metrics_file, exported
 from .wording import in_flags
 
 
@@ -55,6 +58,8 @@ class JobArguments:
         remote: Spark Connect server.
         conf: Spark settings.
         as_json: Whether the summary is for programs.
+        metrics: File that is kept up to date with the job's numbers.
+        metrics_port: Port on which they are served.
     """
 
     spec: EncoderSpec
@@ -70,6 +75,8 @@ class JobArguments:
     remote: str | None = None
     conf: tuple[str, ...] = ()
     as_json: bool = False
+    metrics: str | None = None
+    metrics_port: int | None = None
 
     @classmethod
     def of(
@@ -126,7 +133,10 @@ class Given:
 
 
 _READER = ("text", "uri", "image", "audio", "id")
-_COPIED = ("output", "engine", "rows_per_shard", "overwrite", "max_failures", "master", "remote", "conf", "as_json")
+_COPIED = (
+    *("output", "engine", "rows_per_shard", "overwrite", "max_failures", "master", "remote", "conf", "as_json"),
+    *("metrics", "metrics_port"),
+)
 
 
 def reader_of(values: dict[str, Any]) -> dict[str, Any]:
@@ -175,6 +185,7 @@ def _check_usage(inputs: Sequence[str], given: Given) -> None:
     for pair in values["conf"]:
         if "=" not in pair:
             raise click.UsageError(f"--conf {pair!r} is not of the form KEY=VALUE")
+    check_metrics_file(values["metrics"])
     if values["max_failures"] is not None:
         allowed_failures(values["max_failures"], 0)
 
@@ -197,17 +208,9 @@ def run(arguments: JobArguments) -> int:
             arguments.engine, arguments.engine_options, arguments.master, arguments.remote
         ):
             job.plan.bound(load_encoder(arguments.spec))  # no old dataset is deleted for a job that cannot start
-        begin_job(job, shards, inputs=arguments.inputs, overwrite=arguments.overwrite)
     except DatasetError as err:
         raise Refused(str(err)) from err
-    started = time.perf_counter()
-    with console.progress(len(shards), lambda: count_finished(job.directory)):
-        if arguments.engine == "beam":
-            run_beam(shards, job, arguments.engine_options)
-        else:
-            run_spark(shards, job, master=arguments.master, remote=arguments.remote, conf=arguments.conf)
-    found = finish_job(job.directory)
-    seconds = time.perf_counter() - started
+    found, seconds = _run_shards(arguments, job, shards)
     if arguments.as_json:
         click.echo(json.dumps({**dataclasses.asdict(found), "wall_seconds": seconds}, indent=1))
     else:
@@ -217,6 +220,30 @@ def run(arguments: JobArguments) -> int:
     elif isinstance(job.plan, DocumentRankPlan) and not found.scored and not found.failed:
         click.echo("Note: nothing was ranked: no document has matches", err=True)
     return _judge(found, arguments.max_failures, scores=not isinstance(job.plan, ColumnPlan | DocumentPlan))
+
+
+def _run_shards(arguments: JobArguments, job: Job, shards: Sequence[Shard]) -> tuple[DatasetSummary, float]:
+    """Begin a job, run it and finish it; return its summary and the seconds that it took.
+
+    Raises:
+        Refused: If the output cannot be used, or the metrics cannot be written or served; nothing was run.
+        ClipmillError: If the job failed.
+    """
+    counts = JobCounts(job.directory, shards=len(shards))
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(exported(counts, job.directory, arguments.metrics, arguments.metrics_port))
+            begin_job(job, shards, inputs=arguments.inputs, overwrite=arguments.overwrite)
+        except DatasetError as err:
+            raise Refused(str(err)) from err
+        counts.begin()
+        started = time.perf_counter()
+        with console.progress(len(shards), lambda: count_finished(job.directory)):
+            if arguments.engine == "beam":
+                run_beam(shards, job, arguments.engine_options)
+            else:
+                run_spark(shards, job, master=arguments.master, remote=arguments.remote, conf=arguments.conf)
+        return finish_job(job.directory), time.perf_counter() - started
 
 
 def _refuse_output_inside(inputs: Sequence[str], output: str) -> None:

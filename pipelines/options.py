@@ -68,6 +68,8 @@ _JOB = (
     click.option("--remote", help="Spark Connect server, such as sc://host:15002."),
     click.option("--conf", multiple=True, metavar="KEY=VALUE", help="Spark setting; may be repeated."),
     click.option("--json", "as_json", is_flag=True, help="Print for programs."),
+    click.option("--metrics", metavar="FILE", help="Keep this file up to date with the job's numbers, for Prometheus."),
+    click.option("--metrics-port", type=click.IntRange(1, 65535), help="Serve them on this port while the job runs."),
 )
 _READING = (
     click.option(

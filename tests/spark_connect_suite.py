@@ -19,6 +19,7 @@ from test_spark_rank_contract import TestClassify, TestRank, TestRankGroups  # n
 from test_spark_shards import test_every_shard_is_embedded_and_reported_in_order  # noqa: E402, F401
 
 from clipmill.encoders import EncoderSpec, read_provenance  # noqa: E402
+from clipmill.encoders.errors import SpecError  # noqa: E402
 from clipmill.encoders.storage.provenance import provenance_of  # noqa: E402
 from clipmill.encoders.testing import fake_text_vector, read_log  # noqa: E402
 from clipmill.udfs import (  # noqa: E402
@@ -27,6 +28,7 @@ from clipmill.udfs import (  # noqa: E402
     clip_similarity,
     embed_columns,
     embed_text,
+    metrics_of,
     rank,
     rank_groups,
     register,
@@ -68,6 +70,12 @@ def test_an_observation_counts(captions):
     observation = Observation()
     embed_columns(captions, {"caption": "text"}, model=MODEL, observation=observation).collect()
     assert observation.get == {"rows": 4, "embedded": 2, "failed": 1}
+
+
+def test_there_are_no_accumulators_and_it_is_said(spark, captions):
+    embed_columns(captions, {"caption": "text"}, model=MODEL).collect()
+    with pytest.raises(SpecError, match=r"Spark Connect, which has no accumulators: embed_columns\(observation="):
+        metrics_of(spark)
 
 
 def test_functions_of_sql(spark, captions):

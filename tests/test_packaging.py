@@ -165,7 +165,7 @@ def test_metadata(metadata: email.message.Message) -> None:
     assert metadata["Version"] == clipmill.__version__
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
-    extras = "all all-gpu audio beam dev gcp hf index onnx onnx-gpu openvino remote spark test"
+    extras = "all all-gpu audio beam dev gcp hf index metrics onnx onnx-gpu openvino remote spark test"
     assert sorted(metadata.get_all("Provides-Extra", [])) == extras.split()
 
 

@@ -9,6 +9,7 @@ import pytest
 from contract import png
 from pyspark.errors import PythonException
 from pyspark.sql import Row
+from pyspark.sql import types as T
 from rank_expected import cosine_of, softmax_of
 
 from clipmill.encoders.errors import SpecError
@@ -17,7 +18,8 @@ from clipmill.udfs import rank, rank_groups, register
 
 pytest_plugins = ["spark_session"]
 
-MODEL = "fake::dim=8"
+DIM = 8
+MODEL = f"fake::dim={DIM}"
 PAGE = Path(__file__).parent.parent / "docs" / "spark.md"
 GREY = (7, 7, 7)
 SCORES = "position:int,clip_score:double,cosine:double,failure:struct<stage:string,code:string,message:string>"
@@ -87,8 +89,95 @@ def test_candidates_of_another_type_than_registered_are_refused(spark, asked):
         match=r"SpecError: candidates were registered as string, and are binary here: .*candidate_type=",
     ):
         spark.sql("select typed_rank(q, transform(c, x -> binary(x))) from asked").collect()
-    with pytest.raises(SpecError, match="candidate_type='strin' is no type of Spark's SQL"):
-        register(spark, model=MODEL, candidate_type="strin")
+
+
+@pytest.mark.parametrize(
+    ("options", "candidates", "message"),
+    [
+        (
+            {"candidate_kind": "vector"},
+            f"array(array_repeat(1.0D, {DIM}))",
+            "were registered as array<float>, and are array<double> here",
+        ),
+        (
+            {"candidate_type": "struct<text: string, uri: string>"},
+            "array(struct('x' as text, binary('y') as uri))",
+            "were registered as struct<text:string,uri:string>, and are struct<text:string,uri:binary> here",
+        ),
+        (
+            {"candidate_type": "struct<text: string, uri: string>"},
+            "array(struct('x' as text, 'y' as uri, 1 as n))",
+            "were registered as struct<text:string,uri:string>, and are struct<text:string,uri:string,n:int> here",
+        ),
+    ],
+    ids=["double", "field", "fields"],
+)
+def test_candidates_that_spark_would_cast_without_a_word_are_refused(spark, options, candidates, message):
+    register(spark, model=MODEL, prefix="cast_", **options)
+    with pytest.raises(PythonException, match=f"SpecError: candidates {re.escape(message)}: .*candidate_type="):
+        spark.sql(f"select cast_rank('x', {candidates})").collect()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"candidate_type": "strin"}, "candidate_type='strin' is no type of Spark's SQL: .*UNSUPPORTED_DATATYPE"),
+        ({"candidate_type": "foo<"}, "candidate_type='foo<' is no type of Spark's SQL: .*Syntax error"),
+        (
+            {"candidate_kind": "vector", "candidate_type": "string"},
+            "candidate_type is string, and candidate_kind='vector' takes arrays of numbers",
+        ),
+        ({"candidate_type": "array<float>"}, "candidate_type is array<float>.*candidate_kind='vector'"),
+        ({"candidate_type": T.DateType()}, "candidate_type is date, and candidate_kind='auto' takes strings"),
+        ({"prefix": "a b-"}, r"prefix='a b-' makes names that SQL cannot call: letters from a to z, digits and _ are"),
+        ({"prefix": "gr\u00f6\u00dfe_"}, "makes names that SQL cannot call"),
+        ({"prefix": None}, "prefix=None makes names"),
+        ({"prefix": "dense_"}, "prefix='dense_' makes dense_rank, which is a window function of SQL"),
+        ({"prefix": "Percent_"}, "makes Percent_rank, which is a window function"),
+    ],
+)
+def test_what_cannot_be_registered_is_refused_at_the_call(spark, options, message):
+    with pytest.raises(SpecError, match=message):
+        register(spark, model=MODEL, **options)
+
+
+@pytest.mark.parametrize("prefix", ["_x_", "V2_", "2024_"])
+def test_every_prefix_that_is_taken_makes_names_that_sql_can_call(spark, prefix):
+    for name in register(spark, model=MODEL, prefix=prefix):
+        arguments = {"rank": "'x', array('y')", "similarity": "'x', 'y'"}.get(name.removeprefix(prefix), "null")
+        assert len(spark.sql(f"select {name}({arguments})").collect()) == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("clip_rank(q)", "clip_rank takes (query, candidates), and was called with (string): options such as"),
+        ("clip_rank(q, c, 3)", "clip_rank takes (query, candidates), and was called with (string, list<"),
+        ("clip_rank(q, top_k => 3)", "clip_rank takes (query, candidates), and was called with (string, top_k => int"),
+        ("clip_similarity(q)", "clip_similarity takes (a, b), and was called with (string)"),
+        ("clip_classify()", "clip_classify takes (column), and was called with ()"),
+        ("embed_text(q, q)", "embed_text takes (column), and was called with (string, string)"),
+        ("embed_image()", "embed_image takes (column), and was called with ()"),
+    ],
+)
+def test_wrong_numbers_of_arguments_in_sql(spark, asked, call, message):
+    register(spark, model=MODEL, labels=["red", "blue"])
+    with pytest.raises(PythonException, match=rf"TypeError: {re.escape(message)}") as caught:
+        spark.sql(f"select {call} from asked").collect()
+    assert "given at register(spark, …)" in str(caught.value)
+
+
+def test_arguments_by_name_in_sql(spark, asked):
+    register(spark, model=MODEL, labels=["red", "blue"])
+    by_place = "clip_rank(q, c), clip_similarity(q, c[0]), clip_classify(q), embed_text(q)"
+    by_name = (
+        "clip_rank(candidates => c, query => q), clip_similarity(q, b => c[0]), clip_classify(column => q),"
+        " embed_text(column => q)"
+    )
+    rows = "from asked where size(c) > 0 order by id"
+    found, wanted = (spark.sql(f"select {calls} {rows}").collect() for calls in (by_name, by_place))
+    assert [tuple(row) for row in found] == [tuple(row) for row in wanted]
+    assert wanted[0][1] == pytest.approx(cosine_of(*texts("red", "green")), abs=1e-6)
 
 
 def test_options_bound_in_sql(spark):

@@ -9,7 +9,8 @@
 - `shards`: `EmbedShards`, whole pieces of a job, from their input to their files: the command line's way
 - `elements`: what is done with an element and what comes out for it; `rows`: dicts, `beam.Row`s and NamedTuples
 - `embed_fn`: the `DoFn` that fetches, decodes and encodes, in one stage; `waiting`: batches across bundles
-- `document_coder`: how a `Document` travels; `meter`: the metrics; `worker`: how many cores a worker may use
+- `document_coder`: how a `Document` travels; `meter`: the metrics, and `metrics_of`, which returns them; `worker`: how
+  many cores a worker may use
 """
 
 from ..encoders.errors import MissingExtraError
@@ -25,6 +26,7 @@ from ..encoders.document import Document as Document  # for convenience; its hom
 from .classify import Classify
 from .embed import Embed, Embedded
 from .failed_row import FailedRow
+from .meter import metrics_of
 from .rank import Rank
 from .read import ReadDocuments
 from .shards import EmbedShards
@@ -39,4 +41,5 @@ __all__ = [
     "Rank",
     "ReadDocuments",
     "WriteEmbeddings",
+    "metrics_of",
 ]

@@ -16,7 +16,6 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import PaneInfo, WindowedValue
 
 from ..encoders.encoder import Encoder
-from ..encoders.failure import Failure
 from ..encoders.outcome import Finished as FinishedRow
 from ..encoders.session import EmbedSession
 from ..encoders.spec import EncoderSpec
@@ -27,6 +26,9 @@ from .meter import Meter
 
 FAILURES = "failures"
 """Tag of the output of failures."""
+
+_REPORTED_BATCHES = 16
+"""Calls of the model after which a bundle's numbers are told."""
 
 OnFailure = Literal["split", "raise"]
 
@@ -75,6 +77,8 @@ class _SessionFn(beam.DoFn):
         return outputs
 
     def _push(self, element: Any, place: Place) -> list[Any]:
+        if self._stats.batches >= _REPORTED_BATCHES:  # a bundle may take an hour
+            self._meter.report(self._stats.take())
         refused = self._bound.refuse(element)
         if refused is not None:
             self._stats.rows += 1
@@ -87,17 +91,10 @@ class _SessionFn(beam.DoFn):
         element, place = done.token
         row, failures, inner = self._bound.finish(element, done.outcomes)
         if failures or inner:
-            self._count_new([*failures, *inner], done)
+            self._stats.count_new([*failures, *inner], done.outcomes)
         if failures or (inner and self._on_failure == "raise"):
             return self._failed(FailedRow(row, (*failures, *inner)), place)
         return _at(row, place)
-
-    def _count_new(self, failures: Iterable[Failure], done: FinishedRow) -> None:
-        """Count what failed before or after the session, which counted its own."""
-        counted = {(o.stage, o.code, o.message) for o in done.outcomes if isinstance(o, Failure)}
-        for failure in failures:
-            if (failure.stage, failure.code, failure.message) not in counted:
-                self._stats.count_failure(failure)
 
     def _failed(self, failed: FailedRow, place: Place) -> TaggedOutput:
         if self._on_failure == "raise":

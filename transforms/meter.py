@@ -1,9 +1,6 @@
-"""Beam's metrics of what a worker did, in the namespace `clipmill`, units in the names.
+"""Beam's metrics of what a worker did, in the namespace `clipmill`, under the names of `encoders.metrics`.
 
-Counters: `rows_in`, `embedded`, `nulls`, `failed_<code>`, `batches`, `fetch_msec`, `decode_msec`, `encode_msec`,
-`truncated_texts`, `out_of_memory_retries`, `cache_hits` and `cache_misses` (values that were taken from equal ones that
-were embedded before, and those that could have been), `given_vectors` (vectors that were there already, and not made),
-`models_loaded`. Distribution: `batch_rows`, rows in a call of the model.
+Counters, `failed_<code>` for each code that there is; `batch_rows`, rows in a call of the model, is a distribution.
 """
 
 from __future__ import annotations
@@ -12,25 +9,23 @@ import collections
 import threading
 from typing import Any
 
-from apache_beam.metrics.metric import Metrics
+from apache_beam.metrics.metric import Metrics, MetricsFilter
 
 from ..encoders.encoder import Encoder
+from ..encoders.metrics import (
+    MODELS_LOADED,
+    Counts,
+    batch_sizes,
+    counts_of,
+    engine_name,
+    record,
+)
 from ..encoders.registry import count_loads, load_encoder
 from ..encoders.spec import EncoderSpec
 from ..encoders.stats import Stats
 
 NAMESPACE = "clipmill"
 
-_SAME_NAME = (
-    "embedded",
-    "nulls",
-    "batches",
-    "truncated_texts",
-    "out_of_memory_retries",
-    "cache_hits",
-    "cache_misses",
-)
-_TIMES = ("fetch_msec", "decode_msec", "encode_msec")
 _counting = threading.Lock()  # held to count, not to load: two models load at once
 _loading = 0  # calls of `Meter.load` that have not returned
 _counted = 0  # what `count_loads` said when one of them counted last
@@ -48,7 +43,7 @@ class Meter:
     def __init__(self) -> None:
         """Start with nothing counted."""
         self._loads = 0
-        self._rest: collections.Counter[str] = collections.Counter()
+        self._rest: collections.defaultdict[tuple[str, str], float] = collections.defaultdict(float)
 
     def load(self, spec: EncoderSpec, *, cpus: int | None) -> Encoder:
         """Load an encoder, remembering whether this was what loaded its model."""
@@ -69,26 +64,53 @@ class Meter:
         return encoder
 
     def report(self, stats: Stats) -> None:
-        """Hand on what was counted since the last call."""
-        self.count("rows_in", stats.rows)
-        for name in _SAME_NAME:
-            self.count(name, getattr(stats, name))
-        self.count("given_vectors", stats.given)
-        for code, number in stats.failed.items():
-            self.count(f"failed_{code}", number)
-        for name in _TIMES:
-            self._rest[name] += getattr(stats, name)
-            whole = int(self._rest[name])  # a bundle of one row takes less than a millisecond: keep what is left over
-            self._rest[name] -= whole
-            self.count(name, whole)
+        """Hand on what was counted since the last call, to Beam and to the totals of this process."""
+        counts = counts_of(stats)
+        record(counts)
+        self.tell(counts)
+
+    def tell(self, counts: Counts) -> None:
+        """Hand on to Beam alone what was counted since the last call, and the models loaded since."""
+        for (name, label), number in counts.items():
+            if name != "batch_rows":
+                self._rest[name, label] += number
+                whole = int(self._rest[name, label])  # a bundle of one row takes less than a millisecond: keep the rest
+                self._rest[name, label] -= whole
+                self.count(engine_name(name, label), whole)
         sizes = Metrics.distribution(NAMESPACE, "batch_rows")
-        for rows, times in stats.batch_rows.items():
-            for _ in range(times):
+        for rows, times in batch_sizes(counts).items():
+            for _ in range(int(times)):
                 sizes.update(rows)
-        self.count("models_loaded", self._loads)
+        self.count(MODELS_LOADED, self._loads)
         self._loads = 0
 
     def count(self, name: str, number: int) -> None:
         """Add to a counter."""
         if number:
             Metrics.counter(NAMESPACE, name).inc(number)
+
+
+def metrics_of(result: Any) -> dict[str, float]:
+    """Return what a pipeline counted, summed over its steps, under the names of `encoders.metrics`.
+
+    Args:
+        result: What `Pipeline.run()` returned, or what a block `with beam.Pipeline() as p` leaves in `p.result`.
+
+    Returns:
+        `{"rows_in": 1000, "embedded": 998, "failed_empty": 2, …}`: what is not zero; of `batch_rows` its
+        `batch_rows_count`, `batch_rows_sum`, `batch_rows_min` and `batch_rows_max`. Committed numbers, which leave out
+        what the runner did twice; of a runner that commits none (some tell attempted ones alone) those.
+    """
+    found = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))
+    counters: collections.Counter[str] = collections.Counter()
+    for counter in found["counters"]:
+        counters[counter.key.metric.name] += counter.result
+    named: dict[str, float] = {name: number for name, number in counters.items() if number}
+    sizes = [one.result for one in found["distributions"] if one.key.metric.name == "batch_rows"]
+    sizes = [one for one in sizes if one is not None and one.count]
+    if sizes:
+        named["batch_rows_count"] = sum(one.count for one in sizes)
+        named["batch_rows_sum"] = sum(one.sum for one in sizes)
+        named["batch_rows_min"] = min(one.min for one in sizes)
+        named["batch_rows_max"] = max(one.max for one in sizes)
+    return named

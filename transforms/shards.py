@@ -8,25 +8,11 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
-from ..encoders.stats import Stats
+from ..encoders.metrics import counts_of_manifest
 from ..encoders.storage.job import Job, embed_shard
 from ..encoders.storage.shards import Shard
 from .meter import Meter
 from .worker import cpus_per_process
-
-_COUNTED = (
-    "embedded",
-    "nulls",
-    "batches",
-    "truncated_texts",
-    "out_of_memory_retries",
-    "cache_hits",
-    "cache_misses",
-    "given",
-    "fetch_msec",
-    "decode_msec",
-    "encode_msec",
-)
 
 
 class EmbedShards(beam.PTransform):
@@ -71,15 +57,5 @@ class _EmbedShardFn(beam.DoFn):
 
     def process(self, shard: Shard) -> Iterable[dict[str, Any]]:
         manifest = embed_shard(shard, self._job, cpus=self._cpus)
-        self._meter.report(_stats_of(manifest))
+        self._meter.tell(counts_of_manifest(manifest))
         yield manifest
-
-
-def _stats_of(manifest: dict[str, Any]) -> Stats:
-    """Return what a manifest says that is a metric too."""
-    stats = Stats(rows=manifest.get("input_rows", 0))
-    for name in _COUNTED:
-        setattr(stats, name, manifest.get(name, 0))
-    stats.failed.update(manifest.get("failed", {}))
-    stats.batch_rows.update({int(rows): calls for rows, calls in manifest.get("batch_rows", {}).items()})
-    return stats

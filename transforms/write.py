@@ -107,10 +107,14 @@ class WriteEmbeddings(beam.PTransform):
         write_job(self._directory, self._description(embed))
         run = uuid.uuid4().hex
         write = WriteBundleFn(self._directory, run, table, embed.spec, self._rows_per_file)
-        together = inputs[0] if len(inputs) == 1 else inputs | "Together" >> beam.Flatten()
+        # each for itself, behind the step that made it: put together first, all rows would be held between two stages
+        written = [
+            pcoll | label >> beam.ParDo(write).with_output_types(dict[str, Any])
+            for pcoll, label in zip(inputs, ("Write", "WriteFailures"), strict=False)
+        ]
+        together = written[0] if len(written) == 1 else written | "Together" >> beam.Flatten()
         published = (
             together
-            | "Write" >> beam.ParDo(write).with_output_types(dict[str, Any])
             | "OnceOnly" >> beam.Reshuffle()
             | "Publish" >> beam.ParDo(PublishFn(self._directory, run)).with_output_types(dict[str, Any])
         )

@@ -9,6 +9,7 @@
 - `shards`: `embed_shards`, the files of a job spread over a cluster
 - `batches`: what a worker does with an Arrow batch that is embedded; `score_batches`: ranked, compared or classified
 - `partitions`: a partition's rows through an encoder; `values`: Arrow's values as Python's
+- `meter`: what workers count, `metrics_of`
 - `worker`: the encoder of a task, its device and threads
 - `driver`: what is checked where the job is planned; `schema`: the columns that go in and those that are added;
   `kind_types`: which types of columns can be ranked
@@ -29,6 +30,7 @@ from .classification import classify
 from .expressions import embed_audio, embed_image, embed_text
 from .frames import embed_columns, stamp_provenance
 from .groups import rank_groups
+from .meter import metrics_of, spark_counts
 from .pandas_functions import audio_udf, image_udf, text_udf
 from .rankings import clip_similarity, rank
 from .shards import embed_shards
@@ -44,9 +46,11 @@ __all__ = [
     "embed_shards",
     "embed_text",
     "image_udf",
+    "metrics_of",
     "rank",
     "rank_groups",
     "register",
+    "spark_counts",
     "stamp_provenance",
     "text_udf",
 ]

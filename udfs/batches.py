@@ -14,6 +14,7 @@ from ..encoders.item import Item, item_of_value
 from ..encoders.outcome import Outcome, Vector
 from ..encoders.spec import EncoderSpec, Modality
 from ..encoders.storage.vectors import nested_vector_array, vector_array
+from .meter import NO_DRIVER, Meter
 from .partitions import Values, Work, getter, work_through
 from .schema import ARROW_FAILURE, ARROW_FAILURES, ARROW_VECTOR, Source
 from .values import read_value
@@ -23,7 +24,11 @@ from .worker import encoder_of_task
 
 
 def embed_batches(
-    batches: Iterable[pa.RecordBatch], spec: EncoderSpec, plan: ColumnPlan, sources: Sequence[Source]
+    batches: Iterable[pa.RecordBatch],
+    spec: EncoderSpec,
+    plan: ColumnPlan,
+    sources: Sequence[Source],
+    meter: Meter = NO_DRIVER,
 ) -> Iterator[pa.RecordBatch]:
     """Embed the columns of a partition.
 
@@ -32,6 +37,7 @@ def embed_batches(
         spec: What embeds.
         plan: The columns.
         sources: Where they are, in the plan's order.
+        meter: What counts.
 
     Yields:
         The same rows in the same order, with their vectors; see `partitions.work_through`.
@@ -46,11 +52,11 @@ def embed_batches(
     work = Work(
         reader=lambda _: read_value,
         items=lambda values: _items(plan, values),
-        results=lambda values, outcomes: plan.results(getter(values), outcomes),
+        results=lambda rows: [plan.results(getter(row.token), row.outcomes) for row in rows],
         names=[*plan.new_names, FAILURES_COLUMN],
         arrays=arrays,
     )
-    yield from work_through(batches, encoder, sources, work)
+    yield from work_through(batches, encoder, sources, work, meter)
 
 
 def _items(plan: ColumnPlan, values: Values) -> list[Item]:
@@ -88,7 +94,9 @@ def failure_struct(failure: Failure) -> dict[str, str]:
 # --- single columns --------------------------------------------------------------------------------------------------
 
 
-def embed_array(values: pa.Array, spec: EncoderSpec, modality: Modality, failures: str) -> pa.Array:
+def embed_array(
+    values: pa.Array, spec: EncoderSpec, modality: Modality, failures: str, meter: Meter = NO_DRIVER
+) -> pa.Array:
     """Embed one column of an Arrow batch.
 
     Args:
@@ -97,6 +105,7 @@ def embed_array(values: pa.Array, spec: EncoderSpec, modality: Modality, failure
         spec: What embeds.
         modality: As what.
         failures: What becomes of a bad row: `null`, `struct` or `raise`.
+        meter: What counts.
 
     Returns:
         As many vectors (or structs of embedding and failure), in order; null where the value is null.
@@ -108,7 +117,8 @@ def embed_array(values: pa.Array, spec: EncoderSpec, modality: Modality, failure
     _check_arrow_type(values.type, modality)
     encoder = encoder_of_task(spec)
     items = (_item(modality, read_value(value)) for value in values)
-    return outcomes_array(encoder.embed_items(items), encoder.dim, failures)
+    with meter.counting() as stats:
+        return outcomes_array(encoder.embed_items(items, stats), encoder.dim, failures)
 
 
 def _item(modality: Modality, value: Any) -> Item:

@@ -23,6 +23,7 @@ from .driver import (
     spec_of,
     warn_without_worker_reuse,
 )
+from .meter import meter_of
 from .schema import LABELS, LABELS_OR_FAILURE
 from .score_batches import classify_array
 
@@ -69,7 +70,7 @@ def classify(
         TypeError: If an option is unknown or has another name here.
     """
     check_failures_option(failures)
-    spec = spec_of(model, spec_options)
+    spec = spec_of(model, spec_options, classify)
     told = LabelSet.of(labels, templates=templates, top_k=top_k, scale=scale, spec=spec)
     warn_without_worker_reuse(SparkSession.getActiveSession())
     classified: Column = classification_udf(spec, kind, told, failures, deterministic)(as_column(column))
@@ -83,9 +84,10 @@ def classification_udf(spec: EncoderSpec, kind: Kind, labels: LabelSet, failures
         SpecError: If the kind cannot work.
     """
     check_kind("kind", kind, spec)
+    meter = meter_of(SparkSession.getActiveSession())
 
-    def classify_(values: pa.Array) -> pa.Array:
-        return classify_array(values, spec, kind, labels, failures)
+    def classify_(column: pa.Array) -> pa.Array:
+        return classify_array(column, spec, kind, labels, failures, meter)
 
     result = LABELS_OR_FAILURE if failures == "struct" else LABELS
     return arrow_udf(classify_, "classify", result, deterministic=deterministic)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -13,6 +14,7 @@ from pyspark.sql import types as T
 
 from ..encoders import EncoderSpec
 from ..encoders.errors import SpecError
+from ..encoders.spec import reject_unknown_options
 
 FailuresOption = Literal["null", "struct", "raise"]
 """What becomes of a bad row in an expression."""
@@ -20,12 +22,15 @@ FailuresOption = Literal["null", "struct", "raise"]
 _HALVES = ("float16", "fp16", "half")
 
 
-def spec_of(model: str | EncoderSpec, options: dict[str, Any], modality: str | None = None) -> EncoderSpec:
+def spec_of(
+    model: str | EncoderSpec, options: dict[str, Any], called: Callable[..., Any], modality: str | None = None
+) -> EncoderSpec:
     """Return the spec of a call.
 
     Args:
         model: A name or a spec.
         options: Fields of the spec, which win over the spec's own.
+        called: The function that was called: a slip may be meant for one of its own keywords.
         modality: What its model has to embed.
 
     Raises:
@@ -37,6 +42,9 @@ def spec_of(model: str | EncoderSpec, options: dict[str, Any], modality: str | N
             "dtype='float16' is not to be had on Spark: it has no half type and can't read Parquet files with one;"
             " columns of vectors are array<float> (files of half floats: clipmill.transforms.WriteEmbeddings)"
         )
+    parameters = inspect.signature(called).parameters.values()
+    own = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+    reject_unknown_options(options, own | EncoderSpec.__dataclass_fields__.keys())
     spec = EncoderSpec.of(model, **options)
     if modality is not None and modality not in spec.modalities:
         raise SpecError(f"{spec.model} embeds {' and '.join(sorted(spec.modalities))}, not {modality}")

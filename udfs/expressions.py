@@ -20,6 +20,7 @@ from .driver import (
     spec_of,
     warn_without_worker_reuse,
 )
+from .meter import meter_of
 from .schema import VECTOR, VECTOR_OR_FAILURE
 
 
@@ -118,7 +119,7 @@ def _expression(
     spec_options: dict[str, Any],
 ) -> Column:
     check_failures_option(failures)
-    spec = spec_of(model, spec_options, modality)
+    spec = spec_of(model, spec_options, embed_text, modality)  # all three have the same keywords
     warn_without_worker_reuse(SparkSession.getActiveSession(), depth=2)
     embedded = embedding_udf(spec, modality, failures, deterministic)(as_column(column))
     return embedded.alias(output_name(column, SUFFIX), metadata=spark_metadata(provenance_of(spec, modality)))
@@ -126,9 +127,10 @@ def _expression(
 
 def embedding_udf(spec: EncoderSpec, modality: Modality, failures: str, deterministic: bool) -> Any:
     """Return the UDF behind an expression, which `register` gives to SQL."""
+    meter = meter_of(SparkSession.getActiveSession())
 
-    def embed(values: pa.Array) -> pa.Array:
-        return embed_array(values, spec, modality, failures)
+    def embed(column: pa.Array) -> pa.Array:
+        return embed_array(column, spec, modality, failures, meter)
 
     result = VECTOR_OR_FAILURE if failures == "struct" else VECTOR
     return arrow_udf(embed, f"embed_{modality}", result, deterministic=deterministic)

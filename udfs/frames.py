@@ -16,6 +16,7 @@ from ..encoders.spec import DEFAULT_MODEL, EncoderSpec, Modality
 from ..encoders.storage.provenance import provenance_of, spark_metadata
 from .batches import embed_batches
 from .driver import spec_of, warn_without_worker_reuse
+from .meter import Meter, meter_of
 from .schema import Source, embedded_schema, find_sources
 
 
@@ -51,13 +52,15 @@ def embed_columns(
             an option cannot work.
         TypeError: If an option is unknown or has another name here.
     """
-    spec = spec_of(model, spec_options)
+    spec = spec_of(model, spec_options, embed_columns)
     plan = ColumnPlan.of(columns, spec=spec)
     schema = df.schema
     sources = find_sources(schema, plan)
     target = embedded_schema(schema, plan, sources, spec)
     warn_without_worker_reuse(df.sparkSession)
-    embedded = _with_plain_names(df).mapInArrow(_partition_function(spec, plan, sources), target)
+    embedded = _with_plain_names(df).mapInArrow(
+        _partition_function(spec, plan, sources, meter_of(df.sparkSession)), target
+    )
     return embedded if observation is None else embedded.observe(observation, *_counts(plan, sources))
 
 
@@ -70,10 +73,10 @@ def _with_plain_names(df: DataFrame) -> DataFrame:
 
 
 def _partition_function(
-    spec: EncoderSpec, plan: ColumnPlan, sources: Sequence[Source]
+    spec: EncoderSpec, plan: ColumnPlan, sources: Sequence[Source], meter: Meter
 ) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def embed(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        return embed_batches(batches, spec, plan, sources)
+        return embed_batches(batches, spec, plan, sources, meter)
 
     return embed
 

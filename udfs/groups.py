@@ -18,6 +18,7 @@ from ..encoders.scores import SCALE, Scale
 from ..encoders.spec import DEFAULT_MODEL, EncoderSpec
 from .driver import spec_of, warn_without_worker_reuse
 from .kind_types import check_shape, shape_of_spark
+from .meter import Meter, meter_of
 from .schema import FAILURES, Source, find_column
 from .score_batches import score_batches
 
@@ -67,7 +68,7 @@ def rank_groups(
             or an option cannot work.
         TypeError: If an option is unknown or has another name here.
     """
-    spec = spec_of(model, spec_options)
+    spec = spec_of(model, spec_options, rank_groups)
     names = (by,) if isinstance(by, str) else tuple(by)
     plan = PairPlan(query, candidate, names, query_kind, candidate_kind, top_k, scale=scale).checked(spec)
     schema = df.schema
@@ -76,7 +77,9 @@ def rank_groups(
     _check_free(schema, [*plan.new_names, FAILURES_COLUMN])
     warn_without_worker_reuse(df.sparkSession)
     numbers = [f"_{number}" for number in range(len(schema))]  # names may come twice, or have dots
-    scored = df.toDF(*numbers).mapInArrow(_partition_function(spec, plan, sources), _scored_schema(schema, numbers))
+    scored = df.toDF(*numbers).mapInArrow(
+        _partition_function(spec, plan, sources, meter_of(df.sparkSession)), _scored_schema(schema, numbers)
+    )
     if observation is not None:
         scored = scored.observe(observation, *_counts())
     return _with_scores_of_groups(scored, keys, top_k).select(
@@ -137,10 +140,10 @@ def _scored_schema(schema: T.StructType, numbers: Sequence[str]) -> T.StructType
 
 
 def _partition_function(
-    spec: EncoderSpec, plan: PairPlan, sources: Sequence[Source]
+    spec: EncoderSpec, plan: PairPlan, sources: Sequence[Source], meter: Meter
 ) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        return score_batches(batches, spec, plan, sources)
+        return score_batches(batches, spec, plan, sources, meter)
 
     return score
 

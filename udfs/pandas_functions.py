@@ -17,6 +17,7 @@ from ..encoders.outcome import Vector
 from ..encoders.spec import DEFAULT_MODEL, EncoderSpec, Modality
 from .batches import failure_struct, raise_failures
 from .driver import FailuresOption, check_failures_option, spec_of, warn_without_worker_reuse
+from .meter import NO_DRIVER, Meter, meter_of
 from .schema import VECTOR, VECTOR_OR_FAILURE
 from .worker import encoder_of_task
 
@@ -108,11 +109,12 @@ def _pandas_udf(
     import pandas as pd  # takes as long to import as Spark, and only these functions need it
 
     check_failures_option(failures)
-    spec = spec_of(model, spec_options, modality)
+    spec = spec_of(model, spec_options, text_udf, modality)  # all three have the same keywords
     warn_without_worker_reuse(SparkSession.getActiveSession(), depth=2)
+    meter = meter_of(SparkSession.getActiveSession())
 
     def embed(values: pd.Series) -> pd.Series | pd.DataFrame:
-        return embed_series(values, spec, modality, failures)
+        return embed_series(values, spec, modality, failures, meter)
 
     embed.__name__ = f"{modality}_udf"
     # Spark tells the kind of UDF by these, and could not resolve them by name.
@@ -123,7 +125,7 @@ def _pandas_udf(
 
 
 def embed_series(
-    values: pd.Series | pd.DataFrame, spec: EncoderSpec, modality: Modality, failures: str
+    values: pd.Series | pd.DataFrame, spec: EncoderSpec, modality: Modality, failures: str, meter: Meter = NO_DRIVER
 ) -> pd.Series | pd.DataFrame:
     """Embed one column of a batch, as Spark gives it to a pandas UDF.
 
@@ -132,6 +134,7 @@ def embed_series(
         spec: What embeds.
         modality: As what.
         failures: What becomes of a bad row: `null`, `struct` or `raise`.
+        meter: What counts.
 
     Returns:
         As many (dim,) float32 arrays or Nones, in order; with `struct` the columns `embedding` and `failure`.
@@ -142,7 +145,8 @@ def embed_series(
     """
     import pandas as pd
 
-    outcomes = encoder_of_task(spec).embed(modality, _plain_values(values, modality))
+    with meter.counting() as stats:
+        outcomes = encoder_of_task(spec).embed(modality, _plain_values(values, modality), stats)
     if failures == "raise":
         raise_failures(outcomes)
     vectors = pd.Series([o.values if isinstance(o, Vector) else None for o in outcomes], dtype=object)

@@ -11,7 +11,9 @@ import pyarrow.compute as pc
 from ..encoders.columns import Embedded, MissingColumn
 from ..encoders.encoder import Encoder
 from ..encoders.item import Item
-from ..encoders.outcome import Finished, Outcome
+from ..encoders.outcome import Finished
+from ..encoders.stats import Stats
+from .meter import Meter
 from .schema import Source
 from .values import Reader
 
@@ -28,14 +30,14 @@ class Work(NamedTuple):
     Attributes:
         reader: Returns what makes values of Python of a type of Arrow.
         items: Returns what is embedded of a row.
-        results: Gives a row its outcomes back, in the order of `items`.
+        results: Gives rows their outcomes back, in the order of `items`; their tokens are their values.
         names: Of the columns that are added.
         arrays: Makes those columns, of several rows.
     """
 
     reader: Callable[[pa.DataType], Reader]
     items: Callable[[Values], list[Item]]
-    results: Callable[[Values, Sequence[Outcome]], Embedded]
+    results: Callable[[Sequence[Finished]], Sequence[Embedded]]
     names: Sequence[str]
     arrays: Callable[[Sequence[Embedded]], list[pa.Array]]
 
@@ -49,7 +51,7 @@ class _Place(NamedTuple):
 
 
 def work_through(
-    batches: Iterable[pa.RecordBatch], encoder: Encoder, sources: Sequence[Source], work: Work
+    batches: Iterable[pa.RecordBatch], encoder: Encoder, sources: Sequence[Source], work: Work, meter: Meter
 ) -> Iterator[pa.RecordBatch]:
     """Take the rows of a partition through one session, so that they share micro-batches.
 
@@ -58,6 +60,7 @@ def work_through(
         encoder: What embeds.
         sources: Where the values are.
         work: What is done with them.
+        meter: What counts.
 
     Yields:
         The same rows in the same order, in smaller batches, as micro-batches become ready: whoever takes only the
@@ -65,7 +68,8 @@ def work_through(
     """
     least_rows = min(encoder.spec.max_batch_rows or _LEAST_ROWS, _LEAST_ROWS)
     waiting: list[Finished] = []
-    with encoder.session() as session:  # who stops early, or fails, leaves nothing behind that is still being fetched
+    # who stops early, or fails, leaves nothing behind that is still being fetched
+    with meter.counting() as stats, encoder.session(stats) as session:
         for batch in batches:
             arrays = {source.path: _values_at(batch, source.steps) for source in sources}
             readers = {path: work.reader(array.type) for path, array in arrays.items()}
@@ -73,9 +77,10 @@ def work_through(
                 values = {path: readers[path](array[row]) for path, array in arrays.items()}
                 waiting += session.push(_Place(batch, row, values), work.items(values))
                 if len(waiting) >= least_rows:
-                    yield from _write(waiting, work)
+                    yield from _write(waiting, work, stats)
                     waiting = []
-        yield from _write(waiting + session.flush(), work)
+                    meter.report_some(stats)
+        yield from _write(waiting + session.flush(), work, stats)
 
 
 def getter(values: Values) -> Callable[[str], Any]:
@@ -94,18 +99,22 @@ def _values_at(batch: pa.RecordBatch, steps: Sequence[int]) -> pa.Array:
     return pc.struct_field(column, list(steps[1:])) if len(steps) > 1 else column
 
 
-def _write(rows: Sequence[Finished], work: Work) -> Iterator[pa.RecordBatch]:
+def _write(rows: Sequence[Finished], work: Work, stats: Stats) -> Iterator[pa.RecordBatch]:
     """Yield rows, cut where one of Spark's batches ended and the next began."""
     start = 0
     for end in range(1, len(rows) + 1):
         if end == len(rows) or rows[end].token.batch is not rows[start].token.batch:
-            yield _write_slice(rows[start:end], work)
+            yield _write_slice(rows[start:end], work, stats)
             start = end
 
 
-def _write_slice(rows: Sequence[Finished], work: Work) -> pa.RecordBatch:
+def _write_slice(rows: Sequence[Finished], work: Work, stats: Stats) -> pa.RecordBatch:
     batch, first, _ = rows[0].token
     kept = batch.slice(first, len(rows))
-    added = work.arrays([work.results(row.token.values, row.outcomes) for row in rows])
+    made = work.results([Finished(row.token.values, row.outcomes) for row in rows])
+    for row, result in zip(rows, made, strict=True):
+        if result.failures:
+            stats.count_new(result.failures, row.outcomes)
+    added = work.arrays(made)
     # The schema of what was there is kept as it came; Spark looks at positions and types alone.
     return pa.RecordBatch.from_arrays([*kept.columns, *added], [*batch.schema.names, *work.names])

@@ -22,7 +22,8 @@ from .driver import (
     spec_of,
     warn_without_worker_reuse,
 )
-from .kind_types import shape_of_spark
+from .kind_types import check_shape, shape_of_spark
+from .meter import meter_of
 from .schema import RANKED, SIMILARITY_OR_FAILURE, with_candidates
 from .score_batches import rank_array, rank_array_with_candidates, similarity_array
 
@@ -47,7 +48,8 @@ def rank(
         query_column: A name, a path into a struct (`page.title`) or an expression. What it may hold follows from its
             kind.
         candidates_column: The same, of arrays. An expression is computed twice, once for the scores and once for the
-            candidates in the result: one that gives something else the second time does not fit.
+            candidates in the result: one that gives something else the second time does not fit. A column that is no
+            array is refused by Spark when the select is made, with its own `AnalysisException`.
         query_kind: `text` takes strings; `image` and `audio` take what `embed_image` and `embed_audio` do, strings are
             URIs; `vector` takes arrays of numbers, vectors of the same model, and embeds nothing. `auto` takes strings
             for texts, tells binary by its content, and takes structs for documents, of text, uri, blob (or bytes),
@@ -70,12 +72,13 @@ def rank(
         SpecError: If the model or an option cannot work.
         TypeError: If an option is unknown or has another name here.
     """
-    spec = spec_of(model, spec_options)
+    spec = spec_of(model, spec_options, rank)
     plan = rank_plan(spec, query_kind, candidate_kind, top_k, scale)
     warn_without_worker_reuse(SparkSession.getActiveSession())
+    meter = meter_of(SparkSession.getActiveSession())
 
     def rank_(queries: pa.Array, candidates: pa.Array) -> pa.Array:
-        return rank_array(queries, candidates, spec, plan)
+        return rank_array(queries, candidates, spec, plan, meter)
 
     candidates = as_column(candidates_column)
     ranked = arrow_udf(rank_, "rank", RANKED, deterministic=deterministic)(as_column(query_column), candidates)
@@ -85,9 +88,10 @@ def rank(
 def _with_candidates(candidates: Column, ranked: Column) -> Column:
     """Put each candidate beside its scores, in Spark: it keeps its type, and never comes back from Python.
 
-    The array of one struct gives names to both, so that neither is computed again for each element; where the
-    candidates are no array, Spark's own error says the name.
+    The array of one struct gives names to both, so that neither is computed again for each element.
     """
+    # Spark drops this when it optimises. Before, where the candidates are no array, its error says their own name.
+    candidates = F.when(F.lit(True) | F.get(candidates, F.lit(0)).isNull(), candidates)
     fields = [field.name for field in RANKED.elementType.fields]  # type: ignore[attr-defined]
 
     def whole(row: Column) -> Column:
@@ -114,10 +118,11 @@ def rank_plan(spec: EncoderSpec, query_kind: Kind, candidate_kind: Kind, top_k: 
 
 def rank_udf_with_candidates(spec: EncoderSpec, plan: RankPlan, candidate: T.DataType, deterministic: bool) -> Any:
     """Return a UDF that gives the candidates back itself, for SQL, where nothing can be put around it."""
-    declared = shape_of_spark(candidate)
+    check_shape("candidate_type", "candidate_kind", plan.candidate_kind, shape_of_spark(candidate))
+    meter = meter_of(SparkSession.getActiveSession())
 
-    def rank_(queries: pa.Array, candidates: pa.Array) -> pa.Array:
-        return rank_array_with_candidates(queries, candidates, spec, plan, declared)
+    def rank_(query: pa.Array, candidates: pa.Array) -> pa.Array:  # SQL can call them by these names
+        return rank_array_with_candidates(query, candidates, spec, plan, candidate, meter)
 
     return arrow_udf(rank_, "clip_rank", with_candidates(candidate), deterministic=deterministic)
 
@@ -154,7 +159,7 @@ def clip_similarity(
         TypeError: If an option is unknown or has another name here.
     """
     check_failures_option(failures)
-    spec = spec_of(model, spec_options)
+    spec = spec_of(model, spec_options, clip_similarity)
     warn_without_worker_reuse(SparkSession.getActiveSession())
     udf = similarity_udf(spec, a_kind, b_kind, failures, deterministic)
     column: Column = udf(as_column(a), as_column(b))
@@ -170,9 +175,10 @@ def similarity_udf(spec: EncoderSpec, a_kind: Kind, b_kind: Kind, failures: str,
     check_kind("a_kind", a_kind, spec)
     check_kind("b_kind", b_kind, spec)
     plan = PairPlan("a", "b", by=("a",), query_kind=a_kind, candidate_kind=b_kind)
+    meter = meter_of(SparkSession.getActiveSession())
 
-    def similarity(left: pa.Array, right: pa.Array) -> pa.Array:
-        return similarity_array(left, right, spec, plan, failures)
+    def similarity(a: pa.Array, b: pa.Array) -> pa.Array:
+        return similarity_array(a, b, spec, plan, failures, meter)
 
     result = SIMILARITY_OR_FAILURE if failures == "struct" else T.DoubleType()
     return arrow_udf(similarity, SIMILARITY, result, deterministic=deterministic)

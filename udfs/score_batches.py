@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyspark.sql import types as T
+from pyspark.sql.pandas.types import from_arrow_type
 
 from ..encoders.columns import FAILURES_COLUMN, Embedded
 from ..encoders.encoder import Encoder
@@ -16,11 +18,13 @@ from ..encoders.errors import SpecError
 from ..encoders.failure import Failure
 from ..encoders.kinds import Kind, item_of_kind
 from ..encoders.labels import Classifier, LabelSet
-from ..encoders.plans import BoundRowPlan
-from ..encoders.rank_plan import COSINE, LOGIT, PairPlan, RankPlan
+from ..encoders.outcome import Finished, Vector
+from ..encoders.rank_plan import COSINE, LOGIT, BoundRank, PairPlan, RankPlan
 from ..encoders.spec import EncoderSpec
+from ..encoders.stats import Stats
 from .batches import failures_array, with_failures
-from .kind_types import Shape, check_candidates, check_shape, shape_of_arrow
+from .kind_types import check_candidates, check_shape, shape_of_arrow
+from .meter import NO_DRIVER, Meter
 from .partitions import Values, Work, getter, work_through
 from .schema import ARROW_LABELS, ARROW_RANKED, Source
 from .values import reader_of
@@ -32,7 +36,9 @@ _PIECE_ROWS = 128
 # --- expressions -----------------------------------------------------------------------------------------------------
 
 
-def rank_array(queries: pa.Array, candidates: pa.Array, spec: EncoderSpec, plan: RankPlan) -> pa.Array:
+def rank_array(
+    queries: pa.Array, candidates: pa.Array, spec: EncoderSpec, plan: RankPlan, meter: Meter = NO_DRIVER
+) -> pa.Array:
     """Rank the candidates of an Arrow batch; all its queries share micro-batches.
 
     Args:
@@ -40,6 +46,7 @@ def rank_array(queries: pa.Array, candidates: pa.Array, spec: EncoderSpec, plan:
         candidates: Lists of what its `candidate_kind` takes.
         spec: What embeds.
         plan: How the values are ranked; its `query` and `candidates` name them in failures.
+        meter: What counts.
 
     Returns:
         For each query a list of position, clip_score, cosine and failure, best first; null where either is null.
@@ -51,12 +58,26 @@ def rank_array(queries: pa.Array, candidates: pa.Array, spec: EncoderSpec, plan:
     check_candidates("candidate_kind", plan.candidate_kind, candidates.type)
     rows = _rows({plan.query: queries, plan.candidates: candidates})
     encoder = encoder_of_task(spec)
-    ranked = (made.values[plan.output] for made in _results(encoder, plan.bound(encoder), rows))
-    return _array_of(ranked, ARROW_RANKED)  # takes of each candidate what the type has: not the value itself
+    bound = plan.bound(encoder)
+    with meter.counting() as stats:
+        ranked = (_ranked(bound, plan, row, stats) for row in _finished(encoder, bound, rows, stats))
+        return _array_of(ranked, ARROW_RANKED)  # takes of each candidate what the type has: not the value itself
+
+
+def _ranked(bound: BoundRank, plan: RankPlan, row: Finished, stats: Stats) -> Any:
+    made = bound.results(getter(row.token), row.outcomes)
+    if made.failures or made.inner:
+        stats.count_new([*made.failures, *made.inner], row.outcomes)
+    return made.values[plan.output]
 
 
 def rank_array_with_candidates(
-    queries: pa.Array, candidates: pa.Array, spec: EncoderSpec, plan: RankPlan, declared: Shape
+    queries: pa.Array,
+    candidates: pa.Array,
+    spec: EncoderSpec,
+    plan: RankPlan,
+    declared: T.DataType,
+    meter: Meter = NO_DRIVER,
 ) -> pa.Array:
     """Rank as `rank_array` does, with each candidate beside its scores.
 
@@ -65,7 +86,8 @@ def rank_array_with_candidates(
         candidates: As in `rank_array`.
         spec: What embeds.
         plan: How the values are ranked.
-        declared: What the candidates were said to be.
+        declared: What the candidates were said to be; Spark would cast others to it without a word.
+        meter: What counts.
 
     Returns:
         Lists of candidate, position, clip_score, cosine and failure; the candidates are taken as Arrow has them.
@@ -73,13 +95,13 @@ def rank_array_with_candidates(
     Raises:
         SpecError: If a column holds what its kind does not take, or candidates are not of the type declared.
     """
-    ranked = rank_array(queries, candidates, spec, plan)
+    ranked = rank_array(queries, candidates, spec, plan, meter)
     if pa.types.is_null(candidates.type):
         return ranked
-    found = shape_of_arrow(candidates.type.value_type)
-    if found.family != "null" and (found.family, found.fields) != (declared.family, declared.fields):
+    found = from_arrow_type(candidates.type.value_type)
+    if not isinstance(found, T.NullType) and found.simpleString() != declared.simpleString():
         raise SpecError(
-            f"candidates were registered as {declared.shown}, and are {found.shown} here:"
+            f"candidates were registered as {declared.simpleString()}, and are {found.simpleString()} here:"
             " register(spark, candidate_type='…', prefix='…') makes a function for those"
         )
     places = ranked.flatten()
@@ -91,7 +113,9 @@ def rank_array_with_candidates(
     return pa.ListArray.from_arrays(ranked.offsets, whole, mask=ranked.is_null())
 
 
-def similarity_array(left: pa.Array, right: pa.Array, spec: EncoderSpec, plan: PairPlan, failures: str) -> pa.Array:
+def similarity_array(
+    left: pa.Array, right: pa.Array, spec: EncoderSpec, plan: PairPlan, failures: str, meter: Meter = NO_DRIVER
+) -> pa.Array:
     """Compare two columns of an Arrow batch, row by row.
 
     Args:
@@ -100,6 +124,7 @@ def similarity_array(left: pa.Array, right: pa.Array, spec: EncoderSpec, plan: P
         spec: What embeds.
         plan: Its `query` and `candidate` name the columns.
         failures: What becomes of a bad row: `null`, `struct` or `raise`.
+        meter: What counts.
 
     Returns:
         Cosines (or structs of similarity and failure), null where either value is null.
@@ -112,7 +137,16 @@ def similarity_array(left: pa.Array, right: pa.Array, spec: EncoderSpec, plan: P
     check_shape(f"column {plan.candidate!r}", f"{plan.candidate}_kind", plan.candidate_kind, shape_of_arrow(right.type))
     rows = _rows({plan.query: left, plan.candidate: right})
     encoder = encoder_of_task(spec)
-    made = list(_results(encoder, plan.bound(encoder), rows))
+    bound = plan.bound(encoder)
+    made: list[Embedded] = []
+    with meter.counting() as stats:
+        finished = _finished(encoder, bound, rows, stats)
+        while some := list(itertools.islice(finished, _PIECE_ROWS)):
+            scored = _scored_pairs(bound, some, getter)
+            for row, result in zip(some, scored, strict=True):
+                if result.failures:
+                    stats.count_new(result.failures, row.outcomes)
+            made += scored
     cosines = pa.array([row.values[COSINE] for row in made], pa.float64())
     outcomes = [_of_pair(row.failures[0]) if row.failures else row.values[COSINE] for row in made]
     return with_failures("similarity", cosines, outcomes, failures)
@@ -124,7 +158,9 @@ def _of_pair(failure: Failure) -> Failure:
     return Failure(failure.stage, failure.code, message, failure.transient, failure.column)
 
 
-def classify_array(values: pa.Array, spec: EncoderSpec, kind: Kind, labels: LabelSet, failures: str) -> pa.Array:
+def classify_array(
+    values: pa.Array, spec: EncoderSpec, kind: Kind, labels: LabelSet, failures: str, meter: Meter = NO_DRIVER
+) -> pa.Array:
     """Classify one column of an Arrow batch.
 
     Args:
@@ -133,6 +169,7 @@ def classify_array(values: pa.Array, spec: EncoderSpec, kind: Kind, labels: Labe
         kind: What the values are.
         labels: What is told apart.
         failures: What becomes of a bad row: `null`, `struct` or `raise`.
+        meter: What counts.
 
     Returns:
         Lists of label, clip_score and cosine, best first (or structs of labels and failure); null for null.
@@ -146,7 +183,12 @@ def classify_array(values: pa.Array, spec: EncoderSpec, kind: Kind, labels: Labe
     classifier = Classifier(labels, encoder)
     read = reader_of(values.type)
     items = (item_of_kind(kind, read(value)) for value in values)
-    outcomes = [classifier.classify(outcome) for outcome in encoder.embed_items(items)]
+    with meter.counting() as stats:
+        embedded = encoder.embed_items(items, stats)
+        outcomes = [classifier.classify(outcome) for outcome in embedded]
+        for before, after in zip(embedded, outcomes, strict=True):
+            if isinstance(after, Failure):
+                stats.count_new([after], [before])
     found = [None if outcome is None or isinstance(outcome, Failure) else outcome.values for outcome in outcomes]
     return with_failures("labels", pa.array(found, ARROW_LABELS), outcomes, failures)
 
@@ -166,21 +208,44 @@ def _rows(columns: dict[str, pa.Array]) -> Iterator[Values]:
         yield {name: read(scalar) for name, read, scalar in zip(columns, readers, scalars, strict=True)}
 
 
-def _results(encoder: Encoder, bound: BoundRowPlan, rows: Iterable[Values]) -> Iterator[Embedded]:
-    """Yield what becomes of each row, as soon as it is known: vectors are let go of."""
-    with encoder.session() as session:
+def _finished(encoder: Encoder, bound: BoundRank, rows: Iterable[Values], stats: Stats) -> Iterator[Finished]:
+    """Yield each row as soon as it is done; its token are its values."""
+    with encoder.session(stats) as session:
         for values in rows:
-            for row, outcomes in session.push(values, bound.items(getter(values))):
-                yield bound.results(getter(row), outcomes)
-        for row, outcomes in session.flush():
-            yield bound.results(getter(row), outcomes)
+            yield from session.push(values, bound.items(getter(values)))
+        yield from session.flush()
+
+
+def _scored_pairs(
+    bound: BoundRank, rows: Sequence[Finished], getter_of: Callable[[Values], Callable[[str], Any]]
+) -> list[Embedded]:
+    """Return what `bound.results` gives for each row; all that have two good vectors are scored together."""
+    good: dict[int, list[Vector]] = {}
+    for number, row in enumerate(rows):
+        vectors = [one for one in map(bound.scorer.check, row.outcomes) if isinstance(one, Vector)]
+        if len(vectors) == 2:
+            good[number] = vectors
+    pairs = bound.scorer.pairs([query for query, _ in good.values()], [candidate for _, candidate in good.values()])
+    scores = dict(zip(good, pairs, strict=True))
+    made = []
+    for number, row in enumerate(rows):
+        cosine, logit = scores.get(number, (None, None))
+        if cosine is None or isinstance(logit, Failure):
+            made.append(bound.results(getter_of(row.token), row.outcomes))
+        else:
+            made.append(Embedded({COSINE: cosine, LOGIT: logit}))
+    return made
 
 
 # --- whole DataFrames ------------------------------------------------------------------------------------------------
 
 
 def score_batches(
-    batches: Iterable[pa.RecordBatch], spec: EncoderSpec, plan: PairPlan, sources: Sequence[Source]
+    batches: Iterable[pa.RecordBatch],
+    spec: EncoderSpec,
+    plan: PairPlan,
+    sources: Sequence[Source],
+    meter: Meter = NO_DRIVER,
 ) -> Iterator[pa.RecordBatch]:
     """Score the pairs of a partition.
 
@@ -189,6 +254,7 @@ def score_batches(
         spec: What embeds.
         plan: Where query and candidate are.
         sources: Those two columns.
+        meter: What counts.
 
     Yields:
         The same rows in the same order, with their cosine, their logit and their failures.
@@ -207,8 +273,8 @@ def score_batches(
     work = Work(
         reader=reader_of,
         items=lambda values: bound.items(row_of(values)),
-        results=lambda values, outcomes: bound.results(row_of(values), outcomes),
+        results=lambda rows: _scored_pairs(bound, rows, row_of),
         names=[COSINE, LOGIT, FAILURES_COLUMN],
         arrays=arrays,
     )
-    yield from work_through(batches, encoder, sources, work)
+    yield from work_through(batches, encoder, sources, work, meter)

@@ -11,9 +11,11 @@ import pyarrow as pa
 from pyspark import TaskContext
 from pyspark.sql import SparkSession
 
+from ..encoders.metrics import counts_of_manifest
 from ..encoders.storage.job import Job, embed_shard
 from ..encoders.storage.source import Shard
 from .driver import warn_without_worker_reuse
+from .meter import Meter, meter_of
 from .worker import is_from_spark, spec_of_task
 
 
@@ -33,18 +35,20 @@ def embed_shards(spark: SparkSession, shards: Iterable[Shard], job: Job) -> list
         return []
     warn_without_worker_reuse(spark)
     numbers = spark.range(0, len(shards), 1, len(shards))
-    rows = numbers.mapInArrow(_partition_function(shards, job), "number long, report string").collect()
+    rows = numbers.mapInArrow(_partition_function(shards, job, meter_of(spark)), "number long, report string").collect()
     reports = {row["number"]: json.loads(row["report"]) for row in rows}
     return [reports[number] for number in range(len(shards))]
 
 
 def _partition_function(
-    shards: Sequence[Shard], job: Job
+    shards: Sequence[Shard], job: Job, meter: Meter
 ) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def embed(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for number in batch.column(0).to_pylist():
-                report = json.dumps(_embed_shard_in_task(shards[number], job))
+                manifest = _embed_shard_in_task(shards[number], job)
+                meter.tell(counts_of_manifest(manifest))
+                report = json.dumps(manifest)
                 yield pa.RecordBatch.from_pydict(
                     {"number": pa.array([number], pa.int64()), "report": pa.array([report], pa.string())}
                 )

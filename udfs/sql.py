@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import re
 from typing import Any
 
+import pyarrow as pa
 from pyspark.sql import SparkSession
 from pyspark.sql import types as T
 
@@ -13,7 +17,7 @@ from ..encoders.labels import LabelSet
 from ..encoders.scores import SCALE, Scale
 from ..encoders.spec import DEFAULT_MODEL, EncoderSpec, Modality
 from .classification import Labels, classification_udf
-from .driver import FailuresOption, check_failures_option, spec_of, warn_without_worker_reuse
+from .driver import FailuresOption, arrow_udf, check_failures_option, spec_of, warn_without_worker_reuse
 from .expressions import embedding_udf
 from .rankings import rank_plan, rank_udf_with_candidates, similarity_udf
 
@@ -24,6 +28,8 @@ _CANDIDATE_TYPES: dict[Kind, T.DataType] = {
     "audio": T.BinaryType(),
     "vector": T.ArrayType(T.FloatType()),
 }
+_PREFIXES_OF_SPARK = ("dense_", "percent_")
+"""Before `rank` they name window functions, which win over what is registered."""
 
 
 def register(
@@ -56,7 +62,7 @@ def register(
         spark: The session that will know them.
         model: A name or a spec.
         prefix: Stands before the functions' names, so that several models can be registered, and for the `clip_` of the
-            last three: `prefix="demo_"` gives `demo_embed_text` and `demo_rank`.
+            last three: `prefix="demo_"` gives `demo_embed_text` and `demo_rank`. Letters from a to z, digits and `_`.
         failures: As in `embed_text`; of `clip_similarity` and `clip_classify` too.
         deterministic: As in `embed_text`.
         query_kind: What the query of `clip_rank` is, the first value of `clip_similarity`, and what `clip_classify`
@@ -79,7 +85,8 @@ def register(
         TypeError: If an option is unknown or has another name here.
     """
     check_failures_option(failures)
-    spec = spec_of(model, spec_options)
+    _check_prefix(prefix)
+    spec = spec_of(model, spec_options, register)
     if labels is None and templates is not None:
         raise SpecError("templates without labels: give labels=… as well, which are what is told apart")
     plan = rank_plan(spec, query_kind, candidate_kind, top_k, scale)
@@ -98,8 +105,41 @@ def register(
         told = LabelSet.of(labels, templates=templates, top_k=top_k or 5, scale=scale, spec=spec)
         functions[f"{own}classify"] = classification_udf(spec, query_kind, told, failures, deterministic)
     for name, function in functions.items():
-        spark.udf.register(name, function)
+        spark.udf.register(name, _with_counted_arguments(name, function))
     return list(functions)
+
+
+def _check_prefix(prefix: str) -> None:
+    """Refuse a prefix whose functions SQL could not call."""
+    if not isinstance(prefix, str) or not re.fullmatch(r"[A-Za-z0-9_]*", prefix):
+        raise SpecError(
+            f"prefix={prefix!r} makes names that SQL cannot call: letters from a to z, digits and _ are allowed,"
+            " such as prefix='demo_'"
+        )
+    if prefix.lower() in _PREFIXES_OF_SPARK:
+        raise SpecError(f"prefix={prefix!r} makes {prefix}rank, which is a window function of SQL: choose another")
+
+
+def _with_counted_arguments(name: str, udf: Any) -> Any:
+    """Return a UDF that says what it takes where it is called otherwise: Spark counts no arguments of functions."""
+    function = udf.func
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*args: pa.Array, **named: pa.Array) -> pa.Array:
+        try:
+            signature.bind(*args, **named)
+        except TypeError:
+            given = ", ".join(
+                [*(str(column.type) for column in args), *(f"{key} => {named[key].type}" for key in named)]
+            )
+            raise TypeError(
+                f"{name} takes ({', '.join(signature.parameters)}), and was called with ({given}):"
+                " options such as model, failures and top_k are given at register(spark, …)"
+            ) from None
+        return function(*args, **named)
+
+    return arrow_udf(call, name, udf.returnType, deterministic=udf.deterministic)
 
 
 def _type_of(spark: SparkSession, given: str | T.DataType) -> T.DataType:
@@ -109,5 +149,6 @@ def _type_of(spark: SparkSession, given: str | T.DataType) -> T.DataType:
     try:
         (field,) = spark.sql(f"select cast(null as {given})").schema.fields
     except Exception as err:
-        raise SpecError(f"candidate_type={given!r} is no type of Spark's SQL: {str(err).splitlines()[0]}") from err
+        said = str(err).strip() or type(err).__name__  # a ParseException begins with an empty line
+        raise SpecError(f"candidate_type={given!r} is no type of Spark's SQL: {said.splitlines()[0]}") from err
     return field.dataType

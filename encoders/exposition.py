@@ -1,0 +1,316 @@
+"""Counts in the text format of Prometheus: as text, in a file that is kept up to date, or served on a port.
+
+A process can be told so by its environment, without code: see `start_from_environment`. All of it needs
+`prometheus_client`, the extra `metrics`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from .errors import MissingExtraError, SpecError
+from .metrics import CODES, METRICS, Counts, Metric, batch_sizes, on_record, process_counts
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric as Family
+    from prometheus_client.registry import CollectorRegistry
+
+Source = Callable[[], Counts]
+"""Where the numbers come from; called for each scrape, in a thread of its own."""
+
+EVERY_S = 5.0
+"""Seconds between two writes of a file."""
+FILE_VARIABLE, PORT_VARIABLE = "CLIPMILL_METRICS_FILE", "CLIPMILL_METRICS_PORT"
+_BUCKETS = tuple(2**power for power in range(11))
+"""Rows in a call of the model, up to 1024: limits are powers of two more often than not."""
+
+_log = logging.getLogger("clipmill")
+
+
+class _Collector:
+    """Makes Prometheus' families of counts."""
+
+    def __init__(self, source: Source, labels: Mapping[str, str]) -> None:
+        self._source = source
+        self._labels = dict(labels)
+
+    def collect(self) -> Iterator[Family]:
+        counts = self._source()
+        for metric in METRICS:
+            if metric.everywhere or (metric.name, "") in counts:  # a zero would say that no row was written
+                yield self._family(metric, counts)
+
+    def _family(self, metric: Metric, counts: Counts) -> Family:
+        from prometheus_client import core
+
+        names, values = list(self._labels), list(self._labels.values())
+        if metric.label is not None:
+            names = [*names, metric.label]
+        name = metric.prometheus
+        if metric.kind == "histogram":
+            histogram = core.HistogramMetricFamily(name, metric.help, labels=names)
+            histogram.add_metric(values, *_buckets_and_sum(batch_sizes(counts)))
+            return histogram
+        kind = core.CounterMetricFamily if metric.kind == "counter" else core.GaugeMetricFamily
+        family = kind(name, metric.help, labels=names)
+        if metric.label is None:
+            family.add_metric(values, counts.get((metric.name, ""), 0))
+        else:  # zeros too: a rate needs the number from before the first
+            for code in CODES:
+                family.add_metric([*values, code], counts.get((metric.name, code), 0))
+        return family
+
+
+def _buckets_and_sum(sizes: Mapping[int, float]) -> tuple[list[tuple[str, float]], float]:
+    """Return how many calls had at most so many rows, and all rows."""
+    buckets = [(f"{limit:.1f}", sum(calls for size, calls in sizes.items() if size <= limit)) for limit in _BUCKETS]
+    total = sum(sizes.values())
+    return [*buckets, ("+Inf", total)], sum(size * calls for size, calls in sizes.items())
+
+
+def check_installed(purpose: str) -> None:
+    """Refuse to go on without `prometheus_client`.
+
+    Raises:
+        MissingExtraError: With the command that installs it.
+    """
+    try:
+        import prometheus_client  # noqa: F401 - only whether it is there
+    except ImportError as err:
+        raise MissingExtraError("prometheus_client", "metrics", purpose) from err
+
+
+def _registry(source: Source | None, labels: Mapping[str, str] | None, purpose: str) -> CollectorRegistry:
+    check_installed(purpose)
+    from prometheus_client.registry import CollectorRegistry
+
+    registry = CollectorRegistry(auto_describe=False)
+    collector: Any = _Collector(source or process_counts, labels or {})
+    registry.register(collector)
+    return registry
+
+
+def metrics_text(source: Source | None = None, *, labels: Mapping[str, str] | None = None) -> str:
+    """Return numbers in Prometheus' text format.
+
+    Args:
+        source: Returns them; what this process has counted if None.
+        labels: Names and values that all numbers carry.
+
+    Raises:
+        MissingExtraError: If `prometheus_client` is not installed.
+    """
+    return _text(_registry(source, labels, "metrics_text"))
+
+
+def _text(registry: CollectorRegistry) -> str:
+    from prometheus_client import generate_latest
+
+    return generate_latest(registry).decode()
+
+
+def serve_metrics(
+    port: int,
+    *,
+    address: str = "0.0.0.0",
+    source: Source | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> MetricsServer:
+    """Serve numbers to Prometheus, while this process runs or until the end of a `with` block.
+
+    Args:
+        port: TCP port; 0 for any that is free.
+        address: Of the interface that is listened on; all of them by default.
+        source: As in `metrics_text`.
+        labels: As in `metrics_text`.
+
+    Raises:
+        MissingExtraError: If `prometheus_client` is not installed.
+        OSError: If the port is taken.
+    """
+    return MetricsServer(_registry(source, labels, "serve_metrics"), port, address)
+
+
+class MetricsServer:
+    """Serves from a thread of its own, which ends with the process. Made by `serve_metrics`.
+
+    Attributes:
+        port: Where; the one that was found where 0 was given.
+    """
+
+    def __init__(self, registry: CollectorRegistry, port: int, address: str) -> None:
+        """Start serving; see `serve_metrics`."""
+        from prometheus_client import start_http_server
+
+        self._server, self._thread = start_http_server(port, addr=address, registry=registry)
+        self.port = int(self._server.server_port)
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class MetricsFile:
+    """Keeps a file up to date with numbers, for node_exporter's textfile collector; a context manager.
+
+    Each time the whole file is written beside its place and moved there, so that nobody reads half of it.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        source: Source | None = None,
+        labels: Mapping[str, str] | None = None,
+        every_s: float = EVERY_S,
+    ) -> None:
+        """Say what is written where.
+
+        Args:
+            path: The file, `….prom` for node_exporter; its directory has to be there.
+            source: As in `metrics_text`.
+            labels: As in `metrics_text`.
+            every_s: Seconds between two writes.
+
+        Raises:
+            MissingExtraError: If `prometheus_client` is not installed.
+        """
+        self._path = Path(path).absolute()
+        self._registry = _registry(source, labels, f"a file of metrics ({os.fspath(path)})")
+        self._every_s = every_s
+        self._ended = threading.Event()
+        self._writing = threading.Lock()
+        self._failing = False
+
+    def __enter__(self) -> Self:
+        """Write for the first time, and then every few seconds.
+
+        Raises:
+            OSError: If the file cannot be written.
+        """
+        self._write()
+        self._thread = threading.Thread(target=self._keep_writing, name="clipmill-metrics", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        self.write()
+
+    def _keep_writing(self) -> None:
+        while not self._ended.wait(self._every_s):
+            self.write()
+
+    def write(self) -> None:
+        """Write now; a failure is logged, once until the next success: it is no reason to end what is measured."""
+        try:
+            self._write()
+            self._failing = False
+        except Exception as err:  # a disk that is full, or a source that cannot be asked just now
+            if not self._failing:
+                _log.warning("the metrics in %s are not up to date: %s: %s", self._path, type(err).__name__, err)
+            self._failing = True
+
+    def _write(self) -> None:
+        with self._writing:
+            text = _text(self._registry)
+            # node_exporter reads names that end in .prom
+            temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
+            try:
+                temporary.write_text(text, encoding="utf-8")
+                temporary.replace(self._path)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    temporary.unlink()
+                raise
+
+
+# --- processes that are told by their environment --------------------------------------------------------------------
+
+_starting = threading.Lock()
+_started_in: int | None = None  # a process id: a fork has no threads of its parent's, and starts its own
+
+
+def start_from_environment(environment: Mapping[str, str] = os.environ) -> None:
+    """Write or serve this process's totals as its environment says, once; called before a model is loaded.
+
+    `CLIPMILL_METRICS_FILE` is the path of a file, in which `{pid}` stands for the process id; with it the numbers carry
+    a label `pid`, without which node_exporter would refuse two files of the same metrics. `CLIPMILL_METRICS_PORT` is a
+    port, or a range (`9400-9431`) of which each process takes the first that is free.
+
+    Raises:
+        MissingExtraError: If `prometheus_client` is not installed.
+        SpecError: If a variable holds something else, or the file cannot be written.
+    """
+    global _started_in
+    path, ports = environment.get(FILE_VARIABLE), environment.get(PORT_VARIABLE)
+    if not (path or ports):
+        return
+    with _starting:
+        if _started_in == os.getpid():
+            return
+        if ports:
+            _serve_on_one_of(ports)
+        if path:
+            _keep_file(path)
+        _started_in = os.getpid()
+
+
+def _keep_file(given: str) -> None:
+    pid = os.getpid()
+    labels = {"pid": str(pid)} if "{pid}" in given else None
+    file = MetricsFile(given.replace("{pid}", str(pid)), labels=labels)
+    try:
+        file.__enter__()
+    except OSError as err:
+        raise SpecError(f"{FILE_VARIABLE}={given!r} cannot be written: {err}") from err
+    on_record(functools.partial(_write_in, pid, file))  # engines end workers without ceremony
+    atexit.register(_write_in, pid, file)
+
+
+def _write_in(pid: int, file: MetricsFile) -> None:
+    if os.getpid() == pid:
+        file.write()
+
+
+def _serve_on_one_of(given: str) -> None:
+    problem: OSError | None = None
+    for port in parse_ports(given):
+        try:
+            served = serve_metrics(port)
+        except OSError as err:
+            problem = err
+            continue
+        _log.info("metrics of process %d on port %d", os.getpid(), served.port)
+        return
+    _log.warning("%s=%s: no port of these can be had (%s); this process serves none", PORT_VARIABLE, given, problem)
+
+
+def parse_ports(given: str) -> range:
+    """Return the ports of `9400` or `9400-9431`.
+
+    Raises:
+        SpecError: If it is neither.
+    """
+    first, dash, last = given.strip().partition("-")
+    last = last if dash else first
+    if first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last) < 2**16:
+        return range(int(first), int(last) + 1)
+    raise SpecError(f"{PORT_VARIABLE}={given!r} is neither a port (9400) nor a range of ports (9400-9431)")

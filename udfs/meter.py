@@ -1,0 +1,153 @@
+"""What Spark's workers count, under the names of `encoders.metrics`, brought to the driver by an accumulator.
+
+Classic Spark only: Spark Connect has no accumulators. There functions count in the totals of their worker process
+alone, which `encoders.exposition` writes or serves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from pyspark.sql import SparkSession
+
+from ..encoders.errors import SpecError
+from ..encoders.metrics import MODELS_LOADED, Counts, add_counts, by_engine_names, counts_of, record
+from ..encoders.registry import count_loads
+from ..encoders.stats import Stats
+
+_REPORTED_BATCHES = 16
+"""Calls of the model after which a partition's numbers are told."""
+
+_WITHOUT = (
+    "this is Spark Connect, which has no accumulators: embed_columns(observation=…) counts rows, failures='struct' says"
+    " what failed, and CLIPMILL_METRICS_FILE or CLIPMILL_METRICS_PORT shows what each worker counts"
+)
+
+
+class Meter(NamedTuple):
+    """Counts for one function; travels with it.
+
+    Attributes:
+        accumulator: Of the driver; None where there is none.
+    """
+
+    accumulator: Any = None
+
+    @contextlib.contextmanager
+    def counting(self) -> Iterator[Stats]:
+        """Give a block something to count in, and report it when the block ends, however it ends."""
+        stats = Stats()
+        try:
+            yield stats
+        finally:
+            self.report(stats)
+
+    def report_some(self, stats: Stats) -> None:
+        """Report what a long partition has counted, if it is worth it."""
+        if stats.batches >= _REPORTED_BATCHES:
+            self.report(stats)
+
+    def report(self, stats: Stats) -> None:
+        """Take what was counted, and hand it to this process's totals and to the driver."""
+        counts = counts_of(stats.take())
+        record(counts)
+        self.tell(counts)
+
+    def tell(self, counts: Counts) -> None:
+        """Hand numbers to the driver alone, and the models that this worker loaded since the last time."""
+        if self.accumulator is not None and (told := add_counts(_new_loads(), counts)):
+            self.accumulator.add(told)
+
+
+NO_DRIVER = Meter()
+"""Counts in this process alone."""
+
+_lock = threading.Lock()
+_told_loads = 0
+
+
+def _new_loads() -> Counts:
+    global _told_loads
+    with _lock:
+        new, _told_loads = count_loads() - _told_loads, count_loads()
+    return {(MODELS_LOADED, ""): new} if new else {}
+
+
+class _Sum:
+    """How an accumulator adds up counts; found by name on workers."""
+
+    def zero(self, value: Counts) -> Counts:
+        """Return nothing counted."""
+        return {}
+
+    def addInPlace(self, value1: Counts, value2: Counts) -> Counts:
+        """Add the second to the first."""
+        return add_counts(value1, value2)
+
+
+_accumulators: dict[int, tuple[Any, Any]] = {}  # by the id of a SparkContext, which is kept, so that no other has it
+
+
+def meter_of(spark: SparkSession | None) -> Meter:
+    """Return what functions that are planned in a session count with.
+
+    Args:
+        spark: A classic session, whose functions share an accumulator; with a Connect session, or None, there is none.
+    """
+    return Meter(None if spark is None else _accumulator_of(spark))
+
+
+def _accumulator_of(spark: SparkSession) -> Any:
+    if _is_connect(spark):
+        return None
+    context = spark.sparkContext
+    with _lock:
+        known = _accumulators.get(id(context))
+        if known is None:
+            for key in [key for key, (old, _) in _accumulators.items() if old._jsc is None]:  # stopped
+                del _accumulators[key]
+            known = _accumulators[id(context)] = (context, context.accumulator({}, _Sum()))  # type: ignore[arg-type]
+    return known[1]
+
+
+def _is_connect(spark: SparkSession) -> bool:
+    return type(spark).__module__.startswith("pyspark.sql.connect")
+
+
+def spark_counts(spark: SparkSession) -> Counts:
+    """Return what all functions of clipmill have counted in the tasks that are done, for `serve_metrics(source=…)`.
+
+    Args:
+        spark: A classic session; those of one application have the same numbers.
+
+    Returns:
+        Numbers by name and label, as `encoders.metrics` has them.
+
+    Raises:
+        SpecError: If it is a Connect session.
+    """
+    accumulator = _accumulator_of(spark)
+    if accumulator is None:
+        raise SpecError(_WITHOUT)
+    return dict(accumulator.value)  # copied at once, since another thread adds what tasks report
+
+
+def metrics_of(spark: SparkSession) -> dict[str, float]:
+    """Return what all functions of clipmill have counted in an application, under the names of `encoders.metrics`.
+
+    Args:
+        spark: A classic session.
+
+    Returns:
+        `{"rows_in": 1000, "embedded": 998, "failed_empty": 2, …}`, as `clipmill.transforms.metrics_of` does: what is
+        not zero; of `batch_rows` its `batch_rows_count`, `batch_rows_sum`, `batch_rows_min` and `batch_rows_max`.
+        They are of tasks that succeeded. What Spark computes twice (a DataFrame that is used twice and not cached, a
+        stage whose output was lost) counts twice; a task that a `limit` ended early may not be in them.
+
+    Raises:
+        SpecError: If it is a Connect session.
+    """
+    return by_engine_names(spark_counts(spark))
