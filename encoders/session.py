@@ -269,8 +269,7 @@ class EmbedSession:
         batches = [slots]
         if slots[0].prepared is not None and slots[0].prepared.length:
             self._texts_ready -= len(slots)
-            limit = self._loaded.row_limit(*key)
-            batches = cut_by_length(slots, self._row_limit(key), None if limit else self._max_tokens)
+            batches = cut_by_length(slots, self._max_rows, self._max_tokens)
         for batch in batches:
             self._encode(key, batch)
 
@@ -280,6 +279,10 @@ class EmbedSession:
         Returns:
             Rows of the largest call that fitted into memory; 0 if a row did not fit even alone.
         """
+        limit = self._loaded.row_limit(*key)
+        if limit is not None and limit < len(slots):  # learnt since they were gathered
+            fitting = [self._encode(key, slots[first : first + limit]) for first in range(0, len(slots), limit)]
+            return max(fitting) if all(fitting) else 0
         ran_out = False
         try:
             payloads = [slot.prepared.payload for slot in slots]  # type: ignore[union-attr]

@@ -153,7 +153,8 @@ def test_a_large_photograph_costs_little_and_holds_little() -> None:
     cosine = vectors[0] @ vectors[1] / np.linalg.norm(vectors[0]) / np.linalg.norm(vectors[1])
     assert 0.999 < cosine < 1
     assert decoded_pixels(photo, Preprocessing(), FAST) == 1000 * 750
-    assert decoded_pixels(photo, Preprocessing(), EXACT) is None
+    assert decoded_pixels(photo, Preprocessing(), EXACT) == 4000 * 3000
+    assert decoded_pixels(FILES["png"], Preprocessing(), FAST) is None
     small = encode(photographs()["china"], "JPEG")
     assert decoded_pixels(small, Preprocessing(), FAST) == 640 * 427
 
@@ -196,4 +197,4 @@ def test_without_torch_both_ways_are_one(monkeypatch) -> None:
     """As where an exported directory runs alone."""
     monkeypatch.setattr(preprocess, "_byte_resizer", lambda: None)
     assert levels(FILES["jpeg"], Preprocessing()).max() == 0
-    assert decoded_pixels(FILES["jpeg"], Preprocessing(), FAST) is None
+    assert decoded_pixels(phone_photograph(), Preprocessing(), FAST) == 4000 * 3000

@@ -109,8 +109,8 @@ class WriteEmbeddings(beam.PTransform):
         write = WriteBundleFn(self._directory, run, table, embed.spec, self._rows_per_file)
         # each for itself, behind the step that made it: put together first, all rows would be held between two stages
         written = [
-            pcoll | label >> beam.ParDo(write).with_output_types(dict[str, Any])
-            for pcoll, label in zip(inputs, ("Write", "WriteFailures"), strict=False)
+            pcoll | f"Write{number or ''}" >> beam.ParDo(write).with_output_types(dict[str, Any])
+            for number, pcoll in enumerate(inputs)
         ]
         together = written[0] if len(written) == 1 else written | "Together" >> beam.Flatten()
         published = (

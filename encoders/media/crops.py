@@ -8,7 +8,7 @@ import numpy as np
 
 from ..catalog.tables import Preprocessing
 from .images import open_image
-from .jpeg import decode_jpeg, jpeg_size, reduction
+from .jpeg import decode_jpeg, is_progressive, jpeg_size, reduction
 from .preprocess import crop_image, crop_pixels, has_byte_resizer
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def image_crop(content: Any, preprocessing: Preprocessing, spec: EncoderSpec) ->
         )
         if pixels is not None and (crop := crop_pixels(pixels.array, pixels.size, preprocessing)) is not None:
             return crop
-    image = open_image(content, max_pixels=spec.max_image_pixels, apply_exif=spec.apply_exif)
+    reduced_to = _reduced_size(content, preprocessing, spec)  # what was found fault with holds no more than was counted
+    image = open_image(content, max_pixels=spec.max_image_pixels, apply_exif=spec.apply_exif, reduced_to=reduced_to)
     if is_fast and image.mode == "RGB" and image.info.get("transparency") is None:
         crop = crop_pixels(np.array(image), image.size, preprocessing)  # torch wants memory that it may write
         if crop is not None:
@@ -63,9 +64,21 @@ def least_side(preprocessing: Preprocessing) -> int:
 
 
 def decoded_pixels(data: bytes, preprocessing: Preprocessing, spec: EncoderSpec) -> int | None:
-    """Return the pixels that decoding a file holds; None where it decodes as Pillow does."""
-    size = jpeg_size(data) if spec.decode == "fast" and has_byte_resizer() else None
+    """Return the pixels that decoding an ordinary JPEG file holds; None for others, which are decoded whole.
+
+    A progressive one counts in full: its coefficients are all in memory before the first pixel, three bytes for each.
+    """
+    reduced, size = _reduced_size(data, preprocessing, spec), jpeg_size(data)
     if size is None:
         return None
-    times = reduction(*size, least_side(preprocessing))
-    return (size[0] // times) * (size[1] // times)
+    width, height = size if reduced is None or is_progressive(data) else reduced
+    return width * height
+
+
+def _reduced_size(content: Any, preprocessing: Preprocessing, spec: EncoderSpec) -> tuple[int, int] | None:
+    """Return width and height that a file is reduced to while it is decoded; None where it is not."""
+    if spec.decode != "fast" or not isinstance(content, bytes) or not has_byte_resizer():
+        return None
+    size = jpeg_size(content)
+    times = 1 if size is None else reduction(*size, least_side(preprocessing))
+    return None if size is None or times == 1 else (size[0] // times, size[1] // times)

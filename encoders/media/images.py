@@ -36,13 +36,16 @@ def sniff_media_type(data: bytes) -> str | None:
     return next((media_type for magic, media_type in _SNIFFED if data.startswith(magic)), None)
 
 
-def open_image(content: Any, *, max_pixels: int, apply_exif: bool = False) -> Image.Image:
+def open_image(
+    content: Any, *, max_pixels: int, apply_exif: bool = False, reduced_to: tuple[int, int] | None = None
+) -> Image.Image:
     """Decode or wrap one image.
 
     Args:
         content: Encoded bytes; an (H, W, 3) RGB array, uint8 or float in [0, 1]; or a Pillow image.
         max_pixels: Larger images are refused before they are decoded.
         apply_exif: Turn the image as its EXIF orientation says.
+        reduced_to: Width and height that a JPEG file may be reduced to while it is decoded.
 
     Returns:
         A loaded Pillow image in the mode of its file (16-bit greyscale scaled to 8 bits); the first frame of several.
@@ -54,7 +57,7 @@ def open_image(content: Any, *, max_pixels: int, apply_exif: bool = False) -> Im
         image = content
         check_pixels(image.size, max_pixels)
     elif isinstance(content, bytes | bytearray | memoryview):
-        image = _decode(bytes(content), max_pixels)
+        image = _decode(bytes(content), max_pixels, reduced_to)
     elif isinstance(content, np.ndarray):
         image = from_array(content, max_pixels=max_pixels)
     else:
@@ -68,12 +71,14 @@ def open_image(content: Any, *, max_pixels: int, apply_exif: bool = False) -> Im
     return _to_eight_bits(image)
 
 
-def _decode(data: bytes, max_pixels: int) -> Image.Image:
+def _decode(data: bytes, max_pixels: int, reduced_to: tuple[int, int] | None) -> Image.Image:
     if not data:
         raise RowError(Stage.DECODE, Code.EMPTY, "the image has zero bytes")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         check_pixels(image.size, max_pixels)
+        if reduced_to is not None:
+            image.draft(image.mode, reduced_to)
         image.load()
     except RowError:
         raise

@@ -17,6 +17,9 @@ except ImportError:  # where exported directories run with next to nothing insta
     simplejpeg = None
 
 _MAGIC = b"\xff\xd8\xff"
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_SEQUENTIAL = (0xC0, 0xC1)
+"""Markers of frames, and of those that are decoded as they are read (ITU-T T.81, table B.1)."""
 _ORIENTATION, _FIRST_ON_ITS_SIDE = 0x0112, 5
 _REDUCTIONS = (8, 4, 2)
 """What libjpeg-turbo leaves out while it decodes at no cost: it computes smaller blocks."""
@@ -26,6 +29,17 @@ def reduction(width: int, height: int, at_least: int) -> int:
     """Return the most that an image may be reduced by (8, 4, 2 or 1) with neither side below `at_least` pixels."""
     shorter = min(width, height)
     return next((times for times in _REDUCTIONS if math.ceil(shorter / times) >= at_least), 1)
+
+
+def is_progressive(data: bytes) -> bool:
+    """Tell whether a JPEG file is read as a whole before any of it is decoded, at whatever scale."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker in _FRAMES:
+            return marker not in _SEQUENTIAL
+        at += 2 + int.from_bytes(data[at + 2 : at + 4])
+    return False
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
