@@ -7,7 +7,7 @@ import io
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from apache_beam.options.pipeline_options import PipelineOptions
-from contenders import ARCHITECTURE, BATCH, spark_session
-from memory import peak_rss
+from memory import Watched, watch
 from PIL import Image
+from plain import BATCH
 from pyspark.sql import SparkSession
 from safetensors.torch import load_file
 from workload import captions, drawings, photographs
+from workplace import ARCHITECTURE, spark_session
 
 from clipmill.encoders import EncoderSpec, demo, load_encoder
 from clipmill.encoders.columns import get_by_path
@@ -148,7 +149,7 @@ def measure_ranking(
     return found
 
 
-def ranking_table(found: dict[str, list[float]]) -> list[str]:
+def ranking_table(found: Mapping[str, list[float]]) -> list[str]:
     """Return the lines of the table: medians, and medians of each round's ratio to the loop."""
     lines = ["| way | ms a query | against the loop |", "|---|---|---|"]
     for way, times in found.items():
@@ -157,14 +158,41 @@ def ranking_table(found: dict[str, list[float]]) -> list[str]:
     return lines
 
 
-def measure_rank_memory(few: int, home: Path) -> dict[str, dict[str, float]]:
-    """Return peak bytes and seconds of `clipmill rank`, by engine, for some queries and ten times as many."""
-    found: dict[str, dict[str, float]] = {}
+def measure_all(home: Path, weights: Path, *, quick: bool) -> dict[str, dict[str, list[float]]]:
+    """Return what `measure_ranking` finds by model.
+
+    Args:
+        home: Where the engines' tables are written.
+        weights: Of the large model.
+        quick: The demo model alone, with fewer queries and texts.
+    """
+    rounds = {"rounds": 1, "sample": 10} if quick else {"rounds": 3, "sample": 200}
+    found = {"demo": measure_ranking("demo", None, home, **_sizes(quick), **rounds)}
+    if not quick:
+        name = f"{ARCHITECTURE}::{weights}"
+        found[ARCHITECTURE] = measure_ranking(name, weights, home, **_sizes(quick), sample=10, rounds=2)
+    return found
+
+
+def rank_tables(found: Mapping[str, Mapping[str, list[float]]], *, quick: bool) -> list[tuple[str, list[str]]]:
+    """Return headings and tables of what `measure_all` found."""
+    sizes = _sizes(quick)
+    told = f"{sizes['queries']:,} pictures with {CANDIDATES} texts each out of {sizes['distinct']:,}"
+    return [(f"Ranking: {name}, {told}", ranking_table(times)) for name, times in found.items()]
+
+
+def _sizes(quick: bool) -> dict[str, int]:
+    return {"queries": 100, "distinct": 500} if quick else {"queries": 1_000, "distinct": DISTINCT}
+
+
+def measure_rank_memory(few: int, home: Path) -> dict[str, dict[int, Watched]]:
+    """Return what `clipmill rank` takes by engine and queries, for some of them and ten times as many."""
+    found: dict[str, dict[int, Watched]] = {"beam": {}, "spark": {}}
     pictures = drawings(500)
     for count in (few, 10 * few):
         rows = workload([pictures[n % len(pictures)] for n in range(count)], DISTINCT)
         pq.write_table(pa.Table.from_pylist(rows), home / f"rank-{count}.parquet", row_group_size=64)
-    for engine in ("beam", "spark"):
+    for engine, by_count in found.items():
         for count in (few, 10 * few):
             command = [
                 sys.executable,
@@ -176,8 +204,24 @@ def measure_rank_memory(few: int, home: Path) -> dict[str, dict[str, float]]:
                 engine,
             ]
             command += ["--query-column", "q", "--candidates-column", "c", "--drop", "q", "--drop", "c"]
-            command += ["--model", "demo", "--output", str(home / "ranked"), "--overwrite"]
-            peak, took = peak_rss(command)
-            click.echo(f"rank, {engine}, {count} queries: {peak / 2**20:.0f} MiB, {took:.1f} s", err=True)
-            found[f"{engine}, {count:,} queries"] = {"peak_bytes": peak, "seconds": took, "queries": count}
+            # shards small enough that the small job keeps every worker busy too
+            command += ["--model", "demo", "--output", str(home / "ranked"), "--overwrite", "--rows-per-shard", "256"]
+            by_count[count] = watched = watch(command)
+            click.echo(
+                f"rank, {engine}, {count} queries: {watched.peak_bytes / 2**20:.0f} MiB, {watched.seconds:.1f} s",
+                err=True,
+            )
     return found
+
+
+def rank_memory_table(found: Mapping[str, Mapping[int, Watched]]) -> list[str]:
+    """Return the lines of the table, with the ratio to the smaller job on the same engine."""
+    lines = ["| job | peak RSS | against the small job | whole command |", "|---|---|---|---|"]
+    for engine, by_count in found.items():
+        small = min(by_count)
+        for count, watched in by_count.items():
+            lines.append(
+                f"| {engine}, {count:,} queries | {watched.peak_bytes / 2**20:,.0f} MiB"
+                f" | {watched.peak_bytes / by_count[small].peak_bytes:.2f} | {watched.seconds:.1f} s |"
+            )
+    return lines

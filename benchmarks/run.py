@@ -1,147 +1,200 @@
-"""`make bench`: speed as ratios of interleaved rounds, and memory as the job grows.
+"""`make bench`: speed as ratios of interleaved rounds, overhead, start, memory, scaling, ranking, recall.
 
-    python benchmarks/run.py [--quick] [--output DIR]
+    python benchmarks/run.py [--quick] [--only PART]… [--profile] [--output DIR] [--work DIR]
 
-Prints a Markdown table and writes it, with the raw figures as JSON, to the output directory.
+Prints Markdown tables and writes them, with the raw figures as JSON, to the output directory.
 """
 
 from __future__ import annotations
 
 import json
-import platform
-import statistics
-import sys
+import os
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
-from contenders import ARCHITECTURE, Contender, core, on_beam, on_spark, plain_open_clip, spark_session
-from memory import embed_command, peak_rss
-from ranking import CANDIDATES, DISTINCT, measure_rank_memory, measure_ranking, ranking_table
-from workload import photographs, write_drawings, write_weights
+from first_vector import SHORT_WAYS, WAYS, first_table, measure_first
+from goals import goal_table
+from jobs import Jobs, memory_table, scaling_table
+from overhead import measure_overhead, overhead_table, profile_overhead
+from ranking import measure_all, measure_rank_memory, rank_memory_table, rank_tables
+from recall import measure_recall, recall_table
+from speed import Size, measure_images, measure_large, measure_long_texts, measure_texts, speed_table
+from workplace import ARCHITECTURE, Workplace, machine
 
-from clipmill.encoders import EncoderSpec
-from clipmill.encoders.threads import allowed_cpus
 from clipmill.pipelines.doctor import examine
 
+QUICK = {
+    "speed": Size(slow=16, fast=96, rounds=1),
+    "big": Size(slow=6, fast=12, rounds=1),
+    "texts": Size(slow=16, fast=768, rounds=1),
+}
+"""So that all parts together take under five minutes on two cores that do nothing else."""
 
-def processor() -> str:
-    """Return the processor's name."""
-    with open("/proc/cpuinfo") as file:
-        names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
-def measure_speed(images: int, rounds: int, home: Path) -> dict[str, list[float]]:
-    """Return seconds by contender, one for each round; the contenders take turns."""
-    files = photographs(images)
-    weights = write_weights(ARCHITECTURE, home / "weights.safetensors")
-    options: dict[str, Any] = {"device": "cpu", "runtime": "torch", "precision": "fp32"}
-    # without the cache: every round brings the same pictures again
-    spec = EncoderSpec(f"{ARCHITECTURE}::{weights}", **options, max_cache_bytes=0)
-    seconds: dict[str, list[float]] = {}
-    with spark_session() as spark:
-        contenders: dict[str, Contender] = {
-            "open_clip loop": plain_open_clip(files, weights),
-            "core": core(files, spec),
-            "Beam": on_beam(files, spec, home),
-            "Spark": on_spark(files, spec, spark, home),
-        }
-        for number in range(rounds + 1):
-            for name, run in contenders.items():
-                took = run()
-                click.echo(f"round {number}: {name} {images / took:.1f} images/s", err=True)
-                if number:  # the first round warms up
-                    seconds.setdefault(name, []).append(took)
-    return seconds
+FULL = {
+    "speed": Size(slow=160, fast=960, rounds=5),
+    "big": Size(slow=32, fast=96, rounds=5),
+    "texts": Size(slow=256, fast=8_192, rounds=5),
+}
 
 
-def measure_memory(few: int, many: int, home: Path) -> dict[str, dict[str, float]]:
-    """Return peak bytes and seconds of `clipmill embed` by engine and number of images."""
-    found: dict[str, dict[str, float]] = {}
-    for count in (few, many):
-        write_drawings(home / f"drawings-{count}", count)
-    for engine in ("beam", "spark"):
-        for count in (few, many):
-            peak, took = peak_rss(embed_command(home / f"drawings-{count}", home / "vectors", engine))
-            click.echo(f"{engine}, {count} images: {peak / 2**20:.0f} MiB, {took:.1f} s", err=True)
-            found[f"{engine}, {count:,} images"] = {"peak_bytes": peak, "seconds": took, "images": count}
-    return found
+class Bench:
+    """One run: its size, and what was found so far.
+
+    Attributes:
+        lines: Of the report.
+        raw: The figures behind it, by part.
+    """
+
+    def __init__(self, place: Workplace, *, quick: bool) -> None:
+        """Start with nothing measured."""
+        self.place = place
+        self.quick = quick
+        self.sizes = QUICK if quick else FULL
+        self.lines: list[str] = []
+        self.raw: dict[str, Any] = {}
+        self._machine = machine()
+        self._jobs = Jobs(place.home)
+        self._counts = (200, 800) if quick else (1_000, 5_000, 20_000)
+
+    def add(self, heading: str, lines: list[str]) -> None:
+        """Put a table under its heading, with what it was measured on and what else that had to do."""
+        load = f"load average of the last minute, this run's own included: {os.getloadavg()[0]:.1f}"
+        self.lines += [f"## {heading}", "", f"On {self._machine}; {load}.", "", *lines, ""]
+
+    def speed(self) -> None:
+        """Images through everything."""
+        size = self.sizes["speed"]
+        rates = self.raw["speed"] = measure_images(self.place, size)
+        heading = f"Images: {ARCHITECTURE}, photographs of 480-900 px, {_rounds(size)}"
+        self.add(heading, speed_table(rates, "images"))
+
+    def big(self) -> None:
+        """Large photographs."""
+        size = self.sizes["big"]
+        rates = self.raw["big"] = measure_large(self.place, size)
+        self.add(f"12-megapixel JPEGs: {ARCHITECTURE}, {_rounds(size)}", speed_table(rates, "images"))
+
+    def texts(self) -> None:
+        """Captions, short and long."""
+        size = self.sizes["texts"]
+        rates = self.raw["texts"] = measure_texts(self.place, size)
+        self.add(f"Captions of 5-15 words: {ARCHITECTURE}, {_rounds(size)}", speed_table(rates, "captions"))
+        rates = self.raw["long texts"] = measure_long_texts(self.place, size)
+        self.add(f"Captions of 60 words: {ARCHITECTURE}, {_rounds(size)}", speed_table(rates, "captions"))
+
+    def overhead(self) -> None:
+        """The fake encoder."""
+        rows, rounds = (5_000, 1) if self.quick else (50_000, 5)
+        rates = self.raw["overhead"] = measure_overhead(self.place, rows, rounds)
+        self.add(f"Without a model: 512 values, {rows:,} short texts", overhead_table(rates))
+
+    def first(self) -> None:
+        """New processes."""
+        ways, rounds = (SHORT_WAYS, 1) if self.quick else (WAYS, 5)
+        model = f"{ARCHITECTURE}::{self.place.weights}"
+        found = measure_first(model, ways, rounds, dict(os.environ))
+        self.raw["first"] = {" ".join(way): figures for way, figures in found.items()}
+        self.add(f"A new process to its first vectors: {ARCHITECTURE}, cache filled", first_table(found))
+
+    def memory(self) -> None:
+        """Peak memory of whole commands."""
+        few, many = self._counts[0], self._counts[-1]
+        self.add("Memory: `clipmill embed`, demo model", memory_table(self._jobs, few, many))
+        self._keep_jobs()
+
+    def scaling(self) -> None:
+        """Rates of whole commands."""
+        counts = self._counts[-1:] if self.quick else self._counts
+        self.add("Scaling: `clipmill embed`, demo model", scaling_table(self._jobs, counts))
+        self._keep_jobs()
+
+    def _keep_jobs(self) -> None:
+        self.raw["jobs"] = [{**job._asdict(), **found._asdict()} for job, found in self._jobs.found.items()]
+
+    def rank(self) -> None:
+        """Queries and their candidates."""
+        self.place.stop_spark()  # it starts one of its own, and ends it
+        self.raw["rank"] = measure_all(self.place.home, self.place.weights, quick=self.quick)
+        for heading, lines in rank_tables(self.raw["rank"], quick=self.quick):
+            self.add(heading, lines)
+        if not self.quick:
+            self.raw["rank memory"] = measure_rank_memory(1_000, self.place.home)
+            self.add("Memory: `clipmill rank`, demo model", rank_memory_table(self.raw["rank memory"]))
+
+    def recall(self) -> None:
+        """Neighbours by reduced precision."""
+        pictures, queries = (1_000, 100) if self.quick else (20_000, 1_000)
+        found = self.raw["recall"] = measure_recall(pictures, queries)
+        self.add("Recall: demo model, drawn pictures", recall_table(found, pictures, queries))
+
+    def profiles(self) -> None:
+        """Where the overhead goes."""
+        rows = 5_000 if self.quick else 50_000
+        self.raw["profiles"] = profile_overhead(self.place, rows)
+        for name, text in self.raw["profiles"].items():
+            self.add(f"Where the time goes: {name}, {rows:,} rows", ["```", text, "```"])
+
+    def ratios(self) -> None:
+        """What the rates show, for the parts that were measured."""
+        lines = goal_table(self.raw)
+        if len(lines) > 2:
+            self.add("Ratios", lines)
 
 
-def speed_table(seconds: dict[str, list[float]], images: int) -> list[str]:
-    """Return the lines of the speed table: medians of rates, and medians of each round's ratio."""
-    lines = ["| way | images/s | against the open_clip loop | against the core |", "|---|---|---|---|"]
-    for name, times in seconds.items():
-        ratios = []
-        for base in ("open_clip loop", "core"):
-            ratios.append(statistics.median(b / t for b, t in zip(seconds[base], times, strict=True)))
-        lines.append(f"| {name} | {images / statistics.median(times):.1f} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
-    return lines
+def _rounds(size: Size) -> str:
+    return f"median of {size.rounds} round{'s' if size.rounds > 1 else ''} of {size.slow} to {size.fast:,} rows"
 
 
-def memory_table(found: dict[str, dict[str, float]]) -> list[str]:
-    """Return the lines of the memory table, with the ratio to the smaller job on the same engine."""
-    lines = ["| job | peak RSS | against the small job | whole command |", "|---|---|---|---|"]
-    small: dict[str, float] = {}
-    for name, figures in found.items():
-        base = small.setdefault(name.partition(",")[0], figures["peak_bytes"])
-        peak = figures["peak_bytes"]
-        lines.append(f"| {name} | {peak / 2**20:,.0f} MiB | {peak / base:.2f} | {figures['seconds']:.1f} s |")
-    return lines
-
-
-def rank(quick: bool, home: Path, raw: dict[str, Any]) -> list[str]:
-    """Measure ranking, put the figures into `raw`, and return the tables' lines."""
-    lines = []
-    sizes = {"queries": 200, "sample": 20, "distinct": 1_000} if quick else {"queries": 1_000, "distinct": DISTINCT}
-    raw["rank"] = {}
-    for name, weights in {"demo": None, ARCHITECTURE: home / "weights.safetensors"}.items():
-        if weights is None:
-            found = measure_ranking(name, None, home, **{"sample": 200, **sizes}, rounds=1 if quick else 3)
-        elif quick:
-            continue
-        else:
-            write_weights(ARCHITECTURE, weights)
-            found = measure_ranking(f"{name}::{weights}", weights, home, **sizes, sample=10, rounds=2)
-        raw["rank"][name] = found
-        heading = f"{name}, {sizes['queries']:,} pictures with {CANDIDATES} texts each out of {sizes['distinct']:,}:"
-        lines += [heading, "", *ranking_table(found), ""]
-    raw["rank memory"] = measure_rank_memory(100 if quick else 1_000, home)
-    heading = "`clipmill rank` with the demo model, all processes together:"
-    return [*lines, heading, "", *memory_table(raw["rank memory"])]
+PARTS: dict[str, Callable[[Bench], None]] = {
+    "speed": Bench.speed,
+    "big": Bench.big,
+    "texts": Bench.texts,
+    "overhead": Bench.overhead,
+    "first": Bench.first,
+    "memory": Bench.memory,
+    "scaling": Bench.scaling,
+    "rank": Bench.rank,
+    "recall": Bench.recall,
+}
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Under 5 minutes: fewer images and rounds.")
-@click.option("--only", type=click.Choice(["speed", "memory", "rank"]), help="One part alone.")
-@click.option("--output", default="bench-output", show_default=True, help="Where the table and the figures go.")
-def main(quick: bool, only: str | None, output: str) -> None:
+@click.option("--quick", is_flag=True, help="Under 5 minutes on two idle cores: fewer rows and rounds; rates waver.")
+@click.option("--only", type=click.Choice(list(PARTS)), multiple=True, help="This part alone; may be repeated.")
+@click.option("--profile", is_flag=True, help="Also print which functions take the time around a model.")
+@click.option("--output", default="bench-output", show_default=True, help="Where the tables and the figures go.")
+@click.option("--work", help="A folder for weights, graphs and pictures that the next run uses again; else temporary.")
+def main(quick: bool, only: tuple[str, ...], profile: bool, output: str, work: str | None) -> None:
     """Measure, print, write."""
-    images, rounds = (96, 2) if quick else (320, 5)
-    few, many = (500, 2_000) if quick else (2_000, 20_000)
-    machine = f"{processor()}, {allowed_cpus()} cores allowed, Python {platform.python_version()}"
-    lines, raw = [f"Machine: {machine}", ""], {"machine": examine(), "processor": processor()}
-    with tempfile.TemporaryDirectory() as name:
-        home = Path(name)
-        if only in (None, "speed"):
-            raw["speed"] = measure_speed(images, rounds, home)
-            heading = f"{ARCHITECTURE}, float32, {images} photographs of 480-900 px, median of {rounds} rounds:"
-            lines += [heading, "", *speed_table(raw["speed"], images), ""]
-        if only in (None, "memory"):
-            raw["memory"] = measure_memory(few, many, home)
-            heading = "`clipmill embed` with the demo model, all processes together:"
-            lines += [heading, "", *memory_table(raw["memory"]), ""]
-        if only in (None, "rank"):
-            lines += rank(quick, home, raw)
     target = Path(output)
     target.mkdir(parents=True, exist_ok=True)
-    (target / "benchmarks.json").write_text(json.dumps(raw, indent=1))
-    (target / "benchmarks.md").write_text("\n".join(lines) + "\n")
-    click.echo("\n".join(lines))
+    with tempfile.TemporaryDirectory() as temporary:
+        home = Path(work or temporary).absolute()
+        home.mkdir(parents=True, exist_ok=True)
+        os.environ["CLIPMILL_CACHE"] = str(home / "cache")  # workers and commands inherit it
+        place = Workplace(home)
+        bench = Bench(place, quick=quick)
+        bench.raw |= {"machine": examine(), "described": machine(), "seconds": {}}
+        try:
+            for name in only or PARTS:
+                started = time.perf_counter()
+                PARTS[name](bench)
+                bench.raw["seconds"][name] = time.perf_counter() - started
+                click.echo(f"{name} took {bench.raw['seconds'][name]:.0f} s", err=True)
+            bench.ratios()
+            if profile:
+                bench.profiles()
+        finally:
+            place.stop_spark()
+            # what was measured is worth keeping, whatever happened then
+            (target / "benchmarks.json").write_text(json.dumps(bench.raw, indent=1))
+            (target / "benchmarks.md").write_text("\n".join(bench.lines))
+    click.echo("\n".join(bench.lines))
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
     main()

@@ -20,7 +20,7 @@ from clipmill.encoders.demo.drawings import draw, sample_scene
 def photographs(count: int, seed: int = 0) -> list[bytes]:
     """Return JPEG files of 480 to 900 pixels: seeded crops of real photographs, enlarged where they are smaller."""
     rng = np.random.default_rng(seed)
-    sources = [data.astronaut(), data.chelsea(), data.coffee(), data.rocket(), *load_sample_images().images]
+    sources = real_photographs()
     files = []
     for _ in range(count):
         source = Image.fromarray(sources[rng.integers(len(sources))])
@@ -32,6 +32,26 @@ def photographs(count: int, seed: int = 0) -> list[bytes]:
         crop = crop.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.BICUBIC)
         buffer = io.BytesIO()
         crop.save(buffer, "JPEG", quality=87)
+        files.append(buffer.getvalue())
+    return files
+
+
+def real_photographs() -> list[np.ndarray]:
+    """Return those of scikit-image and scikit-learn, (H, W, 3) uint8."""
+    return [data.astronaut(), data.chelsea(), data.coffee(), data.rocket(), *load_sample_images().images]
+
+
+def large_photographs(count: int, seed: int = 0) -> list[bytes]:
+    """Return JPEG files of 4000 by 3000 pixels with detail at full scale: real photographs side by side, by seed."""
+    rng = np.random.default_rng(seed)
+    tiles = [Image.fromarray(array).crop((0, 0, 400, 300)) for array in real_photographs()]
+    files = []
+    for _ in range(count):
+        canvas = Image.new("RGB", (4000, 3000))
+        for number in range(100):
+            canvas.paste(tiles[rng.integers(len(tiles))], (number % 10 * 400, number // 10 * 300))
+        buffer = io.BytesIO()
+        canvas.save(buffer, "JPEG", quality=90)
         files.append(buffer.getvalue())
     return files
 
@@ -60,13 +80,13 @@ def drawings(count: int, seed: int = 0) -> list[bytes]:
     return files
 
 
-def captions(count: int, seed: int = 0) -> list[str]:
-    """Return different texts of 5 to 15 words."""
+def captions(count: int, seed: int = 0, *, words: tuple[int, int] = (5, 15)) -> list[str]:
+    """Return different texts of so many words, least and most."""
     rng = np.random.default_rng(seed)
-    words = _WORDS.split()
+    known = _WORDS.split()
     found: dict[str, None] = {}
     while len(found) < count:
-        found[" ".join(rng.choice(words, rng.integers(5, 16)))] = None
+        found[" ".join(rng.choice(known, rng.integers(words[0], words[1] + 1)))] = None
     return list(found)
 
 

@@ -1,0 +1,57 @@
+"""What the rates must show: ratios, with what is asked for beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from turns import Rates, ratio
+
+
+class Goal(NamedTuple):
+    """One ratio.
+
+    Attributes:
+        what: In words.
+        part: Whose rates.
+        own: The contender that is to be fast.
+        base: The contender that it is compared with.
+        at_least: What the ratio must be.
+    """
+
+    what: str
+    part: str
+    own: str
+    base: str
+    at_least: float
+
+
+GOALS = (
+    Goal("images, auto, against A", "speed", "core, auto", "A", 5.0),
+    Goal("images, auto, against B", "speed", "core, auto", "B", 2.0),
+    Goal("images, auto, against the model only", "speed", "core, auto", "model only, auto", 0.88),
+    Goal("images, fp32, against the model only", "speed", "core, fp32", "model only, fp32", 0.88),
+    Goal("images, fp32, against B", "speed", "core, fp32", "B", 1.1),
+    Goal("captions of 5-15 words, auto, against A", "texts", "core, auto", "A", 20.0),
+    Goal("captions of 5-15 words, auto, against B", "texts", "core, auto", "B", 10.0),
+    Goal("12-megapixel JPEGs, auto, against B", "big", "core, auto", "B", 3.0),
+    Goal("images, Beam, auto, against the core", "speed", "Beam, auto", "core, auto", 0.9),
+    Goal("images, Spark, auto, against the core", "speed", "Spark, auto", "core, auto", 0.9),
+    Goal("images, Beam, fp32, against the core", "speed", "Beam, fp32", "core, fp32", 0.9),
+    Goal("images, Spark, fp32, against the core", "speed", "Spark, fp32", "core, fp32", 0.9),
+    Goal("captions, Beam, auto, against the core", "texts", "Beam, auto", "core, auto", 0.9),
+    Goal("captions, Spark, auto, against the core", "texts", "Spark, auto", "core, auto", 0.9),
+    Goal("images, Beam, auto, against C", "speed", "Beam, auto", "C", 4.0),
+    Goal("images, Spark, auto, against D", "speed", "Spark, auto", "D", 4.0),
+)
+
+
+def goal_table(measured: Mapping[str, Rates]) -> list[str]:
+    """Return the lines of the table of ratios: of the parts that were measured."""
+    lines = ["| ratio | measured | at least | |", "|---|---|---|---|"]
+    for goal in GOALS:
+        if goal.part in measured:
+            found = ratio(measured[goal.part], goal.own, goal.base)
+            reached = "reached" if found >= goal.at_least else "**not reached**"
+            lines.append(f"| {goal.what} | {found:.2f} | {goal.at_least:g} | {reached} |")
+    return lines

@@ -1,0 +1,102 @@
+"""clipmill's own ways to embed one list of values: the model alone, the core, Beam and Spark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+from apache_beam.options.pipeline_options import PipelineOptions
+from pyspark.sql import DataFrame
+from turns import Contender
+
+from clipmill.encoders import Encoder, EncoderSpec, load_encoder
+from clipmill.transforms import Embed
+from clipmill.udfs import embed_columns
+
+Batch = tuple[str, list[Any]]
+"""A modality and what a call of the model is given."""
+
+
+def calls_of(encoder: Encoder, modality: str, values: Sequence[Any]) -> list[Batch]:
+    """Return the very calls that the core makes of its model for these values."""
+    model = encoder._loaded.model
+    calls: list[Batch] = []
+    encode = model.encode
+
+    def noting(modality: str, payloads: Sequence[Any]) -> np.ndarray:
+        calls.append((modality, list(payloads)))
+        return encode(modality, payloads)
+
+    model.encode = noting  # type: ignore[method-assign]  # of this object alone, until it is deleted again
+    try:
+        embed(encoder, modality, values)
+    finally:
+        del model.encode
+    return calls
+
+
+def model_only(name: str, spec: EncoderSpec, modality: str, values: Sequence[Any]) -> Contender:
+    """Only the model, on the micro-batches that the core would give it: what there is to reach."""
+    encoder = load_encoder(spec)
+    model = encoder._loaded.model
+    calls = calls_of(encoder, modality, values)
+
+    def run() -> None:
+        for kind, payloads in calls:
+            model.encode(kind, payloads)
+
+    return Contender(f"model only, {name}", len(values), run)
+
+
+def embed(encoder: Encoder, modality: str, values: Sequence[Any]) -> np.ndarray:
+    """Return (n, dim) float32."""
+    return encoder.embed_texts(values) if modality == "text" else encoder.embed_images(values)
+
+
+def core(name: str, spec: EncoderSpec, modality: str, values: Sequence[Any]) -> Contender:
+    """The engine-free core, from encoded bytes or strings to vectors."""
+    encoder = load_encoder(spec)
+    return Contender(f"core, {name}", len(values), lambda: embed(encoder, modality, values))
+
+
+def on_beam(name: str, spec: EncoderSpec, modality: str, table: Path, rows: int) -> Contender:
+    """Beam's local runner, one worker with all cores, rows from Parquet; the pipeline's construction is timed too.
+
+    Args:
+        name: Of the precision.
+        spec: What embeds.
+        modality: Of the table's column `value`.
+        table: A Parquet file: `beam.Create` would pickle and compress the rows first.
+        rows: How many it has.
+    """
+    load_encoder(spec)
+
+    def run() -> None:
+        with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as pipeline:
+            source = pipeline | beam.io.ReadFromParquet(str(table))
+            embedded = source | Embed(spec, columns={"value": modality})
+            _ = embedded.rows | beam.Map(lambda row: row["value_embedding"].shape)
+
+    return Contender(f"Beam, {name}", rows, run)
+
+
+def on_spark(name: str, spec: EncoderSpec, modality: str, frame: DataFrame, few: DataFrame, rows: int) -> Contender:
+    """A local Spark with a one-core worker for each core; the whole job is timed, workers are warm.
+
+    Args:
+        name: Of the precision.
+        spec: What embeds.
+        modality: Of the column `value`.
+        frame: All rows, in memory.
+        few: Some of them, in as many partitions, to wake the workers with: they end after a minute without work.
+        rows: How many there are.
+    """
+
+    def run(source: DataFrame) -> None:
+        embedded = embed_columns(source, {"value": modality}, model=spec).drop("value")
+        embedded.write.format("noop").mode("overwrite").save()
+
+    return Contender(f"Spark, {name}", rows, lambda: run(frame), lambda: run(few))

@@ -1,0 +1,116 @@
+"""Rates of all contenders: images, 12-megapixel photographs, texts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ours import core, model_only, on_beam, on_spark
+from plain import PlainHandler, onnx_service, plain_loop, plain_udf, predict_batches, run_inference
+from turns import Contender, Rates, rate_table, take_turns
+from workload import captions, large_photographs, photographs
+from workplace import ARCHITECTURE, Workplace
+
+from clipmill.encoders.spec import Modality
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How much is measured.
+
+    Attributes:
+        slow: Rows of those who need tens of milliseconds for each.
+        fast: Rows of the others.
+        rounds: After the one that warms up.
+    """
+
+    slow: int
+    fast: int
+    rounds: int
+
+
+def measure_images(place: Workplace, size: Size) -> Rates:
+    """Photographs of 480 to 900 pixels through everything."""
+    files = photographs(size.fast)
+    contenders = [
+        *_plain_alone(place, "image", files[: size.slow], files[: 2 * size.slow]),
+        *_plain_engines(place, "image", files[: size.slow]),
+        *_own(place, "image", files, alone=True, engines=("fp32", "auto")),
+    ]
+    return take_turns(contenders, size.rounds)
+
+
+def measure_large(place: Workplace, size: Size) -> Rates:
+    """Photographs of 12 megapixels, some of them again and again."""
+    distinct = large_photographs(size.slow // 2)
+    files = [distinct[number % len(distinct)] for number in range(size.fast)]
+    contenders = [
+        *_plain_alone(place, "image", files[: size.slow], files[: size.slow]),
+        *_own(place, "image", files),
+    ]
+    return take_turns(contenders, size.rounds)
+
+
+def measure_texts(place: Workplace, size: Size) -> Rates:
+    """Captions of 5 to 15 words."""
+    texts = captions(size.fast)
+    contenders = [
+        *_plain_alone(place, "text", texts[: size.slow], texts[: 2 * size.slow]),
+        *_own(place, "text", texts, alone=True, engines=("auto",)),
+    ]
+    return take_turns(contenders, size.rounds)
+
+
+def measure_long_texts(place: Workplace, size: Size) -> Rates:
+    """Captions of 60 words."""
+    texts = captions(size.fast // 8, words=(60, 60))
+    contenders = [*_plain_alone(place, "text", texts[: size.slow], texts[: size.slow]), *_own(place, "text", texts)]
+    return take_turns(contenders, size.rounds)
+
+
+def speed_table(rates: Rates, unit: str) -> list[str]:
+    """Return the lines of a table, each way against A, B and the core where those were measured."""
+    return rate_table(rates, unit, [base for base in ("A", "B", "core, fp32", "core, auto") if base in rates])
+
+
+def _plain_alone(place: Workplace, modality: str, for_a: Sequence[Any], for_b: Sequence[Any]) -> list[Contender]:
+    return [plain_loop(place.plain, modality, for_a), onnx_service(place.service, modality, for_b)]
+
+
+def _plain_engines(place: Workplace, modality: str, values: Sequence[Any]) -> list[Contender]:
+    table = place.table(f"slow-{modality}", values)
+    of = ARCHITECTURE, place.weights, modality
+    return [
+        run_inference(PlainHandler(*of), table, len(values)),
+        predict_batches(plain_udf(*of), *place.frames(table), len(values)),
+    ]
+
+
+def _own(
+    place: Workplace,
+    modality: Modality,
+    values: Sequence[Any],
+    *,
+    alone: bool = False,
+    engines: Sequence[str] = (),
+) -> list[Contender]:
+    """Return clipmill's ways in both precisions.
+
+    Args:
+        place: With the weights.
+        modality: Of the values.
+        values: What is embedded.
+        alone: Whether the model alone is among them.
+        engines: The precisions that Beam and Spark are among them in.
+    """
+    made: list[Contender] = []
+    for precision in ("fp32", "auto"):
+        spec = place.spec(precision)
+        ways: list[Callable[..., Contender]] = [*([model_only] if alone else []), core]
+        made += [way(precision, spec, modality, values) for way in ways]
+        if precision in engines:
+            table = place.table(f"fast-{modality}", values)
+            made.append(on_beam(precision, spec, modality, table, len(values)))
+            made.append(on_spark(precision, spec, modality, *place.frames(table), len(values)))
+    return made

@@ -1,0 +1,130 @@
+"""What the parts of the benchmark share, made when it is first asked for: weights, tables, plain models, Spark."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from plain import OnnxService, OpenClip, open_clip_model
+from pyspark.sql import DataFrame, SparkSession
+from workload import write_weights
+
+from clipmill.encoders import EncoderSpec
+from clipmill.encoders.combinations import has_native_bfloat16
+from clipmill.encoders.runtimes.store import Store
+from clipmill.encoders.threads import allowed_cpus
+from clipmill.encoders.towers import find_source
+
+ARCHITECTURE = "ViT-B-32"
+_FEW_ROWS = 64
+"""Rows that wake Spark's workers."""
+
+
+@contextlib.contextmanager
+def spark_session() -> Iterator[SparkSession]:
+    """Start a local Spark with a slot for each core."""
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # workers are started by name from PATH otherwise
+    builder = SparkSession.builder.master(f"local[{allowed_cpus()}]").config("spark.ui.enabled", "false")
+    builder = builder.config("spark.ui.showConsoleProgress", "false")
+    session = builder.config("spark.log.level", "ERROR").config("spark.driver.memory", "2g").getOrCreate()
+    send_modules(session)
+    try:
+        yield session
+    finally:
+        session.stop()
+
+
+def send_modules(session: SparkSession) -> None:
+    """Let workers import what D is made of."""
+    for name in ("plain.py", "turns.py"):
+        session.sparkContext.addPyFile(str(Path(__file__).parent / name))
+
+
+class Workplace:
+    """See the module. Its Spark is to be stopped."""
+
+    def __init__(self, home: Path) -> None:
+        """Start with nothing made.
+
+        Args:
+            home: A folder for weights, graphs and tables.
+        """
+        self.home = home
+        self._stack = contextlib.ExitStack()
+        self._frames: dict[str, tuple[DataFrame, DataFrame]] = {}
+        self._session: SparkSession | None = None
+
+    @functools.cached_property
+    def weights(self) -> Path:
+        """Random weights in the published layout; drawn from a seed, so that those of an earlier run are the same."""
+        path = self.home / f"{ARCHITECTURE}.safetensors"
+        return path if path.is_file() else write_weights(ARCHITECTURE, path)
+
+    def spec(self, precision: str) -> EncoderSpec:
+        """Return the spec of a precision, without the cache: every round brings the same values again."""
+        return EncoderSpec(f"{ARCHITECTURE}::{self.weights}", device="cpu", precision=precision, max_cache_bytes=0)
+
+    @property
+    def plain(self) -> OpenClip:
+        """A's model."""
+        return open_clip_model(ARCHITECTURE, self.weights)
+
+    @functools.cached_property
+    def service(self) -> OnnxService:
+        """B's sessions, on the graphs that clipmill itself makes: the same arithmetic, without its preprocessing."""
+        graphs = Store(find_source(self.spec("fp32")), None).graphs("float")
+        paths = {"image": graphs.path("normalised_image"), "text": graphs.path("text")}
+        return OnnxService(paths, self.plain.transform, self.plain.tokenizer)
+
+    def table(self, name: str, values: Sequence[Any]) -> Path:
+        """Write values as the column `value` of a Parquet file, beside an `id`."""
+        path = self.home / f"{name}.parquet"
+        pq.write_table(pa.table({"id": range(len(values)), "value": pa.array(values)}), path, row_group_size=64)
+        return path
+
+    def frames(self, table: Path) -> tuple[DataFrame, DataFrame]:
+        """Return a table's rows in Spark's memory, a partition for each core, and some of them."""
+        if table.name not in self._frames:
+            frame = self.spark.read.parquet(str(table)).repartition(allowed_cpus()).cache()
+            few = frame.limit(_FEW_ROWS).repartition(allowed_cpus()).cache()
+            frame.count(), few.count()
+            self._frames[table.name] = frame, few
+        return self._frames[table.name]
+
+    @property
+    def spark(self) -> SparkSession:
+        """The session, started if it is not."""
+        if self._session is None:
+            self._session = self._stack.enter_context(spark_session())
+        return self._session
+
+    def stop_spark(self) -> None:
+        """End the session, its workers and what they hold."""
+        self._frames.clear()
+        self._session = None
+        self._stack.close()
+
+
+def machine() -> str:
+    """Return what the figures were measured on, in a line."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    bfloat16 = "with" if has_native_bfloat16() else "without"
+    return (
+        f"{processor()}, {allowed_cpus()} cores allowed, {bfloat16} native bfloat16, {memory:.0f} GiB, Python"
+        f" {platform.python_version()}"
+    )
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    with open("/proc/cpuinfo") as file:
+        names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    return names[0] if names else platform.processor()
