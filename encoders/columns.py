@@ -147,12 +147,13 @@ class ColumnPlan:
         values: dict[str, Any] = {}
         failures: list[Failure] = []
         remaining = iter(outcomes)
-        row = row_name(get, self.key)
         for path, column in self.columns.items():
             length = _array_length(_value(get, path), column.modality)
-            places = [path] if length is None else [f"{path}[{n}]" for n in range(length)]
-            own = [next(remaining) for _ in places]
-            failures += [o.at(column=p, row=row) for p, o in zip(places, own, strict=True) if isinstance(o, Failure)]
+            own = [next(remaining)] if length is None else [next(remaining) for _ in range(length)]
+            for number, outcome in enumerate(own):
+                if isinstance(outcome, Failure):  # few do: only they ask for the row's name
+                    place = path if length is None else f"{path}[{number}]"
+                    failures.append(outcome.at(column=place, row=row_name(get, self.key)))
             vectors = [o.values if isinstance(o, Vector | Labelled) else None for o in own]
             values[str(column.output)] = vectors[0] if length is None else vectors
             if column.truncated:

@@ -17,7 +17,7 @@ from ..encoders.storage.vectors import nested_vector_array, vector_array
 from .meter import NO_DRIVER, Meter
 from .partitions import Values, Work, getter, work_through
 from .schema import ARROW_FAILURE, ARROW_FAILURES, ARROW_VECTOR, Source
-from .values import read_value
+from .values import plain_reader_of
 from .worker import encoder_of_task
 
 # --- whole DataFrames ------------------------------------------------------------------------------------------------
@@ -50,7 +50,7 @@ def embed_batches(
         return [*added, failures_array(made)]
 
     work = Work(
-        reader=lambda _: read_value,
+        reader=plain_reader_of,
         items=lambda values: _items(plan, values),
         results=lambda rows: [plan.results(getter(row.token), row.outcomes) for row in rows],
         names=[*plan.new_names, FAILURES_COLUMN],
@@ -60,7 +60,7 @@ def embed_batches(
 
 
 def _items(plan: ColumnPlan, values: Values) -> list[Item]:
-    """Return the items of a row, in the plan's order; what `read_value` could not read fails."""
+    """Return the items of a row, in the plan's order; what could not be read fails."""
     columns = [values[path] for path in plan.columns]
     elements = [element for value in columns for element in (value if isinstance(value, list) else [value])]
     items = plan.items(getter(values))
@@ -116,7 +116,8 @@ def embed_array(
     """
     _check_arrow_type(values.type, modality)
     encoder = encoder_of_task(spec)
-    items = (_item(modality, read_value(value)) for value in values)
+    read = plain_reader_of(values.type)
+    items = (_item(modality, read(value)) for value in values)
     with meter.counting() as stats:
         return outcomes_array(encoder.embed_items(items, stats), encoder.dim, failures)
 

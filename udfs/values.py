@@ -35,6 +35,20 @@ def read_value(scalar: pa.Scalar) -> Any:
         return _NOT_UTF8
 
 
+def plain_reader_of(kind: pa.DataType) -> Reader:
+    """Return what reads values of a type as `read_value` does, the type looked at once and not for every value."""
+    if holds_sound(kind) or is_list(kind):
+        return read_value
+
+    def read(scalar: pa.Scalar) -> Any:
+        try:
+            return scalar.as_py()
+        except UnicodeDecodeError:
+            return _NOT_UTF8
+
+    return read
+
+
 def reader_of(kind: pa.DataType) -> Reader:
     """Return what reads values as `read_value` does, with every list of numbers in them as an array.
 
@@ -46,7 +60,7 @@ def reader_of(kind: pa.DataType) -> Reader:
         NaN, which no vector may hold.
     """
     if holds_sound(kind) or not _holds_numbers(kind):
-        return read_value
+        return plain_reader_of(kind)
     if not is_list(kind):
         return _struct_reader({field.name: reader_of(field.type) for field in kind})
     if is_number(kind.value_type):
