@@ -25,7 +25,7 @@ from turns import Contender
 from clipmill.encoders.threads import allowed_cpus
 
 BATCH = 32
-_SERVICE_THREADS = 4
+SERVICE_THREADS = 4
 
 
 class OpenClip:
@@ -91,7 +91,7 @@ class OnnxService:
         }
         self._preprocess = preprocess
         self._tokenizer = tokenizer
-        self._pool = ThreadPoolExecutor(_SERVICE_THREADS)
+        self._pool = ThreadPoolExecutor(SERVICE_THREADS)
 
     def prepare(self, modality: str, values: Sequence[Any]) -> np.ndarray:
         """Return what a session is given for one batch."""

@@ -35,9 +35,9 @@ QUICK = {
 """So that all parts together take under five minutes on two cores that do nothing else."""
 
 FULL = {
-    "speed": Size(slow=160, fast=960, rounds=5),
-    "big": Size(slow=32, fast=96, rounds=5),
-    "texts": Size(slow=256, fast=8_192, rounds=5),
+    "speed": Size(slow=96, fast=576, rounds=3),
+    "big": Size(slow=24, fast=72, rounds=3),
+    "texts": Size(slow=256, fast=4_096, rounds=3),
 }
 
 

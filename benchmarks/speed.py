@@ -7,7 +7,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ours import core, model_only, on_beam, on_spark
-from plain import PlainHandler, onnx_service, plain_loop, plain_udf, predict_batches, run_inference
+from plain import (
+    BATCH,
+    SERVICE_THREADS,
+    PlainHandler,
+    onnx_service,
+    plain_loop,
+    plain_udf,
+    predict_batches,
+    run_inference,
+)
 from turns import Contender, Rates, rate_table, take_turns
 from workload import captions, large_photographs, photographs
 from workplace import ARCHITECTURE, Workplace
@@ -34,7 +43,7 @@ def measure_images(place: Workplace, size: Size) -> Rates:
     """Photographs of 480 to 900 pixels through everything."""
     files = photographs(size.fast)
     contenders = [
-        *_plain_alone(place, "image", files[: size.slow], files[: 2 * size.slow]),
+        *_plain_alone(place, "image", files[: size.slow], for_b(files, size)),
         *_plain_engines(place, "image", files[: size.slow]),
         *_own(place, "image", files, alone=True, engines=("fp32", "auto")),
     ]
@@ -46,7 +55,7 @@ def measure_large(place: Workplace, size: Size) -> Rates:
     distinct = large_photographs(size.slow // 2)
     files = [distinct[number % len(distinct)] for number in range(size.fast)]
     contenders = [
-        *_plain_alone(place, "image", files[: size.slow], files[: size.slow]),
+        *_plain_alone(place, "image", files[: size.slow], for_b(files, size)),
         *_own(place, "image", files),
     ]
     return take_turns(contenders, size.rounds)
@@ -56,7 +65,7 @@ def measure_texts(place: Workplace, size: Size) -> Rates:
     """Captions of 5 to 15 words."""
     texts = captions(size.fast)
     contenders = [
-        *_plain_alone(place, "text", texts[: size.slow], texts[: 2 * size.slow]),
+        *_plain_alone(place, "text", texts[: size.slow], for_b(texts, size)),
         *_own(place, "text", texts, alone=True, engines=("auto",)),
     ]
     return take_turns(contenders, size.rounds)
@@ -65,8 +74,15 @@ def measure_texts(place: Workplace, size: Size) -> Rates:
 def measure_long_texts(place: Workplace, size: Size) -> Rates:
     """Captions of 60 words."""
     texts = captions(size.fast // 8, words=(60, 60))
-    contenders = [*_plain_alone(place, "text", texts[: size.slow], texts[: size.slow]), *_own(place, "text", texts)]
+    alone = _plain_alone(place, "text", texts[: size.slow], for_b(texts, size))
+    contenders = [*alone, *_own(place, "text", texts)]
     return take_turns(contenders, size.rounds)
+
+
+def for_b(values: Sequence[Any], size: Size) -> list[Any]:
+    """Return what B is given: its threads take whole batches, so that all four of them need several each."""
+    count = max(2 * size.slow, 2 * SERVICE_THREADS * BATCH)
+    return [values[number % len(values)] for number in range(count)]
 
 
 def speed_table(rates: Rates, unit: str) -> list[str]:

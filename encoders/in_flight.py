@@ -56,10 +56,22 @@ class Group:
         self.pixels = 0
 
     def add(self, slot: Slot, pixels: int) -> None:
-        """Add a slot with the pixels of its source."""
+        """Add a slot with the pixels that the model is given of it."""
         self.slots.append(slot)
         self.nbytes += slot.nbytes
         self.pixels += pixels
+
+    def take(self, count: int) -> list[Slot]:
+        """Take the first slots out."""
+        taken, self.slots = self.slots[:count], self.slots[count:]
+        self.nbytes -= sum(slot.nbytes for slot in taken)
+        self.pixels -= sum(slot.prepared.pixels for slot in taken if slot.prepared is not None)
+        return taken
+
+
+def count_texts(slots: list[Slot]) -> int:
+    """Return how many of prepared slots are texts that are cut by their length."""
+    return sum(slot.prepared is not None and slot.prepared.length > 0 for slot in slots)
 
 
 def cut_by_length(slots: list[Slot], max_rows: int, max_tokens: int | None) -> list[list[Slot]]:

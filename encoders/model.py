@@ -31,7 +31,8 @@ class Prepared:
     Attributes:
         payload: What `Model.encode` gets.
         group: Only payloads of one group (and modality) share a call: equal shapes, equal dtypes.
-        pixels: Pixels of the source image; of a sound the values of the model's largest layer, which take memory alike.
+        pixels: Pixels of the image that the model is given; of a sound the values of the model's largest layer, which
+            take memory alike.
         length: Tokens of a text whose call costs what its longest has; 0 where all of a group cost the same. Those of
             about one length share a call.
         truncated: Whether a text was cut to the context length.

@@ -20,7 +20,7 @@ import numpy as np
 from .calls import call_model
 from .errors import ClipmillError, OutOfMemoryError
 from .failure import Code, Failure, Stage
-from .in_flight import Group, Row, Slot, Window, cut_by_length
+from .in_flight import Group, Row, Slot, Window, count_texts, cut_by_length
 from .item import Item, Uri
 from .loaded import Loaded
 from .outcome import Finished, Vector
@@ -247,28 +247,40 @@ class EmbedSession:
         return self._window.is_full(self._slots_in_flight - self._texts_ready)  # those hold next to nothing
 
     def _is_crowded(self) -> bool:
-        return (
-            self._window_is_full()
-            or len(self._rows) >= _MAX_WAITING * self._max_rows
-            or (self._bytes_held > 2 * self._spec.max_batch_bytes and max(self._slots_in_flight, len(self._rows)) > 1)
-        )
+        return self._window_is_full() or len(self._rows) >= _MAX_WAITING * self._max_rows or self._is_heavy()
+
+    def _is_heavy(self) -> bool:
+        """Tell whether callers hold more bytes than they should, in more than a single row."""
+        many = max(self._slots_in_flight, len(self._rows)) > 1
+        return many and self._bytes_held > 2 * self._spec.max_batch_bytes
 
     def _make_room(self) -> None:
-        """Take what arrives next; where that takes long or nothing is on its way, encode what is ready."""
-        if self._decoding or self._fetching:
-            try:
-                self._take_next(timeout_s=_PATIENCE_S if self._ready else None)
-            except queue.Empty:
-                self._encode_group(max(self._ready, key=lambda key: len(self._ready[key].slots)))
+        """Take what arrives next; where that takes long or nothing is on its way, encode what is ready.
+
+        Where contents are large, and few of them fit, half of them are encoded while the others are being decoded.
+        """
+        if not self._decoding and not self._fetching:
+            oldest = next(slot for row in self._rows for slot in row.slots if slot.prepared is not None)
+            self._encode_group(next(key for key, group in self._ready.items() if oldest in group.slots))
             return
-        oldest = next(slot for row in self._rows for slot in row.slots if slot.prepared is not None)
-        self._encode_group(next(key for key, group in self._ready.items() if oldest in group.slots))
+        largest = max(self._ready, key=lambda key: len(self._ready[key].slots), default=None)
+        half = self._slots_in_flight // 2
+        if largest is not None and self._is_heavy() and 0 < half < len(self._ready[largest].slots):
+            some = self._ready[largest].take(half)
+            self._texts_ready -= count_texts(some)
+            self._encode(largest, some)
+            return
+        try:
+            self._take_next(timeout_s=None if largest is None else _PATIENCE_S)
+        except queue.Empty:
+            assert largest is not None
+            self._encode_group(largest)
 
     def _encode_group(self, key: tuple[str, Hashable]) -> None:
         slots = self._ready.pop(key).slots
         batches = [slots]
-        if slots[0].prepared is not None and slots[0].prepared.length:
-            self._texts_ready -= len(slots)
+        if texts := count_texts(slots):
+            self._texts_ready -= texts
             batches = cut_by_length(slots, self._max_rows, self._max_tokens)
         for batch in batches:
             self._encode(key, batch)
@@ -304,7 +316,7 @@ class EmbedSession:
         middle = len(slots) // 2
         fitting = [self._encode(key, half) for half in (slots[:middle], slots[middle:])]
         if not ran_out:
-            return len(slots)
+            return len(slots) if all(fitting) else 0
         self._stats.out_of_memory_retries += 1
         if all(fitting):  # else it was one row that is too large, and no reason to be careful with the others
             self._loaded.remember_row_limit(*key, max(fitting))

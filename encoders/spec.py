@@ -96,8 +96,8 @@ class EncoderSpec:
         normalize: Whether vectors are scaled to length 1. Off by default, as in clip-as-service.
         preprocess: False when images come as normalised float32 arrays of the model's size. Texts and sounds are
             prepared as ever.
-        decode: `exact` decodes and resizes as the reference does, to the bit. `fast` may move a grey level, and decodes
-            JPEG files at a reduced scale where that leaves twice the pixels that the model looks at, or more.
+        decode: `exact` decodes and resizes as the reference does, to the bit. `fast` may move a grey level, seldom two,
+            and decodes JPEG files at a reduced scale where that leaves twice what the model looks at, or more.
         apply_exif: Whether photographs are turned as their EXIF orientation says. The references ignore it.
         on_long_text: `truncate` cuts texts over the context length and counts them; `fail` makes them failures.
         max_batch_rows: Rows in one call of the model; None means 32 on a CPU and 128 on a GPU, and more of short texts.

@@ -15,7 +15,7 @@ from clipmill.encoders.catalog.tables import Preprocessing
 from clipmill.encoders.failure import RowError
 from clipmill.encoders.media import crops, preprocess
 from clipmill.encoders.media.crops import decoded_pixels, image_crop, least_side
-from clipmill.encoders.media.jpeg import decode_jpeg, jpeg_size, reduction
+from clipmill.encoders.media.jpeg import decode_jpeg, is_decoded_as_read, jpeg_size, reduction
 
 FAST, EXACT = EncoderSpec("demo"), EncoderSpec("demo", decode="exact")
 RARE = 1e-4
@@ -51,7 +51,9 @@ def paths(monkeypatch) -> list[str]:
 
 
 FAST_JPEGS = ("jpeg", "jpeg-progressive")
-FAST_SIZES = ("png", "webp", "bmp", "tiff", "exact-size", "odd", "1x1", "very-wide", "very-tall")
+FAST_SIZES = ("png", "webp", "bmp", "tiff", "exact-size", "odd", "1x1")
+LONG = ("very-wide", "very-tall")
+"""Which are resized by torch unless they are so long that only what is kept of them is resized."""
 
 
 @pytest.mark.parametrize("size", [224, 97])
@@ -63,6 +65,8 @@ def test_who_decodes_and_resizes_what(name: str, size: int, paths: list[str]) ->
     if name in FAST_JPEGS:
         assert fast == ["decode_jpeg", "crop_pixels"]
     elif name in FAST_SIZES:
+        assert fast == ["open_image", "crop_pixels"]
+    elif name in LONG:
         assert fast in (["open_image", "crop_pixels"], ["open_image", "crop_image"])
     else:
         assert fast == ["open_image", "crop_image"] and off.max() == 0
@@ -105,6 +109,17 @@ def test_photographs_are_turned_as_pillow_turns_them(orientation: int, is_large:
         assert levels(buffer.getvalue(), made).mean() < 0.5, "without apply_exif neither turns it"
         turned = image_crop(buffer.getvalue(), made, EncoderSpec("demo", apply_exif=True)).astype(int)
         assert np.abs(turned - image_crop(buffer.getvalue(), made, EXACT)).mean() > 5
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("shape", [(1, 30), (30, 1), (1, 1)])
+def test_thin_photographs_are_turned_too(orientation: int, shape: tuple[int, int]) -> None:
+    """A flipped side of one pixel has strides that torch refuses, unless they are made anew."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.fromarray(photographs()["china"][: shape[0], : shape[1]]).save(buffer, "JPEG", quality=95, exif=exif)
+    assert levels(buffer.getvalue(), Preprocessing(image_size=32), apply_exif=True).max() <= 2
 
 
 # --- large photographs -----------------------------------------------------------------------------------------------
@@ -181,6 +196,38 @@ def test_what_pillow_reads_of_a_damaged_file_is_read() -> None:
     middle = len(damaged) // 2
     damaged[middle : middle + 40] = bytes(range(40))
     assert levels(bytes(damaged), Preprocessing()).max() <= 2
+
+
+def test_a_damaged_photograph_is_read_at_the_reduced_scale() -> None:
+    """By Pillow, with the proportions of the whole, and holding no more than was counted."""
+    damaged = bytearray(phone_photograph())
+    middle = len(damaged) // 2
+    damaged[middle : middle + 4] = b"\x12\x34\x56\x78"
+    try:
+        exact = image_crop(bytes(damaged), Preprocessing(), EXACT).astype(int)
+    except RowError:
+        pytest.fail("Pillow should read this one")
+    fast = image_crop(bytes(damaged), Preprocessing(), FAST).astype(int)
+    assert np.abs(fast - exact).mean() < 2
+
+
+def with_markers(data: bytes, *extra: bytes) -> bytes:
+    """Put bytes between the start of a file and what follows."""
+    return data[:2] + b"".join(extra) + data[2:]
+
+
+def test_files_that_are_held_as_a_whole_count_as_such() -> None:
+    """Progressive ones, whatever stands before their frame; those with a scan for each colour; what is cut off."""
+    plain, progressive = FILES["jpeg"], FILES["jpeg-progressive"]
+    assert is_decoded_as_read(plain) and is_decoded_as_read(with_markers(plain, b"\xff", b"\xff\x01"))
+    assert not is_decoded_as_read(progressive)
+    for extra in (b"\xff", b"\xff\xff", b"\xff\x01", b"\xff\xfe\x00\x04hi"):
+        assert not is_decoded_as_read(with_markers(progressive, extra))
+    scan = plain.index(b"\xff\xda")
+    assert not is_decoded_as_read(plain[: scan + 4] + b"\x01" + plain[scan + 5 :])
+    assert not is_decoded_as_read(plain[:scan]) and not is_decoded_as_read(b"\xff\xd8")
+    width, height = jpeg_size(progressive)
+    assert decoded_pixels(progressive, Preprocessing(), FAST) == 2 * width * height
 
 
 def test_only_ordinary_files_are_told_by_their_header() -> None:

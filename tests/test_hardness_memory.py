@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,9 +15,10 @@ from test_text_batches import Words
 from clipmill.encoders import EncoderSpec, Failure, Item, Vector
 from clipmill.encoders.catalog.tables import Preprocessing
 from clipmill.encoders.errors import OutOfMemoryError
+from clipmill.encoders.failure import Code, RowError, Stage
 from clipmill.encoders.frontend import Frontend, TextFrontend
 from clipmill.encoders.loaded import Loaded
-from clipmill.encoders.model import ClipModel
+from clipmill.encoders.model import ClipModel, Model, Prepared
 from clipmill.encoders.runtimes.pytorch import TorchRuntime
 from clipmill.encoders.session import EmbedSession
 from clipmill.encoders.stats import Stats
@@ -186,3 +188,36 @@ def test_other_errors_of_torch_are_no_lack_of_memory():
     bench = Bench(runtime, max_batch_rows=4)
     assert bench.embed([text(3)] * 4) == ["encode_failed"] * 4
     assert bench.stats.out_of_memory_retries == 0
+
+
+class Waiting(Model):
+    """Prepares the first five contents at once, and the others when a call of the model is under way."""
+
+    dim, modalities = 1, frozenset({"image"})
+
+    def __init__(self) -> None:
+        self.encoding = threading.Event()
+        self.rows: list[int] = []
+
+    def prepare(self, modality: str, content: Any, spec: EncoderSpec) -> Prepared:
+        if content[0] >= 5 and not self.encoding.wait(20):
+            raise RowError(Stage.DECODE, Code.UNDECODABLE, "nothing was encoded meanwhile")
+        return Prepared(np.array([content[0]]))
+
+    def encode(self, modality: str, payloads: Sequence[Any]) -> np.ndarray:
+        self.encoding.set()
+        self.rows.append(len(payloads))
+        return np.stack(payloads).astype(np.float32)
+
+
+def test_large_contents_are_decoded_while_the_model_runs() -> None:
+    """Where few of them fit into what may be held, half of those are encoded and the others decoded meanwhile."""
+    model = Waiting()
+    loaded = Loaded(model, 2)
+    spec = EncoderSpec("fake::dim=1", max_batch_bytes=4 * 2**20)
+    session = EmbedSession(spec, loaded, Stats(), VectorCache(0))
+    items = [Item("image", bytes([number]) * 2**20) for number in range(30)]
+    done = [one for n, item in enumerate(items) for one in session.push(n, [item])] + session.flush()
+    loaded.close()
+    assert [int(one.outcomes[0].values[0]) for one in done] == list(range(30))
+    assert model.rows[0] == 4 and sum(model.rows) == 30, "nine are held before it is too much"

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..catalog.tables import Preprocessing
 from .images import open_image
-from .jpeg import decode_jpeg, is_progressive, jpeg_size, reduction
+from .jpeg import decode_jpeg, is_decoded_as_read, jpeg_size, reduction
 from .preprocess import crop_image, crop_pixels, has_byte_resizer
 
 if TYPE_CHECKING:
@@ -48,10 +48,19 @@ def image_crop(content: Any, preprocessing: Preprocessing, spec: EncoderSpec) ->
     reduced_to = _reduced_size(content, preprocessing, spec)  # what was found fault with holds no more than was counted
     image = open_image(content, max_pixels=spec.max_image_pixels, apply_exif=spec.apply_exif, reduced_to=reduced_to)
     if is_fast and image.mode == "RGB" and image.info.get("transparency") is None:
-        crop = crop_pixels(np.array(image), image.size, preprocessing)  # torch wants memory that it may write
+        # of a reduction the whole's proportions; a copy, since torch wants memory that it may write
+        whole = image.size if reduced_to is None else _scaled(image.size, jpeg_size(content))
+        crop = crop_pixels(np.array(image), whole, preprocessing)
         if crop is not None:
             return crop
     return crop_image(image, preprocessing)
+
+
+def _scaled(size: tuple[int, int], whole: tuple[int, int] | None) -> tuple[int, int]:
+    """Return the whole's size, turned as a reduction of it is that EXIF may have turned."""
+    if whole is None:
+        return size
+    return whole if (size[0] >= size[1]) == (whole[0] >= whole[1]) else whole[::-1]
 
 
 def least_side(preprocessing: Preprocessing) -> int:
@@ -66,12 +75,15 @@ def least_side(preprocessing: Preprocessing) -> int:
 def decoded_pixels(data: bytes, preprocessing: Preprocessing, spec: EncoderSpec) -> int | None:
     """Return the pixels that decoding an ordinary JPEG file holds; None for others, which are decoded whole.
 
-    A progressive one counts in full: its coefficients are all in memory before the first pixel, three bytes for each.
+    One of several scans counts twice, and in full: its coefficients are in memory before its first pixel, up to six
+    bytes for each.
     """
     reduced, size = _reduced_size(data, preprocessing, spec), jpeg_size(data)
     if size is None:
         return None
-    width, height = size if reduced is None or is_progressive(data) else reduced
+    if not is_decoded_as_read(data):
+        return 2 * size[0] * size[1]
+    width, height = size if reduced is None else reduced
     return width * height
 
 

@@ -19,7 +19,8 @@ except ImportError:  # where exported directories run with next to nothing insta
 _MAGIC = b"\xff\xd8\xff"
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL = (0xC0, 0xC1)
-"""Markers of frames, and of those that are decoded as they are read (ITU-T T.81, table B.1)."""
+_SCAN, _ALONE = 0xDA, frozenset([0x01, *range(0xD0, 0xD8)])
+"""Markers of frames, of frames without refinements, of scans, and those without a length (ITU-T T.81, table B.1)."""
 _ORIENTATION, _FIRST_ON_ITS_SIDE = 0x0112, 5
 _REDUCTIONS = (8, 4, 2)
 """What libjpeg-turbo leaves out while it decodes at no cost: it computes smaller blocks."""
@@ -31,13 +32,27 @@ def reduction(width: int, height: int, at_least: int) -> int:
     return next((times for times in _REDUCTIONS if math.ceil(shorter / times) >= at_least), 1)
 
 
-def is_progressive(data: bytes) -> bool:
-    """Tell whether a JPEG file is read as a whole before any of it is decoded, at whatever scale."""
-    at = 2
+def is_decoded_as_read(data: bytes) -> bool:
+    """Tell whether a JPEG file is decoded row by row while it is read.
+
+    Others, which have several scans (progressive ones, and those with a scan for each colour), are in memory as a whole
+    before any of it is decoded, at whatever scale. What cannot be told is taken for one of those.
+    """
+    at, colours = 2, None
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        if marker in _ALONE:
+            at += 2
+            continue
         if marker in _FRAMES:
-            return marker not in _SEQUENTIAL
+            if marker not in _SEQUENTIAL or at + 10 > len(data):
+                return False
+            colours = data[at + 9]
+        if marker == _SCAN:
+            return colours is not None and data[at + 4 : at + 5] == bytes([colours])
         at += 2 + int.from_bytes(data[at + 2 : at + 4])
     return False
 
@@ -111,5 +126,5 @@ def _turned(pixels: np.ndarray, size: tuple[int, int], data: bytes) -> Pixels:
         orientation = image.getexif().get(_ORIENTATION)
     if orientation not in _TURNS:
         return Pixels(pixels, size)
-    turned = np.ascontiguousarray(_TURNS[orientation](pixels))
+    turned = np.array(_TURNS[orientation](pixels), order="C", copy=True)  # with strides that torch takes
     return Pixels(turned, size if orientation < _FIRST_ON_ITS_SIDE else size[::-1])

@@ -55,8 +55,8 @@ def crop_pixels(pixels: np.ndarray, size: tuple[int, int], preprocessing: Prepro
         preprocessing: As for `crop_image`.
 
     Returns:
-        RGB, (S, S, 3) uint8, contiguous, within one grey level of `crop_image`'s where nothing was reduced. None where
-        it does not apply: without torch, and for images that are very long or smaller than the crop.
+        RGB, (S, S, 3) uint8, contiguous, within two grey levels of `crop_image`'s, seldom over one, where nothing was
+        reduced. None where it does not apply: without torch, for very long images and those smaller than the crop.
     """
     resize = _byte_resizer()
     if resize is None:

@@ -18,14 +18,16 @@ _NUMBER_BYTES = 32
 
 def held_bytes(value: Any) -> int:
     """Return the bytes that a value holds in memory: strings, files, arrays, numbers, and what is inside of it."""
-    if isinstance(value, bytes | str):
+    if isinstance(value, bytes | bytearray | str):
         return len(value)
+    if isinstance(value, memoryview):
+        return value.nbytes
     if isinstance(value, np.ndarray):
         return value.nbytes
     if isinstance(value, int | float):
         return _NUMBER_BYTES
     if isinstance(value, Document):
-        own = (value.text, value.blob, value.tensor, value.embedding, value.tags)
+        own = (value.text, value.uri, value.blob, value.tensor, value.embedding, value.tags)
         return sum(map(held_bytes, (*own, *value.matches, *value.chunks)))
     inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
     return sum(map(held_bytes, inner))
