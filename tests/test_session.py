@@ -23,6 +23,8 @@ from clipmill.encoders.stats import Stats
 from clipmill.encoders.testing import fake_image_vector, fake_text_vector, read_log
 
 SMALL = np.full((2, 3, 3), 100, np.uint8)
+SOME = np.full((20, 30, 3), 100, np.uint8)
+"""More than its vector."""
 
 
 def _codes(outcomes: list) -> list[str | None]:
@@ -68,14 +70,14 @@ def test_vectors_belong_to_their_rows() -> None:
     ("limits", "sizes"),
     [
         ({"max_batch_rows": 4}, [4, 4, 2]),
-        ({"max_batch_rows": 100, "max_batch_pixels": 5 * 6}, [5, 5]),
-        ({"max_batch_rows": 100, "max_batch_bytes": 3 * SMALL.nbytes}, [3, 3, 3, 1]),
+        ({"max_batch_rows": 100, "max_batch_pixels": 5 * 20 * 30}, [5, 5]),
+        ({"max_batch_rows": 100, "max_batch_bytes": 3 * SOME.nbytes}, [3, 3, 3, 1]),
     ],
     ids=["rows", "pixels", "bytes"],
 )
 def test_micro_batches_are_cut(limits: dict, sizes: list[int], tmp_path) -> None:
-    """By rows, by pixels of the sources, by bytes of the sources."""
-    load_encoder(f"fake::log={tmp_path}", **limits).embed_images([SMALL] * 10)
+    """By rows, by pixels and by bytes of what the model is given."""
+    load_encoder(f"fake::log={tmp_path}", **limits).embed_images([SOME] * 10)
     assert [rows for _, rows in read_log(tmp_path).batches] == sizes
 
 
