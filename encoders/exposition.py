@@ -1,23 +1,23 @@
 """Counts in the text format of Prometheus: as text, in a file that is kept up to date, or served on a port.
 
-A process can be told so by its environment, without code: see `start_from_environment`. All of it needs
-`prometheus_client`, the extra `metrics`.
+A process can be told so by its environment, without code: see `told_process`. All of it needs `prometheus_client`, the
+extra `metrics`.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import functools
 import logging
+import math
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from .errors import MissingExtraError, SpecError
-from .metrics import CODES, METRICS, Counts, Metric, batch_sizes, on_record, process_counts
+from .errors import MissingExtraError
+from .metrics import CODES, METRICS, Counts, Metric, batch_sizes, process_counts
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric as Family
@@ -28,9 +28,10 @@ Source = Callable[[], Counts]
 
 EVERY_S = 5.0
 """Seconds between two writes of a file."""
-FILE_VARIABLE, PORT_VARIABLE = "CLIPMILL_METRICS_FILE", "CLIPMILL_METRICS_PORT"
-_BUCKETS = tuple(2**power for power in range(11))
-"""Rows in a call of the model, up to 1024: limits are powers of two more often than not."""
+SOON_S = 0.5
+"""Seconds between two writes that were asked for by whoever counts: each takes his thread about a millisecond."""
+_BUCKETS = tuple(2**power for power in range(13))
+"""Rows in a call of the model, up to 4096: limits are powers of two more often than not."""
 
 _log = logging.getLogger("clipmill")
 
@@ -195,6 +196,8 @@ class MetricsFile:
         self._registry = _registry(source, labels, f"a file of metrics ({os.fspath(path)})")
         self._every_s = every_s
         self._ended = threading.Event()
+        self._wanted = threading.Event()
+        self._written_soon_at = -math.inf
         self._writing = threading.Lock()
         self._failing = False
 
@@ -211,11 +214,37 @@ class MetricsFile:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
+        self._wanted.set()
         self._thread.join()
         self.write()
 
     def _keep_writing(self) -> None:
-        while not self._ended.wait(self._every_s):
+        while not self._ended.is_set():
+            if self._wanted.wait(self._every_s):
+                self._ended.wait(SOON_S)
+                self._wanted.clear()
+            if not self._ended.is_set():
+                self.write()
+
+    def check(self) -> None:
+        """Write all of it beside the file and take it away again; the file stays as it is.
+
+        Raises:
+            OSError: If the file cannot be written.
+            UnicodeError: If a label or the path cannot.
+        """
+        self._write(replace=False)
+
+    def write_soon(self) -> None:
+        """Write now, or half a second later in the thread that keeps the file, if the last call of this wrote just now.
+
+        For callers that have more to do than to write, many times a second.
+        """
+        now = time.monotonic()
+        if now - self._written_soon_at < SOON_S:
+            self._wanted.set()
+        else:
+            self._written_soon_at = now
             self.write()
 
     def write(self) -> None:
@@ -228,89 +257,15 @@ class MetricsFile:
                 _log.warning("the metrics in %s are not up to date: %s: %s", self._path, type(err).__name__, err)
             self._failing = True
 
-    def _write(self) -> None:
+    def _write(self, *, replace: bool = True) -> None:
         with self._writing:
             text = _text(self._registry)
             # node_exporter reads names that end in .prom
             temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
             try:
                 temporary.write_text(text, encoding="utf-8")
-                temporary.replace(self._path)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    temporary.unlink()
-                raise
-
-
-# --- processes that are told by their environment --------------------------------------------------------------------
-
-_starting = threading.Lock()
-_started_in: int | None = None  # a process id: a fork has no threads of its parent's, and starts its own
-
-
-def start_from_environment(environment: Mapping[str, str] = os.environ) -> None:
-    """Write or serve this process's totals as its environment says, once; called before a model is loaded.
-
-    `CLIPMILL_METRICS_FILE` is the path of a file, in which `{pid}` stands for the process id; with it the numbers carry
-    a label `pid`, without which node_exporter would refuse two files of the same metrics. `CLIPMILL_METRICS_PORT` is a
-    port, or a range (`9400-9431`) of which each process takes the first that is free.
-
-    Raises:
-        MissingExtraError: If `prometheus_client` is not installed.
-        SpecError: If a variable holds something else, or the file cannot be written.
-    """
-    global _started_in
-    path, ports = environment.get(FILE_VARIABLE), environment.get(PORT_VARIABLE)
-    if not (path or ports):
-        return
-    with _starting:
-        if _started_in == os.getpid():
-            return
-        if ports:
-            _serve_on_one_of(ports)
-        if path:
-            _keep_file(path)
-        _started_in = os.getpid()
-
-
-def _keep_file(given: str) -> None:
-    pid = os.getpid()
-    labels = {"pid": str(pid)} if "{pid}" in given else None
-    file = MetricsFile(given.replace("{pid}", str(pid)), labels=labels)
-    try:
-        file.__enter__()
-    except OSError as err:
-        raise SpecError(f"{FILE_VARIABLE}={given!r} cannot be written: {err}") from err
-    on_record(functools.partial(_write_in, pid, file))  # engines end workers without ceremony
-    atexit.register(_write_in, pid, file)
-
-
-def _write_in(pid: int, file: MetricsFile) -> None:
-    if os.getpid() == pid:
-        file.write()
-
-
-def _serve_on_one_of(given: str) -> None:
-    problem: OSError | None = None
-    for port in parse_ports(given):
-        try:
-            served = serve_metrics(port)
-        except OSError as err:
-            problem = err
-            continue
-        _log.info("metrics of process %d on port %d", os.getpid(), served.port)
-        return
-    _log.warning("%s=%s: no port of these can be had (%s); this process serves none", PORT_VARIABLE, given, problem)
-
-
-def parse_ports(given: str) -> range:
-    """Return the ports of `9400` or `9400-9431`.
-
-    Raises:
-        SpecError: If it is neither.
-    """
-    first, dash, last = given.strip().partition("-")
-    last = last if dash else first
-    if first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last) < 2**16:
-        return range(int(first), int(last) + 1)
-    raise SpecError(f"{PORT_VARIABLE}={given!r} is neither a port (9400) nor a range of ports (9400-9431)")
+                if replace:
+                    temporary.replace(self._path)
+            finally:  # not there any more if it was moved; else something came between, perhaps Ctrl-C
+                with contextlib.suppress(OSError, UnicodeError):
+                    temporary.unlink(missing_ok=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping
@@ -180,8 +182,9 @@ def named_distribution(name: str, sizes: Mapping[int, float]) -> dict[str, float
 class _Totals:
     """What this process counted: what was reported, and what sessions that report to nobody have counted so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, inherited_loads: int = 0) -> None:
         self._lock = threading.Lock()
+        self._inherited_loads = inherited_loads
         self._reported: Counts = {}
         self._live: dict[int, Stats] = {}
         self._ended: collections.deque[int] = collections.deque()
@@ -206,7 +209,7 @@ class _Totals:
                 add_counts(found, counts_of(_copy_of(stats)))
         from .registry import count_loads  # which brings the encoder, and that brings this
 
-        if loads := count_loads():
+        if loads := count_loads() - self._inherited_loads:
             found[MODELS_LOADED, ""] = loads
         return found
 
@@ -224,6 +227,16 @@ def _copy_of(stats: Stats) -> Stats:
 
 
 _totals = _Totals()
+
+
+def _begin_anew() -> None:
+    """Leave a fork's parent its numbers, which it tells itself, and its lock, which another of its threads may hold."""
+    global _totals
+    registry = sys.modules.get(f"{__package__}.registry")  # without it nothing was loaded
+    _totals = _Totals(registry.count_loads() if registry is not None else 0)
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 _listeners: list[Callable[[], None]] = []
 
 

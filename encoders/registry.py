@@ -17,11 +17,11 @@ from collections.abc import Callable, Hashable
 from .combinations import Combination, may_have_gpu
 from .encoder import Encoder
 from .errors import DeviceError, WeightsError
-from .exposition import start_from_environment
 from .loaded import Loaded
 from .model import ClipModel, Model
 from .spec import EncoderSpec
 from .threads import allowed_cpus
+from .told_process import start_from_environment
 
 _log = logging.getLogger("clipmill")
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import click
 
 from ..encoders.errors import DatasetError
 from ..encoders.exposition import MetricsFile, check_installed, serve_metrics
+from ..encoders.storage.files import is_local, open_location
 from ..encoders.storage.job_counts import JobCounts
+from ..encoders.storage.listing import is_matched
+from ..encoders.storage.shards import Shard
+
+_START = b"# HELP clipmill_"
+"""How a file of metrics begins."""
 
 
 def check_metrics_file(given: str | None) -> None:
@@ -24,7 +31,15 @@ def check_metrics_file(given: str | None) -> None:
 
 
 @contextlib.contextmanager
-def exported(counts: JobCounts, directory: str, file: str | None, port: int | None) -> Iterator[None]:
+def exported(
+    counts: JobCounts,
+    directory: str,
+    *,
+    file: str | None,
+    port: int | None,
+    inputs: Sequence[str],
+    shards: Sequence[Shard],
+) -> Iterator[Callable[[], None]]:
     """Write and serve a job's numbers while the block runs; the file holds all of them when it ends, however it ends.
 
     Args:
@@ -32,10 +47,16 @@ def exported(counts: JobCounts, directory: str, file: str | None, port: int | No
         directory: Path or URL of the dataset, which all numbers carry as the label `dataset`.
         file: Where they are written; None for nowhere.
         port: Where they are served; None for nowhere.
+        inputs: What the user named, in which the file must not lie.
+        shards: What the job reads, which the file must not be.
+
+    Yields:
+        A function to be called when the directory is the job's: counting begins, and the file is written for the first
+        time. Without that call a file of an earlier job stays as it was.
 
     Raises:
         MissingExtraError: If `prometheus_client` is not installed.
-        DatasetError: If the file cannot be written, or the port is taken.
+        DatasetError: If the file cannot be written there, or the port is taken.
     """
     labels = {"dataset": directory}
     with contextlib.ExitStack() as stack:
@@ -45,16 +66,84 @@ def exported(counts: JobCounts, directory: str, file: str | None, port: int | No
                 stack.enter_context(serve_metrics(port, source=counts.counts, labels=labels))
             except OSError as err:
                 raise DatasetError(f"--metrics-port {port} cannot be had: {err.strerror}; choose another port") from err
+        kept = None
         if file is not None:
             check_installed("--metrics")
-            if Path(file).absolute().is_relative_to(directory):
-                raise DatasetError(f"--metrics {file} lies in the output {directory}, which holds nothing else")
-            try:
-                stack.enter_context(MetricsFile(file, source=counts.counts, labels=labels))
-            except OSError as err:
-                raise DatasetError(f"--metrics {file} cannot be written: {err.strerror}") from err
-            stack.callback(_look_again, counts)  # called before the file is written for the last time
+            with _file_errors(file):
+                place = _place_of(file, directory, inputs, shards)
+                kept = MetricsFile(place, source=counts.counts, labels=labels)
+                kept.check()
+
+        def begin() -> None:
+            counts.begin()
+            if file is not None and kept is not None:
+                with _file_errors(file):
+                    stack.enter_context(kept)
+                stack.callback(_look_again, counts)  # called before the file is written for the last time
+
+        yield begin
+
+
+@contextlib.contextmanager
+def _file_errors(file: str) -> Iterator[None]:
+    try:
         yield
+    except (OSError, UnicodeError) as err:
+        raise DatasetError(f"--metrics {file} cannot be written: {getattr(err, 'strerror', None) or err}") from err
+
+
+def _place_of(file: str, directory: str, inputs: Sequence[str], shards: Sequence[Shard]) -> str:
+    """Return where a file of metrics goes, with links followed, so that a link is not replaced by a file.
+
+    Raises:
+        DatasetError: If something of the user's would be lost, or the file would be read as input.
+        OSError: If what stands there cannot be read.
+    """
+    place = os.path.realpath(file)
+    if os.path.exists(file) and not os.path.isfile(file):
+        raise DatasetError(f"--metrics {file} is no regular file; give the path of a file, such as clipmill.prom")
+    if _holds(directory, place):
+        raise DatasetError(f"--metrics {file} lies in the output {directory}, which holds nothing else")
+    if place in _input_files(shards):
+        raise DatasetError(f"--metrics {file} is a file of the input, which would be lost; choose another path")
+    if folder := next((given for given in inputs if _holds(given, place)), None):
+        raise DatasetError(
+            f"--metrics {file} lies in the input folder {folder}; the next job would read it as input; choose another "
+            "path"
+        )
+    paths = (place, os.path.abspath(file))
+    if glob := next((given for given in inputs for path in paths if is_matched(given, path)), None):
+        raise DatasetError(
+            f"--metrics {file} matches the input {glob!r}; the next job would read it as input; choose another path"
+        )
+    if os.path.exists(place) and not _may_be_replaced(place):
+        raise DatasetError(
+            f"--metrics {file} is there and holds no metrics of clipmill, so it is not overwritten; choose another path"
+        )
+    return place
+
+
+def _holds(location: str, place: str) -> bool:
+    """Return whether a path is a folder of this machine, or will be one, and a place lies in it."""
+    file_system, path = open_location(location)
+    return is_local(file_system) and Path(place).is_relative_to(os.path.realpath(path))
+
+
+def _input_files(shards: Sequence[Shard]) -> set[str]:
+    """Return the files that are read; links are followed for tables, of which there are few."""
+    tables = {path for shard in shards if shard.kind != "files" for path in shard.paths}
+    return {path for shard in shards for path in shard.paths} | {os.path.realpath(path) for path in tables}
+
+
+def _may_be_replaced(place: str) -> bool:
+    """Return whether a file is empty or of metrics, and not where this command prints (`/dev/stdout` may be a file)."""
+    for stream in (1, 2):
+        with contextlib.suppress(OSError):  # closed
+            if os.path.samestat(os.stat(place), os.fstat(stream)):
+                return False
+    with open(place, "rb") as file:
+        start = file.read(len(_START))
+    return start in (b"", _START)
 
 
 def _look_again(counts: JobCounts) -> None:

@@ -232,11 +232,20 @@ def _run_shards(arguments: JobArguments, job: Job, shards: Sequence[Shard]) -> t
     counts = JobCounts(job.directory, shards=len(shards))
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(exported(counts, job.directory, arguments.metrics, arguments.metrics_port))
+            begin_counting = stack.enter_context(
+                exported(
+                    counts,
+                    job.directory,
+                    file=arguments.metrics,
+                    port=arguments.metrics_port,
+                    inputs=arguments.inputs,
+                    shards=shards,
+                )
+            )
             begin_job(job, shards, inputs=arguments.inputs, overwrite=arguments.overwrite)
+            begin_counting()
         except DatasetError as err:
             raise Refused(str(err)) from err
-        counts.begin()
         started = time.perf_counter()
         with console.progress(len(shards), lambda: count_finished(job.directory)):
             if arguments.engine == "beam":

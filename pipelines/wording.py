@@ -13,6 +13,7 @@ _OPTIONS = (
     "scale",
     "query_kind",
     "candidate_kind",
+    "overwrite",
 )
 _COLUMNS = {"text": "text", "uri": "uri", "image": "image", "audio": "audio", "id": "id", "output": "ranked"}
 """Flags that end in `-column`; meant where a message leaves the value open."""

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import socket
-import subprocess
 import sys
 import threading
+import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from scrapes import samples
 
-from clipmill.encoders import Code, load_encoder, metrics, unload_all
-from clipmill.encoders.errors import MissingExtraError, SpecError
-from clipmill.encoders.exposition import MetricsFile, metrics_text, parse_ports, serve_metrics
+from clipmill.encoders import Code, exposition, load_encoder, metrics, unload_all
+from clipmill.encoders.errors import MissingExtraError
+from clipmill.encoders.exposition import MetricsFile, metrics_text, serve_metrics
 from clipmill.encoders.failure import Failure, Stage
 from clipmill.encoders.item import Item
 from clipmill.encoders.metrics import METRICS, by_engine_names, counts_of, process_counts
@@ -29,7 +29,7 @@ def full_stats() -> Stats:
     stats = Stats(rows=2, embedded=3, given=5, cache_hits=7, cache_misses=11, nulls=13, fetch_msec=17.5, decode_msec=19)
     stats.encode_msec, stats.truncated_texts, stats.out_of_memory_retries = 23.25, 29, 31
     stats.failed.update({"empty": 37, "too_large": 41})
-    for rows in (1, 3, 3, 32, 5000):
+    for rows in (1, 3, 3, 32, 2048, 2049, 5000):
         stats.count_batch(rows)
     return stats
 
@@ -60,13 +60,13 @@ def test_numbers_get_the_names_that_engines_show() -> None:
         "truncated_texts": 29,
         "cache_hits": 7,
         "cache_misses": 11,
-        "batches": 5,
+        "batches": 7,
         "fetch_msec": 17.5,
         "decode_msec": 19,
         "encode_msec": 23.25,
         "out_of_memory_retries": 31,
-        "batch_rows_count": 5,
-        "batch_rows_sum": 5039,
+        "batch_rows_count": 7,
+        "batch_rows_sum": 9136,
         "batch_rows_min": 1,
         "batch_rows_max": 5000,
     }
@@ -91,15 +91,17 @@ def test_a_scrape_says_every_number_and_zeros() -> None:
         ("clipmill_failed_total", "too_large"): 41,
         ("clipmill_failed_total", "malformed"): 0,
         ("clipmill_fetch_msec_total",): 17.5,
-        ("clipmill_batches_total",): 5,
+        ("clipmill_batches_total",): 7,
         ("clipmill_batch_rows_bucket", "1.0"): 1,
         ("clipmill_batch_rows_bucket", "2.0"): 1,
         ("clipmill_batch_rows_bucket", "4.0"): 3,
         ("clipmill_batch_rows_bucket", "32.0"): 4,
         ("clipmill_batch_rows_bucket", "1024.0"): 4,
-        ("clipmill_batch_rows_bucket", "+Inf"): 5,
-        ("clipmill_batch_rows_count",): 5,
-        ("clipmill_batch_rows_sum",): 5039,
+        ("clipmill_batch_rows_bucket", "2048.0"): 5,
+        ("clipmill_batch_rows_bucket", "4096.0"): 6,
+        ("clipmill_batch_rows_bucket", "+Inf"): 7,
+        ("clipmill_batch_rows_count",): 7,
+        ("clipmill_batch_rows_sum",): 9136,
         ("clipmill_models_loaded_total",): 0,
     }
     assert {key: found.get(key) for key in expected} == expected
@@ -149,6 +151,55 @@ def test_a_file_that_cannot_be_written_any_more_ends_nothing(tmp_path, caplog) -
         folder.mkdir()
     assert [record.message for record in caplog.records if "not up to date" in record.message].__len__() == 1
     assert (folder / "m.prom").read_text().startswith("# HELP clipmill_rows_in_total")
+
+
+def test_who_counts_often_seldom_writes(tmp_path, monkeypatch) -> None:
+    """The first time at once; what follows at once is written by the thread, and nobody waits for it."""
+    numbers, path, writers = Stats(), tmp_path / "m.prom", []
+    replace = Path.replace
+
+    def remember(self: Path, target: Path) -> Path:
+        writers.append(threading.current_thread().name)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", remember)
+    monkeypatch.setattr(exposition, "SOON_S", 1.0)
+    with MetricsFile(path, source=lambda: counts_of(numbers), every_s=1000) as file:
+        writers.clear()
+        for number in range(1, 101):
+            numbers.rows = number
+            file.write_soon()
+            if number == 1:
+                assert samples(path.read_text())["clipmill_rows_in_total",] == 1
+        assert writers.count(threading.current_thread().name) <= 2  # one, unless the machine slept for a second
+        ends = time.monotonic() + 60
+        while samples(path.read_text())["clipmill_rows_in_total",] < 100 and time.monotonic() < ends:
+            time.sleep(0.02)
+        assert samples(path.read_text())["clipmill_rows_in_total",] == 100
+        assert "clipmill-metrics" in writers
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError], ids=lambda error: error.__name__)
+def test_a_write_that_is_broken_off_leaves_nothing(tmp_path, monkeypatch, error) -> None:
+    def broken_off(self: Path, target: Path) -> Path:
+        assert self.read_text().startswith("# HELP clipmill_")
+        raise error
+
+    monkeypatch.setattr(Path, "replace", broken_off)
+    with pytest.raises(error), MetricsFile(tmp_path / "m.prom", source=dict):
+        raise AssertionError("the block was entered")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_checked_stays_as_it_is(tmp_path) -> None:
+    path = tmp_path / "m.prom"
+    path.write_text("of an earlier job")
+    MetricsFile(path, source=dict).check()
+    assert path.read_text() == "of an earlier job" and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(UnicodeError):
+        MetricsFile(path, source=dict, labels={"dataset": "caf\udce9"}).check()
+    with pytest.raises(OSError, match="nowhere"):
+        MetricsFile(tmp_path / "nowhere" / "m.prom", source=dict).check()
 
 
 def test_a_directory_that_is_not_there_is_told_at_once(tmp_path) -> None:
@@ -252,92 +303,3 @@ def test_many_threads_lose_nothing() -> None:
         "nulls": 2000,
         "failed_empty": 4000,
     }
-
-
-# --- processes that are told by their environment --------------------------------------------------------------------
-
-PROGRAM = """
-import os, sys, urllib.request
-from clipmill import load_encoder
-load_encoder("fake::dim=8").embed("text", ["one", "", "two"])
-port = os.environ.get("CLIPMILL_METRICS_PORT", "").partition("-")[0]
-if port:
-    for number in range(int(port), int(port) + 3):
-        try:
-            print(urllib.request.urlopen(f"http://127.0.0.1:{number}/metrics", timeout=2).read().decode())
-        except OSError:
-            pass
-print("pid", os.getpid())
-"""
-
-
-def program(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=os.environ | environment, capture_output=True, text=True, check=False
-    )
-
-
-def test_a_process_writes_the_file_that_its_environment_names(tmp_path) -> None:
-    done = [program({"CLIPMILL_METRICS_FILE": str(tmp_path / "clip-{pid}.prom")}) for _ in range(2)]
-    assert [one.returncode for one in done] == [0, 0], done[0].stderr
-    pids = {one.stdout.split()[-1] for one in done}
-    assert {path.name for path in tmp_path.iterdir()} == {f"clip-{pid}.prom" for pid in pids}
-    for pid in pids:
-        text = (tmp_path / f"clip-{pid}.prom").read_text()
-        found = samples(text)
-        assert found["clipmill_rows_in_total",] == 3
-        assert found["clipmill_failed_total", "empty"] == 1
-        assert found["clipmill_models_loaded_total",] == 1
-        assert f'clipmill_rows_in_total{{pid="{pid}"}} 3.0' in text  # told apart in one directory
-
-
-def test_a_process_serves_on_the_first_port_that_is_free(tmp_path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("0.0.0.0", 0))
-        taken.listen()
-        first = taken.getsockname()[1]
-        done = program({"CLIPMILL_METRICS_PORT": f"{first}-{first + 2}"})
-        assert samples(done.stdout.partition("pid ")[0])["clipmill_rows_in_total",] == 3, done.stderr
-        alone = program({"CLIPMILL_METRICS_PORT": str(first)})
-    assert alone.returncode == 0
-    assert f"CLIPMILL_METRICS_PORT={first}: no port of these can be had" in alone.stderr
-
-
-@pytest.mark.parametrize(
-    ("environment", "message"),
-    [
-        ({"CLIPMILL_METRICS_PORT": "many"}, "'many' is neither a port (9400) nor a range of ports (9400-9431)"),
-        (
-            {"CLIPMILL_METRICS_FILE": "/nowhere/{pid}.prom"},
-            "CLIPMILL_METRICS_FILE='/nowhere/{pid}.prom' cannot be writ",
-        ),
-    ],
-    ids=["port", "file"],
-)
-def test_an_environment_that_cannot_be_followed_ends_the_load(environment, message) -> None:
-    done = program(environment)
-    assert done.returncode != 0
-    assert message in done.stderr
-
-
-@pytest.mark.parametrize(
-    "given", ["", "0", "9400-", "-9400", "9401-9400", "70000", "9400-70000", "9400-9401-9402", "a"]
-)
-def test_ports_that_are_none(given) -> None:
-    with pytest.raises(SpecError, match="neither a port"):
-        parse_ports(given)
-
-
-def test_ports() -> None:
-    assert list(parse_ports("9400")) == [9400]
-    assert list(parse_ports("9400-9402")) == [9400, 9401, 9402]
-
-
-def test_nothing_is_imported_or_started_without_being_told(monkeypatch) -> None:
-    code = (
-        "import sys; from clipmill import load_encoder; load_encoder('fake::').embed_texts(['a']);"
-        "print('prometheus_client' in sys.modules)"
-    )
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("CLIPMILL_METRICS")}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False"]

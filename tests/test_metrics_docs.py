@@ -98,6 +98,39 @@ def test_the_dashboard_asks_for_labels_that_are_there(job_scrape) -> None:
     assert {one or other for one, other in labels} == {"dataset", "code", "le"}
 
 
+def views(text: str) -> dict[str, set[str]]:
+    """Return by panel what its queries see where every dataset is chosen: series of jobs, of processes, or both."""
+    dashboard = json.loads(text)
+    (everything,) = (v["allValue"] for v in dashboard["templating"]["list"] if v["name"] == "dataset")
+    agrees = {
+        "=~": lambda value, wanted: re.fullmatch(wanted.replace("$dataset", everything), value) is not None,
+        "!=": lambda value, wanted: value != wanted,
+        "=": lambda value, wanted: value == wanted,
+    }
+    found: dict[str, set[str]] = {}
+    for panel in dashboard["panels"]:
+        for query in (target["expr"] for target in panel["targets"]):
+            selectors = re.findall(r"clipmill_\w+(\{[^}]*\})?", query)
+            assert selectors
+            for selector in selectors:
+                asked = re.findall(r'dataset(=~|!=|=)"([^"]*)"', selector)
+                for view, value in (("jobs", "/data/out"), ("processes", "")):  # a label that is absent is ""
+                    if all(agrees[how](value, wanted) for how, wanted in asked):
+                        found.setdefault(panel["title"], set()).add(view)
+    return found
+
+
+def test_no_panel_counts_the_same_work_twice() -> None:
+    """Where jobs and their workers are scraped, each row is in the numbers of both."""
+    text = (DOCS / "grafana.json").read_text(encoding="utf-8")
+    seen = views(text)
+    assert len(seen) == sum(bool(panel["targets"]) for panel in json.loads(text)["panels"])  # no title twice
+    assert {frozenset(one) for one in seen.values()} == {frozenset({"jobs"}), frozenset({"processes"})}
+    assert seen["Shards finished"] == seen["Rows in"] == {"jobs"}
+    everything = views(text.replace('"allValue": ".+"', '"allValue": ".*"'))
+    assert everything["Rows in"] == {"jobs", "processes"} and everything["Shards finished"] == {"jobs"}
+
+
 def test_the_dashboard_can_be_imported() -> None:
     """Every panel and target takes its data source from the variable; ids and places are its own."""
     dashboard = json.loads((DOCS / "grafana.json").read_text(encoding="utf-8"))

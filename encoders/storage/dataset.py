@@ -117,7 +117,7 @@ def prepare_directory(directory: str, *, overwrite: bool = False) -> None:
     if held and not (overwrite or never_wrote):
         raise DatasetError(
             f"{folder.url} is not empty (it holds {_some(held)}); choose another directory, or replace the dataset "
-            "there with --overwrite (overwrite=True)"
+            "there with overwrite=True (--overwrite)"
         )
     if held:
         _check_own(folder, held)
@@ -264,17 +264,30 @@ def read_manifests(directory: str) -> list[dict[str, Any]]:
         DatasetError: If one cannot be read.
     """
     folder = Folder.of(directory)
-    manifests = []
     names = _names(folder, MANIFESTS)
     with dataset_errors("read the manifests of", folder.url):
         # In one call, since object stores answer many at once.
         contents = folder.fs.cat([folder.at(name) for name in names]) if names else {}
-    for path, content in sorted(contents.items()):
-        try:
-            manifests.append(json.loads(content))
-        except ValueError as err:
-            raise DatasetError(f"{path} is damaged: {err}; run its shard again") from err
-    return manifests
+    return [parse_manifest(path, content) for path, content in sorted(contents.items())]
+
+
+def parse_manifest(path: str, content: bytes) -> dict[str, Any]:
+    """Return what a manifest says.
+
+    Args:
+        path: Of the manifest, for the message.
+        content: The file's bytes.
+
+    Raises:
+        DatasetError: If it is none.
+    """
+    try:
+        manifest = json.loads(content)
+    except ValueError as err:
+        raise DatasetError(f"{path} is damaged: {err}; run its shard again") from err
+    if not isinstance(manifest, dict):
+        raise DatasetError(f"{path} is damaged: it holds no JSON object; run its shard again")
+    return manifest
 
 
 def read_failures(directory: str) -> Iterator[dict[str, Any]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from typing import Any
 
 from ..metrics import METRICS, MODELS_LOADED, Counts, add_counts, counts_of_manifest
+from .dataset import parse_manifest
 from .files import Folder, dataset_errors
 from .shard_writer import MANIFESTS
 
@@ -70,8 +70,9 @@ class JobCounts:
             return
         with dataset_errors("read the manifests of", folder.url):
             contents = folder.fs.cat([folder.at(name) for name in new])
-        for name in new:
-            manifest = json.loads(contents[folder.at(name)])
+        # all are read before one is counted: a look counts everything that is new, or nothing
+        manifests = [parse_manifest(folder.at(name), contents[folder.at(name)]) for name in new]
+        for name, manifest in zip(new, manifests, strict=True):
             add_counts(self._counts, counts_of_manifest(manifest))
             self._count_loads(manifest)
             self._seen.add(name)

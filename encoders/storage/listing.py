@@ -108,6 +108,14 @@ def _match(fs: Any, pattern: str) -> list[Listed]:
     ]
 
 
+def is_matched(given: str, path: str) -> bool:
+    """Return whether an input is a glob that fits an absolute path of this machine, whether a file is there or not."""
+    fs, pattern = open_location(given)
+    if not is_local(fs) or os.path.exists(pattern) or not _MAGIC.search(pattern):
+        return False
+    return re.fullmatch(_regex(pattern), path, re.DOTALL) is not None
+
+
 def _regex(pattern: str) -> str:
     """Translate a glob; `**/` also stands for no folder at all."""
     out, at = [], 0
