@@ -167,11 +167,13 @@ def _spark_session(master: str | None, remote: str | None, conf: Sequence[str]) 
             } | settings
         for name, value in settings.items():
             builder = builder.config(name, value)
+        was_there = not remote and SparkSession.getActiveSession() is not None  # its owner's, who goes on with it
         session = builder.getOrCreate()
         try:
             yield session
         finally:
-            session.stop()
+            if not was_there:
+                session.stop()
 
 
 @contextlib.contextmanager

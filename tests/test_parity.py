@@ -23,7 +23,8 @@ def drawn(request, tmp_path_factory) -> tuple[Row, Drawn]:
 
 
 def _embed(drawn: Drawn, runtime: str, precision: str) -> dict[str, np.ndarray]:
-    encoder = load_encoder(drawn.model, device="cpu", runtime=runtime, precision=precision, **drawn.options)
+    options = {"device": "cpu", "decode": "exact", **drawn.options}
+    encoder = load_encoder(drawn.model, runtime=runtime, precision=precision, **options)
     embed = {"image": encoder.embed_images, "text": encoder.embed_texts, "audio": encoder.embed_audios}
     return {modality: embed[modality](inputs(modality)) for modality in drawn.vectors}
 
