@@ -76,8 +76,11 @@ def test_beam_and_spark_count_the_same_under_the_same_names(on_spark) -> None:
     beam_names, spark_names = without_times(uncached), without_times(spark_found)
     assert beam_names.pop("models_loaded") == 1
     assert spark_names.pop("models_loaded", 0) <= 1  # a worker that an earlier test left may have it
-    assert spark_names == beam_names
+    assert spark_names.keys() == beam_names.keys()
     assert {"batches", "batch_rows_count", "batch_rows_sum", "batch_rows_min", "batch_rows_max"} <= beam_names.keys()
+    for name in ("batch_rows_min", "batch_rows_max"):  # of all that the application did, other tests' jobs too
+        del spark_names[name], beam_names[name]
+    assert spark_names == beam_names
     assert beam_found["cache_hits"] > 0 and "cache_hits" not in beam_names  # the names tell the two runs apart
 
 
