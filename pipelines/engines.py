@@ -144,6 +144,7 @@ def run_spark(
 
 @contextlib.contextmanager
 def _spark_session(master: str | None, remote: str | None, conf: Sequence[str]) -> Iterator[Any]:
+    from pyspark import SparkContext
     from pyspark.sql import SparkSession
 
     from ..udfs import embed_shards as _  # noqa: F401 - fails with the command that installs Spark
@@ -167,7 +168,8 @@ def _spark_session(master: str | None, remote: str | None, conf: Sequence[str]) 
             } | settings
         for name, value in settings.items():
             builder = builder.config(name, value)
-        was_there = not remote and SparkSession.getActiveSession() is not None  # its owner's, who goes on with it
+        # a session of this process belongs to somebody who goes on with it; the active one is known to its thread alone
+        was_there = not remote and SparkContext._active_spark_context is not None
         session = builder.getOrCreate()
         try:
             yield session
