@@ -39,7 +39,7 @@ EMBED = """
 import sys
 import numpy as np
 from clipmill.encoders import load_encoder
-encoder = load_encoder(sys.argv[1], device="cpu", runtime=sys.argv[2], precision="fp32")
+encoder = load_encoder(sys.argv[1], device="cpu", runtime=sys.argv[2], precision="fp32", decode="exact")
 texts = encoder.embed_texts(["a red circle", "two small blue stars", "she smiled, with pain"])
 pictures = np.random.default_rng(0).integers(0, 256, (3, 90, 120, 3), np.uint8)
 np.savez(sys.argv[3], texts=texts, images=encoder.embed_images(pictures))
