@@ -115,7 +115,9 @@ class Document:
             return cls.from_dict(value)
         except RowError as err:
             said = value.get("id") if isinstance(value, Mapping) else None
-            name = said if isinstance(said, str) and said else None if root is None else f"{root}@{place}"
+            letter, _, number = place.partition("[")
+            path = f"{root}@{letter[0]}[{number}"  # as its siblings are named
+            name = said if isinstance(said, str) and said else None if root is None else path
             failed = cls(failures=(err.failure,))
             failed.id = name or failed.id
             return failed
@@ -129,9 +131,8 @@ class Document:
         if self.text is not None and (self.text.strip() or not has_other):
             return Item("text", self.text)
         if self.tensor is not None:
-            shape: tuple[int, ...] = getattr(
-                self.tensor, "shape", ()
-            )  # whatever it is, embedding it says what is wrong
+            # Whatever it is, embedding it says what is wrong.
+            shape: tuple[int, ...] = getattr(self.tensor, "shape", ())
             if len(shape) == 1 or (len(shape) == 2 and shape[0] <= 2):
                 return Item("audio", Waveform(self.tensor, self.tags.get("sample_rate")))
             return Item("image", self.tensor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 _OPENERS = 8
+_OF_ITS_FILE = (b"PARQUET:field_id", REST_KEY)
 
 
 class SourceRow(NamedTuple):
@@ -76,9 +77,11 @@ def schema_of(shards: Sequence[Shard], plan: RowPlan | None = None) -> pa.Schema
     if not schemas:
         raise DatasetError(f"none of {len(first)} inputs can be read as a table, {next(iter(first), 'none')} for one")
     try:
-        return pa.unify_schemas(schemas, promote_options="permissive")
+        whole = pa.unify_schemas(schemas, promote_options="permissive")
     except pa.ArrowException as err:
         raise DatasetError(f"the inputs have columns of one name and different types: {err}") from err
+    every = [field for schema in schemas for field in schema]
+    return pa.schema([_with_rest(field, every) for field in whole], metadata=whole.metadata)
 
 
 def _schema_of_file(shard: Shard, plan: RowPlan | None) -> pa.Schema | None:
@@ -101,9 +104,8 @@ def _schema_of_file(shard: Shard, plan: RowPlan | None) -> pa.Schema | None:
         raise
     except Exception:  # its rows become failures; it decides no types
         return None
-    # Without the numbers of the fields, which the new columns don't have, and pandas' list of columns, soon wrong.
-    metadata = {key: value for key, value in (schema.metadata or {}).items() if key != b"pandas"}
-    return pa.schema([_without_number(field) for field in schema], metadata=metadata)
+    metadata = {key: value for key, value in (schema.metadata or {}).items() if key != b"pandas"}  # soon wrong
+    return pa.schema([_as_it_comes(field) for field in schema], metadata=metadata)
 
 
 def _declared(plan: RowPlan) -> list[pa.Field]:
@@ -114,9 +116,17 @@ def _declared(plan: RowPlan) -> list[pa.Field]:
     return [pa.field(name, types.get(name, pa.string())) for name in dict.fromkeys(names) if name != TAGS]
 
 
-def _without_number(field: pa.Field) -> pa.Field:
-    metadata = {key: value for key, value in (field.metadata or {}).items() if key != b"PARQUET:field_id"}
+def _as_it_comes(field: pa.Field) -> pa.Field:
+    """Return a field without its number, which new columns don't have, and without an earlier job's list of names."""
+    metadata = {key: value for key, value in (field.metadata or {}).items() if key not in _OF_ITS_FILE}
     return field.with_metadata(metadata) if metadata else field.remove_metadata()
+
+
+def _with_rest(field: pa.Field, fields: Iterable[pa.Field]) -> pa.Field:
+    """Return a field of all inputs, which takes undeclared fields if it does so for one of them."""
+    if field.name != TAGS or not any(REST_KEY in (one.metadata or {}) for one in fields if one.name == TAGS):
+        return field
+    return field.with_metadata({**(field.metadata or {}), REST_KEY: b"[]"})
 
 
 # --- records ---------------------------------------------------------------------------------------------------------
