@@ -28,9 +28,9 @@ from workplace import ARCHITECTURE, Workplace, machine
 from clipmill.pipelines.doctor import examine
 
 QUICK = {
-    "speed": Size(slow=16, fast=96, rounds=1),
-    "big": Size(slow=6, fast=12, rounds=1),
-    "texts": Size(slow=16, fast=768, rounds=1),
+    "speed": Size(slow=8, fast=48, rounds=1, fills=1, engines=("auto",)),
+    "big": Size(slow=4, fast=8, rounds=1, fills=1),
+    "texts": Size(slow=8, fast=384, rounds=1, fills=1),
 }
 """So that all parts together take under five minutes on two cores that do nothing else."""
 

@@ -32,11 +32,15 @@ class Size:
         slow: Rows of those who need tens of milliseconds for each.
         fast: Rows of the others.
         rounds: After the one that warms up.
+        fills: Batches that each of B's threads is given at least.
+        engines: The precisions in which photographs go through Beam and Spark.
     """
 
     slow: int
     fast: int
     rounds: int
+    fills: int = 2
+    engines: tuple[str, ...] = ("fp32", "auto")
 
 
 def measure_images(place: Workplace, size: Size) -> Rates:
@@ -45,7 +49,7 @@ def measure_images(place: Workplace, size: Size) -> Rates:
     contenders = [
         *_plain_alone(place, "image", files[: size.slow], for_b(files, size)),
         *_plain_engines(place, "image", files[: size.slow]),
-        *_own(place, "image", files, alone=True, engines=("fp32", "auto")),
+        *_own(place, "image", files, alone=True, engines=size.engines),
     ]
     return take_turns(contenders, size.rounds)
 
@@ -81,7 +85,7 @@ def measure_long_texts(place: Workplace, size: Size) -> Rates:
 
 def for_b(values: Sequence[Any], size: Size) -> list[Any]:
     """Return what B is given: its threads take whole batches, so that all four of them need several each."""
-    count = max(2 * size.slow, 2 * SERVICE_THREADS * BATCH)
+    count = max(2 * size.slow, size.fills * SERVICE_THREADS * BATCH)
     return [values[number % len(values)] for number in range(count)]
 
 

@@ -310,6 +310,12 @@ def test_a_worker_that_moves_lets_go_of_other_gpus_alone(monkeypatch) -> None:
     assert load_encoder("demo", precision="fp32") is kept
 
 
+def test_auto_means_float32_where_neighbours_are_too_near_for_less() -> None:
+    """A cosine of 0.9999 says nothing of the order of neighbours: the demo's is known, so its `auto` is exact."""
+    found = load_encoder("demo", device="cpu", precision="auto", max_cache_bytes=0)
+    assert found.resolved["precision"] == "fp32"
+
+
 def test_options_of_a_family_make_another_model() -> None:
     """A text limit is part of the tokenizer: no copy is shared over it."""
     long, short = (load_encoder("demo", device="cpu", max_text_tokens=n) for n in (None, 4))

@@ -147,6 +147,8 @@ def candidates(store: Store, spec: EncoderSpec, device: str) -> list[Combination
             able = [c for c in able if c.precision == graphs.precision] or able
         if spec.runtime == "auto":
             able = [c for c in able if c.runtime == graphs.runtime] or able
+    if spec.precision == "auto" and store.source.auto_precision is not None:
+        able = [c for c in able if c.precision == store.source.auto_precision] or able
     if spec.precision == "auto" and any(c.precision not in _ONLY_NAMED for c in able):
         able = [c for c in able if c.precision not in _ONLY_NAMED]
     if spec.runtime == "auto" and len({c.runtime for c in able}) > 1:

@@ -5,6 +5,7 @@ All take one path: a configuration, its preprocessing and tokenizer, and one fil
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import logging
@@ -30,6 +31,10 @@ _log = logging.getLogger("clipmill")
 CONTEXT_LENGTH = 77
 """What open_clip takes where a configuration does not say."""
 
+DEMO_PRECISION = "fp32"
+"""What `auto` means for the demo model: its drawings are so near to each other that bfloat16, with cosines of 0.9999,
+keeps only 98 to 99 of 100 nearest neighbours (`benchmarks/recall.py`), and it is fast enough without."""
+
 
 def find_source(spec: EncoderSpec) -> Source:
     """Find configuration, preprocessing, tokenizer and weights of a model, downloading what is not here yet.
@@ -53,7 +58,8 @@ def find_source(spec: EncoderSpec) -> Source:
         weights = hub.fetch_weights(ref.weights, spec.cache_dir)
     model = config["model_cfg"]
     preprocessing = Preprocessing.of(model["vision_cfg"].get("image_size", 224), config.get("preprocess_cfg", {}))
-    return _source(model["embed_dim"], preprocessing, model["text_cfg"], weights, spec, {"config": model})
+    source = _source(model["embed_dim"], preprocessing, model["text_cfg"], weights, spec, {"config": model})
+    return dataclasses.replace(source, auto_precision=DEMO_PRECISION) if ref.family == "demo" else source
 
 
 def find_image_source(spec: EncoderSpec) -> Source:

@@ -34,6 +34,8 @@ class Source:
         settings: What else decides the vectors (activation, mode, …): plain values, part of the graphs' key.
         resolved: What the provenance should say beside the weights' hash.
         runtimes: Which runtimes its towers can run in.
+        auto_precision: What `precision="auto"` means for this model, where more is known than a check on a few probes
+            tells; None leaves it to the check.
         graphs: Graphs that are there already, in place of towers.
         scales: Returns what the model learnt to multiply cosines by, by pair of modalities. It may open the weights,
             and raises `WeightsError` if what they hold is no scale; see `clipmill.encoders.towers.scales`.
@@ -45,6 +47,7 @@ class Source:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     resolved: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     runtimes: tuple[str, ...] = ("torch", "onnx", "openvino")
+    auto_precision: str | None = None
     graphs: Graphs | None = None
     scales: Callable[[], Mapping[frozenset[str], float]] = dict
 
