@@ -54,6 +54,8 @@ def run_on_spark(source: Path, target: Path) -> None:
     cores = allowed_cpus()
     builder = SparkSession.builder.master(f"local[{cores}]").config("spark.task.cpus", str(cores))
     builder = builder.config("spark.ui.enabled", "false").config("spark.log.level", "ERROR")
+    # What docs/spark.md recommends for columns of photographs: of Spark's batches several are held, on both sides.
+    builder = builder.config("spark.sql.execution.arrow.maxBytesPerBatch", "8m")
     spark = builder.config("spark.driver.memory", "1g").getOrCreate()
     frame = spark.read.parquet(str(source)).coalesce(1)
     embedded = embed_columns(frame, COLUMNS, model=EncoderSpec("demo", **OPTIONS))

@@ -22,12 +22,15 @@ from clipmill.encoders.runtimes import choice, pytorch
 from clipmill.encoders.runtimes.choice import candidates
 from clipmill.encoders.runtimes.store import Store
 from clipmill.encoders.testing import FakeModel
-from clipmill.encoders.towers import find_source
+from clipmill.encoders.towers import find_source, open_clip
+from clipmill.encoders.towers.open_clip import DEMO_PRECISION
 from clipmill.encoders.towers.source import Source
 
 
 @pytest.fixture(autouse=True)
-def _forget_models():
+def _forget_models(monkeypatch):
+    """The demo stands for any model, of which no more is known than its check tells."""
+    monkeypatch.setattr(open_clip, "DEMO_PRECISION", None)
     unload_all()
     yield
     unload_all()
@@ -176,7 +179,8 @@ def test_auto_is_checked_once_a_machine_and_written_down(cold, caplog, monkeypat
     monkeypatch.setattr(Store, "towers", property(lambda self: pytest.fail("towers were built")))
     assert load_encoder("demo", device="cpu").resolved == first.resolved
     program = (
-        "import sys; from clipmill.encoders import load_encoder\n"
+        "import sys; from clipmill.encoders import load_encoder; from clipmill.encoders.towers import open_clip\n"
+        "open_clip.DEMO_PRECISION = None\n"
         "print(load_encoder('demo').resolved['checked_cosine'], [n for n in ('torch', 'onnx') if n in sys.modules])"
     )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=os.sep)
@@ -310,10 +314,13 @@ def test_a_worker_that_moves_lets_go_of_other_gpus_alone(monkeypatch) -> None:
     assert load_encoder("demo", precision="fp32") is kept
 
 
-def test_auto_means_float32_where_neighbours_are_too_near_for_less() -> None:
+def test_auto_means_float32_where_neighbours_are_too_near_for_less(monkeypatch) -> None:
     """A cosine of 0.9999 says nothing of the order of neighbours: the demo's is known, so its `auto` is exact."""
-    found = load_encoder("demo", device="cpu", precision="auto", max_cache_bytes=0)
-    assert found.resolved["precision"] == "fp32"
+    monkeypatch.setattr(open_clip, "DEMO_PRECISION", DEMO_PRECISION)
+    monkeypatch.setattr(choice, "has_native_bfloat16", lambda: True)
+    assert _ways(EncoderSpec("demo")) == ["openvino fp32", "onnx fp32", "torch fp32"]
+    assert _ways(EncoderSpec("demo"), "cuda:0") == ["torch fp32"]
+    assert _ways(EncoderSpec("demo", precision="bf16")) == ["openvino bf16", "torch bf16"]
 
 
 def test_options_of_a_family_make_another_model() -> None:
