@@ -25,6 +25,7 @@ import clipmill
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("encoders", "pipelines", "transforms", "udfs")
+DATA = (("encoders", "json"), ("encoders", "safetensors"), ("pipelines", "html"), ("pipelines", "css"))
 HEAVY = ("apache_beam", "numpy", "open_clip", "pandas", "PIL", "pyarrow", "pyspark", "torch", "transformers")
 
 
@@ -137,9 +138,10 @@ def test_nothing_is_installed_under_another_name(wheel_files: set[str]) -> None:
 def test_data_files_are_in_the_wheel(wheel_files: set[str]) -> None:
     data = {
         f"clipmill/{file.relative_to(ROOT).as_posix()}"
-        for ending in ("json", "safetensors")
-        for file in (ROOT / "encoders").rglob(f"*.{ending}")
+        for folder, ending in DATA
+        for file in (ROOT / folder).rglob(f"*.{ending}")
     }
+    assert "clipmill/pipelines/report/page.html" in data
     demo = {Path(name).suffix for name in data if name.startswith("clipmill/encoders/demo/")}
     assert demo == {".json", ".safetensors"}
     assert data | {"clipmill/py.typed"} == {
@@ -165,7 +167,7 @@ def test_metadata(metadata: email.message.Message) -> None:
     assert metadata["Version"] == clipmill.__version__
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
-    extras = "all all-gpu audio beam dev gcp hf index metrics onnx onnx-gpu openvino remote spark test"
+    extras = "all all-gpu audio beam dev gcp hf index lance metrics onnx onnx-gpu openvino remote report spark test"
     assert sorted(metadata.get_all("Provides-Extra", [])) == extras.split()
 
 
