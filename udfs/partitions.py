@@ -43,7 +43,7 @@ class Work(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """Where a row came from, and its values, which its results are told by."""
+    """Where a row came from, and its values without the bytes in them: its results are told by how many there are."""
 
     batch: pa.RecordBatch
     row: int
@@ -75,7 +75,9 @@ def work_through(
             readers = {path: work.reader(array.type) for path, array in arrays.items()}
             for row in range(batch.num_rows):
                 values = {path: readers[path](array[row]) for path, array in arrays.items()}
-                waiting += session.push(_Place(batch, row, values), work.items(values))
+                items = work.items(values)
+                place = _Place(batch, row, {path: _without_bytes(value) for path, value in values.items()})
+                waiting += session.push(place, items)
                 if len(waiting) >= least_rows:
                     yield from _write(waiting, work, stats)
                     waiting = []
@@ -92,6 +94,15 @@ def getter(values: Values) -> Callable[[str], Any]:
         return values[path]
 
     return get
+
+
+def _without_bytes(value: Any) -> Any:
+    """Return a value, encoded images and sounds emptied: rows wait longer than what they hold is needed."""
+    if isinstance(value, bytes):
+        return b""
+    if isinstance(value, list) and any(isinstance(element, bytes) for element in value):
+        return [_without_bytes(element) for element in value]
+    return value
 
 
 def _values_at(batch: pa.RecordBatch, steps: Sequence[int]) -> pa.Array:
