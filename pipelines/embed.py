@@ -11,12 +11,13 @@ import click
 from ..encoders import EncoderSpec, load_encoder
 from ..encoders.item import Item, Uri
 from ..encoders.outcome import Vector
+from .existing import existing_settings
 from .jobs import Refused, column_plan, reader_of
 
 if TYPE_CHECKING:
     from ..encoders.failure import Failure
 
-_SETTINGS = ("access_paths", "keep_content", "tags", "dtype")
+_SETTINGS = ("access_paths", "keep_content", "tags", "dtype", "format")
 
 
 def embed_settings(spec: EncoderSpec, values: dict[str, Any]) -> dict[str, Any]:
@@ -30,6 +31,7 @@ def embed_settings(spec: EncoderSpec, values: dict[str, Any]) -> dict[str, Any]:
         "columns": columns,
         "reader": {} if columns else reader_of(values),
         **{name: values[name] for name in _SETTINGS},
+        **existing_settings(values),
     }
 
 

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..encoders.errors import ClipmillError
+from ..encoders.storage.lock import release_all
+from ..encoders.storage.processes import meaning_of_exit
 from ..encoders.storage.shards import Shard
 from . import console
 from .options import renamed_flag
@@ -111,10 +113,30 @@ def run_beam(shards: Sequence[Shard], job: Job, options: Sequence[str]) -> None:
     Raises:
         ClipmillError: If the job failed, with the first line that says why.
     """
+    from ..transforms import EmbedShards
+
+    with beam_shards(shards, options) as each:
+        _ = each | EmbedShards(job)
+
+
+@contextlib.contextmanager
+def beam_shards(
+    shards: Sequence[Any], options: Sequence[str], *, again: str = "with --resume does what is missing"
+) -> Iterator[Any]:
+    """Yield the shards of a job as a PCollection; what the block makes of it is run at the block's end.
+
+    Args:
+        shards: What pickles.
+        options: Beam's own.
+        again: What the same command does after a worker died, for the message.
+
+    Raises:
+        ClipmillError: If the job failed, with the first line that says why.
+    """
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    from ..transforms import EmbedShards
+    from ..transforms import EmbedShards as _  # noqa: F401 - fails with the command that installs Beam
 
     flags = list(options)
     if not any(flag.partition("=")[0] == "--runner" for flag in flags):
@@ -122,10 +144,10 @@ def run_beam(shards: Sequence[Shard], job: Job, options: Sequence[str]) -> None:
         if not logging.getLogger("clipmill").isEnabledFor(logging.INFO):
             # its workers log every error with its stack before it reaches us, who say it in one line
             logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    with _failing_as("Beam"), _ending_with_workers(), beam.Pipeline(options=PipelineOptions(flags)) as pipeline:
+    with _failing_as("Beam"), _ending_with_workers(again), beam.Pipeline(options=PipelineOptions(flags)) as pipeline:
         # pickled, since Beam makes a schema of a dataclass, and its strings cannot hold file names that are not UTF-8
         pickled = pipeline | beam.Create([pickle.dumps(shard) for shard in shards]) | beam.Reshuffle()
-        _ = pickled | beam.Map(pickle.loads).with_output_types(Any) | EmbedShards(job)
+        yield pickled | beam.Map(pickle.loads).with_output_types(Any)
 
 
 def run_spark(
@@ -138,8 +160,19 @@ def run_spark(
     """
     from ..udfs import embed_shards
 
-    with _failing_as("Spark"), _spark_session(master, remote, conf) as spark:
+    with spark_session(master, remote, conf) as spark:
         embed_shards(spark, shards, job)
+
+
+@contextlib.contextmanager
+def spark_session(master: str | None, remote: str | None, conf: Sequence[str]) -> Iterator[Any]:
+    """Yield a Spark session, which is stopped at the block's end unless it was there before.
+
+    Raises:
+        ClipmillError: If what the block does fails, with the first line that says why.
+    """
+    with _failing_as("Spark"), _spark_session(master, remote, conf) as spark:
+        yield spark
 
 
 @contextlib.contextmanager
@@ -179,7 +212,7 @@ def _spark_session(master: str | None, remote: str | None, conf: Sequence[str]) 
 
 
 @contextlib.contextmanager
-def _ending_with_workers() -> Iterator[None]:
+def _ending_with_workers(again: str) -> Iterator[None]:
     """End this process if a worker process of Beam's local runner dies, which the runner would wait for for ever.
 
     The runner has a thread for each of its workers that raises when the worker ended with an error, and nobody but
@@ -192,7 +225,7 @@ def _ending_with_workers() -> Iterator[None]:
         said = str(raised.exc_value)
         if raised.exc_type is RuntimeError and said.startswith(_WORKER_DIED):
             code = said.removeprefix(_WORKER_DIED).strip()
-            threading.Thread(target=_end_unless, args=(ended, code), daemon=True).start()
+            threading.Thread(target=_end_unless, args=(ended, code, again), daemon=True).start()
         elif raised.exc_type.__name__ == "RpcError":  # the runner's end of what a dead worker held: pages of nothing
             _log.info("thread %s of Beam ended: %r", raised.thread and raised.thread.name, raised.exc_value)
         else:
@@ -206,30 +239,25 @@ def _ending_with_workers() -> Iterator[None]:
         threading.excepthook = usual
 
 
-def _end_unless(ended: threading.Event, code: str) -> None:
+def _end_unless(ended: threading.Event, code: str, again: str) -> None:
     if ended.wait(_SECONDS_TO_END):
         return
     console.err.show_cursor(True)  # which a progress bar has hidden
     click.echo(
-        f"Error: a worker process died ({_meaning(code)}), and this runner cannot go on without it; run the job again "
-        "with --overwrite",
+        f"Error: a worker process died ({_meaning(code)}), and this runner cannot go on without it; the same command "
+        f"{again}",
         err=True,
     )
     for pid in _descendants(os.getpid()):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
+    release_all()
     os._exit(1)  # the main thread waits for an answer of that worker, and nothing wakes it
 
 
 def _meaning(code: str) -> str:
-    """Say what an exit code of a shell or of `Popen` stands for."""
-    number = int(code) if code.lstrip("-").isdigit() else 0
-    number = -number if number < 0 else number - 128
-    try:
-        name = signal.Signals(number).name
-        return f"{name}: perhaps the machine ran out of memory" if name == "SIGKILL" else name
-    except ValueError:
-        return f"exit code {code}"
+    """Say what an exit code stands for, as Beam prints it."""
+    return meaning_of_exit(int(code)) if code.lstrip("-").isdigit() else f"exit code {code}"
 
 
 def _descendants(pid: int) -> list[int]:
@@ -253,10 +281,19 @@ def _failing_as(engine: str) -> Iterator[None]:
     except ClipmillError:
         raise
     except Exception as err:
-        cause = root_cause(err)
+        cause = _spark_death(err) or root_cause(err)
         if "KeyboardInterrupt" in cause:
             raise KeyboardInterrupt from err
         raise ClipmillError(f"the {engine} job failed: {cause.partition(' [while running ')[0]}") from err
+
+
+def _spark_death(error: BaseException) -> str | None:
+    """Say which process of Spark's died, if it was that; its own words are a stack, or a refused connection."""
+    if "Python worker exited unexpectedly" in str(error):
+        return "a worker process died: perhaps the machine ran out of memory"
+    if isinstance(error, ConnectionError) or type(error).__name__ == "Py4JNetworkError":
+        return f"Spark's own process died, or cannot be reached ({error})"
+    return None
 
 
 def root_cause(error: BaseException) -> str:

@@ -6,27 +6,32 @@ import contextlib
 import dataclasses
 import json
 import os
-import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import click
-from rich.table import Table
 
 from ..encoders import EncoderSpec, load_encoder
 from ..encoders.columns import Column, ColumnPlan
 from ..encoders.document_plan import DocumentPlan
-from ..encoders.errors import DatasetError
+from ..encoders.errors import ClipmillError, DatasetError
 from ..encoders.rank_plan import DocumentRankPlan
-from ..encoders.storage.dataset import DatasetSummary, count_finished, finish_job
-from ..encoders.storage.job import Job, begin_job
+from ..encoders.storage.begin import begin_job
+from ..encoders.storage.dataset import DatasetSummary, count_finished, finish_job, summarise
+from ..encoders.storage.files import Folder
+from ..encoders.storage.job import Job
 from ..encoders.storage.job_counts import JobCounts
-from ..encoders.storage.shards import Shard, plan_shards
+from ..encoders.storage.lock import DirectoryLock, refuse_if_held
+from ..encoders.storage.planning import plan_shards
+from ..encoders.storage.resume import Earlier, Progress, read_earlier
+from ..encoders.storage.shards import Shard
 from . import console
+from .dry_run import resumed_text, show_plan
 from .engines import is_local, run_beam, run_spark, split_engine_options
 from .job_metrics import check_metrics_file, exported
+from .outcome import allowed_failures, judge, summary_table
 from .wording import in_flags
 
 
@@ -53,6 +58,8 @@ class JobArguments:
         engine_options: Options for the engine.
         rows_per_shard: Rows in one unit of work and one output file.
         overwrite: Whether a dataset that is there may be replaced.
+        resume: Whether to go on with one that is there.
+        dry_run: Whether to say what would be done, and do nothing.
         max_failures: Most rows that may fail, as given.
         master: Spark master.
         remote: Spark Connect server.
@@ -70,6 +77,8 @@ class JobArguments:
     engine_options: tuple[str, ...] = ()
     rows_per_shard: int = 1024
     overwrite: bool = False
+    resume: bool = False
+    dry_run: bool = False
     max_failures: str | None = None
     master: str | None = None
     remote: str | None = None
@@ -110,6 +119,16 @@ class JobArguments:
         """Return what every worker needs."""
         return Job.of(self.spec, self.output, shards, **self.settings)
 
+    def begin(self, shards: Sequence[Shard], earlier: Earlier | None) -> dict[str, Any]:
+        """Return the keywords of `begin_job` and `check_begin`."""
+        return {
+            "shards": shards,
+            "inputs": self.inputs,
+            "arguments": {"rows_per_shard": self.rows_per_shard},
+            "overwrite": self.overwrite,
+            "earlier": earlier,
+        }
+
 
 @dataclasses.dataclass(frozen=True)
 class Given:
@@ -134,7 +153,19 @@ class Given:
 
 _READER = ("text", "uri", "image", "audio", "id")
 _COPIED = (
-    *("output", "engine", "rows_per_shard", "overwrite", "max_failures", "master", "remote", "conf", "as_json"),
+    *(
+        "output",
+        "engine",
+        "rows_per_shard",
+        "overwrite",
+        "resume",
+        "dry_run",
+        "max_failures",
+        "master",
+        "remote",
+        "conf",
+        "as_json",
+    ),
     *("metrics", "metrics_port"),
 )
 
@@ -177,6 +208,8 @@ def _check_usage(inputs: Sequence[str], given: Given) -> None:
         raise click.UsageError(f"nothing to {given.verb}: give an INPUT (a folder, a glob, a file){otherwise}")
     if not values["output"]:
         raise click.UsageError("missing option --output: where the dataset goes")
+    if values["resume"] and values["overwrite"]:
+        raise click.UsageError("--resume goes on with what is there, and --overwrite deletes it; give one of them")
     for name in ("master", "remote", "conf"):
         if values[name] and values["engine"] != "spark":
             raise click.UsageError(f"--{name} is an option of --engine spark")
@@ -201,29 +234,49 @@ def run(arguments: JobArguments) -> int:
         ClipmillError: If the job failed.
     """
     try:
-        shards = plan_shards(arguments.inputs, rows_per_shard=arguments.rows_per_shard)
+        earlier = _earlier(arguments)
+        planned = earlier.plan if earlier else ()
+        shards = plan_shards(arguments.inputs, rows_per_shard=arguments.rows_per_shard, earlier=planned)
         job = arguments.job(shards)
         _refuse_output_inside(arguments.inputs, job.directory)
+        if arguments.dry_run:
+            return show_plan(job, arguments.begin(shards, earlier), engine=arguments.engine, as_json=arguments.as_json)
         if arguments.overwrite and is_local(
             arguments.engine, arguments.engine_options, arguments.master, arguments.remote
         ):
             job.plan.bound(load_encoder(arguments.spec))  # no old dataset is deleted for a job that cannot start
     except DatasetError as err:
         raise Refused(str(err)) from err
-    found, seconds = _run_shards(arguments, job, shards)
+    found, seconds, rows = _run_shards(arguments, job, shards, earlier)
     if arguments.as_json:
         click.echo(json.dumps({**dataclasses.asdict(found), "wall_seconds": seconds}, indent=1))
     else:
-        console.out.print(summary_table(found, seconds, job.directory))
+        skipped_in = job.existing.datasets if job.existing else ()
+        console.out.print(summary_table(found, seconds, job.directory, rows=rows, skipped_in=skipped_in))
     if not found.input_rows:
         click.echo("Note: the input has no rows", err=True)
     elif isinstance(job.plan, DocumentRankPlan) and not found.scored and not found.failed:
         click.echo("Note: nothing was ranked: no document has matches", err=True)
-    return _judge(found, arguments.max_failures, scores=not isinstance(job.plan, ColumnPlan | DocumentPlan))
+    return judge(found, arguments.max_failures, scores=not isinstance(job.plan, ColumnPlan | DocumentPlan))
 
 
-def _run_shards(arguments: JobArguments, job: Job, shards: Sequence[Shard]) -> tuple[DatasetSummary, float]:
-    """Begin a job, run it and finish it; return its summary and the seconds that it took.
+def _earlier(arguments: JobArguments) -> Earlier | None:
+    """Return what an earlier start left, if the job goes on with it.
+
+    Raises:
+        DatasetError: If another job is at work there now: it is said before minutes go into planning.
+    """
+    refuse_if_held(Folder.of(arguments.output))
+    return read_earlier(arguments.output) if arguments.resume else None
+
+
+def _run_shards(
+    arguments: JobArguments, job: Job, shards: Sequence[Shard], earlier: Earlier | None
+) -> tuple[DatasetSummary, float, int]:
+    """Begin a job, or go on with it, run it and finish it.
+
+    Returns:
+        Its summary, the seconds that it took now, and the rows that it took in meanwhile.
 
     Raises:
         Refused: If the output cannot be used, or the metrics cannot be written or served; nothing was run.
@@ -242,17 +295,43 @@ def _run_shards(arguments: JobArguments, job: Job, shards: Sequence[Shard]) -> t
                     shards=shards,
                 )
             )
-            begin_job(job, shards, inputs=arguments.inputs, overwrite=arguments.overwrite)
+            lock = stack.enter_context(DirectoryLock(job.directory))
+            progress = begin_job(job, **arguments.begin(shards, earlier))
             begin_counting()
         except DatasetError as err:
             raise Refused(str(err)) from err
+        if earlier is not None:
+            click.echo(f"Note: {resumed_text(progress)}", err=True)
+        if progress.is_complete:
+            return summarise(job.directory), 0.0, 0
         started = time.perf_counter()
-        with console.progress(len(shards), lambda: count_finished(job.directory)):
-            if arguments.engine == "beam":
-                run_beam(shards, job, arguments.engine_options)
-            else:
-                run_spark(shards, job, master=arguments.master, remote=arguments.remote, conf=arguments.conf)
-        return finish_job(job.directory), time.perf_counter() - started
+        with _saying_how_to_go_on(job.directory, len(shards)):
+            if progress.to_do:
+                _run_on_engine(arguments, dataclasses.replace(job, weights_sha256=progress.weights), progress)
+            lock.check()
+            found = finish_job(job.directory)
+        return found, time.perf_counter() - started, found.input_rows - progress.rows
+
+
+def _run_on_engine(arguments: JobArguments, job: Job, progress: Progress) -> None:
+    with console.progress(len(progress.shards), lambda: count_finished(job.directory)):
+        if arguments.engine == "beam":
+            run_beam(progress.to_do, job, arguments.engine_options)
+        else:
+            run_spark(progress.to_do, job, master=arguments.master, remote=arguments.remote, conf=arguments.conf)
+
+
+@contextlib.contextmanager
+def _saying_how_to_go_on(directory: str, shards: int) -> Iterator[None]:
+    try:
+        yield
+    except (ClipmillError, KeyboardInterrupt):
+        with contextlib.suppress(DatasetError):  # what went wrong is said by the other error
+            if done := count_finished(directory):
+                click.echo(
+                    f"Note: {done} of {shards} shards are there; the same command with --resume goes on", err=True
+                )
+        raise
 
 
 def _refuse_output_inside(inputs: Sequence[str], output: str) -> None:
@@ -261,66 +340,3 @@ def _refuse_output_inside(inputs: Sequence[str], output: str) -> None:
             raise DatasetError(
                 f"the output {output} lies in the input folder {folder}; the next job would read it as input"
             )
-
-
-def summary_table(found: DatasetSummary, seconds: float, output: str) -> Table:
-    """Return what came of a job as a table for the terminal."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for name, count in (
-        ("rows in", found.input_rows),
-        ("rows written", found.rows),
-        ("rows failed", found.failed_rows),
-    ):
-        table.add_row(name, f"{count:,}")
-    table.add_row("embedded", f"{found.embedded:,}")
-    for name, count in (("scored", found.scored), ("vectors given", found.given), ("reused", found.cache_hits)):
-        if count:
-            table.add_row(name, f"{count:,}")
-    for code, count in sorted(found.failed.items()):
-        table.add_row(f"failed: {code}", f"{count:,}")
-    if found.truncated_texts:
-        table.add_row("texts cut", f"{found.truncated_texts:,}")
-    if rate := found.rows_per_second:
-        table.add_row("rows per second", f"{rate:,.1f} from the first to the last")
-    table.add_row("whole job", f"{seconds:.1f} s, {found.input_rows / seconds:,.1f} rows per second")
-    table.add_row("models loaded", str(found.loads))
-    for resolved in found.resolved:
-        table.add_row("ran as", ", ".join(f"{name} {value}" for name, value in resolved.items() if value))
-    table.add_row("written to", output)
-    if found.failed:
-        table.add_row("failures in", f"{output.rstrip('/')}/_failures/")
-    return table
-
-
-def allowed_failures(given: str, rows: int) -> float:
-    """Return how many rows may fail.
-
-    Args:
-        given: A number, or a percentage of the rows in.
-        rows: Rows in.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", given.strip())
-    if match is None or (not match.group(2) and "." in match.group(1)):
-        raise click.UsageError(f"--max-failures {given!r} is neither a number of rows nor a percentage such as 1%")
-    number = float(match.group(1))
-    return rows * number / 100 if match.group(2) else number
-
-
-def _judge(found: DatasetSummary, max_failures: str | None, *, scores: bool) -> int:
-    failed, rows = found.failed_rows, found.input_rows
-    made = found.scored if scores else found.embedded
-    if max_failures is None and not made:
-        if 0 < rows == failed:
-            click.echo(f"Error: all {rows} rows failed; --max-failures 100% takes that for a success", err=True)
-            return 1
-        if scores and found.failed:
-            click.echo(
-                f"Error: nothing has a score, and {sum(found.failed.values())} values failed; --max-failures 100% "
-                "takes that for a success",
-                err=True,
-            )
-            return 1
-    if max_failures is None or failed <= allowed_failures(max_failures, rows):
-        return 0
-    click.echo(f"Error: {failed} of {rows} rows failed, more than --max-failures {max_failures}", err=True)
-    return 1

@@ -57,6 +57,8 @@ _JOB = (
     click.option("--output", "-o", metavar="DIR", help="Directory or URL of the dataset to write."),
     click.option("--engine", type=click.Choice(ENGINES), default="beam", show_default=True),
     click.option("--overwrite", is_flag=True, help="Replace a dataset that is there already."),
+    click.option("--resume", is_flag=True, help="Go on with a job that did not finish; do only what is missing."),
+    click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
     click.option("--id-column", help="Column or field that names a document or row."),
     click.option("--tag-column", "tags", multiple=True, metavar="NAME", help="Carry this column along; repeatable."),
     click.option("--drop", multiple=True, metavar="NAME", help="Leave this column out of the output; repeatable."),
@@ -178,12 +180,17 @@ def spec_from(values: dict[str, Any]) -> EncoderSpec:
     Raises:
         SpecError: If they cannot work.
     """
+    return EncoderSpec(**spec_fields(values))
+
+
+def spec_fields(values: dict[str, Any]) -> dict[str, Any]:
+    """Take the spec's fields out of a command's values: those that were given."""
     names = [field.name for field in dataclasses.fields(EncoderSpec)]
     given = {name: values.pop(name) for name in names if name in values}
     given = {name: value for name, value in given.items() if value is not None}
     if "uri_schemes" in given:
         given["uri_schemes"] = tuple(given["uri_schemes"].split(","))
-    return EncoderSpec(**given)
+    return given
 
 
 def renamed_flag(token: str) -> str | None:

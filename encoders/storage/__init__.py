@@ -5,20 +5,26 @@
 - `tables`: schemas and record batches of documents and of rows; `misfits`: what does not fit; `plain`: values as JSON
 - `layouts`, `document_layouts`: how the results of each plan stand in them; `column_types`: the columns there were
 - `records`: failures as they are written
-- `shards`: what a job reads, cut into pieces: `Shard`, `plan_shards`; `listing`: folders, globs and files
+- `shards`: what a job reads, cut into pieces; `listing`: folders, globs and files
 - `readers`, `rows`: a shard as documents, or as rows; `lines`: JSON lines and CSV, record by record
+- `tars`: archives, file by file; `samples`: files of one name, in tars and in folders
 - `scalars`: one value out of Arrow
 - `source`: planning and reading at one address
-- `dataset`: a dataset's directory; `shard_writer`: one shard of it, whole or not at all; `files`: the file systems
-- `part_writers`: Parquet and JSON lines
+- `directory`: what stands in a dataset's directory; `lock`: one job at a time in it; `dataset`: described, finished,
+  read; `shard_writer`: one shard of it, whole or not at all; `files`: the file systems
+- `part_writers`: Parquet and JSON lines; `clip_retrieval`, `clip_retrieval_part`: clip-retrieval's layout; `lance`
+- `begin`: the beginning of a job; `resume`: what an earlier start of it left; `planning`: `plan_shards`
+- `attempts`, `careful`: shards over which processes die; `processes`: which process is which
+- `existing`: `Existing`, datasets whose rows are passed over; `row_keys`, `existing_rows`: what tells rows apart, here
+  and there; `skip_lists`: what is passed over of each shard
 - `job`: `embed_shard`, a shard from its input to its files: what every engine distributes; `modes`: documents, rows;
   `output`: what is finished, on its way into the files
 """
 
+from .begin import begin_job
 from .dataset import (
     DatasetSummary,
     finish_job,
-    prepare_directory,
     read_dataset,
     read_failures,
     read_job,
@@ -26,9 +32,13 @@ from .dataset import (
     summarise,
     write_job,
 )
-from .job import Job, begin_job, embed_shard
+from .directory import prepare_directory
+from .existing import Existing
+from .job import Job, embed_shard
+from .lock import DirectoryLock
 from .provenance import differences, provenance_of, read_provenance, spark_metadata, with_provenance
 from .records import failure_records, row_failure_records
+from .resume import read_earlier
 from .shard_writer import ShardWriter
 from .source import Shard, SourceRow, plan_shards, read_documents, read_rows, schema_of, whole_file
 from .tables import documents_batch, documents_schema, rows_batch, rows_schema
@@ -36,6 +46,8 @@ from .vectors import nested_vector_array, vector_array, vector_type
 
 __all__ = [
     "DatasetSummary",
+    "DirectoryLock",
+    "Existing",
     "Job",
     "Shard",
     "ShardWriter",
@@ -53,6 +65,7 @@ __all__ = [
     "provenance_of",
     "read_dataset",
     "read_documents",
+    "read_earlier",
     "read_failures",
     "read_job",
     "read_manifests",

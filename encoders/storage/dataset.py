@@ -1,42 +1,25 @@
-"""The directory of a dataset: made, described, finished and read.
-
-    part-<shard>.parquet            rows with vectors or scores; part-<shard>.jsonl where JSON lines were asked for
-    _failures/part-<shard>.jsonl    one line for each value that failed
-    _manifest/part-<shard>.json     what became of a shard; written last, so that a shard with one is whole
-    _job.json                       what made the dataset; written first
-    _SUCCESS                        written when every shard is there
-    _staging/                       files that an engine has not counted yet
-
-Spark and pyarrow ignore names that begin with `_`: the directory reads as an ordinary Parquet dataset.
-"""
+"""A dataset: described, finished and read. `directory` says what stands in it."""
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import json
-import re
-import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from ..errors import DatasetError
-from .files import TEMPORARY, Folder, dataset_errors
+from .directory import ATTEMPTS, FORMAT, JOB, OWN, SKIP_LISTS, STAGING, SUCCESS, is_orphan
+from .files import Folder, dataset_errors, remove_temporaries
+from .part_writers import LANCE, part_name
 from .plain import json_text
 from .shard_writer import FAILURES, MANIFESTS
 
 if TYPE_CHECKING:
     import pyarrow.dataset
-
-JOB, SUCCESS, STAGING = "_job.json", "_SUCCESS", "_staging"
-FORMAT = "clipmill dataset"
-
-_OWN = re.compile(
-    rf"part-[^/]+\.(?:parquet|jsonl)|{FAILURES}/part-[^/]+\.jsonl|{MANIFESTS}/part-[^/]+\.json|{STAGING}/.+|{JOB}|{SUCCESS}"
-)
-_TEMPORARY = re.compile(rf"\.[^/]+{re.escape(TEMPORARY)}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,6 +29,7 @@ class DatasetSummary:
     Attributes:
         input_rows: Rows and documents that were read.
         failed_rows: Those of which something failed.
+        skipped: Those that were passed over, since another dataset has their vectors.
         rows: Rows in the files.
         embedded: Values embedded; a row with two columns has two.
         scored: Candidates with scores, or values with labels, in the files.
@@ -62,11 +46,13 @@ class DatasetSummary:
         resolved: What workers decided at load (runtime, precision, device, weights' sha256), each different one once.
         first_row_at: When the first row was embedded, in seconds since 1970; None before any.
         last_row_at: When the last row was embedded.
+        active_seconds: Seconds from the first to the last embedded row, summed over the starts of the job.
         complete: Whether every shard is there and the job was finished.
     """
 
     input_rows: int = 0
     failed_rows: int = 0
+    skipped: int = 0
     rows: int = 0
     embedded: int = 0
     scored: int = 0
@@ -83,78 +69,13 @@ class DatasetSummary:
     resolved: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     first_row_at: float | None = None
     last_row_at: float | None = None
+    active_seconds: float = 0.0
     complete: bool = False
 
     @property
     def rows_per_second(self) -> float | None:
-        """Rows between the first and the last embedded row, a second; None where they came out together."""
-        if self.first_row_at is None or self.last_row_at is None or self.last_row_at <= self.first_row_at:
-            return None
-        return self.input_rows / (self.last_row_at - self.first_row_at)
-
-
-def prepare_directory(directory: str, *, overwrite: bool = False) -> None:
-    """Make a directory ready for a new dataset: there, empty and writable.
-
-    One that holds nothing but the description of a job that never wrote anything counts as empty.
-
-    Args:
-        directory: Path or URL.
-        overwrite: Whether a dataset that stands there may be deleted. Nothing else is ever deleted.
-
-    Raises:
-        DatasetError: If it holds something and `overwrite` is False, holds strangers' files, or cannot be written.
-    """
-    folder = Folder.of(directory)
-    with dataset_errors("look at", folder.url):
-        if folder.fs.isfile(folder.path):
-            raise DatasetError(f"{folder.url} is a file; the output is a directory")
-    names = list(folder.list())
-    orphans = [name for name in names if _TEMPORARY.fullmatch(name)]
-    held = [name for name in names if name not in set(orphans)]
-    # A job that is at work has a temporary file or more beside its description.
-    never_wrote = names == [JOB] and _is_own(folder)
-    if held and not (overwrite or never_wrote):
-        raise DatasetError(
-            f"{folder.url} is not empty (it holds {_some(held)}); choose another directory, or replace the dataset "
-            "there with overwrite=True (--overwrite)"
-        )
-    if held:
-        _check_own(folder, held)
-        # The description goes last: until then an interrupted deletion can be taken up again.
-        for name in sorted(held, key=lambda name: (name == JOB, name != SUCCESS, name)):
-            folder.delete(name)
-    for name in orphans:
-        folder.delete(name)
-    folder.make()
-    probe = f".{secrets.token_hex(4)}{TEMPORARY}"
-    folder.write(probe, b"")
-    folder.delete(probe)
-
-
-def _is_own(folder: Folder) -> bool:
-    try:
-        job = json.loads(folder.read(JOB))
-    except (FileNotFoundError, ValueError):
-        return False
-    return isinstance(job, dict) and job.get("format") == FORMAT
-
-
-def _check_own(folder: Folder, names: list[str]) -> None:
-    if not _is_own(folder):
-        raise DatasetError(
-            f"{folder.url} holds {_some(names)} and is no dataset of clipmill (no {JOB}), so it is not overwritten; "
-            "choose another directory"
-        )
-    if strangers := [name for name in names if not _OWN.fullmatch(name)]:
-        raise DatasetError(
-            f"{folder.url} holds files that are no part of the dataset ({_some(strangers)}), so it is not overwritten; "
-            "move them away or choose another directory"
-        )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        """Rows that were worked on from the first to the last, a second; None where they came out together."""
+        return (self.input_rows - self.skipped) / self.active_seconds if self.active_seconds > 0 else None
 
 
 def write_job(directory: str, description: Mapping[str, Any], *, shards: int | None = None) -> None:
@@ -173,17 +94,40 @@ def finish_job(directory: str) -> DatasetSummary:
     """Mark a dataset as finished and return its summary.
 
     Raises:
-        DatasetError: If shards are missing.
+        DatasetError: If shards are missing, or files of them.
     """
     folder = Folder.of(directory)
-    planned = _read_job(folder).get("shards")
+    job = _read_job(folder)
+    planned = job.get("shards")
     finished = count_finished(directory)
     if planned is not None and finished < planned:
         raise DatasetError(
             f"{folder.url}: {planned - finished} of {planned} shards are missing; the job did not finish"
         )
+    sizes = folder.list()
+    manifests = read_manifests(directory)
+    for manifest in manifests:
+        for file in manifest.get("files") or ():
+            if sizes.get(file["name"]) != file["bytes"]:
+                raise DatasetError(
+                    f"{folder.url}/{file['name']} has {sizes.get(file['name'], 0)} bytes and was written with "
+                    f"{file['bytes']}; the job did not finish, and --resume does its shard again"
+                )
+    if job.get("rows_as") == LANCE:
+        from .lance import commit_fragments
+
+        commit_fragments(directory, manifests)
+    below = (f"{ATTEMPTS}/", f"{SKIP_LISTS}/")
+    used = [folder.at(name) for name in sizes if name.startswith(below) or is_orphan(name)]
+    if used:
+        with dataset_errors("clear", folder.url), contextlib.suppress(FileNotFoundError):
+            folder.fs.rm(used)  # in one call, since object stores delete many at once
+    remove_temporaries(folder)
+    for name in (ATTEMPTS, SKIP_LISTS, STAGING):
+        with contextlib.suppress(Exception):  # where directories are made, it is empty now; where not, there is none
+            folder.fs.rmdir(folder.at(name))
     folder.write(SUCCESS, b"")
-    return summarise(directory)
+    return _summary(manifests, complete=True)
 
 
 def count_finished(directory: str) -> int:
@@ -200,6 +144,10 @@ def summarise(directory: str) -> DatasetSummary:
     folder = Folder.of(directory)
     planned = _read_job(folder).get("shards")
     manifests = read_manifests(directory)
+    return _summary(manifests, complete=SUCCESS in folder.list() and (planned is None or len(manifests) >= planned))
+
+
+def _summary(manifests: Sequence[Mapping[str, Any]], *, complete: bool) -> DatasetSummary:
     failed: collections.Counter[str] = collections.Counter()
     loads: dict[str, int] = {}
     resolved: list[dict[str, Any]] = []
@@ -216,6 +164,7 @@ def summarise(directory: str) -> DatasetSummary:
     return DatasetSummary(
         input_rows=total("input_rows"),
         failed_rows=total("failed_rows"),
+        skipped=total("skipped"),
         rows=total("rows"),
         embedded=total("embedded"),
         scored=total("scored"),
@@ -232,8 +181,20 @@ def summarise(directory: str) -> DatasetSummary:
         resolved=resolved,
         first_row_at=min((m["first_row_at"] for m in manifests if m.get("first_row_at")), default=None),
         last_row_at=max((m["last_row_at"] for m in manifests if m.get("last_row_at")), default=None),
-        complete=SUCCESS in folder.list() and (planned is None or len(manifests) >= planned),
+        active_seconds=_active_seconds(manifests),
+        complete=complete,
     )
+
+
+def _active_seconds(manifests: Sequence[Mapping[str, Any]]) -> float:
+    """Return the seconds from the first to the last row of each start of a job, together: not those between them."""
+    spans: dict[Any, tuple[float, float]] = {}
+    for manifest in manifests:
+        first, last = manifest.get("first_row_at"), manifest.get("last_row_at")
+        if first and last:
+            start, stop = spans.get(manifest.get("run"), (first, last))
+            spans[manifest.get("run")] = min(start, first), max(stop, last)
+    return sum(stop - start for start, stop in spans.values())
 
 
 def read_job(directory: str) -> dict[str, Any]:
@@ -321,6 +282,17 @@ def open_parquet(location: str) -> pyarrow.dataset.Dataset:
     """
     import pyarrow.dataset
 
+    folder, paths = parquet_paths(location)
+    with dataset_errors("read", location):
+        return pyarrow.dataset.dataset(paths, format="parquet", filesystem=folder.fs)
+
+
+def parquet_paths(location: str) -> tuple[Folder, list[str]]:
+    """Return a Parquet file, or all those of a directory by name, as paths in a file system.
+
+    Raises:
+        DatasetError: If there is nothing at the path, or no Parquet file in it.
+    """
     folder = Folder.of(location)
     paths = [folder.path]
     with dataset_errors("read", location):
@@ -331,8 +303,10 @@ def open_parquet(location: str) -> pyarrow.dataset.Dataset:
         if not paths:
             lines = any(name.startswith("part-") and name.endswith(".jsonl") for name in folder.list())
             hint = "; its rows are JSON lines (part-*.jsonl), which read as such" if lines else ""
+            if any(name.startswith(f"{part_name('', LANCE)}/") for name in folder.list()):
+                hint = f"; its rows are in {part_name('', LANCE)}, which Lance's own library reads"
             raise DatasetError(f"{location}: no Parquet file in it{hint}")
-        return pyarrow.dataset.dataset(paths, format="parquet", filesystem=folder.fs)
+    return folder, paths
 
 
 def _is_part(name: str) -> bool:
@@ -340,4 +314,4 @@ def _is_part(name: str) -> bool:
 
 
 def _names(folder: Folder, below: str) -> list[str]:
-    return [name for name in folder.list(below) if _OWN.fullmatch(name)]
+    return [name for name in folder.list(below) if OWN.fullmatch(name)]

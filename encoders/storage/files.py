@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import hashlib
 import os
 import secrets
 import tempfile
@@ -165,8 +166,10 @@ class Folder:
 
     def temporary(self, name: str) -> Path:
         """Return a fresh local path to write a file at that `publish` then moves to `name`."""
-        parent = Path(self.path) if is_local(self.fs) else Path(tempfile.gettempdir())
-        return parent / f".{os.path.basename(name)}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}"
+        unique = f"{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}"
+        if is_local(self.fs):
+            return Path(self.path) / f".{os.path.basename(name)}.{unique}"
+        return Path(tempfile.gettempdir()) / f".{os.path.basename(name)}.{_mark_of(self)}.{unique}"
 
     def publish(self, temporary: Path, name: str) -> int:
         """Put a finished temporary file in place, over an older one of that name, and return its size in bytes."""
@@ -181,6 +184,24 @@ class Folder:
                 self.fs.put_file(str(temporary), target)
                 temporary.unlink()
         return size
+
+
+def remove_temporaries(folder: Folder) -> None:
+    """Delete what dead processes of this machine left of a directory of an object store; of others nobody can tell.
+
+    Args:
+        folder: A directory that no other process writes.
+    """
+    if is_local(folder.fs):
+        return  # there they stand in the directory itself
+    for path in Path(tempfile.gettempdir()).glob(f".*.{_mark_of(folder)}.*{TEMPORARY}"):
+        with contextlib.suppress(OSError):  # another user's, or gone meanwhile
+            path.unlink()
+
+
+def _mark_of(folder: Folder) -> str:
+    """Return what tells the temporary files of one directory from those of others."""
+    return hashlib.sha256(folder.url.encode()).hexdigest()[:12]
 
 
 def _sync(path: Path) -> None:

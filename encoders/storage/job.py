@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import itertools
 import os
+import secrets
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -13,27 +13,29 @@ from typing import Any
 
 import pyarrow as pa
 
-from ... import __version__
 from ..columns import ColumnPlan
 from ..document_plan import DocumentPlan
-from ..errors import DatasetError, SpecError
+from ..encoder import Encoder
+from ..errors import DatasetError, SpecError, WeightsError
 from ..failure import RowError
 from ..metrics import counts_of_manifest, record
 from ..rank_plan import DocumentRankPlan, PairPlan
 from ..registry import count_loads, load_encoder
 from ..spec import EncoderSpec
 from ..stats import Stats
+from .attempts import Attempt
+from .careful import RowByRow, embed_carefully
 from .column_types import column_type
-from .dataset import prepare_directory, write_job
+from .existing import Existing, comparing
 from .files import Folder
 from .modes import Plan, is_of_rows, mode_of
 from .output import Output
-from .part_writers import Format, check_format
-from .provenance import read_provenance
+from .part_writers import Format, check_format, default_dtype, schema_in_format
 from .readers import choose_columns
 from .rows import read_table, schema_of
 from .shard_writer import ShardWriter
 from .shards import Shard
+from .skip_lists import passing_over, read_skip_list
 from .tables import documents_schema, rows_schema
 
 _READER_OPTIONS = ("text", "uri", "image", "audio", "id", "tags")
@@ -54,7 +56,11 @@ class Job:
         plan: What is done with rows or documents.
         reader: Arguments of `read_documents`.
         fail_fast: Whether the first failure ends the job.
-        format: What its files are: `parquet`, or `jsonl`, a JSON object for each row.
+        format: What its files are: `parquet`; `jsonl`, a JSON object for each row; `clip-retrieval` or `lance`.
+        run: Tells what one start of the job did from what others did.
+        weights_sha256: Of the weights with which the job was begun, where it goes on; they must be the same.
+        existing: Datasets whose rows are passed over.
+        content_hash: Whether what tells the content of each row is written beside its vectors.
     """
 
     spec: EncoderSpec
@@ -64,6 +70,10 @@ class Job:
     reader: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     fail_fast: bool = False
     format: Format = "parquet"
+    run: str = dataclasses.field(default_factory=lambda: secrets.token_hex(4), compare=False)
+    weights_sha256: str | None = None
+    existing: Existing | None = None
+    content_hash: bool = False
 
     @classmethod
     def of(
@@ -79,9 +89,11 @@ class Job:
         keep_content: bool = False,
         tags: Mapping[str, pa.DataType] | Sequence[str] = (),
         drop: Sequence[str] = (),
-        dtype: str = "float32",
+        dtype: str | None = None,
         fail_fast: bool = False,
         format: Format = "parquet",
+        existing: Existing | None = None,
+        content_hash: bool = False,
     ) -> Job:
         """Check what a user asked for and decide the columns of the output, on the driver, without weights.
 
@@ -97,9 +109,11 @@ class Job:
             tags: Columns (of JSON lines, fields) that travel along as tags of documents; with types, as columns of
                 their own.
             drop: Columns of rows that are left out.
-            dtype: `float32` or `float16`.
+            dtype: `float32` or `float16`; None is float16 for clip-retrieval's layout and float32 otherwise.
             fail_fast: Whether the first failure ends the job.
-            format: `parquet` or `jsonl`.
+            format: `parquet`, `jsonl`, `clip-retrieval` or `lance`.
+            existing: Datasets whose rows are passed over; where rows are told by content, `content_hash` is implied.
+            content_hash: Whether a column `content_hash` is written, the SHA-256 of each row's text or bytes.
 
         Raises:
             SpecError: If the options contradict each other.
@@ -108,6 +122,7 @@ class Job:
         directory = Folder.of(directory).url
         reader = dict(reader or {})
         check_format(format)
+        dtype = dtype or default_dtype(format)
         if unknown := sorted(set(reader) - set(_READER_OPTIONS)):
             raise SpecError(f"reader has no option {unknown[0]!r}; it has {', '.join(_READER_OPTIONS)}")
         if plan is not None and (columns is not None or access_paths != "@r" or keep_content):
@@ -123,7 +138,8 @@ class Job:
             _check_reader(shards, reader)
             declared = tags if isinstance(tags, Mapping) else None
             schema = documents_schema(spec, tags=declared, dtype=dtype, plan=plan)  # type: ignore[arg-type]
-            return cls(spec, directory, schema, plan, reader, fail_fast, format)
+            job = cls(spec, directory, schema, plan, reader, fail_fast, format)
+            return _in_format(comparing(job, existing, content_hash=content_hash))
         if reader or tags or keep_content or access_paths != "@r":
             raise SpecError(
                 f"columns={{…}} embeds rows; {', '.join(_READER_OPTIONS)}, access_paths and keep_content are for"
@@ -138,7 +154,14 @@ class Job:
         if plan.key != _USUAL_KEY:  # type: ignore[union-attr]  # which rows need not have
             column_type(there, plan.key)  # type: ignore[union-attr]
         schema = rows_schema(there, plan, spec, drop=drop, dtype=dtype)  # type: ignore[arg-type]
-        return cls(spec, directory, schema, plan, fail_fast=fail_fast, format=format)
+        job = cls(spec, directory, schema, plan, fail_fast=fail_fast, format=format)
+        return _in_format(comparing(job, existing, content_hash=content_hash, there=there))
+
+
+def _in_format(job: Job) -> Job:
+    """Return a job with the schema that its format needs."""
+    schema = schema_in_format(job.format, job.schema, plan=job.plan, spec=job.spec, directory=job.directory)
+    return dataclasses.replace(job, schema=schema)
 
 
 def _check_has_matches(plan: Plan, shards: Sequence[Shard]) -> None:
@@ -171,6 +194,12 @@ def _fields_without_matches(shard: Shard) -> list[str]:
 
 def _check_reader(shards: Sequence[Shard], reader: Mapping[str, Any]) -> None:
     """Look at the first table of each kind: a misspelt column should not cost a night."""
+    named = [name for name in ("text", "uri", "image", "audio") if reader.get(name)]
+    if named and shards and all(shard.kind == "tar" for shard in shards):
+        raise DatasetError(
+            f"{named[0]}={reader[named[0]]!r} says nothing of tars: of a sample the image is embedded, or the sound; "
+            "captions are embedded as the column 'text' of rows, columns={…}"
+        )
     for kind in ("csv", "parquet"):
         shard = next((shard for shard in shards if shard.kind == kind), None)
         if shard is None:
@@ -186,47 +215,11 @@ def _check_reader(shards: Sequence[Shard], reader: Mapping[str, Any]) -> None:
             raise DatasetError(str(err)) from err
 
 
-def begin_job(
-    job: Job,
-    shards: Sequence[Shard],
-    *,
-    inputs: Sequence[str] = (),
-    arguments: Mapping[str, Any] | None = None,
-    overwrite: bool = False,
-) -> None:
-    """Prepare the directory and write what the job is; once, on the driver, before any shard. `finish_job` ends it.
-
-    Args:
-        job: What will be done.
-        shards: With what.
-        inputs: What the user named, for the record.
-        arguments: The user's other options, for the record: plain values without secrets.
-        overwrite: Whether a dataset that stands there is replaced.
-
-    Raises:
-        DatasetError: If the directory holds the job's own input, or see `prepare_directory`.
-    """
-    inside = job.directory.rstrip("/") + "/"
-    if own := next((path for shard in shards for path in shard.paths if path.startswith(inside)), None):
-        raise DatasetError(f"the input {own} lies in the output directory {job.directory}; choose another output")
-    prepare_directory(job.directory, overwrite=overwrite)
-    description = {
-        "clipmill": __version__,
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "spec": job.spec.as_dict(),
-        **described(job.plan),
-        "rows_as": job.format,
-        "provenance": read_provenance(job.schema),
-        "inputs": [os.fspath(given) for given in inputs],
-        "arguments": dict(arguments or {}),
-    }
-    write_job(job.directory, description, shards=len(shards))
-
-
 def described(plan: Plan) -> dict[str, Any]:
     """Return a plan as plain values."""
     if isinstance(plan, ColumnPlan):
-        return {"columns": {path: dataclasses.asdict(c) for path, c in plan.columns.items()}, "access_paths": "@r"}
+        columns = {path: dataclasses.asdict(column) for path, column in plan.columns.items()}
+        return {"columns": columns, "key": plan.key, "access_paths": "@r"}
     if isinstance(plan, DocumentPlan):
         return {"columns": None, "access_paths": plan.access_paths}
     return {"plan": {"name": type(plan).__name__, **dataclasses.asdict(plan)}}  # type: ignore[call-overload]
@@ -253,32 +246,77 @@ def embed_shard(shard: Shard, job: Job, *, cpus: int | None = None, exclusive: b
         WeightsError, DeviceError: If the encoder cannot be loaded.
         SpecError: If the model cannot do what the plan says, as only its weights tell.
     """
+    with Attempt(job.directory, shard) as attempt:
+        if attempt.is_dangerous:
+            manifest = embed_carefully(shard, job, attempt, cpus=cpus, exclusive=exclusive)
+        else:
+            manifest = embed_rows(shard, job, cpus=cpus, exclusive=exclusive)
+        attempt.forget()
+    record(counts_of_manifest(manifest))
+    return manifest
+
+
+def embed_rows(
+    shard: Shard, job: Job, *, cpus: int | None = None, exclusive: bool = False, careful: RowByRow | None = None
+) -> dict[str, Any]:
+    """Do the work of `embed_shard` in this process, counting nothing in its totals.
+
+    Args:
+        shard: What to read.
+        job: What to do with it.
+        cpus: As in `embed_shard`.
+        exclusive: As in `embed_shard`.
+        careful: How rows are embedded that may kill; without it in micro-batches.
+
+    Returns:
+        The manifest that was written.
+
+    Raises:
+        ClipmillError: As `embed_shard` does.
+    """
     started = time.perf_counter()
     encoder = load_encoder(job.spec, cpus=cpus, exclusive=exclusive)
-    mode = mode_of(job.plan, encoder, job.reader, job.schema)
+    _check_weights(encoder, job)
+    mode = mode_of(job.plan, encoder, job.reader, job.schema, hashed=job.content_hash)
     stats = Stats()
     with (
-        encoder.session(stats) as session,
+        encoder.session(stats, hashed=job.content_hash) as session,
         ShardWriter(job.directory, shard.name, job.schema, format=job.format) as writer,
     ):
         out = Output(writer, mode, stats, fail_fast=job.fail_fast)
-        for token, items in mode.read(shard):
-            out.take(session.push(token, items))
+        rows = passing_over(mode.read(shard), read_skip_list(job, shard.name), mode, out.skip)
+        if careful is None:
+            for token, items in rows:
+                out.take(session.push(token, items))
+        else:
+            for finished in careful.embed(rows, session, lambda failure: mode.unread(shard, failure)):
+                out.take(finished)
         out.take(session.flush())
         out.flush()
-        manifest = writer.commit(
+        return writer.commit(
             {
                 "shard": shard.identity(),
                 **out.counts(),
                 **_timings(stats),
                 "resolved": encoder.resolved,
                 "process": f"{socket.gethostname()}:{os.getpid()}",
+                "run": job.run,
                 "loads": count_loads(),
                 "seconds": round(time.perf_counter() - started, 3),
             }
         )
-    record(counts_of_manifest(manifest))
-    return manifest
+
+
+def _check_weights(encoder: Encoder, job: Job) -> None:
+    """Refuse to go on with other weights under the same name: their vectors don't belong into one dataset."""
+    found = encoder.resolved.get("weights_sha256")
+    if job.existing is not None:
+        job.existing.check_weights(found)
+    if job.weights_sha256 is not None and found is not None and found != job.weights_sha256:
+        raise WeightsError(
+            f"{job.directory} was begun with weights of SHA-256 {job.weights_sha256}, and those of {job.spec.model} "
+            f"have {found} now; bring the old ones back, or replace the dataset with overwrite=True (--overwrite)"
+        )
 
 
 def _timings(stats: Stats) -> dict[str, Any]:

@@ -22,7 +22,6 @@ MAX_DEPTH = 64
 _BLOCK = 4 * 2**20
 _BOM = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
-_TOO_DEEP = f"the line is nested more than {MAX_DEPTH} levels deep"
 
 
 class Record(NamedTuple):
@@ -52,10 +51,11 @@ class BrokenFileError(ValueError):
     """Raised for a file that is no text in UTF-8 at all."""
 
 
-class _Packed(gzip.GzipFile):
+class Packed(gzip.GzipFile):
     """A packed file that closes what it reads from; not buffered further, so that one that is cut gives all it has."""
 
     def close(self) -> None:
+        """Close both."""
         packed: Any = self.fileobj
         super().close()
         if packed is not None:
@@ -66,7 +66,7 @@ def open_text(path: str) -> IO[bytes]:
     """Open a text file for reading as bytes, unpacked if its name ends in `.gz`."""
     raw = open_input(path)
     if path.lower().endswith(".gz"):
-        return cast(IO[bytes], _Packed(fileobj=raw, mode="rb"))
+        return cast(IO[bytes], Packed(fileobj=raw, mode="rb"))
     return io.BufferedReader(cast(io.RawIOBase, raw), _BLOCK)
 
 
@@ -88,18 +88,34 @@ def json_records(file: IO[bytes], *, offset: int = 0, line: int = 1) -> Iterator
             continue
         value, problem = None, ""
         try:
-            value = json.loads(_text(one).rstrip("\r\n"))
-            if not isinstance(value, dict):
-                value, problem = None, f"the line holds a {type(value).__name__}, not an object"
-            elif one.data.count(b"{") + one.data.count(b"[") > MAX_DEPTH and _is_too_deep(value):
-                value, problem = None, _TOO_DEEP
-        except RecursionError:
-            problem = _TOO_DEEP
+            value = json_object(_text(one).rstrip("\r\n"))
         except ValueError as err:
             problem = str(err)
-            if isinstance(err, json.JSONDecodeError):
-                problem = f"no JSON: {err.msg.removesuffix(' at')} at character {err.pos}"
         yield Record(one.number, one.offset, value, problem)
+
+
+def json_object(text: str, what: str = "the line") -> dict[str, Any]:
+    """Return the object in a text of JSON.
+
+    Args:
+        text: JSON.
+        what: What the text is, for messages.
+
+    Raises:
+        ValueError: If it is none, or nested more than `MAX_DEPTH` levels deep.
+    """
+    too_deep = f"{what} is nested more than {MAX_DEPTH} levels deep"
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as err:
+        raise ValueError(f"no JSON: {err.msg.removesuffix(' at')} at character {err.pos}") from None
+    except RecursionError:
+        raise ValueError(too_deep) from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} holds a {type(value).__name__}, not an object")
+    if text.count("{") + text.count("[") > MAX_DEPTH and _is_too_deep(value):
+        raise ValueError(too_deep)
+    return value
 
 
 def _is_too_deep(value: Any) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ..errors import DatasetError
 from .files import dataset_errors, is_local, open_location, url_of
 
-Kind = Literal["files", "jsonl", "csv", "parquet"]
+Kind = Literal["files", "jsonl", "csv", "parquet", "tar"]
 
 _KINDS: dict[str, Kind] = {
     ".jsonl": "jsonl",
@@ -24,6 +24,13 @@ _KINDS: dict[str, Kind] = {
     ".parq": "parquet",
     ".pq": "parquet",
 }
+_BESIDE = (".json", ".txt")
+_RECORD = re.compile(r"((?:.*/)?\d+)(\.parquet|_stats\.json)", re.DOTALL)
+"""What img2dataset writes beside each of its shards, whose names are numbers."""
+IMAGES = frozenset(["jpg", "jpeg", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "ppm"])
+"""Endings of the images that captions and metadata may stand beside; which files are images their content tells."""
+_TARS = (".tar", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tbz2", ".txz", ".tzst")
+"""Those that are packed with anything but gzip are told to be so when they are read."""
 _VERSIONS = ("ETag", "etag", "generation", "md5Hash", "LastModified", "last_modified", "updated", "mtime", "created")
 """What file systems call the thing that changes with a file's content, the surest first."""
 _MAGIC = re.compile(r"[*?\[]")
@@ -37,16 +44,21 @@ class Listed:
         path: Absolute path or URL.
         size: Bytes; None where the file system does not say.
         version: Time or etag, as text; "" where there is none.
+        beside: Endings of the files that stand beside an image under its name, such as `(".json", ".txt")`: its caption
+            and metadata, which size and version cover.
     """
 
     path: str
     size: int | None = None
     version: str = ""
+    beside: tuple[str, ...] = ()
 
 
 def kind_of(path: str) -> Kind:
     """Return how a file is read, told by its name; an unknown ending is a document by itself."""
     name = path.lower().removesuffix(".gz")
+    if name.endswith(_TARS):
+        return "tar"
     return _KINDS.get(os.path.splitext(name)[1], "files")
 
 
@@ -55,6 +67,9 @@ def list_inputs(inputs: Sequence[str]) -> list[Listed]:
 
     Folders are searched with all that is below them. Names that begin with a dot are passed over, and so are tables and
     marks whose name, or folder, begins with `_` (Spark's and clipmill's own; a photograph may be called `_1.jpg`).
+    A `.txt` or `.json` that stands beside an image under its name is that image's caption or metadata, and no input of
+    its own; what img2dataset writes down of a shard, `00000.parquet` and `00000_stats.json` beside `00000.tar` or
+    `00000/`, is none either. What is named by its own path always is one.
     In globs `*` and `?` stop at a slash and `**` does not, so that `photos/**.jpg` and `photos/**/*.jpg` both mean
     every photograph at any depth. A path that exists is never taken for a glob.
 
@@ -78,18 +93,64 @@ def _list_input(given: str) -> list[Listed]:
     fs, path = open_location(given)
     with dataset_errors("list", given):
         if fs.isdir(path):
-            files = [file for relative, file in _walk(fs, path) if not _is_passed_over(relative)]
+            files = _joined([file for relative, file in _walk(fs, path) if not _is_passed_over(relative)])
             if not files:
                 raise DatasetError(f"input {given!r}: the folder holds no files")
         elif fs.exists(path) or (is_local(fs) and os.path.lexists(path)):
             files = [_look_at(fs, path)]
         elif _MAGIC.search(path):
-            files = _match(fs, path)
+            files = _joined(_match(fs, path))
             if not files:
                 raise DatasetError(f"input {given!r} matches no file ('**' crosses folders, '*' does not)")
         else:
             raise DatasetError(f"input {given!r}: no such file or folder")
     return sorted(files, key=lambda file: file.path)
+
+
+def _joined(files: list[Listed]) -> list[Listed]:
+    """Give captions and metadata to the images that they stand beside, and leave out img2dataset's own records."""
+    paths = {file.path for file in files}
+    images = {os.path.splitext(file.path)[0] for file in files if is_image(file.path)}
+    besides: dict[str, list[Listed]] = {}
+    for file in files:
+        stem, ending = os.path.splitext(file.path)
+        if ending in _BESIDE and stem in images:
+            besides.setdefault(stem, []).append(file)
+    folders = {os.path.dirname(stem) for stem in images}
+    taken = {file.path for found in besides.values() for file in found}
+    taken |= {path for path in paths if _is_record(path, paths, folders)}
+    return [
+        _with_beside(file, besides.get(os.path.splitext(file.path)[0], ())) if is_image(file.path) else file
+        for file in files
+        if file.path not in taken
+    ]
+
+
+def is_image(path: str) -> bool:
+    """Tell by its ending whether a file is an image that a caption may stand beside."""
+    return os.path.splitext(path)[1].lower().lstrip(".") in IMAGES
+
+
+def _is_record(path: str, paths: set[str], folders: set[str]) -> bool:
+    match = _RECORD.fullmatch(path)
+    if match is None:
+        return False
+    shard, ending = match.groups()
+    is_of_tar = f"{shard}.tar" in paths or shard in folders
+    return is_of_tar or (ending != ".parquet" and f"{shard}.parquet" in paths)
+
+
+def _with_beside(image: Listed, files: Sequence[Listed]) -> Listed:
+    if not files:
+        return image
+    every = (image, *files)
+    sizes = [file.size for file in every if file.size is not None]
+    return Listed(
+        image.path,
+        sum(sizes) if len(sizes) == len(every) else None,
+        " ".join(file.version for file in every),
+        tuple(sorted(os.path.splitext(file.path)[1] for file in files)),
+    )
 
 
 def _match(fs: Any, pattern: str) -> list[Listed]:

@@ -10,22 +10,25 @@ import pyarrow as pa
 
 from ..classify_plan import ClassifyPlan, DocumentClassifyPlan
 from ..columns import ColumnPlan, MissingColumn, get_by_path
+from ..content_hash import hash_of_outcomes
 from ..document import Document
 from ..encoder import Encoder
 from ..failure import Failure
-from ..item import Item
+from ..item import Item, Uri
 from ..outcome import Outcome
 from ..plans import AnyDocumentPlan, RowPlan
 from ..rank_plan import DocumentRankPlan
 from .column_types import REST_KEY, dropped_names
 from .document_layouts import EMBEDDING, document_layout
 from .layouts import layout_of
+from .plain import key_text
 from .readers import read_documents
 from .records import row_failure_records
 from .rows import SourceRow, malformed, read_rows
+from .samples import AUDIO, IMAGE, KEY
 from .shards import Shard
 from .sizes import held_bytes
-from .tables import documents_batch, rows_batch
+from .tables import CONTENT_HASH, documents_batch, rows_batch
 
 Plan = RowPlan | AnyDocumentPlan
 
@@ -59,8 +62,18 @@ class Result:
 class DocumentMode:
     """Documents: one item for each place that the plan reaches."""
 
-    def __init__(self, plan: AnyDocumentPlan, encoder: Encoder, reader: Mapping[str, Any], schema: pa.Schema) -> None:
-        self._reader = dict(reader)
+    def __init__(
+        self,
+        plan: AnyDocumentPlan,
+        encoder: Encoder,
+        reader: Mapping[str, Any],
+        schema: pa.Schema,
+        *,
+        hashed: bool = False,
+    ) -> None:
+        self._hashed = hashed
+        self._places = getattr(plan, "places", None)  # what is ranked or labelled is neither hashed nor passed over
+        self._reader = {**reader, "max_file_bytes": encoder.spec.max_fetch_bytes}
         self._plan = plan.bound(encoder)
         self._to_rank = isinstance(plan, DocumentRankPlan)
         self._with_vectors = _with_vectors(plan)
@@ -76,15 +89,31 @@ class DocumentMode:
                 inner.embedding = inner.tags.pop(EMBEDDING, None)  # a line's unknown fields are tags
             yield document, self._plan.items(document)
 
+    def unread(self, shard: Shard, failure: Failure) -> tuple[Document, list[Item]]:
+        """Return what stands for rows of a shard that cannot be read."""
+        return Document(id=shard.paths[0], failures=(failure.at(row=shard.paths[0]),)), []
+
     def finish(self, token: Document, outcomes: Sequence[Outcome]) -> Result:
         """Give a document its results."""
         document = self._plan.results(token, outcomes)
+        if self._hashed:
+            document.tags.pop(CONTENT_HASH, None)  # of an earlier dataset
+            if not document.failures and (told := hash_of_outcomes(self.places(token), outcomes)):
+                document.tags[CONTENT_HASH] = told
         # nothing reached and nothing failed: written as it came
         is_written = not document.failures or any(one is not None for one in self._layout.made(document))
         inner = self._plan.inner_failures(document)
         records = [*self._layout.records(document), *self._layout.inner_records(document)]
         written = document if is_written else None
         return Result(written, document.id, document.failures, records, held_bytes(written), inner)
+
+    def key(self, token: Any) -> str | None:
+        """Return what names a document that was read, as it is written; None for one that could not be read."""
+        return None if token.failures else key_text(token.id)
+
+    def places(self, token: Any) -> list[str]:
+        """Return where each of a document's items stands."""
+        return [] if self._places is None else self._places(token)
 
     def made(self, row: Document) -> list[Any]:
         """Return the vectors or scores of what is written, None where one is null."""
@@ -102,27 +131,41 @@ class DocumentMode:
 class RowMode:
     """Rows: one item for each value that is worked on, or for each element of an array."""
 
-    def __init__(self, plan: RowPlan, encoder: Encoder, schema: pa.Schema) -> None:
+    def __init__(self, plan: RowPlan, encoder: Encoder, schema: pa.Schema, *, hashed: bool = False) -> None:
+        self._hashed = hashed
+        self._places = getattr(plan, "places", None)
         self._plan = plan
         self._bound = plan.bound(encoder)
         self._layout = layout_of(plan)
         self._schema = schema
         self._dim = encoder.dim
+        self._max_file_bytes = encoder.spec.max_fetch_bytes
+        self._worked_on = set(self._layout.kinds)
         self.makes_vectors = self._layout.makes_vectors
         rest = [field for field in schema if REST_KEY in (field.metadata or {})]
         self._has_rest = bool(rest)
         self._kept = set(schema.names)
-        self._taken = set(plan.new_names) - {name for field in rest for name in dropped_names(field)} if rest else set()
+        new_names = {*plan.new_names, *([CONTENT_HASH] if hashed else [])}
+        self._taken = new_names - {name for field in rest for name in dropped_names(field)} if rest else set()
         self._single = _single_columns(plan, schema)
 
     def read(self, shard: Shard) -> Iterator[tuple[SourceRow, list[Item]]]:
         """Yield the rows of a shard with their items."""
-        for row in read_rows(shard):
+        for row in read_rows(shard, max_file_bytes=self._max_file_bytes):
             if row.failure is None and (problem := self._problem_of(row)):
                 row = row._replace(failure=problem)
+            if shard.kind in ("files", "tar") and row.values:
+                row = row._replace(values=self._of_sample(row.values))
             if shard.kind == "jsonl" and row.values and row.values.get(self._plan.key) is None:
-                row = row._replace(values={self._plan.key: row.place, **_without_null(row.values, self._plan.key)})
+                row = row._replace(values={self._plan.key: row.place, **_without(row.values, self._plan.key)})
             yield row, [] if row.failure else self._bound.items(_getter(row.values))
+
+    def _of_sample(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a sample with its name where the plan looks for it, and without bytes that nobody asked for."""
+        named = _value(values, self._plan.key)
+        unused = {KEY, self._plan.key, *({IMAGE, AUDIO} - self._worked_on)}
+        kept = {name: value for name, value in values.items() if name not in unused}
+        return {self._plan.key: values[KEY] if named is None else str(named), **kept}
 
     def _problem_of(self, row: SourceRow) -> Failure | None:
         """Say what is in the way of the output, where no file declares its columns.
@@ -136,6 +179,10 @@ class RowMode:
             if isinstance(_value(row.values, path), list | tuple):
                 return dataclasses.replace(malformed("the column holds an array in this row"), column=path)
         return None
+
+    def unread(self, shard: Shard, failure: Failure) -> tuple[SourceRow, list[Item]]:
+        """Return what stands for rows of a shard that cannot be read."""
+        return SourceRow(shard.paths[0], {}, failure), []
 
     def finish(self, token: SourceRow, outcomes: Sequence[Outcome]) -> Result:
         """Give a row its results."""
@@ -155,11 +202,27 @@ class RowMode:
         if failures and not any(one is not None for one in self._layout.made(made)):
             return Result(None, name, failures, records)
         # What isn't written is let go of here; of JSON lines everything is, in `tags`.
-        kept = values if self._has_rest else {name: v for name, v in values.items() if name in self._kept}
+        kept = {name: value for name, value in values.items() if self._is_written(name, value)}
         nbytes = held_bytes(kept) + (
             0 if self.makes_vectors else held_bytes(made)
         )  # candidates, which may be photographs
+        if self._hashed:
+            told = None if failures else hash_of_outcomes(self.places(token), outcomes)
+            made = {**made, CONTENT_HASH: told}
         return Result({**kept, **made}, name, failures, records, nbytes, inner)
+
+    def key(self, token: Any) -> str | None:
+        """Return what names a row that was read, as it is written; None for one without a name."""
+        return None if token.failure is not None else key_text(_value(token.values, self._plan.key))
+
+    def places(self, token: Any) -> list[str]:
+        """Return where each of a row's items stands."""
+        return [] if self._places is None else self._places(_getter(token.values))
+
+    def _is_written(self, name: str, value: Any) -> bool:
+        if isinstance(value, Uri):  # a file of the input, whose name is the key
+            return False
+        return name in self._kept or (self._has_rest and not isinstance(value, bytes))
 
     def made(self, row: Mapping[str, Any]) -> list[Any]:
         """Return the vectors or scores of what is written, None where one is null."""
@@ -167,7 +230,7 @@ class RowMode:
 
     def records(self, row: Mapping[str, Any], failures: Sequence[Failure]) -> list[dict[str, Any]]:
         """Return failures of a row as they are written."""
-        return row_failure_records(failures, row, self._plan, lambda path: _value(row, path))
+        return row_failure_records(failures, row, self._plan, lambda path: _plain_value(row, path))
 
     def batch(self, rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
         """Return rows as Arrow."""
@@ -177,7 +240,9 @@ class RowMode:
 Mode = DocumentMode | RowMode
 
 
-def mode_of(plan: Plan, encoder: Encoder, reader: Mapping[str, Any], schema: pa.Schema) -> Mode:
+def mode_of(
+    plan: Plan, encoder: Encoder, reader: Mapping[str, Any], schema: pa.Schema, *, hashed: bool = False
+) -> Mode:
     """Return how a plan's rows or documents are read, given their results, and written.
 
     Args:
@@ -185,13 +250,14 @@ def mode_of(plan: Plan, encoder: Encoder, reader: Mapping[str, Any], schema: pa.
         encoder: With what.
         reader: Arguments of `read_documents`.
         schema: What is written.
+        hashed: Whether what tells the content of each is written too; outcomes say it then.
 
     Raises:
         SpecError: If the model cannot do it after all.
     """
     if is_of_rows(plan):
-        return RowMode(plan, encoder, schema)  # type: ignore[arg-type]  # told by its new columns
-    return DocumentMode(plan, encoder, reader, schema)  # type: ignore[arg-type]
+        return RowMode(plan, encoder, schema, hashed=hashed)  # type: ignore[arg-type]  # told by its new columns
+    return DocumentMode(plan, encoder, reader, schema, hashed=hashed)  # type: ignore[arg-type]
 
 
 def _with_vectors(plan: AnyDocumentPlan) -> Callable[[Document], list[Document]]:
@@ -229,5 +295,10 @@ def _value(values: Mapping[str, Any], path: str) -> Any:
         return None
 
 
-def _without_null(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _plain_value(values: Mapping[str, Any], path: str) -> Any:
+    value = _value(values, path)
+    return value.uri if isinstance(value, Uri) else value
+
+
+def _without(values: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key != name}

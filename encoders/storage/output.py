@@ -23,12 +23,13 @@ class Output:
     def __init__(self, writer: ShardWriter, mode: Mode, stats: Stats, *, fail_fast: bool) -> None:
         self._writer = writer
         self._mode = mode
+        self._misfit = writer.misfit
         self._fail_fast = fail_fast
         self._stats = stats
         self._held: list[Result] = []
         self._held_bytes = 0
         self._input_rows = 0
-        self._failed_rows = 0
+        self._failed_rows = self._skipped = 0
         self._scored = 0
         self._failed: collections.Counter[str] = collections.Counter()
         self._first_at: float | None = None
@@ -46,7 +47,9 @@ class Output:
             self._failed_rows += 1 if result.failures else 0
             if result.failures or result.inner:
                 self._fail([*result.failures, *result.inner], result.records)
-            if result.row is not None:
+            if result.row is not None and self._misfit is not None and (misfit := self._misfit(result.row)):
+                self._take_back(result, None if result.failures else misfit)
+            elif result.row is not None:
                 self._held.append(result)
                 self._held_bytes += result.nbytes
                 self._scored += self._count_scores(result.row)
@@ -55,6 +58,11 @@ class Output:
         if finished:
             self._last_at = time.time()
             self._first_at = self._first_at or self._last_at
+
+    def skip(self) -> None:
+        """Count a row that is passed over: its vectors are in another dataset."""
+        self._input_rows += 1
+        self._skipped += 1
 
     def _count_scores(self, row: Any) -> int:
         return 0 if self._mode.makes_vectors else sum(one is not None for one in self._mode.made(row))
@@ -80,8 +88,11 @@ class Output:
         for position, failure in fitting.misfits.items():
             self._take_back(held[position], failure)
 
-    def _take_back(self, result: Result, misfit: Failure) -> None:
-        """Count a row as a failure after all, and its vectors or scores, which are not written, no more."""
+    def _take_back(self, result: Result, misfit: Failure | None) -> None:
+        """Count a row as a failure after all, and its vectors or scores, which are not written, no more.
+
+        Without a misfit its own failures say why.
+        """
         if self._mode.makes_vectors:
             vectors = self._mode.made(result.row)
             there = sum(vector is not None for vector in vectors)
@@ -90,6 +101,8 @@ class Output:
             self._stats.nulls -= max(0, len(vectors) - there - len(result.failures))
         self._scored -= self._count_scores(result.row)
         self._failed_rows += 0 if result.failures else 1
+        if misfit is None:
+            return
         failure = misfit.at(row=result.name)
         self._fail([failure], self._mode.records(result.row, [failure]))
 
@@ -98,6 +111,7 @@ class Output:
         return {
             "input_rows": self._input_rows,
             "failed_rows": self._failed_rows,
+            "skipped": self._skipped,
             "failed": dict(sorted(self._failed.items())),
             "first_row_at": self._first_at,
             "last_row_at": self._last_at,

@@ -29,6 +29,13 @@ def clean_text(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def key_text(value: Any) -> str | None:
+    """Return a row's key as text, as a dataset's files give it back; None for null, "" and NaN, which name nothing."""
+    if value is None or (isinstance(value, str) and not value) or (isinstance(value, float) and math.isnan(value)):
+        return None
+    return json_text(value) if isinstance(value, bool | list | dict) else clean_text(str(value))
+
+
 def _plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | str):
         return value

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from ... import __version__
 from ..catalog.mclip import image_model
-from ..errors import DatasetError
+from ..errors import DatasetError, SpecError
 from ..spec import EncoderSpec
 from .files import Folder, dataset_errors, is_local
 from .spark_schema import SPARK_SCHEMA_KEY, spark_schema
@@ -217,3 +217,63 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
             names = (ours.keys() | theirs.keys()) - _MAY_DIFFER
             found += [f"{part}.{name}" for name in names if ours.get(name) != theirs.get(name)]
     return sorted(found)
+
+
+def spec_of_provenance(provenance: Mapping[str, Any], **options: Any) -> EncoderSpec:
+    """Return a spec whose vectors can be compared with those of a column.
+
+    What was asked of the runtime, the precision and the decoding is not taken over: those may differ, and a machine
+    that searches need not be like the one that embedded.
+
+    Args:
+        provenance: As `provenance_of` returns it.
+        **options: Fields of `EncoderSpec`, which win; those of the model, and of how its input is prepared, have to say
+            the same.
+
+    Raises:
+        SpecError: If the provenance names no model, an option cannot work, or the vectors could not be compared; the
+            message says what differs.
+        TypeError: If an option is unknown.
+    """
+    if not provenance.get("model"):
+        raise SpecError("these vectors do not say which model made them, so that nothing can be embedded like them")
+    fields: dict[str, Any] = {"model": provenance["model"], "normalize": bool(provenance.get("normalize"))}
+    same_model = EncoderSpec(options.get("model") or provenance["model"]).model == provenance["model"]
+    if same_model:  # of another one, which is refused below, they might be no options at all
+        fields |= _prepared(provenance)
+    spec = EncoderSpec(**{**fields, **options})
+    check_comparable(spec, provenance)
+    return spec
+
+
+def check_comparable(spec: EncoderSpec, provenance: Mapping[str, Any]) -> None:
+    """Refuse a spec whose vectors cannot be compared with those of a column; their lengths do not matter.
+
+    Raises:
+        SpecError: Saying what differs.
+    """
+    ours = provenance_of(spec, str(provenance.get("modality", "auto")))
+    if found := [name for name in differences(ours, provenance) if name != "normalize"]:
+        said = "; ".join(f"{name} is {_at(ours, name)!r} and was {_at(provenance, name)!r}" for name in found)
+        raise SpecError(f"the vectors that are searched were made otherwise than {spec.model} would make them: {said}")
+
+
+def _prepared(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a spec that say how the input of a model is prepared."""
+    image, text = provenance.get("image") or {}, provenance.get("text") or {}
+    fields = {name: image[name] for name in ("preprocess", "apply_exif", "base_image_processor") if name in image}
+    fields |= {name: text[name] for name in ("on_long_text", "base_tokenizer") if name in text}
+    if "mode" in provenance:
+        fields["mode"] = provenance["mode"]
+    bare = EncoderSpec(provenance["model"])
+    if text.get("context_length") not in (None, bare.facts.context_length):
+        fields["max_text_tokens"] = text["context_length"]
+    if "tower" in image and image["tower"] != image_model(bare.ref.architecture, None):
+        fields["image_weights"] = image["tower"].partition("::")[2]
+    return fields
+
+
+def _at(provenance: Mapping[str, Any], path: str) -> Any:
+    """Return the value at `image.mean`, None where there is none."""
+    head, dot, rest = path.partition(".")
+    return _at(provenance.get(head) or {}, rest) if dot else provenance.get(head)

@@ -13,6 +13,7 @@ from ..failure import Code, RowError, Stage
 from ..item import Uri, item_of_value
 from ..media.audio import Waveform
 from .rows import malformed, read_table
+from .samples import AUDIO, IMAGE, KEY, MAX_FILE_BYTES, TAGS, TEXT
 from .shards import Shard
 
 _DEFAULTS = {
@@ -25,6 +26,7 @@ _DEFAULTS = {
 _CONTENT = ("text", "uri", "image", "audio")
 _FAILURE_FIELDS = frozenset({"row", "column", "stage", "code", "message", "transient"})
 _NESTED = {"matches": "m", "chunks": "c"}
+_CAPTION = "caption"
 
 
 def read_documents(
@@ -37,14 +39,18 @@ def read_documents(
     id: str | None = None,
     tags: Sequence[str] = (),
     to_rank: bool = False,
+    max_file_bytes: int = MAX_FILE_BYTES,
 ) -> Iterator[Document]:
-    """Read a shard as documents, one for each file, line or row.
+    """Read a shard as documents, one for each file, line, row or sample.
 
     JSON lines are documents by their own fields (`text`, `uri`, `id`, `mime_type`, `tags`, `matches`, `chunks`; all
     others become tags); a line that clipmill wrote as a failure is the document to try again. Of CSV and Parquet the
     columns are given, or have these names: text, caption; uri, url, path; image, blob, bytes; audio, sound; id,
     key. As soon as one of `text`, `uri`, `image` and `audio` is given, no other column is content. An empty CSV field
     is null.
+
+    A file of a folder has as tags what stands beside it: its caption as `caption`, and its metadata. A sample of a tar
+    is its image, or its sound, with the same tags; its key is the id, or the field of its metadata that `id` names.
 
     Documents without an id are named after their place: path, `<path>:<line>`, `<path>:<row>`. Files that were listed
     may be local; a `uri` inside a file is a stranger's.
@@ -58,14 +64,17 @@ def read_documents(
         id: Column that names the documents.
         tags: Columns that travel along (CSV, Parquet; of JSON lines all other fields do).
         to_rank: Refuse lines that clipmill wrote as failures and that hold no matches: the query is not in them.
+        max_file_bytes: Bytes of one file in a tar; the sample of a larger one fails.
 
     Yields:
         Documents in order; those that could not be read have `failures`, and no content.
     """
     names = {"text": text, "uri": uri, "image": image, "audio": audio, "id": id}
     if shard.kind == "files":
-        for path in shard.paths:
-            yield Document.from_listed_uri(path, id=path)
+        for row in read_table(shard, max_file_bytes=max_file_bytes):
+            failures = () if row.failure is None else (row.failure,)
+            carried = {} if failures else _tags_of_sample(row.values)
+            yield Document.from_listed_uri(row.place, id=row.place, tags=carried, failures=failures)
         return
 
     def choose(there: list[str]) -> list[str]:
@@ -73,19 +82,21 @@ def read_documents(
         return sorted({name if name in there else name.split(".")[0] for name in chosen})
 
     columns = None
-    for row in read_table(shard, choose):
+    for row in read_table(shard, choose, max_file_bytes=max_file_bytes):
         if row.failure is not None:
-            yield Document(id=row.place, failures=(row.failure,))
+            yield Document(id=row.values.get(KEY) or row.place, failures=(row.failure,))
             continue
         try:
-            if shard.kind == "jsonl":
+            if shard.kind == "tar":
+                yield _document_of_sample(row.values, id)
+            elif shard.kind == "jsonl":
                 yield _document_of_json(row.values, row.place, names, to_rank=to_rank)
             else:
                 columns = columns or choose_columns(list(row.values), names, tags, shard.paths[0])
                 yield _document_of_row(row.values, row.place, columns, tags)
         except (RowError, RecursionError) as err:
             failure = err.failure if isinstance(err, RowError) else malformed("nested too deeply")
-            name = row.values.get(id or "id")
+            name = row.values.get(KEY if shard.kind == "tar" else id or "id")
             yield Document(id=str(name or row.place), failures=(failure.at(row=row.place),))
 
 
@@ -166,6 +177,28 @@ def _with_ids(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
         elif inner is None:
             named.pop(field, None)
     return named
+
+
+def _document_of_sample(values: Mapping[str, Any], id_name: str | None) -> Document:
+    """Return the image or sound of a sample; its caption would win over both as `text`, so it is a tag."""
+    key = values[KEY]
+    content = values[IMAGE] if values[IMAGE] is not None else values[AUDIO]
+    if content is None:
+        message = f"the sample {key!r} has no image and no sound; captions are embedded as the column 'text' of rows"
+        raise RowError(Stage.READ, Code.EMPTY, message)
+    tags = _tags_of_sample(values)
+    name = key if id_name in (None, KEY) else _value(tags, str(id_name))
+    return Document(blob=content, id=key if name in (None, "") else str(name), tags=tags)
+
+
+def _tags_of_sample(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata of a sample, and its caption as `caption`; another one in the metadata is kept too."""
+    caption, tags = values[TEXT], dict(values[TAGS])
+    if caption is not None:
+        if tags.get(_CAPTION, caption) != caption:
+            tags[f"{_CAPTION}_in_metadata"] = tags[_CAPTION]
+        tags[_CAPTION] = caption
+    return tags
 
 
 def _document_of_row(

@@ -16,9 +16,11 @@ from .column_types import LIST_OF_TEXTS, REST_KEY, TAGS
 from .files import open_input
 from .layouts import layout_of
 from .lines import BrokenFileError, csv_records, json_records, open_text
+from .samples import AUDIO, IMAGE, KEY, MAX_FILE_BYTES, SAMPLE_COLUMNS, TEXT, read_files, read_samples
 from .scalars import holds_sound, read_scalar
 from .shards import Shard, csv_delimiter
 from .sizes import BATCH_BYTES, BATCH_ROWS
+from .tars import open_tar
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -31,7 +33,8 @@ class SourceRow(NamedTuple):
     """A row of an input.
 
     Attributes:
-        place: `<path>:<line>` of text files (lines from 1), `<path>:<row>` of Parquet files (rows from 0).
+        place: `<path>:<line>` of text files (lines from 1), `<path>:<row>` of Parquet files (rows from 0),
+            `<path>:<sample>` of tars (samples from 0), `<path>` of files.
         values: Its columns; empty where it could not be read.
         failure: Why it could not be read.
     """
@@ -41,18 +44,20 @@ class SourceRow(NamedTuple):
     failure: Failure | None = None
 
 
-def read_rows(shard: Shard) -> Iterator[SourceRow]:
+def read_rows(shard: Shard, *, max_file_bytes: int = MAX_FILE_BYTES) -> Iterator[SourceRow]:
     """Read a shard as rows with all their columns: of JSON lines the object as it stands, of CSV strings or None.
+
+    A sample of a tar is a row of `key`, `image`, `audio`, `text` and `tags`, and so is a file of a folder with what
+    stands beside it; see `samples`.
+
+    Args:
+        shard: What to read.
+        max_file_bytes: Bytes of one file in a tar; the sample of a larger one fails.
 
     Yields:
         Rows in order; what could not be read is a row with a `failure`.
-
-    Raises:
-        DatasetError: If the shard is of `files`, which have no columns.
     """
-    if shard.kind == "files":
-        raise DatasetError(f"{shard.paths[0]} has no columns; columns={{…}} needs JSON lines, CSV or Parquet")
-    yield from read_table(shard)
+    yield from read_table(shard, max_file_bytes=max_file_bytes)
 
 
 def schema_of(shards: Sequence[Shard], plan: RowPlan | None = None) -> pa.Schema:
@@ -61,14 +66,16 @@ def schema_of(shards: Sequence[Shard], plan: RowPlan | None = None) -> pa.Schema
     Columns of Parquet files have their types there; where files differ, the type that holds both. Columns of CSV files
     are strings. Of JSON lines, whose fields no file declares, the columns that are worked on and the key are strings
     (lists of strings, where they are lists of candidates), and everything else travels in one column `tags`, as a JSON
-    object; nothing is inferred file by file.
+    object; nothing is inferred file by file. Samples of tars and folders have their key, under the name of the plan's
+    key, the caption as `text`, and their metadata in `tags`; those of tars also `image` and `audio` where they are
+    worked on.
 
     Args:
         shards: All shards of the job.
         plan: What is done with which columns; needed for JSON lines.
 
     Raises:
-        DatasetError: If a shard has no columns, no file can be read, or two files cannot be brought together.
+        DatasetError: If no file can be read, samples lack a column, or two files cannot be brought together.
     """
     first = {shard.paths[0]: shard for shard in reversed(shards)}
     with ThreadPoolExecutor(_OPENERS) as pool:
@@ -88,8 +95,8 @@ def _schema_of_file(shard: Shard, plan: RowPlan | None) -> pa.Schema | None:
     import pyarrow.parquet as pq  # late: it brings all of pyarrow's file systems, and ssl
 
     path = shard.paths[0]
-    if shard.kind == "files":
-        raise DatasetError(f"{path} has no columns; columns={{…}} needs JSON lines, CSV or Parquet")
+    if shard.kind in ("files", "tar"):
+        return _sample_schema(shard, plan)
     if shard.kind == "jsonl":
         declared = [] if plan is None else _declared(plan)
         return pa.schema([*declared, pa.field(TAGS, pa.string(), metadata={REST_KEY: b"[]"})])
@@ -116,6 +123,21 @@ def _declared(plan: RowPlan) -> list[pa.Field]:
     return [pa.field(name, types.get(name, pa.string())) for name in dict.fromkeys(names) if name != TAGS]
 
 
+def _sample_schema(shard: Shard, plan: RowPlan | None) -> pa.Schema:
+    """Return the columns of samples; bytes only of what is worked on, since they may be written again."""
+    worked_on = [] if plan is None else list(layout_of(plan).kinds)
+    if missing := [path for path in worked_on if path.split(".")[0] not in SAMPLE_COLUMNS]:
+        there = ", ".join(map(repr, SAMPLE_COLUMNS))
+        raise DatasetError(
+            f"{shard.paths[0]} has no column {missing[0]!r}; images, sounds and tars of them have {there}"
+        )
+    types = {KEY if plan is None else plan.key: pa.string(), TEXT: pa.string()}
+    if shard.kind == "tar":
+        types |= {name: pa.binary() for name in (IMAGE, AUDIO) if name in worked_on}
+    rest = pa.field(TAGS, pa.string(), metadata={REST_KEY: b"[]"})
+    return pa.schema([*(pa.field(name, kind) for name, kind in types.items()), rest])
+
+
 def _as_it_comes(field: pa.Field) -> pa.Field:
     """Return a field without its number, which new columns don't have, and without an earlier job's list of names."""
     metadata = {key: value for key, value in (field.metadata or {}).items() if key not in _OF_ITS_FILE}
@@ -132,12 +154,15 @@ def _with_rest(field: pa.Field, fields: Iterable[pa.Field]) -> pa.Field:
 # --- records ---------------------------------------------------------------------------------------------------------
 
 
-def read_table(shard: Shard, choose: Callable[[list[str]], list[str]] | None = None) -> Iterator[SourceRow]:
+def read_table(
+    shard: Shard, choose: Callable[[list[str]], list[str]] | None = None, *, max_file_bytes: int = MAX_FILE_BYTES
+) -> Iterator[SourceRow]:
     """Read a shard of a table.
 
     Args:
         shard: What to read.
         choose: Which of the columns of a Parquet file are read, given those that it has; all without it.
+        max_file_bytes: Bytes of one file in a tar; the sample of a larger one fails.
 
     Yields:
         Rows in order, and one with a failure for what could not be read.
@@ -145,12 +170,14 @@ def read_table(shard: Shard, choose: Callable[[list[str]], list[str]] | None = N
     Raises:
         MissingExtraError: If the driver of a file system is not installed.
     """
-    path, at = shard.paths[0], [shard.line]
+    path, at = shard.paths[0], [shard.start if shard.kind == "tar" else shard.line]
     try:
         if shard.kind == "jsonl":
             yield from _json_rows(shard, at)
         elif shard.kind == "csv":
             yield from _csv_rows(shard, at)
+        elif shard.kind in ("files", "tar"):
+            yield from _sample_rows(shard, at, max_file_bytes)
         else:
             yield from _parquet_rows(shard, choose)
     except ClipmillError:
@@ -199,6 +226,21 @@ def _csv_rows(shard: Shard, at: list[int]) -> Iterator[SourceRow]:
                 yield SourceRow(place, {}, malformed(problem).at(row=place))
             elif record.value:
                 yield SourceRow(place, {name: value or None for name, value in zip(header, record.value, strict=True)})
+
+
+def _sample_rows(shard: Shard, at: list[int], max_file_bytes: int) -> Iterator[SourceRow]:
+    if shard.kind == "files":
+        for sample in read_files(shard.paths, shard.beside, max_file_bytes=max_file_bytes):
+            place = sample.values[KEY]
+            yield SourceRow(place, sample.values, None if sample.failure is None else sample.failure.at(row=place))
+        return
+    path = shard.paths[0]
+    with open_tar(path, shard.offset) as stream:
+        for sample in read_samples(stream, start=shard.start, stop=shard.stop, max_file_bytes=max_file_bytes):
+            at[0] = sample.number + 1
+            place = f"{path}:{sample.number}"
+            failure = None if sample.failure is None else sample.failure.at(row=place)
+            yield SourceRow(place, sample.values, failure)
 
 
 def csv_header(file: Any, path: str) -> list[str] | None:

@@ -13,16 +13,11 @@ import pyarrow as pa
 
 from ..errors import DatasetError
 from .files import Folder, dataset_errors, is_local
-from .part_writers import Format, PartWriter, check_format, open_part
+from .part_writers import Format, Part, check_format, misfit_of, open_part, part_name
 from .plain import json_text
 
 FAILURES, MANIFESTS = "_failures", "_manifest"
 _ROW_GROUP_BYTES = 64 * 2**20
-
-
-def part_name(shard: str, format: Format = "parquet") -> str:
-    """Return the name of a shard's file of rows."""
-    return f"part-{shard}.{format}"
 
 
 def failures_name(shard: str) -> str:
@@ -56,7 +51,7 @@ class ShardWriter:
             name: Name of the shard; its files are `part-<name>.…`.
             schema: Columns of every batch.
             row_group_rows: Rows in a row group, and held in memory.
-            format: What the file of rows is: `parquet` or `jsonl`.
+            format: What the files of rows are, one of `FORMATS`.
         """
         check_format(format)
         if not name or "/" in name or name.startswith("."):
@@ -67,26 +62,20 @@ class ShardWriter:
         self._row_group_rows = row_group_rows
         self._buffer: list[pa.RecordBatch] = []
         self._buffered_rows = self._buffered_bytes = 0
+        self.misfit = misfit_of(format, schema)
+        """Says of a row why it has no place in the format; None where every row has one."""
         self._rows = 0
         self._failed = 0
-        self._part_name = part_name(name, format)
+        self._is_closed = False
         self._format = format
-        self._part: Path | None = None
+        self._part: Part | None = None
         self._failures: Path | None = None
-        self._sink: pa.NativeFile | None = None
-        self._writer: PartWriter | None = None
         self._lines: IO[str] | None = None
 
     def __enter__(self) -> Self:
         self._folder.make()
-        self._part = self._folder.temporary(self._part_name)
         with self._errors():
-            try:
-                self._sink = pa.OSFile(str(self._part), "wb")
-                self._writer = open_part(self._sink, self._schema, self._format)
-            except BaseException:
-                self._clean_up()
-                raise
+            self._part = open_part(self._folder, self._name, self._schema, self._format)
         return self
 
     def __exit__(
@@ -134,13 +123,12 @@ class ShardWriter:
         Raises:
             DatasetError: If that is not possible; an older shard of the name may have lost its manifest then.
         """
-        if self._writer is None or self._sink is None or self._part is None:
+        if self._part is None or self._is_closed:
             raise DatasetError(f"shard {self._name!r}: commit belongs inside the writer's block, once")
         self._flush()
+        self._is_closed = True
         with self._errors():
-            self._writer.close()
-            self._writer = None
-            self._sink.close()
+            self._part.close()
             if self._lines is not None:
                 self._lines.close()
         folder, name = self._folder, self._name
@@ -150,7 +138,8 @@ class ShardWriter:
                 self._clean_up()
                 return standing
             folder.delete(manifest_name(name))
-        files = {self._part_name: folder.publish(self._part, self._part_name)}
+        published = self._part.publish()
+        files = dict(published.files)
         if self._failures is None:
             folder.delete(failures_name(name))
         else:
@@ -158,6 +147,7 @@ class ShardWriter:
             files[failures_name(name)] = folder.publish(self._failures, failures_name(name))
         written = {
             **manifest,
+            **published.said,
             "name": name,
             "rows": self._rows,
             "failures": self._failed,
@@ -180,33 +170,29 @@ class ShardWriter:
     def _flush(self) -> None:
         if not self._buffer:
             return
-        if self._writer is None:
+        if self._part is None or self._is_closed:
             raise DatasetError(f"shard {self._name!r}: rows are written inside the writer's block, before commit")
         table = pa.Table.from_batches([b.replace_schema_metadata(None) for b in self._buffer])
         with self._errors():
-            self._writer.write_table(table.cast(self._schema), row_group_size=max(table.num_rows, 1))
+            self._part.write_table(table.cast(self._schema))
         self._rows += self._buffered_rows
         self._buffer, self._buffered_rows, self._buffered_bytes = [], 0, 0
 
     def _errors(self) -> contextlib.AbstractContextManager[None]:
         where = f"{self._folder.url}/{part_name(self._name, self._format)}"
         if not is_local(self._folder.fs) and self._part is not None:
-            where = f"{self._part.parent}, the temporary files of {where}"
+            where = f"{self._part.temporary.parent}, the temporary files of {where}"
         return dataset_errors("write", where)
 
     def _clean_up(self) -> None:
         """Close and remove what was not committed; what fails here must not hide the error that led here."""
-        if self._writer is not None:
+        if self._part is not None:
+            self._part.discard()
+            self._part = None
+        if self._lines is not None:
             with contextlib.suppress(Exception):
-                self._writer.close()
-            self._writer.is_open = False  # or its destructor tries again, on a file that is full or gone
-            self._writer = None
-        for file in (self._sink, self._lines):
-            if file is not None:
-                with contextlib.suppress(Exception):
-                    file.close()
-        for path in (self._part, self._failures):
-            if path is not None:
-                with contextlib.suppress(OSError):
-                    path.unlink(missing_ok=True)
+                self._lines.close()
+        if self._failures is not None:
+            with contextlib.suppress(OSError):
+                self._failures.unlink(missing_ok=True)
         self._buffer = []

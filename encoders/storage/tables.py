@@ -26,6 +26,8 @@ from .vectors import vector_array
 _NESTED = {"m": "matches", "c": "chunks"}
 _TENSOR = pa.struct([("shape", pa.list_(pa.int32())), ("dtype", pa.string()), ("data", pa.binary())])
 _DECLARED_KEY = b"clipmill.tag"
+CONTENT_HASH = "content_hash"
+"""Column of what tells the content of a row that was embedded whole."""
 
 
 def documents_schema(
@@ -99,6 +101,25 @@ def documents_batch(documents: Sequence[Document], schema: pa.Schema, dim: int) 
     made = dict(zip((field.name for field in plain), _document_arrays(documents, plain, dim, tags), strict=True))
     made |= {name: pa.array(values, declared[name].type) for name, values in columns.items()}
     return pa.RecordBatch.from_arrays([made[name] for name in schema.names], schema=schema)
+
+
+def with_content_hash(schema: pa.Schema, *, of_documents: bool) -> pa.Schema:
+    """Return the schema with a column for what tells the content of each row.
+
+    Args:
+        schema: Of documents, or of rows.
+        of_documents: Which of the two; documents carry it there as a tag.
+
+    Raises:
+        SpecError: If there is a column of that name.
+    """
+    if CONTENT_HASH in schema.names:
+        raise SpecError(
+            f"column {CONTENT_HASH!r} exists already, and content_hash=True (--content-hash) adds one of that name: "
+            "leave the old one out"
+        )
+    metadata = {_DECLARED_KEY: b"1"} if of_documents else None
+    return with_provenance(schema.append(pa.field(CONTENT_HASH, pa.string(), metadata=metadata)), {})
 
 
 def _remaining_tags(document: Document, written: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,196 @@
+"""The beginning of a job, on the driver, before any shard: of a new dataset, or of what an earlier start left."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ... import __version__
+from ..errors import DatasetError
+from .dataset import write_job
+from .directory import SUCCESS, in_the_way, prepare_directory
+from .existing import COMPARISON, described_comparison
+from .files import Folder, open_location, remove_temporaries, url_of
+from .job import Job, described
+from .lock import refuse_if_held
+from .plain import json_text
+from .planning import write_plan
+from .provenance import read_provenance
+from .resume import Earlier, Progress, look_back, read_earlier
+from .shard_writer import MANIFESTS
+from .shards import Shard
+
+_MAY_DIFFER = frozenset(
+    {
+        *("device", "runtime", "decode", "cache_dir", "fetch_timeout_s", "preprocess_threads", "fetch_threads"),
+        *("max_batch_rows", "max_batch_bytes", "max_batch_pixels", "max_cache_bytes"),
+    }
+)
+"""Fields of a spec that say how vectors are made and not which; workers of one job may differ in them too."""
+_SHOWN = 60
+
+
+def begin_job(
+    job: Job,
+    shards: Sequence[Shard],
+    *,
+    inputs: Sequence[str] = (),
+    arguments: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    earlier: Earlier | None = None,
+) -> Progress:
+    """Prepare the directory and write what the job is; once, on the driver, before any shard. `finish_job` ends it.
+
+    Another job at the same directory is kept out by a `DirectoryLock` around all three.
+
+    Args:
+        job: What will be done.
+        shards: With what.
+        inputs: What the user named.
+        arguments: The user's other options that decide what is written: plain values without secrets.
+        overwrite: Whether a dataset that stands there is replaced.
+        earlier: What `read_earlier` found: the job goes on with it. `shards` were planned with its plan.
+
+    Returns:
+        What is to be done: all shards, or those that are missing.
+
+    Raises:
+        DatasetError: If the directory holds the job's own input, another job is at work in it, or the job was begun
+            otherwise; or see `prepare_directory`.
+    """
+    progress = check_begin(job, shards, inputs=inputs, arguments=arguments, overwrite=overwrite, earlier=earlier)
+    folder = Folder.of(job.directory)
+    description = _description(job, inputs, arguments)
+    if earlier is None:
+        prepare_directory(job.directory, overwrite=overwrite)
+        write_job(job.directory, description, shards=len(shards))
+        write_plan(folder, shards)
+        return progress
+    if progress.is_complete:
+        return progress
+    folder.delete(SUCCESS)
+    # Manifests first: without one, a shard's files count for nothing.
+    for name in sorted(progress.leftovers, key=lambda name: (not name.startswith(MANIFESTS), name)):
+        folder.delete(name)
+    remove_temporaries(folder)
+    write_plan(folder, shards)
+    again = {"started": description["started"], "clipmill": __version__, **_other_ways(job, earlier)}
+    kept = {**earlier.description, "shards": len(shards), "resumed": [*earlier.description.get("resumed", ()), again]}
+    named = {name: description[name] for name in ("inputs", "locations")}
+    write_job(job.directory, {**kept, **named}, shards=len(shards))
+    return progress
+
+
+def check_begin(
+    job: Job,
+    shards: Sequence[Shard],
+    *,
+    inputs: Sequence[str] = (),
+    arguments: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    earlier: Earlier | None = None,
+) -> Progress:
+    """Return what `begin_job` would, with the same arguments, and write nothing.
+
+    Raises:
+        DatasetError: As there, but for what only writing tells.
+    """
+    refuse_input_inside(job, shards)
+    if earlier is None:
+        return Progress(shards, shards, leftovers=in_the_way(job.directory, overwrite=overwrite))
+    refuse_if_held(Folder.of(job.directory))
+    refuse_changes(job, inputs, arguments, earlier)
+    if read_earlier(job.directory) != earlier:
+        raise DatasetError(
+            f"another job wrote {job.directory} a moment ago; start again to go on with what is there now"
+        )
+    return look_back(job.directory, shards, earlier)
+
+
+def refuse_input_inside(job: Job, shards: Sequence[Shard]) -> None:
+    """Refuse to write where the input lies.
+
+    Raises:
+        DatasetError: Naming the file.
+    """
+    inside = job.directory.rstrip("/") + "/"
+    if own := next((path for shard in shards for path in shard.paths if path.startswith(inside)), None):
+        raise DatasetError(f"the input {own} lies in the output directory {job.directory}; choose another output")
+
+
+def refuse_changes(job: Job, inputs: Sequence[str], arguments: Mapping[str, Any] | None, earlier: Earlier) -> None:
+    """Refuse to go on with a job that was begun with other arguments.
+
+    Inputs may come; one that was named then and is not now is refused, since all that was made of it would be deleted.
+
+    Raises:
+        DatasetError: Saying what differs.
+    """
+    then, now = _comparable(earlier.description), _comparable(_plain(_description(job, inputs, arguments)))
+    changed = [
+        f"{name} was {_shown(then.get(name))} and is {_shown(now.get(name))}"
+        for name in sorted(then.keys() | now.keys())
+        if then.get(name) != now.get(name)
+    ]
+    missing = [one for one in earlier.description.get("locations", ()) if one not in _locations(inputs)]
+    changed += [f"the input {one} is not named any more" for one in missing]
+    if changed:
+        raise DatasetError(
+            f"{job.directory} was begun otherwise: {'; '.join(changed)}. Give the same arguments to go on, choose "
+            "another directory, or replace the dataset with overwrite=True (--overwrite)"
+        )
+
+
+def _description(job: Job, inputs: Sequence[str], arguments: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {
+        "clipmill": __version__,
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "spec": job.spec.as_dict(),
+        **described(job.plan),
+        "rows_as": job.format,
+        "reader": dict(job.reader),
+        "written": {field.name: str(field.type) for field in job.schema},
+        **described_comparison(job),
+        "provenance": read_provenance(job.schema),
+        "inputs": [os.fspath(given) for given in inputs],
+        "locations": _locations(inputs),
+        "arguments": dict(arguments or {}),
+    }
+
+
+def _locations(inputs: Sequence[str]) -> list[str]:
+    """Return inputs as they are named from everywhere."""
+    return [url_of(*open_location(given)) for given in inputs]
+
+
+def _comparable(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what must be equal in both starts of a job, under the names that users have for it."""
+    found = {name: value for name, value in (description.get("spec") or {}).items() if name not in _MAY_DIFFER}
+    found |= {name: description.get(name) for name in ("columns", "key", "access_paths", *COMPARISON)}
+    found |= {"plan" if name == "name" else name: value for name, value in (description.get("plan") or {}).items()}
+    found |= {f"the reader's {name}": value for name, value in (description.get("reader") or {}).items()}
+    found |= {f"the written column {name!r}": kind for name, kind in (description.get("written") or {}).items()}
+    return {**found, "format": description.get("rows_as"), **(description.get("arguments") or {})}
+
+
+def _other_ways(job: Job, earlier: Earlier) -> dict[str, Any]:
+    """Return what may differ and does, for the record."""
+    then = earlier.description.get("spec") or {}
+    now = _plain(job.spec.as_dict())
+    differing = {name: now[name] for name in sorted(_MAY_DIFFER & now.keys()) if now[name] != then.get(name)}
+    return {"spec": differing} if differing else {}
+
+
+def _plain(value: Any) -> Any:
+    """Return plain values as they come back from a file."""
+    return json.loads(json_text(value))
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "not there"
+    text = json_text(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -1,0 +1,128 @@
+"""`--dry-run`: what a job would do, as far as that can be known without doing it; and what `--resume` says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+from rich.filesize import decimal
+from rich.table import Table
+
+from ..encoders.errors import DatasetError
+from ..encoders.storage.begin import check_begin
+from ..encoders.storage.job import Job
+from ..encoders.storage.resume import Progress
+from ..encoders.storage.shards import Shard
+from . import console
+from .wording import in_flags
+
+
+def resumed_text(progress: Progress) -> str:
+    """Return what was there already and what is done, in a sentence."""
+    shards = len(progress.shards)
+    said = f"{progress.done} of {shards} shards were there"
+    if progress.is_complete:
+        return f"{said}; the job is complete, and there is nothing to do"
+    if progress.reasons:
+        said += "; to do: " + ", ".join(f"{count} ({reason})" for reason, count in sorted(progress.reasons.items()))
+    if progress.gone:
+        said += f"; {progress.gone} left the dataset, since their input is gone"
+    return said
+
+
+def show_plan(job: Job, begin: Mapping[str, Any], *, engine: str, as_json: bool) -> int:
+    """Print what a job would do.
+
+    Args:
+        job: What would be done.
+        begin: Keywords of `check_begin`.
+        engine: Where.
+        as_json: Whether it is for programs.
+
+    Returns:
+        0, or 2 if the job would be refused.
+    """
+    shards: Sequence[Shard] = begin["shards"]
+    refused = None
+    progress = Progress(shards, shards)
+    try:
+        progress = check_begin(job, **begin)
+    except DatasetError as err:
+        refused = in_flags(str(err))
+    found = {
+        "model": job.spec.model,
+        "dim": job.spec.dim,
+        "engine": engine,
+        "output": job.directory,
+        "format": job.format,
+        **_sizes(shards),
+        "resumes": begin["earlier"] is not None,
+        "shards_there": progress.done,
+        "rows_there": progress.rows,
+        "to_do": {**_sizes(progress.to_do), "reasons": dict(progress.reasons)},
+        "shards_gone": progress.gone,
+        "files_deleted": len(progress.leftovers),
+        "skip_existing": job.existing.datasets if job.existing else (),
+        "skip_by": job.existing.by if job.existing else None,
+        "refused": refused,
+    }
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+    else:
+        console.out.print(_table(found, progress), soft_wrap=True)
+    if refused is not None and not as_json:
+        click.echo(f"Error: it would be refused: {refused}", err=True)
+    return 0 if refused is None else 2
+
+
+def _sizes(shards: Sequence[Shard]) -> dict[str, Any]:
+    """Return how much there is; what only reading tells is counted as not known."""
+    rows = [_rows_of(shard) for shard in shards]
+    once = {(shard.paths, shard.nbytes) for shard in shards}
+    sizes = [nbytes for _, nbytes in once]
+    return {
+        "shards": len(shards),
+        "rows": sum(count for count in rows if count is not None),
+        "shards_of_unknown_rows": rows.count(None),
+        "files": sum(len(paths) for paths, _ in once),
+        "bytes": sum(size for size in sizes if size is not None),
+        "bytes_known": None not in sizes,
+    }
+
+
+def _rows_of(shard: Shard) -> int | None:
+    if shard.kind == "files":
+        return len(shard.paths)
+    return None if shard.stop is None else shard.stop - shard.start
+
+
+def _table(found: Mapping[str, Any], progress: Progress) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_row("model", f"{found['model']}, {found['dim']} values in a vector")
+    table.add_row("input", _said(found))
+    if found["resumes"]:
+        table.add_row(
+            "there already", f"{found['shards_there']} of {found['shards']} shards, {found['rows_there']:,} rows"
+        )
+        table.add_row("to do", _said(found["to_do"]))
+        for reason, count in sorted(progress.reasons.items()):
+            table.add_row("", f"{count:,} shards: {reason}")
+        if found["shards_gone"]:
+            table.add_row("leave the dataset", f"{found['shards_gone']} shards, whose input is gone")
+    if found["files_deleted"]:
+        table.add_row("files to delete", f"{found['files_deleted']:,} of an earlier job")
+    for dataset in found["skip_existing"]:
+        table.add_row("skipped", f"rows that {dataset} has by {found['skip_by']}; how many, only a join tells")
+    table.add_row("written to", f"{found['output']} ({found['format']})")
+    table.add_row("engine", str(found["engine"]))
+    return table
+
+
+def _said(sizes: Mapping[str, Any]) -> str:
+    rows = f"{sizes['rows']:,} rows"
+    if unknown := sizes["shards_of_unknown_rows"]:
+        rows = f"{rows} and those of {unknown:,} shards that only reading counts"
+    nbytes = decimal(sizes["bytes"]) if sizes["bytes_known"] else f"at least {decimal(sizes['bytes'])}"
+    return f"{sizes['shards']:,} shards of {sizes['files']:,} files, {nbytes}: {rows}"

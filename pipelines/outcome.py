@@ -1,0 +1,94 @@
+"""What came of a job: its table, and whether that is a success."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import click
+from rich.table import Table
+
+from ..encoders.storage.dataset import DatasetSummary
+
+
+def summary_table(
+    found: DatasetSummary, seconds: float, output: str, *, rows: int, skipped_in: Sequence[str] = ()
+) -> Table:
+    """Return what came of a job as a table for the terminal.
+
+    Args:
+        found: Its summary.
+        seconds: How long it took.
+        output: Where it wrote.
+        rows: Those that the seconds were spent on.
+        skipped_in: Datasets whose rows were passed over.
+    """
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, count in (
+        ("rows in", found.input_rows),
+        ("rows written", found.rows),
+        ("rows failed", found.failed_rows),
+    ):
+        table.add_row(name, f"{count:,}")
+    if skipped_in:
+        table.add_row("skipped", f"{found.skipped:,} (in {', '.join(skipped_in)})")
+    table.add_row("embedded", f"{found.embedded:,}")
+    for name, count in (("scored", found.scored), ("vectors given", found.given), ("reused", found.cache_hits)):
+        if count:
+            table.add_row(name, f"{count:,}")
+    for code, count in sorted(found.failed.items()):
+        table.add_row(f"failed: {code}", f"{count:,}")
+    if found.truncated_texts:
+        table.add_row("texts cut", f"{found.truncated_texts:,}")
+    if rate := found.rows_per_second:
+        table.add_row("rows per second", f"{rate:,.1f} from the first to the last")
+    if seconds:
+        table.add_row("whole job", f"{seconds:.1f} s, {rows / seconds:,.1f} rows per second")
+    table.add_row("models loaded", str(found.loads))
+    for resolved in found.resolved:
+        table.add_row("ran as", ", ".join(f"{name} {value}" for name, value in resolved.items() if value))
+    table.add_row("written to", output)
+    if found.failed:
+        table.add_row("failures in", f"{output.rstrip('/')}/_failures/")
+    return table
+
+
+def allowed_failures(given: str, rows: int) -> float:
+    """Return how many rows may fail.
+
+    Args:
+        given: A number, or a percentage of the rows in.
+        rows: Rows in.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", given.strip())
+    if match is None or (not match.group(2) and "." in match.group(1)):
+        raise click.UsageError(f"--max-failures {given!r} is neither a number of rows nor a percentage such as 1%")
+    number = float(match.group(1))
+    return rows * number / 100 if match.group(2) else number
+
+
+def judge(found: DatasetSummary, max_failures: str | None, *, scores: bool) -> int:
+    """Return the exit code of a job, and say why where it is not 0.
+
+    Args:
+        found: What came of it.
+        max_failures: Most rows that may fail, as given.
+        scores: Whether it makes scores and no vectors.
+    """
+    failed, rows = found.failed_rows, found.input_rows
+    made = found.scored if scores else found.embedded
+    if max_failures is None and not made:
+        if 0 < rows == failed:
+            click.echo(f"Error: all {rows} rows failed; --max-failures 100% takes that for a success", err=True)
+            return 1
+        if scores and found.failed:
+            click.echo(
+                f"Error: nothing has a score, and {sum(found.failed.values())} values failed; --max-failures 100% "
+                "takes that for a success",
+                err=True,
+            )
+            return 1
+    if max_failures is None or failed <= allowed_failures(max_failures, rows):
+        return 0
+    click.echo(f"Error: {failed} of {rows} rows failed, more than --max-failures {max_failures}", err=True)
+    return 1

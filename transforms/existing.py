@@ -1,0 +1,105 @@
+"""`FindExisting`: which rows of a job's shards have their vectors in other datasets already, by a join."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.pvalue import PCollection
+from apache_beam.typehints import KV
+
+from ..encoders.storage.existing import Part, is_there, parts_of
+from ..encoders.storage.existing_rows import keys_there
+from ..encoders.storage.job import Job
+from ..encoders.storage.row_keys import keys_wanted
+from ..encoders.storage.shards import Shard
+from ..encoders.storage.skip_lists import write_skip_list
+
+_Wanted = tuple[str, bytes]
+"""The shard that has a row, and the digest by which the row is known there; b"" where it is the one of the join."""
+_There = tuple[int, bool]
+
+
+class FindExisting(beam.PTransform):
+    """Turns a PCollection of `Shard`s into the same shards, each behind the list of its rows that are passed over.
+
+    Two joins of small elements: digests of 16 bytes with the numbers of datasets and the names of shards, then those
+    that were found with their shards. No process holds more than what belongs to one digest or one shard; but a local
+    runner holds in memory all that goes through a shuffle, some hundred bytes a row.
+    """
+
+    def __init__(self, job: Job) -> None:
+        """Keep the job.
+
+        Args:
+            job: Whose `existing` names the datasets.
+        """
+        super().__init__()
+        self._job = job
+
+    def expand(self, shards: PCollection) -> PCollection:
+        """Join, and write a list for every shard."""
+        assert self._job.existing is not None
+        parts = shards.pipeline | "Parts" >> beam.Create(parts_of(self._job.existing)) | beam.Reshuffle()
+        there = parts | "There" >> beam.ParDo(_ThereFn(self._job)).with_output_types(KV[bytes, _There])
+        wanted = shards | "Wanted" >> beam.ParDo(_WantedFn(self._job)).with_output_types(KV[bytes, _Wanted])
+        found = (
+            {"wanted": wanted, "there": there}
+            | "Join" >> beam.CoGroupByKey()
+            | "Found" >> beam.FlatMapTuple(_found).with_output_types(KV[str, bytes])
+        )
+        # pickled: Beam makes a schema of a dataclass, and its strings cannot hold file names that are not UTF-8
+        named = shards | "Name" >> beam.Map(_named).with_output_types(KV[str, bytes])
+        return (
+            {"shards": named, "found": found}
+            | "ByShard" >> beam.CoGroupByKey()
+            | "Write" >> beam.ParDo(_WriteFn(self._job)).with_output_types(bytes)
+            | "Spread" >> beam.Reshuffle()
+            | "Shard" >> beam.Map(pickle.loads).with_output_types(Any)
+        )
+
+
+class _ThereFn(beam.DoFn):
+    """Says what tells the rows of a finished shard of another dataset."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def process(self, part: Part) -> Iterator[tuple[bytes, _There]]:
+        return keys_there(part, self._job)
+
+
+class _WantedFn(beam.DoFn):
+    """Says what tells the rows of a shard of the input."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def process(self, shard: Shard) -> Iterator[tuple[bytes, _Wanted]]:
+        for digest, mark in keys_wanted(shard, self._job):
+            yield digest, (shard.name, b"" if mark == digest else mark)
+
+
+class _WriteFn(beam.DoFn):
+    """Writes what is passed over of a shard; gives the shard out."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def process(self, element: tuple[str, Mapping[str, Iterable[bytes]]]) -> Iterator[bytes]:
+        name, values = element
+        write_skip_list(self._job, name, values["found"])
+        yield from values["shards"]
+
+
+def _named(shard: Shard) -> tuple[str, bytes]:
+    return shard.name, pickle.dumps(shard)
+
+
+def _found(digest: bytes, values: Mapping[str, Iterable[Any]]) -> Iterator[tuple[str, bytes]]:
+    """Yield the rows with a digest, if they have their vectors, each with its shard."""
+    if is_there(values["there"]):
+        for shard, mark in values["wanted"]:
+            yield shard, mark or digest
