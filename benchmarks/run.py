@@ -1,4 +1,4 @@
-"""`make bench`: speed as ratios of interleaved rounds, overhead, start, memory, scaling, ranking, recall.
+"""`make bench`: speed as ratios of interleaved rounds, overhead, start, memory, scaling, ranking, recall, indexes.
 
     python benchmarks/run.py [--quick] [--only PART]… [--profile] [--output DIR] [--work DIR]
 
@@ -18,6 +18,7 @@ from typing import Any
 import click
 from first_vector import SHORT_WAYS, WAYS, first_table, measure_first
 from goals import goal_table
+from index import index_tables, measure_index
 from jobs import Jobs, memory_table, scaling_table
 from overhead import measure_overhead, overhead_table, profile_overhead
 from ranking import measure_all, measure_rank_memory, rank_memory_table, rank_tables
@@ -131,6 +132,13 @@ class Bench:
         found = self.raw["recall"] = measure_recall(pictures, queries)
         self.add("Recall: demo model, drawn pictures", recall_table(found, pictures, queries))
 
+    def index(self) -> None:
+        """An index built and searched."""
+        self.place.stop_spark()  # memory and cores of the machine are the index's
+        self.raw["index"] = measure_index(self.place.home, quick=self.quick)
+        for heading, lines in index_tables(self.raw["index"]):
+            self.add(heading, lines)
+
     def profiles(self) -> None:
         """Where the overhead goes."""
         rows = 5_000 if self.quick else 50_000
@@ -159,6 +167,7 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "scaling": Bench.scaling,
     "rank": Bench.rank,
     "recall": Bench.recall,
+    "index": Bench.index,
 }
 
 

@@ -1,0 +1,129 @@
+"""Queries a second against 100,000 vectors of 512 values: directly, through Beam, through Spark, and where it goes.
+
+    python benchmarks/search.py [--queries 10000] [--rows 100000] [--engine local|beam|spark]… [--work DIR]
+
+Vectors are clustered random ones, by seed. Each way is measured in this process, once warm: what is searched is open,
+and of Spark a first job has started the workers.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import apache_beam as beam
+import click
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.options.pipeline_options import PipelineOptions
+from workplace import machine
+
+from clipmill.encoders.index import open_index
+from clipmill.encoders.index.build import IndexOptions, build_index
+from clipmill.encoders.index.exact import exact_top_k
+from clipmill.encoders.index.targets import find_target
+from clipmill.transforms import Search
+
+DIM, TOP_K, CLUSTERS, PARTS = 512, 10, 1000, 10
+
+
+def vectors(rows: int, seed: int) -> np.ndarray:
+    """Return (rows, 512) float32 around 1,000 centres."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(0).standard_normal((CLUSTERS, DIM), np.float32)
+    return centres[rng.integers(CLUSTERS, size=rows)] + 0.6 * rng.standard_normal((rows, DIM), np.float32)
+
+
+def write(folder: Path, found: np.ndarray, name: str) -> str:
+    """Write vectors as Parquet, with ids."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, some in enumerate(np.array_split(found, PARTS)):
+        ids = [f"{part}-{number}" for number in range(len(some))]
+        lists = pa.FixedSizeListArray.from_arrays(pa.array(some.reshape(-1)), DIM).cast(pa.list_(pa.float32()))
+        pq.write_table(pa.table({"id": ids, name: lists}), folder / f"part-{part}.parquet")
+    return str(folder)
+
+
+def through_beam(index: str, queries: np.ndarray) -> None:
+    """Search for rows that are there as arrays."""
+    rows = [{"id": number, "q": query} for number, query in enumerate(queries)]
+    with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as p:
+        found = p | beam.Create(rows) | Search(index, query="q", query_kind="vector", top_k=TOP_K)
+        _ = found.rows | beam.Map(lambda row: len(row["hits"])) | beam.CombineGlobally(sum)
+
+
+def through_nothing(queries: np.ndarray) -> None:
+    """Do as `through_beam` does, and search for nothing: what the runner itself takes."""
+    rows = [{"id": number, "q": query} for number, query in enumerate(queries)]
+    with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as p:
+        _ = p | beam.Create(rows) | beam.Map(lambda row: len(row["q"])) | beam.CombineGlobally(sum)
+
+
+def of_spark(index: str, parquet: str) -> Callable[[], None]:
+    """Return what searches for the rows of files, into nowhere."""
+    from pyspark.sql import SparkSession
+
+    from clipmill.udfs import search
+
+    builder = SparkSession.builder.master("local[2]").config("spark.driver.memory", "2g")
+    spark = builder.config("spark.ui.enabled", "false").getOrCreate()
+    spark.sparkContext.setLogLevel("ERROR")
+    df = spark.read.parquet(parquet)
+    found = df.select("id", search("q", index=index, query_kind="vector", top_k=TOP_K))
+    return lambda: found.write.format("noop").mode("overwrite").save()
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Return the seconds that something takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+@click.command()
+@click.option("--queries", default=10_000)
+@click.option("--rows", default=100_000)
+@click.option("--engine", "engines", multiple=True, default=("local", "beam", "spark"))
+@click.option("--work", type=click.Path(path_type=Path), default=None)
+def main(queries: int, rows: int, engines: tuple[str, ...], work: Path | None) -> None:
+    """Measure, and print a table."""
+    home = work or Path(tempfile.mkdtemp(prefix="clipmill-search-"))
+    corpus, asked = vectors(rows, 1), vectors(queries, 2)
+    dataset = write(home / "vectors", corpus, "embedding")
+    parquet = write(home / "queries", asked, "q")
+    places = {"dataset": dataset}
+    for name, factory in (("exact index", "Flat"), ("planned index", None)):
+        places[name] = str(home / name.replace(" ", "-"))
+        if not os.path.exists(places[name]):
+            build_index([dataset], places[name], IndexOptions(factory=factory, max_memory_bytes=500 * 10**6))
+    print(f"On {machine()}; load {os.getloadavg()[0]:.1f}; {queries:,} queries, {rows:,} x {DIM}, top {TOP_K}")
+    if "local" in engines:
+        print("exact_top_k, units made too", round(timed(lambda: exact_top_k(asked, corpus, TOP_K)), 2), "s")
+        for name, place in places.items():
+            opened = find_target(place).open()
+            opened.search(asked[:10], TOP_K)
+            seconds = timed(lambda opened=opened: opened.search(asked, TOP_K))
+            print(f"directly, {name}: {seconds:.2f} s, {queries / seconds:,.0f} queries/s")
+        index = open_index(places["planned index"])
+        print(
+            "planned:", index.manifest.kind, index.manifest.factory, index.manifest.search, index.manifest.recall.recall
+        )
+    for engine in ("beam", "spark"):
+        if engine not in engines:
+            continue
+        if engine == "beam":
+            print(f"the runner alone: {timed(lambda: through_nothing(asked)):.2f} s")
+        for name, place in places.items():
+            run = of_spark(place, parquet) if engine == "spark" else lambda place=place: through_beam(place, asked)
+            if engine == "spark":
+                run()
+            seconds = timed(run)
+            print(f"{engine}, {name}: {seconds:.2f} s, {queries / seconds:,.0f} queries/s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,318 @@
+"""More rows for an index: those that it has stay where they are, and until the end it is as it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..errors import DatasetError, SpecError
+from ..storage.files import Folder
+from ..storage.lock import DirectoryLock
+from ..storage.provenance import differences
+from .assemble import fill, finish, gather_truth, merge_into, now, stage, staged_parts, tally
+from .build import IndexOptions, RunShards, job_of, refuse_own_input, rows_per_shard, run_here
+from .hits import Hits
+from .library import faiss_library, use_threads
+from .manifest import BUILDING, MANIFEST, OWN, IndexManifest, clear, manifest_bytes, parse_manifest
+from .merge import codes_of_index, local_copy
+from .opened import OpenIndex, open_index
+from .plan import IndexPlan, plan_index
+from .recall import K, Truth
+from .sample import draw
+from .shard import IndexShard, cut
+from .sizes import as_size
+from .source import Source, open_source, read_piece
+from .truth import merged, nearest_of_blocks
+
+_log = logging.getLogger("clipmill")
+
+_ID = "id"
+_IDS_HELD = 1_000_000
+"""Ids of added rows that are compared at a time with all that are there."""
+_IDS_READ = 65_536
+_GROWN = 4
+"""Times its rows when it was trained, from which an index should be built anew."""
+
+
+def add_to_index(
+    datasets: Sequence[str],
+    directory: str,
+    options: IndexOptions | None = None,
+    *,
+    skip_existing: bool = False,
+    run: RunShards = run_here,
+) -> IndexManifest:
+    """Add the rows of datasets to an index, and measure it again.
+
+    What the index has keeps its position. Until the new manifest is in place the old index opens, whatever happens;
+    who has it open goes on with it.
+
+    Args:
+        datasets: As in `build_index`.
+        directory: Of the index.
+        options: `column`, `target_recall`, `queries`, `rows_per_shard`, `partial` and `seed` of them; the others were
+            decided when the index was built.
+        skip_existing: Whether rows whose `id` is in the index are left out; without it they are refused.
+        run: Does the shards, on an engine.
+
+    Returns:
+        The manifest that was written; the old one if there was nothing to add.
+
+    Raises:
+        DatasetError: If there is no whole index, vectors come from another model or have another dimension, ids are
+            there already, or another job writes the index.
+        SpecError: If the memory that the index was planned for does not suffice for it any more.
+        MissingExtraError: If Faiss is not installed.
+    """
+    faiss_library()
+    options = options or IndexOptions()
+    folder = Folder.of(directory)
+    old = parse_manifest(folder.url, manifest_bytes(folder.url))
+    source = open_source(datasets, column=options.column or old.column, partial=options.partial)
+    refuse_own_input(folder, source)
+    if not source.rows or not source.dim:
+        return old
+    _check_fits(folder, old, source)
+    with DirectoryLock(folder.url) as lock, tempfile.TemporaryDirectory(prefix="clipmill-index-") as scratch:
+        old = parse_manifest(folder.url, manifest_bytes(folder.url))  # another job may have added meanwhile
+        _clear_orphans(folder, old)
+        here = open_index(folder.url)
+        source = dataclasses.replace(source, keys=_united(here.key_schema, source.keys))
+        skipped = _rows_there(source, here, skip_existing=skip_existing, where=folder.url)
+        folder.write(BUILDING, b"{}")
+        return _Adding(folder, old, here, source, options, Path(scratch)).run(skipped, run, lock)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Adding:
+    """One run of `add_to_index`, its lock held.
+
+    Attributes:
+        folder: Of the index.
+        old: What it was.
+        here: It, opened from files on this machine.
+        source: The rows that come.
+        options: The user's.
+        scratch: Where copies of files from an object store go.
+    """
+
+    folder: Folder
+    old: IndexManifest
+    here: OpenIndex
+    source: Source
+    options: IndexOptions
+    scratch: Path
+
+    def run(self, skipped: np.ndarray, run: RunShards, lock: DirectoryLock) -> IndexManifest:
+        """Build the new shards, put codes together, measure."""
+        folder, old = self.folder, self.old
+        use_threads(None)
+        queries, places, rows = self._queries()
+        index: Any = None
+        parts = []
+        path = "" if old.index_file is None else local_copy(folder, old.index_file, self.scratch)
+        standing = codes_of_index(path) if path else None
+        has_lists = standing is not None
+        if standing is not None:
+            index, codes = standing
+            parts = [codes]
+        stage(folder, index, queries, rows)
+        plan = IndexPlan(**{**old.plan, "reasons": tuple(old.plan["reasons"])})
+        first = max(segment.number for segment in old.segments) + 1
+        shards = _without(cut(self.source.groups, rows_per_shard(plan, self.options), first=first), skipped)
+        run(shards, job_of(folder, self.source, old.dtype, has_lists))
+        lock.check()
+        found = tally(folder, [shard.number for shard in shards])
+        if not found.rows:
+            _clear_orphans(folder, old)
+            return old
+        index_file, files = None, {**old.files, **found.files}
+        if old.index_file is not None:
+            index_file = _next_name(old.index_file)
+            del files[old.index_file]
+            if has_lists:
+                parts += staged_parts(folder, index, found.segments, old.rows, self.scratch)
+                files[index_file] = merge_into(folder, index_file, index, parts)
+            else:
+                index = faiss_library().read_index(path)
+                files[index_file] = fill(folder, index_file, index, found.segments, self.scratch)
+        failed = {reason: old.failed.get(reason, 0) + count for reason, count in found.failed.items()}
+        manifest = dataclasses.replace(
+            old,
+            updated=now(),
+            rows=old.rows + found.rows,
+            nulls=old.nulls + found.nulls,
+            failed={**old.failed, **failed},
+            skipped=old.skipped + found.skipped,
+            datasets=(*old.datasets, *self.source.datasets),
+            segments=(*old.segments, *found.segments),
+            index_file=index_file,
+            files=files,
+        )
+        hits, new_places = gather_truth(folder, found.segments, old.rows, queries, self.scratch)
+        before = nearest_of_blocks(queries, self.here.blocks(), K + 1)
+        before = Hits(np.where(before.positions < 0, -np.inf, before.scores).astype(np.float32), before.positions)
+        truth = Truth(queries, np.where(places < 0, new_places, places), merged([before, hits], K + 1))
+        manifest = finish(folder, manifest, truth, self.options.target_recall, self.scratch)
+        if old.index_file is not None:
+            clear(folder, [old.index_file])
+        if hint := outgrown(manifest):
+            _log.warning("%s: %s", folder.url, hint)
+        return manifest
+
+    def _queries(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Draw queries from old and new rows alike.
+
+        Returns:
+            (q, dim) float32; where the old ones stand, -1 for new ones; numbers of the new ones among the rows of the
+            source, -1 for old ones.
+        """
+        old, source, options = self.old, self.source, self.options
+        share = source.rows / (source.rows + old.rows)
+        new = draw(source, 0, max(1, round(options.queries * share)), options.seed)
+        count = min(old.rows, max(1, options.queries - len(new.queries)))
+        places = np.sort(np.random.default_rng(options.seed).choice(old.rows, count, replace=False))
+        queries = np.concatenate([self.here.vectors(places), new.queries])
+        nothing = np.full(len(new.queries), -1, np.int64)
+        return queries, np.concatenate([places, nothing]), np.concatenate([np.full(count, -1), new.query_rows])
+
+
+def outgrown(manifest: IndexManifest) -> str | None:
+    """Say why an index should be built anew, None if it need not be."""
+    dim, dtype, memory = manifest.dim, manifest.dtype, int(manifest.plan["max_memory_bytes"])
+    built, grown = (plan_index(rows, dim, memory, dtype=dtype).kind for rows in (manifest.plan["rows"], manifest.rows))
+    if built == manifest.kind != grown:  # else it was not planned but asked for
+        return f"for {manifest.rows:,} rows an index of the kind {grown} would be planned; build it anew to have that"
+    if manifest.trained_rows and manifest.rows > _GROWN * manifest.trained_rows:
+        return f"it was trained when it had {manifest.trained_rows:,} rows, and has {manifest.rows:,}; build it anew"
+    return None
+
+
+def _check_fits(folder: Folder, old: IndexManifest, source: Source) -> None:
+    if source.dim != old.dim:
+        raise DatasetError(
+            f"the vectors have {source.dim} values, and those of the index {folder.url} {old.dim}; make an index of "
+            "their own"
+        )
+    if (old.provenance is None) != (source.provenance is None):
+        who = "the index" if old.provenance is None else "the dataset"
+        raise DatasetError(
+            f"{who} says nothing of where its vectors come from, so that they cannot be told to be of the same model; "
+            "make an index of their own"
+        )
+    ours, theirs = old.provenance or {}, source.provenance or {}
+    if differing := differences(ours, theirs):
+        told = ", ".join(f"{name}: {_said(ours, name)!r} and {_said(theirs, name)!r}" for name in differing)
+        raise DatasetError(
+            f"the vectors come from another model than those of the index {folder.url} ({told}) and cannot be "
+            "compared; make an index of their own"
+        )
+    allowed = int(old.plan["max_memory_bytes"])
+    if old.kind == "hnsw":
+        planned = plan_index(old.rows, old.dim, allowed, dtype=old.dtype)
+        needed = planned.build_bytes * (old.rows + source.rows) // old.rows
+        if needed > allowed:
+            raise SpecError(
+                f"with {source.rows:,} more rows the graph takes some {as_size(needed)} to build, and the index was "
+                f"planned for {as_size(allowed)}; build it anew, which takes another kind"
+            )
+
+
+def _said(provenance: Mapping[str, Any], name: str) -> Any:
+    """Return what a provenance says under a name such as `normalize` or `image.mean`."""
+    part, dot, inner = name.partition(".")
+    return (provenance.get(part) or {}).get(inner) if dot else provenance.get(part)
+
+
+def _united(old: pa.Schema, new: pa.Schema) -> pa.Schema:
+    try:
+        return pa.unify_schemas([old, new])
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as err:
+        raise DatasetError(f"a column has another type than in the index: {err}") from err
+
+
+def _rows_there(source: Source, index: OpenIndex, *, skip_existing: bool, where: str) -> np.ndarray:
+    """Return the numbers of rows whose ids are in the index, rising.
+
+    Raises:
+        DatasetError: If there are any and they are not to be skipped, or ids cannot be compared.
+    """
+    if (
+        _ID not in source.keys.names
+        or _ID not in index.columns
+        or source.keys.field(_ID).type != index.key_schema.field(_ID).type
+    ):
+        if skip_existing:
+            raise DatasetError(
+                f"skip_existing=True (--skip-existing) compares the column {_ID!r}, which the index has as "
+                f"{_type_of(index.key_schema)} and the dataset as {_type_of(source.keys)}"
+            )
+        return np.empty(0, np.int64)
+    found = [numbers[_are_there(ids, index)] for numbers, ids in _ids_of(source)]
+    there = np.concatenate([np.empty(0, np.int64), *found])
+    if len(there) and not skip_existing:
+        raise DatasetError(
+            f"{len(there):,} of {source.rows:,} rows have an id that is in the index {where} already; leave them out "
+            "with skip_existing=True (--skip-existing)"
+        )
+    return there
+
+
+def _type_of(schema: pa.Schema) -> str:
+    return str(schema.field(_ID).type) if _ID in schema.names else "nothing"
+
+
+def _ids_of(source: Source) -> Iterator[tuple[np.ndarray, pa.ChunkedArray]]:
+    """Yield numbers and ids of the rows of a source, many at a time."""
+    held: list[pa.Array] = []
+    first = rows = 0
+    for group in source.groups:
+        for batch in read_piece(group, [_ID], block_rows=_IDS_READ):
+            held.append(batch.column(0) if batch.num_columns else pa.nulls(batch.num_rows, source.keys.field(_ID).type))
+            rows += batch.num_rows
+            if rows >= _IDS_HELD:
+                yield np.arange(first, first + rows), pa.chunked_array(held)
+                held, first, rows = [], first + rows, 0
+    if rows:
+        yield np.arange(first, first + rows), pa.chunked_array(held)
+
+
+def _are_there(ids: pa.ChunkedArray, index: OpenIndex) -> np.ndarray:
+    import pyarrow.compute as pc
+
+    found = np.zeros(len(ids), bool)
+    for there in index.column(_ID):
+        found |= np.asarray(pc.is_in(ids, value_set=there, skip_nulls=True))
+    return found
+
+
+def _without(shards: Sequence[IndexShard], skipped: np.ndarray) -> list[IndexShard]:
+    """Return the shards, each with what of it is skipped; those of which nothing is left are left out."""
+    found = []
+    for shard in shards:
+        start = shard.pieces[0].start
+        local = skipped[(skipped >= start) & (skipped < start + shard.rows)] - start
+        found.append(dataclasses.replace(shard, skipped=tuple(local.tolist())))
+    return found
+
+
+def _clear_orphans(folder: Folder, manifest: IndexManifest) -> None:
+    """Delete what an interrupted adding has left."""
+    kept = {MANIFEST, *manifest.files}
+    own = [name for name in folder.list() if OWN.fullmatch(name) and name not in kept and not name.startswith("_lock")]
+    clear(folder, own)
+
+
+def _next_name(name: str) -> str:
+    match = re.fullmatch(r"index(?:-(\d+))?\.faiss", os.path.basename(name))
+    number = int(match.group(1) or 0) if match else 0
+    return f"index-{number + 1}.faiss"

@@ -1,0 +1,68 @@
+"""Faiss, imported when an index is built or opened."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ..errors import MissingExtraError, SpecError
+
+
+def faiss_library() -> Any:
+    """Return the module `faiss`.
+
+    Raises:
+        MissingExtraError: If it is not installed.
+    """
+    try:
+        import faiss
+    except ImportError as err:
+        raise MissingExtraError("faiss-cpu", "index", "building and searching an index") from err
+    return faiss
+
+
+def use_threads(cpus: int | None) -> None:
+    """Let Faiss compute on so many cores, by default on those that this process may use.
+
+    Spark tells its workers' OpenMP to take one thread, whatever the task was given.
+    """
+    faiss_library().omp_set_num_threads(cpus or len(os.sched_getaffinity(0)))
+
+
+def make_index(dim: int, factory: str) -> Any:
+    """Return an empty index that compares by squared distance: of vectors of length 1 that orders as the cosine does.
+
+    Raises:
+        SpecError: If Faiss does not take the description for vectors of this dimension.
+    """
+    faiss = faiss_library()
+    try:
+        return faiss.index_factory(dim, factory, faiss.METRIC_L2)
+    except RuntimeError as err:
+        reason = str(err).strip().splitlines()[-1].partition("Error: ")[2] or str(err).strip()
+        raise SpecError(f"factory={factory!r} makes no index of {dim} values: {reason}") from err
+
+
+def ivf_of(index: Any) -> Any:
+    """Return the inverted file in an index, None in one without."""
+    return faiss_library().try_extract_index_ivf(index)
+
+
+def code_bytes_of(index: Any) -> int:
+    """Return the bytes of a vector's code; those of the vector where Faiss does not say."""
+    ivf, graph = ivf_of(index), hnsw_of(index)
+    if ivf is not None:
+        return int(ivf.code_size)
+    try:
+        return int((index if graph is None else faiss_library().downcast_index(graph.storage)).sa_code_size())
+    except RuntimeError:
+        return int(index.d) * 4
+
+
+def hnsw_of(index: Any) -> Any:
+    """Return the graph that an index without inverted lists is made of, None in one without."""
+    faiss = faiss_library()
+    inner = faiss.downcast_index(index)
+    if isinstance(inner, faiss.IndexPreTransform | faiss.IndexIDMap):
+        inner = faiss.downcast_index(inner.index)
+    return inner if isinstance(inner, faiss.IndexHNSW) else None

@@ -1,0 +1,350 @@
+"""Which index: decided from rows, dimension and the memory allowed, by a function that says why."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from typing import Any, Literal, NamedTuple
+
+from ..errors import SpecError
+from .sizes import as_size
+
+Kind = Literal["exact", "hnsw", "ivf", "ivfpq", "custom"]
+
+DEFAULT_MEMORY = 4 * 10**9
+PROCESS_BYTES = 180 * 10**6
+"""Resident bytes of Python with clipmill, Faiss and pyarrow before any vector: 170 MB measured, and room."""
+
+_WORK_BYTES = 96 * 2**20
+"""What blocks of rows and queries in work take, beside an index."""
+
+_EXACT_VALUES = 2**24
+"""Values (rows times dimension) that one query is compared with in some 10 ms on one core: 64 MiB of float32."""
+
+_HNSW_ROWS = 200_000
+"""Rows up to which a graph, which one process makes alone, is there in minutes on two cores."""
+_HNSW_LINKS = 32
+_HNSW_ROW_BYTES = 2 * _HNSW_LINKS * 4 + 24
+"""Links of a row in the lowest level, its share of those above, and its place."""
+_HNSW_SPARE = 1.3
+"""While it grows: arrays double their room."""
+
+_LISTS_PER_ROOT = 2
+_COMPARED_LISTS = 16_384
+"""Lists that are all compared with a vector to find its own. Of more a graph finds them, which keeps time in bounds,
+but centroids are a hard case for it: of 632 in 512 dimensions it took five times as long, and six times as many lists
+had to be probed."""
+_ROWS_PER_LIST = 40
+"""Rows of the sample for each list: Faiss warns under 39."""
+_TRAINING_COPIES = 3.5
+"""Sample, residuals and what clustering holds, in sizes of the sample; measured."""
+_PQ_TRAINING_ROWS = 10_240
+"""256 centroids, 40 rows for each."""
+_ID_BYTES = 8
+_PQ_SHARES = (2, 4, 8, 16, 32)
+"""Values that one byte of a code stands for, finest first."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class IndexPlan:
+    """An index that is to be built.
+
+    Attributes:
+        kind: `exact`: every vector is compared. `hnsw`: a graph over codes of a byte for each value. `ivf`: lists of
+            such codes. `ivfpq`: lists of shorter codes, after a rotation that is learnt (OPQ). `custom`: a factory
+            string of the user's.
+        factory: How Faiss calls it; `Flat` for exact.
+        rows: Vectors, as far as known (null ones are found out on the way).
+        dim: Values in each.
+        dtype: Of the full vectors on disk.
+        lists: Inverted lists; 0 in a kind without.
+        train_rows: Rows of the sample that it is trained on; 0 where nothing is learnt.
+        code_bytes: Bytes of one vector's code.
+        index_bytes: Estimated size of codes, ids, links and centroids.
+        vectors_bytes: Size of the full vectors on disk.
+        build_bytes: Estimated peak of what a process that builds holds itself.
+        search_bytes: Estimated memory of a process that searches, codes and lists included, full vectors not.
+        max_memory_bytes: What each process may hold.
+        reasons: Why this one, in sentences.
+    """
+
+    kind: Kind
+    factory: str
+    rows: int
+    dim: int
+    dtype: str
+    lists: int
+    train_rows: int
+    code_bytes: int
+    index_bytes: int
+    vectors_bytes: int
+    build_bytes: int
+    search_bytes: int
+    max_memory_bytes: int
+    reasons: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """Return what a user is told: the kind, why, and what it takes."""
+        sizes = (
+            f"estimated: index {as_size(self.index_bytes)}, full vectors ({self.dtype}) {as_size(self.vectors_bytes)} "
+            f"on disk; memory {as_size(self.build_bytes)} to build, {as_size(self.search_bytes)} to search; "
+            f"beyond that files are mapped, up to the {as_size(self.max_memory_bytes)} that are allowed"
+        )
+        return [f"{self.kind} ({self.factory}): {self.rows:,} rows of {self.dim} values", *self.reasons, sizes]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        return {**dataclasses.asdict(self), "reasons": list(self.reasons)}
+
+
+def plan_index(
+    rows: int,
+    dim: int,
+    max_memory_bytes: int = DEFAULT_MEMORY,
+    *,
+    dtype: str = "float32",
+    process_bytes: int = PROCESS_BYTES,
+) -> IndexPlan:
+    """Choose an index.
+
+    Exact up to 16,777,216 values. Then a graph (HNSW) up to 200,000 rows, if it fits into memory. Then inverted lists
+    (IVF), with a byte for each value where lists of that size fit into memory, else with codes
+    that are as long as fit (PQ after OPQ).
+
+    Args:
+        rows: Vectors.
+        dim: Values in each.
+        max_memory_bytes: What each process that builds or searches may hold: resident memory as the system counts
+            it, mapped pages included.
+        dtype: Of the full vectors on disk, `float32` or `float16`.
+        process_bytes: What such a process holds before it does anything.
+
+    Raises:
+        SpecError: If there are no rows, or not even the smallest index can be built in this memory.
+    """
+    check_sizes(rows, dim, dtype)
+    held = process_bytes + _WORK_BYTES
+    allowed = max_memory_bytes - held
+    if allowed <= 0:
+        raise SpecError(
+            f"max_memory {as_size(max_memory_bytes)} is not enough: {as_size(held)} are taken before the first vector; "
+            "allow more"
+        )
+    sizes = _Sizes(rows, dim, dtype, max_memory_bytes, held)
+    if rows * dim <= _EXACT_VALUES:
+        reason = f"{rows * dim:,} values are few enough to compare a query with all of them (up to {_EXACT_VALUES:,})"
+        return _exact(sizes, reason)
+    reasons = [f"{rows * dim:,} values are more than the {_EXACT_VALUES:,} that are compared one by one"]
+    graph = rows * (dim + _HNSW_ROW_BYTES)
+    growing = int(graph * _HNSW_SPARE)
+    if rows > _HNSW_ROWS:
+        reasons.append(f"{rows:,} rows are more than the {_HNSW_ROWS:,} of which one process makes a graph")
+    elif growing > allowed:
+        reasons.append(f"a graph takes {as_size(growing)} while it grows, more than there is")
+    else:
+        reasons.append(
+            f"a graph of {rows:,} rows (up to {_HNSW_ROWS:,} are made in one process) takes {as_size(graph)}, which "
+            "fits"
+        )
+        return _graph(sizes, graph, growing, reasons)
+    return _plan_lists(sizes, allowed, reasons)
+
+
+class _Sizes(NamedTuple):
+    """What a plan starts from.
+
+    Attributes:
+        rows: Vectors.
+        dim: Values in each.
+        dtype: Of the full vectors.
+        max_memory_bytes: What a process may hold.
+        held: What it holds anyhow.
+    """
+
+    rows: int
+    dim: int
+    dtype: str
+    max_memory_bytes: int
+    held: int
+
+    @property
+    def vectors_bytes(self) -> int:
+        return self.rows * self.dim * (2 if self.dtype == "float16" else 4)
+
+    def plan(self, **fields: Any) -> IndexPlan:
+        """Return a plan of these rows."""
+        return IndexPlan(
+            rows=self.rows,
+            dim=self.dim,
+            dtype=self.dtype,
+            max_memory_bytes=self.max_memory_bytes,
+            vectors_bytes=self.vectors_bytes,
+            **fields,
+        )
+
+
+def _exact(sizes: _Sizes, reason: str) -> IndexPlan:
+    return sizes.plan(
+        kind="exact",
+        factory="Flat",
+        lists=0,
+        train_rows=0,
+        code_bytes=0,
+        index_bytes=0,
+        build_bytes=sizes.held,
+        search_bytes=sizes.held,
+        reasons=(reason,),
+    )
+
+
+def _graph(sizes: _Sizes, graph: int, growing: int, reasons: list[str]) -> IndexPlan:
+    return sizes.plan(
+        kind="hnsw",
+        factory=f"HNSW{_HNSW_LINKS},SQ8",
+        lists=0,
+        train_rows=min(sizes.rows, _PQ_TRAINING_ROWS),
+        code_bytes=sizes.dim,
+        index_bytes=graph,
+        build_bytes=sizes.held + growing,
+        search_bytes=sizes.held + graph,
+        reasons=tuple(reasons),
+    )
+
+
+def _plan_lists(sizes: _Sizes, allowed: int, reasons: list[str]) -> IndexPlan:
+    rows, dim = sizes.rows, sizes.dim
+    lists, train_rows = _lists_of(rows, dim, allowed)
+    if lists < _usual_lists(rows):
+        reasons.append(f"{lists:,} lists instead of {_usual_lists(rows):,}: the sample has to fit into memory")
+    training = int(train_rows * dim * 4 * _TRAINING_COPIES)
+    overhead = lists * (dim * 4 + _HNSW_ROW_BYTES)
+    whole = rows * (dim + _ID_BYTES) + overhead
+    if whole <= allowed:
+        kind, factory, code = "ivf", f"{_lists_called(lists)},SQ8", dim
+        reasons.append(f"lists with a byte for each value take {as_size(whole)}, which fits")
+    else:
+        kind = "ivfpq"
+        code = _code_bytes(dim, (allowed - overhead) / rows - _ID_BYTES)
+        size = rows * (code + _ID_BYTES) + overhead
+        factory = f"OPQ{code}_{dim // code * code},{_lists_called(lists)},PQ{code}"
+        reasons.append(
+            f"lists with a byte for each value take {as_size(whole)}, more than there is; with codes of {code} bytes "
+            + (
+                f"{as_size(size)}, which fits"
+                if size <= allowed
+                else f"{as_size(size)}, which does not fit either: lists are read from the disk as they are looked at"
+            )
+        )
+        whole = size
+        train_rows = min(rows, max(train_rows, _PQ_TRAINING_ROWS))
+    reasons.append("the full vectors stay on disk, and the best of every query are compared with them exactly")
+    return sizes.plan(
+        kind=kind,
+        factory=factory,
+        lists=lists,
+        train_rows=train_rows,
+        code_bytes=code,
+        index_bytes=whole,
+        build_bytes=sizes.held + max(training, allowed // 4),
+        search_bytes=sizes.held + min(whole, allowed),
+        reasons=tuple(reasons),
+    )
+
+
+def _usual_lists(rows: int) -> int:
+    return max(16, round(_LISTS_PER_ROOT * math.sqrt(rows) / 8) * 8)
+
+
+def _lists_called(lists: int) -> str:
+    """Return how Faiss calls so many lists: the nearest ones are found by comparing all of them, or by a graph."""
+    return f"IVF{lists}" if lists <= _COMPARED_LISTS else f"IVF{lists}_HNSW{_HNSW_LINKS}"
+
+
+def _lists_of(rows: int, dim: int, allowed: int) -> tuple[int, int]:
+    """Return how many lists there are, and rows to train them on."""
+    most_rows = int(allowed / (dim * 4 * _TRAINING_COPIES))
+    lists = min(_usual_lists(rows), max(1, most_rows // _ROWS_PER_LIST))
+    return lists, min(rows, lists * _ROWS_PER_LIST)
+
+
+def _code_bytes(dim: int, room: float) -> int:
+    """Return how long a code may be, a whole part of the dimension where it has one."""
+    lengths = [dim // share for share in _PQ_SHARES if dim >= share]
+    fitting = [length for length in lengths if length <= room]
+    return fitting[0] if fitting else lengths[-1]
+
+
+def plan_factory(
+    rows: int,
+    dim: int,
+    factory: str,
+    max_memory_bytes: int = DEFAULT_MEMORY,
+    *,
+    dtype: str = "float32",
+    process_bytes: int = PROCESS_BYTES,
+) -> IndexPlan:
+    """Plan what a user's factory string describes; `Flat` is the exact index.
+
+    Args:
+        rows: Vectors.
+        dim: Values in each.
+        factory: As `faiss.index_factory` takes it, such as `IVF1024,SQ8`.
+        max_memory_bytes: As in `plan_index`.
+        dtype: As in `plan_index`.
+        process_bytes: As in `plan_index`.
+
+    Raises:
+        SpecError: If Faiss does not take it, it keeps its own vectors for re-ranking, or it cannot be built in this
+            memory.
+        MissingExtraError: If Faiss is not installed.
+    """
+    from .library import code_bytes_of, ivf_of, make_index
+
+    check_sizes(rows, dim, dtype)
+    sizes = _Sizes(rows, dim, dtype, max_memory_bytes, process_bytes + _WORK_BYTES)
+    reason = f"factory={factory!r} was asked for"
+    if factory == "Flat":
+        return _exact(sizes, reason)
+    if re.search(r"(^|,)(RFlat|Refine|IDMap)", factory):
+        raise SpecError(
+            f"factory={factory!r}: leave IDMap, RFlat and Refine out; full vectors are kept and compared anyhow"
+        )
+    empty = make_index(dim, factory)
+    ivf = ivf_of(empty)
+    lists = 0 if ivf is None else int(ivf.nlist)
+    code = code_bytes_of(empty)
+    links = _HNSW_ROW_BYTES if "HNSW" in factory and ivf is None else 0
+    whole = rows * (code + links + (_ID_BYTES if lists else 0)) + lists * (dim * 4 + _HNSW_ROW_BYTES)
+    least = 0 if empty.is_trained else _PQ_TRAINING_ROWS
+    train_rows = min(rows, max(lists * _ROWS_PER_LIST, least))
+    training = int(train_rows * dim * 4 * _TRAINING_COPIES)
+    build = sizes.held + max(training, 0 if lists else int(whole * (_HNSW_SPARE if links else 1)))
+    if build > max_memory_bytes:
+        raise SpecError(
+            f"factory={factory!r} takes some {as_size(build)} to build for {rows:,} rows of {dim} values, and "
+            f"max_memory is {as_size(max_memory_bytes)}; allow more, or leave the factory out"
+        )
+    return sizes.plan(
+        kind="custom",
+        factory=factory,
+        lists=lists,
+        train_rows=train_rows,
+        code_bytes=code,
+        index_bytes=whole,
+        build_bytes=build,
+        search_bytes=min(max_memory_bytes, sizes.held + whole),
+        reasons=(reason,),
+    )
+
+
+def check_sizes(rows: int, dim: int, dtype: str) -> None:
+    """Refuse what no index can be made of.
+
+    Raises:
+        SpecError: If there are no rows, no values, or the dtype is neither float32 nor float16.
+    """
+    if rows < 1 or dim < 1:
+        raise SpecError(f"an index needs vectors: {rows} rows of {dim} values were given")
+    if dtype not in ("float32", "float16"):
+        raise SpecError(f"dtype={dtype!r} is none of 'float32', 'float16'")

@@ -1,0 +1,249 @@
+"""The vectors that an index is made of: columns of Parquet files, looked at by their footers and read in blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pyarrow as pa
+
+from ..errors import DatasetError, SpecError
+from ..storage.dataset import open_parquet, read_job
+from ..storage.directory import SUCCESS
+from ..storage.files import Folder, dataset_errors, open_input, url_of
+from ..storage.provenance import differences, read_provenance
+
+_LOOKERS = 8
+"""Footers that are read together: mostly waiting for object stores."""
+_USUAL = "embedding"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Piece:
+    """Row groups of one file.
+
+    Attributes:
+        path: Path or URL of a Parquet file.
+        first: Number of the first row group.
+        stop: Number of the one after the last.
+        rows: Rows in them.
+        start: Number of their first row among all rows of the source.
+    """
+
+    path: str
+    first: int
+    stop: int
+    rows: int
+    start: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Datasets whose vectors may stand in one index.
+
+    Attributes:
+        column: The column of vectors.
+        dim: Values in each; 0 if no file says it and there is no vector.
+        rows: Rows in all files, null vectors included.
+        groups: Every row group, in order.
+        provenance: Where the vectors come from; None where no file says it.
+        keys: Columns that go beside the index: all but vectors and binary ones.
+        left_out: Names of those.
+        datasets: What each was, as plain values.
+    """
+
+    column: str
+    dim: int
+    rows: int
+    groups: tuple[Piece, ...]
+    provenance: dict[str, Any] | None
+    keys: pa.Schema
+    left_out: tuple[str, ...]
+    datasets: tuple[dict[str, Any], ...]
+
+
+def open_source(datasets: Sequence[str], *, column: str | None = None, partial: bool = False) -> Source:
+    """Look at datasets, file by file, without reading rows.
+
+    Args:
+        datasets: Directories or files, as paths or URLs.
+        column: The column of vectors; needed where there are several.
+        partial: Whether a dataset of clipmill whose job has not ended is taken as it is.
+
+    Raises:
+        DatasetError: If there is no Parquet file, one is cut off, one has no such column, a dataset is not finished,
+            or vectors of different models or dimensions would come together.
+        SpecError: If nothing is named, or it has to be said which column is meant.
+    """
+    if not datasets:
+        raise SpecError("no datasets: name directories that 'clipmill embed' wrote, or Parquet files with vectors")
+    files: list[str] = []
+    described = []
+    for location in datasets:
+        found = _files_of(location, partial=partial)
+        described.append({"location": Folder.of(location).url, **_identity(location, found)})
+        files += found
+    with ThreadPoolExecutor(_LOOKERS) as pool:
+        footers = list(pool.map(_footer, files))
+    name = column or _column_of(files[0], footers[0].schema.to_arrow_schema())
+    provenance, dim, fields = None, 0, []
+    groups: list[Piece] = []
+    start, first_with, without = 0, "", ""
+    for path, footer in zip(files, footers, strict=True):
+        schema = footer.schema.to_arrow_schema()
+        _check_column(path, schema, name)
+        said = read_provenance(schema).get(name)
+        if said is not None and provenance is not None and (differing := differences(provenance, said)):
+            raise DatasetError(
+                f"the vectors of {path} and of {first_with} come from different models ({', '.join(differing)} "
+                "differ) and cannot be compared; make an index of each"
+            )
+        if said is not None and provenance is None:
+            provenance, first_with = said, path
+        if (said is None) != (provenance is None) or (said is not None and without):
+            raise DatasetError(
+                f"{first_with or path} says where its vectors come from and {path if said is None else without} does "
+                "not, so that they cannot be told to be of the same model; make an index of each"
+            )
+        without = path if said is None else without
+        fields.append(_key_schema(schema))
+        for number in range(footer.num_row_groups):
+            rows = footer.row_group(number).num_rows
+            groups.append(Piece(path, number, number + 1, rows, start))
+            start += rows
+    dim = int(provenance["dim"]) if provenance and provenance.get("dim") else _first_dim(groups, name)
+    schemas = [footer.schema.to_arrow_schema() for footer in footers]
+    keys = _united(fields, files)
+    left_out = {one for schema in schemas for one in schema.names} - set(keys.names) - {name}
+    return Source(name, dim, start, tuple(groups), provenance, keys, tuple(sorted(left_out)), tuple(described))
+
+
+def _files_of(location: str, *, partial: bool) -> list[str]:
+    folder = Folder.of(location)
+    dataset = open_parquet(location)
+    try:
+        planned: Any = read_job(location).get("shards")
+        is_ours = True
+    except DatasetError:
+        planned, is_ours = None, False
+    if is_ours and not partial and SUCCESS not in folder.list():
+        raise DatasetError(
+            f"{folder.url} is not finished ({len(dataset.files)} of {planned} shards have rows): end its job with "
+            "resume=True (--resume), or index what is there with partial=True (--partial)"
+        )
+    return [url_of(folder.fs, path) for path in dataset.files]
+
+
+def _identity(location: str, files: Sequence[str]) -> dict[str, Any]:
+    """Return what tells a dataset from what stands there later: when its job began, and a digest of its files."""
+    folder = Folder.of(location)
+    sizes = folder.list() if folder.fs.isdir(folder.path) else {location: int(folder.fs.size(folder.path) or 0)}
+    parts = sorted((name, size) for name, size in sizes.items() if name.endswith((".parquet", ".json")))
+    digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    try:
+        started = read_job(location).get("started")
+    except DatasetError:
+        started = None
+    return {"files": len(files), "started": started, "digest": digest}
+
+
+def _footer(path: str) -> Any:
+    import pyarrow.parquet as pq
+
+    with dataset_errors("read the Parquet file", path), open_input(path) as file:
+        return pq.read_metadata(file)
+
+
+def _is_vector(kind: pa.DataType) -> bool:
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return is_list and pa.types.is_floating(kind.value_type)
+
+
+def _column_of(path: str, schema: pa.Schema) -> str:
+    vectors = [field.name for field in schema if _is_vector(field.type)]
+    said = [name for name in read_provenance(schema) if name in vectors]
+    candidates = said or vectors
+    if not candidates:
+        raise DatasetError(
+            f"{path} has no column of vectors (lists of floats); it has {', '.join(map(repr, schema.names))}"
+        )
+    if len(candidates) > 1 and _USUAL not in candidates:
+        raise SpecError(f"{path} has the vectors {', '.join(candidates)}: say which with column= (--column-name)")
+    return _USUAL if _USUAL in candidates else candidates[0]
+
+
+def _check_column(path: str, schema: pa.Schema, name: str) -> None:
+    if name not in schema.names:
+        raise DatasetError(f"{path} has no column {name!r}; it has {', '.join(map(repr, schema.names))}")
+    if not _is_vector(schema.field(name).type):
+        raise DatasetError(f"column {name!r} of {path} holds no vectors but {schema.field(name).type}")
+
+
+def _key_schema(schema: pa.Schema) -> pa.Schema:
+    """Return the columns that go beside the index, without metadata: what describes vectors is not true of them."""
+    kept = [field for field in schema if not _holds_vectors_or_bytes(field.type)]
+    return pa.schema([pa.field(field.name, field.type) for field in kept])
+
+
+def _holds_vectors_or_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or _is_vector(kind):
+        return True
+    return any(_holds_vectors_or_bytes(kind.field(number).type) for number in range(kind.num_fields))
+
+
+def _united(schemas: Sequence[pa.Schema], files: Sequence[str]) -> pa.Schema:
+    found = schemas[0]
+    for schema, path in zip(schemas, files, strict=True):
+        try:
+            found = pa.unify_schemas([found, schema])
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as err:
+            raise DatasetError(f"{path} has a column of another type than {files[0]}: {err}") from err
+    return found
+
+
+def _first_dim(groups: Sequence[Piece], column: str) -> int:
+    """Return the dimension of the first vector that there is; 0 without any."""
+    for group in groups:
+        for batch in read_piece(group, [column]):
+            lengths = pa.compute.list_value_length(batch.column(0)).drop_null()
+            if len(lengths):
+                return int(lengths[0].as_py())
+    return 0
+
+
+def joined(groups: Sequence[Piece]) -> list[Piece]:
+    """Return row groups that follow one another in a file as one piece."""
+    found: list[Piece] = []
+    for group in groups:
+        if found and found[-1].path == group.path and found[-1].stop == group.first:
+            found[-1] = dataclasses.replace(found[-1], stop=group.stop, rows=found[-1].rows + group.rows)
+        else:
+            found.append(group)
+    return found
+
+
+def read_piece(piece: Piece, columns: Sequence[str], *, block_rows: int = 4096) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a piece; columns that the file lacks are left out.
+
+    Args:
+        piece: What to read.
+        columns: Names of columns at the top.
+        block_rows: Rows in a batch, at most.
+
+    Raises:
+        DatasetError: If the file cannot be read.
+    """
+    import pyarrow.parquet as pq
+
+    is_remote = "://" in piece.path
+    with dataset_errors("read the Parquet file", piece.path), contextlib.ExitStack() as stack:
+        file = stack.enter_context(open_input(piece.path)) if is_remote else piece.path
+        parquet = stack.enter_context(pq.ParquetFile(file))
+        names = [name for name in columns if name in parquet.schema_arrow.names]
+        groups = range(piece.first, piece.stop)
+        yield from parquet.iter_batches(block_rows, row_groups=groups, columns=names, use_threads=True)

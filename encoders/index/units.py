@@ -1,0 +1,86 @@
+"""Vectors out of Arrow, scaled to length 1, and what keeps one out of an index."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from ..errors import DatasetError
+
+_LEAST_SQUARE = 1e-30
+"""Squares of lengths below this, or infinite ones, are computed again in float64, which holds them."""
+
+
+class Units(NamedTuple):
+    """Vectors of length 1.
+
+    Attributes:
+        vectors: (n, dim) float32; rows that have no direction are zeros.
+        zero: (n,) bool, which are zero.
+        not_finite: (n,) bool, which hold a NaN or an infinity.
+    """
+
+    vectors: np.ndarray
+    zero: np.ndarray
+    not_finite: np.ndarray
+
+    @property
+    def good(self) -> np.ndarray:
+        """Which of them are vectors of length 1, (n,) bool."""
+        return ~(self.zero | self.not_finite)
+
+
+def units_of(vectors: np.ndarray) -> Units:
+    """Scale vectors to length 1.
+
+    Args:
+        vectors: (n, dim) numbers of any norm.
+    """
+    found = np.array(vectors, np.float32, order="C")
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        squares = np.einsum("nd,nd->n", found, found)
+        found /= np.sqrt(squares)[:, None]
+    odd = np.flatnonzero(~((squares > _LEAST_SQUARE) & np.isfinite(squares)))
+    zero, not_finite = np.zeros(len(found), bool), np.zeros(len(found), bool)
+    if len(odd):
+        exact = np.asarray(vectors[odd], np.float64)
+        not_finite[odd] = ~np.isfinite(exact).all(axis=1)
+        exact[not_finite[odd]] = 0
+        largest = np.abs(exact).max(axis=1, initial=0)
+        zero[odd] = ~not_finite[odd] & (largest == 0)
+        exact /= np.where(largest == 0, 1, largest)[:, None]
+        lengths = np.sqrt(np.einsum("nd,nd->n", exact, exact))
+        found[odd] = exact / np.where(lengths == 0, 1, lengths)[:, None]
+    return Units(found, zero, not_finite)
+
+
+def matrix_of(column: pa.Array, dim: int, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the vectors of a column as they stand in it.
+
+    Args:
+        column: Lists of floats, with nulls.
+        dim: Values in each.
+        where: What messages call it.
+
+    Returns:
+        (n, dim) float32 of those that are not null, and which those are, (rows,) bool. A null among the values of a
+        vector is a NaN.
+
+    Raises:
+        DatasetError: If one has another dimension.
+    """
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    there = ~np.asarray(column.is_null())
+    lengths = np.asarray(pa.compute.list_value_length(column).fill_null(dim))
+    if (wrong := np.flatnonzero(lengths != dim)).size:
+        row = int(wrong[0])
+        raise DatasetError(
+            f"{where}: the vector of row {row} has {lengths[row]} values and others have {dim}; vectors of one model "
+            "have one dimension: make an index of each"
+        )
+    values = column.filter(pa.array(there)).flatten() if not there.all() else column.flatten()
+    flat = values.to_numpy(zero_copy_only=False)
+    return np.asarray(flat, np.float32).reshape(-1, dim), there

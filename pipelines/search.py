@@ -1,0 +1,166 @@
+"""`clipmill search`: queries embedded with the model of what is searched, their hits printed or shown in a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from ..encoders import EncoderSpec, load_encoder
+from ..encoders.errors import DatasetError
+from ..encoders.failure import Failure
+from ..encoders.index.targets import Target, find_target
+from ..encoders.item import Item
+from ..encoders.outcome import Outcome
+from ..encoders.preparation import fetch_policy
+from ..encoders.rank_plan import CLIP_SCORE, COSINE
+from ..encoders.search_plan import ID, SCORE, SearchPlan, spec_of_search
+from ..encoders.searcher import Searcher
+from ..encoders.stats import Stats
+from ..encoders.storage.plain import json_text
+from . import console
+from .contact_sheet import (
+    Asked,
+    PictureRules,
+    check_page,
+    content_columns,
+    names_local_files,
+    render,
+    shown_text,
+)
+from .jobs import Refused
+from .listed import table_of
+from .rank import Query, scale_as_json, scale_of
+from .wording import in_flags
+
+_SHOWN = ("uri", "text")
+"""Columns that say what a hit is, where it has no id or a text."""
+
+
+def print_found(location: str, queries: Sequence[Query], options: dict[str, Any], values: dict[str, Any]) -> int:
+    """Search for queries, and print or write what was found.
+
+    Args:
+        location: Path or URL of an index or a dataset.
+        queries: At least one.
+        options: Fields of the spec, as given.
+        values: The command's options.
+
+    Returns:
+        0, or 1 if some of several queries could not be read.
+
+    Raises:
+        Refused: If the index cannot be read, or no query can be.
+        click.UsageError, SpecError: If something of it cannot work.
+    """
+    asked_for = [name for given in values["columns"] for name in given.split(",")]
+    model, allowed = options.pop("model", None), options.get("allow_local_files")
+    try:
+        target = find_target(location, values["column_name"])
+        spec = spec_of_search(target, "auto", model, **options)
+        assert spec is not None  # queries are no vectors
+        _check_kinds(spec, queries)
+        page = check_page(values["html"], overwrite=values["overwrite"]) if values["html"] else None
+        plan = _plan(target, spec, asked_for, values)
+        target.open()  # before the model is loaded, which may take long
+        encoder = load_encoder(spec)
+        searcher = Searcher(plan, encoder)
+        found = searcher.find([_item(query, values["prompt"]) for query in queries], Stats())
+    except DatasetError as err:
+        raise Refused(str(err)) from err
+    asked = [_asked(*one) for one in zip(queries, found.hits.to_pylist(), found.outcomes, strict=True)]
+    if all(one.hits is None for one in asked):
+        raise Refused("; ".join(f"the query {one.value!r}: {one.reason}" for one in asked))
+    if values["as_json"]:
+        scale = scale_as_json(encoder, plan.scale) if plan.rerank else {}
+        click.echo(json_text(_as_json(target, spec, asked, values["prompt"], plan, scale), indent=1))
+    else:
+        _print(asked, asked_for, plan)
+    if page is not None:
+        local = names_local_files(target) if allowed is None else bool(allowed)
+        rules = PictureRules(fetch_policy(spec), local, values["fetch_remote"])
+        folder, name = page
+        folder.make()
+        folder.write(name, render(target, spec.model, asked, asked_for, rules).encode())
+        click.echo(f"contact sheet: {values['html']}", err=True)
+    return 1 if any(one.hits is None for one in asked) else 0
+
+
+def _check_kinds(spec: EncoderSpec, queries: Sequence[Query]) -> None:
+    for query in queries:
+        if query.kind not in spec.modalities:
+            what = f"the text {query.value!r}" if query.kind == "text" else f"--{query.kind}"
+            raise click.UsageError(f"{what}: {spec.model} embeds {' and '.join(sorted(spec.modalities))}")
+
+
+def _plan(target: Target, spec: EncoderSpec, columns: Sequence[str], values: dict[str, Any]) -> SearchPlan:
+    """Return what is searched for: with the columns that are shown beside those that were asked for."""
+    if values["scale"] is not None and not values["rerank"]:
+        raise click.UsageError("--scale is of clip_scores, which hits have with --rerank alone")
+    prompt = values["prompt"]
+    if prompt is not None and "{}" not in prompt:
+        raise click.UsageError(f"--prompt {prompt!r} has no {{}}, where the text goes")
+    SearchPlan(target, columns=tuple(columns), top_k=values["top_k"]).checked(spec)  # those that the user named
+    return SearchPlan(
+        target,
+        top_k=values["top_k"],
+        columns=tuple(dict.fromkeys([*columns, *content_columns(target)])),
+        rerank=values["rerank"],
+        scale=scale_of(values["scale"]),
+        nprobe=values["nprobe"],
+        ef_search=values["ef_search"],
+    ).checked(spec)
+
+
+def _item(query: Query, prompt: str | None) -> Item:
+    if query.kind == "text" and prompt is not None:
+        return Item("text", prompt.replace("{}", query.value))
+    return query.item()
+
+
+def _asked(query: Query, hits: list[dict[str, Any]] | None, outcome: Outcome) -> Asked:
+    reason = in_flags(str(outcome)) if isinstance(outcome, Failure) else None
+    return Asked(query.kind, query.value, hits, reason)
+
+
+def _as_json(
+    target: Target,
+    spec: EncoderSpec,
+    asked: Sequence[Asked],
+    prompt: str | None,
+    plan: SearchPlan,
+    scale: Mapping[str, Any],
+) -> dict[str, Any]:
+    found = []
+    for one in asked:
+        hits = [{"rank": place, **hit} for place, hit in enumerate(one.hits or (), 1)]
+        failed = {} if one.reason is None else {"failure": one.reason}
+        found.append({"kind": one.kind, "value": one.value, "hits": hits, **failed})
+    about = {"index": target.location, "rows": target.rows, "model": spec.model, "top_k": plan.top_k, **scale}
+    return {**about, **({} if prompt is None else {"prompt": prompt}), "queries": found}
+
+
+def _print(asked: Sequence[Asked], columns: Sequence[str], plan: SearchPlan) -> None:
+    scores = [CLIP_SCORE, COSINE] if plan.rerank else [SCORE]
+    hits = [hit for one in asked for hit in one.hits or ()]
+    names = [name for name in (ID, *_SHOWN) if any(hit.get(name) is not None for hit in hits)]
+    if ID in names and "uri" in names:
+        names.remove("uri")  # of most datasets the same
+    names = list(dict.fromkeys([*(names or ["position"]), *(name for name in columns if name != ID)]))
+    for number, one in enumerate(asked):
+        if one.hits is None:
+            continue
+        rows = [
+            [
+                str(place),
+                *(f"{hit[score]:.4f}" for score in scores),
+                *("" if hit[name] is None else shown_text(hit[name]) for name in names),
+            ]
+            for place, hit in enumerate(one.hits, 1)
+        ]
+        title = None if len(asked) == 1 else ("\n" if number else "") + one.value
+        console.out.print(table_of(("place", *scores, *names), rows, title))
+    failed = [(one.value, str(one.reason)) for one in asked if one.hits is None]
+    if failed:
+        console.out.print(table_of(("query", "reason"), failed, "\nqueries that failed"))

@@ -1,0 +1,174 @@
+"""The contact sheet of `clipmill search --html`: one page that needs nothing, thumbnails in it, no stranger's HTML."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_helpers import run
+from http_server import LoopbackServer
+from index_helpers import DIM, write_dataset
+from pictures import encode
+from PIL import Image
+
+from clipmill.encoders.index.build import IndexOptions, build_index
+from clipmill.encoders.testing import fake_image_vector
+
+MODEL = f"fake::dim={DIM}"
+SCRIPT = "<script>alert(1)</script>"
+QUOTES = "\"'><img src=x onerror=alert(2)>"
+
+
+class Seen(HTMLParser):
+    """What a browser would find in a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.images: list[str] = []
+        self.attributes: set[str] = set()
+        self.words: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs) -> None:
+        self.tags.append(tag)
+        self.attributes |= {name for name, _ in attrs}
+        self.images += [value or "" for name, value in attrs if tag == "img" and name == "src"]
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def picture(number: int) -> np.ndarray:
+    return np.full((40, 60 + number, 3), 20 * number, np.uint8)
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """A dataset that a job made of a folder of pictures."""
+    (tmp_path / "photos").mkdir()
+    for number in range(4):
+        (tmp_path / "photos" / f"{number}.png").write_bytes(encode(picture(number)))
+    assert run("embed", tmp_path / "photos", "-o", tmp_path / "data", "--model", MODEL) == 0
+    return tmp_path / "data"
+
+
+def sheet(tmp_path: Path, *arguments: object) -> Seen:
+    page = tmp_path / "page.html"
+    assert run("search", *arguments, "--html", page) == 0
+    return Seen(page.read_text(encoding="utf-8"))
+
+
+def test_hits_of_a_job_on_files_are_seen(photos, tmp_path, capsys) -> None:
+    """Thumbnails in order, as data: URIs of the right pictures; nothing is asked of anybody, and nothing runs."""
+    query = tmp_path / "photos" / "2.png"
+    seen = sheet(tmp_path, photos, "--image", query, "-k", 4, "--rerank")
+    assert "contact sheet:" in capsys.readouterr().err
+    own, *hits = seen.images
+    assert len(hits) == 4 and all(one.startswith("data:image/jpeg;base64,") for one in seen.images)
+    decoded = [Image.open(io.BytesIO(base64.b64decode(one.partition(",")[2]))) for one in (own, hits[0])]
+    for one in decoded:
+        assert one.size == (62, 40) and abs(int(np.asarray(one).mean()) - 40) <= 2
+    assert "2.png" in seen.text and "clip_score" in seen.text and "cosine" in seen.text
+    assert not {"script", "iframe", "object", "link rel=stylesheet", "a"} & set(seen.tags)
+    assert not [name for name in seen.attributes if name.startswith("on")]
+    page = (tmp_path / "page.html").read_text()
+    assert "default-src 'none'; img-src data:" in page and not re.search(r"https?://", page)
+
+
+def test_an_index_of_such_datasets_is_seen_too(photos, tmp_path) -> None:
+    build_index([str(photos)], str(tmp_path / "index"), IndexOptions(factory="Flat", queries=2))
+    assert len(sheet(tmp_path, tmp_path / "index", "--image", tmp_path / "photos" / "0.png", "-k", 4).images) == 5
+
+
+def test_strangers_words_stay_words(tmp_path) -> None:
+    """In ids, texts, URIs, columns, and the query itself."""
+    vectors = [fake_image_vector(picture(n), DIM) for n in range(3)]
+    directory = write_dataset(
+        tmp_path / "data",
+        vectors,
+        ids=[f"{SCRIPT}/{n}{SCRIPT}" for n in range(3)],
+        text=[SCRIPT, None, QUOTES],
+        note=[QUOTES, SCRIPT, "javascript:alert(3)"],
+    )
+    seen = sheet(tmp_path, directory, f"{SCRIPT}{QUOTES}", "--prompt", "{}", "-k", 3, "--columns", "note,uri,text")
+    assert not {"script", "a", "iframe"} & set(seen.tags) and not seen.images
+    assert "onerror" not in seen.attributes and "href" in seen.attributes  # of the empty icon
+    for word in (SCRIPT, QUOTES, "javascript:alert(3)"):
+        assert word in seen.text
+
+
+def test_local_files_that_no_job_was_seen_to_read_are_not_opened(tmp_path) -> None:
+    """A stranger's row may name any picture of this machine; the user may allow it."""
+    (tmp_path / "secret.png").write_bytes(encode(picture(1)))
+    vectors = [fake_image_vector(picture(n), DIM) for n in range(2)]
+    directory = write_dataset(
+        tmp_path / "data", vectors, uri=[str(tmp_path / "secret.png"), str(tmp_path / "gone.png")]
+    )
+    seen = sheet(tmp_path, directory, "x", "-k", 2)
+    assert not seen.images and seen.text.count("--allow-local-files opens it") == 2
+    seen = sheet(tmp_path, directory, "x", "-k", 2, "--allow-local-files")
+    assert len(seen.images) == 1 and "not_found:" in seen.text
+
+
+def test_a_job_that_listed_files_may_be_told_not_to_show_them(photos, tmp_path) -> None:
+    seen = sheet(tmp_path, photos, "x", "-k", 2, "--no-allow-local-files")
+    assert not seen.images and "--allow-local-files opens it" in seen.text
+
+
+def test_texts_are_shown_as_texts_whatever_uri_they_have(tmp_path) -> None:
+    (tmp_path / "in.jsonl").write_text(json.dumps({"id": "a", "text": "a cat", "uri": str(tmp_path / "secret.png")}))
+    (tmp_path / "secret.png").write_bytes(encode(picture(1)))
+    assert run("embed", tmp_path / "in.jsonl", "-o", tmp_path / "data", "--model", MODEL, "--allow-local-files") == 0
+    seen = sheet(tmp_path, tmp_path / "data", "x", "-k", 1)
+    assert not seen.images and "a cat" in seen.text
+
+
+def test_pictures_from_elsewhere_only_where_asked_and_allowed(tmp_path) -> None:
+    """By the fetch policy of every other fetch: private addresses are refused unless allowed."""
+    with LoopbackServer() as server:
+        server.files["/broken.png"] = (b"no picture", "image/png")
+        vectors = [fake_image_vector(picture(n), DIM) for n in range(3)]
+        uris = [server.url(path) for path in ("/photo.jpg", "/broken.png", "/missing.png")]
+        directory = write_dataset(tmp_path / "data", vectors, uri=uris)
+        seen = sheet(tmp_path, directory, "x", "-k", 3)
+        assert not seen.images and seen.text.count("--fetch-remote fetches it") == 3
+        seen = sheet(tmp_path, directory, "x", "-k", 3, "--fetch-remote")
+        assert not seen.images and seen.text.count("forbidden_uri:") == 3
+        seen = sheet(tmp_path, directory, "x", "-k", 3, "--fetch-remote", "--allow-private-addresses")
+        assert len(seen.images) == 1 and "undecodable:" in seen.text and "not_found:" in seen.text
+
+
+def test_a_page_is_written_over_but_nothing_else(photos, tmp_path, capsys) -> None:
+    page = tmp_path / "page.html"
+    for _ in range(2):
+        assert run("search", photos, "x", "-k", 1, "--html", page) == 0
+    page.write_text("<p>mine</p>")
+    assert run("search", photos, "x", "-k", 1, "--html", page) == 2
+    assert "is no contact sheet of clipmill" in capsys.readouterr().err and page.read_text() == "<p>mine</p>"
+    assert run("search", photos, "x", "-k", 1, "--html", page, "--overwrite") == 0
+    assert run("search", photos, "x", "-k", 1, "--html", tmp_path / "new" / "page.html") == 0
+    assert (tmp_path / "new" / "page.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_numbers_and_json_stand_beside_the_page(photos, tmp_path, capsys) -> None:
+    assert run("search", photos, "x", "-k", 1, "--json", "--html", tmp_path / "page.html") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["queries"][0]["hits"]) == 1 and (tmp_path / "page.html").exists()
+
+
+def test_without_jinja_the_message_says_what_to_install(photos, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    assert run("search", photos, "x", "-k", 1, "--html", tmp_path / "page.html") == 1
+    assert "pip install 'clipmill[report]'" in capsys.readouterr().err and not (tmp_path / "page.html").exists()

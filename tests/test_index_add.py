@@ -1,0 +1,179 @@
+"""Adding rows to an index: found like the others, measured again, and refused where they do not belong."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from index_helpers import DIM, SPEC, brute_force, clustered, recall_of, write_dataset
+
+from clipmill.encoders import EncoderSpec
+from clipmill.encoders.errors import DatasetError
+from clipmill.encoders.index import open_index
+from clipmill.encoders.index.add import add_to_index, outgrown
+from clipmill.encoders.index.build import IndexOptions, build_index
+
+VECTORS = clustered(2000)
+OLD, NEW = VECTORS[:1400], VECTORS[1400:]
+OPTIONS = {"queries": 100, "rows_per_shard": 450}
+KINDS = ["IVF16_HNSW16,SQ8", "OPQ8_16,IVF12,PQ8", "HNSW16,SQ8", "IVF12,PQ8x4fs", None]
+
+
+def build_old(tmp_path, factory):
+    old = write_dataset(tmp_path / "old", list(OLD))
+    build_index([str(old)], str(tmp_path / "index"), IndexOptions(factory=factory, **OPTIONS))
+    return str(tmp_path / "index")
+
+
+@pytest.mark.parametrize("factory", KINDS, ids=lambda factory: factory or "planned")
+def test_added_rows_are_found_like_the_others(tmp_path, factory):
+    path = build_old(tmp_path, factory)
+    before = open_index(path)
+    new = write_dataset(tmp_path / "new", list(NEW), first=1400, label=["new"] * 600)
+    manifest = add_to_index([str(new)], path, IndexOptions(**OPTIONS))
+    index = open_index(path)
+    assert (index.manifest.rows, manifest.rows, before.manifest.rows) == (2000, 2000, 1400)
+    queries = clustered(100, seed=6)
+    _, true = brute_force(VECTORS, queries, 10)
+    assert recall_of(index.search(queries, 10).positions, true) >= 0.9
+    assert index.manifest.recall.recall >= 0.95
+    assert index.rows(np.array([1399, 1400, 1999]), ["number", "label"]).to_pydict() == {
+        "number": [1399, 1400, 1999],
+        "label": [None, "new", "new"],
+    }
+    _, old_true = brute_force(OLD, queries, 10)  # who has the old index open goes on with it
+    assert recall_of(before.search(queries, 10).positions, old_true) >= 0.9
+    left = sorted(str(p.relative_to(path)) for p in (tmp_path / "index").rglob("*") if p.is_file())
+    assert left == sorted(["_index.json", *index.manifest.files])
+
+
+def test_rows_are_added_again_and_again(tmp_path):
+    path = build_old(tmp_path, "IVF16,SQ8")
+    for number in range(3):
+        part = write_dataset(tmp_path / f"new{number}", list(NEW[number * 200 :][:200]), first=1400 + number * 200)
+        add_to_index([str(part)], path, IndexOptions(**OPTIONS))
+    index = open_index(path)
+    assert index.manifest.index_file == "index-3.faiss"
+    assert len(index.manifest.datasets) == 4
+    _, true = brute_force(VECTORS, VECTORS[:50], 5)
+    assert recall_of(index.search(VECTORS[:50], 5, nprobe=16).positions, true) > 0.98
+    assert index.rows(np.arange(2000), ["number"])["number"].to_pylist() == list(range(2000))
+
+
+def test_ids_that_are_there_are_refused_or_skipped(tmp_path):
+    path = build_old(tmp_path, "IVF16,SQ8")
+    both = write_dataset(tmp_path / "both", list(VECTORS[1300:1500]), first=1300)
+    with pytest.raises(DatasetError, match="100 of 200 rows have an id that is in the index"):
+        add_to_index([str(both)], path, IndexOptions(**OPTIONS))
+    assert open_index(path).manifest.rows == 1400
+    manifest = add_to_index([str(both)], path, IndexOptions(**OPTIONS), skip_existing=True)
+    assert (manifest.rows, manifest.skipped) == (1500, 100)
+    index = open_index(path)
+    assert index.rows(np.arange(1400, 1500), ["number"])["number"].to_pylist() == list(range(1400, 1500))
+    np.testing.assert_allclose(
+        index.vectors(np.array([1400])), VECTORS[[1400]] / np.linalg.norm(VECTORS[1400]), atol=1e-6
+    )
+    again = add_to_index([str(both)], path, IndexOptions(**OPTIONS), skip_existing=True)
+    assert again == index.manifest  # nothing was new
+    left = sorted(str(p.relative_to(path)) for p in (tmp_path / "index").rglob("*") if p.is_file())
+    assert left == sorted(["_index.json", *index.manifest.files])
+
+
+@pytest.mark.parametrize(
+    ("spec", "vectors", "message"),
+    [
+        (EncoderSpec(f"fake::dim={DIM}", normalize=True), NEW, r"another model .* \(normalize: False and True\)"),
+        (None, NEW, "the dataset says nothing of where its vectors come from"),
+        (EncoderSpec("fake::dim=8"), clustered(100, 8), "have 8 values, and those of the index .* 16"),
+    ],
+    ids=["normalised", "unknown", "shorter"],
+)
+def test_vectors_of_another_provenance_are_refused(tmp_path, spec, vectors, message):
+    path = build_old(tmp_path, None)
+    new = write_dataset(tmp_path / "new", list(vectors), first=5000, spec=spec)
+    with pytest.raises(DatasetError, match=message):
+        add_to_index([str(new)], path, IndexOptions(**OPTIONS))
+    assert open_index(path).manifest.rows == 1400
+
+
+def test_another_runtime_makes_no_other_provenance(tmp_path):
+    path = build_old(tmp_path, None)
+    spec = EncoderSpec(SPEC.model, device="cpu", precision="bf16")
+    new = write_dataset(tmp_path / "new", list(NEW), first=1400, spec=spec)
+    assert add_to_index([str(new)], path, IndexOptions(**OPTIONS)).rows == 2000
+
+
+def test_there_has_to_be_an_index(tmp_path):
+    new = write_dataset(tmp_path / "new", list(NEW))
+    with pytest.raises(DatasetError, match="is no index of clipmill"):
+        add_to_index([str(new)], str(tmp_path / "index"))
+    assert not (tmp_path / "index").exists()
+
+
+def test_an_index_that_has_outgrown_its_plan_is_told(tmp_path):
+    small = write_dataset(tmp_path / "small", list(VECTORS[:300]))
+    build_index([str(small)], str(tmp_path / "index"), IndexOptions(factory="IVF4,SQ8", **OPTIONS))
+    rest = write_dataset(tmp_path / "rest", list(VECTORS[300:]), first=300)
+    manifest = add_to_index([str(rest)], str(tmp_path / "index"), IndexOptions(**OPTIONS))
+    assert "trained when it had 300 rows, and has 2,000" in outgrown(manifest)
+
+
+KILLED = """
+import os, signal, sys
+from clipmill.encoders.index.add import add_to_index
+from clipmill.encoders.index.build import IndexOptions
+from clipmill.encoders.storage.files import Folder
+
+after = int(sys.argv[3])
+changes = 0
+
+def counted(usual):
+    def change(*given):
+        global changes
+        if changes == after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        changes += 1
+        return usual(*given)
+    return change
+
+Folder.publish = counted(Folder.publish)
+Folder.delete = counted(Folder.delete)
+add_to_index([sys.argv[1]], sys.argv[2], IndexOptions(queries=100, rows_per_shard=450))
+print(changes)
+"""
+
+
+def test_killed_at_any_moment_the_old_index_opens_or_the_new_one(tmp_path):
+    old = build_old(tmp_path, "IVF16,SQ8")
+    new = write_dataset(tmp_path / "new", list(NEW), first=1400)
+
+    def add(path: str, after: int) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-c", KILLED, str(new), path, str(after)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+    shutil.copytree(old, tmp_path / "whole")
+    whole = add(str(tmp_path / "whole"), 10**6)
+    assert whole.returncode == 0, whole.stderr
+    total = int(whole.stdout)
+    seen = set()
+    for after in sorted({2, total // 2, total - 12, total - 6, total - 1}):
+        path = str(tmp_path / f"killed-{after}")
+        shutil.copytree(old, path)
+        assert add(path, after).returncode == -signal.SIGKILL
+        index = open_index(path)
+        rows = index.manifest.rows
+        seen.add(rows)
+        assert rows in (1400, 2000)
+        _, true = brute_force(VECTORS[:rows], VECTORS[:20], 5)
+        assert recall_of(index.search(VECTORS[:20], 5, nprobe=16).positions, true) > 0.98
+        if rows == 1400:
+            assert add(path, 10**6).returncode == 0
+            assert open_index(path).manifest.rows == 2000
+            assert sorted(p.name for p in (tmp_path / f"killed-{after}").rglob("*")) == sorted(
+                p.name for p in (tmp_path / "whole").rglob("*")
+            )
+    assert seen == {1400, 2000}

@@ -1,0 +1,271 @@
+"""`Search`: queries in, what is nearest to them in an index or a dataset out."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+from apache_beam.pvalue import PCollection, TaggedOutput
+from apache_beam.transforms.window import BoundedWindow
+from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import PaneInfo, WindowedValue
+
+from ..encoders.encoder import Encoder
+from ..encoders.index.targets import find_target
+from ..encoders.item import Item
+from ..encoders.kinds import Kind
+from ..encoders.plans import Getter
+from ..encoders.scores import SCALE, Scale
+from ..encoders.search_plan import HITS, TOP_K, SearchPlan, spec_of_search
+from ..encoders.searcher import Searcher
+from ..encoders.spec import EncoderSpec, reject_unknown_options
+from ..encoders.stats import Stats
+from .elements import refuse_row, sure_fields
+from .embed_fn import FAILURES, OnFailure, Place
+from .encoding import Embedded, Encoding, check_columns, label_of
+from .failed_row import FailedRow, FailedRowError
+from .meter import Meter
+from .rows import STRUCTS, make_row, value_at, widened_type
+from .waiting import WaitForBatches
+from .worker import cpus_per_process
+
+_WAY_OUT = "choose a name: Search(…, output='…')"
+"""What to do about a column of hits whose name is taken."""
+
+_BATCH_BYTES = 64 * 2**20
+"""Bytes of content, such as encoded images, that wait to be searched together."""
+
+_VECTORS = "none: the queries are vectors"
+
+
+class Search(Encoding):
+    """Finds what is nearest to each query, in an index or among the vectors of a dataset.
+
+    Elements are rows with a query: a text, an image or a sound, which is embedded with the model that made what is
+    searched, or a vector. They get the column `hits`: a list of dicts of `position`, `id`, `score` (the cosine) and the
+    columns asked for, best first, equal scores in order of position. With `rerank` they have `cosine` and `clip_score`
+    too, as `Rank` computes them with the full vectors, and are sorted by those. A query that is null has the hits None.
+
+    A row fails, and goes to `failures`, if its query cannot be embedded, or is a vector of another dimension, with a
+    NaN in it or of zeros.
+
+    An index is memory-mapped: a process opens it once, and the processes of a machine share its pages. Of a dataset
+    every process holds the vectors, which are compared exactly; up to 2 GB are. Queries of a bundle are searched
+    together, up to 1,024 at a time.
+
+    Attributes:
+        spec: What embeds queries; None where they are vectors.
+        plan: What is searched for, and where.
+    """
+
+    spec: EncoderSpec | None  # type: ignore[assignment]  # of the others there is always one
+    plan: SearchPlan
+
+    def __init__(
+        self,
+        index: str,
+        *,
+        query: str,
+        query_kind: Kind = "auto",
+        top_k: int = TOP_K,
+        columns: Sequence[str] = (),
+        column: str | None = None,
+        rerank: bool = False,
+        scale: Scale = SCALE,
+        nprobe: int | None = None,
+        ef_search: int | None = None,
+        output: str = HITS,
+        model: str | EncoderSpec | None = None,
+        key: str = "id",
+        max_wait_s: float | None = None,
+        on_failure: OnFailure = "split",
+        **spec_options: Any,
+    ) -> None:
+        """Look at what is searched, and check everything that can be checked without vectors and weights.
+
+        Args:
+            index: Directory of an index; or of a dataset, or a Parquet file, whose vectors are compared one by one.
+            query: Column, or path into a struct, of the query.
+            query_kind: `text`, `image`, `audio` (as `Embed` takes such columns: strings in the last two are URIs),
+                `vector`, or `auto`: strings are texts, bytes are told by their content, structs are documents.
+            top_k: How many of the nearest are told of each query.
+            columns: Columns of the rows that were found to tell of each hit.
+            column: The column of vectors of a dataset that has several.
+            rerank: Whether hits are scored with the full vectors.
+            scale: What cosines are multiplied by before the softmax over a query's hits: a number, or `model`.
+            nprobe: Inverted lists to look into, where the index has them; what reached its recall if None.
+            ef_search: Rows of the graph to keep in view, where the index is one; what reached its recall if None.
+            output: Name of the column of hits.
+            model: The model that made what is searched; it is known, and another one is refused.
+            key: Column that names a row in its failures.
+            max_wait_s: Seconds that an element of a stream may wait for others; None waits for the bundle's end only.
+            on_failure: `split`, or `raise` to end the job at the first failure.
+            **spec_options: Fields of `EncoderSpec`, such as `device`.
+
+        Raises:
+            SpecError: If something cannot work, or the model is another one; the message says what differs.
+            DatasetError: If there is no index and no dataset, or it is damaged.
+            TypeError: If an option is unknown, or has another name here.
+        """
+        own = set(inspect.signature(Search).parameters) - {"model", "spec_options"}
+        reject_unknown_options(spec_options, {*EncoderSpec.__dataclass_fields__, *own} - {"model"})
+        target = find_target(index, column)
+        spec = spec_of_search(target, query_kind, model, **spec_options)
+        super().__init__(spec, max_wait_s=max_wait_s, on_failure=on_failure)  # type: ignore[arg-type]
+        told = columns if isinstance(columns, str) else tuple(columns)
+        self.plan = SearchPlan(
+            target,
+            query,
+            query_kind,
+            top_k,
+            told,
+            rerank,
+            scale,
+            nprobe,
+            ef_search,
+            output,
+            key,  # type: ignore[arg-type]
+        ).checked(spec)
+
+    def default_label(self) -> str:
+        """Name what is searched and the column, so that two of these can stand in one pipeline."""
+        return label_of("Search", [self.plan.target.location, self.plan.query])
+
+    def display_data(self) -> dict[str, Any]:
+        """Show what is searched on the runner's page."""
+        model = self.spec.model if self.spec is not None else _VECTORS
+        return {"index": self.plan.target.location, "model": model, "top_k": self.plan.top_k}
+
+    def expand(self, pcoll: PCollection) -> Embedded | PCollection:
+        """Put the stage into the pipeline.
+
+        Raises:
+            SpecError: If rows with a schema lack the column, or have one already that would be added.
+        """
+        check_columns(pcoll.element_type, [self.plan.query], self.plan.new_names, _WAY_OUT)
+        rows_type = widened_type(pcoll.element_type, {self.plan.output: STRUCTS})
+        fn: type[SearchFn] | type[SearchBatchFn] = SearchFn
+        if self._max_wait_s is not None and not pcoll.is_bounded:
+            pcoll = pcoll | WaitForBatches(self.plan.batch_rows, self._max_wait_s)
+            fn = SearchBatchFn
+        cpus = cpus_per_process(pcoll.pipeline.options, pcoll.pipeline.runner)
+        stage = fn(self.spec, self.plan, on_failure=self._on_failure, cpus=cpus)
+        outputs = pcoll | "Search" >> beam.ParDo(stage).with_outputs(FAILURES, main="rows")
+        found = Embedded(outputs.rows, outputs[FAILURES])
+        found.rows.element_type = rows_type
+        found.failures.element_type = FailedRow
+        return self._hand_out(found)
+
+
+class _SearchingFn(beam.DoFn):
+    """What searches: rows of a bundle wait for each other, so that their queries are searched together."""
+
+    def __init__(self, spec: EncoderSpec | None, plan: SearchPlan, *, on_failure: OnFailure, cpus: int | None) -> None:
+        """Keep what travels to workers: no weights, no vectors.
+
+        Args:
+            spec: What embeds queries; None where they are vectors.
+            plan: What is searched for, and where.
+            on_failure: `raise` ends the job at the first failure.
+            cpus: Cores that each worker process may use, None if it finds out by itself.
+        """
+        self._spec = spec
+        self._plan = plan
+        self._on_failure = on_failure
+        self._cpus = cpus
+
+    def setup(self) -> None:
+        """Load the model and open what is searched, unless another of these in this process did."""
+        self._meter = Meter()
+        encoder: Encoder | None = None
+        if self._spec is not None:
+            encoder = self._meter.load(self._spec, cpus=self._cpus)
+        self._searcher = Searcher(self._plan, encoder, cpus=self._cpus)
+
+    def start_bundle(self) -> None:
+        """Start with nothing waiting, whatever became of the last bundle."""
+        self._stats = Stats()
+        self._waiting: list[_Waiting] = []
+        self._bytes = 0
+
+    def finish_bundle(self) -> Iterable[Any]:
+        """Search for the rest, give out each row in its own window, and count."""
+        outputs = self._search()
+        self._meter.report(self._stats.take())
+        return outputs
+
+    def _push(self, element: Any, place: Place) -> list[Any]:
+        refused = refuse_row(element, self._plan.new_names, self._plan.key, _WAY_OUT)
+        if refused is not None:
+            self._stats.rows += 1
+            for failure in refused.failures:
+                self._stats.count_failure(failure)
+            return [self._failed(refused, place)]
+        get = functools.partial(value_at, sure_fields(element))
+        item = self._searcher.item(get)
+        self._waiting.append(_Waiting(element, place, get, item))
+        self._bytes += item.nbytes
+        return self._search() if len(self._waiting) >= self._plan.batch_rows or self._bytes >= _BATCH_BYTES else []
+
+    def _search(self) -> list[Any]:
+        waiting, self._waiting, self._bytes = self._waiting, [], 0
+        found = self._searcher.find_rows([(one.get, one.item) for one in waiting], self._stats)
+        outputs = []
+        for (element, place, _, _), made in zip(waiting, found, strict=True):
+            row = make_row(element, sure_fields(element), made.values)
+            failed = FailedRow(row, tuple(made.failures)) if made.failures else None
+            outputs.append(_at(row, place) if failed is None else self._failed(failed, place))
+        self._meter.report(self._stats.take())
+        return outputs
+
+    def _failed(self, failed: FailedRow, place: Place) -> TaggedOutput:
+        if self._on_failure == "raise":
+            raise FailedRowError(failed.failures, self._spec.model if self._spec is not None else _VECTORS)
+        return TaggedOutput(FAILURES, _at(failed, place))
+
+
+class _Waiting(NamedTuple):
+    """A row that waits to be searched for."""
+
+    element: Any
+    place: Place
+    get: Getter
+    item: Item
+
+
+class SearchFn(_SearchingFn):
+    """Searches for the queries of elements."""
+
+    def process(
+        self,
+        element: Any,
+        timestamp: Timestamp = beam.DoFn.TimestampParam,  # type: ignore[assignment]
+        window: BoundedWindow = beam.DoFn.WindowParam,  # type: ignore[assignment]
+        pane: PaneInfo = beam.DoFn.PaneInfoParam,  # type: ignore[assignment]
+    ) -> Iterable[Any]:
+        """Take one element; give out those that are done, this one or others."""
+        return self._push(element, Place(timestamp, window, pane))
+
+
+class SearchBatchFn(_SearchingFn):
+    """Searches for the queries of batches that were collected across bundles: see `waiting`."""
+
+    def process(
+        self,
+        batch: Any,
+        window: BoundedWindow = beam.DoFn.WindowParam,  # type: ignore[assignment]
+    ) -> Iterable[Any]:
+        """Take a batch, whose elements all stand in its window."""
+        _, waited = batch
+        return [
+            output
+            for element, timestamp, pane in waited
+            for output in self._push(element, Place(timestamp, window, PaneInfo(*pane)))
+        ]
+
+
+def _at(value: Any, place: Place) -> WindowedValue:
+    return WindowedValue(value, place.timestamp, (place.window,), place.pane)
