@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.clipmill-installed
 JAVA := $(if $(JAVA_HOME),$(JAVA_HOME)/bin/java,java)
 JAVA_LINE := Spark needs Java 17 or newer, and '$(JAVA)' is not: install it (Debian: apt install openjdk-17-jre-headless) or set JAVA_HOME
+BROWSER_LINE := the tests in a browser need chromium and its driver: install them (Debian: apt install chromium chromium-driver)
 HAS_JAVA = [ "$$($(JAVA) -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -n 1)" -ge 17 ] 2>/dev/null
 
 SHELL := bash
@@ -24,7 +25,7 @@ export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
 .PHONY: help
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
-	@echo "  ARGS=… is handed on (test, test-beam, bench), PYTHON=… names the Python to build $(VENV) with."
+	@echo "  ARGS=… is handed on (test, test-beam, test-browser, bench), PYTHON=… names the Python to build $(VENV) with."
 
 .PHONY: java
 java:
@@ -51,12 +52,21 @@ demo: java-or-say $(INSTALLED) ## Embed a few photographs and captions with Beam
 	@$(BIN)/python -m clipmill.pipelines.demo
 
 .PHONY: test
-test: java $(INSTALLED) ## Run all tests (Java 17 or newer)
-	@$(BIN)/pytest $(ARGS)
+test: java $(INSTALLED) ## Run all tests but those in a browser (Java 17 or newer)
+	@$(BIN)/pytest -m "not browser" $(ARGS)
+	@echo "left out: tests in a browser ('make test-browser')"
 
 .PHONY: test-beam
 test-beam: $(INSTALLED) ## Run the tests that need no Java
-	@$(BIN)/pytest -m "not spark" $(ARGS)
+	@$(BIN)/pytest -m "not spark and not browser" $(ARGS)
+
+.PHONY: browser
+browser:
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { echo "$(BROWSER_LINE)" >&2; exit 1; }
+
+.PHONY: test-browser
+test-browser: browser $(INSTALLED) ## Run the tests that look at pages in a headless chromium
+	@$(BIN)/pytest -m browser $(ARGS)
 
 .PHONY: check
 check: lint typecheck test ## Run lint, typecheck and test
@@ -91,6 +101,10 @@ dist: $(INSTALLED) ## Build the sdist, and the wheel from it, into dist/
 .PHONY: test-installed
 test-installed: dist ## Install the wheel into a fresh environment and use it from elsewhere
 	@$(BIN)/python tools/test_installed.py dist/*.whl
+
+.PHONY: test-clip-retrieval
+test-clip-retrieval: $(INSTALLED) ## Let clip-retrieval's own code read its layout (installs it: some 6 GB under build/)
+	@$(BIN)/python tools/test_clip_retrieval.py $(ARGS)
 
 .PHONY: clean
 clean: ## Remove what was built and cached; .venv stays

@@ -48,6 +48,7 @@ setup(
         PACKAGE: ["py.typed"],
         # Recursive, since a folder that holds nothing but data has no `__init__.py` and is no package of its own.
         f"{PACKAGE}.encoders": ["**/*.json", "**/*.safetensors"],
+        f"{PACKAGE}.pipelines": ["**/*.html", "**/*.css"],
     },
     zip_safe=False,
 )

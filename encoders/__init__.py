@@ -12,8 +12,9 @@
 - `columns`, `document_plan`: what of a row or document is embedded, and where the vectors go
 - `scores`: cosines and clip_scores of vectors; `ranking`: the candidates of a query, ranked; `kinds`, `rank_plan`: what
   of a row or document is ranked, and where the scores go; `labels`, `classify_plan`: zero-shot classification
+- `search_plan`, `searcher`: what is nearest to queries, in an index or a dataset
 - `plans`: what `columns`, `document_plan`, `rank_plan` and `classify_plan` have in common
-- `vector_cache`: equal values are embedded once
+- `vector_cache`: equal values are embedded once; `content_hash`: what content is told by
 - `downloads`: weights and other files from elsewhere; `cache`: where this machine keeps them
 - `threads`: how many cores this worker may use; `drivers`: which packages open which object stores
 - `combinations`: which runtime computes in which precision on what; `exporting`: models as graphs in a directory

@@ -142,6 +142,14 @@ class ColumnPlan:
         """
         return [item for path, column in self.columns.items() for item in _items(get, path, column)]
 
+    def places(self, get: Callable[[str], Any]) -> list[str]:
+        """Return where each of a row's `items` stands: `caption`, or `captions[3]` of an array."""
+        found: list[str] = []
+        for path, column in self.columns.items():
+            length = _array_length(_value(get, path), column.modality)
+            found += [path] if length is None else [f"{path}[{number}]" for number in range(length)]
+        return found
+
     def results(self, get: Callable[[str], Any], outcomes: Sequence[Outcome | Classified]) -> Embedded:
         """Give a row its outcomes back, in the order of `items`; those that were classified give lists of labels."""
         values: dict[str, Any] = {}

@@ -60,6 +60,10 @@ class DocumentPlan:
         """
         return [] if document.failures else [inner.item() for _, inner in self.select(document)]
 
+    def places(self, document: Document) -> list[str]:
+        """Return where each of a document's `items` stands: `@r`, `@m[3]`."""
+        return [] if document.failures else [place for place, _ in self.select(document)]
+
     def results(self, document: Document, outcomes: Sequence[Outcome | Classified]) -> Document:
         """Give a document its outcomes back, in the order of `items`.
 

@@ -63,15 +63,17 @@ class Encoder:
         find = getattr(self._loaded.model, "learnt_scales", dict)  # own encoders need not be subclasses of Model
         return MappingProxyType(checked_scales(find(), self.modalities, self.spec.model))
 
-    def session(self, stats: Stats | None = None, *, cached: bool = True) -> EmbedSession:
+    def session(self, stats: Stats | None = None, *, cached: bool = True, hashed: bool = False) -> EmbedSession:
         """Start pushing rows; see `EmbedSession`. One session for each thread.
 
         Args:
             stats: Where it counts, for who reports the numbers himself; None for the totals of this process.
             cached: Whether it takes and leaves vectors in the cache: not for values that nobody asks for again.
+            hashed: Whether vectors say what their content is told by; it costs a SHA-256 of each value.
         """
         counted = Stats() if stats is None else stats
-        session = EmbedSession(self.spec, self._loaded, counted, self._cache if cached else VectorCache(0))
+        cache = self._cache if cached else VectorCache(0)
+        session = EmbedSession(self.spec, self._loaded, counted, cache, hashed=hashed)
         if stats is None:
             watch(session, counted)
         return session

@@ -50,6 +50,8 @@ class Code(StrEnum):
     """The row does not fit into the device's memory even alone."""
     ENCODE_FAILED = "encode_failed"
     """The model raised an error for this row alone, or its vector is not finite."""
+    KILLED = "killed"
+    """Processes that worked on the row, and on nothing else, died again and again."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -14,10 +14,11 @@ from .vector_cache import Key
 class Slot:
     """One item on its way: its row, its content's bytes, whether it may be a sound, and what became of it.
 
-    What it is known by, if it is, and the slots of equal items that came later and wait for its outcome.
+    What its content is told by, where that is asked for. What it is known by, if it is, and the slots of equal items
+    that came later and wait for its outcome.
     """
 
-    __slots__ = ("followers", "future", "key", "may_be_sound", "nbytes", "outcome", "prepared", "row")
+    __slots__ = ("content_hash", "followers", "future", "key", "may_be_sound", "nbytes", "outcome", "prepared", "row")
 
     def __init__(self, row: Row, nbytes: int, *, may_be_sound: bool) -> None:
         """Start; `nbytes` is what the content holds."""
@@ -27,6 +28,7 @@ class Slot:
         self.future: Future[Preparation] | None = None
         self.prepared: Prepared | None = None
         self.outcome: Outcome = None
+        self.content_hash: str | None = None
         self.key: Key | None = None
         self.followers: list[Slot] = []
 

@@ -60,6 +60,13 @@ class Metric:
 METRICS = (
     Metric("rows_in", "counter", "Rows and documents taken in.", "rows", "input_rows"),
     Metric("rows_failed", "counter", "Rows and documents of which something failed.", None, "failed_rows"),
+    Metric(
+        "rows_skipped",
+        "counter",
+        "Rows and documents passed over, since another dataset has their vectors.",
+        None,
+        "skipped",
+    ),
     Metric("rows_written", "counter", "Rows and documents in the files of a dataset.", None, "rows"),
     Metric("embedded", "counter", "Values that got a vector; a row of two columns has two.", "embedded", "embedded"),
     Metric("scored", "counter", "Candidates with scores, or values with labels, in the files.", None, "scored"),

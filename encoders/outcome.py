@@ -19,12 +19,14 @@ class Vector:
         truncated: Whether the text was cut to the context length.
         media_type: What the content turned out to be.
         modality: What it was embedded as; None where that is not known, of a vector that was there already.
+        content_hash: What its content is told by, where the session was to say so.
     """
 
     values: np.ndarray
     truncated: bool = False
     media_type: str | None = None
     modality: str | None = None
+    content_hash: str | None = None
 
     @property
     def nbytes(self) -> int:

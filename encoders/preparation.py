@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from .content_hash import content_hash
 from .errors import ClipmillError
 from .failure import Code, Failure, RowError, Stage
 from .item import Item, Uri
@@ -29,15 +30,17 @@ class Preparation(NamedTuple):
     nbytes: int = 0
     fetch_msec: float = 0.0
     decode_msec: float = 0.0
+    content_hash: str | None = None
 
 
-def prepare_item(item: Item, loaded: Loaded, spec: EncoderSpec) -> Preparation:
+def prepare_item(item: Item, loaded: Loaded, spec: EncoderSpec, *, hashed: bool = False) -> Preparation:
     """Decode one item whose content is here.
 
     Args:
         item: Neither null nor failed already, and no URI.
         loaded: The model, and its budget of pixels.
         spec: Limits and options.
+        hashed: Whether to say what its content is told by.
 
     Returns:
         The prepared item, or its failure.
@@ -61,11 +64,18 @@ def prepare_item(item: Item, loaded: Loaded, spec: EncoderSpec) -> Preparation:
         result = Failure(Stage.DECODE, Code.OUT_OF_MEMORY, f"decoding needs more memory than there is: {err}")
     except Exception as err:  # a decoder's or an own encoder's surprise: this item's failure, with its reason
         result = Failure(Stage.PREPROCESS, Code.UNDECODABLE, f"{type(err).__name__}: {err}")
-    return Preparation(modality, result, item.nbytes, decode_msec=(time.perf_counter() - started) * 1000)
+    told = content_hash(item.content) if hashed and isinstance(result, Prepared) else None
+    return Preparation(modality, result, item.nbytes, 0.0, (time.perf_counter() - started) * 1000, told)
 
 
 def fetch_and_prepare(
-    item: Item, loaded: Loaded, spec: EncoderSpec, policy: FetchPolicy, decoders: ThreadPoolExecutor
+    item: Item,
+    loaded: Loaded,
+    spec: EncoderSpec,
+    policy: FetchPolicy,
+    decoders: ThreadPoolExecutor,
+    *,
+    hashed: bool = False,
 ) -> Preparation:
     """Fetch one URI, then have it decoded by the threads for that.
 
@@ -77,6 +87,7 @@ def fetch_and_prepare(
         spec: See `prepare_item`.
         policy: What the URI may be and cost.
         decoders: Threads that decode.
+        hashed: See `prepare_item`.
     """
     started = time.perf_counter()
     uri: Uri = item.content
@@ -87,7 +98,8 @@ def fetch_and_prepare(
     fetch_msec = (time.perf_counter() - started) * 1000
     media_type = item.media_type or _text_type(found.media_type, uri)
     fetched = Item(item.modality, found.data, media_type)
-    return decoders.submit(prepare_item, fetched, loaded, spec).result()._replace(fetch_msec=fetch_msec)
+    prepared = decoders.submit(prepare_item, fetched, loaded, spec, hashed=hashed).result()
+    return prepared._replace(fetch_msec=fetch_msec)
 
 
 def fetch_policy(spec: EncoderSpec) -> FetchPolicy:

@@ -10,6 +10,7 @@ address holds up nobody else. A value equal to one that was embedded, or is on i
 from __future__ import annotations
 
 import collections
+import functools
 import queue
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -47,7 +48,9 @@ _SOUND_BYTES_PER_S = 4 * 44_100
 class EmbedSession:
     """See the module. Made by `Encoder.session()`."""
 
-    def __init__(self, spec: EncoderSpec, loaded: Loaded, stats: Stats, cache: VectorCache) -> None:
+    def __init__(
+        self, spec: EncoderSpec, loaded: Loaded, stats: Stats, cache: VectorCache, *, hashed: bool = False
+    ) -> None:
         """Start with nothing in flight.
 
         Args:
@@ -55,16 +58,26 @@ class EmbedSession:
             loaded: The model and its threads.
             stats: Where the session counts.
             cache: The vectors that this spec's sessions made, in this process.
+            hashed: Whether vectors say what their content is told by.
         """
         self._spec = spec
         self._loaded = loaded
         self._stats = stats
         self._cache = cache
+        self._hashed = hashed
         self._leaders: dict[Key, Slot] = {}
         on_gpu = loaded.model.device.startswith("cuda")
         self._max_rows = spec.max_batch_rows or (_GPU_ROWS if on_gpu else _CPU_ROWS)
         self._decoders = loaded.pool("decode", spec.preprocess_threads or loaded.threads)
-        self._policy = fetch_policy(spec)
+        self._prepare = functools.partial(prepare_item, loaded=loaded, spec=spec, hashed=hashed)
+        self._fetch = functools.partial(
+            fetch_and_prepare,
+            loaded=loaded,
+            spec=spec,
+            policy=fetch_policy(spec),
+            decoders=self._decoders,
+            hashed=hashed,
+        )
         self._rows: collections.deque[Row] = collections.deque()
         self._decoding: collections.deque[Slot] = collections.deque()
         self._fetching: set[Slot] = set()
@@ -168,12 +181,12 @@ class EmbedSession:
         if isinstance(item.content, Uri):
             pool = self._loaded.pool("fetch", self._spec.fetch_threads)
             self._fetching.add(slot)
-            slot.future = pool.submit(fetch_and_prepare, item, self._loaded, self._spec, self._policy, self._decoders)
+            slot.future = pool.submit(self._fetch, item)
             slot.future.add_done_callback(lambda _: self._arrived.put(slot))
         elif item.modality == "text":  # cheaper than handing it to a thread
-            self._receive(slot, prepare_item(item, self._loaded, self._spec))
+            self._receive(slot, self._prepare(item))
         else:
-            slot.future = self._decoders.submit(prepare_item, item, self._loaded, self._spec)
+            slot.future = self._decoders.submit(self._prepare, item)
             self._decoding.append(slot)
 
     def _is_known(self, slot: Slot, item: Item) -> bool:
@@ -181,7 +194,8 @@ class EmbedSession:
         key = key_of(item)
         if key is None:
             return False
-        if (vector := self._cache.get(key)) is not None:
+        vector = self._cache.get(key)
+        if vector is not None and (vector.content_hash or not self._hashed):
             self._settle(slot, vector)
         elif (leader := self._leaders.get(key)) is not None:
             slot.row.open += 1
@@ -224,6 +238,7 @@ class EmbedSession:
             return
         self._window.see(prepared, may_be_sound=slot.may_be_sound)
         slot.prepared = prepared
+        slot.content_hash = preparation.content_hash
         slot.nbytes = int(getattr(prepared.payload, "nbytes", preparation.nbytes))
         key = (preparation.modality, prepared.group)
         if (group := self._ready.get(key)) and self._would_overflow(group, slot.nbytes, prepared.pixels):
@@ -327,7 +342,7 @@ class EmbedSession:
         for slot, values, good in zip(slots, vectors, finite, strict=True):
             prepared = slot.prepared
             assert prepared is not None
-            made = Vector(values, prepared.truncated, prepared.media_type, modality)
+            made = Vector(values, prepared.truncated, prepared.media_type, modality, slot.content_hash)
             self._finish(slot, made if good else Failure(Stage.ENCODE, Code.ENCODE_FAILED, "the vector is not finite"))
 
     # --- on the way out ----------------------------------------------------------------------------------------------

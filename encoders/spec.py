@@ -113,7 +113,7 @@ class EncoderSpec:
         allow_private_addresses: Whether http(s) may reach loopback, private and link-local addresses.
         uri_schemes: Schemes that a document's or row's URI may have.
         fetch_timeout_s: Seconds for one URI, retries included.
-        max_fetch_bytes: Bytes of one URI's content.
+        max_fetch_bytes: Bytes of one URI's content, and of one file in a tar.
         max_redirects: Redirects that one http(s) URI may take.
         max_image_pixels: Pixels of one image, judged before it is decoded.
         max_text_chars: Characters of one text.

@@ -75,7 +75,7 @@ def _digest(data: bytes) -> bytes:
 def copy_of(vector: Vector) -> Vector:
     """Return a vector whose values are the caller's own."""
     # not dataclasses.replace, which takes five times as long
-    return Vector(vector.values.copy(), vector.truncated, vector.media_type, vector.modality)
+    return Vector(vector.values.copy(), vector.truncated, vector.media_type, vector.modality, vector.content_hash)
 
 
 class VectorCache:
@@ -121,7 +121,7 @@ class VectorCache:
 
     def put(self, key: Key, vector: Vector) -> None:
         """Keep a copy of a vector, and let go of those that were not asked for longest."""
-        nbytes = int(vector.values.nbytes) + _key_bytes(key) + _OVERHEAD
+        nbytes = int(vector.values.nbytes) + len(vector.content_hash or "") + _key_bytes(key) + _OVERHEAD
         if nbytes > self._max_bytes:
             return
         expires = self._clock() + URI_SECONDS if key.kind == "uri" else None

@@ -15,6 +15,8 @@ import click
 
 from ..encoders.errors import ClipmillError, SpecError
 from ..encoders.spec import EncoderSpec
+from .existing import existing_options
+from .index_command import index
 from .options import (
     PASSED_UNCHECKED,
     Group,
@@ -27,7 +29,9 @@ from .options import (
     spec_options,
     unchecked_of,
 )
+from .report_command import report
 from .score_commands import classify, rank
+from .search_command import search
 from .wording import in_flags
 
 _PRINTED = "--text, --image and --audio"
@@ -46,18 +50,30 @@ def cli(verbose: bool) -> None:
 @click.argument("tokens", metavar="INPUT...", nargs=-1, type=click.UNPROCESSED)
 @job_options
 @reading_options
-@click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
+@existing_options
+@click.option(
+    "--format",
+    type=click.Choice(["parquet", "jsonl", "clip-retrieval", "lance"]),
+    default="parquet",
+    show_default=True,
+    help="What is written; clip-retrieval is its layout of .npy and Parquet files, and needs --normalize.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    help="Type of the vectors' values. [default: float32; float16 with --format clip-retrieval]",
+)
 @click.option("--text", "texts", multiple=True, metavar="TEXT", help="Print this text's vector, and run no job.")
 @click.option("--image", "images", multiple=True, metavar="FILE", help="Print this image's vector, and run no job.")
 @click.option("--audio", "audios", multiple=True, metavar="FILE", help="Print this sound's vector, and run no job.")
 @spec_options
 @click.pass_context
 def embed(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> None:
-    """Embed photographs, sounds, texts and tables into a Parquet dataset.
+    """Embed photographs, sounds, texts and tables into a dataset.
 
-    INPUT is a folder, a glob, an image or sound, or a JSON lines, CSV or Parquet file; several may be given. Options
-    that are not listed here go to the engine (--runner=DataflowRunner --project=…); what follows '--' goes there
-    unchecked.
+    INPUT is a folder, a glob, an image or sound, a tar of them, or a JSON lines, CSV or Parquet file; several may be
+    given. Options that are not listed here go to the engine (--runner=DataflowRunner --project=…); what follows '--'
+    goes there unchecked.
     """
     from .embed import embed_settings, print_vectors
     from .jobs import Given, JobArguments, run
@@ -76,6 +92,9 @@ def embed(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> 
 
 cli.add_command(rank)
 cli.add_command(classify)
+cli.add_command(search)
+cli.add_command(report)
+cli.add_command(index)
 
 
 @cli.command()

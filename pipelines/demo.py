@@ -1,4 +1,4 @@
-"""What `make demo` runs: a small gallery, embedded by Beam and by Spark, compared, searched, and looked at."""
+"""What `make demo` runs: a small gallery, embedded by Beam and by Spark, compared, searched, and shown on a page."""
 
 from __future__ import annotations
 
@@ -45,7 +45,10 @@ def main(directory: str = "demo-output") -> None:
         _compare(vectors["beam"], vectors["spark"])
     _print_failures(home / "beam")
     _search(vectors["beam"], home / "contact-sheet.png")
-    out.print(f"done in {time.perf_counter() - started:.0f} s; everything is under {home}/")
+    page = home / "report.html"
+    _run("report", str(home / "beam"), "--output", str(page))
+    out.print(f"\ndone in {time.perf_counter() - started:.0f} s; everything is under {home}/")
+    out.print(f"to look at, in a browser: {page}")
     if "spark" not in engines:
         out.print(
             f"Spark was left out: it needs Java {MIN_JAVA} or newer (Debian: apt install openjdk-17-jre-headless)"
@@ -53,13 +56,18 @@ def main(directory: str = "demo-output") -> None:
 
 
 def _embed(gallery: Path, dataset: Path, engine: str) -> dict[str, np.ndarray]:
-    """Run the command that a user would, and return the vectors by picture."""
-    command = ["clipmill", "embed", str(gallery), "--output", str(dataset), "--model", MODEL, "--engine", engine]
-    out.print(f"\n[bold]$ {' '.join(command)}[/bold]")
-    subprocess.run([sys.executable, "-m", *command], check=True)
+    """Embed the gallery, and return the vectors by picture."""
+    _run("embed", str(gallery), "--output", str(dataset), "--model", MODEL, "--engine", engine)
     table = read_dataset(str(dataset))
     ids, cells = table.column("id").to_pylist(), table.column("embedding")
     return {name: cell.values.to_numpy() for name, cell in zip(ids, cells, strict=True) if cell.is_valid}
+
+
+def _run(*arguments: str) -> None:
+    """Run the command that a user would."""
+    command = ["clipmill", *arguments]
+    out.print(f"\n[bold]$ {' '.join(command)}[/bold]")
+    subprocess.run([sys.executable, "-m", *command], check=True)
 
 
 def _compare(beam: dict[str, np.ndarray], spark: dict[str, np.ndarray]) -> None:

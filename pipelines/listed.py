@@ -50,9 +50,8 @@ def table_of(names: Sequence[str], rows: Iterable[Sequence[str]], title: str | N
     """
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for name in names:
-        table.add_column(
-            name, justify="right" if name in ("place", "clip_score", "cosine") else "left", overflow="fold"
-        )
+        is_number = name in ("place", "score", "clip_score", "cosine")
+        table.add_column(name, justify="right" if is_number else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(clean_text(cell)) for cell in row))
     return table

@@ -112,15 +112,13 @@ def summarise_dataset(path: str) -> Summary:
 def missing_of(path: str) -> str | None:
     """Say what a dataset lacks whose job did not end; None for one that is whole, or that is not clipmill's."""
     from ..encoders.errors import DatasetError
+    from ..encoders.overview.integrity import missing_of as missing
     from ..encoders.storage.dataset import read_job, summarise
 
     try:
-        planned, found = read_job(path).get("shards"), summarise(path)
+        return missing(read_job(path), summarise(path))
     except DatasetError:
         return None
-    if found.complete:
-        return None
-    return f"{found.shards} of {planned} shards are there" if planned else "its job has not ended (no _SUCCESS)"
 
 
 def _rows(path: str) -> Iterator[dict[str, Any]]:

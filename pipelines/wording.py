@@ -14,6 +14,16 @@ _OPTIONS = (
     "query_kind",
     "candidate_kind",
     "overwrite",
+    "format",
+    "content_hash",
+    "resume",
+    "partial",
+    "skip_existing",
+    "factory",
+    "target_recall",
+    "rows_per_shard",
+    "nprobe",
+    "ef_search",
 )
 _COLUMNS = {"text": "text", "uri": "uri", "image": "image", "audio": "audio", "id": "id", "output": "ranked"}
 """Flags that end in `-column`; meant where a message leaves the value open."""
@@ -24,8 +34,11 @@ _OPEN = re.compile(rf"(?<![^\s(;])({'|'.join(_COLUMNS)})='…'")
 _SENTENCES = (
     ("choose a name: Column('image', output='…')", "leave the old one out: --drop NAME"),
     ("columns={…}", "--column NAME=KIND"),
+    ("or skip by content", "or give --skip-by content"),
+    ("skip its rows by id", "leave --skip-by content out"),
     ("; templates themselves go into a list", "; templates go into a file, one a line"),
     ("; labels themselves go into a list", "; labels themselves are given as a,b,c"),
+    (", or search for vectors (query_kind='vector')", ""),
     (
         "name the columns of the query and of the candidates",
         "name the columns of the query (--query-column) and of the candidates (--candidates-column)",

@@ -284,7 +284,8 @@ def test_a_full_disk_is_said_and_leaves_nothing_that_looks_whole(pictures, tmp_p
         "from clipmill.transforms import EmbedShards; from clipmill.pipelines.cli import main\n"
         "begin = embed.begin_job\n"
         "def limited(*a, **k):\n"
-        "    begin(*a, **k); resource.setrlimit(resource.RLIMIT_FSIZE, (300, resource.RLIM_INFINITY))\n"
+        "    begun = begin(*a, **k); resource.setrlimit(resource.RLIMIT_FSIZE, (300, resource.RLIM_INFINITY))\n"
+        "    return begun\n"
         "embed.begin_job = limited\n"
         f"main(['embed', {str(pictures)!r}, '-o', {str(tmp_path / 'out')!r}, '--model', 'fake::dim=4'])"
     )

@@ -14,6 +14,7 @@ from storage_helpers import codes, documents, fill, rows_of
 
 from clipmill.encoders.columns import ColumnPlan
 from clipmill.encoders.errors import DatasetError
+from clipmill.encoders.item import Uri
 from clipmill.encoders.storage import plan_shards, read_documents, read_rows, schema_of, whole_file
 
 # --- documents -------------------------------------------------------------------------------------------------------
@@ -248,12 +249,15 @@ def test_rows_have_all_columns_and_broken_ones_a_failure(tmp_path):
     assert [row.failure and row.failure.row for row in found] == [None, f"{tmp_path}/x.jsonl:2", None]
 
 
-def test_files_have_no_rows(tmp_path):
+def test_files_are_rows_of_where_they_are(tmp_path):
+    """Their bytes are in no column of the output: the path says where they are."""
     fill(tmp_path, "a.jpg")
     shards = plan_shards([str(tmp_path)])
-    for read in (lambda: list(read_rows(shards[0])), lambda: schema_of(shards)):
-        with pytest.raises(DatasetError, match=r"a\.jpg has no columns"):
-            read()
+    path = str(tmp_path / "a.jpg")
+    place = Uri(path, trusted=True)
+    values = {"key": path, "image": place, "audio": place, "text": None, "tags": {}}
+    assert list(read_rows(shards[0])) == [(path, values, None)]
+    assert schema_of(shards).names == ["key", "text", "tags"]
 
 
 def test_one_schema_for_all_files(tmp_path):

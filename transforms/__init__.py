@@ -1,12 +1,14 @@
 """Beam transforms: documents and rows in, vectors and failures out.
 
 - `embed`: `Embed`; `rank`: `Rank`, and what it does with flat rows in `groups`; `classify`: `Classify`
+- `search`: `Search`, what is nearest to queries in an index or a dataset
 - `encoding`: what these have in common, and the pair `Embedded` that they return; `failed_row`: `FailedRow`, an element
   of its failures
 - `read`: `ReadDocuments`, from globs of files on any of Beam's file systems
 - `write`: `WriteEmbeddings`, Parquet with provenance beside failures as JSON lines; `bundles`: its two steps;
   `file_tables`: what of an element stands in its files
-- `shards`: `EmbedShards`, whole pieces of a job, from their input to their files: the command line's way
+- `shards`: `EmbedShards`, whole pieces of a job, from their input to their files: the command line's way; `existing`:
+  the rows of them that other datasets have already; `index_shards`: `IndexShards`, pieces of an index
 - `elements`: what is done with an element and what comes out for it; `rows`: dicts, `beam.Row`s and NamedTuples
 - `embed_fn`: the `DoFn` that fetches, decodes and encodes, in one stage; `waiting`: batches across bundles
 - `document_coder`: how a `Document` travels; `meter`: the metrics, and `metrics_of`, which returns them; `worker`: how
@@ -26,9 +28,11 @@ from ..encoders.document import Document as Document  # for convenience; its hom
 from .classify import Classify
 from .embed import Embed, Embedded
 from .failed_row import FailedRow
+from .index_shards import IndexShards
 from .meter import metrics_of
 from .rank import Rank
 from .read import ReadDocuments
+from .search import Search
 from .shards import EmbedShards
 from .write import WriteEmbeddings
 
@@ -38,8 +42,10 @@ __all__ = [
     "EmbedShards",
     "Embedded",
     "FailedRow",
+    "IndexShards",
     "Rank",
     "ReadDocuments",
+    "Search",
     "WriteEmbeddings",
     "metrics_of",
 ]

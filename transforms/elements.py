@@ -144,18 +144,8 @@ class BoundRows:
     plan: BoundRowPlan
 
     def refuse(self, element: Any) -> FailedRow | None:
-        """Refuse what is no row, and rows that have a column already that would be written over."""
-        fields = fields_of(element)
-        if fields is None:
-            message = f"expected a dict, a beam.Row or a NamedTuple, got {type(element).__name__}"
-            return FailedRow(element, (Failure(Stage.READ, Code.UNSUPPORTED, message),))
-        taken = [name for name in self.rows.plan.new_names if name in fields]
-        if taken:
-            message = f"column {taken[0]!r} exists already; {self.rows.way_out}"
-            name = fields.get(self.rows.plan.key)
-            failure = Failure(Stage.READ, Code.MALFORMED, message, column=taken[0])
-            return FailedRow(element, (failure.at(row=None if name is None else str(name)),))
-        return None
+        """See `refuse_row`."""
+        return refuse_row(element, self.rows.plan.new_names, self.rows.plan.key, self.rows.way_out)
 
     def items(self, element: Any) -> list[Item]:
         """See `BoundElements`."""
@@ -168,6 +158,31 @@ class BoundRows:
         if self.rows.vectors == "list":
             values = {name: as_lists(value) for name, value in values.items()}
         return Finished(make_row(element, fields, values), failures, inner)
+
+
+def refuse_row(element: Any, added: Sequence[str], key: str, way_out: str) -> FailedRow | None:
+    """Refuse what is no row, and rows that have a column already that would be written over.
+
+    Args:
+        element: What came.
+        added: Names of columns that are added.
+        key: Column that names a row.
+        way_out: What to do about one of those that exists already.
+
+    Returns:
+        The failure, None for all others.
+    """
+    fields = fields_of(element)
+    if fields is None:
+        message = f"expected a dict, a beam.Row or a NamedTuple, got {type(element).__name__}"
+        return FailedRow(element, (Failure(Stage.READ, Code.UNSUPPORTED, message),))
+    taken = [name for name in added if name in fields]
+    if taken:
+        message = f"column {taken[0]!r} exists already; {way_out}"
+        name = fields.get(key)
+        failure = Failure(Stage.READ, Code.MALFORMED, message, column=taken[0])
+        return FailedRow(element, (failure.at(row=None if name is None else str(name)),))
+    return None
 
 
 def sure_fields(element: Any) -> Mapping[str, Any]:

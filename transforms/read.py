@@ -21,8 +21,9 @@ class ReadDocuments(beam.PTransform):
 
     Files that end in `.jsonl`, `.json`, `.ndjson`, `.csv`, `.tsv` (all of them also with `.gz`) and `.parquet` are
     tables: each line or row is a document, or, where it cannot be read, a document with `failures`, which `Embed` sends
-    to its failures. Every other file is a document by itself, named by its path; its content is fetched by `Embed`,
-    whose threads overlap that with the model's work.
+    to its failures. So is each sample of a `.tar` (packed or not): its image or sound. Every other file
+    is a document by itself, named by its path; its content is fetched by `Embed`, whose threads overlap that with the
+    model's work.
 
     Patterns are Beam's: `*` stops at a slash, `**` does not. So `photos/**.jpg` finds photographs at any depth, and
     `photos/**/*.jpg` misses those at the top. `gs://` needs the extra `gcp`; what Beam listed is opened by fsspec.

@@ -11,6 +11,7 @@ from apache_beam.pvalue import PCollection
 from ..encoders.metrics import counts_of_manifest
 from ..encoders.storage.job import Job, embed_shard
 from ..encoders.storage.shards import Shard
+from .existing import FindExisting
 from .meter import Meter
 from .worker import cpus_per_process
 
@@ -22,7 +23,8 @@ class EmbedShards(beam.PTransform):
     those with `beam.Map(Shard.from_dict)`.
 
     A shard is a unit of work: its files appear whole or not at all, and doing it again leaves them as they are. So
-    nothing between reading and writing goes through a shuffle, and retries of the runner leave no duplicates.
+    nothing between reading and writing goes through a shuffle, and retries of the runner leave no duplicates. Where the
+    job passes over rows that other datasets have, they are looked up first, by a join: see `existing`.
     """
 
     def __init__(self, job: Job) -> None:
@@ -41,6 +43,8 @@ class EmbedShards(beam.PTransform):
     def expand(self, shards: PCollection) -> PCollection:
         """Put the stage into the pipeline."""
         cpus = cpus_per_process(shards.pipeline.options, shards.pipeline.runner)
+        if self._job.existing is not None:
+            shards = shards | "FindExisting" >> FindExisting(self._job)
         return shards | "Embed" >> beam.ParDo(_EmbedShardFn(self._job, cpus)).with_output_types(dict[str, Any])
 
 

@@ -17,7 +17,8 @@ from apache_beam.typehints.row_type import RowTypeConstraint
 
 from ..encoders.errors import SpecError
 from ..encoders.plans import RowPlan
-from ..encoders.storage.dataset import JOB, prepare_directory, write_job
+from ..encoders.storage.dataset import write_job
+from ..encoders.storage.directory import JOB, prepare_directory
 from ..encoders.storage.files import Folder
 from ..encoders.storage.job import described
 from ..encoders.storage.tables import documents_schema, rows_schema

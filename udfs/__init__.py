@@ -3,10 +3,12 @@
 - `frames`: `embed_columns`, several columns of a DataFrame in one pass; `stamp_provenance`
 - `expressions`: `embed_text`, `embed_image`, `embed_audio` as columns
 - `rankings`: `rank` and `clip_similarity` as columns; `classification`: `classify`
+- `search`: `search`, what is nearest to queries in an index or a dataset, as a column
 - `groups`: `rank_groups`, flat rows scored among those of their query
 - `sql`: `register`, all that is an expression as functions of SQL
 - `pandas_functions`: `text_udf`, `image_udf`, `audio_udf`, for those who compose pandas UDFs
-- `shards`: `embed_shards`, the files of a job spread over a cluster
+- `shards`: `embed_shards`, the files of a job spread over a cluster; `existing`: the rows of it that other datasets
+  have already; `index_shards`: pieces of an index
 - `batches`: what a worker does with an Arrow batch that is embedded; `score_batches`: ranked, compared or classified
 - `partitions`: a partition's rows through an encoder; `values`: Arrow's values as Python's
 - `meter`: what workers count, `metrics_of`
@@ -30,9 +32,11 @@ from .classification import classify
 from .expressions import embed_audio, embed_image, embed_text
 from .frames import embed_columns, stamp_provenance
 from .groups import rank_groups
+from .index_shards import index_shards
 from .meter import metrics_of, spark_counts
 from .pandas_functions import audio_udf, image_udf, text_udf
 from .rankings import clip_similarity, rank
+from .search import search
 from .shards import embed_shards
 from .sql import register
 
@@ -46,10 +50,12 @@ __all__ = [
     "embed_shards",
     "embed_text",
     "image_udf",
+    "index_shards",
     "metrics_of",
     "rank",
     "rank_groups",
     "register",
+    "search",
     "spark_counts",
     "stamp_provenance",
     "text_udf",

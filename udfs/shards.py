@@ -15,12 +15,15 @@ from ..encoders.metrics import counts_of_manifest
 from ..encoders.storage.job import Job, embed_shard
 from ..encoders.storage.source import Shard
 from .driver import warn_without_worker_reuse
+from .existing import find_existing
 from .meter import Meter, meter_of
 from .worker import is_from_spark, spec_of_task
 
 
 def embed_shards(spark: SparkSession, shards: Iterable[Shard], job: Job) -> list[dict[str, Any]]:
     """Embed and write the shards of a job, one Spark task for each, so that Spark retries them one by one.
+
+    Where the job passes over rows that other datasets have, they are looked up first, by a join.
 
     Args:
         spark: A classic or a Connect session.
@@ -34,6 +37,8 @@ def embed_shards(spark: SparkSession, shards: Iterable[Shard], job: Job) -> list
     if not shards:
         return []
     warn_without_worker_reuse(spark)
+    if job.existing is not None:
+        find_existing(spark, shards, job)
     numbers = spark.range(0, len(shards), 1, len(shards))
     rows = numbers.mapInArrow(_partition_function(shards, job, meter_of(spark)), "number long, report string").collect()
     reports = {row["number"]: json.loads(row["report"]) for row in rows}

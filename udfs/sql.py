@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -12,14 +13,17 @@ from pyspark.sql import SparkSession
 from pyspark.sql import types as T
 
 from ..encoders.errors import SpecError
+from ..encoders.index.targets import find_target
 from ..encoders.kinds import Kind
 from ..encoders.labels import LabelSet
 from ..encoders.scores import SCALE, Scale
+from ..encoders.search_plan import HITS, TOP_K, SearchPlan, spec_of_search
 from ..encoders.spec import DEFAULT_MODEL, EncoderSpec, Modality
 from .classification import Labels, classification_udf
 from .driver import FailuresOption, arrow_udf, check_failures_option, spec_of, warn_without_worker_reuse
 from .expressions import embedding_udf
 from .rankings import rank_plan, rank_udf_with_candidates, similarity_udf
+from .search import search_udf
 
 _CANDIDATE_TYPES: dict[Kind, T.DataType] = {
     "auto": T.StringType(),
@@ -44,6 +48,8 @@ def register(
     candidate_type: str | T.DataType | None = None,
     labels: Labels | None = None,
     templates: Labels | None = None,
+    index: str | None = None,
+    columns: Sequence[str] = (),
     top_k: int | None = None,
     scale: Scale = SCALE,
     **spec_options: Any,
@@ -54,6 +60,7 @@ def register(
     - `clip_rank(query, candidates)`, as `rank`. SQL keeps the name `rank` for its window function.
     - `clip_similarity(a, b)`
     - `clip_classify(column)`, if there are `labels`
+    - `clip_search(query)`, as `search`, if there is an `index`
 
     `rank_groups` has no function: `clip_similarity` and window functions do in SQL what it does; the documentation of
     clipmill on Spark shows how.
@@ -62,18 +69,21 @@ def register(
         spark: The session that will know them.
         model: A name or a spec.
         prefix: Stands before the functions' names, so that several models can be registered, and for the `clip_` of the
-            last three: `prefix="demo_"` gives `demo_embed_text` and `demo_rank`. Letters from a to z, digits and `_`.
+            last four: `prefix="demo_"` gives `demo_embed_text` and `demo_rank`. Letters from a to z, digits and `_`.
         failures: As in `embed_text`; of `clip_similarity` and `clip_classify` too.
         deterministic: As in `embed_text`.
         query_kind: What the query of `clip_rank` is, the first value of `clip_similarity`, and what `clip_classify`
-            classifies; see `rank`.
+            classifies and `clip_search` searches for; see `rank`.
         candidate_kind: What a candidate of `clip_rank` and the second value of `clip_similarity` is.
         candidate_type: Type of a candidate of `clip_rank`, as SQL writes it (`struct<text: string, uri: string>`): a
             function of SQL has one type of result. `string` if None; by `candidate_kind` it is `binary` for `image` and
             `audio`, and `array<float>` for `vector`.
         labels: As in `classify`.
         templates: As in `classify`.
-        top_k: Of `clip_rank` as in `rank`, all if None; of `clip_classify` as in `classify`, 5 if None.
+        index: As in `search`; its model is the `model` that is registered.
+        columns: As in `search`.
+        top_k: As in `rank`, `classify` and `search`. If None: of `clip_rank` all, of `clip_classify` 5, of
+            `clip_search` 10.
         scale: As in `rank` and `classify`.
         **spec_options: Fields of `EncoderSpec`.
 
@@ -104,9 +114,28 @@ def register(
     if labels is not None:
         told = LabelSet.of(labels, templates=templates, top_k=top_k or 5, scale=scale, spec=spec)
         functions[f"{own}classify"] = classification_udf(spec, query_kind, told, failures, deterministic)
+    if index is not None:
+        functions[f"{own}search"] = _search_udf(index, columns, query_kind, spec, top_k, failures, deterministic)
+    elif columns:
+        raise SpecError("columns without index: they are columns of what is searched; give index=… as well")
     for name, function in functions.items():
         spark.udf.register(name, _with_counted_arguments(name, function))
     return list(functions)
+
+
+def _search_udf(
+    index: str,
+    columns: Sequence[str],
+    query_kind: Kind,
+    spec: EncoderSpec,
+    top_k: int | None,
+    failures: FailuresOption,
+    deterministic: bool,
+) -> Any:
+    target = find_target(index)
+    of_queries = spec_of_search(target, query_kind, None if query_kind == "vector" else spec)
+    plan = SearchPlan(target, HITS, query_kind, top_k or TOP_K, tuple(columns)).checked(of_queries)
+    return search_udf(of_queries, plan, failures, deterministic)
 
 
 def _check_prefix(prefix: str) -> None:

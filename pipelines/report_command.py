@@ -1,0 +1,67 @@
+"""The command `report`: one page about a dataset or an index."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ..encoders.overview.projection import METHODS
+from ..encoders.overview.vectors import MAX_SAMPLE, SampleOptions
+from .options import Command
+
+_COUNT = click.IntRange(1, MAX_SAMPLE)
+
+
+@click.command(cls=Command)
+@click.argument("source", metavar="DATASET|INDEX")
+@click.option("--output", "-o", required=True, metavar="FILE", help="The page to write, such as report.html.")
+@click.option("--column-name", "columns", multiple=True, metavar="NAME", help="Column of vectors. [default: all]")
+@click.option(
+    "--sample", "rows", type=_COUNT, default=2000, show_default=True, help="Rows of which vectors are drawn, at most."
+)
+@click.option(
+    "--thumbnails",
+    type=click.IntRange(0, MAX_SAMPLE),
+    default=1000,
+    show_default=True,
+    help="Of how many of them, at most.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Equal seeds draw equal rows.")
+@click.option(
+    "--duplicates-above",
+    type=click.FloatRange(-1, 1),
+    default=0.95,
+    show_default=True,
+    help="Cosine of near-duplicates.",
+)
+@click.option("--projection", type=click.Choice(METHODS), default="auto", show_default=True, help="What draws the map.")
+@click.option("--id-column", metavar="NAME", help="Column that names a row. [default: as the job says, or id]")
+@click.option("--text-column", metavar="NAME", help="Column with the texts that were embedded.")
+@click.option("--uri-column", metavar="NAME", help="Column with the URIs of the pictures that were embedded.")
+@click.option("--fetch-remote", is_flag=True, help="Fetch pictures that are not on this machine, for thumbnails.")
+@click.option(
+    "--allow-local-files", is_flag=True, help="Open local files that rows name, whoever wrote the rows, for thumbnails."
+)
+@click.option("--allow-private-addresses", is_flag=True, help="Let http(s) go to private addresses.")
+@click.option("--overwrite", is_flag=True, help="Replace a file that is no report.")
+def report(source: str, output: str, overwrite: bool, **values: Any) -> None:
+    """Write one page about a dataset, an index, or Parquet files with vectors of any origin.
+
+    It shows failures, provenance, throughput, a map of a sample with thumbnails, near-duplicates, and of an index its
+    recall against its speed. The page is one file, which opens offline and asks nothing of any network.
+    """
+    from ..encoders.overview.columns import Content
+    from ..encoders.overview.overview import Looked, overview
+    from ..encoders.storage.plain import clean_text
+    from .report.page import check_output, render, said
+
+    names = ("rows", "thumbnails", "seed", "duplicates_above", "projection")
+    sample = SampleOptions(**{name: values.pop(name) for name in names})
+    given = [values.pop(name) for name in ("id_column", "text_column", "uri_column")]
+    folder, name = check_output(output, overwrite=overwrite)
+    found = overview(source, Looked(sample, content=Content(*given) if any(given) else None, **values))
+    page = clean_text(render(found)).encode()  # a path may hold what UTF-8 does not
+    folder.make()
+    folder.write(name, page)
+    click.echo(said(found, output, len(page)))

@@ -1,0 +1,176 @@
+"""The page in a real browser: nothing is logged or asked for, plots are drawn, hovering shows what a point is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser import Browser, chromium
+from pictures import encode
+from report_helpers import EVIL, SPEC, clustered, page_of, write_plain
+from storage_jobs import do, lines
+
+from clipmill.encoders import EncoderSpec
+from clipmill.encoders.columns import ColumnPlan
+from clipmill.encoders.index.build import IndexOptions, build_index
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def forget(browser: Browser) -> None:
+    """Each test sees its own page's messages and requests."""
+    browser.driver.get("about:blank")
+    browser.console()
+    browser.requests()
+
+
+def photographs(tmp_path: Path, rows: int = 12) -> Path:
+    """Write a dataset of captions and pictures, with names that are meant to be code."""
+    records = []
+    for number in range(rows):
+        pixels = np.random.default_rng(number).integers(0, 256, (20, 30 + number, 3), np.uint8)
+        (tmp_path / f"{number}.png").write_bytes(encode(pixels))
+        records.append({"id": f"{EVIL}{number}", "caption": f"{EVIL} $$x$$", "photo": str(tmp_path / f"{number}.png")})
+    records.append({"id": EVIL, "caption": "", "photo": "/nowhere.png"})
+    spec = EncoderSpec(SPEC.model, device="cpu", allow_local_files=True)
+    plan = ColumnPlan.of({"photo": "image", "caption": "text"})
+    do(str(tmp_path / "out"), lines(tmp_path / "in.jsonl", *records), plan, spec=spec, rows=3)
+    return tmp_path / "out"
+
+
+def index(tmp_path: Path) -> Path:
+    write_plain(tmp_path / "v.parquet", clustered(600), id=[f"row-{n}" for n in range(600)])
+    build_index([str(tmp_path / "v.parquet")], str(tmp_path / "index"), IndexOptions(factory="IVF8,SQ8", queries=50))
+    return tmp_path / "index"
+
+
+@pytest.mark.parametrize(("make", "plots"), [(photographs, 8), (index, 3)])
+def test_plots_are_drawn_and_nothing_is_logged_or_asked_for(browser: Browser, tmp_path: Path, make, plots) -> None:
+    page_of(tmp_path, make(tmp_path))
+    page = tmp_path / "report.html"
+    browser.open(page)
+    drawn = browser.plots()
+    assert len(drawn) == plots
+    for plot in drawn:
+        browser.wait(lambda plot=plot: browser.painted(plot) > 1000)
+    assert browser.console() == []
+    assert browser.requests() == [page.as_uri()]
+    assert browser.driver.title.endswith("– clipmill report")  # no name was run as code
+
+
+def test_an_empty_place_for_a_plot_is_seen_as_empty(browser: Browser, tmp_path: Path) -> None:
+    """The check itself: a page that logs, asks the network, and draws nothing."""
+    page = tmp_path / "bad.html"
+    page.write_text(
+        "<div class=plot><canvas width=9 height=9></canvas></div><script>console.error('oh')</script>"
+        "<img src='http://127.0.0.1:9/a.png'>"
+    )
+    browser.driver.get(page.as_uri())
+    seen: list[str] = []
+    browser.wait(lambda: len(seen) > 1 or bool(seen.extend(browser.requests())))
+    assert "http://127.0.0.1:9/a.png" in seen
+    assert any("oh" in line for line in browser.console())
+    assert [browser.painted(plot) for plot in browser.plots()] == [0]
+
+
+POINT = """
+function* below(view) {
+  yield view;
+  for (const inner of view.children_views()) yield* below(inner);
+}
+const views = Object.values(Bokeh.index).flatMap(view => [...below(view)]);
+const cloud = views.find(view => view.glyph?.model.type == "Scatter" && view.model.data_source.data[arguments[0]]);
+const {x, y, name} = cloud.model.data_source.data, inside = cloud.plot_view.canvas_view.el.getBoundingClientRect();
+const {x_scale, y_scale} = cloud.coordinates;
+return [inside.left + x_scale.compute(x[0]), inside.top + y_scale.compute(y[0]), name[0]];
+"""
+TOOLTIP = """
+function* within(root) {
+  for (const element of root.querySelectorAll("*")) {
+    yield element;
+    if (element.shadowRoot) yield* within(element.shadowRoot);
+  }
+}
+const found = [...within(document)].find(element => element.classList.contains("clipmill-hover"));
+if (!found) return null;
+const image = found.querySelector("img");
+return [found.textContent, image && image.src.slice(0, 23), image && image.naturalWidth, found.innerHTML];
+"""
+
+
+def hover(browser: Browser, column: str) -> tuple[str, list]:
+    """Move the mouse to the first point of a cloud that has a column, and return its name and what is shown."""
+    figure = next(plot for plot in browser.plots())
+    browser.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", figure)
+    place = browser.driver.execute_script(POINT, column)
+    x, y, name = place
+    browser.move_to(x - 60, y - 60)
+    browser.move_to(x, y)
+    browser.wait(lambda: browser.driver.execute_script(TOOLTIP))
+    return name, browser.driver.execute_script(TOOLTIP)
+
+
+def test_hovering_shows_the_thumbnail_of_a_point(browser: Browser, tmp_path: Path) -> None:
+    page_of(tmp_path, photographs(tmp_path), "--column-name", "photo_embedding")
+    browser.open(tmp_path / "report.html")
+    name, (text, source, width, html) = hover(browser, "picture")
+    assert name in text and name.startswith("<script>")
+    assert source == "data:image/jpeg;base64," and width == 30
+    assert "<script>" not in html and 'onerror="' not in html
+    assert browser.driver.title.endswith("– clipmill report") and browser.console() == []
+
+
+def test_hovering_shows_the_text_of_a_point(browser: Browser, tmp_path: Path) -> None:
+    page_of(tmp_path, photographs(tmp_path), "--column-name", "caption_embedding")
+    browser.open(tmp_path / "report.html")
+    _, (text, source, _, html) = hover(browser, "text")
+    assert f"{EVIL} $$x$$" in text and source is None and "<script>" not in html
+    assert browser.requests() == [(tmp_path / "report.html").as_uri()]  # no library for formulas either
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+def test_nothing_is_wider_than_the_window(browser: Browser, tmp_path: Path, width: int) -> None:
+    page_of(tmp_path, photographs(tmp_path))
+    browser.driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    )
+    try:
+        browser.open(tmp_path / "report.html")
+        inside, window = browser.driver.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+        assert window == width and inside <= width
+    finally:
+        browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_stand_out_from_the_ground(browser: Browser, tmp_path: Path, scheme: str) -> None:
+    """Contrast as WCAG reckons it, 4.5 for text, whichever scheme the reader has."""
+    page_of(tmp_path, photographs(tmp_path))
+    browser.driver.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
+    browser.open(tmp_path / "report.html")
+    ground, *inks = browser.driver.execute_script(
+        "const of = (name, what) => getComputedStyle(document.querySelector(name))[what];"
+        "return [of('html', 'backgroundColor'), of('body', 'color'), of('.made', 'color'), of('.kind', 'color')]"
+    )
+    assert (luminance(ground) < 0.1) == (scheme == "dark")
+    for ink in inks:
+        low, high = sorted([luminance(ground), luminance(ink)])
+        assert (high + 0.05) / (low + 0.05) >= 4.5, (ground, ink)
+
+
+def luminance(colour: str) -> float:
+    """Return the relative luminance of `rgb(r, g, b)`, 0 to 1."""
+    parts = [int(part) / 255 for part in colour.strip("rgb()").split(",")]
+    linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
