@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ _ROWS_OF_PART = 62_500
 _ROWS_OF_GROUP = 1_024
 _QUERIES = 1_000
 _MEMORY = "2GB"
+_SECONDS_BETWEEN_LOOKS = 0.02
 
 
 class Ran(NamedTuple):
@@ -29,7 +31,7 @@ class Ran(NamedTuple):
 
     Attributes:
         seconds: From its start to its end.
-        peak_bytes: The most that was resident of it, mapped pages included (`ru_maxrss`).
+        peak_bytes: The most that was resident of it, mapped pages included (`VmHWM`).
         printed: The JSON that it printed.
     """
 
@@ -44,7 +46,7 @@ def write_vectors(folder: Path, rows: int) -> Path:
     Around 1,000 random centres, as far from them as those are from zero: two vectors of one centre have a cosine of
     about 0.5, two of different ones about 0.
     """
-    if (folder / "done").exists():
+    if (folder / "_done").exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     centres = np.random.default_rng(0).standard_normal((_CLUSTERS, _DIM), np.float32)
@@ -60,7 +62,7 @@ def write_vectors(folder: Path, rows: int) -> Path:
             }
         )
         pq.write_table(table, folder / f"part-{part:05d}.parquet", row_group_size=_ROWS_OF_GROUP)
-    (folder / "done").touch()
+    (folder / "_done").touch()
     return folder
 
 
@@ -78,22 +80,36 @@ def new_queries(count: int = _QUERIES) -> np.ndarray:
     return queries / np.linalg.norm(queries, axis=1, keepdims=True)
 
 
-def run(command: Sequence[str]) -> Ran:
+def run(command: Sequence[str], **environment: str) -> Ran:
     """Run a command that prints JSON.
+
+    What `getrusage` says of a child is no less than what its parent held when it was started; so the system's own peak
+    of the process is looked at while it runs.
 
     Raises:
         RuntimeError: If it did not end with 0.
     """
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    printed = process.stdout.read()
-    _, status, used = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
-    return Ran(seconds, used.ru_maxrss * 1024, json.loads(printed))
+    with tempfile.TemporaryFile("w+") as printed:
+        started = time.perf_counter()
+        process = subprocess.Popen(command, stdout=printed, env={**os.environ, **environment})
+        peak = 0
+        while process.poll() is None:
+            peak = max(peak, _peak_of(process.pid))
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        seconds = time.perf_counter() - started
+        if process.returncode:
+            raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
+        printed.seek(0)
+        return Ran(seconds, peak, json.load(printed))
+
+
+def _peak_of(pid: int) -> int:
+    """Return the most bytes that were resident of a process so far, mapped pages included; 0 when it has ended."""
+    try:
+        said = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in said.splitlines() if line.startswith("VmHWM:")), 0)
 
 
 def build(home: Path, rows: int, factory: str | None = None, *, memory: str = _MEMORY) -> Ran:

@@ -1,4 +1,4 @@
-"""The command line: `clipmill embed | rank | classify | summary | models | export | doctor`.
+"""The command line: `clipmill embed | rank | classify | index | search | report | summary | models | export | doctor`.
 
 Exit codes: 0 when all went well, 2 when what was asked for cannot work (nothing was run), 1 when a job failed.
 """

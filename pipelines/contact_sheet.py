@@ -164,12 +164,12 @@ def _card(
     place: int, hit: Mapping[str, Any], columns: Sequence[str], pictures: Mapping[str, _Picture]
 ) -> dict[str, Any]:
     uri, text = hit.get("uri"), hit.get("text")
-    seen = pictures.get(uri) if _is_picture(hit) else None
+    seen = pictures.get(str(uri)) if _is_picture(hit) else None
     name = hit.get("id") or uri or f"row {hit['position']}"
     scores = [(one, f"{hit[one]:.4f}") for one in ("clip_score", "cosine") if hit.get(one) is not None]
     return {
         "place": place,
-        "name": clean_text(os.path.basename(str(name).rstrip("/")) or str(name)),
+        "name": clean_text(shown_text(_last_part(str(name)))),
         "whole_name": clean_text(shown_text(name)),
         "scores": scores or [("score", f"{hit['score']:.4f}")],
         "picture": seen.uri if seen else None,
@@ -178,6 +178,12 @@ def _card(
         "media_type": hit.get("mime_type") or "",
         "columns": [(one, clean_text(shown_text(hit[one]))) for one in columns if hit.get(one) is not None],
     }
+
+
+def _last_part(name: str) -> str:
+    """Return the file's name of a path or URL, anything else as it is."""
+    is_path = name.startswith("/") or "://" in name
+    return (os.path.basename(name.rstrip("/")) or name) if is_path else name
 
 
 def shown_text(value: Any) -> str:

@@ -28,7 +28,7 @@ def resumed_text(progress: Progress) -> str:
     if progress.reasons:
         said += "; to do: " + ", ".join(f"{count} ({reason})" for reason, count in sorted(progress.reasons.items()))
     if progress.gone:
-        said += f"; {progress.gone} left the dataset, since their input is gone"
+        said += f"; {progress.gone} whose input is gone left the dataset"
     return said
 
 

@@ -20,6 +20,7 @@ from ..encoders.errors import ClipmillError, DatasetError
 from ..encoders.rank_plan import DocumentRankPlan
 from ..encoders.storage.begin import begin_job
 from ..encoders.storage.dataset import DatasetSummary, count_finished, finish_job, summarise
+from ..encoders.storage.directory import ATTEMPTS
 from ..encoders.storage.files import Folder
 from ..encoders.storage.job import Job
 from ..encoders.storage.job_counts import JobCounts
@@ -327,7 +328,8 @@ def _saying_how_to_go_on(directory: str, shards: int) -> Iterator[None]:
         yield
     except (ClipmillError, KeyboardInterrupt):
         with contextlib.suppress(DatasetError):  # what went wrong is said by the other error
-            if done := count_finished(directory):
+            done = count_finished(directory)
+            if done or Folder.of(directory).list(ATTEMPTS):
                 click.echo(
                     f"Note: {done} of {shards} shards are there; the same command with --resume goes on", err=True
                 )

@@ -60,8 +60,8 @@ def report(source: str, output: str, overwrite: bool, **values: Any) -> None:
     sample = SampleOptions(**{name: values.pop(name) for name in names})
     given = [values.pop(name) for name in ("id_column", "text_column", "uri_column")]
     folder, name = check_output(output, overwrite=overwrite)
+    folder.make()  # before the work, which would be for nothing
     found = overview(source, Looked(sample, content=Content(*given) if any(given) else None, **values))
     page = clean_text(render(found)).encode()  # a path may hold what UTF-8 does not
-    folder.make()
     folder.write(name, page)
     click.echo(said(found, output, len(page)))

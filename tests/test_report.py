@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -249,6 +250,15 @@ def test_an_index_shows_recall_and_finds_duplicates_beyond_the_sample(tmp_path: 
 
 
 # The command
+
+
+def test_the_command_of_the_docs_runs(tmp_path: Path, monkeypatch) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "report.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"```sh\n(.*?)\n```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    do("demo-output/beam", write_pictures(tmp_path / "in"), None, spec=SPEC)
+    assert run(*shlex.split(command)[1:]) == 0
+    assert "Near-duplicates" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_page_asks_for_nothing_elsewhere(tmp_path: Path) -> None:

@@ -425,6 +425,29 @@ def test_other_arguments_are_refused_with_what_differs(directory, texts, change)
     assert folder.list() == before
 
 
+def test_another_preparation_under_the_same_arguments_is_refused(directory, texts):
+    """As another version of clipmill might bring it."""
+    begun(directory, texts)
+    folder = Folder.of(directory)
+    description = read_job(directory)
+    description["provenance"]["embedding"]["text"]["context_length"] = 5
+    folder.write("_job.json", json.dumps(description).encode())
+    with pytest.raises(DatasetError, match=r"makes the column 'embedding' differs in text\.context_length"):
+        begin(directory, texts)
+
+
+def test_an_option_that_a_later_version_brought_had_its_default(directory, texts):
+    begun(directory, texts)
+    description = read_job(directory)
+    del description["spec"]["max_audio_seconds"]
+    Folder.of(directory).write("_job.json", json.dumps(description).encode())
+    assert begin(directory, texts)[1].done == 2
+    description["spec"]["max_audio_seconds"] = 5.0
+    Folder.of(directory).write("_job.json", json.dumps(description).encode())
+    with pytest.raises(DatasetError, match=r"max_audio_seconds was 5\.0 and is 60\.0"):
+        begin(directory, texts)
+
+
 def test_an_input_that_is_not_named_any_more_is_refused(directory, texts, tmp_path):
     """A slip of the pen must not delete a night's work."""
     other = write_texts(tmp_path / "other.jsonl", 4)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 from cli_helpers import run
 from scrapes import samples
 
-from clipmill.encoders.storage import DirectoryLock, read_dataset, summarise
+from clipmill.encoders.storage import careful, lock, read_dataset, summarise
 from clipmill.encoders.storage.dataset import read_manifests
 
 MODEL = ["--model", "fake::dim=4"]
@@ -95,15 +99,17 @@ def test_without_resume_the_way_to_go_on_is_said(texts, capsys) -> None:
 
 @pytest.mark.parametrize("flag", ["--resume", "--overwrite"])
 def test_a_second_job_is_refused(texts, capsys, flag) -> None:
-    """Before it plans or deletes anything."""
+    """Before it plans or deletes anything; on another machine, as far as this one knows."""
     out = interrupted(texts, 1)
-    with DirectoryLock(str(out)):
-        before = everything(out)
-        capsys.readouterr()
-        assert run(*command(texts, flag)) == 2
+    said = {"token": "t", "host": "elsewhere", "place": "elsewhere 1", "pid": 7, "since": "then", "beat": time.time()}
+    (out / "_lock.json").write_text(json.dumps(said))
+    before = everything(out)
+    capsys.readouterr()
+    for options in ([flag], [flag, "--dry-run"], []):
+        assert run(*command(texts, *options)) == 2
         assert "another job writes" in capsys.readouterr().err
-        assert run(*command(texts, flag, "--dry-run")) == 2
-        assert everything(out) == before
+    assert everything(out) == before
+    (out / "_lock.json").unlink()
     assert run(*command(texts, flag)) == 0
     assert not (out / "_lock.json").exists()
 
@@ -204,3 +210,21 @@ def test_rank_and_classify_are_resumed_too(texts, capsys) -> None:
     assert "4 of 5 shards were there" in capsys.readouterr().err
     assert run("classify", texts, *options, "--resume", "--top-k", 1) == 2
     assert "top_k was 5 and is 1" in capsys.readouterr().err
+
+
+def test_python_of_the_page_runs(tmp_path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "resume.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "0 of 1 shards are there\n1 of 1 shards are there\n"
+
+
+def test_the_page_says_what_the_code_does() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "resume.md").read_text(encoding="utf-8")
+    for number, text in (
+        (lock.BEAT_EVERY_S, "renewed every {:.0f}\nseconds"),
+        (lock.DEAD_AFTER_S, "for {:.0f} seconds after its last sign"),
+        (careful._MOST_BLAMED, "more than {} rows of a shard"),
+    ):
+        assert text.format(number) in page

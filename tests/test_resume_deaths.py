@@ -89,13 +89,18 @@ def directory(request, tmp_path) -> Iterator[str]:
     fsspec.filesystem("memory").rm(url.rpartition("/")[0], recursive=True)
 
 
-def begin(directory: str, tmp_path: Path, texts: list[str], factory: str = "make") -> tuple[Job, Shard]:
+def begin(directory: str, tmp_path: Path, texts: list[str]) -> tuple[Job, Shard]:
     table = tmp_path / "in.jsonl"
     table.write_text("".join(json.dumps({"id": str(n), "text": text}) + "\n" for n, text in enumerate(texts)))
     (shard,) = shards = plan_shards([str(table)])
-    job = Job.of(EncoderSpec(f"custom:resume_killer:{factory}", device="cpu"), directory, shards)
+    job = Job.of(EncoderSpec("custom:resume_killer:make", device="cpu"), directory, shards)
     begin_job(job, shards)
     return job, shard
+
+
+def with_model(job: Job, name: str) -> Job:
+    """Return a job whose model is made by another factory, which its driver has not called."""
+    return dataclasses.replace(job, spec=EncoderSpec(f"custom:{name}", device="cpu"))
 
 
 def die(directory: str, shard: Shard, *places: str, **says: object) -> None:
@@ -267,20 +272,20 @@ def test_reading_that_kills_is_one_failure_for_the_rest(dataset, tmp_path):
 
 
 def test_errors_of_the_careful_process_are_the_jobs(dataset, tmp_path):
-    job, shard = begin(dataset, tmp_path, ["a"], "broken")
+    job, shard = begin(dataset, tmp_path, ["a"])
     die(dataset, shard)
     die(dataset, shard)
     with pytest.raises(WeightsError, match="the weights are gone"):
-        embed_shard(shard, job)
+        embed_shard(shard, with_model(job, "resume_killer:broken"))
     assert len(marks(dataset)) == 2
 
 
 def test_a_model_that_kills_is_not_blamed_on_rows(dataset, tmp_path):
-    job, shard = begin(dataset, tmp_path, ["a"], "deadly")
+    job, shard = begin(dataset, tmp_path, ["a"])
     die(dataset, shard)
     die(dataset, shard)
     with pytest.raises(DatasetError, match=r"died before its first row \(SIGKILL"):
-        embed_shard(shard, job)
+        embed_shard(shard, with_model(job, "resume_killer:deadly"))
     assert list(read_failures(dataset)) == []
 
 
@@ -313,7 +318,7 @@ def test_the_careful_process_ends_with_the_one_that_watches(dataset, tmp_path):
         "import pickle, sys; from clipmill.encoders.storage import embed_shard\n"
         "shard, job = pickle.load(sys.stdin.buffer); embed_shard(shard, job)"
     )
-    slow = dataclasses.replace(job, spec=EncoderSpec("custom:resume_slow:make", device="cpu"))
+    slow = with_model(job, "resume_slow:make")
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(tmp_path)}
     ) as watching:

@@ -136,7 +136,8 @@ def test_file_names_that_are_not_utf_8_are_told_apart(nights):
     assert in_out_skipped(nights.run("two", photos, skip=("one",))) == (3, 1, 2)
 
 
-def test_datasets_and_outputs_in_memory_stores(nights, captions):
+def test_datasets_and_outputs_in_memory_stores(nights):
+    captions = nights.write_lines("a.jsonl", *({"id": f"k{n}", "caption": f"caption {n}"} for n in range(3)))
     fs = fsspec.filesystem("memory")
     with contextlib.suppress(FileNotFoundError):
         fs.rm("/skip", recursive=True)

@@ -31,6 +31,8 @@ from clipmill.encoders.demo.drawings import caption, draw, sample_scene
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES, SHARD, QUERIES = 120, 50, 20
 PACKAGES = ("clip-retrieval", "embedding-reader", "autofaiss")
+NEEDED = ("setuptools<70",)
+"""Its clip-anytorch imports `packaging` out of pkg_resources, which later ones don't have, and does not say so."""
 
 READ = """
 import sys
@@ -50,7 +52,7 @@ for folder in ("img_emb", "text_emb"):
     assert np.array_equal(read, np.concatenate([vectors for vectors, _ in batches]))
     for column in columns:
         found[column] = np.array([value for _, metadata in batches for value in metadata[column]])
-    about = f"{plain.count} vectors of {plain.dimension} values in {plain.nb_files} files"
+    about = f"{plain.count} vectors of {plain.dimension} values"
     print(f"embedding-reader: {folder} has {about}")
     found[folder] = read
 np.savez(out, **found)
@@ -174,7 +176,7 @@ def environment(folder: Path) -> Path:
     if not (programs / "clip-retrieval").exists():
         print(f"installing {', '.join(PACKAGES)} into {folder}", flush=True)
         venv.create(folder, with_pip=True)
-        run(programs / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PACKAGES)
+        run(programs / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PACKAGES, *NEEDED)
     listed = [programs / "python", "-m", "pip", "list", "--disable-pip-version-check", "--format=freeze"]
     installed = subprocess.run(listed, check=True, capture_output=True, text=True).stdout.splitlines()
     named = ("autofaiss", "clip_retrieval", "embedding-reader", "faiss-cpu", "numpy", "pyarrow")

@@ -27,7 +27,7 @@ class FindExisting(beam.PTransform):
 
     Two joins of small elements: digests of 16 bytes with the numbers of datasets and the names of shards, then those
     that were found with their shards. No process holds more than what belongs to one digest or one shard; but a local
-    runner holds in memory all that goes through a shuffle, some hundred bytes a row.
+    runner holds in memory all that goes through a shuffle.
     """
 
     def __init__(self, job: Job) -> None:

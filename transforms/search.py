@@ -115,7 +115,7 @@ class Search(Encoding):
         target = find_target(index, column)
         spec = spec_of_search(target, query_kind, model, **spec_options)
         super().__init__(spec, max_wait_s=max_wait_s, on_failure=on_failure)  # type: ignore[arg-type]
-        told = columns if isinstance(columns, str) else tuple(columns)
+        told: Any = columns if isinstance(columns, str) else tuple(columns)  # a text is refused below
         self.plan = SearchPlan(
             target,
             query,
@@ -127,7 +127,7 @@ class Search(Encoding):
             nprobe,
             ef_search,
             output,
-            key,  # type: ignore[arg-type]
+            key,
         ).checked(spec)
 
     def default_label(self) -> str:

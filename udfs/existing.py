@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ from ..encoders.storage.shards import Shard
 from ..encoders.storage.skip_lists import write_skip_list
 
 _BATCH_ROWS = 4096
+_SHARDS_PER_TASK = 16
+"""Of those of which little is read: the start of a task costs more than one of them."""
 
 
 class _Columns(NamedTuple):
@@ -47,22 +50,25 @@ def find_existing(spark: SparkSession, shards: Sequence[Shard], job: Job) -> Non
     """
     assert job.existing is not None
     parts = parts_of(job.existing)
-    wanted = _each(spark, len(shards), _WANTED, lambda n: ((*keys, n) for keys in keys_wanted(shards[n], job)))
-    there = _each(spark, len(parts), _THERE, lambda n: ((key, *said) for key, said in keys_there(parts[n], job)))
+    together = _SHARDS_PER_TASK if job.existing.by == "id" else 1  # by content all files are fetched
+    tasks = math.ceil(len(shards) / together)
+    wanted = _each(spark, len(shards), tasks, _WANTED, lambda n: ((*one, n) for one in keys_wanted(shards[n], job)))
+    tasks = math.ceil(len(parts) / _SHARDS_PER_TASK)
+    there = _each(spark, len(parts), tasks, _THERE, lambda n: ((key, *said) for key, said in keys_there(parts[n], job)))
     # what `is_there` says of one digest: it has a vector in some dataset where nothing of it failed. One grouping by
     # the digest alone, whose shuffle serves the join too.
     made = F.collect_set(F.when(F.col("has_vector"), F.col("dataset")))
     failed = F.collect_set(F.when(~F.col("has_vector"), F.col("dataset")))
-    whole = there.groupBy("digest").agg(F.array_except(made, failed).alias("in")).filter(F.size("in") > 0)
+    whole = there.groupBy("digest").agg(F.array_except(made, failed).alias("datasets")).filter(F.size("datasets") > 0)
     found = wanted.join(whole.select("digest"), "digest", "left_semi").select("shard", "mark")
     every = spark.range(len(shards)).select(F.col("id").alias("shard"), F.lit(None).cast("binary").alias("mark"))
     found.unionByName(every).groupBy("shard").applyInArrow(_writing(shards, job), "shard long").collect()
 
 
 def _each(
-    spark: SparkSession, count: int, columns: _Columns, rows: Callable[[int], Iterator[tuple[Any, ...]]]
+    spark: SparkSession, count: int, tasks: int, columns: _Columns, rows: Callable[[int], Iterator[tuple[Any, ...]]]
 ) -> DataFrame:
-    """Return the rows that a function makes of each number below `count`, every number a task of its own."""
+    """Return the rows that a function makes of each number below `count`, by so many tasks."""
 
     def task(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -75,7 +81,7 @@ def _each(
                     ]
                     yield pa.RecordBatch.from_arrays(arrays, schema=columns.arrow)
 
-    return spark.range(0, count, 1, max(count, 1)).mapInArrow(task, columns.spark)
+    return spark.range(0, count, 1, max(tasks, 1)).mapInArrow(task, columns.spark)
 
 
 def _writing(shards: Sequence[Shard], job: Job) -> Callable[[pa.Table], pa.Table]:

@@ -139,11 +139,7 @@ def build_index(
         run(shards, job_of(folder, source, options.dtype, has_lists))
         lock.check()
         found = tally(folder, [shard.number for shard in shards])
-        if not found.rows:
-            raise DatasetError(
-                f"none of the {source.rows:,} rows has a vector that can be searched: {found.nulls:,} are null, "
-                + ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in found.failed.items())
-            )
+        _refuse_nothing(source, found)
         files = found.files
         if trained is not None:
             parts = staged_parts(folder, trained, found.segments, 0, Path(scratch)) if has_lists else []
@@ -157,6 +153,14 @@ def build_index(
         manifest = _draft(source, plan, options, found, files)
         hits, places = gather_truth(folder, found.segments, 0, queries, Path(scratch))
         return finish(folder, manifest, Truth(queries, places, hits), options.target_recall, Path(scratch))
+
+
+def _refuse_nothing(source: Source, found: Tally) -> None:
+    if not found.rows:
+        raise DatasetError(
+            f"none of the {source.rows:,} rows has a vector that can be searched: {found.nulls:,} are null, "
+            + ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in found.failed.items())
+        )
 
 
 def _draft(

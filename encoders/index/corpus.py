@@ -47,7 +47,7 @@ class Corpus:
         self._columns: dict[str, pa.ChunkedArray] = {}
         self._reading = threading.Lock()
 
-    def search(self, queries: np.ndarray, k: int, **effort: int) -> Hits:
+    def search(self, queries: np.ndarray, k: int, **effort: int | None) -> Hits:
         """Find the k nearest vectors of each query; rows without a vector that has a direction are never found.
 
         Args:

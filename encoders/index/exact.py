@@ -125,7 +125,7 @@ def _best(queries: np.ndarray, units: np.ndarray, k: int) -> _Held:
         k: How many.
     """
     left = queries.astype(np.float32)
-    floor = np.full(len(queries), -np.inf, np.float32)
+    floor: np.ndarray = np.full(len(queries), -np.inf, np.float32)
     held = _Held(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
     for start, stop in itertools.pairwise(_cuts(len(units), k)):
         products = left @ units[start:stop].T

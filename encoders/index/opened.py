@@ -28,6 +28,7 @@ _KEPT_BYTES = 64 * 2**20
 """Vectors that stay resident when all of them are compared; of more no more than a block is."""
 _TOUCHED_BYTES = 2**16
 """What becomes resident when a row is read: the system maps what it has in its cache around the page that is asked."""
+_HIT_BYTES = 12
 _QUERIES = 1024
 """Queries in a block, at most: between two blocks pages are let go of."""
 
@@ -189,7 +190,7 @@ class OpenIndex:
         if wanted.size and (wanted.min() < 0 or wanted.max() >= self.manifest.rows):
             raise DatasetError(f"positions {wanted.min()} to {wanted.max()} of {self.manifest.rows:,} rows")
         found = np.empty((len(wanted), self.manifest.dim), np.float32)
-        step = max(256, self._max_memory // 8 // _TOUCHED_BYTES)
+        step = max(256, self._left() // 4 // _TOUCHED_BYTES)
         for start in range(0, len(wanted), step):
             self._gather(wanted[start : start + step], found[start : start + step])
             self._let_go()
@@ -229,7 +230,7 @@ class OpenIndex:
         if self._candidates is None:
             raise DatasetError("an exact index has no candidates: every vector is compared")
         found = np.empty((len(queries), count), np.int64)
-        step = self._queries_at_once(1, parameters)
+        step = self._queries_at_once(count, SearchParameters(parameters.nprobe, parameters.ef_search))
         for start in range(0, len(queries), step):
             found[start : start + step] = self._candidates.search(queries[start : start + step], count, parameters)
             self._let_go()
@@ -239,7 +240,9 @@ class OpenIndex:
         if self._candidates is None:
             return nearest_of_blocks(units, self.blocks(), k)
         count = min(self.manifest.rows, k * (parameters.rerank or 1))
-        return self._reranked(units, self._candidates.search(units, count, parameters), k)
+        candidates = self._candidates.search(units, count, parameters)
+        self._let_go()
+        return self._reranked(units, candidates, k)
 
     def _reranked(self, units: np.ndarray, candidates: np.ndarray, k: int) -> Hits:
         scores = np.full(candidates.shape, -np.inf, np.float32)
@@ -275,18 +278,25 @@ class OpenIndex:
             raise DatasetError(f"k={k} is more than the {self.manifest.rows:,} vectors of the index {self.directory}")
 
     def _queries_at_once(self, k: int, parameters: SearchParameters) -> int:
-        """Return how many queries touch no more pages than may be resident, beside what this process holds anyway."""
-        if self._candidates is None:
-            return _QUERIES
-        a_query = self._candidates.bytes_of_query(parameters)
-        room = max(_BLOCK_BYTES, self._max_memory // 4)
-        if self._candidates.mapped_bytes <= room:
-            return _QUERIES
-        return int(min(_QUERIES, max(1, room // max(1, a_query))))
+        """Return how many queries have candidates and touch pages within bounds, beside what this process holds anyway.
+
+        Args:
+            k: Hits of each.
+            parameters: How much is looked at.
+        """
+        fitting = max(1, min(_QUERIES, _BLOCK_BYTES // (_HIT_BYTES * k * (parameters.rerank or 1))))
+        room = max(_BLOCK_BYTES, self._left() // 2)
+        if self._candidates is None or self._candidates.mapped_bytes <= room:
+            return fitting
+        return int(min(fitting, max(1, room // max(1, self._candidates.bytes_of_query(parameters)))))
+
+    def _left(self) -> int:
+        """Return what may yet become resident: half of it of lists, a quarter of full vectors, the rest in work."""
+        return max(0, self._max_memory - resident_bytes())
 
     def _let_go(self) -> None:
         """Give mapped pages back where this process holds more than it may."""
-        if resident_bytes() <= self._max_memory * 3 // 4:
+        if resident_bytes() <= self._max_memory // 2:
             return
         for part in self._parts:
             part.let_go()

@@ -108,13 +108,12 @@ def build_shard(shard: IndexShard, job: IndexJob, *, cpus: int | None = None) ->
     """
     use_threads(cpus)
     folder = Folder.of(job.directory)
-    segment = Segment(shard.number, shard.rows)
+    segment, staged = Segment(shard.number, shard.rows), staged_names(shard.number)
     for below in ("vectors", "keys", STAGING):
         folder.make(below)
     sought = _Sought(folder, job.nearest)
     coder = Coder.of(folder) if job.has_lists else None
-    counts = {"zero": 0, "not_finite": 0}
-    nulls = 0
+    nulls, counts = 0, {"zero": 0, "not_finite": 0}
     with (
         VectorFile(folder, segment.vectors, job.dim, job.dtype) as vectors,
         KeyFile(folder, segment.keys, job.keys) as keys,
@@ -136,7 +135,6 @@ def build_shard(shard: IndexShard, job: IndexJob, *, cpus: int | None = None) ->
             keys.write(batch.take(pa.array(kept)))
         rows = vectors.rows
         files = {segment.vectors: vectors.commit(), segment.keys: keys.commit()}
-    staged = staged_names(shard.number)
     if coder is not None:
         coder.stage(folder, staged["codes"])
     sought.stage(folder, staged["truth"])

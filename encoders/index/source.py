@@ -91,36 +91,42 @@ def open_source(datasets: Sequence[str], *, column: str | None = None, partial: 
     with ThreadPoolExecutor(_LOOKERS) as pool:
         footers = list(pool.map(_footer, files))
     name = column or _column_of(files[0], footers[0].schema.to_arrow_schema())
-    provenance, dim, fields = None, 0, []
+    schemas = [footer.schema.to_arrow_schema() for footer in footers]
     groups: list[Piece] = []
-    start, first_with, without = 0, "", ""
-    for path, footer in zip(files, footers, strict=True):
-        schema = footer.schema.to_arrow_schema()
+    start = 0
+    for path, footer, schema in zip(files, footers, schemas, strict=True):
         _check_column(path, schema, name)
-        said = read_provenance(schema).get(name)
-        if said is not None and provenance is not None and (differing := differences(provenance, said)):
-            raise DatasetError(
-                f"the vectors of {path} and of {first_with} come from different models ({', '.join(differing)} "
-                "differ) and cannot be compared; make an index of each"
-            )
-        if said is not None and provenance is None:
-            provenance, first_with = said, path
-        if (said is None) != (provenance is None) or (said is not None and without):
-            raise DatasetError(
-                f"{first_with or path} says where its vectors come from and {path if said is None else without} does "
-                "not, so that they cannot be told to be of the same model; make an index of each"
-            )
-        without = path if said is None else without
-        fields.append(_key_schema(schema))
         for number in range(footer.num_row_groups):
             rows = footer.row_group(number).num_rows
             groups.append(Piece(path, number, number + 1, rows, start))
             start += rows
+    provenance = _common_provenance(files, [read_provenance(schema).get(name) for schema in schemas])
     dim = int(provenance["dim"]) if provenance and provenance.get("dim") else _first_dim(groups, name)
-    schemas = [footer.schema.to_arrow_schema() for footer in footers]
-    keys = _united(fields, files)
+    keys = _united([_key_schema(schema) for schema in schemas], files)
     left_out = {one for schema in schemas for one in schema.names} - set(keys.names) - {name}
     return Source(name, dim, start, tuple(groups), provenance, keys, tuple(sorted(left_out)), tuple(described))
+
+
+def _common_provenance(files: Sequence[str], said: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """Return what all files say of their vectors; None where none says anything.
+
+    Raises:
+        DatasetError: If some do not, or what they say does not fit together.
+    """
+    first, expected = files[0], said[0]
+    for path, found in zip(files, said, strict=True):
+        if (found is None) != (expected is None):
+            with_one, without = (first, path) if found is None else (path, first)
+            raise DatasetError(
+                f"{with_one} says where its vectors come from and {without} does not, so that they cannot be told to "
+                "be of the same model; make an index of each"
+            )
+        if differing := differences(expected or {}, found or {}):
+            raise DatasetError(
+                f"the vectors of {path} and of {first} come from different models ({', '.join(differing)} differ) and "
+                "cannot be compared; make an index of each"
+            )
+    return expected
 
 
 def _files_of(location: str, *, partial: bool) -> list[str]:

@@ -23,7 +23,7 @@ _NAME = "id"
 class Searchable(Protocol):
     """An index or a corpus that is open in this process."""
 
-    def search(self, queries: np.ndarray, k: int, **effort: int) -> Hits:
+    def search(self, queries: np.ndarray, k: int, *, nprobe: int | None = None, ef_search: int | None = None) -> Hits:
         """Return the k nearest of each query; queries are (n, dim) float32 of any norm."""
         ...
 

@@ -13,7 +13,8 @@ from ..index import IndexManifest, open_index
 from ..index.manifest import BUILDING, MANIFEST
 from ..media.fetch import FetchPolicy
 from ..rank_plan import CLIP_SCORE
-from ..storage.dataset import JOB, DatasetSummary, read_failures, read_job, read_manifests, summarise
+from ..storage.dataset import DatasetSummary, read_failures, read_job, read_manifests, summarise
+from ..storage.directory import JOB
 from ..storage.files import Folder
 from ..storage.part_writers import part_name
 from .columns import Content, ScoreColumn, VectorColumn, check_content, content_of, score_columns, vector_columns

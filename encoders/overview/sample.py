@@ -125,7 +125,8 @@ def draw_sample(source: Rows, column: VectorColumn, *, count: int, seed: int) ->
                 found.append(vector)
                 entries.append(entry_of(position, element, values[row], column))
     dims = collections.Counter(len(vector) for vector in found)
-    dim = column.dim if column.dim in dims else max(dims, key=lambda one: (dims[one], -one), default=0)
+    most = max(dims, key=lambda one: (dims[one], -one), default=0)
+    dim = column.dim if column.dim is not None and column.dim in dims else most
     kept = [number for number, vector in enumerate(found) if len(vector) == dim]
     vectors_kept = np.stack([found[n] for n in kept]) if kept else np.zeros((0, dim), np.float32)
     others = {length: rows for length, rows in sorted(dims.items()) if length != dim}

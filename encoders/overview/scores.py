@@ -93,8 +93,8 @@ def scores_of(column: ScoreColumn, batches: Iterable[pa.RecordBatch]) -> Scores:
 def _flat(batch: pa.RecordBatch, column: ScoreColumn) -> dict[str, Any]:
     """Return one batch's scores flat, null ones as NaN, each with the number of its row."""
     if not column.is_list:
-        found = {name: _floats(batch.column(name)) for name in (COSINE, CLIP_SCORE)}
-        return {**found, "owner": np.arange(batch.num_rows)}
+        flat = {name: _floats(batch.column(name)) for name in (COSINE, CLIP_SCORE)}
+        return {**flat, "owner": np.arange(batch.num_rows)}
     lists = batch.column(column.name)
     inner, owner = lists.flatten(), pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)
     names = [field.name for field in inner.type]

@@ -12,7 +12,7 @@
 - `source`: planning and reading at one address
 - `directory`: what stands in a dataset's directory; `lock`: one job at a time in it; `dataset`: described, finished,
   read; `shard_writer`: one shard of it, whole or not at all; `files`: the file systems
-- `part_writers`: Parquet and JSON lines; `clip_retrieval`, `clip_retrieval_part`: clip-retrieval's layout; `lance`
+- `part_writers`: Parquet and JSON lines; `clip_retrieval`, `clip_retrieval_part`: clip-retrieval's layout; `lance_part`
 - `begin`: the beginning of a job; `resume`: what an earlier start of it left; `planning`: `plan_shards`
 - `attempts`, `careful`: shards over which processes die; `processes`: which process is which
 - `existing`: `Existing`, datasets whose rows are passed over; `row_keys`, `existing_rows`: what tells rows apart, here

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import os
@@ -10,6 +11,7 @@ from typing import Any
 
 from ... import __version__
 from ..errors import DatasetError
+from ..spec import EncoderSpec
 from .dataset import write_job
 from .directory import SUCCESS, in_the_way, prepare_directory
 from .existing import COMPARISON, described_comparison
@@ -18,7 +20,7 @@ from .job import Job, described
 from .lock import refuse_if_held
 from .plain import json_text
 from .planning import write_plan
-from .provenance import read_provenance
+from .provenance import differences, read_provenance
 from .resume import Earlier, Progress, look_back, read_earlier
 from .shard_writer import MANIFESTS
 from .shards import Shard
@@ -30,6 +32,7 @@ _MAY_DIFFER = frozenset(
     }
 )
 """Fields of a spec that say how vectors are made and not which; workers of one job may differ in them too."""
+_SPEC_DEFAULTS = {field.name: field.default for field in dataclasses.fields(EncoderSpec)}
 _SHOWN = 60
 
 
@@ -135,6 +138,8 @@ def refuse_changes(job: Job, inputs: Sequence[str], arguments: Mapping[str, Any]
         for name in sorted(then.keys() | now.keys())
         if then.get(name) != now.get(name)
     ]
+    if not changed:  # the same words, and another version of clipmill that prepares images otherwise
+        changed = _differing_provenance(earlier.description, read_provenance(job.schema))
     missing = [one for one in earlier.description.get("locations", ()) if one not in _locations(inputs)]
     changed += [f"the input {one} is not named any more" for one in missing]
     if changed:
@@ -142,6 +147,15 @@ def refuse_changes(job: Job, inputs: Sequence[str], arguments: Mapping[str, Any]
             f"{job.directory} was begun otherwise: {'; '.join(changed)}. Give the same arguments to go on, choose "
             "another directory, or replace the dataset with overwrite=True (--overwrite)"
         )
+
+
+def _differing_provenance(description: Mapping[str, Any], now: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    then = description.get("provenance") or {}
+    return [
+        f"what makes the column {column!r} differs in {', '.join(names)}"
+        for column in sorted(then.keys() & now.keys())
+        if (names := differences(then[column], now[column]))
+    ]
 
 
 def _description(job: Job, inputs: Sequence[str], arguments: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -168,7 +182,9 @@ def _locations(inputs: Sequence[str]) -> list[str]:
 
 def _comparable(description: Mapping[str, Any]) -> dict[str, Any]:
     """Return what must be equal in both starts of a job, under the names that users have for it."""
-    found = {name: value for name, value in (description.get("spec") or {}).items() if name not in _MAY_DIFFER}
+    # fields that came with a later version had their defaults before
+    spec = {**_plain(_SPEC_DEFAULTS), **(description.get("spec") or {})}
+    found = {name: value for name, value in spec.items() if name not in _MAY_DIFFER}
     found |= {name: description.get(name) for name in ("columns", "key", "access_paths", *COMPARISON)}
     found |= {"plan" if name == "name" else name: value for name, value in (description.get("plan") or {}).items()}
     found |= {f"the reader's {name}": value for name, value in (description.get("reader") or {}).items()}

@@ -86,7 +86,7 @@ class _Try:
     def run(self, given: tuple[Any, ...]) -> dict[str, Any] | None:
         """Start it, and wait for its end; return the manifest, or None if it died."""
         reading, writing = os.pipe()
-        command = [sys.executable, "-m", "clipmill.encoders.storage.careful", str(writing)]
+        command = [sys.executable, "-c", f"from {__name__} import main; main()", str(writing)]
         with open(reading, "rb") as told:
             try:
                 process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[writing], env=_environment())
@@ -204,7 +204,3 @@ def _travels(error: BaseException) -> bool:
         return isinstance(pickle.loads(pickle.dumps(error)), type(error)) and isinstance(error, Exception)
     except Exception:
         return False
-
-
-if __name__ == "__main__":
-    main()

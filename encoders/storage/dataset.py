@@ -114,7 +114,7 @@ def finish_job(directory: str) -> DatasetSummary:
                     f"{file['bytes']}; the job did not finish, and --resume does its shard again"
                 )
     if job.get("rows_as") == LANCE:
-        from .lance import commit_fragments
+        from .lance_part import commit_fragments
 
         commit_fragments(directory, manifests)
     below = (f"{ATTEMPTS}/", f"{SKIP_LISTS}/")

@@ -106,7 +106,7 @@ def schema_in_format(format: str, schema: pa.Schema, *, plan: Any, spec: Encoder
 
         return with_layout(schema, plan, spec)
     if format == LANCE:
-        from .lance import check_lance
+        from .lance_part import check_lance
 
         check_lance(directory, schema)
     return schema
@@ -145,7 +145,7 @@ def open_part(folder: Folder, shard: str, schema: pa.Schema, format: Format) -> 
 
         return LayoutPart(folder, shard, schema)
     if format == LANCE:
-        from .lance import LancePart
+        from .lance_part import LancePart
 
         return LancePart(folder, shard, schema)
     return FilePart(folder, part_name(shard, format), schema, format)

@@ -36,10 +36,11 @@ class Page:
 
     def add(self, plot: Any) -> str:
         """Take a plot and return the name of its place."""
+        from bokeh.core.types import ID
         from bokeh.embed import json_item
 
         name = f"plot-{len(self.plots) + 1}"
-        self.plots[name] = dict(json_item(plot, name))
+        self.plots[name] = dict(json_item(plot, ID(name)))
         return name
 
 

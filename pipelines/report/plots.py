@@ -18,7 +18,8 @@ from ...encoders.overview.vectors import VectorSection
 from ...encoders.overview.work import Rate
 
 try:
-    from bokeh.models import ColumnDataSource, HoverTool, NumeralTickFormatter, Range1d, Span
+    from bokeh.models import ColumnDataSource, HoverTool, NumeralTickFormatter, Range1d
+    from bokeh.models.annotations import Span
     from bokeh.plotting import figure
 except ImportError as err:
     raise MissingExtraError("bokeh", "report", "a page with plots") from err
@@ -120,6 +121,7 @@ def _style_legend(plot: Any) -> None:
     legend.background_fill_color = None
     legend.border_line_color = None
     legend.label_text_font_size = "12px"
+    legend.label_text_color = "#6f7782"  # read on white and on black
     legend.orientation = "horizontal"
     legend.padding = 0
     legend.margin = 4
@@ -133,7 +135,7 @@ def batches_plot(batch_rows: Mapping[int, int]) -> Any:
     bars = plot.vbar(x="rows", top="calls", width=0.85, source=source, color=BLUE, alpha=0.85)
     tips = [("rows in a call", "@rows{0,0}"), ("calls", "@calls{0,0}")]
     plot.add_tools(HoverTool(renderers=[bars], tooltips=tips, mode="vline"))
-    plot.x_range = Range1d(0, max(batch_rows) + 1)
+    plot.x_range = Range1d(start=0, end=max(batch_rows) + 1)
     plot.y_range.start = 0
     plot.xaxis.formatter = plot.yaxis.formatter = NumeralTickFormatter(format="0,0")
     return plot
@@ -235,7 +237,7 @@ def recall_plot(recall: Recall) -> Any:
     tips = [("", "@how"), (f"recall@{recall.k}", "@recall{0.0000}"), ("queries a second", "@speed{0,0}")]
     plot.add_tools(HoverTool(renderers=[drawn], tooltips=tips))
     low = min([recall.target, recall.recall, *recalls])
-    plot.y_range = Range1d(max(0.0, low - 0.05 * (1.05 - low)), 1.0 + 0.03 * (1.05 - low))
+    plot.y_range = Range1d(start=max(0.0, low - 0.05 * (1.05 - low)), end=1.0 + 0.03 * (1.05 - low))
     plot.xaxis.formatter = NumeralTickFormatter(format="0,0")
     return plot
 

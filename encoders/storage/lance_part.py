@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import importlib
+import importlib.util
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,7 @@ _SCHEMES = ("az", "abfss", "gs", "s3")
 
 
 def library() -> Any:
-    """Return Lance's module.
+    """Return Lance's module; only in processes that fork no others, which it does not survive.
 
     Raises:
         MissingExtraError: If it is not installed.
@@ -37,7 +38,11 @@ def library() -> Any:
     try:
         return importlib.import_module("lance")
     except ImportError as err:
-        raise MissingExtraError("pylance", "lance", "writing Lance datasets") from err
+        raise _missing() from err
+
+
+def _missing() -> MissingExtraError:
+    return MissingExtraError("pylance", "lance", "writing Lance datasets")
 
 
 def check_lance(directory: str, schema: pa.Schema) -> None:
@@ -47,7 +52,8 @@ def check_lance(directory: str, schema: pa.Schema) -> None:
         MissingExtraError: If it is not installed.
         SpecError: If it does not open such URLs, or the size of the vectors is not known before they are made.
     """
-    library()
+    if importlib.util.find_spec("lance") is None:  # not imported: engines may start processes by forking this one
+        raise _missing()
     _location(Folder.of(directory))
     lance_schema(schema)
 

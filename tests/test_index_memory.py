@@ -1,0 +1,47 @@
+"""What `clipmill index` and a search hold, as the system counts it: within `--max-memory`, however many rows."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from index import run
+from index_helpers import clustered, write_dataset
+
+DIM, FEW, MANY = 128, 40_000, 240_000
+BOUND = 400 * 10**6
+
+SEARCHED = """
+import json, sys
+from clipmill.encoders.index import open_index
+from index_helpers import clustered
+
+hits = open_index(sys.argv[1]).search(clustered(2000, 128, seed=3), 10)
+print(json.dumps(int(hits.positions.shape[0])))
+"""
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    folder = tmp_path_factory.mktemp("data")
+    vectors = clustered(MANY, DIM, clusters=300)
+    return {rows: write_dataset(folder / str(rows), vectors[:rows], spec=None) for rows in (FEW, MANY)}
+
+
+@pytest.mark.parametrize("factory", ["Flat", "IVF400,SQ8"])
+def test_memory_stays_within_the_bound_and_does_not_follow_the_rows(tmp_path, datasets, factory):
+    peaks = {}
+    for rows, dataset in datasets.items():
+        output = str(tmp_path / str(rows))
+        given = ("--factory", factory, "--max-memory", str(BOUND), "--queries", "200", "--rows-per-shard", "20000")
+        command = (sys.executable, "-m", "clipmill", "index", str(dataset), "--output", output, *given, "--json")
+        built = run(command)
+        assert built.printed["rows"] == rows
+        searched = run((sys.executable, "-c", SEARCHED, output), PYTHONPATH=str(Path(__file__).parent))
+        assert searched.printed == 2000
+        peaks[rows] = built.peak_bytes, searched.peak_bytes
+        assert 0 < max(peaks[rows]) < BOUND
+    vectors = (MANY - FEW) * DIM * 4
+    for few, many in zip(peaks[FEW], peaks[MANY], strict=True):
+        assert many - few < 0.6 * vectors  # 102 MB of vectors more
