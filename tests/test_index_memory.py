@@ -42,6 +42,6 @@ def test_memory_stays_within_the_bound_and_does_not_follow_the_rows(tmp_path, da
         assert searched.printed == 2000
         peaks[rows] = built.peak_bytes, searched.peak_bytes
         assert 0 < max(peaks[rows]) < BOUND
-    vectors = (MANY - FEW) * DIM * 4
+    more = (MANY - FEW) * DIM * 4  # bytes of vectors; lists stay mapped as long as they fit, full vectors need not
     for few, many in zip(peaks[FEW], peaks[MANY], strict=True):
-        assert many - few < 0.6 * vectors  # 102 MB of vectors more
+        assert many - few < more * (0.3 if factory == "Flat" else 1)

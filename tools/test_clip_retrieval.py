@@ -59,12 +59,13 @@ np.savez(out, **found)
 """
 
 SEARCH = """
-import contextlib, io, os, pathlib, sys
+import contextlib, importlib, io, os, pathlib, sys
 import all_clip, clip, faiss
 import numpy as np
 import torch
-from clip_retrieval import clip_back
 from clip_retrieval.clip_filter import clip_filter
+
+clip_back = importlib.import_module("clip_retrieval.clip_back")  # the package has a function of that name
 
 layout, index, read, queries = sys.argv[1:4] + [int(sys.argv[4])]
 found = np.load(read)

@@ -26,8 +26,9 @@ _BLOCK_BYTES = 32 * 2**20
 """Full vectors that are held in work at a time."""
 _KEPT_BYTES = 64 * 2**20
 """Vectors that stay resident when all of them are compared; of more no more than a block is."""
-_TOUCHED_BYTES = 2**16
-"""What becomes resident when a row is read: the system maps what it has in its cache around the page that is asked."""
+_TOUCHED_BYTES = 2**21
+"""What may become resident when a row is read: the system maps what it has in its cache around the page that is asked
+for, up to a huge page."""
 _HIT_BYTES = 12
 _QUERIES = 1024
 """Queries in a block, at most: between two blocks pages are let go of."""
@@ -190,7 +191,7 @@ class OpenIndex:
         if wanted.size and (wanted.min() < 0 or wanted.max() >= self.manifest.rows):
             raise DatasetError(f"positions {wanted.min()} to {wanted.max()} of {self.manifest.rows:,} rows")
         found = np.empty((len(wanted), self.manifest.dim), np.float32)
-        step = max(256, self._left() // 4 // _TOUCHED_BYTES)
+        step = max(16, self._left() // 4 // _TOUCHED_BYTES)
         for start in range(0, len(wanted), step):
             self._gather(wanted[start : start + step], found[start : start + step])
             self._let_go()

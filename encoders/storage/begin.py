@@ -149,6 +149,13 @@ def refuse_changes(job: Job, inputs: Sequence[str], arguments: Mapping[str, Any]
         )
 
 
+def _flat(name: str, value: Any) -> dict[str, Any]:
+    """Return what is in a value by its path, so that only what differs is shown."""
+    if not isinstance(value, Mapping):
+        return {name: value}
+    return {path: one for inner, within in value.items() for path, one in _flat(f"{name}.{inner}", within).items()}
+
+
 def _differing_provenance(description: Mapping[str, Any], now: Mapping[str, Mapping[str, Any]]) -> list[str]:
     then = description.get("provenance") or {}
     return [
@@ -186,7 +193,7 @@ def _comparable(description: Mapping[str, Any]) -> dict[str, Any]:
     spec = {**_plain(_SPEC_DEFAULTS), **(description.get("spec") or {})}
     found = {name: value for name, value in spec.items() if name not in _MAY_DIFFER}
     found |= {name: description.get(name) for name in ("columns", "key", "access_paths", *COMPARISON)}
-    found |= {"plan" if name == "name" else name: value for name, value in (description.get("plan") or {}).items()}
+    found |= _flat("plan", description.get("plan"))
     found |= {f"the reader's {name}": value for name, value in (description.get("reader") or {}).items()}
     found |= {f"the written column {name!r}": kind for name, kind in (description.get("written") or {}).items()}
     return {**found, "format": description.get("rows_as"), **(description.get("arguments") or {})}

@@ -58,6 +58,7 @@ def embed_carefully(shard: Shard, job: Job, attempt: Attempt, *, cpus: int | Non
     """
     blamed = dict.fromkeys(attempt.blamed, "its end took all processes beside it along")
     deaths: collections.Counter[str] = collections.Counter()
+    how = ""
     while len(blamed) <= _MOST_BLAMED:
         tried = _Try(attempt.note)
         manifest = tried.run((shard, job, cpus, exclusive, blamed))

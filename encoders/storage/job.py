@@ -298,7 +298,7 @@ def embed_rows(
                 "shard": shard.identity(),
                 **out.counts(),
                 **_timings(stats),
-                "resolved": encoder.resolved,
+                "resolved": dict(encoder.resolved),
                 "process": f"{socket.gethostname()}:{os.getpid()}",
                 "run": job.run,
                 "loads": count_loads(),
