@@ -17,8 +17,8 @@ from clipmill.encoders import Document, EncoderSpec, Failure, Uri, Vector, load_
 from clipmill.encoders.columns import ColumnPlan
 from clipmill.encoders.errors import EmbeddingError, SpecError
 from clipmill.encoders.item import item_of_value
-from clipmill.encoders.storage.readers import read_documents
 from clipmill.encoders.storage.planning import plan_shards
+from clipmill.encoders.storage.readers import read_documents
 from clipmill.encoders.testing import fake_audio_vector
 from clipmill.pipelines.cli import main
 
