@@ -187,7 +187,7 @@ def test_the_same_files_as_json_lines(table, tmp_path):
     assert [json.loads(line) for line in part.read_text().splitlines()] == rows
     assert list(read_failures(str(text))) == list(read_failures(str(parquet)))
     ours, theirs = (dataclasses.asdict(summarise(str(one))) for one in (text, parquet))
-    timed = ("seconds", "first_row_at", "last_row_at", "embedded", "cache_hits", "cache_misses")
+    timed = ("seconds", "active_seconds", "first_row_at", "last_row_at", "embedded", "cache_hits", "cache_misses")
     assert {n: v for n, v in ours.items() if n not in timed} == {n: v for n, v in theirs.items() if n not in timed}
     assert read_job(str(text))["rows_as"] == "jsonl" and read_job(str(text))["provenance"]["ranked"]["dim"] == 4
     with pytest.raises(DatasetError, match=r"no Parquet file in it; its rows are JSON lines"):
