@@ -9,21 +9,20 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from .. import __version__
-from ..encoders.errors import DatasetError, MissingExtraError
+from ..encoders.errors import MissingExtraError
 from ..encoders.failure import RowError
 from ..encoders.index.manifest import read_manifest
 from ..encoders.index.targets import Target
 from ..encoders.media.fetch import FetchPolicy, fetch
 from ..encoders.media.thumbnails import as_data_uri, thumbnail_of
 from ..encoders.media.uri import scheme_of, shown
-from ..encoders.storage.dataset import read_job, read_manifests
+from ..encoders.overview.integrity import trusts_local_files
 from ..encoders.storage.files import Folder
 from ..encoders.storage.plain import clean_text, json_text
+from .page_file import page_file
 
 MARK = '<meta name="generator" content="clipmill search">'
 """Tells a page that may be written over from a stranger's file."""
-_MARK_WITHIN = 2048
-"""Bytes from the beginning in which it stands."""
 
 _SIDE = 320
 """Pixels of a thumbnail's longer side: sharp in 220 on screens that double them."""
@@ -73,24 +72,10 @@ def content_columns(target: Target) -> list[str]:
 
 
 def names_local_files(target: Target) -> bool:
-    """Tell whether the local files that hits name are ones that the user let a job read.
-
-    Those of folders and globs are: the job listed them itself. Those that stand in records are if the job was allowed
-    local files; else a stranger's record could have any picture of this machine put into a page that is passed on.
-    """
+    """Tell whether the local files that hits name are ones that the user let a job read; see `reads_own_files`."""
     if target.dataset is not None:
-        return _job_read_them(target.location)
-    return all(_job_read_them(str(one.get("location"))) for one in read_manifest(target.location).datasets)
-
-
-def _job_read_them(dataset: str) -> bool:
-    try:
-        if (read_job(dataset).get("spec") or {}).get("allow_local_files"):
-            return True
-        manifests = read_manifests(dataset)
-    except DatasetError:  # it is gone, or is no dataset of ours: nobody knows who named the files
-        return False
-    return bool(manifests) and all((one.get("shard") or {}).get("kind") == "files" for one in manifests)
+        return trusts_local_files([target.location])
+    return trusts_local_files(str(one.get("location")) for one in read_manifest(target.location).datasets)
 
 
 def check_page(path: str, *, overwrite: bool = False) -> tuple[Folder, str]:
@@ -99,20 +84,7 @@ def check_page(path: str, *, overwrite: bool = False) -> tuple[Folder, str]:
     Raises:
         DatasetError: If something stands there that is no contact sheet, unless `overwrite`.
     """
-    head, name = os.path.split(path)
-    if not name or (found := Folder.of(head or ".")).fs.isdir(found.at(name)):
-        raise DatasetError(f"{path!r} names no file; the contact sheet is one, such as page.html")
-    at = found.at(name)
-    if not found.fs.isdir(found.path) and found.fs.exists(found.path):
-        raise DatasetError(f"{head} is a file; the contact sheet goes into a folder")
-    if not overwrite and found.fs.exists(at):
-        with found.fs.open(at, "rb") as file:
-            if MARK.encode() not in file.read(_MARK_WITHIN):
-                raise DatasetError(
-                    f"{path} is there and is no contact sheet of clipmill; choose another name, or replace it"
-                    " (--overwrite)"
-                )
-    return found, name
+    return page_file(path, "contact sheet", MARK, overwrite=overwrite)
 
 
 def render(target: Target, model: str, asked: Sequence[Asked], columns: Sequence[str], rules: PictureRules) -> str:

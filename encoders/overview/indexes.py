@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from ..errors import DatasetError
 from ..index import IndexManifest, OpenIndex
-from ..storage.dataset import read_job, read_manifests
-from .integrity import reads_own_files
+from ..storage.dataset import read_job
+from .integrity import trusts_local_files
 
 _BATCH_ROWS = 256
 
@@ -63,9 +63,5 @@ def trusted_rows_of_index(manifest: IndexManifest) -> Callable[[int], bool]:
 
     That is so if all datasets of the index are still there and say it.
     """
-    try:
-        jobs = [str(dataset.get("location")) for dataset in manifest.datasets]
-        trusted = bool(jobs) and all(reads_own_files(read_job(job), read_manifests(job)) for job in jobs)
-    except DatasetError:
-        trusted = False
+    trusted = bool(manifest.datasets) and trusts_local_files(str(one.get("location")) for one in manifest.datasets)
     return lambda _: trusted

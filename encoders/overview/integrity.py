@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..storage.dataset import DatasetSummary
+from ..errors import DatasetError
+from ..storage.dataset import DatasetSummary, read_job, read_manifests
 from ..storage.files import Folder
 
 _NAMED = 3
@@ -40,6 +41,18 @@ def reads_own_files(job: Mapping[str, Any], manifests: Iterable[Mapping[str, Any
         return True
     kinds = [(manifest.get("shard") or {}).get("kind") for manifest in manifests]
     return bool(kinds) and all(kind == "files" for kind in kinds)
+
+
+def trusts_local_files(datasets: Iterable[str]) -> bool:
+    """Tell whether all of some datasets are still there, and say that their jobs read their own files.
+
+    Args:
+        datasets: Paths or URLs; of an index, those that it was made of.
+    """
+    try:
+        return all(reads_own_files(read_job(one), read_manifests(one)) for one in datasets)
+    except DatasetError:  # one is gone, or is no dataset of ours: nobody knows who named the files
+        return False
 
 
 def damages_of(directory: str, manifests: Iterable[Mapping[str, Any]]) -> list[str]:

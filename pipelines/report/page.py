@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from ... import __version__
-from ...encoders.errors import DatasetError
 from ...encoders.index import IndexManifest
 from ...encoders.media.thumbnails import as_data_uri
 from ...encoders.overview.columns import VectorColumn
@@ -18,13 +17,12 @@ from ...encoders.overview.sample import Entry, readable, shortened
 from ...encoders.overview.scores import Scores
 from ...encoders.overview.vectors import VectorSection
 from ...encoders.storage.files import Folder
+from ..page_file import page_file
 from . import plots, words
 from .provenance import plain, provenance_rows, resolved_rows
 
 MARK = '<meta name="generator" content="clipmill report">'
 """Tells a page that may be written over from a stranger's file."""
-_MARK_WITHIN = 2048
-"""Bytes from the beginning in which it stands."""
 
 
 class Page:
@@ -87,20 +85,7 @@ def check_output(output: str, *, overwrite: bool = False) -> tuple[Folder, str]:
     Raises:
         DatasetError: If something stands there that is no report, unless `overwrite`.
     """
-    head, _, name = output.replace(os.sep, "/").rpartition("/")
-    folder = Folder.of(head if head else "/" if output.startswith("/") else ".")
-    if not name:
-        raise DatasetError(f"{output!r} names no file; the output is one, such as report.html")
-    path = folder.at(name)
-    if folder.fs.isdir(path):
-        raise DatasetError(f"{output} is a directory; the output is a file, such as {output.rstrip('/')}/report.html")
-    if not overwrite and folder.fs.exists(path):
-        with folder.fs.open(path, "rb") as file:
-            if MARK.encode() not in file.read(_MARK_WITHIN):
-                raise DatasetError(
-                    f"{output} is there and is no report of clipmill; choose another name, or replace it (--overwrite)"
-                )
-    return folder, name
+    return page_file(output, "report", MARK, overwrite=overwrite)
 
 
 def _tiles(found: Overview) -> list[tuple[str, str, str]]:
