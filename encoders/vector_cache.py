@@ -2,7 +2,8 @@
 
 Each encoder of a process has one, shared by its sessions: whoever ranks a thousand queries against the same labels
 encodes the labels once. Texts are known by themselves, encoded bytes by their digest, URIs by their spelling (and for a
-while only: what they name may change). Arrays and other objects are never looked up.
+while only: what they name may change). Arrays and other objects are never looked up, nor are files that a job listed
+itself: each comes once, and one that was replaced since the last job must not get its old vector.
 
 Sessions that run at the same moment in one process may each encode a value that is new to both: waiting for each
 other's half-filled micro-batches could go on for ever.
@@ -35,7 +36,7 @@ class Key(NamedTuple):
     Attributes:
         modality: What it is embedded as.
         kind: `text`, `bytes` or `uri`.
-        content: The text or URI (its digest if it is long), the bytes' digest; of a URI also whether it is trusted.
+        content: The text or URI (its digest if it is long), the bytes' digest.
         media_type: What the owner says it is.
     """
 
@@ -58,9 +59,9 @@ def key_of(item: Item) -> Key | None:
         return Key(item.modality, "text", _text_key(content), item.media_type)
     if isinstance(content, bytes):
         return Key(item.modality, "bytes", _digest(content), item.media_type)
-    if isinstance(content, Uri):
+    if isinstance(content, Uri) and not content.trusted:
         # a data: URI may be as long as a file
-        return Key(item.modality, "uri", (_text_key(content.uri), content.trusted), item.media_type)
+        return Key(item.modality, "uri", _text_key(content.uri), item.media_type)
     return None
 
 
@@ -139,5 +140,5 @@ class VectorCache:
 
 
 def _key_bytes(key: Key) -> int:
-    content = key.content[0] if isinstance(key.content, tuple) else key.content
+    content = key.content
     return 4 * len(content) if isinstance(content, str) else len(content)  # type: ignore[arg-type]

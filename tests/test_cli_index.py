@@ -77,6 +77,7 @@ def test_a_recall_that_is_not_reached_is_a_warning(tmp_path, capsys):
         (("DATA", "-o", "X", "--skip-existing"), "--skip-existing says nothing without --add-to"),
         (("DATA", "-o", "X", "--max-memory", "much"), "'much' is no size such as 2GB"),
         (("DATA", "-o", "X", "--max-memory", "1MB"), "max_memory 1 MB is not enough"),
+        (("DATA", "-o", "X", "--factory", "Flat", "--max-memory", "200MB"), "max_memory 200 MB is not enough"),
         (("DATA", "-o", "X", "--target-recall", "2"), "--target-recall 2.0 is not above 0 and at most 1"),
         (("DATA", "-o", "X", "--factory", "Foo"), "could not parse index string Foo"),
         (("DATA", "-o", "X", "--master", "local[2]"), "--master is an option of --engine spark"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import signal
 import subprocess
@@ -12,10 +13,16 @@ import pytest
 from index_helpers import DIM, SPEC, brute_force, clustered, recall_of, write_dataset
 
 from clipmill.encoders import EncoderSpec
-from clipmill.encoders.errors import DatasetError
-from clipmill.encoders.index import open_index
+from clipmill.encoders.errors import DatasetError, SpecError
+from clipmill.encoders.index import add, open_index
 from clipmill.encoders.index.add import add_to_index, outgrown
+from clipmill.encoders.index.assemble import finish
 from clipmill.encoders.index.build import IndexOptions, build_index
+from clipmill.encoders.index.manifest import read_manifest, write_manifest
+from clipmill.encoders.index.plan import PROCESS_BYTES, WORK_BYTES, plan_factory, plan_index
+from clipmill.encoders.index.sample import draw
+from clipmill.encoders.index.source import open_source
+from clipmill.encoders.storage.files import Folder
 
 VECTORS = clustered(2000)
 OLD, NEW = VECTORS[:1400], VECTORS[1400:]
@@ -120,6 +127,65 @@ def test_an_index_that_has_outgrown_its_plan_is_told(tmp_path):
     rest = write_dataset(tmp_path / "rest", list(VECTORS[300:]), first=300)
     manifest = add_to_index([str(rest)], str(tmp_path / "index"), IndexOptions(**OPTIONS))
     assert "trained when it had 300 rows, and has 2,000" in outgrown(manifest)
+
+
+def test_a_kind_that_was_asked_for_is_not_planned_anew(tmp_path):
+    rows, lists = 200_000, {"trained_rows": 0}
+    plans = {"Flat": plan_factory(1000, 512, "Flat"), None: plan_index(1000, 512)}
+    old = open_index(build_old(tmp_path, "Flat")).manifest
+    grown = {
+        factory: dataclasses.replace(old, rows=rows, dim=512, plan=plan.as_dict(), **lists)
+        for factory, plan in plans.items()
+    }
+    assert outgrown(grown["Flat"]) is None
+    assert "an index of the kind hnsw would be planned" in outgrown(grown[None])
+    little = {**grown["Flat"].plan, "max_memory_bytes": 10**6}
+    assert outgrown(dataclasses.replace(grown["Flat"], plan=little)) is None
+
+
+@pytest.mark.parametrize("factory", ["HNSW16,SQ8", "IVF12,PQ8x4fs", "IVF12,SQ8"])
+def test_more_rows_than_the_memory_of_an_index_holds_are_refused(tmp_path, factory):
+    path = build_old(tmp_path, factory)
+    manifest = read_manifest(path)
+    little = {**manifest.plan, "max_memory_bytes": PROCESS_BYTES + WORK_BYTES + 20_000}
+    write_manifest(Folder.of(path), dataclasses.replace(manifest, plan=little))
+    new = write_dataset(tmp_path / "new", list(VECTORS[1300:]), first=1300)
+    if factory == "IVF12,SQ8":  # put together from parts, so that nothing grows with the rows
+        assert add_to_index([str(new)], path, IndexOptions(**OPTIONS), skip_existing=True).rows == 2000
+        return
+    with pytest.raises(SpecError, match=f"with 600 more rows {factory} takes some .* build it anew with more memory"):
+        add_to_index([str(new)], path, IndexOptions(**OPTIONS), skip_existing=True)
+    assert open_index(path).manifest.rows == 1400
+
+
+def test_recall_is_measured_with_rows_that_are_in_the_index(tmp_path, monkeypatch):
+    path = build_old(tmp_path, "IVF16,SQ8")
+    both = write_dataset(tmp_path / "both", list(VECTORS[:1600]))  # 1400 are there
+    seen = []
+
+    def finish_and_note(folder, manifest, truth, target, scratch):
+        seen.append(truth)
+        return finish(folder, manifest, truth, target, scratch)
+
+    monkeypatch.setattr(add, "finish", finish_and_note)
+    manifest = add_to_index([str(both)], path, IndexOptions(queries=160, rows_per_shard=450), skip_existing=True)
+    assert (manifest.rows, manifest.skipped, manifest.recall.queries) == (1600, 1400, 160)
+    (truth,) = seen
+    assert len(np.unique(truth.places)) == 160
+    assert np.count_nonzero(truth.places >= 1400) == 20  # 200 of 1600 rows are new
+    units = VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True)
+    np.testing.assert_allclose(truth.queries, units[truth.places], atol=1e-6)  # each stands where it is said to
+
+
+def test_rows_that_are_left_out_are_never_drawn(tmp_path):
+    source = open_source([str(write_dataset(tmp_path / "data", list(VECTORS[:300])))])
+    left_out = np.array([0, 1, 2, 50, 149, 150, 298, 299])
+    rest = np.setdiff1d(np.arange(300), left_out)
+    np.testing.assert_array_equal(draw(source, 0, 300, 0, left_out=left_out).query_rows, rest)
+    some = draw(source, 0, 100, 0, left_out=left_out).query_rows
+    assert len(np.unique(some)) == 100
+    assert np.isin(some, rest).all()
+    assert not len(draw(source, 0, 5, 0, left_out=np.arange(300)).query_rows)
 
 
 KILLED = """

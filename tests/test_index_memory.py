@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from index import run
 from index_helpers import clustered, write_dataset
@@ -45,3 +48,24 @@ def test_memory_stays_within_the_bound_and_does_not_follow_the_rows(tmp_path, da
     more = (MANY - FEW) * DIM * 4  # bytes of vectors; lists stay mapped as long as they fit, full vectors need not
     for few, many in zip(peaks[FEW], peaks[MANY], strict=True):
         assert many - few < more * (0.3 if factory == "Flat" else 1)
+
+
+READ = """
+import json, sys
+import pyarrow as pa
+from clipmill.encoders.index.source import joined, open_source, read_piece
+
+source = open_source([sys.argv[1]])
+rows = sum(len(batch) for piece in joined(source.groups) for batch in read_piece(piece, ["embedding"]))
+print(json.dumps([rows, pa.default_memory_pool().max_memory()]))
+"""
+
+
+def test_of_a_large_row_group_a_part_is_held(tmp_path):
+    vectors = np.random.default_rng(0).standard_normal(80_000 * DIM, dtype=np.float32)
+    table = pa.table({"embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors), DIM)})
+    path = tmp_path / "one.parquet"
+    pq.write_table(table, path, row_group_size=len(table), use_dictionary=False)
+    rows, held = run((sys.executable, "-c", READ, str(path))).printed
+    assert rows == len(table)
+    assert 0 < held < path.stat().st_size / 2

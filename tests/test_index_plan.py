@@ -99,6 +99,28 @@ def test_a_factory_string_that_cannot_work_is_refused(factory, message):
         plan_factory(10_000_000, 64, factory, GB)
 
 
+@pytest.mark.parametrize("factory", ["Flat", "SQ8", "IVF16,SQ8"])
+def test_a_factory_string_needs_the_memory_that_every_process_takes(factory):
+    with pytest.raises(SpecError, match="max_memory 200 MB is not enough"):
+        plan_factory(1000, 16, factory, 200 * 10**6)
+
+
+def test_codes_that_one_process_adds_are_counted_and_those_put_together_from_parts_are_not():
+    rows, memory = 20_000_000, GB
+    merged = plan_factory(rows, 64, "IVF1024,PQ64x8", memory)
+    assert merged.index_bytes > memory > merged.build_bytes
+    with pytest.raises(SpecError, match=r"IVF1024,PQ64x4fs.* takes some 1\.3"):  # 32 bytes and an id, and room to grow
+        plan_factory(rows, 64, "IVF1024,PQ64x4fs", memory)
+    packed = plan_factory(rows // 4, 64, "IVF1024,PQ64x4fs", memory)
+    assert packed.build_bytes > plan_index(1, 64, memory).build_bytes + rows // 4 * (32 + 8)
+
+
+def test_a_plan_says_whether_it_was_asked_for():
+    assert plan_factory(1000, 16, "Flat").asked
+    assert plan_factory(1000, 16, "IVF16,SQ8").asked
+    assert not plan_index(1000, 16).asked
+
+
 @pytest.mark.parametrize(
     ("text", "count"),
     [("2GB", 2 * GB), ("512 MiB", 512 * 2**20), ("1.5gb", 1_500_000_000), ("2000000000", 2 * GB), ("1TB", 10**12)],

@@ -121,19 +121,26 @@ def test_who_was_taken_for_dead_notices(directory, monkeypatch):
     with DirectoryLock(directory) as lock:
         said = leave(directory, **ELSEWHERE)
         lock._beating.join(timeout=30)
-        with pytest.raises(DatasetError, match=r"process 7 on elsewhere.*it took this job for dead"):
+        with pytest.raises(DatasetError, match=r"process 7 on elsewhere.*took this job for dead"):
             lock.check()
     assert read_lock(Folder.of(directory)) == said  # it is not ours to delete
 
 
-def test_a_lock_that_somebody_deleted_is_made_again(directory, monkeypatch):
-    monkeypatch.setattr(lock_module, "BEAT_EVERY_S", 0.01)
+def test_a_lock_that_is_gone_is_lost(directory):
+    """Another job may have taken it over, and ended: what stands there is no longer this job's to finish."""
     with DirectoryLock(directory) as lock:
-        Folder.of(directory).delete(LOCK)
-        until = time.monotonic() + 30
-        while read_lock(Folder.of(directory)) is None:
-            assert time.monotonic() < until
         lock.check()
+        Folder.of(directory).delete(LOCK)
+        with pytest.raises(DatasetError, match=r"the lock of .* is gone: .*--resume"):
+            lock.check()
+    assert read_lock(Folder.of(directory)) is None
+
+
+def test_who_slept_notices_before_the_next_sign_of_life(directory):
+    with DirectoryLock(directory) as lock:
+        leave(directory, **ELSEWHERE)
+        with pytest.raises(DatasetError, match=r"process 7 on elsewhere"):
+            lock.check()
 
 
 def test_all_locks_of_a_process_can_be_given_back(directory):

@@ -20,12 +20,13 @@ from ..storage.lock import DirectoryLock
 from ..storage.provenance import differences
 from .assemble import fill, finish, gather_truth, merge_into, now, stage, staged_parts, tally
 from .build import IndexOptions, RunShards, job_of, refuse_own_input, rows_per_shard, run_here
+from .footprint import filled_bytes
 from .hits import Hits
-from .library import faiss_library, use_threads
+from .library import faiss_library, make_index, use_threads
 from .manifest import BUILDING, MANIFEST, OWN, IndexManifest, clear, manifest_bytes, parse_manifest
 from .merge import codes_of_index, local_copy
 from .opened import OpenIndex, open_index
-from .plan import IndexPlan, plan_index
+from .plan import PROCESS_BYTES, WORK_BYTES, IndexPlan, plan_index
 from .recall import K, Truth
 from .sample import draw
 from .shard import IndexShard, cut
@@ -88,6 +89,7 @@ def add_to_index(
         here = open_index(folder.url)
         source = dataclasses.replace(source, keys=_united(here.key_schema, source.keys))
         skipped = _rows_there(source, here, skip_existing=skip_existing, where=folder.url)
+        _check_memory(old, source.rows - len(skipped))
         folder.write(BUILDING, b"{}")
         return _Adding(folder, old, here, source, options, Path(scratch)).run(skipped, run, lock)
 
@@ -116,7 +118,7 @@ class _Adding:
         """Build the new shards, put codes together, measure."""
         folder, old = self.folder, self.old
         use_threads(None)
-        queries, places, rows = self._queries()
+        queries, places, rows = self._queries(skipped)
         index: Any = None
         parts = []
         path = "" if old.index_file is None else local_copy(folder, old.index_file, self.scratch)
@@ -169,16 +171,20 @@ class _Adding:
             _log.warning("%s: %s", folder.url, hint)
         return manifest
 
-    def _queries(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _queries(self, skipped: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Draw queries from old and new rows alike.
+
+        Args:
+            skipped: Numbers of rows of the source that are not added: nothing in the index would be their own place.
 
         Returns:
             (q, dim) float32; where the old ones stand, -1 for new ones; numbers of the new ones among the rows of the
             source, -1 for old ones.
         """
         old, source, options = self.old, self.source, self.options
-        share = source.rows / (source.rows + old.rows)
-        new = draw(source, 0, max(1, round(options.queries * share)), options.seed)
+        added = source.rows - len(skipped)
+        count = max(1, round(options.queries * added / (added + old.rows)))
+        new = draw(source, 0, count, options.seed, left_out=skipped)
         count = min(old.rows, max(1, options.queries - len(new.queries)))
         places = np.sort(np.random.default_rng(options.seed).choice(old.rows, count, replace=False))
         queries = np.concatenate([self.here.vectors(places), new.queries])
@@ -188,10 +194,11 @@ class _Adding:
 
 def outgrown(manifest: IndexManifest) -> str | None:
     """Say why an index should be built anew, None if it need not be."""
-    dim, dtype, memory = manifest.dim, manifest.dtype, int(manifest.plan["max_memory_bytes"])
-    built, grown = (plan_index(rows, dim, memory, dtype=dtype).kind for rows in (manifest.plan["rows"], manifest.rows))
-    if built == manifest.kind != grown:  # else it was not planned but asked for
-        return f"for {manifest.rows:,} rows an index of the kind {grown} would be planned; build it anew to have that"
+    plan = manifest.plan
+    if not plan.get("asked", True) and manifest.rows > plan["rows"]:
+        grown = plan_index(manifest.rows, manifest.dim, int(plan["max_memory_bytes"]), dtype=manifest.dtype).kind
+        if grown != manifest.kind:
+            return f"for {manifest.rows:,} rows an index of the kind {grown} would be planned; build it anew for that"
     if manifest.trained_rows and manifest.rows > _GROWN * manifest.trained_rows:
         return f"it was trained when it had {manifest.trained_rows:,} rows, and has {manifest.rows:,}; build it anew"
     return None
@@ -216,15 +223,20 @@ def _check_fits(folder: Folder, old: IndexManifest, source: Source) -> None:
             f"the vectors come from another model than those of the index {folder.url} ({told}) and cannot be "
             "compared; make an index of their own"
         )
+
+
+def _check_memory(old: IndexManifest, rows: int) -> None:
+    """Refuse more rows than a process can hold that adds them to codes which cannot be put together from parts."""
+    if old.index_file is None or not rows:
+        return
     allowed = int(old.plan["max_memory_bytes"])
-    if old.kind == "hnsw":
-        planned = plan_index(old.rows, old.dim, allowed, dtype=old.dtype)
-        needed = planned.build_bytes * (old.rows + source.rows) // old.rows
-        if needed > allowed:
-            raise SpecError(
-                f"with {source.rows:,} more rows the graph takes some {as_size(needed)} to build, and the index was "
-                f"planned for {as_size(allowed)}; build it anew, which takes another kind"
-            )
+    filled = filled_bytes(make_index(old.dim, old.factory), old.rows + rows)
+    needed = PROCESS_BYTES + WORK_BYTES + filled
+    if filled and needed > allowed:
+        raise SpecError(
+            f"with {rows:,} more rows {old.factory} takes some {as_size(needed)} to build, and the index was planned "
+            f"for {as_size(allowed)}; build it anew with more memory or as another kind"
+        )
 
 
 def _said(provenance: Mapping[str, Any], name: str) -> Any:

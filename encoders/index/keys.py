@@ -13,6 +13,7 @@ import pyarrow as pa
 from ..errors import DatasetError, SpecError
 from ..storage.files import dataset_errors
 from .manifest import Segment
+from .source import READ_BYTES
 
 ROW_GROUP_ROWS = 2048
 """Few enough to read one for the sake of a row."""
@@ -87,8 +88,7 @@ class KeyFiles:
         kind = self.schema.field(name).type
         for segment in self._segments:
             path = f"{self._directory}/{segment.keys}"
-            with dataset_errors("read", path):
-                file = pq.ParquetFile(path)
+            with dataset_errors("read", path), pq.ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES) as file:
                 if name not in file.schema_arrow.names:
                     yield pa.nulls(segment.rows, kind)
                     continue

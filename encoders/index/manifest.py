@@ -71,7 +71,8 @@ class Recall:
 
     Attributes:
         k: How many nearest rows are looked for: 10, fewer in a smaller index.
-        queries: Indexed rows that were searched for; a row's own place does not count, nor was it trained on.
+        queries: Indexed rows that were searched for; a row's own place does not count. None was trained on, unless rows
+            were added since.
         target: What was asked for.
         reached: Whether it was.
         recall: With the index's parameters.

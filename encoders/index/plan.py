@@ -8,6 +8,8 @@ import re
 from typing import Any, Literal, NamedTuple
 
 from ..errors import SpecError
+from .footprint import GROWING, HNSW_LINKS, HNSW_ROW_BYTES, ID_BYTES, filled_bytes, index_bytes
+from .library import code_bytes_of, ivf_of, make_index
 from .sizes import as_size
 
 Kind = Literal["exact", "hnsw", "ivf", "ivfpq", "custom"]
@@ -16,7 +18,7 @@ DEFAULT_MEMORY = 4 * 10**9
 PROCESS_BYTES = 180 * 10**6
 """Resident bytes of Python with clipmill, Faiss and pyarrow before any vector: 146 MB measured, and room."""
 
-_WORK_BYTES = 96 * 2**20
+WORK_BYTES = 96 * 2**20
 """What blocks of rows and queries in work take, beside an index."""
 
 _EXACT_VALUES = 2**24
@@ -24,11 +26,6 @@ _EXACT_VALUES = 2**24
 
 _HNSW_ROWS = 200_000
 """Rows up to which a graph, which one process makes alone, is there in minutes on two cores."""
-_HNSW_LINKS = 32
-_HNSW_ROW_BYTES = 2 * _HNSW_LINKS * 4 + 24
-"""Links of a row in the lowest level, its share of those above, and its place."""
-_HNSW_SPARE = 1.3
-"""While it grows: arrays double their room."""
 
 _LISTS_PER_ROOT = 2
 _COMPARED_LISTS = 16_384
@@ -41,7 +38,6 @@ _TRAINING_COPIES = 3.5
 """Sample, residuals and what clustering holds, in sizes of the sample; measured."""
 _PQ_TRAINING_ROWS = 10_240
 """256 centroids, 40 rows for each."""
-_ID_BYTES = 8
 _PQ_SHARES = (2, 4, 8, 16, 32)
 """Values that one byte of a code stands for, finest first."""
 
@@ -67,6 +63,7 @@ class IndexPlan:
         search_bytes: Estimated memory of a process that searches, codes and lists included, full vectors not.
         max_memory_bytes: What each process may hold.
         reasons: Why this one, in sentences.
+        asked: Whether the user gave the factory string, so that nothing was chosen.
     """
 
     kind: Kind
@@ -83,6 +80,7 @@ class IndexPlan:
     search_bytes: int
     max_memory_bytes: int
     reasons: tuple[str, ...]
+    asked: bool = False
 
     def lines(self) -> list[str]:
         """Return what a user is told: the kind, why, and what it takes."""
@@ -123,21 +121,14 @@ def plan_index(
     Raises:
         SpecError: If there are no rows, or not even the smallest index can be built in this memory.
     """
-    check_sizes(rows, dim, dtype)
-    held = process_bytes + _WORK_BYTES
-    allowed = max_memory_bytes - held
-    if allowed <= 0:
-        raise SpecError(
-            f"max_memory {as_size(max_memory_bytes)} is not enough: {as_size(held)} are taken before the first vector; "
-            "allow more"
-        )
-    sizes = _Sizes(rows, dim, dtype, max_memory_bytes, held)
+    sizes = _sizes_of(rows, dim, dtype, max_memory_bytes, process_bytes)
+    allowed = max_memory_bytes - sizes.held
     if rows * dim <= _EXACT_VALUES:
         reason = f"{rows * dim:,} values are few enough to compare a query with all of them (up to {_EXACT_VALUES:,})"
         return _exact(sizes, reason)
     reasons = [f"{rows * dim:,} values are more than the {_EXACT_VALUES:,} that are compared one by one"]
-    graph = rows * (dim + _HNSW_ROW_BYTES)
-    growing = int(graph * _HNSW_SPARE)
+    graph = rows * (dim + HNSW_ROW_BYTES)
+    growing = int(graph * GROWING)
     if rows > _HNSW_ROWS:
         reasons.append(f"{rows:,} rows are more than the {_HNSW_ROWS:,} of which one process makes a graph")
     elif growing > allowed:
@@ -184,6 +175,17 @@ class _Sizes(NamedTuple):
         )
 
 
+def _sizes_of(rows: int, dim: int, dtype: str, max_memory_bytes: int, process_bytes: int) -> _Sizes:
+    check_sizes(rows, dim, dtype)
+    held = process_bytes + WORK_BYTES
+    if held >= max_memory_bytes:
+        raise SpecError(
+            f"max_memory {as_size(max_memory_bytes)} is not enough: {as_size(held)} are taken before the first vector; "
+            "allow more"
+        )
+    return _Sizes(rows, dim, dtype, max_memory_bytes, held)
+
+
 def _exact(sizes: _Sizes, reason: str) -> IndexPlan:
     return sizes.plan(
         kind="exact",
@@ -201,7 +203,7 @@ def _exact(sizes: _Sizes, reason: str) -> IndexPlan:
 def _graph(sizes: _Sizes, graph: int, growing: int, reasons: list[str]) -> IndexPlan:
     return sizes.plan(
         kind="hnsw",
-        factory=f"HNSW{_HNSW_LINKS},SQ8",
+        factory=f"HNSW{HNSW_LINKS},SQ8",
         lists=0,
         train_rows=min(sizes.rows, _PQ_TRAINING_ROWS),
         code_bytes=sizes.dim,
@@ -218,15 +220,15 @@ def _plan_lists(sizes: _Sizes, allowed: int, reasons: list[str]) -> IndexPlan:
     if lists < _usual_lists(rows):
         reasons.append(f"{lists:,} lists instead of {_usual_lists(rows):,}: the sample has to fit into memory")
     training = int(train_rows * dim * 4 * _TRAINING_COPIES)
-    overhead = lists * (dim * 4 + _HNSW_ROW_BYTES)
-    whole = rows * (dim + _ID_BYTES) + overhead
+    overhead = lists * (dim * 4 + HNSW_ROW_BYTES)
+    whole = rows * (dim + ID_BYTES) + overhead
     if whole <= allowed:
         kind, factory, code = "ivf", f"{_lists_called(lists)},SQ8", dim
         reasons.append(f"lists with a byte for each value take {as_size(whole)}, which fits")
     else:
         kind = "ivfpq"
-        code = _code_bytes(dim, (allowed - overhead) / rows - _ID_BYTES)
-        size = rows * (code + _ID_BYTES) + overhead
+        code = _code_bytes(dim, (allowed - overhead) / rows - ID_BYTES)
+        size = rows * (code + ID_BYTES) + overhead
         factory = f"OPQ{code}_{dim // code * code},{_lists_called(lists)},PQ{code}"
         reasons.append(
             f"lists with a byte for each value take {as_size(whole)}, more than there is; with codes of {code} bytes "
@@ -258,7 +260,7 @@ def _usual_lists(rows: int) -> int:
 
 def _lists_called(lists: int) -> str:
     """Return how Faiss calls so many lists: the nearest ones are found by comparing all of them, or by a graph."""
-    return f"IVF{lists}" if lists <= _COMPARED_LISTS else f"IVF{lists}_HNSW{_HNSW_LINKS}"
+    return f"IVF{lists}" if lists <= _COMPARED_LISTS else f"IVF{lists}_HNSW{HNSW_LINKS}"
 
 
 def _lists_of(rows: int, dim: int, allowed: int) -> tuple[int, int]:
@@ -299,13 +301,10 @@ def plan_factory(
             memory.
         MissingExtraError: If Faiss is not installed.
     """
-    from .library import code_bytes_of, ivf_of, make_index
-
-    check_sizes(rows, dim, dtype)
-    sizes = _Sizes(rows, dim, dtype, max_memory_bytes, process_bytes + _WORK_BYTES)
+    sizes = _sizes_of(rows, dim, dtype, max_memory_bytes, process_bytes)
     reason = f"factory={factory!r} was asked for"
     if factory == "Flat":
-        return _exact(sizes, reason)
+        return dataclasses.replace(_exact(sizes, reason), asked=True)
     if re.search(r"(^|,)(RFlat|Refine|IDMap)", factory):
         raise SpecError(
             f"factory={factory!r}: leave IDMap, RFlat and Refine out; full vectors are kept and compared anyhow"
@@ -313,12 +312,10 @@ def plan_factory(
     empty = make_index(dim, factory)
     ivf = ivf_of(empty)
     lists = 0 if ivf is None else int(ivf.nlist)
-    code = code_bytes_of(empty)
-    links = _HNSW_ROW_BYTES if "HNSW" in factory and ivf is None else 0
-    whole = rows * (code + links + (_ID_BYTES if lists else 0)) + lists * (dim * 4 + _HNSW_ROW_BYTES)
+    whole = index_bytes(empty, rows)
     train_rows = min(rows, max(lists * _ROWS_PER_LIST, 0 if empty.is_trained else _PQ_TRAINING_ROWS))
     training = int(train_rows * dim * 4 * _TRAINING_COPIES)
-    build = sizes.held + max(training, 0 if lists else int(whole * (_HNSW_SPARE if links else 1)))
+    build = sizes.held + max(training, filled_bytes(empty, rows))
     if build > max_memory_bytes:
         raise SpecError(
             f"factory={factory!r} takes some {as_size(build)} to build for {rows:,} rows of {dim} values, and "
@@ -329,11 +326,12 @@ def plan_factory(
         factory=factory,
         lists=lists,
         train_rows=train_rows,
-        code_bytes=code,
+        code_bytes=code_bytes_of(empty),
         index_bytes=whole,
         build_bytes=build,
         search_bytes=min(max_memory_bytes, sizes.held + whole),
         reasons=(reason,),
+        asked=True,
     )
 
 

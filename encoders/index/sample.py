@@ -29,7 +29,7 @@ class Sample:
     query_rows: np.ndarray
 
 
-def draw(source: Source, training: int, queries: int, seed: int) -> Sample:
+def draw(source: Source, training: int, queries: int, seed: int, *, left_out: np.ndarray | None = None) -> Sample:
     """Draw vectors, and read them: the files are gone through once, and what was not drawn is not kept.
 
     Args:
@@ -37,14 +37,18 @@ def draw(source: Source, training: int, queries: int, seed: int) -> Sample:
         training: How many to train on; fewer come if there are fewer, or drawn rows have no vector.
         queries: How many to search for.
         seed: Decides which.
+        left_out: Numbers of rows that are not drawn, rising.
 
     Raises:
         DatasetError: If a file cannot be read, or a vector has another dimension.
     """
     rng = np.random.default_rng(seed)
-    queries = min(queries, source.rows // 3 if training else source.rows)
-    training = min(training, source.rows - queries)
-    drawn = _distinct(rng, source.rows, queries + training)
+    skipped = np.empty(0, np.int64) if left_out is None else left_out
+    rows_left = source.rows - len(skipped)
+    queries = min(queries, rows_left // 3 if training else rows_left)
+    training = min(training, rows_left - queries)
+    drawn = _distinct(rng, rows_left, queries + training)
+    drawn += np.searchsorted(skipped - np.arange(len(skipped)), drawn, side="right")  # each past those before it
     is_query = np.zeros(len(drawn), bool)
     is_query[rng.choice(len(drawn), queries, replace=False)] = True
     learnt, searched = np.empty((training, source.dim), np.float32), np.empty((queries, source.dim), np.float32)

@@ -20,6 +20,8 @@ from ..storage.provenance import differences, read_provenance
 
 _LOOKERS = 8
 """Footers that are read together: mostly waiting for object stores."""
+READ_BYTES = 2**20
+"""Of a column in a Parquet file, read at a time."""
 _USUAL = "embedding"
 
 
@@ -249,7 +251,8 @@ def read_piece(piece: Piece, columns: Sequence[str], *, block_rows: int = 4096) 
     is_remote = "://" in piece.path
     with dataset_errors("read the Parquet file", piece.path), contextlib.ExitStack() as stack:
         file = stack.enter_context(open_input(piece.path)) if is_remote else piece.path
-        parquet = stack.enter_context(pq.ParquetFile(file))
+        # Without pre-buffering, and page by page: else a whole column of a row group would be held.
+        parquet = stack.enter_context(pq.ParquetFile(file, pre_buffer=False, buffer_size=READ_BYTES))
         names = [name for name in columns if name in parquet.schema_arrow.names]
         groups = range(piece.first, piece.stop)
         yield from parquet.iter_batches(block_rows, row_groups=groups, columns=names, use_threads=True)

@@ -16,7 +16,7 @@ from .dataset import write_job
 from .directory import SUCCESS, in_the_way, prepare_directory
 from .existing import COMPARISON, described_comparison
 from .files import Folder, open_location, remove_temporaries, url_of
-from .job import Job, described
+from .job import MAY_DIFFER, Job, described
 from .lock import refuse_if_held
 from .plain import json_text
 from .planning import write_plan
@@ -25,13 +25,6 @@ from .resume import Earlier, Progress, look_back, read_earlier
 from .shard_writer import MANIFESTS
 from .shards import Shard
 
-_MAY_DIFFER = frozenset(
-    {
-        *("device", "runtime", "decode", "cache_dir", "fetch_timeout_s", "preprocess_threads", "fetch_threads"),
-        *("max_batch_rows", "max_batch_bytes", "max_batch_pixels", "max_cache_bytes"),
-    }
-)
-"""Fields of a spec that say how vectors are made and not which; workers of one job may differ in them too."""
 _SPEC_DEFAULTS = {field.name: field.default for field in dataclasses.fields(EncoderSpec)}
 _SHOWN = 60
 
@@ -169,6 +162,7 @@ def _description(job: Job, inputs: Sequence[str], arguments: Mapping[str, Any] |
     return {
         "clipmill": __version__,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "signature": job.signature,
         "spec": job.spec.as_dict(),
         **described(job.plan),
         "rows_as": job.format,
@@ -191,7 +185,7 @@ def _comparable(description: Mapping[str, Any]) -> dict[str, Any]:
     """Return what must be equal in both starts of a job, under the names that users have for it."""
     # fields that came with a later version had their defaults before
     spec = {**_plain(_SPEC_DEFAULTS), **(description.get("spec") or {})}
-    found = {name: value for name, value in spec.items() if name not in _MAY_DIFFER}
+    found = {name: value for name, value in spec.items() if name not in MAY_DIFFER}
     found |= {name: description.get(name) for name in ("columns", "key", "access_paths", *COMPARISON)}
     found |= _flat("plan", description.get("plan"))
     found |= {f"the reader's {name}": value for name, value in (description.get("reader") or {}).items()}
@@ -203,7 +197,7 @@ def _other_ways(job: Job, earlier: Earlier) -> dict[str, Any]:
     """Return what may differ and does, for the record."""
     then = earlier.description.get("spec") or {}
     now = _plain(job.spec.as_dict())
-    differing = {name: now[name] for name in sorted(_MAY_DIFFER & now.keys()) if now[name] != then.get(name)}
+    differing = {name: now[name] for name in sorted(MAY_DIFFER & now.keys()) if now[name] != then.get(name)}
     return {"spec": differing} if differing else {}
 
 

@@ -70,8 +70,10 @@ def embed_carefully(shard: Shard, job: Job, attempt: Attempt, *, cpus: int | Non
         deaths[tried.place] += 1
         if deaths[tried.place] >= _DEATHS_TO_BLAME:
             blamed[tried.place] = how
+        if len(deaths) > _MOST_BLAMED:
+            break
     raise DatasetError(
-        f"shard {shard.name}: processes died at each of {len(blamed)} rows, the last with {how}; that is no fault of "
+        f"shard {shard.name}: processes died at {len(deaths)} different rows, the last with {how}; that is no fault of "
         "single rows: look at the memory of the machine, at the model and at the libraries that decode"
     )
 

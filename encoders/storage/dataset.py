@@ -16,7 +16,8 @@ from .directory import ATTEMPTS, FORMAT, JOB, OWN, SKIP_LISTS, STAGING, SUCCESS,
 from .files import Folder, dataset_errors, remove_temporaries
 from .part_writers import LANCE, part_name
 from .plain import json_text
-from .shard_writer import FAILURES, MANIFESTS
+from .planning import read_plan
+from .shard_writer import FAILURES, MANIFESTS, manifest_name
 
 if TYPE_CHECKING:
     import pyarrow.dataset
@@ -99,14 +100,14 @@ def finish_job(directory: str) -> DatasetSummary:
     folder = Folder.of(directory)
     job = _read_job(folder)
     planned = job.get("shards")
-    finished = count_finished(directory)
-    if planned is not None and finished < planned:
-        raise DatasetError(
-            f"{folder.url}: {planned - finished} of {planned} shards are missing; the job did not finish"
-        )
+    manifests = _of_the_plan(folder, planned, read_manifests(directory))
     sizes = folder.list()
-    manifests = read_manifests(directory)
     for manifest in manifests:
+        if manifest.get("signature") != job.get("signature"):
+            raise DatasetError(
+                f"{folder.url}: shard {manifest.get('name')} was written by another job, whose workers live on; end "
+                "them, and start again with --resume"
+            )
         for file in manifest.get("files") or ():
             if sizes.get(file["name"]) != file["bytes"]:
                 raise DatasetError(
@@ -128,6 +129,27 @@ def finish_job(directory: str) -> DatasetSummary:
             folder.fs.rmdir(folder.at(name))
     folder.write(SUCCESS, b"")
     return _summary(manifests, complete=True)
+
+
+def _of_the_plan(folder: Folder, planned: int | None, manifests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the manifests of the shards that there should be; those of others are deleted with their files.
+
+    A worker that outlived an earlier start of the job may have written shards that are cut otherwise now.
+    """
+    plan = read_plan(folder)
+    names = None if plan is None else {shard.name for shard in plan}
+    kept = [one for one in manifests if names is None or one.get("name") in names]
+    missing = (planned or 0 if names is None else len(names)) - len(kept)
+    if missing > 0:
+        raise DatasetError(f"{folder.url}: {missing} of {planned} shards are missing; the job did not finish")
+    used = {file["name"] for one in kept for file in one.get("files") or ()}
+    for one in manifests:
+        if one not in kept:
+            folder.delete(manifest_name(str(one.get("name"))))
+            for file in one.get("files") or ():
+                if file["name"] not in used:
+                    folder.delete(file["name"])
+    return kept
 
 
 def count_finished(directory: str) -> int:

@@ -77,7 +77,9 @@ def in_the_way(directory: str, *, overwrite: bool = False) -> list[str]:
     names = [name for name in folder.list() if name != LOCK]
     orphans = [name for name in names if is_orphan(name)]
     held = [name for name in names if name not in set(orphans)]
-    never_wrote = set(names) <= {JOB, PLAN} and is_own(folder)
+    # What a worker was writing may be of a sink that is at work now, which holds no lock.
+    begun = [name for name in orphans if name.startswith((f".{JOB}.", f".{PLAN}."))]
+    never_wrote = set(names) - set(begun) <= {JOB, PLAN} and is_own(folder)
     if held and not (overwrite or never_wrote):
         way_out = "go on with what is there (--resume), choose" if PLAN in held else "choose"
         raise DatasetError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import os
 import secrets
@@ -31,6 +32,7 @@ from .files import Folder
 from .modes import Plan, is_of_rows, mode_of
 from .output import Output
 from .part_writers import Format, check_format, default_dtype, schema_in_format
+from .plain import json_text
 from .readers import choose_columns
 from .rows import read_table, schema_of
 from .shard_writer import ShardWriter
@@ -43,6 +45,13 @@ _FAILURE_FIELDS = {"stage", "code", "message", "transient"}
 _USUAL_KEY = "id"
 _LINES_LOOKED_AT = 100
 _FIELDS_NAMED = 20
+MAY_DIFFER = frozenset(
+    {
+        *("device", "runtime", "decode", "cache_dir", "fetch_timeout_s", "preprocess_threads", "fetch_threads"),
+        *("max_batch_rows", "max_batch_bytes", "max_batch_pixels", "max_cache_bytes"),
+    }
+)
+"""Fields of a spec that say how vectors are made and not which; workers of one job may differ in them too."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -74,6 +83,17 @@ class Job:
     weights_sha256: str | None = None
     existing: Existing | None = None
     content_hash: bool = False
+
+    @property
+    def signature(self) -> str:
+        """Tells jobs that make the same of the same input from all others, whichever start or worker asks."""
+        usual = {field.name: field.default for field in dataclasses.fields(self.spec)}
+        given = self.spec.as_dict().items()
+        # Without what has its default: later versions may have fields that this one lacks.
+        spec = {name: value for name, value in given if name not in MAY_DIFFER and value != usual.get(name)}
+        columns = [(field.name, str(field.type)) for field in self.schema]
+        asked = [spec, described(self.plan), dict(self.reader), columns, self.format, self.content_hash]
+        return hashlib.sha256(json_text(asked).encode()).hexdigest()[:16]
 
     @classmethod
     def of(
@@ -296,6 +316,7 @@ def embed_rows(
         return writer.commit(
             {
                 "shard": shard.identity(),
+                "signature": job.signature,
                 **out.counts(),
                 **_timings(stats),
                 "resolved": dict(encoder.resolved),

@@ -77,10 +77,13 @@ class DirectoryLock:
         Raises:
             DatasetError: Naming who has it now.
         """
+        self._look()
         if self._taken_by is not None:
+            gone = f"the lock of {self._folder.url} is gone"
             raise DatasetError(
-                f"{_held_by(self._folder, self._taken_by)}: it took this job for dead, which gave no sign of life for "
-                f"{DEAD_AFTER_S:.0f} seconds"
+                f"{_held_by(self._folder, self._taken_by) if self._taken_by else gone}: somebody took this job for "
+                f"dead, which gave no sign of life for {DEAD_AFTER_S:.0f} seconds, or deleted its lock; go on with "
+                "--resume when no other job is at work"
             )
 
     def release(self) -> None:
@@ -96,7 +99,7 @@ class DirectoryLock:
     def _acquire(self) -> None:
         folder = self._folder
         folder.make()
-        with _one_at_a_time(folder) as is_certain:
+        with one_at_a_time(folder) as is_certain:
             standing = _settled(folder)
             if standing is not None:
                 _refuse_if_alive(folder, standing)
@@ -131,13 +134,18 @@ class DirectoryLock:
     def _content(self) -> bytes:
         return json_text({**self._says, "beat": time.time()}, indent=1).encode()
 
+    def _look(self) -> None:
+        """Notice that the lock is somebody else's, or gone: a job that came meanwhile may be over already."""
+        standing = read_lock(self._folder) or {}
+        if standing.get("token") != self.token:
+            self._taken_by = standing
+
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_EVERY_S):
             try:
-                standing = read_lock(self._folder) or {}
-                if standing.get("token") not in (None, self.token):
-                    self._taken_by = standing
-                    _log.error("%s; this job was taken for dead", _held_by(self._folder, standing))
+                self._look()
+                if self._taken_by is not None:
+                    _log.error("%s is somebody else's now: this job was taken for dead", self._folder.url)
                     return
                 self._folder.write(LOCK, self._content())
             except DatasetError as err:
@@ -227,8 +235,8 @@ def _held_by(folder: Folder, standing: dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def _one_at_a_time(folder: Folder) -> Iterator[bool]:
-    """Let one process at a time look at the lock and make its own; yields whether that could be had."""
+def one_at_a_time(folder: Folder) -> Iterator[bool]:
+    """Let one process of this machine at a time change what a directory says; yields whether that could be had."""
     if not is_local(folder.fs):
         yield True  # said of the file itself
         return

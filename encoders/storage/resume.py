@@ -18,6 +18,7 @@ from .shard_writer import MANIFESTS, manifest_name
 from .shards import Shard
 
 NEW, CHANGED, UNFINISHED, DAMAGED = "new input", "changed input", "not finished", "damaged files"
+FOREIGN = "made by another job"
 """Why a shard is done."""
 
 
@@ -41,7 +42,8 @@ class Progress:
     Attributes:
         shards: All of it, in order.
         to_do: Those without files that count, in order.
-        reasons: Why those are done: how many for which of `NEW`, `CHANGED`, `UNFINISHED`, `DAMAGED`.
+        reasons: Why those are done: how many for which of `NEW`, `CHANGED`, `UNFINISHED`, `DAMAGED`,
+            `FOREIGN`.
         rows: Rows of the input that the others have taken in.
         gone: Finished shards of the earlier plan whose input is there no more.
         leftovers: Files in the directory that no shard accounts for; they are deleted.
@@ -61,7 +63,8 @@ class Progress:
     @property
     def is_complete(self) -> bool:
         """Whether there is nothing left to do, not even to say so."""
-        return self.finished and not self.to_do and not self.gone
+        foreign = any(name.startswith(f"{MANIFESTS}/") for name in self.leftovers)
+        return self.finished and not self.to_do and not self.gone and not foreign
 
     @property
     def done(self) -> int:
@@ -109,6 +112,8 @@ def look_back(directory: str, shards: Sequence[Shard], earlier: Earlier) -> Prog
     for shard in shards:
         manifest = manifests.get(manifest_name(shard.name))
         reason = _reason(shard, before.get(number_of(shard)), manifest, sizes)
+        if reason is None and (manifest or {}).get("signature") != earlier.description.get("signature"):
+            reason = FOREIGN
         if reason is None and manifest is not None:
             whole.append(manifest)
             accounted |= {manifest_name(shard.name), *(file["name"] for file in manifest["files"])}

@@ -13,11 +13,14 @@ import pyarrow as pa
 
 from ..errors import DatasetError
 from .files import Folder, dataset_errors, is_local
+from .lock import one_at_a_time
 from .part_writers import Format, Part, check_format, misfit_of, open_part, part_name
 from .plain import json_text
 
 FAILURES, MANIFESTS = "_failures", "_manifest"
 _ROW_GROUP_BYTES = 64 * 2**20
+_SAME = ("shard", "signature")
+"""What manifests of two attempts at the same work have in common: its input, and what was asked for."""
 
 
 def failures_name(shard: str) -> str:
@@ -35,7 +38,7 @@ class ShardWriter:
 
     Rows are held until they make a row group (of rows, or of 64 MiB), so memory does not grow with the shard. A shard
     that was written before under the same name is replaced, its manifest being the first to go and the last to come;
-    but not if it was made of the same input, by another attempt of the engine at it: then that one counts.
+    but not if the same was made of the same input, by another attempt of the engine at it: then that one counts.
 
     Raises:
         DatasetError: If the directory cannot be written or is full.
@@ -131,14 +134,18 @@ class ShardWriter:
             self._part.close()
             if self._lines is not None:
                 self._lines.close()
+        with one_at_a_time(self._folder):  # two attempts that end at once would mix their files
+            return self._publish(self._part, manifest)
+
+    def _publish(self, part: Part, manifest: Mapping[str, Any]) -> dict[str, Any]:
         folder, name = self._folder, self._name
         standing = self._standing_manifest()
         if standing is not None:
-            if manifest.get("shard") is not None and standing.get("shard") == manifest["shard"]:
+            if manifest.get("shard") is not None and all(standing.get(one) == manifest.get(one) for one in _SAME):
                 self._clean_up()
                 return standing
             folder.delete(manifest_name(name))
-        published = self._part.publish()
+        published = part.publish()
         files = dict(published.files)
         if self._failures is None:
             folder.delete(failures_name(name))
