@@ -48,10 +48,17 @@ def table_of(names: Sequence[str], rows: Iterable[Sequence[str]], title: str | N
         rows: Their cells.
         title: What stands above.
     """
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    heading = None if title is None else Text(_printable(title))
+    table = Table(title=heading, title_justify="left", box=None, pad_edge=False)
     for name in names:
         is_number = name in ("place", "score", "clip_score", "cosine")
         table.add_column(name, justify="right" if is_number else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(clean_text(cell)) for cell in row))
+        table.add_row(*(Text(_printable(cell)) for cell in row))
     return table
+
+
+def _printable(text: str) -> str:
+    """Return a stranger's text with control characters escaped: a terminal would obey them."""
+    shown = clean_text(text).strip()
+    return "".join(one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in shown)

@@ -15,7 +15,7 @@ from ..encoders.item import Item
 from ..encoders.outcome import Outcome
 from ..encoders.preparation import fetch_policy
 from ..encoders.rank_plan import CLIP_SCORE, COSINE
-from ..encoders.search_plan import ID, SCORE, SearchPlan, spec_of_search
+from ..encoders.search_plan import ID, SCORE, TOP_K, SearchPlan, spec_of_search
 from ..encoders.searcher import Searcher
 from ..encoders.stats import Stats
 from ..encoders.storage.plain import json_text
@@ -101,10 +101,11 @@ def _plan(target: Target, spec: EncoderSpec, columns: Sequence[str], values: dic
     prompt = values["prompt"]
     if prompt is not None and "{}" not in prompt:
         raise click.UsageError(f"--prompt {prompt!r} has no {{}}, where the text goes")
-    SearchPlan(target, columns=tuple(columns), top_k=values["top_k"]).checked(spec)  # those that the user named
+    top_k = values["top_k"] or max(1, min(TOP_K, target.rows))
+    SearchPlan(target, columns=tuple(columns), top_k=top_k).checked(spec)  # those that the user named
     return SearchPlan(
         target,
-        top_k=values["top_k"],
+        top_k=top_k,
         columns=tuple(dict.fromkeys([*columns, *content_columns(target)])),
         rerank=values["rerank"],
         scale=scale_of(values["scale"]),

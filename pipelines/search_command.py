@@ -17,7 +17,9 @@ from .options import Command, refuse_unknown, spec_fields, spec_options, uncheck
 @click.option(
     "--audio", "audios", multiple=True, metavar="FILE", help="Search for what is like this sound; repeatable."
 )
-@click.option("--top-k", "-k", type=click.IntRange(min=1), default=10, show_default=True, help="Hits of each query.")
+@click.option(
+    "--top-k", "-k", type=click.IntRange(min=1), help="Hits of each query. [default: 10, or all if there are fewer]"
+)
 @click.option("--columns", multiple=True, metavar="A,B,…", help="Columns of what was found to tell too; repeatable.")
 @click.option("--prompt", metavar="TEXT", help="What texts are put into, where its {} is: 'a photo of {}'.")
 @click.option("--rerank", is_flag=True, help="Score the hits with the full vectors: cosine and clip_score.")

@@ -123,11 +123,13 @@ def missing_of(path: str) -> str | None:
 
 def _rows(path: str) -> Iterator[dict[str, Any]]:
     from ..encoders.storage.dataset import open_parquet
+    from ..encoders.storage.files import dataset_errors
 
-    for batch in open_parquet(path).to_batches(batch_size=_BATCH_ROWS):
-        columns = {name: _cells(batch.column(name)) for name in batch.schema.names}
-        for row in zip(*columns.values(), strict=True):
-            yield dict(zip(columns, row, strict=True))
+    with dataset_errors("read", path):
+        for batch in open_parquet(path).to_batches(batch_size=_BATCH_ROWS):
+            columns = {name: _cells(batch.column(name)) for name in batch.schema.names}
+            for row in zip(*columns.values(), strict=True):
+                yield dict(zip(columns, row, strict=True))
 
 
 def _cells(column: Any) -> list[Any]:

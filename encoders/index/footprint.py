@@ -12,7 +12,9 @@ HNSW_LINKS = 32
 HNSW_ROW_BYTES = 2 * HNSW_LINKS * 4 + 24
 """Links of a row in the lowest level, its share of those above, and its place."""
 GROWING = 1.3
-"""While an index grows in memory: arrays double their room."""
+"""While a graph grows: arrays double their room."""
+_GROWING_LISTS = 1.7
+"""While packed lists grow, many arrays at a time: 1.58 measured with 1.1 million rows in 256 lists, 1.66 with 1.5."""
 
 
 def index_bytes(empty: Any, rows: int) -> int:
@@ -38,5 +40,7 @@ def filled_bytes(empty: Any, rows: int) -> int:
     """
     if can_merge(empty):
         return 0
-    grows = ivf_of(empty) is not None or hnsw_of(empty) is not None
-    return int(index_bytes(empty, rows) * (GROWING if grows else 1))
+    size = index_bytes(empty, rows)
+    if ivf_of(empty) is not None:
+        return int(size * _GROWING_LISTS)
+    return size if hnsw_of(empty) is None else int(size * GROWING)
