@@ -164,7 +164,7 @@ def test_rows_without_an_id_are_told_by_what_there_is(tmp_path, capsys) -> None:
         (["words", "fig", "--nprobe", "3"], "says nothing to a dataset"),
         (["words", "fig", "--overwrite"], "--overwrite says nothing without --html"),
         (["words", "fig", "--fetch-remote"], "--fetch-remote says nothing without --html"),
-        (["words", "fig", "--html", "words"], "names no file"),
+        (["words", "fig", "--html", "words"], "is a directory; the contact sheet is a file"),
         (["words", "fig", "--html", "strange.html"], "is there and is no contact sheet"),
         (["nowhere", "fig"], "no such file or directory"),
         (["empty", "fig"], "is neither an index"),

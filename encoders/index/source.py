@@ -22,6 +22,8 @@ _LOOKERS = 8
 """Footers that are read together: mostly waiting for object stores."""
 READ_BYTES = 2**20
 """Of a column in a Parquet file, read at a time."""
+_PASSED_BYTES = 8 * 2**20
+"""Rows of that size have gone through before the allocator is asked to give back what is free."""
 _USUAL = "embedding"
 
 
@@ -255,4 +257,10 @@ def read_piece(piece: Piece, columns: Sequence[str], *, block_rows: int = 4096) 
         parquet = stack.enter_context(pq.ParquetFile(file, pre_buffer=False, buffer_size=READ_BYTES))
         names = [name for name in columns if name in parquet.schema_arrow.names]
         groups = range(piece.first, piece.stop)
-        yield from parquet.iter_batches(block_rows, row_groups=groups, columns=names, use_threads=True)
+        passed = 0
+        for batch in parquet.iter_batches(block_rows, row_groups=groups, columns=names, use_threads=True):
+            yield batch
+            passed += batch.nbytes
+            if passed >= _PASSED_BYTES:  # what is freed stays resident else, some 60 MB of it
+                pa.default_memory_pool().release_unused()
+                passed = 0
