@@ -294,7 +294,7 @@ def test_when_every_row_kills_it_is_not_the_rows(dataset, tmp_path, monkeypatch)
     job, shard = begin(dataset, tmp_path, ["kill"] * 4)
     die(dataset, shard)
     die(dataset, shard)
-    with pytest.raises(DatasetError, match="processes died at each of 2 rows, the last with SIGKILL"):
+    with pytest.raises(DatasetError, match="processes died at 2 different rows, the last with SIGKILL"):
         embed_shard(shard, job)
     assert list(Folder.of(dataset).list("_manifest")) == []
 
