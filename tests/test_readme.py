@@ -55,7 +55,8 @@ def _block(*needles: str) -> str:
 
 def test_every_command_is_known_to_this_test() -> None:
     """A command added to the README is added here."""
-    known = ["embed", "embed", "summary", "embed", "models", "doctor", "embed", "rank", "rank", "classify"]
+    known = ["embed", "embed", "summary", "embed", "models", "doctor", "embed", "embed", "embed"]
+    known += ["index", "search", "index", "report", "rank", "rank", "classify"]
     assert [shlex.split(command)[1] for command in COMMANDS] == known
 
 
@@ -82,9 +83,25 @@ def test_the_command_line(place: Path) -> None:
     assert _run([sys.executable, "-c", _block("read_provenance(")], place) == "demo\n"
 
 
+@pytest.mark.spark
+def test_the_commands_that_go_on_and_search(place: Path) -> None:
+    """After those above: nothing is left to do, nothing is new, and what is searched for is found."""
+    if not (place / "vectors").exists():  # this test alone
+        _run(["bash", "-c", COMMANDS[0]], place)
+    resumed, tonight, index, hits, added, _ = (_run(["bash", "-c", command], place) for command in COMMANDS[7:13])
+    assert re.search(r"rows failed +3 *\n", resumed)
+    there = len(list((place / "photos").iterdir())) - len(BROKEN)
+    assert re.search(r"embedded +0 *\n", tonight) and re.search(rf"skipped.* +{there} *\n", tonight)
+    assert "recall@10" in index and "recall@10" in added
+    texts, pictures = hits.split("blue-star.png", 1)
+    assert "red-circle.png" in texts and "blue-star.png" in pictures
+    assert "Content-Security-Policy" in (place / "hits.html").read_text(encoding="utf-8")
+    assert (place / "report.html").stat().st_size > 100_000
+
+
 def test_the_commands_that_rank(place: Path) -> None:
     """The right caption, picture and label stand first; the broken pictures below, with their reasons."""
-    captions, pictures, labels = (_run(["bash", "-c", command], place) for command in COMMANDS[7:])
+    captions, pictures, labels = (_run(["bash", "-c", command], place) for command in COMMANDS[13:])
     first = [line for line in captions.splitlines() if re.match(r" *1 ", line)]
     assert len(first) == 1 and "a red circle" in first[0]
     (best,) = [line for line in pictures.splitlines() if re.match(r" *1 ", line)]
