@@ -84,8 +84,14 @@ def test_what_differs_in_anything_has_another_key() -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [None, np.zeros((2, 2, 3), np.uint8), Waveform(np.zeros(4), 8000), Vector(np.zeros(8, np.float32)), 5]
-    + [Uri("/listed.png", trusted=True)],
+    [
+        None,
+        np.zeros((2, 2, 3), np.uint8),
+        Waveform(np.zeros(4), 8000),
+        Vector(np.zeros(8, np.float32)),
+        5,
+        Uri("/listed.png", trusted=True),
+    ],
     ids=["null", "array", "sound", "vector", "number", "listed file"],
 )
 def test_what_may_change_or_is_no_content_is_not_looked_up(content: object) -> None:
