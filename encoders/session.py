@@ -375,4 +375,5 @@ class EmbedSession:
             row = self._rows.popleft()
             self._bytes_held -= row.nbytes
             done.append(Finished(row.token, [slot.outcome for slot in row.slots]))
+            row.slots = []  # slots know their row: in a circle they would all wait for the garbage collector
         return done

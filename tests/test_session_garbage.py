@@ -1,0 +1,51 @@
+"""Rows that are done are let go at once, not when the garbage collector comes by."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from clipmill.encoders import EncoderSpec, Item, load_encoder
+from clipmill.encoders.stats import Stats
+
+PICTURE = np.full((20, 30, 3), 100, np.uint8)
+
+
+class Token:
+    """What can be seen to be gone."""
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Only counts of references let go."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("max_cache_bytes", [0, 2**20], ids=["without-cache", "with-cache"])
+def test_rows_are_gone_when_their_caller_has_done_with_them(max_cache_bytes: int) -> None:
+    """Vectors, failures, equal rows and nulls alike: a token, which may hold a photograph, has no other holder."""
+    spec = EncoderSpec("fake::dim=4&bad=bad", max_batch_rows=4, max_cache_bytes=max_cache_bytes)
+    session = load_encoder(spec).session(Stats())
+    tokens = [Token() for _ in range(40)]
+    seen = [weakref.ref(token) for token in tokens]
+    kinds = [
+        Item("text", "same"),
+        Item("text", "bad"),
+        Item("image", PICTURE),
+        Item("image", b"junk"),
+        Item("text", None),
+    ]
+    while tokens:
+        number = len(tokens)
+        session.push(tokens.pop(), [kinds[number % len(kinds)], Item("text", f"text {number}")])
+    assert any(token() for token in seen)  # the last are on their way
+    session.flush()
+    assert [token() for token in seen] == [None] * len(seen)
