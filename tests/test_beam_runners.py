@@ -14,13 +14,21 @@ from concurrent.futures import ThreadPoolExecutor
 import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import PANE_INFO_UNKNOWN
 from beam_helpers import LOCAL, Keep, counters, kept, pipeline
 
 from clipmill.encoders import Document, EncoderSpec, Stats, load_encoder, unload_all
+from clipmill.encoders.document_plan import DocumentPlan
+from clipmill.encoders.session import EmbedSession
 from clipmill.encoders.testing import FakeModel, fake_text_vector, read_log
 from clipmill.transforms import Embed
 from clipmill.transforms import worker as worker_module
+from clipmill.transforms.elements import DocumentElements
+from clipmill.transforms.embed_fn import EmbedBatchFn, EmbedFn
 from clipmill.transforms.meter import Meter
+from clipmill.transforms.placed import Place
 from clipmill.transforms.worker import cpus_per_process
 
 ENCODE = "Embed(fake::dim=8)/Encode/ParDo(EmbedFn)"
@@ -116,6 +124,27 @@ def test_a_load_that_another_thread_is_quicker_to_count_is_counted(monkeypatch):
         monkeypatch.setattr(meter, "count", lambda name, number: counted.append((name, number)))
         meter.report(Stats())
     assert sum(number for name, number in counted if name == "models_loaded") == 2
+
+
+@pytest.mark.parametrize("fn", [EmbedFn, EmbedBatchFn])
+def test_what_a_failed_bundle_left_in_flight_is_let_go(fn, monkeypatch):
+    closed = []
+    close = EmbedSession.close
+
+    def noted(session):
+        closed.append(session)
+        close(session)
+
+    monkeypatch.setattr(EmbedSession, "close", noted)
+    stage = fn(EncoderSpec("fake::dim=8"), DocumentElements(DocumentPlan(), ""), on_failure="split", cpus=None)
+    stage.setup()
+    stage.start_bundle()
+    left = stage._session
+    assert stage._push(Document(text="waits"), Place(Timestamp(0), GlobalWindow(), PANE_INFO_UNKNOWN)) == []
+    stage.start_bundle()
+    assert closed == [left]
+    stage.teardown()
+    assert closed == [left, stage._session]
 
 
 def test_a_model_is_loaded_once_though_two_transforms_use_it(tmp_path):

@@ -15,8 +15,8 @@ from ..encoders.labels import LabelSet
 from ..encoders.scores import SCALE, Scale
 from ..encoders.spec import EncoderSpec, Modality, reject_unknown_options
 from .elements import DocumentElements, Elements, RowElements
-from .embed_fn import OnFailure
 from .encoding import Encoding, check_columns, label_of
+from .placed import OnFailure
 from .rows import COLUMN_WAY_OUT, STRUCTS, columns_type
 
 _OWN_OPTIONS = (

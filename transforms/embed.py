@@ -13,8 +13,8 @@ from ..encoders.document_plan import DocumentPlan
 from ..encoders.errors import SpecError
 from ..encoders.spec import EncoderSpec, Modality, reject_unknown_options
 from .elements import DocumentElements, Elements, RowElements
-from .embed_fn import OnFailure
 from .encoding import Embedded, Encoding, check_columns, label_of
+from .placed import OnFailure
 from .rows import COLUMN_WAY_OUT, Vectors, embedded_type
 
 __all__ = ["Embed", "Embedded", "embed_of"]

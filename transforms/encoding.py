@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self, get_args
 
 import apache_beam as beam
@@ -14,8 +14,9 @@ from ..encoders.plans import AnyDocumentPlan, RowPlan
 from ..encoders.spec import EncoderSpec
 from . import document_coder as _document_coder  # noqa: F401 - registers the coder of documents
 from .elements import Elements
-from .embed_fn import FAILURES, EmbedBatchFn, EmbedFn, OnFailure
+from .embed_fn import EmbedBatchFn, EmbedFn
 from .failed_row import FailedRow
+from .placed import FAILURES, OnFailure, PlacedFn
 from .rows import row_fields
 from .waiting import WaitForBatches
 from .worker import cpus_per_process
@@ -100,13 +101,36 @@ class Encoding(beam.PTransform):
 
     def _encode(self, pcoll: PCollection, rows_type: Any, elements: Elements) -> Embedded:
         """Put the stage with the model into the pipeline."""
-        fn: type[EmbedFn] | type[EmbedBatchFn] = EmbedFn
+        rows = self.spec.max_batch_rows or _WAITING_ROWS
+        return self._staged(pcoll, "Encode", (EmbedFn, EmbedBatchFn), (self.spec, elements), rows, rows_type)
+
+    def _staged(
+        self,
+        pcoll: PCollection,
+        label: str,
+        fns: tuple[Callable[..., PlacedFn], Callable[..., PlacedFn]],
+        arguments: tuple[Any, ...],
+        waiting_rows: int,
+        rows_type: Any,
+    ) -> Embedded:
+        """Put a stage that holds elements back into the pipeline, behind one that waits for batches if asked for.
+
+        Args:
+            pcoll: What goes in.
+            label: Of the stage.
+            fns: What takes elements, and what takes batches of them.
+            arguments: What either is made of.
+            waiting_rows: Most elements in a batch.
+            rows_type: Of what comes out.
+        """
+        one_by_one, in_batches = fns
+        fn = one_by_one
         if self._max_wait_s is not None and not pcoll.is_bounded:
-            pcoll = pcoll | WaitForBatches(self.spec.max_batch_rows or _WAITING_ROWS, self._max_wait_s)
-            fn = EmbedBatchFn
+            pcoll = pcoll | WaitForBatches(waiting_rows, self._max_wait_s)
+            fn = in_batches
         cpus = cpus_per_process(pcoll.pipeline.options, pcoll.pipeline.runner)
-        stage = fn(self.spec, elements, on_failure=self._on_failure, cpus=cpus)
-        outputs = pcoll | "Encode" >> beam.ParDo(stage).with_outputs(FAILURES, main="rows")
+        stage = fn(*arguments, on_failure=self._on_failure, cpus=cpus)
+        outputs = pcoll | label >> beam.ParDo(stage).with_outputs(FAILURES, main="rows")
         embedded = Embedded(outputs.rows, outputs[FAILURES])
         embedded.rows.element_type = rows_type
         embedded.failures.element_type = FailedRow

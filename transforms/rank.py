@@ -14,9 +14,9 @@ from ..encoders.rank_plan import RANK, RANKED, DocumentRankPlan, PairPlan, RankP
 from ..encoders.scores import SCALE, Scale
 from ..encoders.spec import EncoderSpec, reject_unknown_options
 from .elements import DocumentElements, Elements, RowElements
-from .embed_fn import OnFailure
 from .encoding import Embedded, Encoding, check_columns, label_of
 from .groups import GroupScores, PairElements, scored_type
+from .placed import OnFailure
 from .rows import STRUCTS, is_array, row_fields, widened_type
 
 _OWN_OPTIONS = (

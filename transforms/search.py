@@ -7,11 +7,7 @@ import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-import apache_beam as beam
-from apache_beam.pvalue import PCollection, TaggedOutput
-from apache_beam.transforms.window import BoundedWindow
-from apache_beam.utils.timestamp import Timestamp
-from apache_beam.utils.windowed_value import PaneInfo, WindowedValue
+from apache_beam.pvalue import PCollection
 
 from ..encoders.encoder import Encoder
 from ..encoders.index.targets import find_target
@@ -24,13 +20,11 @@ from ..encoders.searcher import Searcher
 from ..encoders.spec import EncoderSpec, reject_unknown_options
 from ..encoders.stats import Stats
 from .elements import refuse_row, sure_fields
-from .embed_fn import FAILURES, OnFailure, Place
 from .encoding import Embedded, Encoding, check_columns, label_of
-from .failed_row import FailedRow, FailedRowError
+from .failed_row import FailedRow
 from .meter import Meter
+from .placed import InBatches, OneByOne, OnFailure, Place, PlacedFn
 from .rows import STRUCTS, make_row, value_at, widened_type
-from .waiting import WaitForBatches
-from .worker import cpus_per_process
 
 _WAY_OUT = "choose a name: Search(…, output='…')"
 """What to do about a column of hits whose name is taken."""
@@ -147,20 +141,12 @@ class Search(Encoding):
         """
         check_columns(pcoll.element_type, [self.plan.query], self.plan.new_names, _WAY_OUT)
         rows_type = widened_type(pcoll.element_type, {self.plan.output: STRUCTS})
-        fn: type[SearchFn] | type[SearchBatchFn] = SearchFn
-        if self._max_wait_s is not None and not pcoll.is_bounded:
-            pcoll = pcoll | WaitForBatches(self.plan.batch_rows, self._max_wait_s)
-            fn = SearchBatchFn
-        cpus = cpus_per_process(pcoll.pipeline.options, pcoll.pipeline.runner)
-        stage = fn(self.spec, self.plan, on_failure=self._on_failure, cpus=cpus)
-        outputs = pcoll | "Search" >> beam.ParDo(stage).with_outputs(FAILURES, main="rows")
-        found = Embedded(outputs.rows, outputs[FAILURES])
-        found.rows.element_type = rows_type
-        found.failures.element_type = FailedRow
+        fns = (SearchFn, SearchBatchFn)
+        found = self._staged(pcoll, "Search", fns, (self.spec, self.plan), self.plan.batch_rows, rows_type)
         return self._hand_out(found)
 
 
-class _SearchingFn(beam.DoFn):
+class _SearchingFn(PlacedFn):
     """What searches: rows of a bundle wait for each other, so that their queries are searched together."""
 
     def __init__(self, spec: EncoderSpec | None, plan: SearchPlan, *, on_failure: OnFailure, cpus: int | None) -> None:
@@ -172,9 +158,9 @@ class _SearchingFn(beam.DoFn):
             on_failure: `raise` ends the job at the first failure.
             cpus: Cores that each worker process may use, None if it finds out by itself.
         """
+        super().__init__(spec.model if spec is not None else _VECTORS, on_failure)
         self._spec = spec
         self._plan = plan
-        self._on_failure = on_failure
         self._cpus = cpus
 
     def setup(self) -> None:
@@ -200,10 +186,7 @@ class _SearchingFn(beam.DoFn):
     def _push(self, element: Any, place: Place) -> list[Any]:
         refused = refuse_row(element, self._plan.new_names, self._plan.key, _WAY_OUT)
         if refused is not None:
-            self._stats.rows += 1
-            for failure in refused.failures:
-                self._stats.count_failure(failure)
-            return [self._failed(refused, place)]
+            return [self._refused(refused, place)]
         get = functools.partial(value_at, sure_fields(element))
         item = self._searcher.item(get)
         self._waiting.append(_Waiting(element, place, get, item))
@@ -217,14 +200,9 @@ class _SearchingFn(beam.DoFn):
         for (element, place, _, _), made in zip(waiting, found, strict=True):
             row = make_row(element, sure_fields(element), made.values)
             failed = FailedRow(row, tuple(made.failures)) if made.failures else None
-            outputs.append(_at(row, place) if failed is None else self._failed(failed, place))
+            outputs.append(place.at(row) if failed is None else self._failed(failed, place))
         self._meter.report(self._stats.take())
         return outputs
-
-    def _failed(self, failed: FailedRow, place: Place) -> TaggedOutput:
-        if self._on_failure == "raise":
-            raise FailedRowError(failed.failures, self._spec.model if self._spec is not None else _VECTORS)
-        return TaggedOutput(FAILURES, _at(failed, place))
 
 
 class _Waiting(NamedTuple):
@@ -236,36 +214,9 @@ class _Waiting(NamedTuple):
     item: Item
 
 
-class SearchFn(_SearchingFn):
+class SearchFn(_SearchingFn, OneByOne):
     """Searches for the queries of elements."""
 
-    def process(
-        self,
-        element: Any,
-        timestamp: Timestamp = beam.DoFn.TimestampParam,  # type: ignore[assignment]
-        window: BoundedWindow = beam.DoFn.WindowParam,  # type: ignore[assignment]
-        pane: PaneInfo = beam.DoFn.PaneInfoParam,  # type: ignore[assignment]
-    ) -> Iterable[Any]:
-        """Take one element; give out those that are done, this one or others."""
-        return self._push(element, Place(timestamp, window, pane))
 
-
-class SearchBatchFn(_SearchingFn):
-    """Searches for the queries of batches that were collected across bundles: see `waiting`."""
-
-    def process(
-        self,
-        batch: Any,
-        window: BoundedWindow = beam.DoFn.WindowParam,  # type: ignore[assignment]
-    ) -> Iterable[Any]:
-        """Take a batch, whose elements all stand in its window."""
-        _, waited = batch
-        return [
-            output
-            for element, timestamp, pane in waited
-            for output in self._push(element, Place(timestamp, window, PaneInfo(*pane)))
-        ]
-
-
-def _at(value: Any, place: Place) -> WindowedValue:
-    return WindowedValue(value, place.timestamp, (place.window,), place.pane)
+class SearchBatchFn(_SearchingFn, InBatches):
+    """Searches for the queries of batches of elements."""

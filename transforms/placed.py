@@ -1,0 +1,95 @@
+"""Stages that hold elements back: what becomes of one goes out where it stood in time, as a row or as a failure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
+
+import apache_beam as beam
+from apache_beam.pvalue import TaggedOutput
+from apache_beam.transforms.window import BoundedWindow
+from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import PaneInfo, WindowedValue
+
+from ..encoders.stats import Stats
+from .failed_row import FailedRow, FailedRowError
+
+FAILURES = "failures"
+"""Tag of the output of failures."""
+
+OnFailure = Literal["split", "raise"]
+
+
+class Place(NamedTuple):
+    """Where an element stands in time; what becomes of it goes out there, whenever that is."""
+
+    timestamp: Timestamp
+    window: BoundedWindow
+    pane: PaneInfo
+
+    def at(self, value: Any) -> WindowedValue:
+        """Put a value there."""
+        return WindowedValue(value, self.timestamp, (self.window,), self.pane)
+
+
+class PlacedFn(beam.DoFn):
+    """What takes elements with their places; `OneByOne` or `InBatches` hands them to it."""
+
+    _stats: Stats
+
+    def __init__(self, model: str, on_failure: OnFailure) -> None:
+        """Keep what is done with failures.
+
+        Args:
+            model: What errors name.
+            on_failure: `raise` ends the job at the first failure.
+        """
+        self._model = model
+        self._on_failure = on_failure
+
+    def _push(self, element: Any, place: Place) -> list[Any]:
+        """Take an element; return the outputs that are done, of this one or of others."""
+        raise NotImplementedError
+
+    def _refused(self, refused: FailedRow, place: Place) -> TaggedOutput:
+        """Count an element of which nothing can be made, and send it to the failures."""
+        self._stats.rows += 1
+        for failure in refused.failures:
+            self._stats.count_failure(failure)
+        return self._failed(refused, place)
+
+    def _failed(self, failed: FailedRow, place: Place) -> TaggedOutput:
+        if self._on_failure == "raise":
+            raise FailedRowError(failed.failures, self._model)
+        return TaggedOutput(FAILURES, place.at(failed))
+
+
+class OneByOne(PlacedFn):
+    """Takes elements as they come."""
+
+    def process(
+        self,
+        element: Any,
+        timestamp: Timestamp = beam.DoFn.TimestampParam,  # type: ignore[assignment]
+        window: BoundedWindow = beam.DoFn.WindowParam,  # type: ignore[assignment]
+        pane: PaneInfo = beam.DoFn.PaneInfoParam,  # type: ignore[assignment]
+    ) -> Iterable[Any]:
+        """Take one element; give out those that are done, this one or others."""
+        return self._push(element, Place(timestamp, window, pane))
+
+
+class InBatches(PlacedFn):
+    """Takes batches that were collected across bundles: see `waiting`."""
+
+    def process(
+        self,
+        batch: Any,
+        window: BoundedWindow = beam.DoFn.WindowParam,  # type: ignore[assignment]
+    ) -> Iterable[Any]:
+        """Take a batch, whose elements all stand in its window."""
+        _, waited = batch
+        return [
+            output
+            for element, timestamp, pane in waited
+            for output in self._push(element, Place(timestamp, window, PaneInfo(*pane)))
+        ]
