@@ -9,12 +9,14 @@ from pyspark.sql import functions as F
 from spark_session import SETTINGS
 
 pytest.register_assert_rewrite("contract", "test_spark_contract", "test_spark_shards", "test_spark_rank_contract")
+pytest.register_assert_rewrite("test_spark_payloads")
 
 from contract import WITH_SOUNDS, vector_of_wav, wav  # noqa: E402
 from rank_expected import cosine_of, softmax_of  # noqa: E402
 
 # Collected here as well, and so run on this module's session.
 from test_spark_contract import TestEmbedColumns, TestExpressions  # noqa: E402, F401
+from test_spark_payloads import test_no_payloads, test_payloads_are_spread_evenly_and_in_order  # noqa: E402, F401
 from test_spark_rank_contract import TestClassify, TestRank, TestRankGroups  # noqa: E402, F401
 from test_spark_shards import test_every_shard_is_embedded_and_reported_in_order  # noqa: E402, F401
 

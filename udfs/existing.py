@@ -17,6 +17,7 @@ from ..encoders.storage.job import Job
 from ..encoders.storage.row_keys import keys_wanted
 from ..encoders.storage.shards import Shard
 from ..encoders.storage.skip_lists import write_skip_list
+from .payloads import payloads_of, spread
 
 _BATCH_ROWS = 4096
 _SHARDS_PER_TASK = 16
@@ -45,49 +46,59 @@ def find_existing(spark: SparkSession, shards: Sequence[Shard], job: Job) -> Non
 
     Args:
         spark: A classic or a Connect session.
-        shards: What is read; small, since they travel with the function.
+        shards: What is read; each task is handed its own alone.
         job: Whose `existing` names the datasets.
     """
     assert job.existing is not None
-    parts = parts_of(job.existing)
     together = _SHARDS_PER_TASK if job.existing.by == "id" else 1  # by content all files are fetched
-    tasks = math.ceil(len(shards) / together)
-    wanted = _each(spark, len(shards), tasks, _WANTED, lambda n: ((*one, n) for one in keys_wanted(shards[n], job)))
-    tasks = math.ceil(len(parts) / _SHARDS_PER_TASK)
-    there = _each(spark, len(parts), tasks, _THERE, lambda n: ((key, *said) for key, said in keys_there(parts[n], job)))
+    wanted = _each(spark, shards, together, _WANTED, lambda n, shard: ((*one, n) for one in keys_wanted(shard, job)))
+    there = _each(
+        spark,
+        parts_of(job.existing),
+        _SHARDS_PER_TASK,
+        _THERE,
+        lambda _, part: ((key, *said) for key, said in keys_there(part, job)),
+    )
     # what `is_there` says of one digest: it has a vector in some dataset where nothing of it failed. One grouping by
     # the digest alone, whose shuffle serves the join too.
     made = F.collect_set(F.when(F.col("has_vector"), F.col("dataset")))
     failed = F.collect_set(F.when(~F.col("has_vector"), F.col("dataset")))
     whole = there.groupBy("digest").agg(F.array_except(made, failed).alias("datasets")).filter(F.size("datasets") > 0)
     found = wanted.join(whole.select("digest"), "digest", "left_semi").select("shard", "mark")
-    every = spark.range(len(shards)).select(F.col("id").alias("shard"), F.lit(None).cast("binary").alias("mark"))
-    found.unionByName(every).groupBy("shard").applyInArrow(_writing(shards, job), "shard long").collect()
+    every = spark.createDataFrame(
+        pa.table({"shard": pa.array(range(len(shards)), pa.int64()), "name": [shard.name for shard in shards]})
+    )
+    both = found.unionByName(every, allowMissingColumns=True)
+    both.groupBy("shard").applyInArrow(_writing(job), "shard long").collect()
 
 
 def _each(
-    spark: SparkSession, count: int, tasks: int, columns: _Columns, rows: Callable[[int], Iterator[tuple[Any, ...]]]
+    spark: SparkSession,
+    payloads: Sequence[Any],
+    together: int,
+    columns: _Columns,
+    rows: Callable[[int, Any], Iterator[tuple[Any, ...]]],
 ) -> DataFrame:
-    """Return the rows that a function makes of each number below `count`, by so many tasks."""
+    """Return the rows that a function makes of each payload and its number, so many payloads together in a task."""
 
     def task(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            for number in batch.column(0).to_pylist():
-                made = rows(number)
-                while some := list(itertools.islice(made, _BATCH_ROWS)):
-                    arrays = [
-                        pa.array(values, field.type)
-                        for values, field in zip(zip(*some, strict=True), columns.arrow, strict=True)
-                    ]
-                    yield pa.RecordBatch.from_arrays(arrays, schema=columns.arrow)
+        for number, payload in payloads_of(batches):
+            made = rows(number, payload)
+            while some := list(itertools.islice(made, _BATCH_ROWS)):
+                arrays = [
+                    pa.array(values, field.type)
+                    for values, field in zip(zip(*some, strict=True), columns.arrow, strict=True)
+                ]
+                yield pa.RecordBatch.from_arrays(arrays, schema=columns.arrow)
 
-    return spark.range(0, count, 1, max(tasks, 1)).mapInArrow(task, columns.spark)
+    tasks = max(math.ceil(len(payloads) / together), 1)
+    return spread(spark, payloads, tasks).mapInArrow(task, columns.spark)
 
 
-def _writing(shards: Sequence[Shard], job: Job) -> Callable[[pa.Table], pa.Table]:
+def _writing(job: Job) -> Callable[[pa.Table], pa.Table]:
     def write(found: pa.Table) -> pa.Table:
-        number = found.column("shard")[0].as_py()
-        write_skip_list(job, shards[number].name, found.column("mark").drop_null().to_pylist())
+        (name,) = found.column("name").drop_null().to_pylist()  # of the one row that every shard has
+        write_skip_list(job, name, found.column("mark").drop_null().to_pylist())
         return found.select(["shard"]).slice(0, 1)
 
     return write

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from typing import Any
 
-import pyarrow as pa
 from pyspark import TaskContext
 from pyspark.sql import SparkSession
 
 from ..encoders.index.shard import IndexJob, IndexShard, build_shard
+from .payloads import report_each
 
 
 def index_shards(spark: SparkSession, shards: Iterable[IndexShard], job: IndexJob) -> list[dict[str, Any]]:
@@ -18,32 +17,15 @@ def index_shards(spark: SparkSession, shards: Iterable[IndexShard], job: IndexJo
 
     Args:
         spark: A classic or a Connect session.
-        shards: What is read; small, since they travel with the function.
+        shards: What is read; each task is handed its own alone.
         job: What is made of each.
 
     Returns:
         What `build_shard` reported, in the order of the shards.
     """
-    shards = list(shards)
-    if not shards:
-        return []
-    numbers = spark.range(0, len(shards), 1, len(shards))
-    rows = numbers.mapInArrow(_partition_function(shards, job), "number long, report string").collect()
-    reports = {row["number"]: json.loads(row["report"]) for row in rows}
-    return [reports[number] for number in range(len(shards))]
 
-
-def _partition_function(
-    shards: Sequence[IndexShard], job: IndexJob
-) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    def build(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def build(shard: IndexShard) -> dict[str, Any]:
         task = TaskContext.get()
-        cpus = task.cpus() if task is not None else None
-        for batch in batches:
-            for number in batch.column(0).to_pylist():
-                report = json.dumps(build_shard(shards[number], job, cpus=cpus))
-                yield pa.RecordBatch.from_pydict(
-                    {"number": pa.array([number], pa.int64()), "report": pa.array([report], pa.string())}
-                )
+        return build_shard(shard, job, cpus=task.cpus() if task is not None else None)
 
-    return build
+    return report_each(spark, list(shards), build)

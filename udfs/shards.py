@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from typing import Any
 
-import pyarrow as pa
 from pyspark import TaskContext
 from pyspark.sql import SparkSession
 
@@ -16,7 +14,8 @@ from ..encoders.storage.job import Job, embed_shard
 from ..encoders.storage.source import Shard
 from .driver import warn_without_worker_reuse
 from .existing import find_existing
-from .meter import Meter, meter_of
+from .meter import meter_of
+from .payloads import report_each
 from .worker import is_from_spark, spec_of_task
 
 
@@ -27,7 +26,7 @@ def embed_shards(spark: SparkSession, shards: Iterable[Shard], job: Job) -> list
 
     Args:
         spark: A classic or a Connect session.
-        shards: What is read; small, since they travel with the function.
+        shards: What is read; each task is handed its own alone.
         job: What is done with each.
 
     Returns:
@@ -39,26 +38,14 @@ def embed_shards(spark: SparkSession, shards: Iterable[Shard], job: Job) -> list
     warn_without_worker_reuse(spark)
     if job.existing is not None:
         find_existing(spark, shards, job)
-    numbers = spark.range(0, len(shards), 1, len(shards))
-    rows = numbers.mapInArrow(_partition_function(shards, job, meter_of(spark)), "number long, report string").collect()
-    reports = {row["number"]: json.loads(row["report"]) for row in rows}
-    return [reports[number] for number in range(len(shards))]
+    meter = meter_of(spark)
 
+    def embed(shard: Shard) -> dict[str, Any]:
+        manifest = _embed_shard_in_task(shard, job)
+        meter.tell(counts_of_manifest(manifest))
+        return manifest
 
-def _partition_function(
-    shards: Sequence[Shard], job: Job, meter: Meter
-) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    def embed(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            for number in batch.column(0).to_pylist():
-                manifest = _embed_shard_in_task(shards[number], job)
-                meter.tell(counts_of_manifest(manifest))
-                report = json.dumps(manifest)
-                yield pa.RecordBatch.from_pydict(
-                    {"number": pa.array([number], pa.int64()), "report": pa.array([report], pa.string())}
-                )
-
-    return embed
+    return report_each(spark, shards, embed)
 
 
 def _embed_shard_in_task(shard: Shard, job: Job) -> dict[str, Any]:
