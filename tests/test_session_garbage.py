@@ -43,9 +43,11 @@ def test_rows_are_gone_when_their_caller_has_done_with_them(max_cache_bytes: int
         Item("image", b"junk"),
         Item("text", None),
     ]
+    held = []
     while tokens:
         number = len(tokens)
         session.push(tokens.pop(), [kinds[number % len(kinds)], Item("text", f"text {number}")])
-    assert any(token() for token in seen)  # the last are on their way
+        held.append(seen[number - 1]() is not None)
+    assert any(held)  # most wait for others; whether the last one does depends on the threads that decode
     session.flush()
     assert [token() for token in seen] == [None] * len(seen)
