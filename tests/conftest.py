@@ -20,7 +20,7 @@ atexit.register(shutil.rmtree, os.environ["CLIPMILL_CACHE"], ignore_errors=True)
 
 # Shared test bodies: their assertions should show values, too.
 pytest.register_assert_rewrite("contract", "rank_contract", "rank_kinds_contract", "flat_rank_contract")
-pytest.register_assert_rewrite("classify_contract", "rank_expected")
+pytest.register_assert_rewrite("classify_contract", "rank_expected", "resume_jobs", "fetch_helpers")
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` is applied

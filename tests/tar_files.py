@@ -13,9 +13,13 @@ import numpy as np
 from pictures import encode
 
 from clipmill.encoders import EncoderSpec
-from clipmill.encoders.storage import Job, begin_job, embed_shard, finish_job, plan_shards, read_dataset
+from clipmill.encoders.storage import Job, begin_job, embed_shard, finish_job, plan_shards, read_dataset, read_failures
+from clipmill.encoders.testing import fake_text_vector
 
 SPEC = EncoderSpec("fake::dim=4", device="cpu")
+BOTH = {"columns": {"image": "image", "text": "text"}, "drop": ["image"]}
+"""What a job does that embeds images and captions."""
+BLOCK = tarfile.BLOCKSIZE
 
 
 def picture(number: int) -> bytes:
@@ -28,14 +32,27 @@ def picture_vector(number: int) -> list[float]:
     return [4.0, 5.0 + number, float(number), float(number)]
 
 
+def text_vector(number: int) -> list[float]:
+    """Return the fake's vector of a caption."""
+    return fake_text_vector(f"picture {number}", 4).tolist()
+
+
+def about(number: int) -> dict[str, str]:
+    """Return the metadata of a sample."""
+    return {
+        "url": f"https://example.com/{number}.png",
+        "caption": f"picture {number}",
+        "key": f"{number:09d}",
+    }
+
+
 def members(numbers: Iterable[int], *, image: str = "png", **more: Any) -> list[tuple[str, bytes]]:
     """Return the files of samples in webdataset's order, metadata spread over lines as img2dataset does it."""
     found = []
     for number in numbers:
         key = f"{number:09d}"
-        about = {"url": f"https://example.com/{number}.png", "caption": f"picture {number}", "key": key, **more}
         found += [
-            (f"{key}.json", json.dumps(about, indent=4).encode()),
+            (f"{key}.json", json.dumps({**about(number), **more}, indent=4).encode()),
             (f"{key}.{image}", picture(number)),
             (f"{key}.txt", f"picture {number}".encode()),
         ]
@@ -83,3 +100,8 @@ def rows_of(output: object, **options: Any) -> dict[str, Mapping[str, Any]]:
     found = {row["id"]: row for row in rows}
     assert len(found) == len(rows)
     return found
+
+
+def codes(output: object) -> list[tuple[Any, str]]:
+    """Return the id and the code of each failure of a dataset."""
+    return [(failure.get("id"), failure["code"]) for failure in read_failures(str(output))]

@@ -6,16 +6,18 @@ import dataclasses
 
 import numpy as np
 import pytest
-from test_resume import SPEC, begin, directory, texts, work, write_texts  # noqa: F401 - fixtures
+from resume_jobs import SPEC, begin, work, write_texts
 
 from clipmill.encoders.errors import DatasetError
 from clipmill.encoders.storage import embed_shard, finish_job, read_dataset, read_manifests
 from clipmill.encoders.storage.files import Folder
 
+pytest_plugins = ["resume_jobs"]
+
 NORMALIZED = dataclasses.replace(SPEC, normalize=True)
 
 
-def test_a_shard_of_another_job_is_written_again(directory, texts):  # noqa: F811
+def test_a_shard_of_another_job_is_written_again(directory, texts):
     """The input is the same and the vectors are not."""
     job, progress = begin(directory, texts, spec=NORMALIZED)
     survivor = dataclasses.replace(job, spec=SPEC)
@@ -26,7 +28,7 @@ def test_a_shard_of_another_job_is_written_again(directory, texts):  # noqa: F81
     np.testing.assert_allclose(norms, 1, atol=1e-6)
 
 
-def test_a_shard_that_another_job_wrote_last_is_done_again(directory, texts):  # noqa: F811
+def test_a_shard_that_another_job_wrote_last_is_done_again(directory, texts):
     job, progress = begin(directory, texts, spec=NORMALIZED)
     work(job, progress.to_do)
     embed_shard(progress.to_do[0], dataclasses.replace(job, spec=SPEC))
@@ -38,7 +40,7 @@ def test_a_shard_that_another_job_wrote_last_is_done_again(directory, texts):  #
     assert finish_job(directory).complete
 
 
-def test_a_shard_that_is_not_of_the_plan_any_more_leaves_no_row(directory, texts, tmp_path):  # noqa: F811
+def test_a_shard_that_is_not_of_the_plan_any_more_leaves_no_row(directory, texts, tmp_path):
     """The table was shorter when its worker began."""
     job, progress = begin(directory, texts)
     old = progress.to_do[-1]
@@ -52,7 +54,7 @@ def test_a_shard_that_is_not_of_the_plan_any_more_leaves_no_row(directory, texts
     assert not [name for name in Folder.of(directory).list() if "00099" in name]
 
 
-def test_the_same_job_in_another_worker_is_no_other_job(directory, texts):  # noqa: F811
+def test_the_same_job_in_another_worker_is_no_other_job(directory, texts):
     """Its device, its batches and its threads are a worker's own matter."""
     job, _ = begin(directory, texts)
     other = dataclasses.replace(job, spec=dataclasses.replace(SPEC, max_batch_rows=3, preprocess_threads=1))

@@ -1,0 +1,161 @@
+"""Objects of stores, by the file systems of fsspec, and drivers that are not installed."""
+
+import subprocess
+import sys
+import threading
+
+import fsspec
+import pytest
+from fetch_helpers import STRICT, failure
+from http_server import JPEG
+
+from clipmill.encoders.errors import ClipmillError, MissingExtraError
+from clipmill.encoders.failure import Code
+from clipmill.encoders.media.fetch import Fetched, FetchPolicy, fetch
+
+pytest_plugins = ["fetch_helpers"]
+pytestmark = pytest.mark.usefixtures("no_proxy")
+
+
+MEMORY = FetchPolicy(schemes=("memory",), max_bytes=1000)
+
+
+@pytest.fixture
+def store():
+    file_system = fsspec.filesystem("memory")
+    file_system.pipe("/bucket/photo.jpg", JPEG)
+    file_system.pipe("/bucket/empty.jpg", b"")
+    file_system.pipe("/bucket/large.jpg", bytes(1001))
+    yield file_system
+    file_system.rm("/bucket", recursive=True)
+
+
+def test_object(store):
+    assert fetch("memory://bucket/photo.jpg", MEMORY) == Fetched(JPEG, None)
+    assert fetch("MEMORY://bucket/photo.jpg", MEMORY).data == JPEG
+    assert fetch("memory://bucket/empty.jpg", MEMORY).data == b""
+    assert fetch("memory://bucket/photo.jpg", STRICT, trusted=True).data == JPEG
+    assert failure("memory://bucket/photo.jpg").code == Code.FORBIDDEN_URI
+
+
+def test_object_that_is_missing_or_too_large(store):
+    assert failure("memory://bucket/none.jpg", MEMORY).code == Code.NOT_FOUND
+    failed = failure("memory://bucket/large.jpg", MEMORY)
+    assert (failed.code, failed.transient) == (Code.TOO_LARGE, False)
+    assert "more than max_fetch_bytes=1000" in failed.message
+
+
+def test_object_whose_size_nobody_knows_is_bounded_too(store, monkeypatch):
+    class Unsized:
+        def __init__(self, *args, **options):
+            self.asked = []
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def read(self, size):
+            assert size == 1001
+            return bytes(size)
+
+    monkeypatch.setattr(type(store), "open", Unsized)
+    assert failure("memory://bucket/photo.jpg", MEMORY).code == Code.TOO_LARGE
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+@pytest.mark.parametrize(
+    "uri", ["simplecache::file:///etc/hostname", "filecache::memory://bucket/a", "memory://a::file:///etc/hostname"]
+)
+def test_chains_are_refused(uri, trusted):
+    policy = FetchPolicy(schemes=("memory", "simplecache", "filecache"))
+    assert failure(uri, policy, trusted=trusted).code == Code.FORBIDDEN_URI
+
+
+def test_scheme_that_no_file_system_has():
+    failed = failure("photo:1.jpg", trusted=True)
+    assert failed.code == Code.FORBIDDEN_URI
+    assert "no file system is known for the scheme 'photo'" in failed.message
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "transient"),
+    [
+        (FileNotFoundError("a"), Code.NOT_FOUND, False),
+        (PermissionError("Forbidden"), Code.FETCH_FAILED, False),
+        (IsADirectoryError("a"), Code.FETCH_FAILED, False),
+        (TimeoutError(), Code.FETCH_FAILED, True),
+        (ConnectionResetError(104, "reset"), Code.FETCH_FAILED, True),
+        (OSError(16, "please reduce your request rate"), Code.FETCH_FAILED, True),
+        (OSError(22, "invalid"), Code.FETCH_FAILED, False),
+        (type("NoCredentialsError", (Exception,), {})("none"), Code.FETCH_FAILED, False),
+        (type("ClientPayloadError", (Exception,), {})("not completed"), Code.FETCH_FAILED, True),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
+)
+def test_errors_of_drivers(store, monkeypatch, error, code, transient):
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr(type(store), "open", fail)
+    failed = failure("memory://bucket/photo.jpg", MEMORY)
+    assert (failed.code, failed.transient) == (code, transient)
+
+
+def test_driver_that_hangs_ends_at_the_deadline(store, monkeypatch):
+    release = threading.Event()
+    monkeypatch.setattr(type(store), "open", lambda *args, **options: release.wait(60))
+    failed = failure("memory://bucket/photo.jpg", FetchPolicy(schemes=("memory",), timeout_s=0.2))
+    release.set()
+    assert failed.transient
+    assert "took longer than fetch_timeout_s=0.2" in failed.message
+
+
+def test_driver_that_hangs_when_it_is_made_ends_at_the_deadline(store, monkeypatch):
+    """Some look for credentials then, and ask a server that is not there."""
+    release = threading.Event()
+    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda *args, **options: release.wait(60))
+    failed = failure("memory://bucket/photo.jpg", FetchPolicy(schemes=("memory",), timeout_s=0.2))
+    release.set()
+    assert failed.transient
+    assert "took longer than fetch_timeout_s=0.2" in failed.message
+
+
+@pytest.mark.parametrize(
+    ("uri", "package", "extra"),
+    [("s3://bucket/a", "s3fs", "remote"), ("gs://bucket/a", "gcsfs", "gcp"), ("abfs://c@a/b", "adlfs", "remote")],
+)
+def test_driver_that_is_not_installed_fails_a_strangers_row_and_a_job_of_its_own(monkeypatch, uri, package, extra):
+    def missing(scheme):
+        raise ImportError(f"Install {package}")
+
+    monkeypatch.setattr(fsspec, "get_filesystem_class", missing)
+    failed = failure(uri, STRICT)
+    assert (failed.code, failed.transient) == (Code.UNSUPPORTED, False)
+    assert f"needs '{package}', which is not installed: pip install 'clipmill[{extra}]'" in failed.message
+    failed = failure("sftp://host/a", FetchPolicy(schemes=("sftp",)))
+    assert failed.code == Code.UNSUPPORTED and "the scheme 'sftp' needs a package" in failed.message
+    with pytest.raises(MissingExtraError, match=rf"needs '{package}'.*clipmill\[{extra}\]"):
+        fetch(uri, STRICT, trusted=True)
+    with pytest.raises(ClipmillError, match="the scheme 'sftp' needs a package"):
+        fetch("sftp://host/a", STRICT, trusted=True)
+
+
+def test_a_host_name_beyond_ascii_without_the_package_for_it_fails_a_row(monkeypatch):
+    monkeypatch.setitem(sys.modules, "idna", None)
+    failed = failure("http://b\u00fccher.example/", STRICT)
+    assert failed.code == Code.UNSUPPORTED and "pip install 'clipmill[remote]'" in failed.message
+
+
+@pytest.mark.parametrize(("trusted", "error"), [(False, "RowError"), (True, "MissingExtraError")])
+def test_http_client_that_is_not_installed_fails_a_strangers_row_and_a_job_of_its_own(trusted, error):
+    code = (
+        "import sys; sys.modules['httpcore'] = None\n"
+        "from clipmill.encoders.media.fetch import FetchPolicy, fetch\n"
+        f"try: fetch('http://photos.example/', FetchPolicy(), trusted={trusted})\n"
+        "except Exception as err: print(type(err).__name__, err)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(error)
+    assert "needs 'httpcore', which is not installed: pip install 'clipmill[remote]'" in done.stdout
