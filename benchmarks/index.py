@@ -132,7 +132,7 @@ def _plain(home: Path, rows: int, factory: str, train_rows: int, nprobe: int) ->
 
 def measure_index(home: Path, *, quick: bool) -> dict[str, Any]:
     """Build an index, search it, do the same with Faiss alone, and see how building grows with the rows."""
-    rows = 100_000 if quick else 1_000_000
+    rows = 20_000 if quick else 1_000_000
     asked = _lists_of(rows) if quick else None  # so few would be planned as a graph
     ours = build(home, rows, asked)
     factory, plan = ours.printed["factory"], ours.printed["plan"]

@@ -81,12 +81,12 @@ class Jobs:
         return found
 
 
-def memory_table(jobs: Jobs, few: int, many: int) -> list[str]:
-    """Return the lines of the table of memory, with the ratio to the smaller job on the same engine."""
+def memory_table(jobs: Jobs, counts: Sequence[int]) -> list[str]:
+    """Return the lines of the table of memory, with the ratio to the first job on the same engine."""
     lines = ["| job | peak RSS | against the small job | whole command |", "|---|---|---|---|"]
     for engine, workers in WORKERS.items():
-        small = jobs.run(Job(engine, workers, few)).peak_bytes
-        for rows in (few, many):
+        small = jobs.run(Job(engine, workers, counts[0])).peak_bytes
+        for rows in counts:
             found = jobs.run(Job(engine, workers, rows))
             lines.append(
                 f"| {engine}, {_told(workers)}, {rows:,} images | {found.peak_bytes / 2**20:,.0f} MiB"
