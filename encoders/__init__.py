@@ -3,7 +3,8 @@
 - `spec`: `EncoderSpec`, the frozen description that travels to workers; `catalog`: what model names mean
 - `registry`: `load_encoder`, one copy of a model for each process and device; `loaded`: that copy's lock and threads
 - `encoder`: `Encoder`; `session`: the hot path, rows in, micro-batches, `outcome`s in order; `stats`: what it counts;
-  `in_flight`: what it holds, and how texts are cut by length; `calls`: one call of the model
+  `in_flight`: what it holds, and how texts are cut by length; `micro_batch`: encoded, in halves where it must be;
+  `calls`: one call of the model
 - `metrics`: the names of what is counted, and a process's totals; `exposition`: the same for Prometheus;
   `told_process`: a process that its environment tells to write or serve them
 - `item`, `document`: what can be embedded; `preparation`: what a thread does with one item

@@ -16,14 +16,12 @@ from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
-import numpy as np
-
-from .calls import call_model
-from .errors import ClipmillError, OutOfMemoryError
-from .failure import Code, Failure, Stage
+from .errors import ClipmillError
+from .failure import Failure
 from .in_flight import Group, Row, Slot, Window, count_texts, cut_by_length
 from .item import Item, Uri
 from .loaded import Loaded
+from .micro_batch import encode_slots
 from .outcome import Finished, Vector
 from .preparation import Preparation, fetch_and_prepare, fetch_policy, prepare_item
 from .spec import EncoderSpec
@@ -300,50 +298,8 @@ class EmbedSession:
         for batch in batches:
             self._encode(key, batch)
 
-    def _encode(self, key: tuple[str, Hashable], slots: list[Slot]) -> int:
-        """Encode a micro-batch; halve it when memory runs out or a row spoils it, down to single rows.
-
-        Returns:
-            Rows of the largest call that fitted into memory; 0 if a row did not fit even alone.
-        """
-        limit = self._loaded.row_limit(*key)
-        if limit is not None and limit < len(slots):  # learnt since they were gathered
-            fitting = [self._encode(key, slots[first : first + limit]) for first in range(0, len(slots), limit)]
-            return max(fitting) if all(fitting) else 0
-        ran_out = False
-        try:
-            payloads = [slot.prepared.payload for slot in slots]  # type: ignore[union-attr]
-            vectors = call_model(self._loaded, key[0], payloads, self._stats, normalize=self._spec.normalize)
-        except (OutOfMemoryError, MemoryError) as err:
-            ran_out = True
-            failure = Failure(Stage.ENCODE, Code.OUT_OF_MEMORY, f"even alone: {err}")
-        except ClipmillError:
-            raise
-        except Exception as err:
-            failure = Failure(Stage.ENCODE, Code.ENCODE_FAILED, f"{type(err).__name__}: {err}")
-        else:
-            self._settle_all(key[0], slots, vectors)
-            return len(slots)
-        # outside of the handlers: in them, the error's traceback would keep the memory of the failed call
-        if len(slots) == 1:
-            self._finish(slots[0], failure)
-            return 0 if ran_out else 1
-        middle = len(slots) // 2
-        fitting = [self._encode(key, half) for half in (slots[:middle], slots[middle:])]
-        if not ran_out:
-            return len(slots) if all(fitting) else 0
-        self._stats.out_of_memory_retries += 1
-        if all(fitting):  # else it was one row that is too large, and no reason to be careful with the others
-            self._loaded.remember_row_limit(*key, max(fitting))
-        return max(fitting) if all(fitting) else 0
-
-    def _settle_all(self, modality: str, slots: list[Slot], vectors: np.ndarray) -> None:
-        finite = np.isfinite(vectors).all(axis=1)
-        for slot, values, good in zip(slots, vectors, finite, strict=True):
-            prepared = slot.prepared
-            assert prepared is not None
-            made = Vector(values, prepared.truncated, prepared.media_type, modality, slot.content_hash)
-            self._finish(slot, made if good else Failure(Stage.ENCODE, Code.ENCODE_FAILED, "the vector is not finite"))
+    def _encode(self, key: tuple[str, Hashable], slots: list[Slot]) -> None:
+        encode_slots(self._loaded, key, slots, self._stats, self._finish, normalize=self._spec.normalize)
 
     # --- on the way out ----------------------------------------------------------------------------------------------
 

@@ -14,7 +14,8 @@ from rich.table import Table
 
 from ..encoders import load_encoder
 from ..encoders.errors import ClipmillError
-from ..encoders.storage.dataset import read_dataset, read_failures
+from ..encoders.storage.dataset import read_failures
+from ..encoders.storage.dataset_rows import read_dataset
 from .console import out
 from .doctor import MIN_JAVA, java_version
 from .gallery import Hit, write_contact_sheet, write_gallery

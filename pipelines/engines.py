@@ -8,6 +8,7 @@ import difflib
 import logging
 import os
 import pickle
+import re
 import signal
 import sys
 import tempfile
@@ -278,13 +279,19 @@ def _failing_as(engine: str) -> Iterator[None]:
     """Turn an engine's stack of wrapped errors into the one line that says why."""
     try:
         yield
-    except ClipmillError:
+    except ClipmillError as err:
+        err.args = tuple(_own_words(said) if isinstance(said, str) else said for said in err.args)
         raise
     except Exception as err:
         cause = _spark_death(err) or root_cause(err)
         if "KeyboardInterrupt" in cause:
             raise KeyboardInterrupt from err
-        raise ClipmillError(f"the {engine} job failed: {cause.partition(' [while running ')[0]}") from err
+        raise ClipmillError(f"the {engine} job failed: {_own_words(cause)}") from err
+
+
+def _own_words(said: str) -> str:
+    """Return a message without the step that Beam names behind it, and without our own class before it."""
+    return re.sub(r"^clipmill\.[\w.]+: ", "", said.partition(" [while running ")[0])
 
 
 def _spark_death(error: BaseException) -> str | None:

@@ -121,7 +121,7 @@ class JobArguments:
         return Job.of(self.spec, self.output, shards, **self.settings)
 
     def begin(self, shards: Sequence[Shard], earlier: Earlier | None) -> dict[str, Any]:
-        """Return the keywords of `begin_job` and `check_begin`."""
+        """Return the keywords of `begin_job`."""
         return {
             "shards": shards,
             "inputs": self.inputs,
@@ -296,7 +296,7 @@ def _run_shards(
                     shards=shards,
                 )
             )
-            lock = stack.enter_context(DirectoryLock(job.directory))
+            stack.enter_context(DirectoryLock(job.directory))
             progress = begin_job(job, **arguments.begin(shards, earlier))
             begin_counting()
         except DatasetError as err:
@@ -309,7 +309,6 @@ def _run_shards(
         with _saying_how_to_go_on(job.directory, len(shards)):
             if progress.to_do:
                 _run_on_engine(arguments, dataclasses.replace(job, weights_sha256=progress.weights), progress)
-            lock.check()
             found = finish_job(job.directory)
         return found, time.perf_counter() - started, found.input_rows - progress.rows
 

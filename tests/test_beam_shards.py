@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 
 import apache_beam as beam
 import pytest
 from beam_helpers import Keep, counters, kept, pipeline
+from cli_helpers import run
+from storage_helpers import photograph
 
 from clipmill.encoders import EncoderSpec, unload_all
-from clipmill.encoders.storage import Job, Shard, begin_job, finish_job, plan_shards, read_dataset
+from clipmill.encoders.storage import Job, Shard, begin_job, finish_job, plan_shards, read_dataset, summarise
 from clipmill.encoders.testing import fake_text_vector, read_log
 from clipmill.transforms import EmbedShards
 
@@ -72,3 +75,18 @@ def test_the_label_names_the_model(planned):
     job, _ = planned
     assert EmbedShards(job).label.startswith("EmbedShards(fake::dim=8")
     assert "/" not in EmbedShards(job).label
+
+
+def test_names_of_files_that_are_not_utf8(tmp_path):
+    """Manifests name the first file, and Beam encodes some of what goes from step to step to know its size."""
+    (tmp_path / "in").mkdir()
+    for number in range(4):
+        name = os.fsdecode(b"photo\xe4%d.png" % number)
+        (tmp_path / "in" / name).write_bytes(photograph())
+    command = ["embed", tmp_path / "in", "--model", "fake::dim=4", "--rows-per-shard", "1"]
+    assert run(*command, "--output", tmp_path / "one") == 0
+    ids = read_dataset(str(tmp_path / "one")).column("id").to_pylist()
+    assert sorted(ids) == [rf"{tmp_path}/in/photo\xe4{number}.png" for number in range(4)]
+    assert run(*command, "--output", tmp_path / "two", "--skip-existing", tmp_path / "one") == 0
+    found = summarise(str(tmp_path / "two"))
+    assert (found.skipped, found.rows) == (4, 0)

@@ -16,7 +16,7 @@ from beam_helpers import Keep, kept, pipeline
 
 from clipmill.encoders import unload_all
 from clipmill.encoders.errors import DatasetError, SpecError
-from clipmill.encoders.storage.dataset import read_dataset, read_failures, summarise, write_job
+from clipmill.encoders.storage import read_dataset, read_failures, summarise, write_job
 from clipmill.encoders.storage.directory import prepare_directory
 from clipmill.encoders.storage.provenance import read_provenance
 from clipmill.encoders.testing import fake_text_vector

@@ -12,11 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
+import pyarrow as pa
 import pytest
 
 from clipmill.encoders.errors import DatasetError
-from clipmill.encoders.storage import DirectoryLock, prepare_directory
+from clipmill.encoders.storage import DirectoryLock, ShardWriter, finish_job, prepare_directory, write_job
+from clipmill.encoders.storage import dataset as dataset_module
 from clipmill.encoders.storage import lock as lock_module
+from clipmill.encoders.storage.directory import ATTEMPTS, SUCCESS
 from clipmill.encoders.storage.files import Folder
 from clipmill.encoders.storage.lock import LOCK, read_lock, refuse_if_held, release_all
 from clipmill.encoders.storage.processes import may_be_alive, meaning_of_exit, started, this_process
@@ -141,6 +144,42 @@ def test_who_slept_notices_before_the_next_sign_of_life(directory):
         leave(directory, **ELSEWHERE)
         with pytest.raises(DatasetError, match=r"process 7 on elsewhere"):
             lock.check()
+
+
+@pytest.fixture
+def done(directory) -> str:
+    """A dataset of one shard whose job has not marked it as finished."""
+    prepare_directory(directory)
+    write_job(directory, {}, shards=1)
+    with ShardWriter(directory, "one", pa.schema([("id", pa.string())])) as writer:
+        writer.commit({})
+    return directory
+
+
+def test_who_lost_the_lock_does_not_finish(done):
+    with DirectoryLock(done):
+        Folder.of(done).make(ATTEMPTS)
+        Folder.of(done).write(f"{ATTEMPTS}/another", b"")
+        leave(done, **ELSEWHERE)
+        with pytest.raises(DatasetError, match=r"process 7 on elsewhere.*took this job for dead"):
+            finish_job(done)
+    assert f"{ATTEMPTS}/another" in Folder.of(done).list()
+    assert SUCCESS not in Folder.of(done).list()
+
+
+def test_who_loses_the_lock_while_it_finishes_marks_nothing(done, monkeypatch):
+    """Clearing up takes its time in a store."""
+    with DirectoryLock(done):
+        monkeypatch.setattr(dataset_module, "remove_temporaries", lambda folder: leave(done, **ELSEWHERE))
+        with pytest.raises(DatasetError, match=r"process 7 on elsewhere.*took this job for dead"):
+            finish_job(done)
+        assert SUCCESS not in Folder.of(done).list()
+
+
+def test_the_lock_of_another_dataset_is_not_asked_about(done, tmp_path):
+    with DirectoryLock(str(tmp_path / "another")):
+        leave(str(tmp_path / "another"), **ELSEWHERE)
+        assert finish_job(done).complete
 
 
 def test_all_locks_of_a_process_can_be_given_back(directory):

@@ -7,8 +7,7 @@ import json
 import numpy as np
 
 from clipmill.encoders import EncoderSpec
-from clipmill.encoders.storage import begin_job
-from clipmill.encoders.storage.dataset import finish_job, read_dataset, read_failures
+from clipmill.encoders.storage import begin_job, finish_job, read_dataset, read_failures
 from clipmill.encoders.storage.job import Job, embed_shard
 from clipmill.encoders.storage.source import plan_shards
 from clipmill.encoders.testing import fake_text_vector, read_log

@@ -86,7 +86,7 @@ def test_documents_as_a_batch_with_nested_ones_and_tensors():
     assert [match["embedding"] for match in first["matches"]] == [[2, 2, 2, 2], None]
     assert "chunks" not in first["matches"][0]
     assert first["tensor"] == {"shape": [2, 2, 3], "dtype": "uint8", "data": bytes(range(12))}
-    assert (second["id"], second["embedding"], second["matches"]) == ("\\udcff", None, [])
+    assert (second["id"], second["embedding"], second["matches"]) == ("\\xff", None, [])
     assert set(read_provenance(schema)) == {"embedding", "matches"}
 
 

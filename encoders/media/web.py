@@ -48,8 +48,7 @@ _KEEP_ALIVE_S = 15.0
 _FIRST_PAUSE_S = 0.25
 _MAX_DRAINED_CHUNKS = 4  # reading the rest of a short error page is cheaper than a new connection
 
-# Connections outlive fetches in the pool, so the deadline can't be theirs. httpcore does the input and output of a
-# request in the thread that asked for it.
+# Not the connection's, which outlives a fetch; httpcore works for a request in the thread that asked for it.
 _DEADLINE: ContextVar[Deadline | None] = ContextVar("clipmill-fetch-deadline", default=None)
 
 

@@ -8,8 +8,7 @@ from typing import Any
 from ..errors import DatasetError
 from ..storage.dataset import DatasetSummary, read_job, read_manifests
 from ..storage.files import Folder
-
-_NAMED = 3
+from ..storage.plain import some_of
 
 
 def missing_of(job: Mapping[str, Any], summary: DatasetSummary) -> str | None:
@@ -73,11 +72,7 @@ def damages_of(directory: str, manifests: Iterable[Mapping[str, Any]]) -> list[s
                 other.append(f"{name} ({there[name]:,} of {nbytes:,} bytes)")
     said = []
     if gone:
-        said.append(f"files that manifests name are not there: {_some(gone)}")
+        said.append(f"files that manifests name are not there: {some_of(gone)}")
     if other:
-        said.append(f"files have not the size that their manifests say: {_some(other)}")
+        said.append(f"files have not the size that their manifests say: {some_of(other)}")
     return said
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

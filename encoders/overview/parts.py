@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import DatasetError
-from ..storage.dataset import parquet_paths
-from ..storage.files import is_local, url_of
+from ..storage.dataset_rows import parquet_paths
+from ..storage.files import is_local, reason_of, url_of
+from ..storage.parquet import parquet_file
 
 _BATCH_ROWS = 256
 """Rows of 1,024 float32 are then 1 MB."""
@@ -105,9 +106,7 @@ class Parts:
 
     @contextlib.contextmanager
     def _open(self, part: Part) -> Iterator[Any]:
-        import pyarrow.parquet as pq
-
-        with open_part(self.fs, part.path) as source, pq.ParquetFile(source) as file:
+        with open_part(self.fs, part.path) as source, parquet_file(source) as file:
             yield file
 
     @contextlib.contextmanager
@@ -116,7 +115,7 @@ class Parts:
         try:
             yield
         except (OSError, pa.ArrowException) as err:
-            self.unreadable.setdefault(url_of(self.fs, part.path), str(err)[:300])
+            self.unreadable.setdefault(url_of(self.fs, part.path), reason_of(err)[:300])
 
 
 @contextlib.contextmanager

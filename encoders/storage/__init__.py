@@ -11,9 +11,11 @@
 - `scalars`: one value out of Arrow
 - `source`: planning and reading at one address
 - `directory`: what stands in a dataset's directory; `lock`: one job at a time in it; `dataset`: described, finished,
-  read; `shard_writer`: one shard of it, whole or not at all; `files`: the file systems
+  summed up; `dataset_rows`: read; `shard_writer`: one shard of it, whole or not at all; `files`: the file systems
+- `parquet`: files with checksums
 - `part_writers`: Parquet and JSON lines; `clip_retrieval`, `clip_retrieval_part`: clip-retrieval's layout; `lance_part`
-- `begin`: the beginning of a job; `resume`: what an earlier start of it left; `planning`: `plan_shards`
+- `planning`: `plan_shards`; `first_look`: at the input; `begin`: the beginning of a job; `resume`: what an earlier
+  start of it left
 - `attempts`, `careful`: shards over which processes die; `processes`: which process is which
 - `existing`: `Existing`, datasets whose rows are passed over; `row_keys`, `existing_rows`: what tells rows apart, here
   and there; `skip_lists`: what is passed over of each shard
@@ -25,13 +27,13 @@ from .begin import begin_job
 from .dataset import (
     DatasetSummary,
     finish_job,
-    read_dataset,
     read_failures,
     read_job,
     read_manifests,
     summarise,
     write_job,
 )
+from .dataset_rows import read_dataset
 from .directory import prepare_directory
 from .existing import Existing
 from .job import Job, embed_shard

@@ -24,9 +24,9 @@ from .processes import may_be_alive, this_process
 from .shards import Shard
 
 _DEATHS_TO_BE_CAREFUL = 2
-"""Deaths over a shard after which it is worked on row by row: one may be anybody's fault."""
-_DEATHS_TO_BLAME = 2
-"""Deaths at one and the same row after which the row is to blame."""
+"""Deaths over a shard after which it is worked on row by row."""
+DEATHS_TO_BLAME = 2
+"""Deaths at one and the same row after which the row is to blame: a single one may be anybody's fault."""
 
 
 class Attempt:
@@ -76,7 +76,7 @@ class Attempt:
     def blamed(self) -> set[str]:
         """The places at which earlier processes died that worked row by row, as `note` was given them."""
         last = collections.Counter(lines[-1] for lines in self._dead.values() if isinstance(lines[-1], str))
-        return {place for place, deaths in last.items() if deaths >= _DEATHS_TO_BLAME}
+        return {place for place, deaths in last.items() if deaths >= DEATHS_TO_BLAME}
 
     def note(self, place: str) -> None:
         """Write down what is done next, for those who come after a death of this process too.

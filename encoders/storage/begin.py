@@ -37,6 +37,7 @@ def begin_job(
     arguments: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     earlier: Earlier | None = None,
+    dry_run: bool = False,
 ) -> Progress:
     """Prepare the directory and write what the job is; once, on the driver, before any shard. `finish_job` ends it.
 
@@ -49,6 +50,7 @@ def begin_job(
         arguments: The user's other options that decide what is written: plain values without secrets.
         overwrite: Whether a dataset that stands there is replaced.
         earlier: What `read_earlier` found: the job goes on with it. `shards` were planned with its plan.
+        dry_run: Whether to check everything that can be checked without writing, and to write nothing.
 
     Returns:
         What is to be done: all shards, or those that are missing.
@@ -57,7 +59,9 @@ def begin_job(
         DatasetError: If the directory holds the job's own input, another job is at work in it, or the job was begun
             otherwise; or see `prepare_directory`.
     """
-    progress = check_begin(job, shards, inputs=inputs, arguments=arguments, overwrite=overwrite, earlier=earlier)
+    progress = _check(job, shards, inputs, arguments, overwrite, earlier)
+    if dry_run:
+        return progress
     folder = Folder.of(job.directory)
     description = _description(job, inputs, arguments)
     if earlier is None:
@@ -80,20 +84,15 @@ def begin_job(
     return progress
 
 
-def check_begin(
+def _check(
     job: Job,
     shards: Sequence[Shard],
-    *,
-    inputs: Sequence[str] = (),
-    arguments: Mapping[str, Any] | None = None,
-    overwrite: bool = False,
-    earlier: Earlier | None = None,
+    inputs: Sequence[str],
+    arguments: Mapping[str, Any] | None,
+    overwrite: bool,
+    earlier: Earlier | None,
 ) -> Progress:
-    """Return what `begin_job` would, with the same arguments, and write nothing.
-
-    Raises:
-        DatasetError: As there, but for what only writing tells.
-    """
+    """Return how far the job is, or refuse it."""
     refuse_input_inside(job, shards)
     if earlier is None:
         return Progress(shards, shards, leftovers=in_the_way(job.directory, overwrite=overwrite))

@@ -25,15 +25,13 @@ from ..item import Item
 from ..outcome import Finished
 from ..session import EmbedSession
 from ..told_process import FILE_VARIABLE, PORT_VARIABLE
-from .attempts import Attempt
+from .attempts import DEATHS_TO_BLAME, Attempt
 from .processes import meaning_of_exit
 from .shards import Shard
 
 if TYPE_CHECKING:
     from .job import Job
 
-_DEATHS_TO_BLAME = 2
-"""A single one may have been somebody's who kills processes."""
 _MOST_BLAMED = 16
 """Rows of one shard that may be to blame: if there are more, it is not the rows."""
 
@@ -68,7 +66,7 @@ def embed_carefully(shard: Shard, job: Job, attempt: Attempt, *, cpus: int | Non
         if tried.place is None:
             raise DatasetError(f"shard {shard.name}: a process for it alone died before its first row ({how})")
         deaths[tried.place] += 1
-        if deaths[tried.place] >= _DEATHS_TO_BLAME:
+        if deaths[tried.place] >= DEATHS_TO_BLAME:
             blamed[tried.place] = how
         if len(deaths) > _MOST_BLAMED:
             break

@@ -16,6 +16,7 @@ from ..errors import DatasetError
 from .clip_retrieval import CAPTION, IMAGE_PATH, URL, Layout
 from .column_types import TAGS
 from .files import Folder
+from .parquet import parquet_writer
 from .part_writers import CLIP_RETRIEVAL, Published, part_name
 from .plain import json_text
 from .provenance import read_provenance
@@ -46,15 +47,13 @@ class LayoutPart:
             raise
 
     def _open(self, schema: pa.Schema) -> None:
-        import pyarrow.parquet as pq  # late: it brings all of pyarrow's file systems, and ssl
-
         provenance = read_provenance(schema)
         for (column, _), name in zip(self._layout.vectors.items(), self._names, strict=False):
             half = schema.field(column).type.value_type == pa.float16()
             dim = provenance.get(column, {}).get("dim")
             self._arrays[column] = NpyWriter(self._paths[name], "<f2" if half else "<f4", dim)
         self._sink = pa.OSFile(str(self.temporary), "wb")
-        self._metadata = pq.ParquetWriter(self._sink, self._metadata_schema, compression="zstd")
+        self._metadata = parquet_writer(self._sink, self._metadata_schema)
 
     @property
     def temporary(self) -> Path:

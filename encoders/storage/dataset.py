@@ -1,4 +1,4 @@
-"""A dataset: described, finished and read. `directory` says what stands in it."""
+"""A dataset: described, finished and summed up. `directory` says what stands in it; `dataset_rows` reads its rows."""
 
 from __future__ import annotations
 
@@ -7,20 +7,16 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-import pyarrow as pa
+from typing import Any
 
 from ..errors import DatasetError
 from .directory import ATTEMPTS, FORMAT, JOB, OWN, SKIP_LISTS, STAGING, SUCCESS, is_orphan
 from .files import Folder, dataset_errors, remove_temporaries
-from .part_writers import LANCE, part_name
-from .plain import json_text
+from .lock import check_held
+from .part_writers import LANCE
+from .plain import json_object, json_text
 from .planning import read_plan
 from .shard_writer import FAILURES, MANIFESTS, manifest_name
-
-if TYPE_CHECKING:
-    import pyarrow.dataset
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -95,9 +91,10 @@ def finish_job(directory: str) -> DatasetSummary:
     """Mark a dataset as finished and return its summary.
 
     Raises:
-        DatasetError: If shards are missing, or files of them.
+        DatasetError: If shards are missing, or files of them; or a `DirectoryLock` that this process held is lost.
     """
     folder = Folder.of(directory)
+    check_held(folder)  # before anything is deleted
     job = _read_job(folder)
     planned = job.get("shards")
     manifests = _of_the_plan(folder, planned, read_manifests(directory))
@@ -127,6 +124,7 @@ def finish_job(directory: str) -> DatasetSummary:
     for name in (ATTEMPTS, SKIP_LISTS, STAGING):
         with contextlib.suppress(Exception):  # where directories are made, it is empty now; where not, there is none
             folder.fs.rmdir(folder.at(name))
+    check_held(folder)  # what is above takes its time
     folder.write(SUCCESS, b"")
     return _summary(manifests, complete=True)
 
@@ -264,11 +262,7 @@ def parse_manifest(path: str, content: bytes) -> dict[str, Any]:
     Raises:
         DatasetError: If it is none.
     """
-    try:
-        manifest = json.loads(content)
-    except ValueError as err:
-        raise DatasetError(f"{path} is damaged: {err}; run its shard again") from err
-    if not isinstance(manifest, dict):
+    if (manifest := json_object(content)) is None:
         raise DatasetError(f"{path} is damaged: it holds no JSON object; run its shard again")
     return manifest
 
@@ -284,55 +278,6 @@ def read_failures(directory: str) -> Iterator[dict[str, Any]]:
         with dataset_errors("read", f"{folder.url}/{name}"), folder.fs.open(folder.at(name), "rb") as file:
             for line in file:
                 yield json.loads(line)
-
-
-def read_dataset(directory: str) -> pa.Table:
-    """Read all rows of a dataset into memory, by shard.
-
-    Raises:
-        DatasetError: If it has no part, or one cannot be read.
-    """
-    with dataset_errors("read", directory):
-        return open_parquet(directory).to_table()
-
-
-def open_parquet(location: str) -> pyarrow.dataset.Dataset:
-    """Open a Parquet file, or all those of a directory by name, without reading rows.
-
-    Raises:
-        DatasetError: If there is nothing at the path, no Parquet file in it, or the first is none.
-    """
-    import pyarrow.dataset
-
-    folder, paths = parquet_paths(location)
-    with dataset_errors("read", location):
-        return pyarrow.dataset.dataset(paths, format="parquet", filesystem=folder.fs)
-
-
-def parquet_paths(location: str) -> tuple[Folder, list[str]]:
-    """Return a Parquet file, or all those of a directory by name, as paths in a file system.
-
-    Raises:
-        DatasetError: If there is nothing at the path, or no Parquet file in it.
-    """
-    folder = Folder.of(location)
-    paths = [folder.path]
-    with dataset_errors("read", location):
-        if not folder.fs.exists(folder.path):
-            raise DatasetError(f"{location}: no such file or directory")
-        if folder.fs.isdir(folder.path):
-            paths = [folder.at(name) for name in folder.list() if _is_part(name)]
-        if not paths:
-            lines = any(name.startswith("part-") and name.endswith(".jsonl") for name in folder.list())
-            hint = "; its rows are JSON lines (part-*.jsonl), which read as such" if lines else ""
-            if any(name.startswith(f"{part_name('', LANCE)}/") for name in folder.list()):
-                hint = f"; its rows are in {part_name('', LANCE)}, which Lance's own library reads"
-            raise DatasetError(f"{location}: no Parquet file in it{hint}")
-    return folder, paths
-
-
-def _is_part(name: str) -> bool:
-    return name.endswith(".parquet") and not any(part.startswith(("_", ".")) for part in name.split("/"))
 
 
 def _names(folder: Folder, below: str) -> list[str]:

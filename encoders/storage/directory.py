@@ -15,7 +15,6 @@ Spark and pyarrow ignore names that begin with `_`: the directory reads as an or
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import secrets
@@ -23,6 +22,7 @@ import secrets
 from ..errors import DatasetError
 from .files import TEMPORARY, Folder, dataset_errors, remove_temporaries
 from .lock import LOCK, clear_lock, refuse_if_held
+from .plain import json_object, some_of
 from .shard_writer import FAILURES, MANIFESTS
 
 JOB, PLAN, SUCCESS = "_job.json", "_plan.jsonl.gz", "_SUCCESS"
@@ -83,8 +83,8 @@ def in_the_way(directory: str, *, overwrite: bool = False) -> list[str]:
     if held and not (overwrite or never_wrote):
         way_out = "go on with what is there (--resume), choose" if PLAN in held else "choose"
         raise DatasetError(
-            f"{folder.url} is not empty (it holds {_some(held)}); {way_out} another directory, or replace the dataset "
-            "there with overwrite=True (--overwrite)"
+            f"{folder.url} is not empty (it holds {some_of(held)}); {way_out} another directory, or replace the "
+            "dataset there with overwrite=True (--overwrite)"
         )
     if held:
         _check_own(folder, held)
@@ -103,24 +103,20 @@ def is_orphan(name: str) -> bool:
 def is_own(folder: Folder) -> bool:
     """Return whether a directory holds a dataset of clipmill, begun at least."""
     try:
-        job = json.loads(folder.read(JOB))
-    except (FileNotFoundError, ValueError):
+        job = json_object(folder.read(JOB))
+    except FileNotFoundError:
         return False
-    return isinstance(job, dict) and job.get("format") == FORMAT
+    return job is not None and job.get("format") == FORMAT
 
 
 def _check_own(folder: Folder, names: list[str]) -> None:
     if not is_own(folder):
         raise DatasetError(
-            f"{folder.url} holds {_some(names)} and is no dataset of clipmill (no {JOB}), so it is not overwritten; "
+            f"{folder.url} holds {some_of(names)} and is no dataset of clipmill (no {JOB}), so it is not overwritten; "
             "choose another directory"
         )
     if strangers := [name for name in names if not OWN.fullmatch(name)]:
         raise DatasetError(
-            f"{folder.url} holds files that are no part of the dataset ({_some(strangers)}), so it is not overwritten; "
-            "move them away or choose another directory"
+            f"{folder.url} holds files that are no part of the dataset ({some_of(strangers)}), so it is not "
+            "overwritten; move them away or choose another directory"
         )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -12,6 +12,7 @@ import pyarrow as pa
 from ..columns import get_by_path
 from .existing import Part, check_schema, files_of, key_column, manifest_of, own_provenances
 from .files import Folder, dataset_errors
+from .parquet import parquet_file
 from .plain import key_text
 from .row_keys import hash_digest, key_digest, top_level
 from .shard_writer import FAILURES
@@ -57,12 +58,10 @@ def keys_there(part: Part, job: Job) -> Iterator[tuple[bytes, tuple[int, bool]]]
 
 def _digests_of_rows(folder: Folder, name: str, job: Job) -> Iterator[bytes]:
     """Yield the digests of the rows of a file that have a vector; vectors are read only where one may be missing."""
-    import pyarrow.parquet as pq
-
     column = key_column(job)
     vectors = list(own_provenances(job))
     digest = hash_digest if column == CONTENT_HASH else key_digest
-    with folder.fs.open(folder.at(name), "rb") as raw, pq.ParquetFile(raw, pre_buffer=False) as file:
+    with folder.fs.open(folder.at(name), "rb") as raw, parquet_file(raw, pre_buffer=False) as file:
         schema = file.schema_arrow
         check_schema(schema, f"{folder.url}/{name}", job)
         top = top_level([column], schema.names)

@@ -82,10 +82,21 @@ def dataset_errors(action: str, where: str) -> Iterator[None]:
         raise
     except OSError as err:
         hint = _WAYS_OUT.get(err.errno or 0)
-        reason = os.strerror(err.errno).lower() if err.errno else str(err) or type(err).__name__
+        reason = os.strerror(err.errno).lower() if err.errno else reason_of(err)
         raise DatasetError(f"cannot {action} {where}: {reason}{f'; {hint}' if hint else ''}") from err
     except Exception as err:  # drivers raise their own clients' errors, which share no base
         raise DatasetError(f"cannot {action} {where}: {type(err).__name__}: {str(err)[:300]}") from err
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what an error says; of a checksum that differs what that means, and the way out."""
+    said = str(error)
+    if "CRC checksum" in said:  # pyarrow's words, which name no file
+        return (
+            "the file is damaged: a page of it is not as its checksum says; bring back a copy of the file, or delete "
+            "it and make it again (of a dataset of clipmill --resume does)"
+        )
+    return said or type(error).__name__
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 import os
 import secrets
 import socket
@@ -17,10 +16,9 @@ import pyarrow as pa
 from ..columns import ColumnPlan
 from ..document_plan import DocumentPlan
 from ..encoder import Encoder
-from ..errors import DatasetError, SpecError, WeightsError
-from ..failure import RowError
+from ..errors import SpecError, WeightsError
 from ..metrics import counts_of_manifest, record
-from ..rank_plan import DocumentRankPlan, PairPlan
+from ..rank_plan import PairPlan
 from ..registry import count_loads, load_encoder
 from ..spec import EncoderSpec
 from ..stats import Stats
@@ -29,22 +27,18 @@ from .careful import RowByRow, embed_carefully
 from .column_types import column_type
 from .existing import Existing, comparing
 from .files import Folder
+from .first_look import READER_OPTIONS, check_has_matches, check_reader
 from .modes import Plan, is_of_rows, mode_of
 from .output import Output
 from .part_writers import Format, check_format, default_dtype, schema_in_format
 from .plain import json_text
-from .readers import choose_columns
-from .rows import read_table, schema_of
+from .rows import schema_of
 from .shard_writer import ShardWriter
 from .shards import Shard
 from .skip_lists import passing_over, read_skip_list
 from .tables import documents_schema, rows_schema
 
-_READER_OPTIONS = ("text", "uri", "image", "audio", "id", "tags")
-_FAILURE_FIELDS = {"stage", "code", "message", "transient"}
 _USUAL_KEY = "id"
-_LINES_LOOKED_AT = 100
-_FIELDS_NAMED = 20
 MAY_DIFFER = frozenset(
     {
         *("device", "runtime", "decode", "cache_dir", "fetch_timeout_s", "preprocess_threads", "fetch_threads"),
@@ -143,8 +137,8 @@ class Job:
         reader = dict(reader or {})
         check_format(format)
         dtype = dtype or default_dtype(format)
-        if unknown := sorted(set(reader) - set(_READER_OPTIONS)):
-            raise SpecError(f"reader has no option {unknown[0]!r}; it has {', '.join(_READER_OPTIONS)}")
+        if unknown := sorted(set(reader) - set(READER_OPTIONS)):
+            raise SpecError(f"reader has no option {unknown[0]!r}; it has {', '.join(READER_OPTIONS)}")
         if plan is not None and (columns is not None or access_paths != "@r" or keep_content):
             raise SpecError("a plan says its own columns, access_paths and keep_content")
         if columns is not None:
@@ -153,16 +147,16 @@ class Job:
             if drop:
                 raise SpecError("drop leaves out columns of rows, and without columns={…} documents are embedded")
             plan = plan or DocumentPlan(access_paths, keep_content)
-            _check_has_matches(plan, shards)
+            check_has_matches(plan, shards)
             reader.setdefault("tags", tuple(tags))
-            _check_reader(shards, reader)
+            check_reader(shards, reader)
             declared = tags if isinstance(tags, Mapping) else None
             schema = documents_schema(spec, tags=declared, dtype=dtype, plan=plan)  # type: ignore[arg-type]
             job = cls(spec, directory, schema, plan, reader, fail_fast, format)
             return _in_format(comparing(job, existing, content_hash=content_hash))
         if reader or tags or keep_content or access_paths != "@r":
             raise SpecError(
-                f"columns={{…}} embeds rows; {', '.join(_READER_OPTIONS)}, access_paths and keep_content are for"
+                f"columns={{…}} embeds rows; {', '.join(READER_OPTIONS)}, access_paths and keep_content are for"
                 " documents"
             )
         if isinstance(plan, PairPlan):
@@ -182,57 +176,6 @@ def _in_format(job: Job) -> Job:
     """Return a job with the schema that its format needs."""
     schema = schema_in_format(job.format, job.schema, plan=job.plan, spec=job.spec, directory=job.directory)
     return dataclasses.replace(job, schema=schema)
-
-
-def _check_has_matches(plan: Plan, shards: Sequence[Shard]) -> None:
-    """Refuse to rank what cannot have matches."""
-    if not isinstance(plan, DocumentRankPlan):
-        return
-    if other := next((shard for shard in shards if shard.kind != "jsonl"), None):
-        raise DatasetError(
-            f"{other.paths[0]} has no documents with matches, which are JSON lines; of a table name the columns of the "
-            "query and of the candidates"
-        )
-    if shards and (fields := _fields_without_matches(shards[0])):
-        named = ", ".join(map(repr, fields[:_FIELDS_NAMED]))
-        raise DatasetError(
-            f"{shards[0].paths[0]} has no documents with matches (its first lines have the fields {named}); of rows "
-            "name the columns of the query and of the candidates"
-        )
-
-
-def _fields_without_matches(shard: Shard) -> list[str]:
-    """Return the fields of a shard's first lines, none if one of them has `matches` or there is nothing to tell by."""
-    fields: dict[str, None] = {}
-    for row in itertools.islice(read_table(shard), _LINES_LOOKED_AT):
-        if "matches" in row.values:
-            return []
-        if not row.values.keys() >= _FAILURE_FIELDS:  # of a candidate, which becomes a failure when it is read
-            fields.update(dict.fromkeys(row.values))
-    return list(fields)
-
-
-def _check_reader(shards: Sequence[Shard], reader: Mapping[str, Any]) -> None:
-    """Look at the first table of each kind: a misspelt column should not cost a night."""
-    named = [name for name in ("text", "uri", "image", "audio") if reader.get(name)]
-    if named and shards and all(shard.kind == "tar" for shard in shards):
-        raise DatasetError(
-            f"{named[0]}={reader[named[0]]!r} says nothing of tars: of a sample the image is embedded, or the sound; "
-            "captions are embedded as the column 'text' of rows, columns={…}"
-        )
-    for kind in ("csv", "parquet"):
-        shard = next((shard for shard in shards if shard.kind == kind), None)
-        if shard is None:
-            continue
-        try:
-            there = schema_of([shard]).names
-        except DatasetError:  # a broken file is a failure, not the end of the job
-            continue
-        try:
-            names = {field: reader.get(field) for field in _READER_OPTIONS if field != "tags"}
-            choose_columns(there, names, reader.get("tags", ()), shard.paths[0])
-        except RowError as err:
-            raise DatasetError(str(err)) from err
 
 
 def described(plan: Plan) -> dict[str, Any]:

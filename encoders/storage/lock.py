@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fcntl
-import json
 import logging
 import os
 import secrets
@@ -24,7 +23,7 @@ from typing import Any, Self
 
 from ..errors import DatasetError
 from .files import Folder, dataset_errors, is_local
-from .plain import json_text
+from .plain import json_object, json_text
 from .processes import may_be_alive, this_place, this_process
 
 LOCK = "_lock.json"
@@ -159,12 +158,10 @@ def read_lock(folder: Folder) -> dict[str, Any] | None:
         DatasetError: If it cannot be read.
     """
     try:
-        said = json.loads(folder.read(LOCK))
+        said = json_object(folder.read(LOCK)) or {}
     except FileNotFoundError:
         return None
-    except ValueError:
-        return {}
-    return said if isinstance(said, dict) and {"token", "pid", "host", "beat"} <= said.keys() else {}
+    return said if {"token", "pid", "host", "beat"} <= said.keys() else {}
 
 
 def refuse_if_held(folder: Folder) -> None:
@@ -176,6 +173,17 @@ def refuse_if_held(folder: Folder) -> None:
     standing = read_lock(folder)
     if standing and standing["token"] not in {lock.token for lock in _held}:
         _refuse_if_alive(folder, standing)
+
+
+def check_held(folder: Folder) -> None:
+    """Refuse to go on where this process held a directory and somebody took it; without a lock nothing is said.
+
+    Raises:
+        DatasetError: As `DirectoryLock.check` does.
+    """
+    for lock in list(_held):
+        if lock._folder.url == folder.url:
+            lock.check()
 
 
 def clear_lock(folder: Folder) -> None:

@@ -14,6 +14,7 @@ from ..errors import SpecError
 from ..failure import Failure
 from ..spec import EncoderSpec
 from .files import Folder
+from .parquet import parquet_writer
 from .plain import json_text
 
 Format = Literal["parquet", "jsonl", "clip-retrieval", "lance"]
@@ -194,10 +195,8 @@ class FilePart:
 def _open_writer(sink: pa.NativeFile, schema: pa.Schema, format: Format) -> PartWriter:
     if format == "jsonl":
         return LinesWriter(sink, schema)
-    import pyarrow.parquet as pq  # late: it brings all of pyarrow's file systems, and ssl
-
     # No dictionaries: nearly all bytes are vectors and keys, which don't repeat.
-    writer: PartWriter = pq.ParquetWriter(sink, schema, compression="zstd", use_dictionary=False)
+    writer: PartWriter = parquet_writer(sink, schema, use_dictionary=False)
     return writer
 
 

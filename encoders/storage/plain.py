@@ -1,13 +1,20 @@
-"""Any value as JSON, and any string as Arrow takes it: what a stranger's record holds must not stop a shard."""
+"""Any value as JSON and back, any string as Arrow takes it, names in a message.
+
+What a stranger's record or a damaged file holds must not stop a shard.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+_NAMED = 3
+_BYTES = {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)}
+"""How Python holds bytes of names that are not UTF-8, and how they are written."""
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
@@ -19,14 +26,32 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
     except (ValueError, TypeError):
         text = json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, indent=indent)
-    return clean_text(text)
+    # Lone surrogates become JSON's own escapes, so that names of files come back as they were.
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def json_object(content: bytes | str) -> dict[str, Any] | None:
+    """Return the JSON object that a file holds; None where it holds none, as one that is damaged."""
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def some_of(names: Sequence[str]) -> str:
+    """Return a few of some names, and how many more there are."""
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
 def clean_text(text: str) -> str:
-    r"""Return a string that UTF-8 can hold: lone surrogates (of undecodable file names) become `\udc..` escapes."""
+    r"""Return a string that UTF-8 can hold: what is no UTF-8 in a file's name becomes `\xe4`, as shells take it.
+
+    Other lone surrogates become `\ud800`.
+    """
     if text.isascii():
         return text
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text.translate(_BYTES).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def key_text(value: Any) -> str | None:

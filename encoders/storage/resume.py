@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from .dataset import read_job
 from .directory import ATTEMPTS, JOB, OWN, PLAN, SUCCESS, is_orphan, is_own
 from .files import Folder, dataset_errors
 from .lock import LOCK
+from .plain import json_object
 from .planning import number_of, read_plan
 from .shard_writer import MANIFESTS, manifest_name
 from .shards import Shard
@@ -141,15 +141,7 @@ def _manifests(folder: Folder, names: Mapping[str, int]) -> dict[str, dict[str, 
     there = [name for name in names if name.startswith(f"{MANIFESTS}/") and OWN.fullmatch(name)]
     with dataset_errors("read the manifests of", folder.url):
         contents = folder.fs.cat([folder.at(name) for name in there]) if there else {}
-    return {name: _parsed(contents[folder.at(name)]) for name in there}
-
-
-def _parsed(content: bytes) -> dict[str, Any] | None:
-    try:
-        manifest = json.loads(content)
-    except ValueError:
-        return None
-    return manifest if isinstance(manifest, dict) else None
+    return {name: json_object(contents[folder.at(name)]) for name in there}
 
 
 def _reason(

@@ -13,9 +13,10 @@ from ..errors import ClipmillError, DatasetError
 from ..failure import Code, Failure, RowError, Stage
 from ..plans import RowPlan
 from .column_types import LIST_OF_TEXTS, REST_KEY, TAGS
-from .files import open_input
+from .files import open_input, reason_of
 from .layouts import layout_of
 from .lines import BrokenFileError, csv_records, json_records, open_text
+from .parquet import parquet_file
 from .samples import AUDIO, IMAGE, KEY, MAX_FILE_BYTES, SAMPLE_COLUMNS, TEXT, read_files, read_samples
 from .scalars import holds_sound, read_scalar
 from .shards import Shard, csv_delimiter
@@ -260,11 +261,9 @@ def csv_header(file: Any, path: str) -> list[str] | None:
 
 
 def _parquet_rows(shard: Shard, choose: Callable[[list[str]], list[str]] | None) -> Iterator[SourceRow]:
-    import pyarrow.parquet as pq
-
     path = shard.paths[0]
     # Without pre-buffering, which would hold all of a row group's columns in memory.
-    with open_input(path) as raw, pq.ParquetFile(raw, pre_buffer=False, buffer_size=2**20) as file:
+    with open_input(path) as raw, parquet_file(raw, pre_buffer=False, buffer_size=2**20) as file:
         columns = choose(list(file.schema_arrow.names)) if choose else None
         first, last = 0, file.metadata.num_rows if shard.stop is None else shard.stop
         for group in range(file.metadata.num_row_groups):
@@ -330,7 +329,7 @@ def _failure_of(err: Exception, path: str) -> Failure:
     """Say why a file cannot be read (further): it is gone, it is damaged, or its disk or store does not answer."""
     if isinstance(err, RowError):
         return err.failure
-    reason = f"{path}: {str(err)[:300] or type(err).__name__}"
+    reason = f"{path}: {reason_of(err)[:300]}"
     if isinstance(err, FileNotFoundError | NotADirectoryError):
         return Failure(Stage.READ, Code.NOT_FOUND, f"{path}: no such file")
     is_damage = isinstance(err, pa.ArrowException | ValueError | EOFError | zlib.error)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +14,7 @@ from ..errors import DatasetError
 from .files import Folder, dataset_errors, is_local
 from .lock import one_at_a_time
 from .part_writers import Format, Part, check_format, misfit_of, open_part, part_name
-from .plain import json_text
+from .plain import json_object, json_text
 
 FAILURES, MANIFESTS = "_failures", "_manifest"
 _ROW_GROUP_BYTES = 64 * 2**20
@@ -167,12 +166,9 @@ class ShardWriter:
     def _standing_manifest(self) -> dict[str, Any] | None:
         """Return the manifest of a shard that was written before under this name; an empty one where it is damaged."""
         try:
-            standing = json.loads(self._folder.read(manifest_name(self._name)))
+            return json_object(self._folder.read(manifest_name(self._name))) or {}
         except FileNotFoundError:
             return None
-        except ValueError:
-            return {}
-        return standing if isinstance(standing, dict) else {}
 
     def _flush(self) -> None:
         if not self._buffer:

@@ -12,6 +12,7 @@ from typing import Any
 from .files import is_local, open_input, open_location
 from .lines import check_json_lines, csv_records, line_starts, open_text
 from .listing import Kind, Listed, kind_of
+from .plain import clean_text
 from .samples import sample_starts
 from .tars import open_tar
 
@@ -63,7 +64,8 @@ class Shard:
         fields = self.as_dict()
         paths = fields.pop("paths")
         fields.pop("beside")
-        return {**fields, "first_path": paths[0], "files": len(paths)}
+        # as its row's id; engines that hand manifests on cannot encode other strings
+        return {**fields, "first_path": clean_text(paths[0]), "files": len(paths)}
 
 
 def whole_file(path: str, kind: Kind | None = None) -> Shard:

@@ -291,3 +291,18 @@ def _telling(field: pa.Field) -> Iterator[None]:
 
 def _text_of(value: Any) -> str | None:
     return _string(value) if value is None or isinstance(value, str) else json_text(value)
+
+
+def in_columns(found: pa.RecordBatch | pa.Table, schema: pa.Schema, rows: int) -> pa.Table:
+    """Return rows with the columns of a schema; those that they lack are null.
+
+    Args:
+        found: The rows, and some of the columns.
+        schema: The columns.
+        rows: How many rows there are, which a table without columns does not say.
+    """
+    columns = [
+        found.column(field.name).cast(field.type) if field.name in found.schema.names else pa.nulls(rows, field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
