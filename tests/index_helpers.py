@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -69,3 +70,11 @@ def brute_force(vectors: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.nd
 def recall_of(found: np.ndarray, true: np.ndarray) -> float:
     """Return which share of the true positions was found."""
     return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found, true, strict=True)]))
+
+
+def files_of(index: Path) -> dict[str, Path]:
+    """Return the files of an index by their names without the mark of the run that wrote them."""
+    there = [path for path in index.rglob("*") if path.is_file()]
+    found = {re.sub(r"-[0-9a-f]{16}\.", ".", str(path.relative_to(index))): path for path in there}
+    assert len(found) == len(there)
+    return found

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import signal
 import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from index_helpers import DIM, SPEC, brute_force, clustered, recall_of, write_dataset
+from index_helpers import DIM, SPEC, brute_force, clustered, files_of, recall_of, write_dataset
 
 from clipmill.encoders import EncoderSpec
 from clipmill.encoders.errors import DatasetError, SpecError
-from clipmill.encoders.index import add, open_index
-from clipmill.encoders.index.add import add_to_index, outgrown
+from clipmill.encoders.index import add, ids, open_index
+from clipmill.encoders.index.add import Added, add_to_index, outgrown, would_add
 from clipmill.encoders.index.assemble import finish
-from clipmill.encoders.index.build import IndexOptions, build_index
-from clipmill.encoders.index.manifest import read_manifest, write_manifest
+from clipmill.encoders.index.build import IndexOptions, build_index, run_here
+from clipmill.encoders.index.manifest import Ids, read_manifest, write_manifest
 from clipmill.encoders.index.plan import PROCESS_BYTES, WORK_BYTES, plan_factory, plan_index
 from clipmill.encoders.index.sample import draw
 from clipmill.encoders.index.source import open_source
@@ -41,9 +44,10 @@ def test_added_rows_are_found_like_the_others(tmp_path, factory):
     path = build_old(tmp_path, factory)
     before = open_index(path)
     new = write_dataset(tmp_path / "new", list(NEW), first=1400, label=["new"] * 600)
-    manifest = add_to_index([str(new)], path, IndexOptions(**OPTIONS))
+    added = add_to_index([str(new)], path, IndexOptions(**OPTIONS))
     index = open_index(path)
-    assert (index.manifest.rows, manifest.rows, before.manifest.rows) == (2000, 2000, 1400)
+    assert (index.manifest, added.rows, before.manifest.rows) == (added.manifest, 600, 1400)
+    assert index.manifest.rows == 2000
     queries = clustered(100, seed=6)
     _, true = brute_force(VECTORS, queries, 10)
     assert recall_of(index.search(queries, 10).positions, true) >= 0.9
@@ -77,17 +81,86 @@ def test_ids_that_are_there_are_refused_or_skipped(tmp_path):
     with pytest.raises(DatasetError, match="100 of 200 rows have an id that is in the index"):
         add_to_index([str(both)], path, IndexOptions(**OPTIONS))
     assert open_index(path).manifest.rows == 1400
-    manifest = add_to_index([str(both)], path, IndexOptions(**OPTIONS), skip_existing=True)
-    assert (manifest.rows, manifest.skipped) == (1500, 100)
+    planned = would_add([str(both)], path, IndexOptions(**OPTIONS), skip_existing=True)
+    added = add_to_index([str(both)], path, IndexOptions(**OPTIONS), skip_existing=True)
+    assert (added.manifest.rows, added.manifest.skipped, added.rows, added.skipped) == (1500, 100, 100, 100)
+    assert planned == dataclasses.replace(added, manifest=planned.manifest) and planned.manifest.rows == 1400
     index = open_index(path)
     assert index.rows(np.arange(1400, 1500), ["number"])["number"].to_pylist() == list(range(1400, 1500))
     np.testing.assert_allclose(
         index.vectors(np.array([1400])), VECTORS[[1400]] / np.linalg.norm(VECTORS[1400]), atol=1e-6
     )
     again = add_to_index([str(both)], path, IndexOptions(**OPTIONS), skip_existing=True)
-    assert again == index.manifest  # nothing was new
+    assert again == Added(index.manifest, skipped=200)  # nothing was new
     left = sorted(str(p.relative_to(path)) for p in (tmp_path / "index").rglob("*") if p.is_file())
     assert left == sorted(["_index.json", *index.manifest.files])
+
+
+def test_what_came_of_one_adding_is_told_and_not_that_of_all(tmp_path):
+    path = build_old(tmp_path, "IVF16,SQ8")
+    for first in (1400, 1500):
+        vectors = list(VECTORS[first : first + 100])
+        vectors[3], vectors[7], vectors[8] = None, np.zeros(DIM, np.float32), np.zeros(DIM, np.float32)
+        ids = [None if number < 5 else f"r{first + number}" for number in range(100)]
+        new = write_dataset(tmp_path / f"new{first}", vectors, ids=ids)
+        added = add_to_index([str(new)], path, IndexOptions(**OPTIONS), skip_existing=True)
+        assert added == Added(open_index(path).manifest, 97, nulls=1, failed={"zero": 2}, unnamed=5)
+    sums = added.manifest
+    assert (sums.rows, sums.nulls, sums.failed["zero"]) == (1594, 2, 4)
+    assert sums.ids == Ids(missing=8, repeated=0)
+
+
+def test_rows_without_a_vector_are_nothing_to_add(tmp_path):
+    path = build_old(tmp_path, None)
+    before = open_index(path).manifest
+    for number, spec in enumerate((SPEC, None)):
+        new = write_dataset(tmp_path / f"new{number}", [None] * 20, first=5000, spec=spec)
+        assert add_to_index([str(new)], path, IndexOptions(**OPTIONS)) == Added(before, nulls=20)
+    assert read_manifest(path) == before
+
+
+def test_rows_of_datasets_without_ids_are_told(tmp_path):
+    path = build_old(tmp_path, None)
+    new = tmp_path / "new.parquet"
+    pq.write_table(pq.read_table(write_dataset(tmp_path / "new", list(NEW))).drop_columns(["id"]), new)
+    added = add_to_index([str(new)], path, IndexOptions(**OPTIONS))
+    assert (added.rows, added.unnamed, added.manifest.ids) == (600, 600, Ids(missing=600, repeated=0))
+
+
+@pytest.mark.parametrize("passes", [1, 7])
+def test_ids_that_stand_twice_are_counted(tmp_path, monkeypatch, passes):
+    """Among the datasets of a building, and among rows that are added; whatever memory there is for it."""
+    monkeypatch.setattr(ids, "_LEAST_BYTES", 1400 * ids._BYTES_OF_HASH // passes)
+    monkeypatch.setattr(ids, "resident_bytes", lambda: 10**12)
+    monkeypatch.setattr(ids, "_IDS_HELD", 100)
+    names = [f"r{number}" for number in range(700)]
+    one = write_dataset(tmp_path / "one", list(OLD[:700]), ids=names)
+    other = write_dataset(
+        tmp_path / "other", list(OLD[700:]), ids=[*names[:3], None, "", *names[:1] * 5, *map(str, range(690))]
+    )
+    manifest = build_index([str(one), str(other)], str(tmp_path / "index"), IndexOptions(**OPTIONS))
+    assert manifest.ids == Ids(missing=1, repeated=8)
+    assert read_manifest(str(tmp_path / "index")) == manifest
+    twice = write_dataset(tmp_path / "twice", list(NEW), ids=[f"n{number // 2}" for number in range(600)])
+    added = add_to_index([str(twice)], str(tmp_path / "index"), IndexOptions(**OPTIONS))
+    assert added.manifest.ids == Ids(missing=1, repeated=308)
+
+
+def test_ids_that_are_numbers_are_told_apart(tmp_path):
+    """Python's own hashes of -1 and -2 are equal, and those of integers that differ by 2**61 - 1."""
+    table = pq.read_table(write_dataset(tmp_path / "texts", list(OLD[:100])))
+    numbers = pa.array([-1, -2, 0, 2**61 - 1, 5, 5, *range(10, 104)], pa.int64())
+    pq.write_table(table.set_column(0, "id", numbers), tmp_path / "data.parquet")
+    manifest = build_index([str(tmp_path / "data.parquet")], str(tmp_path / "index"), IndexOptions(queries=20))
+    assert manifest.ids == Ids(missing=0, repeated=1)
+
+
+def test_an_index_of_before_ids_were_counted_opens(tmp_path):
+    path = build_old(tmp_path, None)
+    said = json.loads((tmp_path / "index" / "_index.json").read_text())
+    assert said.pop("ids") == {"missing": 0, "repeated": 0}
+    (tmp_path / "index" / "_index.json").write_text(json.dumps(said))
+    assert open_index(path).manifest.ids is None
 
 
 @pytest.mark.parametrize(
@@ -111,7 +184,7 @@ def test_another_runtime_makes_no_other_provenance(tmp_path):
     path = build_old(tmp_path, None)
     spec = EncoderSpec(SPEC.model, device="cpu", precision="bf16")
     new = write_dataset(tmp_path / "new", list(NEW), first=1400, spec=spec)
-    assert add_to_index([str(new)], path, IndexOptions(**OPTIONS)).rows == 2000
+    assert add_to_index([str(new)], path, IndexOptions(**OPTIONS)).rows == 600
 
 
 def test_there_has_to_be_an_index(tmp_path):
@@ -125,7 +198,7 @@ def test_an_index_that_has_outgrown_its_plan_is_told(tmp_path):
     small = write_dataset(tmp_path / "small", list(VECTORS[:300]))
     build_index([str(small)], str(tmp_path / "index"), IndexOptions(factory="IVF4,SQ8", **OPTIONS))
     rest = write_dataset(tmp_path / "rest", list(VECTORS[300:]), first=300)
-    manifest = add_to_index([str(rest)], str(tmp_path / "index"), IndexOptions(**OPTIONS))
+    manifest = add_to_index([str(rest)], str(tmp_path / "index"), IndexOptions(**OPTIONS)).manifest
     assert "trained when it had 300 rows, and has 2,000" in outgrown(manifest)
 
 
@@ -151,7 +224,7 @@ def test_more_rows_than_the_memory_of_an_index_holds_are_refused(tmp_path, facto
     write_manifest(Folder.of(path), dataclasses.replace(manifest, plan=little))
     new = write_dataset(tmp_path / "new", list(VECTORS[1300:]), first=1300)
     if factory == "IVF12,SQ8":  # put together from parts, so that nothing grows with the rows
-        assert add_to_index([str(new)], path, IndexOptions(**OPTIONS), skip_existing=True).rows == 2000
+        assert add_to_index([str(new)], path, IndexOptions(**OPTIONS), skip_existing=True).manifest.rows == 2000
         return
     with pytest.raises(SpecError, match=f"with 600 more rows {factory} takes some .* build it anew with more memory"):
         add_to_index([str(new)], path, IndexOptions(**OPTIONS), skip_existing=True)
@@ -163,12 +236,18 @@ def test_recall_is_measured_with_rows_that_are_in_the_index(tmp_path, monkeypatc
     both = write_dataset(tmp_path / "both", list(VECTORS[:1600]))  # 1400 are there
     seen = []
 
-    def finish_and_note(folder, manifest, truth, target, scratch):
+    def finish_and_note(folder, manifest, truth, *others):
         seen.append(truth)
-        return finish(folder, manifest, truth, target, scratch)
+        return finish(folder, manifest, truth, *others)
 
     monkeypatch.setattr(add, "finish", finish_and_note)
-    manifest = add_to_index([str(both)], path, IndexOptions(queries=160, rows_per_shard=450), skip_existing=True)
+    options = IndexOptions(queries=160, rows_per_shard=450)
+
+    def run_and_note(shards, job):
+        assert sum(shard.rows for shard in shards) < 600  # those of which every row is there are not read again
+        run_here(shards, job)
+
+    manifest = add_to_index([str(both)], path, options, skip_existing=True, run=run_and_note).manifest
     assert (manifest.rows, manifest.skipped, manifest.recall.queries) == (1600, 1400, 160)
     (truth,) = seen
     assert len(np.unique(truth.places)) == 160
@@ -239,7 +318,5 @@ def test_killed_at_any_moment_the_old_index_opens_or_the_new_one(tmp_path):
         if rows == 1400:
             assert add(path, 10**6).returncode == 0
             assert open_index(path).manifest.rows == 2000
-            assert sorted(p.name for p in (tmp_path / f"killed-{after}").rglob("*")) == sorted(
-                p.name for p in (tmp_path / "whole").rglob("*")
-            )
+            assert files_of(tmp_path / f"killed-{after}").keys() == files_of(tmp_path / "whole").keys()
     assert seen == {1400, 2000}

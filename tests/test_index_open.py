@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import gc
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from index_helpers import DIM, brute_force, clustered, recall_of, write_dataset
 
 from clipmill.encoders.errors import DatasetError, SpecError
-from clipmill.encoders.index import open_index
+from clipmill.encoders.index import fetched, open_index
 from clipmill.encoders.index.build import IndexOptions, build_index
 from clipmill.encoders.index.opened import OpenIndex
 from clipmill.encoders.index.truth import nearest_of_blocks
@@ -151,17 +152,19 @@ def test_opened_once_in_a_process_until_it_changes(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "emptied"])
-@pytest.mark.parametrize("file", ["index.faiss", "vectors/00001.npy", "keys/00000.parquet"])
+@pytest.mark.parametrize("file", ["index.faiss", "vectors/00001-*.npy", "keys/00000-*.parquet"])
 def test_an_index_that_is_not_whole_is_refused(tmp_path, file, damage):
     dataset = write_dataset(tmp_path / "data", list(VECTORS[:1500]))
     options = IndexOptions(factory="IVF16,SQ8", queries=50, rows_per_shard=700)
     build_index([str(dataset)], str(tmp_path / "index"), options)
-    path = tmp_path / "index" / file
+    (path,) = (tmp_path / "index").glob(file)
     if damage == "gone":
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:-1] if damage == "cut" else b"")
-    with pytest.raises(DatasetError, match=f"{file} is (missing|damaged: it has [\\d,]+ bytes and was written with)"):
+    with pytest.raises(
+        DatasetError, match=f"{path.name} is (missing|damaged: it has [\\d,]+ bytes and was written with)"
+    ):
         open_index(str(tmp_path / "index"))
 
 
@@ -208,7 +211,7 @@ peak = 0
 for start, block in index.blocks():
     block.sum()
     peak = max(peak, resident_bytes())
-mapped = MappedArray(f"{sys.argv[1]}/vectors/00000.npy", (100_000, 256))
+mapped = MappedArray(f"{sys.argv[1]}/{index.manifest.segments[0].vectors}", (100_000, 256))
 mapped.array.sum()
 touched = resident_bytes()
 mapped.let_go()
@@ -249,6 +252,82 @@ def test_an_index_in_an_object_store_is_copied_once(tmp_path, monkeypatch):
     monkeypatch.setattr("clipmill.encoders.index.opened._opened", {})
     assert open_index(url).directory == index.directory
     assert copied == []
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_copy_holds_files_of_one_version(tmp_path, monkeypatch, times):
+    """Built anew while it is copied: the codes have the same name, and here the same size."""
+    url, made = f"memory://bucket/changing{times}", []
+
+    def build(seed: int) -> None:
+        dataset = write_dataset(tmp_path / f"data{seed}", list(clustered(300, seed=seed)))
+        build_index([str(dataset)], url, IndexOptions(factory="IVF4,SQ8", queries=20), overwrite=True)
+
+    def copy_and_build(folder, name, size, target):
+        copy_of(folder, name, size, target)
+        if name.startswith(("keys/", "vectors/")[len(made) % 2]) and len(made) < times:
+            made.append(build(len(made) + 1))
+
+    build(0)
+    copy_of = fetched._copy
+    monkeypatch.setenv("CLIPMILL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(fetched, "_copy", copy_and_build)
+    if times == 3:
+        with pytest.raises(DatasetError, match="was written anew while it was copied to this machine; try again"):
+            open_index(url)
+        assert not list((tmp_path / "cache").rglob("_index.json"))
+    index = open_index(url)
+    units = units_of(clustered(300, seed=times)).vectors
+    np.testing.assert_allclose(index.vectors(np.arange(300)), units, atol=1e-6)
+    np.testing.assert_array_equal(index.search(units, 1, nprobe=4).positions[:, 0], np.arange(300))
+    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 1
+
+
+HOLDS = """
+import sys
+from pathlib import Path
+from clipmill.encoders.index import fetched
+
+held = fetched._hold(Path(sys.argv[1]))
+print(held is not None, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_copies_that_nobody_uses_are_deleted(tmp_path, monkeypatch):
+    """Those of older versions of the same index; one that is open stays whole, in this process and in another."""
+    monkeypatch.setenv("CLIPMILL_CACHE", str(tmp_path / "cache"))
+    url, other = "memory://bucket/nightly", "memory://bucket/other"
+    for number in range(5):
+        dataset = write_dataset(tmp_path / f"data{number}", list(VECTORS[number * 100 :][:100]), first=number * 100)
+        build_index([str(dataset)], url, IndexOptions(queries=20), overwrite=True)
+        if number == 0:
+            build_index([str(dataset)], other, IndexOptions(queries=20))
+            kept = open_index(other).directory
+            first = open_index(url)
+        elif number == 1:
+            second = open_index(url).directory
+            process = subprocess.Popen(
+                [sys.executable, "-c", HOLDS, second], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            assert process.stdout.readline() == "True\n"
+        elif number == 2:
+            third = open_index(url).directory
+            assert all(map(os.path.isdir, (kept, first.directory, second, third)))
+            assert first.rows(np.arange(3), ["number"])["number"].to_pylist() == [0, 1, 2]
+            process.communicate("")
+            assert process.returncode == 0
+        elif number == 3:
+            fourth = open_index(url).directory
+            assert not os.path.exists(second) and not os.path.exists(third)
+            assert os.path.isdir(first.directory)
+            Path(fourth).with_name("begun").mkdir()
+            del first
+            gc.collect()
+    last = open_index(url)
+    assert os.listdir(Path(last.directory).parent) == [os.path.basename(last.directory)]
+    assert os.path.isdir(kept)
+    assert last.rows(np.arange(2), ["number"])["number"].to_pylist() == [400, 401]
 
 
 def test_blocks_are_compared_whatever_their_lengths():

@@ -4,7 +4,8 @@
 - `source`: the vectors, in Parquet files; `units`: out of Arrow, scaled to length 1; `sample`: some of them, by seed
 - `shard`: `build_shard`, some of the rows from datasets to files: what every engine distributes; `shard_files`: those
   files; `coder`: vectors as codes; `sizes`: bytes as people say them
-- `build`: `build_index`, the whole of it; `assemble`, `merge`: codes of shards into one file; `add`: more rows
+- `build`: `build_index`, the whole of it; `assemble`, `merge`: codes of shards into one file; `add`: more rows;
+  `ids`: which rows are there already, and how many have no id of their own
 - `truth`: exact neighbours block by block; `recall`: what searches find of them, and the least that reaches a target
 - `manifest`: the directory of an index, and what it says of itself
 - `opened`: `open_index`, once in a process; `candidates`: what the codes propose; `keys`: the metadata of the rows;
@@ -13,7 +14,7 @@
 - `targets`: what a search can be made in, an index or a dataset
 """
 
-from .add import add_to_index
+from .add import Added, add_to_index
 from .build import IndexOptions, build_index
 from .hits import Hits
 from .manifest import IndexManifest, SearchParameters
@@ -21,6 +22,7 @@ from .opened import OpenIndex, open_index
 from .plan import IndexPlan, plan_factory, plan_index
 
 __all__ = [
+    "Added",
     "Hits",
     "IndexManifest",
     "IndexOptions",

@@ -6,8 +6,7 @@ import dataclasses
 import logging
 import os
 import re
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,11 @@ from ..errors import DatasetError, SpecError
 from ..storage.files import Folder
 from ..storage.lock import DirectoryLock
 from ..storage.provenance import differences
-from .assemble import fill, finish, gather_truth, merge_into, now, stage, staged_parts, tally
-from .build import IndexOptions, RunShards, job_of, refuse_own_input, rows_per_shard, run_here
+from .assemble import fill, finish, gather_truth, merge_into, now, scratch_for, stage, staged_parts, tally
+from .build import IndexOptions, RunShards, job_of, refuse_own_input, run_here
 from .footprint import filled_bytes
 from .hits import Hits
+from .ids import Compared, compare_ids
 from .library import faiss_library, make_index, use_threads
 from .manifest import BUILDING, MANIFEST, OWN, IndexManifest, clear, manifest_bytes, parse_manifest
 from .merge import codes_of_index, local_copy
@@ -31,17 +31,34 @@ from .recall import K, Truth
 from .sample import draw
 from .shard import IndexShard, cut
 from .sizes import as_size
-from .source import Source, open_source, read_piece
+from .source import Source, open_source
 from .truth import merged, nearest_of_blocks
 
 _log = logging.getLogger("clipmill")
 
-_ID = "id"
-_IDS_HELD = 1_000_000
-"""Ids of added rows that are compared at a time with all that are there."""
-_IDS_READ = 65_536
 _GROWN = 4
 """Times its rows when it was trained, from which an index should be built anew."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Added:
+    """What one adding came to; the manifest sums up all of them.
+
+    Attributes:
+        manifest: Of the index as it is now; the old one if nothing was added.
+        rows: Vectors that were added.
+        skipped: Rows that were left out since their id was there already.
+        nulls: Rows without a vector.
+        failed: Vectors that cannot be searched, by reason.
+        unnamed: Rows without an id among all that came: nothing told whether they were there already.
+    """
+
+    manifest: IndexManifest
+    rows: int = 0
+    skipped: int = 0
+    nulls: int = 0
+    failed: dict[str, int] = dataclasses.field(default_factory=dict)
+    unnamed: int = 0
 
 
 def add_to_index(
@@ -51,7 +68,7 @@ def add_to_index(
     *,
     skip_existing: bool = False,
     run: RunShards = run_here,
-) -> IndexManifest:
+) -> Added:
     """Add the rows of datasets to an index, and measure it again.
 
     What the index has keeps its position. Until the new manifest is in place the old index opens, whatever happens;
@@ -62,11 +79,9 @@ def add_to_index(
         directory: Of the index.
         options: `column`, `target_recall`, `queries`, `rows_per_shard`, `partial` and `seed` of them; the others were
             decided when the index was built.
-        skip_existing: Whether rows whose `id` is in the index are left out; without it they are refused.
+        skip_existing: Whether rows whose `id` is in the index are left out; without it they are refused. Rows without
+            an id are added all the same.
         run: Does the shards, on an engine.
-
-    Returns:
-        The manifest that was written; the old one if there was nothing to add.
 
     Raises:
         DatasetError: If there is no whole index, vectors come from another model or have another dimension, ids are
@@ -74,24 +89,59 @@ def add_to_index(
         SpecError: If the memory that the index was planned for does not suffice for it any more.
         MissingExtraError: If Faiss is not installed.
     """
-    faiss_library()
     options = options or IndexOptions()
+    folder, source = _fitting(datasets, directory, options)
+    with DirectoryLock(folder.url) as lock, scratch_for(folder) as scratch:
+        old = parse_manifest(folder.url, manifest_bytes(folder.url))  # another job may have added meanwhile
+        if not source.rows or not source.dim:
+            return Added(old, nulls=source.rows)
+        _clear_orphans(folder, old)
+        here = open_index(folder.url)
+        source, compared = _compared(source, here, skip_existing=skip_existing, where=folder.url)
+        if len(compared.there) == source.rows:
+            return Added(old, skipped=source.rows)
+        folder.write(BUILDING, b"{}")
+        return _Adding(folder, old, here, source, options, scratch).run(compared, run, lock)
+
+
+def would_add(
+    datasets: Sequence[str], directory: str, options: IndexOptions | None = None, *, skip_existing: bool = False
+) -> Added:
+    """Say what `add_to_index` would do with the same arguments, and do nothing.
+
+    No vector is read: `rows` are those that would be added if all of them have a vector that can be searched.
+
+    Raises:
+        DatasetError, SpecError, MissingExtraError: As `add_to_index` does, but for another job that writes the index.
+    """
+    options = options or IndexOptions()
+    folder, source = _fitting(datasets, directory, options)
+    here = open_index(folder.url)
+    if not source.rows or not source.dim:
+        return Added(here.manifest, nulls=source.rows)
+    source, compared = _compared(source, here, skip_existing=skip_existing, where=folder.url)
+    skipped = len(compared.there)
+    return Added(here.manifest, source.rows - skipped, skipped, unnamed=compared.unnamed)
+
+
+def _fitting(datasets: Sequence[str], directory: str, options: IndexOptions) -> tuple[Folder, Source]:
+    """Return the index's folder, and what is added to it, whose vectors belong there."""
+    faiss_library()
     folder = Folder.of(directory)
     old = parse_manifest(folder.url, manifest_bytes(folder.url))
     source = open_source(datasets, column=options.column or old.column, partial=options.partial)
     refuse_own_input(folder, source)
-    if not source.rows or not source.dim:
-        return old
-    _check_fits(folder, old, source)
-    with DirectoryLock(folder.url) as lock, tempfile.TemporaryDirectory(prefix="clipmill-index-") as scratch:
-        old = parse_manifest(folder.url, manifest_bytes(folder.url))  # another job may have added meanwhile
-        _clear_orphans(folder, old)
-        here = open_index(folder.url)
-        source = dataclasses.replace(source, keys=_united(here.key_schema, source.keys))
-        skipped = _rows_there(source, here, skip_existing=skip_existing, where=folder.url)
-        _check_memory(old, source.rows - len(skipped))
-        folder.write(BUILDING, b"{}")
-        return _Adding(folder, old, here, source, options, Path(scratch)).run(skipped, run, lock)
+    if source.rows and source.dim:
+        _check_fits(folder, old, source)
+    return folder, source
+
+
+def _compared(source: Source, index: OpenIndex, *, skip_existing: bool, where: str) -> tuple[Source, Compared]:
+    """Return the source with all columns of the index, and its rows compared with those that are there."""
+    source = dataclasses.replace(source, keys=_united(index.key_schema, source.keys))
+    compared = compare_ids(source, index, skip_existing=skip_existing, where=where)
+    _check_memory(index.manifest, source.rows - len(compared.there))
+    return source, compared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,9 +164,9 @@ class _Adding:
     options: IndexOptions
     scratch: Path
 
-    def run(self, skipped: np.ndarray, run: RunShards, lock: DirectoryLock) -> IndexManifest:
+    def run(self, compared: Compared, run: RunShards, lock: DirectoryLock) -> Added:
         """Build the new shards, put codes together, measure."""
-        folder, old = self.folder, self.old
+        folder, old, skipped = self.folder, self.old, compared.there
         use_threads(None)
         queries, places, rows = self._queries(skipped)
         index: Any = None
@@ -127,26 +177,28 @@ class _Adding:
         if standing is not None:
             index, codes = standing
             parts = [codes]
-        stage(folder, index, queries, rows)
         plan = IndexPlan(**{**old.plan, "reasons": tuple(old.plan["reasons"])})
+        job = job_of(folder, self.source, plan, lock.token, has_lists=has_lists)
+        stage(folder, job, index, queries, rows)
         first = max(segment.number for segment in old.segments) + 1
-        shards = _without(cut(self.source.groups, rows_per_shard(plan, self.options), first=first), skipped)
-        run(shards, job_of(folder, self.source, old.dtype, has_lists))
+        shards = _without(cut(self.source.groups, self.options.rows_per_shard, first=first), skipped)
+        run(shards, job)
         lock.check()
-        found = tally(folder, [shard.number for shard in shards])
+        found = tally(folder, job, [shard.number for shard in shards])
+        added = Added(old, found.rows, len(skipped), found.nulls, found.failed, compared.unnamed)
         if not found.rows:
             _clear_orphans(folder, old)
-            return old
+            return added
         index_file, files = None, {**old.files, **found.files}
         if old.index_file is not None:
             index_file = _next_name(old.index_file)
             del files[old.index_file]
             if has_lists:
-                parts += staged_parts(folder, index, found.segments, old.rows, self.scratch)
-                files[index_file] = merge_into(folder, index_file, index, parts)
+                parts += staged_parts(folder, index, found, old.rows, self.scratch)
+                files[index_file] = merge_into(folder, index_file, index, parts, lock)
             else:
                 index = faiss_library().read_index(path)
-                files[index_file] = fill(folder, index_file, index, found.segments, self.scratch)
+                files[index_file] = fill(folder, index_file, index, found.segments, self.scratch, lock)
         failed = {reason: old.failed.get(reason, 0) + count for reason, count in found.failed.items()}
         manifest = dataclasses.replace(
             old,
@@ -154,22 +206,22 @@ class _Adding:
             rows=old.rows + found.rows,
             nulls=old.nulls + found.nulls,
             failed={**old.failed, **failed},
-            skipped=old.skipped + found.skipped,
+            skipped=old.skipped + len(skipped),
             datasets=(*old.datasets, *self.source.datasets),
             segments=(*old.segments, *found.segments),
             index_file=index_file,
             files=files,
         )
-        hits, new_places = gather_truth(folder, found.segments, old.rows, queries, self.scratch)
+        hits, new_places = gather_truth(folder, job, found, old.rows, queries, self.scratch)
         before = nearest_of_blocks(queries, self.here.blocks(), K + 1)
         before = Hits(np.where(before.positions < 0, -np.inf, before.scores).astype(np.float32), before.positions)
         truth = Truth(queries, np.where(places < 0, new_places, places), merged([before, hits], K + 1))
-        manifest = finish(folder, manifest, truth, self.options.target_recall, self.scratch)
+        manifest = finish(folder, manifest, truth, self.options.target_recall, self.scratch, lock)
         if old.index_file is not None:
             clear(folder, [old.index_file])
         if hint := outgrown(manifest):
             _log.warning("%s: %s", folder.url, hint)
-        return manifest
+        return dataclasses.replace(added, manifest=manifest)
 
     def _queries(self, skipped: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Draw queries from old and new rows alike.
@@ -252,68 +304,15 @@ def _united(old: pa.Schema, new: pa.Schema) -> pa.Schema:
         raise DatasetError(f"a column has another type than in the index: {err}") from err
 
 
-def _rows_there(source: Source, index: OpenIndex, *, skip_existing: bool, where: str) -> np.ndarray:
-    """Return the numbers of rows whose ids are in the index, rising.
-
-    Raises:
-        DatasetError: If there are any and they are not to be skipped, or ids cannot be compared.
-    """
-    if (
-        _ID not in source.keys.names
-        or _ID not in index.columns
-        or source.keys.field(_ID).type != index.key_schema.field(_ID).type
-    ):
-        if skip_existing:
-            raise DatasetError(
-                f"skip_existing=True (--skip-existing) compares the column {_ID!r}, which the index has as "
-                f"{_type_of(index.key_schema)} and the dataset as {_type_of(source.keys)}"
-            )
-        return np.empty(0, np.int64)
-    found = [numbers[_are_there(ids, index)] for numbers, ids in _ids_of(source)]
-    there = np.concatenate([np.empty(0, np.int64), *found])
-    if len(there) and not skip_existing:
-        raise DatasetError(
-            f"{len(there):,} of {source.rows:,} rows have an id that is in the index {where} already; leave them out "
-            "with skip_existing=True (--skip-existing)"
-        )
-    return there
-
-
-def _type_of(schema: pa.Schema) -> str:
-    return str(schema.field(_ID).type) if _ID in schema.names else "nothing"
-
-
-def _ids_of(source: Source) -> Iterator[tuple[np.ndarray, pa.ChunkedArray]]:
-    """Yield numbers and ids of the rows of a source, many at a time."""
-    held: list[pa.Array] = []
-    first = rows = 0
-    for group in source.groups:
-        for batch in read_piece(group, [_ID], block_rows=_IDS_READ):
-            held.append(batch.column(0) if batch.num_columns else pa.nulls(batch.num_rows, source.keys.field(_ID).type))
-            rows += batch.num_rows
-            if rows >= _IDS_HELD:
-                yield np.arange(first, first + rows), pa.chunked_array(held)
-                held, first, rows = [], first + rows, 0
-    if rows:
-        yield np.arange(first, first + rows), pa.chunked_array(held)
-
-
-def _are_there(ids: pa.ChunkedArray, index: OpenIndex) -> np.ndarray:
-    import pyarrow.compute as pc
-
-    found = np.zeros(len(ids), bool)
-    for there in index.column(_ID):
-        found |= np.asarray(pc.is_in(ids, value_set=there, skip_nulls=True))
-    return found
-
-
 def _without(shards: Sequence[IndexShard], skipped: np.ndarray) -> list[IndexShard]:
     """Return the shards, each with what of it is skipped; those of which nothing is left are left out."""
     found = []
     for shard in shards:
         start = shard.pieces[0].start
-        local = skipped[(skipped >= start) & (skipped < start + shard.rows)] - start
-        found.append(dataclasses.replace(shard, skipped=tuple(local.tolist())))
+        first, stop = np.searchsorted(skipped, (start, start + shard.rows))
+        if stop - first < shard.rows:
+            local = np.asarray(skipped[first:stop] - start, np.int64)
+            found.append(dataclasses.replace(shard, skipped=local.tobytes()))
     return found
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,19 +12,23 @@ from ... import __version__
 from ..errors import DatasetError, SpecError
 from ..storage.files import Folder
 from ..storage.lock import DirectoryLock
-from .assemble import Tally, fill, finish, gather_truth, merge_into, now, stage, staged_parts, tally
-from .library import faiss_library, hnsw_of, ivf_of, make_index, use_threads
+from .assemble import Tally, fill, finish, gather_truth, merge_into, now, scratch_for, stage, staged_parts, tally
+from .library import faiss_library, hnsw_of, ivf_of, make_index, reason_of, use_threads
 from .manifest import INDEX, IndexManifest, SearchParameters, prepare_index
 from .merge import can_merge
-from .plan import DEFAULT_MEMORY, IndexPlan, plan_factory, plan_index
+from .pages import let_go_of_freed
+from .plan import DEFAULT_MEMORY, PROCESS_BYTES, IndexPlan, plan_factory, plan_index
 from .recall import QUERIES, K, Truth
 from .sample import draw
 from .shard import IndexJob, IndexShard, build_shard, cut
 from .source import Source, open_source
 
 ROWS_PER_SHARD = 65_536
-_SHARD_SHARE = 8
-"""The codes of a shard take this part of the memory, at most."""
+_BLOCK_SHARE, _LEAST_BLOCK, _MOST_BLOCK = 64, 2**20, 8 * 2**20
+"""Vectors that a worker holds in work at a time: this part of what it may hold beside itself, and bounds of that. What
+reading, scaling and encoding them takes is some twelve times as much."""
+_CODES_SHARE, _LEAST_CODES, _MOST_CODES = 8, 4 * 2**20, 64 * 2**20
+"""The same of codes that are held before they are staged."""
 _VIEW, _VIEW_BUILDING = 64, 200
 """Lists that the graph of lists keeps in view while vectors are assigned, and while it is built: centroids are about as
 far from each other as they can be, and with less in view a graph of them misses the nearest."""
@@ -130,29 +132,27 @@ def build_index(
         told(plan)
     folder = Folder.of(output)
     refuse_own_input(folder, source)
-    with DirectoryLock(folder.url) as lock, tempfile.TemporaryDirectory(prefix="clipmill-index-") as scratch:
+    with DirectoryLock(folder.url) as lock, scratch_for(folder) as scratch:
         prepare_index(folder, overwrite=overwrite, description={"clipmill": __version__, "plan": plan.as_dict()})
         trained, queries, rows = _prepared(source, plan, options)
         has_lists = trained is not None and can_merge(trained)
-        stage(folder, trained if has_lists else None, queries, rows)
-        shards = cut(source.groups, rows_per_shard(plan, options))
-        run(shards, job_of(folder, source, options.dtype, has_lists))
+        job = job_of(folder, source, plan, lock.token, has_lists=has_lists)
+        stage(folder, job, trained if has_lists else None, queries, rows)
+        shards = cut(source.groups, options.rows_per_shard)
+        run(shards, job)
         lock.check()
-        found = tally(folder, [shard.number for shard in shards])
+        found = tally(folder, job, [shard.number for shard in shards])
         _refuse_nothing(source, found)
         files = found.files
-        if trained is not None:
-            parts = staged_parts(folder, trained, found.segments, 0, Path(scratch)) if has_lists else []
-            files = {
-                **files,
-                INDEX: merge_into(folder, INDEX, trained, parts)
-                if has_lists
-                else fill(folder, INDEX, trained, found.segments, Path(scratch)),
-            }
-            del trained
+        if has_lists:
+            parts = staged_parts(folder, trained, found, 0, scratch)
+            files = {**files, INDEX: merge_into(folder, INDEX, trained, parts, lock)}
+        elif trained is not None:
+            files = {**files, INDEX: fill(folder, INDEX, trained, found.segments, scratch, lock)}
+        del trained
         manifest = _draft(source, plan, options, found, files)
-        hits, places = gather_truth(folder, found.segments, 0, queries, Path(scratch))
-        return finish(folder, manifest, Truth(queries, places, hits), options.target_recall, Path(scratch))
+        hits, places = gather_truth(folder, job, found, 0, queries, scratch)
+        return finish(folder, manifest, Truth(queries, places, hits), options.target_recall, scratch, lock)
 
 
 def _refuse_nothing(source: Source, found: Tally) -> None:
@@ -197,7 +197,10 @@ def _prepared(source: Source, plan: IndexPlan, options: IndexOptions) -> tuple[A
     use_threads(None)
     sample = draw(source, plan.train_rows, options.queries, options.seed)
     trained = None if plan.kind == "exact" else _train(plan, sample.training)
-    return trained, sample.queries, sample.query_rows
+    queries, rows = sample.queries, sample.query_rows
+    del sample
+    let_go_of_freed()
+    return trained, queries, rows
 
 
 def _train(plan: IndexPlan, vectors: np.ndarray) -> Any:
@@ -213,25 +216,36 @@ def _train(plan: IndexPlan, vectors: np.ndarray) -> Any:
         try:
             index.train(vectors)
         except RuntimeError as err:
-            reason = str(err).strip().splitlines()[-1]
             raise DatasetError(
-                f"{plan.factory} cannot be trained on {len(vectors):,} vectors of {plan.dim} values: {reason}; take "
-                "another factory, or leave it out"
+                f"{plan.factory} cannot be trained on {len(vectors):,} vectors of {plan.dim} values: {reason_of(err)}; "
+                "take another factory, or leave it out"
             ) from err
     return index
 
 
-def rows_per_shard(plan: IndexPlan, options: IndexOptions) -> int:
-    """Return how many rows a shard has, so that its codes take a small part of the memory."""
-    if not plan.code_bytes:
-        return options.rows_per_shard
-    most = options.max_memory_bytes // _SHARD_SHARE // (plan.code_bytes + 16)
-    return min(options.rows_per_shard, max(1024, most))
+def job_of(folder: Folder, source: Source, plan: IndexPlan, run: str, *, has_lists: bool) -> IndexJob:
+    """Return what every worker needs.
 
-
-def job_of(folder: Folder, source: Source, dtype: str, has_lists: bool) -> IndexJob:
-    """Return what every worker needs."""
-    return IndexJob(folder.url, source.column, source.dim, dtype, source.keys, has_lists, K + 1)
+    Args:
+        folder: Of the index.
+        source: What is read.
+        plan: Says what is kept of it, and in how much memory.
+        run: The mark of this building or adding.
+        has_lists: Whether codes for inverted lists are made.
+    """
+    room = max(0, plan.max_memory_bytes - PROCESS_BYTES)
+    return IndexJob(
+        directory=folder.url,
+        column=source.column,
+        dim=source.dim,
+        dtype=plan.dtype,
+        keys=source.keys,
+        has_lists=has_lists,
+        nearest=K + 1,
+        run=run,
+        block_bytes=min(max(room // _BLOCK_SHARE, _LEAST_BLOCK), _MOST_BLOCK),
+        held_bytes=min(max(room // _CODES_SHARE, _LEAST_CODES), _MOST_CODES),
+    )
 
 
 def refuse_own_input(folder: Folder, source: Source) -> None:

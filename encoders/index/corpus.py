@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import DatasetError
+from ..storage.tables import in_columns
 from .exact import check_k, float32_units, nearest
 from .hits import Hits
 from .source import Source, read_piece
@@ -128,14 +129,7 @@ def _read_keys(source: Source, columns: Sequence[str]) -> pa.Table:
     tables = [schema.empty_table()]
     for piece in source.groups:
         for batch in read_piece(piece, columns):
-            there = pa.Table.from_batches([batch])
-            arrays = [
-                there[field.name].cast(field.type)
-                if field.name in there.column_names
-                else pa.nulls(len(batch), field.type)
-                for field in schema
-            ]
-            tables.append(pa.table(arrays, schema=schema))
+            tables.append(in_columns(batch, schema, batch.num_rows))
     return pa.concat_tables(tables)
 
 

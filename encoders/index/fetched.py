@@ -1,21 +1,42 @@
-"""An index out of an object store, copied to this machine once for each version of it."""
+"""An index out of an object store, copied to this machine once for each version of it.
+
+Copies of one index lie side by side in the cache, a folder for each version. Who uses one holds a lock on its manifest,
+which is shared; a version that nobody holds is deleted when a newer one is whole.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
+import shutil
 from pathlib import Path
+from typing import IO, NamedTuple
 
 from ..cache import cache_root
 from ..downloads.urls import only_one, part_of, publish
+from ..errors import DatasetError
 from ..storage.files import Folder, dataset_errors
-from .manifest import MANIFEST, IndexManifest
+from .manifest import MANIFEST, IndexManifest, manifest_bytes
 
 
-def fetch_index(folder: Folder, manifest: IndexManifest, content: bytes) -> str:
-    """Return the path of this machine's copy of an index, made if there is none of this version.
+class Copy(NamedTuple):
+    """A copy of an index on this machine.
 
-    Files are copied by one process at a time and appear whole; the manifest is the last.
+    Attributes:
+        path: Its directory.
+        held: Keeps others from deleting it until it is closed.
+    """
+
+    path: str
+    held: IO[bytes]
+
+
+def fetch_index(folder: Folder, manifest: IndexManifest, content: bytes) -> Copy:
+    """Return this machine's copy of an index, made if there is none of this version.
+
+    Files are copied by one process at a time and appear whole; the manifest is the last, and only if it still is that
+    of the index there: one that is built anew may have files of the same names.
 
     Args:
         folder: In an object store.
@@ -23,19 +44,71 @@ def fetch_index(folder: Folder, manifest: IndexManifest, content: bytes) -> str:
         content: The manifest's bytes, which name the version.
 
     Raises:
-        DatasetError: If a file cannot be copied.
+        DatasetError: If a file cannot be copied, or there is another index after it was.
         WeightsError: If the cache cannot be written.
     """
-    target = Path(cache_root(None)) / "indexes" / hashlib.sha256(folder.url.encode() + content).hexdigest()[:32]
-    done = target / MANIFEST
-    if not done.is_file():
-        with only_one(done, folder.url):
-            if not done.is_file():
-                for name, size in manifest.files.items():
-                    _copy(folder, name, size, target / name)
-                part_of(done).write_bytes(content)
-                publish(part_of(done), done)
-    return str(target)
+    versions = Path(cache_root(None)) / "indexes" / _digest(folder.url.encode())
+    target = versions / _digest(content)
+    if (held := _hold(target)) is not None:
+        return Copy(str(target), held)
+    with only_one(versions, folder.url):
+        if (held := _hold(target)) is None:
+            _copy_all(folder, manifest, content, target)
+            held = (target / MANIFEST).open("rb")
+            fcntl.flock(held, fcntl.LOCK_SH)
+            for other in versions.iterdir():
+                if other != target:
+                    _delete(other)
+    return Copy(str(target), held)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def _hold(target: Path) -> IO[bytes] | None:
+    """Return what keeps a copy that is whole from being deleted; None where there is none."""
+    try:
+        held = (target / MANIFEST).open("rb")
+    except FileNotFoundError:
+        return None
+    fcntl.flock(held, fcntl.LOCK_SH)
+    if (target / MANIFEST).is_file():
+        return held
+    held.close()  # it was deleted before the lock was had
+    return None
+
+
+def _delete(copy: Path) -> None:
+    """Delete a copy, unless a process uses it; one without a manifest is what a dead process began."""
+    try:
+        with (copy / MANIFEST).open("rb") as manifest:
+            fcntl.flock(manifest, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            (copy / MANIFEST).unlink()
+    except BlockingIOError:
+        return
+    except FileNotFoundError:
+        pass
+    shutil.rmtree(copy)
+
+
+def _copy_all(folder: Folder, manifest: IndexManifest, content: bytes, target: Path) -> None:
+    failed = None
+    try:
+        for name, size in manifest.files.items():
+            _copy(folder, name, size, target / name)
+    except DatasetError as err:
+        failed = err
+    if manifest_bytes(folder.url) != content:
+        shutil.rmtree(target, ignore_errors=True)
+        raise DatasetError(
+            f"{folder.url} was written anew while it was copied to this machine; try again when that has ended"
+        ) from failed
+    if failed is not None:
+        raise failed
+    target.mkdir(parents=True, exist_ok=True)
+    part_of(target / MANIFEST).write_bytes(content)
+    publish(part_of(target / MANIFEST), target / MANIFEST)
 
 
 def _copy(folder: Folder, name: str, size: int, target: Path) -> None:

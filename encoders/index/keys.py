@@ -12,6 +12,8 @@ import pyarrow as pa
 
 from ..errors import DatasetError, SpecError
 from ..storage.files import dataset_errors
+from ..storage.parquet import parquet_file
+from ..storage.tables import in_columns
 from .manifest import Segment
 from .source import READ_BYTES
 
@@ -83,12 +85,10 @@ class KeyFiles:
         Raises:
             DatasetError: If a file cannot be read.
         """
-        import pyarrow.parquet as pq
-
         kind = self.schema.field(name).type
         for segment in self._segments:
             path = f"{self._directory}/{segment.keys}"
-            with dataset_errors("read", path), pq.ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES) as file:
+            with dataset_errors("read", path), parquet_file(path, pre_buffer=False, buffer_size=READ_BYTES) as file:
                 if name not in file.schema_arrow.names:
                     yield pa.nulls(segment.rows, kind)
                     continue
@@ -114,22 +114,16 @@ class KeyFiles:
         for number in np.unique(places):
             inner = pa.array(local[places == number] - starts[number])
             found = file.read_row_group(int(number), columns=there).take(inner) if there else pa.table({})
-            columns = [
-                found[field.name].cast(field.type) if field.name in there else pa.nulls(len(inner), field.type)
-                for field in schema
-            ]
-            yield pa.table(columns, schema=schema)
+            yield in_columns(found, schema, len(inner))
 
     def _file(self, place: int) -> Any:
         """Return a file, opened; the lock is held."""
-        import pyarrow.parquet as pq
-
         if place in self._files:
             self._files.move_to_end(place)
             return self._files[place]
         path = f"{self._directory}/{self._segments[place].keys}"
         with dataset_errors("read", path):
-            self._files[place] = pq.ParquetFile(path, memory_map=True)
+            self._files[place] = parquet_file(path, memory_map=True)
         if len(self._files) > _FILES_HELD:
             self._files.popitem(last=False)
         return self._files[place]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from ..errors import MissingExtraError, SpecError
+
+_PLACE = re.compile(r"^.* at \S+\.(?:cpp|h):\d+: (?:Error: '.*?' failed: ?)?")
 
 
 def faiss_library() -> Any:
@@ -39,8 +42,16 @@ def make_index(dim: int, factory: str) -> Any:
     try:
         return faiss.index_factory(dim, factory, faiss.METRIC_L2)
     except RuntimeError as err:
-        reason = str(err).strip().splitlines()[-1].partition("Error: ")[2] or str(err).strip()
-        raise SpecError(f"factory={factory!r} makes no index of {dim} values: {reason}") from err
+        raise SpecError(
+            f"factory={factory!r} makes no index of {dim} values: {reason_of(err)}; give one such as 'Flat' (exact), "
+            "'HNSW32,SQ8', 'IVF1024,SQ8' or 'OPQ64,IVF1024,PQ64', or leave it out, and the kind is planned"
+        ) from err
+
+
+def reason_of(error: RuntimeError) -> str:
+    """Return what Faiss says of an error, without the place in its source and the condition there."""
+    last = str(error).strip().splitlines()[-1]
+    return _PLACE.sub("", last).strip() or last
 
 
 def ivf_of(index: Any) -> Any:

@@ -2,12 +2,13 @@
 
     _index.json               what the index is; written last, so that a directory with one is whole
     index.faiss               codes and how they are searched, as Faiss writes it; none where every vector is compared
-    vectors/<number>.npy      full vectors of length 1, mapped into memory; row after row, file after file
-    keys/<number>.parquet     the other columns of the same rows
+    vectors/<segment>.npy     full vectors of length 1, mapped into memory; row after row, file after file
+    keys/<segment>.parquet    the other columns of the same rows
     _building.json            there while an index is being built or added to
     _staging/                 what is not merged yet
 
-Position i of an index is row i of the files of vectors, one after the other, and of the files of keys.
+Position i of an index is row i of the files of vectors, one after the other, and of the files of keys. A segment is
+called by its number and the run that wrote it: what a worker of an earlier run still writes has another name.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 from ..errors import DatasetError
 from ..storage.files import TEMPORARY, Folder, dataset_errors, is_local
 from ..storage.lock import LOCK
-from ..storage.plain import json_text
+from ..storage.plain import json_text, some_of
 
 MANIFEST, BUILDING, STAGING = "_index.json", "_building.json", "_staging"
 INDEX = "index.faiss"
@@ -31,7 +32,7 @@ FORMAT, FORMAT_VERSION = "clipmill index", 1
 _TEMPORARY = re.compile(rf"(.+/)?\.[^/]+{re.escape(TEMPORARY)}")
 OWN = re.compile(
     rf"{MANIFEST}|{BUILDING}|{re.escape(LOCK)}|{STAGING}/.+|index(-\d+)?\.faiss"
-    rf"|vectors/\d+\.npy|keys/\d+\.parquet|(.+/)?\.[^/]+{re.escape(TEMPORARY)}"
+    rf"|vectors/\d+(-\w+)?\.npy|keys/\d+(-\w+)?\.parquet|(.+/)?\.[^/]+{re.escape(TEMPORARY)}"
 )
 
 
@@ -96,20 +97,39 @@ class Segment:
     Attributes:
         number: Names its files.
         rows: How many.
+        run: Names them too: the mark of the run that wrote them.
     """
 
     number: int
     rows: int
+    run: str = ""
 
     @property
     def vectors(self) -> str:
         """Name of the file of vectors, (rows, dim)."""
-        return f"vectors/{self.number:05d}.npy"
+        return f"vectors/{self._name}.npy"
 
     @property
     def keys(self) -> str:
         """Name of the file of keys."""
-        return f"keys/{self.number:05d}.parquet"
+        return f"keys/{self._name}.parquet"
+
+    @property
+    def _name(self) -> str:
+        return f"{self.number:05d}-{self.run}" if self.run else f"{self.number:05d}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ids:
+    """Rows of an index that its column `id` does not tell from others.
+
+    Attributes:
+        missing: Rows without an id.
+        repeated: Rows with an id that an earlier row has.
+    """
+
+    missing: int
+    repeated: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -138,6 +158,7 @@ class IndexManifest:
         segments: The files of vectors and keys, in order of position.
         index_file: The file of codes, None where every vector is compared.
         files: Bytes of every file by name: what tells one that is cut off.
+        ids: What its rows have of ids; None where there is no column of that name.
     """
 
     clipmill: str
@@ -161,6 +182,7 @@ class IndexManifest:
     segments: tuple[Segment, ...]
     index_file: str | None
     files: dict[str, int]
+    ids: Ids | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as plain values; `IndexManifest.from_dict` makes the manifest of them again."""
@@ -175,11 +197,12 @@ class IndexManifest:
             recall = Recall(**{**recall, "curve": tuple(curve)})
         return cls(
             **{
-                **{field.name: fields[field.name] for field in dataclasses.fields(cls)},
+                **{field.name: fields[field.name] for field in dataclasses.fields(cls) if field.name in fields},
                 "search": SearchParameters(**fields["search"]),
                 "recall": recall,
                 "datasets": tuple(fields["datasets"]),
                 "segments": tuple(Segment(**segment) for segment in fields["segments"]),
+                "ids": None if fields.get("ids") is None else Ids(**fields["ids"]),
             }
         )
 
@@ -277,7 +300,7 @@ def prepare_index(folder: Folder, *, overwrite: bool, description: Mapping[str, 
     names = [name for name in folder.list() if name != LOCK]
     if strangers := [name for name in names if not OWN.fullmatch(name)]:
         raise DatasetError(
-            f"{folder.url} is not empty (it holds {_some(strangers)}, no part of an index), and nothing of that is "
+            f"{folder.url} is not empty (it holds {some_of(strangers)}, no part of an index), and nothing of that is "
             "ever deleted; choose another directory"
         )
     if MANIFEST in names and not overwrite:
@@ -288,7 +311,7 @@ def prepare_index(folder: Folder, *, overwrite: bool, description: Mapping[str, 
     held = [name for name in names if not _TEMPORARY.fullmatch(name)]
     if held and MANIFEST not in names and BUILDING not in names and not overwrite:
         raise DatasetError(
-            f"{folder.url} is not empty (it holds {_some(held)}) and no index; choose another directory, or replace "
+            f"{folder.url} is not empty (it holds {some_of(held)}) and no index; choose another directory, or replace "
             "what is there with overwrite=True (--overwrite)"
         )
     folder.delete(MANIFEST)  # first: nobody takes for whole what loses its files
@@ -304,7 +327,3 @@ def clear(folder: Folder, names: list[str]) -> None:
         for below in (STAGING, "vectors", "keys"):
             with contextlib.suppress(OSError):  # it is not there, or not empty
                 os.rmdir(folder.at(below))
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -14,10 +15,9 @@ from ..errors import DatasetError
 from ..storage.files import Folder, dataset_errors, is_local
 from .library import faiss_library, ivf_of
 from .manifest import STAGING
-from .shard import staged_names
 
 _ID_BYTES = 8
-_CHUNK_BYTES, _PIECE_BYTES = 64 * 2**20, 16 * 2**20
+_CHUNK_BYTES, _PIECE_BYTES = 16 * 2**20, 16 * 2**20
 _FULL, _LISTS = b"full", b"ilar"
 
 
@@ -39,26 +39,128 @@ def _empty_lists(index: Any) -> bytes:
     return _LISTS + struct.pack("<QQ", ivf.nlist, ivf.code_size) + b"sprs" + struct.pack("<Q", 0)
 
 
-class Codes(NamedTuple):
-    """Codes in a file: of each list the codes, and the ids, which are counted from `first`.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Codes:
+    """Codes in a file, list after list, with their ids.
 
     Attributes:
         path: A local file.
-        sizes: (lists,) int64, vectors in each list.
-        code_starts: (lists,) int64, the byte at which the codes of each list begin.
-        id_starts: (lists,) int64, the byte at which the ids of each begin.
+        code_size: Bytes of a code.
         first: Position that the ids count from.
     """
 
     path: str
-    sizes: np.ndarray
-    code_starts: np.ndarray
-    id_starts: np.ndarray
+    code_size: int
     first: int
+
+    def starts(self, lists: range) -> np.ndarray:
+        """Return the rows before each of some lists, and before the list after them, (n + 1,) int64."""
+        raise NotImplementedError
+
+    def place(self, number: int) -> tuple[int, int, int]:
+        """Return the rows of a list, and the bytes at which its codes and its ids begin."""
+        raise NotImplementedError
+
+    def read(self, lists: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the rows of each of some lists, their codes, (rows, code_size) uint8, and their ids, (rows,) int64."""
+        raise NotImplementedError
+
+    def read_bytes(self, start: int, count: int) -> bytes:
+        """Return bytes of the file.
+
+        Raises:
+            DatasetError: If it cannot be read, or ends before.
+        """
+        if not count:
+            return b""
+        with dataset_errors("read", self.path), open(self.path, "rb", buffering=0) as file:  # too many to stay open
+            found = os.pread(file.fileno(), count, start)
+        if len(found) != count:
+            raise DatasetError(
+                f"{self.path} is cut off: {len(found)} of {count} bytes at {start}; build the index again"
+            )
+        return found
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StagedCodes(Codes):
+    """What a `Coder` has staged: rows before each list and in all, then all codes, then all ids.
+
+    Attributes:
+        rows: In the file.
+        lists: How many there are.
+    """
+
+    rows: int
+    lists: int
+
+    def starts(self, lists: range) -> np.ndarray:
+        """Read them from the head of the file."""
+        return np.frombuffer(self.read_bytes(lists.start * 8, (len(lists) + 1) * 8), "<i8")
+
+    def place(self, number: int) -> tuple[int, int, int]:
+        """See `Codes`."""
+        before, after = self.starts(range(number, number + 1)).tolist()
+        return after - before, self._head + before * self.code_size, self._ids + before * _ID_BYTES
+
+    def read(self, lists: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """See `Codes`: lists that follow one another do so here."""
+        starts = self.starts(lists)
+        before, rows = int(starts[0]), int(starts[-1] - starts[0])
+        codes = self.read_bytes(self._head + before * self.code_size, rows * self.code_size)
+        ids = self.read_bytes(self._ids + before * _ID_BYTES, rows * _ID_BYTES)
+        return np.diff(starts), np.frombuffer(codes, np.uint8).reshape(rows, self.code_size), np.frombuffer(ids, "<i8")
+
+    @property
+    def _head(self) -> int:
+        return (self.lists + 1) * 8
+
+    @property
+    def _ids(self) -> int:
+        return self._head + self.rows * self.code_size
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class IndexCodes(Codes):
+    """The end of an index file: of each list its codes, then its ids.
+
+    Attributes:
+        rows_before: (lists + 1,) int64, rows before each list, and in all.
+        begin: Byte at which the first list begins.
+    """
+
+    rows_before: np.ndarray
+    begin: int
+
+    def starts(self, lists: range) -> np.ndarray:
+        """See `Codes`."""
+        return self.rows_before[lists.start : lists.stop + 1]
+
+    def place(self, number: int) -> tuple[int, int, int]:
+        """See `Codes`."""
+        before, after = self.starts(range(number, number + 1)).tolist()
+        start = self.begin + before * (self.code_size + _ID_BYTES)
+        return after - before, start, start + (after - before) * self.code_size
+
+    def read(self, lists: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """See `Codes`."""
+        sizes, row = np.diff(self.starts(lists)), self.code_size + _ID_BYTES
+        rows = int(sizes.sum())
+        held = np.frombuffer(self.read_bytes(self.place(lists.start)[1], rows * row), np.uint8)
+        codes, ids = np.empty((rows, self.code_size), np.uint8), np.empty(rows, "<i8")
+        done = 0
+        for size in sizes.tolist():
+            inside = held[done * row : (done + size) * row]
+            codes[done : done + size] = inside[: size * self.code_size].reshape(size, self.code_size)
+            ids[done : done + size] = inside[size * self.code_size :].view("<i8")
+            done += size
+        return sizes, codes, ids
 
 
 def merge_codes(trained: Any, parts: Sequence[Codes], target: Path) -> None:
     """Write an index with the codes of all parts.
+
+    Of a part nothing is held but where it is, and what is read of some lists at a time.
 
     Args:
         trained: The index without vectors.
@@ -70,7 +172,9 @@ def merge_codes(trained: Any, parts: Sequence[Codes], target: Path) -> None:
     """
     ivf = ivf_of(trained)
     code_size = int(ivf.code_size)
-    sizes = np.array([part.sizes for part in parts], np.int64).sum(axis=0)
+    sizes = np.zeros(ivf.nlist, np.int64)
+    for part in parts:
+        sizes += np.diff(part.starts(range(ivf.nlist)))
     tail = _empty_lists(trained)
     trained.ntotal = ivf.ntotal = int(sizes.sum())
     head = _serialised(trained).removesuffix(tail)
@@ -80,15 +184,9 @@ def merge_codes(trained: Any, parts: Sequence[Codes], target: Path) -> None:
         file.write(_FULL + struct.pack("<Q", ivf.nlist) + sizes.astype("<u8").tobytes())
         for lists in _chunks(sizes, code_size + _ID_BYTES):
             if len(lists) == 1:
-                for piece in _list_in_pieces(parts, lists[0], code_size):
-                    file.write(piece)
-                continue
-            held = [_read_lists(part, lists, code_size) for part in parts]
-            for number in range(len(lists)):
-                for codes, _ in held:
-                    file.write(codes[number])
-                for _, ids in held:
-                    file.write(ids[number])
+                file.writelines(_list_in_pieces(parts, lists[0]))
+            else:
+                file.writelines(_lists_together(parts, lists, sizes[lists.start : lists.stop]))
 
 
 def _chunks(sizes: np.ndarray, row_bytes: int) -> Iterator[range]:
@@ -102,64 +200,40 @@ def _chunks(sizes: np.ndarray, row_bytes: int) -> Iterator[range]:
     yield range(first, len(sizes))
 
 
-def _read_lists(part: Codes, lists: range, code_size: int) -> tuple[list[bytes], list[bytes]]:
-    """Return codes and ids of some lists of a part."""
-    codes, ids = [], []
-    with open(part.path, "rb", buffering=0) as source:  # parts may be more than files may be open
-        for number in lists:
-            size = int(part.sizes[number])
-            codes.append(_read(source, int(part.code_starts[number]), size * code_size))
-            ids.append(_ids(source, part, int(part.id_starts[number]), size))
-    return codes, ids
-
-
-def _list_in_pieces(parts: Sequence[Codes], number: int, code_size: int) -> Iterator[bytes]:
-    """Yield the codes of a list that may be longer than what is held, then its ids."""
-    for part in parts:
-        start, count = int(part.code_starts[number]), int(part.sizes[number]) * code_size
-        with open(part.path, "rb", buffering=0) as source:
-            for at in range(0, count, _PIECE_BYTES):
-                yield _read(source, start + at, min(_PIECE_BYTES, count - at))
-    for part in parts:
-        start, size = int(part.id_starts[number]), int(part.sizes[number])
-        rows = _PIECE_BYTES // _ID_BYTES
-        with open(part.path, "rb", buffering=0) as source:
-            for at in range(0, size, rows):
-                yield _ids(source, part, start + at * _ID_BYTES, min(rows, size - at))
-
-
-def _ids(source: Any, part: Codes, start: int, count: int) -> bytes:
-    local = np.frombuffer(_read(source, start, count * _ID_BYTES), "<i8")
-    return (local + part.first).tobytes()
-
-
-def _read(source: Any, start: int, count: int) -> bytes:
-    if not count:
-        return b""
-    found = os.pread(source.fileno(), count, start)
-    if len(found) != count:
-        raise DatasetError(f"{source.name} is cut off: {len(found)} of {count} bytes at {start}; build the index again")
-    return found
-
-
-def staged_codes(folder: Folder, number: int, first: int, lists: int, code_size: int, scratch: Path) -> Codes:
-    """Return the codes that a shard has staged.
+def _lists_together(parts: Sequence[Codes], lists: range, sizes: np.ndarray) -> Iterator[memoryview]:
+    """Yield codes and ids of lists, one after the other; a list has the rows of the first part first, and so on.
 
     Args:
-        folder: Of the index.
-        number: Of the shard.
-        first: Position of its first row.
-        lists: How many there are.
-        code_size: Bytes of a code.
-        scratch: Where copies of files from an object store go.
+        parts: In order of position.
+        lists: Which.
+        sizes: Rows of each in all parts.
     """
-    path = local_copy(folder, staged_names(number)["codes"], scratch)
-    with dataset_errors("read", path):
-        sizes = np.fromfile(path, np.int64, lists)
-    before = np.concatenate([[0], np.cumsum(sizes)])
-    codes = lists * 8 + before[:-1] * code_size
-    ids = lists * 8 + before[-1] * code_size + before[:-1] * _ID_BYTES
-    return Codes(path, sizes, codes, ids, first)
+    starts = np.cumsum(sizes) - sizes
+    codes, ids = np.empty((int(sizes.sum()), parts[0].code_size), np.uint8), np.empty(int(sizes.sum()), "<i8")
+    free = starts.copy()
+    for part in parts:
+        here, found, numbers = part.read(lists)
+        places = np.repeat(free - (np.cumsum(here) - here), here) + np.arange(len(numbers))
+        codes[places], ids[places] = found, numbers + part.first
+        free += here
+    for start, size in zip(starts.tolist(), sizes.tolist(), strict=True):
+        yield codes[start : start + size].data
+        yield ids[start : start + size].data
+
+
+def _list_in_pieces(parts: Sequence[Codes], number: int) -> Iterator[bytes]:
+    """Yield the codes of a list that may be longer than what is held, then its ids."""
+    for part in parts:
+        size, codes_start, _ = part.place(number)
+        count = size * part.code_size
+        for at in range(0, count, _PIECE_BYTES):
+            yield part.read_bytes(codes_start + at, min(_PIECE_BYTES, count - at))
+    rows = _PIECE_BYTES // _ID_BYTES
+    for part in parts:
+        size, _, ids_start = part.place(number)
+        for at in range(0, size, rows):
+            held = part.read_bytes(ids_start + at * _ID_BYTES, min(rows, size - at) * _ID_BYTES)
+            yield (np.frombuffer(held, "<i8") + part.first).tobytes()
 
 
 def codes_of_index(path: str) -> tuple[Any, Codes] | None:
@@ -169,19 +243,17 @@ def codes_of_index(path: str) -> tuple[Any, Codes] | None:
     ivf = ivf_of(index)
     if ivf is None or not isinstance(faiss.downcast_InvertedLists(ivf.invlists), faiss.OnDiskInvertedLists):
         return None
-    sizes = np.array([ivf.invlists.list_size(number) for number in range(ivf.nlist)], np.int64)
+    sizes = [ivf.invlists.list_size(number) for number in range(ivf.nlist)]
     code_size = int(ivf.code_size)
-    row = code_size + _ID_BYTES
-    end = os.path.getsize(path)
-    before = np.concatenate([[0], np.cumsum(sizes)])
-    starts = end - (before[-1] - before[:-1]) * row
+    before = np.cumsum([0, *sizes], dtype=np.int64)
+    begin = os.path.getsize(path) - int(before[-1]) * (code_size + _ID_BYTES)
     empty = faiss.ArrayInvertedLists(ivf.nlist, code_size)
     ivf.replace_invlists(empty, True)
     empty.this.disown()
     index.ntotal = ivf.ntotal = 0
     if not can_merge(index):
         return None
-    return index, Codes(path, sizes, starts, starts + sizes * code_size, 0)
+    return index, IndexCodes(path, code_size, 0, before, begin)
 
 
 def local_copy(folder: Folder, name: str, scratch: Path) -> str:

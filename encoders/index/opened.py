@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -32,9 +34,8 @@ for, up to a huge page."""
 _HIT_BYTES = 12
 _QUERIES = 1024
 """Queries in a block, at most: between two blocks pages are let go of."""
-
-_SETTLE_S = 0.2
-"""Seconds after which what cannot be opened is tried once more."""
+_TIMES, _SETTLE_S = 3, 0.2
+"""How often it is tried to open an index, and the seconds between."""
 
 _opened: dict[str, OpenIndex] = {}
 _opening = threading.Lock()
@@ -309,7 +310,8 @@ def open_index(directory: str | os.PathLike[str]) -> OpenIndex:
     """Open an index: once in this process, as long as what stands at the place is the same.
 
     Files are mapped, not read: they are there at once, and all processes of a machine share their pages. An index in
-    an object store is copied to this machine once, into clipmill's cache (`$CLIPMILL_CACHE`).
+    an object store is copied to this machine once, into clipmill's cache (`$CLIPMILL_CACHE`); a copy of what stood
+    there before is deleted then, unless a process has it open.
 
     Args:
         directory: Path or URL.
@@ -319,11 +321,11 @@ def open_index(directory: str | os.PathLike[str]) -> OpenIndex:
         MissingExtraError: If Faiss, or the driver of the object store, is not installed.
     """
     folder = Folder.of(directory)
-    try:
-        return _open(folder)
-    except DatasetError:
+    for _ in range(_TIMES - 1):
+        with contextlib.suppress(DatasetError):
+            return _open(folder)
         time.sleep(_SETTLE_S)  # rows may have been added between a look at the manifest and one at its files
-        return _open(folder)
+    return _open(folder)
 
 
 def _open(folder: Folder) -> OpenIndex:
@@ -335,8 +337,14 @@ def _open(folder: Folder) -> OpenIndex:
             return standing
         manifest = parse_manifest(folder.url, content)
         check_files(folder, manifest)
-        local = folder.path if is_local(folder.fs) else fetch_index(folder, manifest, content)
-        found = OpenIndex(local, manifest)
+        if is_local(folder.fs):
+            found = OpenIndex(folder.path, manifest)
+        else:
+            del standing
+            _opened.pop(folder.url, None)  # unless others use it, its copy may go
+            copy = fetch_index(folder, manifest, content)
+            found = OpenIndex(copy.path, manifest)
+            weakref.finalize(found, copy.held.close)
         found.identity = identity
         _opened[folder.url] = found
         return found

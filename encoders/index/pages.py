@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from ..errors import DatasetError
 
@@ -71,3 +72,10 @@ def let_go_of(address: int, length: int) -> None:
     """
     if os.name == "posix" and address and address % mmap.PAGESIZE == 0:
         ctypes.CDLL(None).madvise(ctypes.c_void_p(address), ctypes.c_size_t(length), _MADV_DONTNEED)
+
+
+def let_go_of_freed() -> None:
+    """Give back what this process has freed and its allocators have kept: Arrow's, and that of the C library."""
+    pa.default_memory_pool().release_unused()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # of glibc alone
+        trim(ctypes.c_size_t(0))

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
-from .source import Source, joined, read_piece
+from .source import Source, joined, read_piece, rows_of_block
 from .units import matrix_of, units_of
 
-_BLOCK_ROWS = 4096
+_BLOCK_BYTES = 2 * 2**20
+"""Vectors that are read together."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +69,10 @@ def draw(source: Source, training: int, queries: int, seed: int, *, left_out: np
 
 def _read(source: Source, drawn: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the rows that were drawn and have a vector with a direction: numbers, and (n, dim) float32 of length 1."""
+    block_rows = rows_of_block(source.dim, _BLOCK_BYTES)
     for piece in joined(source.groups):
         start = piece.start
-        for batch in read_piece(piece, [source.column], block_rows=_BLOCK_ROWS):
+        for batch in read_piece(piece, [source.column], block_rows=block_rows):
             first, stop = np.searchsorted(drawn, (start, start + batch.num_rows))
             wanted = drawn[first:stop]
             if len(wanted):

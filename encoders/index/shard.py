@@ -16,15 +16,12 @@ from .coder import Coder
 from .hits import Hits
 from .library import use_threads
 from .manifest import STAGING, Segment
+from .pages import let_go_of_freed
 from .shard_files import KeyFile, VectorFile
-from .source import Piece, joined, read_piece
+from .source import Piece, joined, read_piece, rows_of_block
+from .staged import Staged, read_staged
 from .truth import merged, nearest_of_blocks
 from .units import matrix_of, units_of
-
-_BLOCK_BYTES = 8 * 2**20
-"""Vectors that are held in work at a time."""
-
-QUERIES = f"{STAGING}/queries.npz"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -34,17 +31,23 @@ class IndexShard:
     Attributes:
         number: Names its files.
         pieces: Where its rows come from, in order.
-        skipped: Numbers of rows, from the shard's first, that are left out since their ids are there already.
+        skipped: Numbers of rows, from the shard's first, rising, that are left out since their ids are there already;
+            int64, as bytes, which every engine carries as they are.
     """
 
     number: int
     pieces: tuple[Piece, ...]
-    skipped: tuple[int, ...] = ()
+    skipped: bytes = b""
 
     @property
     def rows(self) -> int:
         """Rows that are read."""
         return sum(piece.rows for piece in self.pieces)
+
+    @property
+    def skipped_rows(self) -> np.ndarray:
+        """What is left out, (n,) int64."""
+        return np.frombuffer(self.skipped, np.int64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +62,9 @@ class IndexJob:
         keys: The columns that go beside the index.
         has_lists: Whether codes for inverted lists are made.
         nearest: How many true neighbours of each query are found.
+        run: The mark of this building or adding, which the names of all files carry.
+        block_bytes: Vectors that are held in work at a time.
+        held_bytes: Codes that are held before they are staged.
     """
 
     directory: str
@@ -68,6 +74,14 @@ class IndexJob:
     keys: pa.Schema
     has_lists: bool
     nearest: int
+    run: str
+    block_bytes: int
+    held_bytes: int
+
+    @property
+    def staged(self) -> Staged:
+        """Names of what is handed to the workers and back."""
+        return Staged(self.run)
 
 
 def cut(groups: Sequence[Piece], rows_per_shard: int, *, first: int = 0) -> list[IndexShard]:
@@ -100,19 +114,27 @@ def build_shard(shard: IndexShard, job: IndexJob, *, cpus: int | None = None) ->
         cpus: Cores that this worker may use, where its engine knows better than the operating system.
 
     Returns:
-        `number`, `rows`, `nulls`, `failed` (by reason), `skipped`, and `files` (bytes by name), as plain values.
+        `number`, `rows`, `nulls`, `failed` (by reason), `skipped`, `files` (bytes by name), and `codes` (names and
+        rows of what was staged to be merged), as plain values.
 
     Raises:
         DatasetError: If something cannot be read or written, or a vector has another dimension.
         MissingExtraError: If Faiss is not installed.
     """
     use_threads(cpus)
+    try:
+        return _build(shard, job)
+    finally:
+        let_go_of_freed()  # else it adds to what the next shard takes
+
+
+def _build(shard: IndexShard, job: IndexJob) -> dict[str, Any]:
     folder = Folder.of(job.directory)
-    segment, staged = Segment(shard.number, shard.rows), staged_names(shard.number)
+    segment, staged = Segment(shard.number, shard.rows, job.run), job.staged
     for below in ("vectors", "keys", STAGING):
         folder.make(below)
-    sought = _Sought(folder, job.nearest)
-    coder = Coder.of(folder) if job.has_lists else None
+    sought = _Sought(folder, staged.queries, job.nearest)
+    coder = Coder(folder, staged, shard.number, job.held_bytes) if job.has_lists else None
     nulls, counts = 0, {"zero": 0, "not_finite": 0}
     with (
         VectorFile(folder, segment.vectors, job.dim, job.dtype) as vectors,
@@ -136,34 +158,26 @@ def build_shard(shard: IndexShard, job: IndexJob, *, cpus: int | None = None) ->
         rows = vectors.rows
         files = {segment.vectors: vectors.commit(), segment.keys: keys.commit()}
     if coder is not None:
-        coder.stage(folder, staged["codes"])
-    sought.stage(folder, staged["truth"])
+        coder.stage()
+    sought.stage(folder, staged.truth(shard.number))
     report = {
         "number": shard.number,
         "rows": rows,
         "nulls": nulls,
         "failed": counts,
-        "skipped": len(shard.skipped),
+        "skipped": len(shard.skipped_rows),
         "files": files,
+        "codes": [] if coder is None else coder.parts,
     }
-    folder.write(staged["report"], json_text(report).encode())
+    folder.write(staged.report(shard.number), json_text(report).encode())
     return report
-
-
-def staged_names(number: int) -> dict[str, str]:
-    """Return the names of the files that a shard leaves to be merged."""
-    return {
-        "codes": f"{STAGING}/{number:05d}.codes",
-        "truth": f"{STAGING}/{number:05d}.npz",
-        "report": f"{STAGING}/{number:05d}.json",
-    }
 
 
 class _Sought:
     """The queries, their nearest among the rows that were seen, and where those of them stand that were seen."""
 
-    def __init__(self, folder: Folder, k: int) -> None:
-        with np.load(io.BytesIO(folder.read(QUERIES))) as held:
+    def __init__(self, folder: Folder, name: str, k: int) -> None:
+        with np.load(io.BytesIO(read_staged(folder, name))) as held:
             self._queries, self._rows = held["vectors"], held["rows"]
         shape = (len(self._queries), k)
         self._best = Hits(np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int64))
@@ -195,8 +209,8 @@ class _Sought:
 
 def _blocks(shard: IndexShard, job: IndexJob) -> Iterator[tuple[pa.RecordBatch, np.ndarray, str]]:
     """Yield what is read, without what is skipped: rows, their numbers in the source, and what messages call them."""
-    block_rows = max(64, _BLOCK_BYTES // (job.dim * 4))
-    skipped = np.asarray(shard.skipped, np.int64)
+    block_rows = rows_of_block(job.dim, job.block_bytes)
+    skipped = shard.skipped_rows
     before = 0
     for piece in shard.pieces:
         start = 0

@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from ..storage.files import Folder, dataset_errors, is_local
+from ..storage.parquet import parquet_writer
+from ..storage.tables import in_columns
 from .keys import ROW_GROUP_ROWS
 
 
@@ -90,11 +92,9 @@ class KeyFile:
         self._writer: Any = None
 
     def __enter__(self) -> KeyFile:
-        import pyarrow.parquet as pq
-
         self._temporary = temporary_of(self._folder, self._name)
         with dataset_errors("write", f"{self._folder.url}/{self._name}"):
-            self._writer = pq.ParquetWriter(str(self._temporary), self._schema, compression="zstd")
+            self._writer = parquet_writer(str(self._temporary), self._schema)
         return self
 
     def __exit__(self, *raised: object) -> None:
@@ -104,13 +104,7 @@ class KeyFile:
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Add rows; columns that they lack are null."""
-        arrays = [
-            batch.column(field.name).cast(field.type)
-            if field.name in batch.schema.names
-            else pa.nulls(batch.num_rows, field.type)
-            for field in self._schema
-        ]
-        self._held.append(pa.table(arrays, schema=self._schema))
+        self._held.append(in_columns(batch, self._schema, batch.num_rows))
         self._rows += batch.num_rows
         if self._rows >= ROW_GROUP_ROWS:
             whole = self._rows // ROW_GROUP_ROWS * ROW_GROUP_ROWS

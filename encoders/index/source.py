@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..errors import DatasetError, SpecError
-from ..storage.dataset import open_parquet, read_job
+from ..storage.clip_retrieval import vectors_beside
+from ..storage.dataset import read_job
+from ..storage.dataset_rows import parquet_paths
 from ..storage.directory import SUCCESS
 from ..storage.files import Folder, dataset_errors, open_input, url_of
+from ..storage.parquet import parquet_file
 from ..storage.provenance import differences, read_provenance
+from ..storage.spark_schema import SPARK_SCHEMA_KEY
 
 _LOOKERS = 8
 """Footers that are read together: mostly waiting for object stores."""
@@ -92,21 +98,25 @@ def open_source(datasets: Sequence[str], *, column: str | None = None, partial: 
         found = _files_of(location, partial=partial)
         described.append({"location": Folder.of(location).url, **_identity(location, found)})
         files += found
+    said: dict[bytes, pa.Schema] = {}
     with ThreadPoolExecutor(_LOOKERS) as pool:
-        footers = list(pool.map(_footer, files))
-    name = column or _column_of(files[0], footers[0].schema.to_arrow_schema())
-    schemas = [footer.schema.to_arrow_schema() for footer in footers]
+        looked = list(pool.map(functools.partial(_look, said=said), files))
+    name = column or _column_of(files[0], looked[0].schema)
+    firsts: dict[int, str] = {}
     groups: list[Piece] = []
     start = 0
-    for path, footer, schema in zip(files, footers, schemas, strict=True):
-        _check_column(path, schema, name)
-        for number in range(footer.num_row_groups):
-            rows = footer.row_group(number).num_rows
+    for path, file in zip(files, looked, strict=True):
+        if id(file.schema) not in firsts:
+            firsts[id(file.schema)] = path
+            _check_column(path, file.schema, name)
+        for number, rows in enumerate(file.rows):
             groups.append(Piece(path, number, number + 1, rows, start))
             start += rows
-    provenance = _common_provenance(files, [read_provenance(schema).get(name) for schema in schemas])
+    by_id = {id(schema): schema for schema in said.values()}
+    different, schemas = list(firsts.values()), [by_id[one] for one in firsts]
+    provenance = _common_provenance(different, [read_provenance(schema).get(name) for schema in schemas])
     dim = int(provenance["dim"]) if provenance and provenance.get("dim") else _first_dim(groups, name)
-    keys = _united([_key_schema(schema) for schema in schemas], files)
+    keys = _united([_key_schema(schema) for schema in schemas], different)
     left_out = {one for schema in schemas for one in schema.names} - set(keys.names) - {name}
     return Source(name, dim, start, tuple(groups), provenance, keys, tuple(sorted(left_out)), tuple(described))
 
@@ -135,18 +145,24 @@ def _common_provenance(files: Sequence[str], said: Sequence[dict[str, Any] | Non
 
 def _files_of(location: str, *, partial: bool) -> list[str]:
     folder = Folder.of(location)
-    dataset = open_parquet(location)
+    names = folder.list()
+    if vectors := vectors_beside(names):
+        raise DatasetError(
+            f"{folder.url} is in clip-retrieval's layout, with its vectors in {vectors}, of which 'clip-retrieval "
+            "index' makes an index; for one of clipmill, embed into Parquet (--format parquet)"
+        )
+    paths = parquet_paths(location)[1]
     try:
         planned: Any = read_job(location).get("shards")
         is_ours = True
     except DatasetError:
         planned, is_ours = None, False
-    if is_ours and not partial and SUCCESS not in folder.list():
+    if is_ours and not partial and SUCCESS not in names:
         raise DatasetError(
-            f"{folder.url} is not finished ({len(dataset.files)} of {planned} shards have rows): end its job with "
+            f"{folder.url} is not finished ({len(paths)} of {planned} shards have rows): end its job with "
             "resume=True (--resume), or index what is there with partial=True (--partial)"
         )
-    return [url_of(folder.fs, path) for path in dataset.files]
+    return [url_of(folder.fs, path) for path in paths]
 
 
 def _identity(location: str, files: Sequence[str]) -> dict[str, Any]:
@@ -162,11 +178,33 @@ def _identity(location: str, files: Sequence[str]) -> dict[str, Any]:
     return {"files": len(files), "started": started, "digest": digest}
 
 
-def _footer(path: str) -> Any:
-    import pyarrow.parquet as pq
+class _Looked(NamedTuple):
+    """What is kept of a file's footer, which may be large.
 
-    with dataset_errors("read the Parquet file", path), open_input(path) as file:
-        return pq.read_metadata(file)
+    Attributes:
+        rows: Of each row group.
+        schema: The columns; one object for all files that say the same.
+    """
+
+    rows: tuple[int, ...]
+    schema: pa.Schema
+
+
+def _look(path: str, said: dict[bytes, pa.Schema]) -> _Looked:
+    """Read the footer of a file.
+
+    Args:
+        path: Path or URL.
+        said: The schemas that were seen, by all that they say; gets this one.
+    """
+    with dataset_errors("read the Parquet file", path), open_input(path) as file, parquet_file(file) as parquet:
+        # Not of footer.schema, which keeps the footer until Python looks for cycles.
+        footer, schema = parquet.metadata, parquet.schema_arrow
+    # Other metadata is not used, and may differ from file to file: pandas writes the number of rows into it.
+    kept = {key: value for key, value in (schema.metadata or {}).items() if key == SPARK_SCHEMA_KEY.encode()}
+    schema = schema.with_metadata(kept or None)
+    rows = tuple(footer.row_group(number).num_rows for number in range(footer.num_row_groups))
+    return _Looked(rows, said.setdefault(schema.serialize().to_pybytes(), schema))
 
 
 def _is_vector(kind: pa.DataType) -> bool:
@@ -220,7 +258,7 @@ def _first_dim(groups: Sequence[Piece], column: str) -> int:
     """Return the dimension of the first vector that there is; 0 without any."""
     for group in groups:
         for batch in read_piece(group, [column]):
-            lengths = pa.compute.list_value_length(batch.column(0)).drop_null()
+            lengths = pc.list_value_length(batch.column(0)).drop_null()
             if len(lengths):
                 return int(lengths[0].as_py())
     return 0
@@ -237,6 +275,16 @@ def joined(groups: Sequence[Piece]) -> list[Piece]:
     return found
 
 
+def rows_of_block(dim: int, block_bytes: int) -> int:
+    """Return how many vectors are read together.
+
+    Args:
+        dim: Values in each.
+        block_bytes: What they may take.
+    """
+    return max(64, block_bytes // (dim * 4))
+
+
 def read_piece(piece: Piece, columns: Sequence[str], *, block_rows: int = 4096) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a piece; columns that the file lacks are left out.
 
@@ -248,13 +296,11 @@ def read_piece(piece: Piece, columns: Sequence[str], *, block_rows: int = 4096) 
     Raises:
         DatasetError: If the file cannot be read.
     """
-    import pyarrow.parquet as pq
-
     is_remote = "://" in piece.path
     with dataset_errors("read the Parquet file", piece.path), contextlib.ExitStack() as stack:
         file = stack.enter_context(open_input(piece.path)) if is_remote else piece.path
         # Without pre-buffering, and page by page: else a whole column of a row group would be held.
-        parquet = stack.enter_context(pq.ParquetFile(file, pre_buffer=False, buffer_size=READ_BYTES))
+        parquet = stack.enter_context(parquet_file(file, pre_buffer=False, buffer_size=READ_BYTES))
         names = [name for name in columns if name in parquet.schema_arrow.names]
         groups = range(piece.first, piece.stop)
         passed = 0

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..errors import DatasetError
 
@@ -74,7 +75,7 @@ def matrix_of(column: pa.Array, dim: int, where: str) -> tuple[np.ndarray, np.nd
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     there = ~np.asarray(column.is_null())
-    lengths = np.asarray(pa.compute.list_value_length(column).fill_null(dim))
+    lengths = np.asarray(pc.list_value_length(column).fill_null(dim))
     if (wrong := np.flatnonzero(lengths != dim)).size:
         row = int(wrong[0])
         raise DatasetError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pyarrow as pa
@@ -24,6 +24,8 @@ from .column_types import REST_KEY, TAGS
 from .document_layouts import EMBEDDING
 from .part_writers import CLIP_RETRIEVAL
 
+IMAGES, TEXTS = "img_emb", "text_emb"
+"""Folders of vectors, and what their files begin with."""
 LAYOUT_KEY = b"clipmill.clip_retrieval"
 """Metadata of a schema whose rows are written so: `Layout` as JSON."""
 IMAGE_PATH, CAPTION, URL = "image_path", "caption", "url"
@@ -64,8 +66,18 @@ class Layout:
     @property
     def vectors(self) -> dict[str, str]:
         """Folders (and what their files begin with) by the columns whose vectors they hold."""
-        folders = {self.image: "img_emb", self.text: "text_emb"}
+        folders = {self.image: IMAGES, self.text: TEXTS}
         return {column: folder for column, folder in folders.items() if column is not None}
+
+
+def vectors_beside(names: Iterable[str]) -> str | None:
+    """Say where a directory in this layout has its vectors; None of one in another.
+
+    Args:
+        names: Of its files.
+    """
+    folders = {name.partition("/")[0] for name in names if name.endswith(".npy")}
+    return " and ".join(f"{folder}/*.npy" for folder in (IMAGES, TEXTS) if folder in folders) or None
 
 
 def with_layout(schema: pa.Schema, plan: Any, spec: EncoderSpec) -> pa.Schema:
@@ -141,7 +153,7 @@ def misfit_of(schema: pa.Schema) -> Callable[[Any], Failure | None]:
             return _document_misfit(row)
         for column, folder in layout.vectors.items():
             if row.get(column) is None:
-                kind, other = ("image", "text") if folder == "img_emb" else ("text", "image")
+                kind, other = ("image", "text") if folder == IMAGES else ("text", "image")
                 beside = f", and its {other} cannot stand there alone" if len(layout.vectors) > 1 else ""
                 message = f"the row has no {kind}, of which clip-retrieval's layout has one a row{beside}"
                 return Failure(Stage.READ, Code.EMPTY, message, column=column)

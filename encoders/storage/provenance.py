@@ -219,6 +219,13 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     return sorted(found)
 
 
+TAKEN_OVER = (
+    *("model", "normalize", "mode", "preprocess", "apply_exif", "on_long_text", "max_text_tokens", "image_weights"),
+    *("base_tokenizer", "base_image_processor"),
+)
+"""Fields of a spec that `spec_of_provenance` takes from the provenance, whatever their defaults are."""
+
+
 def spec_of_provenance(provenance: Mapping[str, Any], **options: Any) -> EncoderSpec:
     """Return a spec whose vectors can be compared with those of a column.
 

@@ -1,0 +1,138 @@
+"""The ids of rows: which of them an index has already, and how many rows have none, or that of another row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from ..errors import DatasetError
+from .manifest import Ids
+from .opened import OpenIndex
+from .pages import resident_bytes
+from .source import Source, read_piece
+
+_ID = "id"
+_IDS_HELD = 1_000_000
+"""Ids of added rows that are compared at a time with all that are there."""
+_IDS_READ = 65_536
+_IDS_HASHED = 4096
+"""Ids that are values of Python at a time: some 0.5 MB."""
+_LEAST_BYTES = 32 * 2**20
+_BYTES_OF_HASH = 40
+"""What a hash takes: itself, and copies of it while they are sorted."""
+
+
+class Compared(NamedTuple):
+    """The rows of a source, compared with those of an index by their ids.
+
+    Attributes:
+        there: Numbers of those whose ids are in the index, rising.
+        unnamed: How many have no id, so that nothing tells whether they are there.
+    """
+
+    there: np.ndarray
+    unnamed: int
+
+
+def compare_ids(source: Source, index: OpenIndex, *, skip_existing: bool, where: str) -> Compared:
+    """Look for the ids of a source in an index.
+
+    Args:
+        source: The rows that come.
+        index: What they are added to.
+        skip_existing: Whether those that are there are left out.
+        where: What messages call the index.
+
+    Raises:
+        DatasetError: If there are any and they are not to be left out, or ids cannot be compared.
+    """
+    if (
+        _ID not in source.keys.names
+        or _ID not in index.columns
+        or source.keys.field(_ID).type != index.key_schema.field(_ID).type
+    ):
+        if skip_existing:
+            raise DatasetError(
+                f"skip_existing=True (--skip-existing) compares the column {_ID!r}, which the index has as "
+                f"{_type_of(index.key_schema)} and the dataset as {_type_of(source.keys)}"
+            )
+        return Compared(np.empty(0, np.int64), source.rows)
+    found = [np.empty(0, np.int64)]
+    unnamed = 0
+    for numbers, ids in _ids_of(source):
+        found.append(numbers[_are_there(ids, index)])
+        unnamed += ids.null_count
+    there = np.concatenate(found)
+    if len(there) and not skip_existing:
+        raise DatasetError(
+            f"{len(there):,} of {source.rows:,} rows have an id that is in the index {where} already; leave them out "
+            "with skip_existing=True (--skip-existing)"
+        )
+    return Compared(there, unnamed)
+
+
+def count_ids(index: OpenIndex) -> Ids | None:
+    """Count the rows of an index that cannot be told apart by their ids; None where it has no column of them.
+
+    Ids are told apart by hashes of 64 bits, of which as many are held at a time as a quarter of what is left of the
+    index's memory takes; for more the column is gone through several times.
+
+    Args:
+        index: An index that is open.
+
+    Raises:
+        DatasetError: If a file cannot be read.
+    """
+    if _ID not in index.columns:
+        return None
+    missing = sum(ids.null_count for ids in index.column(_ID))
+    room = (int(index.manifest.plan["max_memory_bytes"]) - resident_bytes()) // 4
+    passes = -(-index.manifest.rows * _BYTES_OF_HASH // max(_LEAST_BYTES, room))
+    different = sum(_different(index.column(_ID), number, passes) for number in range(passes))
+    return Ids(missing=missing, repeated=index.manifest.rows - missing - different)
+
+
+def _different(column: Iterable[pa.Array], number: int, of: int) -> int:
+    """Count the different ids among those whose hash leaves a remainder; rows of equal ids have the same one."""
+    seen, fresh, held = np.empty(0, np.uint64), list[np.ndarray](), 0
+    for ids in column:
+        for start in range(0, len(ids), _IDS_HASHED):
+            texts = map(str, ids.slice(start, _IDS_HASHED).drop_null().to_pylist())
+            hashes = np.fromiter(map(hash, texts), np.int64).view(np.uint64)
+            fresh.append(hashes[hashes % np.uint64(of) == number])
+            held += len(fresh[-1])
+            if held > max(_IDS_HELD, len(seen) // 2):  # seldom enough that all the sorting takes n log n
+                seen, fresh, held = np.unique(np.concatenate([seen, *fresh])), [], 0
+    return len(np.unique(np.concatenate([seen, *fresh])))
+
+
+def _type_of(schema: pa.Schema) -> str:
+    return str(schema.field(_ID).type) if _ID in schema.names else "nothing"
+
+
+def _ids_of(source: Source) -> Iterator[tuple[np.ndarray, pa.ChunkedArray]]:
+    """Yield numbers and ids of the rows of a source, many at a time."""
+    kind = source.keys.field(_ID).type
+    held: list[pa.Array] = []
+    first = rows = 0
+    for group in source.groups:
+        for batch in read_piece(group, [_ID], block_rows=_IDS_READ):
+            held.append(batch.column(0).cast(kind) if batch.num_columns else pa.nulls(batch.num_rows, kind))
+            rows += batch.num_rows
+            if rows >= _IDS_HELD:
+                yield np.arange(first, first + rows), pa.chunked_array(held)
+                held, first, rows = [], first + rows, 0
+    if rows:
+        yield np.arange(first, first + rows), pa.chunked_array(held)
+
+
+def _are_there(ids: pa.ChunkedArray, index: OpenIndex) -> np.ndarray:
+    import pyarrow.compute as pc
+
+    found = np.zeros(len(ids), bool)
+    for there in index.column(_ID):
+        found |= np.asarray(pc.is_in(ids, value_set=there, skip_nulls=True))
+    return found
