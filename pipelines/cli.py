@@ -101,10 +101,18 @@ cli.add_command(index)
 @click.argument("dataset")
 def summary(dataset: str) -> None:
     """Print what a dataset holds: kinds of documents, and attributes."""
+    from ..encoders.errors import DatasetError
     from .console import out
-    from .summary import missing_of, summarise_dataset
+    from .jobs import Refused
+    from .summary import missing_of, summarise_dataset, vectors_elsewhere
 
-    out.print(summarise_dataset(dataset))
+    try:
+        found = summarise_dataset(dataset)
+    except DatasetError as err:
+        raise Refused(str(err)) from err
+    out.print(found)
+    if vectors := vectors_elsewhere(dataset):
+        click.echo(f"Note: this is the metadata of clip-retrieval's layout; the vectors are in {vectors}", err=True)
     if missing := missing_of(dataset):
         click.echo(f"Warning: {dataset} is not complete: {missing}", err=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from ..encoders.overview.integrity import trusts_local_files
 from ..encoders.storage.files import Folder
 from ..encoders.storage.plain import clean_text, json_text
 from .page_file import page_file
+from .wording import many
 
 MARK = '<meta name="generator" content="clipmill search">'
 """Tells a page that may be written over from a stranger's file."""
@@ -115,7 +117,7 @@ def render(target: Target, model: str, asked: Sequence[Asked], columns: Sequence
         mark=MARK,
         location=target.location,
         name=os.path.basename(target.location.rstrip("/")) or target.location,
-        rows=f"{target.rows:,}",
+        rows=many(target.rows, "row"),
         model=model,
         version=__version__,
         queries=[_query(one, columns, pictures) for one in asked],
@@ -123,31 +125,49 @@ def render(target: Target, model: str, asked: Sequence[Asked], columns: Sequence
 
 
 def _query(asked: Asked, columns: Sequence[str], pictures: Mapping[str, _Picture]) -> dict[str, Any]:
+    names = collections.Counter(_name_of(hit) for hit in asked.hits or ())
     return {
         "kind": asked.kind,
         "value": clean_text(asked.value),
         "picture": pictures[asked.value].uri if asked.kind == "image" else None,
         "reason": asked.reason,
-        "cards": [_card(place, hit, columns, pictures) for place, hit in enumerate(asked.hits or (), 1)],
+        "cards": [
+            _card(place, hit, columns, pictures, is_like_another=names[_name_of(hit)] > 1)
+            for place, hit in enumerate(asked.hits or (), 1)
+        ],
     }
 
 
+def _name_of(hit: Mapping[str, Any]) -> str:
+    return str(hit.get("id") or hit.get("uri") or _row_of(hit))
+
+
+def _row_of(hit: Mapping[str, Any]) -> str:
+    return f"row {hit['position']}"
+
+
 def _card(
-    place: int, hit: Mapping[str, Any], columns: Sequence[str], pictures: Mapping[str, _Picture]
+    place: int,
+    hit: Mapping[str, Any],
+    columns: Sequence[str],
+    pictures: Mapping[str, _Picture],
+    *,
+    is_like_another: bool,
 ) -> dict[str, Any]:
+    """Return what is shown of a hit; its row too where another has its name, as samples of several tars may."""
     uri, text = hit.get("uri"), hit.get("text")
     seen = pictures.get(str(uri)) if _is_picture(hit) else None
-    name = hit.get("id") or uri or f"row {hit['position']}"
+    name, row = _name_of(hit), f" ({_row_of(hit)})" if is_like_another else ""
     scores = [(one, f"{hit[one]:.4f}") for one in ("clip_score", "cosine") if hit.get(one) is not None]
     return {
         "place": place,
-        "name": clean_text(shown_text(_last_part(str(name)))),
-        "whole_name": clean_text(shown_text(name)),
+        "name": clean_text(shown_text(_last_part(name))) + row,
+        "whole_name": clean_text(shown_text(name)) + row,
         "scores": scores or [("score", f"{hit['score']:.4f}")],
         "picture": seen.uri if seen else None,
         "reason": clean_text(seen.reason) if seen and seen.reason else None,
         "text": clean_text(shown_text(text)) if text else None,
-        "media_type": hit.get("mime_type") or "",
+        "otherwise": hit.get("mime_type") or "its row has no text and names no file",
         "columns": [(one, clean_text(shown_text(hit[one]))) for one in columns if hit.get(one) is not None],
     }
 

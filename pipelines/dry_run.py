@@ -11,12 +11,12 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from ..encoders.errors import DatasetError
-from ..encoders.storage.begin import check_begin
+from ..encoders.storage.begin import begin_job
 from ..encoders.storage.job import Job
 from ..encoders.storage.resume import Progress
 from ..encoders.storage.shards import Shard
 from . import console
-from .wording import in_flags
+from .wording import in_flags, many
 
 
 def resumed_text(progress: Progress) -> str:
@@ -37,7 +37,7 @@ def show_plan(job: Job, begin: Mapping[str, Any], *, engine: str, as_json: bool)
 
     Args:
         job: What would be done.
-        begin: Keywords of `check_begin`.
+        begin: Keywords of `begin_job`.
         engine: Where.
         as_json: Whether it is for programs.
 
@@ -48,7 +48,7 @@ def show_plan(job: Job, begin: Mapping[str, Any], *, engine: str, as_json: bool)
     refused = None
     progress = Progress(shards, shards)
     try:
-        progress = check_begin(job, **begin)
+        progress = begin_job(job, **begin, dry_run=True)
     except DatasetError as err:
         refused = in_flags(str(err))
     found = {
@@ -108,9 +108,9 @@ def _table(found: Mapping[str, Any], progress: Progress) -> Table:
         )
         table.add_row("to do", _said(found["to_do"]))
         for reason, count in sorted(progress.reasons.items()):
-            table.add_row("", f"{count:,} shards: {reason}")
+            table.add_row("", f"{many(count, 'shard')}: {reason}")
         if found["shards_gone"]:
-            table.add_row("leave the dataset", f"{found['shards_gone']} shards, whose input is gone")
+            table.add_row("leave the dataset", f"{many(found['shards_gone'], 'shard')}, whose input is gone")
     if found["files_deleted"]:
         table.add_row("files to delete", f"{found['files_deleted']:,} of an earlier job")
     for dataset in found["skip_existing"]:
@@ -121,8 +121,8 @@ def _table(found: Mapping[str, Any], progress: Progress) -> Table:
 
 
 def _said(sizes: Mapping[str, Any]) -> str:
-    rows = f"{sizes['rows']:,} rows"
+    rows = many(sizes["rows"], "row")
     if unknown := sizes["shards_of_unknown_rows"]:
-        rows = f"{rows} and those of {unknown:,} shards that only reading counts"
+        rows = f"{rows} and those of {many(unknown, 'shard')} that only reading counts"
     nbytes = decimal(sizes["bytes"]) if sizes["bytes_known"] else f"at least {decimal(sizes['bytes'])}"
-    return f"{sizes['shards']:,} shards of {sizes['files']:,} files, {nbytes}: {rows}"
+    return f"{many(sizes['shards'], 'shard')} of {many(sizes['files'], 'file')}, {nbytes}: {rows}"

@@ -14,7 +14,7 @@ import click
 from rich.table import Table
 
 from ..encoders.errors import DatasetError
-from ..encoders.index.add import add_to_index, outgrown
+from ..encoders.index.add import Added, add_to_index, would_add
 from ..encoders.index.build import IndexOptions, RunShards, build_index, plan_of, run_here
 from ..encoders.index.manifest import IndexManifest
 from ..encoders.index.plan import IndexPlan
@@ -25,6 +25,7 @@ from . import console
 from .engines import beam_shards, spark_session, split_engine_options
 from .jobs import Refused
 from .options import refuse_unknown
+from .wording import many
 
 _AGAIN = "begins it anew"
 
@@ -120,70 +121,76 @@ def _run_spark(
 
 
 def show_plan(arguments: IndexArguments) -> int:
-    """Print which index would be built, and why.
+    """Print which index would be built and why, or what would be added to one.
 
     Returns:
         0.
 
     Raises:
-        Refused: If it cannot be built.
+        Refused: If that cannot be done.
     """
+    options = arguments.options
     try:
-        options = arguments.options
-        source = open_source(arguments.datasets, column=options.column, partial=options.partial)
-        plan = plan_of(source, options)
+        if arguments.add_to is not None:
+            found = would_add(arguments.datasets, arguments.add_to, options, skip_existing=arguments.skip_existing)
+            said, lines = (
+                {**_counts(found), "index_rows": found.manifest.rows},
+                _lines_of_adding(found, arguments.add_to),
+            )
+        else:
+            source = open_source(arguments.datasets, column=options.column, partial=options.partial)
+            plan = plan_of(source, options)
+            said, lines = plan.as_dict(), plan.lines()
     except DatasetError as err:
         raise Refused(str(err)) from err
-    if arguments.as_json:
-        click.echo(json.dumps(plan.as_dict(), indent=1))
-    else:
-        click.echo("\n".join(plan.lines()))
+    click.echo(json.dumps(said, indent=1) if arguments.as_json else "\n".join(lines))
     return 0
 
 
-def build(arguments: IndexArguments) -> int:
-    """Build an index and print what it is.
+def _lines_of_adding(found: Added, index: str) -> list[str]:
+    lines = [f"{many(found.rows, 'row')} would be added to the {many(found.manifest.rows, 'row')} of {index}"]
+    if found.rows:
+        lines[0] += "; those without a vector that can be searched are not, which only reading them tells"
+    if found.skipped:
+        lines.append(f"{many(found.skipped, 'row')} would be left out: their ids are there already")
+    if found.unnamed:
+        lines.append(f"{many(found.unnamed, 'row')} without an id would be added, there already or not")
+    return lines
+
+
+def run(arguments: IndexArguments) -> int:
+    """Build an index, or add rows to one, and print what it is then.
 
     Returns:
         0.
 
     Raises:
-        ClipmillError: If it cannot be built.
+        ClipmillError: If that cannot be done.
     """
     started = time.perf_counter()
-    assert arguments.output is not None
-    with _refused_before(arguments.run) as run:
-        found = build_index(
-            arguments.datasets,
-            arguments.output,
-            arguments.options,
-            overwrite=arguments.overwrite,
-            run=run,
-            told=_tell,
-        )
-    return _judge(arguments, found, arguments.output, time.perf_counter() - started)
-
-
-def add(arguments: IndexArguments) -> int:
-    """Add rows to an index and print what it is then.
-
-    Returns:
-        0.
-
-    Raises:
-        ClipmillError: If they cannot be added.
-    """
-    started = time.perf_counter()
-    assert arguments.add_to is not None
-    with _refused_before(arguments.run) as run:
-        found = add_to_index(
-            arguments.datasets,
-            arguments.add_to,
-            arguments.options,
-            skip_existing=arguments.skip_existing,
-            run=run,
-        )
-    return _judge(arguments, found, arguments.add_to, time.perf_counter() - started)
+    added = None
+    with _refused_before(arguments.run) as run_shards:
+        if arguments.add_to is not None:
+            added = add_to_index(
+                arguments.datasets,
+                arguments.add_to,
+                arguments.options,
+                skip_existing=arguments.skip_existing,
+                run=run_shards,
+            )
+            found, place = added.manifest, arguments.add_to
+        else:
+            assert arguments.output is not None
+            place = arguments.output
+            found = build_index(
+                arguments.datasets,
+                place,
+                arguments.options,
+                overwrite=arguments.overwrite,
+                run=run_shards,
+                told=_tell,
+            )
+    return _judge(arguments, found, added, place, time.perf_counter() - started)
 
 
 @contextlib.contextmanager
@@ -213,11 +220,14 @@ def _tell(plan: IndexPlan) -> None:
     click.echo("\n".join([f"Plan: {first}", *(f"  - {line}" for line in others)]), err=True)
 
 
-def _judge(arguments: IndexArguments, found: IndexManifest, output: str, seconds: float) -> int:
+def _judge(arguments: IndexArguments, found: IndexManifest, added: Added | None, place: str, seconds: float) -> int:
     if arguments.as_json:
-        click.echo(json.dumps({**found.as_dict(), "wall_seconds": round(seconds, 3)}, indent=1))
+        counts = {} if added is None else {"added": _counts(added)}
+        click.echo(json.dumps({**found.as_dict(), **counts, "wall_seconds": round(seconds, 3)}, indent=1))
     else:
-        console.out.print(index_table(found, output, seconds))
+        console.out.print(index_table(found, place, seconds, added))
+    if added is not None and not added.rows:
+        return 0
     recall = found.recall
     if recall is not None and not recall.reached:
         click.echo(
@@ -225,22 +235,50 @@ def _judge(arguments: IndexArguments, found: IndexManifest, output: str, seconds
             "with any parameters; the index holds the best of them",
             err=True,
         )
-    if hint := outgrown(found):
-        click.echo(f"Warning: {hint}", err=True)
     return 0
 
 
-def index_table(found: IndexManifest, output: str, seconds: float | None = None) -> Table:
-    """Return what an index is as a table for the terminal."""
+def _counts(added: Added) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(added).items() if name != "manifest"}
+
+
+def index_table(found: IndexManifest, place: str, seconds: float | None = None, added: Added | None = None) -> Table:
+    """Return what an index is as a table for the terminal.
+
+    Args:
+        found: The index.
+        place: Where it is.
+        seconds: What it took.
+        added: What came of adding rows to it: told instead of what was left out in all its life.
+    """
     table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_row("kind", f"{found.kind} ({found.factory})")
-    table.add_row("rows", f"{found.rows:,} of {found.dim} values")
-    if found.nulls:
-        table.add_row("without a vector", f"{found.nulls:,}")
-    for reason, count in sorted(found.failed.items()):
+    if added is not None:
+        table.add_row("added", many(added.rows, "row") if added.rows else "nothing: the index is as it was")
+    told = found if added is None else added
+    if told.skipped:
+        table.add_row("left out, there already", f"{told.skipped:,}")
+    if told.nulls:
+        table.add_row("without a vector", f"{told.nulls:,}")
+    for reason, count in sorted(told.failed.items()):
         table.add_row(f"failed: {reason}", f"{count:,}")
-    if found.skipped:
-        table.add_row("left out, there already", f"{found.skipped:,}")
+    if added is not None and added.rows and added.unnamed:
+        table.add_row("without an id", f"{added.unnamed:,}, added whether there already or not")
+    if added is None or added.rows:
+        _describe(table, found)
+    table.add_row("rows now" if added is not None else "rows", f"{found.rows:,} of {found.dim} values")
+    if seconds is not None:
+        table.add_row("time", f"{seconds:.1f} s")
+    table.add_row("written to" if added is None or added.rows else "index", place)
+    return table
+
+
+def _describe(table: Table, found: IndexManifest) -> None:
+    """Add what an index is, beside its rows."""
+    table.add_row("kind", f"{found.kind} ({found.factory})")
+    if found.ids is not None:
+        counts = {"without one": found.ids.missing, "with that of another": found.ids.repeated}
+        if said := ", ".join(f"{many(count, 'row')} {what}" for what, count in counts.items() if count):
+            table.add_row("ids", said)
     table.add_row("model", str((found.provenance or {}).get("model") or "unknown: the datasets do not say"))
     set_to = {name: value for name, value in dataclasses.asdict(found.search).items() if value is not None}
     if set_to:
@@ -252,7 +290,3 @@ def index_table(found: IndexManifest, output: str, seconds: float | None = None)
         )
         table.add_row("queries per second", f"{recall.queries_per_second:,.0f}, all of them in one call")
     table.add_row("size", as_size(sum(found.files.values())))
-    if seconds is not None:
-        table.add_row("time", f"{seconds:.1f} s")
-    table.add_row("written to", output)
-    return table

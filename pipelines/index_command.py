@@ -11,7 +11,7 @@ from .options import Command, own_flags, refuse_others, unchecked_of
 _ENGINES = ("local", "beam", "spark")
 _ADDING = {
     *("add_to", "column_name", "target_recall", "queries", "seed", "rows_per_shard", "partial", "skip_existing"),
-    *("engine", "master", "remote", "conf", "as_json"),
+    *("dry_run", "engine", "master", "remote", "conf", "as_json"),
 }
 
 
@@ -61,13 +61,11 @@ def index(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> 
     measured against exact search and stands in the index. Options that are not listed here go to the engine, as in
     embed.
     """
-    from .index import IndexArguments, add, build, show_plan
+    from .index import IndexArguments, run, show_plan
 
     if values["add_to"] is not None:
         refuse_others(context, _ADDING, "beside --add-to: it was decided when the index was built")
     elif values["skip_existing"]:
         raise click.UsageError("--skip-existing says nothing without --add-to")
     arguments = IndexArguments.of(tokens, own_flags(context), unchecked_of(context), values)
-    if values["add_to"] is not None:
-        context.exit(add(arguments))
-    context.exit(show_plan(arguments) if values["dry_run"] else build(arguments))
+    context.exit(show_plan(arguments) if values["dry_run"] else run(arguments))

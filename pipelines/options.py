@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import re
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -156,12 +156,19 @@ def refuse_unknown(tokens: tuple[str, ...]) -> None:
         raise click.UsageError(f"no such option: {unknown}" + (f"; it is called {hint} here" if hint else ""))
 
 
-def spec_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add a flag for every field of the spec; those that are given arrive as keywords, the others not at all."""
+def spec_options(command: Callable[..., Any], *, defaults: Mapping[str, str] | None = None) -> Callable[..., Any]:
+    """Add a flag for every field of the spec; those that are given arrive as keywords, the others not at all.
+
+    Args:
+        command: What gets them.
+        defaults: What the help says of fields for which the command has another default than the spec.
+    """
+    defaults = defaults or {}
     hints = typing.get_type_hints(EncoderSpec)
     for field in reversed(dataclasses.fields(EncoderSpec)):
         flag = "--" + field.name.replace("_", "-")
-        settings: dict[str, Any] = {"default": None, "help": _help(field.name, field.default), "show_default": False}
+        described = _help(field.name, defaults.get(field.name, field.default))
+        settings: dict[str, Any] = {"default": None, "help": described, "show_default": False}
         if hints[field.name] is bool:
             flag = f"{flag}/--no-{flag[2:]}"
         elif field.name == "uri_schemes":

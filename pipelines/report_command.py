@@ -51,17 +51,22 @@ def report(source: str, output: str, overwrite: bool, **values: Any) -> None:
     It shows failures, provenance, throughput, a map of a sample with thumbnails, near-duplicates, and of an index its
     recall against its speed. The page is one file, which opens offline and asks nothing of any network.
     """
+    from ..encoders.errors import DatasetError
     from ..encoders.overview.columns import Content
     from ..encoders.overview.overview import Looked, overview
     from ..encoders.storage.plain import clean_text
+    from .jobs import Refused
     from .report.page import check_output, render, said
 
     names = ("rows", "thumbnails", "seed", "duplicates_above", "projection")
     sample = SampleOptions(**{name: values.pop(name) for name in names})
     given = [values.pop(name) for name in ("id_column", "text_column", "uri_column")]
-    folder, name = check_output(output, overwrite=overwrite)
-    folder.make()  # before the work, which would be for nothing
-    found = overview(source, Looked(sample, content=Content(*given) if any(given) else None, **values))
-    page = clean_text(render(found)).encode()  # a path may hold what UTF-8 does not
-    folder.write(name, page)
+    try:
+        folder, name = check_output(output, overwrite=overwrite)
+        folder.make()  # before the work, which would be for nothing
+        found = overview(source, Looked(sample, content=Content(*given) if any(given) else None, **values))
+        page = clean_text(render(found)).encode()  # a path may hold what UTF-8 does not
+        folder.write(name, page)
+    except DatasetError as err:
+        raise Refused(str(err)) from err
     click.echo(said(found, output, len(page)))

@@ -148,6 +148,8 @@ def _print(asked: Sequence[Asked], columns: Sequence[str], plan: SearchPlan) -> 
     names = [name for name in (ID, *_SHOWN) if any(hit.get(name) is not None for hit in hits)]
     if ID in names and "uri" in names:
         names.remove("uri")  # of most datasets the same
+    if len({hit[ID] for hit in hits}) < len({hit["position"] for hit in hits}) and ID in names:
+        names.insert(1, "position")  # samples of several tars may have one key
     names = list(dict.fromkeys([*(names or ["position"]), *(name for name in columns if name != ID)]))
     for number, one in enumerate(asked):
         if one.hits is None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import click
 
+from ..encoders.storage.provenance import TAKEN_OVER
 from .options import Command, refuse_unknown, spec_fields, spec_options, unchecked_of
+
+_DEFAULTS = {
+    **dict.fromkeys(TAKEN_OVER, "as the vectors that are searched were made"),
+    "allow_local_files": "those of datasets whose job listed them, or was allowed them",
+}
 
 
 @click.command(cls=Command, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": True})
@@ -33,7 +40,7 @@ from .options import Command, refuse_unknown, spec_fields, spec_options, uncheck
     "--fetch-remote", is_flag=True, help="Fetch pictures that are not on this machine, for the contact sheet."
 )
 @click.option("--overwrite", is_flag=True, help="Replace a file that is no contact sheet.")
-@spec_options
+@functools.partial(spec_options, defaults=_DEFAULTS)
 @click.pass_context
 def search(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> None:
     """Find what is nearest to texts, images and sounds, in an index or among the vectors of a dataset.

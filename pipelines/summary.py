@@ -20,7 +20,6 @@ from rich.table import Table
 from ..encoders.document import Document
 
 _ATTRIBUTES = tuple(field.name for field in dataclasses.fields(Document) if not field.name.startswith("_"))
-_BATCH_ROWS = 1024
 
 
 @dataclasses.dataclass
@@ -121,15 +120,21 @@ def missing_of(path: str) -> str | None:
         return None
 
 
-def _rows(path: str) -> Iterator[dict[str, Any]]:
-    from ..encoders.storage.dataset import open_parquet
-    from ..encoders.storage.files import dataset_errors
+def vectors_elsewhere(path: str) -> str | None:
+    """Say where the vectors of a dataset in clip-retrieval's layout are; None of one whose rows hold them."""
+    from ..encoders.storage.clip_retrieval import vectors_beside
+    from ..encoders.storage.files import Folder
 
-    with dataset_errors("read", path):
-        for batch in open_parquet(path).to_batches(batch_size=_BATCH_ROWS):
-            columns = {name: _cells(batch.column(name)) for name in batch.schema.names}
-            for row in zip(*columns.values(), strict=True):
-                yield dict(zip(columns, row, strict=True))
+    return vectors_beside(Folder.of(path).list())
+
+
+def _rows(path: str) -> Iterator[dict[str, Any]]:
+    from ..encoders.storage.dataset_rows import read_batches
+
+    for batch in read_batches(path):
+        columns = {name: _cells(batch.column(name)) for name in batch.schema.names}
+        for row in zip(*columns.values(), strict=True):
+            yield dict(zip(columns, row, strict=True))
 
 
 def _cells(column: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -21,6 +22,12 @@ VECTORS = clustered(1200)
 @pytest.fixture
 def dataset(tmp_path):
     return write_dataset(tmp_path / "data", list(VECTORS))
+
+
+def cells(said: str) -> dict[str, str]:
+    """Return the rows of a table of two columns."""
+    rows = [re.split(r"  +", line.strip(), maxsplit=1) for line in said.splitlines() if line.strip()]
+    return {name: value for name, value in (row for row in rows if len(row) == 2)}
 
 
 def test_an_index_is_planned_built_and_described(tmp_path, dataset, capsys):
@@ -55,8 +62,62 @@ def test_rows_are_added(tmp_path, dataset, capsys):
     assert run("index", more, "--add-to", tmp_path / "index") == 2
     assert "100 of 300 rows have an id that is in the index" in capsys.readouterr().err
     assert run("index", more, "--add-to", tmp_path / "index", "--skip-existing") == 0
-    assert "left out, there already  100" in capsys.readouterr().out
+    said = cells(capsys.readouterr().out)
+    assert said["added"] == "200 rows" and said["left out, there already"] == "100"
+    assert said["rows now"] == "1,400 of 16 values" and "without a vector" not in said
     assert open_index(str(tmp_path / "index")).manifest.rows == 1400
+    assert run("index", more, "--add-to", tmp_path / "index", "--skip-existing") == 0
+    said = cells(capsys.readouterr().out)
+    assert said["added"] == "nothing: the index is as it was" and said["left out, there already"] == "300"
+    assert "recall@10" not in said and said["rows now"] == "1,400 of 16 values"
+
+
+def test_what_one_adding_came_to_is_said_and_not_the_sum(tmp_path, dataset, capsys):
+    """Nulls and failures of this run; rows without an id are added again, and that is said."""
+    assert run("index", dataset, "-o", tmp_path / "index") == 0
+    vectors = [None, np.zeros(DIM, np.float32), *clustered(10, seed=2)]
+    for _ in range(2):
+        more = write_dataset(tmp_path / "more", vectors, ids=[None] * 12)
+        capsys.readouterr()
+        assert run("index", more, "--add-to", tmp_path / "index", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["added"] == {"rows": 10, "skipped": 0, "nulls": 1, "failed": {"zero": 1}, "unnamed": 12}
+    assert (said["rows"], said["nulls"], said["failed"]["zero"]) == (1220, 2, 2)
+    one = write_dataset(tmp_path / "one", [VECTORS[0]], ids=[None])
+    assert run("index", one, "--add-to", tmp_path / "index") == 0
+    told = cells(capsys.readouterr().out)
+    assert (told["added"], told["without an id"]) == ("1 row", "1, added whether there already or not")
+    assert told["ids"] == "21 rows without one"
+    assert not {"without a vector", "failed: zero"} & set(told)
+
+
+def test_ids_that_stand_twice_are_said(tmp_path, dataset, capsys):
+    assert run("index", dataset, dataset, "-o", tmp_path / "index") == 0
+    assert cells(capsys.readouterr().out)["ids"] == "1,200 rows with that of another"
+
+
+def test_a_dry_run_says_what_would_be_added_and_adds_nothing(tmp_path, dataset, capsys):
+    assert run("index", dataset, "-o", tmp_path / "index") == 0
+    more = write_dataset(
+        tmp_path / "more", list(clustered(300, seed=1)), ids=[None, *(f"r{n}" for n in range(1101, 1400))]
+    )
+    before = (tmp_path / "index" / "_index.json").read_bytes()
+    capsys.readouterr()
+    given = ("index", more, "--add-to", tmp_path / "index", "--dry-run")
+    assert run(*given) == 2
+    assert "99 of 300 rows have an id that is in the index" in capsys.readouterr().err
+    assert run(*given, "--skip-existing") == 0
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"201 rows would be added to the 1,200 rows of {tmp_path / 'index'}; ")
+    assert others == [
+        "99 rows would be left out: their ids are there already",
+        "1 row without an id would be added, there already or not",
+    ]
+    assert run(*given, "--skip-existing", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said == {"rows": 201, "skipped": 99, "nulls": 0, "failed": {}, "unnamed": 1, "index_rows": 1200}
+    assert (tmp_path / "index" / "_index.json").read_bytes() == before
+    assert sorted(os.listdir(tmp_path / "index")) == ["_index.json", "keys", "vectors"]
 
 
 def test_a_recall_that_is_not_reached_is_a_warning(tmp_path, capsys):
@@ -79,7 +140,12 @@ def test_a_recall_that_is_not_reached_is_a_warning(tmp_path, capsys):
         (("DATA", "-o", "X", "--max-memory", "1MB"), "max_memory 1 MB is not enough"),
         (("DATA", "-o", "X", "--factory", "Flat", "--max-memory", "200MB"), "max_memory 200 MB is not enough"),
         (("DATA", "-o", "X", "--target-recall", "2"), "--target-recall 2.0 is not above 0 and at most 1"),
-        (("DATA", "-o", "X", "--factory", "Foo"), "could not parse index string Foo"),
+        (("DATA", "-o", "X", "--factory", "Foo"), "--factory 'Foo' makes no index of 16 values: could not parse"),
+        (("DATA", "-o", "X", "--factory", "PQ5"), "values: The dimension of the vector (d) should be a multiple"),
+        (
+            ("DATA", "-o", "X", "--factory", "IVF4,Foo"),
+            "Foo in IVF4,Foo; give one such as 'Flat' (exact), 'HNSW32,SQ8'",
+        ),
         (("DATA", "-o", "X", "--master", "local[2]"), "--master is an option of --engine spark"),
         (("DATA", "-o", "X", "--runner=FnApiRunner"), "no such option: --runner"),
         (("DATA", "-o", "X", "--engine", "beam", "--runer=FnApiRunner"), "did you mean --runner?"),

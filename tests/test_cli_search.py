@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shlex
@@ -18,10 +19,12 @@ from index_helpers import DIM, SPEC, write_dataset
 from pictures import encode
 from search_contract import WORDS, text_vectors
 
-from clipmill.encoders import score
+from clipmill.encoders import EncoderSpec, score
 from clipmill.encoders.demo.drawings import CLASSES, class_caption, draw, sample_scene
 from clipmill.encoders.index.build import IndexOptions, build_index
+from clipmill.encoders.storage.provenance import TAKEN_OVER, provenance_of, spec_of_provenance
 from clipmill.encoders.testing import fake_text_vector
+from clipmill.pipelines.search_command import search
 
 DRAWN = 200
 UNSEEN = 4_000_037
@@ -191,6 +194,33 @@ def test_what_cannot_work_is_said_and_is_2(arguments, message, words, tmp_path, 
     said = capsys.readouterr()
     assert message in said.err and "Traceback" not in said.err and not said.out
     assert (tmp_path / "strange.html").read_text() == "<p>mine</p>"
+
+
+def test_what_is_damaged_is_2_in_a_report_too(words, tmp_path, capsys) -> None:
+    """Nothing was run: as in `search`, and as where there is nothing at all."""
+    build_index([str(words)], str(tmp_path / "index"), IndexOptions(factory="Flat", queries=10))
+    damaged = next((tmp_path / "index").glob("vectors/*.npy"))
+    damaged.write_bytes(damaged.read_bytes()[:-8])
+    for place, message in (("index", "is damaged"), ("nowhere", "no such file or directory")):
+        assert run("report", tmp_path / place, "-o", tmp_path / "report.html") == 2
+        assert message in capsys.readouterr().err
+    assert run("summary", tmp_path / "nowhere") == 2
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_the_help_says_whose_defaults_count() -> None:
+    """Those of the vectors that are searched, not those of the spec."""
+    said = {name: str(option.help) for option in search.params if (name := option.name) and hasattr(option, "help")}
+    for name in TAKEN_OVER:
+        assert said[name].endswith("[default: as the vectors that are searched were made]")
+    assert said["device"].endswith("[default: auto]") and said["top_k"].endswith("or all if there are fewer]")
+    model = "M-CLIP/XLM-Roberta-Large-Vit-B-32"
+    made = {"normalize": True, "preprocess": False, "apply_exif": True, "on_long_text": "fail", "max_text_tokens": 40}
+    others = {"runtime": "onnx", "decode": "exact", "device": "cpu", "precision": "fp32"}
+    spec = EncoderSpec(model, image_weights="laion2b-s34b-b79k", **made, **others)
+    found = spec_of_provenance(provenance_of(spec, "auto"))
+    fields = [field for field in dataclasses.fields(EncoderSpec) if getattr(found, field.name) != field.default]
+    assert {field.name for field in fields} == {"model", "image_weights", *made} < set(TAKEN_OVER)
 
 
 # --- the page in docs/ -----------------------------------------------------------------------------------------------

@@ -249,6 +249,23 @@ def test_the_command_writes_it_on_both_engines_overwrites_and_resumes_it(tmp_pat
         np.testing.assert_allclose(arrays["text_emb"], text_vectors(*numbers), atol=1e-3)
 
 
+def test_commands_that_need_vectors_say_where_they_are(tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "0.png").write_bytes(picture(0))
+    given = ("--model", "fake::dim=4", "--normalize", "--format", "clip-retrieval")
+    assert run("embed", tmp_path / "photos", "-o", tmp_path / "out", *given) == 0
+    for command in (("index", tmp_path / "out", "-o", tmp_path / "index"), ("search", tmp_path / "out", "a cat")):
+        capsys.readouterr()
+        assert run(*command) == 2
+        said = capsys.readouterr().err
+        assert "is in clip-retrieval's layout, with its vectors in img_emb/*.npy" in said
+        assert "'clip-retrieval index' makes an index" in said and "--format parquet" in said
+    assert not (tmp_path / "index").exists()
+    assert run("summary", tmp_path / "out") == 0
+    out, err = capsys.readouterr()
+    assert "image_path" in out and "the vectors are in img_emb/*.npy" in err
+
+
 def test_the_command_says_what_to_add(tmp_path, capsys):
     write_tar(tmp_path / "00000.tar", members(range(2)))
     code = run(

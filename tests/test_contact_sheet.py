@@ -17,6 +17,7 @@ from http_server import LoopbackServer
 from index_helpers import DIM, write_dataset
 from pictures import encode
 from PIL import Image
+from tar_files import write_tar
 
 from clipmill.encoders.index.build import IndexOptions, build_index
 from clipmill.encoders.testing import fake_image_vector
@@ -133,6 +134,22 @@ def test_texts_are_shown_as_texts_whatever_uri_they_have(tmp_path) -> None:
     assert run("embed", tmp_path / "in.jsonl", "-o", tmp_path / "data", "--model", MODEL, "--allow-local-files") == 0
     seen = sheet(tmp_path, tmp_path / "data", "x", "-k", 1)
     assert not seen.images and "a cat" in seen.text
+
+
+def test_samples_of_one_key_in_several_tars_are_told_apart(tmp_path, capsys) -> None:
+    """A row holds the key and not the archive, so that there is no picture; which row it is, is said."""
+    for name, shades in (("a.tar", (1, 2)), ("b.tar", (3, 4))):
+        write_tar(tmp_path / name, [(f"{n}.png", encode(picture(shade))) for n, shade in enumerate(shades)])
+    assert run("embed", tmp_path / "a.tar", tmp_path / "b.tar", "-o", tmp_path / "data", "--model", MODEL) == 0
+    capsys.readouterr()
+    seen = sheet(tmp_path, tmp_path / "data", "x", "-k", 4)
+    assert all(f"{key} (row {row})" in seen.text for row, key in enumerate("0101"))
+    assert not seen.images and seen.text.count("its row has no text and names no file") == 4
+    header, *rows = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert header == ["place", "score", "id", "position"]
+    assert sorted((row[3], row[2]) for row in rows) == [("0", "0"), ("1", "1"), ("2", "0"), ("3", "1")]
+    one = sheet(tmp_path, tmp_path / "data", "x", "-k", 1)
+    assert "(row" not in one.text and "4 rows" in one.text
 
 
 def test_pictures_from_elsewhere_only_where_asked_and_allowed(tmp_path) -> None:

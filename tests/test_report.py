@@ -274,11 +274,11 @@ def test_an_older_report_is_replaced_and_nothing_else(tmp_path: Path, capsys) ->
     page_of(tmp_path, path)
     page_of(tmp_path, path)
     (tmp_path / "mine.html").write_text("mine")
-    assert run("report", path, "-o", tmp_path / "mine.html") == 1
+    assert run("report", path, "-o", tmp_path / "mine.html") == 2
     assert "is no report of clipmill" in capsys.readouterr().err
     assert (tmp_path / "mine.html").read_text() == "mine"
     assert run("report", path, "-o", tmp_path / "mine.html", "--overwrite") == 0
-    assert run("report", path, "-o", tmp_path) == 1
+    assert run("report", path, "-o", tmp_path) == 2
     assert "is a directory" in capsys.readouterr().err
     assert not list(tmp_path.glob(".*"))
 
@@ -289,7 +289,7 @@ def test_an_older_report_is_replaced_and_nothing_else(tmp_path: Path, capsys) ->
 )
 def test_columns_that_are_not_there_are_refused(tmp_path: Path, capsys, options: tuple, words: str) -> None:
     path = write_plain(tmp_path / "v.parquet", clustered(3), id=["a", "b", "c"])
-    assert run("report", path, "-o", tmp_path / "r.html", *options) == 1
+    assert run("report", path, "-o", tmp_path / "r.html", *options) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "r.html").exists()
 

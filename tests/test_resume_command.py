@@ -144,7 +144,7 @@ def test_a_dry_run_of_a_new_job_makes_nothing(texts, capsys) -> None:
     assert run(*command(texts, "--dry-run")) == 0
     said = capsys.readouterr().out
     assert "fake::dim=4, 4 values in a vector" in said
-    assert "5 shards of 1 files" in said and "8 rows and those of 1 shards that only reading counts" in said
+    assert "5 shards of 1 file," in said and "8 rows and those of 1 shard that only reading counts" in said
     assert str(texts.parent / "out") in said
     assert everything(texts.parent) == before and not (texts.parent / "out").exists()
 
@@ -162,7 +162,7 @@ def test_a_dry_run_of_a_resume_says_what_is_done_again_and_why(texts, capsys) ->
     assert (found["dim"], found["bytes"], found["files"]) == (4, texts.stat().st_size, 1)
     assert run(*command(texts, "--resume", "--dry-run")) == 0
     said = capsys.readouterr().out
-    assert "2 of 5 shards, 3 rows" in said and "2 shards: not finished" in said and "1 shards: damaged files" in said
+    assert "2 of 5 shards, 3 rows" in said and "2 shards: not finished" in said and "1 shard: damaged files" in said
     assert everything(out) == before
 
 

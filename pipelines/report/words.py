@@ -5,15 +5,14 @@ from __future__ import annotations
 import datetime
 import math
 
+from ..wording import many
+
+__all__ = ["count", "duration", "many", "moment", "number", "share", "size"]
+
 
 def count(number: float | None) -> str:
     """Return a whole number with its thousands apart; a dash for none."""
     return "–" if number is None else f"{number:,.0f}"
-
-
-def many(number: float, noun: str) -> str:
-    """Return a number with its noun, in the plural where it belongs."""
-    return f"{number:,.0f} {noun}" + ("" if number == 1 else "s")
 
 
 def share(part: float, whole: float) -> str:
