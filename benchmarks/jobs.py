@@ -95,10 +95,10 @@ def memory_table(jobs: Jobs, counts: Sequence[int]) -> list[str]:
     return lines
 
 
-def scaling_table(jobs: Jobs, counts: Sequence[int]) -> list[str]:
+def scaling_table(jobs: Jobs, engines: Sequence[str], counts: Sequence[int]) -> list[str]:
     """Return the lines of the table of rates: 1 and 2 workers, and so many rows."""
     lines = ["| job | rows/s, first to last row | whole command | rows/s of the whole |", "|---|---|---|---|"]
-    for engine in WORKERS:
+    for engine in engines:
         for workers in (1, 2):
             for rows in counts:
                 found = jobs.run(Job(engine, workers, rows))

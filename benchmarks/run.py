@@ -19,7 +19,7 @@ import click
 from first_vector import SHORT_WAYS, WAYS, first_table, measure_first
 from goals import goal_table
 from index import index_tables, measure_index
-from jobs import Jobs, memory_table, scaling_table
+from jobs import WORKERS, Jobs, memory_table, scaling_table
 from overhead import measure_overhead, overhead_table, profile_overhead
 from ranking import measure_all, measure_rank_memory, rank_memory_table, rank_tables
 from recall import measure_recall, recall_table
@@ -29,9 +29,9 @@ from workplace import ARCHITECTURE, Workplace, machine
 from clipmill.pipelines.doctor import examine
 
 QUICK = {
-    "speed": Size(slow=8, fast=48, rounds=1, fills=1, engines=("auto",)),
-    "big": Size(slow=4, fast=8, rounds=1, fills=1),
-    "texts": Size(slow=8, fast=256, rounds=1, fills=1),
+    "speed": Size(slow=8, fast=32, rounds=1, batches=2, engines=("auto",)),
+    "big": Size(slow=4, fast=8, rounds=1, batches=2),
+    "texts": Size(slow=8, fast=128, rounds=1, batches=2),
 }
 """So that all parts together take under five minutes on two cores that do nothing else."""
 
@@ -84,6 +84,8 @@ class Bench:
         size = self.sizes["texts"]
         rates = self.raw["texts"] = measure_texts(self.place, size)
         self.add(f"Captions of 5-15 words: {ARCHITECTURE}, {_rounds(size)}", speed_table(rates, "captions"))
+        if self.quick:
+            return
         rates = self.raw["long texts"] = measure_long_texts(self.place, size)
         self.add(f"Captions of 60 words: {ARCHITECTURE}, {_rounds(size)}", speed_table(rates, "captions"))
 
@@ -109,7 +111,8 @@ class Bench:
 
     def scaling(self) -> None:
         """Rates of whole commands."""
-        self.add("Scaling: `clipmill embed`, demo model", scaling_table(self._jobs, self._counts))
+        engines = ("beam",) if self.quick else tuple(WORKERS)  # Spark's second job would be all start
+        self.add("Scaling: `clipmill embed`, demo model", scaling_table(self._jobs, engines, self._counts))
         self._keep_jobs()
 
     def _keep_jobs(self) -> None:

@@ -32,14 +32,14 @@ class Size:
         slow: Rows of those who need tens of milliseconds for each.
         fast: Rows of the others.
         rounds: After the one that warms up.
-        fills: Batches that each of B's threads is given at least.
+        batches: Whole ones that B is given at least.
         engines: The precisions in which photographs go through Beam and Spark.
     """
 
     slow: int
     fast: int
     rounds: int
-    fills: int = 2
+    batches: int = 2 * SERVICE_THREADS
     engines: tuple[str, ...] = ("fp32", "auto")
 
 
@@ -85,7 +85,7 @@ def measure_long_texts(place: Workplace, size: Size) -> Rates:
 
 def for_b(values: Sequence[Any], size: Size) -> list[Any]:
     """Return what B is given: its threads take whole batches, so that all four of them need several each."""
-    count = max(2 * size.slow, size.fills * SERVICE_THREADS * BATCH)
+    count = max(2 * size.slow, size.batches * BATCH)
     return [values[number % len(values)] for number in range(count)]
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 _log = logging.getLogger("clipmill")
 
 VARIABLE = "CLIPMILL_CACHE"
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What file systems say that have none."""
 
 
 def cache_root(cache_dir: str | None = None) -> Path:
@@ -48,7 +50,7 @@ def locked(path: Path, name: str) -> Iterator[None]:
             _log.info("waiting for another process that makes %s", name)
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as err:
-            if err.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            if err.errno not in NO_LOCKS:
                 raise
             _log.warning("%s: this file system has no locks, so several processes may make %s at once", path, name)
         yield

@@ -151,6 +151,8 @@ def _lines_of_adding(found: Added, index: str) -> list[str]:
     lines = [f"{many(found.rows, 'row')} would be added to the {many(found.manifest.rows, 'row')} of {index}"]
     if found.rows:
         lines[0] += "; those without a vector that can be searched are not, which only reading them tells"
+    if found.nulls:
+        lines.append(f"{many(found.nulls, 'row')} would be left out: no vector")
     if found.skipped:
         lines.append(f"{many(found.skipped, 'row')} would be left out: their ids are there already")
     if found.unnamed:

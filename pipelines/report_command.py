@@ -65,8 +65,8 @@ def report(source: str, output: str, overwrite: bool, **values: Any) -> None:
         folder, name = check_output(output, overwrite=overwrite)
         folder.make()  # before the work, which would be for nothing
         found = overview(source, Looked(sample, content=Content(*given) if any(given) else None, **values))
-        page = clean_text(render(found)).encode()  # a path may hold what UTF-8 does not
-        folder.write(name, page)
     except DatasetError as err:
         raise Refused(str(err)) from err
+    page = clean_text(render(found)).encode()  # a path may hold what UTF-8 does not
+    folder.write(name, page)
     click.echo(said(found, output, len(page)))

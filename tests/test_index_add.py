@@ -101,7 +101,7 @@ def test_what_came_of_one_adding_is_told_and_not_that_of_all(tmp_path):
     for first in (1400, 1500):
         vectors = list(VECTORS[first : first + 100])
         vectors[3], vectors[7], vectors[8] = None, np.zeros(DIM, np.float32), np.zeros(DIM, np.float32)
-        ids = [None if number < 5 else f"r{first + number}" for number in range(100)]
+        ids = [(None, "")[number % 2] if number < 5 else f"r{first + number}" for number in range(100)]
         new = write_dataset(tmp_path / f"new{first}", vectors, ids=ids)
         added = add_to_index([str(new)], path, IndexOptions(**OPTIONS), skip_existing=True)
         assert added == Added(open_index(path).manifest, 97, nulls=1, failed={"zero": 2}, unnamed=5)
@@ -139,11 +139,11 @@ def test_ids_that_stand_twice_are_counted(tmp_path, monkeypatch, passes):
         tmp_path / "other", list(OLD[700:]), ids=[*names[:3], None, "", *names[:1] * 5, *map(str, range(690))]
     )
     manifest = build_index([str(one), str(other)], str(tmp_path / "index"), IndexOptions(**OPTIONS))
-    assert manifest.ids == Ids(missing=1, repeated=8)
+    assert manifest.ids == Ids(missing=2, repeated=8)
     assert read_manifest(str(tmp_path / "index")) == manifest
     twice = write_dataset(tmp_path / "twice", list(NEW), ids=[f"n{number // 2}" for number in range(600)])
     added = add_to_index([str(twice)], str(tmp_path / "index"), IndexOptions(**OPTIONS))
-    assert added.manifest.ids == Ids(missing=1, repeated=308)
+    assert added.manifest.ids == Ids(missing=2, repeated=308)
 
 
 def test_ids_that_are_numbers_are_told_apart(tmp_path):
@@ -155,12 +155,41 @@ def test_ids_that_are_numbers_are_told_apart(tmp_path):
     assert manifest.ids == Ids(missing=0, repeated=1)
 
 
-def test_an_index_of_before_ids_were_counted_opens(tmp_path):
+def test_an_index_of_before_ids_were_counted_and_files_were_marked_takes_more(tmp_path):
     path = build_old(tmp_path, None)
-    said = json.loads((tmp_path / "index" / "_index.json").read_text())
+    place = tmp_path / "index" / "_index.json"
+    said = json.loads(place.read_text())
     assert said.pop("ids") == {"missing": 0, "repeated": 0}
-    (tmp_path / "index" / "_index.json").write_text(json.dumps(said))
-    assert open_index(path).manifest.ids is None
+    for segment in said["segments"]:
+        mark = f"-{segment.pop('run')}."
+        for name in [name for name in said["files"] if mark in name]:
+            said["files"][name.replace(mark, ".")] = said["files"].pop(name)
+            (place.parent / name).rename(place.parent / name.replace(mark, "."))
+    place.write_text(json.dumps(said))
+    assert (place.parent / "vectors" / "00000.npy").exists() and open_index(path).manifest.ids is None
+    new = write_dataset(tmp_path / "new", list(NEW), first=1400)
+    added = add_to_index([str(new)], path, IndexOptions(**OPTIONS)).manifest
+    assert (added.rows, added.ids) == (2000, Ids(missing=0, repeated=0))
+    found = open_index(path).rows(np.array([0, 1399, 1400, 1999]), ["number"])
+    assert found["number"].to_pylist() == [0, 1399, 1400, 1999]
+
+
+def test_an_index_that_another_job_exchanged_meanwhile_is_refused_like_any(tmp_path, monkeypatch):
+    """Between the first look and the lock it was built anew, of another model's vectors of the same length."""
+    path = build_old(tmp_path, None)
+    other = write_dataset(tmp_path / "other", list(OLD), spec=dataclasses.replace(SPEC, normalize=True))
+    new = write_dataset(tmp_path / "new", list(NEW), first=5000)
+    fitting = add._fitting
+
+    def look(*given):
+        found = fitting(*given)
+        build_index([str(other)], path, IndexOptions(**OPTIONS), overwrite=True)
+        return found
+
+    monkeypatch.setattr(add, "_fitting", look)
+    with pytest.raises(DatasetError, match="another model"):
+        add_to_index([str(new)], path, IndexOptions(**OPTIONS))
+    assert open_index(path).manifest.rows == 1400
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import concurrent.futures
+import errno
+import fcntl
 import gc
 import json
 import os
@@ -281,6 +283,22 @@ def test_a_copy_holds_files_of_one_version(tmp_path, monkeypatch, times):
     np.testing.assert_allclose(index.vectors(np.arange(300)), units, atol=1e-6)
     np.testing.assert_array_equal(index.search(units, 1, nprobe=4).positions[:, 0], np.arange(300))
     assert len(list((tmp_path / "cache").rglob("*.npy"))) == 1
+
+
+def test_a_cache_without_locks_keeps_its_copies(tmp_path, monkeypatch):
+    """Nothing tells there whether an older version is in use."""
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setenv("CLIPMILL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    found = []
+    for number in range(2):
+        dataset = write_dataset(tmp_path / f"data{number}", list(VECTORS[number * 100 :][:100]), first=number * 100)
+        build_index([str(dataset)], "memory://bucket/unlocked", IndexOptions(queries=20), overwrite=True)
+        found.append(open_index("memory://bucket/unlocked"))
+    assert [one.rows(np.array([0]), ["number"])["number"].to_pylist() for one in found] == [[0], [100]]
 
 
 HOLDS = """

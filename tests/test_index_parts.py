@@ -18,7 +18,7 @@ import pytest
 from index_helpers import clustered, write_dataset
 
 from clipmill.encoders.errors import DatasetError
-from clipmill.encoders.index import assemble, build, open_index, source
+from clipmill.encoders.index import assemble, build, merge, open_index, source
 from clipmill.encoders.index.add import add_to_index
 from clipmill.encoders.index.build import IndexOptions, build_index, run_here
 from clipmill.encoders.index.merge import StagedCodes, merge_codes
@@ -104,6 +104,15 @@ def test_what_is_held_while_parts_are_merged_does_not_follow_their_number(tmp_pa
     codes = faiss.rev_swig_ptr(held.get_codes(2000), held.list_size(2000) * 4).reshape(-1, 4)
     np.testing.assert_array_equal(codes[:, 0], np.repeat(np.arange(count) % 256, 2))
     np.testing.assert_array_equal(codes[:, 1:], np.tile([2000 % 256, 2000 // 256, 0], (count * 2, 1)))
+
+
+def test_a_list_that_is_too_long_to_be_held_stands_alone():
+    """Also behind empty ones."""
+    most = merge._CHUNK_BYTES // 16
+    for sizes in ([0, 0, 3 * most, 0, 1], [1, most, 2, 2], [0], [most + 1, most + 1], [0, 1] * 5):
+        spans = list(merge._chunks(np.array(sizes), 16))
+        assert [number for span in spans for number in span] == list(range(len(sizes)))
+        assert all(len(span) == 1 or sum(sizes[number] for number in span) <= most for span in spans)
 
 
 def test_a_part_that_is_cut_off_is_refused(tmp_path):

@@ -21,7 +21,7 @@ from clipmill.encoders.storage.existing_rows import keys_there
 
 pytest_plugins = ["resume_jobs"]
 
-TOLD = "the file is damaged: a page of it is not as its checksum says; .*--resume"
+TOLD = r"the file is damaged: a page of it is not as its checksum says; .*--resume; .*build the index again\)"
 
 
 def flip(path: Path, column: str) -> None:
@@ -73,7 +73,7 @@ def test_the_keys_of_an_index(dataset, texts, tmp_path):
     build_index([str(dataset)], str(tmp_path / "index"))
     (keys,) = (tmp_path / "index" / "keys").iterdir()
     flip(keys, "id")
-    with pytest.raises(DatasetError, match=TOLD):
+    with pytest.raises(DatasetError, match=f"{keys}: {TOLD}"):
         open_index(str(tmp_path / "index")).rows(np.array([0]), ["id"])
 
 
@@ -93,7 +93,7 @@ def test_the_command_that_passes_over_its_rows(dataset, texts, tmp_path, capfd, 
     command = ["embed", texts, "--output", tmp_path / "new", "--engine", engine, "--skip-existing", dataset]
     assert run(*command, "--model", SPEC.model, "--device", "cpu") == 1
     (said,) = [line for line in capfd.readouterr().err.splitlines() if "Error" in line]
-    assert re.fullmatch(rf"Error: (the Spark job failed: )?cannot read {second(dataset)}: {TOLD} does\)", said)
+    assert re.fullmatch(rf"Error: (the Spark job failed: )?cannot read {second(dataset)}: {TOLD}", said)
 
 
 @pytest.mark.parametrize("command", ["summary", "report"])

@@ -92,9 +92,10 @@ def add_to_index(
     options = options or IndexOptions()
     folder, source = _fitting(datasets, directory, options)
     with DirectoryLock(folder.url) as lock, scratch_for(folder) as scratch:
-        old = parse_manifest(folder.url, manifest_bytes(folder.url))  # another job may have added meanwhile
+        old = parse_manifest(folder.url, manifest_bytes(folder.url))  # another job may have written it meanwhile
         if not source.rows or not source.dim:
             return Added(old, nulls=source.rows)
+        _check_fits(folder, old, source)
         _clear_orphans(folder, old)
         here = open_index(folder.url)
         source, compared = _compared(source, here, skip_existing=skip_existing, where=folder.url)

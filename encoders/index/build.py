@@ -158,8 +158,11 @@ def build_index(
 def _refuse_nothing(source: Source, found: Tally) -> None:
     if not found.rows:
         raise DatasetError(
-            f"none of the {source.rows:,} rows has a vector that can be searched: {found.nulls:,} are null, "
-            + ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in found.failed.items())
+            f"none of the {source.rows:,} rows has a vector that can be searched: "
+            + ", ".join(
+                f"{count:,} {reason.replace('_', ' ')}"
+                for reason, count in {"null": found.nulls, **found.failed}.items()
+            )
         )
 
 

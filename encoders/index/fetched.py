@@ -6,6 +6,7 @@ which is shared; a version that nobody holds is deleted when a newer one is whol
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -13,7 +14,7 @@ import shutil
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from ..cache import cache_root
+from ..cache import NO_LOCKS, cache_root
 from ..downloads.urls import only_one, part_of, publish
 from ..errors import DatasetError
 from ..storage.files import Folder, dataset_errors
@@ -55,7 +56,7 @@ def fetch_index(folder: Folder, manifest: IndexManifest, content: bytes) -> Copy
         if (held := _hold(target)) is None:
             _copy_all(folder, manifest, content, target)
             held = (target / MANIFEST).open("rb")
-            fcntl.flock(held, fcntl.LOCK_SH)
+            _lock_shared(held)
             for other in versions.iterdir():
                 if other != target:
                     _delete(other)
@@ -72,24 +73,37 @@ def _hold(target: Path) -> IO[bytes] | None:
         held = (target / MANIFEST).open("rb")
     except FileNotFoundError:
         return None
-    fcntl.flock(held, fcntl.LOCK_SH)
-    if (target / MANIFEST).is_file():
-        return held
+    _lock_shared(held)
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(held.fileno()), (target / MANIFEST).stat()):
+            return held
     held.close()  # it was deleted before the lock was had
     return None
 
 
-def _delete(copy: Path) -> None:
-    """Delete a copy, unless a process uses it; one without a manifest is what a dead process began."""
+def _lock_shared(held: IO[bytes]) -> None:
+    """Lock a file with all who read it. On a file system without locks nobody can delete it either: see `_delete`."""
     try:
-        with (copy / MANIFEST).open("rb") as manifest:
+        fcntl.flock(held, fcntl.LOCK_SH)
+    except OSError as err:
+        if err.errno not in NO_LOCKS:
+            raise
+
+
+def _delete(copy: Path) -> None:
+    """Delete a copy, unless a process uses it; one without a manifest is what a dead process began.
+
+    A copy that cannot be deleted, or locked before, stays: it costs room and nothing else.
+    """
+    try:
+        with (copy / MANIFEST).open("r+b") as manifest:  # some file systems give that lock to who may write alone
             fcntl.flock(manifest, fcntl.LOCK_EX | fcntl.LOCK_NB)
             (copy / MANIFEST).unlink()
-    except BlockingIOError:
-        return
     except FileNotFoundError:
         pass
-    shutil.rmtree(copy)
+    except OSError:
+        return
+    shutil.rmtree(copy, ignore_errors=True)
 
 
 def _copy_all(folder: Folder, manifest: IndexManifest, content: bytes, target: Path) -> None:

@@ -88,7 +88,7 @@ def count_ids(index: OpenIndex) -> Ids | None:
     """
     if _ID not in index.columns:
         return None
-    missing = sum(ids.null_count for ids in index.column(_ID))
+    missing = sum(_named(ids).null_count for ids in index.column(_ID))
     room = (int(index.manifest.plan["max_memory_bytes"]) - resident_bytes()) // 4
     passes = -(-index.manifest.rows * _BYTES_OF_HASH // max(_LEAST_BYTES, room))
     different = sum(_different(index.column(_ID), number, passes) for number in range(passes))
@@ -100,13 +100,25 @@ def _different(column: Iterable[pa.Array], number: int, of: int) -> int:
     seen, fresh, held = np.empty(0, np.uint64), list[np.ndarray](), 0
     for ids in column:
         for start in range(0, len(ids), _IDS_HASHED):
-            texts = map(str, ids.slice(start, _IDS_HASHED).drop_null().to_pylist())
+            texts = map(str, _named(ids.slice(start, _IDS_HASHED)).drop_null().to_pylist())
             hashes = np.fromiter(map(hash, texts), np.int64).view(np.uint64)
             fresh.append(hashes[hashes % np.uint64(of) == number])
             held += len(fresh[-1])
             if held > max(_IDS_HELD, len(seen) // 2):  # seldom enough that all the sorting takes n log n
                 seen, fresh, held = np.unique(np.concatenate([seen, *fresh])), [], 0
     return len(np.unique(np.concatenate([seen, *fresh])))
+
+
+def _named(ids: pa.Array) -> pa.Array:
+    """Return ids with null for those that name nothing: "" and NaN, as `key_text` has it."""
+    import pyarrow.compute as pc
+
+    nothing = pa.scalar(None, ids.type)
+    if pa.types.is_floating(ids.type):
+        return pc.if_else(pc.is_nan(ids), nothing, ids)
+    if pa.types.is_string(ids.type) or pa.types.is_large_string(ids.type):
+        return pc.if_else(pc.equal(ids, ""), nothing, ids)
+    return ids
 
 
 def _type_of(schema: pa.Schema) -> str:
@@ -120,7 +132,8 @@ def _ids_of(source: Source) -> Iterator[tuple[np.ndarray, pa.ChunkedArray]]:
     first = rows = 0
     for group in source.groups:
         for batch in read_piece(group, [_ID], block_rows=_IDS_READ):
-            held.append(batch.column(0).cast(kind) if batch.num_columns else pa.nulls(batch.num_rows, kind))
+            ids = _named(batch.column(0).cast(kind)) if batch.num_columns else pa.nulls(batch.num_rows, kind)
+            held.append(ids)
             rows += batch.num_rows
             if rows >= _IDS_HELD:
                 yield np.arange(first, first + rows), pa.chunked_array(held)

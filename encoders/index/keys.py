@@ -103,7 +103,7 @@ class KeyFiles:
         places = np.searchsorted(self._starts, positions, side="right") - 1
         for place in np.unique(places):
             local = positions[places == place] - self._starts[place]
-            with self._lock, dataset_errors("read the keys in", self._directory):
+            with self._lock, dataset_errors("read", f"{self._directory}/{self._segments[place].keys}"):
                 yield from self._read_file(self._file(int(place)), local, schema)
 
     def _read_file(self, file: Any, local: np.ndarray, schema: pa.Schema) -> Iterator[pa.Table]:

@@ -193,7 +193,7 @@ def _chunks(sizes: np.ndarray, row_bytes: int) -> Iterator[range]:
     """Yield spans of lists that are held at a time: at least one, however long."""
     first = held = 0
     for number, size in enumerate(sizes.tolist()):
-        if held and held + size * row_bytes > _CHUNK_BYTES:
+        if number > first and held + size * row_bytes > _CHUNK_BYTES:
             yield range(first, number)
             first, held = number, 0
         held += size * row_bytes

@@ -93,8 +93,8 @@ def reason_of(error: BaseException) -> str:
     said = str(error)
     if "CRC checksum" in said:  # pyarrow's words, which name no file
         return (
-            "the file is damaged: a page of it is not as its checksum says; bring back a copy of the file, or delete "
-            "it and make it again (of a dataset of clipmill --resume does)"
+            "the file is damaged: a page of it is not as its checksum says; bring back a copy of the file, or make it "
+            "again (one of a dataset: delete it and embed with --resume; one of an index: build the index again)"
         )
     return said or type(error).__name__
 

@@ -81,8 +81,8 @@ class DirectoryLock:
             gone = f"the lock of {self._folder.url} is gone"
             raise DatasetError(
                 f"{_held_by(self._folder, self._taken_by) if self._taken_by else gone}: somebody took this job for "
-                f"dead, which gave no sign of life for {DEAD_AFTER_S:.0f} seconds, or deleted its lock; go on with "
-                "--resume when no other job is at work"
+                f"dead, which gave no sign of life for {DEAD_AFTER_S:.0f} seconds, or deleted its lock; when no other "
+                "job is at work, start the command again (clipmill embed with --resume)"
             )
 
     def release(self) -> None:
