@@ -50,6 +50,7 @@ class DirectoryLock:
         self._folder = Folder.of(directory)
         self._says = {"token": secrets.token_hex(8), **this_process(), "since": _now()}
         self._ended = threading.Event()
+        self._writing = threading.Lock()  # a store in memory shows a file while it is written
         self._beating: threading.Thread | None = None
         self._taken_by: dict[str, Any] | None = None
 
@@ -76,7 +77,8 @@ class DirectoryLock:
         Raises:
             DatasetError: Naming who has it now.
         """
-        self._look()
+        with self._writing:
+            self._look()
         if self._taken_by is not None:
             gone = f"the lock of {self._folder.url} is gone"
             raise DatasetError(
@@ -142,11 +144,12 @@ class DirectoryLock:
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_EVERY_S):
             try:
-                self._look()
-                if self._taken_by is not None:
-                    _log.error("%s is somebody else's now: this job was taken for dead", self._folder.url)
-                    return
-                self._folder.write(LOCK, self._content())
+                with self._writing:
+                    self._look()
+                    if self._taken_by is not None:
+                        _log.error("%s is somebody else's now: this job was taken for dead", self._folder.url)
+                        return
+                    self._folder.write(LOCK, self._content())
             except DatasetError as err:
                 _log.warning("no sign of life could be given: %s", err)
 
