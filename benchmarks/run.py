@@ -21,7 +21,6 @@ from goals import goal_table
 from index import index_tables, measure_index
 from jobs import WORKERS, Jobs, memory_table, scaling_table
 from overhead import measure_overhead, overhead_table, profile_overhead
-from plain import SERVICE_THREADS
 from ranking import measure_all, measure_rank_memory, rank_memory_table, rank_tables
 from recall import measure_recall, recall_table
 from speed import Size, measure_images, measure_large, measure_long_texts, measure_texts, speed_table
@@ -30,9 +29,9 @@ from workplace import ARCHITECTURE, Workplace, machine
 from clipmill.pipelines.doctor import examine
 
 QUICK = {
-    "speed": Size(slow=8, fast=48, rounds=1, batches=SERVICE_THREADS, engines=("auto",)),
+    "speed": Size(slow=8, fast=32, rounds=1, batches=2, engines=("auto",)),
     "big": Size(slow=4, fast=8, rounds=1, batches=2),
-    "texts": Size(slow=8, fast=256, rounds=1, batches=2),
+    "texts": Size(slow=8, fast=128, rounds=1, batches=2),
 }
 """So that all parts together take under five minutes on two cores that do nothing else."""
 
