@@ -1,4 +1,4 @@
-"""What all tests share: the environment of Spark's workers, and which tests need Java."""
+"""What all tests share: one cache of graphs, the Spark session, and which tests need Java."""
 
 from __future__ import annotations
 
@@ -7,20 +7,32 @@ import os
 import shutil
 import sys
 import tempfile
+from pathlib import Path
 
 import pytest
+
+HERE = Path(__file__).parent
 
 # Spark starts its workers with the first `python3` in PATH, which knows nothing of this environment.
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
 
-# Graphs and downloads of the tests are kept for this session alone, and shared by the processes that it starts.
-os.environ["CLIPMILL_CACHE"] = tempfile.mkdtemp(prefix="clipmill-tests-")
-atexit.register(shutil.rmtree, os.environ["CLIPMILL_CACHE"], ignore_errors=True)
+# Graphs and downloads are kept for this run alone, and shared by all the processes that it starts: pytest-xdist's
+# workers have the environment of the process that started them.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["CLIPMILL_CACHE"] = tempfile.mkdtemp(prefix="clipmill-tests-")
+    atexit.register(shutil.rmtree, os.environ["CLIPMILL_CACHE"], ignore_errors=True)
 
 # Shared test bodies: their assertions should show values, too.
-pytest.register_assert_rewrite("contract", "rank_contract", "rank_kinds_contract", "flat_rank_contract")
-pytest.register_assert_rewrite("classify_contract", "rank_expected", "resume_jobs", "fetch_helpers")
+pytest.register_assert_rewrite(*(path.stem for room in ("contracts", "support") for path in (HERE / room).glob("*.py")))
+
+
+@pytest.fixture(scope="session")
+def spark():
+    """The session of this process: classic Spark, or Spark Connect in the process that test_spark_connect.py starts."""
+    from spark_session import open_session
+
+    return open_session()  # never stopped: it ends with the process, and other modules have the same one
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` is applied

@@ -27,8 +27,6 @@ from workplace import Workplace, send_modules
 
 from clipmill.encoders import load_encoder
 
-pytest_plugins = ["spark_session"]
-
 SMALL = "ViT-S-32-alt"
 
 # --- turns and ratios ------------------------------------------------------------------------------------------------

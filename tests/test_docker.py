@@ -31,8 +31,8 @@ from dockerfiles import (
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 DOCKER = ROOT / "docker"
 TEXT = (DOCKER / "Dockerfile").read_text(encoding="utf-8")
 IGNORE = (DOCKER / "Dockerfile.dockerignore").read_text(encoding="utf-8")

@@ -12,8 +12,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-INSTALL = Path(__file__).resolve().parent.parent / "docker" / "install.sh"
+INSTALL = ROOT / "docker" / "install.sh"
 
 PYTHON = """#!/usr/bin/env bash
 printf '%s\\n' "$*" >> "$CALLS"

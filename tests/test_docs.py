@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import DOCS
 
 from clipmill import EncoderSpec
 from clipmill.encoders.spec import RENAMED
 
-DOCS = Path(__file__).parent.parent / "docs"
 MIGRATION = (DOCS / "migration.md").read_text(encoding="utf-8")
 RUNTIMES = (DOCS / "runtimes.md").read_text(encoding="utf-8")
 DOWNLOADS = (DOCS / "downloads.md").read_text(encoding="utf-8")

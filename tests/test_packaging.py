@@ -20,10 +20,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 import clipmill
 
-ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("encoders", "pipelines", "transforms", "udfs")
 DATA = (("encoders", "json"), ("encoders", "safetensors"), ("pipelines", "html"), ("pipelines", "css"))
 HEAVY = ("apache_beam", "numpy", "open_clip", "pandas", "PIL", "pyarrow", "pyspark", "torch", "transformers")

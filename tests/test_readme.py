@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from http_server import LoopbackServer
 from pictures import encode, photographs
+from places import ROOT
 
 from clipmill.pipelines.gallery import PHOTOGRAPHS, write_gallery
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 SHELL = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
@@ -165,5 +165,5 @@ def test_the_six_documents_of_clip_as_service(place: Path) -> None:
 
 def test_links_and_tests_exist() -> None:
     """Every file that the README names is there."""
-    named = re.findall(r"\]\(([\w./-]+?)(?:#\w+)?\)", README) + re.findall(r"`(tests/[\w.]+)`", README)
+    named = re.findall(r"\]\(([\w./-]+?)(?:#\w+)?\)", README) + re.findall(r"`(tests/[\w./]+)`", README)
     assert [name for name in named if name and not (ROOT / name).exists()] == []

@@ -1,7 +1,7 @@
 """Write encoders/catalog/open_clip.json: what the installed open_clip knows of its models, as a table of our own.
 
 A spec must be checked, and its dimension known, on a machine without torch and open_clip (a job's driver), so the facts
-ship with the package. `tests/test_catalog.py` holds the table against the installed open_clip.
+ship with the package. `tests/models/test_catalog.py` holds the table against the installed open_clip.
 
     python tools/make_catalog.py
 """

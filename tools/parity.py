@@ -24,7 +24,7 @@ from typing import Any
 import click
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "tests" / room) for room in ("support", "contracts")]
 
 WAYS = (
     ("torch", "fp32"),

@@ -1,0 +1,223 @@
+"""Device memory that runs out: one retry, a size that is remembered, and nobody else concerned."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from letters import Letters
+
+from clipmill.encoders import EncoderSpec, Failure, Item, Vector
+from clipmill.encoders.catalog.tables import Preprocessing
+from clipmill.encoders.errors import OutOfMemoryError
+from clipmill.encoders.failure import Code, RowError, Stage
+from clipmill.encoders.frontend import Frontend, TextFrontend
+from clipmill.encoders.loaded import Loaded
+from clipmill.encoders.model import ClipModel, Model, Prepared
+from clipmill.encoders.runtimes.pytorch import TorchRuntime
+from clipmill.encoders.session import EmbedSession
+from clipmill.encoders.stats import Stats
+from clipmill.encoders.vector_cache import VectorCache
+
+SIDE = 4
+PREPROCESSING = Preprocessing(SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+HUGE = 66
+"""A text of so many letters fits into no memory."""
+
+
+class Small:
+    """A device with room for so many rows of each entrance; gives back how long a text is, or how bright a crop."""
+
+    name, precision, device = "small", "fp32", "cpu"
+
+    def __init__(self, **room: int) -> None:
+        self.room = room
+        self.calls: list[tuple[str, int]] = []
+
+    def encode(self, entrance: str, inputs: Sequence[np.ndarray]) -> np.ndarray:
+        (batch,) = inputs
+        self.calls.append((entrance, len(batch)))
+        if len(batch) > self.room.get(entrance, 10**9) or (batch == HUGE).any():
+            raise OutOfMemoryError(f"{len(batch)} rows, and room for {self.room.get(entrance)}")
+        return batch.reshape(len(batch), -1).max(axis=1, keepdims=True).astype(np.float32)
+
+    def rows(self, entrance: str) -> list[int]:
+        return [rows for name, rows in self.calls if name == entrance]
+
+
+class Bench:
+    """A model on a device, and sessions with it."""
+
+    def __init__(self, runtime: Any, **options: Any) -> None:
+        frontend = Frontend(1, text=TextFrontend(Letters(), fixed_length=False), image=PREPROCESSING)
+        self.loaded = Loaded(ClipModel(frontend, runtime, {}), 1)
+        self.spec = EncoderSpec("fake::dim=1", **options)
+        self.stats = Stats()
+
+    def embed(self, items: Sequence[Item]) -> list[float | str]:
+        """Return the one value of each vector, or the code of each failure, by a session of its own."""
+        session = EmbedSession(self.spec, self.loaded, self.stats, VectorCache(0))
+        done = [one for n, item in enumerate(items) for one in session.push(n, [item])] + session.flush()
+        assert [one.token for one in done] == list(range(len(items)))
+        outcomes = [one.outcomes[0] for one in done]
+        assert all(isinstance(outcome, Vector | Failure) for outcome in outcomes)
+        return [str(o.code) if isinstance(o, Failure) else float(o.values[0]) for o in outcomes]  # type: ignore[union-attr]
+
+
+def text(letters: int) -> Item:
+    return Item("text", "x" * letters)
+
+
+def crop(brightness: int) -> Item:
+    return Item("image", np.full((SIDE, SIDE, 3), brightness, np.uint8))
+
+
+@pytest.mark.parametrize(("room", "remembered"), [(15, 8), (10, 8), (8, 8)])
+def test_a_micro_batch_that_does_not_fit_costs_one_retry(room, remembered):
+    """Ever after no call is larger than what fitted, in other sessions neither."""
+    device = Small(image=room)
+    bench = Bench(device, max_batch_rows=16)
+    for _ in range(3):
+        assert bench.embed([crop(n) for n in range(40)]) == list(range(40))
+    assert device.rows("image")[:3] == [16, 8, 8]
+    assert bench.stats.out_of_memory_retries == 1
+    assert max(device.rows("image")[1:]) == remembered
+    assert sum(device.rows("image")) == 16 + 3 * 40
+
+
+def test_what_fits_is_never_halved():
+    device = Small(image=16)
+    bench = Bench(device, max_batch_rows=16)
+    bench.embed([crop(n) for n in range(40)])
+    assert device.rows("image") == [16, 16, 8]
+    assert bench.stats.out_of_memory_retries == 0
+
+
+def test_other_groups_keep_their_size():
+    """Crops, arrays that their owner normalised, and texts take memory of their own each."""
+    device = Small(image=10)
+    bench = Bench(device, max_batch_rows=16)
+    bench.embed([crop(n) for n in range(32)])
+    assert device.rows("image") == [16, 8, 8, 8, 8]
+    assert bench.embed([text(9)] * 64) == [9.0] * 64
+    assert set(device.rows("text")) == {16}
+    normalised = np.ones((3, SIDE, SIDE), np.float32)
+    bench.spec = dataclasses.replace(bench.spec, preprocess=False)
+    assert bench.embed([Item("image", normalised)] * 32) == [1.0] * 32
+    assert set(device.rows("normalised_image")) == {16}
+    assert bench.stats.out_of_memory_retries == 1
+
+
+def test_one_half_learns_from_the_other():
+    """Of 16 rows where 5 fit, 8 are tried once and not twice."""
+    device = Small(image=5)
+    bench = Bench(device, max_batch_rows=16)
+    assert bench.embed([crop(n) for n in range(32)]) == list(range(32))
+    assert device.rows("image") == [16, 8, *[4] * 8]
+    assert bench.stats.out_of_memory_retries == 2
+
+
+def test_a_row_that_fits_nowhere_fails_alone():
+    """Of crops and texts; nothing is remembered of it, for it was no matter of numbers."""
+    device = Small()
+    bench = Bench(device, max_batch_rows=16)
+    found = bench.embed([crop(HUGE if n == 5 else n) for n in range(32)])
+    assert found == [*map(float, range(5)), "out_of_memory", *map(float, range(6, 32))]
+    assert device.rows("image")[-1] == 16
+    lengths = [HUGE if n == 40 else 1 + n % 60 for n in range(64)]
+    assert bench.embed([text(n) for n in lengths]) == ["out_of_memory" if n == HUGE else float(n) for n in lengths]
+    assert (device.rows("text")[0], max(device.rows("text"))) == (16, 16)
+    assert bench.loaded.row_limit("image", "image") is None and bench.loaded.row_limit("text", "text") is None
+
+
+def test_texts_that_share_larger_calls_are_halved_too():
+    """256 short texts share a call where 32 long ones would; then no call has more rows than fitted."""
+    device = Small(text=150)
+    bench = Bench(device)
+    for _ in range(2):
+        assert bench.embed([text(6)] * 512) == [6.0] * 512
+    assert device.rows("text")[:3] == [256, 128, 128]
+    assert bench.stats.out_of_memory_retries == 1
+    assert max(device.rows("text")[1:]) <= 128
+
+
+def test_texts_of_a_window_cost_one_retry_together():
+    """They are cut into several micro-batches at once, of which the first teaches the others."""
+    device = Small(text=20)
+    bench = Bench(device, max_batch_rows=32)
+    lengths = [1 + 7 * n % 60 for n in range(1_000)]
+    assert bench.embed([text(n) for n in lengths]) == [float(n) for n in lengths]
+    assert bench.stats.out_of_memory_retries == 1
+    assert max(device.rows("text")[1:]) == 16
+
+
+class Greedy(torch.nn.Module):
+    """A tower that asks for more memory than any machine has, where it is given more than `room` rows."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        if len(ids) > self.room:
+            torch.empty(2**50)
+        return (ids > 0).sum(dim=1, keepdim=True).float()
+
+
+def test_what_torch_really_says_is_understood():
+    """The error comes out of torch's own allocator."""
+    runtime = TorchRuntime({"text": Greedy(10)}, None, "cpu")
+    with pytest.raises(OutOfMemoryError, match="can't allocate memory"):
+        runtime.encode("text", (np.ones((11, 3), np.int64),))
+    bench = Bench(runtime, max_batch_rows=16)
+    assert bench.embed([text(5)] * 16) == [5.0] * 16
+    assert bench.stats.out_of_memory_retries == 1
+    assert bench.loaded.row_limit("text", "text") == 8
+
+
+def test_other_errors_of_torch_are_no_lack_of_memory():
+    """The control: a tower that is given what it cannot multiply says so for each row."""
+    runtime = TorchRuntime({"text": torch.nn.Linear(3, 1)}, None, "cpu")
+    with pytest.raises(RuntimeError, match="dtype"):
+        runtime.encode("text", (np.ones((2, 3), np.int64),))
+    bench = Bench(runtime, max_batch_rows=4)
+    assert bench.embed([text(3)] * 4) == ["encode_failed"] * 4
+    assert bench.stats.out_of_memory_retries == 0
+
+
+class Waiting(Model):
+    """Prepares the first five contents at once, and the others when a call of the model is under way."""
+
+    dim, modalities = 1, frozenset({"image"})
+
+    def __init__(self) -> None:
+        self.encoding = threading.Event()
+        self.rows: list[int] = []
+
+    def prepare(self, modality: str, content: Any, spec: EncoderSpec) -> Prepared:
+        if content[0] >= 5 and not self.encoding.wait(20):
+            raise RowError(Stage.DECODE, Code.UNDECODABLE, "nothing was encoded meanwhile")
+        return Prepared(np.array([content[0]]))
+
+    def encode(self, modality: str, payloads: Sequence[Any]) -> np.ndarray:
+        self.encoding.set()
+        self.rows.append(len(payloads))
+        return np.stack(payloads).astype(np.float32)
+
+
+def test_large_contents_are_decoded_while_the_model_runs() -> None:
+    """Where few of them fit into what may be held, half of those are encoded and the others decoded meanwhile."""
+    model = Waiting()
+    loaded = Loaded(model, 2)
+    spec = EncoderSpec("fake::dim=1", max_batch_bytes=4 * 2**20)
+    session = EmbedSession(spec, loaded, Stats(), VectorCache(0))
+    items = [Item("image", bytes([number]) * 2**20) for number in range(30)]
+    done = [one for n, item in enumerate(items) for one in session.push(n, [item])] + session.flush()
+    loaded.close()
+    assert [int(one.outcomes[0].values[0]) for one in done] == list(range(30))
+    assert model.rows[0] == 4 and sum(model.rows) == 30, "nine are held before it is too much"

@@ -1,0 +1,247 @@
+"""`decode="fast"`: which files it is for, and how far from the reference's crops it may be."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from image_files import FILES
+from pictures import encode, photographs
+from PIL import Image
+
+from clipmill.encoders import EncoderSpec, load_encoder
+from clipmill.encoders.catalog.tables import Preprocessing
+from clipmill.encoders.failure import RowError
+from clipmill.encoders.media import crops, preprocess
+from clipmill.encoders.media.crops import decoded_pixels, image_crop, least_side
+from clipmill.encoders.media.jpeg import decode_jpeg, is_decoded_as_read, jpeg_size, reduction
+
+FAST, EXACT = EncoderSpec("demo"), EncoderSpec("demo", decode="exact")
+RARE = 1e-4
+"""Part of the values that may be two levels off: both ways round twice, and seldom apart both times."""
+
+
+def levels(content: object, preprocessing: Preprocessing, **options: object) -> np.ndarray:
+    """Return by how many grey levels the fast crop differs from the exact one."""
+    fast, exact = (
+        image_crop(content, preprocessing, EncoderSpec("demo", decode=way, **options)).astype(int)
+        for way in ("fast", "exact")
+    )
+    return np.abs(fast - exact)
+
+
+@pytest.fixture
+def paths(monkeypatch) -> list[str]:
+    """Note what decodes and what resizes."""
+    taken: list[str] = []
+
+    def noting(name: str, function):
+        def noted(*args, **options):
+            found = function(*args, **options)
+            if found is not None:
+                taken.append(name)
+            return found
+
+        return noted
+
+    for name in ("decode_jpeg", "open_image", "crop_pixels", "crop_image"):
+        monkeypatch.setattr(crops, name, noting(name, getattr(crops, name)))
+    return taken
+
+
+FAST_JPEGS = ("jpeg", "jpeg-progressive")
+FAST_SIZES = ("png", "webp", "bmp", "tiff", "exact-size", "odd", "1x1")
+LONG = ("very-wide", "very-tall")
+"""Which are resized by torch unless they are so long that only what is kept of them is resized."""
+
+
+@pytest.mark.parametrize("size", [224, 97])
+@pytest.mark.parametrize("name", FILES)
+def test_who_decodes_and_resizes_what(name: str, size: int, paths: list[str]) -> None:
+    """Ordinary JPEG by libjpeg-turbo, RGB by torch's resizing; all else as the reference does it, to the bit."""
+    off = levels(FILES[name], Preprocessing(image_size=size))
+    fast = paths[: paths.index("open_image", 2)] if paths[0] == "open_image" else paths[:2]
+    if name in FAST_JPEGS:
+        assert fast == ["decode_jpeg", "crop_pixels"]
+    elif name in FAST_SIZES:
+        assert fast == ["open_image", "crop_pixels"]
+    elif name in LONG:
+        assert fast in (["open_image", "crop_pixels"], ["open_image", "crop_image"])
+    else:
+        assert fast == ["open_image", "crop_image"] and off.max() == 0
+    assert off.max() <= 2 and (off > 1).mean() <= RARE
+
+
+@pytest.mark.parametrize("mode", ["shortest", "squash", "longest"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_photographs_are_within_a_grey_level(mode: str, interpolation: str) -> None:
+    """Two of them for at most one value in ten thousand; a filter or an offset that is another is far off."""
+    made = Preprocessing(resize_mode=mode, interpolation=interpolation, crop_offset="floor", fill=7)
+    off = np.concatenate([levels(encode(p, "JPEG", quality=90), made).ravel() for p in photographs().values()])
+    assert off.max() <= 2 and (off > 1).mean() <= RARE and (off > 0).mean() < 0.01
+    other = Preprocessing(resize_mode=mode, interpolation="bilinear" if interpolation == "bicubic" else "bicubic")
+    photo = encode(photographs()["coffee"], "JPEG")
+    control = np.abs(image_crop(photo, other, FAST).astype(int) - image_crop(photo, made, EXACT).astype(int))
+    assert (control > 1).mean() > 0.01
+
+
+def test_pixels_that_are_not_reduced_are_pillows() -> None:
+    for name in FAST_JPEGS:
+        found = decode_jpeg(FILES[name], at_least=512, max_pixels=10**7)
+        assert found is not None
+        np.testing.assert_array_equal(found.array, np.asarray(Image.open(io.BytesIO(FILES[name]))))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("is_large", [False, True])
+def test_photographs_are_turned_as_pillow_turns_them(orientation: int, is_large: bool) -> None:
+    photo = Image.fromarray(photographs()["china"])
+    photo = photo.resize((2600, 1730)) if is_large else photo
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    photo.save(buffer, "JPEG", quality=95, exif=exif)
+    made = Preprocessing(image_size=112)
+    off = levels(buffer.getvalue(), made, apply_exif=True)
+    assert off.mean() < 0.5
+    if orientation > 1:
+        assert levels(buffer.getvalue(), made).mean() < 0.5, "without apply_exif neither turns it"
+        turned = image_crop(buffer.getvalue(), made, EncoderSpec("demo", apply_exif=True)).astype(int)
+        assert np.abs(turned - image_crop(buffer.getvalue(), made, EXACT)).mean() > 5
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("shape", [(1, 30), (30, 1), (1, 1)])
+def test_thin_photographs_are_turned_too(orientation: int, shape: tuple[int, int]) -> None:
+    """A flipped side of one pixel has strides that torch refuses, unless they are made anew."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.fromarray(photographs()["china"][: shape[0], : shape[1]]).save(buffer, "JPEG", quality=95, exif=exif)
+    assert levels(buffer.getvalue(), Preprocessing(image_size=32), apply_exif=True).max() <= 2
+
+
+# --- large photographs -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "at_least", "times"),
+    [
+        ((4000, 3000), 448, 4),
+        ((3000, 4000), 376, 4),
+        ((3000, 4000), 375, 8),
+        ((900, 900), 450, 2),
+        ((900, 898), 450, 1),
+        ((899, 899), 450, 2),  # a half pixel counts as one
+        ((640, 480), 512, 1),
+        ((100, 100_000), 512, 1),
+    ],
+)
+def test_no_side_is_reduced_below_what_is_needed(size: tuple[int, int], at_least: int, times: int) -> None:
+    assert reduction(*size, at_least) == times
+
+
+def test_models_of_any_size_keep_twice_their_pixels() -> None:
+    assert least_side(Preprocessing(image_size=224)) == 512
+    assert least_side(Preprocessing(image_size=336)) == 672
+    assert least_side(Preprocessing(image_size=224, resize_to=384)) == 768
+
+
+def phone_photograph() -> bytes:
+    """Return 12 megapixels with detail of full scale: real photographs side by side."""
+    canvas = Image.new("RGB", (4000, 3000))
+    tiles = [Image.fromarray(array) for array in photographs().values()]
+    for number in range(80):
+        canvas.paste(tiles[number * 7 % len(tiles)], (number % 10 * 400, number // 10 * 375))
+    buffer = io.BytesIO()
+    canvas.save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def test_a_large_photograph_costs_little_and_holds_little() -> None:
+    """Less than a grey level on average, a cosine of 0.999 by the demo model; a sixteenth of the pixels in memory."""
+    photo = phone_photograph()
+    off = levels(photo, Preprocessing())
+    assert 0 < off.mean() < 1 and off.max() < 32
+    vectors = [load_encoder("demo", device="cpu", decode=way).embed_images([photo])[0] for way in ("fast", "exact")]
+    cosine = vectors[0] @ vectors[1] / np.linalg.norm(vectors[0]) / np.linalg.norm(vectors[1])
+    assert 0.999 < cosine < 1
+    assert decoded_pixels(photo, Preprocessing(), FAST) == 1000 * 750
+    assert decoded_pixels(photo, Preprocessing(), EXACT) == 4000 * 3000
+    assert decoded_pixels(FILES["png"], Preprocessing(), FAST) is None
+    small = encode(photographs()["china"], "JPEG")
+    assert decoded_pixels(small, Preprocessing(), FAST) == 640 * 427
+
+
+def test_the_limit_of_pixels_is_that_of_the_file() -> None:
+    with pytest.raises(RowError, match="4000 x 3000 pixels, allowed are 11,999,999"):
+        image_crop(phone_photograph(), Preprocessing(), EncoderSpec("demo", max_image_pixels=11_999_999))
+
+
+# --- what is wrong, or missing ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kept", [0.02, 0.3, 0.7, 0.99])
+def test_files_that_are_cut_off_fail_as_with_pillow(kept: float) -> None:
+    data = FILES["jpeg"][: int(len(FILES["jpeg"]) * kept)]
+    for spec in (FAST, EXACT):
+        with pytest.raises(RowError, match=r"cannot be decoded|no image"):
+            image_crop(data, Preprocessing(), spec)
+
+
+def test_what_pillow_reads_of_a_damaged_file_is_read() -> None:
+    """Bytes that are wrong in the middle: whatever Pillow makes of them."""
+    damaged = bytearray(FILES["jpeg"])
+    middle = len(damaged) // 2
+    damaged[middle : middle + 40] = bytes(range(40))
+    assert levels(bytes(damaged), Preprocessing()).max() <= 2
+
+
+def test_a_damaged_photograph_is_read_at_the_reduced_scale() -> None:
+    """By Pillow, with the proportions of the whole, and holding no more than was counted."""
+    damaged = bytearray(phone_photograph())
+    middle = len(damaged) // 2
+    damaged[middle : middle + 4] = b"\x12\x34\x56\x78"
+    try:
+        exact = image_crop(bytes(damaged), Preprocessing(), EXACT).astype(int)
+    except RowError:
+        pytest.fail("Pillow should read this one")
+    fast = image_crop(bytes(damaged), Preprocessing(), FAST).astype(int)
+    assert np.abs(fast - exact).mean() < 2
+
+
+def with_markers(data: bytes, *extra: bytes) -> bytes:
+    """Put bytes between the start of a file and what follows."""
+    return data[:2] + b"".join(extra) + data[2:]
+
+
+def test_files_that_are_held_as_a_whole_count_as_such() -> None:
+    """Progressive ones, whatever stands before their frame; those with a scan for each colour; what is cut off."""
+    plain, progressive = FILES["jpeg"], FILES["jpeg-progressive"]
+    assert is_decoded_as_read(plain) and is_decoded_as_read(with_markers(plain, b"\xff", b"\xff\x01"))
+    assert not is_decoded_as_read(progressive)
+    for extra in (b"\xff", b"\xff\xff", b"\xff\x01", b"\xff\xfe\x00\x04hi"):
+        assert not is_decoded_as_read(with_markers(progressive, extra))
+    scan = plain.index(b"\xff\xda")
+    assert not is_decoded_as_read(plain[: scan + 4] + b"\x01" + plain[scan + 5 :])
+    assert not is_decoded_as_read(plain[:scan]) and not is_decoded_as_read(b"\xff\xd8")
+    width, height = jpeg_size(progressive)
+    assert decoded_pixels(progressive, Preprocessing(), FAST) == 2 * width * height
+
+
+def test_only_ordinary_files_are_told_by_their_header() -> None:
+    assert jpeg_size(FILES["jpeg"]) == (PHOTO_WIDTH, PHOTO_HEIGHT)
+    for name in set(FILES) - set(FAST_JPEGS):
+        assert jpeg_size(FILES[name]) is None
+    assert jpeg_size(b"") is None and jpeg_size(b"\xff\xd8\xff" + b"junk" * 5) is None
+
+
+PHOTO_HEIGHT, PHOTO_WIDTH = photographs()["chelsea"].shape[:2]
+
+
+def test_without_torch_both_ways_are_one(monkeypatch) -> None:
+    """As where an exported directory runs alone."""
+    monkeypatch.setattr(preprocess, "_byte_resizer", lambda: None)
+    assert levels(FILES["jpeg"], Preprocessing()).max() == 0
+    assert decoded_pixels(phone_photograph(), Preprocessing(), FAST) == 4000 * 3000

@@ -1,0 +1,157 @@
+"""Decoding and preprocessing: every format, the reference's pixels, and clear failures."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from image_files import FILES, PHOTO, image_file
+from open_clip.transform import image_transform
+from PIL import Image
+
+from clipmill.encoders.catalog.tables import OPENAI_MEAN, OPENAI_STD, Preprocessing
+from clipmill.encoders.failure import RowError
+from clipmill.encoders.media.images import open_image
+from clipmill.encoders.media.preprocess import crop_image, normalised_array
+
+LIMIT = 10_000_000
+
+
+@pytest.mark.parametrize("size", [224, 64, 97])
+@pytest.mark.parametrize("name", FILES)
+def test_crops_equal_the_references_pixels(name: str, size: int) -> None:
+    """The crop, normalised as the graph does it, equals open_clip's own transform to the bit."""
+    crop = crop_image(open_image(FILES[name], max_pixels=LIMIT), Preprocessing(image_size=size))
+    values = torch.from_numpy(crop).permute(2, 0, 1).contiguous().to(torch.float32).div_(255)
+    ours = values.sub_(torch.tensor(OPENAI_MEAN).view(3, 1, 1)).div_(torch.tensor(OPENAI_STD).view(3, 1, 1))
+    reference = image_transform(size, is_train=False)(Image.open(io.BytesIO(FILES[name])))
+    assert torch.equal(ours, reference)
+
+
+def test_negative_control_of_the_pixel_comparison() -> None:
+    """A crop that is one pixel off, or bilinear, is not equal: the comparison above can fail."""
+    image = open_image(FILES["jpeg"], max_pixels=LIMIT)
+    crop = crop_image(image, Preprocessing(image_size=97))
+    assert not np.array_equal(crop, crop_image(image, Preprocessing(image_size=97, interpolation="bilinear")))
+    assert not np.array_equal(crop, np.roll(crop, 1, axis=1))
+
+
+@pytest.mark.parametrize("mode", ["longest", "squash"])
+@pytest.mark.parametrize("name", ["jpeg", "very-wide", "png-palette", "odd"])
+def test_other_resize_modes_equal_the_reference(name: str, mode: str) -> None:
+    """Models with `longest` or `squash` (SigLIP, MobileCLIP) are prepared as open_clip does."""
+    preprocessing = Preprocessing(image_size=96, resize_mode=mode, interpolation="bilinear", fill=0)
+    crop = crop_image(open_image(FILES[name], max_pixels=LIMIT), preprocessing)
+    reference = image_transform(
+        96, is_train=False, resize_mode=mode, interpolation="bilinear", mean=(0.0,) * 3, std=(1.0,) * 3
+    )(Image.open(io.BytesIO(FILES[name])))
+    np.testing.assert_array_equal(crop, (reference.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
+
+
+@pytest.mark.parametrize("shape", [(2, 20_000), (20_000, 3), (1, 5_000)], ids=str)
+def test_very_long_images_are_resized_only_where_kept(shape: tuple[int, int]) -> None:
+    """Within one grey level of the reference, without its gigabytes."""
+    rng = np.random.default_rng(0)
+    array = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
+    crop = crop_image(Image.fromarray(array), Preprocessing(image_size=32))
+    reference = image_transform(32, is_train=False, mean=(0.0,) * 3, std=(1.0,) * 3)(Image.fromarray(array))
+    difference = np.abs(crop.astype(int) - (reference.permute(1, 2, 0).numpy() * 255).round().astype(int))
+    assert difference.max() <= 1
+
+
+def test_sixteen_bit_greyscale_is_scaled_and_not_clipped() -> None:
+    """The reference turns a 16-bit PNG white; here it equals its 8-bit twin."""
+    deep = PHOTO[:, :, 0].astype(np.uint16) * 257
+    image = open_image(image_file(Image.fromarray(deep), "PNG"), max_pixels=LIMIT)
+    np.testing.assert_array_equal(np.asarray(image.convert("L")), PHOTO[:, :, 0])
+
+
+def test_the_first_frame_of_an_animation_is_taken() -> None:
+    """Later frames do not matter."""
+    first, second = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
+    animated = image_file(first, "GIF", save_all=True, append_images=[second])
+    assert open_image(animated, max_pixels=LIMIT).convert("RGB").getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_exif_orientation_is_ignored_unless_asked_for() -> None:
+    """As the references ignore it; apply_exif turns the picture."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = image_file(Image.fromarray(PHOTO), "JPEG", exif=exif)
+    plain = open_image(turned, max_pixels=LIMIT)
+    assert plain.size == (PHOTO.shape[1], PHOTO.shape[0])
+    upright = open_image(turned, max_pixels=LIMIT, apply_exif=True)
+    np.testing.assert_array_equal(np.asarray(upright), np.rot90(np.asarray(plain), -1))
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"", "empty"),
+        (b"<html>404</html>", "undecodable"),
+        (FILES["jpeg"][:3000], "undecodable"),
+        (FILES["png"][:-5000], "undecodable"),
+        (FILES["gif"][:50], "undecodable"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", "undecodable"),
+        (np.zeros((4, 4), np.uint8), "wrong_shape"),
+        (np.zeros((4, 4, 4), np.uint8), "wrong_shape"),
+        (np.zeros((3, 4, 4), np.uint8), "wrong_shape"),
+        (np.zeros((0, 4, 3), np.uint8), "wrong_shape"),
+        (np.full((4, 4, 3), np.nan), "out_of_range"),
+        (np.full((4, 4, 3), 200.0), "out_of_range"),
+        (np.full((4, 4, 3), -0.1), "out_of_range"),
+        (np.zeros((4, 4, 3), np.int64), "unsupported"),
+        (np.zeros((4000, 4000, 3), np.uint8), "too_large"),
+        (5, "unsupported"),
+        (image_file(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"), "unsupported"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_bad_images_are_failures_with_a_code(content: object, code: str) -> None:
+    """Each kind of bad content has its reason."""
+    with pytest.raises(RowError) as caught:
+        open_image(content, max_pixels=LIMIT)
+    assert caught.value.failure.code == code
+
+
+def test_a_bomb_is_refused_before_it_is_decoded() -> None:
+    """A small file of 100,000,000 pixels fails by its header."""
+    bomb = image_file(Image.new("1", (10_000, 10_000)), "PNG")
+    assert len(bomb) < 100_000
+    with pytest.raises(RowError, match="10000 x 10000 pixels"):
+        open_image(bomb, max_pixels=LIMIT)
+
+
+def test_pillows_own_limit_is_too_large_as_well() -> None:
+    """Whoever refuses a bomb, the code is the same, and warnings of other libraries stay switched on."""
+    before = list(warnings.filters)
+    bomb = image_file(Image.new("1", (20_000, 20_000)), "PNG")
+    with pytest.raises(RowError) as caught:
+        open_image(bomb, max_pixels=178_000_000)
+    assert caught.value.failure.code == "too_large"
+    assert list(warnings.filters) == before
+
+
+def test_float_arrays_equal_their_uint8_twins() -> None:
+    """Values in [0, 1] are scaled and rounded, not cut."""
+    image = open_image(PHOTO.astype(np.float64) / 255, max_pixels=LIMIT)
+    np.testing.assert_array_equal(np.asarray(image), PHOTO)
+
+
+@pytest.mark.parametrize(
+    ("array", "code"),
+    [
+        (np.zeros((3, 8, 9), np.float32), "wrong_shape"),
+        (np.zeros((3, 8, 8), np.float64), "unsupported"),
+        (np.full((3, 8, 8), np.inf, np.float32), "out_of_range"),
+        ("picture.jpg", "unsupported"),
+    ],
+)
+def test_normalised_input_is_checked(array: object, code: str) -> None:
+    """With preprocessing off, what was expected and got is said."""
+    with pytest.raises(RowError, match=r"\(3, 8, 8\) or \(8, 8, 3\)") as caught:
+        normalised_array(array, 8)
+    assert caught.value.failure.code == code

@@ -1,0 +1,83 @@
+"""Shards of an index built by Beam, by Spark and in one process: the same files, and the same neighbours."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from index_helpers import clustered, files_of, write_dataset
+
+from clipmill.encoders.index import open_index
+from clipmill.encoders.index.add import add_to_index
+from clipmill.encoders.index.build import IndexOptions, build_index, run_here
+from clipmill.encoders.index.shard import IndexShard
+from clipmill.pipelines.index import _run_beam
+from clipmill.udfs import index_shards
+
+VECTORS = clustered(1800)
+OPTIONS = IndexOptions(factory="IVF16_HNSW16,SQ8", queries=100, rows_per_shard=450)
+PROCESSES = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of which some rows were there from the beginning and some were added, all in this process."""
+    folder = tmp_path_factory.mktemp("here")
+    write_dataset(folder / "data", [*VECTORS[:1000], None])
+    write_dataset(folder / "more", list(VECTORS[1000:]), first=1001)
+    make(folder, "index", run_here)
+    return folder
+
+
+def make(folder: Path, name: str, run) -> None:
+    seen: list[IndexShard] = []
+
+    def counted(shards, job):
+        seen.extend(shards)
+        run(shards, job)
+
+    build_index([str(folder / "data")], str(folder / name), OPTIONS, run=counted)
+    add_to_index([str(folder / "more")], str(folder / name), OPTIONS, run=counted)
+    assert len(seen) > 4
+
+
+def assert_same(one: Path, other: Path) -> None:
+    ours, theirs = files_of(one), files_of(other)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        if name != "_index.json":  # which has times and speeds
+            assert ours[name].read_bytes() == theirs[name].read_bytes(), name
+    left, right = open_index(str(one)), open_index(str(other))
+    assert [segment.rows for segment in left.manifest.segments] == [segment.rows for segment in right.manifest.segments]
+    queries = clustered(60, seed=2)
+    here, there = left.search(queries, 10, nprobe=4, rerank=3), right.search(queries, 10, nprobe=4, rerank=3)
+    np.testing.assert_array_equal(here.positions, there.positions)
+    np.testing.assert_array_equal(here.scores, there.scores)
+
+
+@pytest.mark.parametrize("options", [(), PROCESSES], ids=["one process", "two processes"])
+def test_beam_builds_the_same_index(expected, options):
+    name = f"beam-{len(options)}"
+    make(expected, name, functools.partial(_run_beam, options=options))
+    assert_same(expected / "index", expected / name)
+
+
+def test_spark_builds_the_same_index(expected, spark):
+    make(expected, "spark", lambda shards, job: index_shards(spark, shards, job))
+    assert_same(expected / "index", expected / "spark")
+
+
+def test_spark_reports_in_the_order_of_the_shards(expected, spark):
+    reports = []
+    build_index(
+        [str(expected / "data")],
+        str(expected / "reports"),
+        OPTIONS,
+        run=lambda shards, job: reports.extend(index_shards(spark, shards, job)),
+    )
+    assert [report["number"] for report in reports] == list(range(len(reports)))
+    assert sum(report["rows"] for report in reports) == 1000
+    assert sum(report["nulls"] for report in reports) == 1
+    assert index_shards(spark, [], None) == []

@@ -1,0 +1,231 @@
+"""`--resume` and `--dry-run` as a user meets them."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cli_helpers import run
+from places import DOCS
+from scrapes import samples
+
+from clipmill.encoders.storage import careful, lock, read_dataset, summarise
+from clipmill.encoders.storage.dataset import read_manifests
+
+MODEL = ["--model", "fake::dim=4"]
+
+
+@pytest.fixture
+def texts(tmp_path) -> Path:
+    lines = [json.dumps({"id": str(n), "text": "x" * n}) for n in range(1, 10)]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines) + "\n")
+    return tmp_path / "in.jsonl"
+
+
+def command(texts: Path, *more: object) -> list[object]:
+    return ["embed", texts, "-o", texts.parent / "out", *MODEL, "--rows-per-shard", 2, *more]
+
+
+def interrupted(texts: Path, *shards: int) -> Path:
+    """Leave a dataset in which these shards are missing."""
+    assert run(*command(texts)) == 0
+    out = texts.parent / "out"
+    (out / "_SUCCESS").unlink()
+    for number in shards:
+        next((out / "_manifest").glob(f"part-{number:05d}-*.json")).unlink()
+    return out
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_resume_says_what_it_skips_and_does_the_rest(texts, capsys) -> None:
+    out = interrupted(texts, 1, 3)
+    capsys.readouterr()
+    assert run(*command(texts, "--resume")) == 0
+    said = capsys.readouterr()
+    assert said.err == "Note: 3 of 5 shards were there; to do: 2 (not finished)\n"
+    assert "rows in          9 " in said.out
+    assert sorted(read_dataset(str(out))["id"].to_pylist()) == [str(n) for n in range(1, 10)]
+    assert len({manifest["run"] for manifest in read_manifests(str(out))}) == 2
+
+
+def test_resume_with_nothing_there_starts(texts, capsys) -> None:
+    assert run(*command(texts, "--resume")) == 0
+    assert capsys.readouterr().err == ""
+    assert summarise(str(texts.parent / "out")).complete
+
+
+def test_resume_of_a_complete_job_says_so_and_does_nothing(texts, capsys) -> None:
+    assert run(*command(texts)) == 0
+    before = everything(texts.parent)
+    capsys.readouterr()
+    assert run(*command(texts, "--resume", "--json")) == 0
+    said = capsys.readouterr()
+    assert said.err == "Note: 5 of 5 shards were there; the job is complete, and there is nothing to do\n"
+    found = json.loads(said.out)
+    assert (found["input_rows"], found["complete"], found["wall_seconds"]) == (9, True, 0.0)
+    assert everything(texts.parent) == before
+    assert run(*command(texts, "--resume")) == 0
+    assert "whole job" not in capsys.readouterr().out
+
+
+def test_changed_arguments_are_refused_and_named(texts, capsys) -> None:
+    interrupted(texts, 1)
+    before = everything(texts.parent)
+    capsys.readouterr()
+    assert run(*command(texts, "--resume", "--normalize", "--precision", "fp32")) == 2
+    said = capsys.readouterr().err
+    assert 'normalize was false and is true; precision was "auto" and is "fp32"' in said and "--overwrite" in said
+    assert everything(texts.parent) == before
+
+
+def test_resume_and_overwrite_say_the_opposite(texts, capsys) -> None:
+    assert run(*command(texts, "--resume", "--overwrite")) == 2
+    assert "give one of them" in capsys.readouterr().err
+
+
+def test_without_resume_the_way_to_go_on_is_said(texts, capsys) -> None:
+    interrupted(texts, 1)
+    capsys.readouterr()
+    assert run(*command(texts)) == 2
+    assert "go on with what is there (--resume)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--overwrite"])
+def test_a_second_job_is_refused(texts, capsys, flag) -> None:
+    """Before it plans or deletes anything; on another machine, as far as this one knows."""
+    out = interrupted(texts, 1)
+    said = {"token": "t", "host": "elsewhere", "place": "elsewhere 1", "pid": 7, "since": "then", "beat": time.time()}
+    (out / "_lock.json").write_text(json.dumps(said))
+    before = everything(out)
+    capsys.readouterr()
+    for options in ([flag], [flag, "--dry-run"], []):
+        assert run(*command(texts, *options)) == 2
+        assert "another job writes" in capsys.readouterr().err
+    assert everything(out) == before
+    (out / "_lock.json").unlink()
+    assert run(*command(texts, flag)) == 0
+    assert not (out / "_lock.json").exists()
+
+
+def test_a_job_that_fails_says_how_to_go_on(texts, capsys) -> None:
+    """The last shard has the row that fails."""
+    with texts.open("a") as file:
+        file.write('{"id": "bad", "text": ""}\n')
+    assert run(*command(texts, "--fail-fast")) == 1
+    said = capsys.readouterr().err
+    assert "Note: 4 of 5 shards are there; the same command with --resume goes on" in said
+    assert not (texts.parent / "out" / "_lock.json").exists()
+    assert run(*command(texts, "--resume")) == 0
+    assert summarise(str(texts.parent / "out")).failed == {"empty": 1}
+
+
+def test_metrics_count_what_was_there_too(texts, capsys) -> None:
+    """They are those of the dataset, as its summary is."""
+    interrupted(texts, 0, 1)
+    metrics = texts.parent / "m.prom"
+    assert run(*command(texts, "--resume", "--metrics", metrics)) == 0
+    found = samples(metrics.read_text())
+    assert (found["clipmill_rows_in_total",], found["clipmill_embedded_total",]) == (9, 9)
+    assert (found["clipmill_shards_total",], found["clipmill_shards_planned",]) == (5, 5)
+
+
+# --- dry runs --------------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_of_a_new_job_makes_nothing(texts, capsys) -> None:
+    before = everything(texts.parent)
+    assert run(*command(texts, "--dry-run")) == 0
+    said = capsys.readouterr().out
+    assert "fake::dim=4, 4 values in a vector" in said
+    assert "5 shards of 1 file," in said and "8 rows and those of 1 shard that only reading counts" in said
+    assert str(texts.parent / "out") in said
+    assert everything(texts.parent) == before and not (texts.parent / "out").exists()
+
+
+def test_a_dry_run_of_a_resume_says_what_is_done_again_and_why(texts, capsys) -> None:
+    out = interrupted(texts, 1, 3)
+    next(out.glob("part-00000-*.parquet")).write_bytes(b"")
+    before = everything(out)
+    capsys.readouterr()
+    assert run(*command(texts, "--resume", "--dry-run", "--json")) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["shards"], found["shards_there"], found["rows_there"], found["resumes"]) == (5, 2, 3, True)
+    assert found["to_do"]["reasons"] == {"not finished": 2, "damaged files": 1}
+    assert (found["to_do"]["shards"], found["to_do"]["rows"], found["refused"]) == (3, 6, None)
+    assert (found["dim"], found["bytes"], found["files"]) == (4, texts.stat().st_size, 1)
+    assert run(*command(texts, "--resume", "--dry-run")) == 0
+    said = capsys.readouterr().out
+    assert "2 of 5 shards, 3 rows" in said and "2 shards: not finished" in said and "1 shard: damaged files" in said
+    assert everything(out) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [([], "is not empty"), (["--resume", "--normalize"], "normalize was false and is true")],
+    ids=["there already", "changed"],
+)
+def test_a_dry_run_says_what_would_be_refused(texts, capsys, options, message) -> None:
+    interrupted(texts, 1)
+    capsys.readouterr()
+    assert run(*command(texts, "--dry-run", "--json", *options)) == 2
+    assert message in json.loads(capsys.readouterr().out)["refused"]
+    assert run(*command(texts, "--dry-run", *options)) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_dry_run_of_an_overwrite_says_what_it_deletes(texts, capsys) -> None:
+    out = interrupted(texts)
+    before = everything(out)
+    capsys.readouterr()
+    assert run(*command(texts, "--overwrite", "--dry-run", "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["files_deleted"] == len(before)
+    assert everything(out) == before
+
+
+def test_a_dry_run_counts_photographs(tmp_path, capsys) -> None:
+    (tmp_path / "photos").mkdir()
+    for number in range(3):
+        (tmp_path / "photos" / f"{number}.png").write_bytes(b"x" * 10)
+    assert run("embed", tmp_path / "photos", "-o", tmp_path / "out", *MODEL, "--dry-run", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["shards"], found["rows"], found["files"], found["bytes"]) == (1, 3, 3, 30)
+    assert found["shards_of_unknown_rows"] == 0
+
+
+def test_rank_and_classify_are_resumed_too(texts, capsys) -> None:
+    options = ["--labels", "a,b", "--text-column", "text", "--rows-per-shard", 2, "-o", texts.parent / "labels", *MODEL]
+    assert run("classify", texts, *options) == 0
+    out = texts.parent / "labels"
+    (out / "_SUCCESS").unlink()
+    next((out / "_manifest").glob("part-00002-*.json")).unlink()
+    capsys.readouterr()
+    assert run("classify", texts, *options, "--resume") == 0
+    assert "4 of 5 shards were there" in capsys.readouterr().err
+    assert run("classify", texts, *options, "--resume", "--top-k", 1) == 2
+    assert "top_k was 5 and is 1" in capsys.readouterr().err
+
+
+def test_python_of_the_page_runs(tmp_path) -> None:
+    page = (DOCS / "resume.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "0 of 1 shards are there\n1 of 1 shards are there\n"
+
+
+def test_the_page_says_what_the_code_does() -> None:
+    page = (DOCS / "resume.md").read_text(encoding="utf-8")
+    for number, text in (
+        (lock.BEAT_EVERY_S, "renewed every {:.0f}\nseconds"),
+        (lock.DEAD_AFTER_S, "for {:.0f} seconds after its last sign"),
+        (careful._MOST_BLAMED, "more than {} rows of a shard"),
+    ):
+        assert text.format(number) in page

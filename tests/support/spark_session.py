@@ -1,0 +1,36 @@
+"""The Spark session of the tests: classic, or Spark Connect where the environment asks for it. One for each process."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+CONNECT = "CLIPMILL_TEST_SPARK_CONNECT"
+"""Set by test_spark_connect.py for the process that it starts: the two kinds of session can't share one."""
+
+SETTINGS = {
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    "spark.sql.shuffle.partitions": "2",
+    "spark.log.level": "OFF",  # jobs that are meant to fail would fill the output
+    # Batches so small that every test has several in a partition.
+    "spark.sql.execution.arrow.maxRecordsPerBatch": "16",
+    # Test processes run side by side: a heap that is bounded, and folders of their own.
+    "spark.driver.memory": "1g",
+    "spark.sql.warehouse.dir": tempfile.gettempdir() + f"/clipmill-tests-warehouse-{os.getpid()}",
+}
+
+
+def open_session() -> SparkSession:
+    """Start this process's session, or return the one that is there."""
+    builder: Any = SparkSession.builder
+    if os.environ.get(CONNECT):
+        builder = builder.remote("local[2]")
+    else:
+        builder = builder.master("local[2]").appName("clipmill tests")
+    for name, value in SETTINGS.items():
+        builder = builder.config(name, value)
+    return builder.getOrCreate()
