@@ -1,6 +1,7 @@
 """One row for each model: random weights in its published layout, and the vectors that its reference makes of them.
 
-`tests/models/test_parity.py` runs the small rows in every runtime; `tools/parity.py` runs all of them and writes the table.
+`tests/models/test_parity.py` runs the small rows in every runtime; `tools/parity.py` runs all of them and writes the
+table.
 Weights are drawn so that a plausible mistake is seen: every row has controls (what the reference gives after such a
 mistake), which must miss by far more than the tolerance.
 """
