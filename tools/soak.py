@@ -1,0 +1,173 @@
+"""Long runs of what `make test` does in short: kills, hard rows, damaged inputs.
+
+    python tools/soak.py                     # everything that is not done yet; hours on two cores
+    python tools/soak.py kills-beam --rounds 3
+    python tools/soak.py --seed 8 fuzz-tars
+
+A soak is made of rounds, each drawn by the seed, its name and its number: what failed once fails again when it is named
+with that seed. Rounds that are done are kept under `build/soak/`, so that a run that was interrupted goes on where it
+stopped. The table in docs/reliability.md is written anew from all that are kept.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import datetime
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+ROOT = Path(__file__).resolve().parent.parent
+KEPT = ROOT / "build" / "soak"
+PAGE = ROOT / "docs" / "reliability.md"
+BEGIN, END = "<!-- soak: begin -->", "<!-- soak: end -->"
+sys.path[:0] = [str(ROOT / "tests" / room) for room in ("support", "contracts")]
+# Spark starts its workers with the first `python3` in PATH, which knows nothing of this environment.
+os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+
+Figures = dict[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Soak:
+    """One kind of long run.
+
+    Attributes:
+        what: Its line in the table.
+        rounds: How many make it whole.
+        run: Does one round in a folder of its own; returns what is counted. Anything wrong is an exception.
+    """
+
+    what: str
+    rounds: int
+    run: Callable[[random.Random, Path], Figures]
+
+
+def _kills(engine: str) -> Callable[[random.Random, Path], Figures]:
+    def run(draw: random.Random, folder: Path) -> Figures:
+        from kills import kill_again_and_again, write_inputs
+
+        return kill_again_and_again(write_inputs(folder), engine, kills=5, moments=draw)
+
+    return run
+
+
+def _fuzz(kind: str, count: int) -> Callable[[random.Random, Path], Figures]:
+    def run(draw: random.Random, folder: Path) -> Figures:
+        from fuzzing import FUZZERS
+
+        return FUZZERS[kind](draw, count, folder)
+
+    return run
+
+
+def _hard_rows(engine: str) -> Callable[[random.Random, Path], Figures]:
+    def run(draw: random.Random, folder: Path) -> Figures:
+        command = [
+            sys.executable,
+            str(ROOT / "benchmarks" / "hardness.py"),
+            "--engine",
+            engine,
+            "--output",
+            str(folder),
+        ]
+        subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL)
+        found = json.loads((folder / "hardness.json").read_text())[engine]["hard"]
+        return {"peak MiB": found["total"] // 2**20, **found["outcomes"]}
+
+    return run
+
+
+SOAKS = {
+    "kills-beam": Soak("kills of a job on Beam, at drawn moments, resumed", 4, _kills("beam")),
+    "kills-spark": Soak("the same on Spark", 4, _kills("spark")),
+    "hard-rows-beam": Soak("50,000 hard rows in one bundle of Beam", 1, _hard_rows("beam")),
+    "hard-rows-spark": Soak("50,000 hard rows in one task of Spark", 1, _hard_rows("spark")),
+    "fuzz-images": Soak("damaged pictures, embedded", 5, _fuzz("images", 4000)),
+    "fuzz-audio": Soak("damaged sounds, embedded", 5, _fuzz("audio", 4000)),
+    "fuzz-texts": Soak("odd texts, embedded", 5, _fuzz("texts", 4000)),
+    "fuzz-tars": Soak("damaged archives, read", 5, _fuzz("tars", 1000)),
+    "fuzz-lines": Soak("damaged JSON lines, read", 5, _fuzz("lines", 4000)),
+}
+
+
+def done_rounds(seed: int) -> list[dict[str, Any]]:
+    """Return the rounds that are kept."""
+    path = KEPT / f"{seed}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def do_round(name: str, number: int, seed: int) -> dict[str, Any]:
+    """Do one round, keep it, and return what is kept."""
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix=f"clipmill-{name}-") as folder:
+        figures = SOAKS[name].run(random.Random(f"{seed} {name} {number}"), Path(folder))
+    kept = {
+        "soak": name,
+        "round": number,
+        "seconds": round(time.monotonic() - started),
+        "date": datetime.date.today().isoformat(),
+        "figures": dict(figures),
+    }
+    KEPT.mkdir(parents=True, exist_ok=True)
+    with (KEPT / f"{seed}.jsonl").open("a") as file:
+        file.write(json.dumps(kept) + "\n")
+    return kept
+
+
+def table(seed: int, rounds: list[dict[str, Any]]) -> str:
+    """Return the table of what was done: counts are summed over rounds, of peaks the largest stands."""
+    lines = ["| soak | what | rounds | seconds | counted | last |", "|---|---|---|---|---|---|"]
+    for name, soak in SOAKS.items():
+        mine = [one for one in rounds if one["soak"] == name]
+        if not mine:
+            continue
+        counted: collections.Counter[str] = collections.Counter()
+        for one in mine:
+            for what, count in one["figures"].items():
+                counted[what] = max(counted[what], count) if what.startswith("peak") else counted[what] + count
+        told = ", ".join(f"{count:,} {what}" for what, count in sorted(counted.items()))
+        seconds = sum(one["seconds"] for one in mine)
+        last = max(one["date"] for one in mine)
+        lines.append(f"| `{name}` | {soak.what} | {len(mine)} of {soak.rounds} | {seconds:,} | {told} | {last} |")
+    return f"Seed {seed}; whatever goes wrong ends a round, so that these are all without a fault.\n\n" + "\n".join(
+        lines
+    )
+
+
+@click.command()
+@click.argument("names", nargs=-1, type=click.Choice(list(SOAKS)), metavar="[SOAK]...")
+@click.option("--seed", default=1, show_default=True)
+@click.option("--rounds", default=None, type=int, help="Of each soak, instead of its own number.")
+@click.option("--list", "listed", is_flag=True, help="Print the soaks and stop.")
+def main(names: tuple[str, ...], seed: int, rounds: int | None, listed: bool) -> None:
+    """Do the rounds of the named soaks, or of all, that are not done yet."""
+    if listed:
+        for name, soak in SOAKS.items():
+            click.echo(f"{name:16s} {soak.rounds} rounds: {soak.what}")
+        return
+    done = done_rounds(seed)
+    for name in names or SOAKS:
+        for number in range(SOAKS[name].rounds if rounds is None else rounds):
+            if any((one["soak"], one["round"]) == (name, number) for one in done):
+                continue
+            click.echo(f"{name}, round {number}, seed {seed}")
+            kept = do_round(name, number, seed)
+            done.append(kept)
+            click.echo(f"  {kept['seconds']} s: {kept['figures']}")
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    PAGE.write_text(f"{before}{BEGIN}\n{table(seed, done)}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
