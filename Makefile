@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+# The last one counts: `make test ARGS="-n 0"` runs everything in one process, where a debugger can stop.
+SIDE_BY_SIDE := -n logical --dist worksteal
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.clipmill-installed
@@ -25,7 +27,7 @@ export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
 .PHONY: help
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' Makefile
-	@echo "  ARGS=… is handed on (test, test-beam, test-browser, bench), PYTHON=… names the Python to build $(VENV) with."
+	@echo "  ARGS=… is handed on (test, test-beam, test-browser, bench, soak, mutants), PYTHON=… names the Python to build $(VENV) with."
 
 .PHONY: java
 java:
@@ -52,13 +54,21 @@ demo: java-or-say $(INSTALLED) ## Embed a few photographs and captions with Beam
 	@$(BIN)/python -m clipmill.pipelines.demo
 
 .PHONY: test
-test: java $(INSTALLED) ## Run all tests but those in a browser (Java 17 or newer)
-	@$(BIN)/pytest -m "not browser" $(ARGS)
-	@echo "left out: tests in a browser ('make test-browser')"
+test: java $(INSTALLED) ## Run all tests but those in a browser (Java 17 or newer), in a process for each core
+	@$(BIN)/pytest $(SIDE_BY_SIDE) -m "not browser" $(ARGS)
+	@echo "left out: tests in a browser ('make test-browser') and long runs ('make soak')"
 
 .PHONY: test-beam
 test-beam: $(INSTALLED) ## Run the tests that need no Java
-	@$(BIN)/pytest -m "not spark and not browser" $(ARGS)
+	@$(BIN)/pytest $(SIDE_BY_SIDE) -m "not spark and not browser" $(ARGS)
+
+.PHONY: soak
+soak: java $(INSTALLED) ## Long runs with a seed: kills, hard rows, damaged inputs; goes on where it stopped (hours)
+	@$(BIN)/python tools/soak.py $(ARGS)
+
+.PHONY: mutants
+mutants: java $(INSTALLED) ## Small changes of the code, one at a time: do the tests of their room notice? (an hour)
+	@$(BIN)/python tools/mutants.py $(ARGS)
 
 .PHONY: browser
 browser:

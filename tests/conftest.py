@@ -35,6 +35,15 @@ def spark():
     return open_session()  # never stopped: it ends with the process, and other modules have the same one
 
 
+@pytest.fixture(scope="module")
+def small_architectures():
+    """Some of open_clip's architectures with few and narrow layers, in this process; see the module of that name."""
+    from small_architectures import made_small
+
+    with made_small():
+        yield
+
+
 @pytest.hookimpl(tryfirst=True)  # before `-m` is applied
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test that asks, directly or not, for a fixture named `spark`."""

@@ -37,8 +37,8 @@ def _forget_models(monkeypatch):
 
 
 @pytest.fixture
-def cold(tmp_path, monkeypatch):
-    """An empty cache."""
+def cold(quick_maker, tmp_path, monkeypatch):
+    """An empty cache, which the demo model's graphs are copied into instead of being made."""
     monkeypatch.setenv("CLIPMILL_CACHE", str(tmp_path))
     return tmp_path
 
@@ -190,7 +190,7 @@ def test_auto_is_checked_once_a_machine_and_written_down(cold, caplog, monkeypat
 
 
 @pytest.fixture(scope="module")
-def wild(tmp_path_factory) -> str:
+def wild(small_architectures, tmp_path_factory) -> str:
     """A model whose drawn blocks are so large that bfloat16 loses the vectors."""
     module = drawn_module("RN50", quick_gelu=True, gain=12.0)
     path = write_safetensors(module, tmp_path_factory.mktemp("wild") / "w.safetensors")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import shutil
@@ -15,7 +14,7 @@ import pytest
 from clipmill.encoders import EncoderSpec, load_encoder, unload_all
 from clipmill.encoders.combinations import Combination
 from clipmill.encoders.errors import MissingExtraError
-from clipmill.encoders.runtimes import graphs, openvino, start_runtime, store
+from clipmill.encoders.runtimes import openvino, start_runtime, store
 from clipmill.encoders.runtimes.store import Store
 from clipmill.encoders.towers import find_source
 
@@ -62,25 +61,6 @@ def test_workers_that_start_together_decide_once(demo_cache) -> None:
     assert sum("made float graphs" in text for text in said) == 1, said
     assert sum("imported []" in text for text in said) == 1, said
     assert all("chosen by auto" in text for text in said)
-
-
-@pytest.fixture(scope="module")
-def made_graphs() -> graphs.Graphs:
-    """The demo model's."""
-    return Store(find_source(EncoderSpec("demo")), None).graphs("float")
-
-
-@pytest.fixture
-def quick_maker(made_graphs: graphs.Graphs, monkeypatch) -> None:
-    """Let stores make the demo model's graphs by copying them, for tests of where they are kept."""
-
-    def copy(towers, frontend, folder) -> graphs.Graphs:
-        for path in made_graphs.folder.iterdir():
-            if path.is_file() and path.name != graphs.NOTE:
-                shutil.copy(path, folder)
-        return dataclasses.replace(made_graphs, folder=folder)
-
-    monkeypatch.setattr(store, "make_graphs", copy)
 
 
 def test_half_made_graphs_are_not_taken(quick_maker, demo_cache, monkeypatch) -> None:

@@ -17,6 +17,8 @@ from weights import drawn_module, relative_error, write_safetensors
 from clipmill.encoders import load_encoder, unload_all
 from clipmill.encoders.errors import WeightsError
 
+pytestmark = pytest.mark.usefixtures("small_architectures")
+
 TEXTS = ["she smiled, with pain", "a photo of a cat", "ÜBER-straße 日本 🙂", "word " * 200, "&amp; it's", "x"]
 TOLERANCE = 1e-4
 VISIBLE = 1e-2

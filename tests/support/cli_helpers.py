@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,18 @@ def run(*arguments: object) -> int:
     with pytest.raises(SystemExit) as ended:
         main([str(argument) for argument in arguments])
     return int(ended.value.code or 0)
+
+
+def run_typed(command: str) -> int:
+    """Run a command as one types it into a shell, `clipmill` first, patterns of file names among it."""
+    program, *words = shlex.split(command)
+    assert program == "clipmill"
+    return run(*(name for word in words for name in (sorted(glob.glob(word)) if "*" in word else [word])))
+
+
+def run_example(code: str) -> None:
+    """Run an example of a page in this process, as the program that one would save it as."""
+    exec(compile(code, "example.py", "exec"), {"__name__": "__main__"})
 
 
 def write_pictures(folder: Path) -> Path:
