@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from cli_helpers import run_example, run_typed
 from places import DOCS
 
 from clipmill import EncoderSpec
@@ -50,37 +47,27 @@ def test_the_table_of_parameters_says_what_errors_say() -> None:
     assert len(seen) >= 12
 
 
-def test_python_of_the_other_pages_runs(tmp_path: Path) -> None:
-    """As a program of its own."""
+def test_python_of_the_other_pages_runs(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
     for block in _blocks(RUNTIMES, "python"):
-        done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.split()[1] == "fp32"
+        run_example(block)
+        assert capsys.readouterr().out.split()[1] == "fp32"
 
 
-def test_python_of_the_page_on_ranking_runs(tmp_path: Path) -> None:
+def test_python_of_the_page_on_ranking_runs(tmp_path: Path, monkeypatch, capsys) -> None:
     """What it says comes first does."""
-    alone, documents = (
-        subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False)
-        for block in _blocks(RANKING, "python")
-    )
-    assert alone.stdout.startswith("a red circle "), alone.stderr
-    assert re.search(r"something red.*a blue star.*\('', \{\}, \['empty at", documents.stdout), documents.stderr
+    monkeypatch.chdir(tmp_path)
+    alone, documents = _blocks(RANKING, "python")
+    run_example(alone)
+    assert capsys.readouterr().out.startswith("a red circle ")
+    run_example(documents)
+    assert re.search(r"something red.*a blue star.*\('', \{\}, \['empty at", capsys.readouterr().out)
 
 
-def test_commands_of_the_other_pages_run(tmp_path: Path) -> None:
+def test_commands_of_the_other_pages_run(tmp_path: Path, monkeypatch) -> None:
     """`clipmill export` writes a directory that `onnx:` reads; `--download` says where a model is."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    monkeypatch.chdir(tmp_path)
     commands = [line for page in (RUNTIMES, DOWNLOADS) for block in _blocks(page, "sh") for line in block.splitlines()]
     assert len(commands) == 3
-    for command in commands:
-        done = subprocess.run(
-            shlex.split(command),
-            cwd=tmp_path,
-            env=os.environ | {"PATH": path},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+    assert [run_typed(command) for command in commands] == [0, 0, 0]
     assert (tmp_path / "exported" / "clipmill.json").is_file()

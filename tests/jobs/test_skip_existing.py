@@ -8,13 +8,11 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from cli_helpers import run
+from cli_helpers import run, run_example
 from existing_contract import ExistingContract, Nights, embed_here
 from places import DOCS
 from storage_helpers import photograph
@@ -257,8 +255,9 @@ def test_the_page_on_increments_runs(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.spark
-def test_the_program_of_the_page_runs(tmp_path):
+def test_the_program_of_the_page_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     page = (DOCS / "increments.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.stdout.splitlines() == ["10 10 0", "20 10 10"], done.stderr
+    run_example(block)
+    assert capsys.readouterr().out.splitlines() == ["10 10 0", "20 10 10"]

@@ -56,6 +56,7 @@ def run_blocks(language: str, folder: Path, wanted: str = "") -> list[str]:
 
 
 def test_the_code_of_the_page_runs(tmp_path) -> None:
+    """The totals are those of a process that did nothing before."""
     on_beam, alone = (run_blocks("python", tmp_path, wanted)[0] for wanted in ("apache_beam", "serve_metrics"))
     assert "'rows_in': 1, 'embedded': 1" in on_beam
     assert "\nclipmill_rows_in_total 1.0\n" in alone

@@ -295,17 +295,14 @@ def test_a_full_disk_is_said_and_leaves_nothing_that_looks_whole(pictures, tmp_p
     assert not list((tmp_path / "out").rglob("part-*")) and not (tmp_path / "out" / "_SUCCESS").exists()
 
 
-@pytest.mark.spark
-def test_spark_writes_what_beam_writes(pictures, tmp_path) -> None:
+def test_spark_writes_what_beam_writes(pictures, tmp_path, spark) -> None:
     """One command on two engines: the same rows, vectors and failures."""
     for engine in ("beam", "spark"):
-        command = ["embed", str(pictures), "-o", str(tmp_path / engine), "--model", "demo", "--engine", engine]
-        done = subprocess.run([sys.executable, "-m", "clipmill", *command], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-    beam, spark = (read_dataset(str(tmp_path / engine)) for engine in ("beam", "spark"))
-    assert beam.schema.equals(spark.schema, check_metadata=True)
-    assert beam.column("id").to_pylist() == spark.column("id").to_pylist()
-    ours, theirs = (np.array(table.column("embedding").to_pylist()) for table in (beam, spark))
+        assert _run("embed", pictures, "-o", tmp_path / engine, "--model", "demo", "--engine", engine) == 0
+    beam, sparks = (read_dataset(str(tmp_path / engine)) for engine in ("beam", "spark"))
+    assert beam.schema.equals(sparks.schema, check_metadata=True)
+    assert beam.column("id").to_pylist() == sparks.column("id").to_pylist()
+    ours, theirs = (np.array(table.column("embedding").to_pylist()) for table in (beam, sparks))
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
     failures = [[f["code"] for f in read_failures(str(tmp_path / engine))] for engine in ("beam", "spark")]
     assert failures == [["undecodable"], ["undecodable"]]

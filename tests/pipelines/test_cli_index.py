@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from cli_helpers import run
+from cli_helpers import run, run_example
 from index_helpers import DIM, clustered, write_dataset
 from places import DOCS
 
@@ -169,11 +167,12 @@ def test_an_index_that_is_there_is_refused_with_the_way_out(tmp_path, dataset, c
     assert run("index", dataset, "-o", tmp_path / "index", "--overwrite") == 0
 
 
-def test_python_of_the_page_runs(tmp_path):
+def test_python_of_the_page_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     page = (DOCS / "index.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.stdout.startswith("['a red "), done.stderr
+    run_example(block)
+    assert capsys.readouterr().out.startswith("['a red ")
 
 
 def test_the_command_runs_on_beam(tmp_path, dataset):

@@ -6,15 +6,13 @@ import dataclasses
 import json
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from cli_helpers import run
+from cli_helpers import run, run_example
 from index_helpers import DIM, SPEC, write_dataset
 from pictures import encode
 from places import DOCS
@@ -229,14 +227,14 @@ def test_the_help_says_whose_defaults_count() -> None:
 PAGE = (DOCS / "search.md").read_text(encoding="utf-8")
 
 
-def test_python_of_the_page_runs(tmp_path) -> None:
-    """As programs of their own, but for the lines on Spark, which need a DataFrame."""
+def test_python_of_the_page_runs(tmp_path, monkeypatch, capsys) -> None:
+    """All but the lines on Spark, which need a DataFrame."""
+    monkeypatch.chdir(tmp_path)
     alone, on_beam, on_spark = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     said = []
     for block in (alone, on_beam):
-        done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        said.append(done.stdout)
+        run_example(block)
+        said.append(capsys.readouterr().out)
     assert said[0].startswith("[7 8] [[") and "'text': 'a red circle'" in said[1].partition("'position': 1")[0]
     assert "from clipmill.udfs import search" in on_spark
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from cli_helpers import run
+from cli_helpers import run, run_example
 from places import DOCS
 from scrapes import samples
 
@@ -213,12 +211,12 @@ def test_rank_and_classify_are_resumed_too(texts, capsys) -> None:
     assert "top_k was 5 and is 1" in capsys.readouterr().err
 
 
-def test_python_of_the_page_runs(tmp_path) -> None:
+def test_python_of_the_page_runs(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
     page = (DOCS / "resume.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "0 of 1 shards are there\n1 of 1 shards are there\n"
+    run_example(block)
+    assert capsys.readouterr().out == "0 of 1 shards are there\n1 of 1 shards are there\n"
 
 
 def test_the_page_says_what_the_code_does() -> None:
