@@ -23,6 +23,13 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["CLIPMILL_CACHE"] = tempfile.mkdtemp(prefix="clipmill-tests-")
     atexit.register(shutil.rmtree, os.environ["CLIPMILL_CACHE"], ignore_errors=True)
 
+# Processes of a run that is spread over the cores have their share of them, and so have the JVMs, thread pools and
+# worker processes that they start: with all cores for each of them they would wait for one another.
+if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
+    workers, number = int(os.environ["PYTEST_XDIST_WORKER_COUNT"]), int(os.environ["PYTEST_XDIST_WORKER"][2:])
+    cpus = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cpus[number::workers] or [cpus[number % len(cpus)]])
+
 # Shared test bodies: their assertions should show values, too.
 pytest.register_assert_rewrite(*(path.stem for room in ("contracts", "support") for path in (HERE / room).glob("*.py")))
 

@@ -334,7 +334,7 @@ def test_killed_at_any_moment_the_old_index_opens_or_the_new_one(tmp_path):
     assert whole.returncode == 0, whole.stderr
     total = int(whole.stdout)
     seen = set()
-    for after in sorted({2, total // 2, total - 12, total - 6, total - 1}):
+    for after in sorted({2, total - 6, total - 1}):
         path = str(tmp_path / f"killed-{after}")
         shutil.copytree(old, path)
         assert add(path, after).returncode == -signal.SIGKILL
