@@ -1,10 +1,14 @@
-"""The small rows of docs/parity.md: every runtime against the reference, every reduced precision against float32."""
+"""Rows of docs/parity.md, drawn small: every runtime against the reference, every reduced precision against float32.
+
+`make parity` compares all of them in their real sizes.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from parity_families import FAMILIES
+from hugging_face_weights import small_config
+from parity_families import FAMILIES, hugging_face_row
 from parity_rows import COSINE, ROWS, TOLERANCE, VISIBLE, Drawn, Row, inputs
 from weights import relative_error
 
@@ -12,7 +16,11 @@ from clipmill.encoders import load_encoder, unload_all
 from clipmill.encoders.combinations import has_native_bfloat16
 from clipmill.encoders.errors import DeviceError, SpecError
 
-SMALL = [row for row in [*ROWS, *FAMILIES] if row.small]
+SMALL = [
+    *(row for row in [*ROWS, *FAMILIES] if row.small),
+    hugging_face_row("hf: CLIPModel", small_config()),
+]
+pytestmark = pytest.mark.usefixtures("small_architectures")
 
 
 @pytest.fixture(scope="module", params=SMALL, ids=lambda row: row.name)

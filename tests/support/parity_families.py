@@ -6,6 +6,7 @@ import copy
 import gc
 import io
 from pathlib import Path
+from typing import Any
 
 import audioclip_reference
 import numpy as np
@@ -29,31 +30,41 @@ from clipmill.encoders.towers.open_clip_build import build_module
 
 TRANSFORMERS = f"transformers {transformers.__version__}"
 OPEN_CLIP = f"open_clip {open_clip.__version__}"
+VIT_B_32: dict[str, Any] = {  # as OpenAI's repository has it
+    "model_type": "clip",
+    "projection_dim": 512,
+    "text_config": {"eos_token_id": 2, "bos_token_id": 0, "pad_token_id": 1},
+    "vision_config": {},
+}
 
 
-def _hugging_face(folder: Path) -> Drawn:
-    text = {"eos_token_id": 2, "bos_token_id": 0, "pad_token_id": 1}  # as OpenAI's repository has it
-    module = drawn_clip({"model_type": "clip", "projection_dim": 512, "text_config": text, "vision_config": {}})
-    write_model(folder / "model", module, processor=OLD_PROCESSOR)
-    processor = AutoImageProcessor.from_pretrained(folder / "model", backend="pil")
-    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+def hugging_face_row(name: str, config: dict[str, Any], *, small: bool = False) -> Row:
+    """Return the row of a `CLIPModel` with this configuration."""
 
-    def encode_images(files: list[bytes]) -> np.ndarray:
-        rows = [processor(Image.open(io.BytesIO(file)), return_tensors="pt").pixel_values for file in files]
-        return module.get_image_features(torch.cat(rows)).pooler_output.numpy()
+    def draw(folder: Path) -> Drawn:
+        module = drawn_clip(config)
+        write_model(folder / "model", module, processor=OLD_PROCESSOR)
+        processor = AutoImageProcessor.from_pretrained(folder / "model", backend="pil")
+        tokenizer = AutoTokenizer.from_pretrained(folder / "model")
 
-    with torch.inference_mode():
-        tokens = tokenizer(TEXTS, padding="longest", truncation=True, max_length=77, return_tensors="pt")
-        texts = module.get_text_features(**tokens).pooler_output
-        return Drawn(
-            f"hf:{folder / 'model'}",
-            {},
-            {"image": encode_images(images()), "text": texts.numpy()},
-            {
-                ("image", "red and blue exchanged"): encode_images(swapped(images())),
-                ("text", "projected twice"): module.text_projection(texts).numpy(),
-            },
-        )
+        def encode_images(files: list[bytes]) -> np.ndarray:
+            rows = [processor(Image.open(io.BytesIO(file)), return_tensors="pt").pixel_values for file in files]
+            return module.get_image_features(torch.cat(rows)).pooler_output.numpy()
+
+        with torch.inference_mode():
+            tokens = tokenizer(TEXTS, padding="longest", truncation=True, max_length=77, return_tensors="pt")
+            texts = module.get_text_features(**tokens).pooler_output
+            return Drawn(
+                f"hf:{folder / 'model'}",
+                {},
+                {"image": encode_images(images()), "text": texts.numpy()},
+                {
+                    ("image", "red and blue exchanged"): encode_images(swapped(images())),
+                    ("text", "projected twice"): module.text_projection(texts).numpy(),
+                },
+            )
+
+    return Row(name, TRANSFORMERS, draw, small)
 
 
 def _mclip_texts(tower: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, *, mean: bool = True) -> np.ndarray:
@@ -155,7 +166,7 @@ FAMILIES = [
     other_text_row("roberta-ViT-B-32", "roberta-base"),
     other_text_row("xlm-roberta-base-ViT-B-32", "xlm-roberta-base"),
     other_text_row("xlm-roberta-large-ViT-H-14", "xlm-roberta-large"),
-    Row("hf: CLIPModel, ViT-B/32", TRANSFORMERS, _hugging_face, small=True),
+    hugging_face_row("hf: CLIPModel, ViT-B/32", VIT_B_32),
     *(mclip_row(name) for name in mclip.MODELS),
     Row("AudioCLIP", "the formulas, written again", _audioclip, small=True, runtimes=("torch",), has_bfloat16=False),
 ]

@@ -6,6 +6,7 @@ import os
 import tempfile
 from typing import Any
 
+from places import SUPPORT
 from pyspark.sql import SparkSession
 
 CONNECT = "CLIPMILL_TEST_SPARK_CONNECT"
@@ -18,6 +19,9 @@ SETTINGS = {
     "spark.log.level": "OFF",  # jobs that are meant to fail would fill the output
     # Batches so small that every test has several in a partition.
     "spark.sql.execution.arrow.maxRecordsPerBatch": "16",
+    # Workers of failed tasks are replaced: see the module.
+    "spark.python.daemon.module": "warm_daemon",
+    "spark.executorEnv.PYTHONPATH": str(SUPPORT),
     # Test processes run side by side: a heap that is bounded, and folders of their own.
     "spark.driver.memory": "1g",
     "spark.sql.warehouse.dir": tempfile.gettempdir() + f"/clipmill-tests-warehouse-{os.getpid()}",
