@@ -17,6 +17,9 @@ HERE = Path(__file__).parent
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
 
+# JVMs live for seconds here: compiled lightly, collected by one thread. Of every Spark that is started from here.
+os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+
 # Graphs and downloads are kept for this run alone, and shared by all the processes that it starts: pytest-xdist's
 # workers have the environment of the process that started them.
 if "PYTEST_XDIST_WORKER" not in os.environ:
@@ -32,6 +35,12 @@ if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
 
 # Shared test bodies: their assertions should show values, too.
 pytest.register_assert_rewrite(*(path.stem for room in ("contracts", "support") for path in (HERE / room).glob("*.py")))
+
+
+@pytest.fixture(autouse=True)
+def _wide_terminal(monkeypatch):
+    """Give tables room: they hold paths of temporary folders, which are long where processes run side by side."""
+    monkeypatch.setenv("COLUMNS", "250")
 
 
 @pytest.fixture(scope="session")

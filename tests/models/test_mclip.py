@@ -22,6 +22,8 @@ from clipmill.encoders.errors import SpecError, UnknownModelError, WeightsError
 from clipmill.encoders.storage.provenance import differences, provenance_of
 from clipmill.encoders.towers import find_source
 
+pytestmark = pytest.mark.usefixtures("small_architectures")
+
 XLMR, LABSE = "M-CLIP/XLM-Roberta-Large-Vit-B-32", "M-CLIP/LABSE-Vit-L-14"
 TEXTS = ["she smiled, with pain", "sie lächelte vor schmerz", "猫 写真", "x", "word " * 60, "eine katze & ÜBER 🙂"]
 TOLERANCE = 1e-4

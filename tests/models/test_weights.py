@@ -17,6 +17,8 @@ from clipmill.encoders.towers import files
 from clipmill.encoders.towers.files import sha256_of
 from clipmill.encoders.towers.weights import empty_parameters, read_weights
 
+pytestmark = pytest.mark.usefixtures("small_architectures")
+
 NAME = "ViT-B-32"
 TEXTS = ["a photo of a cat", "she smiled, with pain"]
 FP32 = {"device": "cpu", "runtime": "torch", "precision": "fp32"}

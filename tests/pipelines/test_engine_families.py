@@ -23,6 +23,8 @@ from clipmill.encoders.exporting import export_model
 from clipmill.transforms import Embed
 from clipmill.udfs import embed_columns
 
+pytestmark = pytest.mark.usefixtures("small_architectures")
+
 SAME, VISIBLE = 1e-5, 1e-3
 CAPTIONS = ["she smiled", "eine katze", "x"]
 SCHEMA = "id long, caption string, photo binary, sound struct<array: array<float>, sampling_rate: int>"

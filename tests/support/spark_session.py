@@ -19,9 +19,6 @@ SETTINGS = {
     "spark.log.level": "OFF",  # jobs that are meant to fail would fill the output
     # Batches so small that every test has several in a partition.
     "spark.sql.execution.arrow.maxRecordsPerBatch": "16",
-    # Workers of failed tasks are replaced: see the module.
-    "spark.python.daemon.module": "warm_daemon",
-    "spark.executorEnv.PYTHONPATH": str(SUPPORT),
     # Test processes run side by side: a heap that is bounded, and folders of their own.
     "spark.driver.memory": "1g",
     "spark.sql.warehouse.dir": tempfile.gettempdir() + f"/clipmill-tests-warehouse-{os.getpid()}",
@@ -35,6 +32,12 @@ def open_session() -> SparkSession:
         builder = builder.remote("local[2]")
     else:
         builder = builder.master("local[2]").appName("clipmill tests")
+        # Queries of a few rows cost what their code takes to compile; on Spark Connect the same contracts run compiled.
+        builder = builder.config("spark.sql.codegen.wholeStage", "false")
+        builder = builder.config("spark.sql.codegen.factoryMode", "NO_CODEGEN")
+        # Workers of tasks that failed are replaced: see warm_daemon.py. Spark Connect's server does not take it.
+        builder = builder.config("spark.python.daemon.module", "warm_daemon")
+        builder = builder.config("spark.executorEnv.PYTHONPATH", str(SUPPORT))
     for name, value in SETTINGS.items():
         builder = builder.config(name, value)
     return builder.getOrCreate()
