@@ -55,12 +55,17 @@ demo: java-or-say $(INSTALLED) ## Embed a few photographs and captions with Beam
 
 .PHONY: test
 test: java $(INSTALLED) ## Run all tests but those in a browser (Java 17 or newer), in a process for each core
-	@$(BIN)/pytest $(SIDE_BY_SIDE) -m "not browser" $(ARGS)
+	@$(BIN)/pytest $(SIDE_BY_SIDE) -m "not browser and not connect_only" $(ARGS)
 	@echo "left out: tests in a browser ('make test-browser') and long runs ('make soak')"
+	@$(if $(findstring tests/,$(ARGS)),echo "left out: 'make test-connect'",$(MAKE) --no-print-directory test-connect ARGS=)
+
+.PHONY: test-connect
+test-connect: java $(INSTALLED) ## Run on Spark Connect what holds there; `make test` does, unless ARGS names files
+	@CLIPMILL_TEST_SPARK_CONNECT=1 $(BIN)/pytest $(SIDE_BY_SIDE) -m "connect or connect_only" tests/udfs $(ARGS)
 
 .PHONY: test-beam
 test-beam: $(INSTALLED) ## Run the tests that need no Java
-	@$(BIN)/pytest $(SIDE_BY_SIDE) -m "not spark and not browser" $(ARGS)
+	@$(BIN)/pytest $(SIDE_BY_SIDE) -m "not spark and not browser and not connect_only" $(ARGS)
 
 .PHONY: soak
 soak: java $(INSTALLED) ## Long runs with a seed: kills, hard rows, damaged inputs; goes on where it stopped (hours)

@@ -45,7 +45,7 @@ def _wide_terminal(monkeypatch):
 
 @pytest.fixture(scope="session")
 def spark():
-    """The session of this process: classic Spark, or Spark Connect in the process that test_spark_connect.py starts."""
+    """The session of this process: classic Spark, or Spark Connect in `make test-connect`."""
     from spark_session import open_session
 
     return open_session()  # never stopped: it ends with the process, and other modules have the same one

@@ -292,7 +292,14 @@ class Slot:
         temporary.mkdir(exist_ok=True)
         paths = os.pathsep.join([str(self.folder / "package"), str(ROOT / "tools")])
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-p", "no:cacheprovider", "-p", "mutant_plugin"]
-        command += ["-m", "not browser", "--tb=line", "--no-header", f"--mutated={stem}", f"tests/{room}"]
+        command += [
+            "-m",
+            "not browser and not connect_only",
+            "--tb=line",
+            "--no-header",
+            f"--mutated={stem}",
+            f"tests/{room}",
+        ]
         environment = {**os.environ, "PYTHONPATH": paths, "TMPDIR": str(temporary), "PYTHONDONTWRITEBYTECODE": "1"}
         log = self.folder / "log"
         with log.open("w") as out:

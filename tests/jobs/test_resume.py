@@ -149,7 +149,9 @@ def test_a_plan_is_small(directory):
     assert folder.list()["_plan.jsonl.gz"] < 10 * len(paths)
 
 
-@pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(b"{", mtime=0), gzip.compress(b'{"a": 1}', mtime=0)])
+@pytest.mark.parametrize(
+    "content", [b"", b"no gzip", gzip.compress(b"{", mtime=0), gzip.compress(b'{"a": 1}', mtime=0)]
+)
 def test_a_damaged_plan_is_said(directory, texts, content):
     begun(directory, texts)
     Folder.of(directory).write("_plan.jsonl.gz", content)

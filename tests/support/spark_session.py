@@ -10,7 +10,7 @@ from places import SUPPORT
 from pyspark.sql import SparkSession
 
 CONNECT = "CLIPMILL_TEST_SPARK_CONNECT"
-"""Set by test_spark_connect.py for the process that it starts: the two kinds of session can't share one."""
+"""Set by `make test-connect`: the two kinds of session can't share a process."""
 
 SETTINGS = {
     "spark.ui.enabled": "false",

@@ -19,6 +19,7 @@ def frame(spark, rows, columns):
     return spark.createDataFrame([tuple(row[name] for name in names) for row in rows], schema)
 
 
+@pytest.mark.connect
 class TestEmbedColumns(Contract):
     @pytest.fixture
     def embed(self, spark):
@@ -68,6 +69,7 @@ class ExpressionContract(Contract):
         assert (rows, columns) == before
 
 
+@pytest.mark.connect
 class TestExpressions(ExpressionContract):
     def expression(self, column, kind, **options):
         return {"text": embed_text, "image": embed_image, "audio": embed_audio}[kind](column, **options)

@@ -25,6 +25,7 @@ def in_tasks(spark, payloads, tasks):
     return [handed[task] for task in sorted(handed)]
 
 
+@pytest.mark.connect
 @pytest.mark.parametrize("tasks", [40, 3], ids=["one each", "several each"])
 def test_payloads_are_spread_evenly_and_in_order(spark, tasks):
     assert spark.conf.get("spark.sql.adaptive.enabled") == "true"  # which gathers small partitions behind a shuffle
@@ -35,6 +36,7 @@ def test_payloads_are_spread_evenly_and_in_order(spark, tasks):
     assert [one for some in handed for one in some] == list(enumerate(payloads))
 
 
+@pytest.mark.connect
 def test_no_payloads(spark):
     assert in_tasks(spark, [], 1) == []
     assert report_each(spark, [], lambda one: {"one": one}) == []

@@ -43,6 +43,7 @@ def plain(row):
     return [plain(value) for value in row] if isinstance(row, list) else row
 
 
+@pytest.mark.connect
 class TestRank(RankContract):
     @pytest.fixture
     def rank(self, spark):
@@ -54,6 +55,7 @@ class TestRank(RankContract):
         return run
 
 
+@pytest.mark.connect
 class TestRankGroups(FlatContract):
     @pytest.fixture
     def rank_groups(self, spark):
@@ -69,6 +71,7 @@ class TestRankGroups(FlatContract):
         return run
 
 
+@pytest.mark.connect
 class TestClassify(ClassifyContract):
     @pytest.fixture
     def classify(self, spark):

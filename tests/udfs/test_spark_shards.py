@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 
 from clipmill.encoders import EncoderSpec
 from clipmill.encoders.storage import begin_job, finish_job, read_dataset, read_failures
@@ -25,6 +26,7 @@ def a_job(folder, *, rows, rows_per_shard, output="out", model="fake::dim=8"):
     return shards, job
 
 
+@pytest.mark.connect
 def test_every_shard_is_embedded_and_reported_in_order(spark, tmp_path):
     shards, job = a_job(tmp_path, rows=50, rows_per_shard=8)
     reports = embed_shards(spark, shards, job)
