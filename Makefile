@@ -97,7 +97,7 @@ typecheck: $(INSTALLED) ## Check types, on a built copy
 	@rm -rf build/typecheck
 	@$(BIN)/python setup.py --quiet build_py --build-lib build/typecheck
 	@MYPYPATH=build/typecheck $(BIN)/mypy --config-file pyproject.toml -p clipmill \
-		| sed -E 's#^build/typecheck/clipmill/(([^/]+\.py):)#src/clipmill/\1#; s#^build/typecheck/clipmill/##'
+		| sed -E 's#^build/typecheck/clipmill/(pipelines|transforms|udfs)/#\1/#; s#^build/typecheck/#src/#'
 
 .PHONY: bench
 bench: $(INSTALLED) ## Run the benchmarks

@@ -1,9 +1,8 @@
 """Maps the folders of this repository to the packages that are installed; everything else stands in pyproject.toml.
 
-`encoders/`, `transforms/`, `udfs/` and `pipelines/` stand at the root of the repository and are installed as
-`clipmill.encoders` and so on, sub-folders included; the root package itself lives in `src/clipmill/`, because a
-folder `clipmill/` at the root would shadow an installed wheel for whoever stands in a clone. Nothing is installed
-under a bare name.
+`transforms/`, `udfs/` and `pipelines/` stand at the root of the repository and are installed as `clipmill.transforms`
+and so on; all other rooms stand in `src/clipmill/`, because a folder `clipmill/` at the root would shadow an installed
+wheel for whoever stands in a clone. Nothing is installed under a bare name.
 """
 
 from __future__ import annotations
@@ -16,17 +15,16 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).resolve().parent
 PACKAGE = "clipmill"
 PACKAGE_FOLDER = "src/clipmill"
-FOLDERS = ("encoders", "pipelines", "transforms", "udfs")
+FOLDERS = ("pipelines", "transforms", "udfs")
 
 
 def package_dir() -> dict[str, str]:
     """Return the folder of every package that is installed, found by its `__init__.py`."""
-    mapping = {PACKAGE: PACKAGE_FOLDER}
-    for folder in FOLDERS:
-        mapping[f"{PACKAGE}.{folder}"] = folder
-        for package in find_packages(str(ROOT / folder)):
-            mapping[f"{PACKAGE}.{folder}.{package}"] = f"{folder}/{package.replace('.', '/')}"
-    return mapping
+    places = {PACKAGE: PACKAGE_FOLDER, **{f"{PACKAGE}.{folder}": folder for folder in FOLDERS}}
+    for package, folder in list(places.items()):
+        for inner in find_packages(str(ROOT / folder)):
+            places[f"{package}.{inner}"] = f"{folder}/{inner.replace('.', '/')}"
+    return places
 
 
 def version() -> str:
@@ -47,8 +45,8 @@ setup(
     package_data={
         PACKAGE: ["py.typed"],
         # Recursive, since a folder that holds nothing but data has no `__init__.py` and is no package of its own.
-        f"{PACKAGE}.encoders": ["**/*.json", "**/*.safetensors"],
-        f"{PACKAGE}.pipelines": ["**/*.html", "**/*.css"],
+        f"{PACKAGE}.models": ["**/*.json", "**/*.safetensors"],
+        f"{PACKAGE}.reports": ["**/*.html", "**/*.css"],
     },
     zip_safe=False,
 )

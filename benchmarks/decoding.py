@@ -22,9 +22,9 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from workload import large_photographs, photographs
 
 from clipmill import EncoderSpec, load_encoder
-from clipmill.encoders.catalog.tables import Preprocessing
-from clipmill.encoders.media.crops import image_crop
-from clipmill.encoders.media.preprocess import crop_pixels
+from clipmill.media.crops import image_crop
+from clipmill.media.preprocess import crop_pixels
+from clipmill.models.catalog.tables import Preprocessing
 
 CROP = Preprocessing()
 SPECS = {way: EncoderSpec("demo", device="cpu", decode=way, max_cache_bytes=0) for way in ("exact", "fast")}

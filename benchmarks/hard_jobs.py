@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipmill.encoders import EncoderSpec
-from clipmill.encoders.columns import Column
-from clipmill.encoders.threads import allowed_cpus
+from clipmill.encoders.plans.columns import Column
+from clipmill.threads import allowed_cpus
 
 SCHEMA = pa.schema({"id": pa.string(), "photo": pa.binary(), "caption": pa.string()})
 COLUMNS = {"photo": Column("image"), "caption": Column("text", truncated="caption_cut")}

@@ -31,7 +31,7 @@ from hard_jobs import COLUMNS, OPTIONS
 from hard_rows import Contents, contents_of, row_kinds, write_rows
 
 from clipmill.encoders import EncoderSpec, Failure, load_encoder
-from clipmill.encoders.threads import allowed_cpus
+from clipmill.threads import allowed_cpus
 
 ALLOWED_RATIO = 1.3
 BYTES_PER_PIXEL = 3

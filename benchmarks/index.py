@@ -224,8 +224,8 @@ def main() -> None:
 @click.argument("directory")
 def search(directory: str) -> None:
     """Search an index with new queries."""
-    from clipmill.encoders.index import open_index
-    from clipmill.encoders.index.truth import nearest_of_blocks
+    from clipmill.indexes import open_index
+    from clipmill.indexes.truth import nearest_of_blocks
 
     index = open_index(directory)
     queries = new_queries()

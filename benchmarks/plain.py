@@ -22,7 +22,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from turns import Contender
 
-from clipmill.encoders.threads import allowed_cpus
+from clipmill.threads import allowed_cpus
 
 BATCH = 32
 SERVICE_THREADS = 4

@@ -27,10 +27,11 @@ from safetensors.torch import load_file
 from workload import captions, drawings, photographs
 from workplace import ARCHITECTURE, spark_session
 
-from clipmill.encoders import EncoderSpec, demo, load_encoder
-from clipmill.encoders.columns import get_by_path
-from clipmill.encoders.rank_plan import RankPlan
-from clipmill.encoders.threads import allowed_cpus
+from clipmill.encoders import EncoderSpec, load_encoder
+from clipmill.encoders.plans.columns import get_by_path
+from clipmill.encoders.plans.rank_plan import RankPlan
+from clipmill.models import demo
+from clipmill.threads import allowed_cpus
 from clipmill.transforms import Rank
 from clipmill.udfs import rank
 

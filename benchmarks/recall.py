@@ -6,8 +6,8 @@ import numpy as np
 
 from clipmill.encoders import EncoderSpec, load_encoder
 from clipmill.encoders.calls import normalize_rows
-from clipmill.encoders.combinations import has_native_bfloat16
-from clipmill.encoders.demo.drawings import caption, draw, sample_scene
+from clipmill.models.combinations import has_native_bfloat16
+from clipmill.models.demo.drawings import caption, draw, sample_scene
 
 NEIGHBOURS = 10
 _CHUNK = 250

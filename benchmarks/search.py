@@ -22,10 +22,10 @@ import pyarrow.parquet as pq
 from apache_beam.options.pipeline_options import PipelineOptions
 from workplace import machine
 
-from clipmill.encoders.index import open_index
-from clipmill.encoders.index.build import IndexOptions, build_index
-from clipmill.encoders.index.exact import exact_top_k
-from clipmill.encoders.index.targets import find_target
+from clipmill.indexes import open_index
+from clipmill.indexes.build import IndexOptions, build_index
+from clipmill.indexes.exact import exact_top_k
+from clipmill.indexes.targets import find_target
 from clipmill.transforms import Search
 
 DIM, TOP_K, CLUSTERS, PARTS = 512, 10, 1000, 10

@@ -21,7 +21,7 @@ from turns import Contender, Rates, rate_table, take_turns
 from workload import captions, large_photographs, photographs
 from workplace import ARCHITECTURE, Workplace
 
-from clipmill.encoders.spec import Modality
+from clipmill.models.spec import Modality
 
 
 @dataclasses.dataclass(frozen=True)

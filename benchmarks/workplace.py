@@ -18,10 +18,10 @@ from pyspark.sql import DataFrame, SparkSession
 from workload import write_weights
 
 from clipmill.encoders import EncoderSpec
-from clipmill.encoders.combinations import has_native_bfloat16
-from clipmill.encoders.runtimes.store import Store
-from clipmill.encoders.threads import allowed_cpus
-from clipmill.encoders.towers import find_source
+from clipmill.models.combinations import has_native_bfloat16
+from clipmill.models.runtimes.store import Store
+from clipmill.models.towers import find_source
+from clipmill.threads import allowed_cpus
 
 ARCHITECTURE = "ViT-B-32"
 _FEW_ROWS = 64

@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from clipmill.encoders import demo
-from clipmill.encoders.demo.drawings import CLASSES, HELD_OUT, Scene, class_caption, describe, draw, sample_scene
+from clipmill.models import demo
+from clipmill.models.demo.drawings import CLASSES, HELD_OUT, Scene, class_caption, describe, draw, sample_scene
 
 MODEL_DIR = Path(demo.__file__).parent
 

@@ -6,8 +6,7 @@
   what came of them; `dry_run`: what would
 - `embed`, `rank`, `classify`: what each asks of a job, and what it prints without one; `listed`: files named one by one
 - `index_command`, `index`: the command `index`; `existing`: `--skip-existing`
-- `search_command`, `search`: the command `search`; `contact_sheet`: its page
-- `report_command`: the command `report`; `report`: its page; `page_file`: where pages go
+- `search_command`, `search`: the command `search`; `report_command`: the command `report`
 - `summary`: `summary(documents)` and `clipmill summary`; `models`, `doctor`: the commands of those names
 - `demo`: what `make demo` runs; `gallery`: its pictures and the contact sheet
 """

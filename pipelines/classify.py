@@ -10,13 +10,13 @@ from typing import Any
 import click
 
 from ..encoders import EncoderSpec, load_encoder
-from ..encoders.classify_plan import SUFFIX, ClassifyPlan, DocumentClassifyPlan
-from ..encoders.document_plan import DocumentPlan
 from ..encoders.encoder import Encoder
-from ..encoders.failure import Failure
 from ..encoders.item import Item, Uri
-from ..encoders.labels import Classifier, LabelSet
 from ..encoders.outcome import Classified, Labelled
+from ..encoders.plans.classify_plan import SUFFIX, ClassifyPlan, DocumentClassifyPlan
+from ..encoders.plans.document_plan import DocumentPlan
+from ..encoders.plans.labels import Classifier, LabelSet
+from ..failures import Failure
 from . import console
 from .jobs import Refused, column_plan, reader_of
 from .listed import list_files, table_of

@@ -13,8 +13,8 @@ from typing import Any
 
 import click
 
-from ..encoders.errors import ClipmillError, SpecError
-from ..encoders.spec import EncoderSpec
+from ..errors import ClipmillError, SpecError
+from ..models.spec import EncoderSpec
 from .existing import existing_options
 from .index_command import index
 from .options import (
@@ -101,7 +101,7 @@ cli.add_command(index)
 @click.argument("dataset")
 def summary(dataset: str) -> None:
     """Print what a dataset holds: kinds of documents, and attributes."""
-    from ..encoders.errors import DatasetError
+    from ..errors import DatasetError
     from .console import out
     from .jobs import Refused
     from .summary import missing_of, summarise_dataset, vectors_elsewhere

@@ -12,10 +12,10 @@ import click
 import numpy as np
 from rich.table import Table
 
+from ..datasets.dataset import read_failures
+from ..datasets.dataset_rows import read_dataset
 from ..encoders import load_encoder
-from ..encoders.errors import ClipmillError
-from ..encoders.storage.dataset import read_failures
-from ..encoders.storage.dataset_rows import read_dataset
+from ..errors import ClipmillError
 from .console import out
 from .doctor import MIN_JAVA, java_version
 from .gallery import Hit, write_contact_sheet, write_gallery

@@ -14,10 +14,10 @@ from typing import Any
 
 from rich.table import Table
 
-from ..encoders.cache import cache_root
-from ..encoders.combinations import RUNTIMES, combinations, has_native_bfloat16, may_have_gpu
-from ..encoders.runtimes.store import is_writable
-from ..encoders.threads import allowed_cpus
+from ..files.cache import cache_root
+from ..models.combinations import RUNTIMES, combinations, has_native_bfloat16, may_have_gpu
+from ..models.runtimes.store import is_writable
+from ..threads import allowed_cpus
 
 _DISTRIBUTIONS = {
     "clipmill": "",

@@ -10,11 +10,11 @@ import click
 from rich.filesize import decimal
 from rich.table import Table
 
-from ..encoders.errors import DatasetError
-from ..encoders.storage.begin import begin_job
-from ..encoders.storage.job import Job
-from ..encoders.storage.resume import Progress
-from ..encoders.storage.shards import Shard
+from ..datasets.inputs.shards import Shard
+from ..errors import DatasetError
+from ..jobs.begin import begin_job
+from ..jobs.job import Job
+from ..jobs.resume import Progress
 from . import console
 from .wording import in_flags, many
 

@@ -15,7 +15,7 @@ from .existing import existing_settings
 from .jobs import Refused, column_plan, reader_of
 
 if TYPE_CHECKING:
-    from ..encoders.failure import Failure
+    from ..failures import Failure
 
 _SETTINGS = ("access_paths", "keep_content", "tags", "dtype", "format")
 

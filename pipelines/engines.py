@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..encoders.errors import ClipmillError
-from ..encoders.storage.lock import release_all
-from ..encoders.storage.processes import meaning_of_exit
-from ..encoders.storage.shards import Shard
+from ..datasets.inputs.shards import Shard
+from ..errors import ClipmillError
+from ..files.lock import release_all
+from ..files.processes import meaning_of_exit
 from . import console
 from .options import renamed_flag
 
 if TYPE_CHECKING:
-    from ..encoders.storage.job import Job
+    from ..jobs.job import Job
 
 _QUIET = """
 rootLogger.level = fatal

@@ -38,7 +38,7 @@ def existing_settings(values: dict[str, Any]) -> dict[str, Any]:
     Raises:
         click.UsageError: If one says nothing without another.
     """
-    from ..encoders.storage.existing import Existing
+    from ..jobs.existing import Existing
 
     if values["skip_by"] and not values["skip_existing"]:
         raise click.UsageError(

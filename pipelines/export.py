@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
-from ..encoders.exporting import export_model
-from ..encoders.spec import EncoderSpec
+from ..models.exporting import export_model
+from ..models.spec import EncoderSpec
 
 
 def export(spec: EncoderSpec, folder: str, overwrite: bool) -> Table:

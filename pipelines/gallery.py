@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..encoders.demo.drawings import CLASSES, draw, sample_scene
-from ..encoders.errors import MissingExtraError
+from ..errors import MissingExtraError
+from ..models.demo.drawings import CLASSES, draw, sample_scene
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee")
 _THUMBNAIL = 160

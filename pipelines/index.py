@@ -13,14 +13,14 @@ from typing import Any, Self
 import click
 from rich.table import Table
 
-from ..encoders.errors import DatasetError
-from ..encoders.index.add import Added, add_to_index, would_add
-from ..encoders.index.build import IndexOptions, RunShards, build_index, plan_of, run_here
-from ..encoders.index.manifest import IndexManifest
-from ..encoders.index.plan import IndexPlan
-from ..encoders.index.shard import IndexJob, IndexShard
-from ..encoders.index.sizes import as_size, bytes_of
-from ..encoders.index.source import open_source
+from ..errors import DatasetError
+from ..indexes.add import Added, add_to_index, would_add
+from ..indexes.build import IndexOptions, RunShards, build_index, plan_of, run_here
+from ..indexes.manifest import IndexManifest
+from ..indexes.plan import IndexPlan
+from ..indexes.shard import IndexJob, IndexShard
+from ..indexes.sizes import as_size, bytes_of
+from ..indexes.source import open_source
 from . import console
 from .engines import beam_shards, spark_session, split_engine_options
 from .jobs import Refused

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import click
 
-from ..encoders.errors import DatasetError
-from ..encoders.exposition import MetricsFile, check_installed, serve_metrics
-from ..encoders.storage.files import is_local, open_location
-from ..encoders.storage.job_counts import JobCounts
-from ..encoders.storage.listing import is_matched
-from ..encoders.storage.shards import Shard
+from ..datasets.inputs.listing import is_matched
+from ..datasets.inputs.shards import Shard
+from ..errors import DatasetError
+from ..files.file_systems import is_local, open_location
+from ..jobs.job_counts import JobCounts
+from ..metrics.exposition import MetricsFile, check_installed, serve_metrics
 
 _START = b"# HELP clipmill_"
 """How a file of metrics begins."""

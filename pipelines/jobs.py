@@ -13,21 +13,21 @@ from typing import Any, Self
 
 import click
 
+from ..datasets.dataset import DatasetSummary, count_finished, finish_job, summarise
+from ..datasets.directory import ATTEMPTS
+from ..datasets.inputs.planning import plan_shards
+from ..datasets.inputs.shards import Shard
 from ..encoders import EncoderSpec, load_encoder
-from ..encoders.columns import Column, ColumnPlan
-from ..encoders.document_plan import DocumentPlan
-from ..encoders.errors import ClipmillError, DatasetError
-from ..encoders.rank_plan import DocumentRankPlan
-from ..encoders.storage.begin import begin_job
-from ..encoders.storage.dataset import DatasetSummary, count_finished, finish_job, summarise
-from ..encoders.storage.directory import ATTEMPTS
-from ..encoders.storage.files import Folder
-from ..encoders.storage.job import Job
-from ..encoders.storage.job_counts import JobCounts
-from ..encoders.storage.lock import DirectoryLock, refuse_if_held
-from ..encoders.storage.planning import plan_shards
-from ..encoders.storage.resume import Earlier, Progress, read_earlier
-from ..encoders.storage.shards import Shard
+from ..encoders.plans.columns import Column, ColumnPlan
+from ..encoders.plans.document_plan import DocumentPlan
+from ..encoders.plans.rank_plan import DocumentRankPlan
+from ..errors import ClipmillError, DatasetError
+from ..files.file_systems import Folder
+from ..files.lock import DirectoryLock, refuse_if_held
+from ..jobs.begin import begin_job
+from ..jobs.job import Job
+from ..jobs.job_counts import JobCounts
+from ..jobs.resume import Earlier, Progress, read_earlier
 from . import console
 from .dry_run import resumed_text, show_plan
 from .engines import is_local, run_beam, run_spark, split_engine_options

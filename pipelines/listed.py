@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from ..encoders.errors import DatasetError
-from ..encoders.storage.listing import kind_of, list_inputs
-from ..encoders.storage.plain import clean_text
+from ..datasets.inputs.listing import kind_of, list_inputs
+from ..errors import DatasetError
+from ..files.plain import clean_text
 from .jobs import Refused
 
 _WEB = ("http://", "https://", "data:")

@@ -10,11 +10,11 @@ from typing import Any
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
-from ..encoders.catalog import ModelRef, mclip, resolve_model
-from ..encoders.catalog.tables import pairs
-from ..encoders.downloads import observed_by
-from ..encoders.errors import SpecError
-from ..encoders.spec import EncoderSpec
+from ..errors import SpecError
+from ..models.catalog import ModelRef, mclip, resolve_model
+from ..models.catalog.tables import pairs
+from ..models.downloads import observed_by
+from ..models.spec import EncoderSpec
 from .console import err
 
 
@@ -82,7 +82,7 @@ def download_model(spec: EncoderSpec) -> dict[str, Any]:
     """
     if spec.ref.family in ("fake", "custom", "onnx"):
         raise SpecError(f"{spec.model} has nothing to download: it is run from where its name says")
-    from ..encoders.towers import find_source
+    from ..models.towers import find_source
 
     with _Bars() as bars, observed_by(bars):
         source = find_source(spec)

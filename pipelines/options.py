@@ -12,7 +12,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from ..encoders.spec import RENAMED, EncoderSpec
+from ..models.spec import RENAMED, EncoderSpec
 
 ENGINES = ("beam", "spark")
 PASSED_UNCHECKED = "clipmill.passed_unchecked"

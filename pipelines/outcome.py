@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import click
 from rich.table import Table
 
-from ..encoders.storage.dataset import DatasetSummary
+from ..datasets.dataset import DatasetSummary
 
 
 def summary_table(

@@ -11,14 +11,14 @@ import click
 
 from ..encoders import EncoderSpec, load_encoder
 from ..encoders.encoder import Encoder
-from ..encoders.errors import SpecError
-from ..encoders.failure import Failure
 from ..encoders.item import Item, Uri
-from ..encoders.kinds import check_kind
 from ..encoders.outcome import Vector
-from ..encoders.rank_plan import RANKED, DocumentRankPlan, RankPlan
-from ..encoders.ranking import Ranked, Scorer, check_any_scale
-from ..encoders.scores import SCALE, Scale
+from ..encoders.plans.kinds import check_kind
+from ..encoders.plans.rank_plan import RANKED, DocumentRankPlan, RankPlan
+from ..encoders.plans.ranking import Ranked, Scorer, check_any_scale
+from ..encoders.plans.scores import SCALE, Scale
+from ..errors import SpecError
+from ..failures import Failure
 from . import console
 from .jobs import Refused, reader_of
 from .listed import list_files, table_of

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from ..encoders.overview.projection import METHODS
-from ..encoders.overview.vectors import MAX_SAMPLE, SampleOptions
+from ..reports.projection import METHODS
+from ..reports.vectors import MAX_SAMPLE, SampleOptions
 from .options import Command
 
 _COUNT = click.IntRange(1, MAX_SAMPLE)
@@ -51,12 +51,12 @@ def report(source: str, output: str, overwrite: bool, **values: Any) -> None:
     It shows failures, provenance, throughput, a map of a sample with thumbnails, near-duplicates, and of an index its
     recall against its speed. The page is one file, which opens offline and asks nothing of any network.
     """
-    from ..encoders.errors import DatasetError
-    from ..encoders.overview.columns import Content
-    from ..encoders.overview.overview import Looked, overview
-    from ..encoders.storage.plain import clean_text
+    from ..errors import DatasetError
+    from ..files.plain import clean_text
+    from ..reports.columns import Content
+    from ..reports.overview import Looked, overview
+    from ..reports.page import check_output, render, said
     from .jobs import Refused
-    from .report.page import check_output, render, said
 
     names = ("rows", "thumbnails", "seed", "duplicates_above", "projection")
     sample = SampleOptions(**{name: values.pop(name) for name in names})

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ..encoders.kinds import KINDS
+from ..encoders.plans.kinds import KINDS
 from .options import (
     Command,
     job_options,

@@ -8,19 +8,18 @@ from typing import Any
 import click
 
 from ..encoders import EncoderSpec, load_encoder
-from ..encoders.errors import DatasetError
-from ..encoders.failure import Failure
-from ..encoders.index.targets import Target, find_target
 from ..encoders.item import Item
 from ..encoders.outcome import Outcome
+from ..encoders.plans.rank_plan import CLIP_SCORE, COSINE
 from ..encoders.preparation import fetch_policy
-from ..encoders.rank_plan import CLIP_SCORE, COSINE
-from ..encoders.search_plan import ID, SCORE, TOP_K, SearchPlan, spec_of_search
-from ..encoders.searcher import Searcher
-from ..encoders.stats import Stats
-from ..encoders.storage.plain import json_text
-from . import console
-from .contact_sheet import (
+from ..errors import DatasetError
+from ..failures import Failure
+from ..files.plain import json_text
+from ..indexes.search_plan import ID, SCORE, TOP_K, SearchPlan, spec_of_search
+from ..indexes.searcher import Searcher
+from ..indexes.targets import Target, find_target
+from ..metrics.stats import Stats
+from ..reports.contact_sheet import (
     Asked,
     PictureRules,
     check_page,
@@ -29,6 +28,7 @@ from .contact_sheet import (
     render,
     shown_text,
 )
+from . import console
 from .jobs import Refused
 from .listed import table_of
 from .rank import Query, scale_as_json, scale_of

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ..encoders.storage.provenance import TAKEN_OVER
+from ..datasets.tables.provenance import TAKEN_OVER
 from .options import Command, refuse_unknown, spec_fields, spec_options, unchecked_of
 
 _DEFAULTS = {

@@ -110,9 +110,9 @@ def summarise_dataset(path: str) -> Summary:
 
 def missing_of(path: str) -> str | None:
     """Say what a dataset lacks whose job did not end; None for one that is whole, or that is not clipmill's."""
-    from ..encoders.errors import DatasetError
-    from ..encoders.overview.integrity import missing_of as missing
-    from ..encoders.storage.dataset import read_job, summarise
+    from ..datasets.dataset import read_job, summarise
+    from ..errors import DatasetError
+    from ..reports.integrity import missing_of as missing
 
     try:
         return missing(read_job(path), summarise(path))
@@ -122,14 +122,14 @@ def missing_of(path: str) -> str | None:
 
 def vectors_elsewhere(path: str) -> str | None:
     """Say where the vectors of a dataset in clip-retrieval's layout are; None of one whose rows hold them."""
-    from ..encoders.storage.clip_retrieval import vectors_beside
-    from ..encoders.storage.files import Folder
+    from ..datasets.formats.clip_retrieval import vectors_beside
+    from ..files.file_systems import Folder
 
     return vectors_beside(Folder.of(path).list())
 
 
 def _rows(path: str) -> Iterator[dict[str, Any]]:
-    from ..encoders.storage.dataset_rows import read_batches
+    from ..datasets.dataset_rows import read_batches
 
     for batch in read_batches(path):
         columns = {name: _cells(batch.column(name)) for name in batch.schema.names}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from ..encoders.spec import EncoderSpec
+from ..models.spec import EncoderSpec
 
 _OPTIONS = (
     *(field.name for field in dataclasses.fields(EncoderSpec)),

@@ -39,7 +39,7 @@ IGNORE = (DOCKER / "Dockerfile.dockerignore").read_text(encoding="utf-8")
 PAGE = (ROOT / "docs" / "docker.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 TARGETS = ("cpu", "gpu")
-FOLDERS = ("encoders", "pipelines", "transforms", "udfs")
+FOLDERS = ("pipelines", "transforms", "udfs")
 
 
 def problems_of(text: str, ignore: str = IGNORE) -> list[str]:
@@ -109,9 +109,9 @@ def test_a_dockerfile_that_does_not_is_found_out(old: str, new: str, problem: st
 
 
 def test_only_what_is_copied_goes_to_the_builder() -> None:
-    for path in (".venv", ".git", "tests/test_docker.py", "docs", "encoders/__pycache__", "src/clipmill.egg-info"):
+    for path in (".venv", ".git", "tests/test_docker.py", "docs", "src/clipmill/__pycache__", "src/clipmill.egg-info"):
         assert is_ignored(path, IGNORE), path
-    for path in ("setup.py", "encoders/demo/vocabulary.json", "docker/install.sh"):
+    for path in ("setup.py", "src/clipmill/models/demo/vocabulary.json", "docker/install.sh"):
         assert not is_ignored(path, IGNORE), path
 
 
@@ -137,7 +137,7 @@ def wheel_of(text: str, folder: Path) -> set[str]:
 
 def test_the_wheel_of_the_images_is_whole(tmp_path: Path) -> None:
     modules = {f"clipmill/{file.relative_to(ROOT)}" for name in FOLDERS for file in (ROOT / name).rglob("*.py")}
-    modules |= {f"clipmill/{file.name}" for file in (ROOT / "src/clipmill").glob("*.py")}
+    modules |= {file.relative_to(ROOT / "src").as_posix() for file in (ROOT / "src/clipmill").rglob("*.py")}
     assert wheel_of(TEXT, tmp_path / "all") == modules
     with pytest.raises(subprocess.CalledProcessError):
         wheel_of(TEXT.replace("COPY udfs udfs", ""), tmp_path / "less")

@@ -10,7 +10,7 @@ from cli_helpers import run_example, run_typed
 from places import DOCS
 
 from clipmill import EncoderSpec
-from clipmill.encoders.spec import RENAMED
+from clipmill.models.spec import RENAMED
 
 MIGRATION = (DOCS / "migration.md").read_text(encoding="utf-8")
 RUNTIMES = (DOCS / "runtimes.md").read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ from http_server import LoopbackServer
 from pictures import encode, photographs
 from places import ROOT
 
-from clipmill.encoders.storage import read_dataset, read_failures
+from clipmill.datasets import read_dataset, read_failures
 from clipmill.pipelines.gallery import PHOTOGRAPHS, write_gallery
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Write encoders/catalog/open_clip.json: what the installed open_clip knows of its models, as a table of our own.
+"""Write src/clipmill/models/catalog/open_clip.json: what the installed open_clip knows of its models, as a table.
 
 A spec must be checked, and its dimension known, on a machine without torch and open_clip (a job's driver), so the facts
 ship with the package. `tests/models/test_catalog.py` holds the table against the installed open_clip.
@@ -21,10 +21,10 @@ import open_clip
 from open_clip.factory import get_model_config
 from open_clip.pretrained import _PRETRAINED
 
-from clipmill.encoders.catalog.backbones import BACKBONES
-from clipmill.encoders.towers.open_clip_build import build_unfilled
+from clipmill.models.catalog.backbones import BACKBONES
+from clipmill.models.towers.open_clip_build import build_unfilled
 
-TARGET = Path(__file__).parent.parent / "encoders" / "catalog" / "open_clip.json"
+TARGET = Path(__file__).parent.parent / "src" / "clipmill" / "models" / "catalog" / "open_clip.json"
 SUFFIX = "-quickgelu"
 TEXT_KEYS = ("hf_tokenizer_name", "tokenizer_kwargs", "hf_model_name", "no_causal_mask", "embed_cls", "pool_type")
 """What of a text tower's configuration decides how texts are prepared."""

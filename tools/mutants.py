@@ -33,46 +33,12 @@ import click
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "mutants"
-STORAGE = "encoders/storage"
-ROOMS: dict[str, tuple[str, ...]] = {
-    "files": (*(f"{STORAGE}/{name}.py" for name in ("files", "parquet", "plain", "lock", "processes")),),
-    "metrics": ("encoders/metrics.py", "encoders/exposition.py", "encoders/told_process.py"),
-    "media": ("encoders/media",),
-    "models": (
-        *(f"encoders/{name}" for name in ("catalog", "downloads", "tokenizers", "towers", "runtimes")),
-        *(f"encoders/{name}.py" for name in ("spec", "model", "frontend", "combinations", "exporting")),
-    ),
-    "encoders": (
-        *(f"encoders/{name}.py" for name in ("calls", "classify_plan", "columns", "content_hash", "document")),
-        *(f"encoders/{name}.py" for name in ("document_plan", "encoder", "in_flight", "item", "kinds", "labels")),
-        *(f"encoders/{name}.py" for name in ("loaded", "micro_batch", "plans", "preparation", "rank_plan", "ranking")),
-        *(f"encoders/{name}.py" for name in ("registry", "scores", "session", "vector_cache")),
-    ),
-    "datasets": (
-        *(f"{STORAGE}/{name}.py" for name in ("clip_retrieval", "clip_retrieval_part", "column_types", "dataset")),
-        *(f"{STORAGE}/{name}.py" for name in ("dataset_rows", "directory", "document_layouts", "lance_part")),
-        *(f"{STORAGE}/{name}.py" for name in ("layouts", "lines", "listing", "misfits", "part_writers", "planning")),
-        *(f"{STORAGE}/{name}.py" for name in ("provenance", "readers", "records", "rows", "samples", "scalars")),
-        *(f"{STORAGE}/{name}.py" for name in ("shard_writer", "shards", "sizes", "spark_schema", "tables", "tars")),
-        f"{STORAGE}/vectors.py",
-    ),
-    "jobs": (
-        *(f"{STORAGE}/{name}.py" for name in ("attempts", "begin", "careful", "existing", "existing_rows")),
-        *(f"{STORAGE}/{name}.py" for name in ("first_look", "job", "job_counts", "modes", "output", "resume")),
-        *(f"{STORAGE}/{name}.py" for name in ("row_keys", "skip_lists")),
-    ),
-    "indexes": ("encoders/index", "encoders/search_plan.py", "encoders/searcher.py"),
-    "reports": ("encoders/overview", "pipelines/report", "pipelines/contact_sheet.py", "pipelines/page_file.py"),
-    "transforms": ("transforms",),
-    "udfs": ("udfs",),
-    "pipelines": (
-        *(f"pipelines/{name}.py" for name in ("classify", "cli", "console", "doctor", "dry_run", "embed", "engines")),
-        *(f"pipelines/{name}.py" for name in ("existing", "export", "index", "index_command", "job_metrics", "jobs")),
-        *(f"pipelines/{name}.py" for name in ("listed", "models", "options", "outcome", "rank", "report_command")),
-        *(f"pipelines/{name}.py" for name in ("score_commands", "search", "search_command", "summary", "wording")),
-    ),
+ROOMS = {
+    **{room: f"src/clipmill/{room}" for room in ("files", "metrics", "media", "models", "encoders", "datasets")},
+    **{room: f"src/clipmill/{room}" for room in ("jobs", "indexes", "reports")},
+    **{room: room for room in ("transforms", "udfs", "pipelines")},
 }
-"""Files and folders of each room; its tests are those of tests/<room>/."""
+"""The folder of each room; its tests are those of tests/<room>/."""
 
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE,
@@ -242,8 +208,7 @@ def mutated(path: Path, number: int) -> str:
 
 def files_of(room: str) -> list[Path]:
     """Return the modules of a room."""
-    found = [ROOT / place for place in ROOMS[room]]
-    return [file for place in found for file in (sorted(place.rglob("*.py")) if place.is_dir() else [place])]
+    return sorted((ROOT / ROOMS[room]).rglob("*.py"))
 
 
 def draw(room: str, count: int, seed: int) -> list[Mutant]:

@@ -55,7 +55,7 @@ def encode(folder: Path, runtime: str, precision: str) -> None:
     from parity_rows import inputs
 
     from clipmill import EncoderSpec, load_encoder
-    from clipmill.encoders.errors import ClipmillError
+    from clipmill.errors import ClipmillError
 
     drawn = pickle.loads((folder / "drawn.pickle").read_bytes())
     found: dict[str, Any] = {}
@@ -178,8 +178,8 @@ def write(output: Path, lines: list[str]) -> None:
     text = output.read_text(encoding="utf-8")
     before, _, rest = text.partition("<!-- table -->\n")
     _, _, after = rest.partition("<!-- end of table -->")
-    from clipmill.encoders.combinations import processor
-    from clipmill.encoders.threads import allowed_cpus
+    from clipmill.models.combinations import processor
+    from clipmill.threads import allowed_cpus
 
     machine = f"Machine: {processor()}, {allowed_cpus()} cores, Python {platform.python_version()}."
     measured = {line.split(" | ")[0].removeprefix("| ") for line in lines}

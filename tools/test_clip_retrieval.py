@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipmill.encoders.demo.drawings import caption, draw, sample_scene
+from clipmill.models.demo.drawings import caption, draw, sample_scene
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES, SHARD, QUERIES = 120, 50, 20
@@ -139,7 +139,7 @@ print(f"clip-retrieval filter: copied the {len(copied)} nearest pictures")
 COMPARE = """
 import sys
 import numpy as np
-from clipmill.encoders.storage import read_dataset
+from clipmill.datasets import read_dataset
 
 read, table = np.load(sys.argv[1]), read_dataset(sys.argv[2])
 keys = {key: row for row, key in enumerate(table.column("id").to_pylist())}

@@ -58,8 +58,8 @@ for name in ("texts", "images"):
 REFUSE_CUDA = """
 import sys
 from clipmill.encoders import load_encoder
-from clipmill.encoders.combinations import may_have_gpu
-from clipmill.encoders.errors import DeviceError
+from clipmill.models.combinations import may_have_gpu
+from clipmill.errors import DeviceError
 try:
     load_encoder(sys.argv[1], device="cuda")
 except DeviceError as err:

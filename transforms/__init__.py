@@ -16,7 +16,7 @@
   many cores a worker may use
 """
 
-from ..encoders.errors import MissingExtraError
+from ..errors import MissingExtraError
 
 try:
     import apache_beam as _beam  # noqa: F401 - only to say what is missing before any module of ours needs it

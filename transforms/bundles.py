@@ -19,14 +19,14 @@ import pyarrow as pa
 from apache_beam.transforms.window import BoundedWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from ..encoders.failure import Failure
+from ..datasets.dataset import count_finished, finish_job
+from ..datasets.formats.shard_writer import ShardWriter, manifest_name
+from ..datasets.tables.misfits import fitting_batches
+from ..datasets.tables.sizes import BATCH_BYTES, BATCH_ROWS, held_bytes
 from ..encoders.registry import count_loads
-from ..encoders.spec import EncoderSpec
-from ..encoders.storage.dataset import count_finished, finish_job
-from ..encoders.storage.files import Folder, dataset_errors
-from ..encoders.storage.misfits import fitting_batches
-from ..encoders.storage.shard_writer import ShardWriter, manifest_name
-from ..encoders.storage.sizes import BATCH_BYTES, BATCH_ROWS, held_bytes
+from ..failures import Failure
+from ..files.file_systems import Folder, dataset_errors
+from ..models.spec import EncoderSpec
 from .failed_row import FailedRow
 from .file_tables import Table
 from .meter import resolved_here

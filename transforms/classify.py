@@ -6,14 +6,14 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..encoders.classify_plan import SUFFIX, ClassifyPlan, DocumentClassifyPlan
-from ..encoders.columns import Column, ColumnPlan
 from ..encoders.document import Document
-from ..encoders.document_plan import DocumentPlan
-from ..encoders.errors import SpecError
-from ..encoders.labels import LabelSet
-from ..encoders.scores import SCALE, Scale
-from ..encoders.spec import EncoderSpec, Modality, reject_unknown_options
+from ..encoders.plans.classify_plan import SUFFIX, ClassifyPlan, DocumentClassifyPlan
+from ..encoders.plans.columns import Column, ColumnPlan
+from ..encoders.plans.document_plan import DocumentPlan
+from ..encoders.plans.labels import LabelSet
+from ..encoders.plans.scores import SCALE, Scale
+from ..errors import SpecError
+from ..models.spec import EncoderSpec, Modality, reject_unknown_options
 from .elements import DocumentElements, Elements, RowElements
 from .encoding import Encoding, check_columns, label_of
 from .placed import OnFailure

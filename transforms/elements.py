@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, Protocol
 
 from ..encoders.document import Document
 from ..encoders.encoder import Encoder
-from ..encoders.failure import Code, Failure, Stage
 from ..encoders.item import Item
 from ..encoders.outcome import Outcome
-from ..encoders.plans import AnyDocumentPlan, BoundDocumentPlan, BoundRowPlan, RowPlan
+from ..encoders.plans.plan import AnyDocumentPlan, BoundDocumentPlan, BoundRowPlan, RowPlan
+from ..failures import Code, Failure, Stage
 from .failed_row import FailedRow
 from .rows import Vectors, as_lists, fields_of, make_row, value_at
 

@@ -7,11 +7,11 @@ from typing import Any, get_args
 
 from apache_beam.pvalue import PCollection
 
-from ..encoders.columns import Column, ColumnPlan
 from ..encoders.document import Document
-from ..encoders.document_plan import DocumentPlan
-from ..encoders.errors import SpecError
-from ..encoders.spec import EncoderSpec, Modality, reject_unknown_options
+from ..encoders.plans.columns import Column, ColumnPlan
+from ..encoders.plans.document_plan import DocumentPlan
+from ..errors import SpecError
+from ..models.spec import EncoderSpec, Modality, reject_unknown_options
 from .elements import DocumentElements, Elements, RowElements
 from .encoding import Embedded, Encoding, check_columns, label_of
 from .placed import OnFailure

@@ -12,8 +12,8 @@ from typing import Any
 from ..encoders.encoder import Encoder
 from ..encoders.outcome import Finished as FinishedRow
 from ..encoders.session import EmbedSession
-from ..encoders.spec import EncoderSpec
-from ..encoders.stats import Stats
+from ..metrics.stats import Stats
+from ..models.spec import EncoderSpec
 from .elements import BoundElements, Elements
 from .failed_row import FailedRow
 from .meter import Meter

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, Self, get_args
 import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
-from ..encoders.errors import SpecError
-from ..encoders.plans import AnyDocumentPlan, RowPlan
-from ..encoders.spec import EncoderSpec
+from ..encoders.plans.plan import AnyDocumentPlan, RowPlan
+from ..errors import SpecError
+from ..models.spec import EncoderSpec
 from . import document_coder as _document_coder  # noqa: F401 - registers the coder of documents
 from .elements import Elements
 from .embed_fn import EmbedBatchFn, EmbedFn

@@ -10,12 +10,12 @@ import apache_beam as beam
 from apache_beam.pvalue import PCollection
 from apache_beam.typehints import KV
 
-from ..encoders.storage.existing import Part, is_there, parts_of
-from ..encoders.storage.existing_rows import keys_there
-from ..encoders.storage.job import Job
-from ..encoders.storage.row_keys import keys_wanted
-from ..encoders.storage.shards import Shard
-from ..encoders.storage.skip_lists import write_skip_list
+from ..datasets.inputs.shards import Shard
+from ..jobs.existing import Part, is_there, parts_of
+from ..jobs.existing_rows import keys_there
+from ..jobs.job import Job
+from ..jobs.row_keys import keys_wanted
+from ..jobs.skip_lists import write_skip_list
 
 _Wanted = tuple[str, bytes]
 """The shard that has a row, and the digest by which the row is known there; b"" where it is the one of the join."""

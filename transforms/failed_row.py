@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from ..encoders.errors import ClipmillError
-from ..encoders.failure import Failure
+from ..errors import ClipmillError
+from ..failures import Failure
 
 
 @dataclasses.dataclass(frozen=True)

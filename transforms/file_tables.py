@@ -10,13 +10,13 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from ..encoders.columns import ColumnPlan, MissingColumn
+from ..datasets.tables.document_layouts import document_layout
+from ..datasets.tables.layouts import layout_of
+from ..datasets.tables.records import candidate_failure_records, row_failure_records
+from ..datasets.tables.schemas import documents_batch, rows_batch
 from ..encoders.document import Document
-from ..encoders.plans import AnyDocumentPlan, RowPlan
-from ..encoders.storage.document_layouts import document_layout
-from ..encoders.storage.layouts import layout_of
-from ..encoders.storage.records import candidate_failure_records, row_failure_records
-from ..encoders.storage.tables import documents_batch, rows_batch
+from ..encoders.plans.columns import ColumnPlan, MissingColumn
+from ..encoders.plans.plan import AnyDocumentPlan, RowPlan
 from .failed_row import FailedRow
 from .rows import fields_of, plain, value_at
 

@@ -30,14 +30,14 @@ from apache_beam.transforms.window import BoundedWindow, GlobalWindows
 from apache_beam.typehints import typehints
 from apache_beam.utils.timestamp import Timestamp
 
-from ..encoders.columns import MissingColumn, row_name
 from ..encoders.encoder import Encoder
-from ..encoders.failure import Code, RowError, Stage
 from ..encoders.item import Item
 from ..encoders.outcome import Outcome
-from ..encoders.plans import BoundRowPlan
-from ..encoders.rank_plan import CLIP_SCORE, COSINE, LOGIT, RANK, PairPlan
-from ..encoders.ranking import GroupTotals
+from ..encoders.plans.columns import MissingColumn, row_name
+from ..encoders.plans.plan import BoundRowPlan
+from ..encoders.plans.rank_plan import CLIP_SCORE, COSINE, LOGIT, RANK, PairPlan
+from ..encoders.plans.ranking import GroupTotals
+from ..failures import Code, RowError, Stage
 from .elements import BoundRows, Finished, RowElements, sure_fields
 from .failed_row import FailedRow
 from .rows import make_row, value_at

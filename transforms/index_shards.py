@@ -8,7 +8,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
-from ..encoders.index.shard import IndexJob, IndexShard, build_shard
+from ..indexes.shard import IndexJob, IndexShard, build_shard
 from .worker import cpus_per_process
 
 

@@ -12,17 +12,10 @@ from typing import Any
 from apache_beam.metrics.metric import Metrics, MetricsFilter
 
 from ..encoders.encoder import Encoder
-from ..encoders.metrics import (
-    MODELS_LOADED,
-    Counts,
-    batch_sizes,
-    counts_of,
-    engine_name,
-    record,
-)
 from ..encoders.registry import count_loads, load_encoder
-from ..encoders.spec import EncoderSpec
-from ..encoders.stats import Stats
+from ..metrics.counts import MODELS_LOADED, Counts, batch_sizes, counts_of, engine_name, record
+from ..metrics.stats import Stats
+from ..models.spec import EncoderSpec
 
 NAMESPACE = "clipmill"
 

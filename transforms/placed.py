@@ -11,7 +11,7 @@ from apache_beam.transforms.window import BoundedWindow
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import PaneInfo, WindowedValue
 
-from ..encoders.stats import Stats
+from ..metrics.stats import Stats
 from .failed_row import FailedRow, FailedRowError
 
 FAILURES = "failures"

@@ -8,11 +8,11 @@ from typing import Any
 from apache_beam.pvalue import PCollection
 
 from ..encoders.document import Document
-from ..encoders.errors import SpecError
-from ..encoders.kinds import Kind
-from ..encoders.rank_plan import RANK, RANKED, DocumentRankPlan, PairPlan, RankPlan
-from ..encoders.scores import SCALE, Scale
-from ..encoders.spec import EncoderSpec, reject_unknown_options
+from ..encoders.plans.kinds import Kind
+from ..encoders.plans.rank_plan import RANK, RANKED, DocumentRankPlan, PairPlan, RankPlan
+from ..encoders.plans.scores import SCALE, Scale
+from ..errors import SpecError
+from ..models.spec import EncoderSpec, reject_unknown_options
 from .elements import DocumentElements, Elements, RowElements
 from .encoding import Embedded, Encoding, check_columns, label_of
 from .groups import GroupScores, PairElements, scored_type

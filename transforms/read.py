@@ -10,9 +10,9 @@ import apache_beam as beam
 from apache_beam.io import fileio
 from apache_beam.pvalue import PBegin, PCollection
 
+from ..datasets.inputs import read_documents, whole_file
 from ..encoders.document import Document
-from ..encoders.errors import SpecError
-from ..encoders.storage.source import read_documents, whole_file
+from ..errors import SpecError
 from . import document_coder as _document_coder  # noqa: F401 - registers the coder of documents
 
 

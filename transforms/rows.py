@@ -13,7 +13,7 @@ from apache_beam.typehints import typehints
 from apache_beam.typehints.native_type_compatibility import convert_to_beam_type
 from apache_beam.typehints.row_type import RowTypeConstraint
 
-from ..encoders.columns import ColumnPlan, get_by_path
+from ..encoders.plans.columns import ColumnPlan, get_by_path
 
 Vectors = Literal["array", "list"]
 """What a vector is in a row: a float32 array, or a list of numbers that other languages' transforms understand."""

@@ -10,15 +10,15 @@ from typing import Any, NamedTuple
 from apache_beam.pvalue import PCollection
 
 from ..encoders.encoder import Encoder
-from ..encoders.index.targets import find_target
 from ..encoders.item import Item
-from ..encoders.kinds import Kind
-from ..encoders.plans import Getter
-from ..encoders.scores import SCALE, Scale
-from ..encoders.search_plan import HITS, TOP_K, SearchPlan, spec_of_search
-from ..encoders.searcher import Searcher
-from ..encoders.spec import EncoderSpec, reject_unknown_options
-from ..encoders.stats import Stats
+from ..encoders.plans.kinds import Kind
+from ..encoders.plans.plan import Getter
+from ..encoders.plans.scores import SCALE, Scale
+from ..indexes.search_plan import HITS, TOP_K, SearchPlan, spec_of_search
+from ..indexes.searcher import Searcher
+from ..indexes.targets import find_target
+from ..metrics.stats import Stats
+from ..models.spec import EncoderSpec, reject_unknown_options
 from .elements import refuse_row, sure_fields
 from .encoding import Embedded, Encoding, check_columns, label_of
 from .failed_row import FailedRow

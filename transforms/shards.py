@@ -8,9 +8,9 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
-from ..encoders.metrics import counts_of_manifest
-from ..encoders.storage.job import Job, embed_shard
-from ..encoders.storage.shards import Shard
+from ..datasets.inputs.shards import Shard
+from ..jobs.job import Job, embed_shard
+from ..metrics.counts import counts_of_manifest
 from .existing import FindExisting
 from .meter import Meter
 from .worker import cpus_per_process

@@ -6,7 +6,7 @@ import os
 
 from apache_beam.options.pipeline_options import DebugOptions, DirectOptions, PipelineOptions, StandardOptions
 
-from ..encoders.threads import allowed_cpus
+from ..threads import allowed_cpus
 
 
 def cpus_per_process(options: PipelineOptions, runner: object = None) -> int | None:

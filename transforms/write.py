@@ -15,13 +15,13 @@ from apache_beam.transforms.window import GlobalWindows
 from apache_beam.typehints import arrow_type_compatibility, schemas
 from apache_beam.typehints.row_type import RowTypeConstraint
 
-from ..encoders.errors import SpecError
-from ..encoders.plans import RowPlan
-from ..encoders.storage.dataset import write_job
-from ..encoders.storage.directory import JOB, prepare_directory
-from ..encoders.storage.files import Folder
-from ..encoders.storage.job import described
-from ..encoders.storage.tables import documents_schema, rows_schema
+from ..datasets.dataset import write_job
+from ..datasets.directory import JOB, prepare_directory
+from ..datasets.tables.schemas import documents_schema, rows_schema
+from ..encoders.plans.plan import RowPlan
+from ..errors import SpecError
+from ..files.file_systems import Folder
+from ..jobs.job import described
 from .bundles import FinishFn, PublishFn, WriteBundleFn, remove_staging
 from .embed import embed_of
 from .encoding import Embedded, Encoding

@@ -24,7 +24,7 @@ from __future__ import annotations
 try:
     import pyspark  # noqa: F401 - only whether it is there
 except ImportError as err:
-    from ..encoders.errors import MissingExtraError
+    from ..errors import MissingExtraError
 
     raise MissingExtraError("pyspark", "spark", "clipmill.udfs") from err
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..encoders.columns import FAILURES_COLUMN, Column, ColumnPlan, Embedded
-from ..encoders.errors import EmbeddingError, SpecError
-from ..encoders.failure import Failure, RowError
+from ..datasets.tables.vectors import nested_vector_array, vector_array
 from ..encoders.item import Item, item_of_value
 from ..encoders.outcome import Outcome, Vector
-from ..encoders.spec import EncoderSpec, Modality
-from ..encoders.storage.vectors import nested_vector_array, vector_array
+from ..encoders.plans.columns import FAILURES_COLUMN, Column, ColumnPlan, Embedded
+from ..errors import EmbeddingError, SpecError
+from ..failures import Failure, RowError
+from ..models.spec import EncoderSpec, Modality
 from .meter import NO_DRIVER, Meter
 from .partitions import Values, Work, getter, work_through
 from .schema import ARROW_FAILURE, ARROW_FAILURES, ARROW_VECTOR, Source

@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow as pa
 from pyspark.sql import Column, SparkSession
 
-from ..encoders.classify_plan import SUFFIX
-from ..encoders.kinds import Kind, check_kind
-from ..encoders.labels import LabelSet
-from ..encoders.scores import SCALE, Scale
-from ..encoders.spec import DEFAULT_MODEL, EncoderSpec
+from ..encoders.plans.classify_plan import SUFFIX
+from ..encoders.plans.kinds import Kind, check_kind
+from ..encoders.plans.labels import LabelSet
+from ..encoders.plans.scores import SCALE, Scale
+from ..models.spec import DEFAULT_MODEL, EncoderSpec
 from .driver import (
     FailuresOption,
     arrow_udf,

@@ -13,8 +13,8 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from ..encoders import EncoderSpec
-from ..encoders.errors import SpecError
-from ..encoders.spec import reject_unknown_options
+from ..errors import SpecError
+from ..models.spec import reject_unknown_options
 
 FailuresOption = Literal["null", "struct", "raise"]
 """What becomes of a bad row in an expression."""

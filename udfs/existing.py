@@ -11,12 +11,12 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from ..encoders.storage.existing import parts_of
-from ..encoders.storage.existing_rows import keys_there
-from ..encoders.storage.job import Job
-from ..encoders.storage.row_keys import keys_wanted
-from ..encoders.storage.shards import Shard
-from ..encoders.storage.skip_lists import write_skip_list
+from ..datasets.inputs.shards import Shard
+from ..jobs.existing import parts_of
+from ..jobs.existing_rows import keys_there
+from ..jobs.job import Job
+from ..jobs.row_keys import keys_wanted
+from ..jobs.skip_lists import write_skip_list
 from .payloads import payloads_of, spread
 
 _BATCH_ROWS = 4096

@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow as pa
 from pyspark.sql import Column, SparkSession
 
-from ..encoders.columns import SUFFIX
-from ..encoders.spec import DEFAULT_MODEL, EncoderSpec, Modality
-from ..encoders.storage.provenance import provenance_of, spark_metadata
+from ..datasets.tables.provenance import provenance_of, spark_metadata
+from ..encoders.plans.columns import SUFFIX
+from ..models.spec import DEFAULT_MODEL, EncoderSpec, Modality
 from .batches import embed_array
 from .driver import (
     FailuresOption,

@@ -10,10 +10,10 @@ from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, Observation
 from pyspark.sql import functions as F
 
-from ..encoders.columns import FAILURES_COLUMN, Column, ColumnPlan
-from ..encoders.errors import SpecError
-from ..encoders.spec import DEFAULT_MODEL, EncoderSpec, Modality
-from ..encoders.storage.provenance import provenance_of, spark_metadata
+from ..datasets.tables.provenance import provenance_of, spark_metadata
+from ..encoders.plans.columns import FAILURES_COLUMN, Column, ColumnPlan
+from ..errors import SpecError
+from ..models.spec import DEFAULT_MODEL, EncoderSpec, Modality
 from .batches import embed_batches
 from .driver import spec_of, warn_without_worker_reuse
 from .meter import Meter, meter_of

@@ -10,12 +10,12 @@ from pyspark.sql import Column, DataFrame, Observation, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from ..encoders.columns import FAILURES_COLUMN
-from ..encoders.errors import SpecError
-from ..encoders.kinds import Kind
-from ..encoders.rank_plan import CLIP_SCORE, COSINE, LOGIT, RANK, PairPlan
-from ..encoders.scores import SCALE, Scale
-from ..encoders.spec import DEFAULT_MODEL, EncoderSpec
+from ..encoders.plans.columns import FAILURES_COLUMN
+from ..encoders.plans.kinds import Kind
+from ..encoders.plans.rank_plan import CLIP_SCORE, COSINE, LOGIT, RANK, PairPlan
+from ..encoders.plans.scores import SCALE, Scale
+from ..errors import SpecError
+from ..models.spec import DEFAULT_MODEL, EncoderSpec
 from .driver import spec_of, warn_without_worker_reuse
 from .kind_types import check_shape, shape_of_spark
 from .meter import Meter, meter_of

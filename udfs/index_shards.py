@@ -8,7 +8,7 @@ from typing import Any
 from pyspark import TaskContext
 from pyspark.sql import SparkSession
 
-from ..encoders.index.shard import IndexJob, IndexShard, build_shard
+from ..indexes.shard import IndexJob, IndexShard, build_shard
 from .payloads import report_each
 
 

@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 import pyarrow as pa
 from pyspark.sql import types as T
 
-from ..encoders.errors import SpecError
-from ..encoders.kinds import CONTENT, Kind, modality_of_struct
+from ..encoders.plans.kinds import CONTENT, Kind, modality_of_struct
+from ..errors import SpecError
 from .values import is_list, is_number
 
 _FILE = {"bytes", "path"}

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 from pyspark.sql import SparkSession
 
-from ..encoders.errors import SpecError
-from ..encoders.metrics import MODELS_LOADED, Counts, add_counts, by_engine_names, counts_of, record
 from ..encoders.registry import count_loads
-from ..encoders.stats import Stats
+from ..errors import SpecError
+from ..metrics.counts import MODELS_LOADED, Counts, add_counts, by_engine_names, counts_of, record
+from ..metrics.stats import Stats
 
 _REPORTED_BATCHES = 16
 """Calls of the model after which a partition's numbers are told."""

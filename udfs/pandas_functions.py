@@ -11,10 +11,10 @@ import numpy as np
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from ..encoders.errors import SpecError
-from ..encoders.failure import Failure
 from ..encoders.outcome import Vector
-from ..encoders.spec import DEFAULT_MODEL, EncoderSpec, Modality
+from ..errors import SpecError
+from ..failures import Failure
+from ..models.spec import DEFAULT_MODEL, EncoderSpec, Modality
 from .batches import failure_struct, raise_failures
 from .driver import FailuresOption, check_failures_option, spec_of, warn_without_worker_reuse
 from .meter import NO_DRIVER, Meter, meter_of

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..encoders.columns import Embedded, MissingColumn
 from ..encoders.encoder import Encoder
 from ..encoders.item import Item
 from ..encoders.outcome import Finished
-from ..encoders.stats import Stats
+from ..encoders.plans.columns import Embedded, MissingColumn
+from ..metrics.stats import Stats
 from .meter import Meter
 from .schema import Source
 from .values import Reader

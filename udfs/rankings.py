@@ -9,19 +9,12 @@ from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from ..encoders.kinds import Kind, check_kind
-from ..encoders.rank_plan import RANKED as RANKED_NAME
-from ..encoders.rank_plan import PairPlan, RankPlan
-from ..encoders.scores import SCALE, Scale
-from ..encoders.spec import DEFAULT_MODEL, EncoderSpec
-from .driver import (
-    FailuresOption,
-    arrow_udf,
-    as_column,
-    check_failures_option,
-    spec_of,
-    warn_without_worker_reuse,
-)
+from ..encoders.plans.kinds import Kind, check_kind
+from ..encoders.plans.rank_plan import RANKED as RANKED_NAME
+from ..encoders.plans.rank_plan import PairPlan, RankPlan
+from ..encoders.plans.scores import SCALE, Scale
+from ..models.spec import DEFAULT_MODEL, EncoderSpec
+from .driver import FailuresOption, arrow_udf, as_column, check_failures_option, spec_of, warn_without_worker_reuse
 from .kind_types import check_shape, shape_of_spark
 from .meter import meter_of
 from .schema import RANKED, SIMILARITY_OR_FAILURE, with_candidates

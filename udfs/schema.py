@@ -7,11 +7,11 @@ from typing import NamedTuple
 import pyarrow as pa
 from pyspark.sql import types as T
 
-from ..encoders.columns import FAILURES_COLUMN, ColumnPlan
-from ..encoders.errors import SpecError
+from ..datasets.tables.provenance import provenance_of, spark_metadata
 from ..encoders.item import SOUND_RATES, SOUND_SAMPLES
-from ..encoders.spec import EncoderSpec
-from ..encoders.storage.provenance import provenance_of, spark_metadata
+from ..encoders.plans.columns import FAILURES_COLUMN, ColumnPlan
+from ..errors import SpecError
+from ..models.spec import EncoderSpec
 
 VECTOR = T.ArrayType(T.FloatType(), containsNull=False)
 ARROW_VECTOR = pa.list_(pa.float32())

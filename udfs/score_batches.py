@@ -12,16 +12,16 @@ import pyarrow.compute as pc
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_type
 
-from ..encoders.columns import FAILURES_COLUMN, Embedded
 from ..encoders.encoder import Encoder
-from ..encoders.errors import SpecError
-from ..encoders.failure import Failure
-from ..encoders.kinds import Kind, item_of_kind
-from ..encoders.labels import Classifier, LabelSet
 from ..encoders.outcome import Finished, Vector
-from ..encoders.rank_plan import COSINE, LOGIT, BoundRank, PairPlan, RankPlan
-from ..encoders.spec import EncoderSpec
-from ..encoders.stats import Stats
+from ..encoders.plans.columns import FAILURES_COLUMN, Embedded
+from ..encoders.plans.kinds import Kind, item_of_kind
+from ..encoders.plans.labels import Classifier, LabelSet
+from ..encoders.plans.rank_plan import COSINE, LOGIT, BoundRank, PairPlan, RankPlan
+from ..errors import SpecError
+from ..failures import Failure
+from ..metrics.stats import Stats
+from ..models.spec import EncoderSpec
 from .batches import failures_array, with_failures
 from .kind_types import check_candidates, check_shape, shape_of_arrow
 from .meter import NO_DRIVER, Meter

@@ -12,13 +12,13 @@ from pyspark.sql import Column, SparkSession
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_type
 
-from ..encoders.errors import SpecError
-from ..encoders.index.targets import find_target
-from ..encoders.kinds import Kind, item_of_kind
-from ..encoders.scores import SCALE, Scale
-from ..encoders.search_plan import HITS, TOP_K, SearchPlan, spec_of_search
-from ..encoders.searcher import Searcher
-from ..encoders.spec import EncoderSpec, reject_unknown_options
+from ..encoders.plans.kinds import Kind, item_of_kind
+from ..encoders.plans.scores import SCALE, Scale
+from ..errors import SpecError
+from ..indexes.search_plan import HITS, TOP_K, SearchPlan, spec_of_search
+from ..indexes.searcher import Searcher
+from ..indexes.targets import find_target
+from ..models.spec import EncoderSpec, reject_unknown_options
 from .batches import with_failures
 from .driver import FailuresOption, arrow_udf, as_column, check_failures_option, warn_without_worker_reuse
 from .kind_types import check_shape, shape_of_arrow

@@ -9,9 +9,9 @@ from typing import Any
 from pyspark import TaskContext
 from pyspark.sql import SparkSession
 
-from ..encoders.metrics import counts_of_manifest
-from ..encoders.storage.job import Job, embed_shard
-from ..encoders.storage.source import Shard
+from ..datasets.inputs import Shard
+from ..jobs.job import Job, embed_shard
+from ..metrics.counts import counts_of_manifest
 from .driver import warn_without_worker_reuse
 from .existing import find_existing
 from .meter import meter_of

@@ -12,13 +12,13 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 from pyspark.sql import types as T
 
-from ..encoders.errors import SpecError
-from ..encoders.index.targets import find_target
-from ..encoders.kinds import Kind
-from ..encoders.labels import LabelSet
-from ..encoders.scores import SCALE, Scale
-from ..encoders.search_plan import HITS, TOP_K, SearchPlan, spec_of_search
-from ..encoders.spec import DEFAULT_MODEL, EncoderSpec, Modality
+from ..encoders.plans.kinds import Kind
+from ..encoders.plans.labels import LabelSet
+from ..encoders.plans.scores import SCALE, Scale
+from ..errors import SpecError
+from ..indexes.search_plan import HITS, TOP_K, SearchPlan, spec_of_search
+from ..indexes.targets import find_target
+from ..models.spec import DEFAULT_MODEL, EncoderSpec, Modality
 from .classification import Labels, classification_udf
 from .driver import FailuresOption, arrow_udf, check_failures_option, spec_of, warn_without_worker_reuse
 from .expressions import embedding_udf

@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..encoders.failure import Code, RowError, Stage
-from ..encoders.storage.scalars import holds_sound, read_scalar
+from ..datasets.tables.scalars import holds_sound, read_scalar
+from ..failures import Code, RowError, Stage
 
 Reader = Callable[[pa.Scalar], Any]
 

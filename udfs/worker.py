@@ -9,7 +9,7 @@ from typing import Protocol
 from pyspark import TaskContext
 
 from ..encoders import Encoder, EncoderSpec, load_encoder
-from ..encoders.errors import DeviceError
+from ..errors import DeviceError
 
 
 class Resource(Protocol):

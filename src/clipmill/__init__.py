@@ -1,9 +1,13 @@
 """CLIP embeddings and cross-modal reranking for data pipelines, on Apache Beam and on Spark.
 
-- `clipmill.encoders`: the core that needs no engine: specs, encoders, media, scores.
+- `clipmill.encoders`: specs, encoders, scores: what needs no engine; `clipmill.encoders.testing`: a fake encoder.
 - `clipmill.transforms`: Beam transforms.
 - `clipmill.udfs`: Spark functions for columns and DataFrames.
 - `clipmill.pipelines`: runnable jobs and the command line.
+
+Beside them `errors`, `failures` (of a row), `threads` (how many cores a worker may use), and the other rooms that need
+no engine. Each imports only from those before it: `files` and `metrics`, `media`, `models`, `encoders`, `datasets`,
+`jobs`, `indexes`, `reports`.
 
 The names below are loaded when they are first used: `import clipmill` alone loads neither torch nor an engine.
 """

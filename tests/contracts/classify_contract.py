@@ -12,8 +12,8 @@ import pytest
 from contract import png, vector_of_png, vector_of_text
 from rank_expected import MODEL, TOLERANCE, Scored, by_id, cosine_of, softmax_of
 
-from clipmill.encoders.errors import SpecError
 from clipmill.encoders.testing import read_log
+from clipmill.errors import SpecError
 
 LABELS = ["red", "a green thing", "blue", "two circles", "grey"]
 

@@ -24,22 +24,15 @@ import pyarrow.parquet as pq
 import pytest
 from storage_helpers import photograph, text_vector
 
+from clipmill.datasets import finish_job, plan_shards, read_dataset, read_failures
+from clipmill.datasets.dataset import DatasetSummary, read_manifests
 from clipmill.encoders import EncoderSpec
-from clipmill.encoders.storage import (
-    Job,
-    begin_job,
-    embed_shard,
-    finish_job,
-    plan_shards,
-    read_dataset,
-    read_failures,
-)
-from clipmill.encoders.storage.dataset import DatasetSummary, read_manifests
-from clipmill.encoders.storage.existing import Existing, is_there, parts_of
-from clipmill.encoders.storage.existing_rows import keys_there
-from clipmill.encoders.storage.row_keys import keys_wanted
-from clipmill.encoders.storage.skip_lists import write_skip_list
 from clipmill.encoders.testing import read_log
+from clipmill.jobs import Job, begin_job, embed_shard
+from clipmill.jobs.existing import Existing, is_there, parts_of
+from clipmill.jobs.existing_rows import keys_there
+from clipmill.jobs.row_keys import keys_wanted
+from clipmill.jobs.skip_lists import write_skip_list
 
 ODD_KEYS = [
     "ключ",
@@ -339,7 +332,7 @@ class ExistingContract:
 
 
 def _columns(nights: Nights, columns: dict[str, Any], key: str) -> Any:
-    from clipmill.encoders.columns import ColumnPlan
+    from clipmill.encoders.plans.columns import ColumnPlan
 
     return ColumnPlan.of(columns, spec=nights.spec, key=key)
 

@@ -12,8 +12,8 @@ import pytest
 from contract import png, vector_of_png, vector_of_text
 from rank_expected import COLOURS, GREEN, MODEL, QUERIES, RED, TOLERANCE, Scored, by_id, cosine_of, softmax_of
 
-from clipmill.encoders.errors import SpecError
 from clipmill.encoders.testing import read_log
+from clipmill.errors import SpecError
 
 
 def flat(number: int, groups: int) -> list[dict[str, Any]]:

@@ -60,8 +60,8 @@ from rank_expected import (
 )
 from rank_kinds_contract import KindsContract
 
-from clipmill.encoders.errors import SpecError
 from clipmill.encoders.testing import read_log
+from clipmill.errors import SpecError
 
 __all__ = ["MODEL", "WITH_SOUNDS", "ClassifyContract", "FlatContract", "RankContract", "Scored"]
 

@@ -20,9 +20,9 @@ from contract import png
 from index_helpers import DIM, brute_force, clustered, write_dataset
 
 from clipmill.encoders import EncoderSpec, score
-from clipmill.encoders.errors import DatasetError, SpecError
-from clipmill.encoders.index.build import IndexOptions, build_index
 from clipmill.encoders.testing import fake_image_vector, fake_text_vector, read_log
+from clipmill.errors import DatasetError, SpecError
+from clipmill.indexes.build import IndexOptions, build_index
 
 WORDS = [f"{word} {number}" for number in range(20) for word in ("apple", "pear", "a long plum", "fig")]
 LARGE = 1500

@@ -13,11 +13,12 @@ import pytest
 from cli_helpers import run
 from tar_files import embed, members, picture, picture_vector, write_beside, write_tar
 
+from clipmill.datasets import finish_job, plan_shards, read_failures
+from clipmill.datasets.formats.clip_retrieval_part import NpyWriter
 from clipmill.encoders import EncoderSpec
-from clipmill.encoders.errors import SpecError
-from clipmill.encoders.storage import Job, begin_job, embed_shard, finish_job, plan_shards, read_failures
-from clipmill.encoders.storage.clip_retrieval_part import NpyWriter
 from clipmill.encoders.testing import fake_text_vector
+from clipmill.errors import SpecError
+from clipmill.jobs import Job, begin_job, embed_shard
 
 SPEC = EncoderSpec("fake::dim=4", device="cpu", normalize=True)
 BOTH = {"columns": {"image": "image", "text": "text"}}
@@ -205,7 +206,7 @@ def test_a_shard_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     shards = plan_shards([str(tmp_path / "x.tar")])
     job = Job.of(SPEC, str(tmp_path / "out"), shards, format="clip-retrieval", **BOTH)
     begin_job(job, shards)
-    from clipmill.encoders.storage.files import Folder
+    from clipmill.files.file_systems import Folder
 
     publish = Folder.publish
 

@@ -12,18 +12,11 @@ import pytest
 from cli_helpers import run
 from tar_files import SPEC, embed, members, picture, picture_vector, write_tar
 
+from clipmill.datasets import finish_job, plan_shards, read_dataset, read_failures
 from clipmill.encoders import EncoderSpec, read_provenance
-from clipmill.encoders.errors import DatasetError, MissingExtraError, SpecError
-from clipmill.encoders.storage import (
-    Job,
-    begin_job,
-    embed_shard,
-    finish_job,
-    plan_shards,
-    read_dataset,
-    read_failures,
-)
 from clipmill.encoders.testing import fake_text_vector
+from clipmill.errors import DatasetError, MissingExtraError, SpecError
+from clipmill.jobs import Job, begin_job, embed_shard
 
 BOTH = {"columns": {"image": "image", "text": "text"}, "drop": ["image"]}
 

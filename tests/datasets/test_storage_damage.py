@@ -13,11 +13,12 @@ import pytest
 from cli_helpers import run
 from resume_jobs import SPEC, begin, begun, undisturbed, work
 
-from clipmill.encoders.errors import DatasetError
-from clipmill.encoders.index import open_index
-from clipmill.encoders.index.build import build_index
-from clipmill.encoders.storage import Existing, finish_job, plan_shards, read_dataset, read_documents, read_rows
-from clipmill.encoders.storage.existing_rows import keys_there
+from clipmill.datasets import finish_job, plan_shards, read_dataset, read_documents, read_rows
+from clipmill.errors import DatasetError
+from clipmill.indexes import open_index
+from clipmill.indexes.build import build_index
+from clipmill.jobs import Existing
+from clipmill.jobs.existing_rows import keys_there
 
 pytest_plugins = ["resume_jobs"]
 

@@ -16,8 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clipmill.encoders.errors import DatasetError
-from clipmill.encoders.storage import (
+from clipmill.datasets import (
     ShardWriter,
     finish_job,
     prepare_directory,
@@ -28,8 +27,9 @@ from clipmill.encoders.storage import (
     vector_type,
     write_job,
 )
-from clipmill.encoders.storage.dataset import count_finished
-from clipmill.encoders.storage.files import Folder
+from clipmill.datasets.dataset import count_finished
+from clipmill.errors import DatasetError
+from clipmill.files.file_systems import Folder
 
 SCHEMA = pa.schema([("id", pa.string()), ("v", vector_type())])
 
@@ -172,7 +172,7 @@ def test_an_error_while_writing_again_keeps_the_old_shard(directory):
 
 def test_a_killed_process_leaves_no_part_and_what_it_left_is_cleared(tmp_path):
     code = (
-        "import os, sys, pyarrow as pa; from clipmill.encoders.storage import ShardWriter\n"
+        "import os, sys, pyarrow as pa; from clipmill.datasets import ShardWriter\n"
         "schema = pa.schema([('id', pa.string())])\n"
         "with ShardWriter(sys.argv[1], '00000-a', schema, row_group_rows=1) as writer:\n"
         "    writer.write(pa.record_batch([pa.array(['a'])], schema=schema)); writer.fail({}); os._exit(9)"

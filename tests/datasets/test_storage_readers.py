@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from storage_helpers import codes, documents, fill, rows_of
 
-from clipmill.encoders.columns import ColumnPlan
-from clipmill.encoders.errors import DatasetError
+from clipmill.datasets import plan_shards, read_documents, read_rows, schema_of, whole_file
 from clipmill.encoders.item import Uri
-from clipmill.encoders.storage import plan_shards, read_documents, read_rows, schema_of, whole_file
+from clipmill.encoders.plans.columns import ColumnPlan
+from clipmill.errors import DatasetError
 
 # --- documents -------------------------------------------------------------------------------------------------------
 
@@ -99,7 +99,7 @@ def test_one_column_of_a_table_may_be_content_and_id(tmp_path):
 
 
 def test_a_line_of_any_length_fails_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr("clipmill.encoders.storage.lines.MAX_RECORD_BYTES", 100)
+    monkeypatch.setattr("clipmill.datasets.inputs.lines.MAX_RECORD_BYTES", 100)
     (tmp_path / "x.jsonl").write_bytes(b'{"text": "a"}\n{"text": "' + b"b" * 500 + b'"}\n{"text": "c"}')
     found = documents(tmp_path)
     assert [d.text for d in found] == ["a", None, "c"]

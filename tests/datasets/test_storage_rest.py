@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from storage_jobs import run_job
 
-from clipmill.encoders.errors import SpecError
+from clipmill.errors import SpecError
 
 
 @pytest.mark.parametrize("old_mark", [None, b"1"])

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from storage_helpers import documents, fill, relative, rows_of
 
-from clipmill.encoders.errors import DatasetError
-from clipmill.encoders.storage import Shard, plan_shards, read_documents, read_rows
+from clipmill.datasets import Shard, plan_shards, read_documents, read_rows
+from clipmill.errors import DatasetError
 
 # --- listing ---------------------------------------------------------------------------------------------------------
 

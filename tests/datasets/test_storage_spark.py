@@ -9,10 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clipmill.encoders import Document, EncoderSpec, read_provenance
-from clipmill.encoders.columns import ColumnPlan
-from clipmill.encoders.rank_plan import RankPlan
-from clipmill.encoders.storage import (
+from clipmill.datasets import (
     ShardWriter,
     documents_batch,
     documents_schema,
@@ -24,6 +21,9 @@ from clipmill.encoders.storage import (
     with_provenance,
     write_job,
 )
+from clipmill.encoders import Document, EncoderSpec, read_provenance
+from clipmill.encoders.plans.columns import ColumnPlan
+from clipmill.encoders.plans.rank_plan import RankPlan
 
 SPEC = EncoderSpec("fake::dim=4", device="cpu")
 BASE = pa.schema(

@@ -9,18 +9,12 @@ import pyarrow as pa
 import pytest
 from storage_helpers import photograph, text_vector
 
+from clipmill.datasets import documents_batch, documents_schema, failure_records, rows_batch, rows_schema
 from clipmill.encoders import Code, Document, EncoderSpec, Failure, Stage, Vector, read_provenance
-from clipmill.encoders.columns import ColumnPlan
-from clipmill.encoders.document_plan import DocumentPlan
-from clipmill.encoders.errors import DatasetError
-from clipmill.encoders.storage import (
-    documents_batch,
-    documents_schema,
-    failure_records,
-    rows_batch,
-    rows_schema,
-)
+from clipmill.encoders.plans.columns import ColumnPlan
+from clipmill.encoders.plans.document_plan import DocumentPlan
 from clipmill.encoders.testing import fake_text_vector
+from clipmill.errors import DatasetError
 
 SPEC = EncoderSpec("fake::dim=4", device="cpu")
 

@@ -10,9 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clipmill.encoders import EncoderSpec, read_provenance
-from clipmill.encoders.errors import DatasetError
-from clipmill.encoders.storage import (
+from clipmill.datasets import (
     differences,
     nested_vector_array,
     provenance_of,
@@ -20,7 +18,9 @@ from clipmill.encoders.storage import (
     vector_type,
     with_provenance,
 )
-from clipmill.encoders.storage.spark_schema import SPARK_SCHEMA_KEY
+from clipmill.datasets.tables.spark_schema import SPARK_SCHEMA_KEY
+from clipmill.encoders import EncoderSpec, read_provenance
+from clipmill.errors import DatasetError
 
 MATRIX = np.arange(12, dtype=np.float32).reshape(3, 4)
 
@@ -90,7 +90,7 @@ def test_provenance_says_what_planning_knows():
 
 def test_provenance_needs_no_torch():
     code = (
-        "import sys; from clipmill.encoders import EncoderSpec; from clipmill.encoders.storage import provenance_of;"
+        "import sys; from clipmill.encoders import EncoderSpec; from clipmill.datasets import provenance_of;"
         "provenance_of(EncoderSpec('demo'), 'auto'); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -27,17 +27,10 @@ from tar_files import (
     write_tar,
 )
 
+from clipmill.datasets import plan_shards, read_dataset, read_documents, read_failures, read_rows, schema_of
 from clipmill.encoders import EncoderSpec
-from clipmill.encoders.errors import DatasetError
-from clipmill.encoders.storage import (
-    plan_shards,
-    read_dataset,
-    read_documents,
-    read_failures,
-    read_rows,
-    schema_of,
-)
 from clipmill.encoders.testing import fake_text_vector
+from clipmill.errors import DatasetError
 
 # --- samples that are whole ------------------------------------------------------------------------------------------
 

@@ -20,11 +20,7 @@ from tar_files import (
     write_tar,
 )
 
-from clipmill.encoders.storage import (
-    plan_shards,
-    read_documents,
-    read_failures,
-)
+from clipmill.datasets import plan_shards, read_documents, read_failures
 
 
 def whole_before(data: bytes, cut: int) -> list[str]:

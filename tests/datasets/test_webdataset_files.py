@@ -25,12 +25,7 @@ from tar_files import (
     write_tar,
 )
 
-from clipmill.encoders.storage import (
-    plan_shards,
-    read_dataset,
-    read_documents,
-    summarise,
-)
+from clipmill.datasets import plan_shards, read_dataset, read_documents, summarise
 
 # --- files that stand beside each other ------------------------------------------------------------------------------
 

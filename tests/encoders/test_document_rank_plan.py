@@ -13,10 +13,10 @@ from contract import png, vector_of_png, vector_of_text, vector_of_wav, wav
 from rank_expected import MODEL, RED, TOLERANCE, WITH_SOUNDS, Place, data_uri, places
 
 from clipmill.encoders import Document, Failure, load_encoder
-from clipmill.encoders.errors import SpecError
-from clipmill.encoders.failure import Code, Stage
-from clipmill.encoders.rank_plan import DocumentRankPlan
+from clipmill.encoders.plans.rank_plan import DocumentRankPlan
 from clipmill.encoders.testing import read_log
+from clipmill.errors import SpecError
+from clipmill.failures import Code, Stage
 
 
 def rank(

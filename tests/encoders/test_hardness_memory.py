@@ -13,16 +13,16 @@ import torch
 from letters import Letters
 
 from clipmill.encoders import EncoderSpec, Failure, Item, Vector
-from clipmill.encoders.catalog.tables import Preprocessing
-from clipmill.encoders.errors import OutOfMemoryError
-from clipmill.encoders.failure import Code, RowError, Stage
-from clipmill.encoders.frontend import Frontend, TextFrontend
 from clipmill.encoders.loaded import Loaded
-from clipmill.encoders.model import ClipModel, Model, Prepared
-from clipmill.encoders.runtimes.pytorch import TorchRuntime
 from clipmill.encoders.session import EmbedSession
-from clipmill.encoders.stats import Stats
 from clipmill.encoders.vector_cache import VectorCache
+from clipmill.errors import OutOfMemoryError
+from clipmill.failures import Code, RowError, Stage
+from clipmill.metrics.stats import Stats
+from clipmill.models.catalog.tables import Preprocessing
+from clipmill.models.frontend import Frontend, TextFrontend
+from clipmill.models.model import ClipModel, Model, Prepared
+from clipmill.models.runtimes.pytorch import TorchRuntime
 
 SIDE = 4
 PREPROCESSING = Preprocessing(SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

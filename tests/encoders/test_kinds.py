@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from clipmill.encoders.item import item_of_value
-from clipmill.encoders.kinds import item_of_kind
+from clipmill.encoders.plans.kinds import item_of_kind
 
 IMAGE = {"origin": None, "height": 1, "width": 1, "nChannels": 3, "mode": 16, "data": b"\1\2\3"}
 

@@ -16,15 +16,15 @@ from contract import png, vector_of_png, vector_of_text
 from rank_expected import cosine_of
 
 from clipmill.encoders import Document, EncoderSpec, Failure, Item, Vector, load_encoder, unload_all
-from clipmill.encoders.classify_plan import SUFFIX, ClassifyPlan, DocumentClassifyPlan
-from clipmill.encoders.columns import Column, ColumnPlan
-from clipmill.encoders.document_plan import DocumentPlan
-from clipmill.encoders.errors import SpecError
-from clipmill.encoders.failure import Code, Stage
-from clipmill.encoders.labels import TEMPLATES, Classifier, LabelSet
 from clipmill.encoders.outcome import Labelled
-from clipmill.encoders.stats import Stats
+from clipmill.encoders.plans.classify_plan import SUFFIX, ClassifyPlan, DocumentClassifyPlan
+from clipmill.encoders.plans.columns import Column, ColumnPlan
+from clipmill.encoders.plans.document_plan import DocumentPlan
+from clipmill.encoders.plans.labels import TEMPLATES, Classifier, LabelSet
 from clipmill.encoders.testing import read_log
+from clipmill.errors import SpecError
+from clipmill.failures import Code, Stage
+from clipmill.metrics.stats import Stats
 
 LABELS = ["red", "green thing", "blue"]
 

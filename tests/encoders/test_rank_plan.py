@@ -14,12 +14,12 @@ from rank_contract import MODEL, ClassifyContract, FlatContract, RankContract, S
 from rank_expected import assert_places, places, text_places
 
 from clipmill.encoders import EncoderSpec, load_encoder
-from clipmill.encoders.classify_plan import SUFFIX, ClassifyPlan
-from clipmill.encoders.columns import ColumnPlan, Embedded, get_by_path
-from clipmill.encoders.errors import SpecError
-from clipmill.encoders.labels import LabelSet
-from clipmill.encoders.rank_plan import PairPlan, RankPlan
-from clipmill.encoders.ranking import GroupTotals
+from clipmill.encoders.plans.classify_plan import SUFFIX, ClassifyPlan
+from clipmill.encoders.plans.columns import ColumnPlan, Embedded, get_by_path
+from clipmill.encoders.plans.labels import LabelSet
+from clipmill.encoders.plans.rank_plan import PairPlan, RankPlan
+from clipmill.encoders.plans.ranking import GroupTotals
+from clipmill.errors import SpecError
 
 PLAN_OPTIONS = ("query_kind", "candidate_kind", "top_k", "scale")
 

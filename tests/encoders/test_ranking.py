@@ -14,9 +14,9 @@ import scipy.special
 from rank_expected import WITH_SOUNDS
 
 from clipmill.encoders import Failure, Vector, load_encoder
-from clipmill.encoders.errors import SpecError
-from clipmill.encoders.failure import Code, Stage
-from clipmill.encoders.ranking import GroupTotals, Ranked, Scorer, because_of_query, check_top_k
+from clipmill.encoders.plans.ranking import GroupTotals, Ranked, Scorer, because_of_query, check_top_k
+from clipmill.errors import SpecError
+from clipmill.failures import Code, Stage
 
 BROKEN = Failure(Stage.DECODE, Code.UNDECODABLE, "no picture")
 SLOW = Failure(Stage.FETCH, Code.FETCH_FAILED, "timed out", transient=True)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import scipy.special
 
-from clipmill.encoders.errors import SpecError
-from clipmill.encoders.scores import order, pair_cosines, score, softmax, unit_rows
+from clipmill.encoders.plans.scores import order, pair_cosines, score, softmax, unit_rows
+from clipmill.errors import SpecError
 
 STUDIO = {
     "television studio": 0.9920725226402283,

@@ -15,12 +15,12 @@ from http_server import LoopbackServer
 from pictures import encode, photographs
 
 from clipmill.encoders import Document, EncoderSpec, Failure, Item, Uri, Vector, count_loads, load_encoder, unload_all
-from clipmill.encoders.errors import ClipmillError, DeviceError, EmbeddingError
 from clipmill.encoders.in_flight import Window
 from clipmill.encoders.loaded import PixelBudget
-from clipmill.encoders.model import Model, Prepared
-from clipmill.encoders.stats import Stats
 from clipmill.encoders.testing import fake_image_vector, fake_text_vector, read_log
+from clipmill.errors import ClipmillError, DeviceError, EmbeddingError
+from clipmill.metrics.stats import Stats
+from clipmill.models.model import Model, Prepared
 
 SMALL = np.full((2, 3, 3), 100, np.uint8)
 SOME = np.full((20, 30, 3), 100, np.uint8)

@@ -10,8 +10,8 @@ from contract import WITH_SOUNDS, png, vector_of_png, vector_of_text, vector_of_
 from http_server import JPEG, LoopbackServer
 
 from clipmill.encoders import Failure, Item, Uri, Vector, load_encoder, unload_all
-from clipmill.encoders.stats import Stats
 from clipmill.encoders.testing import read_log
+from clipmill.metrics.stats import Stats
 
 LOCAL = {"allow_private_addresses": True}
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from clipmill.encoders import EncoderSpec, Item, load_encoder
-from clipmill.encoders.stats import Stats
+from clipmill.metrics.stats import Stats
 
 PICTURE = np.full((20, 30, 3), 100, np.uint8)
 

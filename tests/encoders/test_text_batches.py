@@ -9,13 +9,13 @@ import pytest
 from letters import Letters
 
 from clipmill.encoders import EncoderSpec, Item
-from clipmill.encoders.frontend import Frontend, TextFrontend
 from clipmill.encoders.in_flight import Row, Slot, cut_by_length
 from clipmill.encoders.loaded import Loaded
-from clipmill.encoders.model import ClipModel, Prepared
 from clipmill.encoders.session import EmbedSession
-from clipmill.encoders.stats import Stats
 from clipmill.encoders.vector_cache import VectorCache
+from clipmill.metrics.stats import Stats
+from clipmill.models.frontend import Frontend, TextFrontend
+from clipmill.models.model import ClipModel, Prepared
 
 
 class Echo:

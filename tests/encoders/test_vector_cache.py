@@ -9,8 +9,8 @@ import pytest
 from contract import png, vector_of_png, vector_of_text
 
 from clipmill.encoders import Item, Uri, Vector, load_encoder
-from clipmill.encoders.media.audio import Waveform
 from clipmill.encoders.vector_cache import URI_SECONDS, Key, VectorCache, key_of
+from clipmill.media.audio import Waveform
 
 ENTRY = 600 + 32 + 4
 """What the vector of a text of one character takes: of eight float32, with its key and the objects around it."""

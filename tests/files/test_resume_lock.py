@@ -15,14 +15,14 @@ import fsspec
 import pyarrow as pa
 import pytest
 
-from clipmill.encoders.errors import DatasetError
-from clipmill.encoders.storage import DirectoryLock, ShardWriter, finish_job, prepare_directory, write_job
-from clipmill.encoders.storage import dataset as dataset_module
-from clipmill.encoders.storage import lock as lock_module
-from clipmill.encoders.storage.directory import ATTEMPTS, SUCCESS
-from clipmill.encoders.storage.files import Folder
-from clipmill.encoders.storage.lock import LOCK, read_lock, refuse_if_held, release_all
-from clipmill.encoders.storage.processes import may_be_alive, meaning_of_exit, started, this_process
+from clipmill.datasets import ShardWriter, finish_job, prepare_directory, write_job
+from clipmill.datasets import dataset as dataset_module
+from clipmill.datasets.directory import ATTEMPTS, SUCCESS
+from clipmill.errors import DatasetError
+from clipmill.files import lock as lock_module
+from clipmill.files.file_systems import Folder
+from clipmill.files.lock import LOCK, DirectoryLock, read_lock, refuse_if_held, release_all
+from clipmill.files.processes import may_be_alive, meaning_of_exit, started, this_process
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -53,7 +53,7 @@ def leave(directory: str, **says: object) -> dict:
 
 def dead_process() -> dict:
     """Return what a process of this machine says of itself, which has ended."""
-    program = "import json; from clipmill.encoders.storage.processes import this_process as t; print(json.dumps(t()))"
+    program = "import json; from clipmill.files.processes import this_process as t; print(json.dumps(t()))"
     return json.loads(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout)
 
 
@@ -210,8 +210,8 @@ def test_a_store_without_conditions_is_read_back(directory, monkeypatch):
 
 RACE = """
 import pathlib, sys, time
-from clipmill.encoders.errors import DatasetError
-from clipmill.encoders.storage import DirectoryLock
+from clipmill.errors import DatasetError
+from clipmill.files.lock import DirectoryLock
 directory, start, name = sys.argv[1:]
 lock = DirectoryLock(directory)
 pathlib.Path(start, name).touch()
@@ -254,7 +254,7 @@ def test_of_those_who_start_at_once_one_wins(tmp_path, before):
 
 def test_a_lock_does_not_keep_its_process(tmp_path):
     """It ends with the main thread, and leaves a lock that counts for nothing."""
-    program = f"from clipmill.encoders.storage import DirectoryLock; DirectoryLock({str(tmp_path)!r}).__enter__()"
+    program = f"from clipmill.files.lock import DirectoryLock; DirectoryLock({str(tmp_path)!r}).__enter__()"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
     assert (tmp_path / LOCK).exists()
     with DirectoryLock(str(tmp_path)):

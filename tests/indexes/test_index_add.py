@@ -16,16 +16,16 @@ import pytest
 from index_helpers import DIM, SPEC, brute_force, clustered, files_of, recall_of, write_dataset
 
 from clipmill.encoders import EncoderSpec
-from clipmill.encoders.errors import DatasetError, SpecError
-from clipmill.encoders.index import add, ids, open_index
-from clipmill.encoders.index.add import Added, add_to_index, outgrown, would_add
-from clipmill.encoders.index.assemble import finish
-from clipmill.encoders.index.build import IndexOptions, build_index, run_here
-from clipmill.encoders.index.manifest import Ids, read_manifest, write_manifest
-from clipmill.encoders.index.plan import PROCESS_BYTES, WORK_BYTES, plan_factory, plan_index
-from clipmill.encoders.index.sample import draw
-from clipmill.encoders.index.source import open_source
-from clipmill.encoders.storage.files import Folder
+from clipmill.errors import DatasetError, SpecError
+from clipmill.files.file_systems import Folder
+from clipmill.indexes import add, ids, open_index
+from clipmill.indexes.add import Added, add_to_index, outgrown, would_add
+from clipmill.indexes.assemble import finish
+from clipmill.indexes.build import IndexOptions, build_index, run_here
+from clipmill.indexes.manifest import Ids, read_manifest, write_manifest
+from clipmill.indexes.plan import PROCESS_BYTES, WORK_BYTES, plan_factory, plan_index
+from clipmill.indexes.sample import draw
+from clipmill.indexes.source import open_source
 
 VECTORS = clustered(2000)
 OLD, NEW = VECTORS[:1400], VECTORS[1400:]
@@ -298,9 +298,9 @@ def test_rows_that_are_left_out_are_never_drawn(tmp_path):
 
 KILLED = """
 import os, signal, sys
-from clipmill.encoders.index.add import add_to_index
-from clipmill.encoders.index.build import IndexOptions
-from clipmill.encoders.storage.files import Folder
+from clipmill.indexes.add import add_to_index
+from clipmill.indexes.build import IndexOptions
+from clipmill.files.file_systems import Folder
 
 after = int(sys.argv[3])
 changes = 0

@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 from index_helpers import DIM, SPEC, brute_force, clustered, files_of, recall_of, write_dataset
 
+from clipmill.datasets import plan_shards
 from clipmill.encoders import EncoderSpec
-from clipmill.encoders.errors import DatasetError, SpecError
-from clipmill.encoders.index import merge, open_index
-from clipmill.encoders.index.build import IndexOptions, build_index, run_here
-from clipmill.encoders.index.library import make_index
-from clipmill.encoders.storage import begin_job, plan_shards
-from clipmill.encoders.storage.job import Job
+from clipmill.errors import DatasetError, SpecError
+from clipmill.indexes import merge, open_index
+from clipmill.indexes.build import IndexOptions, build_index, run_here
+from clipmill.indexes.library import make_index
+from clipmill.jobs import Job, begin_job
 
 FACTORIES = [None, "IVF40_HNSW32,SQ8", "IVF30,Flat", "OPQ8_16,IVF20,PQ8", "HNSW16,SQ8", "PQ8", "IVF20,PQ8x4fs"]
 SMALL = {"queries": 100, "rows_per_shard": 700}
@@ -285,10 +285,10 @@ def test_a_dataset_whose_job_has_not_ended_is_refused(tmp_path):
 
 KILLED = """
 import os, signal, sys
-import clipmill.encoders.index.build as build
-import clipmill.encoders.index.assemble as assemble
-import clipmill.encoders.index.shard as shard
-from clipmill.encoders.storage.files import Folder
+import clipmill.indexes.build as build
+import clipmill.indexes.assemble as assemble
+import clipmill.indexes.shard as shard
+from clipmill.files.file_systems import Folder
 
 after = int(sys.argv[3])
 usual = Folder.publish

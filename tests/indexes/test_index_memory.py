@@ -19,7 +19,7 @@ BOUND = 320 * 10**6
 
 SEARCHED = """
 import json, sys
-from clipmill.encoders.index import open_index
+from clipmill.indexes import open_index
 from index_helpers import clustered
 
 hits = open_index(sys.argv[1]).search(clustered(2000, 128, seed=3), 10)
@@ -66,7 +66,7 @@ def test_a_row_group_of_all_rows_is_indexed_within_the_bound(tmp_path):
 READ = """
 import json, sys
 import pyarrow as pa
-from clipmill.encoders.index.source import joined, open_source, read_piece
+from clipmill.indexes.source import joined, open_source, read_piece
 
 source = open_source([sys.argv[1]])
 rows = sum(len(batch) for piece in joined(source.groups) for batch in read_piece(piece, ["embedding"]))

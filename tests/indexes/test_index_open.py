@@ -18,12 +18,12 @@ import pytest
 from index_helpers import DIM, brute_force, clustered, recall_of, write_dataset
 from places import SUPPORT
 
-from clipmill.encoders.errors import DatasetError, SpecError
-from clipmill.encoders.index import fetched, open_index
-from clipmill.encoders.index.build import IndexOptions, build_index
-from clipmill.encoders.index.opened import OpenIndex
-from clipmill.encoders.index.truth import nearest_of_blocks
-from clipmill.encoders.index.units import units_of
+from clipmill.errors import DatasetError, SpecError
+from clipmill.indexes import fetched, open_index
+from clipmill.indexes.build import IndexOptions, build_index
+from clipmill.indexes.opened import OpenIndex
+from clipmill.indexes.truth import nearest_of_blocks
+from clipmill.indexes.units import units_of
 
 VECTORS = clustered(2500)
 
@@ -203,8 +203,8 @@ def test_pages_are_let_go_of_when_the_process_holds_more_than_it_may(indexes):
 
 RESIDENT = """
 import sys
-from clipmill.encoders.index import open_index
-from clipmill.encoders.index.pages import MappedArray, resident_bytes
+from clipmill.indexes import open_index
+from clipmill.indexes.pages import MappedArray, resident_bytes
 from index_helpers import clustered
 
 index = open_index(sys.argv[1])
@@ -251,8 +251,8 @@ def test_an_index_in_an_object_store_is_copied_once(tmp_path, monkeypatch):
     names = {path.removeprefix("/bucket/index/") for path in store.find("/bucket/index")}
     assert names == {"_index.json", *index.manifest.files}
     copied = []
-    monkeypatch.setattr("clipmill.encoders.index.fetched._copy", lambda *given: copied.append(given))
-    monkeypatch.setattr("clipmill.encoders.index.opened._opened", {})
+    monkeypatch.setattr("clipmill.indexes.fetched._copy", lambda *given: copied.append(given))
+    monkeypatch.setattr("clipmill.indexes.opened._opened", {})
     assert open_index(url).directory == index.directory
     assert copied == []
 
@@ -305,7 +305,7 @@ def test_a_cache_without_locks_keeps_its_copies(tmp_path, monkeypatch):
 HOLDS = """
 import sys
 from pathlib import Path
-from clipmill.encoders.index import fetched
+from clipmill.indexes import fetched
 
 held = fetched._hold(Path(sys.argv[1]))
 print(held is not None, flush=True)

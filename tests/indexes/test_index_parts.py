@@ -17,15 +17,15 @@ import pyarrow.parquet as pq
 import pytest
 from index_helpers import clustered, write_dataset
 
-from clipmill.encoders.errors import DatasetError
-from clipmill.encoders.index import assemble, build, merge, open_index, source
-from clipmill.encoders.index.add import add_to_index
-from clipmill.encoders.index.build import IndexOptions, build_index, run_here
-from clipmill.encoders.index.merge import StagedCodes, merge_codes
-from clipmill.encoders.index.shard import IndexShard, build_shard
-from clipmill.encoders.storage.files import Folder
-from clipmill.encoders.storage.lock import LOCK
-from clipmill.encoders.storage.parquet import parquet_file
+from clipmill.errors import DatasetError
+from clipmill.files.file_systems import Folder
+from clipmill.files.lock import LOCK
+from clipmill.files.parquet import parquet_file
+from clipmill.indexes import assemble, build, merge, open_index, source
+from clipmill.indexes.add import add_to_index
+from clipmill.indexes.build import IndexOptions, build_index, run_here
+from clipmill.indexes.merge import StagedCodes, merge_codes
+from clipmill.indexes.shard import IndexShard, build_shard
 
 SMALL = {"queries": 50, "rows_per_shard": 700}
 

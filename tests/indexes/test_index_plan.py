@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from clipmill.encoders.errors import SpecError
-from clipmill.encoders.index.plan import plan_factory, plan_index
-from clipmill.encoders.index.sizes import as_size, bytes_of
+from clipmill.errors import SpecError
+from clipmill.indexes.plan import plan_factory, plan_index
+from clipmill.indexes.sizes import as_size, bytes_of
 
 GB = 10**9
 

@@ -12,15 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 from index_helpers import DIM, SPEC, brute_force, clustered, write_dataset
 
+from clipmill.datasets.tables.provenance import check_comparable, provenance_of, spec_of_provenance
 from clipmill.encoders import EncoderSpec, score
-from clipmill.encoders.errors import DatasetError, SpecError
-from clipmill.encoders.index import corpus as corpus_module
-from clipmill.encoders.index import exact
-from clipmill.encoders.index.corpus import count_corpora_read, forget_corpora, open_corpus
-from clipmill.encoders.index.exact import exact_top_k
-from clipmill.encoders.index.source import open_source
-from clipmill.encoders.index.targets import find_target
-from clipmill.encoders.storage.provenance import check_comparable, provenance_of, spec_of_provenance
+from clipmill.errors import DatasetError, SpecError
+from clipmill.indexes import corpus as corpus_module
+from clipmill.indexes import exact
+from clipmill.indexes.corpus import count_corpora_read, forget_corpora, open_corpus
+from clipmill.indexes.exact import exact_top_k
+from clipmill.indexes.source import open_source
+from clipmill.indexes.targets import find_target
 
 TOLERANCE = 1e-6
 

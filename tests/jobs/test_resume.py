@@ -8,19 +8,13 @@ import tempfile
 import pytest
 from resume_jobs import begin, begun, contents, undisturbed, work
 
-from clipmill.encoders.errors import DatasetError
-from clipmill.encoders.storage import (
-    ShardWriter,
-    finish_job,
-    prepare_directory,
-    read_earlier,
-    summarise,
-    write_job,
-)
-from clipmill.encoders.storage.dataset import read_job, read_manifests
-from clipmill.encoders.storage.files import Folder
-from clipmill.encoders.storage.planning import read_plan, write_plan
-from clipmill.encoders.storage.shards import Shard
+from clipmill.datasets import ShardWriter, finish_job, prepare_directory, summarise, write_job
+from clipmill.datasets.dataset import read_job, read_manifests
+from clipmill.datasets.inputs.planning import read_plan, write_plan
+from clipmill.datasets.inputs.shards import Shard
+from clipmill.errors import DatasetError
+from clipmill.files.file_systems import Folder
+from clipmill.jobs import read_earlier
 
 pytest_plugins = ["resume_jobs"]
 

@@ -8,14 +8,12 @@ import json
 import pytest
 from resume_jobs import SPEC, begin, begun, work, write_texts
 
+from clipmill.datasets import finish_job
+from clipmill.datasets.dataset import read_job
 from clipmill.encoders import EncoderSpec
-from clipmill.encoders.errors import DatasetError, WeightsError
-from clipmill.encoders.storage import (
-    embed_shard,
-    finish_job,
-)
-from clipmill.encoders.storage.dataset import read_job
-from clipmill.encoders.storage.files import Folder
+from clipmill.errors import DatasetError, WeightsError
+from clipmill.files.file_systems import Folder
+from clipmill.jobs import embed_shard
 
 pytest_plugins = ["resume_jobs"]
 

@@ -17,28 +17,21 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from clipmill.datasets import finish_job, plan_shards, read_dataset, read_failures
+from clipmill.datasets.directory import ATTEMPTS
+from clipmill.datasets.inputs.shards import Shard
 from clipmill.encoders import EncoderSpec
-from clipmill.encoders.errors import DatasetError, WeightsError
-from clipmill.encoders.storage import (
-    Job,
-    begin_job,
-    embed_shard,
-    finish_job,
-    plan_shards,
-    read_dataset,
-    read_failures,
-)
-from clipmill.encoders.storage import careful as careful_module
-from clipmill.encoders.storage.attempts import Attempt
-from clipmill.encoders.storage.directory import ATTEMPTS
-from clipmill.encoders.storage.files import Folder
-from clipmill.encoders.storage.processes import this_process
-from clipmill.encoders.storage.shards import Shard
 from clipmill.encoders.testing import fake_text_vector
+from clipmill.errors import DatasetError, WeightsError
+from clipmill.files.file_systems import Folder
+from clipmill.files.processes import this_process
+from clipmill.jobs import Job, begin_job, embed_shard
+from clipmill.jobs import careful as careful_module
+from clipmill.jobs.attempts import Attempt
 
 KILLER = """
 import os, pathlib, signal
-from clipmill.encoders.errors import WeightsError
+from clipmill.errors import WeightsError
 from clipmill.encoders.testing import FakeModel
 
 LOG = pathlib.Path(__file__).parent / "deaths"
@@ -142,7 +135,7 @@ def test_a_death_leaves_its_mark(tmp_path):
     directory = str(tmp_path / "dataset")
     _, shard = begin(directory, tmp_path, ["a"])
     program = (
-        "import os, pickle, sys; from clipmill.encoders.storage.attempts import Attempt\n"
+        "import os, pickle, sys; from clipmill.jobs.attempts import Attempt\n"
         "with Attempt(sys.argv[1], pickle.load(sys.stdin.buffer)) as attempt:\n"
         "    attempt.note('row 7'); os.kill(os.getpid(), 9)"
     )
@@ -315,7 +308,7 @@ def test_the_careful_process_ends_with_the_one_that_watches(dataset, tmp_path):
     die(dataset, shard)
     die(dataset, shard)
     program = (
-        "import pickle, sys; from clipmill.encoders.storage import embed_shard\n"
+        "import pickle, sys; from clipmill.jobs import embed_shard\n"
         "shard, job = pickle.load(sys.stdin.buffer); embed_shard(shard, job)"
     )
     slow = with_model(job, "resume_slow:make")

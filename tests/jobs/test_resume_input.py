@@ -7,11 +7,9 @@ from pathlib import Path
 
 from resume_jobs import begin, begun, contents, undisturbed, work, write_photographs, write_texts
 
-from clipmill.encoders.storage import (
-    finish_job,
-)
-from clipmill.encoders.storage import planning as planning_module
-from clipmill.encoders.storage.dataset import read_job
+from clipmill.datasets import finish_job
+from clipmill.datasets.dataset import read_job
+from clipmill.datasets.inputs import planning as planning_module
 
 pytest_plugins = ["resume_jobs"]
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from resume_jobs import SPEC, begin, work, write_texts
 
-from clipmill.encoders.errors import DatasetError
-from clipmill.encoders.storage import embed_shard, finish_job, read_dataset, read_manifests
-from clipmill.encoders.storage.files import Folder
+from clipmill.datasets import finish_job, read_dataset, read_manifests
+from clipmill.errors import DatasetError
+from clipmill.files.file_systems import Folder
+from clipmill.jobs import embed_shard
 
 pytest_plugins = ["resume_jobs"]
 

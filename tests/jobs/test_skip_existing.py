@@ -17,18 +17,13 @@ from existing_contract import ExistingContract, Nights, embed_here
 from places import DOCS
 from storage_helpers import photograph
 
-from clipmill.encoders.classify_plan import ClassifyPlan
-from clipmill.encoders.columns import ColumnPlan
-from clipmill.encoders.errors import DatasetError, SpecError, WeightsError
-from clipmill.encoders.labels import LabelSet
-from clipmill.encoders.storage import (
-    Job,
-    begin_job,
-    embed_shard,
-    plan_shards,
-    read_dataset,
-)
-from clipmill.encoders.storage.existing import Existing
+from clipmill.datasets import plan_shards, read_dataset
+from clipmill.encoders.plans.classify_plan import ClassifyPlan
+from clipmill.encoders.plans.columns import ColumnPlan
+from clipmill.encoders.plans.labels import LabelSet
+from clipmill.errors import DatasetError, SpecError, WeightsError
+from clipmill.jobs import Job, begin_job, embed_shard
+from clipmill.jobs.existing import Existing
 
 
 class TestHere(ExistingContract):

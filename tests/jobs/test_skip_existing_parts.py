@@ -18,23 +18,17 @@ import pytest
 from existing_contract import Nights, embed_here, find_here, in_out_skipped
 from storage_helpers import photograph
 
+from clipmill.datasets import finish_job, plan_shards
 from clipmill.encoders import EncoderSpec, load_encoder
 from clipmill.encoders.content_hash import content_hash, joined_hash
-from clipmill.encoders.errors import DatasetError
 from clipmill.encoders.item import Item
-from clipmill.encoders.media.audio import Waveform
-from clipmill.encoders.storage import (
-    Job,
-    begin_job,
-    embed_shard,
-    finish_job,
-    plan_shards,
-    skip_lists,
-)
-from clipmill.encoders.storage.existing import Existing, is_there
-from clipmill.encoders.storage.resume import read_earlier
-from clipmill.encoders.storage.row_keys import keys_wanted
-from clipmill.encoders.storage.skip_lists import SkipList
+from clipmill.errors import DatasetError
+from clipmill.jobs import Job, begin_job, embed_shard, skip_lists
+from clipmill.jobs.existing import Existing, is_there
+from clipmill.jobs.resume import read_earlier
+from clipmill.jobs.row_keys import keys_wanted
+from clipmill.jobs.skip_lists import SkipList
+from clipmill.media.audio import Waveform
 
 
 @pytest.fixture

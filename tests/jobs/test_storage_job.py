@@ -16,20 +16,13 @@ from PIL import Image
 from storage_helpers import photograph, text_vector
 from storage_jobs import run_job
 
+from clipmill.datasets import finish_job, plan_shards, read_dataset, read_failures
+from clipmill.datasets.dataset import read_job, read_manifests
 from clipmill.encoders import EncoderSpec, read_provenance, unload_all
-from clipmill.encoders.columns import Column
-from clipmill.encoders.errors import DatasetError, SpecError
-from clipmill.encoders.storage import (
-    Job,
-    begin_job,
-    embed_shard,
-    finish_job,
-    plan_shards,
-    read_dataset,
-    read_failures,
-)
-from clipmill.encoders.storage.dataset import read_job, read_manifests
+from clipmill.encoders.plans.columns import Column
 from clipmill.encoders.testing import fake_image_vector
+from clipmill.errors import DatasetError, SpecError
+from clipmill.jobs import Job, begin_job, embed_shard
 
 SPEC = EncoderSpec("fake::dim=4", device="cpu")
 

@@ -12,11 +12,12 @@ import pytest
 from storage_helpers import photograph, text_vector
 from storage_jobs import SPEC, do, expected, lines, ranked_of, run, scores_of
 
+from clipmill.datasets import plan_shards, read_dataset, read_failures, rows_schema, summarise
+from clipmill.datasets.dataset import read_job
 from clipmill.encoders import read_provenance
-from clipmill.encoders.errors import DatasetError, SpecError
-from clipmill.encoders.rank_plan import DocumentRankPlan, PairPlan, RankPlan
-from clipmill.encoders.storage import Job, plan_shards, read_dataset, read_failures, rows_schema, summarise
-from clipmill.encoders.storage.dataset import read_job
+from clipmill.encoders.plans.rank_plan import DocumentRankPlan, PairPlan, RankPlan
+from clipmill.errors import DatasetError, SpecError
+from clipmill.jobs import Job
 
 ROWS = RankPlan("q", "c")
 

@@ -12,15 +12,16 @@ import pytest
 from storage_helpers import photograph, text_vector
 from storage_jobs import LABELS, REASON, SCORES, SPEC, do, expected, lines, photographs, run
 
+from clipmill.datasets import plan_shards, read_dataset, read_failures, summarise
+from clipmill.datasets.dataset import read_job
 from clipmill.encoders import read_provenance
-from clipmill.encoders.classify_plan import SUFFIX, ClassifyPlan, DocumentClassifyPlan
-from clipmill.encoders.columns import ColumnPlan
-from clipmill.encoders.document_plan import DocumentPlan
-from clipmill.encoders.errors import DatasetError
-from clipmill.encoders.labels import LabelSet
-from clipmill.encoders.rank_plan import DocumentRankPlan
-from clipmill.encoders.storage import Job, plan_shards, read_dataset, read_failures, summarise
-from clipmill.encoders.storage.dataset import read_job
+from clipmill.encoders.plans.classify_plan import SUFFIX, ClassifyPlan, DocumentClassifyPlan
+from clipmill.encoders.plans.columns import ColumnPlan
+from clipmill.encoders.plans.document_plan import DocumentPlan
+from clipmill.encoders.plans.labels import LabelSet
+from clipmill.encoders.plans.rank_plan import DocumentRankPlan
+from clipmill.errors import DatasetError
+from clipmill.jobs import Job
 
 # --- documents -------------------------------------------------------------------------------------------------------
 

@@ -13,16 +13,16 @@ import soxr
 from contract import WITH_SOUNDS, png, wav
 
 from clipmill.encoders import EncoderSpec, Item, Vector, load_encoder
-from clipmill.encoders.errors import MissingExtraError
-from clipmill.encoders.failure import RowError
-from clipmill.encoders.frontend import AudioFrontend, Frontend
 from clipmill.encoders.loaded import Loaded
-from clipmill.encoders.media.audio import Waveform, open_sound, require_audio, sniff_audio_type, waveform_for
-from clipmill.encoders.model import ClipModel, Model, Prepared
 from clipmill.encoders.preparation import count_pixels
 from clipmill.encoders.session import EmbedSession
-from clipmill.encoders.stats import Stats
 from clipmill.encoders.vector_cache import VectorCache
+from clipmill.errors import MissingExtraError
+from clipmill.failures import RowError
+from clipmill.media.audio import Waveform, open_sound, require_audio, sniff_audio_type, waveform_for
+from clipmill.metrics.stats import Stats
+from clipmill.models.frontend import AudioFrontend, Frontend
+from clipmill.models.model import ClipModel, Model, Prepared
 
 FORMATS = [("WAV", "PCM_16"), ("WAV", "PCM_24"), ("WAV", "FLOAT"), ("RF64", "PCM_16"), ("FLAC", "PCM_16")]
 LOSSY = [("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III")]

@@ -11,11 +11,11 @@ from pictures import encode, photographs
 from PIL import Image
 
 from clipmill.encoders import EncoderSpec, load_encoder
-from clipmill.encoders.catalog.tables import Preprocessing
-from clipmill.encoders.failure import RowError
-from clipmill.encoders.media import crops, preprocess
-from clipmill.encoders.media.crops import decoded_pixels, image_crop, least_side
-from clipmill.encoders.media.jpeg import decode_jpeg, is_decoded_as_read, jpeg_size, reduction
+from clipmill.failures import RowError
+from clipmill.media import crops, preprocess
+from clipmill.media.crops import decoded_pixels, image_crop, least_side
+from clipmill.media.jpeg import decode_jpeg, is_decoded_as_read, jpeg_size, reduction
+from clipmill.models.catalog.tables import Preprocessing
 
 FAST, EXACT = EncoderSpec("demo"), EncoderSpec("demo", decode="exact")
 RARE = 1e-4

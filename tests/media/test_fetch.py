@@ -10,11 +10,11 @@ import pytest
 from fetch_helpers import LOCAL, STRICT, failure
 from http_server import JPEG
 
-from clipmill.encoders.errors import SpecError
-from clipmill.encoders.failure import Code
-from clipmill.encoders.media import uri as uri_module
-from clipmill.encoders.media.fetch import Fetched, FetchPolicy, fetch
-from clipmill.encoders.media.uri import scheme_of, shown
+from clipmill.errors import SpecError
+from clipmill.failures import Code
+from clipmill.media import uri as uri_module
+from clipmill.media.fetch import Fetched, FetchPolicy, fetch
+from clipmill.media.uri import scheme_of, shown
 
 pytest_plugins = ["fetch_helpers"]
 pytestmark = pytest.mark.usefixtures("no_proxy")
@@ -48,7 +48,7 @@ def test_policy_travels_and_its_schemes_have_no_case():
 
 def test_import_loads_no_client():
     code = (
-        "import sys, clipmill.encoders.media.fetch\n"
+        "import sys, clipmill.media.fetch\n"
         "print([name for name in ('httpcore', 'fsspec', 'torch', 'ssl', 'urllib.request') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

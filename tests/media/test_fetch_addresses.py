@@ -8,9 +8,9 @@ import pytest
 from fetch_helpers import LOOPBACK, PUBLIC, STRICT, failure
 from http_server import JPEG
 
-from clipmill.encoders.failure import Code
-from clipmill.encoders.media.fetch import Fetched, FetchPolicy, fetch
-from clipmill.encoders.media.uri import WebAddress, is_public
+from clipmill.failures import Code
+from clipmill.media.fetch import Fetched, FetchPolicy, fetch
+from clipmill.media.uri import WebAddress, is_public
 
 pytest_plugins = ["fetch_helpers"]
 pytestmark = pytest.mark.usefixtures("no_proxy")

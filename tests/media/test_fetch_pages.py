@@ -12,12 +12,12 @@ import pytest
 from fetch_helpers import LOOPBACK, PUBLIC, failure
 from http_server import JPEG
 
-from clipmill.encoders.errors import ClipmillError
-from clipmill.encoders.failure import Code, RowError
-from clipmill.encoders.media import fetch as fetch_module
-from clipmill.encoders.media.fetch import Fetched, FetchPolicy, fetch, inflate
-from clipmill.encoders.media.uri import shown
-from clipmill.encoders.media.web import HttpClient
+from clipmill.errors import ClipmillError
+from clipmill.failures import Code, RowError
+from clipmill.media import fetch as fetch_module
+from clipmill.media.fetch import Fetched, FetchPolicy, fetch, inflate
+from clipmill.media.uri import shown
+from clipmill.media.web import HttpClient
 
 pytest_plugins = ["fetch_helpers"]
 pytestmark = pytest.mark.usefixtures("no_proxy")
@@ -242,7 +242,7 @@ def test_fork_gets_a_client_of_its_own(server):
     """Even where another thread was just making one."""
     code = f"""
 import os
-from clipmill.encoders.media import fetch
+from clipmill.media import fetch
 
 def run():
     policy = fetch.FetchPolicy(allow_private_addresses=True)

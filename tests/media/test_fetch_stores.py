@@ -9,9 +9,9 @@ import pytest
 from fetch_helpers import STRICT, failure
 from http_server import JPEG
 
-from clipmill.encoders.errors import ClipmillError, MissingExtraError
-from clipmill.encoders.failure import Code
-from clipmill.encoders.media.fetch import Fetched, FetchPolicy, fetch
+from clipmill.errors import ClipmillError, MissingExtraError
+from clipmill.failures import Code
+from clipmill.media.fetch import Fetched, FetchPolicy, fetch
 
 pytest_plugins = ["fetch_helpers"]
 pytestmark = pytest.mark.usefixtures("no_proxy")
@@ -152,7 +152,7 @@ def test_a_host_name_beyond_ascii_without_the_package_for_it_fails_a_row(monkeyp
 def test_http_client_that_is_not_installed_fails_a_strangers_row_and_a_job_of_its_own(trusted, error):
     code = (
         "import sys; sys.modules['httpcore'] = None\n"
-        "from clipmill.encoders.media.fetch import FetchPolicy, fetch\n"
+        "from clipmill.media.fetch import FetchPolicy, fetch\n"
         f"try: fetch('http://photos.example/', FetchPolicy(), trusted={trusted})\n"
         "except Exception as err: print(type(err).__name__, err)"
     )

@@ -12,10 +12,10 @@ from image_files import FILES, PHOTO, image_file
 from open_clip.transform import image_transform
 from PIL import Image
 
-from clipmill.encoders.catalog.tables import OPENAI_MEAN, OPENAI_STD, Preprocessing
-from clipmill.encoders.failure import RowError
-from clipmill.encoders.media.images import open_image
-from clipmill.encoders.media.preprocess import crop_image, normalised_array
+from clipmill.failures import RowError
+from clipmill.media.images import open_image
+from clipmill.media.preprocess import crop_image, normalised_array
+from clipmill.models.catalog.tables import OPENAI_MEAN, OPENAI_STD, Preprocessing
 
 LIMIT = 10_000_000
 

@@ -15,13 +15,15 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from scrapes import samples
 
-from clipmill.encoders import Code, exposition, load_encoder, metrics, unload_all
-from clipmill.encoders.errors import MissingExtraError
-from clipmill.encoders.exposition import MetricsFile, metrics_text, serve_metrics
-from clipmill.encoders.failure import Failure, Stage
+from clipmill.encoders import Code, load_encoder, unload_all
 from clipmill.encoders.item import Item
-from clipmill.encoders.metrics import METRICS, by_engine_names, counts_of, process_counts
-from clipmill.encoders.stats import Stats
+from clipmill.errors import MissingExtraError
+from clipmill.failures import Failure, Stage
+from clipmill.metrics import counts as metrics
+from clipmill.metrics import exposition
+from clipmill.metrics.counts import METRICS, by_engine_names, counts_of, process_counts
+from clipmill.metrics.exposition import MetricsFile, metrics_text, serve_metrics
+from clipmill.metrics.stats import Stats
 
 
 def full_stats() -> Stats:

@@ -14,7 +14,7 @@ from cli_helpers import run
 from places import DOCS
 from scrapes import samples
 
-from clipmill.encoders.metrics import METRICS
+from clipmill.metrics.counts import METRICS
 
 ROW = re.compile(r"^\| `(\w+?)(?:_<(\w+)>)?` \| `(\w+)(?:\{(\w+)\})?` \| (\w+) \| (all|jobs) \| (.*) \|$", re.MULTILINE)
 

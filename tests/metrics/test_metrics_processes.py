@@ -10,9 +10,9 @@ import sys
 import pytest
 from scrapes import samples
 
-from clipmill.encoders import told_process
-from clipmill.encoders.errors import SpecError
-from clipmill.encoders.told_process import parse_ports, start_from_environment
+from clipmill.errors import SpecError
+from clipmill.metrics import told_process
+from clipmill.metrics.told_process import parse_ports, start_from_environment
 
 PROGRAM = """
 import os, sys, urllib.request
@@ -123,7 +123,7 @@ import os, sys, time
 from clipmill import load_encoder
 encoder = load_encoder("fake::dim=8")
 from clipmill.encoders import Stats
-from clipmill.encoders.metrics import counts_of, record
+from clipmill.metrics.counts import counts_of, record
 for number in range(40):
     stats = Stats()
     encoder.embed("text", [f"text {number}"], stats)
@@ -147,8 +147,8 @@ def test_a_process_that_is_killed_has_written_what_it_counted_a_moment_before(tm
 FORKED = """
 import os, signal, sys, threading
 from clipmill import load_encoder
-from clipmill.encoders import metrics, told_process
-from clipmill.encoders.metrics import by_engine_names, process_counts
+from clipmill.metrics import counts as metrics, told_process
+from clipmill.metrics.counts import by_engine_names, process_counts
 
 encoder = load_encoder("fake::dim=8")
 encoder.embed("text", ["one", "two"])

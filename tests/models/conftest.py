@@ -12,8 +12,8 @@ import pytest
 def made_graphs():
     """The demo model's graphs, made once for all processes of a run."""
     from clipmill.encoders import EncoderSpec
-    from clipmill.encoders.runtimes.store import Store
-    from clipmill.encoders.towers import find_source
+    from clipmill.models.runtimes.store import Store
+    from clipmill.models.towers import find_source
 
     return Store(find_source(EncoderSpec("demo")), None).graphs("float")
 
@@ -21,11 +21,11 @@ def made_graphs():
 @pytest.fixture
 def quick_maker(made_graphs, monkeypatch) -> None:
     """Let stores make the demo model's graphs by copying them, for tests of when they are made and where they stay."""
-    from clipmill.encoders.runtimes import graphs, store
+    from clipmill.models.runtimes import graphs, store
 
     def copy(towers, frontend, folder) -> graphs.Graphs:
         for path in made_graphs.folder.iterdir():
-            if path.is_file() and path.name != graphs.NOTE:
+            if path.is_file() and path.name != "graphs.json":
                 shutil.copy(path, folder)
         return dataclasses.replace(made_graphs, folder=folder)
 

@@ -19,13 +19,13 @@ from pictures import encode, photographs
 from PIL import Image
 from weights import relative_error
 
+from clipmill.datasets.tables.provenance import differences, provenance_of
 from clipmill.encoders import EncoderSpec, Item, load_encoder, unload_all
 from clipmill.encoders.item import item_of_value
-from clipmill.encoders.storage.provenance import differences, provenance_of
-from clipmill.encoders.towers import find_source
-from clipmill.encoders.towers.audioclip_audio import AudioTower
-from clipmill.encoders.towers.audioclip_build import build, build_module
-from clipmill.encoders.towers.audioclip_spectrogram import Wavelets, frame, to_unit_range
+from clipmill.models.towers import find_source
+from clipmill.models.towers.audioclip_audio import AudioTower
+from clipmill.models.towers.audioclip_build import build, build_module
+from clipmill.models.towers.audioclip_spectrogram import Wavelets, frame, to_unit_range
 
 RATE = 44_100
 TEXTS = ["cat", "an alarm clock, ringing", "ÜBER-straße 日本 🙂", "word " * 200]

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from clipmill.encoders import EncoderSpec
-from clipmill.encoders.errors import SpecError, UnknownModelError, WeightsError
-from clipmill.encoders.towers import audioclip, find_source
-from clipmill.encoders.towers.audioclip_build import build
+from clipmill.errors import SpecError, UnknownModelError, WeightsError
+from clipmill.models.towers import audioclip, find_source
+from clipmill.models.towers.audioclip_build import build
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_max_text_tokens(path) -> None:
 
 def test_finding_the_model_imports_no_torch() -> None:
     script = (
-        "import sys; from clipmill.encoders import EncoderSpec; from clipmill.encoders.towers import find_source;"
+        "import sys; from clipmill.encoders import EncoderSpec; from clipmill.models.towers import find_source;"
         "source = find_source(EncoderSpec('AudioCLIP::/nowhere/model.pt'));"
         "assert source.runtimes == ('torch',), source.runtimes;"
         "print(sorted({'torch', 'open_clip', 'transformers'} & set(sys.modules)))"

@@ -14,17 +14,17 @@ import pytest
 from weights import drawn_module, write_safetensors
 
 from clipmill.encoders import EncoderSpec, count_loads, load_encoder, registry, unload_all
-from clipmill.encoders import combinations as table
-from clipmill.encoders.combinations import Combination
-from clipmill.encoders.errors import ClipmillError, DeviceError, SpecError, WeightsError
-from clipmill.encoders.frontend import Frontend
-from clipmill.encoders.runtimes import choice, pytorch
-from clipmill.encoders.runtimes.choice import candidates
-from clipmill.encoders.runtimes.store import Store
 from clipmill.encoders.testing import FakeModel
-from clipmill.encoders.towers import find_source, open_clip
-from clipmill.encoders.towers.open_clip import DEMO_PRECISION
-from clipmill.encoders.towers.source import Source
+from clipmill.errors import ClipmillError, DeviceError, SpecError, WeightsError
+from clipmill.models import combinations as table
+from clipmill.models.combinations import Combination
+from clipmill.models.frontend import Frontend
+from clipmill.models.runtimes import choice, pytorch
+from clipmill.models.runtimes.choice import candidates
+from clipmill.models.runtimes.store import Store
+from clipmill.models.source import Source
+from clipmill.models.towers import find_source, open_clip
+from clipmill.models.towers.open_clip import DEMO_PRECISION
 
 
 @pytest.fixture(autouse=True)
@@ -179,7 +179,7 @@ def test_auto_is_checked_once_a_machine_and_written_down(cold, caplog, monkeypat
     monkeypatch.setattr(Store, "towers", property(lambda self: pytest.fail("towers were built")))
     assert load_encoder("demo", device="cpu").resolved == first.resolved
     program = (
-        "import sys; from clipmill.encoders import load_encoder; from clipmill.encoders.towers import open_clip\n"
+        "import sys; from clipmill.encoders import load_encoder; from clipmill.models.towers import open_clip\n"
         "open_clip.DEMO_PRECISION = None\n"
         "print(load_encoder('demo').resolved['checked_cosine'], [n for n in ('torch', 'onnx') if n in sys.modules])"
     )
@@ -238,16 +238,16 @@ def test_a_graph_that_cannot_be_made_is_a_warning_under_auto_alone(cold, monkeyp
     def fail(*_):
         raise WeightsError("no graph could be made of the text tower: complex numbers")
 
-    monkeypatch.setattr("clipmill.encoders.runtimes.store.make_graphs", fail)
+    monkeypatch.setattr("clipmill.models.runtimes.store.make_graphs", fail)
     with caplog.at_level(logging.WARNING, "clipmill"):
         encoder = load_encoder("demo", device="cpu", precision="fp32")
     assert encoder.resolved["runtime"] == "torch"
     assert "demo cannot run in openvino fp32, trying the next: no graph could be made" in caplog.text
     unload_all()
-    monkeypatch.setattr("clipmill.encoders.runtimes.store.make_graphs", lambda *_: pytest.fail("tried again in vain"))
+    monkeypatch.setattr("clipmill.models.runtimes.store.make_graphs", lambda *_: pytest.fail("tried again in vain"))
     assert load_encoder("demo", device="cpu", precision="fp32").resolved["runtime"] == "torch"
     unload_all()
-    monkeypatch.setattr("clipmill.encoders.runtimes.store.make_graphs", fail)
+    monkeypatch.setattr("clipmill.models.runtimes.store.make_graphs", fail)
     with pytest.raises(WeightsError, match="complex numbers"):
         load_encoder("demo", device="cpu", runtime="openvino", precision="fp32")
 
@@ -271,7 +271,7 @@ def test_a_failure_that_may_pass_is_not_remembered(cold, monkeypatch) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("clipmill.encoders.runtimes.store.make_graphs", fail)
+        patch.setattr("clipmill.models.runtimes.store.make_graphs", fail)
         assert load_encoder("demo", device="cpu", precision="fp32").resolved["runtime"] == "torch"
     unload_all()
     assert load_encoder("demo", device="cpu", precision="fp32").resolved["runtime"] == "openvino"

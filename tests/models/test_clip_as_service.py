@@ -17,13 +17,13 @@ from pictures import photographs
 from weights import relative_error
 
 from clipmill.encoders import EncoderSpec, load_encoder
-from clipmill.encoders.catalog.facts import demo_directory
-from clipmill.encoders.errors import SpecError, WeightsError
-from clipmill.encoders.runtimes.graphs import Graphs
-from clipmill.encoders.runtimes.onnx import OnnxRuntime
-from clipmill.encoders.runtimes.openvino import OpenVinoRuntime
-from clipmill.encoders.towers import exported
-from clipmill.encoders.towers.manifest import FILE
+from clipmill.errors import SpecError, WeightsError
+from clipmill.models.catalog.facts import demo_directory
+from clipmill.models.catalog.manifest import FILE
+from clipmill.models.runtimes.graphs import Graphs
+from clipmill.models.runtimes.onnx import OnnxRuntime
+from clipmill.models.runtimes.openvino import OpenVinoRuntime
+from clipmill.models.towers import exported
 
 TEXTS = ["a red circle", "she smiled, with pain", "ÜBER-straße 日本 🙂 &amp;", "word " * 200]
 TOLERANCE = 1e-4
@@ -101,7 +101,7 @@ def test_clips_table_may_stand_in_the_directory(service: Path, tmp_path, monkeyp
     """Without open_clip it must, and the error says which file to put where."""
     folder = Path(shutil.copytree(service, tmp_path / "demo"))
     table = gzip.decompress((Path(open_clip.__file__).parent / "bpe_simple_vocab_16e6.txt.gz").read_bytes())
-    monkeypatch.setattr("clipmill.encoders.tokenizers.saved.vocabulary_file", _no_open_clip)
+    monkeypatch.setattr("clipmill.models.tokenizers.saved.vocabulary_file", _no_open_clip)
     with pytest.raises(WeightsError, match=r"put bpe_simple_vocab_16e6\.txt\.gz into .*demo"):
         load_encoder(f"onnx:{folder}", device="cpu", runtime="onnx", precision="fp32")
     (folder / "bpe_simple_vocab_16e6.txt.gz").write_bytes(gzip.compress(table))

@@ -14,9 +14,9 @@ import pytest
 from file_server import ETAG, FileServer
 
 from clipmill.encoders import EncoderSpec
-from clipmill.encoders.downloads import fetch_url, local_file, transfer
-from clipmill.encoders.downloads.urls import place_of
-from clipmill.encoders.errors import SpecError, WeightsError
+from clipmill.errors import SpecError, WeightsError
+from clipmill.models.downloads import fetch_url, local_file, transfer
+from clipmill.models.downloads.urls import place_of
 
 CONTENT = bytes(range(256)) * 4096
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -165,7 +165,7 @@ def test_answers_that_are_mended(plan: list[str], cache: str) -> None:
 
 _FETCH = (
     "import logging, sys; logging.basicConfig(level=logging.INFO, stream=sys.stderr, format='%(message)s');"
-    "from clipmill.encoders.downloads import fetch_url;"
+    "from clipmill.models.downloads import fetch_url;"
     "print(fetch_url(sys.argv[1], sha256=sys.argv[2], cache_dir=sys.argv[3]))"
 )
 

@@ -17,12 +17,12 @@ from file_server import FileServer, Hub
 from hub_cache import COMMIT, git_hash, put_repository
 
 from clipmill.encoders import EncoderSpec
-from clipmill.encoders.catalog import resolve_model
-from clipmill.encoders.catalog.tables import weights
-from clipmill.encoders.downloads import elsewhere, hub, observed_by, transfer
-from clipmill.encoders.errors import WeightsError
-from clipmill.encoders.towers import find_source
-from clipmill.encoders.towers import open_clip as towers
+from clipmill.errors import WeightsError
+from clipmill.models.catalog import resolve_model
+from clipmill.models.catalog.tables import weights
+from clipmill.models.downloads import elsewhere, hub, observed_by, transfer
+from clipmill.models.towers import find_source
+from clipmill.models.towers import open_clip as towers
 from clipmill.pipelines.cli import cli
 
 CONTENT = bytes(range(256)) * 4096

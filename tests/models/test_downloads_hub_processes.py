@@ -32,8 +32,7 @@ def cache(tmp_path: Path) -> str:
 
 
 _FETCH = (
-    "import sys; from clipmill.encoders.downloads import hub;"
-    "print(hub.fetch_file('org/model', sys.argv[1], sys.argv[2]))"
+    "import sys; from clipmill.models.downloads import hub;print(hub.fetch_file('org/model', sys.argv[1], sys.argv[2]))"
 )
 
 

@@ -10,9 +10,9 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from clipmill.encoders.downloads import fetch_url, objects, transfer
-from clipmill.encoders.drivers import DRIVERS
-from clipmill.encoders.errors import MissingExtraError, WeightsError
+from clipmill.errors import MissingExtraError, WeightsError
+from clipmill.files.drivers import DRIVERS
+from clipmill.models.downloads import fetch_url, objects, transfer
 
 CONTENT = bytes(range(256)) * 512
 URL = "memory://bucket/models/w.safetensors"

@@ -18,13 +18,13 @@ from pictures import photographs
 from weights import relative_error
 
 from clipmill.encoders import EncoderSpec, load_encoder, unload_all
-from clipmill.encoders.errors import DatasetError, DeviceError, SpecError, WeightsError
-from clipmill.encoders.exporting import export_model
-from clipmill.encoders.frontend import Frontend
-from clipmill.encoders.tokenizers.clip_bpe import ClipTokenizer
-from clipmill.encoders.tokenizers.fast import FastTokenizer
-from clipmill.encoders.tokenizers.saved import load_tokenizer, save_tokenizer
-from clipmill.encoders.towers.manifest import FILE, write_manifest
+from clipmill.errors import DatasetError, DeviceError, SpecError, WeightsError
+from clipmill.models.catalog.manifest import FILE, write_manifest
+from clipmill.models.exporting import export_model
+from clipmill.models.frontend import Frontend
+from clipmill.models.tokenizers.clip_bpe import ClipTokenizer
+from clipmill.models.tokenizers.fast import FastTokenizer
+from clipmill.models.tokenizers.saved import load_tokenizer, save_tokenizer
 from clipmill.pipelines.cli import cli
 
 TEXTS = ["a red circle", "she smiled, with pain", "ÜBER-straße 日本 🙂 &amp;", "word " * 200]
@@ -133,7 +133,7 @@ def test_a_directory_is_replaced_only_when_asked_and_at_once(directory: Path, tm
         export_model(EncoderSpec("demo"), target)
     (target / "old").write_text("of the earlier export")
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="disk"):
-        patch.setattr("clipmill.encoders.exporting.write_manifest", _fail)
+        patch.setattr("clipmill.models.exporting.write_manifest", _fail)
         export_model(EncoderSpec("demo"), target, overwrite=True)
     assert (target / "old").exists() and (target / FILE).exists()
     export_model(EncoderSpec("demo"), target, overwrite=True)
@@ -240,7 +240,7 @@ def test_tokenizers_come_back_as_they_were(tmp_path) -> None:
 
 def test_the_frontend_of_a_directory_is_that_of_its_model(directory: Path) -> None:
     """All settings of preparing values survive, each modality's."""
-    from clipmill.encoders.towers import find_source
+    from clipmill.models.towers import find_source
 
     ours = find_source(EncoderSpec(f"onnx:{directory}")).frontend
     theirs = find_source(EncoderSpec("demo")).frontend

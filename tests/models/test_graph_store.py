@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from clipmill.encoders import EncoderSpec, load_encoder, unload_all
-from clipmill.encoders.combinations import Combination
-from clipmill.encoders.errors import MissingExtraError
-from clipmill.encoders.runtimes import openvino, start_runtime, store
-from clipmill.encoders.runtimes.store import Store
-from clipmill.encoders.towers import find_source
+from clipmill.errors import MissingExtraError
+from clipmill.models.combinations import Combination
+from clipmill.models.runtimes import openvino, start_runtime, store
+from clipmill.models.runtimes.store import Store
+from clipmill.models.towers import find_source
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from transformers import AutoTokenizer, CLIPModel
 from weights import relative_error
 
 from clipmill.encoders import EncoderSpec, load_encoder, unload_all
-from clipmill.encoders.errors import SpecError, WeightsError
+from clipmill.errors import SpecError, WeightsError
 
 TOLERANCE = 1e-4
 VISIBLE = 50 * TOLERANCE
@@ -128,7 +128,7 @@ def _has_alpha(image: Image.Image) -> bool:
 
 def test_crops_begin_where_the_reference_begins_them(small: Case) -> None:
     """Half a pixel is rounded down, and colours are made before resizing: both as transformers, not as open_clip."""
-    from clipmill.encoders.media.preprocess import crop_image
+    from clipmill.media.preprocess import crop_image
 
     ours = EncoderSpec(small.model).facts.preprocessing
     picture = photographs()["astronaut"]
@@ -224,7 +224,7 @@ def test_an_image_processor_that_is_not_supported_is_refused(small: Case, tmp_pa
 @pytest.mark.parametrize("whole", [True, False], ids=["tokenizer.json", "vocab.json-merges.txt"])
 def test_ids_equal_the_references(tmp_path, whole: bool) -> None:
     """Token by token, cut ones included, from either layout; and cut texts are counted."""
-    from clipmill.encoders.towers.hugging_face import find_tokenizer
+    from clipmill.models.towers.hugging_face import find_tokenizer
 
     write_tokenizer(tmp_path, whole=whole)
     (tmp_path / "config.json").write_text(json.dumps(small_config()))

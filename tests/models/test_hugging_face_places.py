@@ -25,9 +25,9 @@ from pictures import encode, photographs
 from transformers import CLIPModel
 from weights import relative_error
 
+from clipmill.datasets.tables.provenance import differences, provenance_of
 from clipmill.encoders import EncoderSpec, load_encoder, unload_all
-from clipmill.encoders.errors import WeightsError
-from clipmill.encoders.storage.provenance import differences, provenance_of
+from clipmill.errors import WeightsError
 
 TOLERANCE = 1e-4
 
@@ -139,7 +139,7 @@ def test_a_repository_is_read_from_the_hub_librarys_cache(small: Case, tmp_path,
 def test_finding_a_source_loads_no_framework(small: Case) -> None:
     """A process that runs graphs made earlier imports neither torch nor transformers for the tokenizer and the rest."""
     code = (
-        "import sys; from clipmill.encoders import EncoderSpec; from clipmill.encoders.towers import find_source;"
+        "import sys; from clipmill.encoders import EncoderSpec; from clipmill.models.towers import find_source;"
         f"source = find_source(EncoderSpec({small.model!r})); source.key; source.frontend.text.tokenizer('a cat');"
         "print([name for name in ('torch', 'transformers', 'open_clip') if name in sys.modules])"
     )

@@ -33,12 +33,12 @@ from scale_weights import (
 from transformers import CLIPModel
 
 from clipmill.encoders import EncoderSpec, load_encoder, unload_all
-from clipmill.encoders.catalog import mclip
-from clipmill.encoders.catalog.facts import demo_directory
-from clipmill.encoders.errors import WeightsError
-from clipmill.encoders.scores import score
-from clipmill.encoders.towers import find_source
-from clipmill.encoders.towers.scales import clip_scales
+from clipmill.encoders.plans.scores import score
+from clipmill.errors import WeightsError
+from clipmill.models.catalog import mclip
+from clipmill.models.catalog.facts import demo_directory
+from clipmill.models.towers import find_source
+from clipmill.models.towers.scales import clip_scales
 
 SAME, VISIBLE = 1e-6, 1e-2
 
@@ -146,7 +146,7 @@ def test_it_is_read_when_it_is_asked_for_and_once(tmp_path: Path, monkeypatch) -
         _ = broken.learnt_scales
     unload_all()
     reads = []
-    from clipmill.encoders.towers import scales
+    from clipmill.models.towers import scales
 
     real = scales._from_safetensors
     monkeypatch.setattr(scales, "_from_safetensors", lambda path, names: (reads.append(path), real(path, names))[1])

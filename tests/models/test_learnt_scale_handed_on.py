@@ -15,10 +15,10 @@ import pytest
 from scale_weights import AUDIO_IMAGE, AUDIO_TEXT, LEARNT, PAIR, TEXTS, make_repository, state_with, write_pickle
 
 from clipmill.encoders import EncoderSpec, load_encoder, unload_all
-from clipmill.encoders.errors import SpecError, WeightsError
-from clipmill.encoders.exporting import export_model
-from clipmill.encoders.towers import find_source
-from clipmill.encoders.towers.manifest import FILE, read_manifest, write_manifest
+from clipmill.errors import SpecError, WeightsError
+from clipmill.models.catalog.manifest import FILE, read_manifest, write_manifest
+from clipmill.models.exporting import export_model
+from clipmill.models.towers import find_source
 
 
 @pytest.fixture(autouse=True)
@@ -129,9 +129,9 @@ def test_a_pickle_where_torch_is_not_installed(tmp_path: Path) -> None:
     path = write_pickle(state_with(LEARNT), tmp_path / "w.pt")
     program = (
         "import sys; sys.modules['torch'] = None\n"
-        "from clipmill.encoders.errors import WeightsError\n"
+        "from clipmill.errors import WeightsError\n"
         "from pathlib import Path\n"
-        "from clipmill.encoders.towers.scales import clip_scales\n"
+        "from clipmill.models.towers.scales import clip_scales\n"
         f"try: clip_scales([Path({str(path)!r})])\n"
         "except WeightsError as err: print(err)\n"
     )

@@ -16,11 +16,11 @@ from PIL import Image
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaModel
 from weights import drawn_module, relative_error, write_safetensors
 
+from clipmill.datasets.tables.provenance import differences, provenance_of
 from clipmill.encoders import EncoderSpec, load_encoder, unload_all
-from clipmill.encoders.catalog import mclip
-from clipmill.encoders.errors import SpecError, UnknownModelError, WeightsError
-from clipmill.encoders.storage.provenance import differences, provenance_of
-from clipmill.encoders.towers import find_source
+from clipmill.errors import SpecError, UnknownModelError, WeightsError
+from clipmill.models.catalog import mclip
+from clipmill.models.towers import find_source
 
 pytestmark = pytest.mark.usefixtures("small_architectures")
 
@@ -137,7 +137,7 @@ def test_negative_controls_are_seen(case: Case) -> None:
 
 def test_a_mean_without_the_mask_is_seen(case: Case) -> None:
     """Were padding counted, short texts beside a long one would move."""
-    from clipmill.encoders.towers.mclip_build import build_text
+    from clipmill.models.towers.mclip_build import build_text
 
     model = mclip.MODELS[case.name]
     source = find_source(case.spec())
@@ -192,7 +192,7 @@ def test_images_are_those_of_the_paired_tower(case: Case, image_module) -> None:
 
 def test_clips_own_tokenizer_is_not_read(case: Case, monkeypatch) -> None:
     """The image tower comes without it."""
-    monkeypatch.setattr("clipmill.encoders.towers.open_clip.ClipTokenizer", None)
+    monkeypatch.setattr("clipmill.models.towers.open_clip.ClipTokenizer", None)
     assert find_source(case.spec()).frontend.modalities == {"image", "text"}
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from weights import drawn_module, relative_error, write_safetensors
 
 from clipmill.encoders import load_encoder, unload_all
-from clipmill.encoders.errors import WeightsError
+from clipmill.errors import WeightsError
 
 pytestmark = pytest.mark.usefixtures("small_architectures")
 

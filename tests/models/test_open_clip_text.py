@@ -25,11 +25,11 @@ from safetensors.torch import save
 from weights import relative_error
 
 from clipmill.encoders import EncoderSpec, load_encoder, unload_all
-from clipmill.encoders.catalog.backbones import BACKBONES
-from clipmill.encoders.errors import SpecError, WeightsError
-from clipmill.encoders.tokenizers.fast import FastTokenizer
-from clipmill.encoders.tokenizers.repository import fetch_tokenizer
-from clipmill.encoders.towers import find_source, open_clip_build
+from clipmill.errors import SpecError, WeightsError
+from clipmill.models.catalog.backbones import BACKBONES
+from clipmill.models.tokenizers.fast import FastTokenizer
+from clipmill.models.tokenizers.repository import fetch_tokenizer
+from clipmill.models.towers import find_source, open_clip_build
 
 TEXTS = [
     "a photo of a cat",
@@ -208,7 +208,7 @@ def test_negative_controls_are_seen(case: Case) -> None:
 @pytest.mark.parametrize("name", ["siglip", "coca", "clipa", "not-causal"])
 def test_towers_that_see_the_padding_get_it(name: str, tmp_path: Path, monkeypatch) -> None:
     """Without the whole context these towers' vectors are others: the rule that pads them is needed."""
-    from clipmill.encoders.towers import open_clip as towers
+    from clipmill.models.towers import open_clip as towers
 
     settings, kind = copy.deepcopy(CASES[name])
     config = {"embed_dim": 48, "vision_cfg": dict(VISION), **settings}
@@ -322,7 +322,7 @@ def test_finding_a_source_imports_no_torch(tmp_path: Path) -> None:
         {"embed_dim": 48, "vision_cfg": dict(VISION), **copy.deepcopy(CASES["roberta"][0])}, "xlm-roberta", tmp_path
     )
     code = (
-        "import sys; from clipmill.encoders.spec import EncoderSpec; from clipmill.encoders.towers import find_source;"
+        "import sys; from clipmill.models.spec import EncoderSpec; from clipmill.models.towers import find_source;"
         f"source = find_source(EncoderSpec('hf-hub:test/model', cache_dir={str(tmp_path)!r}));"
         "assert source.frontend.text.tokenizer('a cat')[0].size > 2;"
         "print(sorted({'torch', 'open_clip', 'transformers'} & set(sys.modules)))"

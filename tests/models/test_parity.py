@@ -13,8 +13,8 @@ from parity_rows import COSINE, ROWS, TOLERANCE, VISIBLE, Drawn, Row, inputs
 from weights import relative_error
 
 from clipmill.encoders import load_encoder, unload_all
-from clipmill.encoders.combinations import has_native_bfloat16
-from clipmill.encoders.errors import DeviceError, SpecError
+from clipmill.errors import DeviceError, SpecError
+from clipmill.models.combinations import has_native_bfloat16
 
 SMALL = [
     *(row for row in [*ROWS, *FAMILIES] if row.small),

@@ -17,14 +17,14 @@ from PIL import Image
 from weights import drawn_module, relative_error, write_safetensors
 
 from clipmill.encoders import EncoderSpec, load_encoder
-from clipmill.encoders.catalog.tables import Preprocessing
-from clipmill.encoders.combinations import Combination, has_native_bfloat16
-from clipmill.encoders.errors import DeviceError, MissingExtraError, OutOfMemoryError, WeightsError
-from clipmill.encoders.model import Runtime
-from clipmill.encoders.runtimes import feeding, graphs, onnx, start_runtime
-from clipmill.encoders.runtimes.feeding import normalise
-from clipmill.encoders.runtimes.store import Store, smallest_cosine
-from clipmill.encoders.towers import find_source
+from clipmill.errors import DeviceError, MissingExtraError, OutOfMemoryError, WeightsError
+from clipmill.models.catalog.tables import Preprocessing
+from clipmill.models.combinations import Combination, has_native_bfloat16
+from clipmill.models.model import Runtime
+from clipmill.models.runtimes import feeding, graphs, onnx, start_runtime
+from clipmill.models.runtimes.feeding import normalise
+from clipmill.models.runtimes.store import Store, smallest_cosine
+from clipmill.models.towers import find_source
 
 TOLERANCE, VISIBLE = 1e-4, 1e-2
 TEXTS = ["a photo of a cat", "x", "she smiled, with pain", "word " * 60]

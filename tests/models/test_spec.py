@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from clipmill.encoders import EncoderSpec, load_encoder
-from clipmill.encoders.errors import SpecError, UnknownModelError, WeightsError
-from clipmill.encoders.towers import find_source
+from clipmill.errors import SpecError, UnknownModelError, WeightsError
+from clipmill.models.towers import find_source
 
 
 @pytest.mark.parametrize(

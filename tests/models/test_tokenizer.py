@@ -9,7 +9,7 @@ import numpy as np
 import open_clip
 import pytest
 
-from clipmill.encoders.tokenizers.clip_bpe import ClipTokenizer
+from clipmill.models.tokenizers.clip_bpe import ClipTokenizer
 
 TEXTS = [
     "a photo of a cat",

@@ -12,10 +12,10 @@ import torch
 from weights import drawn_module, relative_error, write_safetensors
 
 from clipmill.encoders import load_encoder, unload_all
-from clipmill.encoders.errors import WeightsError
-from clipmill.encoders.towers import files
-from clipmill.encoders.towers.files import sha256_of
-from clipmill.encoders.towers.weights import empty_parameters, read_weights
+from clipmill.errors import WeightsError
+from clipmill.models import weight_files as files
+from clipmill.models.towers.weights import empty_parameters, read_weights
+from clipmill.models.weight_files import sha256_of
 
 pytestmark = pytest.mark.usefixtures("small_architectures")
 
@@ -199,7 +199,7 @@ def test_weights_that_cannot_be_fetched_are_an_error(model: str, tmp_path, monke
 
 def test_a_gpu_that_is_not_there_is_an_error() -> None:
     """Never a silent CPU."""
-    from clipmill.encoders.errors import DeviceError
+    from clipmill.errors import DeviceError
 
     missing = f"cuda:{torch.cuda.device_count() + 7}"
     with pytest.raises(DeviceError, match=f"device='{missing}' was asked for; CUDA devices here"):

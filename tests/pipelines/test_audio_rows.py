@@ -13,13 +13,13 @@ import pytest
 from contract import WITH_SOUNDS, png, tone, vector_of_wav, wav
 from PIL import Image
 
+from clipmill.datasets.inputs.planning import plan_shards
+from clipmill.datasets.inputs.readers import read_documents
 from clipmill.encoders import Document, EncoderSpec, Failure, Uri, Vector, load_encoder
-from clipmill.encoders.columns import ColumnPlan
-from clipmill.encoders.errors import EmbeddingError, SpecError
 from clipmill.encoders.item import item_of_value
-from clipmill.encoders.storage.planning import plan_shards
-from clipmill.encoders.storage.readers import read_documents
+from clipmill.encoders.plans.columns import ColumnPlan
 from clipmill.encoders.testing import fake_audio_vector
+from clipmill.errors import EmbeddingError, SpecError
 from clipmill.pipelines.cli import main
 
 # --- documents -------------------------------------------------------------------------------------------------------

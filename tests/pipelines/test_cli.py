@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from pictures import encode
 
-from clipmill.encoders.storage import read_dataset, read_failures
+from clipmill.datasets import read_dataset, read_failures
 from clipmill.pipelines.cli import main
 from clipmill.pipelines.engines import root_cause
 from clipmill.pipelines.summary import summary
@@ -280,7 +280,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_that_looks_whole(pictures, tmp_p
     """Files of more than 300 bytes cannot be written: exit code 1, the path, no part file."""
     program = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "from clipmill.pipelines import engines, jobs as embed; from clipmill.encoders.storage import shard_writer\n"
+        "from clipmill.pipelines import engines, jobs as embed; from clipmill.datasets.formats import shard_writer\n"
         "from clipmill.transforms import EmbedShards; from clipmill.pipelines.cli import main\n"
         "begin = embed.begin_job\n"
         "def limited(*a, **k):\n"

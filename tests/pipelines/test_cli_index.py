@@ -12,7 +12,7 @@ from cli_helpers import run, run_example
 from index_helpers import DIM, clustered, write_dataset
 from places import DOCS
 
-from clipmill.encoders.index import open_index
+from clipmill.indexes import open_index
 
 VECTORS = clustered(1200)
 

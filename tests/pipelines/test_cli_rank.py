@@ -14,8 +14,8 @@ import pytest
 from cli_helpers import picture_vector, run, write_pictures
 from rank_expected import cosine_of, softmax_of
 
+from clipmill.datasets import read_dataset, read_failures
 from clipmill.encoders import load_encoder
-from clipmill.encoders.storage import read_dataset, read_failures
 from clipmill.encoders.testing import fake_text_vector
 from clipmill.pipelines.gallery import write_gallery
 from clipmill.pipelines.rank import scale_as_json

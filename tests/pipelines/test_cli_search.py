@@ -18,11 +18,11 @@ from pictures import encode
 from places import DOCS
 from search_contract import WORDS, text_vectors
 
+from clipmill.datasets.tables.provenance import TAKEN_OVER, provenance_of, spec_of_provenance
 from clipmill.encoders import EncoderSpec, score
-from clipmill.encoders.demo.drawings import CLASSES, class_caption, draw, sample_scene
-from clipmill.encoders.index.build import IndexOptions, build_index
-from clipmill.encoders.storage.provenance import TAKEN_OVER, provenance_of, spec_of_provenance
 from clipmill.encoders.testing import fake_text_vector
+from clipmill.indexes.build import IndexOptions, build_index
+from clipmill.models.demo.drawings import CLASSES, class_caption, draw, sample_scene
 from clipmill.pipelines.search_command import search
 
 DRAWN = 200

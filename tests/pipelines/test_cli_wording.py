@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from cli_helpers import run
 
+from clipmill.datasets import read_failures
 from clipmill.encoders import EncoderSpec
-from clipmill.encoders.errors import SpecError
-from clipmill.encoders.storage import read_failures
+from clipmill.errors import SpecError
 from clipmill.pipelines.wording import in_flags
 
 

@@ -18,8 +18,8 @@ from pictures import encode, photographs
 from weights import drawn_module, relative_error, write_safetensors
 
 from clipmill.encoders import EncoderSpec, load_encoder, unload_all
-from clipmill.encoders.catalog import mclip
-from clipmill.encoders.exporting import export_model
+from clipmill.models.catalog import mclip
+from clipmill.models.exporting import export_model
 from clipmill.transforms import Embed
 from clipmill.udfs import embed_columns
 

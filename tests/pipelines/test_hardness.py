@@ -23,11 +23,12 @@ from pictures import encode, photographs
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from clipmill.encoders import EncoderSpec, Failure, Item, Vector, load_encoder, model
-from clipmill.encoders.columns import Column
+from clipmill.datasets import summarise
+from clipmill.encoders import EncoderSpec, Failure, Item, Vector, load_encoder
 from clipmill.encoders.loaded import PixelBudget
+from clipmill.encoders.plans.columns import Column
 from clipmill.encoders.preparation import count_pixels
-from clipmill.encoders.storage import summarise
+from clipmill.models import model
 from clipmill.transforms import Embed, FailedRow, WriteEmbeddings
 
 ROWS = 2_000

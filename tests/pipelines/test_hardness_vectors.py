@@ -21,13 +21,13 @@ from apache_beam.coders.coders import Coder
 from apache_beam.coders.typecoders import registry
 from beam_helpers import Keep, kept, pipeline
 
+from clipmill.datasets.formats.shard_writer import ShardWriter
+from clipmill.datasets.tables.schemas import documents_batch, documents_schema, rows_batch, rows_schema
 from clipmill.encoders import Document, EncoderSpec, Failure, Vector, unload_all
-from clipmill.encoders.columns import ColumnPlan
-from clipmill.encoders.document_plan import DocumentPlan
-from clipmill.encoders.failure import Code, Stage
-from clipmill.encoders.storage.shard_writer import ShardWriter
-from clipmill.encoders.storage.tables import documents_batch, documents_schema, rows_batch, rows_schema
+from clipmill.encoders.plans.columns import ColumnPlan
+from clipmill.encoders.plans.document_plan import DocumentPlan
 from clipmill.encoders.testing import FakeModel, fake_text_vector
+from clipmill.failures import Code, Stage
 from clipmill.transforms import Embed, FailedRow
 from clipmill.transforms.rows import as_lists, embedded_type
 from clipmill.udfs.batches import embed_array, embed_batches, outcomes_array

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from index_helpers import clustered, files_of, write_dataset
 
-from clipmill.encoders.index import open_index
-from clipmill.encoders.index.add import add_to_index
-from clipmill.encoders.index.build import IndexOptions, build_index, run_here
-from clipmill.encoders.index.shard import IndexShard
+from clipmill.indexes import open_index
+from clipmill.indexes.add import add_to_index
+from clipmill.indexes.build import IndexOptions, build_index, run_here
+from clipmill.indexes.shard import IndexShard
 from clipmill.pipelines.index import _run_beam
 from clipmill.udfs import index_shards
 

@@ -10,8 +10,8 @@ from beam_helpers import pipeline
 from scrapes import samples
 
 from clipmill.encoders import unload_all
-from clipmill.encoders.exposition import metrics_text
-from clipmill.encoders.metrics import by_engine_names, process_counts
+from clipmill.metrics.counts import by_engine_names, process_counts
+from clipmill.metrics.exposition import metrics_text
 from clipmill.transforms import Classify, Embed, Rank
 from clipmill.transforms import metrics_of as beam_metrics
 

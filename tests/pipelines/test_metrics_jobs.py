@@ -17,8 +17,8 @@ from cli_helpers import run
 from prometheus_client.parser import text_string_to_metric_families
 from scrapes import samples
 
-from clipmill.encoders.metrics import METRICS
-from clipmill.encoders.storage.dataset import read_manifests, summarise
+from clipmill.datasets.dataset import read_manifests, summarise
+from clipmill.metrics.counts import METRICS
 
 MODEL = "fake::dim=8"
 

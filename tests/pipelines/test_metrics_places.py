@@ -11,10 +11,10 @@ import pytest
 from cli_helpers import run, write_pictures
 from scrapes import samples
 
-from clipmill.encoders.errors import DatasetError
-from clipmill.encoders.metrics import by_engine_names
-from clipmill.encoders.storage.dataset import MANIFESTS, summarise
-from clipmill.encoders.storage.job_counts import JobCounts
+from clipmill.datasets.dataset import MANIFESTS, summarise
+from clipmill.errors import DatasetError
+from clipmill.jobs.job_counts import JobCounts
+from clipmill.metrics.counts import by_engine_names
 
 MODEL = "fake::dim=8"
 

@@ -18,12 +18,12 @@ from PIL import Image
 from weights import drawn_module, write_safetensors
 
 from clipmill.encoders import EncoderSpec, load_encoder, unload_all
-from clipmill.encoders.classify_plan import SUFFIX, ClassifyPlan
-from clipmill.encoders.columns import ColumnPlan, get_by_path
-from clipmill.encoders.labels import LabelSet
-from clipmill.encoders.rank_plan import RankPlan
-from clipmill.encoders.stats import Stats
+from clipmill.encoders.plans.classify_plan import SUFFIX, ClassifyPlan
+from clipmill.encoders.plans.columns import ColumnPlan, get_by_path
+from clipmill.encoders.plans.labels import LabelSet
+from clipmill.encoders.plans.rank_plan import RankPlan
 from clipmill.encoders.testing import read_log
+from clipmill.metrics.stats import Stats
 
 pytestmark = pytest.mark.usefixtures("small_architectures")
 

@@ -12,8 +12,10 @@ from cli_helpers import run, run_example
 from places import DOCS
 from scrapes import samples
 
-from clipmill.encoders.storage import careful, lock, read_dataset, summarise
-from clipmill.encoders.storage.dataset import read_manifests
+from clipmill.datasets import read_dataset, summarise
+from clipmill.datasets.dataset import read_manifests
+from clipmill.files import lock
+from clipmill.jobs import careful
 
 MODEL = ["--model", "fake::dim=4"]
 

@@ -28,8 +28,8 @@ from kills import (
     write_inputs,
 )
 
-from clipmill.encoders.storage import read_dataset, read_failures
-from clipmill.encoders.storage.resume import read_earlier
+from clipmill.datasets import read_dataset, read_failures
+from clipmill.jobs.resume import read_earlier
 
 BEAM, SPARK = ENGINES["beam"], ENGINES["spark"]
 

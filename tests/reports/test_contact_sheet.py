@@ -19,8 +19,8 @@ from pictures import encode
 from PIL import Image
 from tar_files import write_tar
 
-from clipmill.encoders.index.build import IndexOptions, build_index
 from clipmill.encoders.testing import fake_image_vector
+from clipmill.indexes.build import IndexOptions, build_index
 
 MODEL = f"fake::dim={DIM}"
 SCRIPT = "<script>alert(1)</script>"

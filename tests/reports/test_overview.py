@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from report_helpers import clustered
 
-from clipmill.encoders.errors import SpecError
-from clipmill.encoders.overview.histograms import Counted, histogram_of
-from clipmill.encoders.overview.likeness import likeness_of
-from clipmill.encoders.overview.projection import principal_axes, project
-from clipmill.encoders.overview.reasons import reasons_of
-from clipmill.encoders.overview.sample import draw_positions
-from clipmill.encoders.overview.vectors import SampleOptions
-from clipmill.encoders.overview.work import Work
+from clipmill.errors import SpecError
+from clipmill.reports.histograms import Counted, histogram_of
+from clipmill.reports.likeness import likeness_of
+from clipmill.reports.projection import principal_axes, project
+from clipmill.reports.reasons import reasons_of
+from clipmill.reports.sample import draw_positions
+from clipmill.reports.vectors import SampleOptions
+from clipmill.reports.work import Work
 
 SHARDS = [("fast", 100, 1.0), ("slow", 10, 9.0), ("usual", 100, 2.0), ("small", 1, 0.5)]
 

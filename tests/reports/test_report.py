@@ -21,12 +21,12 @@ from report_helpers import EVIL, SPEC, clustered, look, page_of, text_of, write_
 from storage_jobs import do, lines
 
 from clipmill.encoders import EncoderSpec
-from clipmill.encoders.columns import ColumnPlan
-from clipmill.encoders.errors import DatasetError
-from clipmill.encoders.index.build import IndexOptions, build_index
-from clipmill.encoders.overview.overview import Looked, overview
-from clipmill.encoders.overview.vectors import SampleOptions
-from clipmill.encoders.rank_plan import RankPlan
+from clipmill.encoders.plans.columns import ColumnPlan
+from clipmill.encoders.plans.rank_plan import RankPlan
+from clipmill.errors import DatasetError
+from clipmill.indexes.build import IndexOptions, build_index
+from clipmill.reports.overview import Looked, overview
+from clipmill.reports.vectors import SampleOptions
 
 # Datasets
 
@@ -304,10 +304,11 @@ def test_what_is_nothing_is_refused(tmp_path: Path) -> None:
 
 
 def test_without_bokeh_the_command_says_what_to_install(tmp_path: Path, monkeypatch, capsys) -> None:
-    for name in [name for name in sys.modules if name.partition(".")[0] == "bokeh" or "pipelines.report.p" in name]:
+    pages = ("clipmill.reports.page", "clipmill.reports.plots")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "bokeh" or name in pages]:
         monkeypatch.delitem(sys.modules, name)
     for name in ("page", "plots"):
-        monkeypatch.delattr(sys.modules["clipmill.pipelines.report"], name, raising=False)
+        monkeypatch.delattr(sys.modules["clipmill.reports"], name, raising=False)
     monkeypatch.setitem(sys.modules, "bokeh", None)
     path = write_plain(tmp_path / "v.parquet", clustered(3))
     assert run("report", path, "-o", tmp_path / "r.html") == 1

@@ -6,10 +6,10 @@ import httpcore
 import pytest
 from http_server import JPEG, LoopbackServer
 
-from clipmill.encoders.failure import RowError, Stage
-from clipmill.encoders.media import fetch as fetch_module
-from clipmill.encoders.media.fetch import FetchPolicy, fetch
-from clipmill.encoders.media.web import HttpClient, resolve
+from clipmill.failures import RowError, Stage
+from clipmill.media import fetch as fetch_module
+from clipmill.media.fetch import FetchPolicy, fetch
+from clipmill.media.web import HttpClient, resolve
 
 STRICT = FetchPolicy()
 LOCAL = FetchPolicy(allow_local_files=True)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPConfig, CLIPModel, CLIPTokenizer
 
-from clipmill.encoders.tokenizers.clip_bpe import _MERGES, vocabulary_file
+from clipmill.models.tokenizers.clip_bpe import _MERGES, vocabulary_file
 
 TEXTS = [
     "she smiled, with pain",

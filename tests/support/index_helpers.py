@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clipmill.datasets import provenance_of, with_provenance
 from clipmill.encoders import EncoderSpec
-from clipmill.encoders.storage import provenance_of, with_provenance
 
 DIM = 16
 SPEC = EncoderSpec(f"fake::dim={DIM}", device="cpu")

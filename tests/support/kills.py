@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from clipmill.encoders.storage import read_dataset, read_failures, summarise
+from clipmill.datasets import read_dataset, read_failures, summarise
 from clipmill.encoders.testing import fake_text_vector
 from clipmill.pipelines.engines import _descendants
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, XLMRobertaConfig, XLMRobertaModel
 
-from clipmill.encoders.catalog import mclip
+from clipmill.models.catalog import mclip
 
 WORDS = [
     "she",

@@ -24,9 +24,9 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerFast
 from weights import drawn_module, write_safetensors
 
-from clipmill.encoders.catalog import mclip
-from clipmill.encoders.catalog.backbones import BACKBONES
-from clipmill.encoders.towers.open_clip_build import build_module
+from clipmill.models.catalog import mclip
+from clipmill.models.catalog.backbones import BACKBONES
+from clipmill.models.towers.open_clip_build import build_module
 
 TRANSFORMERS = f"transformers {transformers.__version__}"
 OPEN_CLIP = f"open_clip {open_clip.__version__}"

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from cli_helpers import run
 
 from clipmill.encoders import EncoderSpec
-from clipmill.encoders.overview.overview import Looked, Overview, overview
-from clipmill.encoders.overview.vectors import SampleOptions
+from clipmill.reports.overview import Looked, Overview, overview
+from clipmill.reports.vectors import SampleOptions
 
 SPEC = EncoderSpec("fake::dim=8", device="cpu")
 EVIL = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"

@@ -13,19 +13,11 @@ import numpy as np
 import pytest
 from pictures import encode
 
+from clipmill.datasets import finish_job, plan_shards, read_dataset, read_failures
+from clipmill.datasets.inputs.shards import Shard
 from clipmill.encoders import EncoderSpec
-from clipmill.encoders.storage import (
-    Job,
-    begin_job,
-    embed_shard,
-    finish_job,
-    plan_shards,
-    read_dataset,
-    read_earlier,
-    read_failures,
-)
-from clipmill.encoders.storage.resume import Progress
-from clipmill.encoders.storage.shards import Shard
+from clipmill.jobs import Job, begin_job, embed_shard, read_earlier
+from clipmill.jobs.resume import Progress
 
 SPEC = EncoderSpec("fake::dim=4", device="cpu")
 ROWS = 2

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from clipmill.encoders.storage import Shard, plan_shards, read_documents, read_rows
+from clipmill.datasets import Shard, plan_shards, read_documents, read_rows
 from clipmill.encoders.testing import fake_text_vector
 
 

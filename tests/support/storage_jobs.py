@@ -12,8 +12,9 @@ import pytest
 from rank_expected import cosine_of, softmax_of
 from storage_helpers import photograph
 
+from clipmill.datasets import finish_job, plan_shards, read_dataset
 from clipmill.encoders import EncoderSpec
-from clipmill.encoders.storage import Job, begin_job, embed_shard, finish_job, plan_shards, read_dataset
+from clipmill.jobs import Job, begin_job, embed_shard
 
 SPEC = EncoderSpec("fake::dim=4", device="cpu")
 TOLERANCE = 1e-5

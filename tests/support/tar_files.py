@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from pictures import encode
 
+from clipmill.datasets import finish_job, plan_shards, read_dataset, read_failures
 from clipmill.encoders import EncoderSpec
-from clipmill.encoders.storage import Job, begin_job, embed_shard, finish_job, plan_shards, read_dataset, read_failures
 from clipmill.encoders.testing import fake_text_vector
+from clipmill.jobs import Job, begin_job, embed_shard
 
 SPEC = EncoderSpec("fake::dim=4", device="cpu")
 BOTH = {"columns": {"image": "image", "text": "text"}, "drop": ["image"]}

@@ -12,8 +12,9 @@ import pyspark.sql.pandas.serializers
 import pyspark.worker  # noqa: F401
 from pyspark import daemon
 
+import clipmill.datasets
 import clipmill.encoders.encoder
-import clipmill.encoders.storage
+import clipmill.jobs
 import clipmill.udfs  # noqa: F401
 
 if __name__ == "__main__":

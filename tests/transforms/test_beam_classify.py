@@ -19,9 +19,9 @@ from places import SUPPORT
 from rank_expected import TOLERANCE, Scored
 
 from clipmill.encoders import Code, Document, load_encoder, unload_all
-from clipmill.encoders.columns import Column
-from clipmill.encoders.errors import SpecError
+from clipmill.encoders.plans.columns import Column
 from clipmill.encoders.testing import read_log
+from clipmill.errors import SpecError
 from clipmill.transforms import Classify
 from clipmill.transforms.rows import STRUCTS, plain, row_fields
 

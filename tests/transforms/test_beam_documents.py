@@ -16,8 +16,8 @@ from http_server import JPEG, LoopbackServer
 from PIL import Image
 
 from clipmill.encoders import EncoderSpec, load_encoder, unload_all
-from clipmill.encoders.failure import Code, Failure, Stage
 from clipmill.encoders.testing import fake_image_vector, fake_text_vector
+from clipmill.failures import Code, Failure, Stage
 from clipmill.transforms import Document, Embed, Embedded, FailedRow
 from clipmill.transforms.failed_row import FailedRowError
 

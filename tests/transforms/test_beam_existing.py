@@ -7,7 +7,7 @@ import pytest
 from beam_helpers import pipeline
 from existing_contract import ExistingContract
 
-from clipmill.encoders.storage import Shard
+from clipmill.datasets import Shard
 from clipmill.transforms import EmbedShards
 
 

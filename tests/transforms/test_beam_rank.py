@@ -19,8 +19,8 @@ from places import SUPPORT
 from rank_expected import assert_places, places, text_places
 
 from clipmill.encoders import Code, Document, Failure, Stage, unload_all
-from clipmill.encoders.errors import SpecError
 from clipmill.encoders.testing import read_log
+from clipmill.errors import SpecError
 from clipmill.transforms import Embed, Rank
 from clipmill.transforms.rows import STRUCTS, row_fields
 

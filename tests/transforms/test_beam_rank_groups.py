@@ -21,9 +21,9 @@ from places import SUPPORT
 from rank_expected import Scored, assert_places, text_places
 
 from clipmill.encoders import Code, unload_all
-from clipmill.encoders.errors import SpecError
-from clipmill.encoders.failure import RowError
-from clipmill.encoders.ranking import GroupTotals
+from clipmill.encoders.plans.ranking import GroupTotals
+from clipmill.errors import SpecError
+from clipmill.failures import RowError
 from clipmill.transforms import Rank
 from clipmill.transforms import groups as groups_module
 from clipmill.transforms.groups import TotalsFn, group_key

@@ -10,7 +10,7 @@ from beam_helpers import Keep, kept, pipeline
 from rank_expected import assert_places, text_places
 
 from clipmill.encoders import Document, EncoderSpec, unload_all
-from clipmill.encoders.errors import SpecError
+from clipmill.errors import SpecError
 from clipmill.transforms import Classify, Embed, Embedded, FailedRow, Rank
 from clipmill.transforms.embed import embed_of
 

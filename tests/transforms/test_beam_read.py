@@ -16,9 +16,9 @@ from contract import WITH_SOUNDS, tone, vector_of_wav, wav
 from PIL import Image
 
 from clipmill.encoders import unload_all
-from clipmill.encoders.errors import SpecError
-from clipmill.encoders.failure import Code
 from clipmill.encoders.testing import fake_image_vector, fake_text_vector
+from clipmill.errors import SpecError
+from clipmill.failures import Code
 from clipmill.transforms import Document, Embed, ReadDocuments
 
 

@@ -13,10 +13,10 @@ from apache_beam.typehints import typehints
 from beam_helpers import Keep, kept, pipeline
 
 from clipmill.encoders import unload_all
-from clipmill.encoders.columns import Column
-from clipmill.encoders.errors import SpecError
-from clipmill.encoders.failure import Code
+from clipmill.encoders.plans.columns import Column
 from clipmill.encoders.testing import fake_text_vector
+from clipmill.errors import SpecError
+from clipmill.failures import Code
 from clipmill.transforms import Embed, FailedRow
 from clipmill.transforms.rows import row_fields
 

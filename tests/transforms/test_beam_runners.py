@@ -20,7 +20,7 @@ from beam_helpers import LOCAL, Keep, counters, kept, pipeline
 from places import SUPPORT
 
 from clipmill.encoders import Document, EncoderSpec, Stats, load_encoder, unload_all
-from clipmill.encoders.document_plan import DocumentPlan
+from clipmill.encoders.plans.document_plan import DocumentPlan
 from clipmill.encoders.session import EmbedSession
 from clipmill.encoders.testing import FakeModel, fake_text_vector, read_log
 from clipmill.transforms import Embed
@@ -91,7 +91,7 @@ def test_models_load_at_once_and_each_load_is_counted_once(monkeypatch):
             super().__init__(options)
             together.wait()
 
-    monkeypatch.setattr("clipmill.encoders.testing.FakeModel", Waiting)
+    monkeypatch.setattr("clipmill.models.fake.FakeModel", Waiting)
     counted = collections.Counter()
     monkeypatch.setattr(Meter, "count", lambda self, name, number: counted.update({name: number}))
 

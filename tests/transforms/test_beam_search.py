@@ -20,8 +20,8 @@ from index_helpers import DIM, clustered, write_dataset
 from places import SUPPORT
 from search_contract import SearchContract, cloud, index, words  # noqa: F401 - fixtures
 
-from clipmill.encoders.errors import SpecError
-from clipmill.encoders.index.corpus import count_corpora_read, forget_corpora
+from clipmill.errors import SpecError
+from clipmill.indexes.corpus import count_corpora_read, forget_corpora
 from clipmill.transforms import Search
 from clipmill.transforms.rows import plain
 

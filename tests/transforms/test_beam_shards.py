@@ -11,9 +11,10 @@ from beam_helpers import Keep, counters, kept, pipeline
 from cli_helpers import run
 from storage_helpers import photograph
 
+from clipmill.datasets import Shard, finish_job, plan_shards, read_dataset, summarise
 from clipmill.encoders import EncoderSpec, unload_all
-from clipmill.encoders.storage import Job, Shard, begin_job, finish_job, plan_shards, read_dataset, summarise
 from clipmill.encoders.testing import fake_text_vector, read_log
+from clipmill.jobs import Job, begin_job
 from clipmill.transforms import EmbedShards
 
 

@@ -14,12 +14,12 @@ import pytest
 from apache_beam.transforms.window import FixedWindows, IntervalWindow, TimestampedValue
 from beam_helpers import Keep, kept, pipeline
 
+from clipmill.datasets import read_dataset, read_failures, summarise, write_job
+from clipmill.datasets.directory import prepare_directory
+from clipmill.datasets.tables.provenance import read_provenance
 from clipmill.encoders import unload_all
-from clipmill.encoders.errors import DatasetError, SpecError
-from clipmill.encoders.storage import read_dataset, read_failures, summarise, write_job
-from clipmill.encoders.storage.directory import prepare_directory
-from clipmill.encoders.storage.provenance import read_provenance
 from clipmill.encoders.testing import fake_text_vector
+from clipmill.errors import DatasetError, SpecError
 from clipmill.transforms import Document, Embed, ReadDocuments, WriteEmbeddings
 from clipmill.transforms.bundles import PublishFn, WriteBundleFn
 

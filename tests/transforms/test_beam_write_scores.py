@@ -11,11 +11,11 @@ import pytest
 from beam_helpers import pipeline
 from rank_expected import cosine_of, softmax_of
 
-from clipmill.encoders.columns import Column
-from clipmill.encoders.errors import SpecError
-from clipmill.encoders.storage import read_dataset, read_failures, read_job, summarise
-from clipmill.encoders.storage.provenance import read_provenance
+from clipmill.datasets import read_dataset, read_failures, read_job, summarise
+from clipmill.datasets.tables.provenance import read_provenance
+from clipmill.encoders.plans.columns import Column
 from clipmill.encoders.testing import fake_text_vector
+from clipmill.errors import SpecError
 from clipmill.transforms import Classify, Document, Embed, Rank, WriteEmbeddings
 
 MODEL = "fake::dim=8"

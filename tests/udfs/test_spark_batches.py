@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 
 from clipmill.encoders import EncoderSpec, load_encoder, unload_all
-from clipmill.encoders.catalog import ModelRef
-from clipmill.encoders.columns import ColumnPlan
-from clipmill.encoders.errors import EmbeddingError
-from clipmill.encoders.model import Prepared
+from clipmill.encoders.plans.columns import ColumnPlan
 from clipmill.encoders.testing import FakeModel, fake_text_vector
+from clipmill.errors import EmbeddingError
+from clipmill.models.catalog import ModelRef
+from clipmill.models.model import Prepared
 from clipmill.udfs.batches import embed_array, embed_batches
 from clipmill.udfs.pandas_functions import embed_series
 from clipmill.udfs.schema import Source

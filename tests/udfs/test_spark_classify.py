@@ -10,8 +10,8 @@ from pyspark.errors import PythonException
 from pyspark.sql import Row
 from pyspark.sql import functions as F
 
-from clipmill.encoders.errors import SpecError, UnknownModelError
 from clipmill.encoders.testing import read_log
+from clipmill.errors import SpecError, UnknownModelError
 from clipmill.udfs import classify, register
 
 MODEL = "fake::dim=8"

@@ -12,9 +12,9 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from clipmill.encoders import read_provenance
-from clipmill.encoders.columns import Column
-from clipmill.encoders.errors import SpecError, UnknownModelError
+from clipmill.encoders.plans.columns import Column
 from clipmill.encoders.testing import fake_text_vector, read_log
+from clipmill.errors import SpecError, UnknownModelError
 from clipmill.udfs import embed_columns
 
 MODEL = "fake::dim=8"

@@ -9,10 +9,10 @@ from pyspark.sql import Observation
 from pyspark.sql import functions as F
 from rank_expected import cosine_of, softmax_of
 
+from clipmill.datasets.tables.provenance import provenance_of
 from clipmill.encoders import EncoderSpec, read_provenance
-from clipmill.encoders.errors import SpecError
-from clipmill.encoders.storage.provenance import provenance_of
 from clipmill.encoders.testing import fake_text_vector, read_log
+from clipmill.errors import SpecError
 from clipmill.udfs import (
     audio_udf,
     classify,

@@ -7,8 +7,8 @@ from pyspark.errors import PythonException
 from pyspark.sql import functions as F
 
 from clipmill.encoders import EncoderSpec
-from clipmill.encoders.errors import SpecError, UnknownModelError
 from clipmill.encoders.testing import fake_text_vector, read_log
+from clipmill.errors import SpecError, UnknownModelError
 from clipmill.udfs import embed_image, embed_text, image_udf, register, text_udf
 
 MODEL = "fake::dim=8"

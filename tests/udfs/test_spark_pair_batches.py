@@ -11,8 +11,8 @@ from contract import png
 from rank_expected import WITH_SOUNDS
 
 from clipmill.encoders import EncoderSpec, Vector, load_encoder
-from clipmill.encoders.rank_plan import COSINE, LOGIT, PairPlan
-from clipmill.encoders.ranking import Scorer
+from clipmill.encoders.plans.rank_plan import COSINE, LOGIT, PairPlan
+from clipmill.encoders.plans.ranking import Scorer
 from clipmill.udfs.schema import Source
 from clipmill.udfs.score_batches import score_batches, similarity_array
 

@@ -6,9 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import functions as F
 
+from clipmill.datasets.tables.provenance import provenance_of
 from clipmill.encoders import EncoderSpec, read_provenance
-from clipmill.encoders.errors import SpecError
-from clipmill.encoders.storage.provenance import provenance_of
+from clipmill.errors import SpecError
 from clipmill.udfs import embed_columns, embed_text, stamp_provenance
 
 SPEC = EncoderSpec("fake::dim=8", normalize=True)

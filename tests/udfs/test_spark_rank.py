@@ -19,8 +19,8 @@ from pyspark.sql import types as T
 from rank_expected import cosine_of, softmax_of
 
 from clipmill.encoders import EncoderSpec
-from clipmill.encoders.errors import SpecError, UnknownModelError
 from clipmill.encoders.testing import fake_image_vector, fake_text_vector, read_log
+from clipmill.errors import SpecError, UnknownModelError
 from clipmill.udfs import clip_similarity, rank
 from clipmill.udfs.rankings import rank_plan
 from clipmill.udfs.score_batches import rank_array, rank_array_with_candidates

@@ -10,8 +10,8 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from rank_expected import cosine_of, softmax_of
 
-from clipmill.encoders.errors import SpecError, UnknownModelError
 from clipmill.encoders.testing import fake_image_vector, fake_text_vector, read_log
+from clipmill.errors import SpecError, UnknownModelError
 from clipmill.udfs import embed_columns, rank_groups
 
 MODEL = "fake::dim=8"

@@ -7,8 +7,8 @@ from contract import png, vector_of_png
 from pyspark.errors import PythonException
 from rank_expected import cosine_of
 
-from clipmill.encoders.errors import SpecError
 from clipmill.encoders.testing import fake_text_vector, read_log
+from clipmill.errors import SpecError
 from clipmill.udfs import clip_similarity
 
 MODEL = "fake::dim=8"

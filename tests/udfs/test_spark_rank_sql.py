@@ -12,8 +12,8 @@ from pyspark.sql import Row
 from pyspark.sql import types as T
 from rank_expected import cosine_of, softmax_of
 
-from clipmill.encoders.errors import SpecError
 from clipmill.encoders.testing import fake_text_vector
+from clipmill.errors import SpecError
 from clipmill.udfs import rank, rank_groups, register
 
 DIM = 8

@@ -12,10 +12,10 @@ from index_helpers import DIM, clustered, write_dataset
 from pyspark.sql import functions as F
 from search_contract import SearchContract, cloud, index, text_vectors, words  # noqa: F401 - fixtures
 
-from clipmill.encoders.errors import SpecError
-from clipmill.encoders.index.corpus import count_corpora_read
-from clipmill.encoders.index.targets import find_target
-from clipmill.encoders.search_plan import SearchPlan
+from clipmill.errors import SpecError
+from clipmill.indexes.corpus import count_corpora_read
+from clipmill.indexes.search_plan import SearchPlan
+from clipmill.indexes.targets import find_target
 from clipmill.udfs import register, search
 from clipmill.udfs.search import search_array
 

@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 
+from clipmill.datasets import finish_job, read_dataset, read_failures
+from clipmill.datasets.inputs import plan_shards
 from clipmill.encoders import EncoderSpec
-from clipmill.encoders.storage import begin_job, finish_job, read_dataset, read_failures
-from clipmill.encoders.storage.job import Job, embed_shard
-from clipmill.encoders.storage.source import plan_shards
 from clipmill.encoders.testing import fake_text_vector, read_log
+from clipmill.jobs import Job, begin_job, embed_shard
 from clipmill.udfs import embed_shards
 
 

@@ -13,8 +13,8 @@ from pyspark import TaskContext
 
 import clipmill.udfs
 from clipmill.encoders import EncoderSpec, count_loads, unload_all
-from clipmill.encoders.errors import DeviceError
-from clipmill.encoders.storage.job import Job
+from clipmill.errors import DeviceError
+from clipmill.jobs import Job
 from clipmill.udfs.driver import warn_without_worker_reuse
 from clipmill.udfs.shards import _embed_shard_in_task
 from clipmill.udfs.worker import encoder_of_task, spec_of_task

@@ -1,0 +1,284 @@
+"""A dataset: described, finished and summed up. `directory` says what stands in it; `dataset_rows` reads its rows."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ..errors import DatasetError
+from ..files.file_systems import Folder, dataset_errors, remove_temporaries
+from ..files.lock import check_held
+from ..files.plain import json_object, json_text
+from .directory import ATTEMPTS, FORMAT, JOB, OWN, SKIP_LISTS, STAGING, SUCCESS, is_orphan
+from .formats.part_writers import LANCE
+from .formats.shard_writer import FAILURES, MANIFESTS, manifest_name
+from .inputs.planning import read_plan
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DatasetSummary:
+    """What became of a job, summed over the manifests of its shards.
+
+    Attributes:
+        input_rows: Rows and documents that were read.
+        failed_rows: Those of which something failed.
+        skipped: Those that were passed over, since another dataset has their vectors.
+        rows: Rows in the files.
+        embedded: Values embedded; a row with two columns has two.
+        scored: Candidates with scores, or values with labels, in the files.
+        given: Values whose vectors were there already.
+        failed: Values that failed, by reason code.
+        nulls: Values that were null.
+        truncated_texts: Texts cut to the context length.
+        cache_hits: Values whose vectors were taken from equal ones.
+        cache_misses: Values that could have been, and were the first of their kind.
+        seconds: Seconds of work, summed over shards.
+        shards: Shards that are finished.
+        loads: Models loaded, summed over processes.
+        processes: Processes that worked.
+        resolved: What workers decided at load (runtime, precision, device, weights' sha256), each different one once.
+        first_row_at: When the first row was embedded, in seconds since 1970; None before any.
+        last_row_at: When the last row was embedded.
+        active_seconds: Seconds from the first to the last embedded row, summed over the starts of the job.
+        complete: Whether every shard is there and the job was finished.
+    """
+
+    input_rows: int = 0
+    failed_rows: int = 0
+    skipped: int = 0
+    rows: int = 0
+    embedded: int = 0
+    scored: int = 0
+    given: int = 0
+    failed: dict[str, int] = dataclasses.field(default_factory=dict)
+    nulls: int = 0
+    truncated_texts: int = 0
+    cache_hits: int = 0
+    cache_misses: int = 0
+    seconds: float = 0.0
+    shards: int = 0
+    loads: int = 0
+    processes: int = 0
+    resolved: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    first_row_at: float | None = None
+    last_row_at: float | None = None
+    active_seconds: float = 0.0
+    complete: bool = False
+
+    @property
+    def rows_per_second(self) -> float | None:
+        """Rows that were worked on from the first to the last, a second; None where they came out together."""
+        return (self.input_rows - self.skipped) / self.active_seconds if self.active_seconds > 0 else None
+
+
+def write_job(directory: str, description: Mapping[str, Any], *, shards: int | None = None) -> None:
+    """Write what makes the dataset, before any shard of it.
+
+    Args:
+        directory: Path or URL, which `prepare_directory` has made ready.
+        description: Plain values: the spec, the provenance of the columns, inputs and arguments.
+        shards: How many shards the dataset will have, if that is known.
+    """
+    job = {"format": FORMAT, "format_version": 1, "shards": shards, **description}
+    Folder.of(directory).write(JOB, json_text(job, indent=1).encode())
+
+
+def finish_job(directory: str) -> DatasetSummary:
+    """Mark a dataset as finished and return its summary.
+
+    Raises:
+        DatasetError: If shards are missing, or files of them; or a `DirectoryLock` that this process held is lost.
+    """
+    folder = Folder.of(directory)
+    check_held(folder)  # before anything is deleted
+    job = _read_job(folder)
+    planned = job.get("shards")
+    manifests = _of_the_plan(folder, planned, read_manifests(directory))
+    sizes = folder.list()
+    for manifest in manifests:
+        if manifest.get("signature") != job.get("signature"):
+            raise DatasetError(
+                f"{folder.url}: shard {manifest.get('name')} was written by another job, whose workers live on; end "
+                "them, and start again with --resume"
+            )
+        for file in manifest.get("files") or ():
+            if sizes.get(file["name"]) != file["bytes"]:
+                raise DatasetError(
+                    f"{folder.url}/{file['name']} has {sizes.get(file['name'], 0)} bytes and was written with "
+                    f"{file['bytes']}; the job did not finish, and --resume does its shard again"
+                )
+    if job.get("rows_as") == LANCE:
+        from .formats.lance_part import commit_fragments
+
+        commit_fragments(directory, manifests)
+    below = (f"{ATTEMPTS}/", f"{SKIP_LISTS}/")
+    used = [folder.at(name) for name in sizes if name.startswith(below) or is_orphan(name)]
+    if used:
+        with dataset_errors("clear", folder.url), contextlib.suppress(FileNotFoundError):
+            folder.fs.rm(used)  # in one call, since object stores delete many at once
+    remove_temporaries(folder)
+    for name in (ATTEMPTS, SKIP_LISTS, STAGING):
+        with contextlib.suppress(Exception):  # where directories are made, it is empty now; where not, there is none
+            folder.fs.rmdir(folder.at(name))
+    check_held(folder)  # what is above takes its time
+    folder.write(SUCCESS, b"")
+    return _summary(manifests, complete=True)
+
+
+def _of_the_plan(folder: Folder, planned: int | None, manifests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the manifests of the shards that there should be; those of others are deleted with their files.
+
+    A worker that outlived an earlier start of the job may have written shards that are cut otherwise now.
+    """
+    plan = read_plan(folder)
+    names = None if plan is None else {shard.name for shard in plan}
+    kept = [one for one in manifests if names is None or one.get("name") in names]
+    missing = (planned or 0 if names is None else len(names)) - len(kept)
+    if missing > 0:
+        raise DatasetError(f"{folder.url}: {missing} of {planned} shards are missing; the job did not finish")
+    used = {file["name"] for one in kept for file in one.get("files") or ()}
+    for one in manifests:
+        if one not in kept:
+            folder.delete(manifest_name(str(one.get("name"))))
+            for file in one.get("files") or ():
+                if file["name"] not in used:
+                    folder.delete(file["name"])
+    return kept
+
+
+def count_finished(directory: str) -> int:
+    """Return how many shards of a dataset are finished, without reading what became of them."""
+    return len(_names(Folder.of(directory), MANIFESTS))
+
+
+def summarise(directory: str) -> DatasetSummary:
+    """Sum up the manifests of a dataset, finished or not.
+
+    Raises:
+        DatasetError: If there is no dataset of clipmill, or a manifest cannot be read.
+    """
+    folder = Folder.of(directory)
+    planned = _read_job(folder).get("shards")
+    manifests = read_manifests(directory)
+    return _summary(manifests, complete=SUCCESS in folder.list() and (planned is None or len(manifests) >= planned))
+
+
+def _summary(manifests: Sequence[Mapping[str, Any]], *, complete: bool) -> DatasetSummary:
+    failed: collections.Counter[str] = collections.Counter()
+    loads: dict[str, int] = {}
+    resolved: list[dict[str, Any]] = []
+    for manifest in manifests:
+        failed.update(manifest.get("failed") or {})
+        process = str(manifest.get("process"))
+        loads[process] = max(loads.get(process, 0), int(manifest.get("loads") or 0))
+        if manifest.get("resolved") and manifest["resolved"] not in resolved:
+            resolved.append(manifest["resolved"])
+
+    def total(name: str) -> Any:
+        return sum(manifest.get(name) or 0 for manifest in manifests)
+
+    return DatasetSummary(
+        input_rows=total("input_rows"),
+        failed_rows=total("failed_rows"),
+        skipped=total("skipped"),
+        rows=total("rows"),
+        embedded=total("embedded"),
+        scored=total("scored"),
+        given=total("given"),
+        failed=dict(sorted(failed.items())),
+        nulls=total("nulls"),
+        truncated_texts=total("truncated_texts"),
+        cache_hits=total("cache_hits"),
+        cache_misses=total("cache_misses"),
+        seconds=round(total("seconds"), 3),
+        shards=len(manifests),
+        loads=sum(loads.values()),
+        processes=len(loads),
+        resolved=resolved,
+        first_row_at=min((m["first_row_at"] for m in manifests if m.get("first_row_at")), default=None),
+        last_row_at=max((m["last_row_at"] for m in manifests if m.get("last_row_at")), default=None),
+        active_seconds=_active_seconds(manifests),
+        complete=complete,
+    )
+
+
+def _active_seconds(manifests: Sequence[Mapping[str, Any]]) -> float:
+    """Return the seconds from the first to the last row of each start of a job, together: not those between them."""
+    spans: dict[Any, tuple[float, float]] = {}
+    for manifest in manifests:
+        first, last = manifest.get("first_row_at"), manifest.get("last_row_at")
+        if first and last:
+            start, stop = spans.get(manifest.get("run"), (first, last))
+            spans[manifest.get("run")] = min(start, first), max(stop, last)
+    return sum(stop - start for start, stop in spans.values())
+
+
+def read_job(directory: str) -> dict[str, Any]:
+    """Return what `write_job` wrote.
+
+    Raises:
+        DatasetError: If there is no dataset of clipmill.
+    """
+    return _read_job(Folder.of(directory))
+
+
+def _read_job(folder: Folder) -> dict[str, Any]:
+    try:
+        job = json.loads(folder.read(JOB))
+    except FileNotFoundError:
+        raise DatasetError(f"{folder.url} is no dataset of clipmill: there is no {JOB} in it") from None
+    except ValueError as err:
+        raise DatasetError(f"{folder.url}/{JOB} is damaged: {err}") from err
+    if not isinstance(job, dict) or job.get("format") != FORMAT:
+        raise DatasetError(f"{folder.url}/{JOB} does not describe a dataset of clipmill")
+    return job
+
+
+def read_manifests(directory: str) -> list[dict[str, Any]]:
+    """Return the manifests of all finished shards, by name.
+
+    Raises:
+        DatasetError: If one cannot be read.
+    """
+    folder = Folder.of(directory)
+    names = _names(folder, MANIFESTS)
+    with dataset_errors("read the manifests of", folder.url):
+        # In one call, since object stores answer many at once.
+        contents = folder.fs.cat([folder.at(name) for name in names]) if names else {}
+    return [parse_manifest(path, content) for path, content in sorted(contents.items())]
+
+
+def parse_manifest(path: str, content: bytes) -> dict[str, Any]:
+    """Return what a manifest says.
+
+    Args:
+        path: Of the manifest, for the message.
+        content: The file's bytes.
+
+    Raises:
+        DatasetError: If it is none.
+    """
+    if (manifest := json_object(content)) is None:
+        raise DatasetError(f"{path} is damaged: it holds no JSON object; run its shard again")
+    return manifest
+
+
+def read_failures(directory: str) -> Iterator[dict[str, Any]]:
+    """Yield the failures of a dataset, by shard.
+
+    Raises:
+        DatasetError: If a file of them cannot be read.
+    """
+    folder = Folder.of(directory)
+    for name in _names(folder, FAILURES):
+        with dataset_errors("read", f"{folder.url}/{name}"), folder.fs.open(folder.at(name), "rb") as file:
+            for line in file:
+                yield json.loads(line)
+
+
+def _names(folder: Folder, below: str) -> list[str]:
+    return [name for name in folder.list(below) if OWN.fullmatch(name)]

@@ -1,0 +1,247 @@
+"""JSON lines and CSV, record by record: what is broken costs one record, and never more memory than one."""
+
+from __future__ import annotations
+
+import collections
+import csv
+import gzip
+import io
+import json
+from collections.abc import Iterator
+from typing import IO, Any, NamedTuple, cast
+
+import numpy as np
+
+from ...errors import DatasetError
+from ...files.file_systems import open_input
+
+MAX_RECORD_BYTES = 128 * 2**20
+"""Bytes of one record; a line break or quote that is missing must not draw the rest of a file into memory."""
+MAX_DEPTH = 64
+"""Objects and arrays inside each other in a JSON line; deeper ones would break what copies and pickles them."""
+_BLOCK = 4 * 2**20
+_BOM = b"\xef\xbb\xbf"
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+class Record(NamedTuple):
+    """A record of a text file.
+
+    Attributes:
+        line: Line at which it begins, from 1.
+        offset: Byte at which it begins (of the unpacked content).
+        value: A JSON line's value, or the fields of a CSV record; None where it is broken.
+        problem: What is wrong with it; "" where nothing is.
+    """
+
+    line: int
+    offset: int
+    value: Any
+    problem: str = ""
+
+
+class _Line(NamedTuple):
+    number: int
+    offset: int
+    data: bytes
+    too_long: bool = False
+
+
+class BrokenFileError(ValueError):
+    """Raised for a file that is no text in UTF-8 at all."""
+
+
+class Packed(gzip.GzipFile):
+    """A packed file that closes what it reads from; not buffered further, so that one that is cut gives all it has."""
+
+    def close(self) -> None:
+        """Close both."""
+        packed: Any = self.fileobj
+        super().close()
+        if packed is not None:
+            packed.close()
+
+
+def open_text(path: str) -> IO[bytes]:
+    """Open a text file for reading as bytes, unpacked if its name ends in `.gz`."""
+    raw = open_input(path)
+    if path.lower().endswith(".gz"):
+        return cast(IO[bytes], Packed(fileobj=raw, mode="rb"))
+    return io.BufferedReader(cast(io.RawIOBase, raw), _BLOCK)
+
+
+def json_records(file: IO[bytes], *, offset: int = 0, line: int = 1) -> Iterator[Record]:
+    """Yield the objects of a file of JSON lines; blank lines have the value None and no problem.
+
+    Args:
+        file: As `open_text` returns it.
+        offset: Byte at which to begin.
+        line: Number of the line that begins there.
+
+    Raises:
+        BrokenFileError: If the file is in UTF-16.
+        OSError, EOFError, zlib.error: If it cannot be read further.
+    """
+    for one in _lines(file, offset, line):
+        if not one.data.strip() and not one.too_long:
+            yield Record(one.number, one.offset, None)
+            continue
+        value, problem = None, ""
+        try:
+            value = json_object(_text(one).rstrip("\r\n"))
+        except ValueError as err:
+            problem = str(err)
+        yield Record(one.number, one.offset, value, problem)
+
+
+def json_object(text: str, what: str = "the line") -> dict[str, Any]:
+    """Return the object in a text of JSON.
+
+    Args:
+        text: JSON.
+        what: What the text is, for messages.
+
+    Raises:
+        ValueError: If it is none, or nested more than `MAX_DEPTH` levels deep.
+    """
+    too_deep = f"{what} is nested more than {MAX_DEPTH} levels deep"
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as err:
+        raise ValueError(f"no JSON: {err.msg.removesuffix(' at')} at character {err.pos}") from None
+    except RecursionError:
+        raise ValueError(too_deep) from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} holds a {type(value).__name__}, not an object")
+    if text.count("{") + text.count("[") > MAX_DEPTH and _is_too_deep(value):
+        raise ValueError(too_deep)
+    return value
+
+
+def _is_too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+    return bool(level)
+
+
+def csv_records(file: IO[bytes], delimiter: str, *, offset: int = 0, line: int = 1) -> Iterator[Record]:
+    """Yield the records of a CSV file, the header among them; blank lines have an empty list of fields.
+
+    Quotes, doubled quotes and line breaks inside quotes are those of RFC 4180. A record that breaks its rules (a quote
+    that nothing closes, for one) costs its first line; reading goes on at the line after.
+
+    Args:
+        file: As `open_text` returns it.
+        delimiter: What stands between fields.
+        offset: Byte at which to begin, the beginning of a record.
+        line: Number of the line that begins there.
+
+    Raises:
+        BrokenFileError: If the file is in UTF-16.
+        OSError, EOFError, zlib.error: If it cannot be read further.
+    """
+    # The limit is the process's; it is only ever raised here, since fields of base64 are long.
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_RECORD_BYTES))
+    lines = _lines(file, offset, line)
+    handed_back: collections.deque[_Line] = collections.deque()
+    while True:
+        used: list[_Line] = []
+        fields, problem = None, ""
+        try:
+            fields = next(csv.reader(_feed(lines, handed_back, used), delimiter=delimiter, strict=True), None)
+        except (csv.Error, UnicodeError, _RecordTooLongError) as err:
+            problem = "a quote is not closed" if "unexpected end" in str(err) else str(err)
+            handed_back.extendleft(reversed(used[1:]))
+        if not used:
+            return
+        yield Record(used[0].number, used[0].offset, fields, problem)
+
+
+class _RecordTooLongError(ValueError):
+    pass
+
+
+def _feed(lines: Iterator[_Line], handed_back: collections.deque[_Line], used: list[_Line]) -> Iterator[str]:
+    """Yield lines to the CSV reader, which takes as many as its record has, and write down which it took."""
+    nbytes = 0
+    while True:
+        line = handed_back.popleft() if handed_back else next(lines, None)
+        if line is None:
+            return
+        used.append(line)
+        nbytes += len(line.data)
+        if nbytes > MAX_RECORD_BYTES:
+            raise _RecordTooLongError(f"the record is longer than {MAX_RECORD_BYTES} bytes; is a quote missing?")
+        yield _text(line)
+
+
+def _text(line: _Line) -> str:
+    if line.too_long:
+        raise _RecordTooLongError(f"the line is longer than {MAX_RECORD_BYTES} bytes")
+    try:
+        return line.data.decode("utf-8")
+    except UnicodeDecodeError as err:
+        raise UnicodeError(f"the line is not UTF-8 at byte {err.start}") from None
+
+
+def _lines(file: IO[bytes], offset: int, number: int) -> Iterator[_Line]:
+    if offset:
+        file.seek(offset)
+    while data := file.readline(MAX_RECORD_BYTES + 1):
+        length, too_long = len(data), len(data) > MAX_RECORD_BYTES
+        while too_long and not data.endswith(b"\n") and (data := file.readline(_BLOCK)):
+            length += len(data)
+        if offset == 0 and not too_long:
+            if data.startswith(_UTF16):
+                raise BrokenFileError("the file is in UTF-16; convert it to UTF-8")
+            data = data.removeprefix(_BOM)
+        yield _Line(number, offset, b"" if too_long else data, too_long)
+        offset += length
+        number += 1
+
+
+def line_starts(path: str, every: int) -> list[int]:
+    """Return the byte at which every so many-th line of a text file begins, the first among them.
+
+    Args:
+        path: A file that is not packed.
+        every: Lines from one to the next.
+
+    Returns:
+        Ascending offsets, [0] for a file that is empty or short.
+    """
+    starts, base, lines = [0], 0, 0
+    with open_input(path) as file:
+        while block := file.read(_BLOCK):
+            ends = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n"))
+            starts += [base + int(end) + 1 for end in ends[(-lines - 1) % every :: every]]
+            lines += len(ends)
+            base += len(block)
+    return [start for start in starts if start < base or start == 0]
+
+
+def check_json_lines(path: str) -> None:
+    """Refuse a `.json` file that is one JSON value over many lines, of which every line would be a failure.
+
+    Raises:
+        DatasetError: With the way to turn it into JSON lines.
+    """
+    if not path.lower().removesuffix(".gz").endswith(".json"):
+        return  # the name says JSON lines: what isn't one is a failure
+    try:
+        with open_text(path) as file:
+            first = file.readline(1024).removeprefix(_BOM).strip()
+    except Exception:  # whatever keeps it from being read becomes a failure when it is
+        return
+    if first.startswith(b"[") or first == b"{":
+        shape = "a JSON array" if first.startswith(b"[") else "one JSON object over many lines"
+        raise DatasetError(
+            f"{path} is {shape}, and JSON lines are expected (one object on each line): "
+            "jq -c '.[]' file.json > file.jsonl makes them. Is it no input? Then name the inputs by a glob"
+        )

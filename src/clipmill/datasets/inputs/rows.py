@@ -1,0 +1,338 @@
+"""A shard of a table as rows; what cannot be read is a failure in its place, and the rest goes on."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow as pa
+
+from ...encoders.plans.plan import RowPlan
+from ...errors import ClipmillError, DatasetError
+from ...failures import Code, Failure, RowError, Stage
+from ...files.file_systems import open_input, reason_of
+from ...files.parquet import parquet_file
+from ..tables.column_types import LIST_OF_TEXTS, REST_KEY, TAGS
+from ..tables.layouts import layout_of
+from ..tables.scalars import holds_sound, read_scalar
+from ..tables.sizes import BATCH_BYTES, BATCH_ROWS
+from .lines import BrokenFileError, csv_records, json_records, open_text
+from .samples import AUDIO, IMAGE, KEY, MAX_FILE_BYTES, SAMPLE_COLUMNS, TEXT, read_files, read_samples
+from .shards import Shard, csv_delimiter
+from .tars import open_tar
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+_OPENERS = 8
+_OF_ITS_FILE = (b"PARQUET:field_id", REST_KEY)
+
+
+class SourceRow(NamedTuple):
+    """A row of an input.
+
+    Attributes:
+        place: `<path>:<line>` of text files (lines from 1), `<path>:<row>` of Parquet files (rows from 0),
+            `<path>:<sample>` of tars (samples from 0), `<path>` of files.
+        values: Its columns; empty where it could not be read.
+        failure: Why it could not be read.
+    """
+
+    place: str
+    values: dict[str, Any]
+    failure: Failure | None = None
+
+
+def read_rows(shard: Shard, *, max_file_bytes: int = MAX_FILE_BYTES) -> Iterator[SourceRow]:
+    """Read a shard as rows with all their columns: of JSON lines the object as it stands, of CSV strings or None.
+
+    A sample of a tar is a row of `key`, `image`, `audio`, `text` and `tags`, and so is a file of a folder with what
+    stands beside it; see `samples`.
+
+    Args:
+        shard: What to read.
+        max_file_bytes: Bytes of one file in a tar; the sample of a larger one fails.
+
+    Yields:
+        Rows in order; what could not be read is a row with a `failure`.
+    """
+    yield from read_table(shard, max_file_bytes=max_file_bytes)
+
+
+def schema_of(shards: Sequence[Shard], plan: RowPlan | None = None) -> pa.Schema:
+    """Return the one schema that all rows of a job have, whichever file they come from.
+
+    Columns of Parquet files have their types there; where files differ, the type that holds both. Columns of CSV files
+    are strings. Of JSON lines, whose fields no file declares, the columns that are worked on and the key are strings
+    (lists of strings, where they are lists of candidates), and everything else travels in one column `tags`, as a JSON
+    object; nothing is inferred file by file. Samples of tars and folders have their key, under the name of the plan's
+    key, the caption as `text`, and their metadata in `tags`; those of tars also `image` and `audio` where they are
+    worked on.
+
+    Args:
+        shards: All shards of the job.
+        plan: What is done with which columns; needed for JSON lines.
+
+    Raises:
+        DatasetError: If no file can be read, samples lack a column, or two files cannot be brought together.
+    """
+    first = {shard.paths[0]: shard for shard in reversed(shards)}
+    with ThreadPoolExecutor(_OPENERS) as pool:
+        found = list(pool.map(lambda shard: _schema_of_file(shard, plan), first.values()))
+    schemas = [schema for schema in reversed(found) if schema is not None]
+    if not schemas:
+        raise DatasetError(f"none of {len(first)} inputs can be read as a table, {next(iter(first), 'none')} for one")
+    try:
+        whole = pa.unify_schemas(schemas, promote_options="permissive")
+    except pa.ArrowException as err:
+        raise DatasetError(f"the inputs have columns of one name and different types: {err}") from err
+    every = [field for schema in schemas for field in schema]
+    return pa.schema([_with_rest(field, every) for field in whole], metadata=whole.metadata)
+
+
+def _schema_of_file(shard: Shard, plan: RowPlan | None) -> pa.Schema | None:
+    import pyarrow.parquet as pq  # late: it brings all of pyarrow's file systems, and ssl
+
+    path = shard.paths[0]
+    if shard.kind in ("files", "tar"):
+        return _sample_schema(shard, plan)
+    if shard.kind == "jsonl":
+        declared = [] if plan is None else _declared(plan)
+        return pa.schema([*declared, pa.field(TAGS, pa.string(), metadata={REST_KEY: b"[]"})])
+    try:
+        if shard.kind == "csv":
+            with open_text(path) as file:
+                header = csv_header(file, path)
+            return None if header is None else pa.schema([pa.field(name, pa.string()) for name in header])
+        with open_input(path) as raw:
+            schema = pq.read_schema(raw)
+    except ClipmillError:
+        raise
+    except Exception:  # its rows become failures; it decides no types
+        return None
+    metadata = {key: value for key, value in (schema.metadata or {}).items() if key != b"pandas"}  # soon wrong
+    return pa.schema([_as_it_comes(field) for field in schema], metadata=metadata)
+
+
+def _declared(plan: RowPlan) -> list[pa.Field]:
+    """Return the columns that rows of JSON lines have: the key, and what is worked on."""
+    layout = layout_of(plan)
+    names = [plan.key, *(path for path in layout.kinds if "." not in path)]
+    types = dict.fromkeys(layout.lists, LIST_OF_TEXTS)
+    return [pa.field(name, types.get(name, pa.string())) for name in dict.fromkeys(names) if name != TAGS]
+
+
+def _sample_schema(shard: Shard, plan: RowPlan | None) -> pa.Schema:
+    """Return the columns of samples; bytes only of what is worked on, since they may be written again."""
+    worked_on = [] if plan is None else list(layout_of(plan).kinds)
+    if missing := [path for path in worked_on if path.split(".")[0] not in SAMPLE_COLUMNS]:
+        there = ", ".join(map(repr, SAMPLE_COLUMNS))
+        raise DatasetError(
+            f"{shard.paths[0]} has no column {missing[0]!r}; images, sounds and tars of them have {there}"
+        )
+    types = {KEY if plan is None else plan.key: pa.string(), TEXT: pa.string()}
+    if shard.kind == "tar":
+        types |= {name: pa.binary() for name in (IMAGE, AUDIO) if name in worked_on}
+    rest = pa.field(TAGS, pa.string(), metadata={REST_KEY: b"[]"})
+    return pa.schema([*(pa.field(name, kind) for name, kind in types.items()), rest])
+
+
+def _as_it_comes(field: pa.Field) -> pa.Field:
+    """Return a field without its number, which new columns don't have, and without an earlier job's list of names."""
+    metadata = {key: value for key, value in (field.metadata or {}).items() if key not in _OF_ITS_FILE}
+    return field.with_metadata(metadata) if metadata else field.remove_metadata()
+
+
+def _with_rest(field: pa.Field, fields: Iterable[pa.Field]) -> pa.Field:
+    """Return a field of all inputs, which takes undeclared fields if it does so for one of them."""
+    if field.name != TAGS or not any(REST_KEY in (one.metadata or {}) for one in fields if one.name == TAGS):
+        return field
+    return field.with_metadata({**(field.metadata or {}), REST_KEY: b"[]"})
+
+
+# --- records ---------------------------------------------------------------------------------------------------------
+
+
+def read_table(
+    shard: Shard, choose: Callable[[list[str]], list[str]] | None = None, *, max_file_bytes: int = MAX_FILE_BYTES
+) -> Iterator[SourceRow]:
+    """Read a shard of a table.
+
+    Args:
+        shard: What to read.
+        choose: Which of the columns of a Parquet file are read, given those that it has; all without it.
+        max_file_bytes: Bytes of one file in a tar; the sample of a larger one fails.
+
+    Yields:
+        Rows in order, and one with a failure for what could not be read.
+
+    Raises:
+        MissingExtraError: If the driver of a file system is not installed.
+    """
+    path, at = shard.paths[0], [shard.start if shard.kind == "tar" else shard.line]
+    try:
+        if shard.kind == "jsonl":
+            yield from _json_rows(shard, at)
+        elif shard.kind == "csv":
+            yield from _csv_rows(shard, at)
+        elif shard.kind in ("files", "tar"):
+            yield from _sample_rows(shard, at, max_file_bytes)
+        else:
+            yield from _parquet_rows(shard, choose)
+    except ClipmillError:
+        raise
+    except Exception as err:  # each format and each file system has errors of its own; none is the next file's fault
+        place = path if shard.kind == "parquet" else f"{path}:{at[0]}"
+        yield SourceRow(place, {}, _failure_of(err, path).at(row=place))
+
+
+def _json_rows(shard: Shard, at: list[int]) -> Iterator[SourceRow]:
+    path = shard.paths[0]
+    with open_text(path) as file:
+        for number, record in enumerate(json_records(file, offset=shard.offset, line=shard.line), shard.start):
+            if number == shard.stop:
+                return
+            at[0] = record.line + 1
+            place = f"{path}:{record.line}"
+            if record.problem:
+                yield SourceRow(place, {}, malformed(record.problem).at(row=place))
+            elif record.value is not None:
+                yield SourceRow(place, record.value)
+
+
+def _csv_rows(shard: Shard, at: list[int]) -> Iterator[SourceRow]:
+    path = shard.paths[0]
+    delimiter = csv_delimiter(path)
+    with open_text(path) as file:
+        header = csv_header(file, path)
+        if header is None:
+            return
+        if shard.offset:
+            records = csv_records(file, delimiter, offset=shard.offset, line=shard.line)
+        else:
+            file.seek(0)
+            records = csv_records(file, delimiter)
+            next(records)  # the header, which may take more lines than one
+        for number, record in enumerate(records, shard.start):
+            if number == shard.stop:
+                return
+            at[0] = record.line + 1
+            place = f"{path}:{record.line}"
+            problem = record.problem
+            if not problem and record.value and len(record.value) != len(header):
+                problem = f"the record has {len(record.value)} fields, and the header {len(header)}"
+            if problem:
+                yield SourceRow(place, {}, malformed(problem).at(row=place))
+            elif record.value:
+                yield SourceRow(place, {name: value or None for name, value in zip(header, record.value, strict=True)})
+
+
+def _sample_rows(shard: Shard, at: list[int], max_file_bytes: int) -> Iterator[SourceRow]:
+    if shard.kind == "files":
+        for sample in read_files(shard.paths, shard.beside, max_file_bytes=max_file_bytes):
+            place = sample.values[KEY]
+            yield SourceRow(place, sample.values, None if sample.failure is None else sample.failure.at(row=place))
+        return
+    path = shard.paths[0]
+    with open_tar(path, shard.offset) as stream:
+        for sample in read_samples(stream, start=shard.start, stop=shard.stop, max_file_bytes=max_file_bytes):
+            at[0] = sample.number + 1
+            place = f"{path}:{sample.number}"
+            failure = None if sample.failure is None else sample.failure.at(row=place)
+            yield SourceRow(place, sample.values, failure)
+
+
+def csv_header(file: Any, path: str) -> list[str] | None:
+    """Return the names of a CSV file's columns, None for an empty file.
+
+    Raises:
+        BrokenFileError: If the first record cannot be a header.
+    """
+    record = next(csv_records(file, csv_delimiter(path)), None)
+    if record is None:
+        return None
+    if record.problem or not record.value:
+        raise BrokenFileError(f"the header cannot be read: {record.problem or 'the first line is blank'}")
+    if len(set(record.value)) < len(record.value):
+        raise BrokenFileError(f"the header names a column twice: {', '.join(record.value)}")
+    return list(record.value)
+
+
+def _parquet_rows(shard: Shard, choose: Callable[[list[str]], list[str]] | None) -> Iterator[SourceRow]:
+    path = shard.paths[0]
+    # Without pre-buffering, which would hold all of a row group's columns in memory.
+    with open_input(path) as raw, parquet_file(raw, pre_buffer=False, buffer_size=2**20) as file:
+        columns = choose(list(file.schema_arrow.names)) if choose else None
+        first, last = 0, file.metadata.num_rows if shard.stop is None else shard.stop
+        for group in range(file.metadata.num_row_groups):
+            length = file.metadata.row_group(group).num_rows
+            start, stop = max(shard.start, first), min(first + length, last)
+            if start < stop:
+                yield from _row_group(file, group, columns, path, range(first, first + length), range(start, stop))
+            first += length
+
+
+def _row_group(
+    file: pq.ParquetFile, group: int, columns: list[str] | None, path: str, all_rows: range, wanted: range
+) -> Iterator[SourceRow]:
+    at, after = all_rows.start, wanted.start
+    row_bytes = file.metadata.row_group(group).total_byte_size // max(len(all_rows), 1)
+    rows = max(1, min(BATCH_ROWS, BATCH_BYTES // max(row_bytes, 1)))
+    try:
+        for batch in file.iter_batches(rows, row_groups=[group], columns=columns):
+            low, high = max(wanted.start - at, 0), min(wanted.stop - at, batch.num_rows)
+            if low < high:
+                for number, values in enumerate(_values_of(batch.slice(low, high - low)), at + low):
+                    after = number + 1
+                    place = f"{path}:{number}"
+                    if isinstance(values, Failure):
+                        yield SourceRow(place, {}, values.at(row=place))
+                    else:
+                        yield SourceRow(place, values)
+            at += batch.num_rows
+            if at >= wanted.stop:
+                return
+    except Exception as err:  # the rest of this row group is lost; the next one may be whole
+        place = f"{path}:{after}"
+        failure = _failure_of(err, path)
+        message = f"rows {after} to {wanted.stop - 1}: {failure.message}"
+        yield SourceRow(place, {}, Failure(failure.stage, failure.code, message, failure.transient, row=place))
+
+
+def _values_of(batch: pa.RecordBatch) -> list[dict[str, Any] | Failure]:
+    sounds = [field.name for field in batch.schema if holds_sound(field.type)]
+    try:
+        if not sounds:
+            return batch.to_pylist()
+        columns = {
+            name: map(read_scalar, column) if name in sounds else column.to_pylist()
+            for name, column in zip(batch.schema.names, batch.columns, strict=True)
+        }
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    except Exception as err:  # a value that Python cannot hold, such as a string that is not UTF-8: only its row fails
+        if batch.num_rows == 1:
+            return [malformed(f"{type(err).__name__}: {str(err)[:200]}")]
+        return [one for row in range(batch.num_rows) for one in _values_of(batch.slice(row, 1))]
+
+
+# --- failures --------------------------------------------------------------------------------------------------------
+
+
+def malformed(message: str) -> Failure:
+    """Return the failure of a record that is not what its file should hold."""
+    return Failure(Stage.READ, Code.MALFORMED, message)
+
+
+def _failure_of(err: Exception, path: str) -> Failure:
+    """Say why a file cannot be read (further): it is gone, it is damaged, or its disk or store does not answer."""
+    if isinstance(err, RowError):
+        return err.failure
+    reason = f"{path}: {reason_of(err)[:300]}"
+    if isinstance(err, FileNotFoundError | NotADirectoryError):
+        return Failure(Stage.READ, Code.NOT_FOUND, f"{path}: no such file")
+    is_damage = isinstance(err, pa.ArrowException | ValueError | EOFError | zlib.error)
+    if is_damage or (isinstance(err, OSError) and err.errno is None):
+        return malformed(reason)
+    return Failure(Stage.READ, Code.FETCH_FAILED, reason, transient=not isinstance(err, PermissionError))

@@ -1,0 +1,166 @@
+"""Pieces of a job's input, which are worked on, written and retried on their own; `planning` finds all of a job."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ...files.file_systems import is_local, open_input, open_location
+from ...files.plain import clean_text
+from .lines import check_json_lines, csv_records, line_starts, open_text
+from .listing import Kind, Listed, kind_of
+from .samples import sample_starts
+from .tars import open_tar
+
+ROWS_PER_SHARD = 1024
+_MAX_SPLITS = 16
+"""Pieces of one Parquet row group: each is read from the group's beginning, which costs more the more there are."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Shard:
+    """A piece of a job's input. Small, picklable, and the same whenever the same inputs are planned.
+
+    Attributes:
+        name: Names the piece and its files in the output: its number and a digest of what it covers.
+        kind: How it is read: `files` (each a document), `jsonl`, `csv`, `parquet`, `tar`.
+        paths: The files, as absolute paths or URLs; exactly one unless the kind is `files`.
+        start: Number of the file's first record (blank lines count, a header does not) row or sample, from 0.
+        stop: Number of the one after the last; None is the end of the file.
+        offset: Byte at which the first record begins (text files and tars; 0 is the beginning of the file).
+        line: Line at which the first record begins, from 1 (text files).
+        fingerprint: Digest of the paths, sizes and versions (time or etag) of the files: what changes with them.
+        nbytes: Bytes of the files together, None where that is not known.
+        beside: For each of `files` the endings of those that stand beside it; empty where none has any.
+    """
+
+    name: str
+    kind: Kind
+    paths: tuple[str, ...]
+    start: int = 0
+    stop: int | None = None
+    offset: int = 0
+    line: int = 1
+    fingerprint: str = ""
+    nbytes: int | None = None
+    beside: tuple[tuple[str, ...], ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values; `Shard.from_dict` makes the shard of them again."""
+        return {**dataclasses.asdict(self), "paths": list(self.paths)}
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Shard:
+        """Make a shard of what `as_dict` returned."""
+        beside = tuple(map(tuple, fields.get("beside", ())))
+        return cls(**{**fields, "paths": tuple(fields["paths"]), "beside": beside})
+
+    def identity(self) -> dict[str, Any]:
+        """Return what its manifest says of it: without the paths of a folder's files, which are the rows' own ids."""
+        fields = self.as_dict()
+        paths = fields.pop("paths")
+        fields.pop("beside")
+        # as its row's id; engines that hand manifests on cannot encode other strings
+        return {**fields, "first_path": clean_text(paths[0]), "files": len(paths)}
+
+
+def whole_file(path: str, kind: Kind | None = None) -> Shard:
+    """Return one shard that covers one file, without looking at it: for engines that list files themselves."""
+    return piece(kind or kind_of(path), [Listed(path)])
+
+
+def piece(kind: Kind, files: Sequence[Listed], **span: Any) -> Shard:
+    """Make a shard whose name is the digest alone: numbers are given when all of them are known."""
+    paths = tuple(file.path for file in files)
+    covered = [kind, paths, span.get("start", 0), span.get("stop")]
+    sizes = [file.size for file in files if file.size is not None]
+    return Shard(
+        name=_digest(covered, 8),
+        kind=kind,
+        paths=paths,
+        fingerprint=fingerprint_of(files),
+        nbytes=sum(sizes) if len(sizes) == len(files) else None,
+        beside=tuple(file.beside for file in files) if any(file.beside for file in files) else (),
+        **span,
+    )
+
+
+def fingerprint_of(files: Sequence[Listed]) -> str:
+    """Return what changes with the content of files, as far as their file system tells."""
+    return _digest([(file.path, file.size, file.version) for file in files], 16)
+
+
+def _digest(value: Any, length: int) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:length]
+
+
+def cut(file: Listed, kind: Kind, rows: int) -> list[Shard]:
+    """Cut a table into pieces of so many rows; their names are digests alone."""
+    if kind == "jsonl":
+        check_json_lines(file.path)
+    spans: list[dict[str, Any]] = [{}]
+    if not file.path.lower().endswith(".gz") and file.size != 0:
+        with contextlib.suppress(Exception):  # reading it again, on a worker, says what is wrong, as a failure
+            spans = list(SPANS[kind](file.path, rows))
+    return [piece(kind, [file], **span) for span in spans]
+
+
+def _line_spans(path: str, rows: int) -> Iterator[dict[str, Any]]:
+    starts = line_starts(path, rows)
+    for number, offset in enumerate(starts):
+        stop = (number + 1) * rows if number + 1 < len(starts) else None
+        yield {"start": number * rows, "stop": stop, "offset": offset, "line": number * rows + 1}
+
+
+def _csv_spans(path: str, rows: int) -> Iterator[dict[str, Any]]:
+    with open_text(path) as file:
+        records = csv_records(file, csv_delimiter(path))
+        next(records, None)  # the header
+        starts = [(r.offset, r.line) for number, r in enumerate(records) if number % rows == 0] or [(0, 1)]
+    for number, (offset, line) in enumerate(starts):
+        stop = (number + 1) * rows if number + 1 < len(starts) else None
+        yield {"start": number * rows, "stop": stop, "offset": offset, "line": line}
+
+
+def csv_delimiter(path: str) -> str:
+    """Return what stands between the fields of a file: a tab in `.tsv`, else a comma."""
+    return "\t" if path.lower().removesuffix(".gz").endswith(".tsv") else ","
+
+
+def _parquet_spans(path: str, rows: int) -> Iterator[dict[str, Any]]:
+    """Cut at row groups: small ones are joined, and large ones split."""
+    import pyarrow.parquet as pq
+
+    with open_input(path) as file:
+        metadata = pq.read_metadata(file)
+    start = stop = 0
+    for number in range(metadata.num_row_groups):
+        length = metadata.row_group(number).num_rows
+        if stop > start and stop - start + length > rows:
+            yield {"start": start, "stop": stop}
+            start = stop
+        stop += length
+        if length > rows:
+            step = max(rows, -(-length // _MAX_SPLITS))
+            yield from ({"start": at, "stop": min(at + step, stop)} for at in range(start, stop, step))
+            start = stop
+    if stop > start or stop == 0:
+        yield {"start": start, "stop": stop}
+
+
+def _tar_spans(path: str, rows: int) -> Iterator[dict[str, Any]]:
+    """Cut between samples where headers can be read alone; elsewhere that would cost the whole archive."""
+    starts = [0]
+    if is_local(open_location(path)[0]):
+        with open_tar(path) as stream:
+            starts = [0] if stream.is_packed else list(sample_starts(stream, rows)) or [0]
+    for number, offset in enumerate(starts):
+        stop = (number + 1) * rows if number + 1 < len(starts) else None
+        yield {"start": number * rows, "stop": stop, "offset": offset}
+
+
+SPANS = {"jsonl": _line_spans, "csv": _csv_spans, "parquet": _parquet_spans, "tar": _tar_spans}

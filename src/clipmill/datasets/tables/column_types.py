@@ -1,0 +1,55 @@
+"""The columns that rows come with: finding one by its path, and the column that takes what no file declares."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+
+from ...errors import SpecError
+
+REST_KEY = b"clipmill.rest"
+"""Metadata of the column that takes, as JSON, what JSON lines hold beside the declared columns: the names of those that
+are dropped, a JSON array."""
+TAGS = "tags"
+LIST_OF_TEXTS = pa.list_(pa.string())
+
+
+def column_type(base: pa.Schema, path: str) -> pa.DataType | None:
+    """Return the type of a column of rows; None where JSON lines hold it undeclared.
+
+    Args:
+        base: The columns that rows come with.
+        path: A column, or `a.b.c` into nested structs; a column that contains the dots itself wins.
+
+    Raises:
+        SpecError: If there is no such column.
+    """
+    kind = _type_at(base, path)
+    if kind is None and not any(REST_KEY in (field.metadata or {}) for field in base):
+        raise SpecError(f"there is no column {path!r}; the columns are {', '.join(map(repr, base.names))}")
+    return kind
+
+
+def dropped_names(rest: pa.Field) -> list[str]:
+    """Return the fields of JSON lines that are left out.
+
+    Args:
+        rest: The column with `REST_KEY` in its metadata.
+    """
+    names: list[str] = json.loads((rest.metadata or {})[REST_KEY])
+    return names
+
+
+def is_array(kind: pa.DataType) -> bool:
+    """Tell whether a type is a list of whatever kind."""
+    types = pa.types
+    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+
+
+def _type_at(schema: pa.Schema, path: str) -> pa.DataType | None:
+    if path in schema.names:
+        return schema.field(path).type
+    head, _, rest = path.partition(".")
+    kind = schema.field(head).type if rest and head in schema.names else None
+    return _type_at(pa.schema(list(kind)), rest) if kind is not None and pa.types.is_struct(kind) else None

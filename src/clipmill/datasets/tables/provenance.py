@@ -1,0 +1,286 @@
+"""Where vectors come from: written beside every column of them, and read back from wherever that column went."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from ... import __version__
+from ...errors import DatasetError, SpecError
+from ...files.file_systems import Folder, dataset_errors, is_local
+from ...models.catalog.mclip import image_model
+from ...models.spec import EncoderSpec
+from .spark_schema import SPARK_SCHEMA_KEY, spark_schema
+
+KEY = "clipmill"
+"""Name of the metadata, in Arrow fields and in Spark columns."""
+
+_SOUND_LIBRARIES = ("soundfile", "soxr")
+_LIBRARIES = ("open_clip_torch", "torch", "pillow")
+_COMPARED = ("model", "weights", "normalize", "dim")
+_DEFAULT_MODE = "reference"
+_MAY_DIFFER = frozenset({"decode"})
+
+
+def provenance_of(spec: EncoderSpec, modality: str) -> dict[str, Any]:
+    """Return what is known about a column of vectors before any worker has loaded the model.
+
+    What workers decide (the runtime behind `auto`, the weights' sha256) stands in the manifests of the shards.
+
+    Args:
+        spec: What makes the vectors.
+        modality: `text`, `image`, `audio`; `auto` for documents, whose content decides.
+
+    Returns:
+        Plain values that JSON can hold: `clipmill` (version), `model`, `weights` (tag, path or repository), `modality`,
+        `dim`, `normalize`, `runtime` and `precision` as asked for, `image` and `text` (how those are prepared, where
+        the column may hold them; M-CLIP's image `tower` and what was borrowed among it), `mode` (of AudioCLIP) and
+        `versions` of libraries.
+    """
+    provenance: dict[str, Any] = {
+        "clipmill": __version__,
+        "model": spec.model,
+        "weights": spec.ref.weights or None,
+        "modality": modality,
+        "dim": spec.dim,
+        "normalize": spec.normalize,
+        "runtime": spec.runtime,
+        "precision": spec.precision,
+    }
+    family = spec.ref.family
+    if family == "audioclip":
+        provenance["mode"] = spec.mode
+    preprocessing = spec.facts.preprocessing
+    if modality in ("image", "auto") and "image" in spec.modalities:
+        provenance["image"] = {
+            "preprocess": spec.preprocess,
+            "apply_exif": spec.apply_exif,
+            "decode": spec.decode,
+            **(preprocessing.as_dict() if spec.preprocess and preprocessing else {}),
+            **({"tower": image_model(spec.ref.architecture, spec.image_weights)} if family == "m-clip" else {}),
+            **_set(spec, "base_image_processor"),
+        }
+    if modality in ("text", "auto") and "text" in spec.modalities:
+        provenance["text"] = {
+            "context_length": spec.max_text_tokens or spec.facts.context_length,
+            "on_long_text": spec.on_long_text,
+            **_set(spec, "base_tokenizer"),
+        }
+    return {**provenance, "versions": dict(_versions(*(_SOUND_LIBRARIES if "audio" in spec.modalities else ())))}
+
+
+def _set(spec: EncoderSpec, name: str) -> dict[str, Any]:
+    """Return an option that few models have, where it is set."""
+    return {} if getattr(spec, name) is None else {name: getattr(spec, name)}
+
+
+@functools.cache
+def _versions(*more: str) -> tuple[tuple[str, str], ...]:
+    found = []
+    for library in (*_LIBRARIES, *more):
+        try:
+            found.append((library, importlib.metadata.version(library)))
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return tuple(found)
+
+
+def with_provenance(schema: pa.Schema, provenances: Mapping[str, Mapping[str, Any]]) -> pa.Schema:
+    """Return the schema with the provenance of its columns of vectors, for pyarrow and for Spark.
+
+    pyarrow reads the metadata of a field; Spark ignores that and reads its own schema from the footer of a Parquet
+    file. Both are written. Where a column has a type that Spark does not know (float16, unsigned numbers, nanoseconds)
+    the footer is left out, and Spark sees the file without provenance.
+
+    Args:
+        schema: Columns of a file, with metadata of their own that stays.
+        provenances: By column, as `provenance_of` returns it.
+
+    Raises:
+        DatasetError: If there is no such column.
+    """
+    if missing := sorted(set(provenances) - set(schema.names)):
+        raise DatasetError(f"no column {missing[0]!r} to say the provenance of; there are {', '.join(schema.names)}")
+    fields = []
+    for field in schema:
+        if field.name in provenances:
+            metadata = {**(field.metadata or {}), KEY.encode(): _as_json(provenances[field.name])}
+            field = field.with_metadata(metadata)
+        fields.append(field)
+    earlier = dict(schema.metadata or {})
+    old_footer = earlier.pop(SPARK_SCHEMA_KEY.encode(), None)
+    columns = {name: spark_metadata(provenance) for name, provenance in provenances.items()}
+    footer = spark_schema(schema, _metadata_by_column(old_footer) | columns)
+    if footer is not None:
+        earlier[SPARK_SCHEMA_KEY.encode()] = json.dumps(footer).encode()
+    return pa.schema(fields, metadata=earlier or None)
+
+
+def spark_metadata(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """Return the metadata of a Spark column that says where its vectors come from."""
+    return {KEY: _as_json(provenance)}
+
+
+def _as_json(provenance: Mapping[str, Any]) -> str:
+    return json.dumps(provenance, sort_keys=True)
+
+
+def _metadata_by_column(footer: bytes | None) -> dict[str, dict[str, Any]]:
+    """Return the metadata of the columns in a Spark schema, by name; empty ones left out."""
+    if footer is None:
+        return {}
+    return {field["name"]: field["metadata"] for field in json.loads(footer)["fields"] if field.get("metadata")}
+
+
+def read_provenance(source: Any) -> dict[str, dict[str, Any]]:
+    """Return where the vectors of a dataset, file, schema or DataFrame come from.
+
+    Args:
+        source: Path or URL of a Parquet file or of a directory of them (the first file by name answers for all), a
+            `pyarrow.Schema` or what has one, a Spark DataFrame (classic or Connect) or its schema.
+
+    Returns:
+        Provenance by column; columns without one are left out.
+
+    Raises:
+        DatasetError: If there is nothing at the path, or no Parquet file.
+    """
+    if isinstance(source, str | os.PathLike):
+        return _of_arrow(_schema_at(os.fspath(source)))
+    schema = source if isinstance(source, pa.Schema) else getattr(source, "schema", source)
+    if isinstance(schema, pa.Schema):
+        return _of_arrow(schema)
+    if hasattr(schema, "jsonValue") and hasattr(schema, "fields"):
+        return _parsed({field.name: field.metadata for field in schema.fields if field.metadata})
+    raise DatasetError(
+        f"a {type(source).__name__} has no provenance; give a path, a pyarrow schema or a Spark DataFrame"
+    )
+
+
+def _of_arrow(schema: pa.Schema) -> dict[str, dict[str, Any]]:
+    by_column = _metadata_by_column((schema.metadata or {}).get(SPARK_SCHEMA_KEY.encode()))
+    for field in schema:
+        if KEY.encode() in (field.metadata or {}):
+            by_column[field.name] = {KEY: field.metadata[KEY.encode()]}
+    return _parsed({name: by_column[name] for name in schema.names if name in by_column})
+
+
+def _parsed(metadata: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    try:
+        return {name: json.loads(values[KEY]) for name, values in metadata.items() if KEY in values}
+    except (ValueError, TypeError) as err:
+        raise DatasetError(f"the metadata {KEY!r} of a column is not the JSON that clipmill writes: {err}") from err
+
+
+def _schema_at(location: str) -> pa.Schema:
+    folder = Folder.of(location)
+    with dataset_errors("read", location):
+        if not folder.fs.exists(folder.path):
+            raise DatasetError(f"{location}: no such file or directory")
+        if folder.fs.isfile(folder.path):
+            return _schema_of_file(folder.fs, folder.path)
+        for name in folder.list():
+            if name.endswith(".parquet") and not any(part.startswith((".", "_")) for part in name.split("/")):
+                return _schema_of_file(folder.fs, folder.at(name))
+    raise DatasetError(f"{location}: no Parquet file in it")
+
+
+def _schema_of_file(file_system: Any, path: str) -> pa.Schema:
+    import pyarrow.parquet as pq  # late: it brings all of pyarrow's file systems, and ssl
+
+    if is_local(file_system):
+        return pq.read_schema(path)
+    with file_system.open(path, "rb") as file:
+        return pq.read_schema(file)
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Return the fields that keep vectors of two provenances out of one index; none if they are compatible.
+
+    Model, weights, mode, normalising, dimension and preprocessing must agree; runtime, precision, decode mode and
+    versions may differ. Of a column of texts and one of images only what both have is compared.
+
+    Returns:
+        Names such as `normalize` or `image.mean`, sorted.
+    """
+    found = [name for name in _COMPARED if a.get(name) != b.get(name)]
+    found += ["mode"] if a.get("mode", _DEFAULT_MODE) != b.get("mode", _DEFAULT_MODE) else []
+    for part in ("image", "text"):
+        if part in a and part in b:
+            ours, theirs = a[part], b[part]
+            names = (ours.keys() | theirs.keys()) - _MAY_DIFFER
+            found += [f"{part}.{name}" for name in names if ours.get(name) != theirs.get(name)]
+    return sorted(found)
+
+
+TAKEN_OVER = (
+    *("model", "normalize", "mode", "preprocess", "apply_exif", "on_long_text", "max_text_tokens", "image_weights"),
+    *("base_tokenizer", "base_image_processor"),
+)
+"""Fields of a spec that `spec_of_provenance` takes from the provenance, whatever their defaults are."""
+
+
+def spec_of_provenance(provenance: Mapping[str, Any], **options: Any) -> EncoderSpec:
+    """Return a spec whose vectors can be compared with those of a column.
+
+    What was asked of the runtime, the precision and the decoding is not taken over: those may differ, and a machine
+    that searches need not be like the one that embedded.
+
+    Args:
+        provenance: As `provenance_of` returns it.
+        **options: Fields of `EncoderSpec`, which win; those of the model, and of how its input is prepared, have to say
+            the same.
+
+    Raises:
+        SpecError: If the provenance names no model, an option cannot work, or the vectors could not be compared; the
+            message says what differs.
+        TypeError: If an option is unknown.
+    """
+    if not provenance.get("model"):
+        raise SpecError("these vectors do not say which model made them, so that nothing can be embedded like them")
+    fields: dict[str, Any] = {"model": provenance["model"], "normalize": bool(provenance.get("normalize"))}
+    same_model = EncoderSpec(options.get("model") or provenance["model"]).model == provenance["model"]
+    if same_model:  # of another one, which is refused below, they might be no options at all
+        fields |= _prepared(provenance)
+    spec = EncoderSpec(**{**fields, **options})
+    check_comparable(spec, provenance)
+    return spec
+
+
+def check_comparable(spec: EncoderSpec, provenance: Mapping[str, Any]) -> None:
+    """Refuse a spec whose vectors cannot be compared with those of a column; their lengths do not matter.
+
+    Raises:
+        SpecError: Saying what differs.
+    """
+    ours = provenance_of(spec, str(provenance.get("modality", "auto")))
+    if found := [name for name in differences(ours, provenance) if name != "normalize"]:
+        said = "; ".join(f"{name} is {_at(ours, name)!r} and was {_at(provenance, name)!r}" for name in found)
+        raise SpecError(f"the vectors that are searched were made otherwise than {spec.model} would make them: {said}")
+
+
+def _prepared(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a spec that say how the input of a model is prepared."""
+    image, text = provenance.get("image") or {}, provenance.get("text") or {}
+    fields = {name: image[name] for name in ("preprocess", "apply_exif", "base_image_processor") if name in image}
+    fields |= {name: text[name] for name in ("on_long_text", "base_tokenizer") if name in text}
+    if "mode" in provenance:
+        fields["mode"] = provenance["mode"]
+    bare = EncoderSpec(provenance["model"])
+    if text.get("context_length") not in (None, bare.facts.context_length):
+        fields["max_text_tokens"] = text["context_length"]
+    if "tower" in image and image["tower"] != image_model(bare.ref.architecture, None):
+        fields["image_weights"] = image["tower"].partition("::")[2]
+    return fields
+
+
+def _at(provenance: Mapping[str, Any], path: str) -> Any:
+    """Return the value at `image.mean`, None where there is none."""
+    head, dot, rest = path.partition(".")
+    return _at(provenance.get(head) or {}, rest) if dot else provenance.get(head)

@@ -1,0 +1,308 @@
+"""Schemas and record batches: documents and rows, with what was made of them, as they stand in files."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ...encoders.document import Document
+from ...encoders.plans.document_plan import LABELS_TAG, DocumentPlan
+from ...encoders.plans.plan import AnyDocumentPlan, RowPlan
+from ...errors import DatasetError, SpecError
+from ...files.plain import clean_text, json_text
+from ...models.spec import EncoderSpec
+from .column_types import LIST_OF_TEXTS, REST_KEY, TAGS, dropped_names
+from .document_layouts import EMBEDDING, FAILURE, SCORES, DocumentLayout, document_layout
+from .layouts import LABELS, REASON, layout_of
+from .provenance import with_provenance
+from .vectors import vector_array
+
+_NESTED = {"m": "matches", "c": "chunks"}
+_TENSOR = pa.struct([("shape", pa.list_(pa.int32())), ("dtype", pa.string()), ("data", pa.binary())])
+_DECLARED_KEY = b"clipmill.tag"
+CONTENT_HASH = "content_hash"
+"""Column of what tells the content of a row that was embedded whole."""
+
+
+def documents_schema(
+    spec: EncoderSpec,
+    *,
+    access_paths: str = "@r",
+    keep_content: bool = False,
+    tags: Mapping[str, pa.DataType] | None = None,
+    dtype: str = "float32",
+    plan: AnyDocumentPlan | None = None,
+) -> pa.Schema:
+    """Return the schema of documents that were worked on; it follows from the arguments, never from the documents.
+
+    The columns are `id`, `uri`, `text`, `mime_type`, `tags` (a JSON object as a string) and `embedding`; `matches` and
+    `chunks`, lists of structs with the same fields, as deep as `access_paths` goes (what it does not reach is not
+    written); with `keep_content` also `blob` and `tensor` (shape, dtype, row-major bytes) of the root.
+
+    Documents that were classified have `labels` instead of `embedding`. Those that were ranked have `matches`, each
+    with `scores` (`clip_score`, `cosine`, `position`) and, where it has none, its `failure`; embeddings only where the
+    plan keeps them.
+
+    Args:
+        spec: What makes the vectors.
+        access_paths: Which documents of a tree are embedded.
+        keep_content: Whether `blob` and `tensor` are written.
+        tags: Tags that get columns of their own, with their types. A value that does not fit stays in `tags`.
+        dtype: `float32` or `float16`.
+        plan: What is done with the documents, where it is not embedding; it says `access_paths` and `keep_content`.
+
+    Raises:
+        SpecError: If a declared tag would take the name of another column.
+    """
+    layout = document_layout(DocumentPlan(access_paths, keep_content) if plan is None else plan)
+    fields = _document_fields("", layout, dtype)
+    if layout.keep_content:
+        fields += [pa.field("blob", pa.binary()), pa.field("tensor", _TENSOR)]
+    taken = [field.name for field in fields]
+    for name, kind in (tags or {}).items():
+        if name in taken:
+            raise SpecError(f"the tag {name!r} cannot be a column of its own: documents have one of that name")
+        fields.append(pa.field(name, kind, metadata={_DECLARED_KEY: b"1"}))
+    made = [name for name in (EMBEDDING, LABELS_TAG, *_NESTED.values()) if name in taken]
+    return with_provenance(pa.schema(fields), dict.fromkeys(made, layout.provenance(spec)))
+
+
+def _document_fields(place: str, layout: DocumentLayout, dtype: str) -> list[pa.Field]:
+    fields = [pa.field(name, pa.string()) for name in ("id", "uri", "text", "mime_type", "tags")]
+    fields += layout.fields(place, dtype)
+    for letter, name in _NESTED.items():
+        if any(path.startswith(place + letter) for path in layout.paths):
+            inner = _document_fields(place + letter, layout, dtype)
+            fields.append(pa.field(name, pa.list_(pa.struct(inner))))
+    return fields
+
+
+def documents_batch(documents: Sequence[Document], schema: pa.Schema, dim: int) -> pa.RecordBatch:
+    """Return embedded documents as a batch.
+
+    Args:
+        documents: Of any number, also none.
+        schema: As `documents_schema` made it.
+        dim: Values in a vector.
+
+    Raises:
+        DatasetError: If an embedding has another shape.
+    """
+    declared = {field.name: field for field in schema if _DECLARED_KEY in (field.metadata or {})}
+    columns = {name: [_fitting(d.tags.get(name), field.type) for d in documents] for name, field in declared.items()}
+    tags = [_remaining_tags(d, {name: columns[name][row] for name in declared}) for row, d in enumerate(documents)]
+    plain = [field for field in schema if field.name not in declared]
+    made = dict(zip((field.name for field in plain), _document_arrays(documents, plain, dim, tags), strict=True))
+    made |= {name: pa.array(values, declared[name].type) for name, values in columns.items()}
+    return pa.RecordBatch.from_arrays([made[name] for name in schema.names], schema=schema)
+
+
+def with_content_hash(schema: pa.Schema, *, of_documents: bool) -> pa.Schema:
+    """Return the schema with a column for what tells the content of each row.
+
+    Args:
+        schema: Of documents, or of rows.
+        of_documents: Which of the two; documents carry it there as a tag.
+
+    Raises:
+        SpecError: If there is a column of that name.
+    """
+    if CONTENT_HASH in schema.names:
+        raise SpecError(
+            f"column {CONTENT_HASH!r} exists already, and content_hash=True (--content-hash) adds one of that name: "
+            "leave the old one out"
+        )
+    metadata = {_DECLARED_KEY: b"1"} if of_documents else None
+    return with_provenance(schema.append(pa.field(CONTENT_HASH, pa.string(), metadata=metadata)), {})
+
+
+def _remaining_tags(document: Document, written: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in document.tags.items() if written.get(name) is None}
+
+
+def _fitting(value: Any, kind: pa.DataType) -> Any:
+    """Return a value if Arrow takes it for the type, else None."""
+    if isinstance(value, str):
+        value = clean_text(value)
+    try:
+        pa.scalar(value, kind)
+    except (pa.ArrowException, ValueError, TypeError, OverflowError):
+        return None
+    return value
+
+
+def _document_arrays(
+    documents: Sequence[Document], fields: Sequence[pa.Field], dim: int, tags: Sequence[Mapping[str, Any]]
+) -> list[pa.Array]:
+    labels: Sequence[Any] = [None] * len(documents)
+    if any(field.name == LABELS_TAG for field in fields):
+        labels = [_fitting(d.tags.get(LABELS_TAG), LABELS) for d in documents]
+        tags = [_without(LABELS_TAG, t) if own else t for t, own in zip(tags, labels, strict=True)]
+    make: dict[str, Callable[[pa.Field], pa.Array]] = {
+        "tags": lambda field: pa.array([json_text(t) if t else None for t in tags], field.type),
+        LABELS_TAG: lambda field: pa.array(labels, field.type),
+        SCORES: lambda field: pa.array([d.scores or None for d in documents], field.type),
+        FAILURE: lambda field: pa.array([_reason(d) for d in documents], field.type),
+        EMBEDDING: lambda field: vector_array([d.embedding for d in documents], dim, _dtype(field.type)),
+        "matches": lambda field: _nested_array([d.matches for d in documents], field.type, dim),
+        "chunks": lambda field: _nested_array([d.chunks for d in documents], field.type, dim),
+        "blob": lambda field: pa.array([d.blob for d in documents], field.type),
+        "tensor": lambda field: pa.array([_tensor(d.tensor) for d in documents], field.type),
+    }
+
+    def strings(field: pa.Field) -> pa.Array:
+        return pa.array([_string(getattr(d, field.name)) for d in documents], field.type)
+
+    return [make.get(field.name, strings)(field) for field in fields]
+
+
+def _without(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != name}
+
+
+def _reason(document: Document) -> dict[str, Any] | None:
+    """Return why a document failed, as a column says it."""
+    if not document.failures:
+        return None
+    said = document.failures[0].as_dict()
+    return {name: clean_text(said[name]) for name in REASON.names}
+
+
+def _nested_array(groups: Sequence[Sequence[Document]], kind: pa.DataType, dim: int) -> pa.Array:
+    inner = list(itertools.chain.from_iterable(groups))
+    fields = list(kind.value_type)
+    structs = pa.StructArray.from_arrays(_document_arrays(inner, fields, dim, [d.tags for d in inner]), fields=fields)
+    offsets = np.zeros(len(groups) + 1, np.int32)
+    np.cumsum([len(group) for group in groups], out=offsets[1:])
+    return pa.ListArray.from_arrays(pa.array(offsets), structs, type=kind)
+
+
+def _tensor(tensor: np.ndarray | None) -> dict[str, Any] | None:
+    if tensor is None:
+        return None
+    return {"shape": list(tensor.shape), "dtype": str(tensor.dtype), "data": tensor.tobytes()}
+
+
+def _string(value: Any) -> str | None:
+    return None if value is None else clean_text(str(value))
+
+
+def _dtype(kind: pa.DataType) -> str:
+    while pa.types.is_list(kind):
+        kind = kind.value_type
+    return "float16" if kind == pa.float16() else "float32"
+
+
+def rows_schema(
+    base: pa.Schema, plan: RowPlan, spec: EncoderSpec, *, drop: Sequence[str] = (), dtype: str = "float32"
+) -> pa.Schema:
+    """Return the schema of rows that were worked on: the columns of `base` without `drop`, then the plan's new ones.
+
+    Args:
+        base: Columns of the rows as they come; of arrays the new column holds lists of vectors.
+        plan: What is done with them.
+        spec: What makes the vectors.
+        drop: Columns that are left out, such as photographs that need not be written again.
+        dtype: `float32` or `float16`, of vectors.
+
+    Raises:
+        SpecError: If a column is missing or of a type that cannot work, or a new one would be written over an old one.
+    """
+    holds_rest = any(REST_KEY in (field.metadata or {}) for field in base)
+    for name in drop:
+        if name not in base.names and not holds_rest:  # JSON lines may hold it undeclared
+            raise SpecError(f"drop names {name!r}, and the columns are {', '.join(map(repr, base.names))}")
+    layout = layout_of(plan)
+    fields = [_without_rest(field, drop) for field in base if field.name not in set(drop)]
+    layout.check_free([field.name for field in fields])
+    fields += layout.fields(base, dtype)
+    return with_provenance(pa.schema(fields, metadata=base.metadata), layout.provenances(spec))
+
+
+def _without_rest(field: pa.Field, drop: Sequence[str]) -> pa.Field:
+    """Note in the column that takes what no file declares which fields it does not take."""
+    metadata = dict(field.metadata or {})
+    if REST_KEY not in metadata or not drop:
+        return field
+    return field.with_metadata({**metadata, REST_KEY: json.dumps(sorted(set(drop))).encode()})
+
+
+def rows_batch(rows: Sequence[Mapping[str, Any]], schema: pa.Schema, plan: RowPlan, dim: int) -> pa.RecordBatch:
+    """Return rows that were worked on as a batch.
+
+    Args:
+        rows: Old and new columns in one mapping; those that the schema lacks are left out (of JSON lines they go, as a
+            JSON object, into `tags`).
+        schema: As `rows_schema` made it.
+        plan: What was done.
+        dim: Values in a vector.
+
+    Raises:
+        DatasetError: If a value does not fit the type of its column, or a vector has another shape.
+    """
+    layout = layout_of(plan)
+    arrays = []
+    for field in schema:
+        if REST_KEY in (field.metadata or {}):
+            known = {*schema.names, *plan.new_names, *dropped_names(field)} - {TAGS}
+            arrays.append(pa.array([_rest(row, known) for row in rows], field.type))
+            continue
+        values = [row.get(field.name) for row in rows]
+        with _telling(field):
+            made = layout.array(values, field, dim) if field.name in plan.new_names else None
+            arrays.append(_column(values, field) if made is None else made)
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _rest(row: Mapping[str, Any], known: set[str]) -> str | None:
+    rest = {name: value for name, value in row.items() if name not in known and name != TAGS}
+    tags = row.get(TAGS)
+    if isinstance(tags, Mapping):
+        rest = {**tags, **rest}
+    elif tags is not None:
+        rest = {TAGS: tags, **rest}
+    return json_text(rest) if rest else None
+
+
+def _column(values: list[Any], field: pa.Field) -> pa.Array:
+    if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
+        values = [_text_of(value) for value in values]
+    elif field.type in (LIST_OF_TEXTS, pa.list_(pa.large_string()), pa.large_list(pa.large_string())):
+        values = [list(map(_text_of, value)) if isinstance(value, list | tuple) else value for value in values]
+    return pa.array(values, field.type)
+
+
+@contextlib.contextmanager
+def _telling(field: pa.Field) -> Iterator[None]:
+    """Say which column a value does not fit."""
+    try:
+        yield
+    except DatasetError:
+        raise
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as err:
+        raise DatasetError(f"column {field.name!r} is {field.type}, and a row holds something else: {err}") from err
+
+
+def _text_of(value: Any) -> str | None:
+    return _string(value) if value is None or isinstance(value, str) else json_text(value)
+
+
+def in_columns(found: pa.RecordBatch | pa.Table, schema: pa.Schema, rows: int) -> pa.Table:
+    """Return rows with the columns of a schema; those that they lack are null.
+
+    Args:
+        found: The rows, and some of the columns.
+        schema: The columns.
+        rows: How many rows there are, which a table without columns does not say.
+    """
+    columns = [
+        found.column(field.name).cast(field.type) if field.name in found.schema.names else pa.nulls(rows, field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)

@@ -1,0 +1,221 @@
+"""`Document`: one thing to embed, with its metadata, its matches and its chunks."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import re
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+import numpy as np
+
+from ..errors import SpecError
+from ..failures import Code, Failure, RowError, Stage
+from ..media.audio import Waveform
+from .item import Item, Uri
+
+CONTENT_FIELDS = ("blob", "tensor")
+"""Fields that hold the content itself; dropped from results unless it is kept on request."""
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Document:
+    """One thing to embed; at least one of `text`, `uri`, `blob` and `tensor` is its content.
+
+    Text wins over the rest (empty text counts as none beside other content), then `tensor`, `blob`, `uri`.
+
+    Attributes:
+        text: Text to embed.
+        uri: Path, `gs://`, `s3://`, `http(s)://` or `data:`. What it holds is told by the content, not the ending.
+        blob: Encoded bytes. An array given here is taken as `tensor`.
+        tensor: (H, W, 3) RGB image, uint8 or float in [0, 1]; normalised float32 where preprocessing is off. Or a
+            sound, (n,) or (2, n), float in [-1, 1] or int16, with its samples a second in `tags["sample_rate"]`.
+        id: Names the document in results and failures; made up where none is given.
+        tags: Anything else that should travel along.
+        matches: Candidates that belong to this document; embedded with `access_paths="@m"`.
+        chunks: Parts of this document; embedded with `access_paths="@c"`.
+        mime_type: Media type; filled in by what the content turned out to be. A given `text/…` makes bytes a text.
+        embedding: (dim,) float32, set by `Embed`.
+        scores: Set by ranking.
+        failures: Why this document, or one inside it, could not be read or embedded.
+    """
+
+    text: str | None = None
+    uri: str | None = None
+    blob: bytes | None = None
+    tensor: np.ndarray | None = None
+    id: str = dataclasses.field(default_factory=_new_id)
+    tags: dict[str, Any] = dataclasses.field(default_factory=dict)
+    matches: list[Document] = dataclasses.field(default_factory=list)
+    chunks: list[Document] = dataclasses.field(default_factory=list)
+    mime_type: str | None = None
+    embedding: np.ndarray | None = None
+    scores: dict[str, float] = dataclasses.field(default_factory=dict)
+    failures: tuple[Failure, ...] = ()
+    _trusted_uri: bool = dataclasses.field(default=False, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Take an array given as `blob` for the tensor that it is; None for an empty list or dict."""
+        self.tags = {} if self.tags is None else self.tags
+        self.scores = {} if self.scores is None else self.scores
+        self.matches = [] if self.matches is None else self.matches
+        self.chunks = [] if self.chunks is None else self.chunks
+        if isinstance(self.blob, bytearray | memoryview):
+            self.blob = bytes(self.blob)
+        if isinstance(self.blob, np.ndarray):
+            if self.tensor is None:
+                self.tensor = self.blob
+            self.blob = None
+
+    @classmethod
+    def from_listed_uri(cls, uri: str, **fields: Any) -> Self:
+        """Make a document of a file that the job's own reader listed, which may be read though it is local."""
+        document = cls(uri=uri, **fields)
+        document._trusted_uri = True
+        return document
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """Make a document of plain values, such as a JSON line; unknown fields go to `tags`.
+
+        A match or a chunk that is none has `failures`, and leaves the rest whole.
+
+        Raises:
+            RowError: `malformed` if a field has a type that it cannot have.
+        """
+        known: dict[str, Any] = {}
+        tags = fields.get("tags")
+        tags = dict(tags) if isinstance(tags, Mapping) else {} if tags is None else {"tags": tags}
+        for name, value in fields.items():
+            if name in _NESTED:
+                if not isinstance(value, list):
+                    raise RowError(Stage.READ, Code.MALFORMED, f"field {name!r} is not a list of objects")
+                known[name] = [cls._inner(inner, f"{name}[{n}]", fields.get("id")) for n, inner in enumerate(value)]
+            elif name in _PLAIN:
+                if value is not None and not isinstance(value, str) and not (name == "id" and isinstance(value, int)):
+                    raise RowError(Stage.READ, Code.MALFORMED, f"field {name!r} is no string but {value!r:.60}")
+                if value is not None:
+                    known[name] = str(value)
+            elif name != "tags":
+                tags[name] = value
+        return cls(**known, tags=tags)
+
+    @classmethod
+    def _inner(cls, value: Any, place: str, root: Any) -> Self:
+        """Make a match or a chunk; one that is none fails alone."""
+        try:
+            if not isinstance(value, Mapping):
+                raise RowError(Stage.READ, Code.MALFORMED, f"{place} is no object but {value!r:.60}")
+            return cls.from_dict(value)
+        except RowError as err:
+            said = value.get("id") if isinstance(value, Mapping) else None
+            letter, _, number = place.partition("[")
+            path = f"{root}@{letter[0]}[{number}"  # as its siblings are named
+            name = said if isinstance(said, str) and said else None if root is None else path
+            failed = cls(failures=(err.failure,))
+            failed.id = name or failed.id
+            return failed
+
+    def item(self) -> Item:
+        """Return what of this document is embedded; one that could not be read fails as it did."""
+        if self.failures:
+            first = self.failures[0]
+            return Item("auto", failure=RowError(first.stage, first.code, first.message, transient=first.transient))
+        has_other = self.tensor is not None or self.blob is not None or bool(self.uri)
+        if self.text is not None and (self.text.strip() or not has_other):
+            return Item("text", self.text)
+        if self.tensor is not None:
+            # Whatever it is, embedding it says what is wrong.
+            shape: tuple[int, ...] = getattr(self.tensor, "shape", ())
+            if len(shape) == 1 or (len(shape) == 2 and shape[0] <= 2):
+                return Item("audio", Waveform(self.tensor, self.tags.get("sample_rate")))
+            return Item("image", self.tensor)
+        if self.blob is not None:
+            return Item("auto", self.blob, self.mime_type)
+        if self.uri:
+            return Item("auto", Uri(self.uri, self._trusted_uri), self.mime_type)
+        nothing = RowError(Stage.READ, Code.EMPTY, "the document has no text, uri, blob or tensor")
+        return Item("auto", failure=nothing)
+
+    def key(self) -> str:
+        """Return what names this document in failures."""
+        return self.id or self.uri or ""
+
+    def copy(self) -> Self:
+        """Return a copy whose own fields, lists, dicts and nested documents can be changed; arrays are shared."""
+        twin = copy.copy(self)
+        twin.tags, twin.scores = dict(self.tags), dict(self.scores)
+        twin.matches = [inner.copy() for inner in self.matches]
+        twin.chunks = [inner.copy() for inner in self.chunks]
+        return twin
+
+    def drop_content(self) -> None:
+        """Forget `blob` and `tensor`, here and in every nested document."""
+        self.blob = self.tensor = None
+        for inner in (*self.matches, *self.chunks):
+            inner.drop_content()
+
+    def load_uri_to_image_tensor(self) -> Self:
+        """Return a copy whose `tensor` is the RGB image at `uri`; local files are read, since the caller named them.
+
+        Raises:
+            RowError: If the URI cannot be fetched or holds no image.
+        """
+        from ..media.fetch import FetchPolicy, fetch
+        from ..media.images import open_image, sniff_media_type
+        from ..models.spec import EncoderSpec
+
+        if not self.uri:
+            raise RowError(Stage.READ, Code.EMPTY, "the document has no uri to load")
+        data = fetch(self.uri, FetchPolicy(), trusted=True).data
+        twin = self.copy()
+        twin.tensor = np.array(open_image(data, max_pixels=EncoderSpec().max_image_pixels).convert("RGB"))
+        twin.mime_type = twin.mime_type or sniff_media_type(data)
+        return twin
+
+
+_PLAIN = ("text", "uri", "id", "mime_type")
+_NESTED = ("matches", "chunks")
+_STEPS = {"m": "matches", "c": "chunks"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AccessPaths:
+    """Which documents of a tree are meant, in docarray's syntax: `@r` roots, `@m` matches, `@c` chunks, `@r,m`, `@cc`.
+
+    Attributes:
+        paths: One string of steps for each path; "" is the root.
+    """
+
+    paths: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> AccessPaths:
+        """Read an access path.
+
+        Raises:
+            SpecError: If it is none, saying what is allowed.
+        """
+        parts = [part.strip().lstrip("@") for part in str(text).split(",")]
+        if not str(text).startswith("@") or not all(re.fullmatch(r"r?[mc]*", part) and part for part in parts):
+            raise SpecError(f"access_paths={text!r} is not '@' and paths such as 'r', 'm', 'c', 'cc', 'r,m'")
+        return cls(tuple(dict.fromkeys(part.removeprefix("r") for part in parts)))
+
+    def select(self, root: Document) -> Iterator[tuple[str, Document]]:
+        """Yield the documents meant, each with its place below the root (`@m[3]`; `@r` is the root itself)."""
+        for path in self.paths:
+            yield from _walk(root, path, "@")
+
+
+def _walk(document: Document, steps: str, place: str) -> Iterator[tuple[str, Document]]:
+    if not steps:
+        yield ("@r" if place == "@" else place), document
+        return
+    for number, inner in enumerate(getattr(document, _STEPS[steps[0]])):
+        yield from _walk(inner, steps[1:], f"{place}{steps[0]}[{number}]")

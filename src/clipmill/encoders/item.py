@@ -1,0 +1,172 @@
+"""One value to embed, told apart from how it came: `Item`, and how column values become one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from ..failures import Code, RowError, Stage
+from ..media.audio import Waveform
+
+SOUND_SAMPLES = ("waveform", "array")
+SOUND_RATES = ("sampling_rate", "sample_rate")
+SOUND_FIELDS = frozenset({*SOUND_SAMPLES, *SOUND_RATES, "bytes", "path"})
+"""Fields of a struct that is a sound; Hugging Face data sets have `array`, `sampling_rate`, `path` and `bytes`."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Uri:
+    """A place that content is fetched from.
+
+    Attributes:
+        uri: A path or URI.
+        trusted: Whether the job's own reader listed it, so that it may be a local file. Strangers' data can't set it.
+    """
+
+    uri: str
+    trusted: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Item:
+    """One value to embed.
+
+    Attributes:
+        modality: What to embed it as; `auto` leaves it to the fetched content (documents).
+        content: Text, encoded bytes, an array, a Pillow image, a `Waveform` or a `Uri`; a `Vector` that is there
+            already and passes through; None is null and gives a null vector.
+        media_type: What the owner says it is, such as `image/png`; only `text/…` decides anything.
+        failure: Set where the value could not be read already; the item passes through as this failure.
+    """
+
+    modality: Literal["text", "image", "audio", "auto"]
+    content: Any = None
+    media_type: str | None = None
+    failure: RowError | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the content holds in memory; 0 for a URI, which is not fetched yet."""
+        content = self.content
+        if isinstance(content, bytes | bytearray | str):
+            return len(content)
+        return int(getattr(content, "nbytes", 0))
+
+
+def item_of_value(modality: Literal["text", "image", "audio"], value: Any) -> Item:
+    """Make an item of a column's value.
+
+    Args:
+        modality: The column's kind.
+        value: For `text` a string. For `image` and `audio` encoded bytes, a string or a `Uri`, or a struct with `bytes`
+            and `path` as Hugging Face data sets have it. For `image` also an array, a Pillow image or Spark's image
+            struct; for `audio` a pair (waveform, sample rate), or a struct of both (`waveform` or `array`,
+            `sampling_rate` or `sample_rate`). None is null.
+
+    Returns:
+        The item; a value that fits no kind becomes an item that fails as `unsupported`.
+    """
+    try:
+        return Item(modality, _content_of_value(modality, value))
+    except RowError as err:
+        return Item(modality, failure=err)
+
+
+def _content_of_value(modality: str, value: Any) -> Any:
+    if value is None:
+        return None
+    if modality == "text":
+        if isinstance(value, str):
+            return value
+        raise RowError(Stage.READ, Code.UNSUPPORTED, f"a text column holds strings, got {type(value).__name__}")
+    if isinstance(value, str):
+        return Uri(value)
+    if isinstance(value, Mapping):
+        return _content_of_sound_struct(value) if modality == "audio" else _content_of_struct(value)
+    if modality == "audio" and isinstance(value, tuple | list | np.ndarray):
+        return _waveform_of(value)
+    return bytes(value) if isinstance(value, bytearray | memoryview) else value
+
+
+def _content_of_struct(struct: Mapping[str, Any]) -> Any:
+    if {"height", "width", "nChannels", "data"} <= struct.keys():
+        # all null: what an outer join leaves of a struct
+        return None if all(value is None for value in struct.values()) else array_of_spark_image(struct)
+    if struct.keys() <= {"bytes", "path"} and struct:
+        return _content_of_file(struct)
+    raise RowError(
+        Stage.READ,
+        Code.UNSUPPORTED,
+        f"an image struct is Spark's (height, width, nChannels, mode, data) or (bytes, path), got {sorted(struct)}",
+    )
+
+
+def _content_of_file(struct: Mapping[str, Any]) -> Any:
+    """Return the bytes of a struct, else what its path names."""
+    data, path = struct.get("bytes"), struct.get("path")
+    if data is not None:
+        return bytes(data) if isinstance(data, bytearray | memoryview) else data
+    if path is not None and not isinstance(path, str):
+        raise RowError(Stage.READ, Code.UNSUPPORTED, f"a struct's path is a string, got {type(path).__name__}")
+    return None if path is None else Uri(path)
+
+
+def _content_of_sound_struct(struct: Mapping[str, Any]) -> Any:
+    """Return the content of a struct: its samples, else its encoded bytes, else what its path names."""
+    if struct and struct.keys() <= SOUND_FIELDS:
+        samples = next((struct[name] for name in SOUND_SAMPLES if struct.get(name) is not None), None)
+        if samples is not None:
+            return Waveform(samples, next((struct[name] for name in SOUND_RATES if struct.get(name) is not None), None))
+        return _content_of_file(struct)
+    raise RowError(
+        Stage.READ,
+        Code.UNSUPPORTED,
+        f"an audio struct has samples ({' or '.join(SOUND_SAMPLES)}) with their rate ({' or '.join(SOUND_RATES)}),"
+        f" or bytes or path, got {sorted(map(str, struct))}",
+    )
+
+
+def _waveform_of(value: Any) -> Waveform:
+    """Take a pair for samples and their rate, and anything else for samples alone."""
+    return Waveform(*value) if is_pair(value) else Waveform(value)
+
+
+def is_pair(value: Any) -> bool:
+    """Tell whether a value is a sound's samples with their rate."""
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        return False
+    samples, rate = value
+    return isinstance(samples, np.ndarray | list | tuple) and (
+        rate is None or isinstance(rate, int | float | np.number)
+    )
+
+
+def array_of_spark_image(struct: Mapping[str, Any]) -> np.ndarray:
+    """Turn the struct of Spark's `image` source into an RGB array.
+
+    Args:
+        struct: Row-major grey, BGR or BGRA bytes (OpenCV types 0, 16 and 24) with their size. Alpha is dropped.
+
+    Returns:
+        (height, width, 3) uint8 RGB.
+
+    Raises:
+        RowError: `undecodable` for the rows of height -1 that Spark makes of invalid files, `unsupported` for others.
+    """
+    if missing := [name for name in ("height", "width", "nChannels", "data") if struct[name] is None]:
+        raise RowError(Stage.READ, Code.UNSUPPORTED, f"a Spark image whose {' and '.join(missing)} is null")
+    height, width, channels = int(struct["height"]), int(struct["width"]), int(struct["nChannels"])
+    if height <= 0 or width <= 0:
+        raise RowError(Stage.READ, Code.UNDECODABLE, "Spark's image source could not decode this file (height -1)")
+    data = np.frombuffer(struct["data"], np.uint8)
+    if channels not in (1, 3, 4) or data.size != height * width * channels:
+        raise RowError(
+            Stage.READ,
+            Code.UNSUPPORTED,
+            f"a Spark image of {height} x {width} x {channels} has {data.size} bytes; known are 8-bit grey, BGR, BGRA",
+        )
+    pixels = data.reshape(height, width, channels)
+    return np.repeat(pixels, 3, axis=2) if channels == 1 else np.ascontiguousarray(pixels[:, :, 2::-1])

@@ -1,0 +1,98 @@
+"""A loaded model with what belongs to it in this process: its lock, its threads, its budget, what it learnt."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import threading
+from collections.abc import Hashable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from ..models.model import Model
+
+
+class PixelBudget:
+    """Bounds the pixels that are decoded at the same time; one larger image may pass alone.
+
+    Who came first is served first: a large image is not kept waiting by small ones that always still fit.
+    """
+
+    def __init__(self) -> None:
+        """Start with nothing taken."""
+        self._taken = 0
+        self._queue: collections.deque[object] = collections.deque()
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def hold(self, pixels: int, limit: int) -> Iterator[None]:
+        """Wait until `pixels` more fit under `limit`, and hold them for the block; none need no waiting."""
+        if pixels == 0:
+            yield
+            return
+        ticket = object()
+        with self._changed:
+            self._queue.append(ticket)
+            try:
+                self._changed.wait_for(
+                    lambda: self._queue[0] is ticket and (self._taken == 0 or self._taken + pixels <= limit)
+                )
+                self._taken += pixels
+            finally:
+                self._queue.remove(ticket)
+                self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= pixels
+                self._changed.notify_all()
+
+
+class Loaded:
+    """One model of this process, used by many threads and by every encoder of the same weights.
+
+    Attributes:
+        model: The model.
+        threads: Cores that this worker may use.
+        lock: Held for each call of the model.
+        pixels: The budget of pixels being decoded.
+    """
+
+    def __init__(self, model: Model, threads: int) -> None:
+        """Take over a model.
+
+        Args:
+            model: Freshly loaded.
+            threads: Cores that this worker may use.
+        """
+        self.model = model
+        self.threads = threads
+        self.lock = threading.Lock()
+        self.pixels = PixelBudget()
+        self._row_limits: dict[tuple[str, Hashable], int] = {}
+        self._pools: dict[tuple[str, int, int], ThreadPoolExecutor] = {}
+        self._pools_lock = threading.Lock()
+
+    def pool(self, purpose: str, threads: int) -> ThreadPoolExecutor:
+        """Return the threads for a purpose, made on first use in this process (a fork leaves them behind)."""
+        key = (purpose, threads, os.getpid())
+        with self._pools_lock:
+            if key not in self._pools:
+                self._pools[key] = ThreadPoolExecutor(threads, thread_name_prefix=f"clipmill-{purpose}")
+            return self._pools[key]
+
+    def row_limit(self, modality: str, group: Hashable) -> int | None:
+        """Return the most rows that a call may have since one ran out of memory, None if none ever did."""
+        return self._row_limits.get((modality, group))
+
+    def remember_row_limit(self, modality: str, group: Hashable, rows: int) -> None:
+        """Remember that calls of `rows` rows fit where larger ones ran out of memory."""
+        self._row_limits[modality, group] = min(rows, self._row_limits.get((modality, group), rows))
+
+    def close(self) -> None:
+        """Let the threads end."""
+        with self._pools_lock:
+            for pool in self._pools.values():
+                pool.shutdown(wait=False, cancel_futures=True)
+            self._pools.clear()

@@ -1,0 +1,89 @@
+"""A micro-batch on its way through the model: whole, or in halves, down to the one row that spoils it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+
+import numpy as np
+
+from ..errors import ClipmillError, OutOfMemoryError
+from ..failures import Code, Failure, Stage
+from ..metrics.stats import Stats
+from .calls import call_model
+from .in_flight import Slot
+from .loaded import Loaded
+from .outcome import Vector
+
+Finish = Callable[[Slot, Vector | Failure], None]
+
+
+def encode_slots(
+    loaded: Loaded,
+    key: tuple[str, Hashable],
+    slots: Sequence[Slot],
+    stats: Stats,
+    finish: Finish,
+    *,
+    normalize: bool = False,
+) -> int:
+    """Encode prepared slots; halve them when memory runs out or a row spoils the others, down to single rows.
+
+    How many rows fitted is remembered for all who use the model.
+
+    Args:
+        loaded: The model.
+        key: The modality and the group of all slots.
+        slots: What is encoded, at least one.
+        stats: Where calls are counted.
+        finish: Called once for each slot, with its vector or why it has none.
+        normalize: Whether vectors are scaled to length 1.
+
+    Returns:
+        Rows of the largest call that fitted into memory; 0 if a row did not fit even alone.
+
+    Raises:
+        ClipmillError: What is no fault of a row.
+    """
+
+    def encode(some: Sequence[Slot]) -> int:
+        return encode_slots(loaded, key, some, stats, finish, normalize=normalize)
+
+    limit = loaded.row_limit(*key)
+    if limit is not None and limit < len(slots):  # learnt since they were gathered
+        fitting = [encode(slots[first : first + limit]) for first in range(0, len(slots), limit)]
+        return max(fitting) if all(fitting) else 0
+    ran_out = False
+    try:
+        payloads = [slot.prepared.payload for slot in slots]  # type: ignore[union-attr]
+        vectors = call_model(loaded, key[0], payloads, stats, normalize=normalize)
+    except (OutOfMemoryError, MemoryError) as err:
+        ran_out = True
+        failure = Failure(Stage.ENCODE, Code.OUT_OF_MEMORY, f"even alone: {err}")
+    except ClipmillError:
+        raise
+    except Exception as err:
+        failure = Failure(Stage.ENCODE, Code.ENCODE_FAILED, f"{type(err).__name__}: {err}")
+    else:
+        _finish_all(key[0], slots, vectors, finish)
+        return len(slots)
+    # outside of the handlers: in them, the error's traceback would keep the memory of the failed call
+    if len(slots) == 1:
+        finish(slots[0], failure)
+        return 0 if ran_out else 1
+    middle = len(slots) // 2
+    fitting = [encode(half) for half in (slots[:middle], slots[middle:])]
+    if not ran_out:
+        return len(slots) if all(fitting) else 0
+    stats.out_of_memory_retries += 1
+    if all(fitting):  # else it was one row that is too large, and no reason to be careful with the others
+        loaded.remember_row_limit(*key, max(fitting))
+    return max(fitting) if all(fitting) else 0
+
+
+def _finish_all(modality: str, slots: Sequence[Slot], vectors: np.ndarray, finish: Finish) -> None:
+    finite = np.isfinite(vectors).all(axis=1)
+    for slot, values, good in zip(slots, vectors, finite, strict=True):
+        prepared = slot.prepared
+        assert prepared is not None
+        made = Vector(values, prepared.truncated, prepared.media_type, modality, slot.content_hash)
+        finish(slot, made if good else Failure(Stage.ENCODE, Code.ENCODE_FAILED, "the vector is not finite"))

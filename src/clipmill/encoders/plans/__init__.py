@@ -1,0 +1,8 @@
+"""Plans: what is done with a row or a document, the same for every engine.
+
+- `plan`: what plans have in common
+- `columns`, `document_plan`: what of a row or document is embedded, and where the vectors go
+- `kinds`, `rank_plan`: what of them is ranked, and where the scores go; `ranking`: the candidates of a query, ranked
+- `labels`, `classify_plan`: zero-shot classification
+- `scores`: cosines and clip_scores of vectors
+"""

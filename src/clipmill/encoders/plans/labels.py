@@ -1,0 +1,224 @@
+"""Zero-shot classification: labels, the templates around them, and one vector for each label."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import os
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from ...errors import DatasetError, SpecError
+from ...failures import Failure
+from ...metrics.stats import Stats
+from ...models.spec import EncoderSpec
+from ..encoder import Encoder
+from ..item import Item
+from ..outcome import Classified, Labelled, Outcome, Vector
+from .ranking import Scorer, check_any_scale, check_top_k
+from .scores import SCALE, Scale, order, softmax, unit_cosines, unit_rows
+
+PLACEHOLDER = "{}"
+TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "a close-up of a {}.", "a drawing of a {}.", "{}")
+"""What stands around a label unless templates are given: short, for photographs and drawings alike. OpenAI's eighty for
+ImageNet, where they are wanted, are given as a file, one a line."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LabelSet:
+    """The labels of a classification; small and picklable, the only thing of it that travels.
+
+    A label's vector is made as in the CLIP paper (Radford et al. 2021, section 3.1.4): every template is filled in and
+    embedded, the vectors are normalised, averaged, and the mean is normalised.
+
+    Attributes:
+        labels: In the order given.
+        templates: Each with a `{}`, where the label goes.
+        top_k: How many of the best labels are told.
+        scale: See `scores`.
+    """
+
+    labels: tuple[str, ...]
+    templates: tuple[str, ...] = TEMPLATES
+    top_k: int = 5
+    scale: Scale = SCALE
+
+    @classmethod
+    def of(
+        cls,
+        labels: Sequence[str] | str | os.PathLike[str],
+        *,
+        templates: Sequence[str] | str | os.PathLike[str] | None = None,
+        top_k: int = 5,
+        scale: Scale = SCALE,
+        spec: EncoderSpec | None = None,
+    ) -> Self:
+        """Check the labels of a call.
+
+        Args:
+            labels: Labels, or the path or URL of a file: a JSON array of strings if it ends in `.json`, else one a line
+                (blank lines say nothing).
+            templates: Texts with a `{}`, or such a file; `TEMPLATES` if None.
+            top_k: How many of the best labels are told; all of them if there are fewer.
+            scale: What cosines are multiplied by before the softmax over all labels.
+            spec: If given, a model that embeds no texts is refused.
+
+        Raises:
+            SpecError: If there are no labels, one is blank or there twice, a template has no `{}`, or a file cannot be
+                read.
+        """
+        check_any_scale(scale)
+        check_top_k(top_k)
+        if top_k is None:
+            raise SpecError("top_k=None: say how many of the best labels are wanted")
+        if spec is not None and "text" not in spec.modalities:
+            raise SpecError(f"{spec.model} embeds {' and '.join(sorted(spec.modalities))}: labels are texts")
+        names = _strings("labels", labels)
+        patterns = TEMPLATES if templates is None else _strings("templates", templates)
+        for pattern in patterns:
+            if PLACEHOLDER not in pattern:
+                raise SpecError(f"the template {pattern!r} has no {PLACEHOLDER}, where the label goes")
+        return cls(names, patterns, top_k, scale)
+
+    def vectors(self, encoder: Encoder) -> np.ndarray:
+        """Return the labels' vectors, made once for each encoder of this process.
+
+        Returns:
+            (labels, dim) float64, each of length 1.
+
+        Raises:
+            SpecError: If a label cannot be embedded.
+        """
+        with _lock:
+            mine = _made.setdefault(encoder, _Made())
+        with mine.lock:
+            if self in mine.vectors:
+                mine.vectors.move_to_end(self)
+                return mine.vectors[self]
+            made = mine.vectors[self] = self._embed(encoder)
+            while len(mine.vectors) > _SETS:
+                mine.vectors.popitem(last=False)
+            return made
+
+    def _embed(self, encoder: Encoder) -> np.ndarray:
+        """Embed label by label: a thousand of them with eighty templates are more than should be held at once."""
+        means = []
+        with encoder.session(Stats(), cached=False) as session:  # nobody's rows: counted nowhere
+            for label in self.labels:
+                texts = [template.replace(PLACEHOLDER, label) for template in self.templates]
+                done = session.push(texts, [Item("text", text) for text in texts])
+                means += [_mean(encoder, *finished) for finished in done]
+            means += [_mean(encoder, *finished) for finished in session.flush()]
+        return unit_rows(np.stack(means))
+
+
+def _mean(encoder: Encoder, texts: Sequence[str], outcomes: Sequence[Outcome]) -> np.ndarray:
+    """Return the mean of a label's normalised vectors.
+
+    Raises:
+        SpecError: If one of its texts cannot be embedded whole.
+    """
+    vectors = []
+    for text, outcome in zip(texts, outcomes, strict=True):
+        if not isinstance(outcome, Vector):
+            raise SpecError(f"the label {text!r} cannot be embedded: {outcome}")
+        if outcome.truncated:  # two labels that differ further on would be one
+            raise SpecError(f"the label {text!r} is longer than {encoder.spec.model} reads; shorten it")
+        vectors.append(outcome.values)
+    mean: np.ndarray = unit_rows(np.stack(vectors)).mean(axis=0)
+    return mean
+
+
+_SETS = 8
+"""Label sets whose vectors a worker keeps, for each encoder: those that were asked for last."""
+
+
+class _Made:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.vectors: collections.OrderedDict[LabelSet, np.ndarray] = collections.OrderedDict()
+
+
+_lock = threading.Lock()
+_made: weakref.WeakKeyDictionary[Encoder, _Made] = weakref.WeakKeyDictionary()
+
+
+class Classifier:
+    """A label set, ready: its vectors made by a loaded encoder."""
+
+    def __init__(self, labels: LabelSet, encoder: Encoder) -> None:
+        """Embed the labels, unless this process has.
+
+        Args:
+            labels: What is told apart.
+            encoder: Makes the vectors of labels and values.
+
+        Raises:
+            SpecError: If a label cannot be embedded, or the model has learnt no scale and is asked for it.
+        """
+        self._labels = labels
+        self._scorer = Scorer(encoder, labels.scale)
+        self._units = labels.vectors(encoder)
+        self._one = Vector(self._units[0], modality="text")
+
+    def classify(self, outcome: Outcome) -> Classified:
+        """Return the `top_k` best labels of a value, with clip_scores over all labels; a failure or a null as it is."""
+        outcome = self._scorer.check(outcome)
+        if not isinstance(outcome, Vector):
+            return outcome
+        scale = self._scorer.scale_of(outcome, self._one)
+        if isinstance(scale, Failure):
+            return scale
+        cosines = unit_cosines(unit_rows(outcome.values[None]), self._units)[0]
+        clip_scores = softmax(scale * cosines)
+        best = [
+            {"label": self._labels.labels[n], "clip_score": float(clip_scores[n]), "cosine": float(cosines[n])}
+            for n in order(cosines)[: self._labels.top_k]
+        ]
+        return Labelled(best, outcome.truncated, outcome.media_type)
+
+
+def _strings(what: str, given: Any) -> tuple[str, ...]:
+    """Return labels or templates, checked, from a sequence or a file."""
+    source = what
+    if isinstance(given, str | os.PathLike):
+        source = f"{what} in {os.fspath(given)}"
+        given = _read(what, os.fspath(given))
+    # a string is a sequence of strings too: a JSON file may hold one
+    strings = tuple(given) if isinstance(given, Sequence | np.ndarray) and not isinstance(given, str) else None
+    if strings is None or not all(isinstance(one, str) for one in strings):
+        raise SpecError(f"{source} are {given!r:.80}, not a list of texts")
+    if not strings:
+        raise SpecError(f"{source}: there are none; at least one is needed")
+    if blank := [number for number, one in enumerate(strings) if not one.strip()]:
+        raise SpecError(f"{source}: number {blank[0] + 1} is blank")
+    ((most, times),) = collections.Counter(strings).most_common(1)
+    if times > 1:
+        raise SpecError(f"{source}: {most!r} is there {times} times; each belongs there once")
+    return strings
+
+
+def _read(what: str, path: str) -> Any:
+    """Read a file of labels or templates: a JSON array, or one a line."""
+    from ...files.file_systems import open_input  # late: it brings fsspec
+
+    try:
+        with open_input(path) as file:
+            text = file.read().decode("utf-8-sig")
+    except (OSError, DatasetError) as err:
+        raise SpecError(
+            f"{path!r} cannot be read as a file of {what}: {err}; {what} themselves go into a list"
+        ) from err
+    except UnicodeDecodeError as err:
+        raise SpecError(f"the file of {what} {path!r} is not UTF-8: {err}") from err
+    if not path.lower().endswith(".json"):
+        return [line.strip() for line in text.splitlines() if line.strip()]
+    try:
+        return json.loads(text)
+    except ValueError as err:
+        raise SpecError(f"the file of {what} {path!r} is no JSON: {err}") from err

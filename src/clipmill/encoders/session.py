@@ -1,0 +1,335 @@
+"""Push rows in, get them back in order, embedded: the one hot path under every transform, UDF and call.
+
+A session belongs to one thread. Threads of the loaded model fetch and decode what was pushed while the model runs on
+what is ready, so that a caller who only pushes and takes what comes back keeps both busy. Rows come back in the order
+in which they were pushed, and no more of them are held than the limits of the spec say. What is decoded here is taken
+in order too, so that micro-batches do not depend on the clock; what is fetched is taken as it arrives, so that a slow
+address holds up nobody else. A value equal to one that was embedded, or is on its way, is not embedded again.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import queue
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
+
+from ..errors import ClipmillError
+from ..failures import Failure
+from ..metrics.stats import Stats
+from ..models.spec import EncoderSpec
+from .in_flight import Group, Row, Slot, Window, count_texts, cut_by_length
+from .item import Item, Uri
+from .loaded import Loaded
+from .micro_batch import encode_slots
+from .outcome import Finished, Vector
+from .preparation import Preparation, fetch_and_prepare, fetch_policy, prepare_item
+from .vector_cache import Key, VectorCache, copy_of, key_of
+
+_GPU_ROWS, _CPU_ROWS = 128, 32
+_WINDOW = 4
+"""Micro-batches' worth of values that may be in flight: one encoding, one ready, two being fetched and decoded."""
+_MAX_WAITING = 16
+"""Micro-batches' worth of rows that may wait, finished, for an older one: a slow URI must not hold all of them."""
+_TEXT_WINDOW = 8
+"""Micro-batches' worth of texts that are sorted by length together."""
+_USUAL_TOKENS = 77
+"""Tokens for which the numbers of rows above are meant: of shorter texts more share a call, unless the spec says."""
+_PATIENCE_S = 0.1
+"""Seconds that what is ready waits for a micro-batch to fill, when there is no room for more rows."""
+_SOUND_BYTES_PER_S = 4 * 44_100
+"""What a second of a prepared sound may hold, of which none has been seen yet."""
+
+
+class EmbedSession:
+    """See the module. Made by `Encoder.session()`."""
+
+    def __init__(
+        self, spec: EncoderSpec, loaded: Loaded, stats: Stats, cache: VectorCache, *, hashed: bool = False
+    ) -> None:
+        """Start with nothing in flight.
+
+        Args:
+            spec: Whose limits and options hold.
+            loaded: The model and its threads.
+            stats: Where the session counts.
+            cache: The vectors that this spec's sessions made, in this process.
+            hashed: Whether vectors say what their content is told by.
+        """
+        self._spec = spec
+        self._loaded = loaded
+        self._stats = stats
+        self._cache = cache
+        self._hashed = hashed
+        self._leaders: dict[Key, Slot] = {}
+        on_gpu = loaded.model.device.startswith("cuda")
+        self._max_rows = spec.max_batch_rows or (_GPU_ROWS if on_gpu else _CPU_ROWS)
+        self._decoders = loaded.pool("decode", spec.preprocess_threads or loaded.threads)
+        self._prepare = functools.partial(prepare_item, loaded=loaded, spec=spec, hashed=hashed)
+        self._fetch = functools.partial(
+            fetch_and_prepare,
+            loaded=loaded,
+            spec=spec,
+            policy=fetch_policy(spec),
+            decoders=self._decoders,
+            hashed=hashed,
+        )
+        self._rows: collections.deque[Row] = collections.deque()
+        self._decoding: collections.deque[Slot] = collections.deque()
+        self._fetching: set[Slot] = set()
+        self._arrived: queue.SimpleQueue[Slot] = queue.SimpleQueue()
+        self._ready: dict[tuple[str, Hashable], Group] = {}
+        self._slots_in_flight = 0
+        self._texts_ready = 0
+        self._max_tokens = None if spec.max_batch_rows else self._max_rows * _USUAL_TOKENS
+        self._hears = "audio" in loaded.model.modalities
+        self._vector_bytes = 4 * loaded.model.dim
+        self._window = Window(_WINDOW * self._max_rows, _WINDOW * spec.max_batch_bytes)
+        self._bytes_held = 0
+        self._broken = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def push(self, token: Any, items: Sequence[Item]) -> list[Finished]:
+        """Add a row; return those that are done, oldest first.
+
+        Args:
+            token: Whatever the caller needs to know the row again.
+            items: What to embed of it, in any number.
+
+        Returns:
+            Finished rows, in the order in which they were pushed; often none.
+
+        Raises:
+            ClipmillError: What is no fault of this row, such as a device that broke; the session is over then.
+        """
+        with self._ending_on_error():
+            row = Row(token)
+            self._rows.append(row)
+            self._stats.rows += 1
+            for item in items:
+                slot = Slot(row, item.nbytes, may_be_sound=self._hears and item.modality in ("audio", "auto"))
+                row.slots.append(slot)
+                row.nbytes += slot.nbytes + (
+                    0 if item.content is None or isinstance(item.content, Vector) else self._vector_bytes
+                )
+                self._start(slot, item)
+                while self._window_is_full():
+                    self._make_room()
+            self._bytes_held += row.nbytes
+            self._take_done()
+            done = self._pop_finished()
+            while self._is_crowded():
+                self._make_room()
+                done += self._pop_finished()
+            return done
+
+    def flush(self) -> list[Finished]:
+        """Finish everything that was pushed and return it."""
+        with self._ending_on_error():
+            while self._decoding or self._fetching:
+                self._take_next()
+            for key in list(self._ready):
+                self._encode_group(key)
+            return self._pop_finished()
+
+    def close(self) -> None:
+        """Forget what is in flight: for sessions that are left before their end. `flush` leaves nothing to forget."""
+        self._broken = self._broken or bool(self._rows)
+        for slot in (*self._decoding, *self._fetching):
+            if slot.future is not None:
+                slot.future.cancel()
+
+    @contextmanager
+    def _ending_on_error(self) -> Iterator[None]:
+        if self._broken:
+            raise ClipmillError("this session ended with an error or was closed, and lost its rows; start another")
+        try:
+            yield
+        except BaseException:
+            self._broken = True
+            self.close()
+            raise
+
+    # --- on the way in -----------------------------------------------------------------------------------------------
+
+    def _start(self, slot: Slot, item: Item) -> None:
+        if item.failure is not None:
+            self._settle(slot, item.failure.failure)
+            return
+        if item.content is None:
+            self._stats.nulls += 1
+            return
+        if isinstance(item.content, Vector):
+            self._stats.given += 1
+            slot.outcome = item.content
+            return
+        if self._cache.enabled and self._is_known(slot, item):
+            return
+        slot.row.open += 1
+        self._slots_in_flight += 1
+        if slot.may_be_sound:
+            self._window.expect(int(self._spec.max_audio_seconds * _SOUND_BYTES_PER_S))
+        if isinstance(item.content, Uri):
+            pool = self._loaded.pool("fetch", self._spec.fetch_threads)
+            self._fetching.add(slot)
+            slot.future = pool.submit(self._fetch, item)
+            slot.future.add_done_callback(lambda _: self._arrived.put(slot))
+        elif item.modality == "text":  # cheaper than handing it to a thread
+            self._receive(slot, self._prepare(item))
+        else:
+            slot.future = self._decoders.submit(self._prepare, item)
+            self._decoding.append(slot)
+
+    def _is_known(self, slot: Slot, item: Item) -> bool:
+        """Give a slot the vector of an equal item, now or when it is there; else remember what it is known by."""
+        key = key_of(item)
+        if key is None:
+            return False
+        vector = self._cache.get(key)
+        if vector is not None and (vector.content_hash or not self._hashed):
+            self._settle(slot, vector)
+        elif (leader := self._leaders.get(key)) is not None:
+            slot.row.open += 1
+            leader.followers.append(slot)
+        else:
+            self._stats.cache_misses += 1
+            slot.key = key
+            self._leaders[key] = slot
+            return False
+        self._stats.cache_hits += 1
+        return True
+
+    def _take_done(self) -> None:
+        """Take what threads have finished, without waiting."""
+        while self._decoding and self._decoding[0].future.done():  # type: ignore[union-attr]
+            self._take(self._decoding.popleft())
+        while not self._arrived.empty():
+            self._take(self._arrived.get())
+
+    def _take_next(self, timeout_s: float | None = None) -> None:
+        """Wait for something in flight and take it.
+
+        Raises:
+            queue.Empty: If nothing arrived in time.
+        """
+        self._take(self._decoding.popleft() if self._decoding else self._arrived.get(timeout=timeout_s))
+
+    def _take(self, slot: Slot) -> None:
+        self._fetching.discard(slot)
+        assert slot.future is not None
+        future, slot.future = slot.future, None
+        self._receive(slot, future.result())
+
+    def _receive(self, slot: Slot, preparation: Preparation) -> None:
+        self._stats.fetch_msec += preparation.fetch_msec
+        self._stats.decode_msec += preparation.decode_msec
+        prepared = preparation.result
+        if isinstance(prepared, Failure):
+            self._finish(slot, prepared)
+            return
+        self._window.see(prepared, may_be_sound=slot.may_be_sound)
+        slot.prepared = prepared
+        slot.content_hash = preparation.content_hash
+        slot.nbytes = int(getattr(prepared.payload, "nbytes", preparation.nbytes))
+        key = (preparation.modality, prepared.group)
+        if (group := self._ready.get(key)) and self._would_overflow(group, slot.nbytes, prepared.pixels):
+            self._encode_group(key)
+        group = self._ready.setdefault(key, Group())
+        group.add(slot, prepared.pixels)
+        if prepared.length:
+            self._texts_ready += 1
+        if len(group.slots) >= (_TEXT_WINDOW * self._max_rows if prepared.length else self._row_limit(key)):
+            self._encode_group(key)
+
+    def _row_limit(self, key: tuple[str, Hashable]) -> int:
+        return min(self._max_rows, self._loaded.row_limit(*key) or self._max_rows)
+
+    def _would_overflow(self, group: Group, nbytes: int, pixels: int) -> bool:
+        return group.nbytes + nbytes > self._spec.max_batch_bytes or group.pixels + pixels > self._spec.max_batch_pixels
+
+    # --- micro-batches -----------------------------------------------------------------------------------------------
+
+    def _window_is_full(self) -> bool:
+        return self._window.is_full(self._slots_in_flight - self._texts_ready)  # those hold next to nothing
+
+    def _is_crowded(self) -> bool:
+        return self._window_is_full() or len(self._rows) >= _MAX_WAITING * self._max_rows or self._is_heavy()
+
+    def _is_heavy(self) -> bool:
+        """Tell whether callers hold more bytes than they should, in more than a single row."""
+        many = max(self._slots_in_flight, len(self._rows)) > 1
+        return many and self._bytes_held > 2 * self._spec.max_batch_bytes
+
+    def _make_room(self) -> None:
+        """Take what arrives next; where that takes long or nothing is on its way, encode what is ready.
+
+        Where contents are large, and few of them fit, half of them are encoded while the others are being decoded.
+        """
+        if not self._decoding and not self._fetching:
+            oldest = next(slot for row in self._rows for slot in row.slots if slot.prepared is not None)
+            self._encode_group(next(key for key, group in self._ready.items() if oldest in group.slots))
+            return
+        largest = max(self._ready, key=lambda key: len(self._ready[key].slots), default=None)
+        half = self._slots_in_flight // 2
+        if largest is not None and self._is_heavy() and 0 < half < len(self._ready[largest].slots):
+            some = self._ready[largest].take(half)
+            self._texts_ready -= count_texts(some)
+            self._encode(largest, some)
+            return
+        try:
+            self._take_next(timeout_s=None if largest is None else _PATIENCE_S)
+        except queue.Empty:
+            assert largest is not None
+            self._encode_group(largest)
+
+    def _encode_group(self, key: tuple[str, Hashable]) -> None:
+        slots = self._ready.pop(key).slots
+        batches = [slots]
+        if texts := count_texts(slots):
+            self._texts_ready -= texts
+            batches = cut_by_length(slots, self._max_rows, self._max_tokens)
+        for batch in batches:
+            self._encode(key, batch)
+
+    def _encode(self, key: tuple[str, Hashable], slots: list[Slot]) -> None:
+        encode_slots(self._loaded, key, slots, self._stats, self._finish, normalize=self._spec.normalize)
+
+    # --- on the way out ----------------------------------------------------------------------------------------------
+
+    def _finish(self, slot: Slot, outcome: Vector | Failure) -> None:
+        self._slots_in_flight -= 1
+        slot.row.open -= 1
+        slot.prepared = None
+        self._settle(slot, outcome)
+        if slot.key is None:
+            return
+        del self._leaders[slot.key]
+        if isinstance(outcome, Vector):
+            self._cache.put(slot.key, outcome)
+        for follower in slot.followers:
+            follower.row.open -= 1
+            self._settle(follower, copy_of(outcome) if isinstance(outcome, Vector) else outcome)
+
+    def _settle(self, slot: Slot, outcome: Vector | Failure) -> None:
+        slot.outcome = outcome
+        if isinstance(outcome, Failure):
+            self._stats.count_failure(outcome)
+        else:
+            self._stats.embedded += 1
+            self._stats.truncated_texts += outcome.truncated
+
+    def _pop_finished(self) -> list[Finished]:
+        done: list[Finished] = []
+        while self._rows and self._rows[0].open == 0:
+            row = self._rows.popleft()
+            self._bytes_held -= row.nbytes
+            done.append(Finished(row.token, [slot.outcome for slot in row.slots]))
+            row.slots = []  # slots know their row: in a circle they would all wait for the garbage collector
+        return done

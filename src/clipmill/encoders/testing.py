@@ -1,0 +1,12 @@
+"""The fake encoder, for your tests: `EncoderSpec("fake::dim=8")`; its options stand in `clipmill.models.fake`."""
+
+from ..models.fake import (
+    FakeLog,
+    FakeModel,
+    fake_audio_vector,
+    fake_image_vector,
+    fake_text_vector,
+    read_log,
+)
+
+__all__ = ["FakeLog", "FakeModel", "fake_audio_vector", "fake_image_vector", "fake_text_vector", "read_log"]

@@ -1,0 +1,171 @@
+"""`Corpus`: the vectors of a dataset, held in memory and searched exactly; an index for those that are few enough."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from ..datasets.tables.schemas import in_columns
+from ..errors import DatasetError
+from .exact import check_k, float32_units, nearest
+from .hits import Hits
+from .source import Source, read_piece
+from .units import matrix_of
+
+MAX_CORPUS_BYTES = 2 * 2**30
+"""Bytes of the vectors that are held at most, four for each value: a million vectors of 512 values."""
+
+
+class Corpus:
+    """The vectors of a dataset, of length 1, in the memory of this process. Safe for many threads.
+
+    Positions are numbers of rows: those of `read_dataset`.
+
+    Attributes:
+        location: Of the dataset, for messages.
+        dim: Values in a vector.
+    """
+
+    def __init__(self, location: str, source: Source) -> None:
+        """Read the vectors.
+
+        Args:
+            location: Path or URL.
+            source: The dataset, as `open_source` found it.
+
+        Raises:
+            DatasetError: If they are too many to be held, there is none, or a file cannot be read.
+        """
+        check_size(location, source)
+        self.location, self.dim = location, source.dim
+        self._source = source
+        self._units, self._numbers = _read(source)
+        if not len(self._units):
+            raise DatasetError(f"{location} has no vector in the column {source.column!r}: there is nothing to search")
+        self._columns: dict[str, pa.ChunkedArray] = {}
+        self._reading = threading.Lock()
+
+    def search(self, queries: np.ndarray, k: int, **effort: int | None) -> Hits:
+        """Find the k nearest vectors of each query; rows without a vector that has a direction are never found.
+
+        Args:
+            queries: (n, dim) float32 of any norm.
+            k: At most as many as there are vectors.
+            **effort: As an index takes it; here every vector is compared.
+
+        Raises:
+            SpecError: If k is not between 1 and their number.
+        """
+        check_k(k, len(self._units))
+        hits = nearest(queries, self._units, k)
+        there = hits.positions >= 0
+        return Hits(hits.scores, np.where(there, self._numbers[hits.positions], -1))
+
+    def rows(self, positions: np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return columns of rows, in the order of their positions; a column is read whole when it is first asked for.
+
+        Args:
+            positions: (n,) int64.
+            columns: Those of the source's `keys`; all of them if None.
+        """
+        columns = self._source.keys.names if columns is None else columns
+        with self._reading:
+            if missing := [name for name in columns if name not in self._columns]:
+                table = _read_keys(self._source, missing)
+                self._columns |= {name: table[name] for name in missing}
+            held = pa.table({name: self._columns[name] for name in columns})
+        return held.take(pa.array(positions))
+
+    def vectors(self, positions: np.ndarray) -> np.ndarray:
+        """Return the vectors at positions that a search found.
+
+        Args:
+            positions: (n,) int64.
+
+        Returns:
+            (n, dim) float32 of length 1.
+        """
+        return self._units[np.searchsorted(self._numbers, positions)]
+
+
+def check_size(location: str, source: Source) -> None:
+    """Refuse a dataset that is too large to be held.
+
+    Raises:
+        DatasetError: Saying how large it is, and the way out.
+    """
+    if (held := 4 * source.dim * source.rows) > MAX_CORPUS_BYTES:
+        raise DatasetError(
+            f"{location}: {source.rows:,} vectors of {source.dim} values are {held / 1e9:.1f} GB, and every process"
+            f" that searches a dataset holds them, up to {MAX_CORPUS_BYTES / 1e9:.1f} GB: build an index of it"
+            " ('clipmill index'), which processes share, and search that"
+        )
+
+
+def _read(source: Source) -> tuple[np.ndarray, np.ndarray]:
+    """Return the vectors of length 1, and the number of the row of each, rising."""
+    units = np.empty((source.rows, source.dim), np.float32)
+    numbers = np.empty(source.rows, np.int64)
+    found = 0
+    for piece in source.groups:
+        row = piece.start
+        for batch in read_piece(piece, [source.column]):
+            vectors, there = matrix_of(batch.column(0), source.dim, piece.path)
+            some = float32_units(vectors)
+            good = some.any(axis=1)
+            count = int(good.sum())
+            units[found : found + count] = some[good]
+            numbers[found : found + count] = row + np.flatnonzero(there)[good]
+            found += count
+            row += len(batch)
+    return units[:found], numbers[:found]
+
+
+def _read_keys(source: Source, columns: Sequence[str]) -> pa.Table:
+    schema = pa.schema([source.keys.field(name) for name in columns])
+    tables = [schema.empty_table()]
+    for piece in source.groups:
+        for batch in read_piece(piece, columns):
+            tables.append(in_columns(batch, schema, batch.num_rows))
+    return pa.concat_tables(tables)
+
+
+_corpora: dict[tuple[str, str], tuple[Source, Corpus]] = {}
+_lock = threading.Lock()
+_reads = 0
+
+
+def open_corpus(location: str, source: Source) -> Corpus:
+    """Return the vectors of a dataset, reading them if this process has not yet, or if the files have changed since.
+
+    Args:
+        location: Path or URL.
+        source: As `open_source` found it when the search was planned.
+
+    Raises:
+        DatasetError: As `Corpus` does.
+    """
+    global _reads
+    key = (location, source.column)
+    with _lock:  # also while it is read: no second thread should read the same
+        known, corpus = _corpora.get(key, (None, None))
+        if corpus is None or known != source:
+            _corpora.pop(key, None)  # before the new one is read: both may not fit
+            corpus = Corpus(location, source)
+            _reads += 1
+            _corpora[key] = (source, corpus)
+        return corpus
+
+
+def count_corpora_read() -> int:
+    """Return how many times this process has read a corpus."""
+    return _reads
+
+
+def forget_corpora() -> None:
+    """Let go of every corpus: for notebooks that want their memory back, and for tests."""
+    with _lock:
+        _corpora.clear()

@@ -1,0 +1,329 @@
+"""The directory of an index, and the file that says what it is.
+
+    _index.json               what the index is; written last, so that a directory with one is whole
+    index.faiss               codes and how they are searched, as Faiss writes it; none where every vector is compared
+    vectors/<segment>.npy     full vectors of length 1, mapped into memory; row after row, file after file
+    keys/<segment>.parquet    the other columns of the same rows
+    _building.json            there while an index is being built or added to
+    _staging/                 what is not merged yet
+
+Position i of an index is row i of the files of vectors, one after the other, and of the files of keys. A segment is
+called by its number and the run that wrote it: what a worker of an earlier run still writes has another name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import DatasetError
+from ..files.file_systems import TEMPORARY, Folder, dataset_errors, is_local
+from ..files.lock import LOCK
+from ..files.plain import json_text, some_of
+
+MANIFEST, BUILDING, STAGING = "_index.json", "_building.json", "_staging"
+INDEX = "index.faiss"
+FORMAT, FORMAT_VERSION = "clipmill index", 1
+_TEMPORARY = re.compile(rf"(.+/)?\.[^/]+{re.escape(TEMPORARY)}")
+OWN = re.compile(
+    rf"{MANIFEST}|{BUILDING}|{re.escape(LOCK)}|{STAGING}/.+|index(-\d+)?\.faiss"
+    rf"|vectors/\d+(-\w+)?\.npy|keys/\d+(-\w+)?\.parquet|(.+/)?\.[^/]+{re.escape(TEMPORARY)}"
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SearchParameters:
+    """How much is looked at for a query; more finds more and takes longer.
+
+    Attributes:
+        nprobe: Inverted lists that are looked into; None in kinds without.
+        ef_search: Rows of a graph that are kept in view; None in kinds without.
+        rerank: Candidates for each hit, compared with the query exactly; None where every vector is.
+    """
+
+    nprobe: int | None = None
+    ef_search: int | None = None
+    rerank: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Measured:
+    """What a search with some parameters finds, and how fast.
+
+    Attributes:
+        search: The parameters.
+        recall: Share of the true nearest rows that were found, 0 to 1.
+        queries_per_second: Of all queries in one call, on the machine that built.
+    """
+
+    search: SearchParameters
+    recall: float
+    queries_per_second: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Recall:
+    """What the index finds of what exact search finds.
+
+    Attributes:
+        k: How many nearest rows are looked for: 10, fewer in a smaller index.
+        queries: Indexed rows that were searched for; a row's own place does not count. None was trained on, unless rows
+            were added since.
+        target: What was asked for.
+        reached: Whether it was.
+        recall: With the index's parameters.
+        queries_per_second: With them.
+        curve: What other parameters give, from fast to thorough.
+    """
+
+    k: int
+    queries: int
+    target: float
+    reached: bool
+    recall: float
+    queries_per_second: float
+    curve: tuple[Measured, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Segment:
+    """Rows that were written together.
+
+    Attributes:
+        number: Names its files.
+        rows: How many.
+        run: Names them too: the mark of the run that wrote them.
+    """
+
+    number: int
+    rows: int
+    run: str = ""
+
+    @property
+    def vectors(self) -> str:
+        """Name of the file of vectors, (rows, dim)."""
+        return f"vectors/{self._name}.npy"
+
+    @property
+    def keys(self) -> str:
+        """Name of the file of keys."""
+        return f"keys/{self._name}.parquet"
+
+    @property
+    def _name(self) -> str:
+        return f"{self.number:05d}-{self.run}" if self.run else f"{self.number:05d}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ids:
+    """Rows of an index that its column `id` does not tell from others.
+
+    Attributes:
+        missing: Rows without an id.
+        repeated: Rows with an id that an earlier row has.
+    """
+
+    missing: int
+    repeated: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class IndexManifest:
+    """What an index is.
+
+    Attributes:
+        clipmill: Version that wrote it.
+        created: When it was built, ISO 8601.
+        updated: When rows were added last.
+        column: The column of vectors in the datasets.
+        dim: Values in a vector.
+        rows: Vectors in the index.
+        dtype: Of the full vectors, `float32` or `float16`.
+        kind: `exact`, `hnsw`, `ivf`, `ivfpq`, `custom`; see `IndexPlan`.
+        factory: How Faiss calls it; `Flat` for exact.
+        plan: Reasons and estimates, `IndexPlan.as_dict()`.
+        provenance: Where the vectors come from; None if the datasets don't say.
+        search: The parameters that a search uses unless told otherwise.
+        recall: As measured.
+        nulls: Rows of the datasets without a vector, which are not in the index.
+        failed: Vectors that are not in the index, by reason: `zero`, `not_finite`.
+        skipped: Rows that were left out since their id was there already.
+        datasets: What it was made of, in order.
+        trained_rows: Rows in the index when it was trained.
+        segments: The files of vectors and keys, in order of position.
+        index_file: The file of codes, None where every vector is compared.
+        files: Bytes of every file by name: what tells one that is cut off.
+        ids: What its rows have of ids; None where there is no column of that name.
+    """
+
+    clipmill: str
+    created: str
+    updated: str
+    column: str
+    dim: int
+    rows: int
+    dtype: str
+    kind: str
+    factory: str
+    plan: dict[str, Any]
+    provenance: dict[str, Any] | None
+    search: SearchParameters
+    recall: Recall | None
+    nulls: int
+    failed: dict[str, int]
+    skipped: int
+    datasets: tuple[dict[str, Any], ...]
+    trained_rows: int
+    segments: tuple[Segment, ...]
+    index_file: str | None
+    files: dict[str, int]
+    ids: Ids | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values; `IndexManifest.from_dict` makes the manifest of them again."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> IndexManifest:
+        """Make a manifest of what `as_dict` returned."""
+        recall = fields["recall"]
+        if recall is not None:
+            curve = [Measured(**{**one, "search": SearchParameters(**one["search"])}) for one in recall["curve"]]
+            recall = Recall(**{**recall, "curve": tuple(curve)})
+        return cls(
+            **{
+                **{field.name: fields[field.name] for field in dataclasses.fields(cls) if field.name in fields},
+                "search": SearchParameters(**fields["search"]),
+                "recall": recall,
+                "datasets": tuple(fields["datasets"]),
+                "segments": tuple(Segment(**segment) for segment in fields["segments"]),
+                "ids": None if fields.get("ids") is None else Ids(**fields["ids"]),
+            }
+        )
+
+
+def write_manifest(folder: Folder, manifest: IndexManifest) -> None:
+    """Put the manifest in place, over an older one: from then on the directory is this index."""
+    said = {"format": FORMAT, "format_version": FORMAT_VERSION, **manifest.as_dict()}
+    folder.write(MANIFEST, json_text(said, indent=1).encode())
+
+
+def read_manifest(directory: str) -> IndexManifest:
+    """Return what an index is.
+
+    Raises:
+        DatasetError: If there is no whole index.
+    """
+    return parse_manifest(directory, manifest_bytes(directory))
+
+
+def manifest_bytes(directory: str) -> bytes:
+    """Return the manifest as it stands in the file, which tells an index from what stands at its place later.
+
+    Raises:
+        DatasetError: If there is none.
+    """
+    folder = Folder.of(directory)
+    try:
+        return folder.read(MANIFEST)
+    except FileNotFoundError:
+        names = folder.list()
+        if not names:
+            raise DatasetError(f"{folder.url} is no index of clipmill: there is nothing at that place") from None
+        if BUILDING in names:
+            raise DatasetError(
+                f"{folder.url} holds an index that was not finished: build it again with the same arguments"
+            ) from None
+        raise DatasetError(
+            f"{folder.url} is no index of clipmill: there is no {MANIFEST} in it; 'clipmill index' makes one of a "
+            "dataset"
+        ) from None
+
+
+def parse_manifest(directory: str, content: bytes) -> IndexManifest:
+    """Return what the bytes of a manifest say.
+
+    Raises:
+        DatasetError: If they are damaged, or of another format.
+    """
+    where = f"{directory}/{MANIFEST}"
+    try:
+        said = json.loads(content)
+    except ValueError as err:
+        raise DatasetError(f"{where} is damaged: {err}; build the index again") from err
+    if not isinstance(said, dict) or said.get("format") != FORMAT:
+        raise DatasetError(f"{where} does not describe an index of clipmill")
+    if said.get("format_version") != FORMAT_VERSION:
+        raise DatasetError(
+            f"{where} has the format {said.get('format_version')!r}, and this version of clipmill reads "
+            f"{FORMAT_VERSION}; build the index again"
+        )
+    try:
+        return IndexManifest.from_dict(said)
+    except (KeyError, TypeError) as err:
+        raise DatasetError(f"{where} is damaged: {type(err).__name__}: {err}; build the index again") from err
+
+
+def check_files(folder: Folder, manifest: IndexManifest) -> None:
+    """Compare the files that are there with those that the manifest lists.
+
+    Raises:
+        DatasetError: If one is missing or has another size.
+    """
+    there = folder.list()
+    for name, size in manifest.files.items():
+        if name not in there:
+            raise DatasetError(f"{folder.url}/{name} is missing: the index is not whole; build it again")
+        if there[name] != size:
+            raise DatasetError(
+                f"{folder.url}/{name} is damaged: it has {there[name]:,} bytes and was written with {size:,}; "
+                "build the index again"
+            )
+
+
+def prepare_index(folder: Folder, *, overwrite: bool, description: Mapping[str, Any]) -> None:
+    """Make a directory ready for a new index: without files but the note that it is being built.
+
+    What an interrupted building left is deleted; an index that stands there only with `overwrite`.
+
+    Raises:
+        DatasetError: If it holds an index and `overwrite` is False, holds strangers' files, or cannot be written.
+    """
+    with dataset_errors("look at", folder.url):
+        if folder.fs.isfile(folder.path):
+            raise DatasetError(f"{folder.url} is a file; the output is a directory")
+    names = [name for name in folder.list() if name != LOCK]
+    if strangers := [name for name in names if not OWN.fullmatch(name)]:
+        raise DatasetError(
+            f"{folder.url} is not empty (it holds {some_of(strangers)}, no part of an index), and nothing of that is "
+            "ever deleted; choose another directory"
+        )
+    if MANIFEST in names and not overwrite:
+        raise DatasetError(
+            f"{folder.url} holds an index already; choose another directory, replace it with overwrite=True "
+            "(--overwrite), or add rows to it with --add-to"
+        )
+    held = [name for name in names if not _TEMPORARY.fullmatch(name)]
+    if held and MANIFEST not in names and BUILDING not in names and not overwrite:
+        raise DatasetError(
+            f"{folder.url} is not empty (it holds {some_of(held)}) and no index; choose another directory, or replace "
+            "what is there with overwrite=True (--overwrite)"
+        )
+    folder.delete(MANIFEST)  # first: nobody takes for whole what loses its files
+    folder.write(BUILDING, json_text(dict(description), indent=1).encode())
+    clear(folder, [name for name in names if name not in (MANIFEST, BUILDING)])
+
+
+def clear(folder: Folder, names: list[str]) -> None:
+    """Delete files of an index, and the folders that are empty then."""
+    for name in names:
+        folder.delete(name)
+    if is_local(folder.fs):
+        for below in (STAGING, "vectors", "keys"):
+            with contextlib.suppress(OSError):  # it is not there, or not empty
+                os.rmdir(folder.at(below))

@@ -1,0 +1,312 @@
+"""The vectors that an index is made of: columns of Parquet files, looked at by their footers and read in blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..datasets.dataset import read_job
+from ..datasets.dataset_rows import parquet_paths
+from ..datasets.directory import SUCCESS
+from ..datasets.formats.clip_retrieval import vectors_beside
+from ..datasets.tables.provenance import differences, read_provenance
+from ..datasets.tables.spark_schema import SPARK_SCHEMA_KEY
+from ..errors import DatasetError, SpecError
+from ..files.file_systems import Folder, dataset_errors, open_input, url_of
+from ..files.parquet import parquet_file
+
+_LOOKERS = 8
+"""Footers that are read together: mostly waiting for object stores."""
+READ_BYTES = 2**20
+"""Of a column in a Parquet file, read at a time."""
+_PASSED_BYTES = 8 * 2**20
+"""Rows of that size have gone through before the allocator is asked to give back what is free."""
+_USUAL = "embedding"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Piece:
+    """Row groups of one file.
+
+    Attributes:
+        path: Path or URL of a Parquet file.
+        first: Number of the first row group.
+        stop: Number of the one after the last.
+        rows: Rows in them.
+        start: Number of their first row among all rows of the source.
+    """
+
+    path: str
+    first: int
+    stop: int
+    rows: int
+    start: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Datasets whose vectors may stand in one index.
+
+    Attributes:
+        column: The column of vectors.
+        dim: Values in each; 0 if no file says it and there is no vector.
+        rows: Rows in all files, null vectors included.
+        groups: Every row group, in order.
+        provenance: Where the vectors come from; None where no file says it.
+        keys: Columns that go beside the index: all but vectors and binary ones.
+        left_out: Names of those.
+        datasets: What each was, as plain values.
+    """
+
+    column: str
+    dim: int
+    rows: int
+    groups: tuple[Piece, ...]
+    provenance: dict[str, Any] | None
+    keys: pa.Schema
+    left_out: tuple[str, ...]
+    datasets: tuple[dict[str, Any], ...]
+
+
+def open_source(datasets: Sequence[str], *, column: str | None = None, partial: bool = False) -> Source:
+    """Look at datasets, file by file, without reading rows.
+
+    Args:
+        datasets: Directories or files, as paths or URLs.
+        column: The column of vectors; needed where there are several.
+        partial: Whether a dataset of clipmill whose job has not ended is taken as it is.
+
+    Raises:
+        DatasetError: If there is no Parquet file, one is cut off, one has no such column, a dataset is not finished,
+            or vectors of different models or dimensions would come together.
+        SpecError: If nothing is named, or it has to be said which column is meant.
+    """
+    if not datasets:
+        raise SpecError("no datasets: name directories that 'clipmill embed' wrote, or Parquet files with vectors")
+    files: list[str] = []
+    described = []
+    for location in datasets:
+        found = _files_of(location, partial=partial)
+        described.append({"location": Folder.of(location).url, **_identity(location, found)})
+        files += found
+    said: dict[bytes, pa.Schema] = {}
+    with ThreadPoolExecutor(_LOOKERS) as pool:
+        looked = list(pool.map(functools.partial(_look, said=said), files))
+    name = column or _column_of(files[0], looked[0].schema)
+    firsts: dict[int, str] = {}
+    groups: list[Piece] = []
+    start = 0
+    for path, file in zip(files, looked, strict=True):
+        if id(file.schema) not in firsts:
+            firsts[id(file.schema)] = path
+            _check_column(path, file.schema, name)
+        for number, rows in enumerate(file.rows):
+            groups.append(Piece(path, number, number + 1, rows, start))
+            start += rows
+    by_id = {id(schema): schema for schema in said.values()}
+    different, schemas = list(firsts.values()), [by_id[one] for one in firsts]
+    provenance = _common_provenance(different, [read_provenance(schema).get(name) for schema in schemas])
+    dim = int(provenance["dim"]) if provenance and provenance.get("dim") else _first_dim(groups, name)
+    keys = _united([_key_schema(schema) for schema in schemas], different)
+    left_out = {one for schema in schemas for one in schema.names} - set(keys.names) - {name}
+    return Source(name, dim, start, tuple(groups), provenance, keys, tuple(sorted(left_out)), tuple(described))
+
+
+def _common_provenance(files: Sequence[str], said: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """Return what all files say of their vectors; None where none says anything.
+
+    Raises:
+        DatasetError: If some do not, or what they say does not fit together.
+    """
+    first, expected = files[0], said[0]
+    for path, found in zip(files, said, strict=True):
+        if (found is None) != (expected is None):
+            with_one, without = (first, path) if found is None else (path, first)
+            raise DatasetError(
+                f"{with_one} says where its vectors come from and {without} does not, so that they cannot be told to "
+                "be of the same model; make an index of each"
+            )
+        if differing := differences(expected or {}, found or {}):
+            raise DatasetError(
+                f"the vectors of {path} and of {first} come from different models ({', '.join(differing)} differ) and "
+                "cannot be compared; make an index of each"
+            )
+    return expected
+
+
+def _files_of(location: str, *, partial: bool) -> list[str]:
+    folder = Folder.of(location)
+    names = folder.list()
+    if vectors := vectors_beside(names):
+        raise DatasetError(
+            f"{folder.url} is in clip-retrieval's layout, with its vectors in {vectors}, of which 'clip-retrieval "
+            "index' makes an index; for one of clipmill, embed into Parquet (--format parquet)"
+        )
+    paths = parquet_paths(location)[1]
+    try:
+        planned: Any = read_job(location).get("shards")
+        is_ours = True
+    except DatasetError:
+        planned, is_ours = None, False
+    if is_ours and not partial and SUCCESS not in names:
+        raise DatasetError(
+            f"{folder.url} is not finished ({len(paths)} of {planned} shards have rows): end its job with "
+            "resume=True (--resume), or index what is there with partial=True (--partial)"
+        )
+    return [url_of(folder.fs, path) for path in paths]
+
+
+def _identity(location: str, files: Sequence[str]) -> dict[str, Any]:
+    """Return what tells a dataset from what stands there later: when its job began, and a digest of its files."""
+    folder = Folder.of(location)
+    sizes = folder.list() if folder.fs.isdir(folder.path) else {location: int(folder.fs.size(folder.path) or 0)}
+    parts = sorted((name, size) for name, size in sizes.items() if name.endswith((".parquet", ".json")))
+    digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    try:
+        started = read_job(location).get("started")
+    except DatasetError:
+        started = None
+    return {"files": len(files), "started": started, "digest": digest}
+
+
+class _Looked(NamedTuple):
+    """What is kept of a file's footer, which may be large.
+
+    Attributes:
+        rows: Of each row group.
+        schema: The columns; one object for all files that say the same.
+    """
+
+    rows: tuple[int, ...]
+    schema: pa.Schema
+
+
+def _look(path: str, said: dict[bytes, pa.Schema]) -> _Looked:
+    """Read the footer of a file.
+
+    Args:
+        path: Path or URL.
+        said: The schemas that were seen, by all that they say; gets this one.
+    """
+    with dataset_errors("read the Parquet file", path), open_input(path) as file, parquet_file(file) as parquet:
+        # Not of footer.schema, which keeps the footer until Python looks for cycles.
+        footer, schema = parquet.metadata, parquet.schema_arrow
+    # Other metadata is not used, and may differ from file to file: pandas writes the number of rows into it.
+    kept = {key: value for key, value in (schema.metadata or {}).items() if key == SPARK_SCHEMA_KEY.encode()}
+    schema = schema.with_metadata(kept or None)
+    rows = tuple(footer.row_group(number).num_rows for number in range(footer.num_row_groups))
+    return _Looked(rows, said.setdefault(schema.serialize().to_pybytes(), schema))
+
+
+def _is_vector(kind: pa.DataType) -> bool:
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return is_list and pa.types.is_floating(kind.value_type)
+
+
+def _column_of(path: str, schema: pa.Schema) -> str:
+    vectors = [field.name for field in schema if _is_vector(field.type)]
+    said = [name for name in read_provenance(schema) if name in vectors]
+    candidates = said or vectors
+    if not candidates:
+        raise DatasetError(
+            f"{path} has no column of vectors (lists of floats); it has {', '.join(map(repr, schema.names))}"
+        )
+    if len(candidates) > 1 and _USUAL not in candidates:
+        raise SpecError(f"{path} has the vectors {', '.join(candidates)}: say which with column= (--column-name)")
+    return _USUAL if _USUAL in candidates else candidates[0]
+
+
+def _check_column(path: str, schema: pa.Schema, name: str) -> None:
+    if name not in schema.names:
+        raise DatasetError(f"{path} has no column {name!r}; it has {', '.join(map(repr, schema.names))}")
+    if not _is_vector(schema.field(name).type):
+        raise DatasetError(f"column {name!r} of {path} holds no vectors but {schema.field(name).type}")
+
+
+def _key_schema(schema: pa.Schema) -> pa.Schema:
+    """Return the columns that go beside the index, without metadata: what describes vectors is not true of them."""
+    kept = [field for field in schema if not _holds_vectors_or_bytes(field.type)]
+    return pa.schema([pa.field(field.name, field.type) for field in kept])
+
+
+def _holds_vectors_or_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or _is_vector(kind):
+        return True
+    return any(_holds_vectors_or_bytes(kind.field(number).type) for number in range(kind.num_fields))
+
+
+def _united(schemas: Sequence[pa.Schema], files: Sequence[str]) -> pa.Schema:
+    found = schemas[0]
+    for schema, path in zip(schemas, files, strict=True):
+        try:
+            found = pa.unify_schemas([found, schema])
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as err:
+            raise DatasetError(f"{path} has a column of another type than {files[0]}: {err}") from err
+    return found
+
+
+def _first_dim(groups: Sequence[Piece], column: str) -> int:
+    """Return the dimension of the first vector that there is; 0 without any."""
+    for group in groups:
+        for batch in read_piece(group, [column]):
+            lengths = pc.list_value_length(batch.column(0)).drop_null()
+            if len(lengths):
+                return int(lengths[0].as_py())
+    return 0
+
+
+def joined(groups: Sequence[Piece]) -> list[Piece]:
+    """Return row groups that follow one another in a file as one piece."""
+    found: list[Piece] = []
+    for group in groups:
+        if found and found[-1].path == group.path and found[-1].stop == group.first:
+            found[-1] = dataclasses.replace(found[-1], stop=group.stop, rows=found[-1].rows + group.rows)
+        else:
+            found.append(group)
+    return found
+
+
+def rows_of_block(dim: int, block_bytes: int) -> int:
+    """Return how many vectors are read together.
+
+    Args:
+        dim: Values in each.
+        block_bytes: What they may take.
+    """
+    return max(64, block_bytes // (dim * 4))
+
+
+def read_piece(piece: Piece, columns: Sequence[str], *, block_rows: int = 4096) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a piece; columns that the file lacks are left out.
+
+    Args:
+        piece: What to read.
+        columns: Names of columns at the top.
+        block_rows: Rows in a batch, at most.
+
+    Raises:
+        DatasetError: If the file cannot be read.
+    """
+    is_remote = "://" in piece.path
+    with dataset_errors("read the Parquet file", piece.path), contextlib.ExitStack() as stack:
+        file = stack.enter_context(open_input(piece.path)) if is_remote else piece.path
+        # Without pre-buffering, and page by page: else a whole column of a row group would be held.
+        parquet = stack.enter_context(parquet_file(file, pre_buffer=False, buffer_size=READ_BYTES))
+        names = [name for name in columns if name in parquet.schema_arrow.names]
+        groups = range(piece.first, piece.stop)
+        passed = 0
+        for batch in parquet.iter_batches(block_rows, row_groups=groups, columns=names, use_threads=True):
+            yield batch
+            passed += batch.nbytes
+            if passed >= _PASSED_BYTES:  # what is freed stays resident else, some 60 MB of it
+                pa.default_memory_pool().release_unused()
+                passed = 0

@@ -1,0 +1,212 @@
+"""The beginning of a job, on the driver, before any shard: of a new dataset, or of what an earlier start left."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .. import __version__
+from ..datasets.dataset import write_job
+from ..datasets.directory import SUCCESS, in_the_way, prepare_directory
+from ..datasets.formats.shard_writer import MANIFESTS
+from ..datasets.inputs.planning import write_plan
+from ..datasets.inputs.shards import Shard
+from ..datasets.tables.provenance import differences, read_provenance
+from ..errors import DatasetError
+from ..files.file_systems import Folder, open_location, remove_temporaries, url_of
+from ..files.lock import refuse_if_held
+from ..files.plain import json_text
+from ..models.spec import EncoderSpec
+from .existing import COMPARISON, described_comparison
+from .job import MAY_DIFFER, Job, described
+from .resume import Earlier, Progress, look_back, read_earlier
+
+_SPEC_DEFAULTS = {field.name: field.default for field in dataclasses.fields(EncoderSpec)}
+_SHOWN = 60
+
+
+def begin_job(
+    job: Job,
+    shards: Sequence[Shard],
+    *,
+    inputs: Sequence[str] = (),
+    arguments: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    earlier: Earlier | None = None,
+    dry_run: bool = False,
+) -> Progress:
+    """Prepare the directory and write what the job is; once, on the driver, before any shard. `finish_job` ends it.
+
+    Another job at the same directory is kept out by a `DirectoryLock` around all three.
+
+    Args:
+        job: What will be done.
+        shards: With what.
+        inputs: What the user named.
+        arguments: The user's other options that decide what is written: plain values without secrets.
+        overwrite: Whether a dataset that stands there is replaced.
+        earlier: What `read_earlier` found: the job goes on with it. `shards` were planned with its plan.
+        dry_run: Whether to check everything that can be checked without writing, and to write nothing.
+
+    Returns:
+        What is to be done: all shards, or those that are missing.
+
+    Raises:
+        DatasetError: If the directory holds the job's own input, another job is at work in it, or the job was begun
+            otherwise; or see `prepare_directory`.
+    """
+    progress = _check(job, shards, inputs, arguments, overwrite, earlier)
+    if dry_run:
+        return progress
+    folder = Folder.of(job.directory)
+    description = _description(job, inputs, arguments)
+    if earlier is None:
+        prepare_directory(job.directory, overwrite=overwrite)
+        write_job(job.directory, description, shards=len(shards))
+        write_plan(folder, shards)
+        return progress
+    if progress.is_complete:
+        return progress
+    folder.delete(SUCCESS)
+    # Manifests first: without one, a shard's files count for nothing.
+    for name in sorted(progress.leftovers, key=lambda name: (not name.startswith(MANIFESTS), name)):
+        folder.delete(name)
+    remove_temporaries(folder)
+    write_plan(folder, shards)
+    again = {"started": description["started"], "clipmill": __version__, **_other_ways(job, earlier)}
+    kept = {**earlier.description, "shards": len(shards), "resumed": [*earlier.description.get("resumed", ()), again]}
+    named = {name: description[name] for name in ("inputs", "locations")}
+    write_job(job.directory, {**kept, **named}, shards=len(shards))
+    return progress
+
+
+def _check(
+    job: Job,
+    shards: Sequence[Shard],
+    inputs: Sequence[str],
+    arguments: Mapping[str, Any] | None,
+    overwrite: bool,
+    earlier: Earlier | None,
+) -> Progress:
+    """Return how far the job is, or refuse it."""
+    refuse_input_inside(job, shards)
+    if earlier is None:
+        return Progress(shards, shards, leftovers=in_the_way(job.directory, overwrite=overwrite))
+    refuse_if_held(Folder.of(job.directory))
+    refuse_changes(job, inputs, arguments, earlier)
+    if read_earlier(job.directory) != earlier:
+        raise DatasetError(
+            f"another job wrote {job.directory} a moment ago; start again to go on with what is there now"
+        )
+    return look_back(job.directory, shards, earlier)
+
+
+def refuse_input_inside(job: Job, shards: Sequence[Shard]) -> None:
+    """Refuse to write where the input lies.
+
+    Raises:
+        DatasetError: Naming the file.
+    """
+    inside = job.directory.rstrip("/") + "/"
+    if own := next((path for shard in shards for path in shard.paths if path.startswith(inside)), None):
+        raise DatasetError(f"the input {own} lies in the output directory {job.directory}; choose another output")
+
+
+def refuse_changes(job: Job, inputs: Sequence[str], arguments: Mapping[str, Any] | None, earlier: Earlier) -> None:
+    """Refuse to go on with a job that was begun with other arguments.
+
+    Inputs may come; one that was named then and is not now is refused, since all that was made of it would be deleted.
+
+    Raises:
+        DatasetError: Saying what differs.
+    """
+    then, now = _comparable(earlier.description), _comparable(_plain(_description(job, inputs, arguments)))
+    changed = [
+        f"{name} was {_shown(then.get(name))} and is {_shown(now.get(name))}"
+        for name in sorted(then.keys() | now.keys())
+        if then.get(name) != now.get(name)
+    ]
+    if not changed:  # the same words, and another version of clipmill that prepares images otherwise
+        changed = _differing_provenance(earlier.description, read_provenance(job.schema))
+    missing = [one for one in earlier.description.get("locations", ()) if one not in _locations(inputs)]
+    changed += [f"the input {one} is not named any more" for one in missing]
+    if changed:
+        raise DatasetError(
+            f"{job.directory} was begun otherwise: {'; '.join(changed)}. Give the same arguments to go on, choose "
+            "another directory, or replace the dataset with overwrite=True (--overwrite)"
+        )
+
+
+def _flat(name: str, value: Any) -> dict[str, Any]:
+    """Return what is in a value by its path, so that only what differs is shown."""
+    if not isinstance(value, Mapping):
+        return {name: value}
+    return {path: one for inner, within in value.items() for path, one in _flat(f"{name}.{inner}", within).items()}
+
+
+def _differing_provenance(description: Mapping[str, Any], now: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    then = description.get("provenance") or {}
+    return [
+        f"what makes the column {column!r} differs in {', '.join(names)}"
+        for column in sorted(then.keys() & now.keys())
+        if (names := differences(then[column], now[column]))
+    ]
+
+
+def _description(job: Job, inputs: Sequence[str], arguments: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {
+        "clipmill": __version__,
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "signature": job.signature,
+        "spec": job.spec.as_dict(),
+        **described(job.plan),
+        "rows_as": job.format,
+        "reader": dict(job.reader),
+        "written": {field.name: str(field.type) for field in job.schema},
+        **described_comparison(job),
+        "provenance": read_provenance(job.schema),
+        "inputs": [os.fspath(given) for given in inputs],
+        "locations": _locations(inputs),
+        "arguments": dict(arguments or {}),
+    }
+
+
+def _locations(inputs: Sequence[str]) -> list[str]:
+    """Return inputs as they are named from everywhere."""
+    return [url_of(*open_location(given)) for given in inputs]
+
+
+def _comparable(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what must be equal in both starts of a job, under the names that users have for it."""
+    # fields that came with a later version had their defaults before
+    spec = {**_plain(_SPEC_DEFAULTS), **(description.get("spec") or {})}
+    found = {name: value for name, value in spec.items() if name not in MAY_DIFFER}
+    found |= {name: description.get(name) for name in ("columns", "key", "access_paths", *COMPARISON)}
+    found |= _flat("plan", description.get("plan"))
+    found |= {f"the reader's {name}": value for name, value in (description.get("reader") or {}).items()}
+    found |= {f"the written column {name!r}": kind for name, kind in (description.get("written") or {}).items()}
+    return {**found, "format": description.get("rows_as"), **(description.get("arguments") or {})}
+
+
+def _other_ways(job: Job, earlier: Earlier) -> dict[str, Any]:
+    """Return what may differ and does, for the record."""
+    then = earlier.description.get("spec") or {}
+    now = _plain(job.spec.as_dict())
+    differing = {name: now[name] for name in sorted(MAY_DIFFER & now.keys()) if now[name] != then.get(name)}
+    return {"spec": differing} if differing else {}
+
+
+def _plain(value: Any) -> Any:
+    """Return plain values as they come back from a file."""
+    return json.loads(json_text(value))
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "not there"
+    text = json_text(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -1,0 +1,207 @@
+"""A shard over which processes died, worked on row by row in a process of its own, to find the row that kills.
+
+The process says which row it begins, and how it ended, to the one that started it and lives on. A row at which two of
+them died becomes a failure in the next one; the shard is written by the one that reaches its end. The process that
+watches writes the rows down too: where a container is killed as a whole, whoever comes next reads them.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import itertools
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..datasets.inputs.shards import Shard
+from ..encoders.item import Item
+from ..encoders.outcome import Finished
+from ..encoders.session import EmbedSession
+from ..errors import ClipmillError, DatasetError
+from ..failures import Code, Failure, Stage
+from ..files.processes import meaning_of_exit
+from ..metrics.told_process import FILE_VARIABLE, PORT_VARIABLE
+from .attempts import DEATHS_TO_BLAME, Attempt
+
+if TYPE_CHECKING:
+    from .job import Job
+
+_MOST_BLAMED = 16
+"""Rows of one shard that may be to blame: if there are more, it is not the rows."""
+
+Rows = Iterator[tuple[Any, list[Item]]]
+
+
+def embed_carefully(shard: Shard, job: Job, attempt: Attempt, *, cpus: int | None, exclusive: bool) -> dict[str, Any]:
+    """Have a shard written by processes that may die.
+
+    Args:
+        shard: What to read.
+        job: What to do with it.
+        attempt: Of this process at the shard.
+        cpus: As in `embed_shard`.
+        exclusive: As in `embed_shard`.
+
+    Returns:
+        The manifest that was written.
+
+    Raises:
+        ClipmillError: What the work itself raised, or if it dies before its first row, or at too many rows.
+    """
+    blamed = dict.fromkeys(attempt.blamed, "its end took all processes beside it along")
+    deaths: collections.Counter[str] = collections.Counter()
+    how = ""
+    while len(blamed) <= _MOST_BLAMED:
+        tried = _Try(attempt.note)
+        manifest = tried.run((shard, job, cpus, exclusive, blamed))
+        if manifest is not None:
+            return manifest
+        how = meaning_of_exit(tried.exit_code)
+        if tried.place is None:
+            raise DatasetError(f"shard {shard.name}: a process for it alone died before its first row ({how})")
+        deaths[tried.place] += 1
+        if deaths[tried.place] >= DEATHS_TO_BLAME:
+            blamed[tried.place] = how
+        if len(deaths) > _MOST_BLAMED:
+            break
+    raise DatasetError(
+        f"shard {shard.name}: processes died at {len(deaths)} different rows, the last with {how}; that is no fault of "
+        "single rows: look at the memory of the machine, at the model and at the libraries that decode"
+    )
+
+
+class _Try:
+    """One process for one shard, and what is known of it."""
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self._note = note
+        self.place: str | None = None
+        self.exit_code = 0
+
+    def run(self, given: tuple[Any, ...]) -> dict[str, Any] | None:
+        """Start it, and wait for its end; return the manifest, or None if it died."""
+        reading, writing = os.pipe()
+        command = [sys.executable, "-c", f"from {__name__} import main; main()", str(writing)]
+        with open(reading, "rb") as told:
+            try:
+                process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[writing], env=_environment())
+            finally:
+                os.close(writing)
+            with process:
+                assert process.stdin is not None
+                try:
+                    with contextlib.suppress(BrokenPipeError):  # it died at once, and its exit code says how
+                        pickle.dump(given, process.stdin)
+                        process.stdin.flush()
+                    manifest = self._listen(told)
+                except BaseException:
+                    process.kill()
+                    raise
+                finally:
+                    with contextlib.suppress(BrokenPipeError):
+                        process.stdin.close()
+                self.exit_code = process.wait()
+        return manifest
+
+    def _listen(self, told: Any) -> dict[str, Any] | None:
+        while True:
+            try:
+                kind, said = pickle.load(told)
+            except (EOFError, pickle.UnpicklingError):
+                return None
+            if kind == "error":
+                raise said
+            if kind == "manifest":
+                return dict(said)
+            self.place = said
+            self._note(said)
+
+
+def _environment() -> dict[str, str]:
+    """Return this process's environment: its modules, which an engine may have brought; not its place for metrics."""
+    kept = {name: value for name, value in os.environ.items() if name not in (FILE_VARIABLE, PORT_VARIABLE)}
+    return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
+class RowByRow:
+    """Embeds rows one at a time, each noted before it is begun; those that are to blame become failures."""
+
+    def __init__(self, blamed: Mapping[str, str], note: Callable[[str], None]) -> None:
+        """Say what is known.
+
+        Args:
+            blamed: How a process ended, by the places at which it did again and again.
+            note: Told each place before it is begun.
+        """
+        self._blamed = blamed
+        self._note = note
+
+    def embed(
+        self, rows: Rows, session: EmbedSession, unread: Callable[[Failure], tuple[Any, list[Item]]]
+    ) -> Iterator[list[Finished]]:
+        """Yield finished rows.
+
+        Args:
+            rows: As a mode reads them.
+            session: What embeds them.
+            unread: Returns what stands for rows that cannot be read, and their failure.
+        """
+        for number in itertools.count():
+            reading, working = f"reading row {number}", f"row {number}"
+            if reading in self._blamed:
+                message = f"{_died(self._blamed[reading])}; rows from {number} on (the first is 0) are not read"
+                yield session.push(*unread(Failure(Stage.READ, Code.KILLED, message))) + session.flush()
+                return
+            self._note(reading)
+            row = next(rows, None)
+            if row is None:
+                return
+            token, items = row
+            if working in self._blamed:
+                failure = Failure(Stage.ENCODE, Code.KILLED, f"{_died(self._blamed[working])}; the row is left out")
+                yield [Finished(token, [failure] * len(items))]
+                continue
+            self._note(working)
+            yield session.push(token, items) + session.flush()
+
+
+def _died(how: str) -> str:
+    return f"processes that worked on it, and on nothing else, died again and again ({how})"
+
+
+def main() -> None:
+    """Be the process: read what to do from standard input, write what happens to the pipe that is named."""
+    from .job import embed_rows
+
+    with contextlib.suppress(OSError):  # no Linux; where memory is short, this process is the one to go
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    with open(int(sys.argv[1]), "wb", buffering=0) as pipe:
+
+        def tell(kind: str, said: Any) -> None:
+            pipe.write(pickle.dumps((kind, said)))
+
+        try:
+            shard, job, cpus, exclusive, blamed = pickle.load(sys.stdin.buffer)
+            threading.Thread(target=_end_with_parent, daemon=True).start()
+            careful = RowByRow(blamed, lambda place: tell("place", place))
+            tell("manifest", embed_rows(shard, job, cpus=cpus, exclusive=exclusive, careful=careful))
+        except BaseException as err:
+            tell("error", err if _travels(err) else ClipmillError(f"{type(err).__name__}: {err}"))
+
+
+def _end_with_parent() -> None:
+    os.read(0, 1)  # not through the buffer, whose lock this thread would hold when the interpreter ends
+    os._exit(1)
+
+
+def _travels(error: BaseException) -> bool:
+    try:
+        return isinstance(pickle.loads(pickle.dumps(error)), type(error)) and isinstance(error, Exception)
+    except Exception:
+        return False

@@ -1,0 +1,88 @@
+"""A first look at the input of documents, on the driver: what cannot work is refused before anything is written."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..datasets.inputs.readers import choose_columns
+from ..datasets.inputs.rows import read_table, schema_of
+from ..datasets.inputs.shards import Shard
+from ..encoders.plans.rank_plan import DocumentRankPlan
+from ..errors import DatasetError
+from ..failures import RowError
+from .modes import Plan
+
+READER_OPTIONS = ("text", "uri", "image", "audio", "id", "tags")
+"""Arguments of `read_documents` that a job takes."""
+_FAILURE_FIELDS = {"stage", "code", "message", "transient"}
+_LINES_LOOKED_AT = 100
+_FIELDS_NAMED = 20
+
+
+def check_has_matches(plan: Plan, shards: Sequence[Shard]) -> None:
+    """Refuse to rank what cannot have matches.
+
+    Args:
+        plan: What is done.
+        shards: With what.
+
+    Raises:
+        DatasetError: Naming the file, and what it has.
+    """
+    if not isinstance(plan, DocumentRankPlan):
+        return
+    if other := next((shard for shard in shards if shard.kind != "jsonl"), None):
+        raise DatasetError(
+            f"{other.paths[0]} has no documents with matches, which are JSON lines; of a table name the columns of the "
+            "query and of the candidates"
+        )
+    if shards and (fields := _fields_without_matches(shards[0])):
+        named = ", ".join(map(repr, fields[:_FIELDS_NAMED]))
+        raise DatasetError(
+            f"{shards[0].paths[0]} has no documents with matches (its first lines have the fields {named}); of rows "
+            "name the columns of the query and of the candidates"
+        )
+
+
+def _fields_without_matches(shard: Shard) -> list[str]:
+    """Return the fields of a shard's first lines, none if one of them has `matches` or there is nothing to tell by."""
+    fields: dict[str, None] = {}
+    for row in itertools.islice(read_table(shard), _LINES_LOOKED_AT):
+        if "matches" in row.values:
+            return []
+        if not row.values.keys() >= _FAILURE_FIELDS:  # of a candidate, which becomes a failure when it is read
+            fields.update(dict.fromkeys(row.values))
+    return list(fields)
+
+
+def check_reader(shards: Sequence[Shard], reader: Mapping[str, Any]) -> None:
+    """Look at the first table of each kind: a misspelt column should not cost a night.
+
+    Args:
+        shards: What is read.
+        reader: Arguments of `read_documents`.
+
+    Raises:
+        DatasetError: If a column is not there that is named, or says nothing of these inputs.
+    """
+    named = [name for name in ("text", "uri", "image", "audio") if reader.get(name)]
+    if named and shards and all(shard.kind == "tar" for shard in shards):
+        raise DatasetError(
+            f"{named[0]}={reader[named[0]]!r} says nothing of tars: of a sample the image is embedded, or the sound; "
+            "captions are embedded as the column 'text' of rows, columns={…}"
+        )
+    for kind in ("csv", "parquet"):
+        shard = next((shard for shard in shards if shard.kind == kind), None)
+        if shard is None:
+            continue
+        try:
+            there = schema_of([shard]).names
+        except DatasetError:  # a broken file is a failure, not the end of the job
+            continue
+        try:
+            names = {field: reader.get(field) for field in READER_OPTIONS if field != "tags"}
+            choose_columns(there, names, reader.get("tags", ()), shard.paths[0])
+        except RowError as err:
+            raise DatasetError(str(err)) from err

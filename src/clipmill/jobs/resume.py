@@ -1,0 +1,162 @@
+"""What an earlier start of a job left, what of it counts, and what is still to be done."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..datasets.dataset import read_job
+from ..datasets.directory import ATTEMPTS, JOB, OWN, PLAN, SUCCESS, is_orphan, is_own
+from ..datasets.formats.shard_writer import MANIFESTS, manifest_name
+from ..datasets.inputs.planning import number_of, read_plan
+from ..datasets.inputs.shards import Shard
+from ..errors import DatasetError
+from ..files.file_systems import Folder, dataset_errors
+from ..files.lock import LOCK
+from ..files.plain import json_object
+
+NEW, CHANGED, UNFINISHED, DAMAGED = "new input", "changed input", "not finished", "damaged files"
+FOREIGN = "made by another job"
+"""Why a shard is done."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Earlier:
+    """What an earlier start of a job wrote before its first shard.
+
+    Attributes:
+        description: `_job.json`.
+        plan: Its shards.
+    """
+
+    description: Mapping[str, Any]
+    plan: tuple[Shard, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far a job is, before it goes on.
+
+    Attributes:
+        shards: All of it, in order.
+        to_do: Those without files that count, in order.
+        reasons: Why those are done: how many for which of `NEW`, `CHANGED`, `UNFINISHED`, `DAMAGED`,
+            `FOREIGN`.
+        rows: Rows of the input that the others have taken in.
+        gone: Finished shards of the earlier plan whose input is there no more.
+        leftovers: Files in the directory that no shard accounts for; they are deleted.
+        weights: SHA-256 of the weights that made what is there; None if nothing says so.
+        finished: Whether the earlier job came to its end.
+    """
+
+    shards: Sequence[Shard]
+    to_do: Sequence[Shard]
+    reasons: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    rows: int = 0
+    gone: int = 0
+    leftovers: Sequence[str] = ()
+    weights: str | None = None
+    finished: bool = False
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is nothing left to do, not even to say so."""
+        foreign = any(name.startswith(f"{MANIFESTS}/") for name in self.leftovers)
+        return self.finished and not self.to_do and not self.gone and not foreign
+
+    @property
+    def done(self) -> int:
+        """How many shards were there."""
+        return len(self.shards) - len(self.to_do)
+
+
+def read_earlier(directory: str) -> Earlier | None:
+    """Return what an earlier start of a job left in a directory; None if it left nothing to go on with.
+
+    Raises:
+        DatasetError: If there is a dataset that was made without a plan, or the description or the plan is damaged.
+    """
+    folder = Folder.of(directory)
+    names = [name for name in folder.list() if name != LOCK and not is_orphan(name)]
+    if JOB not in names or (set(names) <= {JOB} and is_own(folder)):
+        return None  # what stands there otherwise is refused by whoever makes the directory ready
+    description = read_job(directory)
+    plan = read_plan(folder)
+    if plan is None:
+        raise DatasetError(
+            f"{folder.url} holds a dataset without a plan of its shards ({PLAN}), as WriteEmbeddings makes them, which "
+            "cannot be resumed; choose another directory, or replace it with overwrite=True (--overwrite)"
+        )
+    return Earlier(description, tuple(plan))
+
+
+def look_back(directory: str, shards: Sequence[Shard], earlier: Earlier) -> Progress:
+    """Find out which shards are whole: their manifest was made of this input, and its files have the sizes it names.
+
+    Args:
+        directory: Path or URL of the dataset.
+        shards: What the job consists of now.
+        earlier: What it was begun with.
+
+    Raises:
+        DatasetError: If the directory cannot be read.
+    """
+    folder = Folder.of(directory)
+    sizes = folder.list()
+    manifests = _manifests(folder, sizes)
+    before = {number_of(shard): shard for shard in earlier.plan}
+    accounted = {JOB, PLAN, SUCCESS, LOCK}
+    to_do, reasons, whole = [], collections.Counter[str](), []
+    for shard in shards:
+        manifest = manifests.get(manifest_name(shard.name))
+        reason = _reason(shard, before.get(number_of(shard)), manifest, sizes)
+        if reason is None and (manifest or {}).get("signature") != earlier.description.get("signature"):
+            reason = FOREIGN
+        if reason is None and manifest is not None:
+            whole.append(manifest)
+            accounted |= {manifest_name(shard.name), *(file["name"] for file in manifest["files"])}
+            continue
+        to_do.append(shard)
+        reasons[str(reason)] += 1
+    marked = {f"{ATTEMPTS}/{shard.name}" for shard in to_do}
+    accounted |= {name for name in sizes if name.rsplit(".", 2)[0] in marked}
+    leftovers = [name for name in sizes if name not in accounted and (OWN.fullmatch(name) or is_orphan(name))]
+    there = {number_of(shard) for shard in shards}
+    return Progress(
+        shards=shards,
+        to_do=to_do,
+        reasons=dict(reasons),
+        rows=sum(manifest.get("input_rows") or 0 for manifest in whole),
+        gone=sum(number not in there and manifest_name(shard.name) in sizes for number, shard in before.items()),
+        leftovers=leftovers,
+        weights=next(filter(None, ((one.get("resolved") or {}).get("weights_sha256") for one in whole)), None),
+        finished=SUCCESS in sizes,
+    )
+
+
+def _manifests(folder: Folder, names: Mapping[str, int]) -> dict[str, dict[str, Any] | None]:
+    """Return the manifests by name; None for one that is damaged."""
+    there = [name for name in names if name.startswith(f"{MANIFESTS}/") and OWN.fullmatch(name)]
+    with dataset_errors("read the manifests of", folder.url):
+        contents = folder.fs.cat([folder.at(name) for name in there]) if there else {}
+    return {name: json_object(contents[folder.at(name)]) for name in there}
+
+
+def _reason(
+    shard: Shard, before: Shard | None, manifest: Mapping[str, Any] | None, sizes: Mapping[str, int]
+) -> str | None:
+    """Return why a shard is done, None if its files count."""
+    if before is None:
+        return NEW
+    if before.identity() != shard.identity():
+        return CHANGED
+    if manifest_name(shard.name) not in sizes:
+        return UNFINISHED
+    if manifest is None or not isinstance(manifest.get("files"), list):
+        return DAMAGED
+    if manifest.get("shard") != shard.identity():
+        return CHANGED
+    is_whole = all(sizes.get(file.get("name")) == file.get("bytes") for file in manifest["files"])
+    return None if is_whole else DAMAGED

@@ -1,0 +1,158 @@
+"""Image content of every accepted kind becomes one Pillow image, or a `RowError` that says why not."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ..failures import Code, RowError, Stage
+
+# Pillow warns of large images and of odd metadata, in threads where warnings cannot be caught; our limit is an option.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", module=r"PIL\..*")
+
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
+"""Formats that are decoded. Pillow knows more, some by running other programs (EPS): not for strangers' files."""
+
+_SNIFFED = (
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"GIF87a", "image/gif"),
+    (b"GIF89a", "image/gif"),
+    (b"BM", "image/bmp"),
+    (b"II*\x00", "image/tiff"),
+    (b"MM\x00*", "image/tiff"),
+)
+
+
+def sniff_media_type(data: bytes) -> str | None:
+    """Tell an image's media type by its first bytes; None where they are no image that is decoded here."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    return next((media_type for magic, media_type in _SNIFFED if data.startswith(magic)), None)
+
+
+def open_image(
+    content: Any, *, max_pixels: int, apply_exif: bool = False, reduced_to: tuple[int, int] | None = None
+) -> Image.Image:
+    """Decode or wrap one image.
+
+    Args:
+        content: Encoded bytes; an (H, W, 3) RGB array, uint8 or float in [0, 1]; or a Pillow image.
+        max_pixels: Larger images are refused before they are decoded.
+        apply_exif: Turn the image as its EXIF orientation says.
+        reduced_to: Width and height that a JPEG file may be reduced to while it is decoded.
+
+    Returns:
+        A loaded Pillow image in the mode of its file (16-bit greyscale scaled to 8 bits); the first frame of several.
+
+    Raises:
+        RowError: `empty`, `undecodable`, `unsupported`, `too_large`, `wrong_shape` or `out_of_range`.
+    """
+    if isinstance(content, Image.Image):
+        image = content
+        check_pixels(image.size, max_pixels)
+    elif isinstance(content, bytes | bytearray | memoryview):
+        image = _decode(bytes(content), max_pixels, reduced_to)
+    elif isinstance(content, np.ndarray):
+        image = from_array(content, max_pixels=max_pixels)
+    else:
+        raise RowError(
+            Stage.DECODE,
+            Code.UNSUPPORTED,
+            f"an image is encoded bytes, an array, a Pillow image or a URI, got {type(content).__name__}",
+        )
+    if apply_exif:
+        image = ImageOps.exif_transpose(image)
+    return _to_eight_bits(image)
+
+
+def _decode(data: bytes, max_pixels: int, reduced_to: tuple[int, int] | None) -> Image.Image:
+    if not data:
+        raise RowError(Stage.DECODE, Code.EMPTY, "the image has zero bytes")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        check_pixels(image.size, max_pixels)
+        if reduced_to is not None:
+            image.draft(image.mode, reduced_to)
+        image.load()
+    except RowError:
+        raise
+    except Image.DecompressionBombError as err:
+        raise RowError(Stage.DECODE, Code.TOO_LARGE, f"Pillow takes the image for a decompression bomb: {err}") from err
+    except UnidentifiedImageError as err:
+        raise RowError(
+            Stage.DECODE,
+            Code.UNDECODABLE,
+            f"{len(data)} bytes that begin with {data[:8]!r} are no image of a known format ({', '.join(FORMATS)})",
+        ) from err
+    except MemoryError:
+        raise
+    except Exception as err:  # decoders raise OSError, SyntaxError, ValueError, struct.error, …: all mean this file
+        raise RowError(Stage.DECODE, Code.UNDECODABLE, f"the image cannot be decoded: {err}") from err
+    return image
+
+
+def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
+    """Refuse an image that is larger than allowed, or has no pixels.
+
+    Raises:
+        RowError: `too_large` or `wrong_shape`.
+    """
+    width, height = size
+    if width * height > max_pixels:
+        raise RowError(
+            Stage.DECODE,
+            Code.TOO_LARGE,
+            f"the image has {width} x {height} pixels, allowed are {max_pixels:,} (option max_image_pixels)",
+        )
+    if width == 0 or height == 0:
+        raise RowError(Stage.DECODE, Code.WRONG_SHAPE, f"the image has {width} x {height} pixels")
+
+
+def from_array(array: np.ndarray, *, max_pixels: int) -> Image.Image:
+    """Wrap an (H, W, 3) RGB array, uint8 or float in [0, 1], as a Pillow image.
+
+    Raises:
+        RowError: `wrong_shape` for other ranks or channel counts, `out_of_range` for NaN or other ranges,
+            `unsupported` for other dtypes.
+    """
+    if array.ndim != 3 or array.shape[2] != 3:
+        raise RowError(
+            Stage.PREPROCESS,
+            Code.WRONG_SHAPE,
+            f"an image array has shape (height, width, 3) in RGB, got {array.shape}",
+        )
+    check_pixels((array.shape[1], array.shape[0]), max_pixels)
+    if array.dtype == np.uint8:
+        return Image.fromarray(np.ascontiguousarray(array))
+    if not np.issubdtype(array.dtype, np.floating):
+        raise RowError(
+            Stage.PREPROCESS, Code.UNSUPPORTED, f"an image array is uint8 or float in [0, 1], got {array.dtype}"
+        )
+    low, high = float(np.min(array)), float(np.max(array))
+    if not (low >= 0.0 and high <= 1.0):  # written so that NaN fails too
+        raise RowError(
+            Stage.PREPROCESS,
+            Code.OUT_OF_RANGE,
+            f"a float image array holds values from 0 to 1, got {low:.4g} to {high:.4g}"
+            " (for values from 0 to 255 pass uint8; for normalised ones use preprocess=False)",
+        )
+    return Image.fromarray(np.rint(array * 255.0).astype(np.uint8))
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """Scale 16-bit greyscale to 8 bits, which Pillow's own conversion would clip to white."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise RowError(
+            Stage.DECODE,
+            Code.UNSUPPORTED,
+            f"32-bit grey levels (mode {image.mode}) have no agreed range; convert to 8 or 16 bits",
+        )
+    return image

@@ -1,0 +1,199 @@
+"""From a Pillow image to the uint8 crop that a model's graph begins with, as the reference resizes it.
+
+The steps are those of the references. open_clip resizes in the file's own mode, crops the centre, then converts to RGB;
+transformers converts first. Scaling by 1/255, mean and standard deviation follow in the graph, so that a crop travels
+as bytes.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+from ..failures import Code, RowError, Stage
+from ..models.catalog.tables import Preprocessing
+
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_MAX_ENLARGEMENT = 64
+"""Resized images of more than this many crops' pixels (very long ones) are resized only where they are kept."""
+
+
+def crop_image(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    """Resize and crop an image as its model's reference does: open_clip's validation transform, or HF's on PIL.
+
+    Args:
+        image: Any 8-bit mode.
+        preprocessing: The model's size, filter, resize mode and order of steps.
+
+    Returns:
+        RGB, (S, S, 3) uint8, contiguous; equal to the reference's to the bit, except for very long images,
+        which may differ by one grey level (they are resized only inside the crop).
+    """
+    size, target = preprocessing.image_size, preprocessing.resize_to or preprocessing.image_size
+    resample = _FILTERS[preprocessing.interpolation]
+    if preprocessing.rgb != "last":
+        image = _to_rgb(image, on_white=preprocessing.rgb == "on_white")
+    if preprocessing.resize_mode == "longest":
+        image = _pad(_resize(image, _fit_longest(image.size, size), resample), size, preprocessing.fill)
+    else:
+        squash = preprocessing.resize_mode == "squash"
+        resized = (target, target) if squash else _fit_shortest(image.size, target)
+        image = _resize_and_crop(image, resized, size, resample, preprocessing.crop_offset)
+    return np.array(_to_rgb(image), order="C")  # a copy that owns its memory: the image can go
+
+
+def crop_pixels(pixels: np.ndarray, size: tuple[int, int], preprocessing: Preprocessing) -> np.ndarray | None:
+    """Resize and crop decoded pixels as `crop_image` does, by torch's antialiased resizing of bytes: six times as fast.
+
+    Args:
+        pixels: RGB, (height, width, 3) uint8, contiguous; the image, or a reduction of it.
+        size: Width and height of the image.
+        preprocessing: As for `crop_image`.
+
+    Returns:
+        RGB, (S, S, 3) uint8, contiguous, within two grey levels of `crop_image`'s, seldom over one, where nothing was
+        reduced. None where it does not apply: without torch, for very long images and those smaller than the crop.
+    """
+    resize = _byte_resizer()
+    if resize is None:
+        return None
+    target, crop_size = preprocessing.resize_to or preprocessing.image_size, preprocessing.image_size
+    filter_name = preprocessing.interpolation
+    if preprocessing.resize_mode == "longest":
+        resized = resize(pixels, _fit_longest(size, crop_size), filter_name)
+        if resized.shape[:2] == (crop_size, crop_size):
+            return resized
+        canvas = np.full((crop_size, crop_size, 3), preprocessing.fill, np.uint8)
+        top, left = ((crop_size - length) // 2 for length in resized.shape[:2])
+        canvas[top : top + resized.shape[0], left : left + resized.shape[1]] = resized
+        return canvas
+    wanted = (target, target) if preprocessing.resize_mode == "squash" else _fit_shortest(size, target)
+    if wanted[0] * wanted[1] > _MAX_ENLARGEMENT * crop_size * crop_size:
+        return None
+    left, top = _corner(wanted, crop_size, preprocessing.crop_offset)
+    if left < 0 or top < 0:
+        return None
+    return np.array(resize(pixels, wanted, filter_name)[top : top + crop_size, left : left + crop_size], order="C")
+
+
+def has_byte_resizer() -> bool:
+    """Tell whether `crop_pixels` can do anything here."""
+    return _byte_resizer() is not None
+
+
+@functools.cache
+def _byte_resizer() -> Callable[[np.ndarray, tuple[int, int], str], np.ndarray] | None:
+    """Return what resizes (height, width, 3) bytes to (width, height) with a filter; None without torch."""
+    try:
+        import torch
+    except ImportError:  # exported directories run without it
+        return None
+
+    def resize(pixels: np.ndarray, size: tuple[int, int], filter_name: str) -> np.ndarray:
+        if pixels.shape[1::-1] == size:
+            return pixels
+        # as rows of pixels: that layout is resized by one thread, with vector instructions
+        image = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
+        scaled = torch.nn.functional.interpolate(image, size=size[::-1], mode=filter_name, antialias=True)
+        array: np.ndarray = scaled[0].permute(1, 2, 0).numpy()
+        return array
+
+    return resize
+
+
+def _corner(resized: tuple[int, int], size: int, offset: str) -> tuple[int, int]:
+    """Return left and top of the crop."""
+    halve = math.floor if offset == "floor" else round  # `round` is half to even, as torchvision's centre crop
+    left, top = (halve((length - size) / 2.0) for length in resized)
+    return left, top
+
+
+def _to_rgb(image: Image.Image, *, on_white: bool = False) -> Image.Image:
+    if on_white and ("A" in image.getbands() or image.info.get("transparency") is not None):
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _resize(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+    return image if image.size == size else image.resize(size, resample)
+
+
+def _fit_shortest(size: tuple[int, int], target: int) -> tuple[int, int]:
+    width, height = size
+    return (target, int(target * height / width)) if width <= height else (int(target * width / height), target)
+
+
+def _resize_and_crop(
+    image: Image.Image, resized: tuple[int, int], size: int, resample: Image.Resampling, offset: str
+) -> Image.Image:
+    left, top = _corner(resized, size, offset)
+    if resized[0] * resized[1] > _MAX_ENLARGEMENT * size * size:
+        return _resize_part(image, resized, (left, top), size, resample)
+    return _resize(image, resized, resample).crop((left, top, left + size, top + size))
+
+
+def _resize_part(
+    image: Image.Image, resized: tuple[int, int], corner: tuple[int, int], size: int, resample: Image.Resampling
+) -> Image.Image:
+    """Return the crop of a resized image without resizing the rest.
+
+    Pillow takes the box in single precision, so the neighbourhood is cut out first: small numbers lose no digits.
+    """
+    boxes = []
+    for length, new, start in zip(image.size, resized, corner, strict=True):
+        scale = length / new
+        margin = 2 + int(2 * max(scale, 1.0)) + 1  # bicubic looks at two source pixels, scaled, to either side
+        first = max(0, int(start * scale) - margin)
+        last = min(length, int((start + size) * scale) + margin + 1)
+        boxes.append((first, last, start * scale - first, min((start + size) * scale - first, last - first)))
+    (x0, x1, left, right), (y0, y1, top, bottom) = boxes
+    part = image.crop((x0, y0, x1, y1))
+    return part.resize((size, size), resample, box=(left, top, right, bottom))
+
+
+def _fit_longest(size: tuple[int, int], target: int) -> tuple[int, int]:
+    ratio = max(size) / target
+    return max(1, round(size[0] / ratio)), max(1, round(size[1] / ratio))
+
+
+def _pad(image: Image.Image, size: int, fill: int) -> Image.Image:
+    if image.size == (size, size):
+        return image
+    bands = len(image.getbands())
+    canvas = Image.new(image.mode, (size, size), fill if bands == 1 else (fill,) * bands)
+    if image.mode == "P" and image.palette is not None:
+        canvas.putpalette(image.getpalette() or [])
+    canvas.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
+    return canvas
+
+
+def normalised_array(array: np.ndarray, size: int) -> np.ndarray:
+    """Check an image that was preprocessed by its owner.
+
+    Args:
+        array: Normalised float32, (3, S, S) or (S, S, 3), told by the shape.
+        size: S, the model's image size.
+
+    Returns:
+        The same values, (3, S, S) float32, contiguous.
+
+    Raises:
+        RowError: `unsupported`, `wrong_shape` or `out_of_range`, saying what was expected and got.
+    """
+    expected = f"with preprocess=False an image is a float32 array (3, {size}, {size}) or ({size}, {size}, 3)"
+    if not isinstance(array, np.ndarray):
+        raise RowError(Stage.PREPROCESS, Code.UNSUPPORTED, f"{expected}, got {type(array).__name__}")
+    if array.dtype != np.float32:
+        raise RowError(Stage.PREPROCESS, Code.UNSUPPORTED, f"{expected}, got dtype {array.dtype}")
+    if array.shape == (size, size, 3):
+        array = array.transpose(2, 0, 1)
+    elif array.shape != (3, size, size):
+        raise RowError(Stage.PREPROCESS, Code.WRONG_SHAPE, f"{expected}, got shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise RowError(Stage.PREPROCESS, Code.OUT_OF_RANGE, f"{expected}, got one with NaN or infinite values")
+    return np.ascontiguousarray(array)

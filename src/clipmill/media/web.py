@@ -1,0 +1,350 @@
+"""The client for http(s): it connects to the very address that it has checked, and gives up at the deadline.
+
+A document's URL comes from a stranger, and a general client looks the name up itself (what was checked needn't be what
+it connects to), follows redirects anywhere, and counts its time-out from one byte to the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import email.utils
+import functools
+import importlib.metadata
+import itertools
+import logging
+import random
+import socket
+import ssl
+import time
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ..errors import MissingExtraError
+from ..failures import Code, RowError
+from .fetch import Deadline, Fetched, PassingError, inflate
+from .uri import WebAddress, fetch_error, is_public, literal_address, proxy_options, scheme_of, shown
+
+try:
+    import httpcore
+except ImportError as err:
+    raise MissingExtraError("httpcore", "remote", "fetching http:// and https:// URIs") from err
+
+if TYPE_CHECKING:
+    from .fetch import FetchPolicy
+
+# From a host's name and a port to its numeric addresses; OSError where there are none.
+Resolver = Callable[[str, int], list[str]]
+# From a numeric address, a port and seconds to an open connection; httpcore's errors.
+Connector = Callable[[str, int, float | None], httpcore.NetworkStream]
+
+_LOGGER = logging.getLogger(__name__)
+_REDIRECTS = (301, 302, 303, 307, 308)
+_PASSING_STATUSES = (408, 425, 429)  # beside every 5xx
+_MAX_CONNECTIONS = 64  # more than the decoding threads of any worker
+_KEEP_ALIVE_S = 15.0
+_FIRST_PAUSE_S = 0.25
+_MAX_DRAINED_CHUNKS = 4  # reading the rest of a short error page is cheaper than a new connection
+
+# Not the connection's, which outlives a fetch; httpcore works for a request in the thread that asked for it.
+_DEADLINE: ContextVar[Deadline | None] = ContextVar("clipmill-fetch-deadline", default=None)
+
+
+def resolve(host: str, port: int) -> list[str]:
+    """Look a host's name up, or read a number in any of the spellings that the system's resolver takes."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+def connect(address: str, port: int, timeout: float | None) -> httpcore.NetworkStream:
+    """Open a TCP connection to a numeric address."""
+    return httpcore.SyncBackend().connect_tcp(address, port, timeout=timeout)
+
+
+class _ForbiddenAddressError(Exception):
+    """A host has no address that may be connected to."""
+
+
+class _Stream(httpcore.NetworkStream):
+    """A connection on which nothing outlasts the deadline of the fetch that uses it."""
+
+    def __init__(self, stream: httpcore.NetworkStream) -> None:
+        self._stream = stream
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, _time_left(timeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, _time_left(timeout))
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        return _Stream(self._stream.start_tls(ssl_context, server_hostname, _time_left(timeout)))
+
+    def get_extra_info(self, info: str) -> object:
+        return self._stream.get_extra_info(info)
+
+
+def _time_left(timeout: float | None) -> float | None:
+    deadline = _DEADLINE.get()
+    if deadline is None:
+        return timeout
+    left = deadline.remaining()
+    if left <= 0:
+        raise httpcore.ReadTimeout("the deadline has passed")
+    return left if timeout is None else min(left, timeout)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Backend(httpcore.NetworkBackend):
+    """Looks a name up once and connects to one of those of its addresses that are allowed; one such is enough."""
+
+    resolve: Resolver
+    connect: Connector
+    allow_private: bool
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        host = host.strip("[]")
+        deadline = _DEADLINE.get() or Deadline(timeout or 30.0)
+        try:
+            found = deadline.run(lambda: self.resolve(host, port))  # the system's resolver knows no time limit
+        except TimeoutError as err:
+            raise httpcore.ConnectTimeout("the look-up of the host's name") from err
+        except OSError as err:
+            raise httpcore.ConnectError(f"the host's name could not be looked up: {err.strerror or err}") from err
+        addresses = [address for address in found if self.allow_private or is_public(address)]
+        if not addresses:
+            raise _ForbiddenAddressError(f"{host!r} is at {', '.join(found)}, which is not a public address")
+        for left in range(len(addresses), 0, -1):
+            share = max(0.0, deadline.remaining()) / left
+            try:
+                return _Stream(self.connect(addresses[-left], port, _time_left(share)))
+            except (httpcore.ConnectError, httpcore.ConnectTimeout):
+                if left == 1:
+                    raise
+        raise AssertionError("unreachable")
+
+
+class HttpClient:
+    """Fetches pages over pooled connections; safe to share between threads, not between processes.
+
+    Proxies are taken from the environment when the client is made. A proxy looks names up itself and is trusted to
+    refuse what is private; numeric addresses are checked all the same, and this machine's own never go to it.
+
+    Args:
+        allow_private_addresses: Whether addresses that are not public may be connected to.
+        resolve: Looks names up.
+        connect: Opens connections.
+        sleep: Waits between two tries.
+    """
+
+    def __init__(
+        self,
+        *,
+        allow_private_addresses: bool = False,
+        resolve: Resolver = resolve,
+        connect: Connector = connect,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._allow_private = allow_private_addresses
+        self._sleep = sleep
+        tls = httpcore.default_ssl_context()
+        common: Any = {"max_connections": _MAX_CONNECTIONS, "keepalive_expiry": _KEEP_ALIVE_S, "ssl_context": tls}
+        backend = _Backend(resolve, connect, allow_private_addresses)
+        self._direct = httpcore.ConnectionPool(network_backend=backend, **common)
+        self._proxies: dict[str, httpcore.ConnectionPool] = {}
+        to_proxy = _Backend(resolve, connect, allow_private=True)  # a proxy commonly is at a private address
+        environment = urllib.request.getproxies_environment()
+        for scheme in ("http", "https"):
+            if proxy := environment.get(scheme) or environment.get("all"):
+                self._proxies[scheme] = httpcore.HTTPProxy(**proxy_options(proxy), network_backend=to_proxy, **common)
+        if self._proxies and not allow_private_addresses:
+            _LOGGER.warning(
+                "a proxy fetches %s and looks names up itself: it is trusted to refuse private addresses",
+                " and ".join(f"{scheme}://" for scheme in self._proxies),
+            )
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an HttpClient holds open connections and can't be pickled: make one where it is used")
+
+    def close(self) -> None:
+        """Close the connections that are open; the next fetch opens its own."""
+        for pool in (self._direct, *self._proxies.values()):
+            pool.close()
+
+    def get(self, uri: str, policy: FetchPolicy, *, schemes: tuple[str, ...] = ("http", "https")) -> Fetched:
+        """Fetch a page, again after failures that may pass, as long as the policy's time lasts.
+
+        Args:
+            uri: An http(s) URI.
+            policy: Limits; whether private addresses are allowed is the client's.
+            schemes: The schemes that this URI and those that it redirects to may have.
+
+        Raises:
+            RowError: See `fetch`.
+        """
+        attempt, deadline = 0, Deadline(policy.timeout_s)
+        token = _DEADLINE.set(deadline)
+        try:
+            while True:
+                try:
+                    return self._follow(uri, policy, schemes)
+                except PassingError as err:
+                    # Drawn, so that workers which failed together don't come back together.
+                    pause = max(_FIRST_PAUSE_S * 2**attempt * random.uniform(0.75, 1.25), err.retry_after_s or 0.0)
+                    if attempt == policy.retries or pause >= deadline.remaining():
+                        raise _final(err, attempt + 1) from err
+                self._sleep(pause)
+                attempt += 1
+        finally:
+            _DEADLINE.reset(token)
+
+    def _follow(self, uri: str, policy: FetchPolicy, schemes: tuple[str, ...]) -> Fetched:
+        where, target = shown(uri), uri
+        for _ in range(policy.max_redirects + 1):
+            if scheme_of(target) not in schemes:
+                raise fetch_error(Code.FORBIDDEN_URI, f"{where}: only {' and '.join(schemes)} may be redirected to")
+            address = WebAddress.parse(target)
+            with _failures_of(where, policy), self._request(address) as response:
+                location = _header(response, b"location")
+                if response.status not in _REDIRECTS or not location:
+                    return _read_response(response, where, policy)
+                _drain(response)
+            target = address.join(location)
+            where = f"{shown(uri)} (redirected to {shown(target)})"
+        raise fetch_error(Code.FETCH_FAILED, f"{where}: more than max_redirects={policy.max_redirects}")
+
+    def _request(self, address: WebAddress) -> contextlib.AbstractContextManager[httpcore.Response]:
+        pool, host = self._pool_for(address)
+        return pool.stream(
+            "GET",
+            httpcore.URL(scheme=address.scheme, host=host, port=address.port, target=address.target),
+            headers={
+                "Host": address.authority,
+                "User-Agent": _user_agent(),
+                "Accept-Encoding": "identity",  # pictures and sound are compressed already
+            },
+            extensions={"timeout": dict.fromkeys(("connect", "read", "write", "pool"), _time_left(None))},
+        )
+
+    def _pool_for(self, address: WebAddress) -> tuple[httpcore.ConnectionPool, str]:
+        """Return the pool for an address, and the host as that pool wants it."""
+        proxy = self._proxies.get(address.scheme)
+        number = literal_address(address.host)
+        own = f".{address.host}".rstrip(".").endswith(".localhost") or (number and number.is_loopback)
+        if proxy is None or own or urllib.request.proxy_bypass(address.authority):
+            return self._direct, address.host
+        if number and not self._allow_private and not is_public(str(number)):
+            raise _ForbiddenAddressError(f"{address.host!r} is at {number}, which is not a public address")
+        return proxy, address.bracketed_host
+
+
+def _final(err: PassingError, attempts: int) -> RowError:
+    wait = f"; the server asks to wait {err.retry_after_s:g} s" if err.retry_after_s else ""
+    tried = f" (tried {attempts} times)" if attempts > 1 else ""
+    return fetch_error(Code.FETCH_FAILED, f"{err.failure.message}{wait}{tried}", transient=True)
+
+
+@contextlib.contextmanager
+def _failures_of(where: str, policy: FetchPolicy) -> Iterator[None]:
+    """Turn what may go wrong on the way into the row's failure."""
+    try:
+        yield
+    except _ForbiddenAddressError as err:
+        raise fetch_error(
+            Code.FORBIDDEN_URI, f"{where}: {err}; allow_private_addresses=True (--allow-private-addresses) allows it"
+        ) from err
+    except httpcore.TimeoutException as err:
+        raise PassingError(f"{where}: took longer than fetch_timeout_s={policy.timeout_s:g}") from err
+    except UnicodeError as err:  # what the resolver says of a label of more than 63 letters
+        raise fetch_error(Code.MALFORMED, f"{where}: not a valid host name: {err}") from err
+    except httpcore.ProxyError as err:
+        message = f"{where}: the proxy refuses: {err}"
+        if str(err).startswith(("5", *map(str, _PASSING_STATUSES))):
+            raise PassingError(message) from err
+        raise fetch_error(Code.FETCH_FAILED, message) from err
+    except httpcore.NetworkError as err:
+        if err.args and isinstance(err.args[0], ssl.SSLCertVerificationError):
+            reason = f"the server's certificate is not valid: {err.args[0].verify_message}"
+            raise fetch_error(Code.FETCH_FAILED, f"{where}: {reason}") from err
+        raise PassingError(f"{where}: connection failed: {err}") from err
+    except httpcore.RemoteProtocolError as err:
+        raise PassingError(f"{where}: the answer was cut off or is not HTTP: {err}") from err
+    except httpcore.LocalProtocolError as err:
+        raise fetch_error(Code.MALFORMED, f"{where}: no request can be made of this: {err}") from err
+
+
+def _read_response(response: httpcore.Response, where: str, policy: FetchPolicy) -> Fetched:
+    if not 200 <= response.status < 300:
+        _drain(response)
+        raise _status_error(response.status, where, _retry_after_s(_header(response, b"retry-after")))
+    declared = _header(response, b"content-length")
+    if declared.isdecimal() and int(declared) > policy.max_bytes:
+        raise fetch_error(Code.TOO_LARGE, f"{where}: {declared} bytes, more than max_fetch_bytes={policy.max_bytes}")
+    encoding = _header(response, b"content-encoding").lower()
+    chunks: Iterable[bytes] = response.iter_stream()
+    if encoding not in ("", "identity"):
+        if encoding not in ("gzip", "x-gzip", "deflate"):
+            message = f"{where}: the server sends Content-Encoding {encoding!r} unasked; identity and gzip are read"
+            raise fetch_error(Code.FETCH_FAILED, message)
+        chunks = inflate(chunks, where, policy.max_bytes)
+    body = bytearray()
+    for chunk in chunks:
+        body += chunk
+        if len(body) > policy.max_bytes:
+            raise fetch_error(Code.TOO_LARGE, f"{where}: more than max_fetch_bytes={policy.max_bytes}")
+    media_type = _header(response, b"content-type").partition(";")[0].strip().lower()
+    return Fetched(bytes(body), media_type or None)
+
+
+def _status_error(status: int, where: str, retry_after_s: float | None) -> RowError:
+    if status in (404, 410):
+        return fetch_error(Code.NOT_FOUND, f"{where}: the server answers {status}, there is no such page")
+    if status >= 500 or status in _PASSING_STATUSES:
+        return PassingError(f"{where}: the server answers {status}", retry_after_s)
+    hints = {401: "; it wants a login", 403: "; it does not give this to everybody"}
+    return fetch_error(Code.FETCH_FAILED, f"{where}: the server answers {status}{hints.get(status, '')}")
+
+
+def _header(response: httpcore.Response, name: bytes) -> str:
+    for key, value in response.headers:
+        if key.lower() == name:
+            return value.decode("utf-8", "replace").strip()
+    return ""
+
+
+def _retry_after_s(value: str) -> float | None:
+    """Read Retry-After, which is a number of seconds or a date."""
+    if value.isascii() and value.isdecimal():
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
+
+
+def _drain(response: httpcore.Response) -> None:
+    with contextlib.suppress(httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError):
+        for _ in itertools.islice(response.iter_stream(), _MAX_DRAINED_CHUNKS):
+            pass
+
+
+@functools.cache
+def _user_agent() -> str:
+    try:
+        return f"clipmill/{importlib.metadata.version('clipmill')}"
+    except importlib.metadata.PackageNotFoundError:  # run from a source tree
+        return "clipmill/0"

@@ -1,0 +1,75 @@
+"""What a session counts: the same names in every engine's metrics."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Iterable
+
+from ..failures import Failure
+
+
+@dataclasses.dataclass(slots=True)
+class Stats:
+    """Counts of one session, or summed over several.
+
+    Attributes:
+        rows: Rows pushed.
+        embedded: Values that got a vector; a row with two columns has two.
+        given: Values whose vectors were there already.
+        cache_hits: Values whose vectors were taken from equal ones: see `vector_cache`.
+        cache_misses: Values that could have been, and were the first of their kind.
+        nulls: Values that were null and gave a null vector.
+        failed: Values that failed, by reason code.
+        batches: Calls of the model.
+        batch_rows: How many of those calls had how many rows.
+        fetch_msec: Milliseconds spent fetching, summed over threads.
+        decode_msec: Milliseconds spent decoding and tokenising, summed over threads.
+        encode_msec: Milliseconds spent in the model.
+        truncated_texts: Texts cut to the context length.
+        out_of_memory_retries: Micro-batches halved because memory ran out.
+    """
+
+    rows: int = 0
+    embedded: int = 0
+    given: int = 0
+    cache_hits: int = 0
+    cache_misses: int = 0
+    nulls: int = 0
+    failed: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    batches: int = 0
+    batch_rows: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
+    fetch_msec: float = 0.0
+    decode_msec: float = 0.0
+    encode_msec: float = 0.0
+    truncated_texts: int = 0
+    out_of_memory_retries: int = 0
+
+    def count_batch(self, rows: int) -> None:
+        """Count one call of the model."""
+        self.batches += 1
+        self.batch_rows[rows] += 1
+
+    def count_failure(self, failure: Failure) -> None:
+        """Count one failed value."""
+        self.failed[str(failure.code)] += 1
+
+    def count_new(self, failures: Iterable[Failure], outcomes: Iterable[object]) -> None:
+        """Count failures of a row that no session counted.
+
+        Args:
+            failures: What failed of the row and inside it.
+            outcomes: What its session gave out; the failures among them were counted there.
+        """
+        counted = {(one.stage, one.code, one.message) for one in outcomes if isinstance(one, Failure)}
+        for failure in failures:
+            if (failure.stage, failure.code, failure.message) not in counted:
+                self.count_failure(failure)
+
+    def take(self) -> Stats:
+        """Return what was counted since the last call, and start again from zero."""
+        taken = dataclasses.replace(self)
+        for field in dataclasses.fields(self):
+            fresh = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            setattr(self, field.name, fresh)
+        return taken

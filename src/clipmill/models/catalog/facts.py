@@ -1,0 +1,206 @@
+"""What is known of a model before it is loaded: `facts_of` asks the tables, the package, or the model's own files."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import json
+import math
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import SpecError, WeightsError
+from . import hugging_face, mclip, tables
+from .tables import Preprocessing
+
+if TYPE_CHECKING:
+    from .names import ModelRef
+
+_CLIP = frozenset({"text", "image"})
+MODALITIES = _CLIP | {"audio"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What is known of a model before it is loaded.
+
+    Attributes:
+        dim: Values in a vector.
+        modalities: What can be embedded: `text`, `image`, `audio`.
+        preprocessing: How images are prepared, None without an image tower or where its owner alone knows.
+        image_size: Side of the image crop in pixels, None without an image tower.
+        context_length: Tokens that a text may have, None without a text tower.
+        parameters: Number of parameters, None where it is not known.
+        licence: Licence of the weights, None where it is not known.
+    """
+
+    dim: int
+    modalities: frozenset[str]
+    preprocessing: Preprocessing | None = None
+    image_size: int | None = None
+    context_length: int | None = None
+    parameters: int | None = None
+    licence: str | None = None
+
+
+@functools.lru_cache(maxsize=1024)
+def facts_of(
+    ref: ModelRef,
+    cache_dir: str | None = None,
+    base_image_processor: str | None = None,
+    image_weights: str | None = None,
+) -> ModelFacts:
+    """Return what is known of a model without loading it, asked for once a process; see `ModelRef.facts`.
+
+    Raises:
+        WeightsError: If a file that has to be read for it cannot be had, or a factory not be imported.
+    """
+    match ref.family:
+        case "hf-hub":
+            return _hub_facts(ref, cache_dir)
+        case "hf":
+            return _hugging_face_facts(ref, cache_dir, base_image_processor)
+        case "m-clip":
+            return _mclip_facts(ref, image_weights)
+        case "onnx":
+            return _directory_facts(ref)
+    return _FACTS[ref.family](ref)
+
+
+def _open_clip_facts(ref: ModelRef) -> ModelFacts:
+    facts = tables.architectures()[ref.architecture]
+    preprocessing = ref.preprocessing()
+    return ModelFacts(
+        dim=facts["dim"],
+        modalities=_CLIP,
+        preprocessing=preprocessing,
+        image_size=preprocessing.image_size,
+        context_length=facts["context_length"],
+        parameters=facts.get("parameters"),
+        licence=None if ref.is_file else tables.licence_of(ref.architecture, ref.weights),
+    )
+
+
+def _hub_facts(ref: ModelRef, cache_dir: str | None) -> ModelFacts:
+    from ..downloads.hub import fetch_config  # needs a library and, once, the network
+
+    return _config_facts(fetch_config(ref.weights, cache_dir))
+
+
+def _demo_facts(ref: ModelRef) -> ModelFacts:
+    config = json.loads((demo_directory() / "open_clip_config.json").read_text(encoding="utf-8"))
+    return dataclasses.replace(_config_facts(config), licence="Apache-2.0")
+
+
+def demo_directory() -> Path:
+    """Return the directory of the model inside the package."""
+    return Path(str(resources.files("clipmill.models") / "demo"))
+
+
+def _config_facts(config: dict[str, Any]) -> ModelFacts:
+    """Return the facts that an `open_clip_config.json` holds."""
+    model = config["model_cfg"]
+    preprocessing = Preprocessing.of(model["vision_cfg"].get("image_size", 224), config.get("preprocess_cfg", {}))
+    return ModelFacts(
+        dim=model["embed_dim"],
+        modalities=_CLIP,
+        preprocessing=preprocessing,
+        image_size=preprocessing.image_size,
+        context_length=model["text_cfg"].get("context_length", 77),
+    )
+
+
+def _hugging_face_facts(ref: ModelRef, cache_dir: str | None, base_image_processor: str | None) -> ModelFacts:
+    config, preprocessing = hugging_face.describe(ref, cache_dir, base_image_processor)
+    return ModelFacts(config.dim, _CLIP, preprocessing, preprocessing.image_size, config.context_length)
+
+
+def _mclip_facts(ref: ModelRef, image_weights: str | None) -> ModelFacts:
+    from .names import resolve_model  # which builds on this module
+
+    image = resolve_model(mclip.image_model(ref.architecture, image_weights)).preprocessing()
+    dim = mclip.MODELS[ref.architecture].dim
+    return ModelFacts(dim, _CLIP, image, image.image_size, mclip.MAX_TEXT_TOKENS)
+
+
+def _audioclip_facts(ref: ModelRef) -> ModelFacts:
+    licence = None if ref.is_file else "MIT"
+    return ModelFacts(1024, MODALITIES, Preprocessing(), 224, 77, 134_111_910, licence)
+
+
+def _directory_facts(ref: ModelRef) -> ModelFacts:
+    from ..towers.exported import read_facts
+
+    return read_facts(Path(ref.weights))
+
+
+def _custom_facts(ref: ModelRef) -> ModelFacts:
+    factory = load_factory(ref)
+    known = factory if hasattr(factory, "dim") and hasattr(factory, "modalities") else factory()
+    return ModelFacts(dim=int(known.dim), modalities=frozenset(known.modalities))
+
+
+def load_factory(ref: ModelRef) -> Any:
+    """Import the factory of a `custom:` name.
+
+    Raises:
+        WeightsError: If the module or the name in it does not exist.
+    """
+    module, _, factory = ref.weights.partition(":")
+    try:
+        return getattr(importlib.import_module(module), factory)
+    except (ImportError, AttributeError) as err:
+        raise WeightsError(f"{ref.name!r} could not be imported: {err}") from err
+
+
+def _fake_facts(ref: ModelRef) -> ModelFacts:
+    return ModelFacts(
+        dim=int(ref.options.get("dim", 8)), modalities=fake_modalities(ref.options), image_size=16, context_length=77
+    )
+
+
+def fake_modalities(options: Mapping[str, str]) -> frozenset[str]:
+    """Return what a `fake::` model with these options embeds."""
+    return frozenset(options.get("modalities", "text,image").split(","))
+
+
+def fake_scales(options: Mapping[str, str]) -> dict[frozenset[str], float]:
+    """Return the scales that a `fake::` model with these options has learnt.
+
+    Raises:
+        SpecError: If one is no finite number above 0, or its modalities are not embedded.
+    """
+    scales: dict[frozenset[str], float] = {}
+    for option, pair in _FAKE_SCALES.items():
+        if option not in options:
+            continue
+        try:
+            scale = float(options[option])
+        except ValueError:
+            scale = math.nan
+        if not 0 < scale < math.inf:
+            raise SpecError(f"{option}={options[option]!r} is no finite number above 0")
+        if not pair <= (has := fake_modalities(options)):
+            raise SpecError(f"{option} is between {' and '.join(sorted(pair))}; modalities={','.join(sorted(has))}")
+        scales[pair] = scale
+    return scales
+
+
+_FAKE_SCALES = {
+    "scale": _CLIP,
+    "scale_ai": frozenset({"audio", "image"}),
+    "scale_at": frozenset({"audio", "text"}),
+}
+"""Options of the fake, and the pairs of modalities that they are about."""
+
+_FACTS = {
+    "open_clip": _open_clip_facts,
+    "demo": _demo_facts,
+    "audioclip": _audioclip_facts,
+    "custom": _custom_facts,
+    "fake": _fake_facts,
+}
+"""By family, where the name alone decides."""

@@ -1,0 +1,238 @@
+"""What the files of a Hugging Face `CLIPModel` say of it: size, context and preprocessing, without transformers."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import WeightsError
+from . import tables
+from .tables import Preprocessing
+
+if TYPE_CHECKING:
+    from .names import ModelRef
+
+IMAGE_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+"""Where transformers keeps how images are prepared: inside the first (since version 5), else the second."""
+
+_PROCESSORS = ("CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPImageProcessorPil", "CLIPFeatureExtractor")
+_FILTERS = {2: "bilinear", 3: "bicubic"}
+_DEFAULT_SIDE = 224
+_STRANGERS = {
+    "clip_text_model": "the text tower alone",
+    "clip_vision_model": "the image tower alone",
+    "M-CLIP": "the text tower of an M-CLIP model, which is named as 'M-CLIP/NAME::DIRECTORY'",
+}
+"""Kinds of configurations that are easily taken for a whole `CLIPModel`."""
+
+_OTHER_CONFIGS = {
+    "adapter_config.json": "an adapter (LoRA and its like), not a whole model; merge it into its base model (peft:"
+    " merge_and_unload, then save_pretrained) and name the directory with the result",
+    "open_clip_config.json": "a model of open_clip, not of transformers; write 'hf-hub:organisation/name' for a"
+    " repository of this kind, '<architecture>::<file>' for its weights",
+}
+"""What a place is that has one of these and no `config.json`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipConfig:
+    """A `config.json`, checked to be that of a `CLIPModel`.
+
+    Attributes:
+        values: Everything in it.
+        where: The file, for messages.
+    """
+
+    values: dict[str, Any]
+    where: str
+
+    @property
+    def dim(self) -> int:
+        """Values in a vector."""
+        return self._whole(self.values, "projection_dim", 512)
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that a text may have."""
+        return self._whole(self._part("text_config"), "max_position_embeddings", 77)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images that the tower reads, in pixels."""
+        size = self._part("vision_config").get("image_size")
+        if isinstance(size, list) and len(size) == 2 and size[0] == size[1]:
+            return int(size[0])
+        return self._whole(self._part("vision_config"), "image_size", _DEFAULT_SIDE)
+
+    def _part(self, name: str) -> dict[str, Any]:
+        """Return one tower's part. Files before 2023 may have it twice; the one ending in `_dict` is what holds."""
+        part = self.values.get(f"{name}_dict")
+        part = self.values.get(name) if part is None else part
+        return part if isinstance(part, dict) else {}
+
+    def _whole(self, values: dict[str, Any], name: str, default: int) -> int:
+        value = default if values.get(name) is None else values[name]
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise WeightsError(f"{self.where}: {name} is {value!r}, allowed is a whole number of at least 1")
+        return value
+
+
+def read_config(place: str, cache_dir: str | None = None) -> ClipConfig:
+    """Read the `config.json` of a `CLIPModel`.
+
+    Args:
+        place: Directory or repository.
+        cache_dir: Where copies of a repository's files are kept.
+
+    Raises:
+        WeightsError: If there is none, or it is that of another kind of model; the message says which.
+    """
+    from ..downloads.place import CONFIG, find_first, read_json
+
+    path = find_first(place, (CONFIG,), cache_dir)
+    if path is None:
+        other = find_first(place, tuple(_OTHER_CONFIGS), cache_dir)
+        if other is None:
+            raise WeightsError(f"no model of transformers in {place!r}: there is no {CONFIG}")
+        raise WeightsError(f"{place!r} has {other.name} and no {CONFIG}: {_OTHER_CONFIGS[other.name]}")
+    values = read_json(path)
+    kind = values.get("model_type")
+    if kind != "clip":
+        what = _STRANGERS.get(str(kind))
+        raise WeightsError(
+            f"{str(path)!r} describes model_type {kind!r}{f' ({what})' if what else ''}; allowed is 'clip', a whole"
+            " CLIPModel with both towers, as CLIPModel.save_pretrained writes it"
+        )
+    return ClipConfig(values, str(path))
+
+
+def read_preprocessing(place: str, config: ClipConfig, cache_dir: str | None = None) -> Preprocessing:
+    """Read how a place's image processor prepares images.
+
+    Args:
+        place: The model's directory or repository, or the one given as `base_image_processor`.
+        config: Whose image tower has to be able to read the crops.
+        cache_dir: Where copies of a repository's files are kept.
+
+    Raises:
+        WeightsError: If there is no image processor, or it does what is not supported; never guessed.
+    """
+    from ..downloads.place import find_any, read_json
+
+    for path in find_any(place, IMAGE_PROCESSOR_FILES, cache_dir):
+        values = read_json(path)
+        if path.name == IMAGE_PROCESSOR_FILES[0]:
+            values = values.get("image_processor") or {}  # older ones say nothing of images
+        if values:
+            return _Processor(values, path).preprocessing(config.image_size)
+    raise WeightsError(
+        f"no image processor in {place!r}: looked for {' and '.join(IMAGE_PROCESSOR_FILES)}; name a repository or"
+        " directory that has one with base_image_processor='…' (for OpenAI's models: 'openai/clip-vit-base-patch32')"
+    )
+
+
+class _Processor:
+    """One image processor's settings: what is absent has the default of transformers' own class; null is no default."""
+
+    def __init__(self, values: dict[str, Any], path: Path) -> None:
+        self._values = values
+        self._path = path
+
+    def preprocessing(self, tower_size: int) -> Preprocessing:
+        self._check()
+        resize_to, mode = self._resized()
+        side = self._square("crop_size", {"height": _DEFAULT_SIDE, "width": _DEFAULT_SIDE})
+        if not self._get("do_center_crop", True):
+            if mode != "squash":
+                raise self._refusal("do_center_crop", False, "True, or a 'size' with equal 'height' and 'width'")
+            side = resize_to
+        if side > resize_to:
+            raise self._refusal("crop_size", side, f"at most the {resize_to} pixels that 'size' makes of an image")
+        if side != tower_size:
+            raise self._refusal("crop_size", side, f"{tower_size}, the image_size of the model's config.json")
+        normalises = self._get("do_normalize", True)
+        return Preprocessing(
+            image_size=side,
+            mean=self._per_channel("image_mean", tables.OPENAI_MEAN) if normalises else (0.0, 0.0, 0.0),
+            std=self._per_channel("image_std", tables.OPENAI_STD) if normalises else (1.0, 1.0, 1.0),
+            interpolation=_FILTERS[self._get("resample", 3)],
+            resize_mode=mode,
+            resize_to=None if resize_to == side else resize_to,
+            rgb="on_white" if self._get("do_convert_rgb", True) else "first",
+            crop_offset="floor",
+        )
+
+    def _get(self, name: str, default: Any) -> Any:
+        return self._values.get(name, default)
+
+    def _check(self) -> None:
+        """Refuse what no `Preprocessing` expresses."""
+        kind = self._get("image_processor_type", None) or self._get("feature_extractor_type", None) or _PROCESSORS[0]
+        if kind not in _PROCESSORS:
+            raise self._refusal("image_processor_type", kind, ", ".join(_PROCESSORS))
+        for name, allowed in (("do_resize", True), ("do_rescale", True), ("do_pad", False), ("use_square_size", False)):
+            if bool(self._get(name, allowed)) is not allowed:
+                raise self._refusal(name, not allowed, str(allowed))
+        factor, resample = self._get("rescale_factor", 1 / 255), self._get("resample", 3)
+        if not (isinstance(factor, float) and math.isclose(factor, 1 / 255, rel_tol=1e-6)):
+            raise self._refusal("rescale_factor", factor, "1/255")
+        if not isinstance(resample, int) or resample not in _FILTERS:
+            raise self._refusal("resample", resample, "2 (bilinear) and 3 (bicubic)")
+
+    def _resized(self) -> tuple[int, str]:
+        """Return the length of the resized side or sides, and the resize mode."""
+        size = self._get("size", {"shortest_edge": _DEFAULT_SIDE})
+        if isinstance(size, int) and not self._get("default_to_square", False):
+            size = {"shortest_edge": size}
+        edge = size.get("shortest_edge") if isinstance(size, dict) else None
+        if isinstance(edge, int) and not isinstance(size, int) and size.get("longest_edge") is None:
+            return edge, "shortest"
+        return self._square("size", size), "squash"
+
+    def _square(self, name: str, default: Any) -> int:
+        """Return the side of a square, which transformers writes in three ways."""
+        given = self._get(name, default)
+        size = given
+        if isinstance(size, dict):
+            size = [size.get("height"), size.get("width")]
+        sides = size if isinstance(size, list) else [size, size]
+        if len(sides) == 2 and isinstance(sides[0], int) and sides[0] == sides[1] and sides[0] > 0:
+            return sides[0]
+        also = " or 'shortest_edge'" if name == "size" else ""
+        raise self._refusal(name, given, f"a square (equal 'height' and 'width'){also}")
+
+    def _per_channel(self, name: str, default: tuple[float, float, float]) -> tuple[float, float, float]:
+        values = self._get(name, default)
+        if not isinstance(values, list | tuple) or len(values) != 3 or not all(map(_is_number, values)):
+            raise self._refusal(name, values, "three numbers, for red, green and blue")
+        red, green, blue = map(float, values)
+        return red, green, blue
+
+    def _refusal(self, name: str, value: Any, allowed: str) -> WeightsError:
+        return WeightsError(
+            f"{str(self._path)!r} has {name}={value!r}, which is not supported; allowed: {allowed}"
+            " (or name another place with base_image_processor='…')"
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def describe(
+    ref: ModelRef, cache_dir: str | None, base_image_processor: str | None
+) -> tuple[ClipConfig, Preprocessing]:
+    """Return what a model's own files say of it.
+
+    Args:
+        ref: Of family `hf`.
+        cache_dir: Where copies of a repository's files are kept.
+        base_image_processor: Another place to take the image processor from.
+
+    Raises:
+        WeightsError: As `read_config` and `read_preprocessing` do.
+    """
+    config = read_config(ref.weights, cache_dir)
+    return config, read_preprocessing(base_image_processor or ref.weights, config, cache_dir)

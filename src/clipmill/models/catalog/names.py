@@ -1,0 +1,225 @@
+"""What a model name means: `resolve_model` turns it into a `ModelRef` or fails with the nearest names."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import os
+import re
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+from ...errors import SpecError, UnknownModelError
+from ...files.drivers import DRIVERS
+from . import mclip, tables
+from .facts import MODALITIES, ModelFacts, facts_of, fake_modalities, fake_scales
+from .tables import Preprocessing, simplify
+
+_WEIGHT_FILE = re.compile(r".*(/|\.pt$|\.bin$|\.safetensors$)", re.IGNORECASE | re.DOTALL)
+_RELATIVE_FILE = re.compile(r"::[^/]|^(hf|onnx):[^/]")
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_URL_SCHEMES = ("http", "https", *DRIVERS)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelRef:
+    """What a model name names.
+
+    Attributes:
+        family: Which loader reads it: `open_clip`, `hf-hub`, `demo`, `hf`, `m-clip`, `audioclip`, `onnx`, `custom` or
+            `fake`.
+        name: The catalog's own spelling of the whole name.
+        architecture: An architecture of open_clip, else "".
+        weights: A tag, the absolute path of a file or directory, a hub repository, or `module:factory`.
+        quick_gelu: The activation where the name decides it; None where the model's own configuration does.
+    """
+
+    family: str
+    name: str
+    architecture: str = ""
+    weights: str = ""
+    quick_gelu: bool | None = None
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the weights are a file or directory that the user named, here or by a URL."""
+        return self.family not in ("custom", "fake") and (os.path.isabs(self.weights) or "://" in self.weights)
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The `key=value&…` options of a `fake::` name."""
+        return dict(parse_qsl(self.weights, keep_blank_values=True)) if self.family == "fake" else {}
+
+    def preprocessing(self) -> Preprocessing:
+        """Return how an open_clip model's images are prepared, from the table."""
+        facts = tables.architectures()[self.architecture]
+        by_tag = {} if self.is_file else tables.weights()[self.architecture][self.weights]
+        return Preprocessing.of(facts["image_size"], by_tag)
+
+    def facts(
+        self, cache_dir: str | None = None, base_image_processor: str | None = None, image_weights: str | None = None
+    ) -> ModelFacts:
+        """Return what is known without loading, asked for once a process.
+
+        A hub repository's configuration is fetched for it (`cache_dir` is where copies are kept); a `custom:` factory
+        that does not say `dim` and `modalities` itself is called for it. The other arguments are the spec's.
+        """
+        return facts_of(self, cache_dir, base_image_processor, image_weights)
+
+
+def resolve_model(name: str) -> ModelRef:
+    """Find what a model name means.
+
+    Args:
+        name: Any spelling of the README's table of names.
+
+    Returns:
+        The reference, with relative paths made absolute.
+
+    Raises:
+        UnknownModelError: If the name is in no catalog; the message lists the nearest names.
+        SpecError: If the name is of a known kind but cannot work.
+    """
+    name = name.strip()
+    return _resolve(name, os.getcwd() if _RELATIVE_FILE.search(name) else "")
+
+
+@functools.lru_cache(maxsize=1024)
+def _resolve(name: str, working_directory: str) -> ModelRef:
+    """Do what `resolve_model` says; a relative path means another file in another working directory."""
+    head, colon, rest = name.partition(":")
+    if name.lower() == "demo":
+        return ModelRef("demo", "demo")
+    if head == "fake" and (not colon or rest.startswith(":")):
+        return _fake(name if colon else "fake::", rest[1:])
+    if head == "custom":
+        return _custom(name, rest)
+    if head == "hf-hub":
+        if not _REPOSITORY.fullmatch(rest):
+            raise SpecError(f"{name!r} is not of the form 'hf-hub:organisation/name'")
+        return ModelRef("hf-hub", name, weights=rest)
+    if colon and head in ("hf", "onnx"):
+        return _directory(head, rest)
+    if simplify(name).startswith("m-clip-"):
+        return _mclip(name)
+    if simplify(name.partition("::")[0]) == "audioclip":
+        return _audioclip(name)
+    return _open_clip(name)
+
+
+def absolute_if_path(value: str) -> str:
+    """Return a path made absolute, anything else (a tag, a repository) as it is."""
+    is_path = value.startswith((".", "/", "~")) or bool(
+        _WEIGHT_FILE.fullmatch(value) and not _REPOSITORY.fullmatch(value)
+    )
+    return str(Path(value).expanduser().absolute()) if is_path and "://" not in value else value
+
+
+def _directory(family: str, rest: str) -> ModelRef:
+    if family == "hf" and _REPOSITORY.fullmatch(rest) and not rest.startswith("."):
+        return ModelRef("hf", f"hf:{rest}", weights=rest)
+    if not rest or "://" in rest or (family == "hf" and not rest.startswith((".", "/", "~"))):
+        forms = "'hf:organisation/name' or 'hf:./directory'" if family == "hf" else "'onnx:./directory'"
+        raise SpecError(f"'{family}:{rest}' is not of the form {forms}")
+    path = str(Path(rest).expanduser().absolute())
+    return ModelRef(family, f"{family}:{path}", weights=path)
+
+
+def _mclip(name: str) -> ModelRef:
+    asked, separator, directory = name.partition("::")
+    by_simple = {simplify(known): known for known in mclip.MODELS}
+    known = by_simple.get(simplify(asked))
+    if known is None:
+        raise UnknownModelError(f"unknown model {name!r}; M-CLIP's are {', '.join(mclip.MODELS)}")
+    if not separator:
+        return ModelRef("m-clip", known, known)
+    if not directory or "://" in directory:
+        raise SpecError(f"{name!r}: after '::' stands the directory with the text tower, such as {known}::./directory")
+    path = str(Path(directory).expanduser().absolute())
+    return ModelRef("m-clip", f"{known}::{path}", known, path)
+
+
+def _audioclip(name: str) -> ModelRef:
+    _, separator, weights = name.partition("::")
+    if not separator:
+        weights = "full"
+    elif _WEIGHT_FILE.fullmatch(weights):
+        weights = _file_or_url(name, weights)
+    elif weights.lower() in ("full", "partial"):
+        weights = weights.lower()
+    else:
+        raise UnknownModelError(f"{name!r}: AudioCLIP's weights are AudioCLIP::full, AudioCLIP::partial, or a file")
+    return ModelRef("audioclip", f"AudioCLIP::{weights}", "AudioCLIP", weights)
+
+
+def _custom(name: str, target: str) -> ModelRef:
+    module, colon, factory = target.partition(":")
+    if not (colon and module and factory.isidentifier()):
+        raise SpecError(f"{name!r} is not of the form 'custom:package.module:factory'")
+    return ModelRef("custom", name, weights=target)
+
+
+def _fake(name: str, options: str) -> ModelRef:
+    ref = ModelRef("fake", name, weights=options)
+    if strangers := sorted(fake_modalities(ref.options) - MODALITIES):
+        raise SpecError(f"model {name!r}: modalities holds {strangers[0]!r}; there are {', '.join(sorted(MODALITIES))}")
+    if not ref.options.get("dim", "8").isdecimal() or int(ref.options.get("dim", "8")) < 1:
+        raise SpecError(f"model {name!r}: dim={ref.options['dim']!r} is not a whole number of at least 1")
+    try:
+        fake_scales(ref.options)
+    except SpecError as err:
+        raise SpecError(f"model {name!r}: {err}") from err
+    return ref
+
+
+def _open_clip(name: str) -> ModelRef:
+    asked, separator, weights = name.partition("::")
+    found = tables.find_architecture(asked)
+    if found is None:
+        raise UnknownModelError(_stranger(name, asked, bool(separator)))
+    architecture, quickgelu = found
+    if separator and _WEIGHT_FILE.fullmatch(weights):
+        return _weight_file(name, architecture, quickgelu, weights)
+    tags = list(tables.weights().get(architecture, {}))
+    tag = tables.find_tag(architecture, weights if separator else "openai")
+    if tag is None:
+        problem = (
+            f"has no weights {weights!r}" if separator else "has no weights by OpenAI, so its weights must be named"
+        )
+        near = difflib.get_close_matches(weights, tags, n=len(tags), cutoff=0.0) if separator else tags
+        choice = ", ".join(f"{architecture}::{t}" for t in near) if tags else f"only {architecture}::/path/to/file"
+        raise UnknownModelError(f"{architecture} {problem}; known: {choice}")
+    facts = tables.weights()[architecture][tag]
+    return ModelRef("open_clip", f"{architecture}::{tag}", architecture, tag, bool(facts.get("quick_gelu")))
+
+
+def _weight_file(name: str, architecture: str, quickgelu: bool, path: str) -> ModelRef:
+    absolute = _file_or_url(name, path)
+    own = bool(tables.architectures()[architecture].get("quick_gelu"))
+    suffix = tables.QUICKGELU if quickgelu else ""
+    return ModelRef("open_clip", f"{architecture}{suffix}::{absolute}", architecture, absolute, quickgelu or own)
+
+
+def _file_or_url(name: str, weights: str) -> str:
+    """Return the absolute path of a file with weights, or the URL of one that is fetched once for each machine."""
+    if "://" not in weights:
+        return str(Path(weights).expanduser().absolute())
+    scheme, _, rest = weights.partition("://")
+    if scheme not in _URL_SCHEMES:
+        raise SpecError(f"{name!r}: weights behind a URL have one of the schemes {', '.join(_URL_SCHEMES)}")
+    if "@" in rest.partition("/")[0] and scheme in ("http", "https"):
+        raise SpecError("a model's name goes into logs and datasets: no user and password in a URL of weights")
+    return weights
+
+
+def _stranger(name: str, asked: str, has_weights: bool) -> str:
+    if not has_weights and (Path(name).expanduser().is_dir() or name.startswith((".", "/", "~"))):
+        return f"{name!r} is not a model name; for a directory with a Hugging Face model write 'hf:{name}'"
+    known = [*tables.architectures(), *mclip.MODELS, "AudioCLIP", "demo"]
+    by_simple = {tables.simplify(k): k for k in known}
+    near = difflib.get_close_matches(tables.simplify(asked), list(by_simple), n=4, cutoff=0.6)
+    hint = f"nearest: {', '.join(by_simple[n] for n in near)}" if near else "`clipmill models` lists all names"
+    if not has_weights and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        hint = f"for a Hugging Face model write 'hf:{name}', for an open_clip repository 'hf-hub:{name}'; {hint}"
+    return f"unknown model {name!r}; {hint}"

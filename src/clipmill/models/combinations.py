@@ -1,0 +1,122 @@
+"""Which runtime computes in which precision on which kind of device: what can work at all, known without any of them.
+
+What this machine lacks (a library, a GPU, an instruction) is another matter: the runtimes say so when a model loads.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import SpecError
+
+RUNTIMES = ("auto", "torch", "onnx", "openvino")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
+
+_WORKS = {
+    ("torch", "cpu"): ("fp32", "bf16"),
+    ("torch", "cuda"): ("fp32", "bf16", "fp16"),
+    ("onnx", "cpu"): ("fp32", "int8"),
+    ("onnx", "cuda"): ("fp32", "fp16"),
+    ("openvino", "cpu"): ("fp32", "bf16", "int8"),
+}
+
+_CPUINFO, _DEVICES = Path("/proc/cpuinfo"), Path("/dev")
+_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+"""How Linux writes that a processor multiplies bfloat16 itself, on x86 and on Arm."""
+
+
+class Combination(NamedTuple):
+    """One way to run a model.
+
+    Attributes:
+        runtime: `torch`, `onnx` or `openvino`.
+        precision: `fp32`, `bf16`, `fp16` or `int8`.
+    """
+
+    runtime: str
+    precision: str
+
+    def __str__(self) -> str:
+        return f"{self.runtime} {self.precision}"
+
+
+def combinations(runtime: str, precision: str, device: str) -> list[tuple[Combination, str]]:
+    """Return what can work at all within a choice, `auto` leaving it open.
+
+    Args:
+        runtime: `auto` or one of the runtimes.
+        precision: `auto` or one of the precisions.
+        device: `auto`, `cpu`, `cuda` or `cuda:X`.
+
+    Returns:
+        (runtime and precision, kind of device: `cpu` or `cuda`), in no order of preference.
+    """
+    kind = device.partition(":")[0]
+    return [
+        (Combination(name, able), place)
+        for (name, place), precisions in _WORKS.items()
+        for able in precisions
+        if runtime in ("auto", name) and precision in ("auto", able) and kind in ("auto", place)
+    ]
+
+
+def check_combination(runtime: str, precision: str, device: str) -> None:
+    """Refuse what works on no machine.
+
+    Args:
+        runtime: `auto` or one of the runtimes.
+        precision: `auto` or one of the precisions.
+        device: `auto`, `cpu`, `cuda` or `cuda:X`.
+
+    Raises:
+        SpecError: With what the runtime (or, without one, the device) can do.
+    """
+    if combinations(runtime, precision, device):
+        return
+    told = " with ".join(
+        f"{name}={value!r}"
+        for name, value in (("runtime", runtime), ("precision", precision), ("device", device))
+        if value != "auto"
+    )
+    able: dict[str, list[str]] = {}
+    for found, place in combinations(runtime, "auto", "auto"):
+        able.setdefault(f"{found.runtime} on {place}", []).append(found.precision)
+    choice = "; ".join(f"{name}: {', '.join(precisions)}" for name, precisions in able.items())
+    raise SpecError(f"{told} works nowhere; there is {choice}")
+
+
+@cache
+def processor() -> str:
+    """Return the processor's name and what it can do that matters here, as one text."""
+    found = _cpuinfo("model name") or _cpuinfo("CPU part") or platform.processor() or platform.machine()
+    features = sorted(_flags() & {*_BFLOAT16_FLAGS, "avx512_vnni", "avx_vnni", "avx2", "avx512f", "amx_int8"})
+    return " ".join([found, *features])
+
+
+def has_native_bfloat16() -> bool:
+    """Tell whether this processor multiplies bfloat16 itself; emulated it is slower than float32."""
+    return bool(_flags() & _BFLOAT16_FLAGS)
+
+
+@cache
+def _flags() -> frozenset[str]:
+    return frozenset((_cpuinfo("flags") or _cpuinfo("Features")).split())
+
+
+def _cpuinfo(key: str) -> str:
+    """Return the first value under a key of /proc/cpuinfo, "" where there is none."""
+    try:
+        found = re.search(rf"^{key}\s*:\s*(.*)$", _CPUINFO.read_text(errors="replace"), re.MULTILINE)
+    except OSError:
+        return ""
+    return found.group(1).strip() if found else ""
+
+
+def may_have_gpu() -> bool:
+    """Tell whether a driver of a GPU is loaded, without importing anything: no driver, no CUDA device."""
+    patterns = ("nvidia*", "nvhost*", "nvgpu*", "dxg", "kfd")  # NVIDIA's, on servers and boards; Windows' below; AMD's
+    return any(next(_DEVICES.glob(pattern), None) is not None for pattern in patterns)

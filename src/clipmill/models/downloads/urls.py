@@ -1,0 +1,222 @@
+"""Files named by a URL, kept on this machine: downloaded once, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from ...errors import WeightsError
+from ...files.cache import VARIABLE, cache_root, locked
+from ...files.drivers import DRIVERS
+from ..weight_files import remember_digest, sha256_of
+from . import elsewhere
+from .progress import observer
+from .transfer import hash_of, persist, receive
+
+_log = logging.getLogger("clipmill")
+
+WEB = ("http", "https")
+
+
+def fetch_url(
+    url: str, *, sha256: str | None = None, cache_dir: str | None = None, filename: str | None = None
+) -> Path:
+    """Return this machine's copy of a file, downloading it if there is none.
+
+    A copy that other programs keep (`elsewhere`) is used where it is. A download is resumed where an earlier one
+    ended, compared with its hash, and gets its name only when it is whole; of several processes one downloads and the
+    others wait. Where a copy is found, nothing is written. A file behind an http(s) URL is taken never to change; one
+    in an object store is copied again when it has changed there.
+
+    Args:
+        url: `http(s)://`, or of a scheme in `clipmill.files.drivers`.
+        sha256: The hash of the content in hexadecimal digits, or its first 8 or more; None where it is not known.
+        cache_dir: As in `EncoderSpec`.
+        filename: What the copy is called, by default as in the URL.
+
+    Raises:
+        WeightsError: If the file cannot be had, with the URL and the path to put it at by hand.
+        MissingExtraError: If the scheme needs a package that is not installed.
+    """
+    scheme = urlsplit(url).scheme
+    if scheme in DRIVERS:
+        from .objects import fetch_object
+
+        return fetch_object(url, cache_dir)
+    if scheme not in WEB:
+        raise WeightsError(f"{url!r} has none of the schemes {', '.join((*WEB, *DRIVERS))}")
+    target = place_of(url, cache_dir, filename)
+    found = find_copy([target, *elsewhere.places_of(target.name)], sha256)
+    if found is None:
+        if is_offline():
+            raise WeightsError(f"{url} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it{by_hand(target)}")
+        with only_one(target):
+            found = find_copy([target], sha256) or _fetch(url, target, sha256)
+    observer().finished(target.name, found)
+    return found
+
+
+def local_file(weights: str, cache_dir: str | None = None) -> Path:
+    """Return the path that a user's path or URL of weights stands for, fetching the file behind a URL.
+
+    Args:
+        weights: An absolute path, or what `fetch_url` takes.
+        cache_dir: As in `EncoderSpec`.
+
+    Raises:
+        WeightsError: As `fetch_url` does.
+    """
+    return fetch_url(weights, cache_dir=cache_dir) if "://" in weights else Path(weights)
+
+
+def place_of(url: str, cache_dir: str | None = None, filename: str | None = None) -> Path:
+    """Return where the copy of a URL is kept: the URL's own path, below `downloads` in the cache.
+
+    Args:
+        url: What is fetched.
+        cache_dir: As in `EncoderSpec`.
+        filename: What the copy is called, by default as in the URL.
+    """
+    parts = urlsplit(url)
+    first = parts.hostname or "unknown"
+    if parts.scheme not in WEB:
+        first = f"{parts.scheme}-{parts.netloc}"
+    elif parts.port:
+        first = f"{first}-{parts.port}"
+    *folders, name = [safe_name(part) for part in unquote(parts.path).split("/") if part] or ["file"]
+    if parts.query:
+        stem, dot, suffix = name.rpartition(".")
+        digest = hashlib.sha256(parts.query.encode()).hexdigest()[:8]
+        name = f"{stem}-{digest}{dot}{suffix}" if stem else f"{name}-{digest}"
+    return cache_root(cache_dir).joinpath("downloads", safe_name(first), *folders, filename or name)
+
+
+def safe_name(part: str) -> str:
+    """Return a part of a path that stays inside its folder, whatever a stranger put into it."""
+    return re.sub(r"[^\w.@+=-]", "_", part).lstrip(".") or "_"
+
+
+def find_copy(places: list[Path], sha256: str | None) -> Path | None:
+    """Return the first of these files that is there and has the hash, if one is known."""
+    for path in places:
+        if not path.is_file():
+            continue
+        if sha256 is None or sha256_of(path).startswith(sha256.lower()):
+            return path
+        _log.warning("%s is not used: its SHA-256 does not begin with %s", path, sha256)
+    return None
+
+
+def _fetch(url: str, target: Path, sha256: str | None) -> Path:
+    try:
+        digest = download(url, target, sha256)
+    except WeightsError as err:
+        raise WeightsError(f"{url} could not be fetched: {err}{by_hand(target)}") from err
+    if digest is None:
+        raise WeightsError(f"{url} is not the file it should be (SHA-256 {sha256}), or was damaged on its way")
+    if digest:
+        remember_digest(target, "sha256", digest)
+    return target
+
+
+def is_offline() -> bool:
+    """Tell whether downloads are switched off (`HF_HUB_OFFLINE`), for hub files and all others."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def by_hand(target: Path) -> str:
+    """Return the end of a message: what may be done on a machine that cannot download."""
+    return f"; without a network, put the file at {str(target)!r} (another cache: cache_dir or ${VARIABLE})"
+
+
+@contextmanager
+def only_one(target: Path, name: str | None = None) -> Iterator[None]:
+    """Let one process of this machine at a time make a file; the others wait here.
+
+    Args:
+        target: The file.
+        name: What messages call it, by default its own name.
+
+    Raises:
+        WeightsError: If the folder cannot be written.
+    """
+    name = name or target.name
+    with ExitStack() as held:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(target.with_name(f".{target.name}.lock"), name))
+        except OSError as err:
+            raise WeightsError(
+                f"{name!r} is not in the cache, and {str(target.parent)!r} cannot be written: {err}"
+                f" (another cache: cache_dir or ${VARIABLE})"
+            ) from err
+        yield
+
+
+def part_of(target: Path) -> Path:
+    """Return where a file grows until it is whole."""
+    return target.with_name(f".{target.name}.part")
+
+
+def publish(part: Path, target: Path) -> Path:
+    """Give a whole file its name, so that it is there for good or not at all."""
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(part, target)
+    part.with_name(part.name + ".json").unlink(missing_ok=True)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return target
+
+
+def download(
+    url: str,
+    target: Path,
+    expected: str | None = None,
+    *,
+    kind: str = "sha256",
+    name: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> str | None:
+    """Bring what is behind an http(s) URL to `target`, going on where an earlier try ended.
+
+    Args:
+        url: What to fetch.
+        target: Where it is put when it is whole; `only_one` is held.
+        expected: The hash of the content in hexadecimal digits, or its beginning; None where it is not known.
+        kind: Of the hash: `sha256` or `git`.
+        name: What observers know the file by, by default the target's name.
+        headers: As `receive` takes them.
+
+    Returns:
+        The hash of the content, "" where none was expected; None if it is not the one expected: then there is no file.
+
+    Raises:
+        WeightsError: If it cannot be had.
+    """
+    part = part_of(target)
+    for was_begun in (part.exists(), False):
+        persist(
+            lambda: receive(url, part, name or target.name, is_verified=expected is not None, headers=headers),
+            part,
+            url,
+        )
+        digest = hash_of(part, kind) if expected else ""
+        if digest.startswith((expected or "").lower()):
+            publish(part, target)
+            return digest
+        part.unlink()
+        if not was_begun:  # else the beginning may have been that of another file
+            break
+    return None

@@ -1,0 +1,69 @@
+"""Drawn inputs for every entrance of a model: what fast ways to run it are checked on, the same on every machine."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+from PIL import Image
+
+from ...errors import WeightsError
+from ...media.preprocess import crop_image
+from ..frontend import Frontend
+from .feeding import normalise
+
+_CAPTIONS = (
+    "a photo of a cat",
+    "two small blue stars",
+    "she smiled, with pain",
+    "the old harbour of Lisbon at dusk, seen from a ferry, with gulls over the water and a red crane behind",
+    "x",
+    "a diagram of the human heart: four chambers, valves, and the great vessels",
+    "ein Foto von zwei Hunden im Schnee",
+    "quarterly revenue by region, 2019–2024",
+)
+ROWS = 6
+"""Rows of each entrance in a check."""
+
+_SECONDS_OF_SOUND = 1.0
+
+
+def probes_of(frontend: Frontend, entrance: str, *, rows: int = ROWS, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """Return what `Runtime.encode` is given.
+
+    Args:
+        frontend: How the model's values are prepared.
+        entrance: `image`, `normalised_image`, `text` or `audio`.
+        rows: How many of them.
+        seed: Others are other pictures, captions and sounds.
+    """
+    if entrance == "text":
+        assert frontend.text is not None
+        captions = [_CAPTIONS[(seed + number) % len(_CAPTIONS)] for number in range(rows)]
+        return frontend.text.batch([frontend.text.tokenizer(caption)[0] for caption in captions])
+    if entrance in ("image", "normalised_image"):
+        assert frontend.image is not None
+        crops = np.stack([crop_image(_picture(seed + n), frontend.image) for n in range(rows)])
+        return (crops,) if entrance == "image" else (normalise(crops, frontend.image),)
+    if entrance == "audio":
+        assert frontend.audio is not None
+        return (_sounds(frontend.audio.sample_rate, frontend.audio.min_samples, rows, seed) * frontend.audio.scale,)
+    raise WeightsError(f"there is no probe for {entrance}")
+
+
+@functools.cache
+def _picture(number: int) -> Image.Image:
+    """Return a drawn scene as a Pillow image: shapes, colours and noise, as far from each other as pictures are."""
+    from ..demo.drawings import draw, sample_scene
+
+    rng = np.random.default_rng(number)
+    return draw(sample_scene(rng), rng)
+
+
+def _sounds(sample_rate: int, min_samples: int, rows: int, seed: int) -> np.ndarray:
+    """Return (rows, 1, samples) float32 in [-1, 1]: gliding tones over noise."""
+    rng = np.random.default_rng(seed)
+    seconds = np.arange(max(min_samples, int(sample_rate * _SECONDS_OF_SOUND))) / sample_rate
+    low, high = rng.uniform(100, 1_000, (2, rows, 1, 1))
+    tones = np.sin(2 * np.pi * (low + high * seconds) * seconds)
+    return (0.5 * tones + rng.normal(0, 0.05, tones.shape)).clip(-1, 1).astype(np.float32)

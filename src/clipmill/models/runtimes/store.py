@@ -1,0 +1,231 @@
+"""Where graphs are kept between processes: made once on a machine, whole or not there, read-only where it must be."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...files.cache import cache_root, locked
+from .graphs import Graphs, make_graphs
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..source import Source
+
+_log = logging.getLogger("clipmill")
+
+_FORMAT = 1
+"""Raised when graphs are made in another way, so that older ones are not taken for new."""
+
+_MAKERS = ("torch", "onnx", "onnxscript", "open_clip_torch", "transformers", "timm")
+_TURNERS = {"fp16": ("onnxruntime", "onnxruntime-gpu"), "int8": ("onnxruntime", "onnxruntime-gpu")}
+_TURNERS["int8-openvino"] = ("openvino", "nncf")
+
+
+class Store:
+    """The graphs of one model in the cache.
+
+    The towers are built at most once, and only if something has to be made or checked.
+    """
+
+    def __init__(self, source: Source, cache_dir: str | None) -> None:
+        """Look nothing up yet.
+
+        Args:
+            source: The model.
+            cache_dir: `cache_dir` of the spec.
+        """
+        self.source = source
+        self._root = cache_root(cache_dir) / "graphs"
+        self._made: set[str] = set()
+
+    @functools.cached_property
+    def towers(self) -> Mapping[str, torch.nn.Module]:
+        """The towers themselves, in float32 on the CPU."""
+        return self.source.build()
+
+    def drop_towers(self) -> None:
+        """Give the towers' memory back."""
+        self.__dict__.pop("towers", None)
+
+    def key(self, kind: str) -> str:
+        """Name the graphs of a kind: by weights, settings, preprocessing, and what makes them."""
+        image = self.source.frontend.image
+        text = self.source.frontend.text
+        parts = {
+            "format": _FORMAT,
+            "model": self.source.key,
+            "image": image.as_dict() if image else None,
+            "text": [text.tokenizer.context_length, text.fixed_length, text.masked] if text else None,
+            "kind": kind,
+            "versions": versions(*_MAKERS, *_TURNERS.get(kind, ())),
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+    def was_made(self, kind: str) -> bool:
+        """Tell whether this process has made the graphs of a kind, and not found them."""
+        return kind in self._made
+
+    def graphs(self, kind: str) -> Graphs:
+        """Return the graphs of a kind, made now if they are not in the cache.
+
+        Args:
+            kind: See `Graphs.kind`.
+
+        Raises:
+            WeightsError: If they cannot be made.
+            MissingExtraError: Without the packages that make them.
+        """
+        if self.source.graphs is not None:
+            return self.source.graphs
+        folder = self._root / self.key(kind)
+        if found := Graphs.read(folder):
+            return found
+        if not is_writable(self._root):
+            _log.warning("%s cannot be written: graphs are made again by every process", self._root)
+            return self._make(_own_folder(folder.name), kind)
+        with locked(folder.with_suffix(".lock"), f"{kind} graphs"):
+            return Graphs.read(folder) or self._make(folder, kind)
+
+    def compiled(self, kind: str) -> Path:
+        """Return the folder for what runtimes make of the graphs of a kind."""
+        return self._root / self.key(kind) / "compiled"
+
+    def _make(self, folder: Path, kind: str) -> Graphs:
+        """Make graphs in a draft and give it its name when it is whole."""
+        if found := Graphs.read(folder):
+            return found
+        basis = None if kind == "float" else self.graphs("float")
+        started = time.perf_counter()
+        for stale in folder.parent.glob(f"{folder.name}.draft-*"):  # of a maker that was killed: we hold its lock
+            shutil.rmtree(stale, ignore_errors=True)
+        draft = Path(tempfile.mkdtemp(prefix=f"{folder.name}.draft-", dir=folder.parent))
+        try:
+            os.chmod(draft, 0o755)  # other users' workers read the same graphs
+            if basis is None:
+                graphs = make_graphs(self.towers, self.source.frontend, draft)
+            else:
+                from .reduced import turn_graphs
+
+                graphs = turn_graphs(basis, kind, self.source.frontend, draft)
+            graphs.write_note()
+            shutil.rmtree(folder, ignore_errors=True)  # one that lost a file
+            draft.rename(folder)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        self._made.add(kind)
+        _log.info("made %s graphs in %.1f s: %s", kind, time.perf_counter() - started, folder)
+        made = Graphs.read(folder)
+        assert made is not None
+        return made
+
+    def known(self, name: str, parts: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return what was found out about this model on a machine like this one, or None.
+
+        Args:
+            name: What kind of finding it is.
+            parts: What else the finding depends on.
+        """
+        try:
+            found = json.loads(self._note(name, parts).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    def remember(self, name: str, parts: Mapping[str, Any], found: dict[str, Any]) -> None:
+        """Write down what `known` returns from now on, plain values; where nothing can be written, for nobody."""
+        note = self._note(name, parts)
+        if is_writable(note.parent):
+            with contextlib.suppress(OSError):  # a full disk: what was found is right all the same
+                write_whole(note, json.dumps(found))
+
+    @contextlib.contextmanager
+    def finding_out(self, name: str, parts: Mapping[str, Any]) -> Iterator[None]:
+        """Keep other processes from finding out the same at the same time."""
+        note = self._note(name, parts)
+        if not is_writable(note.parent):
+            yield
+            return
+        with locked(note.with_suffix(".lock"), "a measurement of them"):
+            yield
+
+    def _note(self, name: str, parts: Mapping[str, Any]) -> Path:
+        key = hashlib.sha256(json.dumps([self.key("float"), dict(parts)], sort_keys=True).encode()).hexdigest()[:32]
+        return self._root / "notes" / f"{name}-{key}.json"
+
+
+def versions(*distributions: str) -> dict[str, str]:
+    """Return the versions of those packages that are installed."""
+    found = {}
+    for name in distributions:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def is_writable(folder: Path) -> bool:
+    """Make a folder if need be; tell whether files can be made in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is never seen half-written."""
+    draft = tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8")  # noqa: SIM115
+    try:
+        with draft:
+            draft.write(text)
+        os.chmod(draft.name, 0o644)
+        os.replace(draft.name, path)
+    except BaseException:
+        Path(draft.name).unlink(missing_ok=True)
+        raise
+
+
+@functools.cache
+def _own_root() -> Path:
+    root = tempfile.mkdtemp(prefix="clipmill-graphs-")
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    return Path(root)
+
+
+def _own_folder(name: str) -> Path:
+    """Return a folder that lives as long as this process."""
+    return _own_root() / name
+
+
+def smallest_cosine(vectors: np.ndarray, reference: np.ndarray) -> float:
+    """Return the smallest over the rows of the cosine between two sets of vectors."""
+    a, b = (np.asarray(values, np.float64) for values in (vectors, reference))
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cosines = (a * b).sum(axis=1) / lengths
+    return float(np.nan_to_num(cosines, nan=-1.0).min())
+
+
+def largest_error(vectors: np.ndarray, reference: np.ndarray) -> float:
+    """Return the largest over the rows of |a - b| / |b|."""
+    a, b = (np.asarray(values, np.float64) for values in (vectors, reference))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        errors = np.linalg.norm(a - b, axis=1) / np.linalg.norm(b, axis=1)
+    return float(np.nan_to_num(errors, nan=np.inf, posinf=np.inf).max())

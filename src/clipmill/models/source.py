@@ -1,0 +1,64 @@
+"""Everything that makes one model, found but not read yet: `Source`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .frontend import Frontend
+from .weight_files import sha256_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from .runtimes.graphs import Graphs
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One model: how its values are prepared, which files hold its weights, and how its networks are built.
+
+    Finding a source imports no torch, so that a process that runs graphs made earlier starts without it.
+
+    Attributes:
+        frontend: How values are prepared.
+        files: The files with weights, in a fixed order.
+        build: Returns the towers, weights loaded, in float32 on the CPU and in eval mode, by modality: modules whose
+            `forward` takes what the entrance of the same name is given (`image`: normalised (n, 3, S, S) float32, since
+            the normalisation is the runtime's; see `clipmill.models.model.Runtime`) and returns (n, dim).
+        settings: What else decides the vectors (activation, mode, …): plain values, part of the graphs' key.
+        resolved: What the provenance should say beside the weights' hash.
+        runtimes: Which runtimes its towers can run in.
+        auto_precision: What `precision="auto"` means for this model, where more is known than a check on a few probes
+            tells; None leaves it to the check.
+        graphs: Graphs that are there already, in place of towers.
+        scales: Returns what the model learnt to multiply cosines by, by pair of modalities. It may open the weights,
+            and raises `WeightsError` if what they hold is no scale; see `clipmill.models.towers.scales`.
+    """
+
+    frontend: Frontend
+    files: tuple[Path, ...]
+    build: Callable[[], Mapping[str, torch.nn.Module]]
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    resolved: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    runtimes: tuple[str, ...] = ("torch", "onnx", "openvino")
+    auto_precision: str | None = None
+    graphs: Graphs | None = None
+    scales: Callable[[], Mapping[frozenset[str], float]] = dict
+
+    @functools.cached_property
+    def weights_sha256(self) -> str:
+        """The hash of the file with the weights; of several, the hash of their hashes, one a line."""
+        hashes = [sha256_of(path) for path in self.files]
+        return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+    @functools.cached_property
+    def key(self) -> str:
+        """Names what the towers compute: equal for equal weights and settings."""
+        settings = json.dumps(dict(self.settings), sort_keys=True)
+        return hashlib.sha256(f"{self.weights_sha256}\n{settings}".encode()).hexdigest()

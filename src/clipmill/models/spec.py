@@ -1,0 +1,291 @@
+"""The frozen description of an encoder: the only thing that travels to workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import os
+import re
+from typing import Any, Literal, Self
+
+from ..errors import SpecError
+from .catalog import ModelFacts, ModelRef, resolve_model
+from .catalog.mclip import image_model
+from .catalog.names import absolute_if_path
+from .combinations import PRECISIONS, RUNTIMES, check_combination
+
+Modality = Literal["text", "image", "audio"]
+
+DEFAULT_MODEL = "ViT-B-32::openai"
+DOCUMENT_SCHEMES = ("http", "https", "data", "gs", "s3", "az", "abfs")
+
+RENAMED = {
+    "name": "model",
+    "model_name": "model",
+    "pretrained_model_name_or_path": "model",
+    "model_path": "model",
+    "minibatch_size": "max_batch_rows",
+    "default_batch_size": "max_batch_rows",
+    "batch_size": "max_batch_rows",
+    "num_worker_preprocess": "preprocess_threads",
+    "use_default_preprocessing": "preprocess",
+    "use_preprocessing": "preprocess",
+    "traversal_paths": "access_paths",
+    "default_traversal_paths": "access_paths",
+    "drop_image_content": "keep_content",
+    "default_device": "device",
+    "dtype": "precision",
+    "base_tokenizer_model": "base_tokenizer",
+    "base_feature_extractor": "base_image_processor",
+    "max_length": "max_text_tokens",
+}
+"""What clip-as-service and the Jina executors called an option, and what it is called here."""
+
+_ASIDES = {
+    "keep_content": ", and turned round: content is dropped unless it is kept; it belongs to Embed, not to a spec",
+    "access_paths": "; it belongs to Embed, not to a spec",
+}
+_WAYS_OUT = {
+    "jit": "there is one network, whose activation follows the weights",
+    "finetuned_checkpoint_path": "save the tuned model with save_pretrained, and name it: model='hf:./directory'",
+    "overwrite_embeddings": "a document is embedded whenever it comes through",
+    "download_model": "weights are downloaded when they are needed, or ahead by `clipmill models --download NAME`",
+    "tokenizer_path": "CLIP's table of merges comes with the package",
+}
+"""Options of clip-as-service and the Jina executors that have no counterpart, and what to do instead."""
+
+MAX_PILLOW_PIXELS = 178_956_970
+"""Above this Pillow refuses an image as a decompression bomb, whoever asks."""
+
+_MIB = 2**20
+
+
+def reject_unknown_options(given: Any, allowed: Any) -> None:
+    """Raise `TypeError` for the first name in `given` that is not in `allowed`, with the name to use instead."""
+    for name in given:
+        if name in allowed:
+            continue
+        if name in RENAMED:
+            raise TypeError(f"option {name!r} is called {RENAMED[name]!r} here{_ASIDES.get(RENAMED[name], '')}")
+        if name in _WAYS_OUT:
+            raise TypeError(f"there is no option {name!r} here: {_WAYS_OUT[name]}")
+        near = difflib.get_close_matches(name, list(allowed), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; the options are {', '.join(sorted(allowed))}"
+        raise TypeError(f"unknown option {name!r}{hint}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EncoderSpec:
+    """Which model, run how, on rows limited to what.
+
+    A spec is checked when it is made, needs no torch and no weights, pickles to its fields, and compares by them.
+    Relative paths in `model` are made absolute; `model` becomes the catalog's own spelling.
+
+    Attributes:
+        model: `<architecture>::<weights>` and the other spellings of the README's table of names.
+        device: `auto` (a GPU where the worker has one), `cpu`, `cuda` or `cuda:X`. Resolved on the worker.
+        runtime: What executes the towers: `torch`, `onnx` or `openvino`; `auto` takes the fastest that the worker has.
+        precision: `fp32`, `bf16`, `fp16` or `int8`; `auto` takes the fastest of fp32 and bf16 whose vectors were found
+            on the worker to have a cosine of at least 0.999 to those of fp32, checked once for each model and machine.
+        mode: How AudioCLIP runs: `reference` (as it was trained) or `jina` (as Jina's last executor ran it).
+        image_weights: M-CLIP's image tower where it is not the published pairing: a tag of its architecture, or a file.
+        base_tokenizer: Repository or directory whose tokenizer an `hf:` model without one uses.
+        base_image_processor: Repository or directory whose preprocessing an `hf:` model without one uses.
+        max_text_tokens: The most tokens of a text, special ones included; None means what the model was run with.
+        normalize: Whether vectors are scaled to length 1. Off by default, as in clip-as-service.
+        preprocess: False when images come as normalised float32 arrays of the model's size. Texts and sounds are
+            prepared as ever.
+        decode: `exact` decodes and resizes as the reference does, to the bit. `fast` may move a grey level, seldom two,
+            and decodes JPEG files at a reduced scale where that leaves twice what the model looks at, or more.
+        apply_exif: Whether photographs are turned as their EXIF orientation says. The references ignore it.
+        on_long_text: `truncate` cuts texts over the context length and counts them; `fail` makes them failures.
+        max_batch_rows: Rows in one call of the model; None means 32 on a CPU and 128 on a GPU, and more of short texts.
+        max_batch_bytes: Bytes that one call of the model is given (crops, tokens, samples).
+        max_batch_pixels: Pixels that one call of the model is given, and that are decoded at the same time; of sounds
+            the values of the model's largest layer, some 440,000 for a second and channel of AudioCLIP.
+        max_cache_bytes: What a process keeps of vectors, so that equal texts, files and URIs are embedded once; 0
+            embeds every value anew.
+        preprocess_threads: Threads that decode; None means one for each core that this worker may use.
+        fetch_threads: Threads that wait for URIs.
+        cache_dir: Where downloads, and graphs made of them, are kept; None means $CLIPMILL_CACHE, or ~/.cache/clipmill.
+        allow_local_files: Whether a document's or row's URI may name a file of this machine.
+        allow_private_addresses: Whether http(s) may reach loopback, private and link-local addresses.
+        uri_schemes: Schemes that a document's or row's URI may have.
+        fetch_timeout_s: Seconds for one URI, retries included.
+        max_fetch_bytes: Bytes of one URI's content, and of one file in a tar.
+        max_redirects: Redirects that one http(s) URI may take.
+        max_image_pixels: Pixels of one image, judged before it is decoded.
+        max_text_chars: Characters of one text.
+        max_audio_seconds: Seconds of one sound, judged before it is decoded where its header tells.
+
+    Raises:
+        SpecError: If a value cannot work; `UnknownModelError` (with the nearest names) if it is the model.
+        TypeError: If an option is unknown, or has another name here than in clip-as-service.
+    """
+
+    model: str = DEFAULT_MODEL
+    device: str | None = "auto"
+    runtime: str = "auto"
+    precision: str = "auto"
+    mode: str = "reference"
+    image_weights: str | None = None
+    base_tokenizer: str | None = None
+    base_image_processor: str | None = None
+    max_text_tokens: int | None = None
+    normalize: bool = False
+    preprocess: bool = True
+    decode: str = "fast"
+    apply_exif: bool = False
+    on_long_text: str = "truncate"
+    max_batch_rows: int | None = None
+    max_batch_bytes: int = 64 * _MIB
+    max_batch_pixels: int = 100_000_000
+    max_cache_bytes: int = 64 * _MIB
+    preprocess_threads: int | None = None
+    fetch_threads: int = 16
+    cache_dir: str | None = None
+    allow_local_files: bool = False
+    allow_private_addresses: bool = False
+    uri_schemes: tuple[str, ...] = DOCUMENT_SCHEMES
+    fetch_timeout_s: float = 30.0
+    max_fetch_bytes: int = 64 * _MIB
+    max_redirects: int = 5
+    max_image_pixels: int = 100_000_000
+    max_text_chars: int = 1_000_000
+    max_audio_seconds: float = 60.0
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """Refuse unknown options with the name to use, before dataclasses' own terser error."""
+        reject_unknown_options(options, cls.__dataclass_fields__)
+        return object.__new__(cls)
+
+    def __post_init__(self) -> None:
+        """Check every field; bring `model`, `device` and `uri_schemes` to their one form."""
+        if not isinstance(self.model, str):
+            raise SpecError(f"model is a name such as {DEFAULT_MODEL!r}, got {self.model!r}")
+        put = object.__setattr__  # frozen: only here, before anybody has seen the object
+        put(self, "model", resolve_model(self.model).name)
+        put(self, "device", "auto" if self.device is None else self.device)
+        if self.cache_dir is not None:
+            if not isinstance(self.cache_dir, str | os.PathLike) or not os.fspath(self.cache_dir):
+                raise SpecError(f"cache_dir={self.cache_dir!r} is no path; None means the platform's own place")
+            put(self, "cache_dir", os.path.abspath(os.path.expanduser(self.cache_dir)))
+        self._check_schemes()
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(self.device)):
+            raise SpecError(f"device={self.device!r} is none of 'auto', 'cpu', 'cuda', 'cuda:X'")
+        self._check_choice("runtime", RUNTIMES)
+        self._check_choice("precision", PRECISIONS)
+        check_combination(self.runtime, self.precision, str(self.device))
+        self._check_choice("mode", ("reference", "jina"))
+        self._check_family_options()
+        self._check_choice("decode", ("fast", "exact"))
+        self._check_choice("on_long_text", ("truncate", "fail"))
+        for name in ("normalize", "preprocess", "apply_exif", "allow_local_files", "allow_private_addresses"):
+            if not isinstance(getattr(self, name), bool):
+                raise SpecError(f"{name}={getattr(self, name)!r} is neither True nor False")
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if value is None and name in ("max_batch_rows", "preprocess_threads", "max_text_tokens"):
+                continue
+            least = {"max_redirects": 0, "max_cache_bytes": 0, "max_text_tokens": 2}.get(name, 1)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise SpecError(f"{name}={value!r} is not a whole number of at least {least}")
+        if self.max_image_pixels > MAX_PILLOW_PIXELS:
+            raise SpecError(
+                f"max_image_pixels={self.max_image_pixels!r} is over {MAX_PILLOW_PIXELS:,}, Pillow's own limit"
+            )
+        for name in ("fetch_timeout_s", "max_audio_seconds"):
+            seconds = getattr(self, name)
+            if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 < seconds < math.inf:
+                raise SpecError(f"{name}={seconds!r} is not a number of seconds above 0")
+
+    def _check_family_options(self) -> None:
+        """Refuse options that the model's family does not read; make their paths absolute."""
+        family = self.ref.family
+        for name, families in _FAMILY_OPTIONS.items():
+            value = getattr(self, name)
+            if value == type(self).__dataclass_fields__[name].default:
+                continue
+            if family not in families:
+                raise SpecError(
+                    f"{name}={value!r} is an option of {' and '.join(families)} models, not of {self.model}"
+                )
+            if name != "mode":
+                if not isinstance(value, str) or not value:
+                    raise SpecError(f"{name}={value!r} is no name and no path")
+                object.__setattr__(self, name, absolute_if_path(value))
+        if self.image_weights:
+            resolve_model(image_model(self.ref.architecture, self.image_weights))  # an unknown tag fails here
+
+    def _check_schemes(self) -> None:
+        given: Any = self.uri_schemes
+        if isinstance(given, str):
+            raise SpecError(f"uri_schemes is the text {given!r}; give several: ({given!r},)")
+        schemes = tuple(scheme.lower() for scheme in given)
+        for scheme in schemes:
+            if not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
+                raise SpecError(f"uri_schemes holds {scheme!r}, which is no scheme; write it without '://': 's3'")
+            if scheme in ("file", "local"):
+                raise SpecError(f"uri_schemes holds {scheme!r}; local files are allowed by allow_local_files=True")
+        object.__setattr__(self, "uri_schemes", schemes)
+
+    def _check_choice(self, name: str, allowed: tuple[str, ...]) -> None:
+        if getattr(self, name) not in allowed:
+            raise SpecError(f"{name}={getattr(self, name)!r} is none of {', '.join(map(repr, allowed))}")
+
+    @classmethod
+    def of(cls, model: str | EncoderSpec | None = None, /, **options: Any) -> EncoderSpec:
+        """Return a spec from what users pass: a name, a spec, or neither, and options that win over the spec's."""
+        if isinstance(model, EncoderSpec):
+            reject_unknown_options(options, cls.__dataclass_fields__)
+            return dataclasses.replace(model, **options) if options else model
+        return cls(**options) if model is None else cls(model, **options)
+
+    @property
+    def ref(self) -> ModelRef:
+        """What `model` names."""
+        return resolve_model(self.model)
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What is known of the model without loading it."""
+        return self.ref.facts(self.cache_dir, self.base_image_processor, self.image_weights)
+
+    @property
+    def dim(self) -> int:
+        """Number of values in a vector, known without loading the model."""
+        return self.facts.dim
+
+    @property
+    def modalities(self) -> frozenset[str]:
+        """What can be embedded (`text`, `image`, `audio`), known without loading the model."""
+        return self.facts.modalities
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values; `EncoderSpec(**spec.as_dict())` equals the spec."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+
+
+_FAMILY_OPTIONS = {
+    "mode": ("audioclip",),
+    "image_weights": ("m-clip",),
+    "base_tokenizer": ("hf",),
+    "base_image_processor": ("hf",),
+}
+"""Options that only some families of models read."""
+
+_COUNTS = (
+    "max_text_tokens",
+    "max_batch_rows",
+    "max_batch_bytes",
+    "max_batch_pixels",
+    "max_cache_bytes",
+    "preprocess_threads",
+    "fetch_threads",
+    "max_fetch_bytes",
+    "max_redirects",
+    "max_image_pixels",
+    "max_text_chars",
+)

@@ -1,0 +1,97 @@
+"""The tokenizer of a Hugging Face repository, as open_clip runs it, from its files alone."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ...errors import WeightsError
+from ..downloads.hub import fetch_optional_file
+from .fast import FastTokenizer
+
+_FILE = "tokenizer.json"
+_USUAL = {"pad_token": ("<pad>", "[PAD]"), "sep_token": ("</s>", "[SEP]")}
+"""What the tokenizers' own classes take where a repository names no such token."""
+
+_LANGUAGE_FIRST = "nllb-200"
+"""Of these models' tokenizers the published file puts the language behind the text, its class before it."""
+_LANGUAGE = "eng_Latn"
+
+
+def fetch_tokenizer(
+    repository: str, context_length: int, options: dict[str, Any], *, max_tokens: int | None, cache_dir: str | None
+) -> FastTokenizer:
+    """Return the tokenizer of a repository, fetching its files if they are not here.
+
+    Args:
+        repository: Such as `roberta-base`.
+        context_length: The most ids of one text.
+        options: `tokenizer_kwargs` of an open_clip configuration: `clean` and `strip_sep_token`.
+        max_tokens: Where texts are cut; None means the context length.
+        cache_dir: As in `EncoderSpec`.
+
+    Raises:
+        WeightsError: If the files cannot be had, or the options ask for what is not supported.
+    """
+    if unknown := sorted(set(options) - {"clean", "strip_sep_token"}):
+        raise WeightsError(f"the tokenizer {repository!r} is wanted with {', '.join(unknown)}, which is not supported")
+    path = fetch_optional_file(repository, _FILE, cache_dir)
+    if path is None:
+        raise WeightsError(
+            f"{repository!r} has no {_FILE}: its tokenizer exists as a sentencepiece model alone, which is not read;"
+            f" a copy made with transformers' save_pretrained has one"
+        )
+    config_path = fetch_optional_file(repository, "tokenizer_config.json", cache_dir)
+    try:
+        config = json.loads(config_path.read_text(encoding="utf-8")) if config_path else {}
+    except ValueError as err:
+        raise WeightsError(f"{str(config_path)!r} is no tokenizer_config.json: {err}") from err
+    try:
+        definition = json.loads(path.read_text(encoding="utf-8"))
+        ids = _special_ids(definition)
+    except (ValueError, KeyError, TypeError) as err:
+        raise WeightsError(f"{str(path)!r} is no tokenizer.json: {err}") from err
+    if _LANGUAGE_FIRST in repository:
+        definition["post_processor"] = _template(_LANGUAGE, "</s>", ids)
+    blank = _token_id("sep_token", repository, config, ids) if options.get("strip_sep_token") else None
+    return FastTokenizer(
+        json.dumps(definition, ensure_ascii=False),
+        context_length,
+        _token_id("pad_token", repository, config, ids),
+        options.get("clean", "whitespace"),
+        blank_id=blank,
+        max_tokens=max_tokens,
+    )
+
+
+def _special_ids(definition: dict[str, Any]) -> dict[str, int]:
+    """Return the ids of the tokens that stand for themselves, and of a vocabulary that names them too."""
+    model = definition["model"]
+    vocabulary = model.get("vocab", {})
+    pairs = vocabulary.items() if isinstance(vocabulary, dict) else ((p[0], n) for n, p in enumerate(vocabulary))
+    return {**dict(pairs), **{token["content"]: token["id"] for token in definition.get("added_tokens") or ()}}
+
+
+def _token_id(role: str, repository: str, config: dict[str, Any], ids: dict[str, int]) -> int:
+    named = config.get(role)
+    if isinstance(named, dict):
+        named = named.get("content")
+    for token in (named,) if named else _USUAL[role]:
+        if token in ids:
+            return ids[token]
+    raise WeightsError(f"the tokenizer {repository!r} has no {role} {named or ' or '.join(_USUAL[role])!r}")
+
+
+def _template(before: str, after: str, ids: dict[str, int]) -> dict[str, Any]:
+    """Return a tokenizer.json's rule: one token before each text, and one after it."""
+
+    def special(token: str) -> dict[str, Any]:
+        return {"SpecialToken": {"id": token, "type_id": 0}}
+
+    texts = [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"]
+    return {
+        "type": "TemplateProcessing",
+        "single": [special(before), texts[0], special(after)],
+        "pair": [special(before), *texts, special(after)],
+        "special_tokens": {t: {"id": t, "ids": [ids[t]], "tokens": [t]} for t in (before, after)},
+    }

@@ -1,0 +1,87 @@
+"""Tokenizers as files: stored in a directory, and made again from there without the libraries that they came from."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...errors import WeightsError
+from ..frontend import Tokenizer
+from .clip_bpe import ClipTokenizer, vocabulary_file
+from .fast import FastTokenizer
+
+CLIP_FILE = "bpe_simple_vocab_16e6.txt.gz"
+FAST_FILE = "tokenizer.json"
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
+    """Write a tokenizer's tables.
+
+    Args:
+        tokenizer: One of ours.
+        folder: Where the files go.
+
+    Returns:
+        What `load_tokenizer` needs, as plain values.
+
+    Raises:
+        WeightsError: If it is of a kind that has no files.
+    """
+    if isinstance(tokenizer, ClipTokenizer):
+        shutil.copyfile(tokenizer.vocabulary, folder / CLIP_FILE)
+        settings: dict[str, Any] = {"kind": "clip", "file": CLIP_FILE}
+    elif isinstance(tokenizer, FastTokenizer):
+        (folder / FAST_FILE).write_text(tokenizer.definition, encoding="utf-8")
+        settings = {"kind": "fast", "file": FAST_FILE, "pad_id": tokenizer.pad_id}
+        settings |= {"clean": tokenizer.clean, "blank_id": tokenizer.blank_id}
+    else:
+        raise WeightsError(f"a tokenizer of the kind {type(tokenizer).__name__} cannot be stored in a directory")
+    return {**settings, "context_length": tokenizer.context_length, "max_tokens": tokenizer.max_tokens}
+
+
+def load_tokenizer(settings: Mapping[str, Any], folder: Path, max_tokens: int | None = None) -> Tokenizer:
+    """Make a tokenizer from its files.
+
+    Args:
+        settings: What `save_tokenizer` returned.
+        folder: Where the files are.
+        max_tokens: Where texts are cut; None means where they were cut before.
+
+    Raises:
+        WeightsError: If a file is missing or unreadable.
+        MissingExtraError: If it needs a package that is not installed.
+    """
+    path = folder / Path(settings["file"]).name  # a directory that somebody sent names no files elsewhere
+    if not path.is_file():
+        raise WeightsError(f"no tokenizer at {str(path)!r}")
+    limit = max_tokens or settings["max_tokens"]
+    if settings["kind"] == "clip":
+        return clip_tokenizer(path, settings["context_length"], limit)
+    if settings["kind"] == "fast":
+        options = {name: settings[name] for name in ("clean", "blank_id")}
+        return FastTokenizer.of_file(path, settings["context_length"], settings["pad_id"], max_tokens=limit, **options)
+    raise WeightsError(f"{str(folder)!r} names a tokenizer of the unknown kind {settings['kind']!r}")
+
+
+def clip_tokenizer(path: Path, context_length: int, max_tokens: int) -> ClipTokenizer:
+    """Make CLIP's tokenizer from a table of merges.
+
+    Args:
+        path: The table; where there is none, that of an installed open_clip.
+        context_length: The most ids of one text.
+        max_tokens: Where texts are cut.
+
+    Raises:
+        WeightsError: If the table is missing or is none.
+    """
+    if not path.is_file():
+        try:
+            path = vocabulary_file()
+        except WeightsError as err:
+            raise WeightsError(f"no table of CLIP's tokenizer: put {CLIP_FILE} into {str(path.parent)!r}") from err
+    try:
+        return ClipTokenizer(context_length, path, max_tokens=max_tokens)
+    except (OSError, EOFError, ValueError, KeyError) as err:  # gzip's, zlib's and utf-8's
+        raise WeightsError(f"{str(path)!r} is no table of CLIP's merges: {err}") from err

@@ -1,0 +1,98 @@
+"""AudioCLIP: images, texts and sounds in one space (Guzhov et al., "AudioCLIP", ICASSP 2022; weights under MIT)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import SpecError
+from ...media.audio import require_audio
+from ..catalog import ModelRef
+from ..downloads import fetch_url, local_file
+from ..frontend import AudioFrontend, Frontend, TextFrontend
+from ..source import Source
+from ..spec import EncoderSpec
+from ..tokenizers.clip_bpe import ClipTokenizer
+from .scales import audioclip_scales
+
+if TYPE_CHECKING:
+    import torch
+
+SAMPLE_RATE = 44_100
+CONTEXT_LENGTH = 77
+_SCALES = {"reference": 32_768.0, "jina": 1.0}
+"""What samples in [-1, 1] are multiplied by: 16-bit values, as in training, or nothing, as in Jina's executor."""
+_VALUES_PER_SAMPLE = 10.0
+"""Values of the first stage, the audio tower's largest: 256 x 86 for every four frames of 561 samples."""
+_RELEASE = "https://github.com/AndreyGuzhov/AudioCLIP/releases/download/v0.1/"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Published:
+    """A published file of weights.
+
+    Attributes:
+        filename: Its name, in the release and on disk.
+        sha256: The hash of its bytes.
+    """
+
+    filename: str
+    sha256: str
+
+
+PUBLISHED = {
+    "full": Published("AudioCLIP-Full-Training.pt", "2441d35b353352c8b1bbfb8f7c687f46314c3d2909e940eaf763b8c17f632c44"),
+    "partial": Published(
+        "AudioCLIP-Partial-Training.pt", "1921885b6c3b5de0619f2ef4a9700ecbade758a398b34eb064230c30baef0c75"
+    ),
+}
+"""All three towers trained on sounds, and only the audio tower trained on top of OpenAI's RN50."""
+
+
+def find_source(spec: EncoderSpec) -> Source:
+    """Find the weights of AudioCLIP, downloading published ones that are not here yet.
+
+    Args:
+        spec: Of family `audioclip`; `mode` decides how the audio tower runs.
+
+    Raises:
+        MissingExtraError: If what decodes and resamples sounds is not installed.
+        SpecError: If more tokens are asked for than the text tower reads.
+        WeightsError: If the weights cannot be had.
+    """
+    require_audio()
+    weights = _find_weights(spec.ref, spec.cache_dir)
+    context = spec.max_text_tokens or CONTEXT_LENGTH
+    if context > CONTEXT_LENGTH:
+        raise SpecError(f"max_text_tokens={context}: AudioCLIP's text tower reads at most {CONTEXT_LENGTH} tokens")
+    frontend = Frontend(
+        spec.dim,
+        image=spec.facts.preprocessing,
+        text=TextFrontend(ClipTokenizer(context)),
+        audio=AudioFrontend(SAMPLE_RATE, scale=_SCALES[spec.mode], values_per_sample=_VALUES_PER_SAMPLE),
+    )
+    return Source(
+        frontend,
+        (weights,),
+        functools.partial(_build, weights, spec.mode),
+        settings={"architecture": "AudioCLIP", "mode": spec.mode},
+        resolved={"mode": spec.mode},
+        runtimes=("torch",),
+        scales=functools.partial(audioclip_scales, (weights,)),
+    )
+
+
+def _find_weights(ref: ModelRef, cache_dir: str | None) -> Path:
+    if ref.is_file:
+        return local_file(ref.weights, cache_dir)
+    published = PUBLISHED[ref.weights]
+    return fetch_url(_RELEASE + published.filename, sha256=published.sha256, cache_dir=cache_dir)
+
+
+def _build(weights: Path, mode: str) -> dict[str, torch.nn.Module]:
+    from .audioclip_build import build  # torch and open_clip, which finding does not need
+
+    towers: dict[str, Any] = build(weights, mode)
+    return towers

@@ -1,0 +1,58 @@
+"""Building AudioCLIP's networks and fitting a published file into them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import open_clip
+import torch
+
+from ...errors import WeightsError
+from .audioclip_audio import AudioTower
+from .open_clip_build import towers_of
+from .weights import empty_parameters, fit_weights, read_weights
+
+DIM = 1024
+_VISION = {"layers": [3, 4, 6, 3], "width": 64, "image_size": 224, "patch_size": None}
+_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12}
+_UNUSED_BIAS = "audio.fbsp.bias"
+"""A parameter of no values that the published files hold."""
+
+
+def build(weights: Path, mode: str) -> dict[str, torch.nn.Module]:
+    """Build the model and return its towers; see `Source.build`.
+
+    Args:
+        weights: The file.
+        mode: `reference` or `jina`; see `AudioTower.prepare`.
+
+    Raises:
+        WeightsError: If the weights cannot be read, do not fit, or make wavelets that are not finite.
+    """
+    state = read_weights(weights)
+    if (bias := state.get(_UNUSED_BIAS)) is not None and bias.numel() == 0:
+        del state[_UNUSED_BIAS]
+    with empty_parameters():
+        module = build_module()
+    fit_weights(module, state, weights)
+    audio = module.get_submodule("audio")
+    assert isinstance(audio, AudioTower)
+    try:
+        audio.prepare(mode)
+    except ValueError as err:
+        raise WeightsError(f"{str(weights)!r}: {err}") from err
+    del module.audio  # the other towers carry the module along, and need not carry this
+    return {**towers_of(module), "audio": audio}
+
+
+def build_module() -> torch.nn.Module:
+    """Build the whole model under the published names; its values are whatever torch puts there.
+
+    Image and text tower are OpenAI's RN50, whose names and architecture are open_clip's.
+    """
+    module = open_clip.CLIP(embed_dim=DIM, vision_cfg=_VISION, text_cfg=_TEXT, quick_gelu=True)
+    module.audio = AudioTower(DIM)
+    module.logit_scale_ai = torch.nn.Parameter(torch.tensor(math.log(100.0)))
+    module.logit_scale_at = torch.nn.Parameter(torch.tensor(math.log(100.0)))
+    return module

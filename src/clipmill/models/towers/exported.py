@@ -1,0 +1,189 @@
+"""Models that are graphs already: `onnx:DIR`, for a directory that `clipmill export` or clip-as-service wrote.
+
+A directory of `clipmill export` holds graphs, the tokenizer's tables and `clipmill.json`, and is all that is needed:
+neither torch nor open_clip is imported, and neither has to be installed.
+
+One in the layout of clip-as-service holds `visual.onnx` (`pixel_values`: normalised float (n, 3, S, S)) and
+`textual.onnx` (`input_ids`, and for M-CLIP `attention_mask`) and says nothing about the model. Its name is taken from a
+`clipmill.json` beside them, `{"model": "ViT-B-32::openai"}`, or else from the directory's own name, with `-` where the
+name has `::` or `/`: `ViT-B-32-openai`, `M-CLIP-LABSE-Vit-L-14`. Preprocessing, tokenizer and dimension are those of
+that model; shapes of the graphs that disagree are an error. CLIP's table of merges is read from the directory or from
+an installed open_clip, M-CLIP's `tokenizer.json` from the directory.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...errors import SpecError, UnknownModelError, WeightsError
+from ..catalog import ModelFacts, ModelRef, mclip, resolve_model
+from ..catalog.manifest import FILE, named_model, read_manifest
+from ..catalog.tables import Preprocessing, simplify
+from ..frontend import AudioFrontend, Frontend, TextFrontend, Tokenizer
+from ..runtimes.graphs import Graphs
+from ..source import Source
+from ..spec import EncoderSpec
+from ..tokenizers.fast import FastTokenizer
+from ..tokenizers.saved import CLIP_FILE, FAST_FILE, clip_tokenizer, load_tokenizer
+from ..weight_files import sha256_of
+from .scales import scales_of_dict
+
+_FOREIGN = {"normalised_image": "visual.onnx", "text": "textual.onnx"}
+_CATALOG = ("open_clip", "m-clip", "demo")
+
+
+def read_facts(folder: Path) -> ModelFacts:
+    """Return what a directory says of its model, its graphs unread.
+
+    Raises:
+        WeightsError: If it is none that can be loaded.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return _foreign_model(folder).facts()
+    image, text = manifest.get("image"), manifest.get("text")
+    return ModelFacts(
+        dim=manifest["dim"],
+        modalities=frozenset(manifest["modalities"]),
+        preprocessing=_preprocessing(image) if image else None,
+        image_size=image["image_size"] if image else None,
+        context_length=text["tokenizer"]["context_length"] if text else None,
+        parameters=manifest.get("parameters"),
+        licence=manifest.get("licence"),
+    )
+
+
+def find_source(spec: EncoderSpec) -> Source:
+    """Read a directory and check that its files are those that were written.
+
+    Args:
+        spec: Of family `onnx`.
+
+    Raises:
+        WeightsError: If something is missing, damaged, of another version, or does not fit.
+        SpecError: If the directory's model is not known.
+    """
+    folder = Path(spec.ref.weights)
+    manifest = read_manifest(folder)
+    return _foreign(folder, spec) if manifest is None else _ours(folder, manifest, spec)
+
+
+def _ours(folder: Path, manifest: Mapping[str, Any], spec: EncoderSpec) -> Source:
+    _check_files(folder, manifest["files"])
+    image, text, audio = (manifest.get(name) for name in ("image", "text", "audio"))
+    frontend = Frontend(
+        dim=manifest["dim"],
+        image=_preprocessing(image) if image else None,
+        text=_text_frontend(folder, text, spec) if text else None,
+        audio=AudioFrontend(**audio) if audio else None,
+    )
+    kind = manifest["kind"]
+    graphs = Graphs(folder, manifest["graphs"], kind, manifest["runtime"], manifest["precision"])
+    known = ("weights_sha256", "checked_cosine")
+    return Source(
+        frontend,
+        tuple(folder / name for name in sorted(manifest["files"])),
+        _no_towers,
+        resolved={"exported_from": manifest["model"], **{k: manifest[k] for k in known if manifest.get(k)}},
+        runtimes=("openvino",) if kind == "int8-openvino" else ("onnx", "openvino"),
+        graphs=graphs,
+        scales=functools.partial(
+            scales_of_dict, manifest.get("learnt_scales"), manifest["modalities"], str(folder / FILE)
+        ),
+    )
+
+
+def _text_frontend(folder: Path, text: Mapping[str, Any], spec: EncoderSpec) -> TextFrontend:
+    tokenizer = load_tokenizer(text["tokenizer"], folder, spec.max_text_tokens)
+    return TextFrontend(tokenizer, fixed_length=text["fixed_length"], masked=text["masked"])
+
+
+def _check_files(folder: Path, hashes: Mapping[str, str]) -> None:
+    for name, expected in hashes.items():
+        path = folder / name
+        if not path.is_file():
+            raise WeightsError(f"{str(folder)!r} lacks {name!r}, which its {FILE} names; export the model again")
+        if (found := sha256_of(path)) != expected:
+            raise WeightsError(
+                f"{str(path)!r} is not the file that was exported (sha256 {found[:12]}…, expected {expected[:12]}…);"
+                " copy or export it again"
+            )
+
+
+def _preprocessing(image: Mapping[str, Any]) -> Preprocessing:
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in image.items()}
+    return Preprocessing(**fields)
+
+
+def _no_towers() -> Any:
+    raise WeightsError("an exported directory holds graphs and no towers: runtime 'onnx' or 'openvino' runs it")
+
+
+def _foreign_model(folder: Path) -> ModelRef:
+    """Return the model that a directory of clip-as-service holds.
+
+    Raises:
+        WeightsError: If it is not in that layout.
+        SpecError: If nothing says which model it is.
+    """
+    files = sorted(_FOREIGN.values())
+    if missing := [name for name in files if not (folder / name).is_file()]:
+        raise WeightsError(
+            f"{str(folder)!r} has neither a {FILE} of `clipmill export` nor {' and '.join(missing)} of clip-as-service"
+        )
+    named = named_model(folder)
+    names = [named] if named is not None else list(_spellings(folder.name))
+    refs = set()
+    for name in names:
+        try:
+            ref = resolve_model(name)
+        except UnknownModelError:
+            continue
+        if ref.family in _CATALOG and not ref.is_file:
+            refs.add(ref)
+    if len(refs) == 1:
+        return refs.pop()
+    raise SpecError(
+        f"nothing says which model {str(folder)!r} holds: write its name into {FILE} there,"
+        ' such as {"model": "ViT-B-32::openai"}'
+        + (f"; {named!r} is not one" if named is not None else f"; {folder.name!r} names none")
+    )
+
+
+def _spellings(name: str) -> list[str]:
+    """Return what a directory's name may mean: `-` stands for `::` and `/` too."""
+    by_simple = {simplify(known): known for known in mclip.MODELS}
+    if simplify(name) in by_simple:
+        return [by_simple[simplify(name)]]
+    cuts = [place for place, character in enumerate(name) if character in "-_"]
+    return [name, *(f"{name[:cut]}::{name[cut + 1 :]}" for cut in cuts)]
+
+
+def _foreign(folder: Path, spec: EncoderSpec) -> Source:
+    ref = _foreign_model(folder)
+    facts = ref.facts()
+    limit = spec.max_text_tokens or facts.context_length or 77
+    if ref.family == "m-clip":
+        base = mclip.MODELS[ref.architecture].base
+        pad_id = int(mclip.BASES[base]["pad_token_id"])
+        tokenizer: Tokenizer = FastTokenizer.of_file(
+            folder / FAST_FILE, mclip.longest_text(base), pad_id, max_tokens=limit
+        )
+        text = TextFrontend(tokenizer, masked=True)
+    else:
+        # traced with whole rows, which its positions may insist on
+        tokenizer = clip_tokenizer(folder / CLIP_FILE, facts.context_length or 77, limit)
+        text = TextFrontend(tokenizer, fixed_length=True)
+    frontend = Frontend(facts.dim, image=facts.preprocessing, text=text)
+    return Source(
+        frontend,
+        tuple(folder / name for name in sorted(_FOREIGN.values())),
+        _no_towers,
+        settings={"model": ref.name},
+        resolved={"exported_from": ref.name},
+        runtimes=("onnx", "openvino"),
+        graphs=Graphs(folder, _FOREIGN),
+    )

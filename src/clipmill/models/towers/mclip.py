@@ -1,0 +1,89 @@
+"""Multilingual-CLIP: a multilingual text tower, and the CLIP image tower whose space it was taught to meet."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import MissingExtraError, SpecError, WeightsError
+from ..catalog import mclip
+from ..downloads.place import CONFIG, find_file, find_first, find_weights, read_json
+from ..frontend import Frontend, TextFrontend
+from ..source import Source
+from ..spec import EncoderSpec
+from ..tokenizers.fast import FastTokenizer
+from . import open_clip
+
+if TYPE_CHECKING:
+    import torch
+
+
+def find_source(spec: EncoderSpec) -> Source:
+    """Find both towers of an M-CLIP model, downloading what is not here yet.
+
+    Args:
+        spec: Of family `m-clip`; `image_weights` decides about the image tower.
+
+    Raises:
+        WeightsError: If something cannot be had, or is not the model that was named.
+        SpecError: If more tokens are asked for than the text tower reads.
+    """
+    ref = spec.ref
+    model, place = mclip.MODELS[ref.architecture], ref.weights or ref.architecture
+    longest, limit = mclip.longest_text(model.base), spec.max_text_tokens or mclip.MAX_TEXT_TOKENS
+    if limit > longest:
+        raise SpecError(f"max_text_tokens={limit} is more than the {longest} that {ref.architecture} reads")
+    _check_config(read_json(find_file(place, CONFIG, spec.cache_dir)), model.base, place)
+    text_files = find_weights(place, spec.cache_dir)
+    tokenizer = _find_tokenizer(place, model.base, longest, limit, spec.cache_dir)
+    image_name = mclip.image_model(ref.architecture, spec.image_weights)
+    image_spec = dataclasses.replace(spec, model=image_name, image_weights=None, max_text_tokens=None)
+    image = open_clip.find_image_source(image_spec)
+    return Source(
+        Frontend(model.dim, image=image.frontend.image, text=TextFrontend(tokenizer, masked=True)),
+        (*text_files, *image.files),
+        functools.partial(_build, mclip.BASES[model.base], model.dim, text_files, image.build),
+        {"text": {"base": mclip.BASES[model.base], "dim": model.dim}, "image": dict(image.settings)},
+        {"image_tower": image_name},
+        scales=image.scales,  # texts were taught to lie where those of this CLIP model lie
+    )
+
+
+def _check_config(config: Mapping[str, Any], base: str, place: str) -> None:
+    """Refuse a directory with another model's text tower. Its sizes are told by the weights, not by this file."""
+    named = config.get("modelBase")
+    if not isinstance(named, str):
+        raise WeightsError(
+            f"{CONFIG} in {place!r} has no 'modelBase' (model_type {config.get('model_type')!r}): not the text tower of"
+            " an M-CLIP model"
+        )
+    if named.rpartition("/")[2].lower() != base:
+        raise WeightsError(f"{CONFIG} in {place!r} names the base {named!r}, and the model asked for has {base!r}")
+
+
+def _find_tokenizer(place: str, base: str, longest: int, limit: int, cache_dir: str | None) -> FastTokenizer:
+    path = find_first(place, ("tokenizer.json",), cache_dir)
+    if path is None:
+        raise WeightsError(
+            f"no tokenizer.json in {place!r}; where there are older files (sentencepiece.bpe.model, vocab.txt),"
+            " transformers makes it: AutoTokenizer.from_pretrained(…).save_pretrained(…)"
+        )
+    return FastTokenizer.of_file(path, longest, int(mclip.BASES[base]["pad_token_id"]), max_tokens=limit)
+
+
+def _build(
+    base: dict[str, Any],
+    dim: int,
+    text_files: tuple[Path, ...],
+    build_image: Callable[[], Mapping[str, torch.nn.Module]],
+) -> dict[str, torch.nn.Module]:
+    try:
+        import transformers  # noqa: F401 - for a message that says what to install
+    except ImportError as err:
+        raise MissingExtraError("transformers", "hf", "M-CLIP") from err
+    from .mclip_build import build_text, image_tower
+
+    return {"image": image_tower(build_image()), "text": build_text(base, dim, text_files)}

@@ -1,0 +1,219 @@
+"""Models of open_clip: published weights by tag, a file of one's own, a hub repository, the demo inside the package.
+
+All take one path: a configuration, its preprocessing and tokenizer, and one file of weights that must fit it exactly.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from ...errors import SpecError, WeightsError
+from ..catalog import ModelRef, tables
+from ..catalog.backbones import BACKBONES, KINDS
+from ..catalog.facts import demo_directory
+from ..catalog.tables import Preprocessing
+from ..downloads import elsewhere, hub
+from ..downloads.urls import fetch_url, find_copy, local_file, place_of
+from ..frontend import Frontend, TextFrontend, Tokenizer
+from ..source import Source
+from ..spec import EncoderSpec
+from ..tokenizers.clip_bpe import ClipTokenizer
+from ..weight_files import is_torchscript
+from .scales import clip_scales
+
+_log = logging.getLogger("clipmill")
+
+CONTEXT_LENGTH = 77
+"""What open_clip takes where a configuration does not say."""
+
+DEMO_PRECISION = "fp32"
+"""What `auto` means for the demo model: its drawings are so near to each other that bfloat16, with cosines of 0.9999,
+keeps only 98 to 99 of 100 nearest neighbours (`benchmarks/recall.py`), and it is fast enough without."""
+
+
+def find_source(spec: EncoderSpec) -> Source:
+    """Find configuration, preprocessing, tokenizer and weights of a model, downloading what is not here yet.
+
+    Args:
+        spec: Of family `open_clip`, `hf-hub` or `demo`.
+
+    Raises:
+        WeightsError: If something cannot be had.
+        SpecError: If the spec asks for more tokens than the model reads.
+    """
+    ref = spec.ref
+    if ref.family == "open_clip":
+        return _published(ref, spec)
+    if ref.family == "demo":
+        directory = demo_directory()
+        config = json.loads((directory / hub.CONFIG_FILE).read_text(encoding="utf-8"))
+        weights = directory / hub.WEIGHT_FILES[0]
+    else:
+        config = hub.fetch_config(ref.weights, spec.cache_dir)
+        weights = hub.fetch_weights(ref.weights, spec.cache_dir)
+    model = config["model_cfg"]
+    preprocessing = Preprocessing.of(model["vision_cfg"].get("image_size", 224), config.get("preprocess_cfg", {}))
+    source = _source(model["embed_dim"], preprocessing, model["text_cfg"], weights, spec, {"config": model})
+    return dataclasses.replace(source, auto_precision=DEMO_PRECISION) if ref.family == "demo" else source
+
+
+def find_image_source(spec: EncoderSpec) -> Source:
+    """Find what the images of a model need: as `find_source` does, without a tokenizer.
+
+    Args:
+        spec: Of family `open_clip`.
+
+    Raises:
+        WeightsError: If something cannot be had.
+    """
+    return _published(spec.ref, spec, texts=False)
+
+
+def _published(ref: ModelRef, spec: EncoderSpec, *, texts: bool = True) -> Source:
+    facts = tables.architectures()[ref.architecture]
+    weights = local_file(ref.weights, spec.cache_dir) if ref.is_file else download(ref, spec.cache_dir)
+    quick_gelu = bool(ref.quick_gelu) or (ref.is_file and weights.is_file() and is_torchscript(weights))
+    settings = {"architecture": ref.architecture, "quick_gelu": quick_gelu}
+    text = {"context_length": facts["context_length"], **facts.get("text", {})}
+    return _source(facts["dim"], ref.preprocessing(), text if texts else None, weights, spec, settings)
+
+
+def _source(
+    dim: int,
+    preprocessing: Preprocessing,
+    text: dict[str, Any] | None,
+    weights: Path,
+    spec: EncoderSpec,
+    settings: dict[str, Any],
+) -> Source:
+    scales = functools.partial(clip_scales, (weights,))
+    if text is None:
+        frontend = Frontend(dim, image=preprocessing)
+        return Source(frontend, (weights,), functools.partial(_build, settings, weights), settings, scales=scales)
+    tokenizer = make_tokenizer(text, spec)
+    if name := text.get("hf_model_name"):
+        settings = {**settings, "backbone": find_backbone(name, spec.cache_dir)}
+        if tokenizer.pad_id != settings["backbone"]["pad_token_id"]:
+            raise WeightsError(
+                f"{spec.model} pads with id {tokenizer.pad_id}, and its text tower {name!r} ignores"
+                f" {settings['backbone']['pad_token_id']}: not a pair"
+            )
+    frontend = Frontend(dim, image=preprocessing, text=TextFrontend(tokenizer, fixed_length=depends_on_padding(text)))
+    return Source(frontend, (weights,), functools.partial(_build, settings, weights), settings, scales=scales)
+
+
+def _build(settings: dict[str, Any], weights: Path) -> dict[str, Any]:
+    from .open_clip_build import build  # torch and open_clip, which graphs made earlier do not need
+
+    return build(settings, weights)
+
+
+def depends_on_padding(text: dict[str, Any]) -> bool:
+    """Tell whether a text tower's vectors depend on the padding behind a text.
+
+    Those that look only backwards and take the vector of the end token do not, nor those of Hugging Face, which mask
+    it. CoCa appends a token behind the padding; the rest (SigLIP, CLIPA, MobileCLIP) look at it.
+
+    Args:
+        text: open_clip's `text_cfg`, or what the catalog keeps of it.
+    """
+    if "hf_model_name" in text:
+        return False
+    backwards = not text.get("no_causal_mask") and not text.get("embed_cls")
+    return not (backwards and text.get("pool_type", "argmax") in ("argmax", "eos"))
+
+
+def download(ref: ModelRef, cache_dir: str | None) -> Path:
+    """Return this machine's copy of published weights.
+
+    What is here already is used, wherever it came from; else the hub is asked, and the publisher's URL where the hub
+    cannot be reached.
+
+    Args:
+        ref: Of family `open_clip`, with a tag.
+        cache_dir: As in `EncoderSpec`.
+
+    Raises:
+        WeightsError: If they cannot be had.
+    """
+    facts = tables.weights()[ref.architecture][ref.weights]
+    url, sha256 = facts.get("url", ""), facts.get("sha256")
+    repository, _, filename = facts.get("hub", "").rpartition("/")
+    if here := _find_here(ref, cache_dir):
+        return here
+    if not repository:
+        return fetch_url(url, sha256=sha256, cache_dir=cache_dir)
+    try:
+        return hub.fetch_file(repository, filename, cache_dir) if filename else hub.fetch_weights(repository, cache_dir)
+    except WeightsError as err:
+        if not url:
+            raise
+        _log.warning("%s; trying %s", err, url)
+        try:
+            return fetch_url(url, sha256=sha256, cache_dir=cache_dir)
+        except WeightsError as second:
+            raise WeightsError(f"the weights of {ref.name}: {err}; {second}") from err
+
+
+def _find_here(ref: ModelRef, cache_dir: str | None) -> Path | None:
+    """Return a copy of published weights that somebody has downloaded already."""
+    facts = tables.weights()[ref.architecture][ref.weights]
+    repository, _, filename = facts.get("hub", "").rpartition("/")
+    if repository:
+        found = hub.find_file(repository, filename, cache_dir) if filename else hub.find_weights(repository, cache_dir)
+        if found:
+            return found
+    if url := facts.get("url"):
+        place = place_of(url, cache_dir)
+        if found := find_copy([place, *elsewhere.places_of(place.name)], facts.get("sha256")):
+            return found
+    return elsewhere.clip_as_service_copy(ref.architecture, ref.weights)
+
+
+def find_backbone(name: str, cache_dir: str | None) -> dict[str, Any]:
+    """Return the configuration of a Hugging Face text tower: from our own table, else from its repository.
+
+    Args:
+        name: What open_clip's `hf_model_name` says.
+        cache_dir: As in `EncoderSpec`.
+
+    Raises:
+        WeightsError: If it cannot be had, or is of a kind that open_clip does not build.
+    """
+    if name in BACKBONES:
+        return BACKBONES[name]
+    config = json.loads(hub.fetch_file(name, "config.json", cache_dir).read_text(encoding="utf-8"))
+    if config.get("model_type") not in KINDS:
+        raise WeightsError(f"the text tower {name!r} is a {config.get('model_type')!r}; allowed: {', '.join(KINDS)}")
+    return {key: value for key, value in config.items() if key != "auto_map"}  # no code of a repository is run
+
+
+def make_tokenizer(text: dict[str, Any], spec: EncoderSpec) -> Tokenizer:
+    """Return the tokenizer of a text tower: CLIP's own, or that of the repository which the configuration names.
+
+    Args:
+        text: open_clip's `text_cfg`, or what the catalog keeps of it.
+        spec: Whose cache holds copies, and whose `max_text_tokens` says where texts are cut.
+
+    Raises:
+        WeightsError: If it cannot be had.
+        SpecError: If the spec asks for more tokens than the model reads.
+    """
+    context = int(text.get("context_length") or CONTEXT_LENGTH)
+    if spec.max_text_tokens is not None and spec.max_text_tokens > context:
+        raise SpecError(f"max_text_tokens={spec.max_text_tokens} is more than the {context} that {spec.model} reads")
+    options = text.get("tokenizer_kwargs") or {}
+    if text.get("tokenizer_mode"):
+        raise WeightsError(f"{spec.model} wants the tokenizer_mode {text['tokenizer_mode']!r}, which is not supported")
+    if repository := text.get("hf_tokenizer_name"):
+        from ..tokenizers.repository import fetch_tokenizer
+
+        return fetch_tokenizer(repository, context, options, max_tokens=spec.max_text_tokens, cache_dir=spec.cache_dir)
+    if options:
+        raise WeightsError(f"{spec.model} wants CLIP's tokenizer with {', '.join(options)}, which is not supported")
+    return ClipTokenizer(context, max_tokens=spec.max_text_tokens)

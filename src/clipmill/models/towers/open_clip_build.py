@@ -1,0 +1,141 @@
+"""Building the networks of open_clip, and giving each tower the one form that every runtime executes."""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.convert import convert_state_dict
+from open_clip.transformer import TextTransformer, text_global_pool
+
+from ...errors import MissingExtraError
+from .weights import empty_parameters, fit_weights, read_weights
+
+
+def build(settings: dict[str, Any], weights: Path) -> dict[str, torch.nn.Module]:
+    """Build a model and return its towers; see `Source.build`.
+
+    Args:
+        settings: `config` (open_clip's `model_cfg`), or `architecture` and `quick_gelu`; and `backbone`, the
+            configuration of a Hugging Face text tower, where there is one.
+        weights: The file.
+
+    Raises:
+        WeightsError: If the weights cannot be read or do not fit. Random weights are never run.
+        MissingExtraError: If the text tower is one of Hugging Face's, and transformers is not installed.
+    """
+    config = settings.get("config")
+    if config is None:
+        config = {**open_clip.get_model_config(settings["architecture"]), "quick_gelu": settings["quick_gelu"]}
+    state = read_weights(weights)
+    module = build_unfilled(config, settings.get("backbone"))
+    if any(name.startswith("image_encoder.") for name in state):
+        state = convert_state_dict(module, state)  # MobileCLIP's own names
+    fit_weights(module, state, weights)
+    return towers_of(module)
+
+
+def build_unfilled(config: dict[str, Any], backbone: dict[str, Any] | None = None) -> torch.nn.Module:
+    """Build an architecture for `fit_weights`: as `build_module` does, where possible without memory for its values.
+
+    Some of timm's constructors run their first layers to see what comes out, or derive a table from a parameter's
+    device: those (ViTamin, MobileCLIP-B, Swin) are built with real values, which the weights then replace.
+    """
+    try:
+        with empty_parameters():
+            module = build_module(config, backbone)
+        if not any(buffer.is_meta for buffer in module.buffers()):
+            return module
+    except RuntimeError as err:
+        if "meta" not in str(err):
+            raise
+    return build_module(config, backbone)
+
+
+def build_module(config: dict[str, Any], backbone: dict[str, Any] | None = None) -> torch.nn.Module:
+    """Build an architecture; its values are whatever torch puts there.
+
+    Args:
+        config: open_clip's `model_cfg`.
+        backbone: The configuration of the Hugging Face text tower that it names; nothing is downloaded for it.
+
+    Raises:
+        MissingExtraError: If there is a backbone, and transformers is not installed.
+    """
+    config = copy.deepcopy(config)
+    text, vision = config["text_cfg"], config["vision_cfg"]
+    if "timm_model_name" in vision:
+        vision["timm_model_pretrained"] = False
+    custom_text = config.pop("custom_text", False) or "hf_model_name" in text
+    network = open_clip.CoCa if "multimodal_cfg" in config else _CLASSES[custom_text]
+    if backbone is None:
+        return network(**config)
+    try:
+        import transformers  # noqa: F401 - for a message that says what to install
+    except ImportError as err:
+        raise MissingExtraError("transformers", "hf", f"the text tower {text['hf_model_name']!r}") from err
+    with tempfile.TemporaryDirectory(prefix="clipmill-") as folder:
+        Path(folder, "config.json").write_text(json.dumps(backbone), encoding="utf-8")
+        text |= {"hf_model_name": folder, "hf_model_pretrained": False}
+        return network(**config)
+
+
+_CLASSES: dict[bool, Any] = {False: open_clip.CLIP, True: open_clip.CustomTextCLIP}
+"""By whether the text tower is a module of its own."""
+
+
+def towers_of(module: Any) -> dict[str, torch.nn.Module]:
+    """Return the towers of an open_clip model."""
+    core = getattr(module, "text", module)
+    is_plain = isinstance(module, open_clip.CLIP) or (isinstance(core, TextTransformer) and core.cls_emb is None)
+    text = TextTower(core) if is_plain else _Method(module, "encode_text")
+    return {"image": _Method(module, "encode_image"), "text": text}
+
+
+class _Method(torch.nn.Module):
+    """One of a model's methods as a module."""
+
+    def __init__(self, module: torch.nn.Module, method: str) -> None:
+        super().__init__()
+        self.module = module
+        self._method = method
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return getattr(self.module, self._method)(values)
+
+
+class TextTower(torch.nn.Module):
+    """A text tower of open_clip that takes rows of any length up to the context.
+
+    open_clip's own adds the positions of the whole context; here it is those of the ids that are there, which is the
+    same where nothing comes behind them.
+    """
+
+    def __init__(self, core: Any) -> None:
+        """Wrap.
+
+        Args:
+            core: An `open_clip.CLIP`, or the `TextTransformer` of a model with a text tower of its own.
+        """
+        super().__init__()
+        self.core = core
+        self._pool = getattr(core, "text_pool_type", None) or getattr(core, "pool_type", "argmax")
+        self._eos = getattr(core, "text_eos_id", None) or getattr(core, "eos_id", None)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Embed (n, length) int64 ids; return (n, dim)."""
+        core, length = self.core, ids.shape[1]
+        values = core.token_embedding(ids) + core.positional_embedding[:length]
+        mask = None if core.attn_mask is None else core.attn_mask[:length, :length]
+        values = core.ln_final(core.transformer(values, attn_mask=mask))
+        pooled = text_global_pool(values, ids, self._pool, eos_token_id=self._eos)
+        if core.text_projection is None:
+            return pooled
+        if isinstance(core.text_projection, torch.nn.Linear):
+            return core.text_projection(pooled)
+        return pooled @ core.text_projection

@@ -1,0 +1,138 @@
+"""What models learnt to multiply cosines by: read out of their weight files, without torch where the format allows it.
+
+CLIP's logit is exp(logit_scale) · cosine. OpenAI keeps exp(logit_scale) at or below 100 while it trains and bounds
+nothing afterwards, and neither do open_clip and transformers: what the file holds is used. AudioCLIP has a parameter
+for each pair of modalities and bounds all three whenever it computes logits. SigLIP's models add a `logit_bias`: the
+same for all candidates of a query, so that softmax cancels it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import WeightsError
+from ..model import checked_scales
+
+AUDIOCLIP_BOUNDS = (1.0, 100.0)
+"""Between which AudioCLIP's own code keeps its scales."""
+
+_LARGEST = float(np.finfo(np.float32).max)
+"""Beyond which the references compute infinity."""
+
+_OF_NUMPY = ("F16", "F32", "F64")
+"""Precisions of safetensors that numpy has, too: bfloat16 takes torch."""
+
+_ALL_PAIRS = {
+    frozenset({"text", "image"}): "logit_scale",
+    frozenset({"audio", "image"}): "logit_scale_ai",
+    frozenset({"audio", "text"}): "logit_scale_at",
+}
+_PAIR = {frozenset({"text", "image"}): "logit_scale"}
+
+
+def clip_scales(files: Collection[Path]) -> dict[frozenset[str], float]:
+    """Return the scale of a CLIP model, by its one pair of modalities; none where the files lack it.
+
+    Args:
+        files: Weights, whole or in parts, as open_clip, OpenAI or transformers write them.
+
+    Raises:
+        WeightsError: If a file cannot be read, or its scale is no finite number above 0.
+    """
+    return _read_scales(files, _PAIR, (0.0, math.inf))
+
+
+def audioclip_scales(files: Collection[Path]) -> dict[frozenset[str], float]:
+    """Return the scales of AudioCLIP, by pair of modalities; those that the file lacks are left out.
+
+    Raises:
+        WeightsError: If a file cannot be read, or holds a parameter that is no finite number.
+    """
+    return _read_scales(files, _ALL_PAIRS, AUDIOCLIP_BOUNDS)
+
+
+def _read_scales(
+    files: Collection[Path], names: Mapping[frozenset[str], str], bounds: tuple[float, float]
+) -> dict[frozenset[str], float]:
+    scales = {}
+    for path in files:
+        wanted = {pair: name for pair, name in names.items() if pair not in scales}
+        found = _read_parameters(path, wanted.values()) if wanted else {}
+        for pair, name in wanted.items():
+            if name in found:
+                scales[pair] = _scale(found[name], bounds, f"{name!r} in {str(path)!r}")
+    return scales
+
+
+def _scale(parameter: np.ndarray, bounds: tuple[float, float], what: str) -> float:
+    if parameter.size != 1:
+        raise WeightsError(f"{what} has the shape {parameter.shape}; a learnt scale is one number")
+    value = float(parameter.astype(np.float32).item())  # the precision that models are loaded in
+    if not math.isfinite(value):
+        raise WeightsError(f"{what} is {value!r}: a training that failed leaves no scale; give a number instead")
+    with np.errstate(over="ignore", under="ignore"):
+        scale = min(max(float(np.exp(value)), bounds[0]), bounds[1])
+    if not 0 < scale <= _LARGEST:
+        raise WeightsError(f"{what} is {value!r}, whose exponential is no finite number above 0; give a number instead")
+    return scale
+
+
+def _read_parameters(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
+    """Return those parameters that a file holds, by name.
+
+    Raises:
+        WeightsError: If it cannot be read.
+    """
+    if path.suffix == ".safetensors" and path.is_file():
+        return _from_safetensors(path, names)
+    try:
+        from .weights import read_weights
+    except ImportError as err:
+        raise WeightsError(f"{str(path)!r} is read by torch, which is not installed: pip install torch") from err
+    state = read_weights(path)
+    return {name: state[name].float().numpy() for name in names if name in state}
+
+
+def _from_safetensors(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
+    from safetensors import safe_open
+
+    try:
+        with safe_open(str(path), framework="np") as file:
+            spelt = {name.removeprefix("module."): name for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            here = {name: spelt[name] for name in names if name in spelt}
+            if all(file.get_slice(stored).get_dtype() in _OF_NUMPY for stored in here.values()):
+                return {name: file.get_tensor(stored) for name, stored in here.items()}
+        with safe_open(str(path), framework="pt") as file:
+            return {name: file.get_tensor(stored).float().numpy() for name, stored in here.items()}
+    except Exception as err:  # the Rust library raises its own and operating system errors: all mean this file
+        raise WeightsError(f"{str(path)!r} cannot be read as weights: {err}") from err
+
+
+def scales_as_dict(scales: Mapping[frozenset[str], float]) -> dict[str, float]:
+    """Return scales as a manifest holds them: `{"image-text": 100.0}`."""
+    return {"-".join(sorted(pair)): scale for pair, scale in sorted(scales.items(), key=lambda item: sorted(item[0]))}
+
+
+def scales_of_dict(written: Any, modalities: Collection[str], where: str) -> dict[frozenset[str], float]:
+    """Return what `scales_as_dict` wrote.
+
+    Args:
+        written: A manifest's entry; None in those of versions that wrote none.
+        modalities: Those of the model.
+        where: The manifest, for messages.
+
+    Raises:
+        WeightsError: If it is something else.
+    """
+    if written is None:
+        return {}
+    if not isinstance(written, dict):
+        raise WeightsError(
+            f"{where}: learnt_scales is {written!r}, allowed are numbers by pair, as {{'image-text': 100}}"
+        )
+    return checked_scales({frozenset(pair.split("-")): scale for pair, scale in written.items()}, modalities, where)

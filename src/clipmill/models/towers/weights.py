@@ -1,0 +1,132 @@
+"""Reading weight files safely, and fitting them into networks without holding them twice."""
+
+from __future__ import annotations
+
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...errors import WeightsError
+from ..weight_files import is_torchscript
+
+_ARCHIVE_EXTRAS = ("input_resolution", "context_length", "vocab_size")
+"""Entries of OpenAI's TorchScript archives that describe the model and are none of its parameters."""
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Read a state dict, running none of the file's code.
+
+    Args:
+        path: safetensors, a pickled state dict (bare, or under `state_dict`, with or without `module.` before the
+            names), or a TorchScript archive.
+
+    Returns:
+        Tensors by name, on the CPU, in the file's own precision.
+
+    Raises:
+        WeightsError: If there is no such file, or it is none of these.
+    """
+    if not path.is_file():
+        raise WeightsError(f"no weights at {str(path)!r} on this machine; nothing is run with random weights")
+    try:
+        state = _read(path)
+    except WeightsError:
+        raise
+    except Exception as err:  # unpickling, zip, safetensors and jit errors: all mean this file
+        raise WeightsError(f"{str(path)!r} cannot be read as weights: {err}") from err
+    if not state or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise WeightsError(f"{str(path)!r} holds no state dict (names and tensors)")
+    if next(iter(state)).startswith("module."):
+        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    return state
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(str(path))
+    if is_torchscript(path):
+        state = torch.jit.load(str(path), map_location="cpu").state_dict()
+        return {name: tensor for name, tensor in state.items() if name not in _ARCHIVE_EXTRAS}
+    loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    if isinstance(loaded, dict) and "state_dict" in loaded:
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, dict):
+        raise WeightsError(f"{str(path)!r} holds {type(loaded).__name__}, not a state dict")
+    return dict(loaded)
+
+
+_building = threading.RLock()
+
+
+@contextmanager
+def empty_parameters() -> Iterator[None]:
+    """Build networks inside this block with parameters that hold no memory, until `fit_weights` puts real ones there.
+
+    Buffers are real: masks and tables that no file holds are computed by the constructors. One thread builds at a time,
+    and what other threads build meanwhile, of ours or not, is as it always is.
+    """
+    with _building:
+        register, builder = torch.nn.Module.register_parameter, threading.get_ident()
+
+        def register_empty(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
+            if threading.get_ident() == builder and parameter is not None and parameter.device.type != "meta":
+                parameter = torch.nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+            register(module, name, parameter)
+
+        torch.nn.Module.register_parameter = register_empty  # type: ignore[assignment, method-assign]
+        try:
+            yield
+        finally:
+            torch.nn.Module.register_parameter = register  # type: ignore[assignment, method-assign]
+
+
+def fit_weights(
+    module: torch.nn.Module,
+    state: dict[str, torch.Tensor],
+    path: Path,
+    *,
+    may_miss: Callable[[str], bool] = lambda name: name.endswith("num_batches_tracked"),
+    may_have: Callable[[str], bool] = lambda name: name.endswith("position_ids"),
+) -> None:
+    """Put weights into a module, strictly: every name and shape must agree.
+
+    The module takes the tensors themselves, in float32: those of a memory-mapped file stay where they are.
+
+    Args:
+        module: Built inside `empty_parameters`.
+        state: Tensors by name; emptied, so that what is converted is not held twice.
+        path: The file, for the message.
+        may_miss: Names that need not be in the file (buffers that the module has anyway).
+        may_have: Names in the file that are not needed.
+
+    Raises:
+        WeightsError: If they do not fit, with the first names that are off.
+    """
+    own = module.state_dict()
+    ready: dict[str, torch.Tensor] = {}
+    for name in list(state):
+        tensor = state.pop(name)
+        if tensor.is_floating_point():
+            tensor = tensor.float()
+        if name in own and own[name].numel() == tensor.numel() == 1:
+            tensor = tensor.reshape(own[name].shape)  # scalars of older files have the shape (1,)
+        ready[name] = tensor
+    try:
+        missing, unexpected = module.load_state_dict(ready, strict=False, assign=True)
+    except RuntimeError as err:
+        raise WeightsError(f"{str(path)!r} does not fit the architecture: {str(err)[:600]}") from err
+    missing = [name for name in missing if not may_miss(name)]
+    unexpected = [name for name in unexpected if not may_have(name)]
+    if missing or unexpected:
+        raise WeightsError(
+            f"{str(path)!r} does not fit the architecture: {len(missing)} names missing {missing[:3]},"
+            f" {len(unexpected)} unexpected {unexpected[:3]}"
+        )
+    module.eval().requires_grad_(False)

@@ -1,0 +1,78 @@
+"""What a dataset lacks: shards that were not made, files that its manifests name and that are not there, or cut off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..datasets.dataset import DatasetSummary, read_job, read_manifests
+from ..errors import DatasetError
+from ..files.file_systems import Folder
+from ..files.plain import some_of
+
+
+def missing_of(job: Mapping[str, Any], summary: DatasetSummary) -> str | None:
+    """Say what a dataset lacks whose job did not end; None for one that is whole.
+
+    Args:
+        job: What made it.
+        summary: What became of it so far.
+    """
+    if summary.complete:
+        return None
+    planned = job.get("shards")
+    if planned and summary.shards < planned:
+        return f"{summary.shards} of {planned} shards are there"
+    return "its job has not ended (no _SUCCESS)"
+
+
+def reads_own_files(job: Mapping[str, Any], manifests: Iterable[Mapping[str, Any]]) -> bool:
+    """Tell whether the local files that the rows of a dataset name are such as the user let its job read.
+
+    Those of folders and globs are: the job listed them itself. Those that stand in records are if the job was allowed
+    local files; else a record's own words would open any picture on this machine.
+
+    Args:
+        job: What made it.
+        manifests: Of the shards that are meant.
+    """
+    if (job.get("spec") or {}).get("allow_local_files"):
+        return True
+    kinds = [(manifest.get("shard") or {}).get("kind") for manifest in manifests]
+    return bool(kinds) and all(kind == "files" for kind in kinds)
+
+
+def trusts_local_files(datasets: Iterable[str]) -> bool:
+    """Tell whether all of some datasets are still there, and say that their jobs read their own files.
+
+    Args:
+        datasets: Paths or URLs; of an index, those that it was made of.
+    """
+    try:
+        return all(reads_own_files(read_job(one), read_manifests(one)) for one in datasets)
+    except DatasetError:  # one is gone, or is no dataset of ours: nobody knows who named the files
+        return False
+
+
+def damages_of(directory: str, manifests: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Say which files are not as their manifests say, a few of them by name.
+
+    Args:
+        directory: Path or URL of the dataset.
+        manifests: Those of its shards.
+    """
+    there = Folder.of(directory).list()
+    gone, other = [], []
+    for manifest in manifests:
+        for file in manifest.get("files") or ():
+            name, nbytes = str(file.get("name")), file.get("bytes")
+            if name not in there:
+                gone.append(name)
+            elif nbytes is not None and there[name] != nbytes:
+                other.append(f"{name} ({there[name]:,} of {nbytes:,} bytes)")
+    said = []
+    if gone:
+        said.append(f"files that manifests name are not there: {some_of(gone)}")
+    if other:
+        said.append(f"files have not the size that their manifests say: {some_of(other)}")
+    return said

@@ -1,0 +1,180 @@
+"""`overview`: all that can be said about a dataset, in one object."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..datasets.dataset import DatasetSummary, read_failures, read_job, read_manifests, summarise
+from ..datasets.directory import JOB
+from ..datasets.formats.part_writers import part_name
+from ..encoders.plans.rank_plan import CLIP_SCORE
+from ..errors import DatasetError
+from ..files.file_systems import Folder
+from ..indexes import IndexManifest, open_index
+from ..indexes.manifest import BUILDING, MANIFEST
+from ..media.fetch import FetchPolicy
+from .columns import Content, ScoreColumn, VectorColumn, check_content, content_of, score_columns, vector_columns
+from .indexes import IndexRows, job_of_index, trusted_rows_of_index
+from .integrity import damages_of, missing_of, reads_own_files
+from .parts import Parts, open_parts
+from .pictures import PictureRules
+from .reasons import Reason, reasons_of
+from .scores import Scores, scores_of
+from .vectors import SampleOptions, VectorSection, vector_section
+from .work import Work
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Looked:
+    """What is looked at.
+
+    Attributes:
+        sample: How much.
+        columns: Columns of vectors; those that the dataset has if there are none.
+        content: What the vectors were made of, where the dataset does not say it.
+        fetch_remote: Whether thumbnails are made of what URIs name elsewhere.
+        allow_local_files: Whether thumbnails are made of local files that rows name, whoever wrote the rows.
+        allow_private_addresses: Whether http(s) may go to addresses that are not public.
+    """
+
+    sample: SampleOptions = dataclasses.field(default_factory=SampleOptions)
+    columns: Sequence[str] = ()
+    content: Content | None = None
+    fetch_remote: bool = False
+    allow_local_files: bool = False
+    allow_private_addresses: bool = False
+
+    @property
+    def policy(self) -> FetchPolicy:
+        """Limits of a fetch."""
+        return FetchPolicy(timeout_s=10.0, allow_private_addresses=self.allow_private_addresses)
+
+
+@dataclasses.dataclass
+class Overview:
+    """What can be said about a dataset, or about files that clipmill did not write.
+
+    Attributes:
+        location: Path or URL.
+        job: What made it, as `_job.json` says; None for files of another origin.
+        summary: What became of the job.
+        work: How it went.
+        reasons: Failures by reason.
+        rows: Rows in the files; None where they are not Parquet.
+        files: How many of those there are.
+        warnings: What is wrong with it, for the top of the page.
+        notes: What cannot be said, and why.
+        vectors: Its columns of vectors.
+        scores: Its columns of scores.
+        index: What it is, if it is an index; then nothing is said of a job.
+    """
+
+    location: str
+    job: Mapping[str, Any] | None = None
+    summary: DatasetSummary | None = None
+    work: Work | None = None
+    reasons: list[Reason] = dataclasses.field(default_factory=list)
+    rows: int | None = None
+    files: int = 0
+    warnings: list[str] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    vectors: list[VectorSection] = dataclasses.field(default_factory=list)
+    scores: list[Scores] = dataclasses.field(default_factory=list)
+    index: IndexManifest | None = None
+
+
+def overview(location: str, looked: Looked) -> Overview:
+    """Look at a dataset, finished or not, at an index, or at Parquet files with vectors of any origin.
+
+    Args:
+        location: Path or URL of a directory, or of a Parquet file.
+        looked: At what.
+
+    Raises:
+        DatasetError: If there is nothing to be looked at, or a column that was asked for is none of vectors.
+        SpecError: If UMAP is asked for and not installed.
+    """
+    folder = Folder.of(location)
+    found = Overview(folder.url)
+    if folder.fs.exists(folder.at(MANIFEST)) or folder.fs.exists(folder.at(BUILDING)):
+        return _of_index(found, looked)
+    manifests: list[dict[str, Any]] = []
+    if folder.fs.isdir(folder.path) and folder.fs.exists(folder.at(JOB)):
+        found.job = read_job(location)
+        manifests = read_manifests(location)
+        found.summary = summarise(location)
+        found.work = Work.of(manifests)
+        found.reasons = reasons_of(read_failures(location))
+        if lacks := missing_of(found.job, found.summary):
+            found.warnings.append(f"This dataset is not complete: {lacks}. What follows is about what is there.")
+        found.warnings += [f"This dataset is damaged: {said}." for said in damages_of(location, manifests)]
+    rows_as = (found.job or {}).get("rows_as") or "parquet"
+    if rows_as != "parquet":
+        if looked.columns:
+            raise DatasetError(f"{location}: vectors are read from Parquet files, and its rows are {rows_as}")
+        found.notes.append(
+            f"Vectors and scores are read from Parquet files, and the rows of this dataset are {rows_as}."
+        )
+        return found
+    try:
+        parts = open_parts(location)
+    except DatasetError as err:
+        if found.job is None or looked.columns:
+            raise
+        found.notes.append(f"Vectors and scores are read from Parquet files. {err}")
+        return found
+    found.rows, found.files = parts.rows, len(parts.parts)
+    _look_inside(found, parts, manifests, looked)
+    found.warnings += [f"A file cannot be read: {path}: {why}" for path, why in sorted(parts.unreadable.items())]
+    return found
+
+
+def _of_index(found: Overview, looked: Looked) -> Overview:
+    index = open_index(found.location)
+    manifest = found.index = index.manifest
+    if looked.columns and list(looked.columns) != [manifest.column]:
+        raise DatasetError(f"{looked.columns[0]!r} is not the column of vectors of the index: {manifest.column!r}")
+    source, job = IndexRows(index), job_of_index(manifest)
+    check_content(source.schema, looked.content)
+    content = looked.content or content_of(manifest.column, source.schema, job)
+    column = VectorColumn(manifest.column, False, manifest.provenance, content)
+    trusted = (lambda _: True) if looked.allow_local_files else trusted_rows_of_index(manifest)
+    rules = PictureRules(looked.fetch_remote, trusted, looked.policy)
+    found.rows = manifest.rows
+    found.vectors.append(vector_section(source, column, looked.sample, rules, index=index))
+    return found
+
+
+def _look_inside(found: Overview, parts: Parts, manifests: Sequence[Mapping[str, Any]], looked: Looked) -> None:
+    columns = vector_columns(parts.schema, found.job, names=looked.columns, content=looked.content)
+    scores = score_columns(parts.schema)
+    rules = PictureRules(
+        looked.fetch_remote, _trusted_rows(parts, found.job, manifests, looked.allow_local_files), looked.policy
+    )
+    for column in columns:
+        found.vectors.append(vector_section(parts, column, looked.sample, rules))
+    for one in scores:
+        found.scores.append(scores_of(one, _batches(parts, one)))
+    if not columns:
+        what = "scores, no vectors" if scores else "neither vectors nor scores"
+        found.notes.append(f"Its columns hold {what}: {', '.join(parts.schema.names)}.")
+
+
+def _batches(parts: Parts, column: ScoreColumn) -> Iterator[Any]:
+    return parts.batches([column.name] if column.is_list else [column.name, CLIP_SCORE])
+
+
+def _trusted_rows(
+    parts: Parts, job: Mapping[str, Any] | None, manifests: Sequence[Mapping[str, Any]], allowed: bool
+) -> Any:
+    """Return what tells whether the local file that a row names is one that the user let a job read."""
+    if allowed:
+        return lambda _: True
+    own = {part_name(str(one.get("name"))) for one in manifests if reads_own_files(job or {}, [one])}
+    flags = [part.path.rpartition("/")[2] in own for part in parts.parts]
+    ends = np.cumsum([part.rows for part in parts.parts])
+    return lambda position: bool(flags[int(np.searchsorted(ends, position, side="right"))])

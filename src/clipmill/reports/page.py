@@ -1,0 +1,298 @@
+"""The page: what stands on it, from what was found, and its file, which holds all that it needs."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from .. import __version__
+from ..files.file_systems import Folder
+from ..indexes import IndexManifest
+from ..media.thumbnails import as_data_uri
+from . import plots, words
+from .columns import VectorColumn
+from .overview import Overview
+from .page_file import page_file
+from .provenance import plain, provenance_rows, resolved_rows
+from .sample import Entry, readable, shortened
+from .scores import Scores
+from .vectors import VectorSection
+
+MARK = '<meta name="generator" content="clipmill report">'
+"""Tells a page that may be written over from a stranger's file."""
+
+
+class Page:
+    """Gathers the plots of a page while its sections are described."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.plots: dict[str, dict[str, Any]] = {}
+
+    def add(self, plot: Any) -> str:
+        """Take a plot and return the name of its place."""
+        from bokeh.core.types import ID
+        from bokeh.embed import json_item
+
+        name = f"plot-{len(self.plots) + 1}"
+        self.plots[name] = dict(json_item(plot, ID(name)))
+        return name
+
+
+def render(found: Overview) -> str:
+    """Return the page.
+
+    Args:
+        found: What is said.
+    """
+    import jinja2
+    from bokeh.resources import Resources
+
+    page = Page()
+    context = {
+        "name": os.path.basename(found.location.rstrip("/")) or found.location,
+        "location": found.location,
+        "made": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "version": __version__,
+        "mark": MARK,
+        "nonce": secrets.token_urlsafe(16),
+        "warnings": found.warnings,
+        "notes": found.notes,
+        "tiles": _tiles(found),
+        "failures": _failures(found),
+        "vectors": [_vectors(section, page) for section in found.vectors],
+        "scores": [_scores(one, page) for one in found.scores],
+        "work": _work(found, page),
+        "index": None if found.index is None else _index(found.index, page),
+        "job": _job(found.job),
+        "words": words,
+    }
+    context["scripts"] = Resources(mode="inline", components=["bokeh"], log_level="warn").js_raw
+    context["plots"] = page.plots
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(__package__, "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # Bokeh names a thing before it refers to it
+    return environment.get_template("page.html").render(context)
+
+
+def check_output(output: str, *, overwrite: bool = False) -> tuple[Folder, str]:
+    """Return the folder and the name of the file to write.
+
+    Raises:
+        DatasetError: If something stands there that is no report, unless `overwrite`.
+    """
+    return page_file(output, "report", MARK, overwrite=overwrite)
+
+
+def _tiles(found: Overview) -> list[tuple[str, str, str]]:
+    """Return the numbers at the top: what, how many, and a word on it."""
+    tiles = []
+    if found.summary is not None and found.job is not None:
+        summary, planned = found.summary, found.job.get("shards")
+        tiles.append(("rows read", words.count(summary.input_rows), ""))
+        made = (
+            ("values embedded", summary.embedded)
+            if summary.embedded or not summary.scored
+            else ("values scored", summary.scored)
+        )
+        tiles.append((made[0], words.count(made[1]), f"{words.count(summary.nulls)} null" if summary.nulls else ""))
+        failed = sum(summary.failed.values())
+        said = f"in {words.share(summary.failed_rows, summary.input_rows)} of the rows" if failed else "no row failed"
+        tiles.append(("values failed", words.count(failed), said))
+        tiles.append(("shards", words.count(summary.shards), f"of {words.count(planned)}" if planned else ""))
+        rate = summary.rows_per_second
+        if rate is not None:
+            tiles.append(("rows a second", words.number(rate), "between the first and the last row"))
+        if summary.seconds:
+            said = f"in {words.count(summary.processes)} process{'es' if summary.processes != 1 else ''}"
+            tiles.append(("time of work", words.duration(summary.seconds), said))
+    if found.index is not None:
+        return [*tiles, *_index_tiles(found.index)]
+    if found.rows is not None:
+        tiles.append(("rows in the files", words.count(found.rows), f"{words.count(found.files)} Parquet files"))
+    return tiles
+
+
+def _index_tiles(index: IndexManifest) -> list[tuple[str, str, str]]:
+    tiles = [
+        ("vectors", words.count(index.rows), f"of {words.count(index.dim)} values"),
+        ("kind", index.kind, index.factory),
+    ]
+    if index.recall is not None:
+        recall = index.recall
+        said = "reached" if recall.reached else "not reached"
+        tiles.append((f"recall@{recall.k}", f"{recall.recall:.4f}", f"target {recall.target:g}, {said}"))
+        tiles.append(("queries a second", words.number(recall.queries_per_second), "on the machine that built it"))
+    return [*tiles, ("on the disk", words.size(sum(index.files.values())), f"full vectors in {index.dtype}")]
+
+
+def _index(index: IndexManifest, page: Page) -> dict[str, Any]:
+    said: dict[str, Any] = {"manifest": index, "recall": index.recall, "reasons": index.plan.get("reasons") or []}
+    if index.recall is not None and index.recall.curve:
+        said["curve"] = page.add(plots.recall_plot(index.recall))
+    failed = ", ".join(f"{words.count(rows)} {reason}" for reason, rows in index.failed.items() if rows)
+    rows = [
+        ("built", index.created),
+        ("rows added last", index.updated if index.updated != index.created else "–"),
+        ("made of", ", ".join(readable(str(one.get("location"))) for one in index.datasets)),
+        ("column", index.column),
+        ("factory", index.factory),
+        ("a search looks at", plots.settings(index.search)),
+        ("rows without a vector", words.count(index.nulls)),
+        ("vectors left out", failed or "none"),
+        ("rows there already", words.count(index.skipped)),
+        ("memory it was planned for", words.size(index.plan.get("max_memory_bytes"))),
+    ]
+    return {**said, "rows": rows}
+
+
+def _failures(found: Overview) -> dict[str, Any] | None:
+    if found.summary is None:
+        return None
+    total = sum(reason.count for reason in found.reasons)
+    most = max((reason.count for reason in found.reasons), default=1)
+    rows = [
+        {"reason": reason, "share": words.share(reason.count, total), "bar": round(100 * reason.count / most, 1)}
+        for reason in found.reasons
+    ]
+    return {"total": total, "rows": rows, "transient": sum(reason.transient for reason in found.reasons)}
+
+
+def _vectors(section: VectorSection, page: Page) -> dict[str, Any]:
+    sample, likeness = section.sample, section.likeness
+    count = len(sample.entries)
+    said: dict[str, Any] = {
+        "name": section.column.name,
+        "made_of": _made_of(section.column),
+        "sample": sample,
+        "count": count,
+        "sampled": "all of them" if sample.drawn >= sample.rows else f"drawn at random from {sample.rows:,}",
+        "dim": sample.vectors.shape[1],
+        "likeness": likeness,
+        "duplicates": section.duplicates,
+        "threshold": f"{section.duplicates.threshold:g}",
+        "provenance": provenance_rows(section.column.provenance),
+        "reasons": _reasons(section),
+        "pairs": [
+            {"cosine": f"{pair.cosine:.4f}", "sides": [_shown(section, pair.first), _shown(section, pair.second)]}
+            for pair in section.duplicates.pairs
+        ],
+    }
+    if count:
+        said["map"] = page.add(plots.map_plot(section))
+        said["method"] = section.projection.method
+    if section.norms is not None and count:
+        said["norms"] = page.add(plots.histogram_plot(section.norms, "length of the vector"))
+    if likeness.vectors > 1:
+        both = {"every two vectors": likeness.pairs, "a vector and the one nearest to it": likeness.nearest}
+        said["cosines"] = page.add(plots.shares_plot(both, "cosine", "density"))
+    return said
+
+
+def _made_of(column: VectorColumn) -> str | None:
+    """Return what the vectors were made of; None where nothing says it."""
+    modality = (column.provenance or {}).get("modality")
+    if modality is None:
+        return None
+    if modality == "auto":
+        return "documents: texts, pictures or sounds"
+    source = column.content.text or column.content.uri or column.content.blob
+    kinds = {"text": "texts", "image": "pictures", "audio": "sounds"}.get(modality, modality)
+    return f"{kinds}, in the column {source}" if source else kinds
+
+
+def _reasons(section: VectorSection) -> list[tuple[str, int]]:
+    """Return why there are no thumbnails, and of how many."""
+    found: dict[str, int] = {}
+    for picture in section.pictures.values():
+        if picture.reason:
+            kind = picture.reason.partition(":")[2].strip() if picture.reason.startswith("not ") else picture.reason
+            found[kind] = found.get(kind, 0) + 1
+    return sorted(found.items(), key=lambda pair: -pair[1])[:3]
+
+
+def _shown(section: VectorSection, entry: Entry) -> dict[str, Any]:
+    picture = section.picture(entry)
+    return {
+        "name": entry.name,
+        "text": entry.text,
+        "picture": as_data_uri(picture.jpeg) if picture.jpeg is not None else None,
+        "reason": picture.reason,
+    }
+
+
+def _scores(found: Scores, page: Page) -> dict[str, Any]:
+    said: dict[str, Any] = {"found": found}
+    most = found.labels[0][1] if found.labels else 1
+    said["labels"] = [(name, count, round(100 * count / most, 1)) for name, count in found.labels]
+    if found.values:
+        if found.best is not None:
+            both = {"every candidate": found.cosines, "the best of each row": found.best}
+            said["cosines"] = page.add(plots.shares_plot(both, "cosine", "density"))
+        else:
+            said["cosines"] = page.add(plots.histogram_plot(found.cosines, "cosine", "rows"))
+        said["clip_scores"] = page.add(plots.histogram_plot(found.clip_scores, "clip_score", "scores", plots.GREEN))
+    return said
+
+
+def _work(found: Overview, page: Page) -> dict[str, Any] | None:
+    work, summary = found.work, found.summary
+    if work is None or summary is None:
+        return None
+    said: dict[str, Any] = {"work": work, "summary": summary}
+    rate = work.rate()
+    if rate is not None:
+        said["rate"] = page.add(plots.rate_plot(rate))
+        said["pauses"] = rate.pauses
+    if work.batch_rows:
+        said["batches"] = page.add(plots.batches_plot(work.batch_rows))
+        calls = sum(work.batch_rows.values())
+        said["calls"] = calls
+        said["rows_a_call"] = sum(rows * number for rows, number in work.batch_rows.items()) / calls
+    spent = [(name, msec / 1000) for name, msec in work.msec.items()]
+    longest = max((seconds for _, seconds in spent), default=0.0)
+    if longest:
+        said["spent"] = [(name, words.duration(seconds), round(100 * seconds / longest, 1)) for name, seconds in spent]
+    if work.resolved:
+        said["resolved"] = resolved_rows(work.resolved)
+    return said
+
+
+def _job(job: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Return what the job was, as names and values."""
+    if job is None:
+        return []
+    rows = [("begun", str(job["started"]))] if job.get("started") else []
+    rows += [("inputs", ", ".join(readable(str(one)) for one in job["inputs"]))] if job.get("inputs") else []
+    plan = job.get("plan")
+    if isinstance(plan, Mapping):
+        rows.append(("plan", f"{plan.get('name')}: " + _pairs({k: v for k, v in plan.items() if k != "name"})))
+    if job.get("arguments"):
+        rows.append(("arguments", _pairs(job["arguments"])))
+    return rows
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return shortened(", ".join(f"{name}={plain(value)}" for name, value in values.items()), 1000)
+
+
+def said(found: Overview, output: str, nbytes: int) -> str:
+    """Return what the command prints: where the page is, and what is on it.
+
+    Args:
+        found: What is on it.
+        output: Where it is.
+        nbytes: Of the page.
+    """
+    parts = []
+    for section in found.vectors:
+        there, tried = len(section.sample.entries), sum(one.jpeg is not None for one in section.pictures.values())
+        pictures = f", {words.count(tried)} thumbnails" if tried else ""
+        parts.append(f"{section.column.name}: {words.count(there)} vectors of {words.count(found.rows)} rows{pictures}")
+    parts += [f"{one.column.name}: {words.count(one.values)} scores" for one in found.scores]
+    lines = [f"{output} ({words.size(nbytes)})", *(f"  {part}" for part in parts)]
+    return "\n".join([*lines, *(f"  {warning}" for warning in found.warnings)])

@@ -1,0 +1,41 @@
+"""Where a page goes: into a folder that is there or can be made, over an older page of its kind and nothing else."""
+
+from __future__ import annotations
+
+import os
+
+from ..errors import DatasetError
+from ..files.file_systems import Folder
+
+_MARK_WITHIN = 2048
+"""Bytes from the beginning of a page in which its mark stands."""
+
+
+def page_file(path: str, what: str, mark: str, *, overwrite: bool = False) -> tuple[Folder, str]:
+    """Return the folder and the name of a page to write.
+
+    Args:
+        path: Path or URL of the page.
+        what: What the page is, for messages.
+        mark: Text near the beginning of every page of its kind, and of no stranger's file.
+        overwrite: Whether a stranger's file may be replaced.
+
+    Raises:
+        DatasetError: If the path names no file, or something stands there that is no such page.
+    """
+    head, _, name = path.replace(os.sep, "/").rpartition("/")
+    folder = Folder.of(head if head else "/" if path.startswith("/") else ".")
+    if not name:
+        raise DatasetError(f"{path!r} names no file; the {what} is one, such as page.html")
+    at = folder.at(name)
+    if folder.fs.isdir(at):
+        raise DatasetError(f"{path} is a directory; the {what} is a file, such as {path.rstrip('/')}/page.html")
+    if not folder.fs.isdir(folder.path) and folder.fs.exists(folder.path):
+        raise DatasetError(f"{head} is a file; the {what} goes into a folder")
+    if not overwrite and folder.fs.exists(at):
+        with folder.fs.open(at, "rb") as file:
+            if mark.encode() not in file.read(_MARK_WITHIN):
+                raise DatasetError(
+                    f"{path} is there and is no {what} of clipmill; choose another name, or replace it (--overwrite)"
+                )
+    return folder, name
