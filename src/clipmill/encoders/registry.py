@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Hashable
 
 from ..errors import DeviceError, WeightsError
+from ..metrics.counts import record_load
 from ..metrics.told_process import start_from_environment
 from ..models.combinations import Combination, may_have_gpu
 from ..models.model import ClipModel, Model
@@ -101,6 +102,7 @@ def _load(spec: EncoderSpec, device: str, threads: int) -> _Key:
         with _lock:
             _models[key] = Loaded(model, threads)
             _loads += 1
+        record_load()
     return key
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import os
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping
@@ -189,9 +188,9 @@ def named_distribution(name: str, sizes: Mapping[int, float]) -> dict[str, float
 class _Totals:
     """What this process counted: what was reported, and what sessions that report to nobody have counted so far."""
 
-    def __init__(self, inherited_loads: int = 0) -> None:
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._inherited_loads = inherited_loads
+        self._loads = 0
         self._reported: Counts = {}
         self._live: dict[int, Stats] = {}
         self._ended: collections.deque[int] = collections.deque()
@@ -199,6 +198,10 @@ class _Totals:
     def add(self, counts: Mapping[tuple[str, str], float]) -> None:
         with self._lock:
             add_counts(self._reported, counts)
+
+    def add_load(self) -> None:
+        with self._lock:
+            self._loads += 1
 
     def watch(self, owner: object, stats: Stats) -> None:
         """Count what stands in `stats`, now and when its owner is gone."""
@@ -214,10 +217,8 @@ class _Totals:
             found = dict(self._reported)
             for stats in self._live.values():
                 add_counts(found, counts_of(_copy_of(stats)))
-        from ..encoders.registry import count_loads  # which brings the encoder, and that brings this
-
-        if loads := count_loads() - self._inherited_loads:
-            found[MODELS_LOADED, ""] = loads
+            if self._loads:
+                found[MODELS_LOADED, ""] = self._loads
         return found
 
     def _fold(self) -> None:
@@ -239,8 +240,7 @@ _totals = _Totals()
 def _begin_anew() -> None:
     """Leave a fork's parent its numbers, which it tells itself, and its lock, which another of its threads may hold."""
     global _totals
-    registry = sys.modules.get("clipmill.encoders.registry")  # without it nothing was loaded
-    _totals = _Totals(registry.count_loads() if registry is not None else 0)
+    _totals = _Totals()
 
 
 os.register_at_fork(after_in_child=_begin_anew)
@@ -252,6 +252,11 @@ def record(counts: Mapping[tuple[str, str], float]) -> None:
     _totals.add(counts)
     for listener in _listeners:
         listener()
+
+
+def record_load() -> None:
+    """Add a loaded model to this process's totals."""
+    _totals.add_load()
 
 
 def watch(owner: object, stats: Stats) -> None:
