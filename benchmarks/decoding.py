@@ -23,8 +23,8 @@ from workload import large_photographs, photographs
 
 from clipmill import EncoderSpec, load_encoder
 from clipmill.media.crops import image_crop
+from clipmill.media.options import Preprocessing
 from clipmill.media.preprocess import crop_pixels
-from clipmill.models.catalog.tables import Preprocessing
 
 CROP = Preprocessing()
 SPECS = {way: EncoderSpec("demo", device="cpu", decode=way, max_cache_bytes=0) for way in ("exact", "fast")}

@@ -18,8 +18,8 @@ from clipmill.encoders.session import EmbedSession
 from clipmill.encoders.vector_cache import VectorCache
 from clipmill.errors import OutOfMemoryError
 from clipmill.failures import Code, RowError, Stage
+from clipmill.media.options import Preprocessing
 from clipmill.metrics.stats import Stats
-from clipmill.models.catalog.tables import Preprocessing
 from clipmill.models.frontend import Frontend, TextFrontend
 from clipmill.models.model import ClipModel, Model, Prepared
 from clipmill.models.runtimes.pytorch import TorchRuntime

@@ -20,8 +20,9 @@ from clipmill.encoders.vector_cache import VectorCache
 from clipmill.errors import MissingExtraError
 from clipmill.failures import RowError
 from clipmill.media.audio import Waveform, open_sound, require_audio, sniff_audio_type, waveform_for
+from clipmill.media.options import AudioFrontend
 from clipmill.metrics.stats import Stats
-from clipmill.models.frontend import AudioFrontend, Frontend
+from clipmill.models.frontend import Frontend
 from clipmill.models.model import ClipModel, Model, Prepared
 
 FORMATS = [("WAV", "PCM_16"), ("WAV", "PCM_24"), ("WAV", "FLOAT"), ("RF64", "PCM_16"), ("FLAC", "PCM_16")]

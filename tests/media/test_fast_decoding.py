@@ -15,7 +15,7 @@ from clipmill.failures import RowError
 from clipmill.media import crops, preprocess
 from clipmill.media.crops import decoded_pixels, image_crop, least_side
 from clipmill.media.jpeg import decode_jpeg, is_decoded_as_read, jpeg_size, reduction
-from clipmill.models.catalog.tables import Preprocessing
+from clipmill.media.options import Preprocessing
 
 FAST, EXACT = EncoderSpec("demo"), EncoderSpec("demo", decode="exact")
 RARE = 1e-4

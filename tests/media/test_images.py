@@ -14,8 +14,8 @@ from PIL import Image
 
 from clipmill.failures import RowError
 from clipmill.media.images import open_image
+from clipmill.media.options import OPENAI_MEAN, OPENAI_STD, Preprocessing
 from clipmill.media.preprocess import crop_image, normalised_array
-from clipmill.models.catalog.tables import OPENAI_MEAN, OPENAI_STD, Preprocessing
 
 LIMIT = 10_000_000
 

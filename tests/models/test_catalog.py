@@ -7,9 +7,10 @@ import pytest
 from open_clip.factory import get_model_config
 
 from clipmill.encoders import EncoderSpec
+from clipmill.media.options import OPENAI_MEAN, OPENAI_STD
 from clipmill.models.catalog import mclip, resolve_model
 from clipmill.models.catalog.backbones import BACKBONES
-from clipmill.models.catalog.tables import OPENAI_MEAN, OPENAI_STD, architectures, pairs, weights
+from clipmill.models.catalog.tables import architectures, pairs, weights
 from clipmill.models.towers.open_clip_build import build_unfilled
 from clipmill.pipelines.models import list_models
 

@@ -18,7 +18,7 @@ from weights import drawn_module, relative_error, write_safetensors
 
 from clipmill.encoders import EncoderSpec, load_encoder
 from clipmill.errors import DeviceError, MissingExtraError, OutOfMemoryError, WeightsError
-from clipmill.models.catalog.tables import Preprocessing
+from clipmill.media.options import Preprocessing
 from clipmill.models.combinations import Combination, has_native_bfloat16
 from clipmill.models.model import Runtime
 from clipmill.models.runtimes import feeding, graphs, onnx, start_runtime

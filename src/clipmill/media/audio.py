@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import MissingExtraError
 from ..failures import Code, RowError, Stage
-from ..models.frontend import AudioFrontend
+from .options import AudioFrontend
 
 FORMATS = ("WAV", "FLAC", "OGG", "MP3")
 """Formats that are decoded. The library knows more, some of them without a mark by which they could be told."""

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from ..models.catalog.tables import Preprocessing
 from .images import open_image
 from .jpeg import decode_jpeg, is_decoded_as_read, jpeg_size, reduction
+from .options import DecodeOptions, Preprocessing
 from .preprocess import crop_image, crop_pixels, has_byte_resizer
-
-if TYPE_CHECKING:
-    from ..models.spec import EncoderSpec
 
 _LEAST = 512
 
 
-def image_crop(content: Any, preprocessing: Preprocessing, spec: EncoderSpec) -> np.ndarray:
-    """Decode, resize and crop an image as a spec says.
+def image_crop(content: Any, preprocessing: Preprocessing, options: DecodeOptions) -> np.ndarray:
+    """Decode, resize and crop an image as the options say.
 
     With `decode="exact"` Pillow does it as the reference does. With `fast` ordinary JPEG files are decoded by
     libjpeg-turbo, large ones at a reduced scale, and what is RGB is resized by torch; the rest is Pillow's. Without
@@ -27,7 +24,7 @@ def image_crop(content: Any, preprocessing: Preprocessing, spec: EncoderSpec) ->
     Args:
         content: What `open_image` takes.
         preprocessing: The model's.
-        spec: Whose `decode`, `max_image_pixels` and `apply_exif` hold.
+        options: An `EncoderSpec` has them.
 
     Returns:
         RGB, (S, S, 3) uint8, contiguous.
@@ -35,18 +32,21 @@ def image_crop(content: Any, preprocessing: Preprocessing, spec: EncoderSpec) ->
     Raises:
         RowError: See `open_image`.
     """
-    is_fast = spec.decode == "fast" and has_byte_resizer()
+    is_fast = options.decode == "fast" and has_byte_resizer()
     if is_fast and isinstance(content, bytes):
         pixels = decode_jpeg(
             content,
             at_least=least_side(preprocessing),
-            max_pixels=spec.max_image_pixels,
-            apply_exif=spec.apply_exif,
+            max_pixels=options.max_image_pixels,
+            apply_exif=options.apply_exif,
         )
         if pixels is not None and (crop := crop_pixels(pixels.array, pixels.size, preprocessing)) is not None:
             return crop
-    reduced_to = _reduced_size(content, preprocessing, spec)  # what was found fault with holds no more than was counted
-    image = open_image(content, max_pixels=spec.max_image_pixels, apply_exif=spec.apply_exif, reduced_to=reduced_to)
+    # what was found fault with holds no more than was counted
+    reduced_to = _reduced_size(content, preprocessing, options)
+    image = open_image(
+        content, max_pixels=options.max_image_pixels, apply_exif=options.apply_exif, reduced_to=reduced_to
+    )
     if is_fast and image.mode == "RGB" and image.info.get("transparency") is None:
         # of a reduction the whole's proportions; a copy, since torch wants memory that it may write
         whole = image.size if reduced_to is None else _scaled(image.size, jpeg_size(content))
@@ -72,13 +72,13 @@ def least_side(preprocessing: Preprocessing) -> int:
     return max(2 * max(preprocessing.resize_to or 0, preprocessing.image_size), _LEAST)
 
 
-def decoded_pixels(data: bytes, preprocessing: Preprocessing, spec: EncoderSpec) -> int | None:
+def decoded_pixels(data: bytes, preprocessing: Preprocessing, options: DecodeOptions) -> int | None:
     """Return the pixels that decoding an ordinary JPEG file holds; None for others, which are decoded whole.
 
     One of several scans counts twice, and in full: its coefficients are in memory before its first pixel, up to six
     bytes for each.
     """
-    reduced, size = _reduced_size(data, preprocessing, spec), jpeg_size(data)
+    reduced, size = _reduced_size(data, preprocessing, options), jpeg_size(data)
     if size is None:
         return None
     if not is_decoded_as_read(data):
@@ -87,9 +87,9 @@ def decoded_pixels(data: bytes, preprocessing: Preprocessing, spec: EncoderSpec)
     return width * height
 
 
-def _reduced_size(content: Any, preprocessing: Preprocessing, spec: EncoderSpec) -> tuple[int, int] | None:
+def _reduced_size(content: Any, preprocessing: Preprocessing, options: DecodeOptions) -> tuple[int, int] | None:
     """Return width and height that a file is reduced to while it is decoded; None where it is not."""
-    if spec.decode != "fast" or not isinstance(content, bytes) or not has_byte_resizer():
+    if options.decode != "fast" or not isinstance(content, bytes) or not has_byte_resizer():
         return None
     size = jpeg_size(content)
     times = 1 if size is None else reduction(*size, least_side(preprocessing))

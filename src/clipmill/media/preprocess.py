@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ..failures import Code, RowError, Stage
-from ..models.catalog.tables import Preprocessing
+from .options import Preprocessing
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _MAX_ENLARGEMENT = 64

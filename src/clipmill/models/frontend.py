@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from .catalog.tables import Preprocessing
+from ..media.options import AudioFrontend, Preprocessing
 
 
 class Tokenizer(Protocol):
@@ -55,24 +55,6 @@ class TextFrontend:
             ids[number, : len(row)] = row
             mask[number, : len(row)] = 1
         return (ids, mask) if self.masked else (ids,)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class AudioFrontend:
-    """How sounds become what an audio tower reads.
-
-    Attributes:
-        sample_rate: Samples a second that waveforms are brought to.
-        scale: What samples in [-1, 1] are multiplied by.
-        min_samples: The shortest waveform that the tower can embed, at `sample_rate`.
-        values_per_sample: Values that the tower's largest layer holds for each sample of each channel; what one call of
-            the model may take of memory is judged by it.
-    """
-
-    sample_rate: int
-    scale: float = 1.0
-    min_samples: int = 1
-    values_per_sample: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

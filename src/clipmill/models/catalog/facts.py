@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import SpecError, WeightsError
+from ...media.options import Preprocessing
 from . import hugging_face, mclip, tables
-from .tables import Preprocessing
 
 if TYPE_CHECKING:
     from .names import ModelRef

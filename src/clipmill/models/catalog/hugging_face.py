@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import WeightsError
-from . import tables
-from .tables import Preprocessing
+from ...media.options import OPENAI_MEAN, OPENAI_STD, Preprocessing
 
 if TYPE_CHECKING:
     from .names import ModelRef
@@ -155,8 +154,8 @@ class _Processor:
         normalises = self._get("do_normalize", True)
         return Preprocessing(
             image_size=side,
-            mean=self._per_channel("image_mean", tables.OPENAI_MEAN) if normalises else (0.0, 0.0, 0.0),
-            std=self._per_channel("image_std", tables.OPENAI_STD) if normalises else (1.0, 1.0, 1.0),
+            mean=self._per_channel("image_mean", OPENAI_MEAN) if normalises else (0.0, 0.0, 0.0),
+            std=self._per_channel("image_std", OPENAI_STD) if normalises else (1.0, 1.0, 1.0),
             interpolation=_FILTERS[self._get("resample", 3)],
             resize_mode=mode,
             resize_to=None if resize_to == side else resize_to,

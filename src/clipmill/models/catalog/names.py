@@ -12,9 +12,10 @@ from urllib.parse import parse_qsl
 
 from ...errors import SpecError, UnknownModelError
 from ...files.drivers import DRIVERS
+from ...media.options import Preprocessing
 from . import mclip, tables
 from .facts import MODALITIES, ModelFacts, facts_of, fake_modalities, fake_scales
-from .tables import Preprocessing, simplify
+from .tables import simplify
 
 _WEIGHT_FILE = re.compile(r".*(/|\.pt$|\.bin$|\.safetensors$)", re.IGNORECASE | re.DOTALL)
 _RELATIVE_FILE = re.compile(r"::[^/]|^(hf|onnx):[^/]")

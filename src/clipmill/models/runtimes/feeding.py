@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ...errors import ClipmillError, DeviceError, OutOfMemoryError, WeightsError
-from ..catalog.tables import Preprocessing
+from ...media.options import Preprocessing
 
 TEXT_INPUTS = ("input_ids", "attention_mask")
 

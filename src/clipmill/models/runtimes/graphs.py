@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import MissingExtraError, WeightsError
-from ..catalog.tables import Preprocessing
+from ...media.options import Preprocessing
 from ..frontend import Frontend
 
 if TYPE_CHECKING:

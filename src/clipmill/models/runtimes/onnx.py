@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DeviceError, WeightsError
-from ..catalog.tables import Preprocessing
+from ...media.options import Preprocessing
 from .feeding import feed, normalise, route, translated
 from .graphs import Graphs, require
 

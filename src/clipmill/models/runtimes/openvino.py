@@ -15,7 +15,7 @@ import numpy as np
 
 from ...errors import DeviceError, WeightsError
 from ...files.cache import locked
-from ..catalog.tables import Preprocessing
+from ...media.options import Preprocessing
 from ..combinations import processor
 from .feeding import feed, normalise, route, translated
 from .graphs import Graphs, require

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ...errors import DeviceError, OutOfMemoryError
-from ..catalog.tables import Preprocessing
+from ...media.options import Preprocessing
 from ..combinations import has_native_bfloat16
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import SpecError
 from ...media.audio import require_audio
+from ...media.options import AudioFrontend
 from ..catalog import ModelRef
 from ..downloads import fetch_url, local_file
-from ..frontend import AudioFrontend, Frontend, TextFrontend
+from ..frontend import Frontend, TextFrontend
 from ..source import Source
 from ..spec import EncoderSpec
 from ..tokenizers.clip_bpe import ClipTokenizer

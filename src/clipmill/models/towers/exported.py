@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import SpecError, UnknownModelError, WeightsError
+from ...media.options import AudioFrontend, Preprocessing
 from ..catalog import ModelFacts, ModelRef, mclip, resolve_model
 from ..catalog.manifest import FILE, named_model, read_manifest
-from ..catalog.tables import Preprocessing, simplify
-from ..frontend import AudioFrontend, Frontend, TextFrontend, Tokenizer
+from ..catalog.tables import simplify
+from ..frontend import Frontend, TextFrontend, Tokenizer
 from ..runtimes.graphs import Graphs
 from ..source import Source
 from ..spec import EncoderSpec

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import SpecError, WeightsError
+from ...media.options import Preprocessing
 from ..catalog import ModelRef, tables
 from ..catalog.backbones import BACKBONES, KINDS
 from ..catalog.facts import demo_directory
-from ..catalog.tables import Preprocessing
 from ..downloads import elsewhere, hub
 from ..downloads.urls import fetch_url, find_copy, local_file, place_of
 from ..frontend import Frontend, TextFrontend, Tokenizer
