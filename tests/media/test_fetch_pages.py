@@ -15,7 +15,8 @@ from http_server import JPEG
 from clipmill.errors import ClipmillError
 from clipmill.failures import Code, RowError
 from clipmill.media import fetch as fetch_module
-from clipmill.media.fetch import Fetched, FetchPolicy, fetch, inflate
+from clipmill.media.fetch import Fetched, FetchPolicy, fetch
+from clipmill.media.fetch_policy import inflate
 from clipmill.media.uri import shown
 from clipmill.media.web import HttpClient
 

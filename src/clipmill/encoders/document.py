@@ -167,7 +167,8 @@ class Document:
         Raises:
             RowError: If the URI cannot be fetched or holds no image.
         """
-        from ..media.fetch import FetchPolicy, fetch
+        from ..media.fetch import fetch
+        from ..media.fetch_policy import FetchPolicy
         from ..media.images import open_image, sniff_media_type
         from ..models.spec import EncoderSpec
 

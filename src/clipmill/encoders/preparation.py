@@ -13,7 +13,8 @@ from PIL import Image
 from ..errors import ClipmillError
 from ..failures import Code, Failure, RowError, Stage
 from ..media.audio import Waveform, count_samples, sniff_audio_type
-from ..media.fetch import FetchPolicy, fetch
+from ..media.fetch import fetch
+from ..media.fetch_policy import FetchPolicy
 from ..media.images import FORMATS, sniff_media_type
 from ..models.model import Prepared
 from ..models.spec import EncoderSpec

@@ -22,7 +22,8 @@ from ..encoders.plans.columns import ColumnPlan, MissingColumn, get_by_path
 from ..encoders.preparation import fetch_policy
 from ..failures import Code, RowError, Stage
 from ..files.plain import key_text
-from ..media.fetch import FetchPolicy, fetch
+from ..media.fetch import fetch
+from ..media.fetch_policy import FetchPolicy
 from ..models.spec import EncoderSpec
 from .modes import Mode, mode_of
 

@@ -20,20 +20,17 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from ..errors import MissingExtraError
 from ..failures import Code, RowError
-from .fetch import Deadline, Fetched, PassingError, inflate
+from .fetch_policy import Deadline, Fetched, FetchPolicy, PassingError, inflate
 from .uri import WebAddress, fetch_error, is_public, literal_address, proxy_options, scheme_of, shown
 
 try:
     import httpcore
 except ImportError as err:
     raise MissingExtraError("httpcore", "remote", "fetching http:// and https:// URIs") from err
-
-if TYPE_CHECKING:
-    from .fetch import FetchPolicy
 
 # From a host's name and a port to its numeric addresses; OSError where there are none.
 Resolver = Callable[[str, int], list[str]]

@@ -16,7 +16,8 @@ from ..files.file_systems import Folder
 from ..files.plain import clean_text, json_text
 from ..indexes.manifest import read_manifest
 from ..indexes.targets import Target
-from ..media.fetch import FetchPolicy, fetch
+from ..media.fetch import fetch
+from ..media.fetch_policy import FetchPolicy
 from ..media.thumbnails import as_data_uri, thumbnail_of
 from ..media.uri import scheme_of, shown
 from ..pipelines.wording import many

@@ -16,7 +16,7 @@ from ..errors import DatasetError
 from ..files.file_systems import Folder
 from ..indexes import IndexManifest, open_index
 from ..indexes.manifest import BUILDING, MANIFEST
-from ..media.fetch import FetchPolicy
+from ..media.fetch_policy import FetchPolicy
 from .columns import Content, ScoreColumn, VectorColumn, check_content, content_of, score_columns, vector_columns
 from .indexes import IndexRows, job_of_index, trusted_rows_of_index
 from .integrity import damages_of, missing_of, reads_own_files

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..failures import RowError
-from ..media.fetch import FetchPolicy, fetch
+from ..media.fetch import fetch
+from ..media.fetch_policy import FetchPolicy
 from ..media.jpeg import jpeg_size
 from ..media.thumbnails import thumbnail_of
 from ..media.uri import scheme_of
