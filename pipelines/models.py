@@ -11,7 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.table import Table
 
 from ..errors import SpecError
-from ..models.catalog import ModelRef, mclip, resolve_model
+from ..models.catalog import ModelRef, facts_of, mclip, resolve_model
 from ..models.catalog.tables import pairs
 from ..models.downloads import observed_by
 from ..models.spec import EncoderSpec
@@ -32,7 +32,7 @@ def nearest(pattern: str) -> list[str]:
 
 def describe(ref: ModelRef) -> dict[str, Any]:
     """Return one model's facts as plain values; None where something is not known."""
-    facts = ref.facts()
+    facts = facts_of(ref)
     return {
         "name": ref.name,
         "modalities": sorted(facts.modalities),

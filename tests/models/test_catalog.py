@@ -8,7 +8,7 @@ from open_clip.factory import get_model_config
 
 from clipmill.encoders import EncoderSpec
 from clipmill.media.options import OPENAI_MEAN, OPENAI_STD
-from clipmill.models.catalog import mclip, resolve_model
+from clipmill.models.catalog import facts_of, mclip, resolve_model
 from clipmill.models.catalog.backbones import BACKBONES
 from clipmill.models.catalog.tables import architectures, pairs, weights
 from clipmill.models.towers.open_clip_build import build_unfilled
@@ -67,7 +67,7 @@ def test_facts_equal_open_clips(pair: tuple[str, str]) -> None:
         get_model_config(name),
         open_clip.get_pretrained_cfg(name, tag),
     )
-    preprocessing, facts = ref.preprocessing(), ref.facts()
+    preprocessing, facts = ref.preprocessing(), facts_of(ref)
     assert facts.dim == config["embed_dim"]
     assert preprocessing.image_size == facts.image_size == config["vision_cfg"]["image_size"]
     assert preprocessing.mean == tuple(known.get("mean") or OPENAI_MEAN)
@@ -182,4 +182,4 @@ def test_licences_are_those_that_publishers_state() -> None:
     }
     licences |= {"ViT-B-16-SigLIP::webli": "Apache-2.0", "MobileCLIP-S1::datacompdr": None, "nllb-clip-base::v1": None}
     licences |= {"AudioCLIP": "MIT", "AudioCLIP::./own.pt": None, "demo": "Apache-2.0"} | dict.fromkeys(mclip.MODELS)
-    assert {name: resolve_model(name).facts().licence for name in licences} == licences
+    assert {name: facts_of(resolve_model(name)).licence for name in licences} == licences

@@ -25,7 +25,7 @@ import numpy as np
 from ..errors import OutOfMemoryError
 from ..media.audio import open_sound, require_audio
 from ..media.images import open_image
-from .catalog.facts import fake_modalities, fake_scales
+from .catalog.fake_options import fake_modalities, fake_scales
 from .model import Model, Prepared
 from .spec import EncoderSpec
 

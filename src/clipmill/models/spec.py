@@ -10,7 +10,7 @@ import re
 from typing import Any, Literal, Self
 
 from ..errors import SpecError
-from .catalog import ModelFacts, ModelRef, resolve_model
+from .catalog import ModelFacts, ModelRef, facts_of, resolve_model
 from .catalog.mclip import image_model
 from .catalog.names import absolute_if_path
 from .combinations import PRECISIONS, RUNTIMES, check_combination
@@ -250,7 +250,7 @@ class EncoderSpec:
     @property
     def facts(self) -> ModelFacts:
         """What is known of the model without loading it."""
-        return self.ref.facts(self.cache_dir, self.base_image_processor, self.image_weights)
+        return facts_of(self.ref, self.cache_dir, self.base_image_processor, self.image_weights)
 
     @property
     def dim(self) -> int:

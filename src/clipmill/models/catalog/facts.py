@@ -6,21 +6,18 @@ import dataclasses
 import functools
 import importlib
 import json
-import math
-from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ...errors import SpecError, WeightsError
+from ...errors import WeightsError
 from ...media.options import Preprocessing
-from . import hugging_face, mclip, tables
-
-if TYPE_CHECKING:
-    from .names import ModelRef
+from . import exported, hugging_face, mclip, tables
+from .fake_options import fake_modalities
+from .manifest import read_manifest
+from .names import ModelRef, resolve_model
 
 _CLIP = frozenset({"text", "image"})
-MODALITIES = _CLIP | {"audio"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,7 +50,16 @@ def facts_of(
     base_image_processor: str | None = None,
     image_weights: str | None = None,
 ) -> ModelFacts:
-    """Return what is known of a model without loading it, asked for once a process; see `ModelRef.facts`.
+    """Return what is known of a model without loading it, asked for once a process.
+
+    A hub repository's configuration is fetched for it; a `custom:` factory that does not say `dim` and `modalities`
+    itself is called for it.
+
+    Args:
+        ref: The model.
+        cache_dir: Where copies of a repository's files are kept.
+        base_image_processor: As in `EncoderSpec`.
+        image_weights: As in `EncoderSpec`.
 
     Raises:
         WeightsError: If a file that has to be read for it cannot be had, or a factory not be imported.
@@ -119,8 +125,6 @@ def _hugging_face_facts(ref: ModelRef, cache_dir: str | None, base_image_process
 
 
 def _mclip_facts(ref: ModelRef, image_weights: str | None) -> ModelFacts:
-    from .names import resolve_model  # which builds on this module
-
     image = resolve_model(mclip.image_model(ref.architecture, image_weights)).preprocessing()
     dim = mclip.MODELS[ref.architecture].dim
     return ModelFacts(dim, _CLIP, image, image.image_size, mclip.MAX_TEXT_TOKENS)
@@ -128,13 +132,25 @@ def _mclip_facts(ref: ModelRef, image_weights: str | None) -> ModelFacts:
 
 def _audioclip_facts(ref: ModelRef) -> ModelFacts:
     licence = None if ref.is_file else "MIT"
-    return ModelFacts(1024, MODALITIES, Preprocessing(), 224, 77, 134_111_910, licence)
+    return ModelFacts(1024, _CLIP | {"audio"}, Preprocessing(), 224, 77, 134_111_910, licence)
 
 
 def _directory_facts(ref: ModelRef) -> ModelFacts:
-    from ..towers.exported import read_facts
-
-    return read_facts(Path(ref.weights))
+    """Return what a directory of graphs says of its model, its graphs unread."""
+    folder = Path(ref.weights)
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return facts_of(exported.foreign_model(folder))
+    image, text = manifest.get("image"), manifest.get("text")
+    return ModelFacts(
+        dim=manifest["dim"],
+        modalities=frozenset(manifest["modalities"]),
+        preprocessing=exported.preprocessing_of(image) if image else None,
+        image_size=image["image_size"] if image else None,
+        context_length=text["tokenizer"]["context_length"] if text else None,
+        parameters=manifest.get("parameters"),
+        licence=manifest.get("licence"),
+    )
 
 
 def _custom_facts(ref: ModelRef) -> ModelFacts:
@@ -161,40 +177,6 @@ def _fake_facts(ref: ModelRef) -> ModelFacts:
         dim=int(ref.options.get("dim", 8)), modalities=fake_modalities(ref.options), image_size=16, context_length=77
     )
 
-
-def fake_modalities(options: Mapping[str, str]) -> frozenset[str]:
-    """Return what a `fake::` model with these options embeds."""
-    return frozenset(options.get("modalities", "text,image").split(","))
-
-
-def fake_scales(options: Mapping[str, str]) -> dict[frozenset[str], float]:
-    """Return the scales that a `fake::` model with these options has learnt.
-
-    Raises:
-        SpecError: If one is no finite number above 0, or its modalities are not embedded.
-    """
-    scales: dict[frozenset[str], float] = {}
-    for option, pair in _FAKE_SCALES.items():
-        if option not in options:
-            continue
-        try:
-            scale = float(options[option])
-        except ValueError:
-            scale = math.nan
-        if not 0 < scale < math.inf:
-            raise SpecError(f"{option}={options[option]!r} is no finite number above 0")
-        if not pair <= (has := fake_modalities(options)):
-            raise SpecError(f"{option} is between {' and '.join(sorted(pair))}; modalities={','.join(sorted(has))}")
-        scales[pair] = scale
-    return scales
-
-
-_FAKE_SCALES = {
-    "scale": _CLIP,
-    "scale_ai": frozenset({"audio", "image"}),
-    "scale_at": frozenset({"audio", "text"}),
-}
-"""Options of the fake, and the pairs of modalities that they are about."""
 
 _FACTS = {
     "open_clip": _open_clip_facts,

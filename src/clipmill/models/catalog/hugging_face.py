@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...errors import WeightsError
 from ...media.options import OPENAI_MEAN, OPENAI_STD, Preprocessing
-
-if TYPE_CHECKING:
-    from .names import ModelRef
+from .names import ModelRef
 
 IMAGE_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 """Where transformers keeps how images are prepared: inside the first (since version 5), else the second."""

@@ -14,12 +14,13 @@ from ...errors import SpecError, UnknownModelError
 from ...files.drivers import DRIVERS
 from ...media.options import Preprocessing
 from . import mclip, tables
-from .facts import MODALITIES, ModelFacts, facts_of, fake_modalities, fake_scales
+from .fake_options import fake_modalities, fake_scales
 from .tables import simplify
 
 _WEIGHT_FILE = re.compile(r".*(/|\.pt$|\.bin$|\.safetensors$)", re.IGNORECASE | re.DOTALL)
 _RELATIVE_FILE = re.compile(r"::[^/]|^(hf|onnx):[^/]")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_MODALITIES = frozenset({"text", "image", "audio"})
 _URL_SCHEMES = ("http", "https", *DRIVERS)
 
 
@@ -57,16 +58,6 @@ class ModelRef:
         facts = tables.architectures()[self.architecture]
         by_tag = {} if self.is_file else tables.weights()[self.architecture][self.weights]
         return Preprocessing.of(facts["image_size"], by_tag)
-
-    def facts(
-        self, cache_dir: str | None = None, base_image_processor: str | None = None, image_weights: str | None = None
-    ) -> ModelFacts:
-        """Return what is known without loading, asked for once a process.
-
-        A hub repository's configuration is fetched for it (`cache_dir` is where copies are kept); a `custom:` factory
-        that does not say `dim` and `modalities` itself is called for it. The other arguments are the spec's.
-        """
-        return facts_of(self, cache_dir, base_image_processor, image_weights)
 
 
 def resolve_model(name: str) -> ModelRef:
@@ -163,8 +154,10 @@ def _custom(name: str, target: str) -> ModelRef:
 
 def _fake(name: str, options: str) -> ModelRef:
     ref = ModelRef("fake", name, weights=options)
-    if strangers := sorted(fake_modalities(ref.options) - MODALITIES):
-        raise SpecError(f"model {name!r}: modalities holds {strangers[0]!r}; there are {', '.join(sorted(MODALITIES))}")
+    if strangers := sorted(fake_modalities(ref.options) - _MODALITIES):
+        raise SpecError(
+            f"model {name!r}: modalities holds {strangers[0]!r}; there are {', '.join(sorted(_MODALITIES))}"
+        )
     if not ref.options.get("dim", "8").isdecimal() or int(ref.options.get("dim", "8")) < 1:
         raise SpecError(f"model {name!r}: dim={ref.options['dim']!r} is not a whole number of at least 1")
     try:

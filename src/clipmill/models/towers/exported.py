@@ -18,11 +18,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...errors import SpecError, UnknownModelError, WeightsError
-from ...media.options import AudioFrontend, Preprocessing
-from ..catalog import ModelFacts, ModelRef, mclip, resolve_model
-from ..catalog.manifest import FILE, named_model, read_manifest
-from ..catalog.tables import simplify
+from ...errors import WeightsError
+from ...media.options import AudioFrontend
+from ..catalog import facts_of, mclip
+from ..catalog.exported import FOREIGN_GRAPHS, foreign_model, preprocessing_of
+from ..catalog.manifest import FILE, read_manifest
 from ..frontend import Frontend, TextFrontend, Tokenizer
 from ..runtimes.graphs import Graphs
 from ..source import Source
@@ -31,30 +31,6 @@ from ..tokenizers.fast import FastTokenizer
 from ..tokenizers.saved import CLIP_FILE, FAST_FILE, clip_tokenizer, load_tokenizer
 from ..weight_files import sha256_of
 from .scales import scales_of_dict
-
-_FOREIGN = {"normalised_image": "visual.onnx", "text": "textual.onnx"}
-_CATALOG = ("open_clip", "m-clip", "demo")
-
-
-def read_facts(folder: Path) -> ModelFacts:
-    """Return what a directory says of its model, its graphs unread.
-
-    Raises:
-        WeightsError: If it is none that can be loaded.
-    """
-    manifest = read_manifest(folder)
-    if manifest is None:
-        return _foreign_model(folder).facts()
-    image, text = manifest.get("image"), manifest.get("text")
-    return ModelFacts(
-        dim=manifest["dim"],
-        modalities=frozenset(manifest["modalities"]),
-        preprocessing=_preprocessing(image) if image else None,
-        image_size=image["image_size"] if image else None,
-        context_length=text["tokenizer"]["context_length"] if text else None,
-        parameters=manifest.get("parameters"),
-        licence=manifest.get("licence"),
-    )
 
 
 def find_source(spec: EncoderSpec) -> Source:
@@ -77,7 +53,7 @@ def _ours(folder: Path, manifest: Mapping[str, Any], spec: EncoderSpec) -> Sourc
     image, text, audio = (manifest.get(name) for name in ("image", "text", "audio"))
     frontend = Frontend(
         dim=manifest["dim"],
-        image=_preprocessing(image) if image else None,
+        image=preprocessing_of(image) if image else None,
         text=_text_frontend(folder, text, spec) if text else None,
         audio=AudioFrontend(**audio) if audio else None,
     )
@@ -114,58 +90,13 @@ def _check_files(folder: Path, hashes: Mapping[str, str]) -> None:
             )
 
 
-def _preprocessing(image: Mapping[str, Any]) -> Preprocessing:
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in image.items()}
-    return Preprocessing(**fields)
-
-
 def _no_towers() -> Any:
     raise WeightsError("an exported directory holds graphs and no towers: runtime 'onnx' or 'openvino' runs it")
 
 
-def _foreign_model(folder: Path) -> ModelRef:
-    """Return the model that a directory of clip-as-service holds.
-
-    Raises:
-        WeightsError: If it is not in that layout.
-        SpecError: If nothing says which model it is.
-    """
-    files = sorted(_FOREIGN.values())
-    if missing := [name for name in files if not (folder / name).is_file()]:
-        raise WeightsError(
-            f"{str(folder)!r} has neither a {FILE} of `clipmill export` nor {' and '.join(missing)} of clip-as-service"
-        )
-    named = named_model(folder)
-    names = [named] if named is not None else list(_spellings(folder.name))
-    refs = set()
-    for name in names:
-        try:
-            ref = resolve_model(name)
-        except UnknownModelError:
-            continue
-        if ref.family in _CATALOG and not ref.is_file:
-            refs.add(ref)
-    if len(refs) == 1:
-        return refs.pop()
-    raise SpecError(
-        f"nothing says which model {str(folder)!r} holds: write its name into {FILE} there,"
-        ' such as {"model": "ViT-B-32::openai"}'
-        + (f"; {named!r} is not one" if named is not None else f"; {folder.name!r} names none")
-    )
-
-
-def _spellings(name: str) -> list[str]:
-    """Return what a directory's name may mean: `-` stands for `::` and `/` too."""
-    by_simple = {simplify(known): known for known in mclip.MODELS}
-    if simplify(name) in by_simple:
-        return [by_simple[simplify(name)]]
-    cuts = [place for place, character in enumerate(name) if character in "-_"]
-    return [name, *(f"{name[:cut]}::{name[cut + 1 :]}" for cut in cuts)]
-
-
 def _foreign(folder: Path, spec: EncoderSpec) -> Source:
-    ref = _foreign_model(folder)
-    facts = ref.facts()
+    ref = foreign_model(folder)
+    facts = facts_of(ref)
     limit = spec.max_text_tokens or facts.context_length or 77
     if ref.family == "m-clip":
         base = mclip.MODELS[ref.architecture].base
@@ -181,10 +112,10 @@ def _foreign(folder: Path, spec: EncoderSpec) -> Source:
     frontend = Frontend(facts.dim, image=facts.preprocessing, text=text)
     return Source(
         frontend,
-        tuple(folder / name for name in sorted(_FOREIGN.values())),
+        tuple(folder / name for name in sorted(FOREIGN_GRAPHS.values())),
         _no_towers,
         settings={"model": ref.name},
         resolved={"exported_from": ref.name},
         runtimes=("onnx", "openvino"),
-        graphs=Graphs(folder, _FOREIGN),
+        graphs=Graphs(folder, FOREIGN_GRAPHS),
     )

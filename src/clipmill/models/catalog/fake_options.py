@@ -1,0 +1,42 @@
+"""What the options of a `fake::` name say of the model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from ...errors import SpecError
+
+_FAKE_SCALES = {
+    "scale": frozenset({"text", "image"}),
+    "scale_ai": frozenset({"audio", "image"}),
+    "scale_at": frozenset({"audio", "text"}),
+}
+"""Options of the fake, and the pairs of modalities that they are about."""
+
+
+def fake_modalities(options: Mapping[str, str]) -> frozenset[str]:
+    """Return what a `fake::` model with these options embeds."""
+    return frozenset(options.get("modalities", "text,image").split(","))
+
+
+def fake_scales(options: Mapping[str, str]) -> dict[frozenset[str], float]:
+    """Return the scales that a `fake::` model with these options has learnt.
+
+    Raises:
+        SpecError: If one is no finite number above 0, or its modalities are not embedded.
+    """
+    scales: dict[frozenset[str], float] = {}
+    for option, pair in _FAKE_SCALES.items():
+        if option not in options:
+            continue
+        try:
+            scale = float(options[option])
+        except ValueError:
+            scale = math.nan
+        if not 0 < scale < math.inf:
+            raise SpecError(f"{option}={options[option]!r} is no finite number above 0")
+        if not pair <= (has := fake_modalities(options)):
+            raise SpecError(f"{option} is between {' and '.join(sorted(pair))}; modalities={','.join(sorted(has))}")
+        scales[pair] = scale
+    return scales
