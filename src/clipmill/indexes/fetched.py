@@ -17,7 +17,7 @@ from typing import IO, NamedTuple
 from ..errors import DatasetError
 from ..files.cache import NO_LOCKS, cache_root
 from ..files.file_systems import Folder, dataset_errors
-from ..models.downloads.urls import only_one, part_of, publish
+from ..models.downloads.copies import only_one, part_of, publish
 from .manifest import MANIFEST, IndexManifest, manifest_bytes
 
 

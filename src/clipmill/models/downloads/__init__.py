@@ -1,6 +1,7 @@
 """Files from elsewhere, kept on this machine: weights, configurations and tokenizers.
 
 - `urls`: `fetch_url`, from the web, `gs://`, `s3://` and `az://`, once for each machine
+- `copies`: where they are kept, and how they get their names when they are whole
 - `transfer`: one file over HTTP: resumed where it was cut off, given up when it stalls
 - `objects`: one file out of an object store
 - `hub`: files of Hugging Face repositories

@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 from ...errors import MissingExtraError, WeightsError
 from ...files.drivers import DRIVERS
+from .copies import by_hand, is_offline, only_one, part_of, place_of, publish
 from .progress import observer
 from .transfer import TransientError, persist, size_of
-from .urls import by_hand, is_offline, only_one, part_of, place_of, publish
 
 _log = logging.getLogger("clipmill")
 

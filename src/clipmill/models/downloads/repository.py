@@ -17,8 +17,9 @@ from typing import Any
 
 from ...errors import WeightsError
 from ..weight_files import remember_digest, sha256_of
+from .copies import by_hand, is_offline, only_one, safe_name
 from .transfer import TRANSIENT_STATUSES, TransientError, hash_of, pause_of, persist
-from .urls import by_hand, download, is_offline, only_one, safe_name
+from .urls import download
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from ...errors import WeightsError
-from ...files.cache import VARIABLE, cache_root, locked
 from ...files.drivers import DRIVERS
 from ..weight_files import remember_digest, sha256_of
 from . import elsewhere
+from .copies import WEB, by_hand, is_offline, only_one, part_of, place_of, publish
 from .progress import observer
 from .transfer import hash_of, persist, receive
 
 _log = logging.getLogger("clipmill")
-
-WEB = ("http", "https")
 
 
 def fetch_url(
@@ -75,33 +69,6 @@ def local_file(weights: str, cache_dir: str | None = None) -> Path:
     return fetch_url(weights, cache_dir=cache_dir) if "://" in weights else Path(weights)
 
 
-def place_of(url: str, cache_dir: str | None = None, filename: str | None = None) -> Path:
-    """Return where the copy of a URL is kept: the URL's own path, below `downloads` in the cache.
-
-    Args:
-        url: What is fetched.
-        cache_dir: As in `EncoderSpec`.
-        filename: What the copy is called, by default as in the URL.
-    """
-    parts = urlsplit(url)
-    first = parts.hostname or "unknown"
-    if parts.scheme not in WEB:
-        first = f"{parts.scheme}-{parts.netloc}"
-    elif parts.port:
-        first = f"{first}-{parts.port}"
-    *folders, name = [safe_name(part) for part in unquote(parts.path).split("/") if part] or ["file"]
-    if parts.query:
-        stem, dot, suffix = name.rpartition(".")
-        digest = hashlib.sha256(parts.query.encode()).hexdigest()[:8]
-        name = f"{stem}-{digest}{dot}{suffix}" if stem else f"{name}-{digest}"
-    return cache_root(cache_dir).joinpath("downloads", safe_name(first), *folders, filename or name)
-
-
-def safe_name(part: str) -> str:
-    """Return a part of a path that stays inside its folder, whatever a stranger put into it."""
-    return re.sub(r"[^\w.@+=-]", "_", part).lstrip(".") or "_"
-
-
 def find_copy(places: list[Path], sha256: str | None) -> Path | None:
     """Return the first of these files that is there and has the hash, if one is known."""
     for path in places:
@@ -122,61 +89,6 @@ def _fetch(url: str, target: Path, sha256: str | None) -> Path:
         raise WeightsError(f"{url} is not the file it should be (SHA-256 {sha256}), or was damaged on its way")
     if digest:
         remember_digest(target, "sha256", digest)
-    return target
-
-
-def is_offline() -> bool:
-    """Tell whether downloads are switched off (`HF_HUB_OFFLINE`), for hub files and all others."""
-    from huggingface_hub import constants
-
-    return bool(constants.HF_HUB_OFFLINE)
-
-
-def by_hand(target: Path) -> str:
-    """Return the end of a message: what may be done on a machine that cannot download."""
-    return f"; without a network, put the file at {str(target)!r} (another cache: cache_dir or ${VARIABLE})"
-
-
-@contextmanager
-def only_one(target: Path, name: str | None = None) -> Iterator[None]:
-    """Let one process of this machine at a time make a file; the others wait here.
-
-    Args:
-        target: The file.
-        name: What messages call it, by default its own name.
-
-    Raises:
-        WeightsError: If the folder cannot be written.
-    """
-    name = name or target.name
-    with ExitStack() as held:
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            held.enter_context(locked(target.with_name(f".{target.name}.lock"), name))
-        except OSError as err:
-            raise WeightsError(
-                f"{name!r} is not in the cache, and {str(target.parent)!r} cannot be written: {err}"
-                f" (another cache: cache_dir or ${VARIABLE})"
-            ) from err
-        yield
-
-
-def part_of(target: Path) -> Path:
-    """Return where a file grows until it is whole."""
-    return target.with_name(f".{target.name}.part")
-
-
-def publish(part: Path, target: Path) -> Path:
-    """Give a whole file its name, so that it is there for good or not at all."""
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(part, target)
-    part.with_name(part.name + ".json").unlink(missing_ok=True)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
     return target
 
 

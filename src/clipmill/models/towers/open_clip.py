@@ -18,7 +18,8 @@ from ..catalog import ModelRef, tables
 from ..catalog.backbones import BACKBONES, KINDS
 from ..catalog.facts import demo_directory
 from ..downloads import elsewhere, hub
-from ..downloads.urls import fetch_url, find_copy, local_file, place_of
+from ..downloads.copies import place_of
+from ..downloads.urls import fetch_url, find_copy, local_file
 from ..frontend import Frontend, TextFrontend, Tokenizer
 from ..source import Source
 from ..spec import EncoderSpec
