@@ -1,4 +1,4 @@
-"""Everything that makes one model, found but not read yet: `Source`."""
+"""Everything that makes one model, found but not read yet: `Source`; and its graphs, where there are some."""
 
 from __future__ import annotations
 
@@ -16,7 +16,48 @@ from .weight_files import sha256_of
 if TYPE_CHECKING:
     import torch
 
-    from .runtimes.graphs import Graphs
+
+NOTE = "graphs.json"
+"""Written last: a folder without it is not whole."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Graphs:
+    """A folder of graphs.
+
+    Attributes:
+        folder: Where they are.
+        files: File names by entrance; without `image`, crops are normalised before `normalised_image`.
+        kind: `float`, or what the weights were turned into: `fp16`, `int8` (by ONNX Runtime), `int8-openvino`.
+        runtime: What they were exported for; what `auto` means.
+        precision: What they were exported for; what `auto` means.
+    """
+
+    folder: Path
+    files: Mapping[str, str]
+    kind: str = "float"
+    runtime: str = "auto"
+    precision: str = "auto"
+
+    def path(self, entrance: str) -> Path:
+        """Return the file behind an entrance."""
+        return self.folder / self.files[entrance]
+
+    def write_note(self) -> None:
+        """Mark the folder as whole, with the size of everything in it."""
+        sizes = {path.name: path.stat().st_size for path in self.folder.iterdir()}
+        note = {"files": dict(self.files), "kind": self.kind, "sizes": sizes}
+        (self.folder / NOTE).write_text(json.dumps(note), encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> Graphs | None:
+        """Return the graphs of a folder; None if there are none, or not all of them."""
+        try:
+            note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+            whole = all((folder / name).stat().st_size == size for name, size in note["sizes"].items())
+            return cls(folder, note["files"], note["kind"]) if whole else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
 
 
 @dataclasses.dataclass(frozen=True)

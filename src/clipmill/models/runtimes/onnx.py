@@ -13,8 +13,9 @@ import numpy as np
 
 from ...errors import DeviceError, WeightsError
 from ...media.options import Preprocessing
+from ..source import Graphs
 from .feeding import feed, normalise, route, translated
-from .graphs import Graphs, require
+from .graphs import require
 
 TENSORRT = "CLIPMILL_TENSORRT"
 """Set to 1 in the environment, CUDA devices are driven by TensorRT: minutes for each new shape, then faster."""

@@ -17,8 +17,9 @@ from ...errors import DeviceError, WeightsError
 from ...files.cache import locked
 from ...media.options import Preprocessing
 from ..combinations import processor
+from ..source import Graphs
 from .feeding import feed, normalise, route, translated
-from .graphs import Graphs, require
+from .graphs import require
 from .store import is_writable
 
 _log = logging.getLogger("clipmill")

@@ -11,7 +11,8 @@ from typing import Any
 
 from ...errors import WeightsError
 from ..frontend import Frontend
-from .graphs import Graphs, prepend_normalisation, require
+from ..source import Graphs
+from .graphs import prepend_normalisation, require
 
 _QUANTISED_OPERATORS = ["MatMul", "Gemm"]
 """What is computed in int8. Convolutions are not: quantised as they come they are slower than in float32."""

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...files.cache import cache_root, locked
-from .graphs import Graphs, make_graphs
+from ..source import Graphs
+from .graphs import make_graphs
 
 if TYPE_CHECKING:
     import torch

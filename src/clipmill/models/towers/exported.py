@@ -24,8 +24,7 @@ from ..catalog import facts_of, mclip
 from ..catalog.exported import FOREIGN_GRAPHS, foreign_model, preprocessing_of
 from ..catalog.manifest import FILE, read_manifest
 from ..frontend import Frontend, TextFrontend, Tokenizer
-from ..runtimes.graphs import Graphs
-from ..source import Source
+from ..source import Graphs, Source
 from ..spec import EncoderSpec
 from ..tokenizers.fast import FastTokenizer
 from ..tokenizers.saved import CLIP_FILE, FAST_FILE, clip_tokenizer, load_tokenizer
