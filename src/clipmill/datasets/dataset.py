@@ -14,7 +14,7 @@ from ..files.file_systems import Folder, dataset_errors, remove_temporaries
 from ..files.lock import check_held
 from ..files.plain import json_object, json_text
 from .directory import ATTEMPTS, FORMAT, JOB, OWN, SKIP_LISTS, STAGING, SUCCESS, is_orphan
-from .formats.part_writers import LANCE
+from .formats.base import LANCE
 from .formats.shard_writer import FAILURES, MANIFESTS, manifest_name
 from .inputs.planning import read_plan
 

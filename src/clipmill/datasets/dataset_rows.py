@@ -10,7 +10,7 @@ import pyarrow as pa
 from ..errors import DatasetError
 from ..files.file_systems import Folder, dataset_errors, url_of
 from ..files.parquet import parquet_dataset
-from .formats.part_writers import LANCE, part_name
+from .formats.base import LANCE, part_name
 
 if TYPE_CHECKING:
     import pyarrow.dataset

@@ -13,7 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..datasets.formats.part_writers import Format, check_format, default_dtype, schema_in_format
+from ..datasets.formats.base import Format, check_format, default_dtype
+from ..datasets.formats.part_writers import schema_in_format
 from ..datasets.formats.shard_writer import ShardWriter
 from ..datasets.inputs.rows import schema_of
 from ..datasets.inputs.shards import Shard

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..datasets.dataset import DatasetSummary, read_failures, read_job, read_manifests, summarise
 from ..datasets.directory import JOB
-from ..datasets.formats.part_writers import part_name
+from ..datasets.formats.base import part_name
 from ..encoders.plans.rank_plan import CLIP_SCORE
 from ..errors import DatasetError
 from ..files.file_systems import Folder

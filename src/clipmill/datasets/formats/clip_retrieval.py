@@ -22,7 +22,7 @@ from ...failures import Code, Failure, Stage
 from ...models.spec import EncoderSpec
 from ..tables.column_types import REST_KEY, TAGS
 from ..tables.document_layouts import EMBEDDING
-from .part_writers import CLIP_RETRIEVAL
+from .base import CLIP_RETRIEVAL
 
 IMAGES, TEXTS = "img_emb", "text_emb"
 """Folders of vectors, and what their files begin with."""

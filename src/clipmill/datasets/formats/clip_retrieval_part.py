@@ -18,15 +18,15 @@ from ...files.parquet import parquet_writer
 from ...files.plain import json_text
 from ..tables.column_types import TAGS
 from ..tables.provenance import read_provenance
+from .base import CLIP_RETRIEVAL, Published, part_name
 from .clip_retrieval import CAPTION, IMAGE_PATH, URL, Layout
-from .part_writers import CLIP_RETRIEVAL, Published, part_name
 
 _OTHERWISE = "source_"
 """Before the name of a column that is called as one of clip-retrieval's and is something else."""
 
 
 class LayoutPart:
-    """The files of one shard; see `part_writers.Part`."""
+    """The files of one shard; see `base.Part`."""
 
     def __init__(self, folder: Folder, shard: str, schema: pa.Schema) -> None:
         """Open them, under temporary names."""
@@ -57,18 +57,18 @@ class LayoutPart:
 
     @property
     def temporary(self) -> Path:
-        """See `part_writers.Part`."""
+        """See `base.Part`."""
         return self._paths[self._names[-1]]
 
     def write_table(self, table: pa.Table) -> None:
-        """See `part_writers.Part`."""
+        """See `base.Part`."""
         for column, writer in self._arrays.items():
             writer.write(table.column(column))
         self._metadata.write_table(_metadata_of(table, self._metadata_schema, self._sources))
         self._rows += table.num_rows
 
     def close(self) -> None:
-        """See `part_writers.Part`."""
+        """See `base.Part`."""
         for writer in self._arrays.values():
             writer.close()
         self._metadata.close()
@@ -76,7 +76,7 @@ class LayoutPart:
             self._sink.close()
 
     def publish(self) -> Published:
-        """See `part_writers.Part`; empty files would shift what is read with them."""
+        """See `base.Part`; empty files would shift what is read with them."""
         if not self._rows:
             return Published({})
         files = {}
@@ -86,7 +86,7 @@ class LayoutPart:
         return Published(files)
 
     def discard(self) -> None:
-        """See `part_writers.Part`."""
+        """See `base.Part`."""
         if self._metadata is not None:
             with contextlib.suppress(Exception):
                 self._metadata.close()

@@ -21,7 +21,7 @@ import pyarrow as pa
 from ...errors import DatasetError, MissingExtraError, SpecError
 from ...files.file_systems import Folder, dataset_errors, is_local
 from ..tables.provenance import read_provenance
-from .part_writers import LANCE, Published, part_name
+from .base import LANCE, Published, part_name
 
 FRAGMENTS, SCHEMA = "fragments", "lance_schema"
 """What a shard's manifest calls them, JSON as Lance gives it, and the schema that all have."""
@@ -101,7 +101,7 @@ def _location(folder: Folder) -> str:
 
 
 class LancePart:
-    """One shard's fragments; rows wait in a file of this machine until they are all there. See `part_writers.Part`."""
+    """One shard's fragments; rows wait in a file of this machine until they are all there. See `base.Part`."""
 
     def __init__(self, folder: Folder, shard: str, schema: pa.Schema) -> None:
         """Open that file."""
@@ -114,17 +114,17 @@ class LancePart:
         self._writer = pa.ipc.new_stream(self._sink, self._schema)
 
     def write_table(self, table: pa.Table) -> None:
-        """See `part_writers.Part`."""
+        """See `base.Part`."""
         self._writer.write_table(table.cast(self._schema))
         self._rows += table.num_rows
 
     def close(self) -> None:
-        """See `part_writers.Part`."""
+        """See `base.Part`."""
         self._writer.close()
         self._sink.close()
 
     def publish(self) -> Published:
-        """See `part_writers.Part`; nobody sees the fragments before `commit_fragments`."""
+        """See `base.Part`; nobody sees the fragments before `commit_fragments`."""
         said = {FRAGMENTS: [], SCHEMA: base64.b64encode(self._schema.serialize()).decode("ascii")}
         if not self._rows:
             return Published({}, said)
@@ -139,7 +139,7 @@ class LancePart:
         return Published({name: sizes[name] for name in files}, said | {FRAGMENTS: [one.to_json() for one in found]})
 
     def discard(self) -> None:
-        """See `part_writers.Part`."""
+        """See `base.Part`."""
         for close in (self._writer.close, self._sink.close, lambda: os.unlink(self.temporary)):
             with contextlib.suppress(Exception):
                 close()

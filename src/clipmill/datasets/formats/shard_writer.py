@@ -14,7 +14,8 @@ from ...errors import DatasetError
 from ...files.file_systems import Folder, dataset_errors, is_local
 from ...files.lock import one_at_a_time
 from ...files.plain import json_object, json_text
-from .part_writers import Format, Part, check_format, misfit_of, open_part, part_name
+from .base import Format, Part, check_format, part_name
+from .part_writers import misfit_of, open_part
 
 FAILURES, MANIFESTS = "_failures", "_manifest"
 _ROW_GROUP_BYTES = 64 * 2**20
