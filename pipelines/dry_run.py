@@ -15,8 +15,9 @@ from ..errors import DatasetError
 from ..jobs.begin import begin_job
 from ..jobs.job import Job
 from ..jobs.resume import Progress
+from ..reports.words import many
 from . import console
-from .wording import in_flags, many
+from .wording import in_flags
 
 
 def resumed_text(progress: Progress) -> str:

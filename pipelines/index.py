@@ -21,11 +21,11 @@ from ..indexes.plan import IndexPlan
 from ..indexes.shard import IndexJob, IndexShard
 from ..indexes.sizes import as_size, bytes_of
 from ..indexes.source import open_source
+from ..reports.words import many
 from . import console
 from .engines import beam_shards, spark_session, split_engine_options
 from .jobs import Refused
 from .options import refuse_unknown
-from .wording import many
 
 _AGAIN = "begins it anew"
 

@@ -1,4 +1,4 @@
-"""Messages that serve users of Python and of the command line alike, with flags where they say keywords; plurals."""
+"""Messages that serve users of Python and of the command line alike, with flags where they say keywords."""
 
 from __future__ import annotations
 
@@ -61,11 +61,6 @@ def in_flags(message: str) -> str:
         message = message.replace(said, instead)
     message = _OPEN.sub(lambda found: f"--{_COLUMNS[found[1]]}-column NAME", message)
     return _GIVEN.sub(_flag, message)
-
-
-def many(number: float, noun: str) -> str:
-    """Return a number with its noun, in the plural where it belongs."""
-    return f"{number:,.0f} {noun}" + ("" if number == 1 else "s")
 
 
 def _flag(found: re.Match[str]) -> str:

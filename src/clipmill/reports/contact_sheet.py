@@ -20,9 +20,9 @@ from ..media.fetch import fetch
 from ..media.fetch_policy import FetchPolicy
 from ..media.thumbnails import as_data_uri, thumbnail_of
 from ..media.uri import scheme_of, shown
-from ..pipelines.wording import many
 from .integrity import trusts_local_files
 from .page_file import page_file
+from .words import many
 
 MARK = '<meta name="generator" content="clipmill search">'
 """Tells a page that may be written over from a stranger's file."""

@@ -1,13 +1,14 @@
-"""Numbers, times and bytes as people read them."""
+"""Numbers, plurals, times and bytes as people read them."""
 
 from __future__ import annotations
 
 import datetime
 import math
 
-from ..pipelines.wording import many
 
-__all__ = ["count", "duration", "many", "moment", "number", "share", "size"]
+def many(number: float, noun: str) -> str:
+    """Return a number with its noun, in the plural where it belongs."""
+    return f"{number:,.0f} {noun}" + ("" if number == 1 else "s")
 
 
 def count(number: float | None) -> str:
