@@ -53,7 +53,7 @@ def _names_a_file(given: str) -> bool:
 
 
 def classify_settings(spec: EncoderSpec, values: dict[str, Any]) -> dict[str, Any]:
-    """Return the keywords of `Job.of` that a command line of `clipmill classify` says.
+    """Return the keywords of `plan_job` that a command line of `clipmill classify` says.
 
     Raises:
         click.UsageError, SpecError: If something of it cannot work.

@@ -21,7 +21,7 @@ _SETTINGS = ("access_paths", "keep_content", "tags", "dtype", "format")
 
 
 def embed_settings(spec: EncoderSpec, values: dict[str, Any]) -> dict[str, Any]:
-    """Return the keywords of `Job.of` that a command line of `clipmill embed` says.
+    """Return the keywords of `plan_job` that a command line of `clipmill embed` says.
 
     Raises:
         click.UsageError, SpecError: If something of it cannot work.

@@ -33,7 +33,7 @@ def existing_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def existing_settings(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the keywords of `Job.of` that the flags say.
+    """Return the keywords of `plan_job` that the flags say.
 
     Raises:
         click.UsageError: If one says nothing without another.

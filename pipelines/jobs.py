@@ -27,6 +27,7 @@ from ..files.lock import DirectoryLock, refuse_if_held
 from ..jobs.begin import begin_job
 from ..jobs.job import Job
 from ..jobs.job_counts import JobCounts
+from ..jobs.planning import plan_job
 from ..jobs.resume import Earlier, Progress, read_earlier
 from . import console
 from .dry_run import resumed_text, show_plan
@@ -53,7 +54,7 @@ class JobArguments:
     Attributes:
         spec: The encoder.
         inputs: Folders, globs and files.
-        settings: Keywords of `Job.of`: what is done, and how rows are read and written.
+        settings: Keywords of `plan_job`: what is done, and how rows are read and written.
         output: Directory or URL of the dataset.
         engine: `beam` or `spark`.
         engine_options: Options for the engine.
@@ -100,7 +101,7 @@ class JobArguments:
         Args:
             given: The command line.
             spec: The encoder.
-            settings: Returns what is done, as keywords of `Job.of`; `fail_fast` and `drop` are added.
+            settings: Returns what is done, as keywords of `plan_job`; `fail_fast` and `drop` are added.
 
         Raises:
             click.UsageError, SpecError: If something of it cannot work.
@@ -118,7 +119,7 @@ class JobArguments:
 
     def job(self, shards: Sequence[Shard]) -> Job:
         """Return what every worker needs."""
-        return Job.of(self.spec, self.output, shards, **self.settings)
+        return plan_job(self.spec, self.output, shards, **self.settings)
 
     def begin(self, shards: Sequence[Shard], earlier: Earlier | None) -> dict[str, Any]:
         """Return the keywords of `begin_job`."""

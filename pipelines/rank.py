@@ -74,7 +74,7 @@ def scale_of(given: str | None) -> Scale:
 
 
 def rank_settings(spec: EncoderSpec, values: dict[str, Any]) -> dict[str, Any]:
-    """Return the keywords of `Job.of` that a command line of `clipmill rank` says.
+    """Return the keywords of `plan_job` that a command line of `clipmill rank` says.
 
     Raises:
         click.UsageError, SpecError: If something of it cannot work.

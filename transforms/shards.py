@@ -9,7 +9,8 @@ import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
 from ..datasets.inputs.shards import Shard
-from ..jobs.job import Job, embed_shard
+from ..jobs.embed import embed_shard
+from ..jobs.job import Job
 from ..metrics.counts import counts_of_manifest
 from .existing import FindExisting
 from .meter import Meter

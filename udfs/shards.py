@@ -10,7 +10,8 @@ from pyspark import TaskContext
 from pyspark.sql import SparkSession
 
 from ..datasets.inputs import Shard
-from ..jobs.job import Job, embed_shard
+from ..jobs.embed import embed_shard
+from ..jobs.job import Job
 from ..metrics.counts import counts_of_manifest
 from .driver import warn_without_worker_reuse
 from .existing import find_existing

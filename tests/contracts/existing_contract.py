@@ -28,7 +28,7 @@ from clipmill.datasets import finish_job, plan_shards, read_dataset, read_failur
 from clipmill.datasets.dataset import DatasetSummary, read_manifests
 from clipmill.encoders import EncoderSpec
 from clipmill.encoders.testing import read_log
-from clipmill.jobs import Job, begin_job, embed_shard
+from clipmill.jobs import begin_job, embed_shard, plan_job
 from clipmill.jobs.existing import Existing, is_there, parts_of
 from clipmill.jobs.existing_rows import keys_there
 from clipmill.jobs.row_keys import keys_wanted
@@ -71,7 +71,7 @@ class Nights:
         existing = Existing.of([self.directory(name) for name in skip], by) if skip else None
         options = {"spec": self.spec, **options}
         spec = options.pop("spec")
-        job = pickle.loads(pickle.dumps(Job.of(spec, directory, shards, existing=existing, **options)))
+        job = pickle.loads(pickle.dumps(plan_job(spec, directory, shards, existing=existing, **options)))
         begin_job(job, shards, inputs=[str(given) for given in inputs])
         self._embed(shards, job)
         return finish_job(directory)

@@ -25,7 +25,7 @@ from clipmill.encoders.testing import fake_text_vector
 from clipmill.errors import DatasetError, WeightsError
 from clipmill.files.file_systems import Folder
 from clipmill.files.processes import this_process
-from clipmill.jobs import Job, begin_job, embed_shard
+from clipmill.jobs import Job, begin_job, embed_shard, plan_job
 from clipmill.jobs import careful as careful_module
 from clipmill.jobs.attempts import Attempt
 
@@ -86,7 +86,7 @@ def begin(directory: str, tmp_path: Path, texts: list[str]) -> tuple[Job, Shard]
     table = tmp_path / "in.jsonl"
     table.write_text("".join(json.dumps({"id": str(n), "text": text}) + "\n" for n, text in enumerate(texts)))
     (shard,) = shards = plan_shards([str(table)])
-    job = Job.of(EncoderSpec("custom:resume_killer:make", device="cpu"), directory, shards)
+    job = plan_job(EncoderSpec("custom:resume_killer:make", device="cpu"), directory, shards)
     begin_job(job, shards)
     return job, shard
 

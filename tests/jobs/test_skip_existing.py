@@ -22,7 +22,7 @@ from clipmill.encoders.plans.classify_plan import ClassifyPlan
 from clipmill.encoders.plans.columns import ColumnPlan
 from clipmill.encoders.plans.labels import LabelSet
 from clipmill.errors import DatasetError, SpecError, WeightsError
-from clipmill.jobs import Job, begin_job, embed_shard
+from clipmill.jobs import begin_job, embed_shard, plan_job
 from clipmill.jobs.existing import Existing
 
 
@@ -175,7 +175,7 @@ def test_a_file_of_another_provenance_among_the_others_ends_the_job(nights, capt
 def test_a_shard_that_was_not_compared_is_not_embedded(nights, captions):
     shards = plan_shards([str(captions)])
     existing = Existing.of([nights.directory("documents")])
-    job = Job.of(nights.spec, nights.directory("new"), shards, reader={"text": "caption"}, existing=existing)
+    job = plan_job(nights.spec, nights.directory("new"), shards, reader={"text": "caption"}, existing=existing)
     begin_job(job, shards)
     with pytest.raises(DatasetError, match=r"EmbedShards .* make it before they embed"):
         embed_shard(shards[0], job)
@@ -187,7 +187,7 @@ def test_other_weights_under_the_same_name_are_refused_where_they_are_loaded(nig
         manifest.write_text(json.dumps({**said, "resolved": {**said["resolved"], "weights_sha256": "1" * 64}}))
     shards = plan_shards([str(captions)])
     existing = Existing.of([nights.directory("rows")])
-    job = Job.of(nights.spec, nights.directory("new"), shards, columns={"caption": "text"}, existing=existing)
+    job = plan_job(nights.spec, nights.directory("new"), shards, columns={"caption": "text"}, existing=existing)
     job.existing.check_weights(None)
     job.existing.check_weights("1" * 64)
     with pytest.raises(WeightsError, match=f"{nights.directory('rows')} was made with weights of SHA-256 1{{64}}, and"):

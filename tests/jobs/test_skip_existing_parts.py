@@ -23,7 +23,7 @@ from clipmill.encoders import EncoderSpec, load_encoder
 from clipmill.encoders.content_hash import content_hash, joined_hash
 from clipmill.encoders.item import Item
 from clipmill.errors import DatasetError
-from clipmill.jobs import Job, begin_job, embed_shard, skip_lists
+from clipmill.jobs import begin_job, embed_shard, plan_job, skip_lists
 from clipmill.jobs.existing import Existing, is_there
 from clipmill.jobs.resume import read_earlier
 from clipmill.jobs.row_keys import keys_wanted
@@ -51,7 +51,7 @@ def test_rows_are_told_by_themselves_if_the_file_changes_after_it_was_compared(n
     nights.run("one", path)
     shards = plan_shards([str(path)])
     existing = Existing.of([nights.directory("one")])
-    job = Job.of(nights.spec, nights.directory("two"), shards, existing=existing)
+    job = plan_job(nights.spec, nights.directory("two"), shards, existing=existing)
     begin_job(job, shards)
     find_here(shards, job)
     nights.write_lines("a.jsonl", {"id": "first", "text": "first"}, *lines)
@@ -95,7 +95,7 @@ def test_of_parquet_files_only_the_keys_are_read_to_compare(nights, monkeypatch)
     shards = plan_shards([str(nights.folder / "a.parquet")])
     nights.run("one", nights.folder / "a.parquet")
     existing = Existing.of([nights.directory("one")])
-    job = Job.of(nights.spec, nights.directory("two"), shards, existing=existing)
+    job = plan_job(nights.spec, nights.directory("two"), shards, existing=existing)
     iter_batches = pq.ParquetFile.iter_batches
     monkeypatch.setattr(
         pq.ParquetFile,
@@ -149,7 +149,7 @@ def test_a_job_that_goes_on_passes_over_what_it_would_have_and_nothing_of_its_ow
     def start(earlier):
         planned = earlier.plan if earlier else ()
         shards = plan_shards([str(path)], rows_per_shard=4, earlier=planned)
-        job = Job.of(nights.spec, nights.directory("two"), shards, existing=existing)
+        job = plan_job(nights.spec, nights.directory("two"), shards, existing=existing)
         return job, begin_job(job, shards, inputs=[str(path)], earlier=earlier)
 
     job, progress = start(None)
@@ -164,7 +164,7 @@ def test_a_job_that_goes_on_passes_over_what_it_would_have_and_nothing_of_its_ow
     assert nights.keys("two") == sorted(f"k{n}" for n in range(1, 12, 2))
     with pytest.raises(DatasetError, match='skip_by was "id" and is not there'):
         shards = plan_shards([str(path)], rows_per_shard=4, earlier=read_earlier(job.directory).plan)
-        other = Job.of(nights.spec, nights.directory("two"), shards)
+        other = plan_job(nights.spec, nights.directory("two"), shards)
         begin_job(other, shards, inputs=[str(path)], earlier=read_earlier(job.directory))
 
 

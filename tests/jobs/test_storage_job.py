@@ -22,7 +22,7 @@ from clipmill.encoders import EncoderSpec, read_provenance, unload_all
 from clipmill.encoders.plans.columns import Column
 from clipmill.encoders.testing import fake_image_vector
 from clipmill.errors import DatasetError, SpecError
-from clipmill.jobs import Job, begin_job, embed_shard
+from clipmill.jobs import begin_job, embed_shard, plan_job
 
 SPEC = EncoderSpec("fake::dim=4", device="cpu")
 
@@ -290,7 +290,7 @@ def test_a_date_that_python_cannot_hold_stops_nothing(tmp_path):
 )
 def test_what_cannot_work_fails_before_anything_runs(table, tmp_path, options, error, message):
     with pytest.raises(error, match=message):
-        Job.of(SPEC, str(tmp_path / "out"), plan_shards([str(table)]), **options)
+        plan_job(SPEC, str(tmp_path / "out"), plan_shards([str(table)]), **options)
 
 
 # --- jobs ------------------------------------------------------------------------------------------------------------
@@ -312,7 +312,7 @@ def test_a_manifest_says_what_a_shard_is_and_what_became_of_it(table, tmp_path):
 
 def test_doing_a_shard_again_gives_the_same_files(table, tmp_path):
     out, shards = str(tmp_path / "out"), plan_shards([str(table)])
-    job = Job.of(SPEC, out, shards, columns={"caption": "text"})
+    job = plan_job(SPEC, out, shards, columns={"caption": "text"})
     begin_job(job, shards)
     embed_shard(shards[0], job)
     before = read_dataset(out)
@@ -323,7 +323,7 @@ def test_doing_a_shard_again_gives_the_same_files(table, tmp_path):
 
 def test_fail_fast_ends_at_the_first_failure_and_leaves_no_part(table, tmp_path):
     out, shards = str(tmp_path / "out"), plan_shards([str(table)])
-    job = Job.of(SPEC, out, shards, columns={"photo": "image"}, fail_fast=True)
+    job = plan_job(SPEC, out, shards, columns={"photo": "image"}, fail_fast=True)
     begin_job(job, shards)
     with pytest.raises(DatasetError, match="2: undecodable at decode"):
         embed_shard(shards[0], job)
@@ -333,7 +333,7 @@ def test_fail_fast_ends_at_the_first_failure_and_leaves_no_part(table, tmp_path)
 
 def test_the_input_is_never_overwritten(table):
     shards = plan_shards([str(table)])
-    job = Job.of(SPEC, str(table.parent), shards, columns={"caption": "text"})
+    job = plan_job(SPEC, str(table.parent), shards, columns={"caption": "text"})
     with pytest.raises(DatasetError, match="lies in the output directory"):
         begin_job(job, shards, overwrite=True)
     assert table.exists()

@@ -17,7 +17,7 @@ from clipmill.datasets.dataset import read_job
 from clipmill.encoders import read_provenance
 from clipmill.encoders.plans.rank_plan import DocumentRankPlan, PairPlan, RankPlan
 from clipmill.errors import DatasetError, SpecError
-from clipmill.jobs import Job
+from clipmill.jobs import plan_job
 
 ROWS = RankPlan("q", "c")
 
@@ -227,15 +227,15 @@ def test_files_say_what_made_the_scores(table, tmp_path):
 )
 def test_what_cannot_work_fails_before_anything_runs(plan, message, table, tmp_path):
     with pytest.raises(SpecError, match=message):
-        Job.of(SPEC, str(tmp_path / "out"), plan_shards([str(table)]), plan=plan)
+        plan_job(SPEC, str(tmp_path / "out"), plan_shards([str(table)]), plan=plan)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_plan_is_not_given_beside_what_it_says_itself(table, tmp_path):
     with pytest.raises(SpecError, match="a plan says its own columns"):
-        Job.of(SPEC, str(tmp_path / "out"), plan_shards([str(table)]), plan=ROWS, keep_content=True)
+        plan_job(SPEC, str(tmp_path / "out"), plan_shards([str(table)]), plan=ROWS, keep_content=True)
     with pytest.raises(SpecError, match="format='csv' is none of 'parquet', 'jsonl'"):
-        Job.of(SPEC, str(tmp_path / "out"), plan_shards([str(table)]), plan=ROWS, format="csv")
+        plan_job(SPEC, str(tmp_path / "out"), plan_shards([str(table)]), plan=ROWS, format="csv")
 
 
 def test_a_scale_that_the_model_has_not_learnt_ends_the_job(table, tmp_path):

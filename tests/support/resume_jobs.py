@@ -16,7 +16,7 @@ from pictures import encode
 from clipmill.datasets import finish_job, plan_shards, read_dataset, read_failures
 from clipmill.datasets.inputs.shards import Shard
 from clipmill.encoders import EncoderSpec
-from clipmill.jobs import Job, begin_job, embed_shard, read_earlier
+from clipmill.jobs import Job, begin_job, embed_shard, plan_job, read_earlier
 from clipmill.jobs.resume import Progress
 
 SPEC = EncoderSpec("fake::dim=4", device="cpu")
@@ -60,7 +60,7 @@ def begin(
     named = [str(given) for given in inputs]
     earlier = read_earlier(directory) if resume else None
     shards = plan_shards(named, rows_per_shard=rows, earlier=earlier.plan if earlier else ())
-    job = Job.of(spec, directory, shards, **settings)
+    job = plan_job(spec, directory, shards, **settings)
     progress = begin_job(job, shards, inputs=named, arguments={"rows_per_shard": rows}, earlier=earlier)
     return dataclasses.replace(job, weights_sha256=progress.weights), progress
 

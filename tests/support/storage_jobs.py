@@ -14,7 +14,7 @@ from storage_helpers import photograph
 
 from clipmill.datasets import finish_job, plan_shards, read_dataset
 from clipmill.encoders import EncoderSpec
-from clipmill.jobs import Job, begin_job, embed_shard
+from clipmill.jobs import begin_job, embed_shard, plan_job
 
 SPEC = EncoderSpec("fake::dim=4", device="cpu")
 TOLERANCE = 1e-5
@@ -33,7 +33,7 @@ def ranked_of(candidate: pa.DataType) -> pa.DataType:
 def do_job(output: str, *inputs: object, spec: EncoderSpec = SPEC, rows: int = 1024, **options: Any) -> None:
     """Do a whole job in this process; job and shards travel as they do to workers."""
     shards = plan_shards([str(given) for given in inputs], rows_per_shard=rows)
-    job = pickle.loads(pickle.dumps(Job.of(spec, output, shards, **options)))
+    job = pickle.loads(pickle.dumps(plan_job(spec, output, shards, **options)))
     begin_job(job, shards, inputs=[str(given) for given in inputs])
     for shard in pickle.loads(pickle.dumps(shards)):
         embed_shard(shard, job)

@@ -21,7 +21,7 @@ from ..files.file_systems import Folder, open_location, remove_temporaries, url_
 from ..files.lock import refuse_if_held
 from ..files.plain import json_text
 from ..models.spec import EncoderSpec
-from .existing import COMPARISON, described_comparison
+from .comparison import COMPARISON, described_comparison
 from .job import MAY_DIFFER, Job, described
 from .resume import Earlier, Progress, look_back, read_earlier
 

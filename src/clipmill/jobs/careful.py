@@ -9,33 +9,26 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import itertools
 import os
 import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..datasets.inputs.shards import Shard
-from ..encoders.item import Item
-from ..encoders.outcome import Finished
-from ..encoders.session import EmbedSession
 from ..errors import ClipmillError, DatasetError
-from ..failures import Code, Failure, Stage
 from ..files.processes import meaning_of_exit
 from ..metrics.told_process import FILE_VARIABLE, PORT_VARIABLE
 from .attempts import DEATHS_TO_BLAME, Attempt
-
-if TYPE_CHECKING:
-    from .job import Job
+from .job import Job
+from .row_by_row import RowByRow
+from .shard import embed_rows
 
 _MOST_BLAMED = 16
 """Rows of one shard that may be to blame: if there are more, it is not the rows."""
-
-Rows = Iterator[tuple[Any, list[Item]]]
 
 
 def embed_carefully(shard: Shard, job: Job, attempt: Attempt, *, cpus: int | None, exclusive: bool) -> dict[str, Any]:
@@ -129,56 +122,8 @@ def _environment() -> dict[str, str]:
     return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
-class RowByRow:
-    """Embeds rows one at a time, each noted before it is begun; those that are to blame become failures."""
-
-    def __init__(self, blamed: Mapping[str, str], note: Callable[[str], None]) -> None:
-        """Say what is known.
-
-        Args:
-            blamed: How a process ended, by the places at which it did again and again.
-            note: Told each place before it is begun.
-        """
-        self._blamed = blamed
-        self._note = note
-
-    def embed(
-        self, rows: Rows, session: EmbedSession, unread: Callable[[Failure], tuple[Any, list[Item]]]
-    ) -> Iterator[list[Finished]]:
-        """Yield finished rows.
-
-        Args:
-            rows: As a mode reads them.
-            session: What embeds them.
-            unread: Returns what stands for rows that cannot be read, and their failure.
-        """
-        for number in itertools.count():
-            reading, working = f"reading row {number}", f"row {number}"
-            if reading in self._blamed:
-                message = f"{_died(self._blamed[reading])}; rows from {number} on (the first is 0) are not read"
-                yield session.push(*unread(Failure(Stage.READ, Code.KILLED, message))) + session.flush()
-                return
-            self._note(reading)
-            row = next(rows, None)
-            if row is None:
-                return
-            token, items = row
-            if working in self._blamed:
-                failure = Failure(Stage.ENCODE, Code.KILLED, f"{_died(self._blamed[working])}; the row is left out")
-                yield [Finished(token, [failure] * len(items))]
-                continue
-            self._note(working)
-            yield session.push(token, items) + session.flush()
-
-
-def _died(how: str) -> str:
-    return f"processes that worked on it, and on nothing else, died again and again ({how})"
-
-
 def main() -> None:
     """Be the process: read what to do from standard input, write what happens to the pipe that is named."""
-    from .job import embed_rows
-
     with contextlib.suppress(OSError):  # no Linux; where memory is short, this process is the one to go
         Path("/proc/self/oom_score_adj").write_text("1000")
     with open(int(sys.argv[1]), "wb", buffering=0) as pipe:

@@ -15,7 +15,8 @@ from ..encoders.plans.columns import get_by_path
 from ..files.file_systems import Folder, dataset_errors
 from ..files.parquet import parquet_file
 from ..files.plain import key_text
-from .existing import Part, check_schema, files_of, key_column, manifest_of, own_provenances
+from .comparison import check_schema, key_column, own_provenances
+from .existing import Part, files_of, manifest_of
 from .row_keys import hash_digest, key_digest, top_level
 
 if TYPE_CHECKING:

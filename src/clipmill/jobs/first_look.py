@@ -9,10 +9,10 @@ from typing import Any
 from ..datasets.inputs.readers import choose_columns
 from ..datasets.inputs.rows import read_table, schema_of
 from ..datasets.inputs.shards import Shard
+from ..encoders.plans.plan import Plan
 from ..encoders.plans.rank_plan import DocumentRankPlan
 from ..errors import DatasetError
 from ..failures import RowError
-from .modes import Plan
 
 READER_OPTIONS = ("text", "uri", "image", "audio", "id", "tags")
 """Arguments of `read_documents` that a job takes."""

@@ -25,17 +25,10 @@ from ..encoders.item import Item, Uri
 from ..encoders.outcome import Outcome
 from ..encoders.plans.classify_plan import ClassifyPlan, DocumentClassifyPlan
 from ..encoders.plans.columns import ColumnPlan, MissingColumn, get_by_path
-from ..encoders.plans.plan import AnyDocumentPlan, RowPlan
+from ..encoders.plans.plan import AnyDocumentPlan, Plan, RowPlan, is_of_rows
 from ..encoders.plans.rank_plan import DocumentRankPlan
 from ..failures import Failure
 from ..files.plain import key_text
-
-Plan = RowPlan | AnyDocumentPlan
-
-
-def is_of_rows(plan: Plan) -> bool:
-    """Tell whether a plan is for rows; else it is for documents."""
-    return hasattr(plan, "new_names")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -25,11 +25,11 @@ from ..files.plain import key_text
 from ..media.fetch import fetch
 from ..media.fetch_policy import FetchPolicy
 from ..models.spec import EncoderSpec
+from .job import Job
 from .modes import Mode, mode_of
 
 if TYPE_CHECKING:
     from ..encoders.encoder import Encoder
-    from .job import Job
 
 DIGEST_BYTES = 16
 _AHEAD = 4

@@ -8,7 +8,7 @@ A shard has its list even if nothing of it is passed over: one without was never
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,11 +16,9 @@ from ..datasets.directory import SKIP_LISTS
 from ..encoders.item import Item
 from ..errors import DatasetError
 from ..files.file_systems import Folder
+from .job import Job
+from .modes import Mode
 from .row_keys import DIGEST_BYTES, key_digest, mark_of
-
-if TYPE_CHECKING:
-    from .job import Job
-    from .modes import Mode
 
 Row = tuple[Any, list[Item]]
 

@@ -84,3 +84,11 @@ class AnyDocumentPlan(Protocol):
             SpecError: If the model cannot do it after all.
         """
         ...
+
+
+Plan = RowPlan | AnyDocumentPlan
+
+
+def is_of_rows(plan: Plan) -> bool:
+    """Tell whether a plan is for rows; else it is for documents."""
+    return hasattr(plan, "new_names")

@@ -1,0 +1,180 @@
+"""A job and the datasets whose rows it passes over: whether they go together, and what tells their rows apart."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from ..datasets.dataset import read_job
+from ..datasets.tables.column_types import column_type
+from ..datasets.tables.provenance import differences, read_provenance
+from ..datasets.tables.schemas import CONTENT_HASH, with_content_hash
+from ..encoders.document import AccessPaths
+from ..encoders.plans.columns import ColumnPlan, MissingColumn, get_by_path
+from ..encoders.plans.document_plan import DocumentPlan
+from ..errors import DatasetError, SpecError
+from ..files.file_systems import Folder, dataset_errors
+from .existing import Existing, files_of, manifest_of, parts_of
+from .job import Job
+from .row_keys import top_level
+
+COMPARISON = (CONTENT_HASH, "skip_existing", "skip_by")
+"""What must be the same when a job goes on."""
+_DOCUMENT_KEY = "id"
+
+
+def comparing(job: Job, existing: Existing | None, *, content_hash: bool, there: pa.Schema | None = None) -> Job:
+    """Return a job that passes over the rows of other datasets, or writes what later ones are compared by.
+
+    Args:
+        job: As it is without.
+        existing: Datasets whose rows are passed over.
+        content_hash: Whether what tells the content of each row is written.
+        there: The columns of its rows as they come; None for documents.
+
+    Raises:
+        SpecError: If the job embeds nothing, or its rows have no key.
+        DatasetError: If there is no such dataset, or it was made by another model or in another way, saying what
+            differs; or lacks what rows are told by.
+    """
+    by_content = existing is not None and existing.by == "content"
+    if existing is None and not content_hash:
+        return job
+    if not isinstance(job.plan, ColumnPlan | DocumentPlan):
+        raise SpecError("rows are passed over, and content hashes written, where they are embedded and nowhere else")
+    if existing is not None and not by_content and there is not None:
+        try:
+            column_type(there, job.plan.key)  # type: ignore[union-attr]
+        except SpecError as err:
+            raise SpecError(
+                f"{err}; rows are skipped by their key: name its column, id='…', or skip by content"
+            ) from err
+    if content_hash or by_content:
+        schema = with_content_hash(job.schema, of_documents=there is None)
+        job = dataclasses.replace(job, schema=schema, content_hash=True)
+    if existing is not None:
+        job = dataclasses.replace(job, existing=existing)
+        job = dataclasses.replace(job, existing=dataclasses.replace(existing, weights=_check_existing(job)))
+    return job
+
+
+def described_comparison(job: Job) -> dict[str, Any]:
+    """Return what a dataset's description says of what its job passed over; by name all of `COMPARISON`."""
+    existing = job.existing
+    return {
+        CONTENT_HASH: job.content_hash,
+        "skip_existing": None if existing is None else list(existing.datasets),
+        "skip_by": None if existing is None else existing.by,
+    }
+
+
+def _check_existing(job: Job) -> tuple[tuple[str, str], ...]:
+    """Refuse datasets whose vectors are none that this job would make; return the weights that made them."""
+    assert job.existing is not None
+    own = job.directory.rstrip("/") + "/"
+    first = {number: (number, name) for number, name in reversed(parts_of(job.existing))}
+    weights = []
+    for number, directory in enumerate(job.existing.datasets):
+        theirs = directory.rstrip("/") + "/"
+        if own.startswith(theirs) or theirs.startswith(own):
+            raise DatasetError(
+                f"the output {job.directory} and {directory}, whose rows are skipped, lie in one another; choose "
+                "another output"
+            )
+        _check_description(read_job(directory), directory, job)
+        if number in first:
+            manifest = manifest_of(first[number], job.existing)
+            for file in files_of(manifest):
+                if file.endswith(".parquet"):
+                    check_schema(_schema_of(directory, file), directory, job)
+            if sha256 := (manifest.get("resolved") or {}).get("weights_sha256"):
+                weights.append((directory, str(sha256)))
+    return tuple(weights)
+
+
+def _check_description(description: Mapping[str, Any], directory: str, job: Job) -> None:
+    assert job.existing is not None
+    if "plan" in description:
+        raise DatasetError(f"{directory} holds scores and no vectors, so that none of its rows can be skipped")
+    if (rows_as := description.get("rows_as", "parquet")) != "parquet":
+        raise DatasetError(f"the rows of {directory} are {rows_as}, and only those of Parquet datasets can be skipped")
+    if isinstance(job.plan, DocumentPlan):
+        theirs, ours = str(description.get("access_paths", "@r")), job.plan.access_paths
+        if set(AccessPaths.parse(theirs).paths) != set(AccessPaths.parse(ours).paths):
+            raise DatasetError(_refusal(directory, f"access_paths is {theirs!r} there and {ours!r} here"))
+    key = description.get("key")
+    if job.existing.by == "id" and isinstance(job.plan, ColumnPlan) and key not in (None, job.plan.key):
+        raise DatasetError(
+            f"the rows of {directory} are named by their column {key!r}, and those of this job by {job.plan.key!r}; "
+            "name the same one, id='…', or skip by content"
+        )
+    if job.existing.by == "content" and not description.get(CONTENT_HASH):
+        raise DatasetError(
+            f"{directory} does not say what its rows held: it was written without content_hash=True (--content-hash); "
+            "skip its rows by id, or embed it once more with that option"
+        )
+    if description.get("provenance"):
+        _check_provenances(description["provenance"], directory, job)
+
+
+def check_schema(schema: pa.Schema, where: str, job: Job) -> None:
+    """Refuse a file of another provenance, or without what rows are told by."""
+    _check_provenances(read_provenance(schema), where, job)
+    wanted = key_column(job)
+    if not top_level([wanted], schema.names):
+        raise DatasetError(
+            f"{where} has no column {wanted!r}, by which its rows are told (it has "
+            f"{', '.join(map(repr, schema.names))}); name another column, id='…', or skip by content"
+        )
+
+
+def _check_provenances(theirs: Mapping[str, Mapping[str, Any]], where: str, job: Job) -> None:
+    for name, ours in own_provenances(job).items():
+        if name not in theirs:
+            has = f"it has them in {', '.join(map(repr, theirs))}" if theirs else "it has none"
+            raise DatasetError(f"{where} has no vectors in the column {name!r}, which this job makes ({has})")
+        differing = differences(ours, theirs[name])
+        differing += ["modality"] if ours.get("modality") != theirs[name].get("modality") else []
+        if differing:
+            said = [f"{one} is {_at(theirs[name], one)} there and {_at(ours, one)} here" for one in differing]
+            raise DatasetError(_refusal(where, "; ".join(said)))
+
+
+def _refusal(where: str, differing: str) -> str:
+    return (
+        f"the vectors of {where} are not those that this job makes, so that none of its rows can be skipped: "
+        f"{differing}; embed as it was embedded there, or without skipping its rows"
+    )
+
+
+def _at(provenance: Mapping[str, Any], path: str) -> str:
+    try:
+        return json.dumps(get_by_path(provenance, path))
+    except MissingColumn:
+        return "not said"
+
+
+def own_provenances(job: Job) -> dict[str, dict[str, Any]]:
+    """Return where the vectors come from that a job makes, by column; those that its rows brought along left out."""
+    found = read_provenance(job.schema)
+    return {name: found[name] for name in job.plan.outputs} if isinstance(job.plan, ColumnPlan) else found
+
+
+def key_column(job: Job) -> str:
+    """Return the column of a dataset's files by which its rows are told."""
+    assert job.existing is not None
+    if job.existing.by == "content":
+        return CONTENT_HASH
+    return _DOCUMENT_KEY if isinstance(job.plan, DocumentPlan) else job.plan.key  # type: ignore[union-attr]
+
+
+def _schema_of(directory: str, file: str) -> pa.Schema:
+    import pyarrow.parquet as pq  # late: it brings all of pyarrow's file systems, and ssl
+
+    folder = Folder.of(directory)
+    with dataset_errors("read", f"{folder.url}/{file}"), folder.fs.open(folder.at(file), "rb") as raw:
+        return pq.read_schema(raw)
