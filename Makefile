@@ -86,18 +86,23 @@ test-browser: browser $(INSTALLED) ## Run the tests that look at pages in a head
 .PHONY: check
 check: lint typecheck test ## Run lint, typecheck and test
 
+# A copy, since what reads the package as a whole doesn't follow the import hook of an editable install.
+.PHONY: copy
+copy: $(INSTALLED)
+	@rm -rf build/copy
+	@$(BIN)/python setup.py --quiet build_py --build-lib build/copy
+
 .PHONY: lint
-lint: $(INSTALLED) ## Check format and style
+lint: $(INSTALLED) copy ## Check format, style, and that rooms import only from those below them
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
+	@PYTHONPATH=build/copy $(BIN)/lint-imports --no-logo --no-cache
 
-# A copy, since type checkers don't follow the import hook of an editable install; the sed gives back the real paths.
+# The sed gives back the real paths.
 .PHONY: typecheck
-typecheck: $(INSTALLED) ## Check types, on a built copy
-	@rm -rf build/typecheck
-	@$(BIN)/python setup.py --quiet build_py --build-lib build/typecheck
-	@MYPYPATH=build/typecheck $(BIN)/mypy --config-file pyproject.toml -p clipmill \
-		| sed -E 's#^build/typecheck/clipmill/(pipelines|transforms|udfs)/#\1/#; s#^build/typecheck/#src/#'
+typecheck: $(INSTALLED) copy ## Check types, on a built copy
+	@MYPYPATH=build/copy $(BIN)/mypy --config-file pyproject.toml -p clipmill \
+		| sed -E 's#^build/copy/clipmill/(pipelines|transforms|udfs)/#\1/#; s#^build/copy/#src/#'
 
 .PHONY: bench
 bench: $(INSTALLED) ## Run the benchmarks
