@@ -101,6 +101,17 @@ def test_a_lock_of_another_machine_counts_while_it_beats(directory):
         pass
 
 
+def test_a_lock_needs_four_fields_and_may_have_more(directory):
+    folder = Folder.of(directory)
+    folder.make()
+    said = {"token": "x", "pid": 7, "host": "elsewhere", "beat": time.time()}
+    for more in ({}, {"place": "elsewhere 1 2"}):
+        folder.write(LOCK, json.dumps({**said, **more}).encode())
+        assert read_lock(folder) == {**said, **more}
+        with pytest.raises(DatasetError, match="process 7 on elsewhere"):
+            DirectoryLock(directory).__enter__()
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"token": "x"}'])
 def test_a_damaged_lock_is_nobodys(directory, content):
     Folder.of(directory).make()

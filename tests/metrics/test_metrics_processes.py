@@ -89,6 +89,7 @@ def test_ports_that_are_none(given) -> None:
 def test_ports() -> None:
     assert list(parse_ports("9400")) == [9400]
     assert list(parse_ports("9400-9402")) == [9400, 9401, 9402]
+    assert list(parse_ports("1")) == [1] and list(parse_ports("65535")) == [65535]
 
 
 def test_nothing_is_imported_or_started_without_being_told(monkeypatch) -> None:

@@ -1,0 +1,157 @@
+"""Directories on any file system, whose files appear whole or not at all, and what is said where that fails."""
+
+from __future__ import annotations
+
+import errno
+import uuid
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from clipmill.errors import DatasetError, MissingExtraError
+from clipmill.files import file_systems
+from clipmill.files.file_systems import (
+    Folder,
+    dataset_errors,
+    is_local,
+    open_input,
+    open_location,
+    remove_temporaries,
+    url_of,
+)
+
+
+@pytest.fixture(params=["local", "memory"])
+def folder(request, tmp_path):
+    """A directory that is not there yet."""
+    if request.param == "local":
+        yield Folder.of(tmp_path / "deep" / "data")
+        return
+    url = f"memory://{uuid.uuid4().hex}/data"
+    yield Folder.of(url)
+    if fsspec.filesystem("memory").exists(url):
+        fsspec.filesystem("memory").rm(url.rpartition("/")[0], recursive=True)
+
+
+def test_files_are_listed_by_their_names_with_their_sizes(folder):
+    assert folder.list() == folder.list("below") == {}
+    folder.make("below")
+    folder.write("b.bin", b"12345")
+    folder.write("empty", b"")
+    folder.write("below/a.bin", b"123")
+    assert folder.list() == {"b.bin": 5, "below/a.bin": 3, "empty": 0}
+    assert folder.list("below") == {"below/a.bin": 3}
+
+
+def test_what_was_written_is_read_replaced_and_deleted(folder):
+    folder.make()
+    folder.write("a", b"old")
+    folder.write("a", b"new")
+    assert folder.read("a") == b"new"
+    folder.delete("a")
+    folder.delete("a")  # which is not there any more
+    with pytest.raises(FileNotFoundError):
+        folder.read("a")
+
+
+def test_a_file_is_published_with_its_size_and_leaves_nothing_else(folder):
+    folder.make()
+    temporary = folder.temporary("below.bin")
+    assert temporary.name.startswith(".below.bin.") and temporary.name.endswith(".tmp")
+    assert temporary != folder.temporary("below.bin")
+    temporary.write_bytes(b"1234567")
+    assert folder.publish(temporary, "below.bin") == 7
+    assert not temporary.exists()
+    assert folder.list() == {"below.bin": 7}
+
+
+def test_a_write_that_fails_leaves_no_temporary_file(folder, monkeypatch):
+    folder.make()
+    made = []
+
+    def full(path, data):
+        made.append(path)
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(DatasetError, match=r"cannot write .*data/a: no space left on device; free space or write"):
+        folder.write("a", b"1")
+    assert len(made) == 1 and not made[0].exists()
+    assert folder.list() == {}
+
+
+def test_what_a_dead_process_left_of_an_object_store_is_deleted(tmp_path, monkeypatch):
+    """Of that directory alone; local ones stand in the directory itself, where they are told from the dataset's."""
+    monkeypatch.setattr(file_systems.tempfile, "gettempdir", lambda: str(tmp_path))
+    one, other = (Folder.of(f"memory://{name}/data") for name in ("one", "other"))
+    left, kept = one.temporary("a"), other.temporary("a")
+    for path in (left, kept):
+        assert path.parent == tmp_path
+        path.touch()
+    remove_temporaries(Folder.of(tmp_path))
+    assert left.exists()
+    remove_temporaries(one)
+    assert (left.exists(), kept.exists()) == (False, True)
+
+
+def test_local_paths_are_absolute_and_named_without_a_scheme(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file_system, path = open_location("a/../b")
+    assert (is_local(file_system), path) == (True, str(tmp_path / "b"))
+    assert url_of(file_system, path) == Folder.of("b/").url == str(tmp_path / "b")
+    (tmp_path / "b").write_bytes(b"1")
+    with open_input("b") as file:
+        assert file.read() == b"1"
+
+
+def test_other_file_systems_are_named_by_their_url():
+    file_system, path = open_location("MEMORY://Place/data")
+    assert not is_local(file_system)
+    assert url_of(file_system, path) == "memory:///Place/data"
+
+
+@pytest.mark.parametrize(
+    ("location", "error", "said"),
+    [
+        ("https://example.com/a", DatasetError, r"http\(s\) cannot be listed; put such URLs into the 'uri'"),
+        ("nowhere://a", DatasetError, "no file system for the scheme 'nowhere'"),
+    ],
+)
+def test_what_cannot_be_listed_is_refused(location, error, said):
+    with pytest.raises(error, match=said):
+        open_location(location)
+
+
+def test_a_driver_that_is_not_installed_is_named_with_its_extra(monkeypatch):
+    def missing(url):
+        raise ImportError("no such driver")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
+    with pytest.raises(MissingExtraError, match=r"gs://.*pip install 'clipmill\[gcp\]'"):
+        open_location("gs://bucket/a")
+    with pytest.raises(MissingExtraError, match=r"an fsspec driver for odd.*clipmill\[remote\]"):
+        open_location("odd://bucket/a")
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (
+            OSError(errno.EACCES, "x"),
+            "cannot read it: permission denied; change its permissions or choose another place",
+        ),
+        (OSError(errno.EROFS, "x"), "cannot read it: read-only file system; choose another place"),
+        (OSError(errno.EIO, "x"), "cannot read it: input/output error"),
+        (OSError("their words"), "cannot read it: their words"),
+        (OSError("CRC checksum verification failed"), "cannot read it: the file is damaged"),
+        (KeyError("client"), "cannot read it: KeyError: 'client'"),
+        (DatasetError("ours"), "ours"),
+    ],
+    ids=repr,
+)
+def test_errors_say_what_was_done_where_and_the_way_out(raised, said):
+    with pytest.raises(DatasetError) as caught, dataset_errors("read", "it"):
+        raise raised
+    assert str(caught.value).startswith(said)
