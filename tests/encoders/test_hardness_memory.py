@@ -135,6 +135,24 @@ def test_a_row_that_fits_nowhere_fails_alone():
     assert bench.loaded.row_limit("image", "image") is None and bench.loaded.row_limit("text", "text") is None
 
 
+def test_a_row_that_the_model_refuses_is_no_matter_of_memory():
+    """What fitted beside it is remembered all the same."""
+
+    class Choosy(Small):
+        def encode(self, entrance, inputs):
+            vectors = super().encode(entrance, inputs)
+            if (inputs[0] == 13).any():
+                raise RuntimeError("this one it cannot multiply")
+            return vectors
+
+    device = Choosy(image=8)
+    bench = Bench(device, max_batch_rows=16)
+    found = bench.embed([crop(n) for n in range(16)])
+    assert found == [*map(float, range(13)), "encode_failed", 14.0, 15.0]
+    assert bench.loaded.row_limit("image", "image") == 8
+    assert bench.stats.out_of_memory_retries == 1
+
+
 def test_texts_that_share_larger_calls_are_halved_too():
     """256 short texts share a call where 32 long ones would; then no call has more rows than fitted."""
     device = Small(text=150)

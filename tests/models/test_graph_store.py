@@ -135,3 +135,16 @@ def test_making_graphs_names_what_it_needs(package: str, demo_cache, monkeypatch
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtraError, match=rf"'{package}'.*pip install 'clipmill\[onnx\]'"):
         load_encoder("demo", device="cpu", runtime="onnx", precision="fp32")
+
+
+def test_whether_a_folder_can_be_written_is_tried(tmp_path, monkeypatch) -> None:
+    """A folder that is not there is made; where no file can be made in it, it cannot."""
+    assert store.is_writable(tmp_path / "deep" / "folder") and not list((tmp_path / "deep" / "folder").iterdir())
+    (tmp_path / "file").touch()
+    assert not store.is_writable(tmp_path / "file" / "folder")
+
+    def full(**_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(store.tempfile, "TemporaryFile", full)
+    assert not store.is_writable(tmp_path)

@@ -1,0 +1,64 @@
+"""What a value is once it is prepared: what it holds, what it counts for in a call, and with which it may share one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from image_files import FILES
+from letters import Letters
+
+from clipmill.encoders import EncoderSpec
+from clipmill.failures import RowError
+from clipmill.media.audio import Waveform
+from clipmill.media.options import AudioFrontend, Preprocessing
+from clipmill.models.frontend import Frontend, TextFrontend
+from clipmill.models.model import ClipModel
+
+SPEC = EncoderSpec("fake::dim=1")
+
+
+class NoRuntime:
+    """Nothing is executed here."""
+
+    name, precision, device = "none", "fp32", "cpu"
+
+
+def model(**parts) -> ClipModel:
+    return ClipModel(Frontend(1, **parts), NoRuntime(), {})
+
+
+def test_an_image_counts_for_the_pixels_of_its_crop():
+    prepared = model(image=Preprocessing(image_size=32)).prepare("image", FILES["jpeg"], SPEC)
+    assert (prepared.payload.shape, prepared.payload.dtype) == ((32, 32, 3), np.uint8)
+    assert (prepared.pixels, prepared.group, prepared.media_type) == (1024, "image", "image/jpeg")
+
+
+def test_a_normalised_image_counts_for_its_pixels_too_and_has_a_group_of_its_own():
+    spec = EncoderSpec("fake::dim=1", preprocess=False)
+    prepared = model(image=Preprocessing(image_size=32)).prepare("image", np.zeros((3, 32, 32), np.float32), spec)
+    assert (prepared.pixels, prepared.group) == (1024, "normalised_image")
+
+
+@pytest.mark.parametrize(("fixed", "length"), [(False, 5), (True, 0)])
+def test_a_text_has_a_length_where_lengths_differ(fixed, length):
+    prepared = model(text=TextFrontend(Letters(), fixed_length=fixed)).prepare("text", "five!", SPEC)
+    assert (prepared.length, prepared.group, prepared.truncated) == (length, "text", False)
+    assert prepared.payload.tolist() == [1, 2, 3, 4, 5]
+
+
+def test_a_sound_counts_for_the_largest_layer_and_shares_calls_with_its_like():
+    audio = AudioFrontend(8000, values_per_sample=2.5)
+    found = [model(audio=audio).prepare("audio", Waveform(np.zeros(n), 8000), SPEC) for n in (1000, 1000, 400)]
+    assert [prepared.pixels for prepared in found] == [2500, 2500, 1000]
+    assert found[0].group == found[1].group != found[2].group
+
+
+def test_a_text_that_is_no_unicode_fails_with_its_stage():
+    class Strict(Letters):
+        def __call__(self, text):
+            text.encode()
+            return super().__call__(text)
+
+    with pytest.raises(RowError) as caught:
+        model(text=TextFrontend(Strict(), fixed_length=False)).prepare("text", "a\ud800", SPEC)
+    assert (str(caught.value.failure.stage), str(caught.value.failure.code)) == ("tokenize", "unsupported")
