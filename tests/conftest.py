@@ -37,12 +37,6 @@ if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
 pytest.register_assert_rewrite(*(path.stem for room in ("contracts", "support") for path in (HERE / room).glob("*.py")))
 
 
-@pytest.fixture(autouse=True)
-def _wide_terminal(monkeypatch):
-    """Give tables room: they hold paths of temporary folders, which are long where processes run side by side."""
-    monkeypatch.setenv("COLUMNS", "250")
-
-
 @pytest.fixture(scope="session")
 def spark():
     """The session of this process: classic Spark, or Spark Connect in `make test-connect`."""

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,8 @@ def test_every_command_is_known_to_this_test() -> None:
 @pytest.mark.spark
 def test_the_command_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The commands run in their order; provenance of what they wrote is read by the next example."""
+    for name in ("vectors", "captions", "again"):  # of a test that came before
+        shutil.rmtree(here / name, ignore_errors=True)
     embedded, captions = (_run(["bash", "-c", command], here) for command in COMMANDS[:2])
     summary, vector, models, doctor = (_typed(command, capsys) for command in COMMANDS[2:6])
     before = {name: (here / "photos" / name).read_bytes() for name in BROKEN}

@@ -51,7 +51,9 @@ def make_client():
 def server(shared_server):
     for record in (shared_server.counts, shared_server.targets, shared_server.headers):
         record.clear()
-    return shared_server
+    yield shared_server
+    for client in fetch_module._CLIENTS.values():
+        client.close()  # what a bad page leaves on a connection is not the next test's
 
 
 @pytest.fixture

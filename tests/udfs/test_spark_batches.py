@@ -13,7 +13,7 @@ from clipmill.encoders import EncoderSpec, load_encoder, unload_all
 from clipmill.encoders.plans.columns import ColumnPlan
 from clipmill.encoders.testing import FakeModel, fake_text_vector
 from clipmill.errors import EmbeddingError
-from clipmill.models.catalog import ModelRef
+from clipmill.models import spec as spec_module
 from clipmill.models.model import Prepared
 from clipmill.udfs.batches import embed_array, embed_batches
 from clipmill.udfs.pandas_functions import embed_series
@@ -93,7 +93,9 @@ def test_workers_ask_the_loaded_model_and_never_the_catalog(monkeypatch):
     def facts(*_):
         raise AssertionError("the catalog was asked")
 
-    monkeypatch.setattr(ModelRef, "facts", facts)
+    monkeypatch.setattr(spec_module, "facts_of", facts)
+    with pytest.raises(AssertionError):
+        _ = EncoderSpec("fake::dim=9").facts
     (written,) = embed_batches([batch], SPEC, plan, [Source("caption", (0,), False)])
     assert written.column("caption_embedding").to_pylist() == [vector("one"), None]
     assert embed_array(batch.column(0), SPEC, "text", "null").to_pylist() == [vector("one"), None]
