@@ -63,8 +63,8 @@ test: java $(INSTALLED) ## Run all tests but those in a browser (Java 17 or newe
 	@$(if $(findstring tests/,$(ARGS)),echo "left out: 'make test-connect'",$(MAKE) --no-print-directory test-connect ARGS=)
 
 .PHONY: test-connect
-test-connect: java $(INSTALLED) ## Run on Spark Connect what holds there; `make test` does, unless ARGS names files
-	@CLIPMILL_TEST_SPARK_CONNECT=1 $(BIN)/pytest $(SIDE_BY_SIDE) -m "connect or connect_only" tests/udfs $(ARGS)
+test-connect: java $(INSTALLED) ## Run on Spark Connect what holds there, in one process (its server has one port); `make test` does at its end
+	@CLIPMILL_TEST_SPARK_CONNECT=1 $(BIN)/pytest -m "connect or connect_only" tests/udfs $(ARGS)
 
 .PHONY: test-beam
 test-beam: $(INSTALLED) ## Run the tests that need no Java
