@@ -101,6 +101,19 @@ def test_a_lock_of_another_machine_counts_while_it_beats(directory):
         pass
 
 
+def test_a_lock_that_appears_at_the_last_moment_counts(directory, monkeypatch):
+    """Between the look and the making of one's own."""
+
+    def looked(folder):
+        leave(directory, **ELSEWHERE)
+        return None
+
+    monkeypatch.setattr(lock_module, "_settled", looked)
+    with pytest.raises(DatasetError, match=r"process 7 on elsewhere.*wait for its end, or choose another directory"):
+        DirectoryLock(directory).__enter__()
+    assert read_lock(Folder.of(directory))["pid"] == 7
+
+
 def test_a_lock_needs_four_fields_and_may_have_more(directory):
     folder = Folder.of(directory)
     folder.make()
