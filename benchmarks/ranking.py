@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import statistics
 import sys
@@ -27,9 +28,10 @@ from safetensors.torch import load_file
 from workload import captions, drawings, photographs
 from workplace import ARCHITECTURE, spark_session
 
-from clipmill.encoders import EncoderSpec, load_encoder
-from clipmill.encoders.plans.columns import get_by_path
+from clipmill.encoders import EncoderSpec, Stats, load_encoder
 from clipmill.encoders.plans.rank_plan import RankPlan
+from clipmill.encoders.plans.row_values import get_by_path
+from clipmill.encoders.plans.runner import PlanRunner
 from clipmill.models import demo
 from clipmill.threads import allowed_cpus
 from clipmill.transforms import Rank
@@ -79,18 +81,12 @@ def on_core(rows: Sequence[Row], spec: EncoderSpec) -> float:
     encoder = load_encoder(spec)
     torch.set_num_threads(allowed_cpus())
     started = time.perf_counter()
-    bound = RankPlan("q", "c").checked(spec).bound(encoder)
-    with encoder.session() as session:
+    runner = PlanRunner(RankPlan("q", "c").checked(spec), encoder)
+    with runner.session(Stats()) as session:
         for row in rows:
-            for token, outcomes in session.push(row, bound.items(_getter(row))):
-                bound.results(_getter(token), outcomes)
-        for token, outcomes in session.flush():
-            bound.results(_getter(token), outcomes)
+            session.push(None, functools.partial(get_by_path, row))
+        session.flush()
     return time.perf_counter() - started
-
-
-def _getter(row: Row) -> Any:
-    return lambda path: get_by_path(row, path)
 
 
 def on_beam(table: Path, spec: EncoderSpec) -> float:

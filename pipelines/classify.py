@@ -14,7 +14,7 @@ from ..encoders.encoder import Encoder
 from ..encoders.item import Item, Uri
 from ..encoders.outcome import Classified, Labelled
 from ..encoders.plans.classify_plan import SUFFIX, ClassifyPlan, DocumentClassifyPlan
-from ..encoders.plans.document_plan import DocumentPlan
+from ..encoders.plans.document_plan import DocumentEmbedPlan
 from ..encoders.plans.labels import Classifier, LabelSet
 from ..failures import Failure
 from . import console
@@ -62,7 +62,7 @@ def classify_settings(spec: EncoderSpec, values: dict[str, Any]) -> dict[str, An
     columns = column_plan(spec, values, suffix=SUFFIX)
     settings = {"format": values["format"]}
     if columns is None:
-        plan = DocumentClassifyPlan(DocumentPlan(values["access_paths"], values["keep_content"]), labels)
+        plan = DocumentClassifyPlan(DocumentEmbedPlan(values["access_paths"], values["keep_content"]), labels)
         return {**settings, "plan": plan, "reader": reader_of(values), "tags": values["tags"]}
     for name in ("access_paths", "keep_content", "tags"):
         if values[name] and values[name] != "@r":

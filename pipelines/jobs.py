@@ -19,8 +19,6 @@ from ..datasets.inputs.planning import plan_shards
 from ..datasets.inputs.shards import Shard
 from ..encoders import EncoderSpec, load_encoder
 from ..encoders.plans.columns import Column, ColumnPlan
-from ..encoders.plans.document_plan import DocumentPlan
-from ..encoders.plans.rank_plan import DocumentRankPlan
 from ..errors import ClipmillError, DatasetError
 from ..files.file_systems import Folder
 from ..files.lock import DirectoryLock, refuse_if_held
@@ -246,7 +244,7 @@ def run(arguments: JobArguments) -> int:
         if arguments.overwrite and is_local(
             arguments.engine, arguments.engine_options, arguments.master, arguments.remote
         ):
-            job.plan.bound(load_encoder(arguments.spec))  # no old dataset is deleted for a job that cannot start
+            job.plan.tool(load_encoder(arguments.spec))  # no old dataset is deleted for a job that cannot start
     except DatasetError as err:
         raise Refused(str(err)) from err
     found, seconds, rows = _run_shards(arguments, job, shards, earlier)
@@ -257,9 +255,9 @@ def run(arguments: JobArguments) -> int:
         console.out.print(summary_table(found, seconds, job.directory, rows=rows, skipped_in=skipped_in))
     if not found.input_rows:
         click.echo("Note: the input has no rows", err=True)
-    elif isinstance(job.plan, DocumentRankPlan) and not found.scored and not found.failed:
+    elif job.plan.needs_matches and not found.scored and not found.failed:
         click.echo("Note: nothing was ranked: no document has matches", err=True)
-    return judge(found, arguments.max_failures, scores=not isinstance(job.plan, ColumnPlan | DocumentPlan))
+    return judge(found, arguments.max_failures, scores=not job.plan.makes_vectors)
 
 
 def _earlier(arguments: JobArguments) -> Earlier | None:

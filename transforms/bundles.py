@@ -7,7 +7,7 @@ only the names of the run that counts arrive, they are moved to where they are s
 
 from __future__ import annotations
 
-import collections
+import contextlib
 import os
 import socket
 import uuid
@@ -20,19 +20,17 @@ from apache_beam.transforms.window import BoundedWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from ..datasets.dataset import count_finished, finish_job
+from ..datasets.formats.shard_sink import ShardSink
 from ..datasets.formats.shard_writer import ShardWriter, manifest_name
-from ..datasets.tables.misfits import fitting_batches
-from ..datasets.tables.sizes import BATCH_BYTES, BATCH_ROWS, held_bytes
+from ..datasets.tables.table import Table
 from ..encoders.registry import count_loads
-from ..failures import Failure
 from ..files.file_systems import Folder, dataset_errors
 from ..models.spec import EncoderSpec
-from .failed_row import FailedRow
-from .file_tables import Table
+from .finished_rows import finished_row
 from .meter import resolved_here
 
 STAGING = "_staging"
-_OPEN_PARTS = 64
+_OPEN_SHARDS = 64
 """Files that are written at once, one or two for each window: a bundle may hold thousands of windows."""
 
 
@@ -56,7 +54,7 @@ class WriteBundleFn(beam.DoFn):
 
     def start_bundle(self) -> None:
         """Start with nothing written."""
-        self._parts: dict[BoundedWindow, _Part] = {}
+        self._open: dict[BoundedWindow, _OpenShard] = {}
 
     def process(
         self,
@@ -64,106 +62,65 @@ class WriteBundleFn(beam.DoFn):
         window: BoundedWindow = beam.DoFn.WindowParam,  # type: ignore[assignment]
     ) -> Iterable[WindowedValue]:
         """Take a row or a failure; each window has files of its own."""
-        part = self._parts.get(window)
-        if part is None:
-            if len(self._parts) >= _OPEN_PARTS:
-                yield self._commit(max(self._parts, key=lambda open_window: self._parts[open_window].elements))
-            part = self._parts[window] = _Part(self._staging, self._table)
-        part.add(element)
-        if part.elements >= self._rows_per_file:
+        shard = self._open.get(window)
+        if shard is None:
+            if len(self._open) >= _OPEN_SHARDS:
+                yield self._commit(max(self._open, key=lambda window: self._open[window].elements))
+            shard = self._open[window] = _OpenShard(self._staging, self._table)
+        shard.add(element)
+        if shard.elements >= self._rows_per_file:
             yield self._commit(window)
 
     def finish_bundle(self) -> Iterable[WindowedValue]:
         """Write what is left."""
-        for window in list(self._parts):
+        for window in list(self._open):
             yield self._commit(window)
 
     def _commit(self, window: BoundedWindow) -> WindowedValue:
-        manifest = self._parts[window].commit(self._spec)
-        del self._parts[window]
+        manifest = self._open[window].commit(self._spec)
+        del self._open[window]
         return WindowedValue(manifest, window.max_timestamp(), (window,))
 
     def teardown(self) -> None:
         """Remove what a bundle that failed had begun."""
-        for part in getattr(self, "_parts", {}).values():
-            part.discard()
+        for shard in getattr(self, "_open", {}).values():
+            shard.discard()
 
 
-class _Part:
-    """One file of rows, one of failures, and what is said about them."""
+class _OpenShard:
+    """The files of one window while they are written."""
 
     def __init__(self, staging: str, table: Table) -> None:
         self._table = table
-        self._waiting: list[tuple[Any, bool]] = []
-        self._waiting_bytes = 0
         self._writer = ShardWriter(staging, uuid.uuid4().hex, table.schema)
-        self._writer.__enter__()
-        self._made = self._nulls = self._failed_rows = 0
-        self._failed: collections.Counter[str] = collections.Counter()
-        self.elements = 0
+        self._open = contextlib.ExitStack()
+        self._open.enter_context(self._writer)
+        self._sink = ShardSink(self._writer, table)
+
+    @property
+    def elements(self) -> int:
+        return self._sink.counts.input_rows
 
     def add(self, element: Any) -> None:
-        self.elements += 1
-        failed = isinstance(element, FailedRow)
-        if failed:
-            self._failed_rows += 1
-            self._failed.update(str(failure.code) for failure in element.failures)
-            for record in self._table.records(element):
-                self._writer.fail(record)
-        row = self._table.row(element.row if failed else element)
-        made = [] if row is None else self._table.made(row)
-        there = sum(one is not None for one in made)
-        if failed and not there:
-            return
-        if not failed and row is not None:
-            for record in self._table.inner_records(row):
-                self._failed[record["code"]] += 1
-                self._writer.fail(record)
-        self._made += there
-        self._nulls += 0 if failed else len(made) - there  # of a failed row some are failures, counted above
-        self._waiting.append((row, failed))
-        self._waiting_bytes += held_bytes(row)
-        if len(self._waiting) >= BATCH_ROWS or self._waiting_bytes >= BATCH_BYTES:
-            self._write()
+        self._sink.take(finished_row(element, self._table))
 
     def commit(self, spec: EncoderSpec) -> dict[str, Any]:
-        self._write()
-        about: dict[str, Any] = {
-            "input_rows": self.elements,
-            "failed_rows": self._failed_rows,
-            "failed": dict(sorted(self._failed.items())),
-            **({"embedded": self._made, "nulls": self._nulls} if self._table.makes_vectors else {"scored": self._made}),
-            "process": f"{socket.gethostname()}:{os.getpid()}",
-            "loads": count_loads(),
-        }
-        if (resolved := resolved_here(spec)) is not None:
-            about["resolved"] = resolved
-        try:
+        with self._open:
+            self._sink.flush()
+            counts = self._sink.counts
+            made = {"embedded": counts.made, "nulls": counts.nulls}
+            about: dict[str, Any] = {
+                **counts.manifest(),
+                **(made if self._table.plan.makes_vectors else {"scored": counts.made}),
+                "process": f"{socket.gethostname()}:{os.getpid()}",
+                "loads": count_loads(),
+            }
+            if (resolved := resolved_here(spec)) is not None:
+                about["resolved"] = resolved
             return self._writer.commit(about)
-        finally:
-            self.discard()
 
     def discard(self) -> None:
-        self._writer.__exit__(None, None, None)
-
-    def _write(self) -> None:
-        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
-        fitting = fitting_batches([row for row, _ in waiting], self._table.batch)
-        for batch in fitting.batches:
-            self._writer.write(batch)
-        for position, failure in fitting.misfits.items():
-            self._take_back(*waiting[position], failure)
-
-    def _take_back(self, row: Any, failed: bool, failure: Failure) -> None:
-        """Count a row as a failure after all, and what was made of it, which is not written, no more."""
-        made = self._table.made(row)
-        there = sum(one is not None for one in made)
-        self._made -= there
-        self._nulls -= 0 if failed else len(made) - there
-        self._failed_rows += 0 if failed else 1
-        self._failed[str(failure.code)] += 1
-        for record in self._table.records(FailedRow(row, (failure,))):
-            self._writer.fail(record)
+        self._open.close()
 
 
 class PublishFn(beam.DoFn):

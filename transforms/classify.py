@@ -6,18 +6,15 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..encoders.document import Document
 from ..encoders.plans.classify_plan import SUFFIX, ClassifyPlan, DocumentClassifyPlan
 from ..encoders.plans.columns import Column, ColumnPlan
-from ..encoders.plans.document_plan import DocumentPlan
+from ..encoders.plans.document_plan import DocumentEmbedPlan
 from ..encoders.plans.labels import LabelSet
 from ..encoders.plans.scores import SCALE, Scale
 from ..errors import SpecError
 from ..models.spec import EncoderSpec, Modality, reject_unknown_options
-from .elements import DocumentElements, Elements, RowElements
-from .encoding import Encoding, check_columns, label_of
+from .encoding import Encoding, label_of
 from .placed import OnFailure
-from .rows import COLUMN_WAY_OUT, STRUCTS, columns_type
 
 _OWN_OPTIONS = (
     *("labels", "templates", "top_k", "scale", "columns", "access_paths", "keep_content", "key"),
@@ -37,13 +34,12 @@ class Classify(Encoding):
 
     Attributes:
         spec: The encoder.
-        columns: How rows are classified; None for documents.
-        documents: How documents are classified; None for rows.
+        plan: How rows or documents are classified, checked.
         labels: The labels and their templates, read and checked.
     """
 
-    columns: ClassifyPlan | None
-    documents: DocumentClassifyPlan | None
+    plan: ClassifyPlan | DocumentClassifyPlan
+    _row_options = "columns={'name': 'image'}"
 
     def __init__(
         self,
@@ -91,27 +87,17 @@ class Classify(Encoding):
         if key != "id" and columns is None:
             raise SpecError("key is for rows; documents are named by their id")
         self.labels = LabelSet.of(labels, templates=templates, top_k=top_k, scale=scale, spec=self.spec)
-        self.columns = self.documents = None
         if columns is None:
-            self.documents = DocumentClassifyPlan(DocumentPlan(access_paths, keep_content), self.labels)
+            self.plan = DocumentClassifyPlan(DocumentEmbedPlan(access_paths, keep_content), self.labels)
         else:
             plan = ColumnPlan.of(columns, spec=self.spec, key=key, suffix=SUFFIX)
-            self.columns = ClassifyPlan(plan, self.labels)
+            self.plan = ClassifyPlan(plan, self.labels)
 
     def default_label(self) -> str:
         """Name the model and the columns, so that two of these can stand in one pipeline."""
-        return label_of("Classify", [self.spec.model, *(self.columns.columns.columns if self.columns else ())])
+        return label_of("Classify", [self.spec.model, *self.plan.reads])
 
     def display_data(self) -> dict[str, Any]:
         """Show the model, the columns and how many labels there are on the runner's page."""
-        columns = self.columns.columns.columns if self.columns else {}
-        shown = ", ".join(f"{path}: {column.modality}" for path, column in columns.items())
+        shown = ", ".join(f"{path}: {kind}" for path, kind in self.plan.reads.items())
         return {"model": self.spec.model, "columns": shown or "documents", "labels": len(self.labels.labels)}
-
-    def _plan(self, element_type: Any) -> tuple[Any, Elements]:
-        if self.documents is not None:
-            return Document, DocumentElements(self.documents, "columns={'name': 'image'}")
-        assert self.columns is not None
-        plan = self.columns.columns
-        check_columns(element_type, list(plan.columns), plan.new_names, COLUMN_WAY_OUT)
-        return columns_type(element_type, plan, STRUCTS), RowElements(self.columns, COLUMN_WAY_OUT)

@@ -7,15 +7,13 @@ from typing import Any, get_args
 
 from apache_beam.pvalue import PCollection
 
-from ..encoders.document import Document
 from ..encoders.plans.columns import Column, ColumnPlan
-from ..encoders.plans.document_plan import DocumentPlan
+from ..encoders.plans.document_plan import DocumentEmbedPlan
 from ..errors import SpecError
 from ..models.spec import EncoderSpec, Modality, reject_unknown_options
-from .elements import DocumentElements, Elements, RowElements
-from .encoding import Embedded, Encoding, check_columns, label_of
+from .encoding import Embedded, Encoding, label_of
 from .placed import OnFailure
-from .rows import COLUMN_WAY_OUT, Vectors, embedded_type
+from .rows import Vectors
 
 __all__ = ["Embed", "Embedded", "embed_of"]
 
@@ -41,12 +39,11 @@ class Embed(Encoding):
 
     Attributes:
         spec: The encoder.
-        columns: The columns of rows, checked; None for documents.
-        documents: How documents are embedded; None for rows.
+        plan: The columns of rows, or how documents are embedded, checked.
     """
 
-    columns: ColumnPlan | None
-    documents: DocumentPlan | None
+    plan: ColumnPlan | DocumentEmbedPlan
+    _row_options = "columns={'name': 'text'}"
 
     def __init__(
         self,
@@ -81,8 +78,10 @@ class Embed(Encoding):
         """
         reject_unknown_options(spec_options, {*EncoderSpec.__dataclass_fields__, *_OWN_OPTIONS} - {"model"})
         super().__init__(EncoderSpec.of(model, **spec_options), max_wait_s=max_wait_s, on_failure=on_failure)
-        self.columns = None if columns is None else ColumnPlan.of(columns, spec=self.spec, key=key)
-        self.documents = DocumentPlan(access_paths, keep_content) if columns is None else None
+        if columns is None:
+            self.plan = DocumentEmbedPlan(access_paths, keep_content)
+        else:
+            self.plan = ColumnPlan.of(columns, spec=self.spec, key=key)
         for name, given in {"access_paths": access_paths != "@r", "keep_content": keep_content}.items():
             if given and columns is not None:
                 raise SpecError(f"{name} is for documents; with columns it says nothing")
@@ -94,23 +93,12 @@ class Embed(Encoding):
 
     def default_label(self) -> str:
         """Name the model and the columns, so that two of these can stand in one pipeline."""
-        return label_of("Embed", [self.spec.model, *(self.columns.columns if self.columns else ())])
+        return label_of("Embed", [self.spec.model, *self.plan.reads])
 
     def display_data(self) -> dict[str, Any]:
         """Show the model and the columns on the runner's page."""
-        columns = self.columns.columns if self.columns else {}
-        shown = ", ".join(f"{path}: {column.modality}" for path, column in columns.items())
+        shown = ", ".join(f"{path}: {kind}" for path, kind in self.plan.reads.items())
         return {"model": self.spec.model, "columns": shown or "documents"}
-
-    def _plan(self, element_type: Any) -> tuple[Any, Elements]:
-        if self.documents is not None:
-            return Document, DocumentElements(self.documents, "columns={'name': 'text'}")
-        assert self.columns is not None
-        check_columns(element_type, list(self.columns.columns), self.columns.new_names, COLUMN_WAY_OUT)
-        return (
-            embedded_type(element_type, self.columns, self._vectors),
-            RowElements(self.columns, COLUMN_WAY_OUT, self._vectors),
-        )
 
 
 def embed_of(pcoll: PCollection) -> Encoding | None:

@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ..encoders.encoder import Encoder
-from ..encoders.outcome import Finished as FinishedRow
-from ..encoders.session import EmbedSession
+from ..encoders.plans.runner import Done, PlanRunner, PlanSession
 from ..metrics.stats import Stats
 from ..models.spec import EncoderSpec
-from .elements import BoundElements, Elements
+from .elements import Elements
 from .failed_row import FailedRow
 from .meter import Meter
 from .placed import InBatches, OneByOne, OnFailure, Place, PlacedFn
@@ -43,14 +41,13 @@ class _SessionFn(PlacedFn):
     def setup(self) -> None:
         """Load the model and embed labels, unless another of these in this process did."""
         self._meter = Meter()
-        self._encoder: Encoder = self._meter.load(self._spec, cpus=self._cpus)
-        self._bound: BoundElements = self._elements.bound(self._encoder)
+        self._runner = PlanRunner(self._elements.plan, self._meter.load(self._spec, cpus=self._cpus))
 
     def start_bundle(self) -> None:
         """Start with nothing in flight, whatever became of the last bundle."""
         self.teardown()
         self._stats = Stats()
-        self._session: EmbedSession = self._encoder.session(self._stats)
+        self._session: PlanSession = self._runner.session(self._stats)
 
     def teardown(self) -> None:
         """Let go of what a bundle that failed left in flight."""
@@ -66,16 +63,14 @@ class _SessionFn(PlacedFn):
     def _push(self, element: Any, place: Place) -> list[Any]:
         if self._stats.batches >= _REPORTED_BATCHES:  # a bundle may take an hour
             self._meter.report(self._stats.take())
-        refused = self._bound.refuse(element)
-        if refused is not None:
-            return [self._refused(refused, place)]
-        return [self._output(done) for done in self._session.push((element, place), self._bound.items(element))]
+        source = self._elements.read(element)
+        if isinstance(source, FailedRow):
+            return [self._refused(source, place)]
+        return [self._output(done) for done in self._session.push((element, place), source)]
 
-    def _output(self, done: FinishedRow) -> Any:
-        element, place = done.token
-        row, failures, inner = self._bound.finish(element, done.outcomes)
-        if failures or inner:
-            self._stats.count_new([*failures, *inner], done.outcomes)
+    def _output(self, done: Done) -> Any:
+        place: Place = done.token[1]
+        row, (_, failures, inner) = self._elements.output(done), done.result
         if failures or (inner and self._on_failure == "raise"):
             return self._failed(FailedRow(row, (*failures, *inner)), place)
         return place.at(row)

@@ -9,15 +9,16 @@ from typing import Any, NamedTuple, Self, get_args
 import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
-from ..encoders.plans.plan import AnyDocumentPlan, RowPlan
+from ..encoders.document import Document
+from ..encoders.plans.plan import Plan
 from ..errors import SpecError
 from ..models.spec import EncoderSpec
 from . import document_coder as _document_coder  # noqa: F401 - registers the coder of documents
-from .elements import Elements
+from .elements import AddsColumns, DocumentElements, Elements, RowElements
 from .embed_fn import EmbedBatchFn, EmbedFn
 from .failed_row import FailedRow
 from .placed import FAILURES, OnFailure, PlacedFn
-from .rows import row_fields
+from .rows import Vectors, planned_type, row_fields
 from .waiting import WaitForBatches
 from .worker import cpus_per_process
 
@@ -41,12 +42,13 @@ class Encoding(beam.PTransform):
 
     Attributes:
         spec: The encoder.
-        columns: What is done with rows, checked; None for documents.
-        documents: What is done with documents; None for rows.
+        plan: What is done with rows or documents, checked.
     """
 
-    columns: RowPlan | None = None
-    documents: AnyDocumentPlan | None = None
+    plan: Plan
+    _row_options: str
+    """What to give where elements are rows."""
+    _vectors: Vectors = "array"
 
     def __init__(self, spec: EncoderSpec, *, max_wait_s: float | None, on_failure: OnFailure) -> None:
         """Check what all of them take.
@@ -93,11 +95,19 @@ class Encoding(beam.PTransform):
         Raises:
             SpecError: If rows with a schema lack a column, or have one already that would be added.
         """
-        return self._hand_out(self._encode(pcoll, *self._plan(pcoll.element_type)))
+        return self._hand_out(self._encode(pcoll, *self._elements(pcoll.element_type)))
 
-    def _plan(self, element_type: Any) -> tuple[Any, Elements]:
-        """Return the type of what comes out, and what is done with the elements."""
-        raise NotImplementedError
+    def _elements(self, element_type: Any) -> tuple[Any, Elements]:
+        """Return the type of what comes out, and what the elements are.
+
+        Raises:
+            SpecError: If rows with a schema lack a column, or have one already that would be added.
+        """
+        plan: Any = self.plan
+        if not plan.of_rows:
+            return Document, DocumentElements(plan, self._row_options)
+        check_columns(element_type, plan, [*plan.reads, *plan.by])
+        return planned_type(element_type, plan, self._vectors), RowElements(plan, self._vectors)
 
     def _encode(self, pcoll: PCollection, rows_type: Any, elements: Elements) -> Embedded:
         """Put the stage with the model into the pipeline."""
@@ -150,14 +160,13 @@ def label_of(verb: str, names: Sequence[str]) -> str:
     return f"{verb}({', '.join(names)})".replace("/", "_")  # a slash would make a level of it
 
 
-def check_columns(element_type: Any, needed: Sequence[str], added: Sequence[str], way_out: str) -> None:
+def check_columns(element_type: Any, plan: AddsColumns, reads: Sequence[str]) -> None:
     """Refuse rows whose schema does not fit; where there is no schema, each row is looked at when it comes.
 
     Args:
         element_type: Of the PCollection.
-        needed: Paths that are read.
-        added: Names of columns that are added.
-        way_out: What to do about one of those that exists already.
+        plan: What adds columns.
+        reads: Paths that are read.
 
     Raises:
         SpecError: Naming the column.
@@ -166,7 +175,7 @@ def check_columns(element_type: Any, needed: Sequence[str], added: Sequence[str]
     if fields is None:
         return
     names = [name for name, _ in fields]
-    if taken := sorted(set(added) & set(names)):
-        raise SpecError(f"column {taken[0]!r} exists already; {way_out}")
-    if missing := [path for path in needed if path not in names and path.partition(".")[0] not in names]:
+    if taken := sorted(set(plan.new_names) & set(names)):
+        raise SpecError(f"column {taken[0]!r} exists already; {plan.rename_hint}")
+    if missing := [path for path in reads if path not in names and path.partition(".")[0] not in names]:
         raise SpecError(f"the rows have no column {missing[0]!r}; they have {', '.join(map(repr, names))}")

@@ -15,11 +15,10 @@ import collections
 import dataclasses
 import datetime
 import decimal
-import functools
 import hashlib
 import numbers
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -30,17 +29,14 @@ from apache_beam.transforms.window import BoundedWindow, GlobalWindows
 from apache_beam.typehints import typehints
 from apache_beam.utils.timestamp import Timestamp
 
-from ..encoders.encoder import Encoder
-from ..encoders.item import Item
-from ..encoders.outcome import Outcome
-from ..encoders.plans.columns import MissingColumn, row_name
-from ..encoders.plans.plan import BoundRowPlan
 from ..encoders.plans.rank_plan import CLIP_SCORE, COSINE, LOGIT, RANK, PairPlan
 from ..encoders.plans.ranking import GroupTotals
+from ..encoders.plans.row_values import MissingColumn, row_name
+from ..encoders.plans.runner import Done
 from ..failures import Code, RowError, Stage
-from .elements import BoundRows, Finished, RowElements, sure_fields
+from .elements import read_row
 from .failed_row import FailedRow
-from .rows import make_row, value_at
+from .rows import RowFields, fields_of, make_row
 
 _KEY_BYTES = 64
 _FLOAT_DIGITS = 400
@@ -64,51 +60,35 @@ class PairElements:
 
     Attributes:
         plan: What is ranked, and by which columns rows are a group.
-        way_out: What to do about a column that exists already and would be written over.
     """
 
     plan: PairPlan
-    way_out: str
 
-    def bound(self, encoder: Encoder) -> _BoundPairs:
-        """See `elements.Elements`."""
-        bound = self.plan.bound(encoder)
-        return _BoundPairs(self.plan, bound, BoundRows(RowElements(self.plan, self.way_out), bound))
+    def read(self, element: Any) -> RowFields | FailedRow:
+        """See `elements.Elements`; a row whose group has no key fails."""
+        row = read_row(element, self.plan)
+        if isinstance(row, FailedRow):
+            return row
+        try:
+            self._key(row)
+        except RowError as err:
+            failed = make_row(element, row.fields, dict.fromkeys(self.plan.new_names))
+            return FailedRow(failed, (err.failure.at(row=row_name(row, self.plan.key)),))
+        return row
 
+    def output(self, done: Done) -> Any:
+        """See `elements.Elements`; of a row that failed the row itself, its scores None."""
+        element, fields, values = done.token[0], done.source.fields, done.result.value
+        if done.result.failures:
+            return make_row(element, fields, dict.fromkeys(self.plan.new_names))
+        return self._key(done.source), values[COSINE], values[LOGIT], element
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _BoundPairs:
-    plan: PairPlan
-    pairs: BoundRowPlan
-    rows: BoundRows
-
-    def refuse(self, element: Any) -> FailedRow | None:
-        return self.rows.refuse(element)
-
-    def items(self, element: Any) -> list[Item]:
-        return [] if isinstance(self._key(sure_fields(element)), RowError) else self.rows.items(element)
-
-    def finish(self, element: Any, outcomes: Sequence[Outcome]) -> Finished:
-        fields = sure_fields(element)
-        get = functools.partial(value_at, fields)
-        key = self._key(fields)
-        values: Mapping[str, Any] = {}
-        if isinstance(key, RowError):
-            failures: Sequence[Any] = [key.failure.at(row=row_name(get, self.plan.key))]
-        else:
-            values, failures, _ = self.pairs.results(get, outcomes)
-        if failures:
-            return Finished(make_row(element, fields, dict.fromkeys(self.plan.new_names)), failures)
-        return Finished((key, values[COSINE], values[LOGIT], element), ())
-
-    def _key(self, fields: Mapping[str, Any]) -> bytes | RowError:
+    def _key(self, row: RowFields) -> bytes:
         """Return the key of a row's group; b"" where a column of it is not there, which the plan makes a failure."""
         try:
-            return group_key(self.plan.by, [value_at(fields, path) for path in self.plan.by])
+            return group_key(self.plan.by, [row(path) for path in self.plan.by])
         except MissingColumn:
             return b""
-        except RowError as err:
-            return err
 
 
 class GroupScores(beam.PTransform):
@@ -224,7 +204,7 @@ class _ScoresFn(beam.DoFn):
             values[CLIP_SCORE] = group.clip_score(logit)
             if self._top_k:
                 values[RANK] = group.rank(logit)
-        yield make_row(element, sure_fields(element), values)
+        yield make_row(element, fields_of(element) or {}, values)
 
     def _group(self, key: bytes, totals: Any) -> GroupTotals:
         group = self._held.get(key)

@@ -7,17 +7,15 @@ from typing import Any
 
 from apache_beam.pvalue import PCollection
 
-from ..encoders.document import Document
 from ..encoders.plans.kinds import Kind
-from ..encoders.plans.rank_plan import RANK, RANKED, DocumentRankPlan, PairPlan, RankPlan
+from ..encoders.plans.rank_plan import RANKED, DocumentRankPlan, PairPlan, RankPlan
 from ..encoders.plans.scores import SCALE, Scale
 from ..errors import SpecError
 from ..models.spec import EncoderSpec, reject_unknown_options
-from .elements import DocumentElements, Elements, RowElements
-from .encoding import Embedded, Encoding, check_columns, label_of
+from .encoding import Embedded, Encoding, label_of
 from .groups import GroupScores, PairElements, scored_type
 from .placed import OnFailure
-from .rows import STRUCTS, is_array, row_fields, widened_type
+from .rows import is_array, row_fields
 
 _OWN_OPTIONS = (
     *("query", "candidates", "candidate", "by", "query_kind", "candidate_kind", "output", "top_k", "scale"),
@@ -29,8 +27,6 @@ _WAYS = (
 )
 _OF_DOCUMENTS = {"keep_embeddings", "keep_content"}
 _OF_ROWS = {"query_kind", "candidate_kind", "key"}
-_LIST_WAY_OUT = "choose a name: Rank(…, output='…')"
-_FLAT_WAY_OUT = "Rank writes cosine, clip_score and, with top_k, rank: rename yours first"
 
 
 class Rank(Encoding):
@@ -59,12 +55,11 @@ class Rank(Encoding):
 
     Attributes:
         spec: The encoder.
-        columns: How rows are ranked; None for documents.
-        documents: How documents are ranked; None for rows.
+        plan: How rows or documents are ranked, checked.
     """
 
-    columns: RankPlan | PairPlan | None
-    documents: DocumentRankPlan | None
+    plan: RankPlan | PairPlan | DocumentRankPlan
+    _row_options = "query= and candidates=, or query=, candidate= and by="
 
     def __init__(
         self,
@@ -118,27 +113,25 @@ class Rank(Encoding):
         given = {"query_kind": query_kind != "auto", "candidate_kind": candidate_kind != "auto", "key": key != "id"}
         given |= {"output": output != RANKED, "keep_embeddings": keep_embeddings, "keep_content": keep_content}
         _refuse_silent({name for name, one in given.items() if one}, way)
-        self.documents = self.columns = None
         if query is None:
-            self.documents = DocumentRankPlan(top_k, keep_embeddings, keep_content, scale)
+            self.plan = DocumentRankPlan(top_k, keep_embeddings, keep_content, scale)
         elif candidates is not None:
             lists = RankPlan(query, candidates, query_kind, candidate_kind, output, top_k, key, scale)
-            self.columns = lists.checked(self.spec)
+            self.plan = lists.checked(self.spec)
         else:
             assert candidate is not None and by is not None
             names = (by,) if isinstance(by, str) or not isinstance(by, Sequence) else tuple(by)
             pairs = PairPlan(query, candidate, names, query_kind, candidate_kind, top_k, key, scale)
-            self.columns = pairs.checked(self.spec)
+            self.plan = pairs.checked(self.spec)
 
     def default_label(self) -> str:
         """Name the model and the columns, so that two of these can stand in one pipeline."""
-        return label_of("Rank", [self.spec.model, *_paths(self.columns)])
+        return label_of("Rank", [self.spec.model, *self.plan.reads, *self.plan.by])
 
     def display_data(self) -> dict[str, Any]:
         """Show the model and what is ranked on the runner's page."""
-        plan = self.columns or self.documents
-        assert plan is not None
-        shown = ", ".join(_paths(self.columns)) or "documents"
+        plan = self.plan
+        shown = ", ".join([*plan.reads, *plan.by]) or "documents"
         return {"model": self.spec.model, "columns": shown, "scale": str(plan.scale), "top_k": str(plan.top_k or "all")}
 
     def expand(self, pcoll: PCollection) -> Embedded | PCollection:
@@ -148,23 +141,14 @@ class Rank(Encoding):
             SpecError: If rows with a schema lack a column, or have one already that would be added; or if the groups of
                 flat rows would never be whole.
         """
-        if not isinstance(self.columns, PairPlan):
+        if not self.plan.by:
             return super().expand(pcoll)
-        _check_groups(pcoll, self.columns)
-        check_columns(pcoll.element_type, _paths(self.columns), self.columns.new_names, _FLAT_WAY_OUT)
-        scored = self._encode(pcoll, scored_type(pcoll.element_type), PairElements(self.columns, _FLAT_WAY_OUT))
-        added = {name: (int if name == RANK else float) | None for name in self.columns.new_names}
-        rows_type = widened_type(pcoll.element_type, added)
-        rows = scored.rows | "Groups" >> GroupScores(self.columns.top_k, rows_type)
+        plan: Any = self.plan
+        _check_groups(pcoll, plan)
+        rows_type, _ = self._elements(pcoll.element_type)
+        scored = self._encode(pcoll, scored_type(pcoll.element_type), PairElements(plan))
+        rows = scored.rows | "Groups" >> GroupScores(plan.top_k, rows_type)
         return self._hand_out(Embedded(rows, scored.failures))
-
-    def _plan(self, element_type: Any) -> tuple[Any, Elements]:
-        if self.documents is not None:
-            return Document, DocumentElements(self.documents, "query= and candidates=, or query=, candidate= and by=")
-        assert isinstance(self.columns, RankPlan)
-        check_columns(element_type, _paths(self.columns), self.columns.new_names, _LIST_WAY_OUT)
-        rows_type = widened_type(element_type, {self.columns.output: STRUCTS})
-        return rows_type, RowElements(self.columns, _LIST_WAY_OUT)
 
 
 def _way(columns: Mapping[str, Any]) -> str:
@@ -192,13 +176,6 @@ def _refuse_silent(given: set[str], way: str) -> None:
     for name in sorted(given - own):
         home = "documents" if name in _OF_DOCUMENTS else "query= with candidates=" if name == "output" else "rows"
         raise SpecError(f"{name} is for {home}; of {way} it says nothing")
-
-
-def _paths(plan: RankPlan | PairPlan | None) -> list[str]:
-    """Return the columns that are read."""
-    if isinstance(plan, RankPlan):
-        return [plan.query, plan.candidates]
-    return [] if plan is None else [plan.query, plan.candidate, *plan.by]
 
 
 def _check_groups(pcoll: PCollection, plan: PairPlan) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc
+import dataclasses
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -13,14 +14,11 @@ from apache_beam.typehints import typehints
 from apache_beam.typehints.native_type_compatibility import convert_to_beam_type
 from apache_beam.typehints.row_type import RowTypeConstraint
 
-from ..encoders.plans.columns import ColumnPlan, get_by_path
+from ..encoders.plans.plan import RowPlan
+from ..encoders.plans.row_values import get_by_path
 
 Vectors = Literal["array", "list"]
 """What a vector is in a row: a float32 array, or a list of numbers that other languages' transforms understand."""
-
-COLUMN_WAY_OUT = "choose a name: Column('image', output='…')"
-"""What to do about the column of a vector, or of labels, whose name is taken."""
-
 
 STRUCTS = Sequence[Mapping[str, Any]] | None
 """A list of dicts in a row, as scores are: after a shuffle it is the same again, values of any type in it."""
@@ -38,6 +36,21 @@ def fields_of(value: Any) -> Mapping[str, Any] | None:
 
 def _is_row(value: Any) -> bool:
     return isinstance(value, Row) or (isinstance(value, tuple) and hasattr(value, "_fields"))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RowFields:
+    """The fields of a row, which plans read by path.
+
+    Attributes:
+        fields: By name.
+    """
+
+    fields: Mapping[str, Any]
+
+    def __call__(self, path: str) -> Any:
+        """Return the value at a path; see `value_at`."""
+        return value_at(self.fields, path)
 
 
 def value_at(fields: Mapping[str, Any], path: str) -> Any:
@@ -86,29 +99,27 @@ def _resolved_hints(row_type: RowTypeConstraint) -> dict[str, Any]:
         return {}
 
 
-def embedded_type(element_type: Any, plan: ColumnPlan, vectors: Vectors) -> Any:
-    """Return the type of rows that are embedded; see `widened_type`.
+def planned_type(element_type: Any, plan: RowPlan, vectors: Vectors = "array") -> Any:
+    """Return the type of rows with the columns of a plan added: see `widened_type`.
 
     Vectors are declared as arrays, so that a shuffle keeps them; declared as sequences of numbers they would come
     back as lists of Python floats.
-    """
-    return columns_type(element_type, plan, Sequence[np.float32] if vectors == "list" else np.ndarray)
-
-
-def columns_type(element_type: Any, plan: ColumnPlan, one: Any) -> Any:
-    """Return the type of rows with the columns of a plan added: see `widened_type`.
 
     Args:
         element_type: Of the rows that come in.
-        plan: Which columns are added.
-        one: What is made of one value; an array column gets an array of them.
+        plan: Which columns are added; what is made of an array is an array.
+        vectors: What a vector is in a row.
     """
     known = dict(row_fields(element_type) or ())
+    vector = Sequence[np.float32] if vectors == "list" else np.ndarray
+    single = {"flag": bool, "score": float | None, "rank": int | None, "ranked": STRUCTS}
     added: dict[str, Any] = {}
-    for path, column in plan.columns.items():
-        added[str(column.output)] = Sequence[one | None] | None if is_array(known.get(path)) else one | None
-        if column.truncated:
-            added[column.truncated] = bool
+    for column in plan.added:
+        if column.holds in single:
+            added[column.name] = single[column.holds]
+            continue
+        one: Any = vector if column.holds == "vector" else STRUCTS
+        added[column.name] = Sequence[one | None] | None if is_array(known.get(column.source or "")) else one | None
     return widened_type(element_type, added)
 
 

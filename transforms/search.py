@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -12,22 +11,18 @@ from apache_beam.pvalue import PCollection
 from ..encoders.encoder import Encoder
 from ..encoders.item import Item
 from ..encoders.plans.kinds import Kind
-from ..encoders.plans.plan import Getter
 from ..encoders.plans.scores import SCALE, Scale
 from ..indexes.search_plan import HITS, TOP_K, SearchPlan, spec_of_search
 from ..indexes.searcher import Searcher
 from ..indexes.targets import find_target
 from ..metrics.stats import Stats
 from ..models.spec import EncoderSpec, reject_unknown_options
-from .elements import refuse_row, sure_fields
+from .elements import read_row
 from .encoding import Embedded, Encoding, check_columns, label_of
 from .failed_row import FailedRow
 from .meter import Meter
 from .placed import InBatches, OneByOne, OnFailure, Place, PlacedFn
-from .rows import STRUCTS, make_row, value_at, widened_type
-
-_WAY_OUT = "choose a name: Search(…, output='…')"
-"""What to do about a column of hits whose name is taken."""
+from .rows import STRUCTS, RowFields, make_row, widened_type
 
 _BATCH_BYTES = 64 * 2**20
 """Bytes of content, such as encoded images, that wait to be searched together."""
@@ -56,7 +51,7 @@ class Search(Encoding):
     """
 
     spec: EncoderSpec | None  # type: ignore[assignment]  # of the others there is always one
-    plan: SearchPlan
+    plan: SearchPlan  # type: ignore[assignment]  # which is no plan of items and results
 
     def __init__(
         self,
@@ -139,7 +134,7 @@ class Search(Encoding):
         Raises:
             SpecError: If rows with a schema lack the column, or have one already that would be added.
         """
-        check_columns(pcoll.element_type, [self.plan.query], self.plan.new_names, _WAY_OUT)
+        check_columns(pcoll.element_type, self.plan, [self.plan.query])
         rows_type = widened_type(pcoll.element_type, {self.plan.output: STRUCTS})
         fns = (SearchFn, SearchBatchFn)
         found = self._staged(pcoll, "Search", fns, (self.spec, self.plan), self.plan.batch_rows, rows_type)
@@ -184,21 +179,20 @@ class _SearchingFn(PlacedFn):
         return outputs
 
     def _push(self, element: Any, place: Place) -> list[Any]:
-        refused = refuse_row(element, self._plan.new_names, self._plan.key, _WAY_OUT)
-        if refused is not None:
-            return [self._refused(refused, place)]
-        get = functools.partial(value_at, sure_fields(element))
-        item = self._searcher.item(get)
-        self._waiting.append(_Waiting(element, place, get, item))
+        row = read_row(element, self._plan)
+        if isinstance(row, FailedRow):
+            return [self._refused(row, place)]
+        item = self._searcher.item(row)
+        self._waiting.append(_Waiting(element, place, row, item))
         self._bytes += item.nbytes
         return self._search() if len(self._waiting) >= self._plan.batch_rows or self._bytes >= _BATCH_BYTES else []
 
     def _search(self) -> list[Any]:
         waiting, self._waiting, self._bytes = self._waiting, [], 0
-        found = self._searcher.find_rows([(one.get, one.item) for one in waiting], self._stats)
+        found = self._searcher.find_rows([(one.row, one.item) for one in waiting], self._stats)
         outputs = []
-        for (element, place, _, _), made in zip(waiting, found, strict=True):
-            row = make_row(element, sure_fields(element), made.values)
+        for (element, place, fields, _), made in zip(waiting, found, strict=True):
+            row = make_row(element, fields.fields, made.value)
             failed = FailedRow(row, tuple(made.failures)) if made.failures else None
             outputs.append(place.at(row) if failed is None else self._failed(failed, place))
         self._meter.report(self._stats.take())
@@ -210,7 +204,7 @@ class _Waiting(NamedTuple):
 
     element: Any
     place: Place
-    get: Getter
+    row: RowFields
     item: Item
 
 

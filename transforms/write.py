@@ -18,14 +18,13 @@ from apache_beam.typehints.row_type import RowTypeConstraint
 from ..datasets.dataset import write_job
 from ..datasets.directory import JOB, prepare_directory
 from ..datasets.tables.schemas import documents_schema, rows_schema
+from ..datasets.tables.table import Table
 from ..encoders.plans.plan import RowPlan
 from ..errors import SpecError
 from ..files.file_systems import Folder
-from ..jobs.job import described
 from .bundles import FinishFn, PublishFn, WriteBundleFn, remove_staging
 from .embed import embed_of
 from .encoding import Embedded, Encoding
-from .file_tables import DocumentTable, RowTable, Table
 from .rows import is_array, row_fields
 
 _ROWS_PER_FILE = 50_000
@@ -130,22 +129,20 @@ class WriteEmbeddings(beam.PTransform):
         return published | "Names" >> beam.Map(lambda m: f"{directory}/{m['files'][0]['name']}").with_output_types(str)
 
     def _table(self, embed: Encoding, element_type: Any) -> Table:
-        if embed.documents is not None:
+        plan: Any = embed.plan
+        if not plan.of_rows:
             if self._schema is not None or self._drop:
                 raise SpecError("schema and drop are for rows; documents have their own columns (see tags)")
-            schema = documents_schema(embed.spec, tags=self._tags, dtype=self._dtype, plan=embed.documents)
-            return DocumentTable(schema, embed.spec.dim, embed.documents)
-        assert embed.columns is not None
+            schema = documents_schema(embed.spec, tags=self._tags, dtype=self._dtype, plan=plan)
+            return Table(plan, schema, embed.spec.dim)
         if self._tags is not None:
             raise SpecError("tags are for documents; rows have their own columns")
-        base = self._schema if self._schema is not None else _arrow_schema(element_type, embed.columns, self._drop)
-        schema = rows_schema(base, embed.columns, embed.spec, drop=self._drop, dtype=self._dtype)
-        return RowTable(schema, embed.spec.dim, embed.columns)
+        base = self._schema if self._schema is not None else _arrow_schema(element_type, plan, self._drop)
+        schema = rows_schema(base, plan, embed.spec, drop=self._drop, dtype=self._dtype)
+        return Table(plan, schema, embed.spec.dim)
 
     def _description(self, embed: Encoding) -> dict[str, Any]:
-        plan = embed.documents or embed.columns
-        assert plan is not None
-        return {"spec": embed.spec.as_dict(), "dtype": self._dtype, **described(plan)}
+        return {"spec": embed.spec.as_dict(), "dtype": self._dtype, **embed.plan.description()}
 
 
 def _arrow_schema(element_type: Any, plan: RowPlan, drop: Sequence[str]) -> pa.Schema:

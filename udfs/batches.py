@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import pyarrow as pa
 
 from ..datasets.tables.vectors import nested_vector_array, vector_array
-from ..encoders.item import Item, item_of_value
+from ..encoders.item import item_of_value
 from ..encoders.outcome import Outcome, Vector
-from ..encoders.plans.columns import FAILURES_COLUMN, Column, ColumnPlan, Embedded
+from ..encoders.plans.columns import FAILURES_COLUMN, Column, ColumnPlan
+from ..encoders.plans.plan import PlanResult
+from ..encoders.plans.runner import PlanRunner
 from ..errors import EmbeddingError, SpecError
-from ..failures import Failure, RowError
+from ..failures import Failure
 from ..models.spec import EncoderSpec, Modality
 from .meter import NO_DRIVER, Meter
-from .partitions import Values, Work, getter, work_through
+from .partitions import NewArrays, run_partition
 from .schema import ARROW_FAILURE, ARROW_FAILURES, ARROW_VECTOR, Source
 from .values import plain_reader_of
 from .worker import encoder_of_task
@@ -40,47 +41,30 @@ def embed_batches(
         meter: What counts.
 
     Yields:
-        The same rows in the same order, with their vectors; see `partitions.work_through`.
+        The same rows in the same order, with their vectors; see `partitions.run_partition`.
     """
     encoder = encoder_of_task(spec)
     columns = list(zip(sources, plan.columns.values(), strict=True))
 
-    def arrays(made: Sequence[Embedded]) -> list[pa.Array]:
+    def make(made: Sequence[PlanResult]) -> list[pa.Array]:
         added = [array for source, column in columns for array in _arrays(source, column, made, encoder.dim)]
         return [*added, failures_array(made)]
 
-    work = Work(
-        reader=plain_reader_of,
-        items=lambda values: _items(plan, values),
-        results=lambda rows: [plan.results(getter(row.token), row.outcomes) for row in rows],
-        names=[*plan.new_names, FAILURES_COLUMN],
-        arrays=arrays,
-    )
-    yield from work_through(batches, encoder, sources, work, meter)
+    added = NewArrays([*plan.new_names, FAILURES_COLUMN], make)
+    yield from run_partition(batches, PlanRunner(plan, encoder), sources, added, meter, reader=plain_reader_of)
 
 
-def _items(plan: ColumnPlan, values: Values) -> list[Item]:
-    """Return the items of a row, in the plan's order; what could not be read fails."""
-    columns = [values[path] for path in plan.columns]
-    elements = [element for value in columns for element in (value if isinstance(value, list) else [value])]
-    items = plan.items(getter(values))
-    return [
-        Item(item.modality, failure=element) if isinstance(element, RowError) else item
-        for item, element in zip(items, elements, strict=True)
-    ]
-
-
-def _arrays(source: Source, column: Column, made: Sequence[Embedded], dim: int) -> Iterator[pa.Array]:
-    values = [row.values[str(column.output)] for row in made]
+def _arrays(source: Source, column: Column, made: Sequence[PlanResult], dim: int) -> Iterator[pa.Array]:
+    values = [row.value[str(column.output)] for row in made]
     if source.is_array:
         yield nested_vector_array(values, dim).cast(pa.list_(ARROW_VECTOR))
     else:
         yield vector_array(values, dim).cast(ARROW_VECTOR)
     if column.truncated:
-        yield pa.array([row.values[column.truncated] for row in made], pa.bool_())
+        yield pa.array([row.value[column.truncated] for row in made], pa.bool_())
 
 
-def failures_array(rows: Sequence[Embedded]) -> pa.Array:
+def failures_array(rows: Sequence[PlanResult]) -> pa.Array:
     """Return the column of the rows' failures, null where there are none."""
     failures = [[{"column": f.column, **failure_struct(f)} for f in row.failures] or None for row in rows]
     return pa.array(failures, ARROW_FAILURES)
@@ -117,13 +101,9 @@ def embed_array(
     _check_arrow_type(values.type, modality)
     encoder = encoder_of_task(spec)
     read = plain_reader_of(values.type)
-    items = (_item(modality, read(value)) for value in values)
+    items = (item_of_value(modality, read(value)) for value in values)
     with meter.counting() as stats:
         return outcomes_array(encoder.embed_items(items, stats), encoder.dim, failures)
-
-
-def _item(modality: Modality, value: Any) -> Item:
-    return Item(modality, failure=value) if isinstance(value, RowError) else item_of_value(modality, value)
 
 
 def raise_failures(outcomes: Sequence[object]) -> None:

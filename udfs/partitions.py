@@ -8,11 +8,9 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..encoders.encoder import Encoder
-from ..encoders.item import Item
-from ..encoders.outcome import Finished
-from ..encoders.plans.columns import Embedded, MissingColumn
-from ..metrics.stats import Stats
+from ..encoders.plans.plan import PlanResult
+from ..encoders.plans.row_values import Getter, MissingColumn
+from ..encoders.plans.runner import Done, PlanRunner
 from .meter import Meter
 from .schema import Source
 from .values import Reader
@@ -24,68 +22,64 @@ Values = dict[str, Any]
 """A row's values by their paths."""
 
 
-class Work(NamedTuple):
-    """What is done with the rows of a partition.
+class NewArrays(NamedTuple):
+    """The columns that are added to the rows of a partition.
 
     Attributes:
-        reader: Returns what makes values of Python of a type of Arrow.
-        items: Returns what is embedded of a row.
-        results: Gives rows their outcomes back, in the order of `items`; their tokens are their values.
-        names: Of the columns that are added.
-        arrays: Makes those columns, of several rows.
+        names: Their names.
+        make: Makes them of the results of several rows.
     """
 
-    reader: Callable[[pa.DataType], Reader]
-    items: Callable[[Values], list[Item]]
-    results: Callable[[Sequence[Finished]], Sequence[Embedded]]
     names: Sequence[str]
-    arrays: Callable[[Sequence[Embedded]], list[pa.Array]]
+    make: Callable[[Sequence[PlanResult]], list[pa.Array]]
 
 
 class _Place(NamedTuple):
-    """Where a row came from, and its values without the bytes in them: its results are told by how many there are."""
+    """Where a row came from."""
 
     batch: pa.RecordBatch
     row: int
-    values: Values
 
 
-def work_through(
-    batches: Iterable[pa.RecordBatch], encoder: Encoder, sources: Sequence[Source], work: Work, meter: Meter
+def run_partition(
+    batches: Iterable[pa.RecordBatch],
+    runner: PlanRunner,
+    sources: Sequence[Source],
+    added: NewArrays,
+    meter: Meter,
+    *,
+    reader: Callable[[pa.DataType], Reader],
 ) -> Iterator[pa.RecordBatch]:
     """Take the rows of a partition through one session, so that they share micro-batches.
 
     Args:
         batches: As Spark cut them.
-        encoder: What embeds.
+        runner: What is done with them.
         sources: Where the values are.
-        work: What is done with them.
+        added: The columns that are made.
         meter: What counts.
+        reader: Returns what makes values of Python of a type of Arrow.
 
     Yields:
         The same rows in the same order, in smaller batches, as micro-batches become ready: whoever takes only the
         first rows doesn't wait for a whole batch of Spark. Columns that were there are slices, not copies.
     """
-    least_rows = min(encoder.spec.max_batch_rows or _LEAST_ROWS, _LEAST_ROWS)
-    waiting: list[Finished] = []
+    least_rows = min(runner.encoder.spec.max_batch_rows or _LEAST_ROWS, _LEAST_ROWS)
     # who stops early, or fails, leaves nothing behind that is still being fetched
-    with meter.counting() as stats, encoder.session(stats) as session:
+    with meter.counting() as stats, runner.session(stats, least_rows=least_rows) as session:
         for batch in batches:
             arrays = {source.path: _values_at(batch, source.steps) for source in sources}
-            readers = {path: work.reader(array.type) for path, array in arrays.items()}
+            readers = {path: reader(array.type) for path, array in arrays.items()}
             for row in range(batch.num_rows):
                 values = {path: readers[path](array[row]) for path, array in arrays.items()}
-                items = work.items(values)
-                place = _Place(batch, row, {path: _without_bytes(value) for path, value in values.items()})
-                waiting += session.push(place, items)
-                if len(waiting) >= least_rows:
-                    yield from _write(waiting, work, stats)
-                    waiting = []
+                kept = {path: _without_bytes(value) for path, value in values.items()}
+                if done := session.push(_Place(batch, row), getter(values), kept=getter(kept)):
+                    yield from _write(done, added)
                     meter.report_some(stats)
-        yield from _write(waiting + session.flush(), work, stats)
+        yield from _write(session.flush(), added)
 
 
-def getter(values: Values) -> Callable[[str], Any]:
+def getter(values: Values) -> Getter:
     """Return what plans ask for a row's values."""
 
     def get(path: str) -> Any:
@@ -97,7 +91,7 @@ def getter(values: Values) -> Callable[[str], Any]:
 
 
 def _without_bytes(value: Any) -> Any:
-    """Return a value, encoded images and sounds emptied: rows wait longer than what they hold is needed."""
+    """Return a value, encoded images and audio emptied: rows wait longer than what they hold is needed."""
     if isinstance(value, bytes):
         return b""
     if isinstance(value, list) and any(isinstance(element, bytes) for element in value):
@@ -110,22 +104,18 @@ def _values_at(batch: pa.RecordBatch, steps: Sequence[int]) -> pa.Array:
     return pc.struct_field(column, list(steps[1:])) if len(steps) > 1 else column
 
 
-def _write(rows: Sequence[Finished], work: Work, stats: Stats) -> Iterator[pa.RecordBatch]:
+def _write(rows: Sequence[Done], added: NewArrays) -> Iterator[pa.RecordBatch]:
     """Yield rows, cut where one of Spark's batches ended and the next began."""
     start = 0
     for end in range(1, len(rows) + 1):
         if end == len(rows) or rows[end].token.batch is not rows[start].token.batch:
-            yield _write_slice(rows[start:end], work, stats)
+            yield _write_slice(rows[start:end], added)
             start = end
 
 
-def _write_slice(rows: Sequence[Finished], work: Work, stats: Stats) -> pa.RecordBatch:
-    batch, first, _ = rows[0].token
+def _write_slice(rows: Sequence[Done], added: NewArrays) -> pa.RecordBatch:
+    batch, first = rows[0].token
     kept = batch.slice(first, len(rows))
-    made = work.results([Finished(row.token.values, row.outcomes) for row in rows])
-    for row, result in zip(rows, made, strict=True):
-        if result.failures:
-            stats.count_new(result.failures, row.outcomes)
-    added = work.arrays(made)
+    made = added.make([row.result for row in rows])
     # The schema of what was there is kept as it came; Spark looks at positions and types alone.
-    return pa.RecordBatch.from_arrays([*kept.columns, *added], [*batch.schema.names, *work.names])
+    return pa.RecordBatch.from_arrays([*kept.columns, *made], [*batch.schema.names, *added.names])

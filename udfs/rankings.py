@@ -167,7 +167,7 @@ def similarity_udf(spec: EncoderSpec, a_kind: Kind, b_kind: Kind, failures: str,
     """
     check_kind("a_kind", a_kind, spec)
     check_kind("b_kind", b_kind, spec)
-    plan = PairPlan("a", "b", by=("a",), query_kind=a_kind, candidate_kind=b_kind)
+    plan = PairPlan("a", "b", query_kind=a_kind, candidate_kind=b_kind)
     meter = meter_of(SparkSession.getActiveSession())
 
     def similarity(a: pa.Array, b: pa.Array) -> pa.Array:

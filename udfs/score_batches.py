@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,12 @@ import pyarrow.compute as pc
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_type
 
-from ..encoders.encoder import Encoder
-from ..encoders.outcome import Finished, Vector
-from ..encoders.plans.columns import FAILURES_COLUMN, Embedded
+from ..encoders.plans.columns import FAILURES_COLUMN
 from ..encoders.plans.kinds import Kind, item_of_kind
 from ..encoders.plans.labels import Classifier, LabelSet
-from ..encoders.plans.rank_plan import COSINE, LOGIT, BoundRank, PairPlan, RankPlan
+from ..encoders.plans.plan import PlanResult
+from ..encoders.plans.rank_plan import COSINE, LOGIT, PairPlan, RankPlan
+from ..encoders.plans.runner import Done, PlanRunner
 from ..errors import SpecError
 from ..failures import Failure
 from ..metrics.stats import Stats
@@ -25,7 +26,7 @@ from ..models.spec import EncoderSpec
 from .batches import failures_array, with_failures
 from .kind_types import check_candidates, check_shape, shape_of_arrow
 from .meter import NO_DRIVER, Meter
-from .partitions import Values, Work, getter, work_through
+from .partitions import NewArrays, Values, getter, run_partition
 from .schema import ARROW_LABELS, ARROW_RANKED, Source
 from .values import reader_of
 from .worker import encoder_of_task
@@ -57,18 +58,10 @@ def rank_array(
     check_shape("the query", "query_kind", plan.query_kind, shape_of_arrow(queries.type))
     check_candidates("candidate_kind", plan.candidate_kind, candidates.type)
     rows = _rows({plan.query: queries, plan.candidates: candidates})
-    encoder = encoder_of_task(spec)
-    bound = plan.bound(encoder)
+    runner = PlanRunner(plan, encoder_of_task(spec))
     with meter.counting() as stats:
-        ranked = (_ranked(bound, plan, row, stats) for row in _finished(encoder, bound, rows, stats))
+        ranked = (done.result.value[plan.output] for done in _done(runner, rows, stats))
         return _array_of(ranked, ARROW_RANKED)  # takes of each candidate what the type has: not the value itself
-
-
-def _ranked(bound: BoundRank, plan: RankPlan, row: Finished, stats: Stats) -> Any:
-    made = bound.results(getter(row.token), row.outcomes)
-    if made.failures or made.inner:
-        stats.count_new([*made.failures, *made.inner], row.outcomes)
-    return made.values[plan.output]
 
 
 def rank_array_with_candidates(
@@ -136,19 +129,11 @@ def similarity_array(
     check_shape(f"column {plan.query!r}", f"{plan.query}_kind", plan.query_kind, shape_of_arrow(left.type))
     check_shape(f"column {plan.candidate!r}", f"{plan.candidate}_kind", plan.candidate_kind, shape_of_arrow(right.type))
     rows = _rows({plan.query: left, plan.candidate: right})
-    encoder = encoder_of_task(spec)
-    bound = plan.bound(encoder)
-    made: list[Embedded] = []
+    runner = PlanRunner(plan, encoder_of_task(spec))
     with meter.counting() as stats:
-        finished = _finished(encoder, bound, rows, stats)
-        while some := list(itertools.islice(finished, _PIECE_ROWS)):
-            scored = _scored_pairs(bound, some, getter)
-            for row, result in zip(some, scored, strict=True):
-                if result.failures:
-                    stats.count_new(result.failures, row.outcomes)
-            made += scored
-    cosines = pa.array([row.values[COSINE] for row in made], pa.float64())
-    outcomes = [_of_pair(row.failures[0]) if row.failures else row.values[COSINE] for row in made]
+        made = [done.result for done in _done(runner, rows, stats, least_rows=_PIECE_ROWS)]
+    cosines = pa.array([row.value[COSINE] for row in made], pa.float64())
+    outcomes = [_of_pair(row.failures[0]) if row.failures else row.value[COSINE] for row in made]
     return with_failures("similarity", cosines, outcomes, failures)
 
 
@@ -208,33 +193,12 @@ def _rows(columns: dict[str, pa.Array]) -> Iterator[Values]:
         yield {name: read(scalar) for name, read, scalar in zip(columns, readers, scalars, strict=True)}
 
 
-def _finished(encoder: Encoder, bound: BoundRank, rows: Iterable[Values], stats: Stats) -> Iterator[Finished]:
-    """Yield each row as soon as it is done; its token are its values."""
-    with encoder.session(stats) as session:
+def _done(runner: PlanRunner, rows: Iterable[Values], stats: Stats, *, least_rows: int = 1) -> Iterator[Done]:
+    """Yield each row as soon as it is done."""
+    with runner.session(stats, least_rows=least_rows) as session:
         for values in rows:
-            yield from session.push(values, bound.items(getter(values)))
+            yield from session.push(None, getter(values))
         yield from session.flush()
-
-
-def _scored_pairs(
-    bound: BoundRank, rows: Sequence[Finished], getter_of: Callable[[Values], Callable[[str], Any]]
-) -> list[Embedded]:
-    """Return what `bound.results` gives for each row; all that have two good vectors are scored together."""
-    good: dict[int, list[Vector]] = {}
-    for number, row in enumerate(rows):
-        vectors = [one for one in map(bound.scorer.check, row.outcomes) if isinstance(one, Vector)]
-        if len(vectors) == 2:
-            good[number] = vectors
-    pairs = bound.scorer.pairs([query for query, _ in good.values()], [candidate for _, candidate in good.values()])
-    scores = dict(zip(good, pairs, strict=True))
-    made = []
-    for number, row in enumerate(rows):
-        cosine, logit = scores.get(number, (None, None))
-        if cosine is None or isinstance(logit, Failure):
-            made.append(bound.results(getter_of(row.token), row.outcomes))
-        else:
-            made.append(Embedded({COSINE: cosine, LOGIT: logit}))
-    return made
 
 
 # --- whole DataFrames ------------------------------------------------------------------------------------------------
@@ -259,22 +223,12 @@ def score_batches(
     Yields:
         The same rows in the same order, with their cosine, their logit and their failures.
     """
-    encoder = encoder_of_task(spec)
-    bound = plan.bound(encoder)
-    grouped = dict.fromkeys(plan.by)  # Spark groups by them: here they need only be there
+    plan = dataclasses.replace(plan, by=())  # Spark groups by those columns: they are not read here
 
-    def row_of(values: Values) -> Callable[[str], Any]:
-        return getter({**grouped, **values})
-
-    def arrays(made: Sequence[Embedded]) -> list[pa.Array]:
-        scores = [pa.array([row.values[name] for row in made], pa.float64()) for name in (COSINE, LOGIT)]
+    def make(made: Sequence[PlanResult]) -> list[pa.Array]:
+        scores = [pa.array([row.value[name] for row in made], pa.float64()) for name in (COSINE, LOGIT)]
         return [*scores, failures_array(made)]
 
-    work = Work(
-        reader=reader_of,
-        items=lambda values: bound.items(row_of(values)),
-        results=lambda rows: _scored_pairs(bound, rows, row_of),
-        names=[COSINE, LOGIT, FAILURES_COLUMN],
-        arrays=arrays,
-    )
-    yield from work_through(batches, encoder, sources, work, meter)
+    added = NewArrays([COSINE, LOGIT, FAILURES_COLUMN], make)
+    runner = PlanRunner(plan, encoder_of_task(spec))
+    yield from run_partition(batches, runner, sources, added, meter, reader=reader_of)

@@ -175,7 +175,7 @@ def test_paths_of_a_table_are_image_paths_and_a_key_stands_in(tmp_path):
     [
         ({"spec": EncoderSpec("fake::dim=4")}, "normalize=True"),
         ({"keep_content": True}, "keep_content"),
-        ({"access_paths": "@r,m"}, "'@r,m'"),
+        ({"access_paths": "@r,m"}, "no place for matches"),
         ({"columns": {"text": "text", "tags.caption": "text"}}, "'tags.caption'"),
         ({"columns": {"text": "text"}, "drop": ["text"]}, "'text' out of drop"),
     ],

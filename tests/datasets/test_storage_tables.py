@@ -12,7 +12,7 @@ from storage_helpers import photograph, text_vector
 from clipmill.datasets import documents_batch, documents_schema, failure_records, rows_batch, rows_schema
 from clipmill.encoders import Code, Document, EncoderSpec, Failure, Stage, Vector, read_provenance
 from clipmill.encoders.plans.columns import ColumnPlan
-from clipmill.encoders.plans.document_plan import DocumentPlan
+from clipmill.encoders.plans.document_plan import DocumentEmbedPlan
 from clipmill.encoders.testing import fake_text_vector
 from clipmill.errors import DatasetError
 
@@ -33,12 +33,12 @@ def tree() -> Document:
 def test_outcomes_return_to_the_documents_they_came_from(paths, places):
     document = tree()
     untouched = copy.deepcopy(document)
-    plan = DocumentPlan(paths, keep_content=True)
+    plan = DocumentEmbedPlan(paths, keep_content=True)
     items = plan.items(document)
     assert len(items) == len(places)
     failure = Failure(Stage.ENCODE, Code.ENCODE_FAILED, "x")
     vectors = [Vector(np.full(4, n, np.float32), media_type="text/x") for n in range(len(items) - 1)]
-    result = plan.results(document, [*vectors, failure])
+    result = plan.result(document, [*vectors, failure]).value
     place = None if places[-1] == "@r" else places[-1]
     assert result.failures == (failure.at(column=place, row="r"),)
     assert result.matches[0].embedding is None or result.matches[0].embedding.tolist() == [0, 0, 0, 0]
@@ -50,13 +50,13 @@ def test_outcomes_return_to_the_documents_they_came_from(paths, places):
 def test_documents_that_could_not_be_read_pass_through():
     failure = Failure(Stage.READ, Code.MALFORMED, "x", row="x.jsonl:1")
     document = Document(id="r", failures=(failure,))
-    assert DocumentPlan().items(document) == []
-    assert DocumentPlan().results(document, []).failures == (failure,)
+    assert DocumentEmbedPlan().items(document) == []
+    assert DocumentEmbedPlan().result(document, []).failures == (failure,)
 
 
 def test_content_is_dropped_at_every_level_of_the_copy_only():
     document = tree()
-    result = DocumentPlan("@m").results(document, [None, None])
+    result = DocumentEmbedPlan("@m").result(document, [None, None]).value
     assert (result.blob, result.matches[1].tensor) == (None, None)
     assert document.blob is not None
     assert document.matches[1].tensor is not None
@@ -64,7 +64,7 @@ def test_content_is_dropped_at_every_level_of_the_copy_only():
 
 def test_a_misspelt_access_path_fails_at_once():
     with pytest.raises(ValueError, match="access_paths='@x'"):
-        DocumentPlan("@x")
+        DocumentEmbedPlan("@x")
 
 
 def test_documents_as_a_batch_with_nested_ones_and_tensors():
@@ -92,7 +92,7 @@ def test_no_documents_are_a_batch_of_the_same_type():
 def test_failures_never_hold_image_bytes():
     failure = Failure(Stage.DECODE, Code.UNDECODABLE, "x")
     document = Document(id="d", blob=b"bytes", uri="data:image/png;base64,AAAA", failures=(failure,))
-    (record,) = failure_records(document)
+    (record,) = failure_records(DocumentEmbedPlan(), document, document.failures)
     assert record == {**failure.as_dict(), "id": "d"}
 
 

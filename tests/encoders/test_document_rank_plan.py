@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from contract import png, vector_of_png, vector_of_text, vector_of_wav, wav
+from planned import run_plan
 from rank_expected import MODEL, RED, TOLERANCE, WITH_SOUNDS, Place, data_uri, places
 
 from clipmill.encoders import Document, Failure, load_encoder
@@ -24,11 +25,8 @@ def rank(
 ) -> list[Any]:
     """Do the plan to documents in one session; return each with the failures of its matches."""
     encoder = load_encoder(model, **options)
-    bound = pickle.loads(pickle.dumps(plan or DocumentRankPlan())).bound(encoder)
-    with encoder.session() as session:
-        done = [f for one in documents for f in session.push(one, bound.items(one))] + session.flush()
-    ranked = [bound.results(document, outcomes) for document, outcomes in done]
-    return [(document, bound.inner_failures(document)) for document in ranked]
+    plan = pickle.loads(pickle.dumps(plan or DocumentRankPlan()))
+    return [(done.result.value, done.result.inner) for done in run_plan(plan, encoder, documents)]
 
 
 def assert_matches(document: Document, expected: list[Place], given: list[Document]) -> None:
@@ -65,7 +63,7 @@ def test_matches_leave_sorted(max_batch_rows: int) -> None:
     for given, (found, inner), (_, query) in zip(documents, ranked, contents, strict=True):
         assert_matches(found, places(query, [vector for _, vector in contents]), given.matches)
         assert math.fsum(match.scores["clip_score"] for match in found.matches) == pytest.approx(1, abs=1e-6)
-        assert (found.id, found.failures, inner) == (given.id, (), [])
+        assert (found.id, found.failures, [*inner]) == (given.id, (), [])
 
 
 def test_matches_that_fail_stand_at_the_end() -> None:
@@ -105,7 +103,7 @@ def test_a_document_that_cannot_be_read_fails_as_a_whole(fields: dict, code: str
     ((found, inner),) = rank([document])
     assert [(failure.column, failure.row, str(failure.code)) for failure in found.failures] == [(None, "root", code)]
     assert [(match.text, match.scores) for match in found.matches] == [("b", {}), ("a", {})]
-    assert inner == []
+    assert not inner
     assert matches[0].scores == {"clip_score": 1.0}
 
 
@@ -132,7 +130,7 @@ def test_given_embeddings_are_used_and_contents_not_looked_at(tmp_path) -> None:
     document = Document(blob=b"junk", embedding=np.ones(8), matches=matches)
     ((found, inner),) = rank([document], model=f"{MODEL}&log={tmp_path}")
     assert_matches(found, places(np.ones(8), [np.arange(8.0) + n for n in range(3)]), matches)
-    assert read_log(tmp_path).batches == [] and inner == []
+    assert read_log(tmp_path).batches == [] and not inner
     assert found.embedding is not None
     assert all(match.embedding is None for match in found.matches)
 

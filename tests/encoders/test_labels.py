@@ -13,13 +13,14 @@ import pytest
 import scipy.special
 from classify_contract import label_vector
 from contract import png, vector_of_png, vector_of_text
+from planned import run_plan
 from rank_expected import cosine_of
 
 from clipmill.encoders import Document, EncoderSpec, Failure, Item, Vector, load_encoder, unload_all
 from clipmill.encoders.outcome import Labelled
 from clipmill.encoders.plans.classify_plan import SUFFIX, ClassifyPlan, DocumentClassifyPlan
 from clipmill.encoders.plans.columns import Column, ColumnPlan
-from clipmill.encoders.plans.document_plan import DocumentPlan
+from clipmill.encoders.plans.document_plan import DocumentEmbedPlan
 from clipmill.encoders.plans.labels import TEMPLATES, Classifier, LabelSet
 from clipmill.encoders.testing import read_log
 from clipmill.errors import SpecError
@@ -290,11 +291,9 @@ def test_documents_get_their_labels_as_a_tag() -> None:
         tags={"kept": 1},
         matches=[Document(blob=photo), Document(blob=b"junk"), Document(text="word " * 80)],
     )
-    plan = DocumentClassifyPlan(DocumentPlan("@r,m"), LabelSet.of(LABELS, templates=["{}"], top_k=1))
-    bound = pickle.loads(pickle.dumps(plan)).bound(encoder)
-    with encoder.session() as session:
-        (done,) = session.push(root, bound.items(root)) + session.flush()
-    result = bound.results(root, done.outcomes)
+    plan = DocumentClassifyPlan(DocumentEmbedPlan("@r,m"), LabelSet.of(LABELS, templates=["{}"], top_k=1))
+    (done,) = run_plan(pickle.loads(pickle.dumps(plan)), encoder, [root])
+    result = done.result.value
 
     def best(vector: np.ndarray) -> str:
         return max(LABELS, key=lambda label: cosine_of(vector, vector_of_text(label)))
@@ -306,7 +305,7 @@ def test_documents_get_their_labels_as_a_tag() -> None:
     assert result.matches[2].tags["truncated"] is True
     assert [(f.column, str(f.code), f.row) for f in result.failures] == [("@m[1]", "undecodable", "root")]
     assert result.embedding is None and result.matches[0].blob is None
-    assert bound.inner_failures(result) == []
+    assert done.result.inner == ()
     assert root.tags == {"kept": 1} and root.matches[0].blob == photo and root.matches[0].tags == {}
 
 
@@ -315,12 +314,10 @@ def test_documents_that_have_a_vector_are_classified_by_it(tmp_path) -> None:
     encoder = load_encoder(f"fake::dim=8&log={tmp_path}")
     value = vector_of_text("greed")
     document = Document(id="a", embedding=value, matches=[Document(text="x", embedding=[1.0, 2.0])])
-    bound = DocumentClassifyPlan(DocumentPlan("@r,m"), LabelSet.of(LABELS, templates=["{}"])).bound(encoder)
-    before = read_log(tmp_path).rows
-    with encoder.session() as session:
-        (done,) = session.push(document, bound.items(document)) + session.flush()
-    result = bound.results(document, done.outcomes)
-    assert read_log(tmp_path).rows == before == 3
+    plan = DocumentClassifyPlan(DocumentEmbedPlan("@r,m"), LabelSet.of(LABELS, templates=["{}"]))
+    (done,) = run_plan(plan, encoder, [document])
+    result = done.result.value
+    assert read_log(tmp_path).rows == 3
     assert result.tags["labels"][0]["label"] == max(LABELS, key=lambda label: cosine_of(value, vector_of_text(label)))
     np.testing.assert_array_equal(result.embedding, value)
     assert [(f.column, str(f.code)) for f in result.failures] == [("@m[0]", "wrong_shape")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import pickle
 import warnings
 from typing import Any
@@ -10,13 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 from contract import png, vector_of_png, vector_of_text
+from planned import run_plan
 from rank_contract import MODEL, ClassifyContract, FlatContract, RankContract, Scored
 from rank_expected import assert_places, places, text_places
 
 from clipmill.encoders import EncoderSpec, load_encoder
 from clipmill.encoders.plans.classify_plan import SUFFIX, ClassifyPlan
-from clipmill.encoders.plans.columns import ColumnPlan, Embedded, get_by_path
+from clipmill.encoders.plans.columns import ColumnPlan
 from clipmill.encoders.plans.labels import LabelSet
+from clipmill.encoders.plans.plan import PlanResult
 from clipmill.encoders.plans.rank_plan import PairPlan, RankPlan
 from clipmill.encoders.plans.ranking import GroupTotals
 from clipmill.errors import SpecError
@@ -29,14 +30,10 @@ def run(plan: Any, spec: EncoderSpec, rows: list[dict[str, Any]]) -> Scored:
     if not rows:
         return Scored([], [])
     encoder = load_encoder(spec)
-    bound = plan.bound(encoder)
     found, failures = [], []
-    with encoder.session() as session:
-        done = [f for row in rows for f in session.push(row, bound.items(functools.partial(get_by_path, row)))]
-        for row, outcomes in [*done, *session.flush()]:
-            embedded = bound.results(functools.partial(get_by_path, row), outcomes)
-            found.append(row | embedded.values)
-            failures += [(one.row, one.column, str(one.code)) for one in embedded.failures]
+    for done in run_plan(plan, encoder, rows):
+        found.append(done.token | done.result.value)
+        failures += [(one.row, one.column, str(one.code)) for one in done.result.failures]
     return Scored(found, failures)
 
 
@@ -96,14 +93,10 @@ class TestClassifyPlan(ClassifyContract):
 # --- what the contract cannot say ------------------------------------------------------------------------------------
 
 
-def results(plan: Any, row: dict[str, Any], model: str = MODEL, **options: Any) -> Embedded:
+def results(plan: Any, row: dict[str, Any], model: str = MODEL, **options: Any) -> PlanResult:
     """Do a plan to one row, and return all that is known of it."""
-    encoder = load_encoder(model, **options)
-    bound = plan.bound(encoder)
-    get = functools.partial(get_by_path, row)
-    with encoder.session() as session:
-        (done,) = session.push(None, bound.items(get)) + session.flush()
-    return bound.results(get, done.outcomes)
+    (done,) = run_plan(plan, load_encoder(model, **options), [row])
+    return done.result
 
 
 def test_plans_travel() -> None:
@@ -152,7 +145,7 @@ def test_a_row_without_a_column_is_a_failure_that_says_what_is_there() -> None:
         (failure,) = embedded.failures
         assert (failure.code, failure.column, failure.row) == ("missing_column", column, "7")
         assert f"no {column!r}" in failure.message and "'id'" in failure.message
-        assert set(embedded.values.values()) == {None}
+        assert set(embedded.value.values()) == {None}
 
 
 @pytest.mark.parametrize(
@@ -163,7 +156,7 @@ def test_candidates_that_are_no_list(candidates: object) -> None:
     (failure,) = embedded.failures
     assert (str(failure.code), failure.column, failure.row) == ("malformed", "candidates", "a")
     assert f"holds a {type(candidates).__name__}, not a list" in failure.message
-    assert embedded.values == {"ranked": None}
+    assert embedded.value == {"ranked": None}
 
 
 def test_tuples_and_arrays_are_lists_too() -> None:
@@ -172,26 +165,26 @@ def test_tuples_and_arrays_are_lists_too() -> None:
     for given in (tuple(vectors), vectors, vectors.tolist(), np.empty((0, 8))):
         row = {"query": "red", "candidates": given}
         embedded = results(RankPlan("query", "candidates", candidate_kind="vector"), row)
-        assert_places(embedded.values["ranked"], expected if len(given) else [])
+        assert_places(embedded.value["ranked"], expected if len(given) else [])
 
 
 def test_a_struct_of_nulls_is_a_null_query() -> None:
     """As data sets of pictures hold a missing one."""
     row = {"query": {"bytes": None, "path": None}, "candidates": ["red"]}
-    assert results(RankPlan("query", "candidates", "image"), row) == Embedded({"ranked": None})
+    assert results(RankPlan("query", "candidates", "image"), row) == PlanResult({"ranked": None})
     row = {
         "query": "red",
         "candidates": [{"bytes": None, "path": None}, {"bytes": png(1, 90, (5, 6, 7)), "path": None}],
     }
     embedded = results(RankPlan("query", "candidates", "text", "image"), row)
-    assert_places(embedded.values["ranked"], places(vector_of_text("red"), [None, vector_of_png(1, 90, (5, 6, 7))]))
+    assert_places(embedded.value["ranked"], places(vector_of_text("red"), [None, vector_of_png(1, 90, (5, 6, 7))]))
     assert embedded.inner == []
 
 
 def test_paths_into_structs() -> None:
     row = {"page": {"title": "red", "texts": ["red", "blue"]}, "id": "a"}
     embedded = results(RankPlan("page.title", "page.texts"), row)
-    assert_places(embedded.values["ranked"], text_places("red", ["red", "blue"]))
+    assert_places(embedded.value["ranked"], text_places("red", ["red", "blue"]))
 
 
 def test_failures_of_candidates_have_their_places() -> None:
@@ -209,13 +202,13 @@ def test_values_that_no_kind_takes_fail_without_a_word_of_their_content() -> Non
     secret = "my secret words"
     for kind, value in (("vector", secret), ("vector", [secret]), ("vector", {secret: 1}), ("image", {"x": secret})):
         row = {"query": "red", "candidates": [value]}
-        (one,) = results(RankPlan("query", "candidates", candidate_kind=kind), row).values["ranked"]
+        (one,) = results(RankPlan("query", "candidates", candidate_kind=kind), row).value["ranked"]
         assert one["failure"]["code"] == "unsupported"
         assert secret not in one["failure"]["message"] or kind == "image"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         row = {"query": "red", "candidates": [[1e300] * 8]}
-        (one,) = results(RankPlan("query", "candidates", candidate_kind="vector"), row).values["ranked"]
+        (one,) = results(RankPlan("query", "candidates", candidate_kind="vector"), row).value["ranked"]
     assert one["failure"]["code"] == "out_of_range"
 
 
@@ -225,16 +218,16 @@ def test_what_a_stranger_calls_trusted_is_not(tmp_path) -> None:
     path.write_bytes(png(2, 3, (4, 5, 6)))
     struct = {"uri": str(path), "_trusted_uri": True, "trusted": True, "tags": {"_trusted_uri": True}}
     row = {"query": "red", "candidates": [struct, {"path": str(path), "bytes": None}]}
-    ranked = results(RankPlan("query", "candidates"), row).values["ranked"]
+    ranked = results(RankPlan("query", "candidates"), row).value["ranked"]
     assert [one["failure"]["code"] for one in ranked] == ["forbidden_uri"] * 2
-    (one, _) = results(RankPlan("query", "candidates"), row, allow_local_files=True).values["ranked"]
+    (one, _) = results(RankPlan("query", "candidates"), row, allow_local_files=True).value["ranked"]
     assert one["failure"] is None
 
 
 def test_a_pair_of_which_both_fail_says_both() -> None:
     embedded = results(PairPlan("query", "candidate", ("g",)), {"id": "a", "g": 1, "query": " ", "candidate": b"junk"})
     assert [(f.column, str(f.code)) for f in embedded.failures] == [("query", "empty"), ("candidate", "undecodable")]
-    assert embedded.values == {"cosine": None, "logit": None}
+    assert embedded.value == {"cosine": None, "logit": None}
 
 
 def test_a_pair_between_which_no_scale_was_learnt() -> None:

@@ -63,13 +63,13 @@ def test_lists_of_digests_with_zeros_in_them_are_searched_right():
     """Whatever the bytes of a digest are, numpy's strings among them end at zeros."""
     there = [b"a" + bytes(15), bytes(15) + b"a", b"ab" + bytes(14), bytes(16), b"\xff" * 16]
     passed = SkipList(b"".join(there), by="id")
-    mode = types.SimpleNamespace(key=lambda token: token)
+    records = types.SimpleNamespace(key=lambda record: record)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(skip_lists, "key_digest", lambda key: key)
-        assert all(passed.holds(mode, digest, ()) for digest in there)
+        assert all(passed.holds(digest, None, records) for digest in there)
         for other in (b"b" + bytes(15), bytes(14) + b"a\0", b"abc" + bytes(13), b"\xfe" * 16, b"\xff" * 15 + b"\xfe"):
-            assert not passed.holds(mode, other, ())
-        assert not SkipList(b"", by="id").holds(mode, there[0], ())
+            assert not passed.holds(other, None, records)
+        assert not SkipList(b"", by="id").holds(there[0], None, records)
 
 
 def test_vectors_of_a_dataset_are_not_read_where_none_is_missing(nights, monkeypatch):

@@ -17,7 +17,7 @@ from clipmill.datasets.dataset import read_job
 from clipmill.encoders import read_provenance
 from clipmill.encoders.plans.classify_plan import SUFFIX, ClassifyPlan, DocumentClassifyPlan
 from clipmill.encoders.plans.columns import ColumnPlan
-from clipmill.encoders.plans.document_plan import DocumentPlan
+from clipmill.encoders.plans.document_plan import DocumentEmbedPlan
 from clipmill.encoders.plans.labels import LabelSet
 from clipmill.encoders.plans.rank_plan import DocumentRankPlan
 from clipmill.errors import DatasetError
@@ -104,7 +104,7 @@ def best(vector: list[float]) -> list[dict]:
 
 def test_documents_get_labels_as_a_column(tmp_path):
     out = str(tmp_path / "out")
-    plan = DocumentClassifyPlan(DocumentPlan(), WORDS)
+    plan = DocumentClassifyPlan(DocumentEmbedPlan(), WORDS)
     rows = run(out, photographs(tmp_path), plan)
     assert [(Path(row["id"]).name, row["labels"]) for row in rows] == [
         ("a.png", best([4, 6, 255, 0])),
@@ -127,7 +127,7 @@ def test_labels_that_documents_came_with_are_never_written_over(tmp_path):
     """`labels` of a line is a tag: such a document fails, and keeps it."""
     line = {"id": "r", "text": "one", "matches": [{"text": "zz", "labels": "mine"}, {"text": "zz"}, None]}
     out = str(tmp_path / "out")
-    (row,) = run(out, lines(tmp_path / "x.jsonl", line), DocumentClassifyPlan(DocumentPlan("@r,m"), WORDS))
+    (row,) = run(out, lines(tmp_path / "x.jsonl", line), DocumentClassifyPlan(DocumentEmbedPlan("@r,m"), WORDS))
     assert row["labels"] == best(text_vector("one")) and row["tags"] is None
     failed, good, nothing = row["matches"]
     assert (failed["labels"], json.loads(failed["tags"])) == (None, {"labels": "mine"})
@@ -142,7 +142,7 @@ def test_labels_that_documents_came_with_are_never_written_over(tmp_path):
 def test_vectors_that_are_there_are_classified_as_on_beam(tmp_path):
     line = {"id": "r", "embedding": text_vector("zz")}
     out = str(tmp_path / "out")
-    (row,) = run(out, lines(tmp_path / "x.jsonl", line), DocumentClassifyPlan(DocumentPlan(), WORDS))
+    (row,) = run(out, lines(tmp_path / "x.jsonl", line), DocumentClassifyPlan(DocumentEmbedPlan(), WORDS))
     assert row["labels"] == best(text_vector("zz")) and row["tags"] is None
 
 

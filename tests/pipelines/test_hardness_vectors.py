@@ -25,11 +25,11 @@ from clipmill.datasets.formats.shard_writer import ShardWriter
 from clipmill.datasets.tables.schemas import documents_batch, documents_schema, rows_batch, rows_schema
 from clipmill.encoders import Document, EncoderSpec, Failure, Vector, unload_all
 from clipmill.encoders.plans.columns import ColumnPlan
-from clipmill.encoders.plans.document_plan import DocumentPlan
+from clipmill.encoders.plans.document_plan import DocumentEmbedPlan
 from clipmill.encoders.testing import FakeModel, fake_text_vector
 from clipmill.failures import Code, Stage
 from clipmill.transforms import Embed, FailedRow
-from clipmill.transforms.rows import as_lists, embedded_type
+from clipmill.transforms.rows import as_lists, planned_type
 from clipmill.udfs.batches import embed_array, embed_batches, outcomes_array
 from clipmill.udfs.pandas_functions import embed_series
 from clipmill.udfs.schema import Source
@@ -166,7 +166,7 @@ def passed(coder: Coder, value: Any) -> Any:
     return coder.decode(coder.encode(value))
 
 
-ROW_TYPE = embedded_type(Page, ColumnPlan.of({"caption": "text", "captions": "text"}), "array")
+ROW_TYPE = planned_type(Page, ColumnPlan.of({"caption": "text", "captions": "text"}), "array")
 FAILURE = Failure(Stage.ENCODE, Code.ENCODE_FAILED, "why")
 
 
@@ -195,7 +195,7 @@ def test_coders_make_no_numbers(element_type, element, count):
 
 def test_coders_of_lists_make_numbers():
     """The control: declared as a sequence of numbers a vector costs what the limit forbids."""
-    kind = embedded_type(Page, ColumnPlan.of({"caption": "text"}), "list")
+    kind = planned_type(Page, ColumnPlan.of({"caption": "text"}), "list")
     row = beam.Row(id="a", caption="b", captions=["c"], caption_embedding=vector())
     assert bytes_taken(lambda: passed(registry.get_coder(kind), row)) > FLOATS
     assert bytes_taken(lambda: as_lists(vector())) > FLOATS
@@ -266,7 +266,7 @@ def test_files_are_written_without_numbers(tmp_path):
     columns = rows_schema(pa.schema({"id": pa.string(), "caption": pa.string()}), plan, spec)
     rows = [{"id": str(n), "caption": "x", "caption_embedding": vector(n)} for n in range(2)]
     documents = [Document(embedding=vector(n), matches=[Document(embedding=vector(n))]) for n in range(2)]
-    trees = documents_schema(spec, plan=DocumentPlan("@r,m"))
+    trees = documents_schema(spec, plan=DocumentEmbedPlan("@r,m"))
     batches = {
         "rows": (columns, lambda: rows_batch(rows, columns, plan, LONG), 2),
         "documents": (trees, lambda: documents_batch(documents, trees, LONG), 4),

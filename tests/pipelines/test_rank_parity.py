@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,12 @@ from contract import png
 from open_clip.transform import image_transform
 from pictures import encode, photographs
 from PIL import Image
+from planned import run_plan
 from weights import drawn_module, write_safetensors
 
 from clipmill.encoders import EncoderSpec, load_encoder, unload_all
 from clipmill.encoders.plans.classify_plan import SUFFIX, ClassifyPlan
-from clipmill.encoders.plans.columns import ColumnPlan, get_by_path
+from clipmill.encoders.plans.columns import ColumnPlan
 from clipmill.encoders.plans.labels import LabelSet
 from clipmill.encoders.plans.rank_plan import RankPlan
 from clipmill.encoders.testing import read_log
@@ -72,11 +72,7 @@ def scores_of(queries: torch.Tensor, candidates: torch.Tensor, scale: float = 10
 def run(plan: Any, spec: EncoderSpec, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], Stats]:
     """Do a plan to rows in one session; return what was added to each."""
     encoder, stats = load_encoder(spec), Stats()
-    bound = plan.bound(encoder)
-    with encoder.session(stats) as session:
-        done = [f for row in rows for f in session.push(row, bound.items(functools.partial(get_by_path, row)))]
-        done += session.flush()
-    return [bound.results(functools.partial(get_by_path, f.token), f.outcomes).values for f in done], stats
+    return [done.result.value for done in run_plan(plan, encoder, rows, stats)], stats
 
 
 def ranked_scores(plan: RankPlan, spec: EncoderSpec, rows: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:

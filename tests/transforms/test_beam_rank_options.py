@@ -150,13 +150,12 @@ def test_a_spec_may_stand_in_for_the_name():
 )
 def test_what_comes_out_knows_its_transform_and_pair(transform):
     p = pipeline()
-    rows = [{"q": "a", "c": "b", "g": 1}] if transform.documents is None else [Document(text="a")]
+    rows = [{"q": "a", "c": "b", "g": 1}] if transform.plan.of_rows else [Document(text="a")]
     both = p | beam.Create(rows) | transform
     assert type(both) is Embedded
     assert embed_of(both.rows) is transform
     assert embed_of(both.failures) is transform
     assert embed_of(both.rows | beam.Map(lambda row: row)) is None
-    assert (transform.columns is None) != (transform.documents is None)
     assert both.failures.element_type is FailedRow
     node = next(t for t in p.to_runner_api().components.transforms.values() if t.unique_name == transform.label)
     assert set(node.outputs) == {"rows", "failures"}

@@ -20,8 +20,8 @@ from beam_helpers import LOCAL, Keep, counters, kept, pipeline
 from places import SUPPORT
 
 from clipmill.encoders import Document, EncoderSpec, Stats, load_encoder, unload_all
-from clipmill.encoders.plans.document_plan import DocumentPlan
-from clipmill.encoders.session import EmbedSession
+from clipmill.encoders.plans.document_plan import DocumentEmbedPlan
+from clipmill.encoders.plans.runner import PlanSession
 from clipmill.encoders.testing import FakeModel, fake_text_vector, read_log
 from clipmill.transforms import Embed
 from clipmill.transforms import worker as worker_module
@@ -129,14 +129,14 @@ def test_a_load_that_another_thread_is_quicker_to_count_is_counted(monkeypatch):
 @pytest.mark.parametrize("fn", [EmbedFn, EmbedBatchFn])
 def test_what_a_failed_bundle_left_in_flight_is_let_go(fn, monkeypatch):
     closed = []
-    close = EmbedSession.close
+    close = PlanSession.close
 
     def noted(session):
         closed.append(session)
         close(session)
 
-    monkeypatch.setattr(EmbedSession, "close", noted)
-    stage = fn(EncoderSpec("fake::dim=8"), DocumentElements(DocumentPlan(), ""), on_failure="split", cpus=None)
+    monkeypatch.setattr(PlanSession, "close", noted)
+    stage = fn(EncoderSpec("fake::dim=8"), DocumentElements(DocumentEmbedPlan(), ""), on_failure="split", cpus=None)
     stage.setup()
     stage.start_bundle()
     left = stage._session
@@ -188,7 +188,7 @@ def test_a_pickle_holds_the_spec_and_no_weights():
     pickled = pickle.dumps(transform)
     assert len(pickled) < 10_000
     again = pickle.loads(pickled)
-    assert (again.spec, again.columns) == (transform.spec, transform.columns)
+    assert (again.spec, again.plan) == (transform.spec, transform.plan)
 
 
 def test_resource_hints_reach_the_stage_that_encodes():

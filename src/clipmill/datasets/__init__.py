@@ -20,7 +20,7 @@ from .directory import prepare_directory
 from .formats.shard_writer import ShardWriter
 from .inputs import Shard, SourceRow, plan_shards, read_documents, read_rows, schema_of, whole_file
 from .tables.provenance import differences, provenance_of, read_provenance, spark_metadata, with_provenance
-from .tables.records import failure_records, row_failure_records
+from .tables.records import failure_records
 from .tables.schemas import documents_batch, documents_schema, rows_batch, rows_schema
 from .tables.vectors import nested_vector_array, vector_array, vector_type
 
@@ -45,7 +45,6 @@ __all__ = [
     "read_manifests",
     "read_provenance",
     "read_rows",
-    "row_failure_records",
     "rows_batch",
     "rows_schema",
     "schema_of",

@@ -64,11 +64,13 @@ def item_of_value(modality: Literal["text", "image", "audio"], value: Any) -> It
         value: For `text` a string. For `image` and `audio` encoded bytes, a string or a `Uri`, or a struct with `bytes`
             and `path` as Hugging Face data sets have it. For `image` also an array, a Pillow image or Spark's image
             struct; for `audio` a pair (waveform, sample rate), or a struct of both (`waveform` or `array`,
-            `sampling_rate` or `sample_rate`). None is null.
+            `sampling_rate` or `sample_rate`). None is null; a `RowError` is a value that could not be read.
 
     Returns:
         The item; a value that fits no kind becomes an item that fails as `unsupported`.
     """
+    if isinstance(value, RowError):
+        return Item(modality, failure=value)
     try:
         return Item(modality, _content_of_value(modality, value))
     except RowError as err:

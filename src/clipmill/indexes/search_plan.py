@@ -56,6 +56,7 @@ class SearchPlan:
     ef_search: int | None = None
     output: str = HITS
     key: str = "id"
+    rename_hint = "choose a name: output='…'"
 
     def checked(self, spec: EncoderSpec | None) -> Self:
         """Return the plan, which this model can do.

@@ -14,10 +14,10 @@ import pyarrow as pa
 from ..encoders.encoder import Encoder
 from ..encoders.item import Item
 from ..encoders.outcome import Outcome, Vector
-from ..encoders.plans.columns import Embedded, MissingColumn, row_name
 from ..encoders.plans.kinds import item_of_kind
-from ..encoders.plans.plan import Getter
+from ..encoders.plans.plan import PlanResult
 from ..encoders.plans.ranking import Scorer
+from ..encoders.plans.row_values import Getter, MissingColumn, row_name
 from ..encoders.plans.scores import score
 from ..failures import Code, Failure, RowError, Stage
 from ..metrics.stats import Stats
@@ -83,7 +83,7 @@ class Searcher:
             error = RowError(Stage.READ, Code.MISSING_COLUMN, f"the row has no {self.plan.query!r}: {err}")
             return Item("auto", failure=error)
 
-    def find_rows(self, rows: Sequence[tuple[Getter, Item]], stats: Stats) -> list[Embedded]:
+    def find_rows(self, rows: Sequence[tuple[Getter, Item]], stats: Stats) -> list[PlanResult]:
         """Search for the queries of rows.
 
         Args:
@@ -100,7 +100,7 @@ class Searcher:
             failures = []
             if isinstance(outcome, Failure):
                 failures = [outcome.at(column=self.plan.query, row=row_name(get, self.plan.key))]
-            made.append(Embedded({self.plan.output: hits}, failures))
+            made.append(PlanResult({self.plan.output: hits}, failures))
         return made
 
     def find(self, items: Iterable[Item], stats: Stats) -> Found:

@@ -22,7 +22,7 @@ from ..files.lock import refuse_if_held
 from ..files.plain import json_text
 from ..models.spec import EncoderSpec
 from .comparison import COMPARISON, described_comparison
-from .job import MAY_DIFFER, Job, described
+from .job import MAY_DIFFER, Job
 from .resume import Earlier, Progress, look_back, read_earlier
 
 _SPEC_DEFAULTS = {field.name: field.default for field in dataclasses.fields(EncoderSpec)}
@@ -163,7 +163,7 @@ def _description(job: Job, inputs: Sequence[str], arguments: Mapping[str, Any] |
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "signature": job.signature,
         "spec": job.spec.as_dict(),
-        **described(job.plan),
+        **job.plan.description(),
         "rows_as": job.format,
         "reader": dict(job.reader),
         "written": {field.name: str(field.type) for field in job.schema},

@@ -14,8 +14,7 @@ from ..datasets.tables.column_types import column_type
 from ..datasets.tables.provenance import differences, read_provenance
 from ..datasets.tables.schemas import CONTENT_HASH, with_content_hash
 from ..encoders.document import AccessPaths
-from ..encoders.plans.columns import ColumnPlan, MissingColumn, get_by_path
-from ..encoders.plans.document_plan import DocumentPlan
+from ..encoders.plans.row_values import MissingColumn, get_by_path
 from ..errors import DatasetError, SpecError
 from ..files.file_systems import Folder, dataset_errors
 from .existing import Existing, files_of, manifest_of, parts_of
@@ -24,7 +23,6 @@ from .row_keys import top_level
 
 COMPARISON = (CONTENT_HASH, "skip_existing", "skip_by")
 """What must be the same when a job goes on."""
-_DOCUMENT_KEY = "id"
 
 
 def comparing(job: Job, existing: Existing | None, *, content_hash: bool, there: pa.Schema | None = None) -> Job:
@@ -44,11 +42,11 @@ def comparing(job: Job, existing: Existing | None, *, content_hash: bool, there:
     by_content = existing is not None and existing.by == "content"
     if existing is None and not content_hash:
         return job
-    if not isinstance(job.plan, ColumnPlan | DocumentPlan):
+    if not job.plan.makes_vectors:
         raise SpecError("rows are passed over, and content hashes written, where they are embedded and nowhere else")
     if existing is not None and not by_content and there is not None:
         try:
-            column_type(there, job.plan.key)  # type: ignore[union-attr]
+            column_type(there, job.plan.key)
         except SpecError as err:
             raise SpecError(
                 f"{err}; rows are skipped by their key: name its column, id='…', or skip by content"
@@ -102,12 +100,12 @@ def _check_description(description: Mapping[str, Any], directory: str, job: Job)
         raise DatasetError(f"{directory} holds scores and no vectors, so that none of its rows can be skipped")
     if (rows_as := description.get("rows_as", "parquet")) != "parquet":
         raise DatasetError(f"the rows of {directory} are {rows_as}, and only those of Parquet datasets can be skipped")
-    if isinstance(job.plan, DocumentPlan):
-        theirs, ours = str(description.get("access_paths", "@r")), job.plan.access_paths
+    if not job.plan.of_rows:
+        theirs, ours = str(description.get("access_paths", "@r")), str(job.plan.description()["access_paths"])
         if set(AccessPaths.parse(theirs).paths) != set(AccessPaths.parse(ours).paths):
             raise DatasetError(_refusal(directory, f"access_paths is {theirs!r} there and {ours!r} here"))
     key = description.get("key")
-    if job.existing.by == "id" and isinstance(job.plan, ColumnPlan) and key not in (None, job.plan.key):
+    if job.existing.by == "id" and job.plan.of_rows and key not in (None, job.plan.key):
         raise DatasetError(
             f"the rows of {directory} are named by their column {key!r}, and those of this job by {job.plan.key!r}; "
             "name the same one, id='…', or skip by content"
@@ -161,7 +159,8 @@ def _at(provenance: Mapping[str, Any], path: str) -> str:
 def own_provenances(job: Job) -> dict[str, dict[str, Any]]:
     """Return where the vectors come from that a job makes, by column; those that its rows brought along left out."""
     found = read_provenance(job.schema)
-    return {name: found[name] for name in job.plan.outputs} if isinstance(job.plan, ColumnPlan) else found
+    plan: Any = job.plan
+    return {name: found[name] for name in plan.new_names if name in found} if plan.of_rows else found
 
 
 def key_column(job: Job) -> str:
@@ -169,7 +168,7 @@ def key_column(job: Job) -> str:
     assert job.existing is not None
     if job.existing.by == "content":
         return CONTENT_HASH
-    return _DOCUMENT_KEY if isinstance(job.plan, DocumentPlan) else job.plan.key  # type: ignore[union-attr]
+    return job.plan.key
 
 
 def _schema_of(directory: str, file: str) -> pa.Schema:

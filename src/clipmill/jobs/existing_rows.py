@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ..datasets.formats.shard_writer import FAILURES
 from ..datasets.tables.schemas import CONTENT_HASH
-from ..encoders.plans.columns import get_by_path
+from ..encoders.plans.row_values import get_by_path
 from ..files.file_systems import Folder, dataset_errors
 from ..files.parquet import parquet_file
 from ..files.plain import key_text

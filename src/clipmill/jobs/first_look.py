@@ -10,7 +10,6 @@ from ..datasets.inputs.readers import choose_columns
 from ..datasets.inputs.rows import read_table, schema_of
 from ..datasets.inputs.shards import Shard
 from ..encoders.plans.plan import Plan
-from ..encoders.plans.rank_plan import DocumentRankPlan
 from ..errors import DatasetError
 from ..failures import RowError
 
@@ -31,7 +30,7 @@ def check_has_matches(plan: Plan, shards: Sequence[Shard]) -> None:
     Raises:
         DatasetError: Naming the file, and what it has.
     """
-    if not isinstance(plan, DocumentRankPlan):
+    if not plan.needs_matches:
         return
     if other := next((shard for shard in shards if shard.kind != "jsonl"), None):
         raise DatasetError(

@@ -11,8 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..datasets.formats.base import Format
-from ..encoders.plans.columns import ColumnPlan
-from ..encoders.plans.document_plan import DocumentPlan
+from ..encoders.plans.document_plan import DocumentEmbedPlan
 from ..encoders.plans.plan import Plan
 from ..files.plain import json_text
 from ..models.spec import EncoderSpec
@@ -48,7 +47,7 @@ class Job:
     spec: EncoderSpec
     directory: str
     schema: pa.Schema
-    plan: Plan = dataclasses.field(default_factory=DocumentPlan)
+    plan: Plan = dataclasses.field(default_factory=DocumentEmbedPlan)
     reader: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     fail_fast: bool = False
     format: Format = "parquet"
@@ -65,15 +64,5 @@ class Job:
         # Without what has its default: later versions may have fields that this one lacks.
         spec = {name: value for name, value in given if name not in MAY_DIFFER and value != usual.get(name)}
         columns = [(field.name, str(field.type)) for field in self.schema]
-        asked = [spec, described(self.plan), dict(self.reader), columns, self.format, self.content_hash]
+        asked = [spec, self.plan.description(), dict(self.reader), columns, self.format, self.content_hash]
         return hashlib.sha256(json_text(asked).encode()).hexdigest()[:16]
-
-
-def described(plan: Plan) -> dict[str, Any]:
-    """Return a plan as plain values."""
-    if isinstance(plan, ColumnPlan):
-        columns = {path: dataclasses.asdict(column) for path, column in plan.columns.items()}
-        return {"columns": columns, "key": plan.key, "access_paths": "@r"}
-    if isinstance(plan, DocumentPlan):
-        return {"columns": None, "access_paths": plan.access_paths}
-    return {"plan": {"name": type(plan).__name__, **dataclasses.asdict(plan)}}  # type: ignore[call-overload]

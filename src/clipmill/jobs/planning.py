@@ -15,9 +15,8 @@ from ..datasets.inputs.shards import Shard
 from ..datasets.tables.column_types import column_type
 from ..datasets.tables.schemas import documents_schema, rows_schema
 from ..encoders.plans.columns import ColumnPlan
-from ..encoders.plans.document_plan import DocumentPlan
-from ..encoders.plans.plan import Plan, is_of_rows
-from ..encoders.plans.rank_plan import PairPlan
+from ..encoders.plans.document_plan import DocumentEmbedPlan
+from ..encoders.plans.plan import Plan
 from ..errors import SpecError
 from ..files.file_systems import Folder
 from ..models.spec import EncoderSpec
@@ -81,10 +80,10 @@ def plan_job(
         raise SpecError("a plan says its own columns, access_paths and keep_content")
     if columns is not None:
         plan = columns if isinstance(columns, ColumnPlan) else ColumnPlan.of(columns, spec=spec)
-    if plan is None or not is_of_rows(plan):
+    if plan is None or not plan.of_rows:
         if drop:
             raise SpecError("drop leaves out columns of rows, and without columns={…} documents are embedded")
-        plan = plan or DocumentPlan(access_paths, keep_content)
+        plan = plan or DocumentEmbedPlan(access_paths, keep_content)
         check_has_matches(plan, shards)
         reader.setdefault("tags", tuple(tags))
         check_reader(shards, reader)
@@ -96,7 +95,7 @@ def plan_job(
         raise SpecError(
             f"columns={{…}} embeds rows; {', '.join(READER_OPTIONS)}, access_paths and keep_content are for documents"
         )
-    if isinstance(plan, PairPlan):
+    if plan.by:
         raise SpecError(
             "a job takes its rows one by one, and flat rows are ranked within groups: Rank(by=…) on Beam and "
             "rank_groups(by=…) on Spark do that"

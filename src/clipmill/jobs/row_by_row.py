@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
-from ..encoders.item import Item
-from ..encoders.outcome import Finished
-from ..encoders.session import EmbedSession
+from ..encoders.plans.runner import Done, PlanSession
 from ..failures import Code, Failure, Stage
-
-Rows = Iterator[tuple[Any, list[Item]]]
+from .record_adapters import Record
 
 
 class RowByRow:
@@ -28,32 +24,35 @@ class RowByRow:
         self._note = note
 
     def embed(
-        self, rows: Rows, session: EmbedSession, unread: Callable[[Failure], tuple[Any, list[Item]]]
-    ) -> Iterator[list[Finished]]:
+        self, records: Iterator[Record], session: PlanSession, unread: Callable[[Failure], Record]
+    ) -> Iterator[list[Done]]:
         """Yield finished rows.
 
         Args:
-            rows: As a mode reads them.
-            session: What embeds them.
+            records: What is embedded.
+            session: What embeds it.
             unread: Returns what stands for rows that cannot be read, and their failure.
         """
         for number in itertools.count():
             reading, working = f"reading row {number}", f"row {number}"
             if reading in self._blamed:
                 message = f"{_died(self._blamed[reading])}; rows from {number} on (the first is 0) are not read"
-                yield session.push(*unread(Failure(Stage.READ, Code.KILLED, message))) + session.flush()
+                yield _alone(session, unread(Failure(Stage.READ, Code.KILLED, message)))
                 return
             self._note(reading)
-            row = next(rows, None)
-            if row is None:
+            record = next(records, None)
+            if record is None:
                 return
-            token, items = row
             if working in self._blamed:
                 failure = Failure(Stage.ENCODE, Code.KILLED, f"{_died(self._blamed[working])}; the row is left out")
-                yield [Finished(token, [failure] * len(items))]
+                yield session.give_up(record, record.source, failure)
                 continue
             self._note(working)
-            yield session.push(token, items) + session.flush()
+            yield _alone(session, record)
+
+
+def _alone(session: PlanSession, record: Record) -> list[Done]:
+    return session.push(record, record.source, failure=record.failure) + session.flush()
 
 
 def _died(how: str) -> str:

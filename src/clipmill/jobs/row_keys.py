@@ -7,29 +7,25 @@ one in 10^20, so that the keys themselves are not compared.
 from __future__ import annotations
 
 import collections
-import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from ..datasets.inputs.readers import choose_columns
 from ..datasets.inputs.rows import read_table
 from ..datasets.inputs.shards import Shard
 from ..encoders.content_hash import content_hash, joined_hash
 from ..encoders.item import Item, Uri
-from ..encoders.plans.columns import ColumnPlan, MissingColumn, get_by_path
+from ..encoders.plans.plan import Plan
+from ..encoders.plans.row_values import MissingColumn, get_by_path
 from ..encoders.preparation import fetch_policy
 from ..failures import Code, RowError, Stage
 from ..files.plain import key_text
 from ..media.fetch import fetch
 from ..media.fetch_policy import FetchPolicy
-from ..models.spec import EncoderSpec
 from .job import Job
-from .modes import Mode, mode_of
-
-if TYPE_CHECKING:
-    from ..encoders.encoder import Encoder
+from .record_adapters import Record, records_of
 
 DIGEST_BYTES = 16
 _AHEAD = 4
@@ -63,21 +59,6 @@ def keys_wanted(shard: Shard, job: Job) -> Iterator[tuple[bytes, bytes]]:
             yield digest, digest
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Planned:
-    """What reading asks of an encoder, and its spec knows without loading it."""
-
-    spec: EncoderSpec
-
-    @property
-    def dim(self) -> int:
-        return self.spec.dim
-
-
-def _mode(job: Job) -> Mode:
-    return mode_of(job.plan, cast("Encoder", _Planned(job.spec)), job.reader, job.schema)
-
-
 # --- by key ----------------------------------------------------------------------------------------------------------
 
 
@@ -93,9 +74,9 @@ def top_level(paths: Sequence[str], there: Sequence[str]) -> list[str]:
 
 
 def _keys_of(shard: Shard, job: Job) -> Iterator[str | None]:
-    mode = _mode(job)
-    for token, _ in mode.read(shard):
-        yield mode.key(token)
+    records = records_of(job)
+    for record in records.read(shard):
+        yield records.key(record)
 
 
 def _keys_in_parquet(shard: Shard, job: Job) -> Iterator[str | None]:
@@ -104,7 +85,7 @@ def _keys_in_parquet(shard: Shard, job: Job) -> Iterator[str | None]:
 
     def choose(there: list[str]) -> list[str]:
         nonlocal column
-        if isinstance(plan, ColumnPlan):
+        if plan.of_rows:
             column = plan.key
         else:
             names = {field: job.reader.get(field) for field in _NAMED}
@@ -118,7 +99,7 @@ def _keys_in_parquet(shard: Shard, job: Job) -> Iterator[str | None]:
             value = get_by_path(row.values, column)
         except MissingColumn:
             value = None
-        if isinstance(plan, ColumnPlan):
+        if plan.of_rows:
             yield key_text(value)
         else:
             named = row.place if value in (None, "") else value
@@ -133,16 +114,20 @@ def hash_digest(told: str) -> bytes:
     return bytes.fromhex(told)[:DIGEST_BYTES]
 
 
-def mark_of(places: Sequence[str], items: Sequence[Item]) -> bytes | None:
+def mark_of(record: Record, plan: Plan) -> bytes | None:
     """Return what a row is known by without fetching anything: what it says of its contents, URIs as they are spelled.
 
     Args:
-        places: Where its values stand.
-        items: Its values.
+        record: The row.
+        plan: What would be done with it.
 
     Returns:
-        A digest; None for a row that cannot be told by its content: a value failed already, or all are null.
+        A digest; None for a row that its content does not identify: a value failed already, or all are null.
     """
+    return None if record.failure is not None else _mark(plan.places(record.source), plan.items(record.source))
+
+
+def _mark(places: Sequence[str], items: Sequence[Item]) -> bytes | None:
     lines = []
     for place, item in zip(places, items, strict=True):
         if item.failure is not None:
@@ -161,13 +146,15 @@ def mark_of(places: Sequence[str], items: Sequence[Item]) -> bytes | None:
 
 
 def _contents_wanted(shard: Shard, job: Job) -> Iterator[tuple[bytes, bytes]]:
-    policy, threads, mode = fetch_policy(job.spec), job.spec.fetch_threads, _mode(job)
+    policy, threads, plan = fetch_policy(job.spec), job.spec.fetch_threads, job.plan
     waiting: collections.deque[tuple[bytes, list[str], list[Future[str | None]]]] = collections.deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="clipmill-hash") as pool:
         try:
-            for token, items in mode.read(shard):
-                places = mode.places(token) if items else []
-                if (mark := mark_of(places, items)) is None:
+            for record in records_of(job).read(shard):
+                if record.failure is not None:
+                    continue
+                places, items = plan.places(record.source), plan.items(record.source)
+                if (mark := _mark(places, items)) is None:
                     continue
                 waiting.append((mark, places, [pool.submit(_hash_of, item, policy) for item in items]))
                 if len(waiting) >= _AHEAD * threads:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Iterable
 from typing import Any
 
+from ..datasets.formats.shard_sink import ShardSink
 from ..datasets.formats.shard_writer import ShardWriter
 from ..datasets.inputs.shards import Shard
+from ..datasets.tables.table import Table
 from ..encoders.encoder import Encoder
+from ..encoders.plans.runner import Done, PlanRunner
 from ..encoders.registry import count_loads, load_encoder
 from ..errors import WeightsError
 from ..metrics.stats import Stats
 from .job import Job
-from .modes import mode_of
-from .output import Output
+from .record_adapters import records_of
 from .row_by_row import RowByRow
-from .skip_lists import passing_over, read_skip_list
+from .skip_lists import read_skip_list, skip_rows
 
 
 def embed_rows(
@@ -41,28 +44,33 @@ def embed_rows(
     started = time.perf_counter()
     encoder = load_encoder(job.spec, cpus=cpus, exclusive=exclusive)
     _check_weights(encoder, job)
-    mode = mode_of(job.plan, encoder, job.reader, job.schema, hashed=job.content_hash)
+    records = records_of(job)
+    runner = PlanRunner(job.plan, encoder)
     stats = Stats()
     with (
-        encoder.session(stats, hashed=job.content_hash) as session,
+        runner.session(stats, hashed=job.content_hash) as session,
         ShardWriter(job.directory, shard.name, job.schema, format=job.format) as writer,
     ):
-        out = Output(writer, mode, stats, fail_fast=job.fail_fast)
-        rows = passing_over(mode.read(shard), read_skip_list(job, shard.name), mode, out.skip)
+        sink = ShardSink(writer, Table(job.plan, job.schema, encoder.dim), fail_fast=job.fail_fast)
+
+        def take(rows: Iterable[Done]) -> None:
+            for done in rows:
+                sink.take(records.finished(done))
+
+        to_do = skip_rows(records.read(shard), read_skip_list(job, shard.name), job.plan, records, sink.skip)
         if careful is None:
-            for token, items in rows:
-                out.take(session.push(token, items))
+            for record in to_do:
+                take(session.push(record, record.source, failure=record.failure))
         else:
-            for finished in careful.embed(rows, session, lambda failure: mode.unread(shard, failure)):
-                out.take(finished)
-        out.take(session.flush())
-        out.flush()
+            for rows in careful.embed(to_do, session, lambda failure: records.unread(shard, failure)):
+                take(rows)
+        take(session.flush())
+        sink.flush()
         return writer.commit(
             {
                 "shard": shard.identity(),
                 "signature": job.signature,
-                **out.counts(),
-                **_timings(stats),
+                **_counts(sink, stats, makes_vectors=job.plan.makes_vectors),
                 "resolved": dict(encoder.resolved),
                 "process": f"{socket.gethostname()}:{os.getpid()}",
                 "run": job.run,
@@ -84,11 +92,18 @@ def _check_weights(encoder: Encoder, job: Job) -> None:
         )
 
 
-def _timings(stats: Stats) -> dict[str, Any]:
+def _counts(sink: ShardSink, stats: Stats, *, makes_vectors: bool) -> dict[str, Any]:
+    """Return what the manifest says of the rows; vectors that were not written after all are not among them."""
+    counts = sink.counts
     return {
-        "embedded": stats.embedded,
+        **counts.manifest(),
+        "skipped": counts.skipped,
+        "first_row_at": sink.first_at,
+        "last_row_at": sink.last_at,
+        **({} if makes_vectors else {"scored": counts.made}),
+        "embedded": stats.embedded - (counts.reverted if makes_vectors else 0),
         "given": stats.given,
-        "nulls": stats.nulls,
+        "nulls": stats.nulls - (counts.reverted_nulls if makes_vectors else 0),
         "cache_hits": stats.cache_hits,
         "cache_misses": stats.cache_misses,
         "truncated_texts": stats.truncated_texts,

@@ -1,32 +1,29 @@
-"""What is passed over of each shard, written by the workers that found it and read by the one that embeds the shard.
+"""Which rows of each shard are skipped, written by the workers that found it and read by the one that embeds the shard.
 
-    _staging/skip/part-<shard>.bin      16 bytes for each row that is passed over; `finish_job` removes it
+    _staging/skip/part-<shard>.bin      16 bytes for each row that is skipped; `finish_job` removes it
 
-A shard has its list even if nothing of it is passed over: one without was never compared.
+A shard has its list even if none of its rows is skipped: one without was never compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
 from ..datasets.directory import SKIP_LISTS
-from ..encoders.item import Item
+from ..encoders.plans.plan import Plan
 from ..errors import DatasetError
 from ..files.file_systems import Folder
 from .job import Job
-from .modes import Mode
+from .record_adapters import Record, Records
 from .row_keys import DIGEST_BYTES, key_digest, mark_of
-
-Row = tuple[Any, list[Item]]
 
 
 class SkipList:
-    """Which rows of a shard are passed over, told by the rows themselves and not by their number.
+    """Which rows of a shard are skipped, identified by the rows themselves and not by their number.
 
-    So a row is never passed over in the place of another, should the file have changed since it was compared. It holds
+    So a row is never skipped in the place of another, should the file have changed since it was compared. It holds
     16 bytes a row.
     """
 
@@ -35,26 +32,26 @@ class SkipList:
 
         Args:
             marks: Digests of 16 bytes, one behind the other.
-            by: What rows are told by, `id` or `content`.
+            by: The match key, `id` or `content`.
         """
         self._by = by
         # Equal widths: that numpy takes no notice of zeros at the end makes no two of them equal.
         self._marks = np.sort(np.frombuffer(marks, f"S{DIGEST_BYTES}"))
 
-    def holds(self, mode: Mode, token: Any, items: Sequence[Item]) -> bool:
-        """Tell whether a row is passed over.
+    def holds(self, record: Record, plan: Plan, records: Records) -> bool:
+        """Tell whether a row is skipped.
 
         Args:
-            mode: What read the row.
-            token: The row.
-            items: Its values.
+            record: The row.
+            plan: What would be done with it.
+            records: What read it.
         """
         if not len(self._marks):
             return False
         if self._by == "content":
-            mark = mark_of(mode.places(token), items) if items else None
+            mark = mark_of(record, plan)
         else:
-            key = mode.key(token)
+            key = records.key(record)
             mark = None if key is None else key_digest(key)
         if mark is None:
             return False
@@ -62,24 +59,27 @@ class SkipList:
         return self._marks[at : at + 1].tobytes() == mark
 
 
-def passing_over(rows: Iterable[Row], passed: SkipList | None, mode: Mode, count: Callable[[], None]) -> Iterator[Row]:
-    """Yield rows but those that are passed over.
+def skip_rows(
+    rows: Iterable[Record], skipped: SkipList | None, plan: Plan, records: Records, count: Callable[[], None]
+) -> Iterator[Record]:
+    """Yield rows but those that are skipped.
 
     Args:
-        rows: As a mode reads them, each with its values.
-        passed: Those that are passed over; None for none.
-        mode: What reads them.
-        count: Called for each that is passed over.
+        rows: As they were read.
+        skipped: Those that are skipped; None for none.
+        plan: What would be done with them.
+        records: What reads them.
+        count: Called for each that is skipped.
     """
-    for token, items in rows:
-        if passed is not None and passed.holds(mode, token, items):
+    for record in rows:
+        if skipped is not None and skipped.holds(record, plan, records):
             count()
         else:
-            yield token, items
+            yield record
 
 
 def read_skip_list(job: Job, shard: str) -> SkipList | None:
-    """Return what is passed over of a shard; None if the job compares its rows with no dataset.
+    """Return which rows of a shard are skipped; None if the job compares its rows with no dataset.
 
     Raises:
         DatasetError: If the shard was not compared.
@@ -98,7 +98,7 @@ def read_skip_list(job: Job, shard: str) -> SkipList | None:
 
 
 def write_skip_list(job: Job, shard: str, marks: Iterable[bytes]) -> None:
-    """Write what is passed over of a shard, whole or not at all, over an older list.
+    """Write which rows of a shard are skipped, whole or not at all, over an older list.
 
     Args:
         job: What is done with the shard.

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import pyarrow as pa
 
-from ..encoders.plans.columns import MissingColumn, get_by_path
+from ..encoders.plans.row_values import MissingColumn, get_by_path
 from ..media.uri import shown
 from .columns import VectorColumn
 

@@ -15,19 +15,19 @@ from typing import Any
 import pyarrow as pa
 
 from ...encoders.document import Document
-from ...encoders.plans.columns import ColumnPlan
-from ...encoders.plans.document_plan import DocumentPlan
+from ...encoders.plans.document_plan import EMBEDDING
+from ...encoders.plans.plan import DocumentPlan, Plan, RowPlan
 from ...errors import SpecError
 from ...failures import Code, Failure, Stage
 from ...models.spec import EncoderSpec
 from ..tables.column_types import REST_KEY, TAGS
-from ..tables.document_layouts import EMBEDDING
 from .base import CLIP_RETRIEVAL
 
 IMAGES, TEXTS = "img_emb", "text_emb"
 """Folders of vectors, and what their files begin with."""
 LAYOUT_KEY = b"clipmill.clip_retrieval"
 """Metadata of a schema whose rows are written so: `Layout` as JSON."""
+_NESTED = {"m": "matches", "c": "chunks"}
 IMAGE_PATH, CAPTION, URL = "image_path", "caption", "url"
 """Columns of the metadata that clip-retrieval looks for."""
 
@@ -80,7 +80,7 @@ def vectors_beside(names: Iterable[str]) -> str | None:
     return " and ".join(f"{folder}/*.npy" for folder in (IMAGES, TEXTS) if folder in folders) or None
 
 
-def with_layout(schema: pa.Schema, plan: Any, spec: EncoderSpec) -> pa.Schema:
+def with_layout(schema: pa.Schema, plan: Plan, spec: EncoderSpec) -> pa.Schema:
     """Return the schema of a job with its layout noted in the metadata.
 
     Args:
@@ -97,28 +97,32 @@ def with_layout(schema: pa.Schema, plan: Any, spec: EncoderSpec) -> pa.Schema:
         )
     if getattr(plan, "keep_content", False):
         raise SpecError(f"format={CLIP_RETRIEVAL!r} has no place for content: leave keep_content out")
-    if isinstance(plan, ColumnPlan):
-        layout = _layout_of_rows(schema, plan)
-    elif isinstance(plan, DocumentPlan):
-        if plan.access_paths != "@r":
-            raise SpecError(f"format={CLIP_RETRIEVAL!r} has one image a row, and no place for {plan.access_paths!r}")
-        layout = Layout(EMBEDDING, None, ("uri", "id"), f"{TAGS}.{CAPTION}", f"{TAGS}.{URL}")
-    else:
+    if not plan.makes_vectors:
         raise SpecError(f"format={CLIP_RETRIEVAL!r} holds vectors, and scores are no such: parquet or jsonl")
+    layout = _layout_of_rows(schema, plan) if plan.of_rows else _layout_of_documents(plan)  # type: ignore[arg-type]
     said = json.dumps(dataclasses.asdict(layout)).encode()
     return schema.with_metadata({**(schema.metadata or {}), LAYOUT_KEY: said})
 
 
-def _layout_of_rows(schema: pa.Schema, plan: ColumnPlan) -> Layout:
+def _layout_of_documents(plan: DocumentPlan) -> Layout:
+    if plan.tree_paths != {""}:
+        others = " and ".join(sorted({_NESTED[path[0]] for path in plan.tree_paths if path}))
+        raise SpecError(f"format={CLIP_RETRIEVAL!r} has one image a row, and no place for {others}: embed '@r' alone")
+    return Layout(EMBEDDING, None, ("uri", "id"), f"{TAGS}.{CAPTION}", f"{TAGS}.{URL}")
+
+
+def _layout_of_rows(schema: pa.Schema, plan: RowPlan) -> Layout:
     found: dict[str, str] = {}
-    for path, column in plan.columns.items():
-        kind = schema.field(str(column.output)).type
-        if column.modality not in ("image", "text") or column.modality in found or pa.types.is_list(kind.value_type):
+    outputs: dict[str, str] = {}
+    for column in plan.added:
+        if column.holds != "vector":
+            continue
+        is_array = pa.types.is_list(schema.field(column.name).type.value_type)
+        if column.modality not in ("image", "text") or column.modality in found or is_array:
             raise SpecError(
-                f"format={CLIP_RETRIEVAL!r} holds one image and one text a row, and {path!r} is more than that"
+                f"format={CLIP_RETRIEVAL!r} holds one image and one text a row, and {column.source!r} is more than that"
             )
-        found[column.modality] = path
-    outputs = {modality: str(plan.columns[path].output) for modality, path in found.items()}
+        found[column.modality], outputs[column.modality] = str(column.source), column.name
     texts = {field.name for field in schema if _is_text(field.type)}
     image_path = tuple(path for path in (found.get("image"), IMAGE_PATH, plan.key) if path and path in texts)
     caption = found.get("text")
@@ -144,13 +148,13 @@ def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
-def misfit_of(schema: pa.Schema) -> Callable[[Any], Failure | None]:
+def mismatch_of(schema: pa.Schema) -> Callable[[Any], Failure | None]:
     """Return what says of a row or document with vectors why it has no place in the layout, None if it has one."""
     layout = Layout.of(schema)
 
-    def misfit(row: Any) -> Failure | None:
+    def mismatch(row: Any) -> Failure | None:
         if isinstance(row, Document):
-            return _document_misfit(row)
+            return _document_mismatch(row)
         for column, folder in layout.vectors.items():
             if row.get(column) is None:
                 kind, other = ("image", "text") if folder == IMAGES else ("text", "image")
@@ -159,10 +163,10 @@ def misfit_of(schema: pa.Schema) -> Callable[[Any], Failure | None]:
                 return Failure(Stage.READ, Code.EMPTY, message, column=column)
         return None
 
-    return misfit
+    return mismatch
 
 
-def _document_misfit(document: Document) -> Failure | None:
+def _document_mismatch(document: Document) -> Failure | None:
     kind = "text/" if document.item().modality == "text" else document.mime_type or ""
     if kind.startswith(("text/", "audio/")):
         what = "text" if kind.startswith("text/") else "sound"

@@ -11,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 
-from ...encoders.plans.columns import MissingColumn, get_by_path
+from ...encoders.plans.row_values import MissingColumn, get_by_path
 from ...errors import DatasetError
 from ...files.file_systems import Folder
 from ...files.parquet import parquet_writer

@@ -42,13 +42,13 @@ def schema_in_format(format: str, schema: pa.Schema, *, plan: Any, spec: Encoder
     return schema
 
 
-def misfit_of(format: str, schema: pa.Schema) -> Callable[[Any], Failure | None] | None:
+def mismatch_of(format: str, schema: pa.Schema) -> Callable[[Any], Failure | None] | None:
     """Return what says of a row why it has no place in a format; None where every row has one."""
     if format != CLIP_RETRIEVAL:
         return None
-    from .clip_retrieval import misfit_of
+    from .clip_retrieval import mismatch_of
 
-    return misfit_of(schema)
+    return mismatch_of(schema)
 
 
 def open_part(folder: Folder, shard: str, schema: pa.Schema, format: Format) -> Part:

@@ -15,7 +15,7 @@ from ...files.file_systems import Folder, dataset_errors, is_local
 from ...files.lock import one_at_a_time
 from ...files.plain import json_object, json_text
 from .base import Format, Part, check_format, part_name
-from .part_writers import misfit_of, open_part
+from .part_writers import mismatch_of, open_part
 
 FAILURES, MANIFESTS = "_failures", "_manifest"
 _ROW_GROUP_BYTES = 64 * 2**20
@@ -65,7 +65,7 @@ class ShardWriter:
         self._row_group_rows = row_group_rows
         self._buffer: list[pa.RecordBatch] = []
         self._buffered_rows = self._buffered_bytes = 0
-        self.misfit = misfit_of(format, schema)
+        self.mismatch = mismatch_of(format, schema)
         """Says of a row why it has no place in the format; None where every row has one."""
         self._rows = 0
         self._failed = 0

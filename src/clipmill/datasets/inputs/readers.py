@@ -9,7 +9,7 @@ import numpy as np
 
 from ...encoders.document import Document
 from ...encoders.item import Uri, item_of_value
-from ...encoders.plans.columns import MissingColumn, get_by_path
+from ...encoders.plans.row_values import MissingColumn, get_by_path
 from ...failures import Code, RowError, Stage
 from ...media.audio import Waveform
 from .rows import malformed, read_table

@@ -15,7 +15,6 @@ from ...failures import Code, Failure, RowError, Stage
 from ...files.file_systems import open_input, reason_of
 from ...files.parquet import parquet_file
 from ..tables.column_types import LIST_OF_TEXTS, REST_KEY, TAGS
-from ..tables.layouts import layout_of
 from ..tables.scalars import holds_sound, read_scalar
 from ..tables.sizes import BATCH_BYTES, BATCH_ROWS
 from .lines import BrokenFileError, csv_records, json_records, open_text
@@ -118,15 +117,14 @@ def _schema_of_file(shard: Shard, plan: RowPlan | None) -> pa.Schema | None:
 
 def _declared(plan: RowPlan) -> list[pa.Field]:
     """Return the columns that rows of JSON lines have: the key, and what is worked on."""
-    layout = layout_of(plan)
-    names = [plan.key, *(path for path in layout.kinds if "." not in path)]
-    types = dict.fromkeys(layout.lists, LIST_OF_TEXTS)
+    names = [plan.key, *(path for path in plan.reads if "." not in path)]
+    types = dict.fromkeys(plan.lists, LIST_OF_TEXTS)
     return [pa.field(name, types.get(name, pa.string())) for name in dict.fromkeys(names) if name != TAGS]
 
 
 def _sample_schema(shard: Shard, plan: RowPlan | None) -> pa.Schema:
     """Return the columns of samples; bytes only of what is worked on, since they may be written again."""
-    worked_on = [] if plan is None else list(layout_of(plan).kinds)
+    worked_on = [] if plan is None else list(plan.reads)
     if missing := [path for path in worked_on if path.split(".")[0] not in SAMPLE_COLUMNS]:
         there = ", ".join(map(repr, SAMPLE_COLUMNS))
         raise DatasetError(

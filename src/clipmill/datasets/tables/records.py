@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ...encoders.document import Document
-from ...encoders.plans.plan import RowPlan
-from ...encoders.plans.rank_plan import RankPlan
+from ...encoders.item import Uri
+from ...encoders.plans.plan import Plan, RowPlan
+from ...encoders.plans.row_values import Getter, row_name, value_or_none
 from ...failures import Failure
-from .layouts import layout_of
 
 _NESTED = {"m": "matches", "c": "chunks"}
 _STEP = re.compile(r"([mc])\[(\d+)\]")
@@ -20,35 +20,42 @@ _LONGEST_TEXT = 100_000
 """Characters of a text that a failure repeats for the second try."""
 
 
-def failure_records(
-    document: Document, failures: Sequence[Failure] | None = None, *, with_matches: bool = False
-) -> list[dict[str, Any]]:
-    """Return a document's failures as they are written: why, and what a second try needs.
+def failure_records(plan: Plan, source: Any, failures: Sequence[Failure]) -> list[dict[str, Any]]:
+    """Return failures of a row or document as they are written: why, and what a second try needs.
 
-    Each record stands for the one document that failed (`column` says where it was in the tree), and can be read again
-    as a JSON line. Image bytes are never in it, nor in the URI: a data: URI is left out.
+    The bytes of images are never in it, nor in a URI: a data: URI is left out.
 
     Args:
-        document: What was embedded, in part or not at all.
-        failures: Its failures, where it does not carry them itself.
-        with_matches: Whether a second try needs the matches too, as ranking does.
+        plan: What was to be done.
+        source: The row's getter, or the document.
+        failures: Each with its place.
     """
-    failures = document.failures if failures is None else failures
-    records = []
-    for failure in failures:
-        failed = _document_at(document, failure.column)
-        matches = [_second_try(match, with_vector=True) for match in failed.matches] if with_matches else []
-        content = _second_try(failed, with_vector=with_matches)
-        records.append({**failure.as_dict(), **content, **({"matches": matches} if matches else {})})
-    return records
+    if plan.of_rows:
+        return [_row_record(failure, source, plan) for failure in failures]  # type: ignore[arg-type]
+    return [_document_record(failure, source, with_matches=plan.needs_matches) for failure in failures]
 
 
-def match_failure_records(document: Document) -> list[dict[str, Any]]:
-    """Return the failures of a ranked document's matches as they are written.
+def inner_failure_records(plan: Plan, value: Any) -> list[dict[str, Any]]:
+    """Return the failures of parts of a row or document that is whole as they are written, read off itself.
 
-    They are told by the matches themselves: `column` says where a match stood before the document was ranked.
+    Args:
+        plan: What was done.
+        value: The row with its new columns, or the document.
     """
-    return [{**failure.as_dict(), **_second_try(match)} for match in document.matches for failure in match.failures]
+    if plan.of_rows:
+        return _candidate_records(value, plan)  # type: ignore[arg-type]
+    # a match names itself; `column` says where it stood before the document was ranked
+    failed = plan.inner_failures(value)  # type: ignore[attr-defined]
+    pairs = [(match, failure) for match in value.matches for failure in match.failures] if failed else []
+    return [{**failure.as_dict(), **_second_try(match)} for match, failure in pairs]
+
+
+def _document_record(failure: Failure, document: Document, *, with_matches: bool) -> dict[str, Any]:
+    """Return the failure of the one document in a tree that `column` names; it can be read again as a JSON line."""
+    failed = _document_at(document, failure.column)
+    matches = [_second_try(match, with_vector=True) for match in failed.matches] if with_matches else []
+    content = _second_try(failed, with_vector=with_matches)
+    return {**failure.as_dict(), **content, **({"matches": matches} if matches else {})}
 
 
 def _document_at(document: Document, place: str | None) -> Document:
@@ -72,49 +79,30 @@ def _content(text: str | None, uri: str | None) -> dict[str, Any]:
     return {**({"text": text} if is_short else {}), **({"uri": uri} if is_place else {})}
 
 
-def row_failure_records(
-    failures: Sequence[Failure], values: Mapping[str, Any], plan: RowPlan, get: Callable[[str], Any]
-) -> list[dict[str, Any]]:
-    """Return a row's failures as they are written: why, and the text or URI of the column for a second try.
+def _row_record(failure: Failure, get: Getter, plan: RowPlan) -> dict[str, Any]:
+    """Return a failure with the text or URI of its column; `captions[3]` is an element of one.
 
     Of a ranked row whose query failed it is a document with matches, unless a candidate is neither text nor URI.
-
-    Args:
-        failures: Each with its column; `captions[3]` is an element of one.
-        values: The row.
-        plan: What was to be done.
-        get: Returns the value at a path of the row, None where there is none.
     """
-    records = []
-    kinds = layout_of(plan).kinds
-    for failure in failures:
-        path, _, element = (failure.column or "").partition("[")
-        value = get(path) if path in kinds else None
-        if element and isinstance(value, list | tuple):
-            value = value[int(element.rstrip("]"))]
-        name = {"id": str(values[plan.key])} if values.get(plan.key) is not None else {}
-        record = {**failure.as_dict(), **name, **_content_of_kind(kinds.get(path), value)}
-        if isinstance(plan, RankPlan) and path == plan.query:
-            candidates = get(plan.candidates)
-            matches = [_content_of_kind(plan.candidate_kind, one) for one in _listed(candidates)]
-            record |= {"matches": matches} if matches and all(matches) else {}
-        records.append(record)
-    return records
+    path, _, element = (failure.column or "").partition("[")
+    value = value_or_none(get, path) if path in plan.reads else None
+    if element and isinstance(value, list | tuple):
+        value = value[int(element.rstrip("]"))]
+    key = row_name(get, plan.key)
+    name = {} if key is None else {"id": key}
+    record = {**failure.as_dict(), **name, **_content_of_kind(plan.reads.get(path), value)}
+    if candidates := plan.candidates_of(path):
+        matches = [_content_of_kind(candidates[1], one) for one in _listed(value_or_none(get, candidates[0]))]
+        record |= {"matches": matches} if matches and all(matches) else {}
+    return record
 
 
 def _listed(candidates: Any) -> Sequence[Any]:
     return candidates if isinstance(candidates, list | tuple) else ()
 
 
-def candidate_failure_records(row: Mapping[str, Any], plan: RowPlan) -> list[dict[str, Any]]:
-    """Return the failures of a ranked row's candidates as they are written, read off the row itself.
-
-    A row does not say whether a second try may help: `transient` is null.
-
-    Args:
-        row: With its new columns.
-        plan: What was done.
-    """
+def _candidate_records(row: Mapping[str, Any], plan: RowPlan) -> list[dict[str, Any]]:
+    """Return the failures of a row's candidates; whether a second try may help, a row does not say."""
     key = row.get(plan.key)
     name = {} if key is None else {"id": str(key)}
     return [
@@ -126,7 +114,7 @@ def candidate_failure_records(row: Mapping[str, Any], plan: RowPlan) -> list[dic
             **name,
             **_content_of_kind(inner.kind, inner.value),
         }
-        for inner in layout_of(plan).inner(row)
+        for inner in plan.inner(row)
     ]
 
 
@@ -135,6 +123,8 @@ def _content_of_kind(kind: str | None, value: Any) -> dict[str, Any]:
     if kind == "auto" and isinstance(value, Mapping):
         text, uri = value.get("text"), value.get("uri") or value.get("path")
         return _content(text if isinstance(text, str) else None, uri if isinstance(uri, str) else None)
+    if isinstance(value, Uri):  # a file that the job's own reader listed
+        value = value.uri
     if kind in (None, "vector") or not isinstance(value, str):
         return {}
     return _content(value, None) if kind in ("text", "auto") else _content(None, value)

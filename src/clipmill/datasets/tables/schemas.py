@@ -12,16 +12,15 @@ import numpy as np
 import pyarrow as pa
 
 from ...encoders.document import Document
-from ...encoders.plans.document_plan import LABELS_TAG, DocumentPlan
-from ...encoders.plans.plan import AnyDocumentPlan, RowPlan
+from ...encoders.plans.document_plan import EMBEDDING, LABELS_TAG, DocumentEmbedPlan
+from ...encoders.plans.plan import DocumentPlan, RowPlan
 from ...errors import DatasetError, SpecError
 from ...files.plain import clean_text, json_text
 from ...models.spec import EncoderSpec
 from .column_types import LIST_OF_TEXTS, REST_KEY, TAGS, dropped_names
-from .document_layouts import EMBEDDING, FAILURE, SCORES, DocumentLayout, document_layout
-from .layouts import LABELS, REASON, layout_of
+from .new_columns import LABELS, REASON, new_array, new_field, new_provenance, row_fields, row_provenances
 from .provenance import with_provenance
-from .vectors import vector_array
+from .vectors import dtype_of, vector_array
 
 _NESTED = {"m": "matches", "c": "chunks"}
 _TENSOR = pa.struct([("shape", pa.list_(pa.int32())), ("dtype", pa.string()), ("data", pa.binary())])
@@ -37,7 +36,7 @@ def documents_schema(
     keep_content: bool = False,
     tags: Mapping[str, pa.DataType] | None = None,
     dtype: str = "float32",
-    plan: AnyDocumentPlan | None = None,
+    plan: DocumentPlan | None = None,
 ) -> pa.Schema:
     """Return the schema of documents that were worked on; it follows from the arguments, never from the documents.
 
@@ -60,9 +59,9 @@ def documents_schema(
     Raises:
         SpecError: If a declared tag would take the name of another column.
     """
-    layout = document_layout(DocumentPlan(access_paths, keep_content) if plan is None else plan)
-    fields = _document_fields("", layout, dtype)
-    if layout.keep_content:
+    plan = DocumentEmbedPlan(access_paths, keep_content) if plan is None else plan
+    fields = _document_fields("", plan, dtype)
+    if plan.keep_content:
         fields += [pa.field("blob", pa.binary()), pa.field("tensor", _TENSOR)]
     taken = [field.name for field in fields]
     for name, kind in (tags or {}).items():
@@ -70,15 +69,15 @@ def documents_schema(
             raise SpecError(f"the tag {name!r} cannot be a column of its own: documents have one of that name")
         fields.append(pa.field(name, kind, metadata={_DECLARED_KEY: b"1"}))
     made = [name for name in (EMBEDDING, LABELS_TAG, *_NESTED.values()) if name in taken]
-    return with_provenance(pa.schema(fields), dict.fromkeys(made, layout.provenance(spec)))
+    return with_provenance(pa.schema(fields), dict.fromkeys(made, new_provenance(plan, spec)))
 
 
-def _document_fields(place: str, layout: DocumentLayout, dtype: str) -> list[pa.Field]:
+def _document_fields(place: str, plan: DocumentPlan, dtype: str) -> list[pa.Field]:
     fields = [pa.field(name, pa.string()) for name in ("id", "uri", "text", "mime_type", "tags")]
-    fields += layout.fields(place, dtype)
+    fields += [new_field(column, dtype) for column in plan.added(place)]
     for letter, name in _NESTED.items():
-        if any(path.startswith(place + letter) for path in layout.paths):
-            inner = _document_fields(place + letter, layout, dtype)
+        if any(path.startswith(place + letter) for path in plan.tree_paths):
+            inner = _document_fields(place + letter, plan, dtype)
             fields.append(pa.field(name, pa.list_(pa.struct(inner))))
     return fields
 
@@ -147,9 +146,9 @@ def _document_arrays(
     make: dict[str, Callable[[pa.Field], pa.Array]] = {
         "tags": lambda field: pa.array([json_text(t) if t else None for t in tags], field.type),
         LABELS_TAG: lambda field: pa.array(labels, field.type),
-        SCORES: lambda field: pa.array([d.scores or None for d in documents], field.type),
-        FAILURE: lambda field: pa.array([_reason(d) for d in documents], field.type),
-        EMBEDDING: lambda field: vector_array([d.embedding for d in documents], dim, _dtype(field.type)),
+        "scores": lambda field: pa.array([d.scores or None for d in documents], field.type),
+        "failure": lambda field: pa.array([_reason(d) for d in documents], field.type),
+        EMBEDDING: lambda field: vector_array([d.embedding for d in documents], dim, dtype_of(field.type)),
         "matches": lambda field: _nested_array([d.matches for d in documents], field.type, dim),
         "chunks": lambda field: _nested_array([d.chunks for d in documents], field.type, dim),
         "blob": lambda field: pa.array([d.blob for d in documents], field.type),
@@ -193,12 +192,6 @@ def _string(value: Any) -> str | None:
     return None if value is None else clean_text(str(value))
 
 
-def _dtype(kind: pa.DataType) -> str:
-    while pa.types.is_list(kind):
-        kind = kind.value_type
-    return "float16" if kind == pa.float16() else "float32"
-
-
 def rows_schema(
     base: pa.Schema, plan: RowPlan, spec: EncoderSpec, *, drop: Sequence[str] = (), dtype: str = "float32"
 ) -> pa.Schema:
@@ -218,11 +211,10 @@ def rows_schema(
     for name in drop:
         if name not in base.names and not holds_rest:  # JSON lines may hold it undeclared
             raise SpecError(f"drop names {name!r}, and the columns are {', '.join(map(repr, base.names))}")
-    layout = layout_of(plan)
     fields = [_without_rest(field, drop) for field in base if field.name not in set(drop)]
-    layout.check_free([field.name for field in fields])
-    fields += layout.fields(base, dtype)
-    return with_provenance(pa.schema(fields, metadata=base.metadata), layout.provenances(spec))
+    plan.check_free([field.name for field in fields])
+    fields += row_fields(plan, base, dtype)
+    return with_provenance(pa.schema(fields, metadata=base.metadata), row_provenances(plan, spec))
 
 
 def _without_rest(field: pa.Field, drop: Sequence[str]) -> pa.Field:
@@ -246,17 +238,17 @@ def rows_batch(rows: Sequence[Mapping[str, Any]], schema: pa.Schema, plan: RowPl
     Raises:
         DatasetError: If a value does not fit the type of its column, or a vector has another shape.
     """
-    layout = layout_of(plan)
+    added = {column.name: column for column in plan.added}
     arrays = []
     for field in schema:
         if REST_KEY in (field.metadata or {}):
-            known = {*schema.names, *plan.new_names, *dropped_names(field)} - {TAGS}
+            known = {*schema.names, *added, *dropped_names(field)} - {TAGS}
             arrays.append(pa.array([_rest(row, known) for row in rows], field.type))
             continue
         values = [row.get(field.name) for row in rows]
         with _telling(field):
-            made = layout.array(values, field, dim) if field.name in plan.new_names else None
-            arrays.append(_column(values, field) if made is None else made)
+            column = added.get(field.name)
+            arrays.append(_column(values, field) if column is None else new_array(column, values, field.type, dim))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 

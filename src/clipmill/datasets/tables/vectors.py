@@ -87,3 +87,10 @@ def _lists(values: pa.Array, lengths: np.ndarray, there: np.ndarray, kind: pa.Da
     np.cumsum(lengths, out=offsets[1:])
     mask = None if there.all() else pa.array(~there)
     return pa.ListArray.from_arrays(pa.array(offsets), values, type=kind, mask=mask)
+
+
+def dtype_of(kind: pa.DataType) -> str:
+    """Return what a column of vectors holds, or lists of them: `float32` or `float16`."""
+    while pa.types.is_list(kind):
+        kind = kind.value_type
+    return "float16" if kind == pa.float16() else "float32"

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
 
 from ...errors import SpecError
 from ...failures import Code, Failure, RowError, Stage
 from ...models.spec import EncoderSpec, Modality
 from ..item import Item, is_pair, item_of_value
 from ..outcome import Classified, Labelled, Outcome, Vector
-
-if TYPE_CHECKING:
-    from ..encoder import Encoder
+from .plan import NewColumn, PlanResult, RowPlan
+from .row_values import Getter, MissingColumn, row_name, value_or_none
 
 SUFFIX = "_embedding"
 FAILURES_COLUMN = "embedding_failures"
-
-
-class MissingColumn(LookupError):
-    """Raised by a row's getter for a column that the row does not have."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,23 +33,8 @@ class Column:
     truncated: str | None = None
 
 
-class Embedded(NamedTuple):
-    """What became of one row.
-
-    Attributes:
-        values: By output column: a (dim,) float32 vector (a list of labels, where values were classified), None, or for
-            an array column a list of those; and flags.
-        failures: Why values are missing, each with its column.
-        inner: Why parts of a value are missing that is whole all the same, such as candidates of a ranked list.
-    """
-
-    values: dict[str, Any]
-    failures: Sequence[Failure] = ()
-    inner: Sequence[Failure] = ()
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
-class ColumnPlan:
+class ColumnPlan(RowPlan):
     """The columns of a job, checked.
 
     Attributes:
@@ -64,6 +44,7 @@ class ColumnPlan:
 
     columns: dict[str, Column]
     key: str = "id"
+    rename_hint = "choose a name: Column('image', output='…')"
 
     @classmethod
     def of(
@@ -112,68 +93,69 @@ class ColumnPlan:
         return {str(column.output): column for column in self.columns.values()}
 
     @property
-    def new_names(self) -> list[str]:
-        """Every column that is added, in order: vectors, each followed by its flag where one is asked for."""
-        pairs = ((column.output, column.truncated) for column in self.columns.values())
-        return [name for pair in pairs for name in pair if name]
+    def reads(self) -> Mapping[str, str]:
+        """See `RowPlan`."""
+        return {path: column.modality for path, column in self.columns.items()}
 
-    def check_free(self, existing: Sequence[str]) -> None:
-        """Refuse to write over columns that are there already.
+    @property
+    def added(self) -> list[NewColumn]:
+        """See `RowPlan`: vectors, each followed by its flag where one is asked for."""
+        return self.new_columns("vector")
 
-        Raises:
-            SpecError: Naming them, and how to choose other names.
-        """
-        if taken := sorted(set(self.new_names) & set(existing)):
-            raise SpecError(f"column {taken[0]!r} exists already; choose a name: Column('image', output='…')")
+    def new_columns(self, holds: Literal["vector", "labels"]) -> list[NewColumn]:
+        """Return the columns that are added, each followed by its flag where one is asked for."""
+        added: list[NewColumn] = []
+        for path, column in self.columns.items():
+            added.append(NewColumn(str(column.output), holds, path, column.modality))
+            added += [NewColumn(column.truncated, "flag")] if column.truncated else []
+        return added
 
-    def bound(self, encoder: Encoder) -> Self:
-        """Return what gives rows their results: this; see `plans`."""
-        return self
-
-    def items(self, get: Callable[[str], Any]) -> list[Item]:
+    def items(self, source: Getter) -> list[Item]:
         """Return the items of a row.
 
         Args:
-            get: Returns the value at a path; raises `MissingColumn` for a path that the row does not have.
+            source: Returns the value at a path.
 
         Returns:
-            One item for each column, or as many as it has elements for an array (a list or tuple), in order. `results`
-            needs the same `get`.
+            One item for each column, or as many as it has elements for an array (a list or tuple), in order.
         """
-        return [item for path, column in self.columns.items() for item in _items(get, path, column)]
+        return [item for path, column in self.columns.items() for item in _items(source, path, column)]
 
-    def places(self, get: Callable[[str], Any]) -> list[str]:
+    def places(self, source: Getter) -> list[str]:
         """Return where each of a row's `items` stands: `caption`, or `captions[3]` of an array."""
         found: list[str] = []
         for path, column in self.columns.items():
-            length = _array_length(_value(get, path), column.modality)
+            length = _array_length(value_or_none(source, path), column.modality)
             found += [path] if length is None else [f"{path}[{number}]" for number in range(length)]
         return found
 
-    def results(self, get: Callable[[str], Any], outcomes: Sequence[Outcome | Classified]) -> Embedded:
-        """Give a row its outcomes back, in the order of `items`; those that were classified give lists of labels."""
+    def result(self, source: Getter, outcomes: Sequence[Outcome | Classified], tool: Any = None) -> PlanResult:
+        """See `Plan`; outcomes that were classified give lists of labels."""
         values: dict[str, Any] = {}
         failures: list[Failure] = []
         remaining = iter(outcomes)
         for path, column in self.columns.items():
-            length = _array_length(_value(get, path), column.modality)
+            length = _array_length(value_or_none(source, path), column.modality)
             own = [next(remaining)] if length is None else [next(remaining) for _ in range(length)]
             for number, outcome in enumerate(own):
                 if isinstance(outcome, Failure):  # few do: only they ask for the row's name
                     place = path if length is None else f"{path}[{number}]"
-                    failures.append(outcome.at(column=place, row=row_name(get, self.key)))
+                    failures.append(outcome.at(column=place, row=row_name(source, self.key)))
             vectors = [o.values if isinstance(o, Vector | Labelled) else None for o in own]
             values[str(column.output)] = vectors[0] if length is None else vectors
             if column.truncated:
                 values[column.truncated] = any(isinstance(o, Vector | Labelled) and o.truncated for o in own)
-        return Embedded(values, failures)
+        return PlanResult(values, failures)
 
+    def made(self, value: Mapping[str, Any]) -> list[Any]:
+        """See `Plan`; an array column has one for each element."""
+        values = [value.get(name) for name in self.outputs]
+        return [vector for one in values for vector in (one if isinstance(one, list) else [one])]
 
-def _value(get: Callable[[str], Any], path: str) -> Any:
-    try:
-        return get(path)
-    except MissingColumn:
-        return None
+    def description(self) -> dict[str, Any]:
+        """See `Plan`."""
+        columns = {path: dataclasses.asdict(column) for path, column in self.columns.items()}
+        return {"columns": columns, "key": self.key, "access_paths": "@r"}
 
 
 def _array_length(value: Any, modality: str) -> int | None:
@@ -184,7 +166,7 @@ def _array_length(value: Any, modality: str) -> int | None:
     return None if is_sound else len(value)
 
 
-def _items(get: Callable[[str], Any], path: str, column: Column) -> list[Item]:
+def _items(get: Getter, path: str, column: Column) -> list[Item]:
     try:
         value = get(path)
     except MissingColumn as err:
@@ -192,28 +174,3 @@ def _items(get: Callable[[str], Any], path: str, column: Column) -> list[Item]:
         return [Item(column.modality, failure=missing)]
     values = [value] if _array_length(value, column.modality) is None else value
     return [item_of_value(column.modality, element) for element in values]
-
-
-def row_name(get: Callable[[str], Any], key: str) -> str | None:
-    """Return what names a row in its failures; None where it has no such column, or a null in it."""
-    value = _value(get, key)
-    return None if value is None else str(value)
-
-
-def get_by_path(row: Mapping[str, Any], path: str) -> Any:
-    """Return the value at `a.b.c` of nested mappings; a key that contains the dots itself wins.
-
-    Raises:
-        MissingColumn: Naming what is there.
-    """
-    if path in row:
-        return row[path]
-    head, dot, rest = path.partition(".")
-    if not dot or head not in row:
-        raise MissingColumn(f"it has {', '.join(map(repr, row)) or 'no columns'}")
-    inner = row[head]
-    if inner is None:
-        return None
-    if not isinstance(inner, Mapping):
-        raise MissingColumn(f"{head!r} is {type(inner).__name__}, not a struct")
-    return get_by_path(inner, rest)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Self
+from typing import Any
 
 from ...failures import Failure
 from ..document import AccessPaths, Document
 from ..item import Item
 from ..outcome import Classified, Labelled, Outcome, Vector
+from .plan import DocumentPlan, NewColumn, PlanResult
 
-if TYPE_CHECKING:
-    from ..encoder import Encoder
+EMBEDDING = "embedding"
 
 TRUNCATED_TAG = "truncated"
 """Tag that is set on documents whose text was cut to the context length."""
@@ -26,7 +26,7 @@ _parse = functools.lru_cache(maxsize=64)(AccessPaths.parse)  # asked for twice f
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class DocumentPlan:
+class DocumentEmbedPlan(DocumentPlan):
     """How documents are embedded, checked.
 
     Attributes:
@@ -44,38 +44,39 @@ class DocumentPlan:
         """Refuse an access path that is none before any worker sees it."""
         _parse(self.access_paths)
 
-    def bound(self, encoder: Encoder) -> Self:
-        """Return what gives documents their results: this; see `plans`."""
-        return self
+    @property
+    def tree_paths(self) -> frozenset[str]:
+        """See `DocumentPlan`."""
+        return frozenset(_parse(self.access_paths).paths)
 
-    def inner_failures(self, result: Document) -> list[Failure]:
-        """Return the failures of parts of a document that is whole all the same: none, where documents are embedded."""
-        return []
+    def added(self, place: str) -> list[NewColumn]:
+        """See `DocumentPlan`."""
+        return [NewColumn(EMBEDDING, "vector")]
 
-    def items(self, document: Document) -> list[Item]:
+    def items(self, source: Document) -> list[Item]:
         """Return what of a document is embedded.
 
         Returns:
             One item for each document that `access_paths` reaches, in order; none where reading it failed already.
         """
-        return [] if document.failures else [inner.item() for _, inner in self.select(document)]
+        return [] if source.failures else [inner.item() for _, inner in self.select(source)]
 
-    def places(self, document: Document) -> list[str]:
+    def places(self, source: Document) -> list[str]:
         """Return where each of a document's `items` stands: `@r`, `@m[3]`."""
-        return [] if document.failures else [place for place, _ in self.select(document)]
+        return [] if source.failures else [place for place, _ in self.select(source)]
 
-    def results(self, document: Document, outcomes: Sequence[Outcome | Classified]) -> Document:
-        """Give a document its outcomes back, in the order of `items`.
+    def result(self, source: Document, outcomes: Sequence[Outcome | Classified], tool: Any = None) -> PlanResult:
+        """See `Plan`.
 
         Returns:
             A copy with `embedding` (the tag `labels`, where it was classified) and, where it was not known, `mime_type`
             set on every document that was embedded; a cut text has the tag `truncated`. `failures` of the root says
             what failed, each with its place (`@m[3]`; None is the root) and the root's key.
         """
-        result = document.copy()
-        key = document.key() or None
-        failures = [failure.at(row=key) for failure in document.failures]
-        if not document.failures:
+        result = source.copy()
+        key = source.key() or None
+        failures = [failure.at(row=key) for failure in source.failures]
+        if not source.failures:
             for (place, inner), outcome in zip(self.select(result), outcomes, strict=True):
                 if isinstance(outcome, Failure):
                     failures.append(outcome.at(column=None if place == "@r" else place, row=key))
@@ -84,7 +85,16 @@ class DocumentPlan:
         result.failures = tuple(failures)
         if not self.keep_content:
             result.drop_content()
-        return result
+        return PlanResult(result, result.failures)
+
+    def made(self, value: Document) -> list[Any]:
+        """See `Plan`; those of matches and chunks too."""
+        own = [] if value.embedding is None else [value.embedding]
+        return own + [vector for inner in (*value.matches, *value.chunks) for vector in self.made(inner)]
+
+    def description(self) -> dict[str, Any]:
+        """See `Plan`."""
+        return {"columns": None, "access_paths": self.access_paths}
 
     def select(self, document: Document) -> list[tuple[str, Document]]:
         """Return the documents that `access_paths` reaches, each with its place (`@m[3]`; `@r` is the root itself)."""

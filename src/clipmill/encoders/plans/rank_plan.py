@@ -1,4 +1,4 @@
-"""What of a row or document is ranked, and where the scores go: the same for every engine; see `plans`.
+"""What of a row or document is ranked, and where the scores go: the same for every engine.
 
 The items of a row are its query, then its candidates; a vector that is there already is an item too and passes through.
 """
@@ -6,7 +6,7 @@ The items of a row are its query, then its candidates; a vector that is there al
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -18,11 +18,11 @@ from ..document import Document
 from ..encoder import Encoder
 from ..item import Item
 from ..outcome import Outcome, Vector
-from .columns import Embedded, MissingColumn, row_name
-from .document_plan import TRUNCATED_TAG
+from .document_plan import EMBEDDING, TRUNCATED_TAG
 from .kinds import Kind, check_kind, document_item, item_of_kind
-from .plan import Getter
+from .plan import DocumentPlan, InnerFailure, NewColumn, PlanResult, RowPlan
 from .ranking import Ranked, Scorer, check_any_scale, check_top_k
+from .row_values import Getter, MissingColumn, row_name
 from .scores import SCALE, Scale
 
 RANKED = "ranked"
@@ -32,7 +32,7 @@ LOGIT = "logit"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class RankPlan:
+class RankPlan(RowPlan):
     """Rows with a query and a list of candidates.
 
     Attributes:
@@ -54,6 +54,8 @@ class RankPlan:
     top_k: int | None = None
     key: str = "id"
     scale: Scale = SCALE
+    makes_vectors = False
+    rename_hint = "choose a name: output='…'"
 
     def checked(self, spec: EncoderSpec) -> Self:
         """Return the plan, which this model can do.
@@ -69,50 +71,81 @@ class RankPlan:
         return self
 
     @property
-    def new_names(self) -> list[str]:
-        """The columns that are added."""
-        return [self.output]
+    def reads(self) -> Mapping[str, str]:
+        """See `RowPlan`."""
+        return {self.query: self.query_kind, self.candidates: self.candidate_kind}
 
-    def bound(self, encoder: Encoder) -> BoundRank:
-        """See `plans.RowPlan`."""
-        return BoundRank(self, Scorer(encoder, self.scale))
+    @property
+    def lists(self) -> frozenset[str]:  # type: ignore[override]
+        """See `RowPlan`."""
+        return frozenset([self.candidates])
 
-    def items(self, get: Getter) -> list[Item]:
-        """Return the items of a row: the query, then its candidates; none where there is nothing to rank.
+    @property
+    def added(self) -> list[NewColumn]:
+        """See `RowPlan`: the candidates, sorted, with their scores."""
+        return [NewColumn(self.output, "ranked", self.candidates)]
 
-        Args:
-            get: Returns the value at a path. `results` needs the same.
-        """
-        query, candidates, failure = self._read(get)
+    def tool(self, encoder: Encoder) -> Scorer:
+        """See `Plan`."""
+        return Scorer(encoder, self.scale)
+
+    def items(self, source: Getter) -> list[Item]:
+        """Return the items of a row: the query, then its candidates; none where there is nothing to rank."""
+        query, candidates, failure = self._read(source)
         if failure is not None or query is None or not candidates:
             return []
         return [item_of_kind(self.query_kind, query), *(item_of_kind(self.candidate_kind, one) for one in candidates)]
 
-    def results(self, get: Getter, outcomes: Sequence[Outcome], scorer: Scorer) -> Embedded:
-        """Give a row its outcomes back, in the order of `items`.
+    def result(self, source: Getter, outcomes: Sequence[Outcome], tool: Scorer) -> PlanResult:
+        """See `Plan`.
 
         Returns:
             In the column `output` the candidates as `Ranked.as_dict` says them; None where query or candidates are null
             or no list, and [] where there are no candidates. Of a query that failed, all candidates without scores.
         """
-        query, candidates, failure = self._read(get)
-        row = row_name(get, self.key)
+        query, candidates, failure = self._read(source)
+        row = row_name(source, self.key)
         if failure is not None:
-            return Embedded({self.output: None}, [failure.at(row=row)])
+            return PlanResult({self.output: None}, [failure.at(row=row)])
         if query is None or candidates is None:
-            return Embedded({self.output: None})
+            return PlanResult({self.output: None})
         if not candidates:
-            return Embedded({self.output: []})
+            return PlanResult({self.output: []})
         asked, *found = outcomes
         if asked is None:  # a struct whose fields are all null
-            return Embedded({self.output: None})
-        asked = scorer.check(asked)
-        ranked = scorer.rank(asked, found, self.top_k)
+            return PlanResult({self.output: None})
+        asked = tool.check(asked)
+        ranked = tool.rank(asked, found, self.top_k)
         values = {self.output: [one.as_dict(candidates[one.position]) for one in ranked]}
         if isinstance(asked, Failure):
-            return Embedded(values, [asked.at(column=self.query, row=row)])
+            return PlanResult(values, [asked.at(column=self.query, row=row)])
         failed = [one.failure.at(column=f"{self.candidates}[{one.position}]", row=row) for one in ranked if one.failure]
-        return Embedded(values, inner=failed)
+        return PlanResult(values, inner=failed)
+
+    def made(self, value: Mapping[str, Any]) -> list[Any]:
+        """See `Plan`; one for each candidate."""
+        return [one[CLIP_SCORE] for one in value.get(self.output) or ()]
+
+    def inner(self, row: Mapping[str, Any]) -> list[InnerFailure]:
+        """See `RowPlan`: the candidates that failed."""
+        return [
+            InnerFailure(
+                f"{self.candidates}[{one['position']}]",
+                {name: one["failure"][name] for name in ("stage", "code", "message")},
+                self.candidate_kind,
+                one["candidate"],
+            )
+            for one in row.get(self.output) or ()
+            if one["failure"] is not None
+        ]
+
+    def candidates_of(self, path: str) -> tuple[str, str] | None:
+        """See `RowPlan`: a query is tried again with its candidates."""
+        return (self.candidates, self.candidate_kind) if path == self.query else None
+
+    def scoring(self) -> dict[str, Any]:
+        """See `Plan`."""
+        return _scoring_of_rows(self)
 
     def _read(self, get: Getter) -> tuple[Any, Sequence[Any] | None, Failure | None]:
         """Return query, candidates, and what is wrong with either column."""
@@ -129,7 +162,7 @@ class RankPlan:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class PairPlan:
+class PairPlan(RowPlan):
     """Flat rows: a query and one candidate in each; the rows of one query are a group.
 
     Attributes:
@@ -145,12 +178,14 @@ class PairPlan:
 
     query: str
     candidate: str
-    by: tuple[str, ...]
+    by: tuple[str, ...] = ()
     query_kind: Kind = "auto"
     candidate_kind: Kind = "auto"
     top_k: int | None = None
     key: str = "id"
     scale: Scale = SCALE
+    makes_vectors = False
+    rename_hint = "ranking adds one of that name: rename yours first"
 
     def checked(self, spec: EncoderSpec) -> Self:
         """Return the plan, which this model can do.
@@ -168,48 +203,70 @@ class PairPlan:
         return self
 
     @property
-    def new_names(self) -> list[str]:
-        """The columns that are added."""
-        return [COSINE, CLIP_SCORE] + ([RANK] if self.top_k else [])
+    def reads(self) -> Mapping[str, str]:
+        """See `RowPlan`."""
+        return {self.query: self.query_kind, self.candidate: self.candidate_kind}
 
-    def bound(self, encoder: Encoder) -> BoundRank:
-        """See `plans.RowPlan`."""
-        return BoundRank(self, Scorer(encoder, self.scale))
+    @property
+    def added(self) -> list[NewColumn]:
+        """See `RowPlan`."""
+        scores = [NewColumn(COSINE, "score"), NewColumn(CLIP_SCORE, "score")]
+        return [*scores, NewColumn(RANK, "rank")] if self.top_k else scores
 
-    def items(self, get: Getter) -> list[Item]:
+    def tool(self, encoder: Encoder) -> Scorer:
+        """See `Plan`."""
+        return Scorer(encoder, self.scale)
+
+    def items(self, source: Getter) -> list[Item]:
         """Return the items of a row: query and candidate; none where one of them is null or a column is not there."""
-        if _missing(get, (self.query, self.candidate, *self.by)):
+        if _missing(source, (self.query, self.candidate, *self.by)):
             return []
-        query, candidate = get(self.query), get(self.candidate)
+        query, candidate = source(self.query), source(self.candidate)
         if query is None or candidate is None:
             return []
         return [item_of_kind(self.query_kind, query), item_of_kind(self.candidate_kind, candidate)]
 
-    def results(self, get: Getter, outcomes: Sequence[Outcome], scorer: Scorer) -> Embedded:
-        """Give a row its outcomes back, in the order of `items`.
+    def result(self, source: Getter, outcomes: Sequence[Outcome], tool: Scorer) -> PlanResult:
+        """See `Plan`.
 
         Returns:
             `cosine` and `logit`, the scaled cosine whose softmax over the group is the clip_score; both None where
             there are none.
         """
-        row = row_name(get, self.key)
+        return self.results([(source, outcomes)], tool)[0]
+
+    def results(self, rows: Sequence[tuple[Getter, Sequence[Outcome]]], tool: Scorer) -> list[PlanResult]:
+        """See `Plan`; all rows with two good vectors are scored by one call."""
+        checked = [[tool.check(outcome) for outcome in outcomes] for _, outcomes in rows]
+        good = [number for number, pair in enumerate(checked) if len(pair) == 2 and all(map(_is_vector, pair))]
+        queries, candidates = ([checked[number][side] for number in good] for side in (0, 1))
+        scores = dict(zip(good, tool.pairs(queries, candidates), strict=True))  # type: ignore[arg-type]
+        return [self._result(source, checked[number], scores.get(number)) for number, (source, _) in enumerate(rows)]
+
+    def _result(self, get: Getter, pair: Sequence[Outcome], scores: tuple[float, float | Failure] | None) -> PlanResult:
         nothing: dict[str, Any] = {COSINE: None, LOGIT: None}
+        if scores is not None:
+            cosine, logit = scores
+            if isinstance(logit, Failure):
+                return PlanResult(nothing, [logit.at(column=self.candidate, row=row_name(get, self.key))])
+            return PlanResult({COSINE: cosine, LOGIT: logit})
         if missing := _missing(get, (self.query, self.candidate, *self.by)):
-            return Embedded(nothing, [missing.at(row=row)])
-        if not outcomes:
-            return Embedded(nothing)
-        query, candidate = map(scorer.check, outcomes)
-        if not isinstance(query, Vector) or not isinstance(candidate, Vector):
-            named = ((self.query, query), (self.candidate, candidate))
-            return Embedded(nothing, [one.at(column=path, row=row) for path, one in named if isinstance(one, Failure)])
-        cosine, logit = scorer.pair(query, candidate)
-        if isinstance(logit, Failure):
-            return Embedded(nothing, [logit.at(column=self.candidate, row=row)])
-        return Embedded({COSINE: cosine, LOGIT: logit})
+            return PlanResult(nothing, [missing.at(row=row_name(get, self.key))])
+        named = zip((self.query, self.candidate), pair, strict=False)  # no outcomes where a value is null
+        failed = [(path, one) for path, one in named if isinstance(one, Failure)]
+        return PlanResult(nothing, [one.at(column=path, row=row_name(get, self.key)) for path, one in failed])
+
+    def made(self, value: Mapping[str, Any]) -> list[Any]:
+        """See `Plan`."""
+        return [value.get(CLIP_SCORE)]
+
+    def scoring(self) -> dict[str, Any]:
+        """See `Plan`."""
+        return _scoring_of_rows(self)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class DocumentRankPlan:
+class DocumentRankPlan(DocumentPlan):
     """Documents, whose candidates are their `matches`.
 
     Attributes:
@@ -223,49 +280,66 @@ class DocumentRankPlan:
     keep_embeddings: bool = False
     keep_content: bool = False
     scale: Scale = SCALE
+    makes_vectors = False
+    needs_matches = True
 
     def __post_init__(self) -> None:
         """Refuse a `top_k` or a scale that is none."""
         check_top_k(self.top_k)
         check_any_scale(self.scale)
 
-    def bound(self, encoder: Encoder) -> BoundDocumentRank:
-        """See `plans.AnyDocumentPlan`."""
-        return BoundDocumentRank(self, Scorer(encoder, self.scale))
+    @property
+    def tree_paths(self) -> frozenset[str]:
+        """See `DocumentPlan`."""
+        return frozenset(["", "m"])
 
-    def items(self, document: Document) -> list[Item]:
+    def added(self, place: str) -> list[NewColumn]:
+        """See `DocumentPlan`: matches have scores, and the reason where they failed."""
+        vectors = [NewColumn(EMBEDDING, "vector")] if self.keep_embeddings else []
+        scores = [NewColumn("scores", "match_scores"), NewColumn("failure", "reason")] if place else []
+        return [*vectors, *scores]
+
+    def tool(self, encoder: Encoder) -> Scorer:
+        """See `Plan`."""
+        return Scorer(encoder, self.scale)
+
+    def items(self, source: Document) -> list[Item]:
         """Return the items of a document: itself, then its matches; none where it has no matches or was not read.
 
         An embedding that is there already is used, and its content is not looked at.
         """
-        if document.failures or not document.matches:
+        if source.failures or not source.matches:
             return []
-        return [document_item(document), *map(document_item, document.matches)]
+        return [document_item(source), *map(document_item, source.matches)]
 
-    def results(self, document: Document, outcomes: Sequence[Outcome], scorer: Scorer) -> Document:
-        """Give a document its outcomes back, in the order of `items`.
+    def precomputed(self, document: Document) -> list[Document]:
+        """See `DocumentPlan`."""
+        return [document, *document.matches]
+
+    def result(self, source: Document, outcomes: Sequence[Outcome], tool: Scorer) -> PlanResult:
+        """See `Plan`.
 
         Returns:
             A copy whose `matches` are sorted, each with `scores`: `clip_score`, `cosine` and `position`, its place
             among the matches before. Those that failed stand at the end, with their `failures` and no scores.
             `failures` of the document itself say that it could not be ranked at all: its matches stand as they stood.
         """
-        result = document.copy()
+        result = source.copy()
         if not self.keep_content:
             result.drop_content()
-        key = document.key() or None
-        result.failures = tuple(failure.at(row=key) for failure in document.failures)
+        key = source.key() or None
+        result.failures = tuple(failure.at(row=key) for failure in source.failures)
         if not outcomes:
-            return result
-        query = scorer.check(outcomes[0])
+            return PlanResult(result, result.failures)
+        query = tool.check(outcomes[0])
         if isinstance(query, Failure):
             result.failures = (query.at(row=key),)
             for match in result.matches:
                 match.scores = {}
-            return result
-        before, given = result.matches, document.embedding is not None
+            return PlanResult(result, result.failures)
+        before, given = result.matches, source.embedding is not None
         result.matches = []
-        for ranked in scorer.rank(query, outcomes[1:], self.top_k):
+        for ranked in tool.rank(query, outcomes[1:], self.top_k):
             match = before[ranked.position]
             _fill(match, ranked, outcomes[1 + ranked.position], key, keep_embedding=self.keep_embeddings)
             result.matches.append(match)
@@ -273,43 +347,19 @@ class DocumentRankPlan:
             result.mime_type = result.mime_type or query.media_type
             _flag(result, query)
             result.embedding = query.values if self.keep_embeddings or given else None
-        return result
+        return PlanResult(result, result.failures, self.inner_failures(result))
 
+    def inner_failures(self, document: Document) -> list[Failure]:
+        """See `DocumentPlan`: those of matches, unless the document could not be ranked at all."""
+        return [] if document.failures else [failure for match in document.matches for failure in match.failures]
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class BoundRank:
-    """A plan for rows with what scores; see `plans.BoundRowPlan`."""
+    def made(self, value: Document) -> list[Any]:
+        """See `Plan`; one for each match, unless the document could not be ranked."""
+        return [] if value.failures else [match.scores.get(CLIP_SCORE) for match in value.matches]
 
-    plan: RankPlan | PairPlan
-    scorer: Scorer
-
-    def items(self, get: Getter) -> list[Item]:
-        """Return the items of a row."""
-        return self.plan.items(get)
-
-    def results(self, get: Getter, outcomes: Sequence[Outcome]) -> Embedded:
-        """Give a row its outcomes back."""
-        return self.plan.results(get, outcomes, self.scorer)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class BoundDocumentRank:
-    """A plan for documents with what scores; see `plans.BoundDocumentPlan`."""
-
-    plan: DocumentRankPlan
-    scorer: Scorer
-
-    def items(self, document: Document) -> list[Item]:
-        """Return the items of a document."""
-        return self.plan.items(document)
-
-    def results(self, document: Document, outcomes: Sequence[Outcome]) -> Document:
-        """Give a document its outcomes back."""
-        return self.plan.results(document, outcomes, self.scorer)
-
-    def inner_failures(self, result: Document) -> list[Failure]:
-        """Return the failures of matches, unless the document could not be ranked at all."""
-        return [] if result.failures else [failure for match in result.matches for failure in match.failures]
+    def scoring(self) -> dict[str, Any]:
+        """See `Plan`."""
+        return {"scale": self.scale, "top_k": self.top_k}
 
 
 def _fill(match: Document, ranked: Ranked, outcome: Outcome, key: str | None, *, keep_embedding: bool) -> None:
@@ -345,3 +395,12 @@ def _check_names(names: dict[str, object]) -> None:
     for option, name in names.items():
         if not isinstance(name, str) or not name:
             raise SpecError(f"{option}={name!r} names no column")
+
+
+def _is_vector(outcome: Outcome) -> bool:
+    return isinstance(outcome, Vector)
+
+
+def _scoring_of_rows(plan: RankPlan | PairPlan) -> dict[str, Any]:
+    kinds = {"query_kind": plan.query_kind, "candidate_kind": plan.candidate_kind}
+    return {"scale": plan.scale, "top_k": plan.top_k, **kinds}

@@ -16,11 +16,11 @@ class Batches(NamedTuple):
 
     Attributes:
         batches: Those that fit, in order.
-        misfits: Why the others do not, by their position in what was given.
+        mismatches: Why the others do not, by their position in what was given.
     """
 
     batches: list[pa.RecordBatch]
-    misfits: dict[int, Failure]
+    mismatches: dict[int, Failure]
 
 
 def fitting_batches(rows: Sequence[Any], make: Callable[[Sequence[Any]], pa.RecordBatch]) -> Batches:
@@ -40,5 +40,5 @@ def fitting_batches(rows: Sequence[Any], make: Callable[[Sequence[Any]], pa.Reco
             return Batches([], {0: Failure(Stage.READ, Code.MALFORMED, message)})
     middle = len(rows) // 2
     first, second = fitting_batches(rows[:middle], make), fitting_batches(rows[middle:], make)
-    later = {middle + position: failure for position, failure in second.misfits.items()}
-    return Batches(first.batches + second.batches, first.misfits | later)
+    later = {middle + position: failure for position, failure in second.mismatches.items()}
+    return Batches(first.batches + second.batches, first.mismatches | later)

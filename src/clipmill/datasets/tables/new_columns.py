@@ -1,0 +1,125 @@
+"""How what plans make stands in files: the type of each new column, its values as Arrow, and where they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from ...encoders.plans.plan import NewColumn, Plan, RowPlan
+from ...encoders.plans.rank_plan import CLIP_SCORE, COSINE
+from ...errors import SpecError
+from ...files.plain import clean_text, json_text
+from ...models.spec import EncoderSpec
+from .column_types import column_type, is_array
+from .provenance import provenance_of
+from .vectors import dtype_of, nested_vector_array, vector_array, vector_type
+
+REASON = pa.struct([("stage", pa.string()), ("code", pa.string()), ("message", pa.string())])
+"""Why a candidate has no scores."""
+LABELS = pa.list_(pa.struct([("label", pa.string()), (CLIP_SCORE, pa.float64()), (COSINE, pa.float64())]))
+"""The best labels of a value, best first."""
+MATCH_SCORES = pa.struct([(CLIP_SCORE, pa.float64()), (COSINE, pa.float64()), ("position", pa.int32())])
+"""Of a match: how it fits its document, and where it stood before."""
+_SINGLE = {
+    "score": pa.float64(),
+    "rank": pa.int64(),
+    "flag": pa.bool_(),
+    "match_scores": MATCH_SCORES,
+    "reason": REASON,
+}
+
+
+def ranked_type(candidate: pa.DataType) -> pa.DataType:
+    """Return the type of a column of ranked candidates, given that of one candidate."""
+    fields = [("candidate", candidate), ("position", pa.int32()), (CLIP_SCORE, pa.float64()), (COSINE, pa.float64())]
+    return pa.list_(pa.struct([*fields, ("failure", REASON)]))
+
+
+def row_fields(plan: RowPlan, base: pa.Schema, dtype: str) -> list[pa.Field]:
+    """Return the columns that a plan adds to those of `base`.
+
+    Raises:
+        SpecError: If `base` lacks a column, or has one of a type that cannot work.
+    """
+    there = {path: column_type(base, path) for path in (*plan.reads, *plan.by)}
+    return [new_field(column, dtype, there.get(column.source or "")) for column in plan.added]
+
+
+def new_field(column: NewColumn, dtype: str, source: pa.DataType | None = None) -> pa.Field:
+    """Return a new column.
+
+    Args:
+        column: What it is.
+        dtype: `float32` or `float16`, of vectors.
+        source: Type of the column that it is made of; None where no file declares it.
+
+    Raises:
+        SpecError: If it cannot be made of that.
+    """
+    nested = source is not None and is_array(source)
+    match column.holds:
+        case "vector":
+            kind = vector_type(dtype, nested=nested)
+        case "labels":
+            kind = pa.list_(LABELS) if nested else LABELS
+        case "ranked":
+            if source is not None and not nested:
+                raise SpecError(
+                    f"the column of candidates {column.source!r} is {source}, not a list; where each row holds one "
+                    "candidate, Rank(by=…) on Beam and rank_groups(by=…) on Spark rank them"
+                )
+            kind = ranked_type(pa.string() if source is None else source.value_type)
+        case _:
+            kind = _SINGLE[column.holds]
+    return pa.field(column.name, kind)
+
+
+def new_array(column: NewColumn, values: Sequence[Any], kind: pa.DataType, dim: int) -> pa.Array:
+    """Return the values of a new column as Arrow.
+
+    Args:
+        column: What it is.
+        values: Of each row.
+        kind: Its type, as `new_field` gave it.
+        dim: Values in a vector.
+
+    Raises:
+        DatasetError: If a vector has another shape.
+    """
+    if column.holds == "vector":
+        make = nested_vector_array if pa.types.is_list(kind.value_type) else vector_array
+        return make(values, dim, dtype_of(kind))
+    if column.holds == "ranked":
+        candidate = kind.value_type.field("candidate").type
+        is_text = pa.types.is_string(candidate) or pa.types.is_large_string(candidate)
+        return pa.array([None if row is None else [_entry(one, is_text) for one in row] for row in values], kind)
+    return pa.array(values, kind)
+
+
+def new_provenance(plan: Plan, spec: EncoderSpec, modality: str = "auto") -> dict[str, Any]:
+    """Return where what a plan makes comes from.
+
+    Args:
+        plan: What makes it.
+        spec: What makes the vectors.
+        modality: What is embedded.
+    """
+    scoring = plan.scoring()
+    return provenance_of(spec, modality) | ({} if scoring is None else {"scores": scoring})
+
+
+def row_provenances(plan: RowPlan, spec: EncoderSpec) -> dict[str, dict[str, Any]]:
+    """Return where the new columns of rows come from, by name; flags come from nowhere of their own."""
+    return {column.name: new_provenance(plan, spec, column.modality) for column in plan.added if column.holds != "flag"}
+
+
+def _entry(ranked: Mapping[str, Any], is_text: bool) -> dict[str, Any]:
+    """Return a ranked candidate as Arrow takes it."""
+    candidate, failure = ranked["candidate"], ranked["failure"]
+    if is_text and candidate is not None:
+        candidate = clean_text(candidate if isinstance(candidate, str) else json_text(candidate))
+    if failure is not None:
+        failure = {**failure, "message": clean_text(failure["message"])}
+    return {**ranked, "candidate": candidate, "failure": failure}

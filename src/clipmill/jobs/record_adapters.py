@@ -1,0 +1,185 @@
+"""What a job does differently for rows and for documents: how they are read, and what of them is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from ..datasets.formats.shard_sink import FinishedRow
+from ..datasets.inputs.readers import read_documents
+from ..datasets.inputs.rows import SourceRow, malformed, read_rows
+from ..datasets.inputs.samples import AUDIO, IMAGE, KEY
+from ..datasets.inputs.shards import Shard
+from ..datasets.tables.column_types import REST_KEY, dropped_names
+from ..datasets.tables.records import failure_records, inner_failure_records
+from ..datasets.tables.schemas import CONTENT_HASH
+from ..encoders.content_hash import hash_of_outcomes
+from ..encoders.document import Document
+from ..encoders.item import Uri
+from ..encoders.plans.document_plan import EMBEDDING
+from ..encoders.plans.plan import DocumentPlan, RowPlan
+from ..encoders.plans.row_values import Getter, get_by_path, value_or_none
+from ..encoders.plans.runner import Done
+from ..failures import Failure
+from ..files.plain import key_text
+from .job import Job
+
+
+class Record(NamedTuple):
+    """A row or document of a shard.
+
+    Attributes:
+        read: As it was read.
+        source: What its plan reads: a getter of the row, or the document.
+        failure: Why nothing of a row can be embedded; a document carries its own failures.
+    """
+
+    read: Any
+    source: Any
+    failure: Failure | None = None
+
+
+class DocumentRecords:
+    """Documents of a job."""
+
+    def __init__(self, job: Job) -> None:
+        self._plan: DocumentPlan = job.plan  # type: ignore[assignment]  # see `records_of`
+        self._hashed = job.content_hash
+        self._reader = {**job.reader, "max_file_bytes": job.spec.max_fetch_bytes, "to_rank": self._plan.needs_matches}
+
+    def read(self, shard: Shard) -> Iterator[Record]:
+        """Yield the documents of a shard."""
+        for document in read_documents(shard, **self._reader):
+            for inner in self._plan.precomputed(document):
+                inner.embedding = inner.tags.pop(EMBEDDING, None)  # a line's unknown fields are tags
+            yield Record(document, document)
+
+    def unread(self, shard: Shard, failure: Failure) -> Record:
+        """Return what stands for documents of a shard that cannot be read."""
+        document = Document(id=shard.paths[0], failures=(failure.at(row=shard.paths[0]),))
+        return Record(document, document)
+
+    def key(self, record: Record) -> str | None:
+        """Return the name of a document as it is written; None for one that could not be read."""
+        return None if record.read.failures else key_text(record.read.id)
+
+    def finished(self, done: Done) -> FinishedRow:
+        """Return what of a document goes to the files."""
+        document: Document = done.result.value
+        if self._hashed:
+            document.tags.pop(CONTENT_HASH, None)  # of an earlier dataset
+            content_hash = hash_of_outcomes(self._plan.places(done.source), done.outcomes)
+            if content_hash and not document.failures:
+                document.tags[CONTENT_HASH] = content_hash
+        failures = failure_records(self._plan, document, document.failures)
+        failures += inner_failure_records(self._plan, document)
+        return FinishedRow(document, failures, bool(document.failures), document.id)
+
+
+class RowRecords:
+    """Rows of a job."""
+
+    def __init__(self, job: Job) -> None:
+        self._plan: RowPlan = job.plan  # type: ignore[assignment]  # see `records_of`
+        self._hashed = job.content_hash
+        self._max_file_bytes = job.spec.max_fetch_bytes
+        rest = [field for field in job.schema if REST_KEY in (field.metadata or {})]
+        self._has_rest = bool(rest)
+        self._kept = set(job.schema.names)
+        new_names = {*self._plan.new_names, *([CONTENT_HASH] if self._hashed else [])}
+        self._taken = new_names - {name for field in rest for name in dropped_names(field)} if rest else set()
+        self._single = _single_columns(self._plan, job.schema)
+
+    def read(self, shard: Shard) -> Iterator[Record]:
+        """Yield the rows of a shard."""
+        for row in read_rows(shard, max_file_bytes=self._max_file_bytes):
+            if row.failure is None and (problem := self._problem_of(row)):
+                row = row._replace(failure=problem)
+            if shard.kind in ("files", "tar") and row.values:
+                row = row._replace(values=self._of_sample(row.values))
+            if shard.kind == "jsonl" and row.values and row.values.get(self._plan.key) is None:
+                row = row._replace(values={self._plan.key: row.place, **_without(row.values, self._plan.key)})
+            yield Record(row, _getter(row.values), row.failure)
+
+    def _of_sample(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a sample with its name where the plan looks for it, and without bytes that nobody asked for."""
+        named = value_or_none(_getter(values), self._plan.key)
+        unused = {KEY, self._plan.key, *({IMAGE, AUDIO} - set(self._plan.reads))}
+        kept = {name: value for name, value in values.items() if name not in unused}
+        return {self._plan.key: values[KEY] if named is None else str(named), **kept}
+
+    def _problem_of(self, row: SourceRow) -> Failure | None:
+        """Say what is in the way of the output, where no file declares its columns.
+
+        A field of the name of a new column, or an array, where there is room for one vector.
+        """
+        if taken := sorted(self._taken & row.values.keys()):
+            message = f"the line has a field {taken[0]!r}, where a new column goes: name that one otherwise, or drop it"
+            return dataclasses.replace(malformed(message), column=taken[0])
+        for path in self._single:
+            if isinstance(value_or_none(_getter(row.values), path), list | tuple):
+                return dataclasses.replace(malformed("the column holds an array in this row"), column=path)
+        return None
+
+    def unread(self, shard: Shard, failure: Failure) -> Record:
+        """Return what stands for rows of a shard that cannot be read."""
+        row = SourceRow(shard.paths[0], {}, failure)
+        return Record(row, _getter(row.values), failure)
+
+    def key(self, record: Record) -> str | None:
+        """Return the name of a row as it is written; None for one without a name."""
+        return None if record.failure is not None else key_text(value_or_none(record.source, self._plan.key))
+
+    def finished(self, done: Done) -> FinishedRow:
+        """Return what of a row goes to the files."""
+        row: SourceRow = done.token.read
+        key = value_or_none(done.source, self._plan.key)
+        name = row.place if key is None else str(key)
+        failures = [failure.at(row=name) for failure in done.result.failures]
+        inner = [failure.at(row=row.place) for failure in done.result.inner]
+        written = None
+        if done.result.value is not None:
+            # What isn't written is released here; of JSON lines everything is, in `tags`.
+            kept = {name: value for name, value in row.values.items() if self._is_written(name, value)}
+            written = {**kept, **done.result.value}
+            if self._hashed:
+                content_hash = hash_of_outcomes(self._plan.places(done.source), done.outcomes)
+                written[CONTENT_HASH] = None if failures else content_hash
+        records = failure_records(self._plan, done.source, [*failures, *inner])
+        return FinishedRow(written, records, bool(failures), name)
+
+    def _is_written(self, name: str, value: Any) -> bool:
+        if isinstance(value, Uri):  # a file of the input, whose name is the key
+            return False
+        return name in self._kept or (self._has_rest and not isinstance(value, bytes))
+
+
+Records = DocumentRecords | RowRecords
+
+
+def records_of(job: Job) -> Records:
+    """Return how the rows or documents of a job are read, and what of them is written."""
+    return RowRecords(job) if job.plan.of_rows else DocumentRecords(job)
+
+
+def _single_columns(plan: RowPlan, schema: pa.Schema) -> set[str]:
+    """Return the columns of which each row holds one value, as no file declares them arrays."""
+    found = set()
+    for column in plan.added:
+        if column.holds in ("vector", "labels") and column.source is not None:
+            kind = schema.field(column.name).type if column.name in schema.names else None
+            if kind is None or not pa.types.is_list(kind.value_type):  # a vector is a list itself, and so are labels
+                found.add(column.source)
+    return found
+
+
+def _getter(values: Mapping[str, Any]) -> Getter:
+    return functools.partial(get_by_path, values)
+
+
+def _without(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != name}

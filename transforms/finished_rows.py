@@ -1,0 +1,57 @@
+"""How elements become finished rows of files, with the failures of each beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..datasets.formats.shard_sink import FinishedRow
+from ..datasets.tables.records import failure_records, inner_failure_records
+from ..datasets.tables.table import Table
+from ..encoders.document import Document
+from .failed_row import FailedRow
+from .rows import RowFields, fields_of, plain
+
+
+def finished_row(element: Any, table: Table) -> FinishedRow:
+    """Return what of an element goes to files.
+
+    Args:
+        element: What `Embed`, `Rank` or `Classify` gave: a row, a document, or a `FailedRow`.
+        table: What the files hold.
+    """
+    failed = isinstance(element, FailedRow)
+    value = element.row if failed else element
+    source = _source(value, table)
+    if source is None:  # neither a row nor a document: there is nothing to write but why
+        return FinishedRow(None, [failure.as_dict() for failure in element.failures] if failed else (), failed)
+    row = _columns(source, table) if isinstance(source, RowFields) else source
+    if failed:
+        return FinishedRow(row, failure_records(table.plan, source, element.failures), True)
+    return FinishedRow(row, inner_failure_records(table.plan, row))
+
+
+def _source(value: Any, table: Table) -> RowFields | Document | None:
+    if not table.plan.of_rows:
+        return value if isinstance(value, Document) else None
+    fields = fields_of(value)
+    return None if fields is None else RowFields(fields)
+
+
+def _columns(row: RowFields, table: Table) -> dict[str, Any]:
+    """Return the columns that are written; images that are not among them are released."""
+    vectors = {column.name for column in table.plan.added if column.holds == "vector"}  # type: ignore[attr-defined]
+    return {
+        name: _as_arrays(value) if name in vectors else plain(value)
+        for name, value in row.fields.items()
+        if name in table.schema.names
+    }
+
+
+def _as_arrays(value: Any) -> Any:
+    """Return vectors as arrays, where `Embed(vectors="list")` or a shuffle made other sequences of them."""
+    if value is None or isinstance(value, np.ndarray):
+        return value
+    is_vector = len(value) > 0 and isinstance(value[0], float | np.floating)
+    return np.asarray(value, np.float32) if is_vector else [_as_arrays(inner) for inner in value]
