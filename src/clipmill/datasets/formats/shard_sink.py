@@ -110,7 +110,8 @@ class ShardSink:
         counts.failed_rows += failed
         self.last_at = time.time()
         self.first_at = self.first_at or self.last_at
-        self._fail(failures)
+        if failures:
+            self._fail(failures)
         made = [] if row is None else self._table.plan.made(row)
         there = sum(one is not None for one in made)
         if row is None or (failed and not there):
@@ -161,7 +162,7 @@ class ShardSink:
 
     def _fail(self, failures: Sequence[Mapping[str, Any]]) -> None:
         self.counts.failed.update(str(failure["code"]) for failure in failures)
-        if failures and self._fail_fast:
+        if self._fail_fast:
             first = failures[0]
             said = f"{first['code']} at {first['stage']}: {first['message']}"
             raise DatasetError(f"{first['row']}: {said}; the job ends at its first failure, as asked")

@@ -149,7 +149,7 @@ class ColumnPlan(RowPlan):
 
     def made(self, value: Mapping[str, Any]) -> list[Any]:
         """See `Plan`; an array column has one for each element."""
-        values = [value.get(name) for name in self.outputs]
+        values = [value.get(str(column.output)) for column in self.columns.values()]
         return [vector for one in values for vector in (one if isinstance(one, list) else [one])]
 
     def description(self) -> dict[str, Any]:
