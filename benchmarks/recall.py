@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from clipmill.encoders import EncoderSpec, load_encoder
-from clipmill.encoders.calls import normalize_rows
+from clipmill.encoders.micro_batch import normalize_rows
 from clipmill.models.combinations import has_native_bfloat16
 from clipmill.models.demo.drawings import caption, draw, sample_scene
 

@@ -2,8 +2,7 @@
 
 - `registry`: `load_encoder`, one copy of a model for each process and device; `loaded`: that copy's lock and threads
 - `encoder`: `Encoder`; `session`: the hot path, rows in, micro-batches, `outcome`s in order; `in_flight`: what it
-  holds, and how texts are cut by length; `micro_batch`: encoded, in halves where it must be; `calls`: one call of the
-  model
+  holds, and how texts are cut by length; `micro_batch`: one call of the model, in halves where it must be
 - `item`, `document`: what can be embedded; `preparation`: what a thread does with one item
 - `vector_cache`: equal values are embedded once; `content_hash`: what content is told by
 - `plans`: what of a row or document is embedded, ranked, scored or classified, and where the results go
