@@ -11,7 +11,8 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from ..errors import SpecError
-from ..failures import Code, RowError, Stage
+from ..failures import Code
+from ..files.retries import TransientFetchError
 from .uri import fetch_error, scheme_of
 
 _T = TypeVar("_T")
@@ -79,14 +80,6 @@ class Fetched:
     media_type: str | None = None
 
 
-class PassingError(RowError):
-    """A failure that may pass, with the seconds that a server asks to wait."""
-
-    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
-        super().__init__(Stage.FETCH, Code.FETCH_FAILED, message, transient=True)
-        self.retry_after_s = retry_after_s
-
-
 class Deadline:
     """The moment at which a fetch must have ended.
 
@@ -130,7 +123,8 @@ def inflate(chunks: Iterable[bytes], where: str, max_bytes: int) -> Iterator[byt
         max_bytes: The most compressed bytes. The caller counts what comes out.
 
     Raises:
-        RowError: Damaged, cut off or too large.
+        RowError: Damaged or too large.
+        TransientFetchError: Cut off.
     """
     inflater, received = zlib.decompressobj(wbits=_ZLIB_OR_GZIP), 0
     for chunk in chunks:
@@ -149,4 +143,4 @@ def inflate(chunks: Iterable[bytes], where: str, max_bytes: int) -> Iterator[byt
             if not chunk and (inflater.eof or len(piece) < _PIECE):
                 break
     if received and not inflater.eof:
-        raise PassingError(f"{where}: the compressed answer was cut off")
+        raise TransientFetchError(f"{where}: the compressed answer was cut off")

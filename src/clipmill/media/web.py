@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import email.utils
 import functools
 import importlib.metadata
 import itertools
 import logging
-import random
 import socket
 import ssl
 import time
@@ -24,7 +22,8 @@ from typing import Any, NoReturn
 
 from ..errors import MissingExtraError
 from ..failures import Code, RowError
-from .fetch_policy import Deadline, Fetched, FetchPolicy, PassingError, inflate
+from ..files.retries import RetryPolicy, TransientFetchError, is_transient_status, read_retry_after
+from .fetch_policy import Deadline, Fetched, FetchPolicy, inflate
 from .uri import WebAddress, fetch_error, is_public, literal_address, proxy_options, scheme_of, shown
 
 try:
@@ -39,7 +38,6 @@ Connector = Callable[[str, int, float | None], httpcore.NetworkStream]
 
 _LOGGER = logging.getLogger(__name__)
 _REDIRECTS = (301, 302, 303, 307, 308)
-_PASSING_STATUSES = (408, 425, 429)  # beside every 5xx
 _MAX_CONNECTIONS = 64  # more than the decoding threads of any worker
 _KEEP_ALIVE_S = 15.0
 _FIRST_PAUSE_S = 0.25
@@ -193,19 +191,13 @@ class HttpClient:
         Raises:
             RowError: See `fetch`.
         """
-        attempt, deadline = 0, Deadline(policy.timeout_s)
+        deadline = Deadline(policy.timeout_s)
+        retries = RetryPolicy(policy.retries + 1, _FIRST_PAUSE_S, sleep=self._sleep)
         token = _DEADLINE.set(deadline)
         try:
-            while True:
-                try:
-                    return self._follow(uri, policy, schemes)
-                except PassingError as err:
-                    # Drawn, so that workers which failed together don't come back together.
-                    pause = max(_FIRST_PAUSE_S * 2**attempt * random.uniform(0.75, 1.25), err.retry_after_s or 0.0)
-                    if attempt == policy.retries or pause >= deadline.remaining():
-                        raise _final(err, attempt + 1) from err
-                self._sleep(pause)
-                attempt += 1
+            return retries.call(lambda: self._follow(uri, policy, schemes), time_left=deadline.remaining)
+        except TransientFetchError as err:
+            raise _final(err) from err
         finally:
             _DEADLINE.reset(token)
 
@@ -249,10 +241,10 @@ class HttpClient:
         return proxy, address.bracketed_host
 
 
-def _final(err: PassingError, attempts: int) -> RowError:
+def _final(err: TransientFetchError) -> RowError:
     wait = f"; the server asks to wait {err.retry_after_s:g} s" if err.retry_after_s else ""
-    tried = f" (tried {attempts} times)" if attempts > 1 else ""
-    return fetch_error(Code.FETCH_FAILED, f"{err.failure.message}{wait}{tried}", transient=True)
+    tried = f" (tried {err.attempts} times)" if err.attempts > 1 else ""
+    return fetch_error(Code.FETCH_FAILED, f"{err}{wait}{tried}", transient=True)
 
 
 @contextlib.contextmanager
@@ -265,21 +257,22 @@ def _failures_of(where: str, policy: FetchPolicy) -> Iterator[None]:
             Code.FORBIDDEN_URI, f"{where}: {err}; allow_private_addresses=True (--allow-private-addresses) allows it"
         ) from err
     except httpcore.TimeoutException as err:
-        raise PassingError(f"{where}: took longer than fetch_timeout_s={policy.timeout_s:g}") from err
+        raise TransientFetchError(f"{where}: took longer than fetch_timeout_s={policy.timeout_s:g}") from err
     except UnicodeError as err:  # what the resolver says of a label of more than 63 letters
         raise fetch_error(Code.MALFORMED, f"{where}: not a valid host name: {err}") from err
     except httpcore.ProxyError as err:
         message = f"{where}: the proxy refuses: {err}"
-        if str(err).startswith(("5", *map(str, _PASSING_STATUSES))):
-            raise PassingError(message) from err
+        status = str(err)[:3]
+        if status.isdecimal() and is_transient_status(int(status)):
+            raise TransientFetchError(message) from err
         raise fetch_error(Code.FETCH_FAILED, message) from err
     except httpcore.NetworkError as err:
         if err.args and isinstance(err.args[0], ssl.SSLCertVerificationError):
             reason = f"the server's certificate is not valid: {err.args[0].verify_message}"
             raise fetch_error(Code.FETCH_FAILED, f"{where}: {reason}") from err
-        raise PassingError(f"{where}: connection failed: {err}") from err
+        raise TransientFetchError(f"{where}: connection failed: {err}") from err
     except httpcore.RemoteProtocolError as err:
-        raise PassingError(f"{where}: the answer was cut off or is not HTTP: {err}") from err
+        raise TransientFetchError(f"{where}: the answer was cut off or is not HTTP: {err}") from err
     except httpcore.LocalProtocolError as err:
         raise fetch_error(Code.MALFORMED, f"{where}: no request can be made of this: {err}") from err
 
@@ -287,7 +280,7 @@ def _failures_of(where: str, policy: FetchPolicy) -> Iterator[None]:
 def _read_response(response: httpcore.Response, where: str, policy: FetchPolicy) -> Fetched:
     if not 200 <= response.status < 300:
         _drain(response)
-        raise _status_error(response.status, where, _retry_after_s(_header(response, b"retry-after")))
+        raise _status_error(response.status, where, read_retry_after(_header(response, b"retry-after")))
     declared = _header(response, b"content-length")
     if declared.isdecimal() and int(declared) > policy.max_bytes:
         raise fetch_error(Code.TOO_LARGE, f"{where}: {declared} bytes, more than max_fetch_bytes={policy.max_bytes}")
@@ -307,11 +300,11 @@ def _read_response(response: httpcore.Response, where: str, policy: FetchPolicy)
     return Fetched(bytes(body), media_type or None)
 
 
-def _status_error(status: int, where: str, retry_after_s: float | None) -> RowError:
+def _status_error(status: int, where: str, retry_after_s: float | None) -> Exception:
     if status in (404, 410):
         return fetch_error(Code.NOT_FOUND, f"{where}: the server answers {status}, there is no such page")
-    if status >= 500 or status in _PASSING_STATUSES:
-        return PassingError(f"{where}: the server answers {status}", retry_after_s)
+    if is_transient_status(status):
+        return TransientFetchError(f"{where}: the server answers {status}", retry_after_s)
     hints = {401: "; it wants a login", 403: "; it does not give this to everybody"}
     return fetch_error(Code.FETCH_FAILED, f"{where}: the server answers {status}{hints.get(status, '')}")
 
@@ -321,16 +314,6 @@ def _header(response: httpcore.Response, name: bytes) -> str:
         if key.lower() == name:
             return value.decode("utf-8", "replace").strip()
     return ""
-
-
-def _retry_after_s(value: str) -> float | None:
-    """Read Retry-After, which is a number of seconds or a date."""
-    if value.isascii() and value.isdecimal():
-        return float(value)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None
 
 
 def _drain(response: httpcore.Response) -> None:
