@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import logging
 import os
@@ -15,6 +14,7 @@ from file_server import ETAG, FileServer
 
 from clipmill.encoders import EncoderSpec
 from clipmill.errors import SpecError, WeightsError
+from clipmill.files.retries import RetryPolicy
 from clipmill.models.downloads import fetch_url, local_file, transfer
 from clipmill.models.downloads.urls import place_of
 
@@ -26,8 +26,8 @@ HALF = len(CONTENT) // 2
 @pytest.fixture(autouse=True)
 def _quick_and_alone(monkeypatch, tmp_path: Path) -> None:
     """Short waits, and a home that is empty."""
-    quick = dataclasses.replace(transfer.PATIENCE, attempts=3, stall_s=0.5, pause_s=0.01)
-    monkeypatch.setattr(transfer, "PATIENCE", quick)
+    monkeypatch.setattr(transfer, "RETRIES", RetryPolicy(attempts=3, pause_s=0.01))
+    monkeypatch.setattr(transfer, "STALL_S", 0.5)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)

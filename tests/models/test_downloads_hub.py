@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import logging
@@ -18,9 +17,10 @@ from hub_cache import COMMIT, git_hash, put_repository
 
 from clipmill.encoders import EncoderSpec
 from clipmill.errors import WeightsError
+from clipmill.files.retries import RetryPolicy
 from clipmill.models.catalog import resolve_model
 from clipmill.models.catalog.tables import weights
-from clipmill.models.downloads import elsewhere, hub, observed_by, transfer
+from clipmill.models.downloads import elsewhere, hub, observed_by, repository, transfer
 from clipmill.models.towers import find_source
 from clipmill.models.towers import open_clip as towers
 from clipmill.pipelines.cli import cli
@@ -47,8 +47,8 @@ def home(monkeypatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    quick = dataclasses.replace(transfer.PATIENCE, attempts=3, stall_s=0.5, pause_s=0.01)
-    monkeypatch.setattr(transfer, "PATIENCE", quick)
+    monkeypatch.setattr(transfer, "RETRIES", RetryPolicy(attempts=3, pause_s=0.01))
+    monkeypatch.setattr(transfer, "STALL_S", 0.5)
     return tmp_path / "home"
 
 
@@ -143,6 +143,7 @@ def test_a_redirect_on_the_hub_itself_keeps_the_token(server: Hub, cache: str, m
     assert [(method, token) for method, path, token in server.requests if path.startswith("/org/model/")] == [
         ("HEAD", "Bearer hf_secret"),
         ("GET", "Bearer hf_secret"),
+        ("HEAD", "Bearer hf_secret"),
     ]
 
 
@@ -220,6 +221,41 @@ def test_observers_hear_the_files_own_name(server: Hub, cache: str) -> None:
         server.put("org/model", NAME, CONTENT, storage)
         hub.fetch_file("org/model", NAME, cache)
     assert heard == [(NAME, 0, len(CONTENT)), (NAME, HALF, len(CONTENT)), (NAME, NAME)]
+
+
+@pytest.mark.parametrize("damaged", [True, False])
+def test_a_revision_that_moves_meanwhile_is_verified_too(damaged: bool, server: Hub, cache: str, monkeypatch) -> None:
+    """Between the bytes and their place in the cache another version was published: the library fetches that."""
+    fetch_blob = repository._fetch_blob
+
+    def publish_another_after(*arguments) -> None:
+        fetch_blob(*arguments)
+        server.put("org/model", NAME, CONTENT[::-1])
+        server.corrupt = damaged
+
+    monkeypatch.setattr(repository, "_fetch_blob", publish_another_after)
+    server.put("org/model", NAME, CONTENT)
+    if damaged:
+        with pytest.raises(WeightsError, match="another hash than the hub announced"):
+            hub.fetch_file("org/model", NAME, cache)
+        assert hub.find_file("org/model", NAME, cache) is None
+    else:
+        assert hub.fetch_file("org/model", NAME, cache).read_bytes() == CONTENT[::-1]
+
+
+def test_a_missing_file_does_not_move_the_revision(server: Hub, cache: str) -> None:
+    """What is here of the commit that the cache knows is still found."""
+    folder = put_repository(Path(cache, "huggingface"), "org/model", {NAME: CONTENT})
+    older = folder.rename(folder.with_name("f" * 40))
+    (folder.parents[1] / "refs" / "main").write_text(older.name)
+    assert hub.fetch_optional_file("org/model", "none.json", cache) is None
+    assert hub.find_file("org/model", NAME, cache) == older / NAME
+
+
+def test_a_missing_file_needs_no_cache_that_can_be_written(server: Hub, tmp_path: Path) -> None:
+    """Only the note is lost."""
+    (tmp_path / "file").write_text("not a folder")
+    assert hub.fetch_optional_file("org/model", "none.json", str(tmp_path / "file")) is None
 
 
 @pytest.mark.parametrize("repository", ["org/model@../../x", "org/model@/etc"])

@@ -12,6 +12,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from clipmill.errors import MissingExtraError, WeightsError
 from clipmill.files.drivers import DRIVERS
+from clipmill.files.retries import RetryPolicy
 from clipmill.models.downloads import fetch_url, objects, transfer
 
 CONTENT = bytes(range(256)) * 512
@@ -22,7 +23,7 @@ URL = "memory://bucket/models/w.safetensors"
 def store(monkeypatch) -> MemoryFileSystem:
     """A store in memory, as if it were one of those that weights may come from."""
     monkeypatch.setitem(DRIVERS, "memory", ("memoryfs", "remote"))
-    monkeypatch.setattr(transfer, "PATIENCE", transfer.Patience(attempts=2, pause_s=0.01))
+    monkeypatch.setattr(transfer, "RETRIES", RetryPolicy(attempts=2, pause_s=0.01))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     store = fsspec.filesystem("memory")
     store.pipe_file("/bucket/models/w.safetensors", CONTENT)

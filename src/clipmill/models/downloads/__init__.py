@@ -5,7 +5,7 @@
 - `transfer`: one file over HTTP: resumed where it was cut off, given up when it stalls
 - `objects`: one file out of an object store
 - `hub`: files of Hugging Face repositories
-- `repository`: one of them, brought into a cache that the hub's library reads too
+- `repository`: one of them, brought into a cache that the hub's library keeps
 - `place`: the files of a directory or a repository
 - `elsewhere`: files that other programs have downloaded already
 - `progress`: who wants to hear how far a download is

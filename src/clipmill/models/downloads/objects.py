@@ -10,9 +10,10 @@ from urllib.parse import urlsplit
 
 from ...errors import MissingExtraError, WeightsError
 from ...files.drivers import DRIVERS
+from ...files.retries import TransientFetchError
 from .copies import by_hand, is_offline, only_one, part_of, place_of, publish
 from .progress import observer
-from .transfer import TransientError, persist, size_of
+from .transfer import retried, size_of
 
 _log = logging.getLogger("clipmill")
 
@@ -52,7 +53,7 @@ def fetch_object(url: str, cache_dir: str | None = None) -> Path:
             if not target.is_file():
                 part = part_of(target)
                 try:
-                    persist(lambda: _receive(system, path, int(info["size"]), part), part, url)
+                    retried(lambda: _receive(system, path, int(info["size"]), part), part, url)
                 except WeightsError as err:
                     raise WeightsError(f"{url} could not be copied: {err}") from err
                 publish(part, target)
@@ -99,6 +100,6 @@ def _receive(system: Any, path: str, size: int, part: Path) -> None:
                     file.write(block)
                     observer().advanced(path.rpartition("/")[2], len(block))
         except Exception as err:
-            raise TransientError(f"{type(err).__name__}: {err}") from err
+            raise TransientFetchError(f"{type(err).__name__}: {err}") from err
     if size_of(part) != size:
-        raise TransientError(f"cut off after {size_of(part):,} of {size:,} bytes")
+        raise TransientFetchError(f"cut off after {size_of(part):,} of {size:,} bytes")

@@ -3,22 +3,26 @@
 A repository's folder holds `blobs/<hash>`, `snapshots/<commit>/<file>`, which links to a blob, `refs/<revision>` with
 a commit, and `.no_exist/<commit>/<file>` for what was asked for in vain. So other programs find our copies there.
 
-The library says what a file is; its bytes come as those of all other URLs do, resumed by a later process too, which
-the library cannot do.
+The library answers what a file is and keeps the cache. Only the bytes come as those of all other URLs do (`urls`): the
+library's own transfer begins anew in every process and after an error of the storage, has no least speed, and gives a
+file its name without comparing its hash. It finds the blob that we have put there, and downloads nothing itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ...errors import WeightsError
+from ...files.retries import TransientFetchError, is_transient_status, read_retry_after
 from ..weight_files import remember_digest, sha256_of
 from .copies import by_hand, is_offline, only_one, safe_name
-from .transfer import TRANSIENT_STATUSES, TransientError, hash_of, pause_of, persist
+from .transfer import hash_of, retried
 from .urls import download
 
 
@@ -56,27 +60,18 @@ class RepositoryFile:
 
     def place_in(self, cache: Path) -> Path:
         """Return where a cache has the file, if it has it, in the commit that it knows the revision to be."""
-        return self.home_in(cache) / "snapshots" / self._commit_in(cache) / self.name
+        return self.home_in(cache) / "snapshots" / self.commit_in(cache) / self.name
 
     def is_known_missing_in(self, cache: Path) -> bool:
         """Tell whether a cache has noted that the repository does not have this file."""
-        return (self.home_in(cache) / ".no_exist" / self._commit_in(cache) / self.name).is_file()
+        return (self.home_in(cache) / ".no_exist" / self.commit_in(cache) / self.name).is_file()
 
-    def _commit_in(self, cache: Path) -> str:
+    def commit_in(self, cache: Path) -> str:
+        """Return the commit that a cache knows the revision to be; the revision itself where it knows none."""
         try:
             return (self.home_in(cache) / "refs" / self.revision).read_text().strip() or self.revision
         except OSError:
             return self.revision
-
-    def note_revision(self, cache: Path, commit: str) -> None:
-        """Keep which commit the revision is."""
-        ref = self.home_in(cache) / "refs" / self.revision
-        if self.revision == commit or (ref.is_file() and ref.read_text() == commit):
-            return
-        ref.parent.mkdir(parents=True, exist_ok=True)
-        draft = ref.with_name(f".{ref.name}.{os.getpid()}")
-        draft.write_text(commit)
-        os.replace(draft, ref)
 
 
 def is_whole(place: Path) -> bool:
@@ -84,7 +79,11 @@ def is_whole(place: Path) -> bool:
 
     Only one link is followed: the library may make the blob itself a link, to a file with a name of another kind.
     """
-    return _has_hash(place, Path(os.readlink(place)).name if place.is_symlink() else "")
+    return _has_hash(place, _announced(place))
+
+
+def _announced(place: Path) -> str:
+    return Path(os.readlink(place)).name if place.is_symlink() else ""
 
 
 def _has_hash(path: Path, announced: str) -> bool:
@@ -121,12 +120,15 @@ def bring(file: RepositoryFile, cache: Path) -> Path | None:
             return None
         raise _failure(file, cache, "HF_HUB_OFFLINE forbids it")
     try:
-        facts = persist(lambda: _ask(file), None, f"{file.name} of {file.repo_id}")
+        facts = retried(lambda: _ask(file), None, f"{file.name} of {file.repo_id}")
         return _fetch(file, facts, cache)
     except RemoteEntryNotFoundError as err:
-        _note_missing(file, cache, err.response.headers.get("X-Repo-Commit", ""))
+        # A revision that has moved on keeps the commit that the cache knows: what is here of it must still be found.
+        if file.commit_in(cache) in (file.revision, err.response.headers.get("X-Repo-Commit")):
+            with contextlib.suppress(Exception):  # nothing but the note is lost: the next process asks again
+                _enter(file, cache)
         return None
-    except WeightsError as err:
+    except (WeightsError, TransientFetchError) as err:
         raise _failure(file, cache, str(err)) from err
     except OSError as err:
         raise _failure(file, cache, f"the cache cannot be written: {err}") from err
@@ -134,12 +136,66 @@ def bring(file: RepositoryFile, cache: Path) -> Path | None:
 
 def _ask(file: RepositoryFile) -> Any:
     """Return what the hub says of a file: commit, etag, size, location."""
-    from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    with _hub_errors(file):
+        url = hf_hub_url(file.repo_id, file.name, revision=file.revision)
+        facts = get_hf_file_metadata(url, library_name="clipmill")
+    if not all(word and word == safe_name(word) for word in (facts.commit_hash, facts.etag)):
+        raise WeightsError("the server names no commit or no hash of the file: it is no hub, or a proxy's message")
+    return facts
+
+
+def _fetch(file: RepositoryFile, facts: Any, cache: Path) -> Path:
+    """Bring what the hub has described to its place, unless another process has done so by now."""
+    blob = file.home_in(cache) / "blobs" / facts.etag
+    with only_one(blob, file.name):
+        place = file.place_in(cache)
+        if place.is_file() and is_whole(place):
+            return place
+        if not (blob.is_file() and _has_hash(blob, facts.etag)):
+            _fetch_blob(file, facts, blob)
+        with _hub_errors(file):
+            _enter(file, cache)
+        place = file.place_in(cache)
+        if _kind_of(facts.etag) == "sha256" and _announced(place) == facts.etag:
+            remember_digest(place, "sha256", facts.etag)
+        if not is_whole(place):  # the revision moved between the two questions, and the library has fetched the file
+            raise _other_hash(_announced(place))
+        return place
+
+
+def _fetch_blob(file: RepositoryFile, facts: Any, blob: Path) -> None:
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public, imported lazily there
+
+    url = hf_hub_url(file.repo_id, file.name, revision=facts.commit_hash)  # never another commit's bytes
+    headers = build_hf_headers(library_name="clipmill")
+    kind = _kind_of(facts.etag)
+    expected = facts.etag if kind else None
+    if download(url, blob, expected, kind=kind or "", name=file.name, headers=headers) is None:
+        raise _other_hash(facts.etag)
+
+
+def _enter(file: RepositoryFile, cache: Path) -> None:
+    """Let the library link the blob and note the revision's commit; or note, and raise, that there is no such file."""
+    from huggingface_hub import hf_hub_download
+
+    hf_hub_download(file.repo_id, file.name, revision=file.revision, cache_dir=cache, library_name="clipmill")
+
+
+def _other_hash(announced: str) -> WeightsError:
+    return WeightsError(f"what arrived has another hash than the hub announced ({announced})")
+
+
+@contextlib.contextmanager
+def _hub_errors(file: RepositoryFile) -> Iterator[None]:
+    """Turn the library's errors into ours, but for the one about a file that a repository lacks."""
+    from huggingface_hub import constants, errors
 
     page = f"{constants.ENDPOINT}/{file.repo_id}"
     try:
-        url = hf_hub_url(file.repo_id, file.name, revision=file.revision)
-        facts = get_hf_file_metadata(url, library_name="clipmill")
+        yield
     except errors.RemoteEntryNotFoundError:
         raise
     except errors.GatedRepoError as err:
@@ -152,70 +208,18 @@ def _ask(file: RepositoryFile) -> Any:
         raise WeightsError(f"the repository has no revision {file.revision!r}") from err
     except errors.HfHubHTTPError as err:
         status = err.response.status_code
-        if status in TRANSIENT_STATUSES:
-            raise TransientError(f"status {status}", pause_of(err.response.headers)) from err
+        if is_transient_status(status):
+            wait_s = read_retry_after(err.response.headers.get("Retry-After", ""))
+            raise TransientFetchError(f"status {status}", wait_s) from err
         raise WeightsError(f"the server answered with status {status} ({err.response.reason_phrase})") from err
     except ValueError as err:  # a name that the library does not take
         raise WeightsError(_first_line(err)) from err
     except Exception as err:  # whatever the library's HTTP client raises, which changes with its releases
-        raise TransientError(_first_line(err)) from err
-    if not facts.commit_hash or not facts.etag:
-        raise WeightsError("the server names no commit or no hash of the file: it is no hub, or a proxy's message")
-    return facts
+        raise TransientFetchError(_first_line(err)) from err
 
 
 def _first_line(err: Exception) -> str:
     return (str(err).strip() or type(err).__name__).splitlines()[0]
-
-
-def _fetch(file: RepositoryFile, facts: Any, cache: Path) -> Path:
-    """Bring what the hub has described to its place, unless another process has done so by now."""
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public, imported lazily there
-
-    commit, etag = safe_name(facts.commit_hash), safe_name(facts.etag)
-    kind = _kind_of(etag)
-    place = dataclasses.replace(file, revision=commit).place_in(cache)
-    blob = file.home_in(cache) / "blobs" / etag
-    with only_one(blob, file.name):
-        if not (place.is_file() and is_whole(place)):
-            if not (blob.is_file() and _has_hash(blob, etag)):
-                url = hf_hub_url(file.repo_id, file.name, revision=commit)  # never another commit's bytes
-                headers = build_hf_headers(library_name="clipmill")
-                expected = etag if kind else None
-                if download(url, blob, expected, kind=kind or "", name=file.name, headers=headers) is None:
-                    raise WeightsError(f"what arrived has another hash than the hub announced ({etag})")
-            _link(blob, place)
-            if kind == "sha256":
-                remember_digest(place, kind, etag)
-    file.note_revision(cache, commit)
-    return place
-
-
-def _link(blob: Path, place: Path) -> None:
-    """Give a blob the file's name."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    draft = place.with_name(f".{place.name}.link")
-    draft.unlink(missing_ok=True)
-    try:
-        draft.symlink_to(os.path.relpath(blob, place.parent))
-    except OSError:  # a file system without links
-        os.replace(blob, place)
-    else:
-        os.replace(draft, place)
-
-
-def _note_missing(file: RepositoryFile, cache: Path, commit: str) -> None:
-    if not commit:
-        return
-    note = file.home_in(cache) / ".no_exist" / safe_name(commit) / file.name
-    try:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        note.touch()
-        if not (file.home_in(cache) / "refs" / file.revision).exists():
-            file.note_revision(cache, safe_name(commit))
-    except OSError:  # a cache that cannot be written: the next process asks again
-        pass
 
 
 def _failure(file: RepositoryFile, cache: Path, reason: str) -> WeightsError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import http.client
 import json
@@ -18,73 +17,39 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from ...errors import WeightsError
+from ...files.retries import RetryPolicy, TransientFetchError, is_transient_status, read_retry_after
 from .progress import observer
 
 _log = logging.getLogger("clipmill")
 
 _BLOCK = 2**20
-_MAX_PAUSE_S = 60.0
 
-TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+RETRIES = RetryPolicy(attempts=5, pause_s=1.0, max_pause_s=60.0)
+STALL_S, MIN_BYTES = 30.0, 1024
+"""A server stalls that sends less than this in so many seconds."""
 
 _T = TypeVar("_T")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Patience:
-    """When a transfer is tried again, and when it is given up.
-
-    Attributes:
-        attempts: Tries in a row that bring nothing; one that brings bytes starts the count anew.
-        stall_s: Seconds in which `min_bytes` must arrive.
-        min_bytes: The least that arrives in `stall_s`.
-        pause_s: Seconds before the second try, doubled before each other one.
-    """
-
-    attempts: int = 5
-    stall_s: float = 30.0
-    min_bytes: int = 1024
-    pause_s: float = 1.0
-
-
-PATIENCE = Patience()
-
-
-class TransientError(Exception):
-    """Trying again may help.
-
-    Attributes:
-        pause_s: Seconds that the server wants us to wait, None where it says nothing.
-    """
-
-    def __init__(self, reason: str, pause_s: float | None = None) -> None:
-        super().__init__(reason)
-        self.pause_s = pause_s
-
-
-def persist(attempt: Callable[[], _T], part: Path | None, what: str) -> _T:
-    """Call `attempt` until it succeeds, as `PATIENCE` says, and return what it returns.
+def retried(attempt: Callable[[], _T], part: Path | None, what: str) -> _T:
+    """Call `attempt` until it succeeds, as `RETRIES` says, and return what it returns.
 
     Args:
-        attempt: Raises `TransientError` where another try may help.
+        attempt: Raises `TransientFetchError` where another try may help.
         part: The file that grows, if one does.
         what: What is fetched, for messages.
 
     Raises:
-        WeightsError: If patience ends.
+        WeightsError: If no further try is made.
     """
-    in_vain, most = 0, size_of(part)
-    while True:
-        try:
-            return attempt()
-        except TransientError as err:
-            in_vain = 1 if size_of(part) > most else in_vain + 1
-            most = max(most, size_of(part))
-            if in_vain >= PATIENCE.attempts:
-                raise WeightsError(f"given up after {PATIENCE.attempts} tries in a row: {err}") from err
-            pause_s = PATIENCE.pause_s * 2 ** (in_vain - 1) if err.pause_s is None else err.pause_s
-            _log.warning("%s: %s; %s bytes are here, going on in %.0f s", what, err, f"{most:,}", pause_s)
-        time.sleep(min(pause_s, _MAX_PAUSE_S))
+
+    def log(err: TransientFetchError, pause_s: float) -> None:
+        _log.warning("%s: %s; %s bytes are here, going on in %.0f s", what, err, f"{size_of(part):,}", pause_s)
+
+    try:
+        return RETRIES.call(attempt, progress=lambda: size_of(part), on_retry=log)
+    except TransientFetchError as err:
+        raise WeightsError(f"given up after {err.attempts} tries in a row: {err}") from err
 
 
 def size_of(path: Path | None) -> int:
@@ -107,7 +72,7 @@ def receive(url: str, part: Path, name: str, *, is_verified: bool, headers: Mapp
         headers: What the server wants to see besides; `Authorization` never follows a redirect to another server.
 
     Raises:
-        TransientError: If another try may help.
+        TransientFetchError: If another try may help.
         WeightsError: If none would, or the disk is full.
     """
     origin = part.with_name(part.name + ".json")
@@ -135,12 +100,12 @@ def receive(url: str, part: Path, name: str, *, is_verified: bool, headers: Mapp
                 observer().started(name, have, total)
                 _copy(response, file.write, name)
                 file.flush()
-        except TransientError:
+        except TransientFetchError:
             raise
         except OSError as err:
             raise WeightsError(f"{str(part)!r} cannot be written: {err}") from err
     if total is not None and size_of(part) != total:
-        raise TransientError(f"cut off after {size_of(part):,} of {total:,} bytes")
+        raise TransientFetchError(f"cut off after {size_of(part):,} of {total:,} bytes")
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -165,7 +130,7 @@ def _open(request: urllib.request.Request, part: Path, origin: Path, have: int) 
     try:
         # a new one each time: urlopen's own never looks at the environment's proxies again
         opener = urllib.request.build_opener(_Redirects)
-        return opener.open(request, timeout=PATIENCE.stall_s)
+        return opener.open(request, timeout=STALL_S)
     except urllib.error.HTTPError as err:
         with err:
             if err.code == 416:
@@ -173,22 +138,17 @@ def _open(request: urllib.request.Request, part: Path, origin: Path, have: int) 
                     return None
                 part.unlink(missing_ok=True)
                 origin.unlink(missing_ok=True)
-                raise TransientError("the server has another file than an earlier try began", 0.0) from err
-            if err.code in TRANSIENT_STATUSES:
-                raise TransientError(f"status {err.code}", pause_of(err.headers)) from err
+                raise TransientFetchError("the server has another file than an earlier try began") from err
+            if is_transient_status(err.code):
+                wait_s = read_retry_after(err.headers.get("Retry-After", ""))
+                raise TransientFetchError(f"status {err.code}", wait_s) from err
             raise WeightsError(f"the server answered with status {err.code} ({err.reason})") from err
     except urllib.error.URLError as err:
         if isinstance(err.reason, ssl.SSLCertVerificationError):
             raise WeightsError(f"the server's certificate is not trusted: {err.reason}") from err
-        raise TransientError(str(err.reason)) from err
+        raise TransientFetchError(str(err.reason)) from err
     except (OSError, http.client.HTTPException) as err:
-        raise TransientError(f"{type(err).__name__}: {err}") from err
-
-
-def pause_of(headers: Any) -> float | None:
-    """Return the seconds that a busy server's answer asks to wait, if it does."""
-    wait = headers.get("Retry-After", "")
-    return float(wait) if wait.isdecimal() else None
+        raise TransientFetchError(f"{type(err).__name__}: {err}") from err
 
 
 def _begin(response: Any, have: int, *, is_verified: bool) -> tuple[int, int | None]:
@@ -215,15 +175,15 @@ def _copy(response: Any, write: Callable[[bytes], Any], name: str) -> None:
         try:
             block = response.read1(_BLOCK)
         except (OSError, http.client.HTTPException) as err:
-            raise TransientError(f"{type(err).__name__}: {err}" if str(err) else type(err).__name__) from err
+            raise TransientFetchError(f"{type(err).__name__}: {err}" if str(err) else type(err).__name__) from err
         if not block:
             return
         write(block)
         observer().advanced(name, len(block))
         arrived += len(block)
-        if time.monotonic() - since > PATIENCE.stall_s:
-            if arrived < PATIENCE.min_bytes:
-                raise TransientError(f"stalled: {arrived} bytes in {PATIENCE.stall_s:.0f} s")
+        if time.monotonic() - since > STALL_S:
+            if arrived < MIN_BYTES:
+                raise TransientFetchError(f"stalled: {arrived} bytes in {STALL_S:.0f} s")
             since, arrived = time.monotonic(), 0
 
 

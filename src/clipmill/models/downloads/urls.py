@@ -13,7 +13,7 @@ from ..weight_files import remember_digest, sha256_of
 from . import elsewhere
 from .copies import WEB, by_hand, is_offline, only_one, part_of, place_of, publish
 from .progress import observer
-from .transfer import hash_of, persist, receive
+from .transfer import hash_of, receive, retried
 
 _log = logging.getLogger("clipmill")
 
@@ -119,7 +119,7 @@ def download(
     """
     part = part_of(target)
     for was_begun in (part.exists(), False):
-        persist(
+        retried(
             lambda: receive(url, part, name or target.name, is_verified=expected is not None, headers=headers),
             part,
             url,
