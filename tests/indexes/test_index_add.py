@@ -19,9 +19,10 @@ from clipmill.encoders import EncoderSpec
 from clipmill.errors import DatasetError, SpecError
 from clipmill.files.file_systems import Folder
 from clipmill.indexes import add, ids, open_index
-from clipmill.indexes.add import Added, add_to_index, preview_add, rebuild_hint
+from clipmill.indexes.add import Added, add_to_index, preview_add
 from clipmill.indexes.assemble import measure_and_publish
 from clipmill.indexes.build import IndexOptions, build_index, run_locally
+from clipmill.indexes.compatible import rebuild_hint
 from clipmill.indexes.manifest import Ids, read_manifest, write_manifest
 from clipmill.indexes.plan import PROCESS_BYTES, WORK_BYTES, plan_factory, plan_index
 from clipmill.indexes.sample import draw_sample

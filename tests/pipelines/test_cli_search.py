@@ -159,7 +159,7 @@ def test_rows_without_an_id_are_told_by_what_there_is(tmp_path, capsys) -> None:
         (["words", "fig", "--batch-size", "4"], "it is called --max-batch-rows here"),
         (["words", "--audio", "a.wav"], "--audio: fake::dim=16 embeds image and text"),
         (["words", "--image", "nowhere.png"], "not_found at fetch"),
-        (["words", "fig", "--scale", "7"], "is for clip_scores"),
+        (["words", "fig", "--scale", "7"], "--scale is of clip_scores"),
         (["words", "fig", "--rerank", "--scale", "x"], "neither a finite number above 0 nor 'model'"),
         (["words", "fig", "--rerank", "--scale", "model"], "no learnt scale"),
         (["words", "fig", "--prompt", "a photo"], "has no {}, where the text goes"),

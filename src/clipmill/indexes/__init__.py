@@ -5,7 +5,7 @@
 - `shard`: `build_shard`, which every engine distributes; `shard_files`: its files of vectors and keys; `list_encoder`:
   its codes for inverted lists; `staged`: names of the files between workers and the command
 - `build`: `build_index`; `add`: `add_to_index`; `assemble`: the steps that both share; `codes`, `merge`: codes of
-  shards, merged into one index file; `ids`: ids that an index has already, and missing or repeated ones
+  shards, merged into one index file; `compatible`: whether rows fit an index; `ids`: ids that it has already
 - `recall`: recall of an index against the ground truth, and the search parameters for a target
 - `manifest`: the directory of an index and its manifest
 - `opened`: `open_index`; `candidates`: search in the codes; `keys`: metadata of rows; `pages`: memory-mapped files;

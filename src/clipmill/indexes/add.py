@@ -6,15 +6,12 @@ import dataclasses
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from ..datasets.tables.provenance import differences
-from ..errors import DatasetError, SpecError
 from ..files.file_systems import Folder
 from ..files.lock import DirectoryLock
 from .assemble import (
@@ -31,25 +28,21 @@ from .assemble import (
 )
 from .build import IndexOptions, RunShards, job_of, refuse_own_input, run_locally
 from .codes import Codes
+from .compatible import check_fits, check_memory, rebuild_hint, unify_columns
 from .exact import merge_hits, nearest_of_blocks
-from .footprint import filled_bytes
 from .ids import IdComparison, compare_ids
-from .library import faiss_library, make_index, use_threads
+from .library import faiss_library, use_threads
 from .local_copy import local_path
 from .manifest import BUILDING, MANIFEST, OWN, IndexManifest, clear, manifest_bytes, parse_manifest
 from .merge import codes_of_index
 from .opened import OpenIndex, open_index
-from .plan import PROCESS_BYTES, WORK_BYTES, IndexPlan, plan_index
+from .plan import IndexPlan
 from .recall import GroundTruth, K
 from .sample import draw_sample
 from .shard import IndexShard, cut_shards
-from .sizes import as_size
 from .source import VectorSource, open_source
 
 _log = logging.getLogger("clipmill")
-
-_REBUILD_GROWTH = 4
-"""An index that has this many times the rows that it was trained for should be rebuilt."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -104,12 +97,10 @@ def add_to_index(
     options = options or IndexOptions()
     folder, source = _open_compatible(datasets, directory, options)
     with DirectoryLock(folder.url) as lock, scratch_for(folder) as scratch:
-        old = parse_manifest(
-            folder.url, manifest_bytes(folder.url)
-        )  # read again: another job may have written it meanwhile
+        old = parse_manifest(folder.url, manifest_bytes(folder.url))  # again: another job may have written meanwhile
         if not source.rows or not source.dim:
             return Added(old, nulls=source.rows)
-        _check_fits(folder, old, source)
+        check_fits(folder.url, old, source)
         _clear_orphans(folder, old)
         index = open_index(folder.url)
         source, compared = _compare_ids(source, index, skip_existing=skip_existing, where=folder.url)
@@ -147,7 +138,7 @@ def _open_compatible(datasets: Sequence[str], directory: str, options: IndexOpti
     source = open_source(datasets, column=options.column or old.column, partial=options.partial)
     refuse_own_input(folder, source)
     if source.rows and source.dim:
-        _check_fits(folder, old, source)
+        check_fits(folder.url, old, source)
     return folder, source
 
 
@@ -155,9 +146,9 @@ def _compare_ids(
     source: VectorSource, index: OpenIndex, *, skip_existing: bool, where: str
 ) -> tuple[VectorSource, IdComparison]:
     """Return the source with all columns of the index, and which of its rows are in the index already."""
-    source = dataclasses.replace(source, keys=_unify_schemas(index.key_schema, source.keys))
+    source = dataclasses.replace(source, keys=unify_columns(index.key_schema, source.keys))
     compared = compare_ids(source, index, skip_existing=skip_existing, where=where)
-    _check_memory(index.manifest, source.rows - len(compared.existing))
+    check_memory(index.manifest, source.rows - len(compared.existing))
     return source, compared
 
 
@@ -279,69 +270,6 @@ class _AddRun:
             index_file=index_file,
             files=files,
         )
-
-
-def rebuild_hint(manifest: IndexManifest) -> str | None:
-    """Return why an index should be rebuilt, None if it need not be."""
-    plan = manifest.plan
-    if not plan.get("asked", True) and manifest.rows > plan["rows"]:
-        grown = plan_index(manifest.rows, manifest.dim, int(plan["max_memory_bytes"]), dtype=manifest.dtype).kind
-        if grown != manifest.kind:
-            return f"for {manifest.rows:,} rows an index of the kind {grown} would be planned; rebuild it"
-    if manifest.trained_rows and manifest.rows > _REBUILD_GROWTH * manifest.trained_rows:
-        return f"it was trained when it had {manifest.trained_rows:,} rows, and has {manifest.rows:,}; rebuild it"
-    return None
-
-
-def _check_fits(folder: Folder, old: IndexManifest, source: VectorSource) -> None:
-    if source.dim != old.dim:
-        raise DatasetError(
-            f"the vectors have {source.dim} values, and those of the index {folder.url} have {old.dim}; build an index "
-            "of their own"
-        )
-    if (old.provenance is None) != (source.provenance is None):
-        who = "the index" if old.provenance is None else "the dataset"
-        raise DatasetError(
-            f"{who} has no provenance, so the vectors may come from different models; build an index of their own"
-        )
-    ours, theirs = old.provenance or {}, source.provenance or {}
-    if differing := differences(ours, theirs):
-        values = ", ".join(
-            f"{name}: {_provenance_value(ours, name)!r} and {_provenance_value(theirs, name)!r}" for name in differing
-        )
-        raise DatasetError(
-            f"the vectors come from another model than those of the index {folder.url} ({values}) and cannot be "
-            "compared; build an index of their own"
-        )
-
-
-def _check_memory(old: IndexManifest, rows: int) -> None:
-    """Refuse more rows than fit into memory, for kinds that cannot be merged from parts."""
-    if old.index_file is None or not rows:
-        return
-    allowed = int(old.plan["max_memory_bytes"])
-    filled = filled_bytes(make_index(old.dim, old.factory), old.rows + rows)
-    needed = PROCESS_BYTES + WORK_BYTES + filled
-    if filled and needed > allowed:
-        raise SpecError(
-            f"with {rows:,} more rows {old.factory} takes some {as_size(needed)} to build, and the index was planned "
-            f"for {as_size(allowed)}; rebuild it with more memory or as another kind"
-        )
-
-
-def _provenance_value(provenance: Mapping[str, Any], name: str) -> Any:
-    """Return the value of a provenance at a name such as `normalize` or `image.mean`."""
-    part, dot, inner = name.partition(".")
-    return (provenance.get(part) or {}).get(inner) if dot else provenance.get(part)
-
-
-def _unify_schemas(old: pa.Schema, new: pa.Schema) -> pa.Schema:
-    try:
-        return pa.unify_schemas([old, new])
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as err:
-        raise DatasetError(
-            f"a column has another type than in the index: {err}; cast it, or build an index of its own"
-        ) from err
 
 
 def _without_skipped(shards: Sequence[IndexShard], skipped: np.ndarray) -> list[IndexShard]:

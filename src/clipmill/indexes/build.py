@@ -141,8 +141,7 @@ def build_index(
     plan = plan_of(source, options)
     if on_plan is not None:
         on_plan(plan)
-    folder = Folder.of(output)
-    refuse_own_input(folder, source)
+    refuse_own_input(folder := Folder.of(output), source)
     with DirectoryLock(folder.url) as lock, scratch_for(folder) as scratch:
         prepare_index(folder, overwrite=overwrite, description={"clipmill": __version__, "plan": plan.as_dict()})
         trained, queries, rows = _train_and_draw(source, plan, options)
@@ -163,9 +162,8 @@ def build_index(
         del trained
         manifest = _unmeasured_manifest(source, plan, options, found, files)
         hits, own_positions = gather_ground_truth(folder, job, found, 0, queries, scratch)
-        return measure_and_publish(
-            folder, manifest, GroundTruth(queries, own_positions, hits), options.target_recall, scratch, lock
-        )
+        ground_truth = GroundTruth(queries, own_positions, hits)
+        return measure_and_publish(folder, manifest, ground_truth, options.target_recall, scratch, lock)
 
 
 def _check_any_rows(source: VectorSource, found: ShardTotals) -> None:

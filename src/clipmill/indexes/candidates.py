@@ -45,7 +45,7 @@ class Candidates:
             raise DatasetError(f"{path} cannot be read: {reason}; build the index again") from err
         if (index.ntotal, index.d) != (rows, dim):
             raise DatasetError(
-                f"{path} holds {index.ntotal:,} vectors of {index.d} values, and the index says {rows:,} of {dim}; "
+                f"{path} holds {index.ntotal:,} vectors of {index.d} values, and the manifest has {rows:,} of {dim}; "
                 "build the index again"
             )
         self._index = index

@@ -171,7 +171,7 @@ class ExactSearch:
             first += len(block)
 
     def _compare(self, queries: slice, start: int, block: np.ndarray) -> None:
-        """Put what is near some queries among their hits."""
+        """Compare a block with some queries, and update their hits and floors."""
         floor = self._floor[queries]
         products = self._float32[queries] @ block.T
         rows, columns = _candidates(products, floor, block, self._k, is_first=self._seen < self._k)
@@ -211,10 +211,10 @@ def _candidates(
 
     Args:
         products: (n, m) float32, of the queries and the block.
-        floor: (n,) what is worth comparing exactly.
+        floor: (n,) float32, the least product that is worth an exact comparison.
         block: (m, dim).
         k: How many are kept.
-        is_first: Whether there is no floor yet.
+        is_first: Whether fewer than k vectors were seen, so that there is no floor yet.
 
     Returns:
         Rows of `products`, rising, and columns.

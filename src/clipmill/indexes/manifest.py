@@ -148,7 +148,7 @@ class IndexManifest:
         kind: `exact`, `hnsw`, `ivf`, `ivfpq`, `custom`; see `IndexPlan`.
         factory: The factory string of Faiss; `Flat` for exact.
         plan: Reasons and estimates, `IndexPlan.as_dict()`.
-        provenance: Where the vectors come from; None if the datasets don't say.
+        provenance: Provenance of the vectors; None if the datasets have none.
         search: The default parameters of a search.
         recall: The measured recall; None where there was nothing to measure.
         nulls: Rows of the datasets without a vector, which are not in the index.
@@ -210,8 +210,8 @@ class IndexManifest:
 
 def write_manifest(folder: Folder, manifest: IndexManifest) -> None:
     """Publish the manifest, over an older one: from then on the directory is this index."""
-    said = {"format": FORMAT, "format_version": FORMAT_VERSION, **manifest.as_dict()}
-    folder.write(MANIFEST, json_text(said, indent=1).encode())
+    content = {"format": FORMAT, "format_version": FORMAT_VERSION, **manifest.as_dict()}
+    folder.write(MANIFEST, json_text(content, indent=1).encode())
 
 
 def read_manifest(directory: str) -> IndexManifest:
@@ -254,18 +254,18 @@ def parse_manifest(directory: str, content: bytes) -> IndexManifest:
     """
     where = f"{directory}/{MANIFEST}"
     try:
-        said = json.loads(content)
+        fields = json.loads(content)
     except ValueError as err:
         raise DatasetError(f"{where} is damaged: {err}; build the index again") from err
-    if not isinstance(said, dict) or said.get("format") != FORMAT:
+    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
         raise DatasetError(f"{where} does not describe an index of clipmill; give the directory of an index")
-    if said.get("format_version") != FORMAT_VERSION:
+    if fields.get("format_version") != FORMAT_VERSION:
         raise DatasetError(
-            f"{where} has the format {said.get('format_version')!r}, and this version of clipmill reads "
+            f"{where} has the format {fields.get('format_version')!r}, and this version of clipmill reads "
             f"{FORMAT_VERSION}; build the index again"
         )
     try:
-        return IndexManifest.from_dict(said)
+        return IndexManifest.from_dict(fields)
     except (KeyError, TypeError) as err:
         raise DatasetError(f"{where} is damaged: {type(err).__name__}: {err}; build the index again") from err
 
@@ -279,7 +279,7 @@ def check_files(folder: Folder, manifest: IndexManifest) -> None:
     there = folder.list()
     for name, size in manifest.files.items():
         if name not in there:
-            raise DatasetError(f"{folder.url}/{name} is missing: the index is not whole; build it again")
+            raise DatasetError(f"{folder.url}/{name} is missing: the index is not complete; build it again")
         if there[name] != size:
             raise DatasetError(
                 f"{folder.url}/{name} is damaged: it has {there[name]:,} bytes and was written with {size:,}; "
@@ -313,7 +313,7 @@ def prepare_index(folder: Folder, *, overwrite: bool, description: Mapping[str, 
     if held and MANIFEST not in names and BUILDING not in names and not overwrite:
         raise DatasetError(
             f"{folder.url} is not empty (it holds {some_of(held)}) and no index; choose another directory, or replace "
-            "what is there with overwrite=True (--overwrite)"
+            "these files with overwrite=True (--overwrite)"
         )
     folder.delete(MANIFEST)  # first, so that nobody opens an index that is losing its files
     folder.write(BUILDING, json_text(dict(description), indent=1).encode())

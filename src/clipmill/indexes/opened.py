@@ -198,10 +198,10 @@ class OpenIndex:
         return found
 
     def _gather(self, positions: np.ndarray, into: np.ndarray) -> None:
-        places = np.searchsorted(self._starts, positions, side="right") - 1
-        for place in np.unique(places):
-            of_part = places == place
-            into[of_part] = self._parts[place].array[positions[of_part] - self._starts[place]]
+        parts = np.searchsorted(self._starts, positions, side="right") - 1
+        for number in np.unique(parts):
+            inside = parts == number
+            into[inside] = self._parts[number].array[positions[inside] - self._starts[number]]
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """Yield the position of the first vector and the vectors, block by block, in bounded memory."""

@@ -48,7 +48,9 @@ class MappedArray:
         except (OSError, ValueError) as err:
             raise DatasetError(f"{path} cannot be read as an array: {err}; build the index again") from err
         if self.array.shape != shape:
-            raise DatasetError(f"{path} holds {self.array.shape}, and the index says {shape}; build the index again")
+            raise DatasetError(
+                f"{path} has the shape {self.array.shape}, and the manifest has {shape}; build the index again"
+            )
         self._map: Any = getattr(self.array, "_mmap", None)
         self.advise(random=True)
 

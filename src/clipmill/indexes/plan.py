@@ -301,7 +301,7 @@ def plan_factory(
         MissingExtraError: If Faiss is not installed.
     """
     sizes = _inputs(rows, dim, dtype, max_memory_bytes, process_bytes)
-    reason = f"factory={factory!r} was asked for"
+    reason = f"factory={factory!r} was given"
     if factory == "Flat":
         return dataclasses.replace(_exact(sizes, reason), asked=True)
     if re.search(r"(^|,)(RFlat|Refine|IDMap)", factory):

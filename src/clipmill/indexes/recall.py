@@ -155,8 +155,8 @@ def _candidate_recalls(
         place[start : start + 64] = np.where(equal.any(axis=2), equal.argmax(axis=2), place[start : start + 64])
     recalls = []
     for rerank in RERANKS:
-        asked = min(rerank * (k + 1), index.manifest.rows)
-        recalls.append(float((place[there] < asked).mean()) if asked <= count else float("nan"))
+        returned = min(rerank * (k + 1), index.manifest.rows)
+        recalls.append(float((place[there] < returned).mean()) if returned <= count else float("nan"))
     return [0.0 if np.isnan(one) else one for one in recalls]
 
 

@@ -67,8 +67,8 @@ class Searcher:
         self._encoder = encoder
         self._searchable = plan.target.open(cpus=cpus)
         self._dim = plan.target.dim
-        said = (plan.target.provenance or {}).get("modality")
-        self._modality = None if said == "auto" else said
+        modality = (plan.target.provenance or {}).get("modality")
+        self._modality = None if modality == "auto" else modality
         self._scorer = Scorer(encoder, plan.scale) if encoder is not None and plan.rerank else None
 
     def item(self, get: Getter) -> Item:
