@@ -225,7 +225,7 @@ def main() -> None:
 def search(directory: str) -> None:
     """Search an index with new queries."""
     from clipmill.indexes import open_index
-    from clipmill.indexes.truth import nearest_of_blocks
+    from clipmill.indexes.exact import nearest_of_blocks
 
     index = open_index(directory)
     queries = new_queries()

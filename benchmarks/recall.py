@@ -5,16 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from clipmill.encoders import EncoderSpec, load_encoder
-from clipmill.encoders.micro_batch import normalize_rows
+from clipmill.encoders.plans.scores import pair_cosines
+from clipmill.indexes.exact import exact_top_k
 from clipmill.models.combinations import has_native_bfloat16
 from clipmill.models.demo.drawings import caption, draw, sample_scene
 
 NEIGHBOURS = 10
 _CHUNK = 250
 """Pictures that are held at a time."""
-
-_BLOCK = 500
-"""Queries that are compared with the whole database at a time."""
 
 
 def recall(
@@ -29,17 +27,11 @@ def recall(
         other: The same by other vectors, in the same order.
         neighbours: How many are looked for.
     """
-    (queries, database), (other_queries, other_database) = (
-        [normalize_rows(matrix) for matrix in pair] for pair in (exact, other)
-    )
-    hits = 0
-    for first in range(0, len(queries), _BLOCK):
-        scores = queries[first : first + _BLOCK] @ database.T
-        others = other_queries[first : first + _BLOCK] @ other_database.T
-        least = np.partition(scores, -neighbours, axis=1)[:, -neighbours]
-        found = np.argpartition(others, -neighbours, axis=1)[:, -neighbours:]
-        hits += int((np.take_along_axis(scores, found, axis=1) >= least[:, None]).sum())
-    return hits / (len(queries) * neighbours)
+    (queries, database), (other_queries, other_database) = exact, other
+    least = exact_top_k(queries, database, neighbours).scores[:, -1]
+    found = exact_top_k(other_queries, other_database, neighbours).positions
+    cosines = pair_cosines(np.repeat(queries, neighbours, axis=0), database[found.reshape(-1)])
+    return float((cosines >= np.repeat(least, neighbours)).mean())
 
 
 def measure_recall(pictures: int, queries: int) -> list[dict[str, float | str]]:

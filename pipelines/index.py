@@ -14,8 +14,8 @@ import click
 from rich.table import Table
 
 from ..errors import DatasetError
-from ..indexes.add import Added, add_to_index, would_add
-from ..indexes.build import IndexOptions, RunShards, build_index, plan_of, run_here
+from ..indexes.add import Added, add_to_index, preview_add
+from ..indexes.build import IndexOptions, RunShards, build_index, plan_of, run_locally
 from ..indexes.manifest import IndexManifest
 from ..indexes.plan import IndexPlan
 from ..indexes.shard import IndexJob, IndexShard
@@ -81,7 +81,7 @@ class IndexArguments:
         if (values["output"] is None) == (values["add_to"] is None):
             raise click.UsageError("give --output DIR for a new index, or --add-to DIR for one that is there")
         runs: dict[str, RunShards] = {
-            "local": run_here,
+            "local": run_locally,
             "beam": functools.partial(_run_beam, options=(*options, *unchecked)),
             "spark": functools.partial(
                 _run_spark, master=values["master"], remote=values["remote"], conf=values["conf"]
@@ -132,7 +132,7 @@ def show_plan(arguments: IndexArguments) -> int:
     options = arguments.options
     try:
         if arguments.add_to is not None:
-            found = would_add(arguments.datasets, arguments.add_to, options, skip_existing=arguments.skip_existing)
+            found = preview_add(arguments.datasets, arguments.add_to, options, skip_existing=arguments.skip_existing)
             said, lines = (
                 {**_counts(found), "index_rows": found.manifest.rows},
                 _lines_of_adding(found, arguments.add_to),
@@ -190,7 +190,7 @@ def run(arguments: IndexArguments) -> int:
                 arguments.options,
                 overwrite=arguments.overwrite,
                 run=run_shards,
-                told=_tell,
+                on_plan=_tell,
             )
     return _judge(arguments, found, added, place, time.perf_counter() - started)
 

@@ -19,12 +19,13 @@ from clipmill.encoders import EncoderSpec
 from clipmill.errors import DatasetError, SpecError
 from clipmill.files.file_systems import Folder
 from clipmill.indexes import add, ids, open_index
-from clipmill.indexes.add import Added, add_to_index, outgrown, would_add
-from clipmill.indexes.assemble import finish
-from clipmill.indexes.build import IndexOptions, build_index, run_here
+from clipmill.indexes.add import Added, add_to_index, preview_add
+from clipmill.indexes.assemble import measure_and_publish
+from clipmill.indexes.build import IndexOptions, build_index, run_locally
+from clipmill.indexes.compatible import rebuild_hint
 from clipmill.indexes.manifest import Ids, read_manifest, write_manifest
 from clipmill.indexes.plan import PROCESS_BYTES, WORK_BYTES, plan_factory, plan_index
-from clipmill.indexes.sample import draw
+from clipmill.indexes.sample import draw_sample
 from clipmill.indexes.source import open_source
 
 VECTORS = clustered(2000)
@@ -81,7 +82,7 @@ def test_ids_that_are_there_are_refused_or_skipped(tmp_path):
     with pytest.raises(DatasetError, match="100 of 200 rows have an id that is in the index"):
         add_to_index([str(both)], path, IndexOptions(**OPTIONS))
     assert open_index(path).manifest.rows == 1400
-    planned = would_add([str(both)], path, IndexOptions(**OPTIONS), skip_existing=True)
+    planned = preview_add([str(both)], path, IndexOptions(**OPTIONS), skip_existing=True)
     added = add_to_index([str(both)], path, IndexOptions(**OPTIONS), skip_existing=True)
     assert (added.manifest.rows, added.manifest.skipped, added.rows, added.skipped) == (1500, 100, 100, 100)
     assert planned == dataclasses.replace(added, manifest=planned.manifest) and planned.manifest.rows == 1400
@@ -179,14 +180,14 @@ def test_an_index_that_another_job_exchanged_meanwhile_is_refused_like_any(tmp_p
     path = build_old(tmp_path, None)
     other = write_dataset(tmp_path / "other", list(OLD), spec=dataclasses.replace(SPEC, normalize=True))
     new = write_dataset(tmp_path / "new", list(NEW), first=5000)
-    fitting = add._fitting
+    fitting = add._open_compatible
 
     def look(*given):
         found = fitting(*given)
         build_index([str(other)], path, IndexOptions(**OPTIONS), overwrite=True)
         return found
 
-    monkeypatch.setattr(add, "_fitting", look)
+    monkeypatch.setattr(add, "_open_compatible", look)
     with pytest.raises(DatasetError, match="another model"):
         add_to_index([str(new)], path, IndexOptions(**OPTIONS))
     assert open_index(path).manifest.rows == 1400
@@ -196,7 +197,7 @@ def test_an_index_that_another_job_exchanged_meanwhile_is_refused_like_any(tmp_p
     ("spec", "vectors", "message"),
     [
         (EncoderSpec(f"fake::dim={DIM}", normalize=True), NEW, r"another model .* \(normalize: False and True\)"),
-        (None, NEW, "the dataset says nothing of where its vectors come from"),
+        (None, NEW, "the dataset has no provenance"),
         (EncoderSpec("fake::dim=8"), clustered(100, 8), "have 8 values, and those of the index .* 16"),
     ],
     ids=["normalised", "unknown", "shorter"],
@@ -223,12 +224,12 @@ def test_there_has_to_be_an_index(tmp_path):
     assert not (tmp_path / "index").exists()
 
 
-def test_an_index_that_has_outgrown_its_plan_is_told(tmp_path):
+def test_an_index_that_has_rebuild_hint_its_plan_is_told(tmp_path):
     small = write_dataset(tmp_path / "small", list(VECTORS[:300]))
     build_index([str(small)], str(tmp_path / "index"), IndexOptions(factory="IVF4,SQ8", **OPTIONS))
     rest = write_dataset(tmp_path / "rest", list(VECTORS[300:]), first=300)
     manifest = add_to_index([str(rest)], str(tmp_path / "index"), IndexOptions(**OPTIONS)).manifest
-    assert "trained when it had 300 rows, and has 2,000" in outgrown(manifest)
+    assert "trained when it had 300 rows, and has 2,000" in rebuild_hint(manifest)
 
 
 def test_a_kind_that_was_asked_for_is_not_planned_anew(tmp_path):
@@ -239,10 +240,10 @@ def test_a_kind_that_was_asked_for_is_not_planned_anew(tmp_path):
         factory: dataclasses.replace(old, rows=rows, dim=512, plan=plan.as_dict(), **lists)
         for factory, plan in plans.items()
     }
-    assert outgrown(grown["Flat"]) is None
-    assert "an index of the kind hnsw would be planned" in outgrown(grown[None])
+    assert rebuild_hint(grown["Flat"]) is None
+    assert "an index of the kind hnsw would be planned" in rebuild_hint(grown[None])
     little = {**grown["Flat"].plan, "max_memory_bytes": 10**6}
-    assert outgrown(dataclasses.replace(grown["Flat"], plan=little)) is None
+    assert rebuild_hint(dataclasses.replace(grown["Flat"], plan=little)) is None
 
 
 @pytest.mark.parametrize("factory", ["HNSW16,SQ8", "IVF12,PQ8x4fs", "IVF12,SQ8"])
@@ -255,7 +256,7 @@ def test_more_rows_than_the_memory_of_an_index_holds_are_refused(tmp_path, facto
     if factory == "IVF12,SQ8":  # put together from parts, so that nothing grows with the rows
         assert add_to_index([str(new)], path, IndexOptions(**OPTIONS), skip_existing=True).manifest.rows == 2000
         return
-    with pytest.raises(SpecError, match=f"with 600 more rows {factory} takes some .* build it anew with more memory"):
+    with pytest.raises(SpecError, match=f"with 600 more rows {factory} takes some .* rebuild it with more memory"):
         add_to_index([str(new)], path, IndexOptions(**OPTIONS), skip_existing=True)
     assert open_index(path).manifest.rows == 1400
 
@@ -267,33 +268,33 @@ def test_recall_is_measured_with_rows_that_are_in_the_index(tmp_path, monkeypatc
 
     def finish_and_note(folder, manifest, truth, *others):
         seen.append(truth)
-        return finish(folder, manifest, truth, *others)
+        return measure_and_publish(folder, manifest, truth, *others)
 
-    monkeypatch.setattr(add, "finish", finish_and_note)
+    monkeypatch.setattr(add, "measure_and_publish", finish_and_note)
     options = IndexOptions(queries=160, rows_per_shard=450)
 
     def run_and_note(shards, job):
         assert sum(shard.rows for shard in shards) < 600  # those of which every row is there are not read again
-        run_here(shards, job)
+        run_locally(shards, job)
 
     manifest = add_to_index([str(both)], path, options, skip_existing=True, run=run_and_note).manifest
     assert (manifest.rows, manifest.skipped, manifest.recall.queries) == (1600, 1400, 160)
     (truth,) = seen
-    assert len(np.unique(truth.places)) == 160
-    assert np.count_nonzero(truth.places >= 1400) == 20  # 200 of 1600 rows are new
+    assert len(np.unique(truth.own_positions)) == 160
+    assert np.count_nonzero(truth.own_positions >= 1400) == 20  # 200 of 1600 rows are new
     units = VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True)
-    np.testing.assert_allclose(truth.queries, units[truth.places], atol=1e-6)  # each stands where it is said to
+    np.testing.assert_allclose(truth.queries, units[truth.own_positions], atol=1e-6)  # each stands where it is said to
 
 
 def test_rows_that_are_left_out_are_never_drawn(tmp_path):
     source = open_source([str(write_dataset(tmp_path / "data", list(VECTORS[:300])))])
     left_out = np.array([0, 1, 2, 50, 149, 150, 298, 299])
     rest = np.setdiff1d(np.arange(300), left_out)
-    np.testing.assert_array_equal(draw(source, 0, 300, 0, left_out=left_out).query_rows, rest)
-    some = draw(source, 0, 100, 0, left_out=left_out).query_rows
+    np.testing.assert_array_equal(draw_sample(source, 0, 300, 0, left_out=left_out).query_rows, rest)
+    some = draw_sample(source, 0, 100, 0, left_out=left_out).query_rows
     assert len(np.unique(some)) == 100
     assert np.isin(some, rest).all()
-    assert not len(draw(source, 0, 5, 0, left_out=np.arange(300)).query_rows)
+    assert not len(draw_sample(source, 0, 5, 0, left_out=np.arange(300)).query_rows)
 
 
 KILLED = """

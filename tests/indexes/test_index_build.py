@@ -21,7 +21,7 @@ from clipmill.datasets import plan_shards
 from clipmill.encoders import EncoderSpec
 from clipmill.errors import DatasetError, SpecError
 from clipmill.indexes import merge, open_index
-from clipmill.indexes.build import IndexOptions, build_index, run_here
+from clipmill.indexes.build import IndexOptions, build_index, run_locally
 from clipmill.indexes.library import make_index
 from clipmill.jobs import begin_job, plan_job
 
@@ -33,7 +33,7 @@ def in_pieces(shards, job):
     """Do shards as workers do: what travels is pickled, and the order is another."""
     assert len(shards) > 1
     for shard in reversed(pickle.loads(pickle.dumps(list(shards)))):
-        run_here([shard], pickle.loads(pickle.dumps(job)))
+        run_locally([shard], pickle.loads(pickle.dumps(job)))
 
 
 @pytest.mark.parametrize("factory", FACTORIES, ids=lambda factory: factory or "planned")
@@ -119,9 +119,8 @@ def test_lists_are_merged_in_pieces_however_small_or_long(tmp_path, monkeypatch)
     dataset = write_dataset(tmp_path / "data", list(clustered(1500)))
     options = IndexOptions(factory="IVF12,SQ8", **SMALL)
     build_index([str(dataset)], str(tmp_path / "whole"), options)
-    for chunk, piece in ((10, 24), (10**4, 1000)):
+    for chunk in (24, 10**4):
         monkeypatch.setattr(merge, "_CHUNK_BYTES", chunk)
-        monkeypatch.setattr(merge, "_PIECE_BYTES", piece)
         build_index([str(dataset)], str(tmp_path / f"by-{chunk}"), options)
         found = (tmp_path / f"by-{chunk}" / "index.faiss").read_bytes()
         assert found == (tmp_path / "whole" / "index.faiss").read_bytes()
@@ -198,7 +197,7 @@ def test_files_of_others_are_never_deleted(tmp_path):
         with pytest.raises(DatasetError, match=r"thesis\.tex, no part of an index"):
             build_index([str(dataset)], str(tmp_path / "index"), IndexOptions(**SMALL), overwrite=overwrite)
     assert (tmp_path / "index" / "thesis.tex").read_text() == "all there is"
-    with pytest.raises(DatasetError, match="would lie in its own dataset"):
+    with pytest.raises(DatasetError, match="would be inside its own dataset"):
         build_index([str(dataset)], str(dataset / "index"), IndexOptions(**SMALL))
 
 
@@ -225,7 +224,7 @@ def test_mixed_provenance_is_refused(tmp_path):
         build_bad(tmp_path, one, two)
     three = write_dataset(tmp_path / "three", list(clustered(50)), spec=None)
     for pair in ((one, three), (three, one)):
-        with pytest.raises(DatasetError, match="cannot be told to be of the same model"):
+        with pytest.raises(DatasetError, match="so that their vectors may come from different models"):
             build_bad(tmp_path, *pair)
 
 
@@ -262,11 +261,11 @@ def test_columns_that_do_not_hold_vectors_are_refused(tmp_path):
     dataset = write_dataset(tmp_path / "data", vectors, spec=None, parts=1)
     with pytest.raises(DatasetError, match="has no column 'photo'; it has 'id', 'uri'"):
         build_bad(tmp_path, dataset, column="photo")
-    with pytest.raises(DatasetError, match=r"column 'id' of .* holds no vectors but string"):
+    with pytest.raises(DatasetError, match=r"column 'id' of .* has the type string; vectors are lists of floats"):
         build_bad(tmp_path, dataset, column="id")
     two = pa.table({"a": pa.array(vectors), "b": pa.array(vectors)})
     pq.write_table(two, tmp_path / "two.parquet")
-    with pytest.raises(SpecError, match="has the vectors a, b: say which"):
+    with pytest.raises(SpecError, match="has vectors in a, b: choose one"):
         build_bad(tmp_path, tmp_path / "two.parquet")
 
 
@@ -337,7 +336,7 @@ def test_a_second_building_of_the_same_index_is_refused(tmp_path):
         with pytest.raises(DatasetError, match="another job writes"):
             build_index([str(dataset)], str(tmp_path / "index"), IndexOptions(**SMALL))
         refused.append(True)
-        run_here(shards, job)
+        run_locally(shards, job)
 
     assert build_index([str(dataset)], str(tmp_path / "index"), IndexOptions(**SMALL), run=run).rows == 1500
     assert refused

@@ -66,10 +66,10 @@ def test_a_row_group_of_all_rows_is_indexed_within_the_bound(tmp_path):
 READ = """
 import json, sys
 import pyarrow as pa
-from clipmill.indexes.source import joined, open_source, read_piece
+from clipmill.indexes.source import join_adjacent, open_source, read_piece
 
 source = open_source([sys.argv[1]])
-rows = sum(len(batch) for piece in joined(source.groups) for batch in read_piece(piece, ["embedding"]))
+rows = sum(len(batch) for piece in join_adjacent(source.groups) for batch in read_piece(piece, ["embedding"]))
 print(json.dumps([rows, pa.default_memory_pool().max_memory()]))
 """
 

@@ -19,11 +19,11 @@ from index_helpers import DIM, brute_force, clustered, recall_of, write_dataset
 from places import SUPPORT
 
 from clipmill.errors import DatasetError, SpecError
-from clipmill.indexes import fetched, open_index
+from clipmill.indexes import local_copy, open_index
 from clipmill.indexes.build import IndexOptions, build_index
+from clipmill.indexes.exact import nearest_of_blocks
 from clipmill.indexes.opened import OpenIndex
-from clipmill.indexes.truth import nearest_of_blocks
-from clipmill.indexes.units import units_of
+from clipmill.indexes.units import to_unit_vectors
 
 VECTORS = clustered(2500)
 
@@ -50,7 +50,7 @@ def test_hits_are_sorted_exact_cosines(indexes, name):
     assert hits.positions.dtype == np.int64
     assert (np.diff(hits.scores, axis=1) <= 0).all()
     cosines = np.einsum(
-        "qkd,qd->qk", index.vectors(hits.positions.ravel()).reshape(40, 20, DIM), units_of(queries).vectors
+        "qkd,qd->qk", index.vectors(hits.positions.ravel()).reshape(40, 20, DIM), to_unit_vectors(queries).vectors
     )
     np.testing.assert_allclose(hits.scores, cosines, atol=1e-6)
 
@@ -84,7 +84,7 @@ def test_k_may_be_all_rows_and_no_more(indexes, name):
         index.search(VECTORS[:1], 2501)
     with pytest.raises(DatasetError, match="k=0 is not a whole number of at least 1"):
         index.search(VECTORS[:1], 0)
-    with pytest.raises(DatasetError, match="do not fit an index of 16 values"):
+    with pytest.raises(DatasetError, match=r"this index takes \(n, 16\)"):
         index.search(VECTORS[:1, :8], 5)
 
 
@@ -95,11 +95,11 @@ def test_more_lists_find_more_and_what_says_nothing_is_refused(indexes):
     recalls = [recall_of(index.search(queries, 10, nprobe=number, rerank=4).positions, true) for number in (1, 5, 25)]
     assert recalls == sorted(recalls)
     assert recalls[-1] > 0.99
-    with pytest.raises(DatasetError, match="ef_search=5 says nothing to an index of the kind custom"):
+    with pytest.raises(DatasetError, match="ef_search=5 has no effect with an index of the kind custom"):
         index.search(queries, 10, ef_search=5)
     with pytest.raises(DatasetError, match="nprobe=0 is not at least 1"):
         index.search(queries, 10, nprobe=0)
-    with pytest.raises(DatasetError, match="rerank=5 says nothing to an index of the kind exact"):
+    with pytest.raises(DatasetError, match="rerank=5 has no effect with an index of the kind exact"):
         open_index(str(indexes["exact"])).search(queries, 10, rerank=5)
 
 
@@ -217,7 +217,7 @@ for start, block in index.blocks():
 mapped = MappedArray(f"{sys.argv[1]}/{index.manifest.segments[0].vectors}", (100_000, 256))
 mapped.array.sum()
 touched = resident_bytes()
-mapped.let_go()
+mapped.release_pages()
 left = resident_bytes()
 print(peak - before, touched - before, left - before)
 """
@@ -251,7 +251,7 @@ def test_an_index_in_an_object_store_is_copied_once(tmp_path, monkeypatch):
     names = {path.removeprefix("/bucket/index/") for path in store.find("/bucket/index")}
     assert names == {"_index.json", *index.manifest.files}
     copied = []
-    monkeypatch.setattr("clipmill.indexes.fetched._copy", lambda *given: copied.append(given))
+    monkeypatch.setattr("clipmill.indexes.local_copy._copy", lambda *given: copied.append(given))
     monkeypatch.setattr("clipmill.indexes.opened._opened", {})
     assert open_index(url).directory == index.directory
     assert copied == []
@@ -272,15 +272,15 @@ def test_a_copy_holds_files_of_one_version(tmp_path, monkeypatch, times):
             made.append(build(len(made) + 1))
 
     build(0)
-    copy_of = fetched._copy
+    copy_of = local_copy._copy
     monkeypatch.setenv("CLIPMILL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(fetched, "_copy", copy_and_build)
+    monkeypatch.setattr(local_copy, "_copy", copy_and_build)
     if times == 3:
-        with pytest.raises(DatasetError, match="was written anew while it was copied to this machine; try again"):
+        with pytest.raises(DatasetError, match="was replaced while it was copied to this machine; try again"):
             open_index(url)
         assert not list((tmp_path / "cache").rglob("_index.json"))
     index = open_index(url)
-    units = units_of(clustered(300, seed=times)).vectors
+    units = to_unit_vectors(clustered(300, seed=times)).vectors
     np.testing.assert_allclose(index.vectors(np.arange(300)), units, atol=1e-6)
     np.testing.assert_array_equal(index.search(units, 1, nprobe=4).positions[:, 0], np.arange(300))
     assert len(list((tmp_path / "cache").rglob("*.npy"))) == 1
@@ -305,9 +305,9 @@ def test_a_cache_without_locks_keeps_its_copies(tmp_path, monkeypatch):
 HOLDS = """
 import sys
 from pathlib import Path
-from clipmill.indexes import fetched
+from clipmill.indexes import local_copy
 
-held = fetched._hold(Path(sys.argv[1]))
+held = local_copy._hold(Path(sys.argv[1]))
 print(held is not None, flush=True)
 sys.stdin.read()
 """
@@ -350,7 +350,7 @@ def test_copies_that_nobody_uses_are_deleted(tmp_path, monkeypatch):
 
 
 def test_blocks_are_compared_whatever_their_lengths():
-    queries, vectors = units_of(clustered(7)).vectors, units_of(clustered(301, seed=1)).vectors
+    queries, vectors = to_unit_vectors(clustered(7)).vectors, to_unit_vectors(clustered(301, seed=1)).vectors
     cosines, true = brute_force(vectors, queries, 12)
     for step in (1, 5, 11, 300, 301):
         blocks = [(start, vectors[start : start + step]) for start in range(0, 301, step)]

@@ -23,8 +23,9 @@ from clipmill.files.lock import LOCK
 from clipmill.files.parquet import parquet_file
 from clipmill.indexes import assemble, build, merge, open_index, source
 from clipmill.indexes.add import add_to_index
-from clipmill.indexes.build import IndexOptions, build_index, run_here
-from clipmill.indexes.merge import StagedCodes, merge_codes
+from clipmill.indexes.build import IndexOptions, build_index, run_locally
+from clipmill.indexes.codes import StagedCodes
+from clipmill.indexes.merge import merge_codes
 from clipmill.indexes.shard import IndexShard, build_shard
 
 SMALL = {"queries": 50, "rows_per_shard": 700}
@@ -45,7 +46,7 @@ def test_of_files_with_equal_columns_one_schema_is_held_and_no_footer(tmp_path, 
     monkeypatch.setattr(source, "parquet_file", open_and_note)
     gc.disable()
     try:
-        looked = [source._look(str(tmp_path / f"{number}.parquet"), said) for number in range(1, 4)]
+        looked = [source._read_footer(str(tmp_path / f"{number}.parquet"), said) for number in range(1, 4)]
         assert [footer() for footer in footers] == [None, None, None]  # gone at once
     finally:
         gc.enable()
@@ -133,7 +134,7 @@ def test_codes_are_staged_in_as_many_parts_as_memory_asks_for(tmp_path, monkeypa
 
     def run_and_look(shards, job):
         assert len(shards) == 1
-        run_here(shards, job)
+        run_locally(shards, job)
         report = json.loads(Folder.of(job.directory).read(job.staged.report(0)))
         parts.append([rows for _, rows in report["codes"]])
 
@@ -154,8 +155,8 @@ def test_who_has_lost_the_lock_does_not_publish(tmp_path, monkeypatch):
         (folder / LOCK).write_text(json.dumps({**said, "token": "another"}))
         return gather(*given)
 
-    gather = build.gather_truth
-    monkeypatch.setattr(build, "gather_truth", take_lock_and_gather)
+    gather = build.gather_ground_truth
+    monkeypatch.setattr(build, "gather_ground_truth", take_lock_and_gather)
     with pytest.raises(DatasetError, match="somebody took this job for dead"):
         build_index([str(dataset)], str(folder), IndexOptions(factory="IVF16,SQ8", **SMALL))
     assert not (folder / "_index.json").exists()
@@ -183,7 +184,7 @@ def test_workers_of_an_earlier_job_do_not_write_into_a_later_one(tmp_path, facto
 
     def run_beside_survivors(shards, job):
         survive()
-        run_here(shards, job)
+        run_locally(shards, job)
         survive()
 
     path = str(tmp_path / "index")
@@ -233,3 +234,60 @@ def test_copies_that_a_killed_building_has_left_are_deleted(tmp_path, monkeypatc
             assert later.is_dir()
         scratch.mkdir()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("factory", ["IVF16,SQ8", "IVF16,Flat", "IVF16_HNSW8,SQ8", "OPQ8_16,IVF12,PQ8"])
+def test_a_merged_index_is_byte_for_byte_what_faiss_writes(tmp_path, factory):
+    """Of one process that adds all vectors in order; also after more were merged into it."""
+    vectors = clustered(2400)
+    dataset = write_dataset(tmp_path / "data", list(vectors[:2000]))
+    path = tmp_path / "index"
+    build_index([str(dataset)], str(path), IndexOptions(factory=factory, **SMALL))
+    for name in ("index.faiss", "index-1.faiss"):
+        if name == "index-1.faiss":
+            more = write_dataset(tmp_path / "more", list(vectors[2000:]), first=2000)
+            add_to_index([str(more)], str(path), IndexOptions(**SMALL))
+        index = open_index(str(path))
+        plain, codes = merge.codes_of_index(str(path / name))
+        assert plain.ntotal == 0 and codes.code_size == faiss.extract_index_ivf(plain).code_size
+        plain.add(index.vectors(np.arange(index.manifest.rows)))
+        faiss.write_index(plain, str(tmp_path / name))
+        assert (tmp_path / name).read_bytes() == (path / name).read_bytes()
+        merged = faiss.read_index(str(path / name))
+        for one, other in zip(merged.search(vectors[:50], 10), plain.search(vectors[:50], 10), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+several_lists = merge._several_lists
+
+
+def swap_ids(*given):
+    """Yield the ids of each list in the wrong order."""
+    for number, written in enumerate(several_lists(*given)):
+        yield np.frombuffer(written, "<i8")[::-1].tobytes() if number % 2 else written
+
+
+def zero_codes(*given):
+    """Yield zeros for the codes of each list."""
+    for number, written in enumerate(several_lists(*given)):
+        yield written if number % 2 else bytes(written.nbytes)
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("_FULL", b"fuller"),
+        ("_chunks", lambda sizes, row: []),
+        ("_several_lists", swap_ids),
+        ("_several_lists", zero_codes),
+    ],
+    ids=["layout", "cut", "ids", "codes"],
+)
+def test_a_merged_index_that_faiss_does_not_read_as_written_is_refused(tmp_path, monkeypatch, name, instead):
+    """As with a release of Faiss that has another layout."""
+    index = empty_index(16)
+    parts = [staged(tmp_path, number, 16, {3: 10, 9: 5}) for number in range(3)]
+    merge_codes(index, parts, tmp_path / "merged.faiss")
+    monkeypatch.setattr(merge, name, instead)
+    with pytest.raises(DatasetError, match=r"Faiss .* does not read the merged index .*: .+; "):
+        merge_codes(index, parts, tmp_path / "merged.faiss")

@@ -131,7 +131,7 @@ def test_sizes_are_read(text, count):
 
 @pytest.mark.parametrize("text", ["", "GB", "2 bananas", "-1GB", "1e9"])
 def test_what_is_no_size_is_refused(text):
-    with pytest.raises(SpecError, match="is no size such as 2GB"):
+    with pytest.raises(SpecError, match="is not a size; give one such as 2GB"):
         bytes_of(text)
 
 

@@ -18,9 +18,10 @@ from clipmill.errors import DatasetError, SpecError
 from clipmill.indexes import corpus as corpus_module
 from clipmill.indexes import exact
 from clipmill.indexes.corpus import count_corpora_read, forget_corpora, open_corpus
-from clipmill.indexes.exact import exact_top_k
+from clipmill.indexes.exact import exact_top_k, merge_hits, nearest_of_blocks
 from clipmill.indexes.source import open_source
 from clipmill.indexes.targets import find_target
+from clipmill.indexes.units import to_unit_vectors
 
 TOLERANCE = 1e-6
 
@@ -50,10 +51,10 @@ def test_it_is_what_comparing_all_gives(rows: int, k: int, monkeypatch) -> None:
     assert (found.positions[:, 0] == positions[:, 0]).all()
 
 
-@pytest.mark.parametrize("held", [exact._MOST_HELD, 50])
-def test_equal_vectors_come_in_their_order_wherever_they_stand(held: int, monkeypatch) -> None:
+@pytest.mark.parametrize("usual", [exact._USUAL_CANDIDATES, 10**6], ids=["dropped", "compared"])
+def test_equal_vectors_come_in_their_order_wherever_they_stand(usual: int, monkeypatch) -> None:
     """Thousands of them too, across blocks; their cosines are equal to the last bit."""
-    monkeypatch.setattr(exact, "_MOST_HELD", held)
+    monkeypatch.setattr(exact, "_USUAL_CANDIDATES", usual)
     rng = np.random.default_rng(0)
     different = rng.standard_normal((6, 96)).astype(np.float32)
     numbers = rng.integers(6, size=20_000)
@@ -61,6 +62,46 @@ def test_equal_vectors_come_in_their_order_wherever_they_stand(held: int, monkey
     for query in range(6):
         assert found.positions[query].tolist() == np.flatnonzero(numbers == query)[:40].tolist()
         assert len(set(found.scores[query].tolist())) == 1 and found.scores[query, 0] == 1
+
+
+def test_vectors_that_come_nearer_from_block_to_block_are_all_found(monkeypatch) -> None:
+    """Then the floor of earlier blocks keeps no candidate out."""
+    monkeypatch.setattr(exact, "_ROWS", 500)
+    monkeypatch.setattr(exact, "_FIRST_ROWS", 100)
+    queries = clustered(3, seed=1)
+    vectors = clustered(5000, seed=2)
+    vectors = vectors[np.argsort(score(queries[0], vectors).cosine)]
+    found = exact_top_k(queries, vectors, 12)
+    scores, positions = brute_force(vectors, queries, 12)
+    assert found.positions[0, 0] == 4999
+    np.testing.assert_array_equal(found.positions, positions)
+    np.testing.assert_allclose(found.scores, scores, rtol=0, atol=TOLERANCE)
+
+
+def test_of_many_equal_vectors_few_are_compared_exactly(monkeypatch) -> None:
+    compared = []
+    exact_cosines = exact.ExactSearch._exact_cosines
+    monkeypatch.setattr(
+        exact.ExactSearch, "_exact_cosines", lambda *given: compared.append(len(given[1])) or exact_cosines(*given)
+    )
+    vectors = clustered(40_000, seed=1)
+    vectors[np.random.default_rng(0).random(40_000) < 0.6] = vectors[0]
+    found = exact_top_k(np.repeat(vectors[:1], 50, axis=0), vectors, 10)
+    equal = np.flatnonzero((vectors == vectors[0]).all(axis=1))[:10]
+    assert (found.positions == equal).all()
+    assert max(compared) <= 50 * 20
+
+
+def test_blocks_in_any_order_give_what_all_at_once_gives() -> None:
+    """An index hands vectors over as they are on the disk: of length 1 within float32's precision."""
+    vectors, queries = to_unit_vectors(clustered(3000, 64, seed=5)).vectors, clustered(50, 64, seed=6)
+    vectors[2000:2100] = vectors[:100]
+    whole = nearest_of_blocks(queries, [(0, vectors)], 20)
+    spans = [(start, vectors[start : start + 170]) for start in range(0, 3000, 170)]
+    shards = [nearest_of_blocks(queries, some, 20) for some in (spans[:7], spans[7:])]
+    for found in (nearest_of_blocks(queries, spans[::-1], 20), merge_hits(shards, 20)):
+        np.testing.assert_array_equal(found.positions, whole.positions)
+        np.testing.assert_array_equal(found.scores, whole.scores)
 
 
 def test_the_blocks_change_nothing(monkeypatch) -> None:
@@ -177,7 +218,7 @@ def test_one_column_of_several_has_to_be_named(tmp_path) -> None:
     first, second = clustered(20, seed=1), clustered(20, seed=2)
     lists = {name: pa.array(list(one), pa.list_(pa.float32())) for name, one in (("a", first), ("b", second))}
     pq.write_table(pa.table({"id": [str(n) for n in range(20)], **lists}), tmp_path / "part-0.parquet")
-    with pytest.raises(SpecError, match="has the vectors a, b: say which"):
+    with pytest.raises(SpecError, match="has vectors in a, b: choose one"):
         find_target(str(tmp_path))
     for column, vectors in (("a", first), ("b", second)):
         found = find_target(str(tmp_path), column).open().search(vectors[4:5], 1)

@@ -134,10 +134,10 @@ def test_a_recall_that_is_not_reached_is_a_warning(tmp_path, capsys):
         (("DATA", "-o", "X", "--add-to", "Y"), "--output says nothing beside --add-to"),
         (("DATA", "--add-to", "Y", "--factory", "Flat"), "--factory says nothing beside --add-to"),
         (("DATA", "-o", "X", "--skip-existing"), "--skip-existing says nothing without --add-to"),
-        (("DATA", "-o", "X", "--max-memory", "much"), "'much' is no size such as 2GB"),
+        (("DATA", "-o", "X", "--max-memory", "much"), "'much' is not a size; give one such as 2GB"),
         (("DATA", "-o", "X", "--max-memory", "1MB"), "max_memory 1 MB is not enough"),
         (("DATA", "-o", "X", "--factory", "Flat", "--max-memory", "200MB"), "max_memory 200 MB is not enough"),
-        (("DATA", "-o", "X", "--target-recall", "2"), "--target-recall 2.0 is not above 0 and at most 1"),
+        (("DATA", "-o", "X", "--target-recall", "2"), "--target-recall 2.0 must be above 0 and at most 1"),
         (("DATA", "-o", "X", "--factory", "Foo"), "--factory 'Foo' makes no index of 16 values: could not parse"),
         (("DATA", "-o", "X", "--factory", "PQ5"), "values: The dimension of the vector (d) should be a multiple"),
         (

@@ -163,7 +163,7 @@ def test_rows_without_an_id_are_told_by_what_there_is(tmp_path, capsys) -> None:
         (["words", "fig", "--rerank", "--scale", "x"], "neither a finite number above 0 nor 'model'"),
         (["words", "fig", "--rerank", "--scale", "model"], "no learnt scale"),
         (["words", "fig", "--prompt", "a photo"], "has no {}, where the text goes"),
-        (["words", "fig", "--nprobe", "3"], "says nothing to a dataset"),
+        (["words", "fig", "--nprobe", "3"], "has no effect with a dataset"),
         (["words", "fig", "--overwrite"], "--overwrite says nothing without --html"),
         (["words", "fig", "--fetch-remote"], "--fetch-remote says nothing without --html"),
         (["words", "fig", "--html", "words"], "is a directory; the contact sheet is a file"),
@@ -173,7 +173,7 @@ def test_rows_without_an_id_are_told_by_what_there_is(tmp_path, capsys) -> None:
         (["cut", "fig"], "cannot read"),
         (["index", "fig"], "is damaged"),
         (["unfinished", "fig"], "is not finished"),
-        (["plain", "fig"], "does not say which model made its vectors"),
+        (["plain", "fig"], "has no provenance, so its model is unknown"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

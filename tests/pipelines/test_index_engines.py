@@ -11,7 +11,7 @@ from index_helpers import clustered, files_of, write_dataset
 
 from clipmill.indexes import open_index
 from clipmill.indexes.add import add_to_index
-from clipmill.indexes.build import IndexOptions, build_index, run_here
+from clipmill.indexes.build import IndexOptions, build_index, run_locally
 from clipmill.indexes.shard import IndexShard
 from clipmill.pipelines.index import _run_beam
 from clipmill.udfs import index_shards
@@ -27,7 +27,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("here")
     write_dataset(folder / "data", [*VECTORS[:1000], None])
     write_dataset(folder / "more", list(VECTORS[1000:]), first=1001)
-    make(folder, "index", run_here)
+    make(folder, "index", run_locally)
     return folder
 
 

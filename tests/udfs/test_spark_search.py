@@ -135,7 +135,7 @@ def test_a_type_that_spark_lacks_is_left_out(spark, tmp_path) -> None:
 def test_vectors_without_a_model_need_its_name(spark, tmp_path) -> None:
     """Of files that say nothing of it; vectors can be searched for all the same."""
     directory = str(write_dataset(tmp_path / "data", list(text_vectors(["one", "two"])), spec=None))
-    with pytest.raises(SpecError, match="does not say which model made its vectors"):
+    with pytest.raises(SpecError, match="has no provenance, so its model is unknown"):
         search("q", index=directory, top_k=1)
     df = spark.createDataFrame([("two",)], "q string")
     (row,) = df.select(search("q", index=directory, top_k=1, model=f"fake::dim={DIM}")).collect()

@@ -1,18 +1,17 @@
-"""Indexes: from datasets of vectors to something that is searched.
+"""Indexes: from datasets of vectors to nearest neighbours.
 
-- `plan`: which kind, from rows, dimension and the memory allowed, with reasons; `library`: Faiss, imported late
-- `source`: the vectors, in Parquet files; `units`: out of Arrow, scaled to length 1; `sample`: some of them, by seed
-- `shard`: `build_shard`, some of the rows from datasets to files: what every engine distributes; `shard_files`: those
-  files; `coder`: vectors as codes; `sizes`: bytes as people say them
-- `build`: `build_index`, the whole of it; `assemble`, `merge`: codes of shards into one file; `add`: more rows;
-  `ids`: which rows are there already, and how many have no id of their own
-- `truth`: exact neighbours block by block; `recall`: what searches find of them, and the least that reaches a target
-- `manifest`: the directory of an index, and what it says of itself
-- `opened`: `open_index`, once in a process; `candidates`: what the codes propose; `keys`: the metadata of the rows;
-  `pages`: mapped files; `fetched`: out of object stores
-- `exact`: top-k of vectors in memory, without an index; `corpus`: those of a dataset; `hits`: what a search found
-- `targets`: what a search can be made in, an index or a dataset; `search_plan`, `searcher`: what is nearest to the
-  queries of rows
+- `plan`: the kind of index, from rows, dimension and memory; `library`: Faiss, imported late; `footprint`, `sizes`
+- `source`: the vectors, in Parquet files; `units`: as matrices, scaled to length 1; `sample`: rows drawn at random
+- `shard`: `build_shard`, which every engine distributes; `shard_files`: its files of vectors and keys; `list_encoder`:
+  its codes for inverted lists; `staged`: names of the files between workers and the command
+- `build`: `build_index`; `add`: `add_to_index`; `assemble`: the steps that both share; `codes`, `merge`: codes of
+  shards, merged into one index file; `compatible`: whether rows fit an index; `ids`: ids that it has already
+- `recall`: recall of an index against the ground truth, and the search parameters for a target
+- `manifest`: the directory of an index and its manifest
+- `opened`: `open_index`; `candidates`: search in the codes; `keys`: metadata of rows; `pages`: memory-mapped files;
+  `local_copy`: copies of an index in an object store
+- `exact`: exact search and ground truth; `corpus`: the vectors of a dataset in memory; `hits`: results
+- `targets`: an index or a dataset as the target of a search; `search_plan`, `searcher`: search for queries of rows
 """
 
 from .add import Added, add_to_index

@@ -1,4 +1,4 @@
-"""What building an index and adding to one have in common: before the shards, and after them."""
+"""The steps before and after the shards, which building an index and adding to one share."""
 
 from __future__ import annotations
 
@@ -19,46 +19,48 @@ import numpy as np
 from ..errors import DatasetError
 from ..files.file_systems import Folder, dataset_errors, is_local
 from ..files.lock import DirectoryLock
+from .codes import Codes, StagedCodes
+from .exact import merge_hits
 from .hits import Hits
 from .ids import count_ids
 from .library import faiss_library, hnsw_of, ivf_of
+from .local_copy import local_path
 from .manifest import BUILDING, STAGING, IndexManifest, Segment, clear, write_manifest
-from .merge import Codes, StagedCodes, local_copy, merge_codes
+from .merge import merge_codes
 from .opened import OpenIndex
-from .pages import MappedArray, let_go_of_freed
-from .recall import Truth, tune
+from .pages import MappedArray, trim_heap
+from .recall import GroundTruth, tune
 from .shard import IndexJob
-from .truth import merged
 
 _BLOCK_BYTES = 32 * 2**20
 
 
 @contextlib.contextmanager
 def scratch_for(folder: Folder) -> Iterator[Path]:
-    """Yield where files of an index in an object store are copied to; those of one on this machine stay where they are.
+    """Yield the folder for local copies of files: a temporary one for an object store, else the index.
 
     Args:
-        folder: Of the index, whose lock is held: what stands there of an earlier run is of a dead one, and deleted.
+        folder: Of the index, whose lock is held. Copies that exist are therefore of a dead run, and deleted.
     """
     if is_local(folder.fs):
         yield Path(folder.path)
         return
     prefix = f"clipmill-index-{hashlib.sha256(folder.url.encode()).hexdigest()[:12]}-"
     for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
-        shutil.rmtree(left, ignore_errors=True)  # another user's stays
+        shutil.rmtree(left, ignore_errors=True)  # another user's cannot be deleted
     with tempfile.TemporaryDirectory(prefix=prefix) as name:
         yield Path(name)
 
 
-def stage(folder: Folder, job: IndexJob, trained: Any | None, queries: np.ndarray, rows: np.ndarray) -> None:
-    """Put what every shard needs where its worker finds it.
+def stage_inputs(folder: Folder, job: IndexJob, trained: Any | None, queries: np.ndarray, rows: np.ndarray) -> None:
+    """Write what every worker needs into the staging folder.
 
     Args:
         folder: Of the index.
         job: What is done with the shards.
-        trained: The index without vectors, where codes for its lists are made.
-        queries: (q, dim) float32 of length 1, whose neighbours are looked for.
-        rows: (q,) int64, their numbers among the rows of the source, rising; -1 for others.
+        trained: The index without vectors, if workers make codes for its lists.
+        queries: (q, dim) float32 of length 1, whose ground truth is searched.
+        rows: (q,) int64, their numbers among the rows of the source, rising; -1 for queries from elsewhere.
     """
     folder.make(STAGING)
     if trained is not None:
@@ -69,17 +71,17 @@ def stage(folder: Folder, job: IndexJob, trained: Any | None, queries: np.ndarra
 
 
 @dataclasses.dataclass(frozen=True)
-class Tally:
-    """What the shards reported, summed.
+class ShardTotals:
+    """The sums of the shards' reports.
 
     Attributes:
         segments: Of those that have rows, in order of position.
-        rows: Vectors that are in the index now.
-        nulls: Rows without one.
+        rows: Vectors in the index.
+        nulls: Rows without a vector.
         failed: Vectors that cannot be searched, by reason.
-        skipped: Rows whose ids were there already.
+        skipped: Rows whose ids were in the index already.
         files: Bytes by name.
-        codes: Names and rows of what was staged to be merged, in order of position.
+        codes: Name and rows of each file of staged codes, in order of position.
     """
 
     segments: tuple[Segment, ...]
@@ -91,16 +93,16 @@ class Tally:
     codes: tuple[tuple[str, int], ...]
 
 
-def tally(folder: Folder, job: IndexJob, numbers: Sequence[int]) -> Tally:
-    """Sum up what the shards reported, and delete the files of those without rows.
+def sum_reports(folder: Folder, job: IndexJob, numbers: Sequence[int]) -> ShardTotals:
+    """Sum the reports of the shards, and delete the files of shards without rows.
 
     Args:
         folder: Of the index.
-        job: What was done with the shards: other jobs' reports are none.
+        job: Whose shards they are.
         numbers: Of the shards.
 
     Raises:
-        DatasetError: If one has reported nothing, and so was not built.
+        DatasetError: If one has no report, and so was not built.
     """
     reports = [_report_of(folder, job, number) for number in numbers]
     with_rows = [report for report in reports if report["rows"]]
@@ -109,7 +111,7 @@ def tally(folder: Folder, job: IndexJob, numbers: Sequence[int]) -> Tally:
     for report in reports:
         for reason, count in report["failed"].items():
             failed[reason] = failed.get(reason, 0) + count
-    return Tally(
+    return ShardTotals(
         segments=tuple(Segment(report["number"], report["rows"], job.run) for report in with_rows),
         rows=sum(report["rows"] for report in with_rows),
         nulls=sum(report["nulls"] for report in reports),
@@ -129,12 +131,12 @@ def _report_of(folder: Folder, job: IndexJob, number: int) -> dict[str, Any]:
         ) from None
 
 
-def staged_parts(folder: Folder, index: Any, found: Tally, first: int, scratch: Path) -> list[Codes]:
-    """Return the codes that shards have staged for an index with lists.
+def staged_parts(folder: Folder, index: Any, found: ShardTotals, first: int, scratch: Path) -> list[Codes]:
+    """Return the codes that the shards have staged.
 
     Args:
         folder: Of the index.
-        index: Says how many lists there are, and how long codes are.
+        index: The trained index.
         found: What the shards reported.
         first: Position of the first of their rows.
         scratch: Where copies of files from an object store go.
@@ -142,47 +144,49 @@ def staged_parts(folder: Folder, index: Any, found: Tally, first: int, scratch: 
     ivf = ivf_of(index)
     parts: list[Codes] = []
     for name, rows in found.codes:
-        path = local_copy(folder, name, scratch)
+        path = local_path(folder, name, scratch)
         parts.append(StagedCodes(path, int(ivf.code_size), first, rows=rows, lists=int(ivf.nlist)))
         first += rows
     return parts
 
 
-def merge_into(folder: Folder, name: str, trained: Any, parts: Sequence[Codes], lock: DirectoryLock) -> int:
-    """Write an index file of codes, whole or not at all; return its bytes."""
-    with published(folder, name, lock) as target:
+def publish_merged(folder: Folder, name: str, trained: Any, parts: Sequence[Codes], lock: DirectoryLock) -> int:
+    """Merge codes into an index file, publish it atomically, and return its size."""
+    with publishing(folder, name, lock) as target:
         merge_codes(trained, parts, target)
-    let_go_of_freed()
+    trim_heap()
     return folder.list()[name]
 
 
-def fill(folder: Folder, name: str, index: Any, segments: Sequence[Segment], scratch: Path, lock: DirectoryLock) -> int:
-    """Add the vectors of segments to an index in this process, and write it, whole or not at all; return its bytes.
+def fill_index(
+    folder: Folder, name: str, index: Any, segments: Sequence[Segment], scratch: Path, lock: DirectoryLock
+) -> int:
+    """Add the vectors of segments to an index in this process, publish it atomically, and return its size.
 
-    For kinds that cannot be put together from parts, such as graphs.
+    For kinds that cannot be merged from parts, such as graphs.
     """
     graph = hnsw_of(index)
     if graph is not None:
         graph.hnsw.efConstruction = _EF_CONSTRUCTION
     for segment in segments:
-        vectors = MappedArray(local_copy(folder, segment.vectors, scratch), (segment.rows, index.d))
+        vectors = MappedArray(local_path(folder, segment.vectors, scratch), (segment.rows, index.d))
         vectors.advise(random=False)
         rows = max(1, _BLOCK_BYTES // (index.d * 4))
         for start in range(0, segment.rows, rows):
             index.add(np.ascontiguousarray(vectors.array[start : start + rows], np.float32))
-            vectors.let_go()
-    with published(folder, name, lock) as target, dataset_errors("write", f"{folder.url}/{name}"):
+            vectors.release_pages()
+    with publishing(folder, name, lock) as target, dataset_errors("write", f"{folder.url}/{name}"):
         faiss_library().write_index(index, str(target))
     return folder.list()[name]
 
 
 _EF_CONSTRUCTION = 64
-"""Rows that are kept in view while a row is put into the graph."""
+"""Candidate neighbours of a row while it is inserted into the graph."""
 
 
 @contextlib.contextmanager
-def published(folder: Folder, name: str, lock: DirectoryLock) -> Iterator[Path]:
-    """Yield a local path, whose file is put in place under a name if the block ends well and the lock is still held."""
+def publishing(folder: Folder, name: str, lock: DirectoryLock) -> Iterator[Path]:
+    """Yield a local path; publish its file under a name if the block succeeds and the lock is still held."""
     target = folder.temporary(name)
     try:
         yield target
@@ -192,51 +196,57 @@ def published(folder: Folder, name: str, lock: DirectoryLock) -> Iterator[Path]:
         target.unlink(missing_ok=True)
 
 
-def gather_truth(
-    folder: Folder, job: IndexJob, found: Tally, first: int, queries: np.ndarray, scratch: Path
+def gather_ground_truth(
+    folder: Folder, job: IndexJob, found: ShardTotals, first: int, queries: np.ndarray, scratch: Path
 ) -> tuple[Hits, np.ndarray]:
-    """Put together what the shards know of the queries' true neighbours.
+    """Merge the ground truth of the shards.
 
     Args:
         folder: Of the index.
-        job: What was done with the shards.
+        job: Whose shards they are.
         found: What they reported.
         first: Position of the first of their rows.
         queries: (q, dim), those that were staged.
         scratch: Where copies of files from an object store go.
 
     Returns:
-        The best of each query, and where the queries themselves came to stand, (q,) int64, -1 where they did not.
+        The nearest rows of each query, and the positions of the queries themselves, (q,) int64, -1 for those that are
+        not among these rows.
     """
-    parts: list[Hits] = []
-    places = np.full(len(queries), -1, np.int64)
+    hits: list[Hits] = []
+    own_positions = np.full(len(queries), -1, np.int64)
     for segment in found.segments:
-        with np.load(local_copy(folder, job.staged.truth(segment.number), scratch)) as held:
-            positions = np.where(held["positions"] < 0, -1, held["positions"] + first)
-            parts.append(Hits(held["scores"], positions))
-            here = held["places"] >= 0
-            places[here] = held["places"][here] + first
-        if len(parts) > 1:
-            parts = [merged(parts, parts[0].scores.shape[1])]
+        with np.load(local_path(folder, job.staged.ground_truth(segment.number), scratch)) as staged:
+            positions = np.where(staged["positions"] < 0, -1, staged["positions"] + first)
+            hits.append(Hits(staged["scores"], positions))
+            is_here = staged["own"] >= 0
+            own_positions[is_here] = staged["own"][is_here] + first
+        if len(hits) > 1:
+            hits = [merge_hits(hits, hits[0].scores.shape[1])]
         first += segment.rows
-    return parts[0], places
+    return hits[0], own_positions
 
 
-def finish(
-    folder: Folder, manifest: IndexManifest, truth: Truth, target: float, scratch: Path, lock: DirectoryLock
+def measure_and_publish(
+    folder: Folder,
+    manifest: IndexManifest,
+    ground_truth: GroundTruth,
+    target: float,
+    scratch: Path,
+    lock: DirectoryLock,
 ) -> IndexManifest:
-    """Measure an index whose files are in place, and make it whole by its manifest.
+    """Measure the recall of an index whose files are in place, and publish its manifest, which completes it.
 
     Args:
         folder: Of the index.
         manifest: Without search parameters and recall.
-        truth: What searches should find.
-        target: Share that they should.
+        ground_truth: What searches should find.
+        target: Recall that should be reached.
         scratch: Where copies of files from an object store go.
-        lock: Of the index; who has lost it while all this was done has nothing to say any more.
+        lock: Of the index. A process that has lost it meanwhile must not publish.
 
     Raises:
-        DatasetError: If a file cannot be read, or the lock is somebody else's.
+        DatasetError: If a file cannot be read, or another process holds the lock.
     """
     directory = folder.path
     if not is_local(folder.fs):
@@ -247,7 +257,7 @@ def finish(
             with dataset_errors("copy", f"{folder.url}/{name}"):
                 folder.fs.get_file(folder.at(name), str(place))
     index = OpenIndex(directory, manifest)
-    parameters, recall = tune(index, truth, target)
+    parameters, recall = tune(index, ground_truth, target)
     manifest = dataclasses.replace(manifest, search=parameters, recall=recall, ids=count_ids(index))
     lock.check()
     write_manifest(folder, manifest)
@@ -255,6 +265,6 @@ def finish(
     return manifest
 
 
-def now() -> str:
-    """Return the time as manifests say it."""
+def utc_now() -> str:
+    """Return the time as manifests have it."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""An index from its datasets: planned, trained, built shard by shard on whatever engine, merged and measured."""
+"""`build_index`: plans and trains an index, builds its shards on any engine, merges them and measures the result."""
 
 from __future__ import annotations
 
@@ -12,45 +12,56 @@ from .. import __version__
 from ..errors import DatasetError, SpecError
 from ..files.file_systems import Folder
 from ..files.lock import DirectoryLock
-from .assemble import Tally, fill, finish, gather_truth, merge_into, now, scratch_for, stage, staged_parts, tally
+from .assemble import (
+    ShardTotals,
+    fill_index,
+    gather_ground_truth,
+    measure_and_publish,
+    publish_merged,
+    scratch_for,
+    stage_inputs,
+    staged_parts,
+    sum_reports,
+    utc_now,
+)
 from .library import faiss_library, hnsw_of, ivf_of, make_index, reason_of, use_threads
 from .manifest import INDEX, IndexManifest, SearchParameters, prepare_index
 from .merge import can_merge
-from .pages import let_go_of_freed
+from .pages import trim_heap
 from .plan import DEFAULT_MEMORY, PROCESS_BYTES, IndexPlan, plan_factory, plan_index
-from .recall import QUERIES, K, Truth
-from .sample import draw
-from .shard import IndexJob, IndexShard, build_shard, cut
-from .source import Source, open_source
+from .recall import QUERIES, GroundTruth, K
+from .sample import draw_sample
+from .shard import IndexJob, IndexShard, build_shard, cut_shards
+from .source import VectorSource, open_source
 
 ROWS_PER_SHARD = 65_536
 _BLOCK_SHARE, _LEAST_BLOCK, _MOST_BLOCK = 64, 2**20, 8 * 2**20
-"""Vectors that a worker holds in work at a time: this part of what it may hold beside itself, and bounds of that. What
-reading, scaling and encoding them takes is some twelve times as much."""
+"""Size of the vectors that a worker processes at a time: this share of its memory, within bounds. Reading, scaling
+and encoding them takes about twelve times as much."""
 _CODES_SHARE, _LEAST_CODES, _MOST_CODES = 8, 4 * 2**20, 64 * 2**20
-"""The same of codes that are held before they are staged."""
-_VIEW, _VIEW_BUILDING = 64, 200
-"""Lists that the graph of lists keeps in view while vectors are assigned, and while it is built: centroids are about as
-far from each other as they can be, and with less in view a graph of them misses the nearest."""
+"""The same for codes that are held before they are staged."""
+_EF_SEARCH, _EF_CONSTRUCTION = 64, 200
+"""`efSearch` and `efConstruction` of a graph of centroids. Centroids are far apart in all directions, so that with
+lower values the graph misses the nearest one."""
 
 RunShards = Callable[[Sequence[IndexShard], IndexJob], None]
-"""Does `build_shard` with every shard, on whatever engine."""
+"""Calls `build_shard` with every shard, on an engine."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class IndexOptions:
-    """What a user may say of an index.
+    """The options of an index.
 
     Attributes:
-        column: The column of vectors; found where there is one.
+        column: The column of vectors; needed where there are several.
         factory: A factory string of Faiss; planned by default.
-        max_memory_bytes: What each process may hold; see `plan_index`.
+        max_memory_bytes: Memory of each process; see `plan_index`.
         dtype: Of the full vectors on disk, `float32` or `float16`.
-        target_recall: Share of the true ten nearest that searches should find.
+        target_recall: Share of the ten true nearest rows that searches should find.
         queries: Rows that recall is measured with.
-        rows_per_shard: Rows in one unit of work, at most.
-        partial: Whether datasets whose jobs have not ended are taken as they are.
-        seed: Decides which rows are drawn.
+        rows_per_shard: Rows of a shard, at most.
+        partial: Whether datasets whose jobs have not ended are accepted.
+        seed: Seed of the rows that are drawn for training and as queries.
     """
 
     column: str | None = None
@@ -65,18 +76,18 @@ class IndexOptions:
 
     def __post_init__(self) -> None:
         if not 0 < self.target_recall <= 1:
-            raise SpecError(f"target_recall={self.target_recall} is not above 0 and at most 1")
+            raise SpecError(f"target_recall={self.target_recall} must be above 0 and at most 1")
         if self.queries < 1 or self.rows_per_shard < 1:
-            raise SpecError(f"queries={self.queries} and rows_per_shard={self.rows_per_shard} are at least 1")
+            raise SpecError(f"queries={self.queries} and rows_per_shard={self.rows_per_shard} must be at least 1")
 
 
-def run_here(shards: Sequence[IndexShard], job: IndexJob) -> None:
+def run_locally(shards: Sequence[IndexShard], job: IndexJob) -> None:
     """Build shards one after the other in this process; Faiss computes on all its cores."""
     for shard in shards:
         build_shard(shard, job)
 
 
-def plan_of(source: Source, options: IndexOptions) -> IndexPlan:
+def plan_of(source: VectorSource, options: IndexOptions) -> IndexPlan:
     """Plan an index of a source.
 
     Raises:
@@ -100,20 +111,20 @@ def build_index(
     options: IndexOptions | None = None,
     *,
     overwrite: bool = False,
-    run: RunShards = run_here,
-    told: Callable[[IndexPlan], None] | None = None,
+    run: RunShards = run_locally,
+    on_plan: Callable[[IndexPlan], None] | None = None,
 ) -> IndexManifest:
-    """Make an index of datasets.
+    """Build an index of datasets.
 
-    Killed at any moment it leaves a directory that no search takes for an index, and that the same call begins anew.
+    A build that is killed leaves a directory that does not open as an index. The same call starts over.
 
     Args:
         datasets: Directories that `clipmill embed` wrote, or Parquet files with vectors.
         output: Directory or URL of the index.
-        options: What it is to be.
-        overwrite: Whether an index that stands there is replaced.
-        run: Does the shards, on an engine.
-        told: Hears the plan before anything is done.
+        options: Options of the index.
+        overwrite: Whether an existing index is replaced.
+        run: Builds the shards, on an engine.
+        on_plan: Called with the plan before anything is written.
 
     Returns:
         The manifest that was written.
@@ -128,34 +139,34 @@ def build_index(
     options = options or IndexOptions()
     source = open_source(datasets, column=options.column, partial=options.partial)
     plan = plan_of(source, options)
-    if told is not None:
-        told(plan)
-    folder = Folder.of(output)
-    refuse_own_input(folder, source)
+    if on_plan is not None:
+        on_plan(plan)
+    refuse_own_input(folder := Folder.of(output), source)
     with DirectoryLock(folder.url) as lock, scratch_for(folder) as scratch:
         prepare_index(folder, overwrite=overwrite, description={"clipmill": __version__, "plan": plan.as_dict()})
-        trained, queries, rows = _prepared(source, plan, options)
+        trained, queries, rows = _train_and_draw(source, plan, options)
         has_lists = trained is not None and can_merge(trained)
         job = job_of(folder, source, plan, lock.token, has_lists=has_lists)
-        stage(folder, job, trained if has_lists else None, queries, rows)
-        shards = cut(source.groups, options.rows_per_shard)
+        stage_inputs(folder, job, trained if has_lists else None, queries, rows)
+        shards = cut_shards(source.groups, options.rows_per_shard)
         run(shards, job)
         lock.check()
-        found = tally(folder, job, [shard.number for shard in shards])
-        _refuse_nothing(source, found)
+        found = sum_reports(folder, job, [shard.number for shard in shards])
+        _check_any_rows(source, found)
         files = found.files
         if has_lists:
             parts = staged_parts(folder, trained, found, 0, scratch)
-            files = {**files, INDEX: merge_into(folder, INDEX, trained, parts, lock)}
+            files = {**files, INDEX: publish_merged(folder, INDEX, trained, parts, lock)}
         elif trained is not None:
-            files = {**files, INDEX: fill(folder, INDEX, trained, found.segments, scratch, lock)}
+            files = {**files, INDEX: fill_index(folder, INDEX, trained, found.segments, scratch, lock)}
         del trained
-        manifest = _draft(source, plan, options, found, files)
-        hits, places = gather_truth(folder, job, found, 0, queries, scratch)
-        return finish(folder, manifest, Truth(queries, places, hits), options.target_recall, scratch, lock)
+        manifest = _unmeasured_manifest(source, plan, options, found, files)
+        hits, own_positions = gather_ground_truth(folder, job, found, 0, queries, scratch)
+        ground_truth = GroundTruth(queries, own_positions, hits)
+        return measure_and_publish(folder, manifest, ground_truth, options.target_recall, scratch, lock)
 
 
-def _refuse_nothing(source: Source, found: Tally) -> None:
+def _check_any_rows(source: VectorSource, found: ShardTotals) -> None:
     if not found.rows:
         raise DatasetError(
             f"none of the {source.rows:,} rows has a vector that can be searched: "
@@ -166,14 +177,14 @@ def _refuse_nothing(source: Source, found: Tally) -> None:
         )
 
 
-def _draft(
-    source: Source, plan: IndexPlan, options: IndexOptions, found: Tally, files: dict[str, int]
+def _unmeasured_manifest(
+    source: VectorSource, plan: IndexPlan, options: IndexOptions, found: ShardTotals, files: dict[str, int]
 ) -> IndexManifest:
-    """Return the manifest of an index that has not been measured."""
+    """Return the manifest of an index before its recall is measured."""
     return IndexManifest(
         clipmill=__version__,
-        created=now(),
-        updated=now(),
+        created=utc_now(),
+        updated=utc_now(),
         column=source.column,
         dim=source.dim,
         rows=found.rows,
@@ -195,14 +206,16 @@ def _draft(
     )
 
 
-def _prepared(source: Source, plan: IndexPlan, options: IndexOptions) -> tuple[Any | None, np.ndarray, np.ndarray]:
+def _train_and_draw(
+    source: VectorSource, plan: IndexPlan, options: IndexOptions
+) -> tuple[Any | None, np.ndarray, np.ndarray]:
     """Return the trained index without vectors, the queries, and their numbers among the rows."""
     use_threads(None)
-    sample = draw(source, plan.train_rows, options.queries, options.seed)
+    sample = draw_sample(source, plan.train_rows, options.queries, options.seed)
     trained = None if plan.kind == "exact" else _train(plan, sample.training)
     queries, rows = sample.queries, sample.query_rows
     del sample
-    let_go_of_freed()
+    trim_heap()
     return trained, queries, rows
 
 
@@ -211,29 +224,31 @@ def _train(plan: IndexPlan, vectors: np.ndarray) -> Any:
     ivf = ivf_of(index)
     quantiser = None if ivf is None else hnsw_of(ivf.quantizer)
     if quantiser is not None:
-        quantiser.hnsw.efConstruction = _VIEW_BUILDING
-        quantiser.hnsw.efSearch = _VIEW
+        quantiser.hnsw.efConstruction = _EF_CONSTRUCTION
+        quantiser.hnsw.efSearch = _EF_SEARCH
     if not index.is_trained:
         if not len(vectors):
-            raise DatasetError("no vector to train the index on: all that were drawn are null, zero or not finite")
+            raise DatasetError(
+                "no vector to train the index on: all drawn rows are null, zero or not finite; check the vectors"
+            )
         try:
             index.train(vectors)
         except RuntimeError as err:
             raise DatasetError(
                 f"{plan.factory} cannot be trained on {len(vectors):,} vectors of {plan.dim} values: {reason_of(err)}; "
-                "take another factory, or leave it out"
+                "choose another factory, or leave it out"
             ) from err
     return index
 
 
-def job_of(folder: Folder, source: Source, plan: IndexPlan, run: str, *, has_lists: bool) -> IndexJob:
+def job_of(folder: Folder, source: VectorSource, plan: IndexPlan, run: str, *, has_lists: bool) -> IndexJob:
     """Return what every worker needs.
 
     Args:
         folder: Of the index.
-        source: What is read.
-        plan: Says what is kept of it, and in how much memory.
-        run: The mark of this building or adding.
+        source: The rows of the shards.
+        plan: The plan of the index.
+        run: Id of this run.
         has_lists: Whether codes for inverted lists are made.
     """
     room = max(0, plan.max_memory_bytes - PROCESS_BYTES)
@@ -251,13 +266,15 @@ def job_of(folder: Folder, source: Source, plan: IndexPlan, run: str, *, has_lis
     )
 
 
-def refuse_own_input(folder: Folder, source: Source) -> None:
-    """Refuse to write an index into a dataset that it is made of.
+def refuse_own_input(folder: Folder, source: VectorSource) -> None:
+    """Refuse to write an index into one of its own datasets.
 
     Raises:
-        DatasetError: If that was asked for.
+        DatasetError: If the folder of the index is in a dataset.
     """
     for dataset in source.datasets:
         place = str(dataset["location"])
         if folder.url == place or folder.url.startswith(place.rstrip("/") + "/"):
-            raise DatasetError(f"the index {folder.url} would lie in its own dataset {place}; choose another directory")
+            raise DatasetError(
+                f"the index {folder.url} would be inside its own dataset {place}; choose another directory"
+            )

@@ -1,4 +1,4 @@
-"""What Faiss proposes: an index of codes, mapped from its file."""
+"""The index of codes, memory-mapped: Faiss finds the candidates of a query in it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 from ..errors import DatasetError
 from .library import faiss_library, hnsw_of, ivf_of
 from .manifest import SearchParameters
-from .pages import let_go_of
+from .pages import release_pages
 
-_QUANTISER_VIEW = 2
-"""Lists that the graph of lists keeps in view for each that is probed."""
+_QUANTISER_EF = 2
+"""`efSearch` of a graph of centroids, for each list that is probed."""
 
 
 class Candidates:
@@ -28,11 +28,11 @@ class Candidates:
 
         Args:
             path: Of the file.
-            rows: Vectors that it has to hold.
+            rows: Vectors that it must have.
             dim: Values in each.
 
         Raises:
-            DatasetError: If it cannot be read, or holds something else.
+            DatasetError: If it cannot be read, or has other vectors.
             MissingExtraError: If Faiss is not installed.
         """
         faiss = faiss_library()
@@ -45,7 +45,7 @@ class Candidates:
             raise DatasetError(f"{path} cannot be read: {reason}; build the index again") from err
         if (index.ntotal, index.d) != (rows, dim):
             raise DatasetError(
-                f"{path} holds {index.ntotal:,} vectors of {index.d} values, and the index says {rows:,} of {dim}; "
+                f"{path} holds {index.ntotal:,} vectors of {index.d} values, and the manifest has {rows:,} of {dim}; "
                 "build the index again"
             )
         self._index = index
@@ -57,27 +57,27 @@ class Candidates:
         if self._ivf is not None:
             lists = faiss.downcast_InvertedLists(self._ivf.invlists)
             if isinstance(lists, faiss.OnDiskInvertedLists):
-                lists.prefetch_nthread = 0  # else 32 threads go through the lists of all queries before the search does
+                lists.prefetch_nthread = 0  # by default 32 threads read the lists of all queries first
                 self._mapped = lists
 
     @property
     def mapped_bytes(self) -> int:
-        """Bytes of the inverted lists, which are mapped."""
+        """Size of the inverted lists, which are memory-mapped."""
         return 0 if self._mapped is None else int(self._mapped.totsize)
 
     def bytes_of_query(self, parameters: SearchParameters) -> int:
-        """Return how much of what is mapped one query looks at, on average."""
+        """Return how much of the inverted lists one query reads, on average."""
         if self._ivf is None:
             return 0
         return int(self.mapped_bytes * min(1.0, (parameters.nprobe or 1) / self._ivf.nlist))
 
     def search(self, queries: np.ndarray, count: int, parameters: SearchParameters) -> np.ndarray:
-        """Return the positions of the nearest codes.
+        """Return the positions of the nearest vectors by their codes.
 
         Args:
             queries: (n, dim) float32 of length 1.
             count: How many of each.
-            parameters: How much is looked at.
+            parameters: How much is searched.
 
         Returns:
             (n, count) int64, nearest first, -1 where there are fewer.
@@ -86,10 +86,10 @@ class Candidates:
         _, positions = self._index.search(queries, count, params=self._faiss_parameters(count, parameters))
         return positions
 
-    def let_go(self) -> None:
-        """Give the pages of the inverted lists back."""
+    def release_pages(self) -> None:
+        """Release the pages of the inverted lists."""
         if self._mapped is not None and self.mapped_bytes:
-            let_go_of(int(self._mapped.ptr), self.mapped_bytes)
+            release_pages(int(self._mapped.ptr), self.mapped_bytes)
 
     def _faiss_parameters(self, count: int, parameters: SearchParameters) -> Any:
         faiss = faiss_library()
@@ -98,7 +98,7 @@ class Candidates:
             nprobe = min(parameters.nprobe or 1, self._ivf.nlist)
             options = {"nprobe": nprobe}
             if isinstance(faiss.downcast_index(self._ivf.quantizer), faiss.IndexHNSW):
-                options["quantizer_params"] = faiss.SearchParametersHNSW(efSearch=max(16, _QUANTISER_VIEW * nprobe))
+                options["quantizer_params"] = faiss.SearchParametersHNSW(efSearch=max(16, _QUANTISER_EF * nprobe))
             found = faiss.SearchParametersIVF(**options)
         elif self.is_graph:
             found = faiss.SearchParametersHNSW(efSearch=max(parameters.ef_search or 1, count))

@@ -1,4 +1,4 @@
-"""`Corpus`: the vectors of a dataset, held in memory and searched exactly; an index for those that are few enough."""
+"""`Corpus`: the vectors of a dataset, held in memory and searched exactly, for datasets that need no index."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from ..datasets.tables.schemas import in_columns
 from ..errors import DatasetError
 from .exact import check_k, float32_units, nearest
 from .hits import Hits
-from .source import Source, read_piece
+from .source import VectorSource, read_piece
 from .units import matrix_of
 
 MAX_CORPUS_BYTES = 2 * 2**30
-"""Bytes of the vectors that are held at most, four for each value: a million vectors of 512 values."""
+"""The most that vectors may take as float32: a million of 512 values."""
 
 
 class Corpus:
-    """The vectors of a dataset, of length 1, in the memory of this process. Safe for many threads.
+    """The vectors of a dataset, scaled to length 1, in the memory of this process. Thread-safe.
 
-    Positions are numbers of rows: those of `read_dataset`.
+    Positions are row numbers, in the order of `read_dataset`.
 
     Attributes:
         location: Of the dataset, for messages.
         dim: Values in a vector.
     """
 
-    def __init__(self, location: str, source: Source) -> None:
+    def __init__(self, location: str, source: VectorSource) -> None:
         """Read the vectors.
 
         Args:
@@ -37,7 +37,7 @@ class Corpus:
             source: The dataset, as `open_source` found it.
 
         Raises:
-            DatasetError: If they are too many to be held, there is none, or a file cannot be read.
+            DatasetError: If there are too many, there is none, or a file cannot be read.
         """
         check_size(location, source)
         self.location, self.dim = location, source.dim
@@ -48,24 +48,23 @@ class Corpus:
         self._columns: dict[str, pa.ChunkedArray] = {}
         self._reading = threading.Lock()
 
-    def search(self, queries: np.ndarray, k: int, **effort: int | None) -> Hits:
-        """Find the k nearest vectors of each query; rows without a vector that has a direction are never found.
+    def search(self, queries: np.ndarray, k: int, **parameters: int | None) -> Hits:
+        """Find the k nearest vectors of each query; rows whose vector is null, zero or not finite are never found.
 
         Args:
             queries: (n, dim) float32 of any norm.
             k: At most as many as there are vectors.
-            **effort: As an index takes it; here every vector is compared.
+            **parameters: Those of an index; ignored, since every vector is compared.
 
         Raises:
             SpecError: If k is not between 1 and their number.
         """
         check_k(k, len(self._units))
         hits = nearest(queries, self._units, k)
-        there = hits.positions >= 0
-        return Hits(hits.scores, np.where(there, self._numbers[hits.positions], -1))
+        return Hits(hits.scores, np.where(hits.positions >= 0, self._numbers[hits.positions], -1))
 
     def rows(self, positions: np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return columns of rows, in the order of their positions; a column is read whole when it is first asked for.
+        """Return columns of rows, in the order of their positions; a column is read as a whole at its first use.
 
         Args:
             positions: (n,) int64.
@@ -80,7 +79,7 @@ class Corpus:
         return held.take(pa.array(positions))
 
     def vectors(self, positions: np.ndarray) -> np.ndarray:
-        """Return the vectors at positions that a search found.
+        """Return the vectors at positions that a search returned.
 
         Args:
             positions: (n,) int64.
@@ -91,11 +90,11 @@ class Corpus:
         return self._units[np.searchsorted(self._numbers, positions)]
 
 
-def check_size(location: str, source: Source) -> None:
-    """Refuse a dataset that is too large to be held.
+def check_size(location: str, source: VectorSource) -> None:
+    """Refuse a dataset that is too large to be held in memory.
 
     Raises:
-        DatasetError: Saying how large it is, and the way out.
+        DatasetError: If its vectors take more than `MAX_CORPUS_BYTES`.
     """
     if (held := 4 * source.dim * source.rows) > MAX_CORPUS_BYTES:
         raise DatasetError(
@@ -105,8 +104,8 @@ def check_size(location: str, source: Source) -> None:
         )
 
 
-def _read(source: Source) -> tuple[np.ndarray, np.ndarray]:
-    """Return the vectors of length 1, and the number of the row of each, rising."""
+def _read(source: VectorSource) -> tuple[np.ndarray, np.ndarray]:
+    """Return the vectors, scaled to length 1, and the row number of each, rising."""
     units = np.empty((source.rows, source.dim), np.float32)
     numbers = np.empty(source.rows, np.int64)
     found = 0
@@ -124,7 +123,7 @@ def _read(source: Source) -> tuple[np.ndarray, np.ndarray]:
     return units[:found], numbers[:found]
 
 
-def _read_keys(source: Source, columns: Sequence[str]) -> pa.Table:
+def _read_keys(source: VectorSource, columns: Sequence[str]) -> pa.Table:
     schema = pa.schema([source.keys.field(name) for name in columns])
     tables = [schema.empty_table()]
     for piece in source.groups:
@@ -133,27 +132,27 @@ def _read_keys(source: Source, columns: Sequence[str]) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-_corpora: dict[tuple[str, str], tuple[Source, Corpus]] = {}
+_corpora: dict[tuple[str, str], tuple[VectorSource, Corpus]] = {}
 _lock = threading.Lock()
 _reads = 0
 
 
-def open_corpus(location: str, source: Source) -> Corpus:
-    """Return the vectors of a dataset, reading them if this process has not yet, or if the files have changed since.
+def open_corpus(location: str, source: VectorSource) -> Corpus:
+    """Return the vectors of a dataset; read them at the first call in this process, and again when the files changed.
 
     Args:
         location: Path or URL.
-        source: As `open_source` found it when the search was planned.
+        source: The dataset, as `open_source` found it when the search was planned.
 
     Raises:
         DatasetError: As `Corpus` does.
     """
     global _reads
     key = (location, source.column)
-    with _lock:  # also while it is read: no second thread should read the same
+    with _lock:  # held while reading, so that two threads do not read the same dataset
         known, corpus = _corpora.get(key, (None, None))
         if corpus is None or known != source:
-            _corpora.pop(key, None)  # before the new one is read: both may not fit
+            _corpora.pop(key, None)  # before the new one is read: memory may not suffice for both
             corpus = Corpus(location, source)
             _reads += 1
             _corpora[key] = (source, corpus)
@@ -161,11 +160,11 @@ def open_corpus(location: str, source: Source) -> Corpus:
 
 
 def count_corpora_read() -> int:
-    """Return how many times this process has read a corpus."""
+    """Return how often this process has read a corpus."""
     return _reads
 
 
 def forget_corpora() -> None:
-    """Let go of every corpus: for notebooks that want their memory back, and for tests."""
+    """Drop every corpus: for notebooks that need the memory, and for tests."""
     with _lock:
         _corpora.clear()

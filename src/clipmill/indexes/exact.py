@@ -1,14 +1,21 @@
-"""Exact nearest neighbours without an index: every query is compared with every vector, block by block.
+"""Exact nearest neighbours: every query is compared with every vector. No index and no Faiss is needed.
 
-A float32 product finds those that may be among the best, and the few that are left are compared exactly, as `scores`
-does it: so equal vectors have equal cosines and come in their order, wherever they stand, whatever the block.
+One algorithm serves a search in a dataset, an exact index, and the ground truth that recall is measured against:
+
+    block of vectors ──► float32 product with all queries     fast, off by up to _SLACK
+                     ──► candidates: those within _SLACK of the k-th best so far
+                     ──► exact cosines of the candidates      float64 on rounded values: no rounding error in the sum
+                     ──► k best of these and of those kept from earlier blocks: (cosine falling, position rising)
+
+Why ties are exact: both vectors of a pair are rounded to multiples of 2**-26 (see `scores`). A product of two such
+values is a multiple of 2**-52, and float64 adds up to 2**52 of those without rounding, in any order. So equal vectors
+have equal cosines in whatever block or shard they are, and come in the order of their positions.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -18,25 +25,22 @@ from .hits import Hits
 
 _QUERIES = 1024
 _ROWS = 8192
+"""Queries and rows of one float32 product: 32 MiB."""
+
 _FIRST_ROWS = 1024
-"""Rows of the first block, whose k-th best of each query is what the others have to reach."""
+"""Rows of the first block. Their k-th best bounds the candidates of the next ones, so it should come cheap."""
 
 _SLACK = 1e-5
-"""What the float32 product of two unit vectors of some thousand values is off at most, with room to spare."""
+"""More than twice the error of a float32 product of two unit vectors of some thousand values."""
 
 _PAIRS = 4096
 """Pairs that are compared exactly at a time: some 16 MB of 512 values."""
 
-_MOST_HELD = 1 << 20
-"""Candidates of a block of queries that are held before the exact ones decide: more come of equal vectors alone."""
+_STEPS = 2.0**26
+"""To the 1 of unit vectors, as in `scores`: the most whose products' sums float64 holds exactly."""
 
-
-class _Held(NamedTuple):
-    """Candidates: the query of each, its position, and its cosine by the float32 product."""
-
-    rows: np.ndarray
-    positions: np.ndarray
-    scores: np.ndarray
+_USUAL_CANDIDATES = 4
+"""Candidates of a query in one block, in multiples of k, above which `_candidates` looks for ways to have fewer."""
 
 
 def exact_top_k(queries: Any, corpus: Any, k: int) -> Hits:
@@ -48,8 +52,8 @@ def exact_top_k(queries: Any, corpus: Any, k: int) -> Hits:
         k: How many of the best, at most m.
 
     Returns:
-        Cosines within 1e-7 of float64's, and positions in the corpus; equal cosines in the corpus's order. Where there
-        are fewer, and of a query that is zero or not finite, NaN and -1.
+        Cosines within 1e-7 of float64's, and positions in the corpus; equal cosines in order of position. Missing hits
+        are NaN and -1: where there are fewer, and for queries that are zero or not finite.
 
     Raises:
         SpecError: If shapes do not fit, or k is not between 1 and m.
@@ -62,17 +66,17 @@ def exact_top_k(queries: Any, corpus: Any, k: int) -> Hits:
     good = np.flatnonzero(units.any(axis=1))
     if len(good) == len(units):
         return nearest(queries, units, k)
-    found = nearest(queries, units[good], k)
-    there = found.positions >= 0
-    found.positions[there] = good[found.positions[there]]
-    return found
+    hits = nearest(queries, units[good], k)
+    found = hits.positions >= 0
+    hits.positions[found] = good[hits.positions[found]]
+    return hits
 
 
 def check_k(k: Any, rows: int) -> None:
     """Refuse a number of hits that cannot be had.
 
     Raises:
-        SpecError: If it is no whole number, or not between 1 and the number of vectors.
+        SpecError: If it is not a whole number, or not between 1 and the number of vectors.
     """
     if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
         raise SpecError(f"top_k={k!r} is not a whole number of at least 1")
@@ -96,90 +100,174 @@ def float32_units(vectors: np.ndarray) -> np.ndarray:
 
 
 def nearest(queries: np.ndarray, units: np.ndarray, k: int) -> Hits:
-    """Do what `exact_top_k` does with vectors that `float32_units` made.
+    """Find the k nearest vectors of a matrix in memory.
 
     Args:
-        queries: (n, dim) numbers.
+        queries: (n, dim) numbers of any norm; those that are zero or not finite find nothing.
         units: (m, dim) float32 of length 1.
-        k: How many; of fewer vectors all are found, and the rest is NaN and -1.
+        k: How many; where there are fewer vectors, the rest is NaN and -1.
     """
-    scores = np.full((len(queries), k), np.nan, np.float32)
-    positions = np.full((len(queries), k), -1, np.int64)
+    scores = np.empty((len(queries), k), np.float32)
+    positions = np.empty((len(queries), k), np.int64)
     for start in range(0, len(queries), _QUERIES):
-        exact = np.nan_to_num(unit_rows(queries[start : start + _QUERIES]))
-        good = np.flatnonzero(exact.any(axis=1))
-        if not len(good):
-            continue
-        found = _best(exact[good], units, k)
-        row, place = start + good[found.rows], _places(found.rows)
-        scores[row, place], positions[row, place] = found.scores, found.positions
+        some = slice(start, start + _QUERIES)
+        scores[some], positions[some] = nearest_of_blocks(queries[some], [(0, units)], k)
     return Hits(scores, positions)
 
 
-def _best(queries: np.ndarray, units: np.ndarray, k: int) -> _Held:
-    """Return the k best of each query, by query and falling cosine.
+def nearest_of_blocks(queries: np.ndarray, blocks: Iterable[tuple[int, np.ndarray]], k: int) -> Hits:
+    """Find the k nearest vectors among blocks of them, holding one block at a time.
 
     Args:
-        queries: (n, dim) float64 of length 1.
-        units: (m, dim) float32.
+        queries: (n, dim) numbers of any norm; those that are zero or not finite find nothing.
+        blocks: Position of the first vector, and (m, dim) float32 of length 1, m of any size.
+        k: How many.
+
+    Returns:
+        Cosines and positions, best first, equal cosines in order of position; NaN and -1 where there are fewer.
+    """
+    search = ExactSearch(queries, k)
+    for start, vectors in blocks:
+        search.add(start, vectors)
+    return search.hits
+
+
+class ExactSearch:
+    """Keeps the k nearest vectors of each query, while blocks of vectors go by.
+
+    Attributes:
+        hits: The best so far, (n, k); NaN and -1 where there are fewer.
+    """
+
+    def __init__(self, queries: np.ndarray, k: int) -> None:
+        """Start without vectors.
+
+        Args:
+            queries: (n, dim) numbers of any norm; those that are zero or not finite find nothing.
+            k: How many to keep.
+        """
+        self.hits = no_hits(len(queries), k)
+        self._k = k
+        self._units = np.nan_to_num(unit_rows(queries))
+        self._float32 = self._units.astype(np.float32)
+        # The least float32 product with which a vector may still be among the k best.
+        self._floor = np.where(self._units.any(axis=1), -np.inf, np.inf).astype(np.float32)
+        self._seen = 0
+
+    def add(self, start: int, vectors: np.ndarray) -> None:
+        """Compare more vectors.
+
+        Args:
+            start: Position of the first.
+            vectors: (m, dim) float32 of length 1.
+        """
+        first = 0
+        while first < len(vectors):
+            rows = _ROWS if self._seen >= self._k else max(_FIRST_ROWS, self._k)
+            block = vectors[first : first + rows]
+            for query in range(0, len(self._units), _QUERIES):
+                self._compare(slice(query, query + _QUERIES), start + first, block)
+            self._seen += len(block)
+            first += len(block)
+
+    def _compare(self, queries: slice, start: int, block: np.ndarray) -> None:
+        """Compare a block with some queries, and update their hits and floors."""
+        floor = self._floor[queries]
+        products = self._float32[queries] @ block.T
+        rows, columns = _candidates(products, floor, block, self._k, is_first=self._seen < self._k)
+        if not len(rows):
+            return
+        touched, group = np.unique(rows, return_inverse=True)
+        cosines = self._exact_cosines(rows + queries.start, block, columns)
+        order = np.lexsort((columns, -cosines, group))
+        place = _places(group[order])
+        best = order[place < self._k]
+        found = no_hits(len(touched), self._k)
+        found.scores[group[best], place[place < self._k]] = cosines[best]
+        found.positions[group[best], place[place < self._k]] = start + columns[best]
+        touched += queries.start
+        kept = merge_hits([Hits(self.hits.scores[touched], self.hits.positions[touched]), found], self._k)
+        self.hits.scores[touched], self.hits.positions[touched] = kept
+        self._floor[touched] = np.where(kept.positions[:, -1] < 0, -np.inf, kept.scores[:, -1] - _SLACK)
+
+    def _exact_cosines(self, queries: np.ndarray, block: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Return the cosines of pairs, (p,) float32; see the module for why nothing is rounded but the result."""
+        cosines = np.empty(len(queries), np.float32)
+        for start in range(0, len(cosines), _PAIRS):
+            some = slice(start, start + _PAIRS)
+            vectors = np.rint(block[columns[some]].astype(np.float64) * _STEPS) / _STEPS
+            cosines[some] = np.clip(np.einsum("nd,nd->n", self._units[queries[some]], vectors), -1, 1)
+        return cosines
+
+
+def _candidates(
+    products: np.ndarray, floor: np.ndarray, block: np.ndarray, k: int, *, is_first: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pairs that may be among the k best of a query.
+
+    Usually the floor that earlier blocks have set leaves few. It does not in the first block, or where each block is
+    nearer than those before: then the k-th best of the block itself is a floor. Nor where many vectors are equal: of
+    those only the first k can be hits.
+
+    Args:
+        products: (n, m) float32, of the queries and the block.
+        floor: (n,) float32, the least product that is worth an exact comparison.
+        block: (m, dim).
+        k: How many are kept.
+        is_first: Whether fewer than k vectors were seen, so that there is no floor yet.
+
+    Returns:
+        Rows of `products`, rising, and columns.
+    """
+    usual = _USUAL_CANDIDATES * k * len(products)
+    pairs = None if is_first else np.flatnonzero(products >= floor[:, None])
+    if pairs is None or len(pairs) > usual:
+        if len(block) > k:
+            floor = np.maximum(floor, np.partition(products, len(block) - k, axis=1)[:, len(block) - k] - _SLACK)
+        pairs = np.flatnonzero(products >= floor[:, None])
+    rows, columns = np.divmod(pairs, len(block))
+    if len(rows) > usual:
+        there = np.unique(columns)
+        kept = np.zeros(len(block), bool)
+        kept[there[_first_of_equal(block[there], k)]] = True
+        rows, columns = rows[kept[columns]], columns[kept[columns]]
+    return rows, columns
+
+
+def _first_of_equal(vectors: np.ndarray, k: int) -> np.ndarray:
+    """Return which vectors are among the first k of those that are equal to them, (m,) bool."""
+    as_bytes = np.ascontiguousarray(vectors).view(np.dtype((np.void, vectors.shape[1] * vectors.itemsize)))[:, 0]
+    _, group = np.unique(as_bytes, return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    kept = np.empty(len(vectors), bool)
+    kept[order] = _places(group[order]) < k
+    return kept
+
+
+def _places(groups: np.ndarray) -> np.ndarray:
+    """Return the place of each element in its group, from 0.
+
+    Args:
+        groups: (n,) the group of each, rising.
+    """
+    starts = np.flatnonzero(np.diff(groups, prepend=-1))
+    lengths = np.diff(starts, append=len(groups))
+    return np.arange(len(groups)) - np.repeat(starts, lengths)
+
+
+def no_hits(queries: int, k: int) -> Hits:
+    """Return hits of which all are missing: NaN and -1, (queries, k)."""
+    return Hits(np.full((queries, k), np.nan, np.float32), np.full((queries, k), -1, np.int64))
+
+
+def merge_hits(parts: list[Hits], k: int) -> Hits:
+    """Return the k best of several hits of the same queries; missing ones (NaN and -1) come last.
+
+    Args:
+        parts: Hits of each query in different vectors, in any order.
         k: How many.
     """
-    left = queries.astype(np.float32)
-    floor: np.ndarray = np.full(len(queries), -np.inf, np.float32)
-    held = _Held(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
-    for start, stop in itertools.pairwise(_cuts(len(units), k)):
-        products = left @ units[start:stop].T
-        if start == 0 and stop > k:
-            floor = np.partition(products, stop - k, axis=1)[:, stop - k] - _SLACK
-        rows, columns = np.nonzero(products >= floor[:, None])
-        reached = _Held(rows, columns + start, products[rows, columns])
-        held = _Held(*(np.concatenate(both) for both in zip(held, reached, strict=True)))
-        if len(held.rows) > _MOST_HELD:
-            held = _exact(held, queries, units, k)
-        held, floor = _pruned(held, floor, k)
-    return _exact(held, queries, units, k)
-
-
-def _cuts(rows: int, k: int) -> Iterator[int]:
-    """Yield where blocks begin and end; the first is small, but as long as k."""
-    first = max(_FIRST_ROWS, k)
-    yield 0
-    yield from range(first, rows, _ROWS)
-    yield rows
-
-
-def _pruned(held: _Held, floor: np.ndarray, k: int) -> tuple[_Held, np.ndarray]:
-    """Drop what cannot be among the k best any more, and say what the next ones have to reach."""
-    order = np.lexsort((-held.scores, held.rows))
-    held = _Held(*(part[order] for part in held))
-    kth = _places(held.rows) == k - 1
-    floor = floor.copy()
-    floor[held.rows[kth]] = held.scores[kth] - _SLACK
-    stays = held.scores >= floor[held.rows]
-    return _Held(*(part[stays] for part in held)), floor
-
-
-def _exact(held: _Held, queries: np.ndarray, units: np.ndarray, k: int) -> _Held:
-    """Compare candidates exactly, and keep the k best of each query: equal ones in the order of their positions.
-
-    Both sides are multiples of 2**-26, so that float64 adds up their products without rounding.
-    """
-    cosines = np.empty(len(held.rows), np.float32)
-    for start in range(0, len(cosines), _PAIRS):
-        rows, positions = held.rows[start : start + _PAIRS], held.positions[start : start + _PAIRS]
-        products = np.einsum("nd,nd->n", queries[rows], units[positions].astype(np.float64))
-        cosines[start : start + _PAIRS] = np.clip(products, -1, 1)
-    order = np.lexsort((held.positions, -cosines, held.rows))
-    best = order[_places(held.rows[order]) < k]
-    return _Held(held.rows[best], held.positions[best], cosines[best])
-
-
-def _places(rows: np.ndarray) -> np.ndarray:
-    """Return for each candidate which of its query's it is, from 0.
-
-    Args:
-        rows: (n,) the query of each, rising.
-    """
-    starts = np.flatnonzero(np.diff(rows, prepend=-1))
-    lengths = np.diff(starts, append=len(rows))
-    return np.arange(len(rows)) - np.repeat(starts, lengths)
+    scores = np.concatenate([part.scores for part in parts], axis=1)
+    positions = np.concatenate([part.positions for part in parts], axis=1)
+    order = np.lexsort((positions, -scores), axis=1)[:, :k]  # sorts NaN last
+    return Hits(np.take_along_axis(scores, order, axis=1), np.take_along_axis(positions, order, axis=1))

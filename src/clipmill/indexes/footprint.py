@@ -1,24 +1,24 @@
-"""What an index of Faiss takes, on disk and in a process that fills it alone."""
+"""The size of a Faiss index on disk, and in a process that adds all vectors itself."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from .codes import ID_BYTES
 from .library import code_bytes_of, hnsw_of, ivf_of
 from .merge import can_merge
 
-ID_BYTES = 8
 HNSW_LINKS = 32
 HNSW_ROW_BYTES = 2 * HNSW_LINKS * 4 + 24
-"""Links of a row in the lowest level, its share of those above, and its place."""
-GROWING = 1.3
-"""While a graph grows: arrays double their room."""
-_GROWING_LISTS = 1.7
-"""While packed lists grow, many arrays at a time: 1.58 measured with 1.1 million rows in 256 lists, 1.66 with 1.5."""
+"""Bytes of a row in the graph: its links in the lowest level, its share of the upper levels, and its offset."""
+GRAPH_GROWTH = 1.3
+"""Peak size of a growing graph, in final sizes: arrays double their capacity."""
+_PACKED_LISTS_GROWTH = 1.7
+"""The same of packed lists, which are many arrays: measured 1.58 at 1.1 million rows in 256 lists, 1.66 at 1.5."""
 
 
 def index_bytes(empty: Any, rows: int) -> int:
-    """Return about how large an index is: codes, ids, links and centroids.
+    """Estimate the size of an index: codes, ids, links and centroids.
 
     Args:
         empty: The index without vectors, trained or not.
@@ -32,7 +32,7 @@ def index_bytes(empty: Any, rows: int) -> int:
 
 
 def filled_bytes(empty: Any, rows: int) -> int:
-    """Return about what a process holds of an index while it adds all vectors; 0 if it is put together from parts.
+    """Estimate the peak size of an index in a process that adds all vectors; 0 if it is merged from parts instead.
 
     Args:
         empty: The index without vectors, trained or not.
@@ -42,5 +42,5 @@ def filled_bytes(empty: Any, rows: int) -> int:
         return 0
     size = index_bytes(empty, rows)
     if ivf_of(empty) is not None:
-        return int(size * _GROWING_LISTS)
-    return size if hnsw_of(empty) is None else int(size * GROWING)
+        return int(size * _PACKED_LISTS_GROWTH)
+    return size if hnsw_of(empty) is None else int(size * GRAPH_GROWTH)

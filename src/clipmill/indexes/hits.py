@@ -1,4 +1,4 @@
-"""`Hits`: what a search found."""
+"""`Hits`: the results of a search."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class Hits(NamedTuple):
     """The nearest vectors of each query, best first.
 
     Attributes:
-        scores: (n, k) float32 cosines, falling; NaN where there are fewer.
-        positions: (n, k) int64, where the vectors stand; -1 where there are fewer.
+        scores: (n, k) float32 cosines, falling; NaN where there are fewer than k.
+        positions: (n, k) int64, positions of the vectors; -1 where there are fewer than k.
     """
 
     scores: np.ndarray

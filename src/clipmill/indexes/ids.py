@@ -1,4 +1,4 @@
-"""The ids of rows: which of them an index has already, and how many rows have none, or that of another row."""
+"""The ids of rows: which of them an index has already, and how many are missing or repeated."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from ..errors import DatasetError
 from .manifest import Ids
 from .opened import OpenIndex
 from .pages import resident_bytes
-from .source import Source, read_piece
+from .source import VectorSource, read_piece
 
 _ID = "id"
 _IDS_HELD = 1_000_000
-"""Ids of added rows that are compared at a time with all that are there."""
+"""Ids of new rows that are compared at a time with all ids of the index."""
 _IDS_READ = 65_536
 _IDS_HASHED = 4096
-"""Ids that are values of Python at a time: some 0.5 MB."""
+"""Ids that are Python objects at a time: some 0.5 MB."""
 _LEAST_BYTES = 32 * 2**20
 _BYTES_OF_HASH = 40
-"""What a hash takes: itself, and copies of it while they are sorted."""
+"""Memory of one hash, with its copies while hashes are sorted."""
 
 
-class Compared(NamedTuple):
+class IdComparison(NamedTuple):
     """The rows of a source, compared with those of an index by their ids.
 
     Attributes:
-        there: Numbers of those whose ids are in the index, rising.
-        unnamed: How many have no id, so that nothing tells whether they are there.
+        existing: Numbers of the rows whose ids are in the index, rising.
+        unnamed: Rows without an id, which may be in the index or not.
     """
 
-    there: np.ndarray
+    existing: np.ndarray
     unnamed: int
 
 
-def compare_ids(source: Source, index: OpenIndex, *, skip_existing: bool, where: str) -> Compared:
+def compare_ids(source: VectorSource, index: OpenIndex, *, skip_existing: bool, where: str) -> IdComparison:
     """Look for the ids of a source in an index.
 
     Args:
-        source: The rows that come.
+        source: The rows to add.
         index: What they are added to.
-        skip_existing: Whether those that are there are left out.
+        skip_existing: Whether rows that are in the index are skipped.
         where: What messages call the index.
 
     Raises:
-        DatasetError: If there are any and they are not to be left out, or ids cannot be compared.
+        DatasetError: If rows are in the index and `skip_existing` is false, or ids cannot be compared.
     """
     if (
         _ID not in source.keys.names
@@ -59,58 +59,58 @@ def compare_ids(source: Source, index: OpenIndex, *, skip_existing: bool, where:
                 f"skip_existing=True (--skip-existing) compares the column {_ID!r}, which the index has as "
                 f"{_type_of(index.key_schema)} and the dataset as {_type_of(source.keys)}"
             )
-        return Compared(np.empty(0, np.int64), source.rows)
+        return IdComparison(np.empty(0, np.int64), source.rows)
     found = [np.empty(0, np.int64)]
     unnamed = 0
     for numbers, ids in _ids_of(source):
-        found.append(numbers[_are_there(ids, index)])
+        found.append(numbers[_are_in(ids, index)])
         unnamed += ids.null_count
-    there = np.concatenate(found)
-    if len(there) and not skip_existing:
+    existing = np.concatenate(found)
+    if len(existing) and not skip_existing:
         raise DatasetError(
-            f"{len(there):,} of {source.rows:,} rows have an id that is in the index {where} already; leave them out "
+            f"{len(existing):,} of {source.rows:,} rows have an id that is in the index {where} already; skip them "
             "with skip_existing=True (--skip-existing)"
         )
-    return Compared(there, unnamed)
+    return IdComparison(existing, unnamed)
 
 
 def count_ids(index: OpenIndex) -> Ids | None:
-    """Count the rows of an index that cannot be told apart by their ids; None where it has no column of them.
+    """Count the missing and repeated ids of an index; None where it has no column `id`.
 
-    Ids are told apart by hashes of 64 bits, of which as many are held at a time as a quarter of what is left of the
-    index's memory takes; for more the column is gone through several times.
+    Ids are compared by 64-bit hashes. The hashes may take a quarter of the memory that is left to this process; where
+    they need more, the column is read several times, each time for a part of the hashes.
 
     Args:
-        index: An index that is open.
+        index: An open index.
 
     Raises:
         DatasetError: If a file cannot be read.
     """
     if _ID not in index.columns:
         return None
-    missing = sum(_named(ids).null_count for ids in index.column(_ID))
+    missing = sum(_named_ids(ids).null_count for ids in index.column(_ID))
     room = (int(index.manifest.plan["max_memory_bytes"]) - resident_bytes()) // 4
     passes = -(-index.manifest.rows * _BYTES_OF_HASH // max(_LEAST_BYTES, room))
-    different = sum(_different(index.column(_ID), number, passes) for number in range(passes))
+    different = sum(_count_distinct(index.column(_ID), number, passes) for number in range(passes))
     return Ids(missing=missing, repeated=index.manifest.rows - missing - different)
 
 
-def _different(column: Iterable[pa.Array], number: int, of: int) -> int:
-    """Count the different ids among those whose hash leaves a remainder; rows of equal ids have the same one."""
+def _count_distinct(column: Iterable[pa.Array], number: int, of: int) -> int:
+    """Count the distinct ids whose hash modulo `of` is `number`; equal ids have equal hashes."""
     seen, fresh, held = np.empty(0, np.uint64), list[np.ndarray](), 0
     for ids in column:
         for start in range(0, len(ids), _IDS_HASHED):
-            texts = map(str, _named(ids.slice(start, _IDS_HASHED)).drop_null().to_pylist())
+            texts = map(str, _named_ids(ids.slice(start, _IDS_HASHED)).drop_null().to_pylist())
             hashes = np.fromiter(map(hash, texts), np.int64).view(np.uint64)
             fresh.append(hashes[hashes % np.uint64(of) == number])
             held += len(fresh[-1])
-            if held > max(_IDS_HELD, len(seen) // 2):  # seldom enough that all the sorting takes n log n
+            if held > max(_IDS_HELD, len(seen) // 2):  # rarely, so that sorting takes n log n in all
                 seen, fresh, held = np.unique(np.concatenate([seen, *fresh])), [], 0
     return len(np.unique(np.concatenate([seen, *fresh])))
 
 
-def _named(ids: pa.Array) -> pa.Array:
-    """Return ids with null for those that name nothing: "" and NaN, as `key_text` has it."""
+def _named_ids(ids: pa.Array) -> pa.Array:
+    """Return ids with null for "" and NaN, which count as missing as in `key_text`."""
     import pyarrow.compute as pc
 
     nothing = pa.scalar(None, ids.type)
@@ -125,14 +125,14 @@ def _type_of(schema: pa.Schema) -> str:
     return str(schema.field(_ID).type) if _ID in schema.names else "nothing"
 
 
-def _ids_of(source: Source) -> Iterator[tuple[np.ndarray, pa.ChunkedArray]]:
-    """Yield numbers and ids of the rows of a source, many at a time."""
+def _ids_of(source: VectorSource) -> Iterator[tuple[np.ndarray, pa.ChunkedArray]]:
+    """Yield row numbers and ids of a source, many at a time."""
     kind = source.keys.field(_ID).type
     held: list[pa.Array] = []
     first = rows = 0
     for group in source.groups:
         for batch in read_piece(group, [_ID], block_rows=_IDS_READ):
-            ids = _named(batch.column(0).cast(kind)) if batch.num_columns else pa.nulls(batch.num_rows, kind)
+            ids = _named_ids(batch.column(0).cast(kind)) if batch.num_columns else pa.nulls(batch.num_rows, kind)
             held.append(ids)
             rows += batch.num_rows
             if rows >= _IDS_HELD:
@@ -142,10 +142,10 @@ def _ids_of(source: Source) -> Iterator[tuple[np.ndarray, pa.ChunkedArray]]:
         yield np.arange(first, first + rows), pa.chunked_array(held)
 
 
-def _are_there(ids: pa.ChunkedArray, index: OpenIndex) -> np.ndarray:
+def _are_in(ids: pa.ChunkedArray, index: OpenIndex) -> np.ndarray:
     import pyarrow.compute as pc
 
     found = np.zeros(len(ids), bool)
-    for there in index.column(_ID):
-        found |= np.asarray(pc.is_in(ids, value_set=there, skip_nulls=True))
+    for known in index.column(_ID):
+        found |= np.asarray(pc.is_in(ids, value_set=known, skip_nulls=True))
     return found

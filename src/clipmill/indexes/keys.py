@@ -1,4 +1,4 @@
-"""The metadata beside an index: row i of the files of keys is position i."""
+"""The metadata of an index: position i is row i of its files of keys."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from .manifest import Segment
 from .source import READ_BYTES
 
 ROW_GROUP_ROWS = 2048
-"""Few enough to read one for the sake of a row."""
+"""Small, because a whole row group is read for one row."""
 _FILES_HELD = 32
 _ROWS_READ = 65_536
 
 
 class KeyFiles:
-    """Fetches rows by position; used by any number of threads.
+    """Reads rows by position. Thread-safe.
 
-    Of each file only its footer is held, and of the rows that were asked for the row groups while they are read.
+    It holds the footers of the files, and row groups only while they are read.
     """
 
     def __init__(self, directory: str, segments: Sequence[Segment]) -> None:
-        """Name the files; none is read before rows are asked for.
+        """Remember the files; none is read before rows are requested.
 
         Args:
             directory: Of the index, local.
@@ -45,7 +45,7 @@ class KeyFiles:
 
     @property
     def schema(self) -> pa.Schema:
-        """The columns: of the newest file, since columns are only ever added."""
+        """The columns of the newest file: it has all of them, since columns are only ever added."""
         if self._schema is None:
             with self._lock:
                 self._schema = self._file(len(self._segments) - 1).schema_arrow.remove_metadata()
@@ -77,7 +77,7 @@ class KeyFiles:
         return pa.concat_tables(tables).take(pa.array(inverse.reshape(-1))) if tables else schema.empty_table()
 
     def column(self, name: str) -> Iterator[pa.Array]:
-        """Yield a column in pieces, in order of position; files that lack it are nulls.
+        """Yield a column in pieces, in order of position; nulls for files that lack it.
 
         Args:
             name: Of the column.
@@ -117,7 +117,7 @@ class KeyFiles:
             yield in_columns(found, schema, len(inner))
 
     def _file(self, place: int) -> Any:
-        """Return a file, opened; the lock is held."""
+        """Return an open file; the caller holds the lock."""
         if place in self._files:
             self._files.move_to_end(place)
             return self._files[place]

@@ -25,18 +25,18 @@ def faiss_library() -> Any:
 
 
 def use_threads(cpus: int | None) -> None:
-    """Let Faiss compute on so many cores, by default on those that this process may use.
+    """Set the number of threads of Faiss, by default the cores that this process may use.
 
-    Spark tells its workers' OpenMP to take one thread, whatever the task was given.
+    Spark sets OMP_NUM_THREADS=1 for its Python workers by default, however many cores a task has.
     """
     faiss_library().omp_set_num_threads(cpus or len(os.sched_getaffinity(0)))
 
 
 def make_index(dim: int, factory: str) -> Any:
-    """Return an empty index that compares by squared distance: of vectors of length 1 that orders as the cosine does.
+    """Return an empty index that compares squared distances: for vectors of length 1 their order is that of cosines.
 
     Raises:
-        SpecError: If Faiss does not take the description for vectors of this dimension.
+        SpecError: If Faiss rejects the factory string for vectors of this dimension.
     """
     faiss = faiss_library()
     try:
@@ -44,17 +44,16 @@ def make_index(dim: int, factory: str) -> Any:
     except RuntimeError as err:
         raise SpecError(
             f"factory={factory!r} makes no index of {dim} values: {reason_of(err)}; give one such as 'Flat' (exact), "
-            "'HNSW32,SQ8', 'IVF1024,SQ8' or 'OPQ64,IVF1024,PQ64', or leave it out, and the kind is planned"
+            "'HNSW32,SQ8', 'IVF1024,SQ8' or 'OPQ64,IVF1024,PQ64', or leave it out to have the kind planned"
         ) from err
     _leave_codes_unordered(index)
     return index
 
 
 def _leave_codes_unordered(index: Any) -> None:
-    """Keep training from renumbering a product quantiser's centroids for comparisons by Hamming distance.
+    """Turn off polysemous training, which renumbers the centroids of a product quantiser for Hamming distances.
 
-    No search here makes such comparisons, which are polysemous codes, and the renumbering takes longer than all of the
-    rest: 13 of 14 s for `PQ8`, whatever the number of rows.
+    No search here uses polysemous codes, and renumbering takes most of the training: 13 of 14 s for `PQ8`.
     """
     faiss = faiss_library()
     inner = faiss.downcast_index(index)
@@ -66,18 +65,18 @@ def _leave_codes_unordered(index: Any) -> None:
 
 
 def reason_of(error: RuntimeError) -> str:
-    """Return what Faiss says of an error, without the place in its source and the condition there."""
+    """Return the message of an error of Faiss, without its source location and the failed condition."""
     last = str(error).strip().splitlines()[-1]
     return _PLACE.sub("", last).strip() or last
 
 
 def ivf_of(index: Any) -> Any:
-    """Return the inverted file in an index, None in one without."""
+    """Return the IVF index inside an index, None where there is none."""
     return faiss_library().try_extract_index_ivf(index)
 
 
 def code_bytes_of(index: Any) -> int:
-    """Return the bytes of a vector's code; those of the vector where Faiss does not say."""
+    """Return the size of a vector's code; the size of the vector where Faiss does not know it."""
     ivf, graph = ivf_of(index), hnsw_of(index)
     if ivf is not None:
         return int(ivf.code_size)
@@ -88,7 +87,7 @@ def code_bytes_of(index: Any) -> int:
 
 
 def hnsw_of(index: Any) -> Any:
-    """Return the graph that an index without inverted lists is made of, None in one without."""
+    """Return the HNSW index inside an index, None where there is none."""
     faiss = faiss_library()
     inner = faiss.downcast_index(index)
     if isinstance(inner, faiss.IndexPreTransform | faiss.IndexIDMap):

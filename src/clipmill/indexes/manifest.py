@@ -1,14 +1,15 @@
-"""The directory of an index, and the file that says what it is.
+"""The directory of an index, and its manifest.
 
-    _index.json               what the index is; written last, so that a directory with one is whole
-    index.faiss               codes and how they are searched, as Faiss writes it; none where every vector is compared
-    vectors/<segment>.npy     full vectors of length 1, mapped into memory; row after row, file after file
+    _index.json               the manifest; written last, so that a directory that has it is complete
+    index.faiss               the codes, in Faiss's format; not in an exact index
+    vectors/<segment>.npy     full vectors of length 1, memory-mapped
     keys/<segment>.parquet    the other columns of the same rows
-    _building.json            there while an index is being built or added to
-    _staging/                 what is not merged yet
+    _building.json            exists while the index is being built or added to
+    _staging/                 files that are not merged yet
 
-Position i of an index is row i of the files of vectors, one after the other, and of the files of keys. A segment is
-called by its number and the run that wrote it: what a worker of an earlier run still writes has another name.
+Position i of an index is row i of the files of vectors, in the order of the segments, and row i of the files of keys.
+The name of a segment has its number and the id of the run that wrote it, so that workers of an earlier run, which may
+still be alive, never write to a file of this one.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ OWN = re.compile(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SearchParameters:
-    """How much is looked at for a query; more finds more and takes longer.
+    """How much of an index is searched; higher values have a better recall and take longer.
 
     Attributes:
-        nprobe: Inverted lists that are looked into; None in kinds without.
-        ef_search: Rows of a graph that are kept in view; None in kinds without.
-        rerank: Candidates for each hit, compared with the query exactly; None where every vector is.
+        nprobe: Inverted lists that are searched; None in kinds without lists.
+        ef_search: `efSearch` of a graph; None in kinds without a graph.
+        rerank: Candidates for each hit, which are compared with the query exactly; None in an exact index.
     """
 
     nprobe: int | None = None
@@ -53,12 +54,12 @@ class SearchParameters:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Measured:
-    """What a search with some parameters finds, and how fast.
+    """The recall and the speed of a search with some parameters.
 
     Attributes:
         search: The parameters.
         recall: Share of the true nearest rows that were found, 0 to 1.
-        queries_per_second: Of all queries in one call, on the machine that built.
+        queries_per_second: With all queries in one call, on the machine that built the index.
     """
 
     search: SearchParameters
@@ -68,17 +69,17 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Recall:
-    """What the index finds of what exact search finds.
+    """The recall of an index against exact search.
 
     Attributes:
-        k: How many nearest rows are looked for: 10, fewer in a smaller index.
-        queries: Indexed rows that were searched for; a row's own place does not count. None was trained on, unless rows
-            were added since.
-        target: What was asked for.
-        reached: Whether it was.
-        recall: With the index's parameters.
-        queries_per_second: With them.
-        curve: What other parameters give, from fast to thorough.
+        k: How many nearest rows are searched for: 10, fewer in a smaller index.
+        queries: Number of queries. They are rows of the index; a hit on the row itself does not count. None of them was
+            trained on, unless rows were added since.
+        target: The recall that was asked for.
+        reached: Whether it was reached.
+        recall: With the parameters of the manifest.
+        queries_per_second: With the parameters of the manifest.
+        curve: The same with other parameters, from fast to thorough.
     """
 
     k: int
@@ -96,8 +97,8 @@ class Segment:
 
     Attributes:
         number: Names its files.
-        rows: How many.
-        run: Names them too: the mark of the run that wrote them.
+        rows: Number of rows.
+        run: Id of the run that wrote them; part of the names too.
     """
 
     number: int
@@ -121,7 +122,7 @@ class Segment:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ids:
-    """Rows of an index that its column `id` does not tell from others.
+    """Rows of an index that its column `id` does not identify.
 
     Attributes:
         missing: Rows without an id.
@@ -134,7 +135,7 @@ class Ids:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class IndexManifest:
-    """What an index is.
+    """The manifest of an index.
 
     Attributes:
         clipmill: Version that wrote it.
@@ -145,20 +146,20 @@ class IndexManifest:
         rows: Vectors in the index.
         dtype: Of the full vectors, `float32` or `float16`.
         kind: `exact`, `hnsw`, `ivf`, `ivfpq`, `custom`; see `IndexPlan`.
-        factory: How Faiss calls it; `Flat` for exact.
+        factory: The factory string of Faiss; `Flat` for exact.
         plan: Reasons and estimates, `IndexPlan.as_dict()`.
-        provenance: Where the vectors come from; None if the datasets don't say.
-        search: The parameters that a search uses unless told otherwise.
-        recall: As measured.
+        provenance: Provenance of the vectors; None if the datasets have none.
+        search: The default parameters of a search.
+        recall: The measured recall; None where there was nothing to measure.
         nulls: Rows of the datasets without a vector, which are not in the index.
         failed: Vectors that are not in the index, by reason: `zero`, `not_finite`.
-        skipped: Rows that were left out since their id was there already.
-        datasets: What it was made of, in order.
+        skipped: Rows that were not added because their id was in the index already.
+        datasets: The datasets it was built from, in order.
         trained_rows: Rows in the index when it was trained.
         segments: The files of vectors and keys, in order of position.
-        index_file: The file of codes, None where every vector is compared.
-        files: Bytes of every file by name: what tells one that is cut off.
-        ids: What its rows have of ids; None where there is no column of that name.
+        index_file: Name of the file of codes, None in an exact index.
+        files: Bytes of every file by name; a file of another size is damaged.
+        ids: Missing and repeated ids; None where there is no column `id`.
     """
 
     clipmill: str
@@ -190,7 +191,7 @@ class IndexManifest:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> IndexManifest:
-        """Make a manifest of what `as_dict` returned."""
+        """Return the manifest that `as_dict` was called on."""
         recall = fields["recall"]
         if recall is not None:
             curve = [Measured(**{**one, "search": SearchParameters(**one["search"])}) for one in recall["curve"]]
@@ -208,22 +209,22 @@ class IndexManifest:
 
 
 def write_manifest(folder: Folder, manifest: IndexManifest) -> None:
-    """Put the manifest in place, over an older one: from then on the directory is this index."""
-    said = {"format": FORMAT, "format_version": FORMAT_VERSION, **manifest.as_dict()}
-    folder.write(MANIFEST, json_text(said, indent=1).encode())
+    """Publish the manifest, over an older one: from then on the directory is this index."""
+    content = {"format": FORMAT, "format_version": FORMAT_VERSION, **manifest.as_dict()}
+    folder.write(MANIFEST, json_text(content, indent=1).encode())
 
 
 def read_manifest(directory: str) -> IndexManifest:
-    """Return what an index is.
+    """Return the manifest of an index.
 
     Raises:
-        DatasetError: If there is no whole index.
+        DatasetError: If there is no complete index.
     """
     return parse_manifest(directory, manifest_bytes(directory))
 
 
 def manifest_bytes(directory: str) -> bytes:
-    """Return the manifest as it stands in the file, which tells an index from what stands at its place later.
+    """Return the bytes of the manifest, which identify this version of the index.
 
     Raises:
         DatasetError: If there is none.
@@ -240,37 +241,37 @@ def manifest_bytes(directory: str) -> bytes:
                 f"{folder.url} holds an index that was not finished: build it again with the same arguments"
             ) from None
         raise DatasetError(
-            f"{folder.url} is no index of clipmill: there is no {MANIFEST} in it; 'clipmill index' makes one of a "
+            f"{folder.url} is no index of clipmill: there is no {MANIFEST} in it; 'clipmill index' builds one of a "
             "dataset"
         ) from None
 
 
 def parse_manifest(directory: str, content: bytes) -> IndexManifest:
-    """Return what the bytes of a manifest say.
+    """Parse the bytes of a manifest.
 
     Raises:
         DatasetError: If they are damaged, or of another format.
     """
     where = f"{directory}/{MANIFEST}"
     try:
-        said = json.loads(content)
+        fields = json.loads(content)
     except ValueError as err:
         raise DatasetError(f"{where} is damaged: {err}; build the index again") from err
-    if not isinstance(said, dict) or said.get("format") != FORMAT:
-        raise DatasetError(f"{where} does not describe an index of clipmill")
-    if said.get("format_version") != FORMAT_VERSION:
+    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
+        raise DatasetError(f"{where} does not describe an index of clipmill; give the directory of an index")
+    if fields.get("format_version") != FORMAT_VERSION:
         raise DatasetError(
-            f"{where} has the format {said.get('format_version')!r}, and this version of clipmill reads "
+            f"{where} has the format {fields.get('format_version')!r}, and this version of clipmill reads "
             f"{FORMAT_VERSION}; build the index again"
         )
     try:
-        return IndexManifest.from_dict(said)
+        return IndexManifest.from_dict(fields)
     except (KeyError, TypeError) as err:
         raise DatasetError(f"{where} is damaged: {type(err).__name__}: {err}; build the index again") from err
 
 
 def check_files(folder: Folder, manifest: IndexManifest) -> None:
-    """Compare the files that are there with those that the manifest lists.
+    """Compare the files of an index with those that its manifest lists.
 
     Raises:
         DatasetError: If one is missing or has another size.
@@ -278,7 +279,7 @@ def check_files(folder: Folder, manifest: IndexManifest) -> None:
     there = folder.list()
     for name, size in manifest.files.items():
         if name not in there:
-            raise DatasetError(f"{folder.url}/{name} is missing: the index is not whole; build it again")
+            raise DatasetError(f"{folder.url}/{name} is missing: the index is not complete; build it again")
         if there[name] != size:
             raise DatasetError(
                 f"{folder.url}/{name} is damaged: it has {there[name]:,} bytes and was written with {size:,}; "
@@ -287,21 +288,21 @@ def check_files(folder: Folder, manifest: IndexManifest) -> None:
 
 
 def prepare_index(folder: Folder, *, overwrite: bool, description: Mapping[str, Any]) -> None:
-    """Make a directory ready for a new index: without files but the note that it is being built.
+    """Prepare a directory for a new index: afterwards its only file is `_building.json`.
 
-    What an interrupted building left is deleted; an index that stands there only with `overwrite`.
+    Files of an interrupted build are deleted; those of a complete index only with `overwrite`.
 
     Raises:
-        DatasetError: If it holds an index and `overwrite` is False, holds strangers' files, or cannot be written.
+        DatasetError: If it has an index and `overwrite` is False, has other files, or cannot be written.
     """
     with dataset_errors("look at", folder.url):
         if folder.fs.isfile(folder.path):
             raise DatasetError(f"{folder.url} is a file; the output is a directory")
     names = [name for name in folder.list() if name != LOCK]
-    if strangers := [name for name in names if not OWN.fullmatch(name)]:
+    if foreign := [name for name in names if not OWN.fullmatch(name)]:
         raise DatasetError(
-            f"{folder.url} is not empty (it holds {some_of(strangers)}, no part of an index), and nothing of that is "
-            "ever deleted; choose another directory"
+            f"{folder.url} is not empty (it holds {some_of(foreign)}, no part of an index), and other files are never "
+            "deleted; choose another directory"
         )
     if MANIFEST in names and not overwrite:
         raise DatasetError(
@@ -312,18 +313,18 @@ def prepare_index(folder: Folder, *, overwrite: bool, description: Mapping[str, 
     if held and MANIFEST not in names and BUILDING not in names and not overwrite:
         raise DatasetError(
             f"{folder.url} is not empty (it holds {some_of(held)}) and no index; choose another directory, or replace "
-            "what is there with overwrite=True (--overwrite)"
+            "these files with overwrite=True (--overwrite)"
         )
-    folder.delete(MANIFEST)  # first: nobody takes for whole what loses its files
+    folder.delete(MANIFEST)  # first, so that nobody opens an index that is losing its files
     folder.write(BUILDING, json_text(dict(description), indent=1).encode())
     clear(folder, [name for name in names if name not in (MANIFEST, BUILDING)])
 
 
 def clear(folder: Folder, names: list[str]) -> None:
-    """Delete files of an index, and the folders that are empty then."""
+    """Delete files of an index, and its folders that are then empty."""
     for name in names:
         folder.delete(name)
     if is_local(folder.fs):
         for below in (STAGING, "vectors", "keys"):
-            with contextlib.suppress(OSError):  # it is not there, or not empty
+            with contextlib.suppress(OSError):  # it does not exist, or is not empty
                 os.rmdir(folder.at(below))

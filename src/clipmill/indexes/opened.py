@@ -1,4 +1,4 @@
-"""An index that can be searched: opened once in a process, its files mapped, so that processes share their pages."""
+"""`open_index`: once per process, with its files memory-mapped, so that processes share their pages."""
 
 from __future__ import annotations
 
@@ -16,48 +16,47 @@ import pyarrow as pa
 from ..errors import DatasetError
 from ..files.file_systems import Folder, is_local
 from .candidates import Candidates
-from .fetched import fetch_index
+from .exact import nearest_of_blocks
 from .hits import Hits
 from .keys import KeyFiles
+from .local_copy import fetch_index
 from .manifest import IndexManifest, SearchParameters, check_files, manifest_bytes, parse_manifest
 from .pages import MappedArray, resident_bytes
-from .truth import nearest_of_blocks
-from .units import units_of
+from .units import to_unit_vectors
 
 _BLOCK_BYTES = 32 * 2**20
-"""Full vectors that are held in work at a time."""
+"""Size of the full vectors that are processed at a time."""
 _KEPT_BYTES = 64 * 2**20
-"""Vectors that stay resident when all of them are compared; of more no more than a block is."""
+"""An exact index up to this size stays resident between searches; of a larger one, only a block does."""
 _TOUCHED_BYTES = 2**21
-"""What may become resident when a row is read: the system maps what it has in its cache around the page that is asked
-for, up to a huge page."""
+"""What may become resident when one row is read: the kernel also maps cached pages around it, up to a huge page."""
 _HIT_BYTES = 12
 _QUERIES = 1024
-"""Queries in a block, at most: between two blocks pages are let go of."""
-_TIMES, _SETTLE_S = 3, 0.2
-"""How often it is tried to open an index, and the seconds between."""
+"""Queries in a block, at most: pages are released between blocks."""
+_ATTEMPTS, _RETRY_S = 3, 0.2
+"""How often opening an index is tried, and the seconds between."""
 
 _opened: dict[str, OpenIndex] = {}
 _opening = threading.Lock()
 
 
 class OpenIndex:
-    """An index, mapped into memory and searched by any number of threads.
+    """An index, mapped into memory. Thread-safe.
 
     Attributes:
-        directory: Where it is on this machine.
-        manifest: What it is.
-        identity: Tells this version of the index from what stands at its place later.
+        directory: Its path on this machine.
+        manifest: Its manifest.
+        identity: Its URL and the hash of its manifest, which identify this version of the index.
     """
 
     def __init__(self, directory: str, manifest: IndexManifest, *, max_memory_bytes: int | None = None) -> None:
-        """Map the files of an index; `open_index` does it once in a process.
+        """Map the files of an index; `open_index` does it once per process.
 
         Args:
             directory: A local path.
             manifest: Of the index there.
-            max_memory_bytes: What this process may hold while it searches, as far as that is up to the index: when
-                more is resident, mapped pages are let go of. By default what the index was planned for.
+            max_memory_bytes: What may be resident in this process. Mapped pages are released when half of it is. By
+                default what the index was planned for.
 
         Raises:
             DatasetError: If a file cannot be read.
@@ -87,14 +86,14 @@ class OpenIndex:
     ) -> Hits:
         """Find the k nearest vectors of each query.
 
-        A compressed index proposes `rerank` times k candidates, and those are compared with the query exactly. What
-        is not said is as the manifest has it: the least that reached the recall that was asked for.
+        A compressed index returns `rerank` times k candidates, which are compared with the query exactly. Parameters
+        that are None are taken from the manifest: the cheapest that reached the target recall.
 
         Args:
-            queries: (n, dim) numbers of any norm. Of one that is zero or not finite nothing is found.
+            queries: (n, dim) numbers of any norm; those that are zero or not finite find nothing.
             k: How many, at most the rows of the index.
-            nprobe: Inverted lists to look into.
-            ef_search: Rows of the graph to keep in view.
+            nprobe: Inverted lists to search.
+            ef_search: `efSearch` of a graph.
             rerank: Candidates for each hit.
 
         Returns:
@@ -107,29 +106,29 @@ class OpenIndex:
         return self.search_with(queries, k, self._parameters(nprobe, ef_search, rerank))
 
     def search_with(self, queries: np.ndarray, k: int, parameters: SearchParameters) -> Hits:
-        """Do what `search` does, with these parameters whatever the manifest has.
+        """Search with these parameters, whatever the manifest has.
 
         Args:
             queries: (n, dim) numbers.
             k: How many.
-            parameters: How much is looked at; those that the kind of index does not know are passed over.
+            parameters: How much is searched; those that do not apply to this kind of index are ignored.
 
         Raises:
             DatasetError: If shapes do not fit.
         """
         found = np.asarray(queries)
         if found.ndim != 2 or found.shape[1] != self.manifest.dim:
-            raise DatasetError(f"queries {found.shape} do not fit an index of {self.manifest.dim} values: (n, dim)")
+            raise DatasetError(f"queries have the shape {found.shape}; this index takes (n, {self.manifest.dim})")
         scores = np.full((len(found), k), np.nan, np.float32)
         positions = np.full((len(found), k), -1, np.int64)
         step = self._queries_at_once(k, parameters)
         for start in range(0, len(found), step):
-            units = units_of(found[start : start + step])
+            units = to_unit_vectors(found[start : start + step])
             good = np.flatnonzero(units.good)
             if len(good):
                 hits = self._search(units.vectors[good], k, parameters)
                 scores[start + good], positions[start + good] = hits
-            self._let_go()
+            self._release_pages()
         return Hits(scores, positions)
 
     def rows(self, positions: np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
@@ -152,7 +151,7 @@ class OpenIndex:
 
     @property
     def is_graph(self) -> bool:
-        """Whether rows are found along a graph (HNSW)."""
+        """Whether it is a graph (HNSW)."""
         return self._candidates is not None and self._candidates.is_graph
 
     @property
@@ -192,42 +191,42 @@ class OpenIndex:
         if wanted.size and (wanted.min() < 0 or wanted.max() >= self.manifest.rows):
             raise DatasetError(f"positions {wanted.min()} to {wanted.max()} of {self.manifest.rows:,} rows")
         found = np.empty((len(wanted), self.manifest.dim), np.float32)
-        step = max(16, self._left() // 4 // _TOUCHED_BYTES)
+        step = max(16, self._memory_left() // 4 // _TOUCHED_BYTES)
         for start in range(0, len(wanted), step):
             self._gather(wanted[start : start + step], found[start : start + step])
-            self._let_go()
+            self._release_pages()
         return found
 
     def _gather(self, positions: np.ndarray, into: np.ndarray) -> None:
-        places = np.searchsorted(self._starts, positions, side="right") - 1
-        for place in np.unique(places):
-            of_part = places == place
-            into[of_part] = self._parts[place].array[positions[of_part] - self._starts[place]]
+        parts = np.searchsorted(self._starts, positions, side="right") - 1
+        for number in np.unique(parts):
+            inside = parts == number
+            into[inside] = self._parts[number].array[positions[inside] - self._starts[number]]
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield all full vectors block by block, with the position of the first: bounded memory, whatever there is."""
+        """Yield the position of the first vector and the vectors, block by block, in bounded memory."""
         rows = max(1, _BLOCK_BYTES // (self.manifest.dim * 4))
         is_long = self.manifest.rows * self.manifest.dim * 4 > _KEPT_BYTES
         for start, part in zip(self._starts, self._parts, strict=False):
             for first in range(0, len(part.array), rows):
                 yield int(start) + first, np.asarray(part.array[first : first + rows], np.float32)
                 if is_long:
-                    part.let_go()
-                self._let_go()
+                    part.release_pages()
+                self._release_pages()
 
     def candidates(self, queries: np.ndarray, count: int, parameters: SearchParameters) -> np.ndarray:
-        """Return what the codes alone propose, nearest first, before anything is compared exactly.
+        """Return the candidates of the index of codes, nearest first by their codes.
 
         Args:
             queries: (n, dim) float32 of length 1.
             count: Candidates of each.
-            parameters: How much is looked at.
+            parameters: How much is searched.
 
         Returns:
             (n, count) int64 positions, -1 where there are fewer.
 
         Raises:
-            DatasetError: If the index is exact, and so proposes nothing.
+            DatasetError: If the index is exact, and so has no codes.
         """
         if self._candidates is None:
             raise DatasetError("an exact index has no candidates: every vector is compared")
@@ -235,7 +234,7 @@ class OpenIndex:
         step = self._queries_at_once(count, SearchParameters(parameters.nprobe, parameters.ef_search))
         for start in range(0, len(queries), step):
             found[start : start + step] = self._candidates.search(queries[start : start + step], count, parameters)
-            self._let_go()
+            self._release_pages()
         return found
 
     def _search(self, units: np.ndarray, k: int, parameters: SearchParameters) -> Hits:
@@ -243,7 +242,7 @@ class OpenIndex:
             return nearest_of_blocks(units, self.blocks(), k)
         count = min(self.manifest.rows, k * (parameters.rerank or 1))
         candidates = self._candidates.search(units, count, parameters)
-        self._let_go()
+        self._release_pages()
         return self._reranked(units, candidates, k)
 
     def _reranked(self, units: np.ndarray, candidates: np.ndarray, k: int) -> Hits:
@@ -251,11 +250,11 @@ class OpenIndex:
         step = max(1, _BLOCK_BYTES // (candidates.shape[1] * self.manifest.dim * 4))
         for start in range(0, len(units), step):
             some = candidates[start : start + step]
-            there = some >= 0
+            found = some >= 0
             vectors = np.zeros((*some.shape, self.manifest.dim), np.float32)
-            vectors[there] = self.vectors(some[there])
+            vectors[found] = self.vectors(some[found])
             exact = np.einsum("qcd,qd->qc", vectors, units[start : start + step])
-            scores[start : start + step][there] = exact[there]
+            scores[start : start + step][found] = exact[found]
         order = np.lexsort((candidates, -scores), axis=1)[:, :k]
         best = np.take_along_axis(candidates, order, axis=1)
         cosines = np.clip(np.take_along_axis(scores, order, axis=1), -1, 1)
@@ -270,7 +269,9 @@ class OpenIndex:
             if value < 1:
                 raise DatasetError(f"{name}={value} is not at least 1")
             if getattr(usual, name) is None:
-                raise DatasetError(f"{name}={value} says nothing to an index of the kind {self.manifest.kind}")
+                raise DatasetError(
+                    f"{name}={value} has no effect with an index of the kind {self.manifest.kind}; leave it out"
+                )
         return SearchParameters(*(getattr(usual, name) if value is None else value for name, value in given.items()))
 
     def _check_k(self, k: int) -> None:
@@ -280,51 +281,51 @@ class OpenIndex:
             raise DatasetError(f"k={k} is more than the {self.manifest.rows:,} vectors of the index {self.directory}")
 
     def _queries_at_once(self, k: int, parameters: SearchParameters) -> int:
-        """Return how many queries have candidates and touch pages within bounds, beside what this process holds anyway.
+        """Return how many queries may be searched together, so that candidates and mapped pages fit into memory.
 
         Args:
             k: Hits of each.
-            parameters: How much is looked at.
+            parameters: How much is searched.
         """
         fitting = max(1, min(_QUERIES, _BLOCK_BYTES // (_HIT_BYTES * k * (parameters.rerank or 1))))
-        room = max(_BLOCK_BYTES, self._left() // 2)
+        room = max(_BLOCK_BYTES, self._memory_left() // 2)
         if self._candidates is None or self._candidates.mapped_bytes <= room:
             return fitting
         return int(min(fitting, max(1, room // max(1, self._candidates.bytes_of_query(parameters)))))
 
-    def _left(self) -> int:
-        """Return what may yet become resident: half of it of lists, a quarter of full vectors, the rest in work."""
+    def _memory_left(self) -> int:
+        """Return what may yet become resident: half of it for lists, a quarter for full vectors, the rest for work."""
         return max(0, self._max_memory - resident_bytes())
 
-    def _let_go(self) -> None:
-        """Give mapped pages back where this process holds more than it may."""
+    def _release_pages(self) -> None:
+        """Release mapped pages where this process uses over half of its memory."""
         if resident_bytes() <= self._max_memory // 2:
             return
         for part in self._parts:
-            part.let_go()
+            part.release_pages()
         if self._candidates is not None:
-            self._candidates.let_go()
+            self._candidates.release_pages()
 
 
 def open_index(directory: str | os.PathLike[str]) -> OpenIndex:
-    """Open an index: once in this process, as long as what stands at the place is the same.
+    """Open an index: once in this process, and again when the index has changed.
 
-    Files are mapped, not read: they are there at once, and all processes of a machine share their pages. An index in
-    an object store is copied to this machine once, into clipmill's cache (`$CLIPMILL_CACHE`); a copy of what stood
-    there before is deleted then, unless a process has it open.
+    Files are mapped, not read: opening is fast, and all processes of a machine share their pages. An index in an object
+    store is copied to this machine once, into clipmill's cache (`$CLIPMILL_CACHE`). Copies of earlier versions are then
+    deleted, unless a process has them open.
 
     Args:
         directory: Path or URL.
 
     Raises:
-        DatasetError: If there is no whole index, or a file of it is cut off.
+        DatasetError: If there is no complete index, or a file of it is cut off.
         MissingExtraError: If Faiss, or the driver of the object store, is not installed.
     """
     folder = Folder.of(directory)
-    for _ in range(_TIMES - 1):
+    for _ in range(_ATTEMPTS - 1):
         with contextlib.suppress(DatasetError):
             return _open(folder)
-        time.sleep(_SETTLE_S)  # rows may have been added between a look at the manifest and one at its files
+        time.sleep(_RETRY_S)  # rows may have been added after the manifest was read, and before its files were
     return _open(folder)
 
 
@@ -332,16 +333,16 @@ def _open(folder: Folder) -> OpenIndex:
     with _opening:
         content = manifest_bytes(folder.url)
         identity = f"{folder.url} {hashlib.sha256(content).hexdigest()}"
-        standing = _opened.get(folder.url)
-        if standing is not None and standing.identity == identity:
-            return standing
+        opened = _opened.get(folder.url)
+        if opened is not None and opened.identity == identity:
+            return opened
         manifest = parse_manifest(folder.url, content)
         check_files(folder, manifest)
         if is_local(folder.fs):
             found = OpenIndex(folder.path, manifest)
         else:
-            del standing
-            _opened.pop(folder.url, None)  # unless others use it, its copy may go
+            del opened
+            _opened.pop(folder.url, None)  # its local copy may be deleted, unless others use it
             copy = fetch_index(folder, manifest, content)
             found = OpenIndex(copy.path, manifest)
             weakref.finalize(found, copy.held.close)

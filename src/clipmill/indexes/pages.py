@@ -1,8 +1,8 @@
-"""Files mapped into memory, and letting go of them again.
+"""Memory-mapped files, and releasing their pages.
 
-Pages of a mapped file are shared by all processes of a machine and cost nothing that the system could not take back,
-but while a process has touched them they count as its resident memory (`RssFile` in /proc). Letting go costs little:
-what the system still has in its cache is mapped again at the next touch, without the disk.
+All processes of a machine share the pages of a mapped file, and the kernel can reclaim them at any time. Yet the pages
+that a process has touched count as its resident memory (`RssFile` in /proc). Releasing them is cheap: a page that is
+still in the kernel's cache is mapped again at the next access, without reading the disk.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _STATM = Path("/proc/self/statm")
 
 
 def resident_bytes() -> int:
-    """Return what this process holds as the system counts it (RSS), mapped pages included; 0 where it does not say."""
+    """Return the resident memory of this process, mapped pages included; 0 where /proc does not have it."""
     try:
         return int(_STATM.read_text().split()[1]) * mmap.PAGESIZE
     except OSError:
@@ -38,44 +38,46 @@ class MappedArray:
 
         Args:
             path: Of the file.
-            shape: What its header has to say.
+            shape: The shape that it must have.
 
         Raises:
-            DatasetError: If it cannot be read, or holds something else.
+            DatasetError: If it cannot be read, or has another shape.
         """
         try:
             self.array: np.memmap = np.load(path, mmap_mode="r")
         except (OSError, ValueError) as err:
             raise DatasetError(f"{path} cannot be read as an array: {err}; build the index again") from err
         if self.array.shape != shape:
-            raise DatasetError(f"{path} holds {self.array.shape}, and the index says {shape}; build the index again")
+            raise DatasetError(
+                f"{path} has the shape {self.array.shape}, and the manifest has {shape}; build the index again"
+            )
         self._map: Any = getattr(self.array, "_mmap", None)
         self.advise(random=True)
 
     def advise(self, *, random: bool) -> None:
-        """Say how it is read: here and there, or from its beginning to its end."""
+        """Tell the kernel whether rows are read at random or in order."""
         if self._map is not None and hasattr(self._map, "madvise"):
             self._map.madvise(mmap.MADV_RANDOM if random else mmap.MADV_NORMAL)
 
-    def let_go(self) -> None:
-        """Give its pages back."""
+    def release_pages(self) -> None:
+        """Release its pages."""
         if self._map is not None and hasattr(self._map, "madvise"):
             self._map.madvise(mmap.MADV_DONTNEED)
 
 
-def let_go_of(address: int, length: int) -> None:
-    """Give back the pages of a file that a library has mapped for reading.
+def release_pages(address: int, length: int) -> None:
+    """Release pages of a file that a library has mapped read-only.
 
     Args:
-        address: Where it begins, at the beginning of a page.
-        length: Its bytes.
+        address: Of the mapping; ignored if it is not at the start of a page.
+        length: Bytes of the mapping.
     """
     if os.name == "posix" and address and address % mmap.PAGESIZE == 0:
         ctypes.CDLL(None).madvise(ctypes.c_void_p(address), ctypes.c_size_t(length), _MADV_DONTNEED)
 
 
-def let_go_of_freed() -> None:
-    """Give back what this process has freed and its allocators have kept: Arrow's, and that of the C library."""
+def trim_heap() -> None:
+    """Return freed memory that the allocators of Arrow and of the C library keep to the system."""
     pa.default_memory_pool().release_unused()
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # of glibc alone
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # only glibc has it
         trim(ctypes.c_size_t(0))

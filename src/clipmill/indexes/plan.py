@@ -1,4 +1,4 @@
-"""Which index: decided from rows, dimension and the memory allowed, by a function that says why."""
+"""Which kind of index: chosen from rows, dimension and memory, with the reasons."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import re
 from typing import Any, Literal, NamedTuple
 
 from ..errors import SpecError
-from .footprint import GROWING, HNSW_LINKS, HNSW_ROW_BYTES, ID_BYTES, filled_bytes, index_bytes
+from .codes import ID_BYTES
+from .footprint import GRAPH_GROWTH, HNSW_LINKS, HNSW_ROW_BYTES, filled_bytes, index_bytes
 from .library import code_bytes_of, ivf_of, make_index
 from .sizes import as_size
 
@@ -16,54 +17,54 @@ Kind = Literal["exact", "hnsw", "ivf", "ivfpq", "custom"]
 
 DEFAULT_MEMORY = 4 * 10**9
 PROCESS_BYTES = 180 * 10**6
-"""Resident bytes of Python with clipmill, Faiss and pyarrow before any vector: 146 MB measured, and room."""
+"""Resident memory of Python with clipmill, Faiss and pyarrow before any vector: measured 146 MB, with a margin."""
 
 WORK_BYTES = 96 * 2**20
-"""What blocks of rows and queries in work take, beside an index."""
+"""Memory of the blocks of rows and queries that are processed, beside an index."""
 
 _EXACT_VALUES = 2**24
-"""Values (rows times dimension) that one query is compared with in some 10 ms on one core: 64 MiB of float32."""
+"""Values (rows times dimension) that one query is compared with in about 10 ms on one core: 64 MiB of float32."""
 
 _HNSW_ROWS = 200_000
-"""Rows up to which a graph, which one process makes alone, is there in minutes on two cores."""
+"""Rows of a graph that one process builds in minutes on two cores."""
 
 _LISTS_PER_ROOT = 2
 _COMPARED_LISTS = 16_384
-"""Lists that are all compared with a vector to find its own. Of more a graph finds them, which keeps time in bounds,
-but centroids are a hard case for it: of 632 in 512 dimensions it took five times as long, and six times as many lists
-had to be probed."""
+"""Up to so many lists, a vector is compared with all centroids to find its list. With more lists a graph of centroids
+bounds the time. Centroids are a hard case for a graph: with 632 in 512 dimensions it took five times as long, and six
+times as many lists had to be probed."""
 _ROWS_PER_LIST = 40
-"""Rows of the sample for each list: Faiss warns under 39."""
+"""Training rows for each list: Faiss warns below 39."""
 _TRAINING_COPIES = 3.5
-"""Sample, residuals and what clustering holds, in sizes of the sample; measured."""
+"""Peak memory of training, in sizes of the sample: it, residuals and what clustering holds; measured."""
 _PQ_TRAINING_ROWS = 10_240
-"""256 centroids, 40 rows for each."""
+"""Training rows of a product quantiser: 256 centroids, 40 rows for each."""
 _PQ_SHARES = (2, 4, 8, 16, 32)
-"""Values that one byte of a code stands for, finest first."""
+"""Values that one byte of a code encodes, finest first."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class IndexPlan:
-    """An index that is to be built.
+    """The plan of an index.
 
     Attributes:
         kind: `exact`: every vector is compared. `hnsw`: a graph over codes of a byte for each value. `ivf`: lists of
-            such codes. `ivfpq`: lists of shorter codes, after a rotation that is learnt (OPQ). `custom`: a factory
-            string of the user's.
-        factory: How Faiss calls it; `Flat` for exact.
-        rows: Vectors, as far as known (null ones are found out on the way).
+            such codes. `ivfpq`: lists of shorter codes, after a learnt rotation (OPQ). `custom`: a factory string of
+            the user's.
+        factory: The factory string of Faiss; `Flat` for exact.
+        rows: Vectors; rows without one are counted too, since they are not known yet.
         dim: Values in each.
         dtype: Of the full vectors on disk.
-        lists: Inverted lists; 0 in a kind without.
-        train_rows: Rows of the sample that it is trained on; 0 where nothing is learnt.
+        lists: Inverted lists; 0 in kinds without.
+        train_rows: Rows that it is trained on; 0 in kinds without training.
         code_bytes: Bytes of one vector's code.
         index_bytes: Estimated size of codes, ids, links and centroids.
         vectors_bytes: Size of the full vectors on disk.
-        build_bytes: Estimated peak of what a process that builds holds itself.
-        search_bytes: Estimated memory of a process that searches, codes and lists included, full vectors not.
-        max_memory_bytes: What each process may hold.
-        reasons: Why this one, in sentences.
-        asked: Whether the user gave the factory string, so that nothing was chosen.
+        build_bytes: Estimated peak memory of a process that builds.
+        search_bytes: Estimated memory of a process that searches, with codes and lists, without full vectors.
+        max_memory_bytes: Memory of each process, at most.
+        reasons: Why this kind was chosen, in sentences.
+        asked: Whether the user gave the factory string.
     """
 
     kind: Kind
@@ -83,7 +84,7 @@ class IndexPlan:
     asked: bool = False
 
     def lines(self) -> list[str]:
-        """Return what a user is told: the kind, why, and what it takes."""
+        """Return the lines that users see: the kind, the reasons, and the sizes."""
         sizes = (
             f"estimated: index {as_size(self.index_bytes)}, full vectors ({self.dtype}) {as_size(self.vectors_bytes)} "
             f"on disk; memory {as_size(self.build_bytes)} to build, {as_size(self.search_bytes)} to search; "
@@ -107,28 +108,27 @@ def plan_index(
     """Choose an index.
 
     Exact up to 16,777,216 values. Then a graph (HNSW) up to 200,000 rows, if it fits into memory. Then inverted lists
-    (IVF), with a byte for each value where lists of that size fit into memory, else with codes
-    that are as long as fit (PQ after OPQ).
+    (IVF), with a byte for each value where lists of that size fit into memory, else with the longest codes that fit (PQ
+    after OPQ).
 
     Args:
         rows: Vectors.
         dim: Values in each.
-        max_memory_bytes: What each process that builds or searches may hold: resident memory as the system counts
-            it, mapped pages included.
+        max_memory_bytes: Resident memory of each process that builds or searches, at most, mapped pages included.
         dtype: Of the full vectors on disk, `float32` or `float16`.
-        process_bytes: What such a process holds before it does anything.
+        process_bytes: Resident memory of such a process before it starts.
 
     Raises:
-        SpecError: If there are no rows, or not even the smallest index can be built in this memory.
+        SpecError: If there are no rows, or the memory is too small for any index.
     """
-    sizes = _sizes_of(rows, dim, dtype, max_memory_bytes, process_bytes)
+    sizes = _inputs(rows, dim, dtype, max_memory_bytes, process_bytes)
     allowed = max_memory_bytes - sizes.held
     if rows * dim <= _EXACT_VALUES:
         reason = f"{rows * dim:,} values are few enough to compare a query with all of them (up to {_EXACT_VALUES:,})"
         return _exact(sizes, reason)
     reasons = [f"{rows * dim:,} values are more than the {_EXACT_VALUES:,} that are compared one by one"]
     graph = rows * (dim + HNSW_ROW_BYTES)
-    growing = int(graph * GROWING)
+    growing = int(graph * GRAPH_GROWTH)
     if rows > _HNSW_ROWS:
         reasons.append(f"{rows:,} rows are more than the {_HNSW_ROWS:,} of which one process makes a graph")
     elif growing > allowed:
@@ -138,19 +138,19 @@ def plan_index(
             f"a graph of {rows:,} rows (up to {_HNSW_ROWS:,} are made in one process) takes {as_size(graph)}, which "
             "fits"
         )
-        return _graph(sizes, graph, growing, reasons)
+        return _hnsw(sizes, graph, growing, reasons)
     return _plan_lists(sizes, allowed, reasons)
 
 
-class _Sizes(NamedTuple):
-    """What a plan starts from.
+class _Inputs(NamedTuple):
+    """The inputs of a plan.
 
     Attributes:
         rows: Vectors.
         dim: Values in each.
         dtype: Of the full vectors.
-        max_memory_bytes: What a process may hold.
-        held: What it holds anyhow.
+        max_memory_bytes: Memory of a process, at most.
+        held: Memory of a process without an index.
     """
 
     rows: int
@@ -175,18 +175,18 @@ class _Sizes(NamedTuple):
         )
 
 
-def _sizes_of(rows: int, dim: int, dtype: str, max_memory_bytes: int, process_bytes: int) -> _Sizes:
+def _inputs(rows: int, dim: int, dtype: str, max_memory_bytes: int, process_bytes: int) -> _Inputs:
     check_sizes(rows, dim, dtype)
     held = process_bytes + WORK_BYTES
     if held >= max_memory_bytes:
         raise SpecError(
-            f"max_memory {as_size(max_memory_bytes)} is not enough: {as_size(held)} are taken before the first vector; "
-            "allow more"
+            f"max_memory {as_size(max_memory_bytes)} is not enough: a process takes {as_size(held)} before the first "
+            "vector; allow more"
         )
-    return _Sizes(rows, dim, dtype, max_memory_bytes, held)
+    return _Inputs(rows, dim, dtype, max_memory_bytes, held)
 
 
-def _exact(sizes: _Sizes, reason: str) -> IndexPlan:
+def _exact(sizes: _Inputs, reason: str) -> IndexPlan:
     return sizes.plan(
         kind="exact",
         factory="Flat",
@@ -200,7 +200,7 @@ def _exact(sizes: _Sizes, reason: str) -> IndexPlan:
     )
 
 
-def _graph(sizes: _Sizes, graph: int, growing: int, reasons: list[str]) -> IndexPlan:
+def _hnsw(sizes: _Inputs, graph: int, growing: int, reasons: list[str]) -> IndexPlan:
     return sizes.plan(
         kind="hnsw",
         factory=f"HNSW{HNSW_LINKS},SQ8",
@@ -214,28 +214,28 @@ def _graph(sizes: _Sizes, graph: int, growing: int, reasons: list[str]) -> Index
     )
 
 
-def _plan_lists(sizes: _Sizes, allowed: int, reasons: list[str]) -> IndexPlan:
+def _plan_lists(sizes: _Inputs, allowed: int, reasons: list[str]) -> IndexPlan:
     rows, dim = sizes.rows, sizes.dim
-    lists, train_rows = _lists_of(rows, dim, allowed)
-    if lists < _usual_lists(rows):
-        reasons.append(f"{lists:,} lists instead of {_usual_lists(rows):,}: the sample has to fit into memory")
+    lists, train_rows = _choose_lists(rows, dim, allowed)
+    if lists < _default_lists(rows):
+        reasons.append(f"{lists:,} lists instead of {_default_lists(rows):,}: the sample has to fit into memory")
     training = int(train_rows * dim * 4 * _TRAINING_COPIES)
     overhead = lists * (dim * 4 + HNSW_ROW_BYTES)
     whole = rows * (dim + ID_BYTES) + overhead
     if whole <= allowed:
-        kind, factory, code = "ivf", f"{_lists_called(lists)},SQ8", dim
+        kind, factory, code = "ivf", f"{_ivf_factory(lists)},SQ8", dim
         reasons.append(f"lists with a byte for each value take {as_size(whole)}, which fits")
     else:
         kind = "ivfpq"
         code = _code_bytes(dim, (allowed - overhead) / rows - ID_BYTES)
         size = rows * (code + ID_BYTES) + overhead
-        factory = f"OPQ{code}_{dim // code * code},{_lists_called(lists)},PQ{code}"
+        factory = f"OPQ{code}_{dim // code * code},{_ivf_factory(lists)},PQ{code}"
         reasons.append(
             f"lists with a byte for each value take {as_size(whole)}, more than there is; with codes of {code} bytes "
             + (
                 f"{as_size(size)}, which fits"
                 if size <= allowed
-                else f"{as_size(size)}, which does not fit either: lists are read from the disk as they are looked at"
+                else f"{as_size(size)}, which does not fit either: lists are read from the disk when they are searched"
             )
         )
         whole = size
@@ -254,24 +254,24 @@ def _plan_lists(sizes: _Sizes, allowed: int, reasons: list[str]) -> IndexPlan:
     )
 
 
-def _usual_lists(rows: int) -> int:
+def _default_lists(rows: int) -> int:
     return max(16, round(_LISTS_PER_ROOT * math.sqrt(rows) / 8) * 8)
 
 
-def _lists_called(lists: int) -> str:
-    """Return how Faiss calls so many lists: the nearest ones are found by comparing all of them, or by a graph."""
+def _ivf_factory(lists: int) -> str:
+    """Return the factory string of lists whose nearest centroids are found by comparing all, or by a graph."""
     return f"IVF{lists}" if lists <= _COMPARED_LISTS else f"IVF{lists}_HNSW{HNSW_LINKS}"
 
 
-def _lists_of(rows: int, dim: int, allowed: int) -> tuple[int, int]:
-    """Return how many lists there are, and rows to train them on."""
+def _choose_lists(rows: int, dim: int, allowed: int) -> tuple[int, int]:
+    """Return the number of lists that can be trained in this memory, and of rows to train them on."""
     most_rows = int(allowed / (dim * 4 * _TRAINING_COPIES))
-    lists = min(_usual_lists(rows), max(1, most_rows // _ROWS_PER_LIST))
+    lists = min(_default_lists(rows), max(1, most_rows // _ROWS_PER_LIST))
     return lists, min(rows, lists * _ROWS_PER_LIST)
 
 
 def _code_bytes(dim: int, room: float) -> int:
-    """Return how long a code may be, a whole part of the dimension where it has one."""
+    """Return the longest code size that fits into `room` bytes; the shortest if none does."""
     lengths = [dim // share for share in _PQ_SHARES if dim >= share]
     fitting = [length for length in lengths if length <= room]
     return fitting[0] if fitting else lengths[-1]
@@ -291,23 +291,22 @@ def plan_factory(
     Args:
         rows: Vectors.
         dim: Values in each.
-        factory: As `faiss.index_factory` takes it, such as `IVF1024,SQ8`.
+        factory: A string for `faiss.index_factory`, such as `IVF1024,SQ8`.
         max_memory_bytes: As in `plan_index`.
         dtype: As in `plan_index`.
         process_bytes: As in `plan_index`.
 
     Raises:
-        SpecError: If Faiss does not take it, it keeps its own vectors for re-ranking, or it cannot be built in this
-            memory.
+        SpecError: If Faiss rejects it, it keeps its own vectors for reranking, or it cannot be built in this memory.
         MissingExtraError: If Faiss is not installed.
     """
-    sizes = _sizes_of(rows, dim, dtype, max_memory_bytes, process_bytes)
-    reason = f"factory={factory!r} was asked for"
+    sizes = _inputs(rows, dim, dtype, max_memory_bytes, process_bytes)
+    reason = f"factory={factory!r} was given"
     if factory == "Flat":
         return dataclasses.replace(_exact(sizes, reason), asked=True)
     if re.search(r"(^|,)(RFlat|Refine|IDMap)", factory):
         raise SpecError(
-            f"factory={factory!r}: leave IDMap, RFlat and Refine out; full vectors are kept and compared anyhow"
+            f"factory={factory!r}: leave IDMap, RFlat and Refine out; clipmill itself keeps full vectors and reranks"
         )
     empty = make_index(dim, factory)
     ivf = ivf_of(empty)
@@ -336,12 +335,12 @@ def plan_factory(
 
 
 def check_sizes(rows: int, dim: int, dtype: str) -> None:
-    """Refuse what no index can be made of.
+    """Refuse rows, dimensions and dtypes that no index can have.
 
     Raises:
         SpecError: If there are no rows, no values, or the dtype is neither float32 nor float16.
     """
     if rows < 1 or dim < 1:
-        raise SpecError(f"an index needs vectors: {rows} rows of {dim} values were given")
+        raise SpecError(f"an index needs at least one vector: {rows} rows of {dim} values were given")
     if dtype not in ("float32", "float16"):
-        raise SpecError(f"dtype={dtype!r} is none of 'float32', 'float16'")
+        raise SpecError(f"dtype={dtype!r} must be one of 'float32', 'float16'")

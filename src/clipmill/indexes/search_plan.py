@@ -1,4 +1,4 @@
-"""What is searched for, where, and what embeds it, checked where a search is planned: the same for every engine."""
+"""`SearchPlan`: queries, target and options of a search, checked when it is planned; the same for every engine."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ HITS = "hits"
 TOP_K = 10
 POSITION, ID, SCORE = "position", "id", "score"
 BATCH_ROWS = 1024
-"""Queries that are searched together, where the engine itself makes no batches."""
+"""Queries that are searched at a time, where the engine makes no batches."""
 _BATCH_HITS = 100_000
-"""Hits that are held as values of Python, at most: some 50 MB."""
+"""Hits that are Python objects at a time, at most: some 50 MB."""
 _OWN = (POSITION, ID, SCORE, COSINE, CLIP_SCORE)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SearchPlan:
-    """What is searched for, where, and what is told of it.
+    """The queries, the target and the options of a search.
 
     Attributes:
         target: The index or dataset.
-        query: Path of the query's column.
+        query: Path of the column of queries.
         query_kind: What a query is; a `vector` needs no model.
-        top_k: How many of the nearest are told.
-        columns: Columns of the rows that were found, beside their id.
-        rerank: Whether the hits are scored with the full vectors.
+        top_k: Hits for each query.
+        columns: Columns of the found rows that a hit has, besides the id.
+        rerank: Whether hits have a cosine and a clip_score of the full vectors.
         scale: What cosines are multiplied by before the softmax over the hits.
-        nprobe: Inverted lists of an index that are looked into; as the index says if None.
-        ef_search: Rows of an index's graph that are kept in view; as the index says if None.
+        nprobe: Inverted lists of an index that are searched; the default of the index if None.
+        ef_search: `efSearch` of a graph; the default of the index if None.
         output: Name of the column that is added.
-        key: Column that names a row in its failures.
+        key: Column that identifies a row in its failures.
     """
 
     target: Target
@@ -59,39 +59,41 @@ class SearchPlan:
     rename_hint = "choose a name: output='…'"
 
     def checked(self, spec: EncoderSpec | None) -> Self:
-        """Return the plan, which this model can do.
+        """Check the plan, and return it.
 
         Args:
-            spec: What embeds the queries; None for vectors.
+            spec: The model that embeds the queries; None for vectors.
 
         Raises:
-            SpecError: If something of it cannot work.
+            SpecError: If options are wrong, or do not fit the target or the model.
         """
         for name in ("query", "output", "key"):
             value = getattr(self, name)
             if not isinstance(value, str) or not value:
-                raise SpecError(f"{name}={value!r} names no column")
+                raise SpecError(f"{name}={value!r} is not a column name; give a text")
         if spec is not None:
             check_kind("query_kind", self.query_kind, spec)
         elif self.scale == "model":
             raise SpecError(
-                "scale='model' asks what the model learnt, and query_kind='vector' loads none: give a number"
+                "scale='model' is the scale that a model learnt, and query_kind='vector' loads none: give a number"
             )
         check_k(self.top_k, self.target.rows)
         check_any_scale(self.scale)
         if self.scale != SCALE and not self.rerank:
-            raise SpecError(f"scale={self.scale!r} is of clip_scores, which hits have with rerank=True alone")
-        self._check_effort()
+            raise SpecError(f"scale={self.scale!r} is for clip_scores, which hits have only with rerank=True")
+        self._check_parameters()
         self._check_columns()
         return self
 
-    def _check_effort(self) -> None:
-        for name, value in self.effort.items():
+    def _check_parameters(self) -> None:
+        for name, value in self.parameters.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise SpecError(f"{name}={value!r} is not a whole number of at least 1")
-            if getattr(self.target.effort, name, None) is None:
-                what = "an index of this kind" if self.target.effort else "a dataset, which is compared as a whole"
-                raise SpecError(f"{name}={value!r} says nothing to {what} ({self.target.location})")
+            if getattr(self.target.parameters, name, None) is None:
+                what = (
+                    "an index of this kind" if self.target.parameters else "a dataset, whose vectors are all compared"
+                )
+                raise SpecError(f"{name}={value!r} has no effect with {what} ({self.target.location}); leave it out")
 
     def _check_columns(self) -> None:
         if isinstance(self.columns, str):
@@ -101,9 +103,11 @@ class SearchPlan:
             if name not in there:
                 raise SpecError(f"{self.target.location} has no column {name!r}; it has {', '.join(map(repr, there))}")
             if name in _OWN and name != ID:
-                raise SpecError(f"column {name!r} cannot be told of a hit, whose own {name} has that name")
+                raise SpecError(
+                    f"columns={self.columns!r}: a hit has its own {name!r}; leave that column out, or rename it"
+                )
         if len(set(self.columns)) < len(self.columns):
-            raise SpecError(f"columns={self.columns!r} names one twice")
+            raise SpecError(f"columns={self.columns!r} has a name twice; give each once")
 
     @property
     def new_names(self) -> list[str]:
@@ -112,49 +116,49 @@ class SearchPlan:
 
     @property
     def batch_rows(self) -> int:
-        """Queries that are searched together, where the engine itself makes no batches."""
+        """Queries that are searched at a time, where the engine makes no batches."""
         return max(1, min(BATCH_ROWS, _BATCH_HITS // self.top_k))
 
     @property
-    def effort(self) -> dict[str, int]:
-        """How much of an index is looked at, where that is said."""
+    def parameters(self) -> dict[str, int]:
+        """The parameters `nprobe` and `ef_search`, where they are given."""
         given = {"nprobe": self.nprobe, "ef_search": self.ef_search}
         return {name: value for name, value in given.items() if value is not None}
 
     @property
-    def told(self) -> list[str]:
-        """The columns of the rows that were found, without their id."""
+    def extra_columns(self) -> list[str]:
+        """The columns that a hit has besides the id."""
         return [name for name in self.columns if name != ID]
 
     @property
     def hit_type(self) -> pa.StructType:
-        """What a hit is: `position`, `id`, `score`, with `rerank` `cosine` and `clip_score`, and the columns."""
+        """The type of a hit: `position`, `id`, `score`, with `rerank` `cosine` and `clip_score`, and `columns`."""
         scores = [SCORE, *((COSINE, CLIP_SCORE) if self.rerank else ())]
         fields = [(POSITION, pa.int64()), (ID, pa.string()), *((name, pa.float64()) for name in scores)]
-        return pa.struct([*fields, *((name, self.target.schema.field(name).type) for name in self.told)])
+        return pa.struct([*fields, *((name, self.target.schema.field(name).type) for name in self.extra_columns)])
 
 
 def spec_of_search(
     target: Target, query_kind: Kind, model: str | EncoderSpec | None, **options: Any
 ) -> EncoderSpec | None:
-    """Return what embeds queries: the model that made what is searched.
+    """Return the spec of the model that embeds queries: the model of the target.
 
     Args:
-        target: What is searched.
-        query_kind: What queries are.
-        model: A name or a spec, which has to be that model; None takes it.
+        target: The index or dataset.
+        query_kind: What a query is.
+        model: A name or a spec, which must be the model of the target; None takes it from the target.
         **options: Fields of the spec.
 
     Returns:
         The spec, None where queries are vectors.
 
     Raises:
-        SpecError: If it is another model, none is known, or an option cannot work or says nothing.
-        TypeError: If an option is unknown, or has another name here.
+        SpecError: If it is another model, the model is unknown, or an option is wrong or has no effect.
+        TypeError: If an option is unknown.
     """
     if query_kind == "vector":
         if given := [*(["model"] if model is not None else []), *options]:
-            raise SpecError(f"{given[0]} says nothing of queries that are vectors (query_kind='vector')")
+            raise SpecError(f"{given[0]} has no effect with query_kind='vector', which needs no model; leave it out")
         return None
     provenance = target.provenance
     if isinstance(model, EncoderSpec) or (provenance is None and model is not None):
@@ -163,7 +167,7 @@ def spec_of_search(
             check_comparable(spec, provenance)
     elif provenance is None:
         raise SpecError(
-            f"{target.location} does not say which model made its vectors: name it (model='…'), or search for vectors"
+            f"{target.location} has no provenance, so its model is unknown: name it (model='…'), or search for vectors"
             " (query_kind='vector')"
         )
     else:

@@ -1,6 +1,6 @@
-"""Queries in, what is nearest to each out.
+"""`Searcher`: embeds queries, and finds the nearest rows of each.
 
-Many at a time, since the product of many queries with a block of vectors costs little more than that of one.
+It takes many queries at a time: the product of many queries with a block of vectors costs little more than that of one.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from .hits import Hits
 from .search_plan import ID, POSITION, SearchPlan
 
 _RERANKED = 256
-"""Queries whose hits' vectors are held at a time: some 5 MB for ten hits of 512 values."""
+"""Queries whose hits are reranked at a time: some 5 MB of vectors for ten hits of 512 values."""
 
 
-class Found(NamedTuple):
-    """What became of some queries.
+class SearchResults(NamedTuple):
+    """The results of some queries.
 
     Attributes:
-        hits: For each a list of structs of the plan's `hit_type`, best first; null where there is none.
-        outcomes: For each a vector, a failure, or None for null.
+        hits: For each query a list of structs of the plan's `hit_type`, best first; null where there is no vector.
+        outcomes: For each query a vector, a failure, or None for null.
     """
 
     hits: pa.ListArray
@@ -49,30 +49,30 @@ class _Scored(NamedTuple):
 
 
 class Searcher:
-    """A plan in a process that has opened what is searched, and loaded the model if there is one."""
+    """Runs a plan, with the target open and the model loaded if there is one."""
 
     def __init__(self, plan: SearchPlan, encoder: Encoder | None, *, cpus: int | None = None) -> None:
-        """Open what is searched, unless this process has.
+        """Open the target, unless it is open in this process.
 
         Args:
-            plan: Checked.
-            encoder: What embeds queries; None where they are vectors.
+            plan: A checked plan.
+            encoder: Embeds the queries; None where they are vectors.
             cpus: Cores that this worker may use, where its engine knows better than the operating system.
 
         Raises:
             DatasetError: If the index or dataset cannot be read.
-            SpecError: If it has fewer vectors than hits are asked for, or the model has learnt no scale.
+            SpecError: If it has fewer than `top_k` vectors, or the model has learnt no scale.
         """
         self.plan = plan
         self._encoder = encoder
         self._searchable = plan.target.open(cpus=cpus)
         self._dim = plan.target.dim
-        said = (plan.target.provenance or {}).get("modality")
-        self._modality = None if said == "auto" else said
+        modality = (plan.target.provenance or {}).get("modality")
+        self._modality = None if modality == "auto" else modality
         self._scorer = Scorer(encoder, plan.scale) if encoder is not None and plan.rerank else None
 
     def item(self, get: Getter) -> Item:
-        """Return the query of a row; where its column is not there, an item that fails.
+        """Return the query of a row, or an item that fails if the row has no such column.
 
         Args:
             get: Returns the value at a path of the row.
@@ -87,12 +87,12 @@ class Searcher:
         """Search for the queries of rows.
 
         Args:
-            rows: What returns the value at a path of each, and its query.
-            stats: What counts.
+            rows: For each row the function that returns the value at a path, and the query.
+            stats: Counts rows and failures.
 
         Returns:
-            For each row its hits, a list of dicts in the plan's `output`, None for null and for a query that failed;
-            that failure too.
+            For each row a list of dicts in the plan's `output`, None for a null query and for one that failed, and the
+            failure.
         """
         found = self.find([item for _, item in rows], stats)
         made = []
@@ -103,14 +103,14 @@ class Searcher:
             made.append(PlanResult({self.plan.output: hits}, failures))
         return made
 
-    def find(self, items: Iterable[Item], stats: Stats) -> Found:
+    def find(self, items: Iterable[Item], stats: Stats) -> SearchResults:
         """Search for queries.
 
         Args:
             items: The queries, embedded or not.
-            stats: What counts.
+            stats: Counts rows and failures.
         """
-        embedded = _given(items, stats) if self._encoder is None else self._encoder.embed_items(items, stats)
+        embedded = _precomputed(items, stats) if self._encoder is None else self._encoder.embed_items(items, stats)
         scales: dict[int, float] = {}
         outcomes: list[Outcome] = []
         for number, before in enumerate(embedded):
@@ -126,20 +126,22 @@ class Searcher:
         queries = np.empty((len(good), self._dim), np.float32)
         for place, number in zip(queries, good, strict=True):
             place[:] = outcomes[number].values  # type: ignore[union-attr]
-        return Found(self._hits(queries, good, [scales.get(number) for number in good], len(outcomes)), outcomes)
+        return SearchResults(
+            self._hits(queries, good, [scales.get(number) for number in good], len(outcomes)), outcomes
+        )
 
     def _checked(self, outcome: Outcome) -> Outcome:
-        """Return an outcome; of a vector that nothing can be near to, its failure."""
+        """Return an outcome, or a failure for a vector of another shape, or one that is zero or not finite."""
         if not isinstance(outcome, Vector):
             return outcome
         if outcome.values.shape != (self._dim,):
             given, there = outcome.values.shape, f"({self._dim},)"
-            message = f"the vector has the shape {given}, those that are searched have {there}"
+            message = f"the vector has the shape {given}; those of the target have {there}"
             return Failure(Stage.SCORE, Code.WRONG_SHAPE, message)
         if not np.isfinite(outcome.values).all():
             return Failure(Stage.SCORE, Code.OUT_OF_RANGE, "the vector is not finite")
         if not outcome.values.any():
-            return Failure(Stage.SCORE, Code.OUT_OF_RANGE, "the vector is all zeros: it points nowhere")
+            return Failure(Stage.SCORE, Code.OUT_OF_RANGE, "the vector is all zeros: it has no direction")
         return outcome
 
     def _hits(self, queries: np.ndarray, rows: list[int], scales: list[float | None], length: int) -> pa.ListArray:
@@ -147,9 +149,9 @@ class Searcher:
 
         Args:
             queries: (n, dim) float32.
-            rows: The row of each, rising.
-            scales: What the cosines of each are multiplied by; None takes the plan's.
-            length: How many rows there are, those of no query too.
+            rows: The row of each query, rising.
+            scales: What the cosines of each query are multiplied by; None takes the plan's.
+            length: Number of rows, including those without a query.
         """
         plan = self.plan
         columns: dict[str, np.ndarray] = {}
@@ -157,7 +159,7 @@ class Searcher:
             hits = Hits(np.empty((0, plan.top_k), np.float32), np.empty((0, plan.top_k), np.int64))
             scored = _Scored(hits, hits.scores, hits.scores)
         else:
-            hits = self._searchable.search(queries, plan.top_k, **plan.effort)
+            hits = self._searchable.search(queries, plan.top_k, **plan.parameters)
             scored = self._reranked(queries, hits, scales) if plan.rerank else _Scored(hits, hits.scores, hits.scores)
         there = scored.hits.positions >= 0
         columns["score"] = scored.hits.scores[there].astype(np.float64)
@@ -175,7 +177,7 @@ class Searcher:
         plan, kind = self.plan, self.plan.hit_type
         name = plan.target.name
         unique, inverse = np.unique(positions, return_inverse=True)
-        wanted = list(dict.fromkeys([*([name] if name else []), *plan.told]))
+        wanted = list(dict.fromkeys([*([name] if name else []), *plan.extra_columns]))
         table = self._searchable.rows(unique, wanted) if wanted else None
         arrays = []
         for field in kind:
@@ -195,7 +197,7 @@ class Searcher:
         return pa.ListArray.from_arrays(pa.array(offsets), structs, mask=pa.array(is_null))
 
     def _reranked(self, queries: np.ndarray, hits: Hits, scales: list[float | None]) -> _Scored:
-        """Score hits as `scores.score` does, by the full vectors, and sort them by that, ties by position."""
+        """Score hits by the full vectors as `scores.score` does, and sort them by cosine, ties by position."""
         cosines, clip_scores = np.full((2, *hits.positions.shape), np.nan)
         positions, scores = hits.positions.copy(), hits.scores.copy()
         for start in range(0, len(queries), _RERANKED):
@@ -217,8 +219,8 @@ class Searcher:
         return _Scored(Hits(scores, positions), cosines, clip_scores)
 
 
-def _given(items: Iterable[Item], stats: Stats) -> list[Outcome]:
-    """Return vectors that are there already, where no model is loaded that would pass them through."""
+def _precomputed(items: Iterable[Item], stats: Stats) -> list[Outcome]:
+    """Return the vectors of items, where there is no model that would return them unchanged."""
     outcomes: list[Outcome] = []
     for item in items:
         stats.rows += 1

@@ -1,4 +1,4 @@
-"""One shard of an index, from datasets to its files: the one function that every engine distributes."""
+"""`build_shard`: from some rows of the datasets to the files of one shard. Every engine distributes this function."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ import pyarrow as pa
 
 from ..files.file_systems import Folder
 from ..files.plain import json_text
-from .coder import Coder
-from .hits import Hits
+from .exact import ExactSearch
 from .library import use_threads
+from .list_encoder import ListEncoder
 from .manifest import STAGING, Segment
-from .pages import let_go_of_freed
+from .pages import trim_heap
 from .shard_files import KeyFile, VectorFile
-from .source import Piece, joined, read_piece, rows_of_block
-from .staged import Staged, read_staged
-from .truth import merged, nearest_of_blocks
-from .units import matrix_of, units_of
+from .source import Piece, join_adjacent, read_piece, rows_of_block
+from .staged import StagedFiles, read_staged
+from .units import matrix_of, to_unit_vectors
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -31,8 +30,8 @@ class IndexShard:
     Attributes:
         number: Names its files.
         pieces: Where its rows come from, in order.
-        skipped: Numbers of rows, from the shard's first, rising, that are left out since their ids are there already;
-            int64, as bytes, which every engine carries as they are.
+        skipped: Rows that are skipped because the index has their ids already: their numbers in the shard, rising,
+            int64 as bytes, which every engine transports unchanged.
     """
 
     number: int
@@ -41,12 +40,12 @@ class IndexShard:
 
     @property
     def rows(self) -> int:
-        """Rows that are read."""
+        """Rows that are read, skipped ones included."""
         return sum(piece.rows for piece in self.pieces)
 
     @property
     def skipped_rows(self) -> np.ndarray:
-        """What is left out, (n,) int64."""
+        """The numbers of the skipped rows, (n,) int64."""
         return np.frombuffer(self.skipped, np.int64)
 
 
@@ -59,12 +58,12 @@ class IndexJob:
         column: The column of vectors.
         dim: Values in each.
         dtype: Of the full vectors, `float32` or `float16`.
-        keys: The columns that go beside the index.
+        keys: The columns that are kept as metadata.
         has_lists: Whether codes for inverted lists are made.
         nearest: How many true neighbours of each query are found.
-        run: The mark of this building or adding, which the names of all files carry.
-        block_bytes: Vectors that are held in work at a time.
-        held_bytes: Codes that are held before they are staged.
+        run: Id of this run, a build or an addition; part of all file names.
+        block_bytes: Size of the vectors that are processed at a time.
+        held_bytes: Size of the codes that are held before they are staged.
     """
 
     directory: str
@@ -79,17 +78,17 @@ class IndexJob:
     held_bytes: int
 
     @property
-    def staged(self) -> Staged:
-        """Names of what is handed to the workers and back."""
-        return Staged(self.run)
+    def staged(self) -> StagedFiles:
+        """Names of the staged files."""
+        return StagedFiles(self.run)
 
 
-def cut(groups: Sequence[Piece], rows_per_shard: int, *, first: int = 0) -> list[IndexShard]:
-    """Cut row groups into shards of about so many rows.
+def cut_shards(groups: Sequence[Piece], rows_per_shard: int, *, first: int = 0) -> list[IndexShard]:
+    """Cut row groups into shards of at most `rows_per_shard` rows.
 
     Args:
-        groups: Of a source.
-        rows_per_shard: A row group that is longer makes a shard of its own.
+        groups: The row groups of a source.
+        rows_per_shard: A row group that is longer becomes a shard of its own.
         first: Number of the first shard.
     """
     shards: list[list[Piece]] = []
@@ -100,22 +99,22 @@ def cut(groups: Sequence[Piece], rows_per_shard: int, *, first: int = 0) -> list
             rows = 0
         shards[-1].append(group)
         rows += group.rows
-    return [IndexShard(first + number, tuple(joined(pieces))) for number, pieces in enumerate(shards)]
+    return [IndexShard(first + number, tuple(join_adjacent(pieces))) for number, pieces in enumerate(shards)]
 
 
 def build_shard(shard: IndexShard, job: IndexJob, *, cpus: int | None = None) -> dict[str, Any]:
-    """Read a shard, write its vectors and keys, and stage its codes and what it knows of the queries' neighbours.
+    """Read a shard, write its vectors and keys, and stage its codes and its part of the ground truth.
 
-    Doing it again writes the same files again, whole; what it reports is staged as the last.
+    A retry writes the same files again. The report is staged last, so a shard with a report is complete.
 
     Args:
         shard: What to read.
-        job: What to make of it.
+        job: What to write.
         cpus: Cores that this worker may use, where its engine knows better than the operating system.
 
     Returns:
-        `number`, `rows`, `nulls`, `failed` (by reason), `skipped`, `files` (bytes by name), and `codes` (names and
-        rows of what was staged to be merged), as plain values.
+        The report: `number`, `rows`, `nulls`, `failed` (by reason), `skipped`, `files` (bytes by name), and `codes`
+        (name and rows of each file of staged codes), as plain values.
 
     Raises:
         DatasetError: If something cannot be read or written, or a vector has another dimension.
@@ -125,7 +124,7 @@ def build_shard(shard: IndexShard, job: IndexJob, *, cpus: int | None = None) ->
     try:
         return _build(shard, job)
     finally:
-        let_go_of_freed()  # else it adds to what the next shard takes
+        trim_heap()  # freed memory that stays resident would add to the next shard's
 
 
 def _build(shard: IndexShard, job: IndexJob) -> dict[str, Any]:
@@ -133,8 +132,8 @@ def _build(shard: IndexShard, job: IndexJob) -> dict[str, Any]:
     segment, staged = Segment(shard.number, shard.rows, job.run), job.staged
     for below in ("vectors", "keys", STAGING):
         folder.make(below)
-    sought = _Sought(folder, staged.queries, job.nearest)
-    coder = Coder(folder, staged, shard.number, job.held_bytes) if job.has_lists else None
+    ground_truth = _ShardGroundTruth(folder, staged.queries, job.nearest)
+    encoder = ListEncoder(folder, staged, shard.number, job.held_bytes) if job.has_lists else None
     nulls, counts = 0, {"zero": 0, "not_finite": 0}
     with (
         VectorFile(folder, segment.vectors, job.dim, job.dtype) as vectors,
@@ -142,7 +141,7 @@ def _build(shard: IndexShard, job: IndexJob) -> dict[str, Any]:
     ):
         for batch, numbers, where in _blocks(shard, job):
             matrix, valid = matrix_of(batch.column(job.column), job.dim, where)
-            units = units_of(matrix)
+            units = to_unit_vectors(matrix)
             nulls += int(len(valid) - valid.sum())
             counts["zero"] += int(units.zero.sum())
             counts["not_finite"] += int(units.not_finite.sum())
@@ -150,16 +149,16 @@ def _build(shard: IndexShard, job: IndexJob) -> dict[str, Any]:
             if not len(good):
                 continue
             kept = np.flatnonzero(valid)[units.good]
-            sought.among(good, numbers[kept], vectors.rows)
-            if coder is not None:
-                coder.add(good)
+            ground_truth.add(good, numbers[kept], vectors.rows)
+            if encoder is not None:
+                encoder.add(good)
             vectors.write(good)
             keys.write(batch.take(pa.array(kept)))
         rows = vectors.rows
         files = {segment.vectors: vectors.commit(), segment.keys: keys.commit()}
-    if coder is not None:
-        coder.stage()
-    sought.stage(folder, staged.truth(shard.number))
+    if encoder is not None:
+        encoder.stage()
+    ground_truth.stage(folder, staged.ground_truth(shard.number))
     report = {
         "number": shard.number,
         "rows": rows,
@@ -167,48 +166,44 @@ def _build(shard: IndexShard, job: IndexJob) -> dict[str, Any]:
         "failed": counts,
         "skipped": len(shard.skipped_rows),
         "files": files,
-        "codes": [] if coder is None else coder.parts,
+        "codes": [] if encoder is None else encoder.parts,
     }
     folder.write(staged.report(shard.number), json_text(report).encode())
     return report
 
 
-class _Sought:
-    """The queries, their nearest among the rows that were seen, and where those of them stand that were seen."""
+class _ShardGroundTruth:
+    """The true neighbours of the queries among the rows of a shard, and the positions of the queries themselves."""
 
     def __init__(self, folder: Folder, name: str, k: int) -> None:
-        with np.load(io.BytesIO(read_staged(folder, name))) as held:
-            self._queries, self._rows = held["vectors"], held["rows"]
-        shape = (len(self._queries), k)
-        self._best = Hits(np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int64))
-        self._places = np.full(len(self._queries), -1, np.int64)
+        with np.load(io.BytesIO(read_staged(folder, name))) as staged:
+            queries, self._query_rows = staged["vectors"], staged["rows"]
+        self._search = ExactSearch(queries, k)
+        self._own_positions = np.full(len(queries), -1, np.int64)
 
-    def among(self, vectors: np.ndarray, numbers: np.ndarray, start: int) -> None:
-        """Look among more rows.
+    def add(self, vectors: np.ndarray, numbers: np.ndarray, start: int) -> None:
+        """Compare more rows with the queries.
 
         Args:
             vectors: (m, dim) float32 of length 1.
             numbers: Their numbers in the source, rising.
             start: Position of the first of them.
         """
-        k = self._best.scores.shape[1]
-        found = nearest_of_blocks(self._queries, [(start, vectors)], k)
-        scores = np.where(found.positions < 0, -np.inf, found.scores).astype(np.float32)
-        self._best = merged([self._best, Hits(scores, found.positions)], k)
-        at = np.searchsorted(numbers, self._rows)
+        self._search.add(start, vectors)
+        at = np.searchsorted(numbers, self._query_rows)
         at[at == len(numbers)] = 0
-        inside = numbers[at] == self._rows
-        self._places[inside] = start + at[inside]
+        is_here = numbers[at] == self._query_rows
+        self._own_positions[is_here] = start + at[is_here]
 
     def stage(self, folder: Folder, name: str) -> None:
-        """Write what was found."""
+        """Write what was found; positions count from the shard's first row."""
         held = io.BytesIO()
-        np.savez(held, scores=self._best.scores, positions=self._best.positions, places=self._places)
+        np.savez(held, **self._search.hits._asdict(), own=self._own_positions)
         folder.write(name, held.getvalue())
 
 
 def _blocks(shard: IndexShard, job: IndexJob) -> Iterator[tuple[pa.RecordBatch, np.ndarray, str]]:
-    """Yield what is read, without what is skipped: rows, their numbers in the source, and what messages call them."""
+    """Yield the rows that are not skipped, their numbers in the source, and what messages call them."""
     block_rows = rows_of_block(job.dim, job.block_bytes)
     skipped = shard.skipped_rows
     before = 0

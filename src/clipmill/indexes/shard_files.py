@@ -1,4 +1,4 @@
-"""The files of a shard of an index: its vectors and its keys, each there whole or not at all."""
+"""Writers of the files of a shard, its vectors and its keys; each file is published atomically."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .keys import ROW_GROUP_ROWS
 
 
 class VectorFile:
-    """Writes rows of a `.npy` file whose number is known at the end; whole or not at all."""
+    """Writes a `.npy` file whose number of rows is known at the end; publishes it atomically."""
 
     _HEADER = 128
 
     def __init__(self, folder: Folder, name: str, dim: int, dtype: str) -> None:
-        """Say what is written where; nothing happens before the block is entered.
+        """Remember what is written; the file is created when the block is entered.
 
         Args:
             folder: Of the index.
@@ -55,7 +55,7 @@ class VectorFile:
         self.rows += len(vectors)
 
     def commit(self) -> int:
-        """Put the file in place and return its bytes."""
+        """Publish the file and return its size."""
         assert self._temporary is not None
         with dataset_errors("write", f"{self._folder.url}/{self._name}"):
             self._file.seek(0)
@@ -65,18 +65,18 @@ class VectorFile:
 
 
 def _header(rows: int, dim: int, dtype: np.dtype, length: int) -> bytes:
-    """Return the head of a `.npy` file of version 1.0, filled up with spaces to a length."""
-    said = f"{{'descr': {dtype.str!r}, 'fortran_order': False, 'shape': ({rows}, {dim}), }}"
+    """Return the header of a `.npy` file of version 1.0, padded with spaces to a length."""
+    text = f"{{'descr': {dtype.str!r}, 'fortran_order': False, 'shape': ({rows}, {dim}), }}"
     magic = np.lib.format.magic(1, 0)
     inside = length - len(magic) - 2
-    return magic + inside.to_bytes(2, "little") + said.ljust(inside - 1).encode("latin1") + b"\n"
+    return magic + inside.to_bytes(2, "little") + text.ljust(inside - 1).encode("latin1") + b"\n"
 
 
 class KeyFile:
-    """Writes the keys of a shard in row groups that are quickly read for a few rows; whole or not at all."""
+    """Writes the keys of a shard in small row groups, to read a few rows fast; publishes the file atomically."""
 
     def __init__(self, folder: Folder, name: str, schema: pa.Schema) -> None:
-        """Say what is written where; nothing happens before the block is entered.
+        """Remember what is written; the file is created when the block is entered.
 
         Args:
             folder: Of the index.
@@ -103,7 +103,7 @@ class KeyFile:
             self._temporary.unlink(missing_ok=True)
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Add rows; columns that they lack are null."""
+        """Add rows; columns that they lack become null."""
         self._held.append(in_columns(batch, self._schema, batch.num_rows))
         self._rows += batch.num_rows
         if self._rows >= ROW_GROUP_ROWS:
@@ -118,7 +118,7 @@ class KeyFile:
             self._writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
 
     def commit(self) -> int:
-        """Put the file in place and return its bytes."""
+        """Publish the file and return its size."""
         assert self._temporary is not None
         if self._rows:
             self._flush(pa.concat_tables(self._held))
@@ -128,7 +128,7 @@ class KeyFile:
 
 
 def temporary_of(folder: Folder, name: str) -> Path:
-    """Return a fresh local path for a file that `folder.publish` then moves, in a folder below where that is."""
+    """Return a new local path for a file that `folder.publish` then moves; in a local index, in the file's folder."""
     found = folder.temporary(name)
     if not is_local(folder.fs):
         return found

@@ -1,4 +1,4 @@
-"""Numbers of bytes as people write and read them."""
+"""Sizes in bytes, as text."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**
 
 
 def bytes_of(text: str) -> int:
-    """Return the bytes that a text such as `2GB`, `512MiB` or `2000000000` says.
+    """Parse a size such as `2GB`, `512MiB` or `2000000000`.
 
     Raises:
-        SpecError: If it says none.
+        SpecError: If it is not a size.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
     if match is None or match.group(2) not in _UNITS:
-        raise SpecError(f"{text!r} is no size such as 2GB, 512MiB or 2000000000")
+        raise SpecError(f"{text!r} is not a size; give one such as 2GB, 512MiB or 2000000000")
     return int(float(match.group(1)) * _UNITS[match.group(2)])
 
 
 def as_size(count: int) -> str:
-    """Return bytes as people say them, in powers of 1000."""
+    """Format a number of bytes, in powers of 1000."""
     for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= size:
             return f"{count / size:.3g} {unit}" if count < 1000 * size else f"{count / size:,.0f} {unit}"

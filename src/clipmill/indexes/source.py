@@ -1,4 +1,4 @@
-"""The vectors that an index is made of: columns of Parquet files, looked at by their footers and read in blocks."""
+"""The rows of an index: columns of Parquet files, whose footers are read first and whose rows are read in blocks."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from ..errors import DatasetError, SpecError
 from ..files.file_systems import Folder, dataset_errors, open_input, url_of
 from ..files.parquet import parquet_file
 
-_LOOKERS = 8
-"""Footers that are read together: mostly waiting for object stores."""
+_FOOTER_THREADS = 8
+"""Footers that are read at the same time; with object stores it is mostly waiting."""
 READ_BYTES = 2**20
-"""Of a column in a Parquet file, read at a time."""
-_PASSED_BYTES = 8 * 2**20
-"""Rows of that size have gone through before the allocator is asked to give back what is free."""
-_USUAL = "embedding"
+"""Size of the reads of a column in a Parquet file."""
+_RELEASE_BYTES = 8 * 2**20
+"""Arrow's allocator releases its free memory each time that rows of this size were read."""
+_DEFAULT_COLUMN = "embedding"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,18 +53,18 @@ class Piece:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """Datasets whose vectors may stand in one index.
+class VectorSource:
+    """Datasets whose vectors can be in one index.
 
     Attributes:
         column: The column of vectors.
-        dim: Values in each; 0 if no file says it and there is no vector.
+        dim: Values in each; 0 if it is unknown, because there is neither provenance nor a vector.
         rows: Rows in all files, null vectors included.
         groups: Every row group, in order.
-        provenance: Where the vectors come from; None where no file says it.
-        keys: Columns that go beside the index: all but vectors and binary ones.
-        left_out: Names of those.
-        datasets: What each was, as plain values.
+        provenance: The provenance that the files have in common; None where they have none.
+        keys: Columns that are kept as metadata: all but vectors and binary ones.
+        left_out: Names of the columns that are not kept.
+        datasets: Location and identity of each dataset, as plain values.
     """
 
     column: str
@@ -77,68 +77,68 @@ class Source:
     datasets: tuple[dict[str, Any], ...]
 
 
-def open_source(datasets: Sequence[str], *, column: str | None = None, partial: bool = False) -> Source:
-    """Look at datasets, file by file, without reading rows.
+def open_source(datasets: Sequence[str], *, column: str | None = None, partial: bool = False) -> VectorSource:
+    """Read the footers of datasets, and check that their vectors can be in one index.
 
     Args:
         datasets: Directories or files, as paths or URLs.
         column: The column of vectors; needed where there are several.
-        partial: Whether a dataset of clipmill whose job has not ended is taken as it is.
+        partial: Whether a dataset of clipmill whose job has not ended is accepted.
 
     Raises:
         DatasetError: If there is no Parquet file, one is cut off, one has no such column, a dataset is not finished,
-            or vectors of different models or dimensions would come together.
-        SpecError: If nothing is named, or it has to be said which column is meant.
+            or the vectors are of different models or dimensions.
+        SpecError: If no dataset is given, or `column` is needed.
     """
     if not datasets:
-        raise SpecError("no datasets: name directories that 'clipmill embed' wrote, or Parquet files with vectors")
+        raise SpecError("no datasets: give directories that 'clipmill embed' wrote, or Parquet files with vectors")
     files: list[str] = []
     described = []
     for location in datasets:
         found = _files_of(location, partial=partial)
         described.append({"location": Folder.of(location).url, **_identity(location, found)})
         files += found
-    said: dict[bytes, pa.Schema] = {}
-    with ThreadPoolExecutor(_LOOKERS) as pool:
-        looked = list(pool.map(functools.partial(_look, said=said), files))
-    name = column or _column_of(files[0], looked[0].schema)
+    unique: dict[bytes, pa.Schema] = {}
+    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+        footers = list(pool.map(functools.partial(_read_footer, schemas=unique), files))
+    name = column or _find_column(files[0], footers[0].schema)
     firsts: dict[int, str] = {}
     groups: list[Piece] = []
     start = 0
-    for path, file in zip(files, looked, strict=True):
+    for path, file in zip(files, footers, strict=True):
         if id(file.schema) not in firsts:
             firsts[id(file.schema)] = path
             _check_column(path, file.schema, name)
         for number, rows in enumerate(file.rows):
             groups.append(Piece(path, number, number + 1, rows, start))
             start += rows
-    by_id = {id(schema): schema for schema in said.values()}
+    by_id = {id(schema): schema for schema in unique.values()}
     different, schemas = list(firsts.values()), [by_id[one] for one in firsts]
     provenance = _common_provenance(different, [read_provenance(schema).get(name) for schema in schemas])
     dim = int(provenance["dim"]) if provenance and provenance.get("dim") else _first_dim(groups, name)
-    keys = _united([_key_schema(schema) for schema in schemas], different)
+    keys = _unify_schemas([_key_schema(schema) for schema in schemas], different)
     left_out = {one for schema in schemas for one in schema.names} - set(keys.names) - {name}
-    return Source(name, dim, start, tuple(groups), provenance, keys, tuple(sorted(left_out)), tuple(described))
+    return VectorSource(name, dim, start, tuple(groups), provenance, keys, tuple(sorted(left_out)), tuple(described))
 
 
-def _common_provenance(files: Sequence[str], said: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
-    """Return what all files say of their vectors; None where none says anything.
+def _common_provenance(files: Sequence[str], provenances: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """Return the provenance that all files have in common; None where no file has one.
 
     Raises:
-        DatasetError: If some do not, or what they say does not fit together.
+        DatasetError: If only some have one, or they are of different models.
     """
-    first, expected = files[0], said[0]
-    for path, found in zip(files, said, strict=True):
+    first, expected = files[0], provenances[0]
+    for path, found in zip(files, provenances, strict=True):
         if (found is None) != (expected is None):
             with_one, without = (first, path) if found is None else (path, first)
             raise DatasetError(
-                f"{with_one} says where its vectors come from and {without} does not, so that they cannot be told to "
-                "be of the same model; make an index of each"
+                f"{with_one} has a provenance and {without} has none, so that their vectors may come from different "
+                "models; build an index of each"
             )
         if differing := differences(expected or {}, found or {}):
             raise DatasetError(
                 f"the vectors of {path} and of {first} come from different models ({', '.join(differing)} differ) and "
-                "cannot be compared; make an index of each"
+                "cannot be compared; build an index of each"
             )
     return expected
 
@@ -148,8 +148,8 @@ def _files_of(location: str, *, partial: bool) -> list[str]:
     names = folder.list()
     if vectors := vectors_beside(names):
         raise DatasetError(
-            f"{folder.url} is in clip-retrieval's layout, with its vectors in {vectors}, of which 'clip-retrieval "
-            "index' makes an index; for one of clipmill, embed into Parquet (--format parquet)"
+            f"{folder.url} is in clip-retrieval's layout, with its vectors in {vectors}, from which "
+            "'clip-retrieval index' builds an index; for one of clipmill, embed into Parquet (--format parquet)"
         )
     paths = parquet_paths(location)[1]
     try:
@@ -159,14 +159,14 @@ def _files_of(location: str, *, partial: bool) -> list[str]:
         planned, is_ours = None, False
     if is_ours and not partial and SUCCESS not in names:
         raise DatasetError(
-            f"{folder.url} is not finished ({len(paths)} of {planned} shards have rows): end its job with "
-            "resume=True (--resume), or index what is there with partial=True (--partial)"
+            f"{folder.url} is not finished ({len(paths)} of {planned} shards have rows): finish its job with "
+            "resume=True (--resume), or index its present rows with partial=True (--partial)"
         )
     return [url_of(folder.fs, path) for path in paths]
 
 
 def _identity(location: str, files: Sequence[str]) -> dict[str, Any]:
-    """Return what tells a dataset from what stands there later: when its job began, and a digest of its files."""
+    """Return what identifies this version of a dataset: when its job started, and a digest of its files."""
     folder = Folder.of(location)
     sizes = folder.list() if folder.fs.isdir(folder.path) else {location: int(folder.fs.size(folder.path) or 0)}
     parts = sorted((name, size) for name, size in sizes.items() if name.endswith((".parquet", ".json")))
@@ -178,33 +178,33 @@ def _identity(location: str, files: Sequence[str]) -> dict[str, Any]:
     return {"files": len(files), "started": started, "digest": digest}
 
 
-class _Looked(NamedTuple):
-    """What is kept of a file's footer, which may be large.
+class _Footer(NamedTuple):
+    """The part of a file's footer that is kept; the whole may be large.
 
     Attributes:
-        rows: Of each row group.
-        schema: The columns; one object for all files that say the same.
+        rows: Rows of each row group.
+        schema: The columns; one object for all files with equal schemas.
     """
 
     rows: tuple[int, ...]
     schema: pa.Schema
 
 
-def _look(path: str, said: dict[bytes, pa.Schema]) -> _Looked:
+def _read_footer(path: str, schemas: dict[bytes, pa.Schema]) -> _Footer:
     """Read the footer of a file.
 
     Args:
         path: Path or URL.
-        said: The schemas that were seen, by all that they say; gets this one.
+        schemas: The schemas that were read so far, by their serialised form; this one is added.
     """
     with dataset_errors("read the Parquet file", path), open_input(path) as file, parquet_file(file) as parquet:
-        # Not of footer.schema, which keeps the footer until Python looks for cycles.
+        # Not footer.schema: it keeps the footer alive until Python's garbage collector runs.
         footer, schema = parquet.metadata, parquet.schema_arrow
-    # Other metadata is not used, and may differ from file to file: pandas writes the number of rows into it.
+    # Other metadata is not used and may differ between files: pandas writes the number of rows into it.
     kept = {key: value for key, value in (schema.metadata or {}).items() if key == SPARK_SCHEMA_KEY.encode()}
     schema = schema.with_metadata(kept or None)
     rows = tuple(footer.row_group(number).num_rows for number in range(footer.num_row_groups))
-    return _Looked(rows, said.setdefault(schema.serialize().to_pybytes(), schema))
+    return _Footer(rows, schemas.setdefault(schema.serialize().to_pybytes(), schema))
 
 
 def _is_vector(kind: pa.DataType) -> bool:
@@ -212,28 +212,30 @@ def _is_vector(kind: pa.DataType) -> bool:
     return is_list and pa.types.is_floating(kind.value_type)
 
 
-def _column_of(path: str, schema: pa.Schema) -> str:
+def _find_column(path: str, schema: pa.Schema) -> str:
     vectors = [field.name for field in schema if _is_vector(field.type)]
-    said = [name for name in read_provenance(schema) if name in vectors]
-    candidates = said or vectors
+    with_provenance = [name for name in read_provenance(schema) if name in vectors]
+    candidates = with_provenance or vectors
     if not candidates:
         raise DatasetError(
             f"{path} has no column of vectors (lists of floats); it has {', '.join(map(repr, schema.names))}"
         )
-    if len(candidates) > 1 and _USUAL not in candidates:
-        raise SpecError(f"{path} has the vectors {', '.join(candidates)}: say which with column= (--column-name)")
-    return _USUAL if _USUAL in candidates else candidates[0]
+    if len(candidates) > 1 and _DEFAULT_COLUMN not in candidates:
+        raise SpecError(f"{path} has vectors in {', '.join(candidates)}: choose one with column= (--column-name)")
+    return _DEFAULT_COLUMN if _DEFAULT_COLUMN in candidates else candidates[0]
 
 
 def _check_column(path: str, schema: pa.Schema, name: str) -> None:
     if name not in schema.names:
         raise DatasetError(f"{path} has no column {name!r}; it has {', '.join(map(repr, schema.names))}")
     if not _is_vector(schema.field(name).type):
-        raise DatasetError(f"column {name!r} of {path} holds no vectors but {schema.field(name).type}")
+        raise DatasetError(
+            f"column {name!r} of {path} has the type {schema.field(name).type}; vectors are lists of floats"
+        )
 
 
 def _key_schema(schema: pa.Schema) -> pa.Schema:
-    """Return the columns that go beside the index, without metadata: what describes vectors is not true of them."""
+    """Return the columns that are kept, without the metadata, which describes the vectors."""
     kept = [field for field in schema if not _holds_vectors_or_bytes(field.type)]
     return pa.schema([pa.field(field.name, field.type) for field in kept])
 
@@ -244,7 +246,7 @@ def _holds_vectors_or_bytes(kind: pa.DataType) -> bool:
     return any(_holds_vectors_or_bytes(kind.field(number).type) for number in range(kind.num_fields))
 
 
-def _united(schemas: Sequence[pa.Schema], files: Sequence[str]) -> pa.Schema:
+def _unify_schemas(schemas: Sequence[pa.Schema], files: Sequence[str]) -> pa.Schema:
     found = schemas[0]
     for schema, path in zip(schemas, files, strict=True):
         try:
@@ -255,7 +257,7 @@ def _united(schemas: Sequence[pa.Schema], files: Sequence[str]) -> pa.Schema:
 
 
 def _first_dim(groups: Sequence[Piece], column: str) -> int:
-    """Return the dimension of the first vector that there is; 0 without any."""
+    """Return the dimension of the first vector; 0 where there is none."""
     for group in groups:
         for batch in read_piece(group, [column]):
             lengths = pc.list_value_length(batch.column(0)).drop_null()
@@ -264,8 +266,8 @@ def _first_dim(groups: Sequence[Piece], column: str) -> int:
     return 0
 
 
-def joined(groups: Sequence[Piece]) -> list[Piece]:
-    """Return row groups that follow one another in a file as one piece."""
+def join_adjacent(groups: Sequence[Piece]) -> list[Piece]:
+    """Join pieces of a file that follow one another."""
     found: list[Piece] = []
     for group in groups:
         if found and found[-1].path == group.path and found[-1].stop == group.first:
@@ -276,21 +278,21 @@ def joined(groups: Sequence[Piece]) -> list[Piece]:
 
 
 def rows_of_block(dim: int, block_bytes: int) -> int:
-    """Return how many vectors are read together.
+    """Return how many vectors are read at a time.
 
     Args:
         dim: Values in each.
-        block_bytes: What they may take.
+        block_bytes: Their size, at most.
     """
     return max(64, block_bytes // (dim * 4))
 
 
 def read_piece(piece: Piece, columns: Sequence[str], *, block_rows: int = 4096) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a piece; columns that the file lacks are left out.
+    """Yield the rows of a piece, without columns that the file lacks.
 
     Args:
         piece: What to read.
-        columns: Names of columns at the top.
+        columns: Names of top-level columns.
         block_rows: Rows in a batch, at most.
 
     Raises:
@@ -299,7 +301,7 @@ def read_piece(piece: Piece, columns: Sequence[str], *, block_rows: int = 4096) 
     is_remote = "://" in piece.path
     with dataset_errors("read the Parquet file", piece.path), contextlib.ExitStack() as stack:
         file = stack.enter_context(open_input(piece.path)) if is_remote else piece.path
-        # Without pre-buffering, and page by page: else a whole column of a row group would be held.
+        # Pre-buffering would hold a whole column of a row group; this reads page by page.
         parquet = stack.enter_context(parquet_file(file, pre_buffer=False, buffer_size=READ_BYTES))
         names = [name for name in columns if name in parquet.schema_arrow.names]
         groups = range(piece.first, piece.stop)
@@ -307,6 +309,6 @@ def read_piece(piece: Piece, columns: Sequence[str], *, block_rows: int = 4096) 
         for batch in parquet.iter_batches(block_rows, row_groups=groups, columns=names, use_threads=True):
             yield batch
             passed += batch.nbytes
-            if passed >= _PASSED_BYTES:  # what is freed stays resident else, some 60 MB of it
+            if passed >= _RELEASE_BYTES:  # otherwise some 60 MB of freed memory stay resident
                 pa.default_memory_pool().release_unused()
                 passed = 0

@@ -1,4 +1,4 @@
-"""What a search can be made in: an index, or a dataset whose vectors are compared one by one."""
+"""The target of a search: an index, or a dataset whose vectors are all compared."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ..files.file_systems import Folder, dataset_errors, open_input, url_of
 from .corpus import check_size, open_corpus
 from .hits import Hits
 from .manifest import BUILDING, MANIFEST, SearchParameters, check_files, read_manifest
-from .source import Source, open_source
+from .source import VectorSource, open_source
 
 _NAME = "id"
 
 
 class Searchable(Protocol):
-    """An index or a corpus that is open in this process."""
+    """An open index, or a corpus in memory."""
 
     def search(self, queries: np.ndarray, k: int, *, nprobe: int | None = None, ef_search: int | None = None) -> Hits:
         """Return the k nearest of each query; queries are (n, dim) float32 of any norm."""
@@ -38,16 +38,16 @@ class Searchable(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What is searched, as it is known where a search is planned; holds no vector.
+    """Where a search is done, as it is known when the search is planned; it holds no vectors.
 
     Attributes:
         location: Absolute path or URL.
-        rows: Its vectors; of a dataset its rows, those without a vector too.
+        rows: Vectors of an index; rows of a dataset, including those without a vector.
         dim: Values in each.
-        provenance: Where they come from; None where nothing says it.
+        provenance: Provenance of the vectors; None where it is unknown.
         schema: Columns that hits can have.
-        effort: How much of an index is looked at for a query; None of a dataset, which is compared as a whole.
-        dataset: The files of vectors; None of an index.
+        parameters: The default parameters of an index; None for a dataset, whose vectors are all compared.
+        dataset: The files of a dataset; None for an index.
     """
 
     location: str
@@ -55,17 +55,17 @@ class Target:
     dim: int
     provenance: Mapping[str, Any] | None
     schema: pa.Schema
-    effort: SearchParameters | None = None
-    dataset: Source | None = None
+    parameters: SearchParameters | None = None
+    dataset: VectorSource | None = None
 
     @property
     def name(self) -> str | None:
-        """The column that names a row; None where there is none."""
-        there = _NAME in self.schema.names and not pa.types.is_nested(self.schema.field(_NAME).type)
-        return _NAME if there else None
+        """The column that identifies a row; None where there is none."""
+        has_name = _NAME in self.schema.names and not pa.types.is_nested(self.schema.field(_NAME).type)
+        return _NAME if has_name else None
 
     def open(self, *, cpus: int | None = None) -> Searchable:
-        """Open it, unless this process has done so: an index is memory-mapped, a dataset's vectors are read.
+        """Open the target, once per process: map an index, or read the vectors of a dataset.
 
         Args:
             cpus: Cores that this worker may use, where its engine knows better than the operating system.
@@ -83,25 +83,27 @@ class Target:
 
 
 def find_target(location: str, column: str | None = None) -> Target:
-    """Look at an index or a dataset; no vector is read.
+    """Find an index or a dataset; no vector is read.
 
     Args:
         location: Path or URL of a directory, or of one Parquet file.
-        column: The column of vectors of a dataset that has several.
+        column: The column of vectors; needed for a dataset that has several, not allowed for an index.
 
     Raises:
-        SpecError: If it is no path, `column` is given for an index, which has one, or not for a dataset of several.
-        DatasetError: If it is neither, is not finished or damaged, or a dataset too large to be searched without an
-            index.
+        SpecError: If `location` is not a path, or `column` is not allowed or missing.
+        DatasetError: If it is neither an index nor a dataset, is not finished or damaged, or is a dataset that is too
+            large to be searched without an index.
     """
     if not isinstance(location, str | os.PathLike) or not os.fspath(location):
-        raise SpecError(f"index={location!r} is no path of an index or a dataset")
+        raise SpecError(f"index={location!r} is not a path; give the path or URL of an index or a dataset")
     folder = Folder.of(location)
     with dataset_errors("look at", folder.url):
         names = folder.list() if folder.fs.isdir(folder.path) else {}
     if MANIFEST in names or BUILDING in names:
         if column is not None:
-            raise SpecError(f"column={column!r} is for datasets; {folder.url} is an index, of one column")
+            raise SpecError(
+                f"column={column!r} is for datasets; {folder.url} is an index, which has one column: leave it out"
+            )
         return _of_index(folder)
     try:
         source = open_source([folder.url], column=column)
@@ -116,12 +118,12 @@ def find_target(location: str, column: str | None = None) -> Target:
 
 
 def _of_index(folder: Folder) -> Target:
-    """Look at an index without Faiss, and without fetching it: here nothing is searched."""
+    """Describe an index without Faiss, and without copying it to this machine."""
     import pyarrow.parquet as pq
 
     manifest = read_manifest(folder.url)
     check_files(folder, manifest)
-    path = url_of(folder.fs, folder.at(manifest.segments[-1].keys))  # the newest: columns are only ever added
+    path = url_of(folder.fs, folder.at(manifest.segments[-1].keys))  # the newest has all columns
     with dataset_errors("read", path), open_input(path) as file:
         schema = pq.read_schema(file).remove_metadata()
     return Target(folder.url, manifest.rows, manifest.dim, manifest.provenance, schema, manifest.search)

@@ -1,4 +1,4 @@
-"""Vectors out of Arrow, scaled to length 1, and what keeps one out of an index."""
+"""Vectors from Arrow, scaled to length 1; vectors that have no direction are marked."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import pyarrow.compute as pc
 from ..errors import DatasetError
 
 _LEAST_SQUARE = 1e-30
-"""Squares of lengths below this, or infinite ones, are computed again in float64, which holds them."""
+"""Vectors whose squared length is below this, or infinite, are scaled again in float64."""
 
 
-class Units(NamedTuple):
+class UnitVectors(NamedTuple):
     """Vectors of length 1.
 
     Attributes:
-        vectors: (n, dim) float32; rows that have no direction are zeros.
+        vectors: (n, dim) float32; zeros where a vector is zero or not finite.
         zero: (n,) bool, which are zero.
-        not_finite: (n,) bool, which hold a NaN or an infinity.
+        not_finite: (n,) bool, which have a NaN or an infinity.
     """
 
     vectors: np.ndarray
@@ -29,11 +29,11 @@ class Units(NamedTuple):
 
     @property
     def good(self) -> np.ndarray:
-        """Which of them are vectors of length 1, (n,) bool."""
+        """Which of them have length 1, (n,) bool."""
         return ~(self.zero | self.not_finite)
 
 
-def units_of(vectors: np.ndarray) -> Units:
+def to_unit_vectors(vectors: np.ndarray) -> UnitVectors:
     """Scale vectors to length 1.
 
     Args:
@@ -54,34 +54,34 @@ def units_of(vectors: np.ndarray) -> Units:
         exact /= np.where(largest == 0, 1, largest)[:, None]
         lengths = np.sqrt(np.einsum("nd,nd->n", exact, exact))
         found[odd] = exact / np.where(lengths == 0, 1, lengths)[:, None]
-    return Units(found, zero, not_finite)
+    return UnitVectors(found, zero, not_finite)
 
 
 def matrix_of(column: pa.Array, dim: int, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the vectors of a column as they stand in it.
+    """Return the vectors of a column as a matrix.
 
     Args:
         column: Lists of floats, with nulls.
         dim: Values in each.
-        where: What messages call it.
+        where: Where the column is, for messages.
 
     Returns:
-        (n, dim) float32 of those that are not null, and which those are, (rows,) bool. A null among the values of a
-        vector is a NaN.
+        (n, dim) float32 of the vectors that are not null, and which rows those are, (rows,) bool. A null among the
+        values of a vector becomes NaN.
 
     Raises:
         DatasetError: If one has another dimension.
     """
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
-    there = ~np.asarray(column.is_null())
+    valid = ~np.asarray(column.is_null())
     lengths = np.asarray(pc.list_value_length(column).fill_null(dim))
     if (wrong := np.flatnonzero(lengths != dim)).size:
         row = int(wrong[0])
         raise DatasetError(
             f"{where}: the vector of row {row} has {lengths[row]} values and others have {dim}; vectors of one model "
-            "have one dimension: make an index of each"
+            "have one dimension: build an index of each"
         )
-    values = column.filter(pa.array(there)).flatten() if not there.all() else column.flatten()
+    values = column.filter(pa.array(valid)).flatten() if not valid.all() else column.flatten()
     flat = values.to_numpy(zero_copy_only=False)
-    return np.asarray(flat, np.float32).reshape(-1, dim), there
+    return np.asarray(flat, np.float32).reshape(-1, dim), valid

@@ -1,7 +1,7 @@
-"""An index out of an object store, copied to this machine once for each version of it.
+"""Local copies of an index in an object store, one for each version of it.
 
-Copies of one index lie side by side in the cache, a folder for each version. Who uses one holds a lock on its manifest,
-which is shared; a version that nobody holds is deleted when a newer one is whole.
+Copies of one index are side by side in the cache, in a folder for each version. A process that uses a copy holds a
+shared lock on its manifest. A version that no process holds is deleted when a newer one is complete.
 """
 
 from __future__ import annotations
@@ -16,42 +16,42 @@ from typing import IO, NamedTuple
 
 from ..errors import DatasetError
 from ..files.cache import NO_LOCKS, cache_root
-from ..files.file_systems import Folder, dataset_errors
+from ..files.file_systems import Folder, dataset_errors, is_local
 from ..models.downloads.copies import only_one, part_of, publish
-from .manifest import MANIFEST, IndexManifest, manifest_bytes
+from .manifest import MANIFEST, STAGING, IndexManifest, manifest_bytes
 
 
-class Copy(NamedTuple):
+class LocalCopy(NamedTuple):
     """A copy of an index on this machine.
 
     Attributes:
         path: Its directory.
-        held: Keeps others from deleting it until it is closed.
+        held: Its manifest, open and locked: nobody deletes the copy until this is closed.
     """
 
     path: str
     held: IO[bytes]
 
 
-def fetch_index(folder: Folder, manifest: IndexManifest, content: bytes) -> Copy:
-    """Return this machine's copy of an index, made if there is none of this version.
+def fetch_index(folder: Folder, manifest: IndexManifest, content: bytes) -> LocalCopy:
+    """Return this machine's copy of an index; make it if there is none of this version.
 
-    Files are copied by one process at a time and appear whole; the manifest is the last, and only if it still is that
-    of the index there: one that is built anew may have files of the same names.
+    One process at a time copies. Files appear whole. The manifest comes last, and only if the index in the store still
+    has this manifest: an index that is rebuilt meanwhile may have files of the same names.
 
     Args:
         folder: In an object store.
         manifest: Of the index there.
-        content: The manifest's bytes, which name the version.
+        content: The manifest's bytes, which identify the version.
 
     Raises:
-        DatasetError: If a file cannot be copied, or there is another index after it was.
+        DatasetError: If a file cannot be copied, or the index was replaced meanwhile.
         WeightsError: If the cache cannot be written.
     """
     versions = Path(cache_root(None)) / "indexes" / _digest(folder.url.encode())
     target = versions / _digest(content)
     if (held := _hold(target)) is not None:
-        return Copy(str(target), held)
+        return LocalCopy(str(target), held)
     with only_one(versions, folder.url):
         if (held := _hold(target)) is None:
             _copy_all(folder, manifest, content, target)
@@ -60,7 +60,7 @@ def fetch_index(folder: Folder, manifest: IndexManifest, content: bytes) -> Copy
             for other in versions.iterdir():
                 if other != target:
                     _delete(other)
-    return Copy(str(target), held)
+    return LocalCopy(str(target), held)
 
 
 def _digest(content: bytes) -> str:
@@ -68,7 +68,7 @@ def _digest(content: bytes) -> str:
 
 
 def _hold(target: Path) -> IO[bytes] | None:
-    """Return what keeps a copy that is whole from being deleted; None where there is none."""
+    """Lock a complete copy and return its manifest, open; None where there is no such copy."""
     try:
         held = (target / MANIFEST).open("rb")
     except FileNotFoundError:
@@ -77,12 +77,12 @@ def _hold(target: Path) -> IO[bytes] | None:
     with contextlib.suppress(FileNotFoundError):
         if os.path.samestat(os.fstat(held.fileno()), (target / MANIFEST).stat()):
             return held
-    held.close()  # it was deleted before the lock was had
+    held.close()  # it was deleted before the lock was granted
     return None
 
 
 def _lock_shared(held: IO[bytes]) -> None:
-    """Lock a file with all who read it. On a file system without locks nobody can delete it either: see `_delete`."""
+    """Take a shared lock. On a file system without locks none is needed: `_delete` then deletes nothing."""
     try:
         fcntl.flock(held, fcntl.LOCK_SH)
     except OSError as err:
@@ -91,12 +91,14 @@ def _lock_shared(held: IO[bytes]) -> None:
 
 
 def _delete(copy: Path) -> None:
-    """Delete a copy, unless a process uses it; one without a manifest is what a dead process began.
+    """Delete a copy, unless a process uses it. A copy without a manifest was left incomplete by a dead process.
 
-    A copy that cannot be deleted, or locked before, stays: it costs room and nothing else.
+    A copy that cannot be locked or deleted stays: it only costs disk space.
     """
     try:
-        with (copy / MANIFEST).open("r+b") as manifest:  # some file systems give that lock to who may write alone
+        with (copy / MANIFEST).open(
+            "r+b"
+        ) as manifest:  # some file systems lock exclusively only files open for writing
             fcntl.flock(manifest, fcntl.LOCK_EX | fcntl.LOCK_NB)
             (copy / MANIFEST).unlink()
     except FileNotFoundError:
@@ -116,7 +118,7 @@ def _copy_all(folder: Folder, manifest: IndexManifest, content: bytes, target: P
     if manifest_bytes(folder.url) != content:
         shutil.rmtree(target, ignore_errors=True)
         raise DatasetError(
-            f"{folder.url} was written anew while it was copied to this machine; try again when that has ended"
+            f"{folder.url} was replaced while it was copied to this machine; try again when that has ended"
         ) from failed
     if failed is not None:
         raise failed
@@ -133,3 +135,22 @@ def _copy(folder: Folder, name: str, size: int, target: Path) -> None:
     with dataset_errors("copy", f"{folder.url}/{name}"):
         folder.fs.get_file(folder.at(name), os.fspath(part))
     publish(part, target)
+
+
+def local_path(folder: Folder, name: str, scratch: Path) -> str:
+    """Return the path of one file of an index on this machine; copy it if it is in an object store.
+
+    Args:
+        folder: Of the index.
+        name: Of the file, in the folder.
+        scratch: Where copies go.
+
+    Raises:
+        DatasetError: If it cannot be copied.
+    """
+    if is_local(folder.fs):
+        return folder.at(name)
+    target = scratch / name.replace("/", "-").removeprefix(STAGING)
+    with dataset_errors("copy", f"{folder.url}/{name}"):
+        folder.fs.get_file(folder.at(name), str(target))
+    return str(target)

@@ -1,4 +1,4 @@
-"""Vectors as the codes of inverted lists, staged list by list until they are merged."""
+"""`ListEncoder`: encodes vectors for inverted lists, and stages the codes, sorted by list, for merging."""
 
 from __future__ import annotations
 
@@ -7,37 +7,37 @@ import numpy as np
 from ..files.file_systems import Folder, dataset_errors
 from .library import faiss_library, ivf_of
 from .shard_files import temporary_of
-from .staged import Staged, read_staged
+from .staged import StagedFiles, read_staged
 
 _ROW_BYTES = 24
-"""What is held of a row beside its code: its list, and its place while rows are ordered by list."""
+"""Memory of a row beside its code: its list, and its number while rows are sorted by list."""
 
 
 def rows_held(code_bytes: int, held_bytes: int) -> int:
     """Return of how many rows the codes are held at a time.
 
     Args:
-        code_bytes: Bytes of a code.
-        held_bytes: What they may take.
+        code_bytes: Size of a code.
+        held_bytes: Size of all that is held, at most.
     """
     return max(1024, held_bytes // (code_bytes + _ROW_BYTES))
 
 
-class Coder:
-    """Encodes vectors for inverted lists, and stages the codes of so many rows at a time.
+class ListEncoder:
+    """Encodes vectors for inverted lists, and stages the codes whenever its buffer is full.
 
     Attributes:
-        parts: What was staged: names of files and the rows in each, in order.
+        parts: The staged files: name and rows of each, in order.
     """
 
-    def __init__(self, folder: Folder, staged: Staged, shard: int, held_bytes: int) -> None:
+    def __init__(self, folder: Folder, staged: StagedFiles, shard: int, held_bytes: int) -> None:
         """Read the index that was trained for this run.
 
         Args:
             folder: Of the index.
             staged: Names of the run's files.
-            shard: Number of the shard whose vectors come.
-            held_bytes: What codes that are not staged yet may take.
+            shard: Number of the shard.
+            held_bytes: Size of the buffer.
         """
         faiss = faiss_library()
         self.parts: list[tuple[str, int]] = []
@@ -74,7 +74,7 @@ class Coder:
         self._rows = stop
 
     def stage(self) -> None:
-        """Write what is held, list by list: rows before each list and in all, codes, numbers of rows."""
+        """Write the buffer to a file; see `codes` for its layout. Ids are numbers of rows in the buffer."""
         if not self._rows:
             return
         name = self._staged.codes(self._shard, len(self.parts))
