@@ -26,9 +26,10 @@ def finished_row(element: Any, table: Table) -> FinishedRow:
     source = _source(value, table)
     if source is None:  # neither a row nor a document: there is nothing to write but why
         return FinishedRow(None, [failure.as_dict() for failure in element.failures] if failed else (), failed)
-    row = _columns(source, table) if isinstance(source, RowFields) else source
     if failed:
+        row = None if _is_refused(element, table) else _written(source, table)
         return FinishedRow(row, failure_records(table.plan, source, element.failures), True)
+    row = _written(source, table)
     return FinishedRow(row, inner_failure_records(table.plan, row))
 
 
@@ -37,6 +38,15 @@ def _source(value: Any, table: Table) -> RowFields | Document | None:
         return value if isinstance(value, Document) else None
     fields = fields_of(value)
     return None if fields is None else RowFields(fields)
+
+
+def _is_refused(failed: FailedRow, table: Table) -> bool:
+    """Tell whether a row failed because it has a column already where a new one goes: it holds anything."""
+    return table.plan.of_rows and any(one.column in table.plan.new_names for one in failed.failures)  # type: ignore[attr-defined]
+
+
+def _written(source: RowFields | Document, table: Table) -> Any:
+    return _columns(source, table) if isinstance(source, RowFields) else source
 
 
 def _columns(row: RowFields, table: Table) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from beam_helpers import pipeline
 from rank_expected import cosine_of, softmax_of
@@ -205,3 +206,27 @@ def test_behind_other_steps_the_transform_is_asked_for(tmp_path):
             _ = rows | WriteEmbeddings(tmp_path / "out", schema=LIST)
         _ = rows | "Write" >> WriteEmbeddings(tmp_path / "out", schema=LIST, embed=rank)
     assert read_dataset(str(tmp_path / "out")).column("id").to_pylist() == [1]
+
+
+@pytest.mark.parametrize("value", ["abc", 5, [], [1.5], {"a": 1}], ids=repr)
+@pytest.mark.parametrize(
+    "transform",
+    [
+        Embed("fake::dim=4", columns={"text": "text"}),
+        Classify(["a", "b"], model="fake::dim=4", columns={"text": "text"}),
+        Rank("fake::dim=4", query="text", candidates="texts"),
+        Rank("fake::dim=4", query="text", candidate="other", by="id"),
+    ],
+    ids=["Embed", "Classify", "Rank", "Rank-by"],
+)
+def test_a_row_that_has_the_new_column_already_fails_alone(tmp_path, transform, value):
+    """Whatever that column holds, it is not taken for what the transform makes."""
+    row = {"id": "a", "text": "x", "texts": ["y"], "other": "z"}
+    taken = transform.plan.new_names[0]
+    schema = pa.schema([("id", pa.string()), ("text", pa.string()), ("texts", pa.list_(pa.string()))])
+    with pipeline() as p:
+        both = p | beam.Create([row, row | {"id": "b", taken: value}]) | transform
+        _ = both | WriteEmbeddings(tmp_path / "out", schema=schema.append(pa.field("other", pa.string())))
+    found = summarise(str(tmp_path / "out"))
+    assert (found.input_rows, found.failed_rows, found.failed) == (2, 1, {"malformed": 1})
+    assert pq.read_table(tmp_path / "out")["id"].to_pylist() == ["a"]
