@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.io import fileio
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.pvalue import PBegin, PCollection
 
-from ..datasets.inputs import read_documents, whole_file
+from ..datasets.inputs import Shard, read_documents, whole_file
+from ..datasets.inputs.globs import Glob, is_glob
+from ..datasets.inputs.listing import NO_MATCH, AllBelow, Listed, files_of, list_inputs, list_location
 from ..encoders.document import Document
 from ..errors import SpecError
 from . import document_coder as _document_coder  # noqa: F401 - registers the coder of documents
@@ -25,8 +27,9 @@ class ReadDocuments(beam.PTransform):
     is a document by itself, named by its path; its content is fetched by `Embed`, whose threads overlap that with the
     model's work.
 
-    Patterns are Beam's: `*` stops at a slash, `**` does not. So `photos/**.jpg` finds photographs at any depth, and
-    `photos/**/*.jpg` misses those at the top. `gs://` needs the extra `gcp`; what Beam listed is opened by fsspec.
+    Folders and patterns mean what they mean on the command line (docs/formats.md, "Patterns"): `photos/**/*.jpg` finds
+    photographs at any depth, those at the top too, with the captions and metadata beside them as tags. URLs are listed by
+    Beam's file systems and opened by fsspec; `gs://` needs the extra `gcp`.
 
     It ends with a shuffle, so that all workers embed, and not only the one that listed.
     """
@@ -46,7 +49,8 @@ class ReadDocuments(beam.PTransform):
         """Say what is read.
 
         Args:
-            patterns: A path, a URL or a glob, or several. Local ones are made absolute.
+            patterns: A path, a URL or a glob, or several. Local ones are made absolute. A file that two of them name is
+                read once.
             text: Column of texts, of tables (`text` or `caption` without one).
             uri: Column of URIs; what they name is fetched only as far as `Embed`'s options allow it.
             image: Column of encoded images (Parquet).
@@ -74,16 +78,24 @@ class ReadDocuments(beam.PTransform):
 
     def expand(self, pbegin: PBegin) -> PCollection:
         """List, spread, read, spread again."""
-        treatment = fileio.EmptyMatchTreatment.ALLOW if self._allow_empty else fileio.EmptyMatchTreatment.DISALLOW
         return (
             pbegin
-            | "Patterns" >> beam.Create(self._patterns)
-            | "List" >> fileio.MatchAll(empty_match_treatment=treatment)
-            | "Path" >> beam.Map(lambda metadata: metadata.path).with_output_types(str)
+            | "Patterns" >> beam.Create([self._patterns])
+            | "List" >> beam.ParDo(_ListFn(self._allow_empty)).with_output_types(Shard)
             | "SpreadFiles" >> beam.Reshuffle()
             | "Read" >> beam.ParDo(_ReadFn(self._columns, self._tags)).with_output_types(Document)
             | "SpreadDocuments" >> beam.Reshuffle()
         )
+
+
+class _ListFn(beam.DoFn):
+    """Lists the files of all patterns."""
+
+    def __init__(self, allow_empty: bool) -> None:
+        self._allow_empty = allow_empty
+
+    def process(self, patterns: Sequence[str]) -> Iterable[Shard]:
+        return map(whole_file, list_inputs(patterns, list_input=_list_input, allow_empty=self._allow_empty))
 
 
 class _ReadFn(beam.DoFn):
@@ -93,8 +105,21 @@ class _ReadFn(beam.DoFn):
         self._columns = columns
         self._tags = tags
 
-    def process(self, path: str) -> Iterable[Document]:
-        return read_documents(whole_file(path), **self._columns, tags=self._tags)
+    def process(self, file: Shard) -> Iterable[Document]:
+        return read_documents(file, **self._columns, tags=self._tags)
+
+
+def _list_input(given: str) -> tuple[list[Listed], str]:
+    """List a path of this machine by ourselves, and a URL by Beam's file systems, whose patterns differ from ours."""
+    if "://" not in given:
+        return list_location(given)
+    if FileSystems.exists(given):
+        return [Listed(given)], ""
+    matcher = Glob(given) if is_glob(given) else AllBelow(given)
+    (found,) = FileSystems.match([f"{matcher.prefix}**"])
+    # An object whose name ends in a slash marks a folder.
+    there = [Listed(file.path) for file in found.metadata_list if not file.path.endswith("/")]
+    return files_of(matcher, there), NO_MATCH
 
 
 def _absolute(pattern: str) -> str:

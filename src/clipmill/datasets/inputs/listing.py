@@ -6,11 +6,12 @@ import dataclasses
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 from ...errors import DatasetError
 from ...files.file_systems import dataset_errors, is_local, open_location, url_of
+from .globs import Glob, Matcher, is_glob
 
 Kind = Literal["files", "jsonl", "csv", "parquet", "tar"]
 
@@ -33,7 +34,7 @@ _TARS = (".tar", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tbz2", ".txz", ".t
 """Those that are packed with anything but gzip are told to be so when they are read."""
 _VERSIONS = ("ETag", "etag", "generation", "md5Hash", "LastModified", "last_modified", "updated", "mtime", "created")
 """What file systems call the thing that changes with a file's content, the surest first."""
-_MAGIC = re.compile(r"[*?\[]")
+NO_MATCH = " matches no file ('**' crosses folders, '*' does not)"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,6 +55,10 @@ class Listed:
     beside: tuple[str, ...] = ()
 
 
+Lister = Callable[[str], tuple[list[Listed], str]]
+"""Returns the files of one input, and what to say where there are none."""
+
+
 def kind_of(path: str) -> Kind:
     """Return how a file is read, told by its name; an unknown ending is a document by itself."""
     name = path.lower().removesuffix(".gz")
@@ -62,19 +67,22 @@ def kind_of(path: str) -> Kind:
     return _KINDS.get(os.path.splitext(name)[1], "files")
 
 
-def list_inputs(inputs: Sequence[str]) -> list[Listed]:
+def list_inputs(
+    inputs: Sequence[str], *, list_input: Lister | None = None, allow_empty: bool = False
+) -> list[Listed]:
     """Find the files of all inputs.
 
-    Folders are searched with all that is below them. Names that begin with a dot are passed over, and so are tables and
+    Folders are searched with all that is below them; names that begin with a dot are skipped, and so are tables and
     marks whose name, or folder, begins with `_` (Spark's and clipmill's own; a photograph may be called `_1.jpg`).
+    Patterns are those of `globs.Glob`; a path that exists is never taken for one.
     A `.txt` or `.json` that stands beside an image under its name is that image's caption or metadata, and no input of
     its own; what img2dataset writes down of a shard, `00000.parquet` and `00000_stats.json` beside `00000.tar` or
     `00000/`, is none either. What is named by its own path always is one.
-    In globs `*` and `?` stop at a slash and `**` does not, so that `photos/**.jpg` and `photos/**/*.jpg` both mean
-    every photograph at any depth. A path that exists is never taken for a glob.
 
     Args:
         inputs: Paths and URLs of files and folders, and globs.
+        list_input: Lists one of them; by default `list_location`.
+        allow_empty: Whether an input may name nothing.
 
     Returns:
         The files in the order of the inputs, sorted by path within each; a file that two inputs name comes once.
@@ -83,28 +91,58 @@ def list_inputs(inputs: Sequence[str]) -> list[Listed]:
         DatasetError: If an input names nothing, or cannot be listed.
     """
     found: dict[str, Listed] = {}
-    for given in inputs:
-        for file in _list_input(os.fspath(given)):
+    for given in map(os.fspath, inputs):
+        files, reason = (list_input or list_location)(given)
+        if not files and not allow_empty:
+            raise DatasetError(f"input {given!r}{reason}")
+        for file in files:
             found.setdefault(file.path, file)
     return list(found.values())
 
 
-def _list_input(given: str) -> list[Listed]:
+def list_location(given: str) -> tuple[list[Listed], str]:
+    """List one input by fsspec.
+
+    Returns:
+        Its files, and what to say where there are none.
+
+    Raises:
+        DatasetError: If it cannot be listed.
+    """
     fs, path = open_location(given)
     with dataset_errors("list", given):
         if fs.isdir(path):
-            files = _joined([file for relative, file in _walk(fs, path) if not _is_passed_over(relative)])
-            if not files:
-                raise DatasetError(f"input {given!r}: the folder holds no files")
-        elif fs.exists(path) or (is_local(fs) and os.path.lexists(path)):
-            files = [_look_at(fs, path)]
-        elif _MAGIC.search(path):
-            files = _joined(_match(fs, path))
-            if not files:
-                raise DatasetError(f"input {given!r} matches no file ('**' crosses folders, '*' does not)")
-        else:
-            raise DatasetError(f"input {given!r}: no such file or folder")
-    return sorted(files, key=lambda file: file.path)
+            return files_of(AllBelow(url_of(fs, path)), _walk(fs, path)), ": the folder holds no files"
+        if fs.exists(path) or (is_local(fs) and os.path.lexists(path)):
+            return [_look_at(fs, path)], ""
+        if not is_glob(path):
+            return [], ": no such file or folder"
+        glob, root = Glob(url_of(fs, path)), Glob(path).root or "/"
+        there = _walk(fs, root, glob.depth, hidden=glob.finds_hidden) if fs.isdir(root) else ()
+        return files_of(glob, there), NO_MATCH
+
+
+def files_of(matcher: Matcher, there: Iterable[Listed]) -> list[Listed]:
+    """Return the inputs among files, sorted, each image with what stands beside it."""
+    return sorted(_joined([file for file in there if matcher.matches(file.path)]), key=lambda file: file.path)
+
+
+class AllBelow:
+    """All inputs in a folder and below it.
+
+    Attributes:
+        prefix: What the paths of its files begin with.
+    """
+
+    def __init__(self, folder: str) -> None:
+        """Name the folder by its absolute path or URL."""
+        self.prefix = folder.rstrip("/") + "/"
+
+    def matches(self, path: str) -> bool:
+        """Return whether a file of the folder is an input."""
+        parts = path.removeprefix(self.prefix).split("/")
+        is_photograph = kind_of(path) == "files" and "." in parts[-1]
+        return not any(part.startswith(".") or (part.startswith("_") and not is_photograph) for part in parts)
 
 
 def _joined(files: list[Listed]) -> list[Listed]:
@@ -153,77 +191,24 @@ def _with_beside(image: Listed, files: Sequence[Listed]) -> Listed:
     )
 
 
-def _match(fs: Any, pattern: str) -> list[Listed]:
-    parts = pattern.split("/")
-    fixed = next(number for number, part in enumerate(parts) if _MAGIC.search(part))
-    root, rest = "/".join(parts[:fixed]) or "/", "/".join(parts[fixed:])
-    if not fs.isdir(root):
-        return []
-    depth = None if "**" in rest else len(parts) - fixed
-    wanted = re.compile(_regex(rest), re.DOTALL)
-    wants_hidden = any(part.startswith(".") for part in parts[fixed:])
-    return [
-        file
-        for relative, file in _walk(fs, root, depth, hidden=wants_hidden)
-        if wanted.fullmatch(relative) and (wants_hidden or not _is_hidden(relative))
-    ]
-
-
 def is_matched(given: str, path: str) -> bool:
-    """Return whether an input is a glob that fits an absolute path of this machine, whether a file is there or not."""
+    """Return whether an input is a glob that matches an absolute path of this machine, whether a file is there or not."""
     fs, pattern = open_location(given)
-    if not is_local(fs) or os.path.exists(pattern) or not _MAGIC.search(pattern):
-        return False
-    return re.fullmatch(_regex(pattern), path, re.DOTALL) is not None
+    return is_local(fs) and is_glob(pattern) and not os.path.exists(pattern) and Glob(pattern).matches(path)
 
 
-def _regex(pattern: str) -> str:
-    """Translate a glob; `**/` also stands for no folder at all."""
-    out, at = [], 0
-    while at < len(pattern):
-        if pattern.startswith("**/", at) and (at == 0 or pattern[at - 1] == "/"):
-            out.append("(?:.*/)?")
-            at += 3
-        elif pattern.startswith("**", at):
-            out.append(".*")
-            at += 2
-        elif pattern[at] in "*?":
-            out.append("[^/]*" if pattern[at] == "*" else "[^/]")
-            at += 1
-        elif pattern[at] == "[" and (end := pattern.find("]", at + 2)) > 0:
-            inside = pattern[at + 1 : end].replace("\\", "\\\\")
-            out.append(f"[^{inside[1:]}]" if inside.startswith("!") else f"[{inside}]")
-            at = end + 1
-        else:
-            out.append(re.escape(pattern[at]))
-            at += 1
-    return "".join(out)
-
-
-def _is_hidden(relative: str) -> bool:
-    return any(part.startswith(".") for part in relative.split("/"))
-
-
-def _is_passed_over(relative: str) -> bool:
-    if _is_hidden(relative):
-        return True
-    is_photograph = kind_of(relative) == "files" and "." in relative.rsplit("/", 1)[-1]
-    return not is_photograph and any(part.startswith("_") for part in relative.split("/"))
-
-
-def _walk(fs: Any, root: str, depth: int | None = None, *, hidden: bool = False) -> Iterator[tuple[str, Listed]]:
-    """Yield the files below a folder with their paths relative to it."""
+def _walk(fs: Any, root: str, depth: int | None = None, *, hidden: bool = False) -> Iterator[Listed]:
+    """Yield the files below a folder."""
     if is_local(fs):
         yield from _walk_local(root, depth, hidden)
         return
     fs.invalidate_cache(root)
-    prefix = root.rstrip("/") + "/"
     for path, info in fs.find(root, maxdepth=depth, detail=True).items():
-        yield path.removeprefix(prefix), _of_info(fs, path, info)
+        yield _of_info(fs, path, info)
 
 
-def _walk_local(root: str, depth: int | None, hidden: bool) -> Iterator[tuple[str, Listed]]:
-    def stop(err: OSError) -> None:  # os.walk would pass over what it may not read, and rows would be missing
+def _walk_local(root: str, depth: int | None, hidden: bool) -> Iterator[Listed]:
+    def stop(err: OSError) -> None:  # os.walk would skip what it may not read, and rows would be missing
         raise err
 
     seen: set[tuple[int, int]] = set()
@@ -238,9 +223,8 @@ def _walk_local(root: str, depth: int | None, hidden: bool) -> Iterator[tuple[st
         deep = depth is not None and level + 1 >= depth
         folders[:] = [] if deep else sorted(f for f in folders if hidden or not f.startswith("."))
         for name in names:
-            path = os.path.join(folder, name)
-            if (file := _stat(path)) is not None:
-                yield os.path.relpath(path, root), file
+            if (file := _stat(os.path.join(folder, name))) is not None:
+                yield file
 
 
 def _stat(path: str) -> Listed | None:

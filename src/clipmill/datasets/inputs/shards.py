@@ -68,9 +68,10 @@ class Shard:
         return {**fields, "first_path": clean_text(paths[0]), "files": len(paths)}
 
 
-def whole_file(path: str, kind: Kind | None = None) -> Shard:
+def whole_file(file: str | Listed, kind: Kind | None = None) -> Shard:
     """Return one shard that covers one file, without looking at it: for engines that list files themselves."""
-    return piece(kind or kind_of(path), [Listed(path)])
+    listed = Listed(file) if isinstance(file, str) else file
+    return piece(kind or kind_of(listed.path), [listed])
 
 
 def piece(kind: Kind, files: Sequence[Listed], **span: Any) -> Shard:

@@ -1,0 +1,89 @@
+"""The pattern language of inputs (docs/formats.md, "Patterns"): what the command line and `ReadDocuments` match with."""
+
+from __future__ import annotations
+
+import re
+from typing import Protocol
+
+from ...errors import DatasetError
+
+_MAGIC = re.compile(r"[*?\[]")
+_SET = re.compile(r"\[(!?)(\]?[^\]]*)\]")
+
+
+class Matcher(Protocol):
+    """Decides which files are inputs: a `Glob`, or all of a folder."""
+
+    @property
+    def prefix(self) -> str:
+        """What the path of every match begins with."""
+        ...
+
+    def matches(self, path: str) -> bool:
+        """Return whether a file is an input."""
+        ...
+
+
+def is_glob(path: str) -> bool:
+    """Return whether a path contains `*`, `?` or `[`."""
+    return _MAGIC.search(path) is not None
+
+
+class Glob:
+    """A pattern of absolute paths or URLs.
+
+    `*` and `?` match within one folder, `[abc]`, `[a-z]` and `[!abc]` one character other than a slash. `**/` matches any
+    number of folders, including none; any other `**` matches across folders, so that one at the end matches everything
+    below. Names that begin with a dot match only where a part of the pattern does.
+
+    Attributes:
+        root: The folder above the first part with a wildcard.
+        prefix: The text before the first wildcard.
+        depth: Number of levels below the root at which matches can lie; None for any number.
+        finds_hidden: Whether names that begin with a dot can match.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        """Compile a pattern.
+
+        Raises:
+            DatasetError: If a set of characters is not valid, such as `[z-a]`.
+        """
+        wildcard = _MAGIC.search(pattern)
+        self.prefix = pattern[: wildcard.start()] if wildcard else pattern
+        self.root = self.prefix.rpartition("/")[0]
+        rest = pattern[len(self.root) :].lstrip("/")
+        self.depth = None if "**" in rest else rest.count("/") + 1
+        self.finds_hidden = any(part.startswith(".") for part in rest.split("/"))
+        try:
+            self._regex = re.compile(_translate(pattern), re.DOTALL)
+        except re.error as err:
+            raise DatasetError(f"the pattern {pattern!r} is not valid: {err}") from err
+
+    def matches(self, path: str) -> bool:
+        """Return whether a file matches, which need not exist."""
+        is_hidden = any(part.startswith(".") for part in path[len(self.root) :].split("/"))
+        return (self.finds_hidden or not is_hidden) and self._regex.fullmatch(path) is not None
+
+
+def _translate(pattern: str) -> str:
+    out, at = [], 0
+    while at < len(pattern):
+        if pattern.startswith("**/", at) and (at == 0 or pattern[at - 1] == "/"):
+            out.append("(?:.*/)?")
+            at += 3
+        elif pattern.startswith("**", at):
+            out.append(".*")
+            at += 2
+        elif pattern[at] in "*?":
+            out.append("[^/]*" if pattern[at] == "*" else "[^/]")
+            at += 1
+        elif match := _SET.match(pattern, at):
+            negated, characters = match.groups()
+            escaped = re.sub(r"[\\\[\]^&~|]", r"\\\g<0>", characters)
+            out.append(f"(?!/)[{'^' if negated else ''}{escaped}]")
+            at = match.end()
+        else:
+            out.append(re.escape(pattern[at]))
+            at += 1
+    return "".join(out)
