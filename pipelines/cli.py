@@ -19,7 +19,7 @@ from .existing import existing_options
 from .index_command import index
 from .options import (
     PASSED_UNCHECKED,
-    Group,
+    CommandGroup,
     job_options,
     own_flags,
     reading_options,
@@ -37,7 +37,7 @@ from .wording import in_flags
 _PRINTED = "--text, --image and --audio"
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="clipmill")
 @click.option("--verbose", "-v", is_flag=True, help="Log what is loaded and where.")
 def cli(verbose: bool) -> None:

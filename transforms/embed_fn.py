@@ -14,7 +14,7 @@ from ..metrics.stats import Stats
 from ..models.spec import EncoderSpec
 from .elements import Elements
 from .failed_row import FailedRow
-from .meter import Meter
+from .meter import BundleMeter
 from .placed import InBatches, OneByOne, OnFailure, Place, PlacedFn
 
 _REPORTED_BATCHES = 16
@@ -40,7 +40,7 @@ class _SessionFn(PlacedFn):
 
     def setup(self) -> None:
         """Load the model and embed labels, unless another of these in this process did."""
-        self._meter = Meter()
+        self._meter = BundleMeter()
         self._runner = PlanRunner(self._elements.plan, self._meter.load(self._spec, cpus=self._cpus))
 
     def start_bundle(self) -> None:

@@ -20,7 +20,7 @@ from ..models.spec import EncoderSpec
 NAMESPACE = "clipmill"
 
 _counting = threading.Lock()  # held to count, not to load: two models load at once
-_loading = 0  # calls of `Meter.load` that have not returned
+_loading = 0  # calls of `BundleMeter.load` that have not returned
 _counted = 0  # what `count_loads` said when one of them counted last
 _resolved: dict[EncoderSpec, dict[str, Any]] = {}
 
@@ -30,7 +30,7 @@ def resolved_here(spec: EncoderSpec) -> dict[str, Any] | None:
     return _resolved.get(spec)
 
 
-class Meter:
+class BundleMeter:
     """Counts for one `DoFn`; to be called in `finish_bundle`, since what is counted in `setup` is lost."""
 
     def __init__(self) -> None:

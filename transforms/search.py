@@ -20,7 +20,7 @@ from ..models.spec import EncoderSpec, reject_unknown_options
 from .elements import read_row
 from .encoding import Embedded, Encoding, check_columns, label_of
 from .failed_row import FailedRow
-from .meter import Meter
+from .meter import BundleMeter
 from .placed import InBatches, OneByOne, OnFailure, Place, PlacedFn
 from .rows import STRUCTS, RowFields, make_row, widened_type
 
@@ -160,7 +160,7 @@ class _SearchingFn(PlacedFn):
 
     def setup(self) -> None:
         """Load the model and open what is searched, unless another of these in this process did."""
-        self._meter = Meter()
+        self._meter = BundleMeter()
         encoder: Encoder | None = None
         if self._spec is not None:
             encoder = self._meter.load(self._spec, cpus=self._cpus)

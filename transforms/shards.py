@@ -13,7 +13,7 @@ from ..jobs.embed import embed_shard
 from ..jobs.job import Job
 from ..metrics.counts import counts_of_manifest
 from .existing import FindExisting
-from .meter import Meter
+from .meter import BundleMeter
 from .worker import cpus_per_process
 
 
@@ -57,7 +57,7 @@ class _EmbedShardFn(beam.DoFn):
         self._cpus = cpus
 
     def setup(self) -> None:
-        self._meter = Meter()
+        self._meter = BundleMeter()
         self._meter.load(self._job.spec, cpus=self._cpus)
 
     def process(self, shard: Shard) -> Iterable[dict[str, Any]]:

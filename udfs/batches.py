@@ -15,9 +15,9 @@ from ..encoders.plans.runner import PlanRunner
 from ..errors import EmbeddingError, SpecError
 from ..failures import Failure
 from ..models.spec import EncoderSpec, Modality
-from .meter import NO_DRIVER, Meter
+from .meter import NO_DRIVER, PartitionMeter
 from .partitions import NewArrays, run_partition
-from .schema import ARROW_FAILURE, ARROW_FAILURES, ARROW_VECTOR, Source
+from .schema import ARROW_FAILURE, ARROW_FAILURES, ARROW_VECTOR, InputColumn
 from .values import plain_reader_of
 from .worker import encoder_of_task
 
@@ -28,8 +28,8 @@ def embed_batches(
     batches: Iterable[pa.RecordBatch],
     spec: EncoderSpec,
     plan: ColumnPlan,
-    sources: Sequence[Source],
-    meter: Meter = NO_DRIVER,
+    sources: Sequence[InputColumn],
+    meter: PartitionMeter = NO_DRIVER,
 ) -> Iterator[pa.RecordBatch]:
     """Embed the columns of a partition.
 
@@ -54,7 +54,7 @@ def embed_batches(
     yield from run_partition(batches, PlanRunner(plan, encoder), sources, added, meter, reader=plain_reader_of)
 
 
-def _arrays(source: Source, column: Column, made: Sequence[PlanResult], dim: int) -> Iterator[pa.Array]:
+def _arrays(source: InputColumn, column: Column, made: Sequence[PlanResult], dim: int) -> Iterator[pa.Array]:
     values = [row.value[str(column.output)] for row in made]
     if source.is_array:
         yield nested_vector_array(values, dim).cast(pa.list_(ARROW_VECTOR))
@@ -79,7 +79,7 @@ def failure_struct(failure: Failure) -> dict[str, str]:
 
 
 def embed_array(
-    values: pa.Array, spec: EncoderSpec, modality: Modality, failures: str, meter: Meter = NO_DRIVER
+    values: pa.Array, spec: EncoderSpec, modality: Modality, failures: str, meter: PartitionMeter = NO_DRIVER
 ) -> pa.Array:
     """Embed one column of an Arrow batch.
 

@@ -16,8 +16,8 @@ from ..errors import SpecError
 from ..models.spec import DEFAULT_MODEL, EncoderSpec, Modality
 from .batches import embed_batches
 from .driver import spec_of, warn_without_worker_reuse
-from .meter import Meter, meter_of
-from .schema import Source, embedded_schema, find_sources
+from .meter import PartitionMeter, meter_of
+from .schema import InputColumn, embedded_schema, find_sources
 
 
 def embed_columns(
@@ -73,7 +73,7 @@ def _with_plain_names(df: DataFrame) -> DataFrame:
 
 
 def _partition_function(
-    spec: EncoderSpec, plan: ColumnPlan, sources: Sequence[Source], meter: Meter
+    spec: EncoderSpec, plan: ColumnPlan, sources: Sequence[InputColumn], meter: PartitionMeter
 ) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def embed(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         return embed_batches(batches, spec, plan, sources, meter)
@@ -81,7 +81,7 @@ def _partition_function(
     return embed
 
 
-def _counts(plan: ColumnPlan, sources: Sequence[Source]) -> list[SparkColumn]:
+def _counts(plan: ColumnPlan, sources: Sequence[InputColumn]) -> list[SparkColumn]:
     """Return the aggregates that an observation takes of the finished rows."""
     outputs = zip(plan.outputs, sources, strict=True)
     embedded = [_count_vectors(F.col(f"`{name}`"), source.is_array) for name, source in outputs]

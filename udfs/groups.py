@@ -18,8 +18,8 @@ from ..errors import SpecError
 from ..models.spec import DEFAULT_MODEL, EncoderSpec
 from .driver import spec_of, warn_without_worker_reuse
 from .kind_types import check_shape, shape_of_spark
-from .meter import Meter, meter_of
-from .schema import FAILURES, Source, find_column
+from .meter import PartitionMeter, meter_of
+from .schema import FAILURES, InputColumn, find_column
 from .score_batches import score_batches
 
 _HIGHEST, _TOTAL, _PLACE = "highest", "total", "place"
@@ -89,7 +89,7 @@ def rank_groups(
     )
 
 
-def _find_pair(schema: T.StructType, plan: PairPlan) -> list[Source]:
+def _find_pair(schema: T.StructType, plan: PairPlan) -> list[InputColumn]:
     """Find query and candidate, and refuse types that cannot be of their kind."""
     sources = {}
     pair: tuple[tuple[str, str, Kind], ...] = (
@@ -99,7 +99,7 @@ def _find_pair(schema: T.StructType, plan: PairPlan) -> list[Source]:
     for path, option, kind in pair:
         steps, found = find_column(schema, path)
         check_shape(f"column {path!r}", option, kind, shape_of_spark(found))
-        sources[path] = Source(path, steps, is_array=False)
+        sources[path] = InputColumn(path, steps, is_array=False)
     return list(sources.values())
 
 
@@ -140,7 +140,7 @@ def _scored_schema(schema: T.StructType, numbers: Sequence[str]) -> T.StructType
 
 
 def _partition_function(
-    spec: EncoderSpec, plan: PairPlan, sources: Sequence[Source], meter: Meter
+    spec: EncoderSpec, plan: PairPlan, sources: Sequence[InputColumn], meter: PartitionMeter
 ) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         return score_batches(batches, spec, plan, sources, meter)

@@ -28,7 +28,7 @@ _WITHOUT = (
 )
 
 
-class Meter(NamedTuple):
+class PartitionMeter(NamedTuple):
     """Counts for one function; travels with it.
 
     Attributes:
@@ -63,7 +63,7 @@ class Meter(NamedTuple):
             self.accumulator.add(told)
 
 
-NO_DRIVER = Meter()
+NO_DRIVER = PartitionMeter()
 """Counts in this process alone."""
 
 _lock = threading.Lock()
@@ -102,13 +102,13 @@ class _Sum:
 _accumulators: dict[int, tuple[Any, Any]] = {}  # by the id of a SparkContext, which is kept, so that no other has it
 
 
-def meter_of(spark: SparkSession | None) -> Meter:
+def meter_of(spark: SparkSession | None) -> PartitionMeter:
     """Return what functions that are planned in a session count with.
 
     Args:
         spark: A classic session, whose functions share an accumulator; with a Connect session, or None, there is none.
     """
-    return Meter(None if spark is None else _accumulator_of(spark))
+    return PartitionMeter(None if spark is None else _accumulator_of(spark))
 
 
 def _accumulator_of(spark: SparkSession) -> Any:

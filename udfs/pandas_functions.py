@@ -17,7 +17,7 @@ from ..failures import Failure
 from ..models.spec import DEFAULT_MODEL, EncoderSpec, Modality
 from .batches import failure_struct, raise_failures
 from .driver import FailuresOption, check_failures_option, spec_of, warn_without_worker_reuse
-from .meter import NO_DRIVER, Meter, meter_of
+from .meter import NO_DRIVER, PartitionMeter, meter_of
 from .schema import VECTOR, VECTOR_OR_FAILURE
 from .worker import encoder_of_task
 
@@ -125,7 +125,11 @@ def _pandas_udf(
 
 
 def embed_series(
-    values: pd.Series | pd.DataFrame, spec: EncoderSpec, modality: Modality, failures: str, meter: Meter = NO_DRIVER
+    values: pd.Series | pd.DataFrame,
+    spec: EncoderSpec,
+    modality: Modality,
+    failures: str,
+    meter: PartitionMeter = NO_DRIVER,
 ) -> pd.Series | pd.DataFrame:
     """Embed one column of a batch, as Spark gives it to a pandas UDF.
 

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 from ..encoders.plans.plan import PlanResult
 from ..encoders.plans.row_values import Getter, MissingColumn
 from ..encoders.plans.runner import Done, PlanRunner
-from .meter import Meter
-from .schema import Source
+from .meter import PartitionMeter
+from .schema import InputColumn
 from .values import Reader
 
 _LEAST_ROWS = 32
@@ -44,9 +44,9 @@ class _Place(NamedTuple):
 def run_partition(
     batches: Iterable[pa.RecordBatch],
     runner: PlanRunner,
-    sources: Sequence[Source],
+    sources: Sequence[InputColumn],
     added: NewArrays,
-    meter: Meter,
+    meter: PartitionMeter,
     *,
     reader: Callable[[pa.DataType], Reader],
 ) -> Iterator[pa.RecordBatch]:

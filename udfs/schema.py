@@ -40,7 +40,7 @@ _SAMPLES, _RATES = set(SOUND_SAMPLES), set(SOUND_RATES)
 _NUMBERS = (T.FloatType, T.DoubleType, T.ShortType)
 
 
-class Source(NamedTuple):
+class InputColumn(NamedTuple):
     """Where the values of a column are.
 
     Attributes:
@@ -54,7 +54,7 @@ class Source(NamedTuple):
     is_array: bool
 
 
-def find_sources(schema: T.StructType, plan: ColumnPlan) -> list[Source]:
+def find_sources(schema: T.StructType, plan: ColumnPlan) -> list[InputColumn]:
     """Find the columns of a plan.
 
     Raises:
@@ -65,12 +65,12 @@ def find_sources(schema: T.StructType, plan: ColumnPlan) -> list[Source]:
         steps, found = _find(schema, path, path)
         is_array = isinstance(found, T.ArrayType)
         _check_type(path, column.modality, found.elementType if isinstance(found, T.ArrayType) else found, found)
-        sources.append(Source(path, steps, is_array))
+        sources.append(InputColumn(path, steps, is_array))
     return sources
 
 
 def find_column(schema: T.StructType, path: str) -> tuple[tuple[int, ...], T.DataType]:
-    """Find a column: the steps to it, as `Source` has them, and its type.
+    """Find a column: the steps to it, as `InputColumn` has them, and its type.
 
     Raises:
         SpecError: If it is not there, or twice there.
@@ -132,7 +132,9 @@ def _is_sound_struct(struct: T.StructType) -> bool:
     return bool(samples or names & _FILE) and all(isinstance(kind, _NUMBERS) for kind in kinds)
 
 
-def embedded_schema(schema: T.StructType, plan: ColumnPlan, sources: list[Source], spec: EncoderSpec) -> T.StructType:
+def embedded_schema(
+    schema: T.StructType, plan: ColumnPlan, sources: list[InputColumn], spec: EncoderSpec
+) -> T.StructType:
     """Return a DataFrame's schema with the columns that a plan adds.
 
     Args:

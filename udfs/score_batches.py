@@ -25,9 +25,9 @@ from ..metrics.stats import Stats
 from ..models.spec import EncoderSpec
 from .batches import failures_array, with_failures
 from .kind_types import check_candidates, check_shape, shape_of_arrow
-from .meter import NO_DRIVER, Meter
+from .meter import NO_DRIVER, PartitionMeter
 from .partitions import NewArrays, Values, getter, run_partition
-from .schema import ARROW_LABELS, ARROW_RANKED, Source
+from .schema import ARROW_LABELS, ARROW_RANKED, InputColumn
 from .values import reader_of
 from .worker import encoder_of_task
 
@@ -38,7 +38,7 @@ _PIECE_ROWS = 128
 
 
 def rank_array(
-    queries: pa.Array, candidates: pa.Array, spec: EncoderSpec, plan: RankPlan, meter: Meter = NO_DRIVER
+    queries: pa.Array, candidates: pa.Array, spec: EncoderSpec, plan: RankPlan, meter: PartitionMeter = NO_DRIVER
 ) -> pa.Array:
     """Rank the candidates of an Arrow batch; all its queries share micro-batches.
 
@@ -70,7 +70,7 @@ def rank_array_with_candidates(
     spec: EncoderSpec,
     plan: RankPlan,
     declared: T.DataType,
-    meter: Meter = NO_DRIVER,
+    meter: PartitionMeter = NO_DRIVER,
 ) -> pa.Array:
     """Rank as `rank_array` does, with each candidate beside its scores.
 
@@ -107,7 +107,7 @@ def rank_array_with_candidates(
 
 
 def similarity_array(
-    left: pa.Array, right: pa.Array, spec: EncoderSpec, plan: PairPlan, failures: str, meter: Meter = NO_DRIVER
+    left: pa.Array, right: pa.Array, spec: EncoderSpec, plan: PairPlan, failures: str, meter: PartitionMeter = NO_DRIVER
 ) -> pa.Array:
     """Compare two columns of an Arrow batch, row by row.
 
@@ -144,7 +144,7 @@ def _of_pair(failure: Failure) -> Failure:
 
 
 def classify_array(
-    values: pa.Array, spec: EncoderSpec, kind: Kind, labels: LabelSet, failures: str, meter: Meter = NO_DRIVER
+    values: pa.Array, spec: EncoderSpec, kind: Kind, labels: LabelSet, failures: str, meter: PartitionMeter = NO_DRIVER
 ) -> pa.Array:
     """Classify one column of an Arrow batch.
 
@@ -208,8 +208,8 @@ def score_batches(
     batches: Iterable[pa.RecordBatch],
     spec: EncoderSpec,
     plan: PairPlan,
-    sources: Sequence[Source],
-    meter: Meter = NO_DRIVER,
+    sources: Sequence[InputColumn],
+    meter: PartitionMeter = NO_DRIVER,
 ) -> Iterator[pa.RecordBatch]:
     """Score the pairs of a partition.
 

@@ -22,7 +22,7 @@ from ..models.spec import EncoderSpec, reject_unknown_options
 from .batches import with_failures
 from .driver import FailuresOption, arrow_udf, as_column, check_failures_option, warn_without_worker_reuse
 from .kind_types import check_shape, shape_of_arrow
-from .meter import NO_DRIVER, Meter, meter_of
+from .meter import NO_DRIVER, PartitionMeter, meter_of
 from .schema import FAILURE
 from .values import reader_of
 from .worker import encoder_of_task
@@ -120,7 +120,7 @@ def _spark_type(plan: SearchPlan) -> T.StructType:
 
 
 def search_array(
-    queries: pa.Array, spec: EncoderSpec | None, plan: SearchPlan, failures: str, meter: Meter = NO_DRIVER
+    queries: pa.Array, spec: EncoderSpec | None, plan: SearchPlan, failures: str, meter: PartitionMeter = NO_DRIVER
 ) -> pa.Array:
     """Search for the queries of an Arrow batch, all together.
 

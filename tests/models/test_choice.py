@@ -22,7 +22,7 @@ from clipmill.models.frontend import Frontend
 from clipmill.models.runtimes import choice, pytorch
 from clipmill.models.runtimes.choice import candidates
 from clipmill.models.runtimes.store import Store
-from clipmill.models.source import Source
+from clipmill.models.source import ModelSource
 from clipmill.models.towers import find_source, open_clip
 from clipmill.models.towers.open_clip import DEMO_PRECISION
 
@@ -50,7 +50,7 @@ def native(request, monkeypatch) -> bool:
     return request.param
 
 
-def _ways(spec: EncoderSpec, device: str = "cpu", source: Source | None = None) -> list[str]:
+def _ways(spec: EncoderSpec, device: str = "cpu", source: ModelSource | None = None) -> list[str]:
     return [str(way) for way in candidates(Store(source or find_source(spec), None), spec, device)]
 
 
@@ -98,7 +98,7 @@ def test_only_what_is_installed_is_a_candidate(monkeypatch) -> None:
 
 def test_a_family_says_what_its_towers_can_run_in() -> None:
     """`auto` keeps to it, and another runtime is refused with what there is."""
-    source = Source(Frontend(4), (), dict, runtimes=("torch",))
+    source = ModelSource(Frontend(4), (), dict, runtimes=("torch",))
     assert _ways(EncoderSpec("demo", precision="fp32"), source=source) == ["torch fp32"]
     with pytest.raises(SpecError, match=r"runtime='onnx'.* it can in torch bf16 on cpu, torch bf16 on cuda, torch fp"):
         _ways(EncoderSpec("demo", runtime="onnx"), source=source)

@@ -32,7 +32,7 @@ from clipmill.transforms import Embed, FailedRow
 from clipmill.transforms.rows import as_lists, planned_type
 from clipmill.udfs.batches import embed_array, embed_batches, outcomes_array
 from clipmill.udfs.pandas_functions import embed_series
-from clipmill.udfs.schema import Source
+from clipmill.udfs.schema import InputColumn
 
 DIM = 64
 LONG = 250_000
@@ -224,7 +224,7 @@ def _with_dim(init: Callable[..., None]) -> Callable[..., None]:
 TEXTS = pa.array(["one", None, "three", " "])
 BATCH = pa.RecordBatch.from_arrays([TEXTS, pa.array([["a", "bc"], None, [], [None, " "]])], ["caption", "captions"])
 PLAN = ColumnPlan.of({"caption": "text", "captions": "text"})
-SOURCES = [Source("caption", (0,), False), Source("captions", (1,), True)]
+SOURCES = [InputColumn("caption", (0,), False), InputColumn("captions", (1,), True)]
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from clipmill.transforms import Embed
 from clipmill.transforms import worker as worker_module
 from clipmill.transforms.elements import DocumentElements
 from clipmill.transforms.embed_fn import EmbedBatchFn, EmbedFn
-from clipmill.transforms.meter import Meter
+from clipmill.transforms.meter import BundleMeter
 from clipmill.transforms.placed import Place
 from clipmill.transforms.worker import cpus_per_process
 
@@ -74,7 +74,7 @@ def test_metrics_count_rows_batches_and_reasons():
 def test_milliseconds_of_short_bundles_add_up(monkeypatch):
     """A bundle of one row takes less than a millisecond: what is cut off must not be lost for ever."""
     counted = []
-    meter = Meter()
+    meter = BundleMeter()
     monkeypatch.setattr(meter, "count", lambda name, number: counted.append((name, number)))
     for _ in range(10):
         meter.report(Stats(fetch_msec=0.25, encode_msec=0.5))
@@ -93,10 +93,10 @@ def test_models_load_at_once_and_each_load_is_counted_once(monkeypatch):
 
     monkeypatch.setattr("clipmill.models.fake.FakeModel", Waiting)
     counted = collections.Counter()
-    monkeypatch.setattr(Meter, "count", lambda self, name, number: counted.update({name: number}))
+    monkeypatch.setattr(BundleMeter, "count", lambda self, name, number: counted.update({name: number}))
 
     def load(dim):
-        meter = Meter()
+        meter = BundleMeter()
         for _ in range(2):
             meter.load(EncoderSpec(f"fake::dim={dim}"), cpus=None)
             meter.report(Stats())
@@ -108,7 +108,7 @@ def test_models_load_at_once_and_each_load_is_counted_once(monkeypatch):
 
 def test_a_load_that_another_thread_is_quicker_to_count_is_counted(monkeypatch):
     """One has loaded and not counted when another begins, loads and counts."""
-    first, second = Meter(), Meter()
+    first, second = BundleMeter(), BundleMeter()
 
     def load(spec, *, cpus):
         encoder = load_encoder(spec, cpus=cpus)
@@ -255,7 +255,7 @@ def test_the_core_learns_how_many_cores_it_has(monkeypatch):
         asked.append(cpus)
         raise RuntimeError("enough")
 
-    monkeypatch.setattr(Meter, "load", record)
+    monkeypatch.setattr(BundleMeter, "load", record)
     monkeypatch.setattr(worker_module, "allowed_cpus", lambda: 6)
     monkeypatch.setattr("clipmill.transforms.encoding.cpus_per_process", lambda options, runner: 3)
     p = pipeline()

@@ -17,7 +17,7 @@ from clipmill.models import spec as spec_module
 from clipmill.models.model import Prepared
 from clipmill.udfs.batches import embed_array, embed_batches
 from clipmill.udfs.pandas_functions import embed_series
-from clipmill.udfs.schema import Source
+from clipmill.udfs.schema import InputColumn
 
 SPEC = EncoderSpec("fake::dim=8")
 MALFORMED = ("read", "malformed")
@@ -72,7 +72,7 @@ def test_in_arrays_only_the_element_fails():
     photos = pa.ListArray.from_arrays([0, 2, 3, 3], files)
     batch = pa.RecordBatch.from_arrays([texts, photos], ["texts", "photos"])
     plan = ColumnPlan.of({"texts": "text", "photos": "image"})
-    sources = [Source("texts", (0,), True), Source("photos", (1,), True)]
+    sources = [InputColumn("texts", (0,), True), InputColumn("photos", (1,), True)]
     found = pa.Table.from_batches(embed_batches([batch], SPEC, plan, sources))
     assert found.column("texts_embedding").to_pylist() == [[vector("a"), None, vector("c")], [], [None]]
     assert found.column("photos_embedding").to_pylist() == [[None, None], [None], []]
@@ -96,7 +96,7 @@ def test_workers_ask_the_loaded_model_and_never_the_catalog(monkeypatch):
     monkeypatch.setattr(spec_module, "facts_of", facts)
     with pytest.raises(AssertionError):
         _ = EncoderSpec("fake::dim=9").facts
-    (written,) = embed_batches([batch], SPEC, plan, [Source("caption", (0,), False)])
+    (written,) = embed_batches([batch], SPEC, plan, [InputColumn("caption", (0,), False)])
     assert written.column("caption_embedding").to_pylist() == [vector("one"), None]
     assert embed_array(batch.column(0), SPEC, "text", "null").to_pylist() == [vector("one"), None]
     series = embed_series(pd.Series(["one", None]), SPEC, "text", "null")
@@ -129,7 +129,7 @@ def test_who_stops_early_leaves_nothing_behind(slow_pictures, end):
         yield batch
         raise RuntimeError("the task fails")
 
-    rows = embed_batches(batches(), spec, ColumnPlan.of({"photo": "image"}), [Source("photo", (0,), False)])
+    rows = embed_batches(batches(), spec, ColumnPlan.of({"photo": "image"}), [InputColumn("photo", (0,), False)])
     if end == "limit":
         assert next(rows).num_rows == 4
         rows.close()

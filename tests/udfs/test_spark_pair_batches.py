@@ -13,7 +13,7 @@ from rank_expected import WITH_SOUNDS
 from clipmill.encoders import EncoderSpec, Vector, load_encoder
 from clipmill.encoders.plans.rank_plan import COSINE, LOGIT, PairPlan
 from clipmill.encoders.plans.ranking import Scorer
-from clipmill.udfs.schema import Source
+from clipmill.udfs.schema import InputColumn
 from clipmill.udfs.score_batches import score_batches, similarity_array
 
 MODEL = f"{WITH_SOUNDS}&scale=7.5&scale_ai=3&scale_at=20"
@@ -42,7 +42,7 @@ def read(queries, candidates):
     """Return cosine, logit and the codes of the failures of each row."""
     plan = PairPlan("query", "candidate", ("query",), scale="model")
     batch = pa.record_batch([queries, candidates], ["query", "candidate"])
-    sources = [Source("query", (0,), False), Source("candidate", (1,), False)]
+    sources = [InputColumn("query", (0,), False), InputColumn("candidate", (1,), False)]
     made = [row for one in score_batches([batch], SPEC, plan, sources) for row in one.to_pylist()]
     assert [row["query"] for row in made] == queries.to_pylist()
     return [

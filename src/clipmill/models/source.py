@@ -1,4 +1,4 @@
-"""Everything that makes one model, found but not read yet: `Source`; and its graphs, where there are some."""
+"""Everything that makes one model, found but not read yet: `ModelSource`; and its graphs, where there are some."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Graphs:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class ModelSource:
     """One model: how its values are prepared, which files hold its weights, and how its networks are built.
 
     Finding a source imports no torch, so that a process that runs graphs made earlier starts without it.

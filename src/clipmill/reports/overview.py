@@ -23,7 +23,7 @@ from .integrity import damages_of, missing_of, reads_own_files
 from .parts import Parts, open_parts
 from .pictures import PictureRules
 from .reasons import Reason, reasons_of
-from .scores import Scores, scores_of
+from .scores import ColumnScores, scores_of
 from .vectors import SampleOptions, VectorSection, vector_section
 from .work import Work
 
@@ -83,7 +83,7 @@ class Overview:
     warnings: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
     vectors: list[VectorSection] = dataclasses.field(default_factory=list)
-    scores: list[Scores] = dataclasses.field(default_factory=list)
+    scores: list[ColumnScores] = dataclasses.field(default_factory=list)
     index: IndexManifest | None = None
 
 

@@ -18,7 +18,7 @@ from .overview import Overview
 from .page_file import page_file
 from .provenance import plain, provenance_rows, resolved_rows
 from .sample import Entry, readable, shortened
-from .scores import Scores
+from .scores import ColumnScores
 from .vectors import VectorSection
 
 MARK = '<meta name="generator" content="clipmill report">'
@@ -225,7 +225,7 @@ def _shown(section: VectorSection, entry: Entry) -> dict[str, Any]:
     }
 
 
-def _scores(found: Scores, page: Page) -> dict[str, Any]:
+def _scores(found: ColumnScores, page: Page) -> dict[str, Any]:
     said: dict[str, Any] = {"found": found}
     most = found.labels[0][1] if found.labels else 1
     said["labels"] = [(name, count, round(100 * count / most, 1)) for name, count in found.labels]

@@ -23,7 +23,7 @@ _READERS = 8
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Part:
+class PartFile:
     """One file.
 
     Attributes:
@@ -53,7 +53,7 @@ class Parts:
 
     fs: Any
     schema: pa.Schema
-    parts: list[Part]
+    parts: list[PartFile]
     unreadable: dict[str, str]
 
     @property
@@ -89,7 +89,7 @@ class Parts:
             start += part.rows
 
     def _take_of(
-        self, part: Part, start: int, positions: np.ndarray, columns: Sequence[str], batch_rows: int
+        self, part: PartFile, start: int, positions: np.ndarray, columns: Sequence[str], batch_rows: int
     ) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
         with self._open(part) as file:
             for group, rows in enumerate(part.groups):
@@ -105,12 +105,12 @@ class Parts:
                     at += batch.num_rows
 
     @contextlib.contextmanager
-    def _open(self, part: Part) -> Iterator[Any]:
+    def _open(self, part: PartFile) -> Iterator[Any]:
         with open_part(self.fs, part.path) as source, parquet_file(source) as file:
             yield file
 
     @contextlib.contextmanager
-    def _noting(self, part: Part) -> Iterator[None]:
+    def _noting(self, part: PartFile) -> Iterator[None]:
         """Note that a file is damaged, and go on with the next: what can be read is worth being looked at."""
         try:
             yield
@@ -142,16 +142,16 @@ def open_parts(location: str) -> Parts:
 
     folder, paths = parquet_paths(location)
 
-    def look(path: str) -> tuple[Part | None, pa.Schema | str]:
+    def look(path: str) -> tuple[PartFile | None, pa.Schema | str]:
         try:
             with open_part(folder.fs, path) as source:
                 footer = pq.read_metadata(source)
             groups = tuple(footer.row_group(number).num_rows for number in range(footer.num_row_groups))
-            return Part(path, groups), footer.schema.to_arrow_schema()
+            return PartFile(path, groups), footer.schema.to_arrow_schema()
         except (OSError, pa.ArrowException) as err:
             return None, str(err)[:300]
 
-    parts: list[Part] = []
+    parts: list[PartFile] = []
     unreadable: dict[str, str] = {}
     schema: pa.Schema | None = None
     with ThreadPoolExecutor(_READERS) as pool:

@@ -20,7 +20,7 @@ _MOST_LABELS = 100_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Scores:
+class ColumnScores:
     """What a column of scores holds.
 
     Attributes:
@@ -46,7 +46,7 @@ class Scores:
     other_labels: int
 
 
-def scores_of(column: ScoreColumn, batches: Iterable[pa.RecordBatch]) -> Scores:
+def scores_of(column: ScoreColumn, batches: Iterable[pa.RecordBatch]) -> ColumnScores:
     """Count the scores of a dataset.
 
     Args:
@@ -77,7 +77,7 @@ def scores_of(column: ScoreColumn, batches: Iterable[pa.RecordBatch]) -> Scores:
                 if texts[number] in labels or len(labels) < _MOST_LABELS:
                     labels[str(texts[number])] += 1
     shown = labels.most_common(_LABELS_SHOWN)
-    return Scores(
+    return ColumnScores(
         column,
         rows,
         values,

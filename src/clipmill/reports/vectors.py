@@ -13,7 +13,7 @@ from .histograms import Histogram, histogram_of
 from .likeness import Likeness, likeness_of
 from .pictures import Picture, PictureRules, pictures_of
 from .projection import METHODS, Method, Projection, project
-from .sample import Entry, Rows, Sample, draw_sample
+from .sample import Entry, Rows, VectorSample, draw_sample
 
 MAX_SAMPLE = 20_000
 """All pairs of a sample are compared: these take a minute on two cores."""
@@ -72,7 +72,7 @@ class VectorSection:
     """
 
     column: VectorColumn
-    sample: Sample
+    sample: VectorSample
     norms: Histogram | None
     likeness: Likeness
     projection: Projection

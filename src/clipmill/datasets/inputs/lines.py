@@ -24,7 +24,7 @@ _BOM = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
-class Record(NamedTuple):
+class TextRecord(NamedTuple):
     """A record of a text file.
 
     Attributes:
@@ -70,7 +70,7 @@ def open_text(path: str) -> IO[bytes]:
     return io.BufferedReader(cast(io.RawIOBase, raw), _BLOCK)
 
 
-def json_records(file: IO[bytes], *, offset: int = 0, line: int = 1) -> Iterator[Record]:
+def json_records(file: IO[bytes], *, offset: int = 0, line: int = 1) -> Iterator[TextRecord]:
     """Yield the objects of a file of JSON lines; blank lines have the value None and no problem.
 
     Args:
@@ -84,14 +84,14 @@ def json_records(file: IO[bytes], *, offset: int = 0, line: int = 1) -> Iterator
     """
     for one in _lines(file, offset, line):
         if not one.data.strip() and not one.too_long:
-            yield Record(one.number, one.offset, None)
+            yield TextRecord(one.number, one.offset, None)
             continue
         value, problem = None, ""
         try:
             value = json_object(_text(one).rstrip("\r\n"))
         except ValueError as err:
             problem = str(err)
-        yield Record(one.number, one.offset, value, problem)
+        yield TextRecord(one.number, one.offset, value, problem)
 
 
 def json_object(text: str, what: str = "the line") -> dict[str, Any]:
@@ -130,7 +130,7 @@ def _is_too_deep(value: Any) -> bool:
     return bool(level)
 
 
-def csv_records(file: IO[bytes], delimiter: str, *, offset: int = 0, line: int = 1) -> Iterator[Record]:
+def csv_records(file: IO[bytes], delimiter: str, *, offset: int = 0, line: int = 1) -> Iterator[TextRecord]:
     """Yield the records of a CSV file, the header among them; blank lines have an empty list of fields.
 
     Quotes, doubled quotes and line breaks inside quotes are those of RFC 4180. A record that breaks its rules (a quote
@@ -160,7 +160,7 @@ def csv_records(file: IO[bytes], delimiter: str, *, offset: int = 0, line: int =
             handed_back.extendleft(reversed(used[1:]))
         if not used:
             return
-        yield Record(used[0].number, used[0].offset, fields, problem)
+        yield TextRecord(used[0].number, used[0].offset, fields, problem)
 
 
 class _RecordTooLongError(ValueError):

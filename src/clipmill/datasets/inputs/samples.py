@@ -31,7 +31,7 @@ MAX_FILE_BYTES = 64 * 2**20
 """Bytes of one file of a sample, unless the spec says otherwise (`max_fetch_bytes`)."""
 
 
-class Sample(NamedTuple):
+class TarSample(NamedTuple):
     """A sample of an archive.
 
     Attributes:
@@ -50,7 +50,7 @@ class Sample(NamedTuple):
 
 def read_samples(
     stream: TarStream, *, start: int = 0, stop: int | None = None, max_file_bytes: int = MAX_FILE_BYTES
-) -> Iterator[Sample]:
+) -> Iterator[TarSample]:
     """Yield the samples of an archive: files that follow each other and have one key.
 
     A file whose kind the sample has already begins another sample of that key. Names that begin with a dot are passed
@@ -90,7 +90,7 @@ def read_samples(
 
 def read_files(
     paths: Sequence[str], beside: Sequence[Sequence[str]], *, max_file_bytes: int = MAX_FILE_BYTES
-) -> Iterator[Sample]:
+) -> Iterator[TarSample]:
     """Yield files that a job listed as samples; `image` and `audio` are where each is, and `key` is its path.
 
     Args:
@@ -99,7 +99,7 @@ def read_files(
         max_file_bytes: Bytes of a caption or of metadata; the sample of a larger one fails.
     """
 
-    def read(number: int) -> Sample:
+    def read(number: int) -> TarSample:
         path = paths[number]
         place = Uri(path, trusted=True)
         values: dict[str, Any] = {KEY: path, IMAGE: place, AUDIO: place, TEXT: None, TAGS: {}}
@@ -112,8 +112,8 @@ def read_files(
                 else:
                     values[TAGS] = metadata_of(data, name)
         except RowError as err:
-            return Sample(number, 0, values, err.failure)
-        return Sample(number, 0, values)
+            return TarSample(number, 0, values, err.failure)
+        return TarSample(number, 0, values)
 
     if not any(beside):
         yield from map(read, range(len(paths)))
@@ -200,16 +200,16 @@ class _Gathered:
     def _fail(self, code: Code, message: str) -> None:
         self._problem = self._problem or RowError(Stage.READ, code, message)
 
-    def sample(self, number: int) -> Sample:
+    def sample(self, number: int) -> TarSample:
         try:
             if self._problem is not None:
                 raise self._problem
             values = values_of(self._key, self._files)
         except RowError as err:
-            return Sample(number, self._offset, {KEY: self._key}, err.failure)
+            return TarSample(number, self._offset, {KEY: self._key}, err.failure)
         if self._left_out:
             values[TAGS] = {**values[TAGS], LEFT_OUT: self._left_out}
-        return Sample(number, self._offset, values)
+        return TarSample(number, self._offset, values)
 
 
 def values_of(key: str, files: Mapping[str, bytes]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ..combinations import Combination
 
 if TYPE_CHECKING:
     from ..model import Runtime
-    from ..source import Source
+    from ..source import ModelSource
     from .store import Store
 
 GRAPH_KINDS = {
@@ -69,7 +69,7 @@ def start_runtime(store: Store, combination: Combination, device: str, threads: 
     return started
 
 
-def _try_out(runtime: Runtime, source: Source) -> None:
+def _try_out(runtime: Runtime, source: ModelSource) -> None:
     """Run two rows through every graph that we have not made: it may be another model's, or for one row alone.
 
     Raises:

@@ -26,7 +26,7 @@ from .store import Store, largest_error, smallest_cosine, versions
 
 if TYPE_CHECKING:
     from ..model import Runtime
-    from ..source import Source
+    from ..source import ModelSource
     from ..spec import EncoderSpec
 
 _log = logging.getLogger("clipmill")
@@ -177,7 +177,7 @@ def measure(store: Store, combination: Combination, device: str, threads: int) -
     return _told(figures)
 
 
-def can_run(source: Source, combination: Combination) -> bool:
+def can_run(source: ModelSource, combination: Combination) -> bool:
     """Tell whether a model can run so: its towers in every runtime that it names, graphs as they were made."""
     if combination.runtime not in source.runtimes:
         return False

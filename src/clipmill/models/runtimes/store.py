@@ -26,7 +26,7 @@ from .graphs import make_graphs
 if TYPE_CHECKING:
     import torch
 
-    from ..source import Source
+    from ..source import ModelSource
 
 _log = logging.getLogger("clipmill")
 
@@ -44,7 +44,7 @@ class Store:
     The towers are built at most once, and only if something has to be made or checked.
     """
 
-    def __init__(self, source: Source, cache_dir: str | None) -> None:
+    def __init__(self, source: ModelSource, cache_dir: str | None) -> None:
         """Look nothing up yet.
 
         Args:

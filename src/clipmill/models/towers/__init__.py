@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ...errors import SpecError
 
 if TYPE_CHECKING:
-    from ..source import Source
+    from ..source import ModelSource
     from ..spec import EncoderSpec
 
 _MODULES = {
@@ -30,7 +30,7 @@ _MODULES = {
 }
 
 
-def find_source(spec: EncoderSpec) -> Source:
+def find_source(spec: EncoderSpec) -> ModelSource:
     """Find everything that makes the model of a spec, downloading what is not here yet.
 
     Raises:

@@ -13,7 +13,7 @@ from ...media.options import AudioFrontend
 from ..catalog import ModelRef
 from ..downloads import fetch_url, local_file
 from ..frontend import Frontend, TextFrontend
-from ..source import Source
+from ..source import ModelSource
 from ..spec import EncoderSpec
 from ..tokenizers.clip_bpe import ClipTokenizer
 from .scales import audioclip_scales
@@ -31,7 +31,7 @@ _RELEASE = "https://github.com/AndreyGuzhov/AudioCLIP/releases/download/v0.1/"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Published:
+class PublishedWeights:
     """A published file of weights.
 
     Attributes:
@@ -44,15 +44,17 @@ class Published:
 
 
 PUBLISHED = {
-    "full": Published("AudioCLIP-Full-Training.pt", "2441d35b353352c8b1bbfb8f7c687f46314c3d2909e940eaf763b8c17f632c44"),
-    "partial": Published(
+    "full": PublishedWeights(
+        "AudioCLIP-Full-Training.pt", "2441d35b353352c8b1bbfb8f7c687f46314c3d2909e940eaf763b8c17f632c44"
+    ),
+    "partial": PublishedWeights(
         "AudioCLIP-Partial-Training.pt", "1921885b6c3b5de0619f2ef4a9700ecbade758a398b34eb064230c30baef0c75"
     ),
 }
 """All three towers trained on sounds, and only the audio tower trained on top of OpenAI's RN50."""
 
 
-def find_source(spec: EncoderSpec) -> Source:
+def find_source(spec: EncoderSpec) -> ModelSource:
     """Find the weights of AudioCLIP, downloading published ones that are not here yet.
 
     Args:
@@ -74,7 +76,7 @@ def find_source(spec: EncoderSpec) -> Source:
         text=TextFrontend(ClipTokenizer(context)),
         audio=AudioFrontend(SAMPLE_RATE, scale=_SCALES[spec.mode], values_per_sample=_VALUES_PER_SAMPLE),
     )
-    return Source(
+    return ModelSource(
         frontend,
         (weights,),
         functools.partial(_build, weights, spec.mode),

@@ -21,7 +21,7 @@ _UNUSED_BIAS = "audio.fbsp.bias"
 
 
 def build(weights: Path, mode: str) -> dict[str, torch.nn.Module]:
-    """Build the model and return its towers; see `Source.build`.
+    """Build the model and return its towers; see `ModelSource.build`.
 
     Args:
         weights: The file.

@@ -24,7 +24,7 @@ from ..catalog import facts_of, mclip
 from ..catalog.exported import FOREIGN_GRAPHS, foreign_model, preprocessing_of
 from ..catalog.manifest import FILE, read_manifest
 from ..frontend import Frontend, TextFrontend, Tokenizer
-from ..source import Graphs, Source
+from ..source import Graphs, ModelSource
 from ..spec import EncoderSpec
 from ..tokenizers.fast import FastTokenizer
 from ..tokenizers.saved import CLIP_FILE, FAST_FILE, clip_tokenizer, load_tokenizer
@@ -32,7 +32,7 @@ from ..weight_files import sha256_of
 from .scales import scales_of_dict
 
 
-def find_source(spec: EncoderSpec) -> Source:
+def find_source(spec: EncoderSpec) -> ModelSource:
     """Read a directory and check that its files are those that were written.
 
     Args:
@@ -47,7 +47,7 @@ def find_source(spec: EncoderSpec) -> Source:
     return _foreign(folder, spec) if manifest is None else _ours(folder, manifest, spec)
 
 
-def _ours(folder: Path, manifest: Mapping[str, Any], spec: EncoderSpec) -> Source:
+def _ours(folder: Path, manifest: Mapping[str, Any], spec: EncoderSpec) -> ModelSource:
     _check_files(folder, manifest["files"])
     image, text, audio = (manifest.get(name) for name in ("image", "text", "audio"))
     frontend = Frontend(
@@ -59,7 +59,7 @@ def _ours(folder: Path, manifest: Mapping[str, Any], spec: EncoderSpec) -> Sourc
     kind = manifest["kind"]
     graphs = Graphs(folder, manifest["graphs"], kind, manifest["runtime"], manifest["precision"])
     known = ("weights_sha256", "checked_cosine")
-    return Source(
+    return ModelSource(
         frontend,
         tuple(folder / name for name in sorted(manifest["files"])),
         _no_towers,
@@ -93,7 +93,7 @@ def _no_towers() -> Any:
     raise WeightsError("an exported directory holds graphs and no towers: runtime 'onnx' or 'openvino' runs it")
 
 
-def _foreign(folder: Path, spec: EncoderSpec) -> Source:
+def _foreign(folder: Path, spec: EncoderSpec) -> ModelSource:
     ref = foreign_model(folder)
     facts = facts_of(ref)
     limit = spec.max_text_tokens or facts.context_length or 77
@@ -109,7 +109,7 @@ def _foreign(folder: Path, spec: EncoderSpec) -> Source:
         tokenizer = clip_tokenizer(folder / CLIP_FILE, facts.context_length or 77, limit)
         text = TextFrontend(tokenizer, fixed_length=True)
     frontend = Frontend(facts.dim, image=facts.preprocessing, text=text)
-    return Source(
+    return ModelSource(
         frontend,
         tuple(folder / name for name in sorted(FOREIGN_GRAPHS.values())),
         _no_towers,

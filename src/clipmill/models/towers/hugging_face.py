@@ -10,7 +10,7 @@ from ...errors import MissingExtraError, SpecError, WeightsError
 from ..catalog.hugging_face import describe
 from ..downloads.place import find_first, find_weights, read_json
 from ..frontend import Frontend, TextFrontend
-from ..source import Source
+from ..source import ModelSource
 from ..spec import EncoderSpec
 from ..tokenizers.fast import FastTokenizer
 from .scales import clip_scales
@@ -23,7 +23,7 @@ _NOTES = ("_name_or_path", "transformers_version", "architectures", "dtype", "to
 """Entries of a configuration that decide nothing of a float32 model."""
 
 
-def find_source(spec: EncoderSpec) -> Source:
+def find_source(spec: EncoderSpec) -> ModelSource:
     """Find configuration, preprocessing, tokenizer and weights of a `CLIPModel`, downloading what is not here yet.
 
     Args:
@@ -42,7 +42,7 @@ def find_source(spec: EncoderSpec) -> Source:
     files = find_weights(place, spec.cache_dir)
     settings = _without_notes(config.values)
     borrowed = {name: getattr(spec, name) for name in ("base_tokenizer", "base_image_processor")}
-    return Source(
+    return ModelSource(
         Frontend(config.dim, image=preprocessing, text=TextFrontend(tokenizer)),
         files,
         functools.partial(_build, settings, config.where, files),

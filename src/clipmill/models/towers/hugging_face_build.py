@@ -13,7 +13,7 @@ from .weights import empty_parameters, fit_weights, read_weights
 
 
 def build(settings: dict[str, Any], where: str, files: tuple[Path, ...]) -> dict[str, torch.nn.Module]:
-    """Build a model and return its towers; see `Source.build`.
+    """Build a model and return its towers; see `ModelSource.build`.
 
     Args:
         settings: The model's `config.json`.

@@ -12,7 +12,7 @@ from ...errors import MissingExtraError, SpecError, WeightsError
 from ..catalog import mclip
 from ..downloads.place import CONFIG, find_file, find_first, find_weights, read_json
 from ..frontend import Frontend, TextFrontend
-from ..source import Source
+from ..source import ModelSource
 from ..spec import EncoderSpec
 from ..tokenizers.fast import FastTokenizer
 from . import open_clip
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def find_source(spec: EncoderSpec) -> Source:
+def find_source(spec: EncoderSpec) -> ModelSource:
     """Find both towers of an M-CLIP model, downloading what is not here yet.
 
     Args:
@@ -42,7 +42,7 @@ def find_source(spec: EncoderSpec) -> Source:
     image_name = mclip.image_model(ref.architecture, spec.image_weights)
     image_spec = dataclasses.replace(spec, model=image_name, image_weights=None, max_text_tokens=None)
     image = open_clip.find_image_source(image_spec)
-    return Source(
+    return ModelSource(
         Frontend(model.dim, image=image.frontend.image, text=TextFrontend(tokenizer, masked=True)),
         (*text_files, *image.files),
         functools.partial(_build, mclip.BASES[model.base], model.dim, text_files, image.build),

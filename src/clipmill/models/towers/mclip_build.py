@@ -40,7 +40,7 @@ class TextTower(torch.nn.Module):
 
 
 def build_text(base: dict[str, Any], dim: int, files: tuple[Path, ...]) -> TextTower:
-    """Build a text tower from its weights alone; see `Source.build`.
+    """Build a text tower from its weights alone; see `ModelSource.build`.
 
     Args:
         base: Of `clipmill.models.catalog.mclip.BASES`.

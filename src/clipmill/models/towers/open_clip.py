@@ -21,7 +21,7 @@ from ..downloads import elsewhere, hub
 from ..downloads.copies import place_of
 from ..downloads.urls import fetch_url, find_copy, local_file
 from ..frontend import Frontend, TextFrontend, Tokenizer
-from ..source import Source
+from ..source import ModelSource
 from ..spec import EncoderSpec
 from ..tokenizers.clip_bpe import ClipTokenizer
 from ..weight_files import is_torchscript
@@ -37,7 +37,7 @@ DEMO_PRECISION = "fp32"
 keeps only 98 to 99 of 100 nearest neighbours (`benchmarks/recall.py`), and it is fast enough without."""
 
 
-def find_source(spec: EncoderSpec) -> Source:
+def find_source(spec: EncoderSpec) -> ModelSource:
     """Find configuration, preprocessing, tokenizer and weights of a model, downloading what is not here yet.
 
     Args:
@@ -63,7 +63,7 @@ def find_source(spec: EncoderSpec) -> Source:
     return dataclasses.replace(source, auto_precision=DEMO_PRECISION) if ref.family == "demo" else source
 
 
-def find_image_source(spec: EncoderSpec) -> Source:
+def find_image_source(spec: EncoderSpec) -> ModelSource:
     """Find what the images of a model need: as `find_source` does, without a tokenizer.
 
     Args:
@@ -75,7 +75,7 @@ def find_image_source(spec: EncoderSpec) -> Source:
     return _published(spec.ref, spec, texts=False)
 
 
-def _published(ref: ModelRef, spec: EncoderSpec, *, texts: bool = True) -> Source:
+def _published(ref: ModelRef, spec: EncoderSpec, *, texts: bool = True) -> ModelSource:
     facts = tables.architectures()[ref.architecture]
     weights = local_file(ref.weights, spec.cache_dir) if ref.is_file else download(ref, spec.cache_dir)
     quick_gelu = bool(ref.quick_gelu) or (ref.is_file and weights.is_file() and is_torchscript(weights))
@@ -91,11 +91,11 @@ def _source(
     weights: Path,
     spec: EncoderSpec,
     settings: dict[str, Any],
-) -> Source:
+) -> ModelSource:
     scales = functools.partial(clip_scales, (weights,))
     if text is None:
         frontend = Frontend(dim, image=preprocessing)
-        return Source(frontend, (weights,), functools.partial(_build, settings, weights), settings, scales=scales)
+        return ModelSource(frontend, (weights,), functools.partial(_build, settings, weights), settings, scales=scales)
     tokenizer = make_tokenizer(text, spec)
     if name := text.get("hf_model_name"):
         settings = {**settings, "backbone": find_backbone(name, spec.cache_dir)}
@@ -105,7 +105,7 @@ def _source(
                 f" {settings['backbone']['pad_token_id']}: not a pair"
             )
     frontend = Frontend(dim, image=preprocessing, text=TextFrontend(tokenizer, fixed_length=depends_on_padding(text)))
-    return Source(frontend, (weights,), functools.partial(_build, settings, weights), settings, scales=scales)
+    return ModelSource(frontend, (weights,), functools.partial(_build, settings, weights), settings, scales=scales)
 
 
 def _build(settings: dict[str, Any], weights: Path) -> dict[str, Any]:

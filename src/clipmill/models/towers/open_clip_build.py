@@ -18,7 +18,7 @@ from .weights import empty_parameters, fit_weights, read_weights
 
 
 def build(settings: dict[str, Any], weights: Path) -> dict[str, torch.nn.Module]:
-    """Build a model and return its towers; see `Source.build`.
+    """Build a model and return its towers; see `ModelSource.build`.
 
     Args:
         settings: `config` (open_clip's `model_cfg`), or `architecture` and `quick_gelu`; and `backbone`, the
@@ -93,7 +93,7 @@ def towers_of(module: Any) -> dict[str, torch.nn.Module]:
     """Return the towers of an open_clip model."""
     core = getattr(module, "text", module)
     is_plain = isinstance(module, open_clip.CLIP) or (isinstance(core, TextTransformer) and core.cls_emb is None)
-    text = TextTower(core) if is_plain else _Method(module, "encode_text")
+    text = OpenClipTextTower(core) if is_plain else _Method(module, "encode_text")
     return {"image": _Method(module, "encode_image"), "text": text}
 
 
@@ -109,7 +109,7 @@ class _Method(torch.nn.Module):
         return getattr(self.module, self._method)(values)
 
 
-class TextTower(torch.nn.Module):
+class OpenClipTextTower(torch.nn.Module):
     """A text tower of open_clip that takes rows of any length up to the context.
 
     open_clip's own adds the positions of the whole context; here it is those of the ids that are there, which is the
