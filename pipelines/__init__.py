@@ -5,7 +5,7 @@
 - `jobs`: what `embed`, `rank` and `classify` share; `engines`: running their shards on Beam or on Spark; `outcome`:
   what came of them; `dry_run`: what would
 - `embed`, `rank`, `classify`: what each asks of a job, and what it prints without one; `listed`: files named one by one
-- `index_command`, `index`: the command `index`; `existing`: `--skip-existing`
+- `index_command`, `index`: the command `index`; `skip_existing`: `--skip-existing`
 - `search_command`, `search`: the command `search`; `report_command`: the command `report`
 - `summary`: `summary(documents)` and `clipmill summary`; `models`, `doctor`: the commands of those names
 - `demo`: what `make demo` runs; `gallery`: its pictures and the contact sheet

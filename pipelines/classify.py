@@ -17,8 +17,9 @@ from ..encoders.plans.classify_plan import SUFFIX, ClassifyPlan, DocumentClassif
 from ..encoders.plans.document_plan import DocumentEmbedPlan
 from ..encoders.plans.labels import Classifier, LabelSet
 from ..failures import Failure
+from ..jobs.options import JobOptions
 from . import console
-from .jobs import Refused, column_plan, reader_of
+from .jobs import Refused, column_plan, job_options_of
 from .listed import list_files, table_of
 from .rank import scale_as_json, scale_of
 from .wording import in_flags
@@ -52,23 +53,18 @@ def _names_a_file(given: str) -> bool:
     return os.path.exists(given) or "://" in given or ("," not in given and ("/" in given or "." in given))
 
 
-def classify_settings(spec: EncoderSpec, values: dict[str, Any]) -> dict[str, Any]:
-    """Return the keywords of `plan_job` that a command line of `clipmill classify` says.
+def classify_options(spec: EncoderSpec, values: dict[str, Any]) -> JobOptions:
+    """Return what a command line of `clipmill classify` asks of a job.
 
     Raises:
         click.UsageError, SpecError: If something of it cannot work.
     """
     labels = label_set(spec, values)
     columns = column_plan(spec, values, suffix=SUFFIX)
-    settings = {"format": values["format"]}
-    if columns is None:
-        plan = DocumentClassifyPlan(DocumentEmbedPlan(values["access_paths"], values["keep_content"]), labels)
-        return {**settings, "plan": plan, "reader": reader_of(values), "tags": values["tags"]}
-    for name in ("access_paths", "keep_content", "tags"):
-        if values[name] and values[name] != "@r":
-            flag = {"tags": "tag-column"}.get(name, name.replace("_", "-"))
-            raise click.UsageError(f"--{flag} is for documents; beside --column it says nothing")
-    return {**settings, "plan": ClassifyPlan(columns, labels)}
+    if columns is not None:
+        return job_options_of(values, ClassifyPlan(columns, labels))
+    documents = DocumentEmbedPlan(values["access_paths"], values["keep_content"])
+    return job_options_of(values, DocumentClassifyPlan(documents, labels))
 
 
 def print_labels(spec: EncoderSpec, given: Sequence[str], values: dict[str, Any]) -> int:

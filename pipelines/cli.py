@@ -15,7 +15,6 @@ import click
 
 from ..errors import ClipmillError, SpecError
 from ..models.spec import EncoderSpec
-from .existing import existing_options
 from .index_command import index
 from .options import (
     PASSED_UNCHECKED,
@@ -32,6 +31,7 @@ from .options import (
 from .report_command import report
 from .score_commands import classify, rank
 from .search_command import search
+from .skip_existing import skip_existing_options
 from .wording import in_flags
 
 _PRINTED = "--text, --image and --audio"
@@ -50,7 +50,7 @@ def cli(verbose: bool) -> None:
 @click.argument("tokens", metavar="INPUT...", nargs=-1, type=click.UNPROCESSED)
 @job_options
 @reading_options
-@existing_options
+@skip_existing_options
 @click.option(
     "--format",
     type=click.Choice(["parquet", "jsonl", "clip-retrieval", "lance"]),
@@ -75,8 +75,8 @@ def embed(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> 
     given. Options that are not listed here go to the engine (--runner=DataflowRunner --project=…); what follows '--'
     goes there unchecked.
     """
-    from .embed import embed_settings, print_vectors
-    from .jobs import Given, JobArguments, run
+    from .embed import embed_options, print_vectors
+    from .jobs import CommandLine, JobArguments, run
 
     spec = spec_from(values)
     if values["texts"] or values["images"] or values["audios"]:
@@ -86,8 +86,8 @@ def embed(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> 
         refuse_others(context, {"texts", "images", "audios"}, f"beside {_PRINTED}, which run no job")
         print_vectors(spec, values["texts"], values["images"], values["audios"])
         return
-    given = Given("embed", tokens, own_flags(context), unchecked_of(context), values, "--text, --image or --audio")
-    context.exit(run(JobArguments.of(given, spec, lambda: embed_settings(spec, values))))
+    line = CommandLine("embed", tokens, own_flags(context), unchecked_of(context), values, "--text, --image or --audio")
+    context.exit(run(JobArguments.of(line, spec, lambda: embed_options(spec, values))))
 
 
 cli.add_command(rank)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -12,7 +12,6 @@ from rich.table import Table
 
 from ..datasets.inputs.shards import Shard
 from ..errors import DatasetError
-from ..jobs.begin import begin_job
 from ..jobs.job import Job
 from ..jobs.resume import Progress
 from ..reports.words import many
@@ -33,23 +32,26 @@ def resumed_text(progress: Progress) -> str:
     return said
 
 
-def show_plan(job: Job, begin: Mapping[str, Any], *, engine: str, as_json: bool) -> int:
+def show_plan(
+    job: Job, shards: Sequence[Shard], start: Callable[[], Progress], *, resumes: bool, engine: str, as_json: bool
+) -> int:
     """Print what a job would do.
 
     Args:
         job: What would be done.
-        begin: Keywords of `begin_job`.
-        engine: Where.
+        shards: With what.
+        start: Checks the start of the job and writes nothing.
+        resumes: Whether the job is resumed.
+        engine: Where it would run.
         as_json: Whether it is for programs.
 
     Returns:
         0, or 2 if the job would be refused.
     """
-    shards: Sequence[Shard] = begin["shards"]
     refused = None
     progress = Progress(shards, shards)
     try:
-        progress = begin_job(job, **begin, dry_run=True)
+        progress = start()
     except DatasetError as err:
         refused = in_flags(str(err))
     found = {
@@ -59,14 +61,14 @@ def show_plan(job: Job, begin: Mapping[str, Any], *, engine: str, as_json: bool)
         "output": job.directory,
         "format": job.format,
         **_sizes(shards),
-        "resumes": begin["earlier"] is not None,
+        "resumes": resumes,
         "shards_there": progress.done,
         "rows_there": progress.rows,
         "to_do": {**_sizes(progress.to_do), "reasons": dict(progress.reasons)},
         "shards_gone": progress.gone,
         "files_deleted": len(progress.leftovers),
-        "skip_existing": job.existing.datasets if job.existing else (),
-        "skip_by": job.existing.by if job.existing else None,
+        "skip_existing": job.skip_existing.datasets if job.skip_existing else (),
+        "skip_by": job.skip_existing.by if job.skip_existing else None,
         "refused": refused,
     }
     if as_json:

@@ -11,28 +11,23 @@ import click
 from ..encoders import EncoderSpec, load_encoder
 from ..encoders.item import Item, Uri
 from ..encoders.outcome import Vector
-from .existing import existing_settings
-from .jobs import Refused, column_plan, reader_of
+from ..encoders.plans.document_plan import DocumentEmbedPlan
+from ..jobs.options import JobOptions
+from .jobs import Refused, column_plan, job_options_of
+from .skip_existing import skip_existing_of
 
 if TYPE_CHECKING:
     from ..failures import Failure
 
-_SETTINGS = ("access_paths", "keep_content", "tags", "dtype", "format")
 
-
-def embed_settings(spec: EncoderSpec, values: dict[str, Any]) -> dict[str, Any]:
-    """Return the keywords of `plan_job` that a command line of `clipmill embed` says.
+def embed_options(spec: EncoderSpec, values: dict[str, Any]) -> JobOptions:
+    """Return what a command line of `clipmill embed` asks of a job.
 
     Raises:
         click.UsageError, SpecError: If something of it cannot work.
     """
-    columns = column_plan(spec, values)
-    return {
-        "columns": columns,
-        "reader": {} if columns else reader_of(values),
-        **{name: values[name] for name in _SETTINGS},
-        **existing_settings(values),
-    }
+    plan = column_plan(spec, values) or DocumentEmbedPlan(values["access_paths"], values["keep_content"])
+    return job_options_of(values, plan, content_hash=values["content_hash"], skip_existing=skip_existing_of(values))
 
 
 def print_vectors(spec: EncoderSpec, texts: Sequence[str], images: Sequence[str], audios: Sequence[str] = ()) -> None:

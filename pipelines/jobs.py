@@ -1,4 +1,4 @@
-"""What `clipmill embed`, `rank` and `classify` share: plan the shards, run them on an engine, say what came of it."""
+"""What `clipmill embed`, `rank` and `classify` share: plan the shards, run them on an engine, print what came of it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ import click
 from ..datasets.dataset import DatasetSummary, count_finished, finish_job, summarise
 from ..datasets.directory import ATTEMPTS
 from ..datasets.inputs.planning import plan_shards
+from ..datasets.inputs.readers import CONTENT_AND_ID, DEFAULT_READER, ReaderOptions
 from ..datasets.inputs.shards import Shard
 from ..encoders import EncoderSpec, load_encoder
 from ..encoders.plans.columns import Column, ColumnPlan
+from ..encoders.plans.plan import Plan
 from ..errors import ClipmillError, DatasetError
 from ..files.file_systems import Folder
 from ..files.lock import DirectoryLock, refuse_if_held
-from ..jobs.begin import begin_job
 from ..jobs.job import Job
 from ..jobs.job_counts import JobCounts
+from ..jobs.options import JobOptions
 from ..jobs.planning import plan_job
-from ..jobs.resume import Earlier, Progress, read_earlier
+from ..jobs.resume import PreviousRun, Progress, read_previous_run
+from ..jobs.start import start_job
 from . import console
 from .dry_run import resumed_text, show_plan
 from .engines import is_local, run_beam, run_spark, split_engine_options
@@ -36,7 +39,7 @@ from .wording import in_flags
 
 
 class Refused(click.ClickException):
-    """What was asked for cannot work; nothing was run."""
+    """The command cannot work; nothing was run."""
 
     exit_code = 2
 
@@ -46,20 +49,41 @@ class Refused(click.ClickException):
 
 
 @dataclasses.dataclass(frozen=True)
+class CommandLine:
+    """A command line as click parsed it.
+
+    Attributes:
+        verb: The command's name.
+        tokens: Inputs and options that clipmill does not know, mixed.
+        flags: The command's own flags, for hints.
+        unchecked: What followed `--`.
+        values: The command's own options, without those of the spec.
+        otherwise: What else could be given if there is no input, for the message.
+    """
+
+    verb: str
+    tokens: Sequence[str]
+    flags: Sequence[str]
+    unchecked: Sequence[str]
+    values: dict[str, Any]
+    otherwise: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class JobArguments:
     """A checked command line of a job.
 
     Attributes:
         spec: The encoder.
-        inputs: Folders, globs and files.
-        settings: Keywords of `plan_job`: what is done, and how rows are read and written.
+        inputs: Folders, patterns and files.
+        options: What is done with rows or documents.
         output: Directory or URL of the dataset.
         engine: `beam` or `spark`.
         engine_options: Options for the engine.
         rows_per_shard: Rows in one unit of work and one output file.
-        overwrite: Whether a dataset that is there may be replaced.
-        resume: Whether to go on with one that is there.
-        dry_run: Whether to say what would be done, and do nothing.
+        overwrite: Whether an existing dataset may be replaced.
+        resume: Whether an unfinished job is resumed.
+        dry_run: Whether to show what would be done, and do nothing.
         max_failures: Most rows that may fail, as given.
         master: Spark master.
         remote: Spark Connect server.
@@ -71,7 +95,7 @@ class JobArguments:
 
     spec: EncoderSpec
     inputs: tuple[str, ...]
-    settings: dict[str, Any]
+    options: JobOptions
     output: str
     engine: str = "beam"
     engine_options: tuple[str, ...] = ()
@@ -88,92 +112,64 @@ class JobArguments:
     metrics_port: int | None = None
 
     @classmethod
-    def of(
-        cls,
-        given: Given,
-        spec: EncoderSpec,
-        settings: Callable[[], dict[str, Any]],
-    ) -> Self:
+    def of(cls, line: CommandLine, spec: EncoderSpec, options: Callable[[], JobOptions]) -> Self:
         """Check a command line.
 
         Args:
-            given: The command line.
+            line: The command line.
             spec: The encoder.
-            settings: Returns what is done, as keywords of `plan_job`; `fail_fast` and `drop` are added.
+            options: Returns what is done; called if the inputs and the output can work.
 
         Raises:
             click.UsageError, SpecError: If something of it cannot work.
         """
-        values = given.values
-        inputs, options = split_engine_options(values["engine"], given.tokens, given.flags)
-        _check_usage(inputs, given)
+        values = line.values
+        inputs, engine_options = split_engine_options(values["engine"], line.tokens, line.flags)
+        _check_usage(inputs, line)
+        own = {field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values}
         return cls(
             spec=spec,
             inputs=tuple(inputs),
-            engine_options=(*options, *given.unchecked),
-            settings={"fail_fast": values["fail_fast"], "drop": values["drop"], **settings()},
-            **{name: values[name] for name in _COPIED},
+            engine_options=(*engine_options, *line.unchecked),
+            options=options(),
+            **own,
         )
 
-    def job(self, shards: Sequence[Shard]) -> Job:
-        """Return what every worker needs."""
-        return plan_job(self.spec, self.output, shards, **self.settings)
+    def start(
+        self, job: Job, shards: Sequence[Shard], previous: PreviousRun | None, *, dry_run: bool = False
+    ) -> Progress:
+        """Start or resume the job; see `start_job`."""
+        return start_job(
+            job,
+            shards,
+            inputs=self.inputs,
+            arguments={"rows_per_shard": self.rows_per_shard},
+            overwrite=self.overwrite,
+            previous=previous,
+            dry_run=dry_run,
+        )
 
-    def begin(self, shards: Sequence[Shard], earlier: Earlier | None) -> dict[str, Any]:
-        """Return the keywords of `begin_job`."""
-        return {
-            "shards": shards,
-            "inputs": self.inputs,
-            "arguments": {"rows_per_shard": self.rows_per_shard},
-            "overwrite": self.overwrite,
-            "earlier": earlier,
-        }
+
+_FOR_DOCUMENTS = ("text_column", "uri_column", "image_column", "audio_column", "access_paths", "keep_content", "tags")
 
 
-@dataclasses.dataclass(frozen=True)
-class Given:
-    """A command line as click took it apart.
+def job_options_of(values: dict[str, Any], plan: Plan, **more: Any) -> JobOptions:
+    """Return what a command line asks of a job.
 
-    Attributes:
-        verb: The command's name.
-        tokens: Inputs and options that clipmill does not know, mixed.
-        flags: The command's own flags, for hints.
-        unchecked: What followed `--`.
-        values: The command's own options, those of the spec taken out.
-        otherwise: What else could have been given where there is no input, for the message.
+    Args:
+        values: The command's options.
+        plan: What is done.
+        **more: Fields of `JobOptions` that only this command has.
+
+    Raises:
+        SpecError: If options contradict each other.
     """
-
-    verb: str
-    tokens: Sequence[str]
-    flags: Sequence[str]
-    unchecked: Sequence[str]
-    values: dict[str, Any]
-    otherwise: str = ""
-
-
-_READER = ("text", "uri", "image", "audio", "id")
-_COPIED = (
-    *(
-        "output",
-        "engine",
-        "rows_per_shard",
-        "overwrite",
-        "resume",
-        "dry_run",
-        "max_failures",
-        "master",
-        "remote",
-        "conf",
-        "as_json",
-    ),
-    *("metrics", "metrics_port"),
-)
-
-
-def reader_of(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `read_documents` that a command line has."""
-    named = {name: values.get(f"{name}_column") for name in _READER}
-    return {**{name: column for name, column in named.items() if column}, "tags": tuple(values["tags"])}
+    reader = DEFAULT_READER
+    if not plan.of_rows:
+        columns = {name: values.get(f"{name}_column") for name in CONTENT_AND_ID}
+        reader = ReaderOptions(**columns, tags=tuple(values["tags"]))
+    shared = {name: values[name] for name in ("drop", "format", "dtype", "fail_fast") if name in values}
+    return JobOptions(plan=plan, reader=reader, **shared, **more)
 
 
 def column_plan(spec: EncoderSpec, values: dict[str, Any], **more: str) -> ColumnPlan | None:
@@ -185,7 +181,7 @@ def column_plan(spec: EncoderSpec, values: dict[str, Any], **more: str) -> Colum
         **more: Keywords of `ColumnPlan.of`.
 
     Raises:
-        click.UsageError, SpecError: If they cannot work, or stand beside columns of documents.
+        click.UsageError, SpecError: If they cannot work, or options of documents are given too.
     """
     columns: dict[str, Column] = {}
     for pair in values["columns"]:
@@ -195,17 +191,22 @@ def column_plan(spec: EncoderSpec, values: dict[str, Any], **more: str) -> Colum
         columns[name] = Column(kind)  # type: ignore[arg-type]  # ColumnPlan checks the kind
     if not columns:
         return None
-    for name in ("text_column", "uri_column", "image_column", "audio_column"):
-        if values[name]:
-            raise click.UsageError(f"--{name.replace('_', '-')} is for documents; beside --column it says nothing")
+    for name in _FOR_DOCUMENTS:
+        if values[name] and values[name] != "@r":
+            raise click.UsageError(f"{flag_of(name)} is for documents; it has no effect with --column")
     return ColumnPlan.of(columns, spec=spec, key=values["id_column"] or "id", **more)
 
 
-def _check_usage(inputs: Sequence[str], given: Given) -> None:
-    values = given.values
+def flag_of(name: str) -> str:
+    """Return the flag of an option."""
+    return "--" + {"tags": "tag-column"}.get(name, name.replace("_", "-"))
+
+
+def _check_usage(inputs: Sequence[str], line: CommandLine) -> None:
+    values = line.values
     if not inputs:
-        otherwise = f", {given.otherwise}" if given.otherwise else ""
-        raise click.UsageError(f"nothing to {given.verb}: give an INPUT (a folder, a glob, a file){otherwise}")
+        otherwise = f", {line.otherwise}" if line.otherwise else ""
+        raise click.UsageError(f"nothing to {line.verb}: give an INPUT (a folder, a glob, a file){otherwise}")
     if not values["output"]:
         raise click.UsageError("missing option --output: where the dataset goes")
     if values["resume"] and values["overwrite"]:
@@ -213,7 +214,7 @@ def _check_usage(inputs: Sequence[str], given: Given) -> None:
     for name in ("master", "remote", "conf"):
         if values[name] and values["engine"] != "spark":
             raise click.UsageError(f"--{name} is an option of --engine spark")
-    if given.unchecked and values["engine"] != "beam":
+    if line.unchecked and values["engine"] != "beam":
         raise click.UsageError("options after '--' go to Beam; Spark's are --master, --remote and --conf KEY=VALUE")
     for pair in values["conf"]:
         if "=" not in pair:
@@ -234,24 +235,31 @@ def run(arguments: JobArguments) -> int:
         ClipmillError: If the job failed.
     """
     try:
-        earlier = _earlier(arguments)
-        planned = earlier.plan if earlier else ()
-        shards = plan_shards(arguments.inputs, rows_per_shard=arguments.rows_per_shard, earlier=planned)
-        job = arguments.job(shards)
+        previous = _previous_run(arguments)
+        planned = previous.plan if previous else ()
+        shards = plan_shards(arguments.inputs, rows_per_shard=arguments.rows_per_shard, previous=planned)
+        job = plan_job(arguments.spec, arguments.output, shards, arguments.options)
         _refuse_output_inside(arguments.inputs, job.directory)
         if arguments.dry_run:
-            return show_plan(job, arguments.begin(shards, earlier), engine=arguments.engine, as_json=arguments.as_json)
+            return show_plan(
+                job,
+                shards,
+                lambda: arguments.start(job, shards, previous, dry_run=True),
+                resumes=previous is not None,
+                engine=arguments.engine,
+                as_json=arguments.as_json,
+            )
         if arguments.overwrite and is_local(
             arguments.engine, arguments.engine_options, arguments.master, arguments.remote
         ):
             job.plan.tool(load_encoder(arguments.spec))  # no old dataset is deleted for a job that cannot start
     except DatasetError as err:
         raise Refused(str(err)) from err
-    found, seconds, rows = _run_shards(arguments, job, shards, earlier)
+    found, seconds, rows = _run_shards(arguments, job, shards, previous)
     if arguments.as_json:
         click.echo(json.dumps({**dataclasses.asdict(found), "wall_seconds": seconds}, indent=1))
     else:
-        skipped_in = job.existing.datasets if job.existing else ()
+        skipped_in = job.skip_existing.datasets if job.skip_existing else ()
         console.out.print(summary_table(found, seconds, job.directory, rows=rows, skipped_in=skipped_in))
     if not found.input_rows:
         click.echo("Note: the input has no rows", err=True)
@@ -260,23 +268,23 @@ def run(arguments: JobArguments) -> int:
     return judge(found, arguments.max_failures, scores=not job.plan.makes_vectors)
 
 
-def _earlier(arguments: JobArguments) -> Earlier | None:
-    """Return what an earlier start left, if the job goes on with it.
+def _previous_run(arguments: JobArguments) -> PreviousRun | None:
+    """Return what a previous run left, if the job resumes it.
 
     Raises:
-        DatasetError: If another job is at work there now: it is said before minutes go into planning.
+        DatasetError: If another job is writing there now; checked before minutes go into planning.
     """
     refuse_if_held(Folder.of(arguments.output))
-    return read_earlier(arguments.output) if arguments.resume else None
+    return read_previous_run(arguments.output) if arguments.resume else None
 
 
 def _run_shards(
-    arguments: JobArguments, job: Job, shards: Sequence[Shard], earlier: Earlier | None
+    arguments: JobArguments, job: Job, shards: Sequence[Shard], previous: PreviousRun | None
 ) -> tuple[DatasetSummary, float, int]:
-    """Begin a job, or go on with it, run it and finish it.
+    """Start or resume a job, run it and finish it.
 
     Returns:
-        Its summary, the seconds that it took now, and the rows that it took in meanwhile.
+        Its summary, the seconds that this run took, and the rows that it read.
 
     Raises:
         Refused: If the output cannot be used, or the metrics cannot be written or served; nothing was run.
@@ -285,7 +293,7 @@ def _run_shards(
     counts = JobCounts(job.directory, shards=len(shards))
     with contextlib.ExitStack() as stack:
         try:
-            begin_counting = stack.enter_context(
+            start_counting = stack.enter_context(
                 exported(
                     counts,
                     job.directory,
@@ -296,16 +304,16 @@ def _run_shards(
                 )
             )
             stack.enter_context(DirectoryLock(job.directory))
-            progress = begin_job(job, **arguments.begin(shards, earlier))
-            begin_counting()
+            progress = arguments.start(job, shards, previous)
+            start_counting()
         except DatasetError as err:
             raise Refused(str(err)) from err
-        if earlier is not None:
+        if previous is not None:
             click.echo(f"Note: {resumed_text(progress)}", err=True)
         if progress.is_complete:
             return summarise(job.directory), 0.0, 0
         started = time.perf_counter()
-        with _saying_how_to_go_on(job.directory, len(shards)):
+        with _hint_to_resume(job.directory, len(shards)):
             if progress.to_do:
                 _run_on_engine(arguments, dataclasses.replace(job, weights_sha256=progress.weights), progress)
             found = finish_job(job.directory)
@@ -321,11 +329,11 @@ def _run_on_engine(arguments: JobArguments, job: Job, progress: Progress) -> Non
 
 
 @contextlib.contextmanager
-def _saying_how_to_go_on(directory: str, shards: int) -> Iterator[None]:
+def _hint_to_resume(directory: str, shards: int) -> Iterator[None]:
     try:
         yield
     except (ClipmillError, KeyboardInterrupt):
-        with contextlib.suppress(DatasetError):  # what went wrong is said by the other error
+        with contextlib.suppress(DatasetError):  # the other error says what went wrong
             done = count_finished(directory)
             if done or Folder.of(directory).list(ATTEMPTS):
                 click.echo(

@@ -19,8 +19,9 @@ from ..encoders.plans.ranking import Ranked, Scorer, check_any_scale
 from ..encoders.plans.scores import SCALE, Scale
 from ..errors import SpecError
 from ..failures import Failure
+from ..jobs.options import JobOptions
 from . import console
-from .jobs import Refused, reader_of
+from .jobs import Refused, flag_of, job_options_of
 from .listed import list_files, table_of
 from .wording import in_flags
 
@@ -73,8 +74,8 @@ def scale_of(given: str | None) -> Scale:
     return scale
 
 
-def rank_settings(spec: EncoderSpec, values: dict[str, Any]) -> dict[str, Any]:
-    """Return the keywords of `plan_job` that a command line of `clipmill rank` says.
+def rank_options(spec: EncoderSpec, values: dict[str, Any]) -> JobOptions:
+    """Return what a command line of `clipmill rank` asks of a job.
 
     Raises:
         click.UsageError, SpecError: If something of it cannot work.
@@ -82,22 +83,19 @@ def rank_settings(spec: EncoderSpec, values: dict[str, Any]) -> dict[str, Any]:
     if values["by"] or values["candidate_column"]:
         raise Refused(_FLAT)
     scale, top_k = scale_of(values["scale"]), values["top_k"]
-    settings = {"dtype": values["dtype"], "format": values["format"]}
     if values["dtype"] != "float32" and not values["keep_embeddings"]:
         raise click.UsageError("--dtype is of vectors, which are written with --keep-embeddings alone (of documents)")
     query, candidates = values["query_column"], values["candidates_column"]
     if bool(query) != bool(candidates):
         there, missing = ("query", "candidates") if query else ("candidates", "query")
         raise click.UsageError(f"--{there}-column needs --{missing}-column beside it: a row has a query and candidates")
-    silent = _OF_DOCUMENTS if query else _OF_ROWS
-    for name in silent:
+    for name in _OF_DOCUMENTS if query else _OF_ROWS:
         if values[name]:
-            flag = {"tags": "tag-column"}.get(name, name.replace("_", "-"))
             home = "documents with matches" if query else "rows (--query-column and --candidates-column)"
-            raise click.UsageError(f"--{flag} is for {home} and says nothing here")
+            raise click.UsageError(f"{flag_of(name)} is for {home} and has no effect here")
     if not query:
         plan = DocumentRankPlan(top_k, values["keep_embeddings"], values["keep_content"], scale)
-        return {**settings, "plan": plan, "reader": reader_of(values), "tags": values["tags"]}
+        return job_options_of(values, plan)
     of_rows = RankPlan(
         query,
         candidates,
@@ -108,7 +106,7 @@ def rank_settings(spec: EncoderSpec, values: dict[str, Any]) -> dict[str, Any]:
         key=values["id_column"] or "id",
         scale=scale,
     )
-    return {**settings, "plan": of_rows.checked(spec)}
+    return job_options_of(values, of_rows.checked(spec))
 
 
 def print_ranked(spec: EncoderSpec, query: Query, given: Sequence[str], values: dict[str, Any]) -> int:

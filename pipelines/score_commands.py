@@ -57,8 +57,8 @@ def rank(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> N
     With --output DIR an INPUT is JSON lines of documents with matches, or JSON lines or Parquet with a column of
     queries and one of lists of candidates. Options that are not listed here go to the engine, as in embed.
     """
-    from .jobs import Given, JobArguments, run
-    from .rank import Query, print_ranked, rank_settings
+    from .jobs import CommandLine, JobArguments, run
+    from .rank import Query, print_ranked, rank_options
 
     spec = spec_from(values)
     queries = [(kind, values[name]) for kind, name in _BY_KIND.items() if values[name] is not None]
@@ -71,8 +71,8 @@ def rank(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> N
     if tokens and not values["output"]:
         raise click.UsageError(f"give a query ({_QUERIES}) to rank what is named, or --output DIR to run a job")
     otherwise = f"or a query ({_QUERIES}) with candidates"
-    given = Given("rank", tokens, own_flags(context), unchecked_of(context), values, otherwise)
-    context.exit(run(JobArguments.of(given, spec, lambda: rank_settings(spec, values))))
+    line = CommandLine("rank", tokens, own_flags(context), unchecked_of(context), values, otherwise)
+    context.exit(run(JobArguments.of(line, spec, lambda: rank_options(spec, values))))
 
 
 _BY_KIND: Any = {"text": "query", "image": "image", "audio": "audio"}
@@ -93,13 +93,13 @@ def classify(context: click.Context, /, tokens: tuple[str, ...], **values: Any) 
     Without --output the INPUTs are files, folders, globs and URLs, and a table is printed. With --output DIR they are
     whatever embed takes, and the labels become a column. --top-k is 5 unless it is given.
     """
-    from .classify import classify_settings, print_labels
-    from .jobs import Given, JobArguments, run
+    from .classify import classify_options, print_labels
+    from .jobs import CommandLine, JobArguments, run
 
     spec = spec_from(values)
     if not values["output"]:
         refuse_others(context, _PRINTED_LABELS, "without --output, which runs a job")
         refuse_unknown(tokens)
         context.exit(print_labels(spec, (*tokens, *unchecked_of(context)), values))
-    given = Given("classify", tokens, own_flags(context), unchecked_of(context), values)
-    context.exit(run(JobArguments.of(given, spec, lambda: classify_settings(spec, values))))
+    line = CommandLine("classify", tokens, own_flags(context), unchecked_of(context), values)
+    context.exit(run(JobArguments.of(line, spec, lambda: classify_options(spec, values))))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.pvalue import PBegin, PCollection
 
-from ..datasets.inputs import Shard, read_documents, whole_file
+from ..datasets.inputs import ReaderOptions, Shard, read_documents, whole_file
 from ..datasets.inputs.globs import Glob, is_glob
 from ..datasets.inputs.listing import NO_MATCH, AllBelow, Listed, files_of, list_inputs, list_location
 from ..encoders.document import Document
@@ -28,8 +27,8 @@ class ReadDocuments(beam.PTransform):
     model's work.
 
     Folders and patterns mean what they mean on the command line (docs/formats.md, "Patterns"): `photos/**/*.jpg` finds
-    photographs at any depth, those at the top too, with the captions and metadata beside them as tags. URLs are listed by
-    Beam's file systems and opened by fsspec; `gs://` needs the extra `gcp`.
+    photographs at any depth, those at the top too, with the captions and metadata beside them as tags. URLs are listed
+    by Beam's file systems and opened by fsspec; `gs://` needs the extra `gcp`.
 
     It ends with a shuffle, so that all workers embed, and not only the one that listed.
     """
@@ -67,8 +66,7 @@ class ReadDocuments(beam.PTransform):
         if not given or not all(map(os.fspath, given)):
             raise SpecError(f"ReadDocuments({patterns!r}) names nothing; give a path, a URL or a glob")
         self._patterns = [_absolute(os.fspath(pattern)) for pattern in given]
-        self._columns = {"text": text, "uri": uri, "image": image, "audio": audio, "id": id}
-        self._tags = tuple(tags)
+        self._options = ReaderOptions(text, uri, image, audio, id, tuple(tags))
         self._allow_empty = allow_empty
 
     def default_label(self) -> str:
@@ -83,7 +81,7 @@ class ReadDocuments(beam.PTransform):
             | "Patterns" >> beam.Create([self._patterns])
             | "List" >> beam.ParDo(_ListFn(self._allow_empty)).with_output_types(Shard)
             | "SpreadFiles" >> beam.Reshuffle()
-            | "Read" >> beam.ParDo(_ReadFn(self._columns, self._tags)).with_output_types(Document)
+            | "Read" >> beam.ParDo(_ReadFn(self._options)).with_output_types(Document)
             | "SpreadDocuments" >> beam.Reshuffle()
         )
 
@@ -101,12 +99,11 @@ class _ListFn(beam.DoFn):
 class _ReadFn(beam.DoFn):
     """Reads one file."""
 
-    def __init__(self, columns: Mapping[str, Any], tags: Sequence[str]) -> None:
-        self._columns = columns
-        self._tags = tags
+    def __init__(self, options: ReaderOptions) -> None:
+        self._options = options
 
     def process(self, file: Shard) -> Iterable[Document]:
-        return read_documents(file, **self._columns, tags=self._tags)
+        return read_documents(file, self._options)
 
 
 def _list_input(given: str) -> tuple[list[Listed], str]:

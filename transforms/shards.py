@@ -12,8 +12,8 @@ from ..datasets.inputs.shards import Shard
 from ..jobs.embed import embed_shard
 from ..jobs.job import Job
 from ..metrics.counts import counts_of_manifest
-from .existing import FindExisting
 from .meter import BundleMeter
+from .skip_existing import WriteSkipLists
 from .worker import cpus_per_process
 
 
@@ -25,14 +25,14 @@ class EmbedShards(beam.PTransform):
 
     A shard is a unit of work: its files appear whole or not at all, and doing it again leaves them as they are. So
     nothing between reading and writing goes through a shuffle, and retries of the runner leave no duplicates. Where the
-    job passes over rows that other datasets have, they are looked up first, by a join: see `existing`.
+    job passes over rows that other datasets have, they are looked up first, by a join: see `skip_existing`.
     """
 
     def __init__(self, job: Job) -> None:
         """Keep the job, which pickles to its fields.
 
         Args:
-            job: What is done with every shard; `begin_job` prepared its directory.
+            job: What is done with every shard; `start_job` prepared its directory.
         """
         super().__init__()
         self._job = job
@@ -44,8 +44,8 @@ class EmbedShards(beam.PTransform):
     def expand(self, shards: PCollection) -> PCollection:
         """Put the stage into the pipeline."""
         cpus = cpus_per_process(shards.pipeline.options, shards.pipeline.runner)
-        if self._job.existing is not None:
-            shards = shards | "FindExisting" >> FindExisting(self._job)
+        if self._job.skip_existing is not None:
+            shards = shards | "FindExisting" >> WriteSkipLists(self._job)
         return shards | "Embed" >> beam.ParDo(_EmbedShardFn(self._job, cpus)).with_output_types(dict[str, Any])
 
 

@@ -14,9 +14,9 @@ from ..jobs.embed import embed_shard
 from ..jobs.job import Job
 from ..metrics.counts import counts_of_manifest
 from .driver import warn_without_worker_reuse
-from .existing import find_existing
 from .meter import meter_of
 from .payloads import report_each
+from .skip_existing import write_skip_lists
 from .worker import is_from_spark, spec_of_task
 
 
@@ -37,8 +37,8 @@ def embed_shards(spark: SparkSession, shards: Iterable[Shard], job: Job) -> list
     if not shards:
         return []
     warn_without_worker_reuse(spark)
-    if job.existing is not None:
-        find_existing(spark, shards, job)
+    if job.skip_existing is not None:
+        write_skip_lists(spark, shards, job)
     meter = meter_of(spark)
 
     def embed(shard: Shard) -> dict[str, Any]:

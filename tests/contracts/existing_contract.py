@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import job_options
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -28,10 +29,10 @@ from clipmill.datasets import finish_job, plan_shards, read_dataset, read_failur
 from clipmill.datasets.dataset import DatasetSummary, read_manifests
 from clipmill.encoders import EncoderSpec
 from clipmill.encoders.testing import read_log
-from clipmill.jobs import begin_job, embed_shard, plan_job
-from clipmill.jobs.existing import Existing, is_there, parts_of
-from clipmill.jobs.existing_rows import keys_there
+from clipmill.jobs import embed_shard, start_job
+from clipmill.jobs.embedded_keys import embedded_keys
 from clipmill.jobs.row_keys import keys_wanted
+from clipmill.jobs.skip_existing import SkipExisting, finished_shards, is_embedded
 from clipmill.jobs.skip_lists import write_skip_list
 
 ODD_KEYS = [
@@ -68,11 +69,12 @@ class Nights:
         """Embed inputs into `output`, passing over what the datasets `skip` have."""
         directory = self.directory(output)
         shards = plan_shards([str(given) for given in inputs], rows_per_shard=rows)
-        existing = Existing.of([self.directory(name) for name in skip], by) if skip else None
+        skip_existing = SkipExisting([self.directory(name) for name in skip], by) if skip else None
         options = {"spec": self.spec, **options}
         spec = options.pop("spec")
-        job = pickle.loads(pickle.dumps(plan_job(spec, directory, shards, existing=existing, **options)))
-        begin_job(job, shards, inputs=[str(given) for given in inputs])
+        job = job_options.plan(spec, directory, shards, skip_existing=skip_existing, **options)
+        job = pickle.loads(pickle.dumps(job))
+        start_job(job, shards, inputs=[str(given) for given in inputs])
         self._embed(shards, job)
         return finish_job(directory)
 
@@ -105,16 +107,16 @@ def in_out_skipped(found: DatasetSummary) -> tuple[int, int, int]:
 def find_here(shards, job):
     """Do what engines do by a join, in one process."""
     there: dict[bytes, list] = {}
-    for part in parts_of(job.existing):
-        for digest, said in keys_there(part, job):
+    for part in finished_shards(job.skip_existing):
+        for digest, said in embedded_keys(part, job):
             there.setdefault(digest, []).append(said)
     for shard in shards:
         wanted = keys_wanted(shard, job)
-        write_skip_list(job, shard.name, [mark for digest, mark in wanted if is_there(there.get(digest, ()))])
+        write_skip_list(job, shard.name, [mark for digest, mark in wanted if is_embedded(there.get(digest, ()))])
 
 
 def embed_here(shards, job):
-    if job.existing is not None:
+    if job.skip_existing is not None:
         find_here(shards, job)
     for shard in shards:
         embed_shard(shard, job)

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import job_options
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,7 +19,7 @@ from clipmill.datasets.formats.clip_retrieval_part import NpyWriter
 from clipmill.encoders import EncoderSpec
 from clipmill.encoders.testing import fake_text_vector
 from clipmill.errors import SpecError
-from clipmill.jobs import begin_job, embed_shard, plan_job
+from clipmill.jobs import embed_shard, start_job
 
 SPEC = EncoderSpec("fake::dim=4", device="cpu", normalize=True)
 BOTH = {"columns": {"image": "image", "text": "text"}}
@@ -204,8 +205,8 @@ def test_a_shard_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     """Where writing ends in the middle no manifest counts the files that are there, and the next try writes all."""
     write_tar(tmp_path / "x.tar", members(range(2)))
     shards = plan_shards([str(tmp_path / "x.tar")])
-    job = plan_job(SPEC, str(tmp_path / "out"), shards, format="clip-retrieval", **BOTH)
-    begin_job(job, shards)
+    job = job_options.plan(SPEC, str(tmp_path / "out"), shards, format="clip-retrieval", **BOTH)
+    start_job(job, shards)
     from clipmill.files.file_systems import Folder
 
     publish = Folder.publish

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import job_options
 import lance
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,7 @@ from clipmill.datasets import finish_job, plan_shards, read_dataset, read_failur
 from clipmill.encoders import EncoderSpec, read_provenance
 from clipmill.encoders.testing import fake_text_vector
 from clipmill.errors import DatasetError, MissingExtraError, SpecError
-from clipmill.jobs import begin_job, embed_shard, plan_job
+from clipmill.jobs import embed_shard, start_job
 
 BOTH = {"columns": {"image": "image", "text": "text"}, "drop": ["image"]}
 
@@ -98,8 +99,8 @@ def test_arrays_and_matches_have_vectors_of_a_fixed_size_inside(tmp_path):
 def test_nothing_is_seen_before_the_end_and_again_is_the_same(tmp_path):
     write_tar(tmp_path / "x.tar", members(range(4)))
     shards = plan_shards([str(tmp_path / "x.tar")], rows_per_shard=2)
-    job = plan_job(SPEC, str(tmp_path / "out"), shards, format="lance")
-    begin_job(job, shards)
+    job = job_options.plan(SPEC, str(tmp_path / "out"), shards, format="lance")
+    start_job(job, shards)
     embed_shard(shards[0], job)
     with pytest.raises(ValueError, match="not found"):
         opened(tmp_path / "out")
@@ -148,7 +149,7 @@ def test_where_it_cannot_be_written_is_refused(tmp_path):
     write_tar(tmp_path / "x.tar", members([0]))
     shards = plan_shards([str(tmp_path / "x.tar")])
     with pytest.raises(SpecError, match="local directories, az://"):
-        plan_job(SPEC, "memory://out", shards, format="lance")
+        job_options.plan(SPEC, "memory://out", shards, format="lance")
 
 
 def test_without_the_library_the_job_does_not_begin(tmp_path, monkeypatch):
@@ -157,6 +158,6 @@ def test_without_the_library_the_job_does_not_begin(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "lance", None)
     write_tar(tmp_path / "x.tar", members([0]))
     with pytest.raises(MissingExtraError, match=r"clipmill\[lance\]"):
-        plan_job(
+        job_options.plan(
             EncoderSpec("fake::dim=4"), str(tmp_path / "out"), plan_shards([str(tmp_path / "x.tar")]), format="lance"
         )

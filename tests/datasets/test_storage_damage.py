@@ -13,12 +13,12 @@ import pytest
 from cli_helpers import run
 from resume_jobs import SPEC, begin, begun, undisturbed, work
 
-from clipmill.datasets import finish_job, plan_shards, read_dataset, read_documents, read_rows
+from clipmill.datasets import ReaderOptions, finish_job, plan_shards, read_dataset, read_documents, read_rows
 from clipmill.errors import DatasetError
 from clipmill.indexes import open_index
 from clipmill.indexes.build import build_index
-from clipmill.jobs import Existing
-from clipmill.jobs.existing_rows import keys_there
+from clipmill.jobs import SkipExisting
+from clipmill.jobs.embedded_keys import embedded_keys
 
 pytest_plugins = ["resume_jobs"]
 
@@ -59,7 +59,7 @@ def test_reading_it_as_input_fails_its_rows_alone(dataset):
     (failed,) = [row.failure for row in rows if row.failure is not None]
     assert len(rows) == 8 - 2 + 1
     assert str(failed.code) == "malformed" and failed.message.startswith(f"rows 0 to 1: {second(dataset)}: the file is")
-    documents = [one for shard in shards for one in read_documents(shard, text="id")]
+    documents = [one for shard in shards for one in read_documents(shard, ReaderOptions(text="id"))]
     assert [one.failures for one in documents] == [()] * 8  # what is damaged is not read for them
 
 
@@ -81,10 +81,10 @@ def test_the_keys_of_an_index(dataset, texts, tmp_path):
 def test_passing_over_its_rows(dataset, texts, tmp_path):
     part = second(dataset)
     flip(part, "id")
-    job, _ = begin(str(tmp_path / "new"), texts, existing=Existing.of([str(dataset)]))
+    job, _ = begin(str(tmp_path / "new"), texts, skip_existing=SkipExisting([str(dataset)]))
     (manifest,) = [path for path in (dataset / "_manifest").iterdir() if path.stem == part.stem]
     with pytest.raises(DatasetError, match=f"cannot read {part}: {TOLD}"):
-        list(keys_there((0, f"_manifest/{manifest.name}"), job))
+        list(embedded_keys((0, f"_manifest/{manifest.name}"), job))
 
 
 @pytest.mark.parametrize("engine", ["beam", pytest.param("spark", marks=pytest.mark.spark)])

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import faiss
+import job_options
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,7 +24,7 @@ from clipmill.errors import DatasetError, SpecError
 from clipmill.indexes import merge, open_index
 from clipmill.indexes.build import IndexOptions, build_index, run_locally
 from clipmill.indexes.library import make_index
-from clipmill.jobs import begin_job, plan_job
+from clipmill.jobs import start_job
 
 FACTORIES = [None, "IVF40_HNSW32,SQ8", "IVF30,Flat", "OPQ8_16,IVF20,PQ8", "HNSW16,SQ8", "PQ8", "IVF20,PQ8x4fs"]
 SMALL = {"queries": 100, "rows_per_shard": 700}
@@ -274,7 +275,7 @@ def test_a_dataset_whose_job_has_not_ended_is_refused(tmp_path):
     source = tmp_path / "texts.jsonl"
     source.write_text('{"text": "a"}\n')
     shards = plan_shards([str(source)])
-    begin_job(plan_job(SPEC, str(tmp_path / "job"), shards), shards)
+    start_job(job_options.plan(SPEC, str(tmp_path / "job"), shards), shards)
     (tmp_path / "job" / "_job.json").rename(dataset / "_job.json")
     with pytest.raises(DatasetError, match=r"is not finished .* resume=True"):
         build_bad(tmp_path, dataset)

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import apache_beam as beam
+import job_options
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,7 +19,7 @@ from clipmill.encoders.plans.plan import NewColumn, PlanResult, RowPlan
 from clipmill.encoders.plans.row_values import row_name
 from clipmill.encoders.testing import fake_text_vector
 from clipmill.failures import Failure
-from clipmill.jobs import begin_job, embed_shard, plan_job
+from clipmill.jobs import embed_shard, start_job
 from clipmill.transforms import WriteEmbeddings
 from clipmill.transforms.encoding import Encoding
 
@@ -88,8 +89,8 @@ def assert_written(directory: Path) -> None:
 def test_a_job_of_a_new_plan(tmp_path):
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
     shards = plan_shards([str(tmp_path / "rows.parquet")])
-    job = plan_job(SPEC, str(tmp_path / "out"), shards, plan=LengthPlan())
-    begin_job(job, shards)
+    job = job_options.plan(SPEC, str(tmp_path / "out"), shards, plan=LengthPlan())
+    start_job(job, shards)
     for shard in shards:
         embed_shard(shard, job)
     finish_job(job.directory)

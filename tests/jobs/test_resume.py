@@ -14,7 +14,7 @@ from clipmill.datasets.inputs.planning import read_plan, write_plan
 from clipmill.datasets.inputs.shards import Shard
 from clipmill.errors import DatasetError
 from clipmill.files.file_systems import Folder
-from clipmill.jobs import read_earlier
+from clipmill.jobs import read_previous_run
 
 pytest_plugins = ["resume_jobs"]
 
@@ -22,7 +22,7 @@ pytest_plugins = ["resume_jobs"]
 
 
 def test_with_nothing_there_a_job_simply_starts(directory, texts, tmp_path):
-    assert read_earlier(directory) is None
+    assert read_previous_run(directory) is None
     job, progress = begin(directory, texts)
     assert (len(progress.to_do), progress.done, dict(progress.reasons)) == (5, 0, {})
     work(job, progress.to_do)
@@ -96,7 +96,7 @@ def test_a_job_killed_while_it_began_begins_again(directory, texts):
     """Between the description and the plan nothing was made."""
     prepare_directory(directory)
     write_job(directory, {}, shards=5)
-    assert read_earlier(directory) is None
+    assert read_previous_run(directory) is None
     _, progress = begin(directory, texts)
     assert len(progress.to_do) == 5
 
@@ -153,7 +153,7 @@ def test_a_damaged_plan_is_said(directory, texts, content):
         assert read_plan(Folder.of(directory)) == []
         return
     with pytest.raises(DatasetError, match=r"_plan.jsonl.gz is damaged .*--overwrite"):
-        read_earlier(directory)
+        read_previous_run(directory)
 
 
 def test_a_dataset_without_a_plan_is_not_resumed(directory, texts):
@@ -161,7 +161,7 @@ def test_a_dataset_without_a_plan_is_not_resumed(directory, texts):
     undisturbed(directory, texts)
     Folder.of(directory).delete("_plan.jsonl.gz")
     with pytest.raises(DatasetError, match="without a plan of its shards"):
-        read_earlier(directory)
+        read_previous_run(directory)
 
 
 @pytest.mark.parametrize("job", [b"{", b"[]", b'{"format": "another"}'])
@@ -169,7 +169,7 @@ def test_what_is_no_dataset_of_ours_is_not_resumed(directory, texts, job):
     begun(directory, texts)
     Folder.of(directory).write("_job.json", job)
     with pytest.raises(DatasetError, match=r"_job\.json"):
-        read_earlier(directory)
+        read_previous_run(directory)
 
 
 def test_strangers_files_stay_and_do_not_matter(directory, texts):

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
+import job_options
 import pytest
 
 from clipmill.datasets import finish_job, plan_shards, read_dataset, read_failures
@@ -25,8 +26,7 @@ from clipmill.encoders.testing import fake_text_vector
 from clipmill.errors import DatasetError, WeightsError
 from clipmill.files.file_systems import Folder
 from clipmill.files.processes import this_process
-from clipmill.jobs import Job, begin_job, embed_shard, plan_job
-from clipmill.jobs import careful as careful_module
+from clipmill.jobs import Job, embed_shard, isolated_run, start_job
 from clipmill.jobs.attempts import Attempt
 
 KILLER = """
@@ -86,8 +86,8 @@ def begin(directory: str, tmp_path: Path, texts: list[str]) -> tuple[Job, Shard]
     table = tmp_path / "in.jsonl"
     table.write_text("".join(json.dumps({"id": str(n), "text": text}) + "\n" for n, text in enumerate(texts)))
     (shard,) = shards = plan_shards([str(table)])
-    job = plan_job(EncoderSpec("custom:resume_killer:make", device="cpu"), directory, shards)
-    begin_job(job, shards)
+    job = job_options.plan(EncoderSpec("custom:resume_killer:make", device="cpu"), directory, shards)
+    start_job(job, shards)
     return job, shard
 
 
@@ -283,7 +283,7 @@ def test_a_model_that_kills_is_not_blamed_on_rows(dataset, tmp_path):
 
 
 def test_when_every_row_kills_it_is_not_the_rows(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(careful_module, "_MOST_BLAMED", 1)
+    monkeypatch.setattr(isolated_run, "_MOST_BLAMED", 1)
     job, shard = begin(dataset, tmp_path, ["kill"] * 4)
     die(dataset, shard)
     die(dataset, shard)
@@ -317,9 +317,9 @@ def test_the_careful_process_ends_with_the_one_that_watches(dataset, tmp_path):
     ) as watching:
         watching.stdin.write(pickle.dumps((shard, slow)))
         watching.stdin.close()
-        careful = wait_for(tmp_path / "working")
+        working = wait_for(tmp_path / "working")
         watching.kill()
-    wait_until_gone(careful)
+    wait_until_gone(working)
 
 
 def wait_for(path: Path) -> int:

@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 
+import job_options
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,8 +23,8 @@ from clipmill.encoders.plans.classify_plan import ClassifyPlan
 from clipmill.encoders.plans.columns import ColumnPlan
 from clipmill.encoders.plans.labels import LabelSet
 from clipmill.errors import DatasetError, SpecError, WeightsError
-from clipmill.jobs import begin_job, embed_shard, plan_job
-from clipmill.jobs.existing import Existing
+from clipmill.jobs import embed_shard, start_job
+from clipmill.jobs.skip_existing import SkipExisting
 
 
 class TestHere(ExistingContract):
@@ -119,9 +120,9 @@ def test_what_is_no_dataset_of_vectors_is_refused(nights, captions, tmp_path):
     with pytest.raises(SpecError, match="where they are embedded"):
         nights.run("new", captions, plan=labels, skip=("rows",))
     with pytest.raises(SpecError, match="no dataset is named"):
-        Existing.of([])
+        SkipExisting([])
     with pytest.raises(SpecError, match="by='name' is none of 'id', 'content'"):
-        Existing.of(["x"], "name")
+        SkipExisting(["x"], "name")
 
 
 def test_the_output_is_no_dataset_to_be_passed_over(nights, captions):
@@ -174,9 +175,9 @@ def test_a_file_of_another_provenance_among_the_others_ends_the_job(nights, capt
 
 def test_a_shard_that_was_not_compared_is_not_embedded(nights, captions):
     shards = plan_shards([str(captions)])
-    existing = Existing.of([nights.directory("documents")])
-    job = plan_job(nights.spec, nights.directory("new"), shards, reader={"text": "caption"}, existing=existing)
-    begin_job(job, shards)
+    skip = SkipExisting([nights.directory("documents")])
+    job = job_options.plan(nights.spec, nights.directory("new"), shards, reader={"text": "caption"}, skip_existing=skip)
+    start_job(job, shards)
     with pytest.raises(DatasetError, match=r"EmbedShards .* make it before they embed"):
         embed_shard(shards[0], job)
 
@@ -186,12 +187,14 @@ def test_other_weights_under_the_same_name_are_refused_where_they_are_loaded(nig
         said = json.loads(manifest.read_text())
         manifest.write_text(json.dumps({**said, "resolved": {**said["resolved"], "weights_sha256": "1" * 64}}))
     shards = plan_shards([str(captions)])
-    existing = Existing.of([nights.directory("rows")])
-    job = plan_job(nights.spec, nights.directory("new"), shards, columns={"caption": "text"}, existing=existing)
-    job.existing.check_weights(None)
-    job.existing.check_weights("1" * 64)
+    skip = SkipExisting([nights.directory("rows")])
+    job = job_options.plan(
+        nights.spec, nights.directory("new"), shards, columns={"caption": "text"}, skip_existing=skip
+    )
+    job.skip_existing.check_weights(None)
+    job.skip_existing.check_weights("1" * 64)
     with pytest.raises(WeightsError, match=f"{nights.directory('rows')} was made with weights of SHA-256 1{{64}}, and"):
-        job.existing.check_weights("2" * 64)
+        job.skip_existing.check_weights("2" * 64)
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

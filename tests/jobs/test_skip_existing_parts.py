@@ -11,6 +11,7 @@ import types
 from pathlib import Path
 
 import fsspec
+import job_options
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,10 +24,10 @@ from clipmill.encoders import EncoderSpec, load_encoder
 from clipmill.encoders.content_hash import content_hash, joined_hash
 from clipmill.encoders.item import Item
 from clipmill.errors import DatasetError
-from clipmill.jobs import begin_job, embed_shard, plan_job, skip_lists
-from clipmill.jobs.existing import Existing, is_there
-from clipmill.jobs.resume import read_earlier
+from clipmill.jobs import embed_shard, skip_lists, start_job
+from clipmill.jobs.resume import read_previous_run
 from clipmill.jobs.row_keys import keys_wanted
+from clipmill.jobs.skip_existing import SkipExisting, is_embedded
 from clipmill.jobs.skip_lists import SkipList
 from clipmill.media.audio import Waveform
 
@@ -37,11 +38,11 @@ def nights(tmp_path):
 
 
 def test_a_row_is_there_if_some_dataset_has_it_whole():
-    assert not is_there([])
-    assert is_there([(0, True)])
-    assert not is_there([(0, True), (0, False)])
-    assert not is_there([(0, False), (1, False)])
-    assert is_there([(0, False), (0, True), (1, True)])
+    assert not is_embedded([])
+    assert is_embedded([(0, True)])
+    assert not is_embedded([(0, True), (0, False)])
+    assert not is_embedded([(0, False), (1, False)])
+    assert is_embedded([(0, False), (0, True), (1, True)])
 
 
 def test_rows_are_told_by_themselves_if_the_file_changes_after_it_was_compared(nights):
@@ -50,9 +51,9 @@ def test_rows_are_told_by_themselves_if_the_file_changes_after_it_was_compared(n
     path = nights.write_lines("a.jsonl", *lines)
     nights.run("one", path)
     shards = plan_shards([str(path)])
-    existing = Existing.of([nights.directory("one")])
-    job = plan_job(nights.spec, nights.directory("two"), shards, existing=existing)
-    begin_job(job, shards)
+    skip_existing = SkipExisting([nights.directory("one")])
+    job = job_options.plan(nights.spec, nights.directory("two"), shards, skip_existing=skip_existing)
+    start_job(job, shards)
     find_here(shards, job)
     nights.write_lines("a.jsonl", {"id": "first", "text": "first"}, *lines)
     embed_shard(shards[0], job)
@@ -94,8 +95,8 @@ def test_of_parquet_files_only_the_keys_are_read_to_compare(nights, monkeypatch)
     asked = []
     shards = plan_shards([str(nights.folder / "a.parquet")])
     nights.run("one", nights.folder / "a.parquet")
-    existing = Existing.of([nights.directory("one")])
-    job = plan_job(nights.spec, nights.directory("two"), shards, existing=existing)
+    skip_existing = SkipExisting([nights.directory("one")])
+    job = job_options.plan(nights.spec, nights.directory("two"), shards, skip_existing=skip_existing)
     iter_batches = pq.ParquetFile.iter_batches
     monkeypatch.setattr(
         pq.ParquetFile,
@@ -144,28 +145,28 @@ def test_a_job_that_goes_on_passes_over_what_it_would_have_and_nothing_of_its_ow
     old = nights.write_lines("a.jsonl", *({"id": f"k{n}", "text": f"t{n}"} for n in range(0, 12, 2)))
     nights.run("one", old)
     path = nights.write_lines("b.jsonl", *({"id": f"k{n}", "text": f"t{n}"} for n in range(12)))
-    existing = Existing.of([nights.directory("one")])
+    skip_existing = SkipExisting([nights.directory("one")])
 
-    def start(earlier):
-        planned = earlier.plan if earlier else ()
-        shards = plan_shards([str(path)], rows_per_shard=4, earlier=planned)
-        job = plan_job(nights.spec, nights.directory("two"), shards, existing=existing)
-        return job, begin_job(job, shards, inputs=[str(path)], earlier=earlier)
+    def start(previous):
+        planned = previous.plan if previous else ()
+        shards = plan_shards([str(path)], rows_per_shard=4, previous=planned)
+        job = job_options.plan(nights.spec, nights.directory("two"), shards, skip_existing=skip_existing)
+        return job, start_job(job, shards, inputs=[str(path)], previous=previous)
 
     job, progress = start(None)
     find_here(progress.to_do, job)
     for shard in progress.to_do[:2]:
         embed_shard(shard, job)
-    job, progress = start(read_earlier(job.directory))
+    job, progress = start(read_previous_run(job.directory))
     assert len(progress.to_do) == 1
     find_here(progress.to_do, job)
     embed_shard(progress.to_do[0], job)
     assert in_out_skipped(finish_job(job.directory)) == (12, 6, 6)
     assert nights.keys("two") == sorted(f"k{n}" for n in range(1, 12, 2))
     with pytest.raises(DatasetError, match='skip_by was "id" and is not there'):
-        shards = plan_shards([str(path)], rows_per_shard=4, earlier=read_earlier(job.directory).plan)
-        other = plan_job(nights.spec, nights.directory("two"), shards)
-        begin_job(other, shards, inputs=[str(path)], earlier=read_earlier(job.directory))
+        shards = plan_shards([str(path)], rows_per_shard=4, previous=read_previous_run(job.directory).plan)
+        other = job_options.plan(nights.spec, nights.directory("two"), shards)
+        start_job(other, shards, inputs=[str(path)], previous=read_previous_run(job.directory))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import uuid
 from pathlib import Path
 
 import fsspec
+import job_options
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,7 +23,7 @@ from clipmill.encoders import EncoderSpec, read_provenance, unload_all
 from clipmill.encoders.plans.columns import Column
 from clipmill.encoders.testing import fake_image_vector
 from clipmill.errors import DatasetError, SpecError
-from clipmill.jobs import begin_job, embed_shard, plan_job
+from clipmill.jobs import embed_shard, start_job
 
 SPEC = EncoderSpec("fake::dim=4", device="cpu")
 
@@ -280,17 +281,17 @@ def test_a_date_that_python_cannot_hold_stops_nothing(tmp_path):
         ({"columns": {"caption": Column("text", output="id")}}, SpecError, "'id' exists already"),
         ({"columns": {"caption": "text"}, "drop": ["x"]}, SpecError, "drop names 'x'"),
         ({"columns": {"caption": "audio"}}, SpecError, "embeds image and text only"),
-        ({"columns": {"caption": "text"}, "keep_content": True}, SpecError, "for documents"),
+        ({"columns": {"caption": "text"}, "tags": ["photo"]}, SpecError, "for documents"),
         ({"drop": ["id"]}, SpecError, "without columns"),
         ({"reader": {"text": "nothing"}}, DatasetError, "no column 'nothing'"),
-        ({"reader": {"texts": "caption"}}, SpecError, "no option 'texts'"),
+        ({"reader": {"texts": "caption"}}, TypeError, "texts"),
         ({"access_paths": "m"}, ValueError, "access_paths='m'"),
     ],
     ids=lambda value: "" if isinstance(value, type) else None,
 )
 def test_what_cannot_work_fails_before_anything_runs(table, tmp_path, options, error, message):
     with pytest.raises(error, match=message):
-        plan_job(SPEC, str(tmp_path / "out"), plan_shards([str(table)]), **options)
+        job_options.plan(SPEC, str(tmp_path / "out"), plan_shards([str(table)]), **options)
 
 
 # --- jobs ------------------------------------------------------------------------------------------------------------
@@ -312,8 +313,8 @@ def test_a_manifest_says_what_a_shard_is_and_what_became_of_it(table, tmp_path):
 
 def test_doing_a_shard_again_gives_the_same_files(table, tmp_path):
     out, shards = str(tmp_path / "out"), plan_shards([str(table)])
-    job = plan_job(SPEC, out, shards, columns={"caption": "text"})
-    begin_job(job, shards)
+    job = job_options.plan(SPEC, out, shards, columns={"caption": "text"})
+    start_job(job, shards)
     embed_shard(shards[0], job)
     before = read_dataset(out)
     embed_shard(shards[0], job)
@@ -323,8 +324,8 @@ def test_doing_a_shard_again_gives_the_same_files(table, tmp_path):
 
 def test_fail_fast_ends_at_the_first_failure_and_leaves_no_part(table, tmp_path):
     out, shards = str(tmp_path / "out"), plan_shards([str(table)])
-    job = plan_job(SPEC, out, shards, columns={"photo": "image"}, fail_fast=True)
-    begin_job(job, shards)
+    job = job_options.plan(SPEC, out, shards, columns={"photo": "image"}, fail_fast=True)
+    start_job(job, shards)
     with pytest.raises(DatasetError, match="2: undecodable at decode"):
         embed_shard(shards[0], job)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["_attempts", "_job.json", "_plan.jsonl.gz"]
@@ -333,9 +334,9 @@ def test_fail_fast_ends_at_the_first_failure_and_leaves_no_part(table, tmp_path)
 
 def test_the_input_is_never_overwritten(table):
     shards = plan_shards([str(table)])
-    job = plan_job(SPEC, str(table.parent), shards, columns={"caption": "text"})
+    job = job_options.plan(SPEC, str(table.parent), shards, columns={"caption": "text"})
     with pytest.raises(DatasetError, match="lies in the output directory"):
-        begin_job(job, shards, overwrite=True)
+        start_job(job, shards, overwrite=True)
     assert table.exists()
 
 

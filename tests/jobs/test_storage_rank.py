@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import job_options
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,7 +18,7 @@ from clipmill.datasets.dataset import read_job
 from clipmill.encoders import read_provenance
 from clipmill.encoders.plans.rank_plan import DocumentRankPlan, PairPlan, RankPlan
 from clipmill.errors import DatasetError, SpecError
-from clipmill.jobs import plan_job
+from clipmill.jobs import JobOptions
 
 ROWS = RankPlan("q", "c")
 
@@ -227,15 +228,15 @@ def test_files_say_what_made_the_scores(table, tmp_path):
 )
 def test_what_cannot_work_fails_before_anything_runs(plan, message, table, tmp_path):
     with pytest.raises(SpecError, match=message):
-        plan_job(SPEC, str(tmp_path / "out"), plan_shards([str(table)]), plan=plan)
+        job_options.plan(SPEC, str(tmp_path / "out"), plan_shards([str(table)]), plan=plan)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_plan_is_not_given_beside_what_it_says_itself(table, tmp_path):
-    with pytest.raises(SpecError, match="a plan says its own columns"):
-        plan_job(SPEC, str(tmp_path / "out"), plan_shards([str(table)]), plan=ROWS, keep_content=True)
+    with pytest.raises(TypeError, match="keep_content"):
+        JobOptions(plan=ROWS, keep_content=True)
     with pytest.raises(SpecError, match="format='csv' is none of 'parquet', 'jsonl'"):
-        plan_job(SPEC, str(tmp_path / "out"), plan_shards([str(table)]), plan=ROWS, format="csv")
+        job_options.plan(SPEC, str(tmp_path / "out"), plan_shards([str(table)]), plan=ROWS, format="csv")
 
 
 def test_a_scale_that_the_model_has_not_learnt_ends_the_job(table, tmp_path):

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import job_options
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -21,7 +22,6 @@ from clipmill.encoders.plans.document_plan import DocumentEmbedPlan
 from clipmill.encoders.plans.labels import LabelSet
 from clipmill.encoders.plans.rank_plan import DocumentRankPlan
 from clipmill.errors import DatasetError
-from clipmill.jobs import plan_job
 
 # --- documents -------------------------------------------------------------------------------------------------------
 
@@ -87,7 +87,7 @@ def test_only_json_lines_hold_documents_with_matches(tmp_path):
     pq.write_table(pa.table({"id": ["a"], "text": ["t"]}), tmp_path / "x.parquet")
     for given in (tmp_path / "x.parquet", photographs(tmp_path)):
         with pytest.raises(DatasetError, match="has no documents with matches, which are JSON lines"):
-            plan_job(SPEC, str(tmp_path / "out"), plan_shards([str(given)]), plan=DocumentRankPlan())
+            job_options.plan(SPEC, str(tmp_path / "out"), plan_shards([str(given)]), plan=DocumentRankPlan())
 
 
 # --- labels ----------------------------------------------------------------------------------------------------------

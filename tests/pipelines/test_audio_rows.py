@@ -14,7 +14,7 @@ from contract import WITH_SOUNDS, png, tone, vector_of_wav, wav
 from PIL import Image
 
 from clipmill.datasets.inputs.planning import plan_shards
-from clipmill.datasets.inputs.readers import read_documents
+from clipmill.datasets.inputs.readers import ReaderOptions, read_documents
 from clipmill.encoders import Document, EncoderSpec, Failure, Uri, Vector, load_encoder
 from clipmill.encoders.item import item_of_value
 from clipmill.encoders.plans.columns import ColumnPlan
@@ -176,7 +176,7 @@ def test_tables_with_sounds_are_documents(tmp_path) -> None:
     found = encoder.embed_items([document.item() for document in read_documents(shard)])
     np.testing.assert_array_equal([one.values for one in found[:2]], [vector_of_wav(40), vector_of_wav(30)])
     assert found[2].code == "empty"
-    documents = list(read_documents(shard, audio="wave", id="id"))
+    documents = list(read_documents(shard, ReaderOptions(audio="wave", id="id")))
     assert [document.id for document in documents] == ["a", "b", "null"]
     assert documents[0].tags == {"sample_rate": 8000}
     np.testing.assert_array_equal(encoder.embed_items([documents[0].item()])[0].values, vector_of_wav(50))
@@ -193,7 +193,7 @@ def test_samples_of_tables_come_as_arrays_of_their_type(tmp_path) -> None:
     pq.write_table(pa.table({"id": ["a", "ragged", "null", "none"], "wave": waves, "page": inner}), path)
     (shard,) = plan_shards([path])
     for column in ("wave", "page.sound"):
-        documents = list(read_documents(shard, audio=column))
+        documents = list(read_documents(shard, ReaderOptions(audio=column)))
         assert documents[0].tensor.dtype == np.int16
         found = load_encoder(WITH_SOUNDS).embed_items([documents[0].item(), documents[2].item()])
         np.testing.assert_array_equal(found[0].values, vector_of_wav(40, 2))
@@ -206,7 +206,7 @@ def test_samples_of_tables_come_as_arrays_of_their_type(tmp_path) -> None:
 def test_json_lines_name_sounds_by_their_uris(tmp_path) -> None:
     (tmp_path / "lines.jsonl").write_text('{"uri": "s.wav"}\n')
     (shard,) = plan_shards([str(tmp_path / "lines.jsonl")])
-    (document,) = read_documents(shard, audio="sound")
+    (document,) = read_documents(shard, ReaderOptions(audio="sound"))
     assert "give audio files as 'uri'" in document.failures[0].message
 
 

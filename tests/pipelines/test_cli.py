@@ -282,11 +282,11 @@ def test_a_full_disk_is_said_and_leaves_nothing_that_looks_whole(pictures, tmp_p
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "from clipmill.pipelines import engines, jobs as embed; from clipmill.datasets.formats import shard_writer\n"
         "from clipmill.transforms import EmbedShards; from clipmill.pipelines.cli import main\n"
-        "begin = embed.begin_job\n"
+        "begin = embed.start_job\n"
         "def limited(*a, **k):\n"
         "    begun = begin(*a, **k); resource.setrlimit(resource.RLIMIT_FSIZE, (300, resource.RLIM_INFINITY))\n"
         "    return begun\n"
-        "embed.begin_job = limited\n"
+        "embed.start_job = limited\n"
         f"main(['embed', {str(pictures)!r}, '-o', {str(tmp_path / 'out')!r}, '--model', 'fake::dim=4'])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=os.sep)

@@ -15,7 +15,7 @@ from scrapes import samples
 from clipmill.datasets import read_dataset, summarise
 from clipmill.datasets.dataset import read_manifests
 from clipmill.files import lock
-from clipmill.jobs import careful
+from clipmill.jobs import isolated_run
 
 MODEL = ["--model", "fake::dim=4"]
 
@@ -226,6 +226,6 @@ def test_the_page_says_what_the_code_does() -> None:
     for number, text in (
         (lock.BEAT_EVERY_S, "renewed every {:.0f}\nseconds"),
         (lock.DEAD_AFTER_S, "for {:.0f} seconds after its last sign"),
-        (careful._MOST_BLAMED, "more than {} rows of a shard"),
+        (isolated_run._MOST_BLAMED, "more than {} rows of a shard"),
     ):
         assert text.format(number) in page

@@ -29,7 +29,7 @@ from kills import (
 )
 
 from clipmill.datasets import read_dataset, read_failures
-from clipmill.jobs.resume import read_earlier
+from clipmill.jobs.resume import read_previous_run
 
 BEAM, SPARK = ENGINES["beam"], ENGINES["spark"]
 
@@ -68,7 +68,7 @@ def test_a_job_begun_on_one_engine_goes_on_on_the_other(folder):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     whole = manifests(output)
-    assert read_earlier(str(output)) is not None
+    assert read_previous_run(str(output)) is not None
     assert finish(folder, output, *BEAM) == 0, said(folder)
     assert whole.items() <= manifests(output).items()
     check(output)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
+import job_options
 import numpy as np
 import pytest
 from pictures import encode
@@ -16,7 +17,7 @@ from pictures import encode
 from clipmill.datasets import finish_job, plan_shards, read_dataset, read_failures
 from clipmill.datasets.inputs.shards import Shard
 from clipmill.encoders import EncoderSpec
-from clipmill.jobs import Job, begin_job, embed_shard, plan_job, read_earlier
+from clipmill.jobs import Job, embed_shard, read_previous_run, start_job
 from clipmill.jobs.resume import Progress
 
 SPEC = EncoderSpec("fake::dim=4", device="cpu")
@@ -58,10 +59,10 @@ def begin(
 ) -> tuple[Job, Progress]:
     """Begin a job, or go on with it, as the command line does."""
     named = [str(given) for given in inputs]
-    earlier = read_earlier(directory) if resume else None
-    shards = plan_shards(named, rows_per_shard=rows, earlier=earlier.plan if earlier else ())
-    job = plan_job(spec, directory, shards, **settings)
-    progress = begin_job(job, shards, inputs=named, arguments={"rows_per_shard": rows}, earlier=earlier)
+    previous = read_previous_run(directory) if resume else None
+    shards = plan_shards(named, rows_per_shard=rows, previous=previous.plan if previous else ())
+    job = job_options.plan(spec, directory, shards, **settings)
+    progress = start_job(job, shards, inputs=named, arguments={"rows_per_shard": rows}, previous=previous)
     return dataclasses.replace(job, weights_sha256=progress.weights), progress
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from clipmill.datasets import Shard, plan_shards, read_documents, read_rows
+from clipmill.datasets import ReaderOptions, Shard, plan_shards, read_documents, read_rows
 from clipmill.encoders.testing import fake_text_vector
 
 
@@ -24,7 +24,7 @@ def relative(shards: list[Shard], folder: Path) -> list[str]:
 
 def documents(*inputs: object, rows: int = 1024, **options: object) -> list:
     shards = plan_shards([str(given) for given in inputs], rows_per_shard=rows)
-    return [document for shard in shards for document in read_documents(shard, **options)]
+    return [document for shard in shards for document in read_documents(shard, ReaderOptions(**options))]
 
 
 def rows_of(*inputs: object, rows: int = 1024) -> list:

@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import job_options
 import pyarrow as pa
 import pytest
 from rank_expected import cosine_of, softmax_of
@@ -14,7 +15,7 @@ from storage_helpers import photograph
 
 from clipmill.datasets import finish_job, plan_shards, read_dataset
 from clipmill.encoders import EncoderSpec
-from clipmill.jobs import begin_job, embed_shard, plan_job
+from clipmill.jobs import embed_shard, start_job
 
 SPEC = EncoderSpec("fake::dim=4", device="cpu")
 TOLERANCE = 1e-5
@@ -33,8 +34,8 @@ def ranked_of(candidate: pa.DataType) -> pa.DataType:
 def do_job(output: str, *inputs: object, spec: EncoderSpec = SPEC, rows: int = 1024, **options: Any) -> None:
     """Do a whole job in this process; job and shards travel as they do to workers."""
     shards = plan_shards([str(given) for given in inputs], rows_per_shard=rows)
-    job = pickle.loads(pickle.dumps(plan_job(spec, output, shards, **options)))
-    begin_job(job, shards, inputs=[str(given) for given in inputs])
+    job = pickle.loads(pickle.dumps(job_options.plan(spec, output, shards, **options)))
+    start_job(job, shards, inputs=[str(given) for given in inputs])
     for shard in pickle.loads(pickle.dumps(shards)):
         embed_shard(shard, job)
     finish_job(output)

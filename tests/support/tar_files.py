@@ -9,13 +9,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import job_options
 import numpy as np
 from pictures import encode
 
 from clipmill.datasets import finish_job, plan_shards, read_dataset, read_failures
 from clipmill.encoders import EncoderSpec
 from clipmill.encoders.testing import fake_text_vector
-from clipmill.jobs import begin_job, embed_shard, plan_job
+from clipmill.jobs import embed_shard, start_job
 
 SPEC = EncoderSpec("fake::dim=4", device="cpu")
 BOTH = {"columns": {"image": "image", "text": "text"}, "drop": ["image"]}
@@ -88,8 +89,8 @@ def write_beside(folder: Path, files: Iterable[tuple[str, bytes]]) -> Path:
 def embed(output: object, *inputs: object, spec: EncoderSpec = SPEC, rows: int = 1024, **options: Any) -> Any:
     """Do a whole job in this process; returns its summary."""
     shards = plan_shards([str(given) for given in inputs], rows_per_shard=rows)
-    job = plan_job(spec, str(output), shards, **options)
-    begin_job(job, shards, inputs=[str(given) for given in inputs])
+    job = job_options.plan(spec, str(output), shards, **options)
+    start_job(job, shards, inputs=[str(given) for given in inputs])
     for shard in shards:
         embed_shard(shard, job)
     return finish_job(str(output))

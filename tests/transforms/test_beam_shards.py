@@ -6,6 +6,7 @@ import json
 import os
 
 import apache_beam as beam
+import job_options
 import pytest
 from beam_helpers import Keep, counters, kept, pipeline
 from cli_helpers import run
@@ -14,7 +15,7 @@ from storage_helpers import photograph
 from clipmill.datasets import Shard, finish_job, plan_shards, read_dataset, summarise
 from clipmill.encoders import EncoderSpec, unload_all
 from clipmill.encoders.testing import fake_text_vector, read_log
-from clipmill.jobs import begin_job, plan_job
+from clipmill.jobs import start_job
 from clipmill.transforms import EmbedShards
 
 
@@ -29,8 +30,8 @@ def planned(tmp_path):
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, lines)))
     shards = plan_shards([str(tmp_path / "in.jsonl")], rows_per_shard=4)
     spec = EncoderSpec(f"fake::dim=8&log={tmp_path / 'log'}")
-    job = plan_job(spec, str(tmp_path / "out"), shards)
-    begin_job(job, shards)
+    job = job_options.plan(spec, str(tmp_path / "out"), shards)
+    start_job(job, shards)
     return job, shards
 
 

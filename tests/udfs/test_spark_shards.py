@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import job_options
 import numpy as np
 import pytest
 
@@ -11,7 +12,7 @@ from clipmill.datasets import finish_job, read_dataset, read_failures
 from clipmill.datasets.inputs import plan_shards
 from clipmill.encoders import EncoderSpec
 from clipmill.encoders.testing import fake_text_vector, read_log
-from clipmill.jobs import begin_job, embed_shard, plan_job
+from clipmill.jobs import embed_shard, start_job
 from clipmill.udfs import embed_shards
 
 
@@ -21,8 +22,8 @@ def a_job(folder, *, rows, rows_per_shard, output="out", model="fake::dim=8"):
     path = folder / "captions.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     shards = plan_shards([str(path)], rows_per_shard=rows_per_shard)
-    job = plan_job(EncoderSpec(model), str(folder / output), shards, columns={"caption": "text"})
-    begin_job(job, shards)
+    job = job_options.plan(EncoderSpec(model), str(folder / output), shards, columns={"caption": "text"})
+    start_job(job, shards)
     return shards, job
 
 

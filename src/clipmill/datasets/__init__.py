@@ -18,7 +18,7 @@ from .dataset import (
 from .dataset_rows import read_dataset
 from .directory import prepare_directory
 from .formats.shard_writer import ShardWriter
-from .inputs import Shard, SourceRow, plan_shards, read_documents, read_rows, schema_of, whole_file
+from .inputs import ReaderOptions, Shard, SourceRow, plan_shards, read_documents, read_rows, schema_of, whole_file
 from .tables.provenance import differences, provenance_of, read_provenance, spark_metadata, with_provenance
 from .tables.records import failure_records
 from .tables.schemas import documents_batch, documents_schema, rows_batch, rows_schema
@@ -26,6 +26,7 @@ from .tables.vectors import nested_vector_array, vector_array, vector_type
 
 __all__ = [
     "DatasetSummary",
+    "ReaderOptions",
     "Shard",
     "ShardWriter",
     "SourceRow",

@@ -1,4 +1,4 @@
-"""A job and the datasets whose rows it passes over: whether they go together, and what tells their rows apart."""
+"""Whether a job is compatible with the datasets whose rows it skips, and the match key of their rows."""
 
 from __future__ import annotations
 
@@ -17,66 +17,58 @@ from ..encoders.document import AccessPaths
 from ..encoders.plans.row_values import MissingColumn, get_by_path
 from ..errors import DatasetError, SpecError
 from ..files.file_systems import Folder, dataset_errors
-from .existing import Existing, files_of, manifest_of, parts_of
 from .job import Job
 from .row_keys import top_level
+from .skip_existing import files_of, finished_shards, shard_manifest
 
 COMPARISON = (CONTENT_HASH, "skip_existing", "skip_by")
-"""What must be the same when a job goes on."""
+"""What must be the same when a job is resumed."""
 
 
-def comparing(job: Job, existing: Existing | None, *, content_hash: bool, there: pa.Schema | None = None) -> Job:
-    """Return a job that passes over the rows of other datasets, or writes what later ones are compared by.
+def compared(job: Job, there: pa.Schema | None) -> Job:
+    """Add the column of content hashes, if the job writes one, and check the datasets whose rows are skipped.
 
     Args:
-        job: As it is without.
-        existing: Datasets whose rows are passed over.
-        content_hash: Whether what tells the content of each row is written.
+        job: The job, its schema as it is without.
         there: The columns of its rows as they come; None for documents.
 
     Raises:
-        SpecError: If the job embeds nothing, or its rows have no key.
+        SpecError: If its rows have no key.
         DatasetError: If there is no such dataset, or it was made by another model or in another way, saying what
-            differs; or lacks what rows are told by.
+            differs; or lacks the match key.
     """
-    by_content = existing is not None and existing.by == "content"
-    if existing is None and not content_hash:
-        return job
-    if not job.plan.makes_vectors:
-        raise SpecError("rows are passed over, and content hashes written, where they are embedded and nowhere else")
-    if existing is not None and not by_content and there is not None:
+    skip = job.skip_existing
+    if skip is not None and skip.by == "id" and there is not None:
         try:
             column_type(there, job.plan.key)
         except SpecError as err:
             raise SpecError(
                 f"{err}; rows are skipped by their key: name its column, id='…', or skip by content"
             ) from err
-    if content_hash or by_content:
-        schema = with_content_hash(job.schema, of_documents=there is None)
-        job = dataclasses.replace(job, schema=schema, content_hash=True)
-    if existing is not None:
-        job = dataclasses.replace(job, existing=existing)
-        job = dataclasses.replace(job, existing=dataclasses.replace(existing, weights=_check_existing(job)))
+    if job.content_hash:
+        job = dataclasses.replace(job, schema=with_content_hash(job.schema, of_documents=there is None))
+    if skip is not None:
+        job = dataclasses.replace(job, skip_existing=dataclasses.replace(skip, weights=_check_existing(job)))
     return job
 
 
 def described_comparison(job: Job) -> dict[str, Any]:
-    """Return what a dataset's description says of what its job passed over; by name all of `COMPARISON`."""
-    existing = job.existing
+    """Return what a dataset's description says of the rows that its job skips; by name all of `COMPARISON`."""
+    skip_existing = job.skip_existing
     return {
         CONTENT_HASH: job.content_hash,
-        "skip_existing": None if existing is None else list(existing.datasets),
-        "skip_by": None if existing is None else existing.by,
+        "skip_existing": None if skip_existing is None else list(skip_existing.datasets),
+        "skip_by": None if skip_existing is None else skip_existing.by,
     }
 
 
 def _check_existing(job: Job) -> tuple[tuple[str, str], ...]:
     """Refuse datasets whose vectors are none that this job would make; return the weights that made them."""
-    assert job.existing is not None
+    assert job.skip_existing is not None
     own = job.directory.rstrip("/") + "/"
-    first = {number: (number, name) for number, name in reversed(parts_of(job.existing))}
+    first = {number: (number, name) for number, name in reversed(finished_shards(job.skip_existing))}
     weights = []
-    for number, directory in enumerate(job.existing.datasets):
+    for number, directory in enumerate(job.skip_existing.datasets):
         theirs = directory.rstrip("/") + "/"
         if own.startswith(theirs) or theirs.startswith(own):
             raise DatasetError(
@@ -85,7 +77,7 @@ def _check_existing(job: Job) -> tuple[tuple[str, str], ...]:
             )
         _check_description(read_job(directory), directory, job)
         if number in first:
-            manifest = manifest_of(first[number], job.existing)
+            manifest = shard_manifest(first[number], job.skip_existing)
             for file in files_of(manifest):
                 if file.endswith(".parquet"):
                     check_schema(_schema_of(directory, file), directory, job)
@@ -95,7 +87,7 @@ def _check_existing(job: Job) -> tuple[tuple[str, str], ...]:
 
 
 def _check_description(description: Mapping[str, Any], directory: str, job: Job) -> None:
-    assert job.existing is not None
+    assert job.skip_existing is not None
     if "plan" in description:
         raise DatasetError(f"{directory} holds scores and no vectors, so that none of its rows can be skipped")
     if (rows_as := description.get("rows_as", "parquet")) != "parquet":
@@ -105,12 +97,12 @@ def _check_description(description: Mapping[str, Any], directory: str, job: Job)
         if set(AccessPaths.parse(theirs).paths) != set(AccessPaths.parse(ours).paths):
             raise DatasetError(_refusal(directory, f"access_paths is {theirs!r} there and {ours!r} here"))
     key = description.get("key")
-    if job.existing.by == "id" and job.plan.of_rows and key not in (None, job.plan.key):
+    if job.skip_existing.by == "id" and job.plan.of_rows and key not in (None, job.plan.key):
         raise DatasetError(
             f"the rows of {directory} are named by their column {key!r}, and those of this job by {job.plan.key!r}; "
             "name the same one, id='…', or skip by content"
         )
-    if job.existing.by == "content" and not description.get(CONTENT_HASH):
+    if job.skip_existing.by == "content" and not description.get(CONTENT_HASH):
         raise DatasetError(
             f"{directory} does not say what its rows held: it was written without content_hash=True (--content-hash); "
             "skip its rows by id, or embed it once more with that option"
@@ -120,12 +112,12 @@ def _check_description(description: Mapping[str, Any], directory: str, job: Job)
 
 
 def check_schema(schema: pa.Schema, where: str, job: Job) -> None:
-    """Refuse a file of another provenance, or without what rows are told by."""
+    """Refuse a file of another provenance, or without the match key."""
     _check_provenances(read_provenance(schema), where, job)
     wanted = key_column(job)
     if not top_level([wanted], schema.names):
         raise DatasetError(
-            f"{where} has no column {wanted!r}, by which its rows are told (it has "
+            f"{where} has no column {wanted!r}, which is the match key (it has "
             f"{', '.join(map(repr, schema.names))}); name another column, id='…', or skip by content"
         )
 
@@ -164,9 +156,9 @@ def own_provenances(job: Job) -> dict[str, dict[str, Any]]:
 
 
 def key_column(job: Job) -> str:
-    """Return the column of a dataset's files by which its rows are told."""
-    assert job.existing is not None
-    if job.existing.by == "content":
+    """Return the match key: a column of the dataset's files."""
+    assert job.skip_existing is not None
+    if job.skip_existing.by == "content":
         return CONTENT_HASH
     return job.plan.key
 

@@ -7,7 +7,7 @@ from typing import Any
 from ..datasets.inputs.shards import Shard
 from ..metrics.counts import counts_of_manifest, record
 from .attempts import Attempt
-from .careful import embed_carefully
+from .isolated_run import run_isolated
 from .job import Job
 from .shard import embed_rows
 
@@ -35,7 +35,7 @@ def embed_shard(shard: Shard, job: Job, *, cpus: int | None = None, exclusive: b
     """
     with Attempt(job.directory, shard) as attempt:
         if attempt.is_dangerous:
-            manifest = embed_carefully(shard, job, attempt, cpus=cpus, exclusive=exclusive)
+            manifest = run_isolated(shard, job, attempt, cpus=cpus, exclusive=exclusive)
         else:
             manifest = embed_rows(shard, job, cpus=cpus, exclusive=exclusive)
         attempt.forget()

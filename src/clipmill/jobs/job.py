@@ -5,17 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import secrets
-from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
 
-from ..datasets.formats.base import Format
-from ..encoders.plans.document_plan import DocumentEmbedPlan
-from ..encoders.plans.plan import Plan
 from ..files.plain import json_text
 from ..models.spec import EncoderSpec
-from .existing import Existing
+from .options import JobOptions
 
 MAY_DIFFER = frozenset(
     {
@@ -26,43 +22,36 @@ MAY_DIFFER = frozenset(
 """Fields of a spec that say how vectors are made and not which; workers of one job may differ in them too."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Job:
-    """What is done with every shard; pickles to its fields. Made by `plan_job`.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Job(JobOptions):
+    """What is done with every shard: the options and what `plan_job` made of them; pickles to its fields.
 
     Attributes:
         spec: The encoder.
         directory: The dataset that is written.
         schema: Columns of its files.
-        plan: What is done with rows or documents.
-        reader: Arguments of `read_documents`.
-        fail_fast: Whether the first failure ends the job.
-        format: What its files are: `parquet`; `jsonl`, a JSON object for each row; `clip-retrieval` or `lance`.
-        run: Tells what one start of the job did from what others did.
-        weights_sha256: Of the weights with which the job was begun, where it goes on; they must be the same.
-        existing: Datasets whose rows are passed over.
-        content_hash: Whether what tells the content of each row is written beside its vectors.
+        run: Identifies one start of the job.
+        weights_sha256: Of the weights with which the job was started, if it is resumed; they must be the same.
     """
 
     spec: EncoderSpec
     directory: str
     schema: pa.Schema
-    plan: Plan = dataclasses.field(default_factory=DocumentEmbedPlan)
-    reader: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    fail_fast: bool = False
-    format: Format = "parquet"
     run: str = dataclasses.field(default_factory=lambda: secrets.token_hex(4), compare=False)
     weights_sha256: str | None = None
-    existing: Existing | None = None
-    content_hash: bool = False
+
+    @property
+    def read_as(self) -> dict[str, Any]:
+        """Which columns make documents, as plain values; empty for rows."""
+        return {} if self.plan.of_rows else self.reader.as_dict()
 
     @property
     def signature(self) -> str:
-        """Tells jobs that make the same of the same input from all others, whichever start or worker asks."""
+        """Identifies what is made of the input: equal for every start and worker of one job."""
         usual = {field.name: field.default for field in dataclasses.fields(self.spec)}
         given = self.spec.as_dict().items()
         # Without what has its default: later versions may have fields that this one lacks.
         spec = {name: value for name, value in given if name not in MAY_DIFFER and value != usual.get(name)}
         columns = [(field.name, str(field.type)) for field in self.schema]
-        asked = [spec, self.plan.description(), dict(self.reader), columns, self.format, self.content_hash]
+        asked = [spec, self.plan.description(), self.read_as, columns, self.format, self.content_hash]
         return hashlib.sha256(json_text(asked).encode()).hexdigest()[:16]

@@ -49,11 +49,15 @@ class DocumentRecords:
     def __init__(self, job: Job) -> None:
         self._plan: DocumentPlan = job.plan  # type: ignore[assignment]  # see `records_of`
         self._hashed = job.content_hash
-        self._reader = {**job.reader, "max_file_bytes": job.spec.max_fetch_bytes, "to_rank": self._plan.needs_matches}
+        self._reader = job.reader
+        self._max_file_bytes = job.spec.max_fetch_bytes
 
     def read(self, shard: Shard) -> Iterator[Record]:
         """Yield the documents of a shard."""
-        for document in read_documents(shard, **self._reader):
+        documents = read_documents(
+            shard, self._reader, to_rank=self._plan.needs_matches, max_file_bytes=self._max_file_bytes
+        )
+        for document in documents:
             for inner in self._plan.precomputed(document):
                 inner.embedding = inner.tags.pop(EMBEDDING, None)  # a line's unknown fields are tags
             yield Record(document, document)

@@ -23,7 +23,7 @@ FOREIGN = "made by another job"
 
 
 @dataclasses.dataclass(frozen=True)
-class Earlier:
+class PreviousRun:
     """What an earlier start of a job wrote before its first shard.
 
     Attributes:
@@ -72,7 +72,7 @@ class Progress:
         return len(self.shards) - len(self.to_do)
 
 
-def read_earlier(directory: str) -> Earlier | None:
+def read_previous_run(directory: str) -> PreviousRun | None:
     """Return what an earlier start of a job left in a directory; None if it left nothing to go on with.
 
     Raises:
@@ -89,16 +89,16 @@ def read_earlier(directory: str) -> Earlier | None:
             f"{folder.url} holds a dataset without a plan of its shards ({PLAN}), as WriteEmbeddings makes them, which "
             "cannot be resumed; choose another directory, or replace it with overwrite=True (--overwrite)"
         )
-    return Earlier(description, tuple(plan))
+    return PreviousRun(description, tuple(plan))
 
 
-def look_back(directory: str, shards: Sequence[Shard], earlier: Earlier) -> Progress:
+def look_back(directory: str, shards: Sequence[Shard], previous: PreviousRun) -> Progress:
     """Find out which shards are whole: their manifest was made of this input, and its files have the sizes it names.
 
     Args:
         directory: Path or URL of the dataset.
         shards: What the job consists of now.
-        earlier: What it was begun with.
+        previous: What it was begun with.
 
     Raises:
         DatasetError: If the directory cannot be read.
@@ -106,13 +106,13 @@ def look_back(directory: str, shards: Sequence[Shard], earlier: Earlier) -> Prog
     folder = Folder.of(directory)
     sizes = folder.list()
     manifests = _manifests(folder, sizes)
-    before = {number_of(shard): shard for shard in earlier.plan}
+    before = {number_of(shard): shard for shard in previous.plan}
     accounted = {JOB, PLAN, SUCCESS, LOCK}
     to_do, reasons, whole = [], collections.Counter[str](), []
     for shard in shards:
         manifest = manifests.get(manifest_name(shard.name))
         reason = _reason(shard, before.get(number_of(shard)), manifest, sizes)
-        if reason is None and (manifest or {}).get("signature") != earlier.description.get("signature"):
+        if reason is None and (manifest or {}).get("signature") != previous.description.get("signature"):
             reason = FOREIGN
         if reason is None and manifest is not None:
             whole.append(manifest)

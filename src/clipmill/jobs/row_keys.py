@@ -30,7 +30,6 @@ from .record_adapters import Record, records_of
 DIGEST_BYTES = 16
 _AHEAD = 4
 """Rows for each thread that fetches, whose contents are on their way."""
-_NAMED = ("text", "uri", "image", "audio", "id")
 
 
 def keys_wanted(shard: Shard, job: Job) -> Iterator[tuple[bytes, bytes]]:
@@ -40,7 +39,7 @@ def keys_wanted(shard: Shard, job: Job) -> Iterator[tuple[bytes, bytes]]:
 
     Args:
         shard: What is read.
-        job: Whose `existing` says what rows are told by.
+        job: Whose `skip_existing` says what rows are told by.
 
     Yields:
         The digest by which a row is looked up, and the one by which it is known again when the shard is embedded: see
@@ -49,8 +48,8 @@ def keys_wanted(shard: Shard, job: Job) -> Iterator[tuple[bytes, bytes]]:
     Raises:
         ClipmillError: If none of the job's inputs can be fetched, for want of a driver.
     """
-    assert job.existing is not None
-    if job.existing.by == "content":
+    assert job.skip_existing is not None
+    if job.skip_existing.by == "content":
         yield from _contents_wanted(shard, job)
         return
     for key in _keys_in_parquet(shard, job) if shard.kind == "parquet" else _keys_of(shard, job):
@@ -85,11 +84,7 @@ def _keys_in_parquet(shard: Shard, job: Job) -> Iterator[str | None]:
 
     def choose(there: list[str]) -> list[str]:
         nonlocal column
-        if plan.of_rows:
-            column = plan.key
-        else:
-            names = {field: job.reader.get(field) for field in _NAMED}
-            column = choose_columns(there, names, job.reader.get("tags", ()), shard.paths[0]).get("id", "")
+        column = plan.key if plan.of_rows else choose_columns(there, job.reader, shard.paths[0]).get("id", "")
         return top_level([column], there) or there[:1]  # without keys any column counts the rows
 
     for row in read_table(shard, choose):

@@ -24,7 +24,7 @@ from .skip_lists import read_skip_list, skip_rows
 
 
 def embed_rows(
-    shard: Shard, job: Job, *, cpus: int | None = None, exclusive: bool = False, careful: RowByRow | None = None
+    shard: Shard, job: Job, *, cpus: int | None = None, exclusive: bool = False, row_by_row: RowByRow | None = None
 ) -> dict[str, Any]:
     """Do the work of `embed_shard` in this process, counting nothing in its totals.
 
@@ -33,7 +33,7 @@ def embed_rows(
         job: What to do with it.
         cpus: As in `embed_shard`.
         exclusive: As in `embed_shard`.
-        careful: How rows are embedded that may kill; without it in micro-batches.
+        row_by_row: How rows are embedded that may kill; without it in micro-batches.
 
     Returns:
         The manifest that was written.
@@ -58,11 +58,11 @@ def embed_rows(
                 sink.take(records.finished(done))
 
         to_do = skip_rows(records.read(shard), read_skip_list(job, shard.name), job.plan, records, sink.skip)
-        if careful is None:
+        if row_by_row is None:
             for record in to_do:
                 take(session.push(record, record.source, failure=record.failure))
         else:
-            for rows in careful.embed(to_do, session, lambda failure: records.unread(shard, failure)):
+            for rows in row_by_row.embed(to_do, session, lambda failure: records.unread(shard, failure)):
                 take(rows)
         take(session.flush())
         sink.flush()
@@ -83,8 +83,8 @@ def embed_rows(
 def _check_weights(encoder: Encoder, job: Job) -> None:
     """Refuse to go on with other weights under the same name: their vectors don't belong into one dataset."""
     found = encoder.resolved.get("weights_sha256")
-    if job.existing is not None:
-        job.existing.check_weights(found)
+    if job.skip_existing is not None:
+        job.skip_existing.check_weights(found)
     if job.weights_sha256 is not None and found is not None and found != job.weights_sha256:
         raise WeightsError(
             f"{job.directory} was begun with weights of SHA-256 {job.weights_sha256}, and those of {job.spec.model} "

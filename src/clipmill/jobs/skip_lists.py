@@ -84,7 +84,7 @@ def read_skip_list(job: Job, shard: str) -> SkipList | None:
     Raises:
         DatasetError: If the shard was not compared.
     """
-    if job.existing is None:
+    if job.skip_existing is None:
         return None
     folder = Folder.of(job.directory)
     try:
@@ -94,7 +94,7 @@ def read_skip_list(job: Job, shard: str) -> SkipList | None:
             f"{folder.url}/{_name(shard)} is not there, the list of what is embedded already of shard {shard!r}; "
             "EmbedShards (Beam) and embed_shards (Spark) make it before they embed"
         ) from None
-    return SkipList(marks, by=job.existing.by)
+    return SkipList(marks, by=job.skip_existing.by)
 
 
 def write_skip_list(job: Job, shard: str, marks: Iterable[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""The pattern language of inputs (docs/formats.md, "Patterns"): what the command line and `ReadDocuments` match with."""
+"""The pattern language of inputs (docs/formats.md, "Patterns"): for the command line and `ReadDocuments`."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def is_glob(path: str) -> bool:
 class Glob:
     """A pattern of absolute paths or URLs.
 
-    `*` and `?` match within one folder, `[abc]`, `[a-z]` and `[!abc]` one character other than a slash. `**/` matches any
-    number of folders, including none; any other `**` matches across folders, so that one at the end matches everything
-    below. Names that begin with a dot match only where a part of the pattern does.
+    `*` and `?` match within one folder, `[abc]`, `[a-z]` and `[!abc]` one character other than a slash. `**/` matches
+    any number of folders, including none; any other `**` matches across folders, so that one at the end matches
+    everything below. Names that begin with a dot match only where a part of the pattern does.
 
     Attributes:
         root: The folder above the first part with a wildcard.

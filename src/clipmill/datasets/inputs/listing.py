@@ -67,9 +67,7 @@ def kind_of(path: str) -> Kind:
     return _KINDS.get(os.path.splitext(name)[1], "files")
 
 
-def list_inputs(
-    inputs: Sequence[str], *, list_input: Lister | None = None, allow_empty: bool = False
-) -> list[Listed]:
+def list_inputs(inputs: Sequence[str], *, list_input: Lister | None = None, allow_empty: bool = False) -> list[Listed]:
     """Find the files of all inputs.
 
     Folders are searched with all that is below them; names that begin with a dot are skipped, and so are tables and
@@ -192,7 +190,7 @@ def _with_beside(image: Listed, files: Sequence[Listed]) -> Listed:
 
 
 def is_matched(given: str, path: str) -> bool:
-    """Return whether an input is a glob that matches an absolute path of this machine, whether a file is there or not."""
+    """Return whether an input is a glob that matches an absolute path of this machine; the file need not exist."""
     fs, pattern = open_location(given)
     return is_local(fs) and is_glob(pattern) and not os.path.exists(pattern) and Glob(pattern).matches(path)
 

@@ -28,7 +28,7 @@ def plan_shards(
     *,
     kind: Kind | None = None,
     rows_per_shard: int = ROWS_PER_SHARD,
-    earlier: Sequence[Shard] = (),
+    previous: Sequence[Shard] = (),
 ) -> list[Shard]:
     """Find the inputs of a job and cut them into shards.
 
@@ -46,7 +46,7 @@ def plan_shards(
         inputs: Paths and URLs of files and folders, and globs; see `listing.list_inputs`.
         kind: Reads every file as this, whatever its name.
         rows_per_shard: Rows in a shard, at most (of a Parquet row group at least a 16th).
-        earlier: The plan of the same job's first start; shards keep its numbers, and new ones follow.
+        previous: The plan of the same job's first start; shards keep its numbers, and new ones follow.
 
     Raises:
         DatasetError: If an input names nothing, cannot be listed, or is a JSON array.
@@ -62,8 +62,8 @@ def plan_shards(
     listed = [(file, kind or kind_of(file.path)) for file in list_inputs(inputs)]
     files = [file for file, kind in listed if kind == "files"]
     tables = [(file, kind) for file, kind in listed if kind != "files"]
-    pieces = [*_chunks(files, earlier, rows_per_shard), *_spans(tables, earlier, rows_per_shard)]
-    after = max((number_of(shard) for shard in earlier), default=-1) + 1
+    pieces = [*_chunks(files, previous, rows_per_shard), *_spans(tables, previous, rows_per_shard)]
+    after = max((number_of(shard) for shard in previous), default=-1) + 1
     kept = sorted(((number, one) for number, one in pieces if number is not None), key=lambda pair: pair[0])
     new = enumerate((one for number, one in pieces if number is None), after)
     return [dataclasses.replace(one, name=f"{number:05d}-{one.name}") for number, one in (*kept, *new)]
@@ -74,10 +74,10 @@ def number_of(shard: Shard) -> int:
     return int(shard.name.partition("-")[0])
 
 
-def _chunks(files: Sequence[Listed], earlier: Sequence[Shard], rows: int) -> Iterator[_Numbered]:
+def _chunks(files: Sequence[Listed], previous: Sequence[Shard], rows: int) -> Iterator[_Numbered]:
     """Cut files that are documents: those of an earlier chunk stay together, and the others make new ones."""
     left = {file.path: file for file in files}
-    for shard in earlier:
+    for shard in previous:
         if shard.kind == "files" and (there := [left.pop(path) for path in shard.paths if path in left]):
             yield number_of(shard), piece("files", there)
     new = list(left.values())
@@ -85,10 +85,10 @@ def _chunks(files: Sequence[Listed], earlier: Sequence[Shard], rows: int) -> Ite
         yield None, piece("files", new[first : first + rows])
 
 
-def _spans(tables: Sequence[tuple[Listed, Kind]], earlier: Sequence[Shard], rows: int) -> Iterator[_Numbered]:
+def _spans(tables: Sequence[tuple[Listed, Kind]], previous: Sequence[Shard], rows: int) -> Iterator[_Numbered]:
     """Cut tables; one that did not change is cut as it was."""
     known: dict[str, list[Shard]] = {}
-    for shard in earlier:
+    for shard in previous:
         if shard.kind != "files":
             known.setdefault(shard.paths[0], []).append(shard)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from ...encoders.document import Document
 from ...encoders.item import Uri, item_of_value
@@ -24,20 +26,51 @@ _DEFAULTS = {
     "id": ("id", "key"),
 }
 _CONTENT = ("text", "uri", "image", "audio")
+CONTENT_AND_ID = (*_CONTENT, "id")
 _FAILURE_FIELDS = frozenset({"row", "column", "stage", "code", "message", "transient"})
 _NESTED = {"matches": "m", "chunks": "c"}
 _CAPTION = "caption"
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReaderOptions:
+    """Which columns make documents.
+
+    Attributes:
+        text: Column of texts (of JSON lines: field).
+        uri: Column of URIs; what they name is read only as far as the spec allows it.
+        image: Column of encoded images, of (bytes, path) structs or of Spark's image structs (Parquet).
+        audio: Column of encoded sounds, of (bytes, path) structs or of structs of samples and their rate (Parquet).
+        id: Column that names the documents.
+        tags: Columns that travel along (CSV, Parquet; of JSON lines all other fields do). With types, a job writes them
+            as columns of their own.
+    """
+
+    text: str | None = None
+    uri: str | None = None
+    image: str | None = None
+    audio: str | None = None
+    id: str | None = None
+    tags: Sequence[str] | Mapping[str, pa.DataType] = ()
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns that are named, by what they are of a document; without tags."""
+        named = {name: getattr(self, name) for name in CONTENT_AND_ID}
+        return {name: column for name, column in named.items() if column}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what is given as plain values."""
+        return {**self.columns, "tags": list(self.tags)}
+
+
+DEFAULT_READER = ReaderOptions()
+
+
 def read_documents(
     shard: Shard,
+    options: ReaderOptions = DEFAULT_READER,
     *,
-    text: str | None = None,
-    uri: str | None = None,
-    image: str | None = None,
-    audio: str | None = None,
-    id: str | None = None,
-    tags: Sequence[str] = (),
     to_rank: bool = False,
     max_file_bytes: int = MAX_FILE_BYTES,
 ) -> Iterator[Document]:
@@ -57,19 +90,13 @@ def read_documents(
 
     Args:
         shard: What to read.
-        text: Column of texts (of JSON lines: field).
-        uri: Column of URIs; what they name is read only as far as the spec allows it.
-        image: Column of encoded images, of (bytes, path) structs or of Spark's image structs (Parquet).
-        audio: Column of encoded sounds, of (bytes, path) structs or of structs of samples and their rate (Parquet).
-        id: Column that names the documents.
-        tags: Columns that travel along (CSV, Parquet; of JSON lines all other fields do).
+        options: Which columns make documents.
         to_rank: Refuse lines that clipmill wrote as failures and that hold no matches: the query is not in them.
         max_file_bytes: Bytes of one file in a tar; the sample of a larger one fails.
 
     Yields:
         Documents in order; those that could not be read have `failures`, and no content.
     """
-    names = {"text": text, "uri": uri, "image": image, "audio": audio, "id": id}
     if shard.kind == "files":
         for row in read_table(shard, max_file_bytes=max_file_bytes):
             failures = () if row.failure is None else (row.failure,)
@@ -78,7 +105,7 @@ def read_documents(
         return
 
     def choose(there: list[str]) -> list[str]:
-        chosen = (*choose_columns(there, names, tags, shard.paths[0]).values(), *tags)
+        chosen = (*choose_columns(there, options, shard.paths[0]).values(), *options.tags)
         return sorted({name if name in there else name.split(".")[0] for name in chosen})
 
     columns = None
@@ -88,33 +115,32 @@ def read_documents(
             continue
         try:
             if shard.kind == "tar":
-                yield _document_of_sample(row.values, id)
+                yield _document_of_sample(row.values, options.id)
             elif shard.kind == "jsonl":
-                yield _document_of_json(row.values, row.place, names, to_rank=to_rank)
+                yield _document_of_json(row.values, row.place, options.columns, to_rank=to_rank)
             else:
-                columns = columns or choose_columns(list(row.values), names, tags, shard.paths[0])
-                yield _document_of_row(row.values, row.place, columns, tags)
+                columns = columns or choose_columns(list(row.values), options, shard.paths[0])
+                yield _document_of_row(row.values, row.place, columns, list(options.tags))
         except (RowError, RecursionError) as err:
             failure = err.failure if isinstance(err, RowError) else malformed("nested too deeply")
-            name = row.values.get(KEY if shard.kind == "tar" else id or "id")
+            name = row.values.get(KEY if shard.kind == "tar" else options.id or "id")
             yield Document(id=str(name or row.place), failures=(failure.at(row=row.place),))
 
 
-def choose_columns(
-    there: Sequence[str], names: Mapping[str, str | None], tags: Sequence[str], path: str
-) -> dict[str, str]:
+def choose_columns(there: Sequence[str], options: ReaderOptions, path: str) -> dict[str, str]:
     """Return which column of a table is `text`, `uri`, `image`, `audio` and `id` of a document.
 
     Raises:
         RowError: `missing_column`, if one that was named is not there, or none that could be content.
     """
-    asked = {field: name for field, name in names.items() if name}
+    asked = options.columns
     is_content_named = any(field != "id" for field in asked)
     for field, defaults in _DEFAULTS.items():
         if field not in asked and (field == "id" or not is_content_named):
             found = [name for name in defaults if name in there]
             asked.update({field: found[0]} if found else {})
-    missing = [name for name in (*asked.values(), *tags) if name not in there and name.split(".")[0] not in there]
+    named = (*asked.values(), *options.tags)
+    missing = [name for name in named if name not in there and name.split(".")[0] not in there]
     listed = ", ".join(map(repr, there))
     if missing:
         raise RowError(Stage.READ, Code.MISSING_COLUMN, f"{path} has no column {missing[0]!r}; it has {listed}")
@@ -132,23 +158,21 @@ def choose_columns(
 # --- one document ----------------------------------------------------------------------------------------------------
 
 
-def _document_of_json(
-    fields: dict[str, Any], place: str, names: Mapping[str, str | None], *, to_rank: bool
-) -> Document:
+def _document_of_json(fields: dict[str, Any], place: str, names: Mapping[str, str], *, to_rank: bool) -> Document:
     if fields.keys() >= {"stage", "code", "message", "transient"}:
         if to_rank and "matches" not in fields:
             message = "the line is the failure of a candidate, or of a line that was not read: rank its source again"
             raise RowError(Stage.READ, Code.MALFORMED, message)
         fields = {name: value for name, value in fields.items() if name not in _FAILURE_FIELDS}
-    if kind := next((kind for kind in ("image", "audio") if names[kind]), None):
+    if kind := next((kind for kind in ("image", "audio") if kind in names), None):
         message = f"JSON lines hold no bytes: give {kind} files as 'uri', data: URIs too"
         raise RowError(Stage.READ, Code.UNSUPPORTED, message)
     return Document.from_dict(_with_ids(_renamed(fields, names), place))
 
 
-def _renamed(fields: Mapping[str, Any], names: Mapping[str, str | None]) -> dict[str, Any]:
+def _renamed(fields: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     """Return fields under the names that documents have for them; one may be two: content, and the id."""
-    asked = {field: name for field, name in names.items() if name and name != field}
+    asked = {field: name for field, name in names.items() if name != field}
     renamed = dict(fields)
     for field, name in asked.items():
         if name not in fields:

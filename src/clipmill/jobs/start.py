@@ -23,20 +23,20 @@ from ..files.plain import json_text
 from ..models.spec import EncoderSpec
 from .comparison import COMPARISON, described_comparison
 from .job import MAY_DIFFER, Job
-from .resume import Earlier, Progress, look_back, read_earlier
+from .resume import PreviousRun, Progress, look_back, read_previous_run
 
 _SPEC_DEFAULTS = {field.name: field.default for field in dataclasses.fields(EncoderSpec)}
 _SHOWN = 60
 
 
-def begin_job(
+def start_job(
     job: Job,
     shards: Sequence[Shard],
     *,
     inputs: Sequence[str] = (),
     arguments: Mapping[str, Any] | None = None,
     overwrite: bool = False,
-    earlier: Earlier | None = None,
+    previous: PreviousRun | None = None,
     dry_run: bool = False,
 ) -> Progress:
     """Prepare the directory and write what the job is; once, on the driver, before any shard. `finish_job` ends it.
@@ -49,7 +49,7 @@ def begin_job(
         inputs: What the user named.
         arguments: The user's other options that decide what is written: plain values without secrets.
         overwrite: Whether a dataset that stands there is replaced.
-        earlier: What `read_earlier` found: the job goes on with it. `shards` were planned with its plan.
+        previous: What `read_previous_run` found: the job goes on with it. `shards` were planned with its plan.
         dry_run: Whether to check everything that can be checked without writing, and to write nothing.
 
     Returns:
@@ -59,12 +59,12 @@ def begin_job(
         DatasetError: If the directory holds the job's own input, another job is at work in it, or the job was begun
             otherwise; or see `prepare_directory`.
     """
-    progress = _check(job, shards, inputs, arguments, overwrite, earlier)
+    progress = _check(job, shards, inputs, arguments, overwrite, previous)
     if dry_run:
         return progress
     folder = Folder.of(job.directory)
     description = _description(job, inputs, arguments)
-    if earlier is None:
+    if previous is None:
         prepare_directory(job.directory, overwrite=overwrite)
         write_job(job.directory, description, shards=len(shards))
         write_plan(folder, shards)
@@ -77,8 +77,8 @@ def begin_job(
         folder.delete(name)
     remove_temporaries(folder)
     write_plan(folder, shards)
-    again = {"started": description["started"], "clipmill": __version__, **_other_ways(job, earlier)}
-    kept = {**earlier.description, "shards": len(shards), "resumed": [*earlier.description.get("resumed", ()), again]}
+    again = {"started": description["started"], "clipmill": __version__, **_other_ways(job, previous)}
+    kept = {**previous.description, "shards": len(shards), "resumed": [*previous.description.get("resumed", ()), again]}
     named = {name: description[name] for name in ("inputs", "locations")}
     write_job(job.directory, {**kept, **named}, shards=len(shards))
     return progress
@@ -90,19 +90,19 @@ def _check(
     inputs: Sequence[str],
     arguments: Mapping[str, Any] | None,
     overwrite: bool,
-    earlier: Earlier | None,
+    previous: PreviousRun | None,
 ) -> Progress:
     """Return how far the job is, or refuse it."""
     refuse_input_inside(job, shards)
-    if earlier is None:
+    if previous is None:
         return Progress(shards, shards, leftovers=in_the_way(job.directory, overwrite=overwrite))
     refuse_if_held(Folder.of(job.directory))
-    refuse_changes(job, inputs, arguments, earlier)
-    if read_earlier(job.directory) != earlier:
+    refuse_changes(job, inputs, arguments, previous)
+    if read_previous_run(job.directory) != previous:
         raise DatasetError(
             f"another job wrote {job.directory} a moment ago; start again to go on with what is there now"
         )
-    return look_back(job.directory, shards, earlier)
+    return look_back(job.directory, shards, previous)
 
 
 def refuse_input_inside(job: Job, shards: Sequence[Shard]) -> None:
@@ -116,7 +116,7 @@ def refuse_input_inside(job: Job, shards: Sequence[Shard]) -> None:
         raise DatasetError(f"the input {own} lies in the output directory {job.directory}; choose another output")
 
 
-def refuse_changes(job: Job, inputs: Sequence[str], arguments: Mapping[str, Any] | None, earlier: Earlier) -> None:
+def refuse_changes(job: Job, inputs: Sequence[str], arguments: Mapping[str, Any] | None, previous: PreviousRun) -> None:
     """Refuse to go on with a job that was begun with other arguments.
 
     Inputs may come; one that was named then and is not now is refused, since all that was made of it would be deleted.
@@ -124,15 +124,15 @@ def refuse_changes(job: Job, inputs: Sequence[str], arguments: Mapping[str, Any]
     Raises:
         DatasetError: Saying what differs.
     """
-    then, now = _comparable(earlier.description), _comparable(_plain(_description(job, inputs, arguments)))
+    then, now = _comparable(previous.description), _comparable(_plain(_description(job, inputs, arguments)))
     changed = [
         f"{name} was {_shown(then.get(name))} and is {_shown(now.get(name))}"
         for name in sorted(then.keys() | now.keys())
         if then.get(name) != now.get(name)
     ]
     if not changed:  # the same words, and another version of clipmill that prepares images otherwise
-        changed = _differing_provenance(earlier.description, read_provenance(job.schema))
-    missing = [one for one in earlier.description.get("locations", ()) if one not in _locations(inputs)]
+        changed = _differing_provenance(previous.description, read_provenance(job.schema))
+    missing = [one for one in previous.description.get("locations", ()) if one not in _locations(inputs)]
     changed += [f"the input {one} is not named any more" for one in missing]
     if changed:
         raise DatasetError(
@@ -165,7 +165,7 @@ def _description(job: Job, inputs: Sequence[str], arguments: Mapping[str, Any] |
         "spec": job.spec.as_dict(),
         **job.plan.description(),
         "rows_as": job.format,
-        "reader": dict(job.reader),
+        "reader": job.read_as,
         "written": {field.name: str(field.type) for field in job.schema},
         **described_comparison(job),
         "provenance": read_provenance(job.schema),
@@ -192,9 +192,9 @@ def _comparable(description: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, "format": description.get("rows_as"), **(description.get("arguments") or {})}
 
 
-def _other_ways(job: Job, earlier: Earlier) -> dict[str, Any]:
+def _other_ways(job: Job, previous: PreviousRun) -> dict[str, Any]:
     """Return what may differ and does, for the record."""
-    then = earlier.description.get("spec") or {}
+    then = previous.description.get("spec") or {}
     now = _plain(job.spec.as_dict())
     differing = {name: now[name] for name in sorted(MAY_DIFFER & now.keys()) if now[name] != then.get(name)}
     return {"spec": differing} if differing else {}

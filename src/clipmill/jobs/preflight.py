@@ -1,20 +1,17 @@
-"""A first look at the input of documents, on the driver: what cannot work is refused before anything is written."""
+"""Checks of the input of documents, on the driver, before anything is written."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from ..datasets.inputs.readers import choose_columns
+from ..datasets.inputs.readers import ReaderOptions, choose_columns
 from ..datasets.inputs.rows import read_table, schema_of
 from ..datasets.inputs.shards import Shard
 from ..encoders.plans.plan import Plan
 from ..errors import DatasetError
 from ..failures import RowError
 
-READER_OPTIONS = ("text", "uri", "image", "audio", "id", "tags")
-"""Arguments of `read_documents` that a job takes."""
 _FAILURE_FIELDS = {"stage", "code", "message", "transient"}
 _LINES_LOOKED_AT = 100
 _FIELDS_NAMED = 20
@@ -56,20 +53,20 @@ def _fields_without_matches(shard: Shard) -> list[str]:
     return list(fields)
 
 
-def check_reader(shards: Sequence[Shard], reader: Mapping[str, Any]) -> None:
-    """Look at the first table of each kind: a misspelt column should not cost a night.
+def check_reader(shards: Sequence[Shard], reader: ReaderOptions) -> None:
+    """Check the first table of each kind: a misspelt column should not cost a night.
 
     Args:
         shards: What is read.
-        reader: Arguments of `read_documents`.
+        reader: Which columns make documents.
 
     Raises:
-        DatasetError: If a column is not there that is named, or says nothing of these inputs.
+        DatasetError: If a column is missing that is named, or has no effect on these inputs.
     """
-    named = [name for name in ("text", "uri", "image", "audio") if reader.get(name)]
+    named = [(name, column) for name, column in reader.columns.items() if name != "id"]
     if named and shards and all(shard.kind == "tar" for shard in shards):
         raise DatasetError(
-            f"{named[0]}={reader[named[0]]!r} says nothing of tars: of a sample the image is embedded, or the sound; "
+            f"{named[0][0]}={named[0][1]!r} has no effect with tars: the image or audio clip of a sample is embedded; "
             "captions are embedded as the column 'text' of rows, columns={…}"
         )
     for kind in ("csv", "parquet"):
@@ -81,7 +78,6 @@ def check_reader(shards: Sequence[Shard], reader: Mapping[str, Any]) -> None:
         except DatasetError:  # a broken file is a failure, not the end of the job
             continue
         try:
-            names = {field: reader.get(field) for field in READER_OPTIONS if field != "tags"}
-            choose_columns(there, names, reader.get("tags", ()), shard.paths[0])
+            choose_columns(there, reader, shard.paths[0])
         except RowError as err:
             raise DatasetError(str(err)) from err

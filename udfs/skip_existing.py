@@ -1,4 +1,4 @@
-"""`find_existing`: which rows of a job's shards have their vectors in other datasets already, by a join."""
+"""`write_skip_lists`: which rows of a job's shards have their vectors in other datasets already, by a join."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from ..datasets.inputs.shards import Shard
-from ..jobs.existing import parts_of
-from ..jobs.existing_rows import keys_there
+from ..jobs.embedded_keys import embedded_keys
 from ..jobs.job import Job
 from ..jobs.row_keys import keys_wanted
+from ..jobs.skip_existing import finished_shards
 from ..jobs.skip_lists import write_skip_list
 from .payloads import payloads_of, spread
 
@@ -41,25 +41,25 @@ _THERE = _Columns(
 )
 
 
-def find_existing(spark: SparkSession, shards: Sequence[Shard], job: Job) -> None:
+def write_skip_lists(spark: SparkSession, shards: Sequence[Shard], job: Job) -> None:
     """Write for every shard the list of its rows that are passed over, found by a join of DataFrames.
 
     Args:
         spark: A classic or a Connect session.
         shards: What is read; each task is handed its own alone.
-        job: Whose `existing` names the datasets.
+        job: Whose `skip_existing` names the datasets.
     """
-    assert job.existing is not None
-    together = _SHARDS_PER_TASK if job.existing.by == "id" else 1  # by content all files are fetched
+    assert job.skip_existing is not None
+    together = _SHARDS_PER_TASK if job.skip_existing.by == "id" else 1  # by content all files are fetched
     wanted = _each(spark, shards, together, _WANTED, lambda n, shard: ((*one, n) for one in keys_wanted(shard, job)))
     there = _each(
         spark,
-        parts_of(job.existing),
+        finished_shards(job.skip_existing),
         _SHARDS_PER_TASK,
         _THERE,
-        lambda _, part: ((key, *said) for key, said in keys_there(part, job)),
+        lambda _, part: ((key, *said) for key, said in embedded_keys(part, job)),
     )
-    # what `is_there` says of one digest: it has a vector in some dataset where nothing of it failed. One grouping by
+    # what `is_embedded` says of one digest: it has a vector in some dataset where nothing of it failed. One grouping by
     # the digest alone, whose shuffle serves the join too.
     made = F.collect_set(F.when(F.col("has_vector"), F.col("dataset")))
     failed = F.collect_set(F.when(~F.col("has_vector"), F.col("dataset")))

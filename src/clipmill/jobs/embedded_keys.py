@@ -16,8 +16,8 @@ from ..files.file_systems import Folder, dataset_errors
 from ..files.parquet import parquet_file
 from ..files.plain import key_text
 from .comparison import check_schema, key_column, own_provenances
-from .existing import Part, files_of, manifest_of
 from .row_keys import hash_digest, key_digest, top_level
+from .skip_existing import FinishedShard, files_of, shard_manifest
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -28,29 +28,29 @@ _BATCH_ROWS = 1024
 _VECTORS_INSIDE = frozenset({"embedding", "matches", "chunks"})
 
 
-def keys_there(part: Part, job: Job) -> Iterator[tuple[bytes, tuple[int, bool]]]:
+def embedded_keys(part: FinishedShard, job: Job) -> Iterator[tuple[bytes, tuple[int, bool]]]:
     """Yield what tells the rows of a finished shard of another dataset.
 
     Args:
         part: Which.
-        job: Whose `existing` names the datasets.
+        job: Whose `skip_existing` names the datasets.
 
     Yields:
-        A digest as `keys_wanted` gives it, and what `is_there` takes.
+        A digest as `keys_wanted` gives it, and what `is_embedded` takes.
 
     Raises:
         DatasetError: If a file of it cannot be read, or is of another provenance than this job's.
     """
-    assert job.existing is not None
-    number, directory = part[0], job.existing.datasets[part[0]]
+    assert job.skip_existing is not None
+    number, directory = part[0], job.skip_existing.datasets[part[0]]
     folder = Folder.of(directory)
-    for file in files_of(manifest_of(part, job.existing)):
+    for file in files_of(shard_manifest(part, job.skip_existing)):
         where = f"{folder.url}/{file}"
         with dataset_errors("read", where):
             if file.endswith(".parquet"):
                 for digest in _digests_of_rows(folder, file, job):
                     yield digest, (number, True)
-            elif file.startswith(FAILURES) and job.existing.by == "id":
+            elif file.startswith(FAILURES) and job.skip_existing.by == "id":
                 with folder.fs.open(folder.at(file), "rb") as lines:
                     for line in lines:
                         if (key := key_text(json.loads(line).get("row"))) is not None:

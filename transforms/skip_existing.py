@@ -1,4 +1,4 @@
-"""`FindExisting`: which rows of a job's shards have their vectors in other datasets already, by a join."""
+"""`WriteSkipLists`: which rows of a job's shards have their vectors in other datasets already, by a join."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from apache_beam.pvalue import PCollection
 from apache_beam.typehints import KV
 
 from ..datasets.inputs.shards import Shard
-from ..jobs.existing import Part, is_there, parts_of
-from ..jobs.existing_rows import keys_there
+from ..jobs.embedded_keys import embedded_keys
 from ..jobs.job import Job
 from ..jobs.row_keys import keys_wanted
+from ..jobs.skip_existing import FinishedShard, finished_shards, is_embedded
 from ..jobs.skip_lists import write_skip_list
 
 _Wanted = tuple[str, bytes]
@@ -22,7 +22,7 @@ _Wanted = tuple[str, bytes]
 _There = tuple[int, bool]
 
 
-class FindExisting(beam.PTransform):
+class WriteSkipLists(beam.PTransform):
     """Turns a PCollection of `Shard`s into the same shards, each behind the list of its rows that are passed over.
 
     Two joins of small elements: digests of 16 bytes with the numbers of datasets and the names of shards, then those
@@ -34,15 +34,15 @@ class FindExisting(beam.PTransform):
         """Keep the job.
 
         Args:
-            job: Whose `existing` names the datasets.
+            job: Whose `skip_existing` names the datasets.
         """
         super().__init__()
         self._job = job
 
     def expand(self, shards: PCollection) -> PCollection:
         """Join, and write a list for every shard."""
-        assert self._job.existing is not None
-        parts = shards.pipeline | "Parts" >> beam.Create(parts_of(self._job.existing)) | beam.Reshuffle()
+        assert self._job.skip_existing is not None
+        parts = shards.pipeline | "Parts" >> beam.Create(finished_shards(self._job.skip_existing)) | beam.Reshuffle()
         there = parts | "There" >> beam.ParDo(_ThereFn(self._job)).with_output_types(KV[bytes, _There])
         wanted = shards | "Wanted" >> beam.ParDo(_WantedFn(self._job)).with_output_types(KV[bytes, _Wanted])
         found = (
@@ -67,8 +67,8 @@ class _ThereFn(beam.DoFn):
     def __init__(self, job: Job) -> None:
         self._job = job
 
-    def process(self, part: Part) -> Iterator[tuple[bytes, _There]]:
-        return keys_there(part, self._job)
+    def process(self, part: FinishedShard) -> Iterator[tuple[bytes, _There]]:
+        return embedded_keys(part, self._job)
 
 
 class _WantedFn(beam.DoFn):
@@ -100,6 +100,6 @@ def _named(shard: Shard) -> tuple[str, bytes]:
 
 def _found(digest: bytes, values: Mapping[str, Iterable[Any]]) -> Iterator[tuple[str, bytes]]:
     """Yield the rows with a digest, if they have their vectors, each with its shard."""
-    if is_there(values["there"]):
+    if is_embedded(values["there"]):
         for shard, mark in values["wanted"]:
             yield shard, mark or digest

@@ -31,7 +31,7 @@ _MOST_BLAMED = 16
 """Rows of one shard that may be to blame: if there are more, it is not the rows."""
 
 
-def embed_carefully(shard: Shard, job: Job, attempt: Attempt, *, cpus: int | None, exclusive: bool) -> dict[str, Any]:
+def run_isolated(shard: Shard, job: Job, attempt: Attempt, *, cpus: int | None, exclusive: bool) -> dict[str, Any]:
     """Have a shard written by processes that may die.
 
     Args:
@@ -134,8 +134,8 @@ def main() -> None:
         try:
             shard, job, cpus, exclusive, blamed = pickle.load(sys.stdin.buffer)
             threading.Thread(target=_end_with_parent, daemon=True).start()
-            careful = RowByRow(blamed, lambda place: tell("place", place))
-            tell("manifest", embed_rows(shard, job, cpus=cpus, exclusive=exclusive, careful=careful))
+            row_by_row = RowByRow(blamed, lambda place: tell("place", place))
+            tell("manifest", embed_rows(shard, job, cpus=cpus, exclusive=exclusive, row_by_row=row_by_row))
         except BaseException as err:
             tell("error", err if _travels(err) else ClipmillError(f"{type(err).__name__}: {err}"))
 

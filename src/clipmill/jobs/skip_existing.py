@@ -1,8 +1,8 @@
-"""Which rows of a job have their vectors in other datasets already: what a nightly increment passes over.
+"""Which rows of a job have their vectors in other datasets already and are skipped by a nightly increment.
 
-Nobody holds all keys. Workers say what tells the rows of each shard of the input (`row_keys.keys_wanted`) and those of
-each finished shard of the other datasets (`existing_rows.keys_there`); the engine joins both by digests of 16 bytes,
-asks `is_there` of each, and its workers write for every shard of the input what is passed over (`skip_lists`), which
+No process holds all keys. Workers read the match keys of each shard of the input (`row_keys.keys_wanted`) and of each
+finished shard of the other datasets (`embedded_keys`); the engine joins both by digests of 16 bytes and asks
+`is_embedded` of each, and its workers write the rows to skip for every shard of the input (`skip_lists`), which
 `embed_shard` reads.
 """
 
@@ -18,36 +18,34 @@ from ..errors import DatasetError, SpecError, WeightsError
 from ..files.file_systems import Folder
 
 By = Literal["id", "content"]
-Part = tuple[int, str]
+FinishedShard = tuple[int, str]
 """A finished shard of another dataset: the dataset's number, and the name of the shard's manifest."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Existing:
+class SkipExisting:
     """Datasets whose rows are not embedded again; pickles to its fields.
 
     Attributes:
-        datasets: Their directories, absolute paths or URLs.
-        by: What rows are told by: `id`, their key; `content`, the hash of what they hold.
+        datasets: Their directories, paths or URLs; relative ones are made absolute.
+        by: The match key: `id`; `content`, the hash of what rows hold.
         weights: Of datasets that say so, the SHA-256 of the weights that made them.
+
+    Raises:
+        SpecError: If there is no dataset, or the match key is neither.
     """
 
-    datasets: tuple[str, ...]
+    datasets: Sequence[str]
     by: By = "id"
     weights: tuple[tuple[str, str], ...] = ()
 
-    @classmethod
-    def of(cls, datasets: Sequence[str], by: By = "id") -> Existing:
-        """Name the datasets; relative paths are made absolute.
-
-        Raises:
-            SpecError: If there is none, or `by` is neither.
-        """
-        if not datasets:
+    def __post_init__(self) -> None:
+        """Check the fields and make paths absolute."""
+        if not self.datasets:
             raise SpecError("no dataset is named whose rows would be skipped")
-        if by not in get_args(By):
-            raise SpecError(f"by={by!r} is none of {', '.join(map(repr, get_args(By)))}")
-        return cls(tuple(dict.fromkeys(Folder.of(one).url for one in datasets)), by)
+        if self.by not in get_args(By):
+            raise SpecError(f"by={self.by!r} must be one of {', '.join(map(repr, get_args(By)))}")
+        object.__setattr__(self, "datasets", tuple(dict.fromkeys(Folder.of(one).url for one in self.datasets)))
 
     def check_weights(self, sha256: str | None) -> None:
         """Refuse other weights under the same name.
@@ -66,34 +64,34 @@ class Existing:
                 )
 
 
-def is_there(found: Iterable[tuple[int, bool]]) -> bool:
-    """Tell whether a row has its vectors, by what `keys_there` said of its digest.
+def is_embedded(found: Iterable[tuple[int, bool]]) -> bool:
+    """Return whether a row has its vectors, from what `embedded_keys` yields for its digest.
 
     Args:
-        found: Number of a dataset, and whether it says there that the row has a vector; False where something of the
-            row failed, which outweighs any vectors in the same dataset.
+        found: Number of a dataset, and whether the row has a vector there; False where something of the row failed,
+            which outweighs any vectors in the same dataset.
     """
     said = set(found)
     return any(has_vector and (number, False) not in said for number, has_vector in said)
 
 
-def parts_of(existing: Existing) -> list[Part]:
+def finished_shards(skip_existing: SkipExisting) -> list[FinishedShard]:
     """Return the finished shards of all datasets; a job that did not end has those that it finished.
 
     Raises:
         DatasetError: If a dataset cannot be listed.
     """
-    names = [Folder.of(directory).list(MANIFESTS) for directory in existing.datasets]
+    names = [Folder.of(directory).list(MANIFESTS) for directory in skip_existing.datasets]
     return [(number, name) for number, found in enumerate(names) for name in found if name.endswith(".json")]
 
 
-def manifest_of(part: Part, existing: Existing) -> dict[str, Any]:
+def shard_manifest(part: FinishedShard, skip_existing: SkipExisting) -> dict[str, Any]:
     """Return the manifest of a finished shard.
 
     Raises:
         DatasetError: If it cannot be read.
     """
-    folder = Folder.of(existing.datasets[part[0]])
+    folder = Folder.of(skip_existing.datasets[part[0]])
     try:
         return parse_manifest(f"{folder.url}/{part[1]}", folder.read(part[1]))
     except FileNotFoundError as err:

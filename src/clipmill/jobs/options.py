@@ -1,0 +1,65 @@
+"""`JobOptions`: what a user asks of a job, the same for the command line, Python callers, Beam and Spark."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from ..datasets.formats.base import Format, check_format, default_dtype
+from ..datasets.inputs.readers import DEFAULT_READER, ReaderOptions
+from ..datasets.tables.vectors import vector_type
+from ..encoders.plans.document_plan import DocumentEmbedPlan
+from ..encoders.plans.plan import Plan
+from ..errors import SpecError
+from .skip_existing import SkipExisting
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class JobOptions:
+    """What is done with rows or documents, how they are read, and what is written.
+
+    Attributes:
+        plan: What is done, checked for the spec; embeds documents by default.
+        reader: Which columns make documents; rows have all columns.
+        drop: Columns of rows that are left out of the output.
+        format: What the files are: `parquet`; `jsonl`, a JSON object for each row; `clip-retrieval` or `lance`.
+        dtype: `float32` or `float16`; None is float16 for clip-retrieval's layout and float32 otherwise.
+        content_hash: Whether a column `content_hash` is written, the SHA-256 of each row's content.
+        skip_existing: Datasets whose rows are skipped; if the match key is the content, `content_hash` is implied.
+        fail_fast: Whether the first failure ends the job.
+
+    Raises:
+        SpecError: If an option is not valid, or has no effect on what the plan works on.
+    """
+
+    plan: Plan = dataclasses.field(default_factory=DocumentEmbedPlan)
+    reader: ReaderOptions = DEFAULT_READER
+    drop: Sequence[str] = ()
+    format: Format = "parquet"
+    dtype: str | None = None
+    content_hash: bool = False
+    skip_existing: SkipExisting | None = None
+    fail_fast: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the inputs."""
+        check_format(self.format)
+        vector_type(self.written_dtype)
+        if self.plan.of_rows and self.reader != DEFAULT_READER:
+            raise SpecError(f"columns={{…}} embeds rows; {', '.join(self.reader.as_dict())} are for documents")
+        if self.plan.by:
+            raise SpecError(
+                "a job takes its rows one by one, and flat rows are ranked within groups: Rank(by=…) on Beam and "
+                "rank_groups(by=…) on Spark do that"
+            )
+        if (self.skip_existing or self.content_hash) and not self.plan.makes_vectors:
+            raise SpecError("rows are skipped, and content hashes written, only where rows are embedded")
+        if self.skip_existing is not None and self.skip_existing.by == "content":
+            object.__setattr__(self, "content_hash", True)
+        if self.drop and not self.plan.of_rows:
+            raise SpecError("drop leaves out columns of rows, and without columns={…} documents are embedded")
+
+    @property
+    def written_dtype(self) -> str:
+        """What vectors are written as."""
+        return self.dtype or default_dtype(self.format)
