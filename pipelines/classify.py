@@ -41,7 +41,7 @@ def label_set(spec: EncoderSpec, values: dict[str, Any]) -> LabelSet:
             labels.pop()
         if len(labels) < 2:
             raise click.UsageError(
-                f"--labels {given!r} names no file that is there, and a single label tells nothing apart; give a file "
+                f"--labels {given!r} names no file that is there, and one label alone decides nothing; give a file "
                 "or a,b,c"
             )
     scale = scale_of(values["scale"])
@@ -49,7 +49,7 @@ def label_set(spec: EncoderSpec, values: dict[str, Any]) -> LabelSet:
 
 
 def _names_a_file(given: str) -> bool:
-    """Tell a file from labels with commas between them; what looks like a path is one, there or not."""
+    """Return whether the value is a file and not labels with commas between; it need not exist."""
     return os.path.exists(given) or "://" in given or ("," not in given and ("/" in given or "." in given))
 
 
@@ -72,7 +72,7 @@ def print_labels(spec: EncoderSpec, given: Sequence[str], values: dict[str, Any]
 
     Args:
         spec: The encoder.
-        given: Files, folders, globs and URLs.
+        given: Files, folders, patterns and URLs.
         values: The command's options.
 
     Returns:
@@ -85,7 +85,7 @@ def print_labels(spec: EncoderSpec, given: Sequence[str], values: dict[str, Any]
     labels = label_set(spec, values)
     files = list_files(given)
     if not files:
-        raise Refused("there is nothing to classify: give files, folders, globs or URLs")
+        raise Refused("there is nothing to classify: give files, folders, patterns or URLs")
     encoder = load_encoder(spec)
     found = list(_classified(encoder, labels, files))
     if values["as_json"]:

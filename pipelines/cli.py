@@ -56,7 +56,7 @@ def cli(verbose: bool) -> None:
     type=click.Choice(["parquet", "jsonl", "clip-retrieval", "lance"]),
     default="parquet",
     show_default=True,
-    help="What is written; clip-retrieval is its layout of .npy and Parquet files, and needs --normalize.",
+    help="Format of the output; clip-retrieval is its layout of .npy and Parquet files, and needs --normalize.",
 )
 @click.option(
     "--dtype",
@@ -65,14 +65,16 @@ def cli(verbose: bool) -> None:
 )
 @click.option("--text", "texts", multiple=True, metavar="TEXT", help="Print this text's vector, and run no job.")
 @click.option("--image", "images", multiple=True, metavar="FILE", help="Print this image's vector, and run no job.")
-@click.option("--audio", "audios", multiple=True, metavar="FILE", help="Print this sound's vector, and run no job.")
+@click.option(
+    "--audio", "audios", multiple=True, metavar="FILE", help="Print this audio file's vector, and run no job."
+)
 @spec_options
 @click.pass_context
 def embed(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> None:
-    """Embed photographs, sounds, texts and tables into a dataset.
+    """Embed images, audio, texts and tables into a dataset.
 
-    INPUT is a folder, a glob, an image or sound, a tar of them, or a JSON lines, CSV or Parquet file; several may be
-    given. Options that are not listed here go to the engine (--runner=DataflowRunner --project=…); what follows '--'
+    INPUT is a folder, a pattern, an image or audio file, a tar of them, or a JSON lines, CSV or Parquet file; several
+    may be given. Options that are not listed here go to the engine (--runner=DataflowRunner --project=…); what follows '--'
     goes there unchecked.
     """
     from .embed import embed_options, print_vectors
@@ -83,7 +85,7 @@ def embed(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> 
         refuse_unknown(tokens)
         if tokens:
             raise click.UsageError(f"{_PRINTED} print vectors and take no INPUT")
-        refuse_others(context, {"texts", "images", "audios"}, f"beside {_PRINTED}, which run no job")
+        refuse_others(context, {"texts", "images", "audios"}, f"with {_PRINTED}, which run no job")
         print_vectors(spec, values["texts"], values["images"], values["audios"])
         return
     line = CommandLine("embed", tokens, own_flags(context), unchecked_of(context), values, "--text, --image or --audio")
@@ -135,7 +137,7 @@ def models(pattern: str | None, download: str | None, cache_dir: str | None, as_
         click.echo(json.dumps(found, indent=1) if as_json else "\n".join([*lines, *found["files"]]))
         return
     if cache_dir is not None:
-        raise click.UsageError("--cache-dir says nothing without --download")
+        raise click.UsageError("--cache-dir has no effect without --download")
     refs = list_models(pattern)
     if not refs:
         near = nearest(str(pattern))
@@ -204,7 +206,7 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo("clipmill: interrupted", err=True)
         code = 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads any more: no error of ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader closed the pipe, which is no error
         code = 1
     except (ClipmillError, OSError) as err:
         click.echo(f"Error: {in_flags(str(err))}", err=True)

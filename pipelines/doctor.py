@@ -76,7 +76,7 @@ def java_version() -> int | None:
 
 
 def doctor_table(found: dict[str, Any]) -> Table:
-    """Return what was found as a table for the terminal, with the way out where something is missing."""
+    """Return what was found as a table for the terminal, with a hint where something is missing."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column()

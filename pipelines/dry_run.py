@@ -1,4 +1,4 @@
-"""`--dry-run`: what a job would do, as far as that can be known without doing it; and what `--resume` says."""
+"""`--dry-run`: what a job would do, as far as it is known beforehand; and the note of `--resume`."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .wording import in_flags
 
 
 def resumed_text(progress: Progress) -> str:
-    """Return what was there already and what is done, in a sentence."""
+    """Return in a sentence how many shards were done, and what is to do."""
     shards = len(progress.shards)
-    said = f"{progress.done} of {shards} shards were there"
+    said = f"{progress.done} of {shards} shards were done"
     if progress.is_complete:
         return f"{said}; the job is complete, and there is nothing to do"
     if progress.reasons:
@@ -81,7 +81,7 @@ def show_plan(
 
 
 def _sizes(shards: Sequence[Shard]) -> dict[str, Any]:
-    """Return how much there is; what only reading tells is counted as not known."""
+    """Return the sizes of shards; row counts that only reading tells are counted as unknown."""
     rows = [_rows_of(shard) for shard in shards]
     once = {(shard.paths, shard.nbytes) for shard in shards}
     sizes = [nbytes for _, nbytes in once]

@@ -38,7 +38,7 @@ appender.stderr.target = SYSTEM_ERR
 appender.stderr.layout.type = PatternLayout
 appender.stderr.layout.pattern = spark: %m%n
 """
-"""log4j for a local Spark whose user asked for a job and not for Spark's diary: errors reach us, who say them."""
+"""log4j settings of a local Spark: only errors, which clipmill prints itself."""
 
 _log = logging.getLogger("clipmill")
 
@@ -51,7 +51,7 @@ _SECONDS_TO_END = 5.0
 
 
 def split_engine_options(engine: str, tokens: Sequence[str], known_flags: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Tell inputs from options of the engine among what the command line did not know.
+    """Separate inputs from options of the engine.
 
     Beam itself would drop a misspelt option with a warning and run; here it is an error.
 
@@ -64,7 +64,7 @@ def split_engine_options(engine: str, tokens: Sequence[str], known_flags: Sequen
         Inputs, and options for the engine.
 
     Raises:
-        click.UsageError: For an option that nobody knows, with the nearest that somebody does.
+        click.UsageError: For an unknown option, with the nearest known one.
     """
     parser = _beam_parser() if engine == "beam" else argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     _, rest = parser.parse_known_args(list(tokens))
@@ -102,7 +102,7 @@ def _beam_parser() -> argparse.ArgumentParser:
 
 
 def is_local(engine: str, options: Sequence[str], master: str | None, remote: str | None) -> bool:
-    """Tell whether an engine's workers are processes of this machine, chosen by us."""
+    """Return whether clipmill chose the engine's workers to be processes of this machine."""
     if engine == "beam":
         return not any(option.partition("=")[0] == "--runner" for option in options)
     return remote is None and (master or "local").startswith("local")
@@ -202,7 +202,7 @@ def _spark_session(master: str | None, remote: str | None, conf: Sequence[str]) 
             } | settings
         for name, value in settings.items():
             builder = builder.config(name, value)
-        # a session of this process belongs to somebody who goes on with it; the active one is known to its thread alone
+        # a session of this process belongs to its caller; only its thread knows the active one
         was_there = not remote and SparkContext._active_spark_context is not None
         session = builder.getOrCreate()
         try:
@@ -245,8 +245,8 @@ def _end_unless(ended: threading.Event, code: str, again: str) -> None:
         return
     console.err.show_cursor(True)  # which a progress bar has hidden
     click.echo(
-        f"Error: a worker process died ({_meaning(code)}), and this runner cannot go on without it; the same command "
-        f"{again}",
+        f"Error: a worker process died ({_meaning(code)}), and this runner cannot continue without it; the same "
+        f"command {again}",
         err=True,
     )
     for pid in _descendants(os.getpid()):
@@ -257,7 +257,7 @@ def _end_unless(ended: threading.Event, code: str, again: str) -> None:
 
 
 def _meaning(code: str) -> str:
-    """Say what an exit code stands for, as Beam prints it."""
+    """Return what an exit code means, as Beam prints it."""
     return meaning_of_exit(int(code)) if code.lstrip("-").isdigit() else f"exit code {code}"
 
 
@@ -276,7 +276,7 @@ def _descendants(pid: int) -> list[int]:
 
 @contextlib.contextmanager
 def _failing_as(engine: str) -> Iterator[None]:
-    """Turn an engine's stack of wrapped errors into the one line that says why."""
+    """Return the one line of an engine's stack of errors that says why it failed."""
     try:
         yield
     except ClipmillError as err:
@@ -295,7 +295,7 @@ def _own_words(said: str) -> str:
 
 
 def _spark_death(error: BaseException) -> str | None:
-    """Say which process of Spark's died, if it was that; its own words are a stack, or a refused connection."""
+    """Return which process of Spark died, if one did; Spark itself prints a stack, or a refused connection."""
     if "Python worker exited unexpectedly" in str(error):
         return "a worker process died: perhaps the machine ran out of memory"
     if isinstance(error, ConnectionError) or type(error).__name__ == "Py4JNetworkError":

@@ -64,8 +64,8 @@ def index(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> 
     from .index import IndexArguments, run, show_plan
 
     if values["add_to"] is not None:
-        refuse_others(context, _ADDING, "beside --add-to: it was decided when the index was built")
+        refuse_others(context, _ADDING, "with --add-to: it was decided when the index was built")
     elif values["skip_existing"]:
-        raise click.UsageError("--skip-existing says nothing without --add-to")
+        raise click.UsageError("--skip-existing has no effect without --add-to")
     arguments = IndexArguments.of(tokens, own_flags(context), unchecked_of(context), values)
     context.exit(show_plan(arguments) if values["dry_run"] else run(arguments))

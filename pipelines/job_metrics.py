@@ -21,7 +21,7 @@ _START = b"# HELP clipmill_"
 
 
 def check_metrics_file(given: str | None) -> None:
-    """Refuse what names no file of this machine.
+    """Refuse a value that is no file of this machine.
 
     Raises:
         click.UsageError: With what is allowed.
@@ -51,7 +51,7 @@ def exported(
         shards: What the job reads, which the file must not be.
 
     Yields:
-        A function to be called when the directory is the job's: counting begins, and the file is written for the first
+        A function to be called when the directory is the job's: counting starts, and the file is written for the first
         time. Without that call a file of an earlier job stays as it was.
 
     Raises:
@@ -74,14 +74,14 @@ def exported(
                 kept = MetricsFile(place, source=counts.counts, labels=labels)
                 kept.check()
 
-        def begin() -> None:
-            counts.begin()
+        def start() -> None:
+            counts.start()
             if file is not None and kept is not None:
                 with _file_errors(file):
                     stack.enter_context(kept)
                 stack.callback(_look_again, counts)  # called before the file is written for the last time
 
-        yield begin
+        yield start
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What `clipmill embed`, `rank` and `classify` share: plan the shards, run them on an engine, print what came of it."""
+"""What `clipmill embed`, `rank` and `classify` share: plan the shards, run them on an engine, print the result."""
 
 from __future__ import annotations
 
@@ -206,11 +206,11 @@ def _check_usage(inputs: Sequence[str], line: CommandLine) -> None:
     values = line.values
     if not inputs:
         otherwise = f", {line.otherwise}" if line.otherwise else ""
-        raise click.UsageError(f"nothing to {line.verb}: give an INPUT (a folder, a glob, a file){otherwise}")
+        raise click.UsageError(f"nothing to {line.verb}: give an INPUT (a folder, a pattern, a file){otherwise}")
     if not values["output"]:
-        raise click.UsageError("missing option --output: where the dataset goes")
+        raise click.UsageError("missing option --output: the directory or URL of the dataset")
     if values["resume"] and values["overwrite"]:
-        raise click.UsageError("--resume goes on with what is there, and --overwrite deletes it; give one of them")
+        raise click.UsageError("--resume keeps the dataset and --overwrite deletes it; give one of them")
     for name in ("master", "remote", "conf"):
         if values[name] and values["engine"] != "spark":
             raise click.UsageError(f"--{name} is an option of --engine spark")
@@ -337,7 +337,7 @@ def _hint_to_resume(directory: str, shards: int) -> Iterator[None]:
             done = count_finished(directory)
             if done or Folder.of(directory).list(ATTEMPTS):
                 click.echo(
-                    f"Note: {done} of {shards} shards are there; the same command with --resume goes on", err=True
+                    f"Note: {done} of {shards} shards are done; the same command with --resume does the rest", err=True
                 )
         raise
 
@@ -346,5 +346,5 @@ def _refuse_output_inside(inputs: Sequence[str], output: str) -> None:
     for folder in inputs:
         if "://" not in folder and os.path.isdir(folder) and Path(output).is_relative_to(os.path.abspath(folder)):
             raise DatasetError(
-                f"the output {output} lies in the input folder {folder}; the next job would read it as input"
+                f"the output {output} is inside the input folder {folder}; the next job would read it as input"
             )

@@ -1,4 +1,4 @@
-"""What was named on the command line to be ranked or classified right away: files, one by one."""
+"""Files that `clipmill rank` and `classify` work on right away, and the tables that they print."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WEB = ("http://", "https://", "data:")
 
 
 def list_files(given: Sequence[str]) -> list[str]:
-    """Return the files that folders, globs and paths name; addresses of the web are taken as they are.
+    """Return the files that folders, patterns and paths name; web addresses are returned unchanged.
 
     Args:
         given: As the user named them.
@@ -25,7 +25,7 @@ def list_files(given: Sequence[str]) -> list[str]:
         Paths and URLs, each once, in the order of what was given.
 
     Raises:
-        Refused: If one names nothing, or a table.
+        Refused: If one matches no file, or is a table.
     """
     found: dict[str, None] = {}
     try:
@@ -59,6 +59,6 @@ def table_of(names: Sequence[str], rows: Iterable[Sequence[str]], title: str | N
 
 
 def _printable(text: str) -> str:
-    """Return a stranger's text with control characters escaped: a terminal would obey them."""
+    """Return untrusted text with control characters escaped, which a terminal would obey."""
     shown = clean_text(text).strip()
     return "".join(one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in shown)

@@ -16,11 +16,11 @@ from ..models.spec import RENAMED, EncoderSpec
 
 ENGINES = ("beam", "spark")
 PASSED_UNCHECKED = "clipmill.passed_unchecked"
-"""Where a command finds what followed `--`."""
+"""Key of what followed `--` in the context of a command."""
 
 
 class Command(click.Command):
-    """A command that ignores no option: of one that takes one value, click itself would take the last."""
+    """A command that ignores no option; click itself takes the last of several values."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Refuse options that are given twice, and values that are empty."""
@@ -35,7 +35,7 @@ class Command(click.Command):
         for parameter in self.params:
             given = ctx.params.get(str(parameter.name))
             if isinstance(parameter, click.Option) and (given == "" or (parameter.multiple and "" in (given or ()))):
-                raise click.UsageError(f"{_flags_of(parameter)} is given an empty text, which says nothing", ctx)
+                raise click.UsageError(f"{_flags_of(parameter)} is empty; give a value or leave it out", ctx)
         return rest
 
 
@@ -46,7 +46,7 @@ class CommandGroup(click.Group):
 
 
 def _flags_of(option: click.Option) -> str:
-    """Return what an option is called: `--output`, `--normalize/--no-normalize`."""
+    """Return the flags of an option: `--output`, `--normalize/--no-normalize`."""
     return "/".join([max(option.opts, key=len), *option.secondary_opts])
 
 
@@ -56,13 +56,13 @@ _ENTRY = re.compile(r"^ {4}(\w+): (.*(?:\n {8,}\S.*)*)", re.MULTILINE)
 _JOB = (
     click.option("--output", "-o", metavar="DIR", help="Directory or URL of the dataset to write."),
     click.option("--engine", type=click.Choice(ENGINES), default="beam", show_default=True),
-    click.option("--overwrite", is_flag=True, help="Replace a dataset that is there already."),
-    click.option("--resume", is_flag=True, help="Go on with a job that did not finish; do only what is missing."),
-    click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
+    click.option("--overwrite", is_flag=True, help="Replace an existing dataset."),
+    click.option("--resume", is_flag=True, help="Resume a job that did not finish; do only what is missing."),
+    click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing."),
     click.option("--id-column", help="Column or field that names a document or row."),
     click.option("--tag-column", "tags", multiple=True, metavar="NAME", help="Carry this column along; repeatable."),
     click.option("--drop", multiple=True, metavar="NAME", help="Leave this column out of the output; repeatable."),
-    click.option("--keep-content", is_flag=True, help="Write the images' and sounds' content too."),
+    click.option("--keep-content", is_flag=True, help="Write the content of images and audio too."),
     click.option("--rows-per-shard", type=click.IntRange(min=1), default=1024, show_default=True),
     click.option("--fail-fast", is_flag=True, help="End the job at the first failure."),
     click.option("--max-failures", default=None, metavar="N|N%", help="End with code 1 if more rows than this failed."),
@@ -84,7 +84,7 @@ _READING = (
     click.option("--text-column", help="Column or field with a document's text."),
     click.option("--uri-column", help="Column or field with a document's URI."),
     click.option("--image-column", help="Column with a document's encoded image."),
-    click.option("--audio-column", help="Column with a document's sound: encoded, or samples and their rate."),
+    click.option("--audio-column", help="Column with a document's audio: encoded, or samples and their rate."),
     click.option(
         "--access-paths", default="@r", show_default=True, help="Which documents of a tree: @r, @m, @c, @r,m …"
     ),
@@ -97,17 +97,17 @@ _SCORING = (
 
 
 def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what every job takes: where to, on which engine, what of failures."""
+    """Add the options of every job: output, engine, failures."""
     return _with(_JOB, command)
 
 
 def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what says which columns are worked on, or make documents."""
+    """Add the options that name columns."""
     return _with(_READING, command)
 
 
 def scoring_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what scores take."""
+    """Add the options of scores."""
     return _with(_SCORING, command)
 
 
@@ -128,12 +128,12 @@ def unchecked_of(context: click.Context) -> tuple[str, ...]:
 
 
 def refuse_others(context: click.Context, allowed: set[str], why: str) -> None:
-    """Refuse options that would say nothing; those of the spec always say something.
+    """Refuse options that would have no effect; those of the spec always have one.
 
     Args:
         context: Of the command.
-        allowed: Names of the options that say something.
-        why: What goes behind "says nothing".
+        allowed: Names of the options that have an effect.
+        why: The end of the message after "has no effect".
 
     Raises:
         click.UsageError: Naming the first one that was given.
@@ -142,14 +142,14 @@ def refuse_others(context: click.Context, allowed: set[str], why: str) -> None:
     for parameter in context.command.params:
         given = context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
         if given and parameter.name not in allowed:
-            raise click.UsageError(f"{parameter.opts[0]} says nothing {why}")
+            raise click.UsageError(f"{parameter.opts[0]} has no effect {why}")
 
 
 def refuse_unknown(tokens: tuple[str, ...]) -> None:
-    """Refuse options that nobody knows, where no engine would take them.
+    """Refuse unknown options, where no engine would take them.
 
     Raises:
-        click.UsageError: Naming the first, and what it is called here if it has another name.
+        click.UsageError: Naming the first, and its name here if it has another one.
     """
     if unknown := next((token for token in tokens if token.startswith("-")), None):
         hint = renamed_flag(unknown)

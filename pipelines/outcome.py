@@ -1,4 +1,4 @@
-"""What came of a job: its table, and whether that is a success."""
+"""The result of a job: its table and its exit code."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ..datasets.dataset import DatasetSummary
 def summary_table(
     found: DatasetSummary, seconds: float, output: str, *, rows: int, skipped_in: Sequence[str] = ()
 ) -> Table:
-    """Return what came of a job as a table for the terminal.
+    """Return the summary of a job as a table for the terminal.
 
     Args:
         found: Its summary.
         seconds: How long it took.
         output: Where it wrote.
         rows: Those that the seconds were spent on.
-        skipped_in: Datasets whose rows were passed over.
+        skipped_in: Datasets whose rows were skipped.
     """
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, count in (
@@ -68,7 +68,7 @@ def allowed_failures(given: str, rows: int) -> float:
 
 
 def judge(found: DatasetSummary, max_failures: str | None, *, scores: bool) -> int:
-    """Return the exit code of a job, and say why where it is not 0.
+    """Return the exit code of a job; print the reason if it is not 0.
 
     Args:
         found: What came of it.

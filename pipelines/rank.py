@@ -36,7 +36,7 @@ _FLAT = (
 
 
 class Query(NamedTuple):
-    """What candidates are ranked for.
+    """The query that candidates are ranked for.
 
     Attributes:
         kind: What it is.
@@ -115,7 +115,7 @@ def print_ranked(spec: EncoderSpec, query: Query, given: Sequence[str], values: 
     Args:
         spec: The encoder.
         query: What they are ranked for.
-        given: The candidates: texts, or files, folders, globs and URLs.
+        given: The candidates: texts, or files, folders, patterns and URLs.
         values: The command's options: `candidate_kind`, `top_k`, `scale`, `as_json`.
 
     Returns:
@@ -135,8 +135,8 @@ def print_ranked(spec: EncoderSpec, query: Query, given: Sequence[str], values: 
     check_kind("candidate_kind", kind, spec)
     candidates = list(given) if kind == "text" else list_files(given)
     if not candidates:
-        what = "texts" if kind == "text" else "files, folders, globs or URLs"
-        raise Refused(f"there is no candidate: give {what} behind the options")
+        what = "texts" if kind == "text" else "files, folders, patterns or URLs"
+        raise Refused(f"there is no candidate: give {what} after the options")
     if values["candidate_kind"] is None and kind == "text":
         _say_if_files(candidates)
     encoder = load_encoder(spec)

@@ -28,18 +28,18 @@ _PRINTED_LABELS = {"labels", "templates", "top_k", "scale", "as_json"}
 
 @click.command(cls=Command, context_settings=_SETTINGS)
 @click.argument("tokens", metavar="CANDIDATE...|INPUT...", nargs=-1, type=click.UNPROCESSED)
-@click.option("--query", metavar="TEXT", help="Print the candidates as they fit this text, and run no job.")
-@click.option("--image", metavar="FILE", help="Print the candidates as they fit this image, and run no job.")
-@click.option("--audio", metavar="FILE", help="Print the candidates as they fit this sound, and run no job.")
+@click.option("--query", metavar="TEXT", help="Rank the candidates for this text and print them; run no job.")
+@click.option("--image", metavar="FILE", help="Rank the candidates for this image and print them; run no job.")
+@click.option("--audio", metavar="FILE", help="Rank the candidates for this audio file and print them; run no job.")
 @click.option("--query-column", metavar="NAME", help="Column of rows with the query.")
 @click.option("--candidates-column", metavar="NAME", help="Column of rows with the list of candidates.")
-@click.option("--candidate-column", hidden=True)  # of flat rows, which are refused with the way out
+@click.option("--candidate-column", hidden=True)  # of flat rows, which are refused with a hint
 @click.option("--by", hidden=True)
 @click.option("--query-kind", type=click.Choice(KINDS), help="What queries of rows are. [default: auto]")
 @click.option(
     "--candidate-kind",
     type=click.Choice(KINDS),
-    help="What candidates are. [default: images for a text, texts for an image or sound; of rows auto]",
+    help="What candidates are. [default: images for a text, texts for an image or audio file; of rows auto]",
 )
 @click.option("--ranked-column", metavar="NAME", help="Column of rows that is added. [default: ranked]")
 @click.option("--keep-embeddings", is_flag=True, help="Write the documents' vectors too.")
@@ -49,9 +49,9 @@ _PRINTED_LABELS = {"labels", "templates", "top_k", "scale", "as_json"}
 @spec_options
 @click.pass_context
 def rank(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> None:
-    """Rank candidates by how they fit a query: here and now, or for millions of queries.
+    """Rank candidates for a query: one right away, or millions as a job.
 
-    With --query TEXT the CANDIDATEs are pictures (files, folders, globs, URLs), with --image FILE or --audio FILE they
+    With --query TEXT the CANDIDATEs are images (files, folders, patterns, URLs), with --image FILE or --audio FILE they
     are texts, unless --candidate-kind says otherwise; a table is printed. Candidates that begin with '-' go after '--'.
 
     With --output DIR an INPUT is JSON lines of documents with matches, or JSON lines or Parquet with a column of
@@ -64,12 +64,12 @@ def rank(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> N
     queries = [(kind, values[name]) for kind, name in _BY_KIND.items() if values[name] is not None]
     if queries:
         if len(queries) > 1:
-            raise click.UsageError(f"{_QUERIES} each say the query; give one of them")
-        refuse_others(context, _PRINTED_RANK, f"beside {_QUERIES}, which run no job")
+            raise click.UsageError(f"{_QUERIES} each give the query; use one of them")
+        refuse_others(context, _PRINTED_RANK, f"with {_QUERIES}, which run no job")
         refuse_unknown(tokens)
         context.exit(print_ranked(spec, Query(*queries[0]), (*tokens, *unchecked_of(context)), values))
     if tokens and not values["output"]:
-        raise click.UsageError(f"give a query ({_QUERIES}) to rank what is named, or --output DIR to run a job")
+        raise click.UsageError(f"give a query ({_QUERIES}) to rank the candidates, or --output DIR to run a job")
     otherwise = f"or a query ({_QUERIES}) with candidates"
     line = CommandLine("rank", tokens, own_flags(context), unchecked_of(context), values, otherwise)
     context.exit(run(JobArguments.of(line, spec, lambda: rank_options(spec, values))))
@@ -80,7 +80,7 @@ _BY_KIND: Any = {"text": "query", "image": "image", "audio": "audio"}
 
 @click.command(cls=Command, context_settings=_SETTINGS)
 @click.argument("tokens", metavar="INPUT...", nargs=-1, type=click.UNPROCESSED)
-@click.option("--labels", metavar="FILE|A,B,C", help="What is told apart: a list, or a file with one a line.")
+@click.option("--labels", metavar="FILE|A,B,C", help="The labels: a list, or a file with one a line.")
 @click.option("--templates", metavar="FILE", help="Texts with a {} for the label. [default: a short set]")
 @scoring_options
 @job_options
@@ -88,10 +88,10 @@ _BY_KIND: Any = {"text": "query", "image": "image", "audio": "audio"}
 @spec_options
 @click.pass_context
 def classify(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> None:
-    """Say which of some labels fit photographs, sounds, texts or columns of tables best.
+    """Find the labels that fit images, audio, texts or columns of tables best.
 
-    Without --output the INPUTs are files, folders, globs and URLs, and a table is printed. With --output DIR they are
-    whatever embed takes, and the labels become a column. --top-k is 5 unless it is given.
+    Without --output the INPUTs are files, folders, patterns and URLs, and a table is printed. With --output DIR they
+    are whatever embed takes, and the labels become a column. --top-k is 5 unless it is given.
     """
     from .classify import classify_options, print_labels
     from .jobs import CommandLine, JobArguments, run

@@ -63,5 +63,5 @@ def search(context: click.Context, /, tokens: tuple[str, ...], **values: Any) ->
     options = spec_fields(values)
     for name in ("fetch_remote", "overwrite"):
         if values[name] and not values["html"]:
-            raise click.UsageError(f"--{name.replace('_', '-')} says nothing without --html")
+            raise click.UsageError(f"--{name.replace('_', '-')} has no effect without --html")
     context.exit(print_found(location, queries, options, values))

@@ -25,7 +25,7 @@ class EmbedShards(beam.PTransform):
 
     A shard is a unit of work: its files appear whole or not at all, and doing it again leaves them as they are. So
     nothing between reading and writing goes through a shuffle, and retries of the runner leave no duplicates. Where the
-    job passes over rows that other datasets have, they are looked up first, by a join: see `skip_existing`.
+    job skips rows that other datasets have, they are looked up first, by a join: see `skip_existing`.
     """
 
     def __init__(self, job: Job) -> None:

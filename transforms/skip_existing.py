@@ -1,4 +1,4 @@
-"""`WriteSkipLists`: which rows of a job's shards have their vectors in other datasets already, by a join."""
+"""`WriteSkipLists`: finds by a join which rows of a job's shards have their vectors in other datasets already."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _There = tuple[int, bool]
 
 
 class WriteSkipLists(beam.PTransform):
-    """Turns a PCollection of `Shard`s into the same shards, each behind the list of its rows that are passed over.
+    """Turns a PCollection of `Shard`s into the same shards, each after the list of its rows to skip is written.
 
     Two joins of small elements: digests of 16 bytes with the numbers of datasets and the names of shards, then those
     that were found with their shards. No process holds more than what belongs to one digest or one shard; but a local
@@ -62,7 +62,7 @@ class WriteSkipLists(beam.PTransform):
 
 
 class _ThereFn(beam.DoFn):
-    """Says what tells the rows of a finished shard of another dataset."""
+    """Yields the match keys of a finished shard of another dataset."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -72,7 +72,7 @@ class _ThereFn(beam.DoFn):
 
 
 class _WantedFn(beam.DoFn):
-    """Says what tells the rows of a shard of the input."""
+    """Yields the match keys of a shard of the input."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -83,7 +83,7 @@ class _WantedFn(beam.DoFn):
 
 
 class _WriteFn(beam.DoFn):
-    """Writes what is passed over of a shard; gives the shard out."""
+    """Writes the list of rows to skip of a shard; yields the shard."""
 
     def __init__(self, job: Job) -> None:
         self._job = job

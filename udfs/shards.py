@@ -23,7 +23,7 @@ from .worker import is_from_spark, spec_of_task
 def embed_shards(spark: SparkSession, shards: Iterable[Shard], job: Job) -> list[dict[str, Any]]:
     """Embed and write the shards of a job, one Spark task for each, so that Spark retries them one by one.
 
-    Where the job passes over rows that other datasets have, they are looked up first, by a join.
+    Where the job skips rows that other datasets have, they are looked up first, by a join.
 
     Args:
         spark: A classic or a Connect session.

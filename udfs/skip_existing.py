@@ -1,4 +1,4 @@
-"""`write_skip_lists`: which rows of a job's shards have their vectors in other datasets already, by a join."""
+"""`write_skip_lists`: finds by a join which rows of a job's shards have their vectors in other datasets already."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _THERE = _Columns(
 
 
 def write_skip_lists(spark: SparkSession, shards: Sequence[Shard], job: Job) -> None:
-    """Write for every shard the list of its rows that are passed over, found by a join of DataFrames.
+    """Write for every shard the list of its rows to skip, found by a join of DataFrames.
 
     Args:
         spark: A classic or a Connect session.

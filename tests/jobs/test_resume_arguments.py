@@ -40,7 +40,7 @@ def test_other_arguments_are_refused_with_what_differs(directory, texts, change)
     folder = Folder.of(directory)
     before = folder.list()
     settings, message = CHANGES[change]
-    with pytest.raises(DatasetError, match=f"was begun otherwise: .*{message}"):
+    with pytest.raises(DatasetError, match=f"was started with different arguments: .*{message}"):
         begin(directory, texts, **settings)
     assert folder.list() == before
 

@@ -101,7 +101,7 @@ def test_rows_without_keys_have_content_to_be_told_by(nights):
     assert nights.run("two", nights.folder / "a.csv", skip=("one",), by="content", **rows).skipped == 2
     (nights.folder / "b.csv").write_text("id,caption\n1,a\n")
     message = refused(nights, nights.folder / "b.csv", skip=("one",), **rows)
-    assert "has no column 'id', by which its rows are told (it has 'caption', 'caption_embedding', " in message
+    assert "has no column 'id', which is the match key (it has 'caption', 'caption_embedding', " in message
 
 
 def test_datasets_that_do_not_say_what_their_rows_held_are_refused_by_content(nights, captions):
@@ -117,7 +117,7 @@ def test_what_is_no_dataset_of_vectors_is_refused(nights, captions, tmp_path):
     )
     nights.run("labelled", captions, plan=labels)
     assert "holds scores and no vectors" in refused(nights, captions, skip=("labelled",), **rows)
-    with pytest.raises(SpecError, match="where they are embedded"):
+    with pytest.raises(SpecError, match="only where rows are embedded"):
         nights.run("new", captions, plan=labels, skip=("rows",))
     with pytest.raises(SpecError, match="no dataset is named"):
         SkipExisting([])
@@ -219,9 +219,9 @@ def test_the_command_passes_over_and_says_so(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--skip-by", "content"], "--skip-by says nothing without --skip-existing"),
+        (["--skip-by", "content"], "--skip-by has no effect without --skip-existing"),
         (["--skip-existing", "nowhere"], "nowhere is no dataset of clipmill"),
-        (["--skip-existing", ""], "--skip-existing is given an empty text"),
+        (["--skip-existing", ""], "--skip-existing is empty"),
         (["--skip-existing", "one", "--skip-by", "content"], "it was written without --content-hash"),
     ],
     ids=["skip-by alone", "no dataset", "empty", "no hashes"],

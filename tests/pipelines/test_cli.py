@@ -61,7 +61,7 @@ def _clipmill(command: list[str], environment: dict[str, str] | None = None) -> 
         (["embed", "pictures", "-o", "/proc/nothing/out", "--model", "fake::"], "/proc/nothing/out"),
         (["embed", "--image", "nowhere.jpg", "--model", "fake::"], "not_found"),
         (["embed", "x", "--text", "a", "--model", "fake::"], "take no INPUT"),
-        (["embed", "--text", "a", "--model", "fake::", "-o", "out"], "--output says nothing beside --text"),
+        (["embed", "--text", "a", "--model", "fake::", "-o", "out"], "--output has no effect with --text"),
         (["models", "ViT-B-31"], "nearest: "),
         (["frobnicate"], "No such command"),
     ],
@@ -113,7 +113,7 @@ def test_an_old_dataset_survives_a_job_that_cannot_start(pictures, tmp_path, cap
 def test_output_inside_the_input_is_refused(pictures, capsys) -> None:
     """The next job would take the dataset for pictures."""
     assert _run("embed", pictures, "-o", pictures / "vectors", "--model", "fake::") == 2
-    assert "lies in the input folder" in capsys.readouterr().err
+    assert "is inside the input folder" in capsys.readouterr().err
 
 
 def test_a_job_of_which_all_failed_is_no_success(tmp_path, capsys) -> None:

@@ -131,9 +131,9 @@ def test_a_recall_that_is_not_reached_is_a_warning(tmp_path, capsys):
     [
         ((), "nothing to index: give a DATASET"),
         (("DATA",), "give --output DIR for a new index, or --add-to DIR"),
-        (("DATA", "-o", "X", "--add-to", "Y"), "--output says nothing beside --add-to"),
-        (("DATA", "--add-to", "Y", "--factory", "Flat"), "--factory says nothing beside --add-to"),
-        (("DATA", "-o", "X", "--skip-existing"), "--skip-existing says nothing without --add-to"),
+        (("DATA", "-o", "X", "--add-to", "Y"), "--output has no effect with --add-to"),
+        (("DATA", "--add-to", "Y", "--factory", "Flat"), "--factory has no effect with --add-to"),
+        (("DATA", "-o", "X", "--skip-existing"), "--skip-existing has no effect without --add-to"),
         (("DATA", "-o", "X", "--max-memory", "much"), "'much' is not a size; give one such as 2GB"),
         (("DATA", "-o", "X", "--max-memory", "1MB"), "max_memory 1 MB is not enough"),
         (("DATA", "-o", "X", "--factory", "Flat", "--max-memory", "200MB"), "max_memory 200 MB is not enough"),

@@ -114,11 +114,11 @@ def test_file_names_that_are_not_utf8_are_printed_escaped(tmp_path, capsys) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--query", "", "pictures"], "--query is given an empty text"),
+        (["--query", "", "pictures"], "--query is empty"),
         (["--query", "a", "--query", "b", "pictures"], "--query is given 2 times; give it once"),
         (["--image", "pictures/1.png", "--image", "pictures/2.png", "x"], "--image is given 2 times"),
         (["--query", "a", "pictures", "--json", "--json"], "--json is given 2 times"),
-        ([*COLUMNS, "c", "--ranked-column", ""], "--ranked-column is given an empty text"),
+        ([*COLUMNS, "c", "--ranked-column", ""], "--ranked-column is empty"),
         (
             ["parted.parquet", *COLUMNS[1:], "c", "--id-column", "zz"],
             "there is no column 'zz'; the columns are 'q', 'c'",
@@ -133,8 +133,8 @@ def test_file_names_that_are_not_utf8_are_printed_escaped(tmp_path, capsys) -> N
         (["--query", "a", "nowhere"], "'nowhere': no such file or folder"),
         (["--query", "a", "pictures/*.jpg"], "matches no file"),
         (["--query", "a", "rows.jsonl"], "is a table, whose rows a job works on: give --output DIR"),
-        (["--query", "a", "--image", "pictures/1.png", "x"], "each say the query; give one of them"),
-        (["--query", "a", "pictures", "--output", "out"], "--output says nothing beside --query"),
+        (["--query", "a", "--image", "pictures/1.png", "x"], "each give the query; use one of them"),
+        (["--query", "a", "pictures", "--output", "out"], "--output has no effect with --query"),
         (["--query", "a", "pictures", "--batch-size", "4"], "it is called --max-batch-rows here"),
         (["--query", "a", "pictures", "--scale", "0"], "neither a finite number above 0 nor 'model'"),
         (["--query", "a", "pictures", "--scale", "model"], "no learnt scale"),

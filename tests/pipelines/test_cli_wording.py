@@ -41,8 +41,8 @@ def test_keywords_are_said_as_flags(message, said) -> None:
     [
         (["--output", "other"], "--output is given 2 times; give it once"),
         (["--normalize", "--no-normalize"], "--normalize/--no-normalize is given 2 times"),
-        (["--tag-column", "a", "--tag-column", ""], "--tag-column is given an empty text"),
-        (["--cache-dir", ""], "--cache-dir is given an empty text"),
+        (["--tag-column", "a", "--tag-column", ""], "--tag-column is empty"),
+        (["--cache-dir", ""], "--cache-dir is empty"),
         (["--column", "=text"], "not of the form NAME=KIND"),
         (["--column", "q=text", "--id-column", "zz"], "there is no column 'zz'; the columns are 'q', 'n'"),
         (["--text-column", "q", "--id-column", "zz"], "has no column 'zz'; it has 'q', 'n'"),

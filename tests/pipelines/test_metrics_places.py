@@ -126,7 +126,7 @@ def test_a_damaged_manifest_is_named_and_nothing_is_counted_twice(folder, damage
     whole = last.read_bytes()
     last.write_bytes(damage)
     counts = JobCounts(str(folder / "out"), shards=2)
-    counts.begin()
+    counts.start()
     for read in (counts.counts, lambda: counts.counts(now=True), lambda: summarise("out")):
         with pytest.raises(DatasetError, match=rf"{last.name} is damaged: .*; run its shard again"):
             read()

@@ -50,7 +50,7 @@ def test_resume_says_what_it_skips_and_does_the_rest(texts, capsys) -> None:
     capsys.readouterr()
     assert run(*command(texts, "--resume")) == 0
     said = capsys.readouterr()
-    assert said.err == "Note: 3 of 5 shards were there; to do: 2 (not finished)\n"
+    assert said.err == "Note: 3 of 5 shards were done; to do: 2 (not finished)\n"
     assert "rows in          9 " in said.out
     assert sorted(read_dataset(str(out))["id"].to_pylist()) == [str(n) for n in range(1, 10)]
     assert len({manifest["run"] for manifest in read_manifests(str(out))}) == 2
@@ -68,7 +68,7 @@ def test_resume_of_a_complete_job_says_so_and_does_nothing(texts, capsys) -> Non
     capsys.readouterr()
     assert run(*command(texts, "--resume", "--json")) == 0
     said = capsys.readouterr()
-    assert said.err == "Note: 5 of 5 shards were there; the job is complete, and there is nothing to do\n"
+    assert said.err == "Note: 5 of 5 shards were done; the job is complete, and there is nothing to do\n"
     found = json.loads(said.out)
     assert (found["input_rows"], found["complete"], found["wall_seconds"]) == (9, True, 0.0)
     assert everything(texts.parent) == before
@@ -121,7 +121,7 @@ def test_a_job_that_fails_says_how_to_go_on(texts, capsys) -> None:
         file.write('{"id": "bad", "text": ""}\n')
     assert run(*command(texts, "--fail-fast")) == 1
     said = capsys.readouterr().err
-    assert "Note: 4 of 5 shards are there; the same command with --resume goes on" in said
+    assert "Note: 4 of 5 shards are done; the same command with --resume does the rest" in said
     assert not (texts.parent / "out" / "_lock.json").exists()
     assert run(*command(texts, "--resume")) == 0
     assert summarise(str(texts.parent / "out")).failed == {"empty": 1}
@@ -208,7 +208,7 @@ def test_rank_and_classify_are_resumed_too(texts, capsys) -> None:
     next((out / "_manifest").glob("part-00002-*.json")).unlink()
     capsys.readouterr()
     assert run("classify", texts, *options, "--resume") == 0
-    assert "4 of 5 shards were there" in capsys.readouterr().err
+    assert "4 of 5 shards were done" in capsys.readouterr().err
     assert run("classify", texts, *options, "--resume", "--top-k", 1) == 2
     assert "top_k was 5 and is 1" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""The rows that a finished shard of another dataset has: what tells each of them, and whether it has a vector."""
+"""The match keys of the rows of a finished shard of another dataset, and whether each has a vector."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _VECTORS_INSIDE = frozenset({"embedding", "matches", "chunks"})
 
 
 def embedded_keys(part: FinishedShard, job: Job) -> Iterator[tuple[bytes, tuple[int, bool]]]:
-    """Yield what tells the rows of a finished shard of another dataset.
+    """Yield the match keys of the rows of a finished shard of another dataset.
 
     Args:
         part: Which.

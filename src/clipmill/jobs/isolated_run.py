@@ -1,8 +1,8 @@
-"""A shard over which processes died, worked on row by row in a process of its own, to find the row that kills.
+"""A shard over which processes died, embedded row by row in a process of its own, to find the row that kills.
 
-The process says which row it begins, and how it ended, to the one that started it and lives on. A row at which two of
-them died becomes a failure in the next one; the shard is written by the one that reaches its end. The process that
-watches writes the rows down too: where a container is killed as a whole, whoever comes next reads them.
+The process reports each row that it starts, and how it ended, to the process that started it. A row at which two of
+them died becomes a failure in the next one; the process that reaches the end writes the shard. The watching process
+writes the rows down too, for the next attempt after a container is killed as a whole.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MOST_BLAMED = 16
 
 
 def run_isolated(shard: Shard, job: Job, attempt: Attempt, *, cpus: int | None, exclusive: bool) -> dict[str, Any]:
-    """Have a shard written by processes that may die.
+    """Embed a shard in processes that may die.
 
     Args:
         shard: What to read.
@@ -47,7 +47,7 @@ def run_isolated(shard: Shard, job: Job, attempt: Attempt, *, cpus: int | None, 
     Raises:
         ClipmillError: What the work itself raised, or if it dies before its first row, or at too many rows.
     """
-    blamed = dict.fromkeys(attempt.blamed, "its end took all processes beside it along")
+    blamed = dict.fromkeys(attempt.blamed, "it ended all processes beside it")
     deaths: collections.Counter[str] = collections.Counter()
     how = ""
     while len(blamed) <= _MOST_BLAMED:
@@ -70,7 +70,7 @@ def run_isolated(shard: Shard, job: Job, attempt: Attempt, *, cpus: int | None, 
 
 
 class _Try:
-    """One process for one shard, and what is known of it."""
+    """One process for one shard, and what it reported."""
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self._note = note

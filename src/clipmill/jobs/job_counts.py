@@ -1,4 +1,4 @@
-"""What a job has done so far, told by the manifests of its shards as they appear."""
+"""What a job has done so far, from the manifests of its shards as they appear."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class JobCounts:
     """
 
     def __init__(self, directory: str, *, shards: int) -> None:
-        """Say what is looked at; nothing is before `begin`.
+        """Say what is looked at; nothing is before `start`.
 
         Args:
             directory: Path or URL of the dataset.
@@ -31,15 +31,15 @@ class JobCounts:
         self._directory = directory
         self._shards = shards
         self._lock = threading.Lock()
-        self._begun = False
+        self._started = False
         self._seen: set[str] = set()
         self._counts: Counts = {}
         self._loads: dict[str, int] = {}
         self._looked_at: float | None = None
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Begin to count, now that the directory is this job's: another dataset may have stood there."""
-        self._begun = True
+        self._started = True
 
     def counts(self, *, now: bool = False) -> Counts:
         """Return the numbers, zeros included.
@@ -52,7 +52,7 @@ class JobCounts:
         """
         with self._lock:
             at = time.monotonic()
-            if self._begun and (now or self._looked_at is None or at - self._looked_at >= LOOK_EVERY_S):
+            if self._started and (now or self._looked_at is None or at - self._looked_at >= LOOK_EVERY_S):
                 self._look()
                 self._looked_at = time.monotonic()
             found: Counts = {

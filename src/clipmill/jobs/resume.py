@@ -1,4 +1,4 @@
-"""What an earlier start of a job left, what of it counts, and what is still to be done."""
+"""What a previous run of a job left, which of it is complete, and what is to do."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FOREIGN = "made by another job"
 
 @dataclasses.dataclass(frozen=True)
 class PreviousRun:
-    """What an earlier start of a job wrote before its first shard.
+    """What a previous run of a job wrote before its first shard.
 
     Attributes:
         description: `_job.json`.
@@ -37,18 +37,18 @@ class PreviousRun:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a job is, before it goes on.
+    """How far a job is when it is resumed.
 
     Attributes:
         shards: All of it, in order.
         to_do: Those without files that count, in order.
         reasons: Why those are done: how many for which of `NEW`, `CHANGED`, `UNFINISHED`, `DAMAGED`,
             `FOREIGN`.
-        rows: Rows of the input that the others have taken in.
-        gone: Finished shards of the earlier plan whose input is there no more.
+        rows: Rows of the input in the finished shards.
+        gone: Finished shards of the previous plan whose input no longer exists.
         leftovers: Files in the directory that no shard accounts for; they are deleted.
-        weights: SHA-256 of the weights that made what is there; None if nothing says so.
-        finished: Whether the earlier job came to its end.
+        weights: SHA-256 of the weights that made the finished shards; None if unknown.
+        finished: Whether the previous run came to its end.
     """
 
     shards: Sequence[Shard]
@@ -68,12 +68,12 @@ class Progress:
 
     @property
     def done(self) -> int:
-        """How many shards were there."""
+        """Number of finished shards."""
         return len(self.shards) - len(self.to_do)
 
 
 def read_previous_run(directory: str) -> PreviousRun | None:
-    """Return what an earlier start of a job left in a directory; None if it left nothing to go on with.
+    """Return what a previous run of a job left in a directory; None if there is nothing to resume.
 
     Raises:
         DatasetError: If there is a dataset that was made without a plan, or the description or the plan is damaged.
@@ -98,7 +98,7 @@ def look_back(directory: str, shards: Sequence[Shard], previous: PreviousRun) ->
     Args:
         directory: Path or URL of the dataset.
         shards: What the job consists of now.
-        previous: What it was begun with.
+        previous: What a previous run left.
 
     Raises:
         DatasetError: If the directory cannot be read.

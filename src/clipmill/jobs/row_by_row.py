@@ -1,4 +1,4 @@
-"""Rows that may kill, embedded one at a time: each is noted before it is begun."""
+"""Rows that may kill, embedded one at a time: each is noted before it is started."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .record_adapters import Record
 
 
 class RowByRow:
-    """Embeds rows one at a time, each noted before it is begun; those that are to blame become failures."""
+    """Embeds rows one at a time, each noted before it is started; those that kill become failures."""
 
     def __init__(self, blamed: Mapping[str, str], note: Callable[[str], None]) -> None:
         """Say what is known.
 
         Args:
             blamed: How a process ended, by the places at which it did again and again.
-            note: Told each place before it is begun.
+            note: Called with each place before it is started.
         """
         self._blamed = blamed
         self._note = note

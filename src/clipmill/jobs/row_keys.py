@@ -33,13 +33,13 @@ _AHEAD = 4
 
 
 def keys_wanted(shard: Shard, job: Job) -> Iterator[tuple[bytes, bytes]]:
-    """Yield what tells the rows of a shard, those left out that have nothing to be told by or cannot be read.
+    """Yield the match keys of the rows of a shard, without rows that have none or cannot be read.
 
     By content the files that rows name are fetched, a few at a time, and none of them is decoded.
 
     Args:
         shard: What is read.
-        job: Whose `skip_existing` says what rows are told by.
+        job: Whose `skip_existing` has the match key.
 
     Yields:
         The digest by which a row is looked up, and the one by which it is known again when the shard is embedded: see

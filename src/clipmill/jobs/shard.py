@@ -81,13 +81,13 @@ def embed_rows(
 
 
 def _check_weights(encoder: Encoder, job: Job) -> None:
-    """Refuse to go on with other weights under the same name: their vectors don't belong into one dataset."""
+    """Refuse to resume with other weights under the same name: their vectors don't belong into one dataset."""
     found = encoder.resolved.get("weights_sha256")
     if job.skip_existing is not None:
         job.skip_existing.check_weights(found)
     if job.weights_sha256 is not None and found is not None and found != job.weights_sha256:
         raise WeightsError(
-            f"{job.directory} was begun with weights of SHA-256 {job.weights_sha256}, and those of {job.spec.model} "
+            f"{job.directory} was started with weights of SHA-256 {job.weights_sha256}, and those of {job.spec.model} "
             f"have {found} now; bring the old ones back, or replace the dataset with overwrite=True (--overwrite)"
         )
 

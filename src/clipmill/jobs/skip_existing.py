@@ -51,7 +51,7 @@ class SkipExisting:
         """Refuse other weights under the same name.
 
         Args:
-            sha256: Of those that a worker has loaded; None where nobody knows.
+            sha256: Of those that a worker has loaded; None if unknown.
 
         Raises:
             WeightsError: Naming the dataset that was made with others.
@@ -95,7 +95,7 @@ def shard_manifest(part: FinishedShard, skip_existing: SkipExisting) -> dict[str
     try:
         return parse_manifest(f"{folder.url}/{part[1]}", folder.read(part[1]))
     except FileNotFoundError as err:
-        raise DatasetError(f"{folder.url}/{part[1]} is gone: is the dataset being written anew?") from err
+        raise DatasetError(f"{folder.url}/{part[1]} is gone: is the dataset being replaced?") from err
 
 
 def files_of(manifest: Mapping[str, Any]) -> list[str]:

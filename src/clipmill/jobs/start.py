@@ -1,4 +1,4 @@
-"""The beginning of a job, on the driver, before any shard: of a new dataset, or of what an earlier start left."""
+"""The start of a job, on the driver, before any shard: of a new dataset, or of one that a previous run left."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ def start_job(
         inputs: What the user named.
         arguments: The user's other options that decide what is written: plain values without secrets.
         overwrite: Whether a dataset that stands there is replaced.
-        previous: What `read_previous_run` found: the job goes on with it. `shards` were planned with its plan.
+        previous: What `read_previous_run` returned: the job is resumed. `shards` were planned with its plan.
         dry_run: Whether to check everything that can be checked without writing, and to write nothing.
 
     Returns:
         What is to be done: all shards, or those that are missing.
 
     Raises:
-        DatasetError: If the directory holds the job's own input, another job is at work in it, or the job was begun
-            otherwise; or see `prepare_directory`.
+        DatasetError: If the directory holds the job's own input, another job is writing it, or the job was started
+            with different arguments; or see `prepare_directory`.
     """
     progress = _check(job, shards, inputs, arguments, overwrite, previous)
     if dry_run:
@@ -99,9 +99,7 @@ def _check(
     refuse_if_held(Folder.of(job.directory))
     refuse_changes(job, inputs, arguments, previous)
     if read_previous_run(job.directory) != previous:
-        raise DatasetError(
-            f"another job wrote {job.directory} a moment ago; start again to go on with what is there now"
-        )
+        raise DatasetError(f"another job wrote {job.directory} a moment ago; start again to resume it as it is now")
     return look_back(job.directory, shards, previous)
 
 
@@ -117,9 +115,9 @@ def refuse_input_inside(job: Job, shards: Sequence[Shard]) -> None:
 
 
 def refuse_changes(job: Job, inputs: Sequence[str], arguments: Mapping[str, Any] | None, previous: PreviousRun) -> None:
-    """Refuse to go on with a job that was begun with other arguments.
+    """Refuse to resume a job that was started with different arguments.
 
-    Inputs may come; one that was named then and is not now is refused, since all that was made of it would be deleted.
+    Inputs may be added; a missing one is refused, since all that was made of it would be deleted.
 
     Raises:
         DatasetError: Saying what differs.
@@ -136,8 +134,8 @@ def refuse_changes(job: Job, inputs: Sequence[str], arguments: Mapping[str, Any]
     changed += [f"the input {one} is not named any more" for one in missing]
     if changed:
         raise DatasetError(
-            f"{job.directory} was begun otherwise: {'; '.join(changed)}. Give the same arguments to go on, choose "
-            "another directory, or replace the dataset with overwrite=True (--overwrite)"
+            f"{job.directory} was started with different arguments: {'; '.join(changed)}. Give the same arguments to "
+            "resume it, choose another directory, or replace the dataset with overwrite=True (--overwrite)"
         )
 
 
