@@ -74,8 +74,8 @@ def embed(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> 
     """Embed images, audio, texts and tables into a dataset.
 
     INPUT is a folder, a pattern, an image or audio file, a tar of them, or a JSON lines, CSV or Parquet file; several
-    may be given. Options that are not listed here go to the engine (--runner=DataflowRunner --project=…); what follows '--'
-    goes there unchecked.
+    may be given. Options that are not listed here go to the engine (--runner=DataflowRunner --project=…); what follows
+    '--' goes there unchecked.
     """
     from .embed import embed_options, print_vectors
     from .jobs import CommandLine, JobArguments, run

@@ -121,7 +121,7 @@ def test_what_is_no_dataset_of_vectors_is_refused(nights, captions, tmp_path):
         nights.run("new", captions, plan=labels, skip=("rows",))
     with pytest.raises(SpecError, match="no dataset is named"):
         SkipExisting([])
-    with pytest.raises(SpecError, match="by='name' is none of 'id', 'content'"):
+    with pytest.raises(SpecError, match="by='name' must be one of 'id', 'content'"):
         SkipExisting(["x"], "name")
 
 

@@ -142,7 +142,7 @@ def test_file_names_that_are_not_utf8_are_printed_escaped(tmp_path, capsys) -> N
         (["--audio", "a.wav", "x"], "--audio: fake:: embeds image and text"),
         (["--query", "a", "x", "--candidate-kind", "audio"], "--candidate-kind 'audio': fake:: embeds image and text"),
         ([], "nothing to rank: give an INPUT"),
-        (["rows.jsonl"], "give a query (--query, --image and --audio) to rank what is named, or --output DIR"),
+        (["rows.jsonl"], "give a query (--query, --image and --audio) to rank the candidates, or --output DIR"),
         (["rows.jsonl", "-o", "out", "--query-column", "q"], "--query-column needs --candidates-column"),
         (["rows.jsonl", "-o", "out", "--query-kind", "text"], "--query-kind is for rows"),
         ([*COLUMNS, "c", "--keep-content"], "is for documents"),
