@@ -45,7 +45,7 @@ class EmbedShards(beam.PTransform):
         """Put the stage into the pipeline."""
         cpus = cpus_per_process(shards.pipeline.options, shards.pipeline.runner)
         if self._job.skip_existing is not None:
-            shards = shards | "FindExisting" >> WriteSkipLists(self._job)
+            shards = shards | "WriteSkipLists" >> WriteSkipLists(self._job)
         return shards | "Embed" >> beam.ParDo(_EmbedShardFn(self._job, cpus)).with_output_types(dict[str, Any])
 
 

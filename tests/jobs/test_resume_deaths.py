@@ -247,7 +247,7 @@ def test_a_row_at_which_whole_containers_died_is_not_tried(dataset, tmp_path, ki
         die(dataset, shard, "row 0", "reading row 1", "row 1")
     embed_shard(shard, job)
     finish_job(dataset)
-    check(dataset, ["a", "kill me", "b"], {"1": "took all processes beside it along"})
+    check(dataset, ["a", "kill me", "b"], {"1": "ended all processes beside it"})
     assert not killer.exists()
 
 

@@ -252,8 +252,7 @@ def test_the_page_on_increments_runs(tmp_path, monkeypatch, capsys):
     assert rows == [2, 0, 0, 2, 0]
 
 
-@pytest.mark.spark
-def test_the_program_of_the_page_runs(tmp_path, monkeypatch, capsys):
+def test_the_program_of_the_page_runs(tmp_path, monkeypatch, capsys, spark):
     monkeypatch.chdir(tmp_path)
     page = (DOCS / "increments.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

@@ -147,7 +147,10 @@ def test_bad_labels_are_said_and_are_2(labels, message, pictures, tmp_path, monk
         (["bare.txt", "rows.jsonl", "--labels", "a,b"], "is a table, whose rows a job works on"),
         (["rows.jsonl", "--labels", "a,b", "-o", "out", "--column", "q"], "not of the form NAME=KIND"),
         (["rows.jsonl", "--labels", "a,b", "-o", "out", "--column", "q=text", "--keep-content"], "is for documents"),
-        (["rows.jsonl", "--labels", "a,b", "-o", "out", "--column", "q=text", "--text-column", "q"], "no effect with --column"),
+        (
+            ["rows.jsonl", "--labels", "a,b", "-o", "out", "--column", "q=text", "--text-column", "q"],
+            "no effect with --column",
+        ),
         (["rows.jsonl", "--labels", "a,b", "-o", "out", "--column", "q=audio"], "embeds image and text only"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
