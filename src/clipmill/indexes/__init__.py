@@ -3,7 +3,7 @@
 - `plan`: which kind, from rows, dimension and the memory allowed, with reasons; `library`: Faiss, imported late
 - `source`: the vectors, in Parquet files; `units`: out of Arrow, scaled to length 1; `sample`: some of them, by seed
 - `shard`: `build_shard`, some of the rows from datasets to files: what every engine distributes; `shard_files`: those
-  files; `coder`: vectors as codes; `sizes`: bytes as people say them
+  files; `coder`: vectors as codes; `sizes`: bytes as people write them
 - `build`: `build_index`, the whole of it; `assemble`, `merge`: codes of shards into one file; `add`: more rows;
   `ids`: which rows are there already, and how many have no id of their own
 - `truth`: exact neighbours block by block; `recall`: what searches find of them, and the least that reaches a target

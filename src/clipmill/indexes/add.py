@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from rich.filesize import decimal
 
 from ..datasets.tables.provenance import differences
 from ..errors import DatasetError, SpecError
@@ -30,7 +31,6 @@ from .plan import PROCESS_BYTES, WORK_BYTES, IndexPlan, plan_index
 from .recall import K, Truth
 from .sample import draw
 from .shard import IndexShard, cut
-from .sizes import as_size
 from .source import Source, open_source
 from .truth import merged, nearest_of_blocks
 
@@ -287,8 +287,8 @@ def _check_memory(old: IndexManifest, rows: int) -> None:
     needed = PROCESS_BYTES + WORK_BYTES + filled
     if filled and needed > allowed:
         raise SpecError(
-            f"with {rows:,} more rows {old.factory} takes some {as_size(needed)} to build, and the index was planned "
-            f"for {as_size(allowed)}; build it anew with more memory or as another kind"
+            f"with {rows:,} more rows {old.factory} takes some {decimal(needed)} to build, and the index was planned "
+            f"for {decimal(allowed)}; build it anew with more memory or as another kind"
         )
 
 

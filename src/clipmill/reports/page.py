@@ -8,6 +8,8 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
+from rich.filesize import decimal
+
 from .. import __version__
 from ..files.file_systems import Folder
 from ..indexes import IndexManifest
@@ -127,7 +129,7 @@ def _index_tiles(index: IndexManifest) -> list[tuple[str, str, str]]:
         said = "reached" if recall.reached else "not reached"
         tiles.append((f"recall@{recall.k}", f"{recall.recall:.4f}", f"target {recall.target:g}, {said}"))
         tiles.append(("queries a second", words.number(recall.queries_per_second), "on the machine that built it"))
-    return [*tiles, ("on the disk", words.size(sum(index.files.values())), f"full vectors in {index.dtype}")]
+    return [*tiles, ("on the disk", decimal(sum(index.files.values())), f"full vectors in {index.dtype}")]
 
 
 def _index(index: IndexManifest, page: Page) -> dict[str, Any]:
@@ -135,6 +137,7 @@ def _index(index: IndexManifest, page: Page) -> dict[str, Any]:
     if index.recall is not None and index.recall.curve:
         said["curve"] = page.add(plots.recall_plot(index.recall))
     failed = ", ".join(f"{words.count(rows)} {reason}" for reason, rows in index.failed.items() if rows)
+    memory = index.plan.get("max_memory_bytes")
     rows = [
         ("built", index.created),
         ("rows added last", index.updated if index.updated != index.created else "–"),
@@ -145,7 +148,7 @@ def _index(index: IndexManifest, page: Page) -> dict[str, Any]:
         ("rows without a vector", words.count(index.nulls)),
         ("vectors left out", failed or "none"),
         ("rows there already", words.count(index.skipped)),
-        ("memory it was planned for", words.size(index.plan.get("max_memory_bytes"))),
+        ("memory it was planned for", "–" if memory is None else decimal(memory)),
     ]
     return {**said, "rows": rows}
 
@@ -294,5 +297,5 @@ def said(found: Overview, output: str, nbytes: int) -> str:
         pictures = f", {words.count(tried)} thumbnails" if tried else ""
         parts.append(f"{section.column.name}: {words.count(there)} vectors of {words.count(found.rows)} rows{pictures}")
     parts += [f"{one.column.name}: {words.count(one.values)} scores" for one in found.scores]
-    lines = [f"{output} ({words.size(nbytes)})", *(f"  {part}" for part in parts)]
+    lines = [f"{output} ({decimal(nbytes)})", *(f"  {part}" for part in parts)]
     return "\n".join([*lines, *(f"  {warning}" for warning in found.warnings)])
