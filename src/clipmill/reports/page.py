@@ -13,11 +13,10 @@ from rich.filesize import decimal
 from .. import __version__
 from ..files.file_systems import Folder
 from ..indexes import IndexManifest
-from ..media.thumbnails import as_data_uri
 from . import plots, words
 from .columns import VectorColumn
 from .overview import Overview
-from .page_file import page_file
+from .page_file import page_file, template_of
 from .provenance import plain, provenance_rows, resolved_rows
 from .sample import Entry, readable, shortened
 from .scores import Scores
@@ -50,7 +49,6 @@ def render(found: Overview) -> str:
     Args:
         found: What is said.
     """
-    import jinja2
     from bokeh.resources import Resources
 
     page = Page()
@@ -74,11 +72,7 @@ def render(found: Overview) -> str:
     }
     context["scripts"] = Resources(mode="inline", components=["bokeh"], log_level="warn").js_raw
     context["plots"] = page.plots
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(__package__, "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # Bokeh names a thing before it refers to it
-    return environment.get_template("page.html").render(context)
+    return template_of("page.html", "clipmill report").render(context)
 
 
 def check_output(output: str, *, overwrite: bool = False) -> tuple[Folder, str]:
@@ -223,7 +217,7 @@ def _shown(section: VectorSection, entry: Entry) -> dict[str, Any]:
     return {
         "name": entry.name,
         "text": entry.text,
-        "picture": as_data_uri(picture.jpeg) if picture.jpeg is not None else None,
+        "picture": picture.data_uri,
         "reason": picture.reason,
     }
 
