@@ -7,7 +7,7 @@ import numpy as np
 from clipmill.encoders import EncoderSpec, load_encoder
 from clipmill.encoders.micro_batch import normalize_rows
 from clipmill.models.combinations import has_native_bfloat16
-from clipmill.models.demo.drawings import caption, draw, sample_scene
+from clipmill.pipelines.drawings import caption, draw, sample_scene
 
 NEIGHBOURS = 10
 _CHUNK = 250

@@ -8,5 +8,5 @@
 - `index_command`, `index`: the command `index`; `existing`: `--skip-existing`
 - `search_command`, `search`: the command `search`; `report_command`: the command `report`
 - `summary`: `summary(documents)` and `clipmill summary`; `models`, `doctor`: the commands of those names
-- `demo`: what `make demo` runs; `gallery`: its pictures
+- `demo`: what `make demo` runs; `gallery`: its pictures; `drawings`: pictures of coloured shapes, and captions
 """

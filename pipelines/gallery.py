@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import MissingExtraError
-from ..models.demo.drawings import CLASSES, draw, sample_scene
+from .drawings import CLASSES, draw, sample_scene
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee")
 
