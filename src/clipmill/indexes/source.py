@@ -18,6 +18,7 @@ from ..datasets.dataset import read_job
 from ..datasets.dataset_rows import parquet_paths
 from ..datasets.directory import SUCCESS
 from ..datasets.formats.clip_retrieval import vectors_beside
+from ..datasets.tables.column_types import is_vector_type
 from ..datasets.tables.provenance import differences, read_provenance
 from ..datasets.tables.spark_schema import SPARK_SCHEMA_KEY
 from ..errors import DatasetError, SpecError
@@ -207,13 +208,8 @@ def _look(path: str, said: dict[bytes, pa.Schema]) -> _Looked:
     return _Looked(rows, said.setdefault(schema.serialize().to_pybytes(), schema))
 
 
-def _is_vector(kind: pa.DataType) -> bool:
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return is_list and pa.types.is_floating(kind.value_type)
-
-
 def _column_of(path: str, schema: pa.Schema) -> str:
-    vectors = [field.name for field in schema if _is_vector(field.type)]
+    vectors = [field.name for field in schema if is_vector_type(field.type)]
     said = [name for name in read_provenance(schema) if name in vectors]
     candidates = said or vectors
     if not candidates:
@@ -228,7 +224,7 @@ def _column_of(path: str, schema: pa.Schema) -> str:
 def _check_column(path: str, schema: pa.Schema, name: str) -> None:
     if name not in schema.names:
         raise DatasetError(f"{path} has no column {name!r}; it has {', '.join(map(repr, schema.names))}")
-    if not _is_vector(schema.field(name).type):
+    if not is_vector_type(schema.field(name).type):
         raise DatasetError(f"column {name!r} of {path} holds no vectors but {schema.field(name).type}")
 
 
@@ -239,7 +235,7 @@ def _key_schema(schema: pa.Schema) -> pa.Schema:
 
 
 def _holds_vectors_or_bytes(kind: pa.DataType) -> bool:
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or _is_vector(kind):
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or is_vector_type(kind):
         return True
     return any(_holds_vectors_or_bytes(kind.field(number).type) for number in range(kind.num_fields))
 
