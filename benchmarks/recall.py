@@ -8,7 +8,7 @@ from clipmill.encoders import EncoderSpec, load_encoder
 from clipmill.encoders.plans.scores import pair_cosines
 from clipmill.indexes.exact import exact_top_k
 from clipmill.models.combinations import has_native_bfloat16
-from clipmill.models.demo.drawings import caption, draw, sample_scene
+from clipmill.pipelines.drawings import caption, draw, sample_scene
 
 NEIGHBOURS = 10
 _CHUNK = 250

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from skimage import data
 from sklearn.datasets import load_sample_images
 
-from clipmill.models.demo.drawings import draw, sample_scene
+from clipmill.pipelines.drawings import draw, sample_scene
 
 
 def photographs(count: int, seed: int = 0) -> list[bytes]:

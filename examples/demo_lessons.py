@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from clipmill.models.demo.drawings import (
+from clipmill.pipelines.drawings import (
     COLOURS,
     GROUNDS,
     HELD_OUT,

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from clipmill.models import demo
-from clipmill.models.demo.drawings import CLASSES, HELD_OUT, Scene, class_caption, describe, draw, sample_scene
+from clipmill.pipelines.drawings import CLASSES, HELD_OUT, Scene, class_caption, describe, draw, sample_scene
 
 MODEL_DIR = Path(demo.__file__).parent
 

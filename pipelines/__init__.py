@@ -9,5 +9,5 @@
 - `index_command`, `index`: the command `index`
 - `search_command`, `search`: the command `search`; `report_command`: the command `report`
 - `summary`: `summary(documents)` and `clipmill summary`; `models`, `doctor`: the commands of those names
-- `demo`: what `make demo` runs; `gallery`: its pictures and the contact sheet
+- `demo`: what `make demo` runs; `gallery`: its pictures; `drawings`: pictures of coloured shapes, and captions
 """

@@ -126,6 +126,8 @@ def summary(dataset: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print for programs.")
 def models(pattern: str | None, download: str | None, cache_dir: str | None, as_json: bool) -> None:
     """List model names (those that contain PATTERN), with modalities, dimension, image size, parameters, licence."""
+    from rich.filesize import decimal
+
     from .console import out
     from .models import describe, download_model, list_models, models_table, nearest
 
@@ -133,7 +135,7 @@ def models(pattern: str | None, download: str | None, cache_dir: str | None, as_
         if pattern:
             raise click.UsageError(f"--download takes one name and no PATTERN, got {pattern!r}")
         found = download_model(EncoderSpec(download, cache_dir=cache_dir))
-        lines = [f"{found['name']}: {found['bytes'] / 1e6:,.1f} MB of weights, SHA-256 {found['weights_sha256']}"]
+        lines = [f"{found['name']}: {decimal(found['bytes'])} of weights, SHA-256 {found['weights_sha256']}"]
         click.echo(json.dumps(found, indent=1) if as_json else "\n".join([*lines, *found["files"]]))
         return
     if cache_dir is not None:

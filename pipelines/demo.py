@@ -1,7 +1,8 @@
-"""What `make demo` runs: a small gallery, embedded by Beam and by Spark, compared, searched, and shown on a page."""
+"""What `make demo` runs: a small gallery, embedded by Beam and by Spark, compared, searched, and shown on pages."""
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,11 +15,10 @@ from rich.table import Table
 
 from ..datasets.dataset import read_failures
 from ..datasets.dataset_rows import read_dataset
-from ..encoders import load_encoder
 from ..errors import ClipmillError
 from .console import out
 from .doctor import MIN_JAVA, java_version
-from .gallery import Hit, write_contact_sheet, write_gallery
+from .gallery import write_gallery
 
 SENTENCES = ("a red star", "a blue circle", "a green triangle")
 MODEL = "demo"
@@ -45,11 +45,11 @@ def main(directory: str = "demo-output") -> None:
     if "spark" in vectors:
         _compare(vectors["beam"], vectors["spark"])
     _print_failures(home / "beam")
-    _search(vectors["beam"], home / "contact-sheet.png")
-    page = home / "report.html"
+    sheet, page = home / "contact-sheet.html", home / "report.html"
+    _run("search", str(home / "beam"), *SENTENCES, "--top-k", "3", "--html", str(sheet))
     _run("report", str(home / "beam"), "--output", str(page))
     out.print(f"\ndone in {time.perf_counter() - started:.0f} s; everything is under {home}/")
-    out.print(f"to look at, in a browser: {page}")
+    out.print(f"to look at, in a browser: {sheet} and {page}")
     if "spark" not in engines:
         out.print(
             f"Spark was left out: it needs Java {MIN_JAVA} or newer (Debian: apt install openjdk-17-jre-headless)"
@@ -67,7 +67,7 @@ def _embed(gallery: Path, dataset: Path, engine: str) -> dict[str, np.ndarray]:
 def _run(*arguments: str) -> None:
     """Run the command that a user would."""
     command = ["clipmill", *arguments]
-    out.print(f"\n[bold]$ {' '.join(command)}[/bold]")
+    out.print(f"\n[bold]$ {shlex.join(command)}[/bold]")
     subprocess.run([sys.executable, "-m", *command], check=True)
 
 
@@ -87,25 +87,6 @@ def _print_failures(dataset: Path) -> None:
     for failure in read_failures(str(dataset)):
         table.add_row(Path(failure["row"]).name, failure["stage"], failure["code"], failure["message"])
     out.print(table)
-
-
-def _search(vectors: dict[str, np.ndarray], sheet: Path) -> None:
-    names = list(vectors)
-    pictures = np.stack([vectors[name] for name in names])
-    pictures = pictures / np.linalg.norm(pictures, axis=1, keepdims=True)
-    queries = load_encoder(MODEL, normalize=True).embed_texts(list(SENTENCES))
-    found = []
-    for sentence, cosines in zip(SENTENCES, queries @ pictures.T, strict=True):
-        best = np.argsort(-cosines)[:3]
-        found.append((sentence, [Hit(names[n], float(cosines[n])) for n in best]))
-    table = Table(title="\nthe three nearest pictures", title_justify="left", box=None, pad_edge=False)
-    table.add_column("sentence")
-    table.add_column("pictures, with their cosine")
-    for sentence, hits in found:
-        table.add_row(sentence, ", ".join(f"{Path(hit.path).name} {hit.score:.3f}" for hit in hits))
-    out.print(table)
-    write_contact_sheet(found, sheet)
-    out.print(f"\nas a picture: {sheet}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rich.filesize import decimal
 from rich.table import Table
 
 from ..models.exporting import export_model
@@ -26,11 +27,11 @@ def export_table(folder: Path, manifest: dict[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column()
-    megabytes = sum((folder / name).stat().st_size for name in manifest["files"]) / 1e6
+    nbytes = sum((folder / name).stat().st_size for name in manifest["files"])
     table.add_row("exported", f"{manifest['model']} ({', '.join(manifest['modalities'])}, {manifest['dim']} values)")
     table.add_row("graphs", f"{manifest['kind']}, for runtime {manifest['runtime']}, precision {manifest['precision']}")
     if "checked_cosine" in manifest:
         table.add_row("checked", f"smallest cosine against float32: {manifest['checked_cosine']}")
-    table.add_row("directory", f"{folder} ({len(manifest['files'])} files, {megabytes:,.1f} MB)")
+    table.add_row("directory", f"{folder} ({len(manifest['files'])} files, {decimal(nbytes)})")
     table.add_row("load it as", f"onnx:{folder}")
     return table

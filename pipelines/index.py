@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import click
+from rich.filesize import decimal
 from rich.table import Table
 
 from ..errors import DatasetError
@@ -19,7 +20,7 @@ from ..indexes.build import IndexOptions, RunShards, build_index, plan_of, run_l
 from ..indexes.manifest import IndexManifest
 from ..indexes.plan import IndexPlan
 from ..indexes.shard import IndexJob, IndexShard
-from ..indexes.sizes import as_size, bytes_of
+from ..indexes.sizes import bytes_of
 from ..indexes.source import open_source
 from ..reports.words import many
 from . import console
@@ -291,4 +292,4 @@ def _describe(table: Table, found: IndexManifest) -> None:
             f"{recall.recall:.4f} of exact search, {recall.queries:,} queries (target {recall.target})",
         )
         table.add_row("queries per second", f"{recall.queries_per_second:,.0f}, all of them in one call")
-    table.add_row("size", as_size(sum(found.files.values())))
+    table.add_row("size", decimal(sum(found.files.values())))

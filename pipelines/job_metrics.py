@@ -14,7 +14,7 @@ from ..datasets.inputs.shards import Shard
 from ..errors import DatasetError
 from ..files.file_systems import is_local, open_location
 from ..jobs.job_counts import JobCounts
-from ..metrics.exposition import MetricsFile, check_installed, serve_metrics
+from ..metrics.prometheus_text import MetricsFile, check_installed, serve_metrics
 
 _START = b"# HELP clipmill_"
 """How a file of metrics begins."""

@@ -19,15 +19,8 @@ from ..indexes.search_plan import ID, SCORE, TOP_K, SearchPlan, spec_of_search
 from ..indexes.searcher import Searcher
 from ..indexes.targets import Target, find_target
 from ..metrics.stats import Stats
-from ..reports.contact_sheet import (
-    Asked,
-    PictureRules,
-    check_page,
-    content_columns,
-    names_local_files,
-    render,
-    shown_text,
-)
+from ..reports.contact_sheet import Asked, check_page, content_columns, names_local_files, render, shown_text
+from ..reports.pictures import PictureRules
 from . import console
 from .jobs import Refused
 from .listed import table_of
@@ -79,7 +72,7 @@ def print_found(location: str, queries: Sequence[Query], options: dict[str, Any]
         _print(asked, asked_for, plan)
     if page is not None:
         local = names_local_files(target) if allowed is None else bool(allowed)
-        rules = PictureRules(fetch_policy(spec), local, values["fetch_remote"])
+        rules = PictureRules(values["fetch_remote"], lambda _: local, fetch_policy(spec))
         folder, name = page
         folder.make()
         folder.write(name, render(target, spec.model, asked, asked_for, rules).encode())

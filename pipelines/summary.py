@@ -139,10 +139,9 @@ def _rows(path: str) -> Iterator[dict[str, Any]]:
 
 def _cells(column: Any) -> list[Any]:
     """Return a column's values; vectors as arrays, since a Python float for each dimension would be slow."""
-    import pyarrow as pa
+    from ..datasets.tables.column_types import is_vector_type
 
-    is_list = pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type)
-    if not is_list or not pa.types.is_floating(column.type.value_type):
+    if not is_vector_type(column.type):
         return column.to_pylist()
     return [cell.values.to_numpy(zero_copy_only=False) if cell.is_valid else None for cell in column]
 

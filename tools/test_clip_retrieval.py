@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipmill.models.demo.drawings import caption, draw, sample_scene
+from clipmill.pipelines.drawings import caption, draw, sample_scene
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES, SHARD, QUERIES = 120, 50, 20

@@ -38,9 +38,9 @@ from .elements import read_row
 from .failed_row import FailedRow
 from .rows import RowFields, fields_of, make_row
 
+_EXACT = decimal.Context(prec=decimal.MAX_PREC, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN)
+"""Takes no digit away; `1.50` and `15E-1` are both `1.5` by it, and no digits of `1E+900000000` are written out."""
 _KEY_BYTES = 64
-_FLOAT_DIGITS = 400
-"""More than a float's largest exponent, of either sign."""
 """Bytes up to which a group's key is written out; a longer one becomes a digest, since each of its rows carries it."""
 _PENDING = 1024
 """Logits that a combiner collects before it sums them up."""
@@ -248,8 +248,8 @@ def _key_part(name: str, value: Any) -> bytes:
             return b"s" + value.encode("utf-8", "surrogatepass")
         case bytes() | bytearray() | memoryview():
             return b"b" + bytes(value)
-        case numbers.Integral() | float() | np.floating() | decimal.Decimal():
-            return _number_part(value)
+        case numbers.Integral() | float() | np.floating() | decimal.Decimal() if not isinstance(value, np.longdouble):
+            return _number_part(value)  # no float of Python holds a longdouble
         case uuid.UUID():
             return b"u" + value.bytes
         case Timestamp():
@@ -267,18 +267,9 @@ def _key_part(name: str, value: Any) -> bytes:
 
 
 def _number_part(value: Any) -> bytes:
-    if isinstance(value, numbers.Integral) and int(value).bit_length() > 3 * _FLOAT_DIGITS:
-        value = decimal.Decimal(int(value))
-    if isinstance(value, decimal.Decimal) and value.is_finite() and value and abs(value.adjusted()) > _FLOAT_DIGITS:
-        # no float is as large or small; a ratio would have as many digits
-        sign, digits, exponent = value.as_tuple()
-        text = "".join(map(str, digits))
-        significant = text.rstrip("0")
-        return f"d{sign}:{significant}:{exponent + len(text) - len(significant)}".encode()  # type: ignore[operator]
-    try:
-        number, parts = (int(value), 1) if isinstance(value, numbers.Integral) else value.as_integer_ratio()
-    except ValueError:
-        return b"nan"
-    except OverflowError:
-        return b"+inf" if value > 0 else b"-inf"
-    return f"n{number:x}/{parts:x}".encode()
+    if isinstance(value, numbers.Integral):
+        value = int(value)
+    elif not isinstance(value, decimal.Decimal):
+        value = float(value)
+    number = decimal.Decimal(value)  # exactly, whatever it was
+    return b"nan" if number.is_nan() else f"n{_EXACT.normalize(number) if number else 0}".encode()

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
 
+from ..datasets.tables.column_types import is_list_type
 from ..datasets.tables.vectors import nested_vector_array, vector_array
 from ..encoders.item import item_of_value
 from ..encoders.outcome import Outcome, Vector
@@ -152,5 +153,5 @@ def _check_arrow_type(type_: pa.DataType, modality: str) -> None:
     if modality != "text" and kinds.is_struct(type_):
         return
     takes = "strings" if modality == "text" else f"binary, strings (URIs) or structs of {modality}"
-    way_out = "; for an array of them use embed_columns" if kinds.is_list(type_) or kinds.is_large_list(type_) else ""
+    way_out = "; for an array of them use embed_columns" if is_list_type(type_) else ""
     raise SpecError(f"embed_{modality} takes a column of {takes}, got {type_}{way_out}")

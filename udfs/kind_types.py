@@ -7,9 +7,10 @@ from typing import Literal, NamedTuple
 import pyarrow as pa
 from pyspark.sql import types as T
 
+from ..datasets.tables.column_types import is_list_type
 from ..encoders.plans.kinds import CONTENT, Kind, modality_of_struct
 from ..errors import SpecError
-from .values import is_list, is_number
+from .values import is_number
 
 _FILE = {"bytes", "path"}
 _TAKES = {
@@ -54,7 +55,7 @@ def shape_of_spark(kind: T.DataType) -> Shape:
 def shape_of_arrow(kind: pa.DataType) -> Shape:
     """Return the shape of a type of Arrow."""
     shown, types = str(kind), pa.types
-    if is_list(kind):
+    if is_list_type(kind):
         return Shape("numbers" if is_number(kind.value_type) else "list", (), shown)
     if types.is_struct(kind):
         return Shape("struct", tuple(kind.names), shown)
@@ -89,7 +90,7 @@ def check_candidates(option: str, kind: Kind, candidates: pa.DataType) -> None:
     """Refuse a column that is no list of candidates of its kind; see `check_shape`."""
     if pa.types.is_null(candidates):
         return
-    if not is_list(candidates):
+    if not is_list_type(candidates):
         raise SpecError(
             f"the column of candidates is {candidates}, not an array; rows of one candidate each are for rank_groups"
             " and clip_similarity"

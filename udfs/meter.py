@@ -1,7 +1,7 @@
 """What Spark's workers count, under the names of `encoders.metrics`, brought to the driver by an accumulator.
 
 Classic Spark only: Spark Connect has no accumulators. There functions count in the totals of their worker process
-alone, which `encoders.told_process` has written or served.
+alone, which `metrics.env_exporter` has written or served.
 """
 
 from __future__ import annotations

@@ -99,9 +99,9 @@ def rank_array_with_candidates(
         )
     places = ranked.flatten()
     lengths = pc.list_value_length(ranked).fill_null(0).to_numpy(zero_copy_only=False)
-    starts = candidates.offsets.to_numpy()[:-1].astype(np.int64)
-    indices = np.repeat(starts, lengths) + places.field("position").to_numpy()
-    taken = candidates.values.take(pa.array(indices))
+    given = pc.list_value_length(candidates).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    indices = np.repeat(given.cumsum() - given, lengths) + places.field("position").to_numpy()
+    taken = candidates.flatten().take(pa.array(indices))
     whole = pa.StructArray.from_arrays([taken, *places.flatten()], ["candidate", *places.type.names])
     return pa.ListArray.from_arrays(ranked.offsets, whole, mask=ranked.is_null())
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ..datasets.tables.column_types import is_list_type
 from ..datasets.tables.scalars import holds_sound, read_scalar
 from ..failures import Code, RowError, Stage
 
@@ -37,7 +38,7 @@ def read_value(scalar: pa.Scalar) -> Any:
 
 def plain_reader_of(kind: pa.DataType) -> Reader:
     """Return what reads values of a type as `read_value` does, the type looked at once and not for every value."""
-    if holds_sound(kind) or is_list(kind):
+    if holds_sound(kind) or is_list_type(kind):
         return read_value
 
     def read(scalar: pa.Scalar) -> Any:
@@ -61,7 +62,7 @@ def reader_of(kind: pa.DataType) -> Reader:
     """
     if holds_sound(kind) or not _holds_numbers(kind):
         return plain_reader_of(kind)
-    if not is_list(kind):
+    if not is_list_type(kind):
         return _struct_reader({field.name: reader_of(field.type) for field in kind})
     if is_number(kind.value_type):
         return lambda scalar: scalar.values.to_numpy(zero_copy_only=False) if scalar.is_valid else None
@@ -82,12 +83,7 @@ def _struct_reader(readers: Mapping[str, Reader]) -> Reader:
 def _holds_numbers(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         return any(_holds_numbers(field.type) for field in kind)
-    return is_list(kind) and (is_number(kind.value_type) or _holds_numbers(kind.value_type))
-
-
-def is_list(kind: pa.DataType) -> bool:
-    """Tell whether a type is a list of any sort."""
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return is_list_type(kind) and (is_number(kind.value_type) or _holds_numbers(kind.value_type))
 
 
 def is_number(kind: pa.DataType) -> bool:

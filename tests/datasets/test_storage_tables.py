@@ -7,9 +7,11 @@ import copy
 import numpy as np
 import pyarrow as pa
 import pytest
+from list_kinds import every_list
 from storage_helpers import photograph, text_vector
 
 from clipmill.datasets import documents_batch, documents_schema, failure_records, rows_batch, rows_schema
+from clipmill.datasets.tables.column_types import is_list_type, is_vector_type
 from clipmill.encoders import Code, Document, EncoderSpec, Failure, Stage, Vector, read_provenance
 from clipmill.encoders.plans.columns import ColumnPlan
 from clipmill.encoders.plans.document_plan import DocumentEmbedPlan
@@ -112,3 +114,21 @@ def test_rows_as_a_batch():
     assert rows[0].keys() == before.keys()
     with pytest.raises(DatasetError, match="column 'id' is int32"):
         rows_batch([{"id": "x"}], schema, plan, 4)
+
+
+@every_list
+def test_lists_of_every_kind_are_lists(list_of):
+    assert is_list_type(list_of(pa.string())) and not is_vector_type(list_of(pa.string()))
+    assert is_list_type(list_of(pa.float32())) and is_vector_type(list_of(pa.float16()))
+    assert not is_vector_type(list_of(list_of(pa.float32())))
+    schema = rows_schema(pa.schema({"texts": list_of(pa.string())}), ColumnPlan.of({"texts": "text"}), SPEC)
+    assert schema.field("texts_embedding").type == pa.list_(pa.list_(pa.float32()))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.string(), pa.binary(), pa.float32(), pa.null(), pa.struct({"a": pa.int8()}), pa.map_(pa.string(), pa.int8())],
+    ids=str,
+)
+def test_other_types_are_no_lists(kind):
+    assert not is_list_type(kind) and not is_vector_type(kind)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from index_helpers import DIM, SPEC, brute_force, clustered, write_dataset
+from list_kinds import every_list
 
 from clipmill.datasets.tables.provenance import check_comparable, provenance_of, spec_of_provenance
 from clipmill.encoders import EncoderSpec, score
@@ -286,3 +287,13 @@ def test_another_model_or_preparation_is_refused_with_what_differs() -> None:
 def test_other_spellings_of_the_same_model_are_the_same() -> None:
     provenance = provenance_of(EncoderSpec("ViT-B-32::openai"), "image")
     assert spec_of_provenance(provenance, model="ViT-B/32").model == "ViT-B-32::openai"
+
+
+@every_list
+def test_vectors_are_found_in_lists_of_every_kind(tmp_path, list_of):
+    vectors = pa.array([[3.0, 0.0], [0.0, 2.0]], list_of(pa.float32()))
+    pq.write_table(pa.table({"id": ["a", "b"], "embedding": vectors}), tmp_path / "v.parquet")
+    source = open_source([str(tmp_path)])
+    assert (source.column, source.dim, source.rows) == ("embedding", 2, 2)
+    hits = opened(tmp_path).search(np.float32([[0.1, 1.0]]), 2)
+    assert hits.positions.tolist() == [[1, 0]]

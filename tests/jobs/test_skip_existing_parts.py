@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from existing_contract import Nights, embed_here, find_here, in_out_skipped
+from list_kinds import every_list
 from storage_helpers import photograph
 
 from clipmill.datasets import finish_job, plan_shards
@@ -250,3 +251,18 @@ def test_files_taken_as_rows_are_told_by_their_paths_and_by_their_bytes(nights):
     assert (nights.run("two", photos, skip=("one",), **rows).skipped, nights.keys("two")) == (2, [f"{photos}/c.png"])
     found = nights.run("three", photos, skip=("one",), by="content", **rows)
     assert (found.skipped, nights.keys("three")) == (1, [f"{photos}/b.png", f"{photos}/c.png"])
+
+
+@every_list
+def test_vectors_are_found_in_lists_of_every_kind(nights, list_of):
+    """An array column has a vector if one of its values has; whoever wrote the other dataset's files."""
+    texts = pa.array([["one", "two"], [None, None], [None, "four"]], list_of(pa.string()))
+    pq.write_table(pa.table({"id": ["a", "b", "c"], "texts": texts}), nights.folder / "in.parquet")
+    nights.run("one", nights.folder / "in.parquet", columns={"texts": "text"})
+    (file,) = (nights.folder / "one").glob("*.parquet")
+    table = pq.read_table(file)
+    place = table.schema.get_field_index("texts_embedding")
+    field = table.schema.field(place)
+    again = pa.array(table.column(place).to_pylist(), list_of(pa.list_(pa.float32())))
+    pq.write_table(table.set_column(place, field.with_type(again.type), again), file)
+    assert nights.run("two", nights.folder / "in.parquet", columns={"texts": "text"}, skip=("one",)).skipped == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import socket
 import sys
 import threading
@@ -20,9 +21,9 @@ from clipmill.encoders.item import Item
 from clipmill.errors import MissingExtraError
 from clipmill.failures import Failure, Stage
 from clipmill.metrics import counts as metrics
-from clipmill.metrics import exposition
+from clipmill.metrics import prometheus_text
 from clipmill.metrics.counts import METRICS, by_engine_names, counts_of, process_counts
-from clipmill.metrics.exposition import MetricsFile, metrics_text, serve_metrics
+from clipmill.metrics.prometheus_text import MetricsFile, metrics_text, serve_metrics
 from clipmill.metrics.stats import Stats
 
 
@@ -111,6 +112,15 @@ def test_a_scrape_says_every_number_and_zeros() -> None:
     assert not [key for key in found if key[0].startswith(("clipmill_shards", "clipmill_rows_written"))]
 
 
+def test_the_text_is_that_of_prometheus() -> None:
+    text = metrics_text(lambda: counts_of(full_stats()), labels={"dataset": 'a "b"\n'})
+    assert text.startswith(
+        "# HELP clipmill_rows_in_total Rows and documents taken in.\n"
+        "# TYPE clipmill_rows_in_total counter\n"
+        'clipmill_rows_in_total{dataset="a \\"b\\"\\n"} 2.0\n'
+    )
+
+
 def test_labels_stand_on_every_number() -> None:
     families = list(
         text_string_to_metric_families(metrics_text(lambda: counts_of(full_stats()), labels={"dataset": "d"}))
@@ -158,14 +168,14 @@ def test_a_file_that_cannot_be_written_any_more_ends_nothing(tmp_path, caplog) -
 def test_who_counts_often_seldom_writes(tmp_path, monkeypatch) -> None:
     """The first time at once; what follows at once is written by the thread, and nobody waits for it."""
     numbers, path, writers = Stats(), tmp_path / "m.prom", []
-    replace = Path.replace
+    rename = os.rename
 
-    def remember(self: Path, target: Path) -> Path:
+    def remember(source: str, target: str) -> None:
         writers.append(threading.current_thread().name)
-        return replace(self, target)
+        rename(source, target)
 
-    monkeypatch.setattr(Path, "replace", remember)
-    monkeypatch.setattr(exposition, "SOON_S", 1.0)
+    monkeypatch.setattr(os, "rename", remember)
+    monkeypatch.setattr(prometheus_text, "SOON_S", 1.0)
     with MetricsFile(path, source=lambda: counts_of(numbers), every_s=1000) as file:
         writers.clear()
         for number in range(1, 101):
@@ -183,11 +193,11 @@ def test_who_counts_often_seldom_writes(tmp_path, monkeypatch) -> None:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError], ids=lambda error: error.__name__)
 def test_a_write_that_is_broken_off_leaves_nothing(tmp_path, monkeypatch, error) -> None:
-    def broken_off(self: Path, target: Path) -> Path:
-        assert self.read_text().startswith("# HELP clipmill_")
+    def broken_off(source: str, target: str) -> None:
+        assert Path(source).read_text().startswith("# HELP clipmill_") and Path(target) == tmp_path / "m.prom"
         raise error
 
-    monkeypatch.setattr(Path, "replace", broken_off)
+    monkeypatch.setattr(os, "rename", broken_off)
     with pytest.raises(error), MetricsFile(tmp_path / "m.prom", source=dict):
         raise AssertionError("the block was entered")
     assert list(tmp_path.iterdir()) == []

@@ -11,8 +11,8 @@ import pytest
 from scrapes import samples
 
 from clipmill.errors import SpecError
-from clipmill.metrics import told_process
-from clipmill.metrics.told_process import parse_ports, start_from_environment
+from clipmill.metrics import env_exporter
+from clipmill.metrics.env_exporter import parse_ports, start_from_environment
 
 PROGRAM = """
 import os, sys, urllib.request
@@ -108,7 +108,7 @@ def test_nothing_is_imported_or_started_without_being_told(monkeypatch) -> None:
 def test_an_environment_that_cannot_be_followed_starts_nothing(tmp_path, monkeypatch, file, port) -> None:
     """Each load tries again, and none leaves a server or a file behind."""
     served = []
-    monkeypatch.setattr(told_process, "serve_metrics", served.append)
+    monkeypatch.setattr(env_exporter, "serve_metrics", served.append)
     environment = {
         "CLIPMILL_METRICS_FILE": file.replace("{folder}", str(tmp_path)),
         "CLIPMILL_METRICS_PORT": port,
@@ -148,12 +148,12 @@ def test_a_process_that_is_killed_has_written_what_it_counted_a_moment_before(tm
 FORKED = """
 import os, signal, sys, threading
 from clipmill import load_encoder
-from clipmill.metrics import counts as metrics, told_process
+from clipmill.metrics import counts as metrics, env_exporter
 from clipmill.metrics.counts import by_engine_names, process_counts
 
 encoder = load_encoder("fake::dim=8")
 encoder.embed("text", ["one", "two"])
-taken = [metrics._totals._lock, told_process._starting]
+taken = [metrics._totals._lock, env_exporter._starting]
 if "udfs" in sys.argv:
     from clipmill.udfs import meter
     taken.append(meter._lock)

@@ -13,7 +13,7 @@ from weights import relative_error
 
 from clipmill.encoders import Encoder, load_encoder
 from clipmill.models.catalog.facts import demo_directory
-from clipmill.models.demo.drawings import CLASSES, HELD_OUT, class_caption, draw, sample_scene
+from clipmill.pipelines.drawings import CLASSES, HELD_OUT, class_caption, draw, sample_scene
 
 GALLERIES = 3
 HELD = np.array([pair in HELD_OUT for pair in CLASSES])

@@ -12,13 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from list_kinds import every_list
 from pictures import encode
 
 from clipmill.datasets import read_dataset, read_failures
 from clipmill.pipelines.cli import main
 from clipmill.pipelines.engines import root_cause
-from clipmill.pipelines.summary import summary
+from clipmill.pipelines.summary import summarise_dataset, summary
 
 
 @pytest.fixture
@@ -345,3 +348,10 @@ def test_the_cause_of_an_engines_error_is_found() -> None:
     lines = ("An exception was thrown:", "Traceback:", "  File x", "clipmill.WeightsError: no weights", " at org.x")
     wrapped = "\n".join(lines)
     assert root_cause(RuntimeError(wrapped)) == "clipmill.WeightsError: no weights"
+
+
+@every_list
+def test_a_summary_shows_vectors_in_lists_of_every_kind(tmp_path: Path, list_of) -> None:
+    vectors = pa.array([[1.0, 2.0], [2.0, 1.0]], list_of(pa.float32()))
+    pq.write_table(pa.table({"id": ["a", "b"], "embedding": vectors}), tmp_path / "v.parquet")
+    assert summarise_dataset(str(tmp_path)).attributes["embedding"].types == {"ndarray"}

@@ -22,7 +22,7 @@ from clipmill.datasets.tables.provenance import TAKEN_OVER, provenance_of, spec_
 from clipmill.encoders import EncoderSpec, score
 from clipmill.encoders.testing import fake_text_vector
 from clipmill.indexes.build import IndexOptions, build_index
-from clipmill.models.demo.drawings import CLASSES, class_caption, draw, sample_scene
+from clipmill.pipelines.drawings import CLASSES, class_caption, draw, sample_scene
 from clipmill.pipelines.search_command import search
 
 DRAWN = 200

@@ -11,7 +11,7 @@ from scrapes import samples
 
 from clipmill.encoders import unload_all
 from clipmill.metrics.counts import by_engine_names, process_counts
-from clipmill.metrics.exposition import metrics_text
+from clipmill.metrics.prometheus_text import metrics_text
 from clipmill.transforms import Classify, Embed, Rank
 from clipmill.transforms import metrics_of as beam_metrics
 

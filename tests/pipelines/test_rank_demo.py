@@ -12,7 +12,7 @@ from beam_helpers import Keep, kept, pipeline
 from pyspark.sql import Row
 
 from clipmill.encoders import EncoderSpec
-from clipmill.models.demo.drawings import CLASSES, class_caption, draw, sample_scene
+from clipmill.pipelines.drawings import CLASSES, class_caption, draw, sample_scene
 from clipmill.transforms import Classify, Rank
 from clipmill.udfs import classify, rank
 

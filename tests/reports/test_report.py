@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from cli_helpers import run, write_pictures
+from list_kinds import every_list
 from pictures import encode
 from places import DOCS
 from report_helpers import EVIL, SPEC, clustered, look, page_of, text_of, write_plain
@@ -25,6 +26,7 @@ from clipmill.encoders.plans.columns import ColumnPlan
 from clipmill.encoders.plans.rank_plan import RankPlan
 from clipmill.errors import DatasetError
 from clipmill.indexes.build import IndexOptions, build_index
+from clipmill.reports.columns import content_of
 from clipmill.reports.overview import Looked, overview
 from clipmill.reports.vectors import SampleOptions
 
@@ -336,3 +338,21 @@ def _columns_of(item: object) -> list:
 def _decoded(array: dict) -> list:
     """Return the numbers of an array as Bokeh writes it."""
     return np.frombuffer(gzip.decompress(base64.b64decode(array["array"]["data"])), array["dtype"]).tolist()
+
+
+@every_list
+def test_vectors_texts_and_scores_are_found_in_lists_of_every_kind(tmp_path: Path, list_of) -> None:
+    both = {"cosine": 0.5, "clip_score": 0.25}
+    columns = {
+        "vector": pa.array([[1.0, 2.0]], list_of(pa.float32())),
+        "vectors": pa.array([[[1.0, 2.0], [3.0, 4.0]]], list_of(list_of(pa.float32()))),
+        "ranked": pa.array([[both, both]], list_of(pa.struct(dict.fromkeys(both, pa.float64())))),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "in.parquet")
+    found = look(tmp_path / "in.parquet")
+    assert [(one.column.name, len(one.sample.entries)) for one in found.vectors] == [("vector", 1), ("vectors", 1)]
+    (scores,) = found.scores
+    assert (scores.rows, scores.values) == (1, 2)
+    texts = pa.schema({"texts": list_of(pa.string()), "texts_embedding": list_of(list_of(pa.float32()))})
+    job = {"columns": {"texts": {"output": "texts_embedding", "modality": "text"}}}
+    assert content_of("texts_embedding", texts, job).text == "texts"

@@ -224,7 +224,7 @@ def test_raising_ends_the_job():
 
 
 @pytest.mark.parametrize(
-    "value", [[1], {"a": 1}, (1, 2), np.zeros(2), object(), {1}, 1j], ids=lambda v: type(v).__name__
+    "value", [[1], {"a": 1}, (1, 2), np.zeros(2), object(), {1}, 1j, np.longdouble(1)], ids=lambda v: type(v).__name__
 )
 def test_what_names_no_group_fails_alone(tmp_path, value):
     with pytest.raises(RowError, match="rows of a query share a text, bytes, a number, a date or time"):

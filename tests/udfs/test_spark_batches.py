@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from list_kinds import every_list
 
 from clipmill.encoders import EncoderSpec, load_encoder, unload_all
 from clipmill.encoders.plans.columns import ColumnPlan
 from clipmill.encoders.testing import FakeModel, fake_text_vector
-from clipmill.errors import EmbeddingError
+from clipmill.errors import EmbeddingError, SpecError
 from clipmill.models import spec as spec_module
 from clipmill.models.model import Prepared
 from clipmill.udfs.batches import embed_array, embed_batches
@@ -139,3 +140,14 @@ def test_who_stops_early_leaves_nothing_behind(slow_pictures, end):
     go_on.set()
     load_encoder(spec)._loaded.pool("decode", 1).submit(int).result(60)  # after all that waits in the same queue
     assert len(begun) <= 5  # the fifth was on its way
+
+
+@every_list
+def test_arrays_of_every_kind_are_embedded_by_their_elements(list_of):
+    texts = pa.array([["one", None], None, ["two", "x"]], list_of(pa.string()))
+    with pytest.raises(SpecError, match="for an array of them use embed_columns"):
+        embed_array(texts, SPEC, "text", "null")
+    batch = pa.RecordBatch.from_arrays([texts], ["texts"])
+    (found,) = embed_batches([batch], SPEC, ColumnPlan.of({"texts": "text"}), [InputColumn("texts", (0,), True)])
+    expected = [[vector("one"), None], None, [vector("two"), vector("x")]]
+    assert found.column("texts_embedding").to_pylist() == expected

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from contract import vector_of_wav, wav
+from list_kinds import every_list
 from PIL import Image
 from pyspark.errors import AnalysisException, PythonException
 from pyspark.sql import Row
@@ -280,7 +281,9 @@ def test_labels_of_all_rows_are_encoded_once_in_each_worker(spark, tmp_path):
 SPEC = EncoderSpec(MODEL)
 
 
-@pytest.mark.parametrize("list_of", [pa.list_, pa.large_list], ids=["list", "large_list"])
+@pytest.mark.parametrize(
+    "list_of", [pa.list_, pa.large_list, pa.list_view, pa.large_list_view], ids=lambda list_of: list_of.__name__
+)
 @pytest.mark.parametrize("string", [pa.string(), pa.large_string()], ids=str)
 def test_slices_and_large_types(list_of, string):
     values = [["dropped"], ["red", None, "a long caption"], None, [], ["one", ""], ["dropped"]]
@@ -294,6 +297,17 @@ def test_slices_and_large_types(list_of, string):
         assert (ranked is None) == (without is None)
         for one, bare in zip(ranked or [], without or [], strict=True):
             assert one == {"candidate": given[one["position"]], **bare}
+
+
+@every_list
+def test_candidates_in_lists_of_every_kind_are_taken_as_they_are(list_of):
+    candidates = pa.array([["dropped", ""], ["a long one", "red"], None, ["two", "x"]], list_of(pa.string()))[1:]
+    queries = pa.array(["dropped", "redder", "x", "one"])[1:]
+    plan = rank_plan(SPEC, "auto", "auto", None, 100.0)
+    found = rank_array_with_candidates(queries, candidates, SPEC, plan, T.StringType()).to_pylist()
+    for given, row in zip(candidates.to_pylist(), found, strict=True):
+        assert (row is None) == (given is None)
+        assert [one["candidate"] for one in row or []] == [given[one["position"]] for one in row or []]
 
 
 def test_memory_of_a_batch_does_not_grow_with_its_rows(monkeypatch):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Hashable
 
 from ..errors import DeviceError, WeightsError
 from ..metrics.counts import record_load
-from ..metrics.told_process import start_from_environment
+from ..metrics.env_exporter import start_from_environment
 from ..models.combinations import Combination, may_have_gpu
 from ..models.model import ClipModel, Model
 from ..models.spec import EncoderSpec

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
+from rich.filesize import decimal
 
 from ..datasets.tables.provenance import differences
 from ..errors import DatasetError, SpecError
@@ -13,7 +14,6 @@ from .footprint import filled_bytes
 from .library import make_index
 from .manifest import IndexManifest
 from .plan import PROCESS_BYTES, WORK_BYTES, plan_index
-from .sizes import as_size
 from .source import VectorSource
 
 _REBUILD_GROWTH = 4
@@ -77,8 +77,8 @@ def check_memory(old: IndexManifest, rows: int) -> None:
     needed = PROCESS_BYTES + WORK_BYTES + filled
     if filled and needed > allowed:
         raise SpecError(
-            f"with {rows:,} more rows {old.factory} takes some {as_size(needed)} to build, and the index was planned "
-            f"for {as_size(allowed)}; rebuild it with more memory or as another kind"
+            f"with {rows:,} more rows {old.factory} takes some {decimal(needed)} to build, and the index was planned "
+            f"for {decimal(allowed)}; rebuild it with more memory or as another kind"
         )
 
 

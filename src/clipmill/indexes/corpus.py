@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+from rich.filesize import decimal
 
 from ..datasets.tables.schemas import in_columns
 from ..errors import DatasetError
@@ -98,8 +99,8 @@ def check_size(location: str, source: VectorSource) -> None:
     """
     if (held := 4 * source.dim * source.rows) > MAX_CORPUS_BYTES:
         raise DatasetError(
-            f"{location}: {source.rows:,} vectors of {source.dim} values are {held / 1e9:.1f} GB, and every process"
-            f" that searches a dataset holds them, up to {MAX_CORPUS_BYTES / 1e9:.1f} GB: build an index of it"
+            f"{location}: {source.rows:,} vectors of {source.dim} values are {decimal(held)}, and every process"
+            f" that searches a dataset holds them, up to {decimal(MAX_CORPUS_BYTES)}: build an index of it"
             " ('clipmill index'), which processes share, and search that"
         )
 

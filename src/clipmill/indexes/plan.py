@@ -7,11 +7,12 @@ import math
 import re
 from typing import Any, Literal, NamedTuple
 
+from rich.filesize import decimal
+
 from ..errors import SpecError
 from .codes import ID_BYTES
 from .footprint import GRAPH_GROWTH, HNSW_LINKS, HNSW_ROW_BYTES, filled_bytes, index_bytes
 from .library import code_bytes_of, ivf_of, make_index
-from .sizes import as_size
 
 Kind = Literal["exact", "hnsw", "ivf", "ivfpq", "custom"]
 
@@ -86,9 +87,9 @@ class IndexPlan:
     def lines(self) -> list[str]:
         """Return the lines that users see: the kind, the reasons, and the sizes."""
         sizes = (
-            f"estimated: index {as_size(self.index_bytes)}, full vectors ({self.dtype}) {as_size(self.vectors_bytes)} "
-            f"on disk; memory {as_size(self.build_bytes)} to build, {as_size(self.search_bytes)} to search; "
-            f"beyond that files are mapped, up to the {as_size(self.max_memory_bytes)} that are allowed"
+            f"estimated: index {decimal(self.index_bytes)}, full vectors ({self.dtype}) {decimal(self.vectors_bytes)} "
+            f"on disk; memory {decimal(self.build_bytes)} to build, {decimal(self.search_bytes)} to search; "
+            f"beyond that files are mapped, up to the {decimal(self.max_memory_bytes)} that are allowed"
         )
         return [f"{self.kind} ({self.factory}): {self.rows:,} rows of {self.dim} values", *self.reasons, sizes]
 
@@ -132,10 +133,10 @@ def plan_index(
     if rows > _HNSW_ROWS:
         reasons.append(f"{rows:,} rows are more than the {_HNSW_ROWS:,} of which one process makes a graph")
     elif growing > allowed:
-        reasons.append(f"a graph takes {as_size(growing)} while it grows, more than there is")
+        reasons.append(f"a graph takes {decimal(growing)} while it grows, more than there is")
     else:
         reasons.append(
-            f"a graph of {rows:,} rows (up to {_HNSW_ROWS:,} are made in one process) takes {as_size(graph)}, which "
+            f"a graph of {rows:,} rows (up to {_HNSW_ROWS:,} are made in one process) takes {decimal(graph)}, which "
             "fits"
         )
         return _hnsw(sizes, graph, growing, reasons)
@@ -180,7 +181,7 @@ def _inputs(rows: int, dim: int, dtype: str, max_memory_bytes: int, process_byte
     held = process_bytes + WORK_BYTES
     if held >= max_memory_bytes:
         raise SpecError(
-            f"max_memory {as_size(max_memory_bytes)} is not enough: a process takes {as_size(held)} before the first "
+            f"max_memory {decimal(max_memory_bytes)} is not enough: a process takes {decimal(held)} before the first "
             "vector; allow more"
         )
     return _Inputs(rows, dim, dtype, max_memory_bytes, held)
@@ -224,18 +225,18 @@ def _plan_lists(sizes: _Inputs, allowed: int, reasons: list[str]) -> IndexPlan:
     whole = rows * (dim + ID_BYTES) + overhead
     if whole <= allowed:
         kind, factory, code = "ivf", f"{_ivf_factory(lists)},SQ8", dim
-        reasons.append(f"lists with a byte for each value take {as_size(whole)}, which fits")
+        reasons.append(f"lists with a byte for each value take {decimal(whole)}, which fits")
     else:
         kind = "ivfpq"
         code = _code_bytes(dim, (allowed - overhead) / rows - ID_BYTES)
         size = rows * (code + ID_BYTES) + overhead
         factory = f"OPQ{code}_{dim // code * code},{_ivf_factory(lists)},PQ{code}"
         reasons.append(
-            f"lists with a byte for each value take {as_size(whole)}, more than there is; with codes of {code} bytes "
+            f"lists with a byte for each value take {decimal(whole)}, more than there is; with codes of {code} bytes "
             + (
-                f"{as_size(size)}, which fits"
+                f"{decimal(size)}, which fits"
                 if size <= allowed
-                else f"{as_size(size)}, which does not fit either: lists are read from the disk when they are searched"
+                else f"{decimal(size)}, which does not fit either: lists are read from the disk when they are searched"
             )
         )
         whole = size
@@ -317,8 +318,8 @@ def plan_factory(
     build = sizes.held + max(training, filled_bytes(empty, rows))
     if build > max_memory_bytes:
         raise SpecError(
-            f"factory={factory!r} takes some {as_size(build)} to build for {rows:,} rows of {dim} values, and "
-            f"max_memory is {as_size(max_memory_bytes)}; allow more, or leave the factory out"
+            f"factory={factory!r} takes some {decimal(build)} to build for {rows:,} rows of {dim} values, and "
+            f"max_memory is {decimal(max_memory_bytes)}; allow more, or leave the factory out"
         )
     return sizes.plan(
         kind="custom",

@@ -19,11 +19,3 @@ def bytes_of(text: str) -> int:
     if match is None or match.group(2) not in _UNITS:
         raise SpecError(f"{text!r} is not a size; give one such as 2GB, 512MiB or 2000000000")
     return int(float(match.group(1)) * _UNITS[match.group(2)])
-
-
-def as_size(count: int) -> str:
-    """Format a number of bytes, in powers of 1000."""
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}" if count < 1000 * size else f"{count / size:,.0f} {unit}"
-    return f"{count} bytes"

@@ -18,6 +18,7 @@ from ..datasets.dataset import read_job
 from ..datasets.dataset_rows import parquet_paths
 from ..datasets.directory import SUCCESS
 from ..datasets.formats.clip_retrieval import vectors_beside
+from ..datasets.tables.column_types import is_vector_type
 from ..datasets.tables.provenance import differences, read_provenance
 from ..datasets.tables.spark_schema import SPARK_SCHEMA_KEY
 from ..errors import DatasetError, SpecError
@@ -241,7 +242,7 @@ def _key_schema(schema: pa.Schema) -> pa.Schema:
 
 
 def _holds_vectors_or_bytes(kind: pa.DataType) -> bool:
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or _is_vector(kind):
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or is_vector_type(kind):
         return True
     return any(_holds_vectors_or_bytes(kind.field(number).type) for number in range(kind.num_fields))
 

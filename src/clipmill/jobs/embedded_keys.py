@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..datasets.formats.shard_writer import FAILURES
+from ..datasets.tables.column_types import is_list_type, is_vector_type
 from ..datasets.tables.schemas import CONTENT_HASH
 from ..encoders.plans.row_values import get_by_path
 from ..files.file_systems import Folder, dataset_errors
@@ -80,7 +81,7 @@ def _digests_of_rows(folder: Folder, name: str, job: Job) -> Iterator[bytes]:
 
 def _none_missing(group: pq.RowGroupMetaData, schema: pa.Schema, vectors: Sequence[str]) -> bool:
     """Tell whether, by the counts in the file's footer, every row of a row group has a vector."""
-    flat = {f"{name}.list." for name in vectors if _is_vector(schema.field(name).type)}
+    flat = {f"{name}.list." for name in vectors if is_vector_type(schema.field(name).type)}
     for number in range(group.num_columns):
         column = group.column(number)
         if any(column.path_in_schema.startswith(prefix) for prefix in flat):
@@ -88,10 +89,6 @@ def _none_missing(group: pq.RowGroupMetaData, schema: pa.Schema, vectors: Sequen
             if statistics is not None and statistics.has_null_count and statistics.null_count == 0:
                 return True
     return False
-
-
-def _is_vector(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) and pa.types.is_floating(kind.value_type)
 
 
 def _any_vector(columns: Sequence[pa.Array]) -> np.ndarray:
@@ -105,10 +102,10 @@ def _has_vector(column: pa.Array) -> np.ndarray:
         inner = [
             values
             for field, values in zip(column.type, column.flatten(), strict=True)
-            if field.name in _VECTORS_INSIDE and pa.types.is_list(field.type)
+            if field.name in _VECTORS_INSIDE and is_list_type(field.type)
         ]
         return _any_vector(inner) if inner else np.zeros(len(column), bool)
-    if not pa.types.is_list(column.type) or _is_vector(column.type):
+    if not is_list_type(column.type) or is_vector_type(column.type):
         return np.asarray(column.is_valid())
     lengths = np.asarray(column.value_lengths().fill_null(0))
     ends = np.cumsum(lengths)

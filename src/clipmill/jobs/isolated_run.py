@@ -21,7 +21,7 @@ from typing import Any
 from ..datasets.inputs.shards import Shard
 from ..errors import ClipmillError, DatasetError
 from ..files.processes import meaning_of_exit
-from ..metrics.told_process import FILE_VARIABLE, PORT_VARIABLE
+from ..metrics.env_exporter import FILE_VARIABLE, PORT_VARIABLE
 from .attempts import DEATHS_TO_BLAME, Attempt
 from .job import Job
 from .row_by_row import RowByRow

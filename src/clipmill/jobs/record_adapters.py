@@ -14,7 +14,7 @@ from ..datasets.inputs.readers import read_documents
 from ..datasets.inputs.rows import SourceRow, malformed, read_rows
 from ..datasets.inputs.samples import AUDIO, IMAGE, KEY
 from ..datasets.inputs.shards import Shard
-from ..datasets.tables.column_types import REST_KEY, dropped_names
+from ..datasets.tables.column_types import REST_KEY, dropped_names, is_list_type
 from ..datasets.tables.records import failure_records, inner_failure_records
 from ..datasets.tables.schemas import CONTENT_HASH
 from ..encoders.content_hash import hash_of_outcomes
@@ -176,7 +176,7 @@ def _single_columns(plan: RowPlan, schema: pa.Schema) -> set[str]:
     for column in plan.added:
         if column.holds in ("vector", "labels") and column.source is not None:
             kind = schema.field(column.name).type if column.name in schema.names else None
-            if kind is None or not pa.types.is_list(kind.value_type):  # a vector is a list itself, and so are labels
+            if kind is None or not is_list_type(kind.value_type):  # a vector is a list itself, and so are labels
                 found.add(column.source)
     return found
 

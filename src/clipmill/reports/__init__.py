@@ -11,5 +11,5 @@ Counts come from a dataset's manifests, the rest from a sample.
 - `work`: throughput over time, batch sizes and time spent; `reasons`: failures by reason, with examples
 - `integrity`: what a dataset lacks, and whose files its rows name; `indexes`: an index as rows
 - `page`: the page of a report; `plots`, `words`, `provenance`: what stands on it
-- `contact_sheet`: the page of a search; `page_file`: where pages go
+- `contact_sheet`: the page of a search; `page_file`: templates, and where pages go
 """

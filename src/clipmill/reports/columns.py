@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ..datasets.tables.column_types import is_list_type
 from ..datasets.tables.provenance import read_provenance
 from ..encoders.plans.rank_plan import CLIP_SCORE, COSINE
 from ..errors import DatasetError
@@ -126,7 +127,7 @@ def check_content(schema: pa.Schema, content: Content | None) -> None:
 def _depth(kind: pa.DataType) -> int:
     """Return 1 for vectors, 2 for lists of them, 0 for all else."""
     depth = 0
-    while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    while is_list_type(kind):
         kind, depth = kind.value_type, depth + 1
     return depth if pa.types.is_floating(kind) and depth <= 2 else 0
 
@@ -146,7 +147,7 @@ def content_of(name: str, schema: pa.Schema, job: Mapping[str, Any] | None) -> C
             kind = type_at(schema, path)
             if kind is None:
                 return Content(key)  # it was left out of the output
-            while pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            while is_list_type(kind):
                 kind = kind.value_type
             is_string = pa.types.is_string(kind) or pa.types.is_large_string(kind)
             if column.get("modality") == "text":
@@ -178,7 +179,7 @@ def score_columns(schema: pa.Schema) -> list[ScoreColumn]:
     """Find the columns of scores: ranked candidates, labels, ranked matches, and flat rows' `cosine`."""
     found = []
     for field in schema:
-        is_list = pa.types.is_list(field.type) and pa.types.is_struct(field.type.value_type)
+        is_list = is_list_type(field.type) and pa.types.is_struct(field.type.value_type)
         inner = [one.name for one in field.type.value_type] if is_list else []
         if COSINE in inner or "scores" in inner:
             found.append(ScoreColumn(field.name, True, "label" in inner))

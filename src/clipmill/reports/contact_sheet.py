@@ -5,23 +5,19 @@ from __future__ import annotations
 import collections
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from .. import __version__
-from ..errors import MissingExtraError
-from ..failures import RowError
 from ..files.file_systems import Folder
 from ..files.plain import clean_text, json_text
 from ..indexes.manifest import read_manifest
 from ..indexes.targets import Target
-from ..media.fetch import fetch
-from ..media.fetch_policy import FetchPolicy
-from ..media.thumbnails import as_data_uri, thumbnail_of
-from ..media.uri import scheme_of, shown
+from ..media.uri import shown
 from .integrity import trusts_local_files
-from .page_file import page_file
+from .page_file import page_file, template_of
+from .pictures import Picture, PictureRules, picture_of
 from .words import many
 
 MARK = '<meta name="generator" content="clipmill search">'
@@ -32,7 +28,6 @@ _SIDE = 320
 _THREADS = 8
 _LONGEST = 600
 """Characters of a text that are shown."""
-_LOCAL = (None, "file", "local")
 _CONTENT = ("uri", "text", "mime_type")
 """Columns that say what a hit is; the sheet shows them in their own way."""
 
@@ -52,21 +47,6 @@ class Asked:
     value: str
     hits: Sequence[Mapping[str, Any]] | None
     reason: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class PictureRules:
-    """Which pictures are opened.
-
-    Attributes:
-        policy: Limits on bytes, time and addresses.
-        local: Whether local files that hits name are opened.
-        remote: Whether what they name elsewhere is fetched.
-    """
-
-    policy: FetchPolicy
-    local: bool = False
-    remote: bool = False
 
 
 def content_columns(target: Target) -> list[str]:
@@ -101,20 +81,14 @@ def render(target: Target, model: str, asked: Sequence[Asked], columns: Sequence
         model: What embedded the queries.
         asked: The queries.
         columns: Those that the user asked for.
-        rules: Which pictures are opened.
+        rules: Which pictures are opened; in the sheet's own size.
 
     Raises:
         MissingExtraError: If jinja2 is not installed.
     """
-    try:
-        import jinja2
-    except ImportError as err:
-        raise MissingExtraError("jinja2", "report", "clipmill search --html") from err
+    template = template_of("contact_sheet.html", "clipmill search --html")
     pictures = _pictures(asked, rules)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(__package__, "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("contact_sheet.html").render(
+    return template.render(
         mark=MARK,
         location=target.location,
         name=os.path.basename(target.location.rstrip("/")) or target.location,
@@ -125,12 +99,12 @@ def render(target: Target, model: str, asked: Sequence[Asked], columns: Sequence
     )
 
 
-def _query(asked: Asked, columns: Sequence[str], pictures: Mapping[str, _Picture]) -> dict[str, Any]:
+def _query(asked: Asked, columns: Sequence[str], pictures: Mapping[str, Picture]) -> dict[str, Any]:
     names = collections.Counter(_name_of(hit) for hit in asked.hits or ())
     return {
         "kind": asked.kind,
         "value": clean_text(asked.value),
-        "picture": pictures[asked.value].uri if asked.kind == "image" else None,
+        "picture": pictures[asked.value].data_uri if asked.kind == "image" else None,
         "reason": asked.reason,
         "cards": [
             _card(place, hit, columns, pictures, is_like_another=names[_name_of(hit)] > 1)
@@ -151,7 +125,7 @@ def _card(
     place: int,
     hit: Mapping[str, Any],
     columns: Sequence[str],
-    pictures: Mapping[str, _Picture],
+    pictures: Mapping[str, Picture],
     *,
     is_like_another: bool,
 ) -> dict[str, Any]:
@@ -165,7 +139,7 @@ def _card(
         "name": clean_text(shown_text(_last_part(name))) + row,
         "whole_name": clean_text(shown_text(name)) + row,
         "scores": scores or [("score", f"{hit['score']:.4f}")],
-        "picture": seen.uri if seen else None,
+        "picture": seen.data_uri if seen else None,
         "reason": clean_text(seen.reason) if seen and seen.reason else None,
         "text": clean_text(shown_text(text)) if text else None,
         "otherwise": hit.get("mime_type") or "its row has no text and names no file",
@@ -192,33 +166,11 @@ def _is_picture(hit: Mapping[str, Any]) -> bool:
     return bool(hit.get("uri")) and not hit.get("text") and kind == "image"
 
 
-@dataclasses.dataclass(frozen=True)
-class _Picture:
-    """A thumbnail as a data: URI, or the reason why there is none."""
-
-    uri: str | None = None
-    reason: str | None = None
-
-
-def _pictures(asked: Sequence[Asked], rules: PictureRules) -> dict[str, _Picture]:
+def _pictures(asked: Sequence[Asked], rules: PictureRules) -> dict[str, Picture]:
     """Make the thumbnails of queries and hits, each once."""
-    own = {one.value: (one.value, True) for one in asked if one.kind == "image"}
-    theirs = {hit["uri"]: (hit["uri"], False) for one in asked for hit in one.hits or () if _is_picture(hit)}
-    wanted = {**theirs, **own}
-    make: Callable[[tuple[str, bool]], _Picture] = lambda given: _picture(*given, rules)  # noqa: E731 - types the map
+    own = {one.value: (0, True) for one in asked if one.kind == "image"}
+    theirs = {hit["uri"]: (hit["position"], False) for one in asked for hit in one.hits or () if _is_picture(hit)}
+    wanted, rules = {**theirs, **own}, dataclasses.replace(rules, side=_SIDE)
     with ThreadPoolExecutor(_THREADS) as pool:
-        return dict(zip(wanted, pool.map(make, wanted.values()), strict=True))
-
-
-def _picture(uri: str, is_own: bool, rules: PictureRules) -> _Picture:
-    scheme = scheme_of(uri)
-    is_local = scheme in _LOCAL
-    if not is_own and is_local and not rules.local:
-        return _Picture(reason="a local file that no job was seen to read: --allow-local-files opens it")
-    if not is_own and not is_local and scheme != "data" and not rules.remote:
-        return _Picture(reason="not on this machine: --fetch-remote fetches it")
-    try:
-        data = fetch(uri, rules.policy, trusted=is_own or is_local).data
-        return _Picture(as_data_uri(thumbnail_of(data, side=_SIDE)))
-    except RowError as err:
-        return _Picture(reason=f"{err.failure.code}: {err.failure.message}")
+        made = pool.map(lambda uri: picture_of(None, uri, wanted[uri][0], rules, trusted=wanted[uri][1]), wanted)
+        return dict(zip(wanted, made, strict=True))

@@ -8,14 +8,15 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
+from rich.filesize import decimal
+
 from .. import __version__
 from ..files.file_systems import Folder
 from ..indexes import IndexManifest
-from ..media.thumbnails import as_data_uri
 from . import plots, words
 from .columns import VectorColumn
 from .overview import Overview
-from .page_file import page_file
+from .page_file import page_file, template_of
 from .provenance import plain, provenance_rows, resolved_rows
 from .sample import Entry, readable, shortened
 from .scores import ColumnScores
@@ -48,7 +49,6 @@ def render(found: Overview) -> str:
     Args:
         found: What is said.
     """
-    import jinja2
     from bokeh.resources import Resources
 
     page = Page()
@@ -72,11 +72,7 @@ def render(found: Overview) -> str:
     }
     context["scripts"] = Resources(mode="inline", components=["bokeh"], log_level="warn").js_raw
     context["plots"] = page.plots
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(__package__, "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # Bokeh names a thing before it refers to it
-    return environment.get_template("page.html").render(context)
+    return template_of("page.html", "clipmill report").render(context)
 
 
 def check_output(output: str, *, overwrite: bool = False) -> tuple[Folder, str]:
@@ -127,7 +123,7 @@ def _index_tiles(index: IndexManifest) -> list[tuple[str, str, str]]:
         said = "reached" if recall.reached else "not reached"
         tiles.append((f"recall@{recall.k}", f"{recall.recall:.4f}", f"target {recall.target:g}, {said}"))
         tiles.append(("queries a second", words.number(recall.queries_per_second), "on the machine that built it"))
-    return [*tiles, ("on the disk", words.size(sum(index.files.values())), f"full vectors in {index.dtype}")]
+    return [*tiles, ("on the disk", decimal(sum(index.files.values())), f"full vectors in {index.dtype}")]
 
 
 def _index(index: IndexManifest, page: Page) -> dict[str, Any]:
@@ -135,6 +131,7 @@ def _index(index: IndexManifest, page: Page) -> dict[str, Any]:
     if index.recall is not None and index.recall.curve:
         said["curve"] = page.add(plots.recall_plot(index.recall))
     failed = ", ".join(f"{words.count(rows)} {reason}" for reason, rows in index.failed.items() if rows)
+    memory = index.plan.get("max_memory_bytes")
     rows = [
         ("built", index.created),
         ("rows added last", index.updated if index.updated != index.created else "–"),
@@ -145,7 +142,7 @@ def _index(index: IndexManifest, page: Page) -> dict[str, Any]:
         ("rows without a vector", words.count(index.nulls)),
         ("vectors left out", failed or "none"),
         ("rows there already", words.count(index.skipped)),
-        ("memory it was planned for", words.size(index.plan.get("max_memory_bytes"))),
+        ("memory it was planned for", "–" if memory is None else decimal(memory)),
     ]
     return {**said, "rows": rows}
 
@@ -220,7 +217,7 @@ def _shown(section: VectorSection, entry: Entry) -> dict[str, Any]:
     return {
         "name": entry.name,
         "text": entry.text,
-        "picture": as_data_uri(picture.jpeg) if picture.jpeg is not None else None,
+        "picture": picture.data_uri,
         "reason": picture.reason,
     }
 
@@ -294,5 +291,5 @@ def said(found: Overview, output: str, nbytes: int) -> str:
         pictures = f", {words.count(tried)} thumbnails" if tried else ""
         parts.append(f"{section.column.name}: {words.count(there)} vectors of {words.count(found.rows)} rows{pictures}")
     parts += [f"{one.column.name}: {words.count(one.values)} scores" for one in found.scores]
-    lines = [f"{output} ({words.size(nbytes)})", *(f"  {part}" for part in parts)]
+    lines = [f"{output} ({decimal(nbytes)})", *(f"  {part}" for part in parts)]
     return "\n".join([*lines, *(f"  {warning}" for warning in found.warnings)])

@@ -1,10 +1,11 @@
-"""Where a page goes: into a folder that is there or can be made, over an older page of its kind and nothing else."""
+"""A page: its template, and where it goes: over an older page of its kind and nothing else."""
 
 from __future__ import annotations
 
 import os
+from typing import Any
 
-from ..errors import DatasetError
+from ..errors import DatasetError, MissingExtraError
 from ..files.file_systems import Folder
 
 _MARK_WITHIN = 2048
@@ -39,3 +40,24 @@ def page_file(path: str, what: str, mark: str, *, overwrite: bool = False) -> tu
                     f"{path} is there and is no {what} of clipmill; choose another name, or replace it (--overwrite)"
                 )
     return folder, name
+
+
+def template_of(name: str, purpose: str) -> Any:
+    """Return a template of jinja2; what comes out of rows is text and stays text, since everything is escaped.
+
+    Args:
+        name: Of a file in this folder.
+        purpose: What the page is needed for, for the message.
+
+    Raises:
+        MissingExtraError: If jinja2 is not installed.
+    """
+    try:
+        import jinja2
+    except ImportError as err:
+        raise MissingExtraError("jinja2", "report", purpose) from err
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(__package__, "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # Bokeh names a thing before it refers to it
+    return environment.get_template(name)

@@ -13,7 +13,7 @@ from ..failures import RowError
 from ..media.fetch import fetch
 from ..media.fetch_policy import FetchPolicy
 from ..media.jpeg import jpeg_size
-from ..media.thumbnails import thumbnail_of
+from ..media.thumbnails import as_data_uri, thumbnail_of
 from ..media.uri import scheme_of
 from ..threads import allowed_cpus
 from .columns import VectorColumn
@@ -36,6 +36,11 @@ class Picture(NamedTuple):
     jpeg: bytes | None = None
     reason: str | None = None
     size: tuple[int, int] | None = None
+
+    @property
+    def data_uri(self) -> str | None:
+        """The thumbnail as pages hold it."""
+        return None if self.jpeg is None else as_data_uri(self.jpeg)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -80,7 +85,7 @@ def pictures_of(
     def make(given: tuple[Entry, Mapping[str, Any]]) -> Picture:
         entry, values = given
         blob, uri = (value_at(values, path, entry.element) for path in (content.blob, content.uri))
-        return _picture(blob, uri, entry.position, rules)
+        return picture_of(blob, uri, entry.position, rules)
 
     positions = np.array(sorted(wanted), np.int64)
     with ThreadPoolExecutor(8 if rules.remote else allowed_cpus()) as pool:
@@ -91,7 +96,16 @@ def pictures_of(
     return {key: one for key, one in made.items() if one != Picture()}
 
 
-def _picture(blob: Any, uri: Any, position: int, rules: PictureRules) -> Picture:
+def picture_of(blob: Any, uri: Any, position: int, rules: PictureRules, *, trusted: bool = False) -> Picture:
+    """Make the thumbnail of what a row holds or names, or say why there is none.
+
+    Args:
+        blob: An encoded picture; anything else is passed by.
+        uri: What is opened where there is no such.
+        position: Number of the row.
+        rules: What may be opened.
+        trusted: Whether the user named the URI, which may then be anything.
+    """
     try:
         if isinstance(blob, bytes) and blob:
             return _seen(blob, rules)
@@ -99,11 +113,11 @@ def _picture(blob: Any, uri: Any, position: int, rules: PictureRules) -> Picture
             return Picture()
         scheme = scheme_of(uri)
         is_local = scheme in _LOCAL
-        if is_local and not rules.local_files(position):
+        if is_local and not trusted and not rules.local_files(position):
             return Picture(reason="a local file that no job was seen to read: --allow-local-files opens it")
-        if not is_local and scheme != "data" and not rules.remote:
+        if not is_local and not trusted and scheme != "data" and not rules.remote:
             return Picture(reason="not on this machine: --fetch-remote fetches it")
-        return _seen(fetch(uri, rules.policy, trusted=is_local).data, rules)
+        return _seen(fetch(uri, rules.policy, trusted=trusted or is_local).data, rules)
     except RowError as err:
         return Picture(reason=shortened(f"{err.failure.code}: {err.failure.message}"))
 

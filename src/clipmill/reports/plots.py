@@ -10,7 +10,6 @@ import numpy as np
 
 from ..errors import MissingExtraError
 from ..indexes.manifest import Recall, SearchParameters
-from ..media.thumbnails import as_data_uri
 from .histograms import Histogram
 from .pictures import Picture
 from .sample import Entry
@@ -184,7 +183,7 @@ def _points(plot: Any, section: VectorSection, points: list[int], doubled: set[i
         "edge": [1.0 if entry.position in doubled or not are_drawn else 0.0 for entry in entries],
     }
     if kind == "pictures":
-        data["picture"] = [as_data_uri(one.jpeg) for one in pictures if one.jpeg is not None]
+        data["picture"] = [one.data_uri for one in pictures]
     else:
         data["text"] = [
             entry.text or one.reason or entry.uri or "" for entry, one in zip(entries, pictures, strict=True)

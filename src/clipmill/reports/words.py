@@ -1,4 +1,4 @@
-"""Numbers, plurals, times and bytes as people read them."""
+"""Numbers, plurals and times as people read them."""
 
 from __future__ import annotations
 
@@ -60,14 +60,3 @@ def moment(seconds: float | None) -> str:
     if seconds is None:
         return "–"
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def size(nbytes: float | None) -> str:
-    """Return bytes in the unit that keeps them short."""
-    if nbytes is None:
-        return "–"
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if nbytes < 1000:
-            return f"{nbytes:.0f} {unit}" if unit == "bytes" else f"{nbytes:.3g} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:,.3g} TB"

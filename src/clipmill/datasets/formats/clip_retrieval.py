@@ -20,7 +20,7 @@ from ...encoders.plans.plan import DocumentPlan, Plan, RowPlan
 from ...errors import SpecError
 from ...failures import Code, Failure, Stage
 from ...models.spec import EncoderSpec
-from ..tables.column_types import REST_KEY, TAGS
+from ..tables.column_types import REST_KEY, TAGS, is_list_type
 from .base import CLIP_RETRIEVAL
 
 IMAGES, TEXTS = "img_emb", "text_emb"
@@ -117,7 +117,7 @@ def _layout_of_rows(schema: pa.Schema, plan: RowPlan) -> Layout:
     for column in plan.added:
         if column.holds != "vector":
             continue
-        is_array = pa.types.is_list(schema.field(column.name).type.value_type)
+        is_array = is_list_type(schema.field(column.name).type.value_type)
         if column.modality not in ("image", "text") or column.modality in found or is_array:
             raise SpecError(
                 f"format={CLIP_RETRIEVAL!r} holds one image and one text a row, and {column.source!r} is more than that"

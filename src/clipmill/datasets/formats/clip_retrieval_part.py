@@ -16,7 +16,7 @@ from ...errors import DatasetError
 from ...files.file_systems import Folder
 from ...files.parquet import parquet_writer
 from ...files.plain import json_text
-from ..tables.column_types import TAGS
+from ..tables.column_types import TAGS, is_list_type
 from ..tables.provenance import read_provenance
 from .base import CLIP_RETRIEVAL, Published, part_name
 from .clip_retrieval import CAPTION, IMAGE_PATH, URL, Layout
@@ -180,7 +180,7 @@ def _metadata_columns(schema: pa.Schema, layout: Layout) -> tuple[pa.Schema, dic
 def _holds_bytes(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         return any(_holds_bytes(field.type) for field in kind)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    if is_list_type(kind):
         return _holds_bytes(kind.value_type)
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
 

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from ...errors import DatasetError, MissingExtraError, SpecError
 from ...files.file_systems import Folder, dataset_errors, is_local
+from ..tables.column_types import is_list_type
 from ..tables.provenance import read_provenance
 from .base import LANCE, Published, part_name
 
@@ -78,7 +79,7 @@ def lance_schema(schema: pa.Schema) -> pa.Schema:
 
 
 def _fixed(kind: pa.DataType, dim: int) -> pa.DataType:
-    if not pa.types.is_list(kind):
+    if not is_list_type(kind):
         return kind
     if pa.types.is_floating(kind.value_type):
         return pa.list_(kind.value_type, dim)

@@ -14,6 +14,7 @@ from ...files.file_systems import Folder
 from ...files.parquet import parquet_writer
 from ...files.plain import json_text
 from ...models.spec import EncoderSpec
+from ..tables.column_types import is_list_type
 from .base import CLIP_RETRIEVAL, LANCE, Format, Part, PartWriter, Published, part_name
 
 
@@ -147,7 +148,7 @@ class LinesWriter:
 
 def _opener(kind: pa.DataType) -> Callable[[Any], Any]:
     """Return what puts the objects of `tags` in their place in a value of a type."""
-    if pa.types.is_list(kind):
+    if is_list_type(kind):
         one = _opener(kind.value_type)
         return _same if one is _same else lambda value: None if value is None else [one(inner) for inner in value]
     if not pa.types.is_struct(kind):

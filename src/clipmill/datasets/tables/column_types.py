@@ -13,6 +13,13 @@ REST_KEY = b"clipmill.rest"
 are dropped, a JSON array."""
 TAGS = "tags"
 LIST_OF_TEXTS = pa.list_(pa.string())
+_LISTS = (
+    pa.types.is_list,
+    pa.types.is_large_list,
+    pa.types.is_fixed_size_list,
+    pa.types.is_list_view,
+    pa.types.is_large_list_view,
+)
 
 
 def column_type(base: pa.Schema, path: str) -> pa.DataType | None:
@@ -41,10 +48,14 @@ def dropped_names(rest: pa.Field) -> list[str]:
     return names
 
 
-def is_array(kind: pa.DataType) -> bool:
-    """Tell whether a type is a list of whatever kind."""
-    types = pa.types
-    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+def is_list_type(kind: pa.DataType) -> bool:
+    """Tell whether a type is a list of any of Arrow's kinds: with offsets of 32 or 64 bits, of a fixed size, a view."""
+    return any(one(kind) for one in _LISTS)
+
+
+def is_vector_type(kind: pa.DataType) -> bool:
+    """Tell whether a type is a list of floats."""
+    return is_list_type(kind) and pa.types.is_floating(kind.value_type)
 
 
 def _type_at(schema: pa.Schema, path: str) -> pa.DataType | None:

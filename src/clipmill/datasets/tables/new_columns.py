@@ -12,7 +12,7 @@ from ...encoders.plans.rank_plan import CLIP_SCORE, COSINE
 from ...errors import SpecError
 from ...files.plain import clean_text, json_text
 from ...models.spec import EncoderSpec
-from .column_types import column_type, is_array
+from .column_types import column_type, is_list_type
 from .provenance import provenance_of
 from .vectors import dtype_of, nested_vector_array, vector_array, vector_type
 
@@ -58,7 +58,7 @@ def new_field(column: NewColumn, dtype: str, source: pa.DataType | None = None) 
     Raises:
         SpecError: If it cannot be made of that.
     """
-    nested = source is not None and is_array(source)
+    nested = source is not None and is_list_type(source)
     match column.holds:
         case "vector":
             kind = vector_type(dtype, nested=nested)
@@ -89,7 +89,7 @@ def new_array(column: NewColumn, values: Sequence[Any], kind: pa.DataType, dim: 
         DatasetError: If a vector has another shape.
     """
     if column.holds == "vector":
-        make = nested_vector_array if pa.types.is_list(kind.value_type) else vector_array
+        make = nested_vector_array if is_list_type(kind.value_type) else vector_array
         return make(values, dim, dtype_of(kind))
     if column.holds == "ranked":
         candidate = kind.value_type.field("candidate").type

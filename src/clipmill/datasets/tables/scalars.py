@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from ...encoders.item import SOUND_FIELDS, SOUND_RATES, SOUND_SAMPLES
+from .column_types import is_list_type
 
 
 def read_scalar(scalar: pa.Scalar) -> Any:
@@ -30,7 +31,7 @@ def holds_sound(kind: pa.DataType) -> bool:
     """Tell whether a type is a struct of samples and their rate, or has one somewhere in it."""
     if pa.types.is_struct(kind):
         return _is_sound(kind) or any(holds_sound(field.type) for field in kind)
-    return _is_list(kind) and holds_sound(kind.value_type)
+    return is_list_type(kind) and holds_sound(kind.value_type)
 
 
 def _is_sound(struct: pa.StructType) -> bool:
@@ -39,12 +40,8 @@ def _is_sound(struct: pa.StructType) -> bool:
 
 
 def _read_samples(scalar: pa.Scalar) -> Any:
-    if not scalar.is_valid or not _is_list(scalar.type):
+    if not scalar.is_valid or not is_list_type(scalar.type):
         return scalar.as_py()
-    if _is_list(scalar.type.value_type):
+    if is_list_type(scalar.type.value_type):
         return [_read_samples(channel) for channel in scalar.values]
     return scalar.as_py() if scalar.values.null_count else scalar.values.to_numpy(zero_copy_only=False)
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)

@@ -7,6 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from .column_types import is_list_type
+
 SPARK_SCHEMA_KEY = "org.apache.spark.sql.parquet.row.metadata"
 """Key of a Parquet footer under which Spark keeps its schema, with the metadata of the columns."""
 
@@ -62,7 +64,7 @@ def _type(kind: pa.DataType) -> Any:
         return f"decimal({kind.precision},{kind.scale})"
     if types.is_timestamp(kind) and kind.unit in ("ms", "us"):
         return "timestamp" if kind.tz else "timestamp_ntz"
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+    if is_list_type(kind):
         return {"type": "array", "elementType": _type(kind.value_type), "containsNull": True}
     if types.is_struct(kind):
         return {"type": "struct", "fields": [_field(field, {}) for field in kind]}

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...errors import DatasetError
+from .column_types import is_list_type
 
 _TYPES = {"float32": pa.float32(), "float16": pa.float16()}
 _MOST_VALUES = 2**31 - 1  # what the 32-bit offsets of a list array can count
@@ -91,6 +92,6 @@ def _lists(values: pa.Array, lengths: np.ndarray, there: np.ndarray, kind: pa.Da
 
 def dtype_of(kind: pa.DataType) -> str:
     """Return what a column of vectors holds, or lists of them: `float32` or `float16`."""
-    while pa.types.is_list(kind):
+    while is_list_type(kind):
         kind = kind.value_type
     return "float16" if kind == pa.float16() else "float32"

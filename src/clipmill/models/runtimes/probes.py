@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from ...errors import WeightsError
 from ...media.preprocess import crop_image
@@ -25,6 +25,8 @@ _CAPTIONS = (
 ROWS = 6
 """Rows of each entrance in a check."""
 
+_SIDE = 224
+"""Pixels of a picture."""
 _SECONDS_OF_SOUND = 1.0
 
 
@@ -53,11 +55,20 @@ def probes_of(frontend: Frontend, entrance: str, *, rows: int = ROWS, seed: int 
 
 @functools.cache
 def _picture(number: int) -> Image.Image:
-    """Return a drawn scene as a Pillow image: shapes, colours and noise, as far from each other as pictures are."""
-    from ..demo.drawings import draw, sample_scene
-
+    """Return polygons on a grained ground, in colours that stand off from it: as hard as photographs are to int8."""
     rng = np.random.default_rng(number)
-    return draw(sample_scene(rng), rng)
+    ground = rng.uniform(0, 255, 3)
+    pixels = np.full((_SIDE, _SIDE, 3), ground)
+    for cells in (12, 40):
+        grain = Image.fromarray(rng.integers(0, 256, (cells, cells), np.uint8)).resize((_SIDE, _SIDE))
+        pixels += (np.asarray(grain, float)[..., None] - 128) * rng.uniform(0, 0.2)
+    picture = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+    pen = ImageDraw.Draw(picture)
+    for _ in range(rng.integers(1, 5)):
+        x, y, radius, turn = rng.uniform((40, 40, 20, 0), (_SIDE - 40, _SIDE - 40, 70, 360))
+        colour = tuple(int(value) for value in (ground + rng.uniform(90, 166, 3)) % 256)
+        pen.regular_polygon((x, y, radius), int(rng.integers(3, 9)), int(turn), colour)
+    return picture
 
 
 def _sounds(sample_rate: int, min_samples: int, rows: int, seed: int) -> np.ndarray:

@@ -1,15 +1,15 @@
 """Counts in the text format of Prometheus: as text, in a file that is kept up to date, or served on a port.
 
-A process can be told so by its environment, without code: see `told_process`. All of it needs `prometheus_client`, the
+A process can be told so by its environment, without code: see `env_exporter`. All of it needs `prometheus_client`, the
 extra `metrics`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -109,10 +109,7 @@ def metrics_text(source: Source | None = None, *, labels: Mapping[str, str] | No
     Raises:
         MissingExtraError: If `prometheus_client` is not installed.
     """
-    return _text(_registry(source, labels, "metrics_text"))
-
-
-def _text(registry: CollectorRegistry) -> str:
+    registry = _registry(source, labels, "metrics_text")
     from prometheus_client import generate_latest
 
     return generate_latest(registry).decode()
@@ -258,14 +255,10 @@ class MetricsFile:
             self._failing = True
 
     def _write(self, *, replace: bool = True) -> None:
-        with self._writing:
-            text = _text(self._registry)
-            # node_exporter reads names that end in .prom
-            temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
-            try:
-                temporary.write_text(text, encoding="utf-8")
-                if replace:
-                    temporary.replace(self._path)
-            finally:  # not there any more if it was moved; else something came between, perhaps Ctrl-C
-                with contextlib.suppress(OSError, UnicodeError):
-                    temporary.unlink(missing_ok=True)
+        from prometheus_client import write_to_textfile
+
+        # node_exporter reads files beside it that end in .prom, and none in folders; one is removed by Ctrl-C too
+        beside = tempfile.TemporaryDirectory(prefix=f".{self._path.name}.", suffix=".tmp", dir=self._path.parent)
+        with self._writing, beside as folder:
+            path = self._path if replace else Path(folder, self._path.name)
+            write_to_textfile(str(path), self._registry, tmpdir=folder)

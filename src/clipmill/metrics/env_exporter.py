@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from ..errors import SpecError
 from .counts import on_record
-from .exposition import MetricsFile, serve_metrics
+from .prometheus_text import MetricsFile, serve_metrics
 
 FILE_VARIABLE, PORT_VARIABLE = "CLIPMILL_METRICS_FILE", "CLIPMILL_METRICS_PORT"
 
