@@ -17,7 +17,11 @@ _FAILURE_FIELDS = {"stage", "code", "message", "transient"}
 _LINES_LOOKED_AT = 100
 _FIELDS_NAMED = 20
 _NAME_COLUMNS = (
-    "name the columns of the query, " + setting("query", ...) + ", and of the candidates, " + setting("candidates", ...)
+    "name the columns of the query ("
+    + setting("query", ...)
+    + ") and of the candidates ("
+    + setting("candidates", ...)
+    + ")"
 )
 
 
