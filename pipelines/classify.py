@@ -19,10 +19,10 @@ from ..encoders.plans.labels import Classifier, LabelSet
 from ..failures import Failure
 from ..jobs.options import JobOptions
 from . import console
+from .cli_messages import in_flags
 from .jobs import Refused, column_plan, job_options_of
 from .listed import list_files, table_of
 from .rank import scale_as_json, scale_of
-from .wording import in_flags
 
 
 def label_set(spec: EncoderSpec, values: dict[str, Any]) -> LabelSet:
@@ -124,7 +124,7 @@ def _as_json(encoder: Encoder, labels: LabelSet, found: Sequence[tuple[str, Clas
 
 
 def _reason(failure: Failure) -> dict[str, str]:
-    return {"stage": str(failure.stage), "code": str(failure.code), "message": failure.message}
+    return {"stage": str(failure.stage), "code": str(failure.code), "message": in_flags(failure.message)}
 
 
 def _print(found: Sequence[tuple[str, Classified]]) -> None:
@@ -136,7 +136,7 @@ def _print(found: Sequence[tuple[str, Classified]]) -> None:
     ]
     if rows:
         console.out.print(table_of(("photo", "label", "clip_score", "cosine"), rows))
-    failed = [(path, in_flags(str(outcome))) for path, outcome in found if isinstance(outcome, Failure)]
+    failed = [(path, in_flags(outcome)) for path, outcome in found if isinstance(outcome, Failure)]
     if failed:
         title = ("\n" if rows else "") + "files that failed"
         console.out.print(table_of(("photo", "reason"), failed, title))

@@ -15,6 +15,7 @@ import click
 
 from ..errors import ClipmillError, SpecError
 from ..models.spec import EncoderSpec
+from .cli_messages import in_flags
 from .index_command import index
 from .options import (
     PASSED_UNCHECKED,
@@ -32,7 +33,6 @@ from .report_command import report
 from .score_commands import classify, rank
 from .search_command import search
 from .skip_existing import skip_existing_options
-from .wording import in_flags
 
 _PRINTED = "--text, --image and --audio"
 
@@ -111,7 +111,7 @@ def summary(dataset: str) -> None:
     try:
         found = summarise_dataset(dataset)
     except DatasetError as err:
-        raise Refused(str(err)) from err
+        raise Refused(err) from err
     out.print(found)
     if vectors := vectors_elsewhere(dataset):
         click.echo(f"Note: this is the metadata of clip-retrieval's layout; the vectors are in {vectors}", err=True)
@@ -211,7 +211,7 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader closed the pipe, which is no error
         code = 1
     except (ClipmillError, OSError) as err:
-        click.echo(f"Error: {in_flags(str(err))}", err=True)
+        click.echo(f"Error: {in_flags(err)}", err=True)
         code = 2 if isinstance(err, SpecError) else 1
     sys.exit(code or 0)
 

@@ -16,7 +16,7 @@ from ..jobs.job import Job
 from ..jobs.resume import Progress
 from ..reports.words import many
 from . import console
-from .wording import in_flags
+from .cli_messages import in_flags
 
 
 def resumed_text(progress: Progress) -> str:
@@ -53,7 +53,7 @@ def show_plan(
     try:
         progress = start()
     except DatasetError as err:
-        refused = in_flags(str(err))
+        refused = in_flags(err)
     found = {
         "model": job.spec.model,
         "dim": job.spec.dim,

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..datasets.inputs.shards import Shard
-from ..errors import ClipmillError
+from ..errors import ClipmillError, noted_message
 from ..files.lock import release_all
 from ..files.processes import meaning_of_exit
+from ..messages import Message, parts_of
 from . import console
 from .options import renamed_flag
 
@@ -283,15 +284,16 @@ def _failing_as(engine: str) -> Iterator[None]:
         err.args = tuple(_own_words(said) if isinstance(said, str) else said for said in err.args)
         raise
     except Exception as err:
-        cause = _spark_death(err) or root_cause(err)
+        cause = _spark_death(err) or noted_message(str(err)) or root_cause(err)
         if "KeyboardInterrupt" in cause:
             raise KeyboardInterrupt from err
-        raise ClipmillError(f"the {engine} job failed: {_own_words(cause)}") from err
+        raise ClipmillError(f"the {engine} job failed: " + _own_words(cause)) from err
 
 
-def _own_words(said: str) -> str:
+def _own_words(said: str) -> Message:
     """Return a message without the step that Beam names behind it, and without our own class before it."""
-    return re.sub(r"^clipmill\.[\w.]+: ", "", said.partition(" [while running ")[0])
+    ours = re.compile(r"^clipmill\.[\w.]+: | \[while running '.*?'\]")
+    return Message(*(ours.sub("", one) if isinstance(one, str) else one for one in parts_of(said)))
 
 
 def _spark_death(error: BaseException) -> str | None:

@@ -143,7 +143,7 @@ def show_plan(arguments: IndexArguments) -> int:
             plan = plan_of(source, options)
             said, lines = plan.as_dict(), plan.lines()
     except DatasetError as err:
-        raise Refused(str(err)) from err
+        raise Refused(err) from err
     click.echo(json.dumps(said, indent=1) if arguments.as_json else "\n".join(lines))
     return 0
 
@@ -215,7 +215,7 @@ def _refused_before(run: RunShards) -> Iterator[RunShards]:
     except DatasetError as err:
         if begun:
             raise
-        raise Refused(str(err)) from err
+        raise Refused(err) from err
 
 
 def _tell(plan: IndexPlan) -> None:

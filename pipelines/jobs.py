@@ -30,12 +30,13 @@ from ..jobs.options import JobOptions
 from ..jobs.planning import plan_job
 from ..jobs.resume import PreviousRun, Progress, read_previous_run
 from ..jobs.start import start_job
+from ..messages import setting
 from . import console
+from .cli_messages import in_flags
 from .dry_run import resumed_text, show_plan
 from .engines import is_local, run_beam, run_spark, split_engine_options
 from .job_metrics import check_metrics_file, exported
 from .outcome import allowed_failures, judge, summary_table
-from .wording import in_flags
 
 
 class Refused(click.ClickException):
@@ -43,9 +44,8 @@ class Refused(click.ClickException):
 
     exit_code = 2
 
-    def format_message(self) -> str:
-        """Return the message as the command line says it."""
-        return in_flags(self.message)
+    def __init__(self, said: str | Exception) -> None:
+        super().__init__(in_flags(said))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,13 +193,8 @@ def column_plan(spec: EncoderSpec, values: dict[str, Any], **more: str) -> Colum
         return None
     for name in _FOR_DOCUMENTS:
         if values[name] and values[name] != "@r":
-            raise click.UsageError(f"{flag_of(name)} is for documents; it has no effect with --column")
+            raise click.UsageError(in_flags(setting(name) + " is for documents; it has no effect with --column"))
     return ColumnPlan.of(columns, spec=spec, key=values["id_column"] or "id", **more)
-
-
-def flag_of(name: str) -> str:
-    """Return the flag of an option."""
-    return "--" + {"tags": "tag-column"}.get(name, name.replace("_", "-"))
 
 
 def _check_usage(inputs: Sequence[str], line: CommandLine) -> None:
@@ -254,7 +249,7 @@ def run(arguments: JobArguments) -> int:
         ):
             job.plan.tool(load_encoder(arguments.spec))  # no old dataset is deleted for a job that cannot start
     except DatasetError as err:
-        raise Refused(str(err)) from err
+        raise Refused(err) from err
     found, seconds, rows = _run_shards(arguments, job, shards, previous)
     if arguments.as_json:
         click.echo(json.dumps({**dataclasses.asdict(found), "wall_seconds": seconds}, indent=1))
@@ -307,7 +302,7 @@ def _run_shards(
             progress = arguments.start(job, shards, previous)
             start_counting()
         except DatasetError as err:
-            raise Refused(str(err)) from err
+            raise Refused(err) from err
         if previous is not None:
             click.echo(f"Note: {resumed_text(progress)}", err=True)
         if progress.is_complete:

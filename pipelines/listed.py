@@ -33,7 +33,7 @@ def list_files(given: Sequence[str]) -> list[str]:
             is_web = one.lower().startswith(_WEB)
             found.update(dict.fromkeys([one] if is_web else [file.path for file in list_inputs([one])]))
     except DatasetError as err:
-        raise Refused(str(err)) from err
+        raise Refused(err) from err
     for path in found:
         if not path.lower().startswith(_WEB) and kind_of(path) != "files":
             raise Refused(f"{path} is a table, whose rows a job works on: give --output DIR")

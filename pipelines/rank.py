@@ -20,10 +20,11 @@ from ..encoders.plans.scores import SCALE, Scale
 from ..errors import SpecError
 from ..failures import Failure
 from ..jobs.options import JobOptions
+from ..messages import setting
 from . import console
-from .jobs import Refused, flag_of, job_options_of
+from .cli_messages import in_flags
+from .jobs import Refused, job_options_of
 from .listed import list_files, table_of
-from .wording import in_flags
 
 Modality = Literal["text", "image", "audio"]
 _OF_ROWS = ("query_kind", "candidate_kind", "ranked_column", "drop")
@@ -92,7 +93,7 @@ def rank_options(spec: EncoderSpec, values: dict[str, Any]) -> JobOptions:
     for name in _OF_DOCUMENTS if query else _OF_ROWS:
         if values[name]:
             home = "documents with matches" if query else "rows (--query-column and --candidates-column)"
-            raise click.UsageError(f"{flag_of(name)} is for {home} and has no effect here")
+            raise click.UsageError(in_flags(setting(name) + f" is for {home} and has no effect here"))
     if not query:
         plan = DocumentRankPlan(top_k, values["keep_embeddings"], values["keep_content"], scale)
         return job_options_of(values, plan)
@@ -197,9 +198,7 @@ def _print(candidates: Sequence[str], ranked: Sequence[Ranked]) -> None:
     ]
     if rows:
         console.out.print(table_of(("place", "candidate", "clip_score", "cosine"), rows))
-    failed = [
-        (candidates[one.position], in_flags(str(one.failure))) for one in ranked if isinstance(one.failure, Failure)
-    ]
+    failed = [(candidates[one.position], in_flags(one.failure)) for one in ranked if isinstance(one.failure, Failure)]
     if failed:
         title = ("\n" if rows else "") + "candidates that failed"
         console.out.print(table_of(("candidate", "reason"), failed, title))

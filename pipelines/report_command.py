@@ -66,7 +66,7 @@ def report(source: str, output: str, overwrite: bool, **values: Any) -> None:
         folder.make()  # before the work, which would be for nothing
         found = overview(source, Looked(sample, content=Content(*given) if any(given) else None, **values))
     except DatasetError as err:
-        raise Refused(str(err)) from err
+        raise Refused(err) from err
     page = clean_text(render(found)).encode()  # a path may hold what UTF-8 does not
     folder.write(name, page)
     click.echo(said(found, output, len(page)))

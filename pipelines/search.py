@@ -22,10 +22,10 @@ from ..metrics.stats import Stats
 from ..reports.contact_sheet import Asked, check_page, content_columns, names_local_files, render, shown_text
 from ..reports.pictures import PictureRules
 from . import console
+from .cli_messages import in_flags
 from .jobs import Refused
 from .listed import table_of
 from .rank import Query, scale_as_json, scale_of
-from .wording import in_flags
 
 _SHOWN = ("uri", "text")
 """Columns that say what a hit is, where it has no id or a text."""
@@ -61,7 +61,7 @@ def print_found(location: str, queries: Sequence[Query], options: dict[str, Any]
         searcher = Searcher(plan, encoder)
         found = searcher.find([_item(query, values["prompt"]) for query in queries], Stats())
     except DatasetError as err:
-        raise Refused(str(err)) from err
+        raise Refused(err) from err
     asked = [_asked(*one) for one in zip(queries, found.hits.to_pylist(), found.outcomes, strict=True)]
     if all(one.hits is None for one in asked):
         raise Refused("; ".join(f"the query {one.value!r}: {one.reason}" for one in asked))
@@ -114,7 +114,7 @@ def _item(query: Query, prompt: str | None) -> Item:
 
 
 def _asked(query: Query, hits: list[dict[str, Any]] | None, outcome: Outcome) -> Asked:
-    reason = in_flags(str(outcome)) if isinstance(outcome, Failure) else None
+    reason = in_flags(outcome) if isinstance(outcome, Failure) else None
     return Asked(query.kind, query.value, hits, reason)
 
 

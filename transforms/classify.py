@@ -12,6 +12,7 @@ from ..encoders.plans.document_plan import DocumentEmbedPlan
 from ..encoders.plans.labels import LabelSet
 from ..encoders.plans.scores import SCALE, Scale
 from ..errors import SpecError
+from ..messages import setting
 from ..models.spec import EncoderSpec, Modality, reject_unknown_options
 from .encoding import Encoding, label_of
 from .placed import OnFailure
@@ -83,7 +84,7 @@ class Classify(Encoding):
         super().__init__(EncoderSpec.of(model, **spec_options), max_wait_s=max_wait_s, on_failure=on_failure)
         for name, given in {"access_paths": access_paths != "@r", "keep_content": keep_content}.items():
             if given and columns is not None:
-                raise SpecError(f"{name} is for documents; with columns it says nothing")
+                raise SpecError(setting(name) + " is for documents; with columns it says nothing")
         if key != "id" and columns is None:
             raise SpecError("key is for rows; documents are named by their id")
         self.labels = LabelSet.of(labels, templates=templates, top_k=top_k, scale=scale, spec=self.spec)

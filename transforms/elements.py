@@ -109,7 +109,7 @@ def read_row(element: Any, plan: AddsColumns) -> RowFields | FailedRow:
         return FailedRow(element, (Failure(Stage.READ, Code.UNSUPPORTED, message),))
     taken = [name for name in plan.new_names if name in fields]
     if taken:
-        message = f"column {taken[0]!r} exists already; {plan.rename_hint}"
+        message = f"column {taken[0]!r} exists already; " + plan.rename_hint
         name = fields.get(plan.key)
         failure = Failure(Stage.READ, Code.MALFORMED, message, column=taken[0])
         return FailedRow(element, (failure.at(row=None if name is None else str(name)),))

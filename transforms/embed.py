@@ -10,6 +10,7 @@ from apache_beam.pvalue import PCollection
 from ..encoders.plans.columns import Column, ColumnPlan
 from ..encoders.plans.document_plan import DocumentEmbedPlan
 from ..errors import SpecError
+from ..messages import setting
 from ..models.spec import EncoderSpec, Modality, reject_unknown_options
 from .encoding import Embedded, Encoding, label_of
 from .placed import OnFailure
@@ -84,11 +85,11 @@ class Embed(Encoding):
             self.plan = ColumnPlan.of(columns, spec=self.spec, key=key)
         for name, given in {"access_paths": access_paths != "@r", "keep_content": keep_content}.items():
             if given and columns is not None:
-                raise SpecError(f"{name} is for documents; with columns it says nothing")
+                raise SpecError(setting(name) + " is for documents; with columns it says nothing")
         if vectors not in get_args(Vectors):
-            raise SpecError(f"vectors={vectors!r} is none of {', '.join(map(repr, get_args(Vectors)))}")
+            raise SpecError(setting("vectors", vectors) + f" is none of {', '.join(map(repr, get_args(Vectors)))}")
         if vectors != "array" and columns is None:
-            raise SpecError(f"vectors={vectors!r} is for rows; a document's embedding is an array")
+            raise SpecError(setting("vectors", vectors) + " is for rows; a document's embedding is an array")
         self._vectors: Vectors = vectors
 
     def default_label(self) -> str:

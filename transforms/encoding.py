@@ -12,6 +12,7 @@ from apache_beam.pvalue import PCollection
 from ..encoders.document import Document
 from ..encoders.plans.plan import Plan
 from ..errors import SpecError
+from ..messages import setting
 from ..models.spec import EncoderSpec
 from . import document_coder as _document_coder  # noqa: F401 - registers the coder of documents
 from .elements import AddsColumns, DocumentElements, Elements, RowElements
@@ -63,9 +64,11 @@ class Encoding(beam.PTransform):
         """
         super().__init__()
         if on_failure not in get_args(OnFailure):
-            raise SpecError(f"on_failure={on_failure!r} is none of {', '.join(map(repr, get_args(OnFailure)))}")
+            raise SpecError(
+                setting("on_failure", on_failure) + f" is none of {', '.join(map(repr, get_args(OnFailure)))}"
+            )
         if max_wait_s is not None and not max_wait_s > 0:
-            raise SpecError(f"max_wait_s={max_wait_s!r} is not a number of seconds above 0")
+            raise SpecError(setting("max_wait_s", max_wait_s) + " is not a number of seconds above 0")
         self.spec = spec
         self._max_wait_s = max_wait_s
         self._on_failure: OnFailure = on_failure
@@ -176,6 +179,6 @@ def check_columns(element_type: Any, plan: AddsColumns, reads: Sequence[str]) ->
         return
     names = [name for name, _ in fields]
     if taken := sorted(set(plan.new_names) & set(names)):
-        raise SpecError(f"column {taken[0]!r} exists already; {plan.rename_hint}")
+        raise SpecError(f"column {taken[0]!r} exists already", hint=plan.rename_hint)
     if missing := [path for path in reads if path not in names and path.partition(".")[0] not in names]:
         raise SpecError(f"the rows have no column {missing[0]!r}; they have {', '.join(map(repr, names))}")

@@ -8,6 +8,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
+from ..errors import options_noted
 from ..indexes.shard import IndexJob, IndexShard, build_shard
 from .worker import cpus_per_process
 
@@ -45,4 +46,6 @@ class _IndexShardFn(beam.DoFn):
         self._cpus = cpus
 
     def process(self, shard: IndexShard) -> Iterable[dict[str, Any]]:
-        yield build_shard(shard, self._job, cpus=self._cpus)
+        with options_noted():
+            report = build_shard(shard, self._job, cpus=self._cpus)
+        yield report

@@ -11,6 +11,7 @@ from ..encoders.plans.kinds import Kind
 from ..encoders.plans.rank_plan import RANKED, DocumentRankPlan, PairPlan, RankPlan
 from ..encoders.plans.scores import SCALE, Scale
 from ..errors import SpecError
+from ..messages import setting
 from ..models.spec import EncoderSpec, reject_unknown_options
 from .encoding import Embedded, Encoding, label_of
 from .groups import GroupScores, PairElements, scored_type
@@ -175,7 +176,7 @@ def _refuse_silent(given: set[str], way: str) -> None:
     own = {"documents": _OF_DOCUMENTS, "lists": _OF_ROWS | {"output"}, "flat rows": _OF_ROWS}[way]
     for name in sorted(given - own):
         home = "documents" if name in _OF_DOCUMENTS else "query= with candidates=" if name == "output" else "rows"
-        raise SpecError(f"{name} is for {home}; of {way} it says nothing")
+        raise SpecError(setting(name) + f" is for {home}; of {way} it says nothing")
 
 
 def _check_groups(pcoll: PCollection, plan: PairPlan) -> None:
@@ -197,4 +198,6 @@ def _check_groups(pcoll: PCollection, plan: PairPlan) -> None:
         )
     for name, kind in row_fields(pcoll.element_type) or ():
         if name in plan.by and is_array(kind):
-            raise SpecError(f"by={name!r} is an array; rows of a query share a text, a number, bytes or a date")
+            raise SpecError(
+                setting("by", name) + " is an array; rows of a query share a text, a number, bytes or a date"
+            )

@@ -9,6 +9,7 @@ import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
 from ..datasets.inputs.shards import Shard
+from ..errors import options_noted
 from ..jobs.embed import embed_shard
 from ..jobs.job import Job
 from ..metrics.counts import counts_of_manifest
@@ -58,9 +59,11 @@ class _EmbedShardFn(beam.DoFn):
 
     def setup(self) -> None:
         self._meter = BundleMeter()
-        self._meter.load(self._job.spec, cpus=self._cpus)
+        with options_noted():
+            self._meter.load(self._job.spec, cpus=self._cpus)
 
     def process(self, shard: Shard) -> Iterable[dict[str, Any]]:
-        manifest = embed_shard(shard, self._job, cpus=self._cpus)
+        with options_noted():
+            manifest = embed_shard(shard, self._job, cpus=self._cpus)
         self._meter.tell(counts_of_manifest(manifest))
         yield manifest

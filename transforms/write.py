@@ -22,6 +22,7 @@ from ..datasets.tables.table import Table
 from ..encoders.plans.plan import RowPlan
 from ..errors import SpecError
 from ..files.file_systems import Folder
+from ..messages import setting
 from .bundles import FinishFn, PublishFn, WriteBundleFn, remove_staging
 from .embed import embed_of
 from .encoding import Embedded, Encoding
@@ -73,7 +74,7 @@ class WriteEmbeddings(beam.PTransform):
         """
         super().__init__()
         if rows_per_file < 1:
-            raise SpecError(f"rows_per_file={rows_per_file!r} is not a whole number of at least 1")
+            raise SpecError(setting("rows_per_file", rows_per_file) + " is not a whole number of at least 1")
         directory = os.fspath(directory)
         self._directory = directory if "://" in directory else os.path.abspath(os.path.expanduser(directory))
         self._embed = embed

@@ -14,6 +14,7 @@ from pyspark.sql import types as T
 
 from ..encoders import EncoderSpec
 from ..errors import SpecError
+from ..messages import setting
 from ..models.spec import reject_unknown_options
 
 FailuresOption = Literal["null", "struct", "raise"]
@@ -39,7 +40,8 @@ def spec_of(
     """
     if any(half in str(options.get("dtype", "")) for half in _HALVES):
         raise SpecError(
-            "dtype='float16' is not to be had on Spark: it has no half type and can't read Parquet files with one;"
+            setting("dtype", "float16")
+            + " is not to be had on Spark: it has no half type and can't read Parquet files with one;"
             " columns of vectors are array<float> (files of half floats: clipmill.transforms.WriteEmbeddings)"
         )
     parameters = inspect.signature(called).parameters.values()
@@ -59,7 +61,7 @@ def check_failures_option(failures: str) -> None:
     """
     allowed = get_args(FailuresOption)
     if failures not in allowed:
-        raise SpecError(f"failures={failures!r} is none of {', '.join(map(repr, allowed))}")
+        raise SpecError(setting("failures", failures) + f" is none of {', '.join(map(repr, allowed))}")
 
 
 def warn_without_worker_reuse(spark: SparkSession | None, *, depth: int = 1) -> None:

@@ -16,6 +16,8 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from ..errors import options_noted
+
 _NUMBER, _PAYLOAD = "number", "payload"
 _REPORT = pa.schema([("number", pa.int64()), ("report", pa.string())])
 
@@ -72,7 +74,9 @@ def report_each(
 
     def task(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for number, payload in payloads_of(batches):
-            yield pa.RecordBatch.from_pylist([{"number": number, "report": json.dumps(work(payload))}], _REPORT)
+            with options_noted():
+                report = work(payload)
+            yield pa.RecordBatch.from_pylist([{"number": number, "report": json.dumps(report)}], _REPORT)
 
     rows = spread(spark, payloads, len(payloads)).mapInArrow(task, "number long, report string").collect()
     reports = {row["number"]: json.loads(row["report"]) for row in rows}

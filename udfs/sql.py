@@ -18,6 +18,7 @@ from ..encoders.plans.scores import SCALE, Scale
 from ..errors import SpecError
 from ..indexes.search_plan import HITS, TOP_K, SearchPlan, spec_of_search
 from ..indexes.targets import find_target
+from ..messages import setting
 from ..models.spec import DEFAULT_MODEL, EncoderSpec, Modality
 from .classification import Labels, classification_udf
 from .driver import FailuresOption, arrow_udf, check_failures_option, spec_of, warn_without_worker_reuse
@@ -142,11 +143,14 @@ def _check_prefix(prefix: str) -> None:
     """Refuse a prefix whose functions SQL could not call."""
     if not isinstance(prefix, str) or not re.fullmatch(r"[A-Za-z0-9_]*", prefix):
         raise SpecError(
-            f"prefix={prefix!r} makes names that SQL cannot call: letters from a to z, digits and _ are allowed,"
+            setting("prefix", prefix)
+            + " makes names that SQL cannot call: letters from a to z, digits and _ are allowed,"
             " such as prefix='demo_'"
         )
     if prefix.lower() in _PREFIXES_OF_SPARK:
-        raise SpecError(f"prefix={prefix!r} makes {prefix}rank, which is a window function of SQL: choose another")
+        raise SpecError(
+            setting("prefix", prefix) + f" makes {prefix}rank, which is a window function of SQL: choose another"
+        )
 
 
 def _with_counted_arguments(name: str, udf: Any) -> Any:
@@ -179,5 +183,7 @@ def _type_of(spark: SparkSession, given: str | T.DataType) -> T.DataType:
         (field,) = spark.sql(f"select cast(null as {given})").schema.fields
     except Exception as err:
         said = str(err).strip() or type(err).__name__  # a ParseException begins with an empty line
-        raise SpecError(f"candidate_type={given!r} is no type of Spark's SQL: {said.splitlines()[0]}") from err
+        raise SpecError(
+            setting("candidate_type", given) + f" is no type of Spark's SQL: {said.splitlines()[0]}"
+        ) from err
     return field.dataType

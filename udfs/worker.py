@@ -10,6 +10,7 @@ from pyspark import TaskContext
 
 from ..encoders import Encoder, EncoderSpec, load_encoder
 from ..errors import DeviceError
+from ..messages import setting
 
 
 class Resource(Protocol):
@@ -54,8 +55,9 @@ def spec_of_task(spec: EncoderSpec, task: Task | None) -> EncoderSpec:
     address = str(gpu.addresses[0])
     if not address.isdecimal():
         raise DeviceError(
-            f"Spark gave this task the GPU {address!r}, which is no number: make the discovery script"
-            " (spark.worker.resource.gpu.discoveryScript) print 0, 1, …, or name a device: device='cuda:0'"
+            f"Spark gave this task the GPU {address!r}, which is no number",
+            hint="make the discovery script (spark.worker.resource.gpu.discoveryScript) print 0, 1, …, or name one: "
+            + setting("device", "cuda:0"),
         )
     return dataclasses.replace(spec, device=f"cuda:{address}")
 

@@ -5,9 +5,9 @@
 - `clipmill.udfs`: Spark functions for columns and DataFrames.
 - `clipmill.pipelines`: runnable jobs and the command line.
 
-Beside them `errors`, `failures` (of a row), `threads` (how many cores a worker may use), and the other rooms that need
-no engine. Each imports only from those before it: `files` and `metrics`, `media`, `models`, `encoders`, `datasets`,
-`jobs`, `indexes`, `reports`.
+Beside them `errors`, `failures` (of a row), `messages` (of both), `threads` (how many cores a worker may use), and the
+other rooms that need no engine. Each imports only from those before it: `files` and `metrics`, `media`, `models`,
+`encoders`, `datasets`, `jobs`, `indexes`, `reports`.
 
 The names below are loaded when they are first used: `import clipmill` alone loads neither torch nor an engine.
 """

@@ -2,9 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Iterator
+
+from .messages import Message, first_option, packed, unpacked
+
+_NOTE = "with its options, for clipmill: "
+
 
 class ClipmillError(Exception):
-    """Base of every error that clipmill raises on purpose."""
+    """Base of every error that clipmill raises on purpose.
+
+    Attributes:
+        option: Keyword of the option at fault: unless it is given, the first that the message names. None without any.
+        hint: The way out, None where the message says it all.
+    """
+
+    def __init__(self, message: str = "", option: str | None = None, hint: str | None = None) -> None:
+        # all of it in `args`: Beam makes the error anew from them, with the name of the step behind the message
+        super().__init__(message, *((option, hint) if option or hint else ()))
+        self.option = option or first_option(message)
+        self.hint = hint
+
+    @property
+    def text(self) -> str:
+        """The message and the hint, as `messages.render` takes them."""
+        message: str = self.args[0]
+        return message if self.hint is None else message + "; " + self.hint
+
+    def __str__(self) -> str:
+        return str(self.text)
 
 
 class SpecError(ClipmillError, ValueError):
@@ -31,9 +59,8 @@ class MissingExtraError(ClipmillError, ImportError):
     """An optional dependency is not installed; the message is the command that installs it."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(
-            f"{purpose} needs {package!r}, which is not installed: pip install 'clipmill[{extra}]'", name=package
-        )
+        super().__init__(purpose + f" needs {package!r}, which is not installed: pip install 'clipmill[{extra}]'")
+        self.name = package
         self._args = (package, extra, purpose)
 
     def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
@@ -61,3 +88,20 @@ class EmbeddingError(ClipmillError, ValueError):
 
     def __reduce__(self) -> tuple[type, tuple[dict[int, object]]]:
         return type(self), (self.failures,)
+
+
+@contextlib.contextmanager
+def options_noted() -> Iterator[None]:
+    """Note the options of its message on an error of the block, since engines hand on a worker's errors as text."""
+    try:
+        yield
+    except ClipmillError as err:
+        if isinstance(err.text, Message):
+            err.add_note(_NOTE + packed(err.text))
+        raise
+
+
+def noted_message(traceback: str) -> Message | None:
+    """Return the message of an error with its options, as `options_noted` put it into a traceback; None without one."""
+    found = re.search(re.escape(_NOTE) + r"([\w+/=]+)", traceback)
+    return unpacked(found[1]) if found else None

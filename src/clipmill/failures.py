@@ -89,8 +89,13 @@ class Failure:
             "transient": self.transient,
         }
 
+    @property
+    def text(self) -> str:
+        """What went wrong and why, as `messages.render` takes it."""
+        return f"{self.code} at {self.stage}: " + self.message
+
     def __str__(self) -> str:
-        return f"{self.code} at {self.stage}: {self.message}"
+        return str(self.text)
 
 
 class RowError(ValueError):

@@ -30,6 +30,7 @@ from clipmill.datasets import (
 from clipmill.datasets.dataset import count_finished
 from clipmill.errors import DatasetError
 from clipmill.files.file_systems import Folder
+from clipmill.messages import Setting
 
 SCHEMA = pa.schema([("id", pa.string()), ("v", vector_type())])
 
@@ -267,8 +268,9 @@ def make_dataset(directory: str) -> None:
 
 def test_a_dataset_is_overwritten_only_when_asked(directory):
     make_dataset(directory)
-    with pytest.raises(DatasetError, match=r"is not empty .*--overwrite"):
+    with pytest.raises(DatasetError, match="is not empty") as refused:
         prepare_directory(directory)
+    assert Setting("overwrite", True) in refused.value.text.parts
     assert read_dataset(directory)["id"].to_pylist() == ["a"]
     prepare_directory(directory, overwrite=True)
     assert Folder.of(directory).list() == {}

@@ -25,6 +25,7 @@ from clipmill.indexes import merge, open_index
 from clipmill.indexes.build import IndexOptions, build_index, run_locally
 from clipmill.indexes.library import make_index
 from clipmill.jobs import start_job
+from clipmill.messages import Setting
 
 FACTORIES = [None, "IVF40_HNSW32,SQ8", "IVF30,Flat", "OPQ8_16,IVF20,PQ8", "HNSW16,SQ8", "PQ8", "IVF20,PQ8x4fs"]
 SMALL = {"queries": 100, "rows_per_shard": 700}
@@ -277,8 +278,10 @@ def test_a_dataset_whose_job_has_not_ended_is_refused(tmp_path):
     shards = plan_shards([str(source)])
     start_job(job_options.plan(SPEC, str(tmp_path / "job"), shards), shards)
     (tmp_path / "job" / "_job.json").rename(dataset / "_job.json")
-    with pytest.raises(DatasetError, match=r"is not finished .* resume=True"):
+    with pytest.raises(DatasetError, match="is not finished") as refused:
         build_bad(tmp_path, dataset)
+    assert Setting("resume", True) in refused.value.text.parts
+    assert Setting("partial", True) in refused.value.text.parts
     build_bad(tmp_path, dataset, partial=True)
     assert open_index(str(tmp_path / "index")).manifest.rows == 300
 

@@ -80,10 +80,12 @@ def test_the_length_of_a_query_does_not_matter_and_bad_ones_find_nothing(indexes
 def test_k_may_be_all_rows_and_no_more(indexes, name):
     index = open_index(str(indexes[name]))
     assert index.search(VECTORS[:1], 2500).positions.shape == (1, 2500)
-    with pytest.raises(DatasetError, match="k=2501 is more than the 2,500 vectors"):
+    with pytest.raises(DatasetError) as refused:
         index.search(VECTORS[:1], 2501)
-    with pytest.raises(DatasetError, match="k=0 is not a whole number of at least 1"):
+    assert refused.value.option == "k"
+    with pytest.raises(DatasetError) as refused:
         index.search(VECTORS[:1], 0)
+    assert refused.value.option == "k"
     with pytest.raises(DatasetError, match=r"this index takes \(n, 16\)"):
         index.search(VECTORS[:1, :8], 5)
 
@@ -95,12 +97,15 @@ def test_more_lists_find_more_and_what_says_nothing_is_refused(indexes):
     recalls = [recall_of(index.search(queries, 10, nprobe=number, rerank=4).positions, true) for number in (1, 5, 25)]
     assert recalls == sorted(recalls)
     assert recalls[-1] > 0.99
-    with pytest.raises(DatasetError, match="ef_search=5 has no effect with an index of the kind custom"):
+    with pytest.raises(DatasetError) as refused:
         index.search(queries, 10, ef_search=5)
-    with pytest.raises(DatasetError, match="nprobe=0 is not at least 1"):
+    assert refused.value.option == "ef_search"
+    with pytest.raises(DatasetError) as refused:
         index.search(queries, 10, nprobe=0)
-    with pytest.raises(DatasetError, match="rerank=5 has no effect with an index of the kind exact"):
+    assert refused.value.option == "nprobe"
+    with pytest.raises(DatasetError) as refused:
         open_index(str(indexes["exact"])).search(queries, 10, rerank=5)
+    assert refused.value.option == "rerank"
 
 
 def test_few_lists_may_hold_fewer_than_k(indexes):

@@ -235,8 +235,9 @@ def test_what_cannot_work_fails_before_anything_runs(plan, message, table, tmp_p
 def test_a_plan_is_not_given_beside_what_it_says_itself(table, tmp_path):
     with pytest.raises(TypeError, match="keep_content"):
         JobOptions(plan=ROWS, keep_content=True)
-    with pytest.raises(SpecError, match="format='csv' is none of 'parquet', 'jsonl'"):
+    with pytest.raises(SpecError) as refused:
         job_options.plan(SPEC, str(tmp_path / "out"), plan_shards([str(table)]), plan=ROWS, format="csv")
+    assert refused.value.option == "format"
 
 
 def test_a_scale_that_the_model_has_not_learnt_ends_the_job(table, tmp_path):

@@ -86,8 +86,9 @@ def test_names() -> None:
     for typo in ("AudioCLIP:partial", "AudioCLIP:./own.pt", "AudioCLIP::"):  # never taken for the full one
         with pytest.raises(UnknownModelError, match="AudioCLIP"):
             EncoderSpec(typo)
-    with pytest.raises(SpecError, match="mode='jina' is an option of audioclip models"):
+    with pytest.raises(SpecError) as refused:
         EncoderSpec("ViT-B-32", mode="jina")
+    assert refused.value.option == "mode"
 
 
 def test_a_file_where_jinas_scripts_put_it_is_used_there(path, tmp_path, monkeypatch, caplog) -> None:
@@ -125,8 +126,9 @@ def test_other_published_weights_are_downloaded_with_their_hash(tmp_path, monkey
 def test_max_text_tokens(path) -> None:
     tokenizer = find_source(EncoderSpec(f"AudioCLIP::{path}", max_text_tokens=5)).frontend.text.tokenizer
     assert len(tokenizer("a b c d e f g")[0]) == 5
-    with pytest.raises(SpecError, match=r"max_text_tokens=78.*at most 77"):
+    with pytest.raises(SpecError) as refused:
         find_source(EncoderSpec(f"AudioCLIP::{path}", max_text_tokens=78))
+    assert refused.value.option == "max_text_tokens"
 
 
 def test_finding_the_model_imports_no_torch() -> None:

@@ -19,6 +19,7 @@ from weights import relative_error
 
 from clipmill.encoders import EncoderSpec, load_encoder, unload_all
 from clipmill.errors import DatasetError, DeviceError, SpecError, WeightsError
+from clipmill.messages import Setting
 from clipmill.models.catalog.manifest import FILE, write_manifest
 from clipmill.models.exporting import export_model
 from clipmill.models.frontend import Frontend
@@ -95,8 +96,9 @@ def test_a_directory_runs_as_it_was_exported_unless_the_spec_says_otherwise(tmp_
         load_encoder(f"onnx:{tmp_path}/small", device="cpu", precision="fp32")
     with pytest.raises(SpecError, match=r"it can in onnx int8 on cpu"):
         load_encoder(f"onnx:{tmp_path}/small", device="cpu", runtime="openvino")
-    with pytest.raises(SpecError, match=r"runtime='torch'"):
+    with pytest.raises(SpecError) as refused:
         load_encoder(f"onnx:{tmp_path}/small", device="cpu", runtime="torch")
+    assert refused.value.option == "runtime"
 
 
 def _taken(model: str, **options: str) -> tuple[str, str]:
@@ -129,8 +131,9 @@ def test_float16_graphs_are_made_here_and_run_on_a_gpu(tmp_path) -> None:
 def test_a_directory_is_replaced_only_when_asked_and_at_once(directory: Path, tmp_path, monkeypatch) -> None:
     """Strangers' files are never removed; an export that fails leaves what was there."""
     target = Path(shutil.copytree(directory, tmp_path / "target"))
-    with pytest.raises(DatasetError, match=r"not empty; overwrite=True \(--overwrite\)"):
+    with pytest.raises(DatasetError, match="is not empty") as refused:
         export_model(EncoderSpec("demo"), target)
+    assert Setting("overwrite", True) in refused.value.text.parts
     (target / "old").write_text("of the earlier export")
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="disk"):
         patch.setattr("clipmill.models.exporting.write_manifest", _fail)

@@ -202,5 +202,6 @@ def test_a_gpu_that_is_not_there_is_an_error() -> None:
     from clipmill.errors import DeviceError
 
     missing = f"cuda:{torch.cuda.device_count() + 7}"
-    with pytest.raises(DeviceError, match=f"device='{missing}' was asked for; CUDA devices here"):
+    with pytest.raises(DeviceError) as refused:
         load_encoder("demo", device=missing)
+    assert refused.value.option == "device"

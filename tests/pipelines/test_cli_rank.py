@@ -124,7 +124,10 @@ def test_file_names_that_are_not_utf8_are_printed_escaped(tmp_path, capsys) -> N
             "there is no column 'zz'; the columns are 'q', 'c'",
         ),
         (["rows.jsonl", "-o", "out"], "has no documents with matches (its first lines have the fields 'id', 'q', 'c')"),
-        (["rows.jsonl", "-o", "out"], "name the columns of the query (--query-column) and of the candidates (--cand"),
+        (
+            ["rows.jsonl", "-o", "out"],
+            "name the columns of the query (--query-column NAME) and of the candidates (--cand",
+        ),
         (["parted.parquet", *COLUMNS[1:], "c", "--ranked-column", "q"], "choose a name: --ranked-column NAME"),
         (["--image", "nowhere.png", "a"], "the query 'nowhere.png': not_found at fetch"),
         (["--image", "pictures/broken.png", "a"], "undecodable at decode"),

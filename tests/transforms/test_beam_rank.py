@@ -236,7 +236,7 @@ def test_vectors_of_an_earlier_embed_are_not_made_again(tmp_path):
 def test_a_list_that_is_there_already_is_refused_or_fails(tmp_path):
     p = pipeline()
     rows = p | beam.Create([beam.Row(q="a", c=["b"], ranked=1)])
-    with pytest.raises(SpecError, match="column 'ranked' exists already; choose a name: output='…'"):
+    with pytest.raises(SpecError, match="column 'ranked' exists already; choose a name: output=…"):
         _ = rows | Rank("fake::dim=8", query="q", candidates="c")
     made = [{"id": 1, "q": "a", "c": ["b"], "ranked": "mine"}, {"id": 2, "q": "a", "c": ["b"]}]
     (row,), (failed,), _ = rank(tmp_path, made, query="q", candidates="c")

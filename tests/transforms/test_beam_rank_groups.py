@@ -242,8 +242,9 @@ def test_an_array_is_refused_as_a_group_where_the_schema_says_so():
     p = pipeline()
     fields = [("query", str), ("candidate", str), ("group", Sequence[int])]
     rows = p | beam.Create([]).with_output_types(beam.typehints.row_type.RowTypeConstraint.from_fields(fields))
-    with pytest.raises(SpecError, match="by='group' is an array; rows of a query share a text, a number, bytes"):
+    with pytest.raises(SpecError) as refused:
         _ = rows | Rank("fake::dim=8", **BY_GROUP)
+    assert refused.value.option == "by"
 
 
 # --- windows and runners ----------------------------------------------------------------------------------------------

@@ -194,7 +194,7 @@ def test_a_column_of_that_name_is_not_written_over(small, tmp_path) -> None:
         found = p | beam.Create(rows) | Search(directory, query="q", query_kind="vector")
         _ = found.failures | Keep(tmp_path / "kept")
     (failed,) = kept(tmp_path / "kept")
-    assert "column 'hits' exists already; choose a name: output='…'" in failed.failures[0].message
+    assert "column 'hits' exists already; choose a name: output=…" in failed.failures[0].message
     with pytest.raises(SpecError, match="column 'hits' exists already"):
         typed = RowTypeConstraint.from_fields([("q", np.ndarray), ("hits", int)])
         p = pipeline()

@@ -75,8 +75,9 @@ def test_what_became_of_a_bad_query(spark, small) -> None:
     raising = df.select(search("q", index=directory, query_kind="vector", failures="raise"))
     with pytest.raises(Exception, match="wrong_shape"):
         raising.collect()
-    with pytest.raises(SpecError, match="failures='drop' is none of"):
+    with pytest.raises(SpecError) as refused:
         search("q", index=directory, query_kind="vector", failures="drop")
+    assert refused.value.option == "failures"
 
 
 def test_a_column_of_vectors_needs_its_kind(spark, small) -> None:

@@ -13,6 +13,7 @@ from ..errors import DatasetError
 from ..files.file_systems import Folder, dataset_errors, remove_temporaries
 from ..files.lock import check_held
 from ..files.plain import json_object, json_text
+from ..messages import setting
 from .directory import ATTEMPTS, FORMAT, JOB, OWN, SKIP_LISTS, STAGING, SUCCESS, is_orphan
 from .formats.base import LANCE
 from .formats.shard_writer import FAILURES, MANIFESTS, manifest_name
@@ -102,14 +103,15 @@ def finish_job(directory: str) -> DatasetSummary:
     for manifest in manifests:
         if manifest.get("signature") != job.get("signature"):
             raise DatasetError(
-                f"{folder.url}: shard {manifest.get('name')} was written by another job, whose workers live on; end "
-                "them, and start again with --resume"
+                f"{folder.url}: shard {manifest.get('name')} was written by another job, whose workers live on",
+                hint="end them, and start again with " + setting("resume", True),
             )
         for file in manifest.get("files") or ():
             if sizes.get(file["name"]) != file["bytes"]:
                 raise DatasetError(
                     f"{folder.url}/{file['name']} has {sizes.get(file['name'], 0)} bytes and was written with "
-                    f"{file['bytes']}; the job did not finish, and --resume does its shard again"
+                    f"{file['bytes']}; the job did not finish",
+                    hint=setting("resume", True) + " does its shard again",
                 )
     if job.get("rows_as") == LANCE:
         from .formats.lance_part import commit_fragments

@@ -23,6 +23,7 @@ from ..errors import DatasetError
 from ..files.file_systems import TEMPORARY, Folder, dataset_errors, remove_temporaries
 from ..files.lock import LOCK, clear_lock, refuse_if_held
 from ..files.plain import json_object, some_of
+from ..messages import setting
 from .formats.shard_writer import FAILURES, MANIFESTS
 
 JOB, PLAN, SUCCESS = "_job.json", "_plan.jsonl.gz", "_SUCCESS"
@@ -81,10 +82,10 @@ def in_the_way(directory: str, *, overwrite: bool = False) -> list[str]:
     begun = [name for name in orphans if name.startswith((f".{JOB}.", f".{PLAN}."))]
     never_wrote = set(names) - set(begun) <= {JOB, PLAN} and is_own(folder)
     if held and not (overwrite or never_wrote):
-        way_out = "go on with what is there (--resume), choose" if PLAN in held else "choose"
+        resumed = "go on with what is there (" + setting("resume", True) + "), " if PLAN in held else ""
         raise DatasetError(
-            f"{folder.url} is not empty (it holds {some_of(held)}); {way_out} another directory, or replace the "
-            "dataset there with overwrite=True (--overwrite)"
+            f"{folder.url} is not empty (it holds {some_of(held)})",
+            hint=resumed + "choose another directory, or replace the dataset there with " + setting("overwrite", True),
         )
     if held:
         _check_own(folder, held)

@@ -14,6 +14,7 @@ import numpy as np
 from ..errors import SpecError
 from ..failures import Code, Failure, RowError, Stage
 from ..media.audio import Waveform
+from ..messages import setting
 from .item import Item, Uri
 
 CONTENT_FIELDS = ("blob", "tensor")
@@ -205,7 +206,7 @@ class AccessPaths:
         """
         parts = [part.strip().lstrip("@") for part in str(text).split(",")]
         if not str(text).startswith("@") or not all(re.fullmatch(r"r?[mc]*", part) and part for part in parts):
-            raise SpecError(f"access_paths={text!r} is not '@' and paths such as 'r', 'm', 'c', 'cc', 'r,m'")
+            raise SpecError(setting("access_paths", text) + " is not '@' and paths such as 'r', 'm', 'c', 'cc', 'r,m'")
         return cls(tuple(dict.fromkeys(part.removeprefix("r") for part in parts)))
 
     def select(self, root: Document) -> Iterator[tuple[str, Document]]:

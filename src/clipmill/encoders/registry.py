@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Hashable
 
 from ..errors import DeviceError, WeightsError
+from ..messages import setting
 from ..metrics.counts import record_load
 from ..metrics.env_exporter import start_from_environment
 from ..models.combinations import Combination, may_have_gpu
@@ -163,7 +164,7 @@ def _resolve_device(spec: EncoderSpec) -> str:
     if not may_have_gpu():
         if device == "auto":
             return "cpu"
-        raise DeviceError(f"device={device!r} was asked for; CUDA devices here: none (no driver is loaded)")
+        raise DeviceError(setting("device", device) + " was asked for; CUDA devices here: none (no driver is loaded)")
     if spec.runtime == "onnx" or spec.ref.family == "onnx":
         from ..models.runtimes.onnx import resolve_device
     else:

@@ -12,6 +12,7 @@ from .. import __version__
 from ..errors import DatasetError, SpecError
 from ..files.file_systems import Folder
 from ..files.lock import DirectoryLock
+from ..messages import setting
 from .assemble import (
     ShardTotals,
     fill_index,
@@ -76,9 +77,10 @@ class IndexOptions:
 
     def __post_init__(self) -> None:
         if not 0 < self.target_recall <= 1:
-            raise SpecError(f"target_recall={self.target_recall} must be above 0 and at most 1")
+            raise SpecError(setting("target_recall", self.target_recall) + " must be above 0 and at most 1")
         if self.queries < 1 or self.rows_per_shard < 1:
-            raise SpecError(f"queries={self.queries} and rows_per_shard={self.rows_per_shard} must be at least 1")
+            given = setting("queries", self.queries) + " and " + setting("rows_per_shard", self.rows_per_shard)
+            raise SpecError(given + " must be at least 1")
 
 
 def run_locally(shards: Sequence[IndexShard], job: IndexJob) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 
 from ..encoders.plans.scores import unit_rows
 from ..errors import SpecError
+from ..messages import setting
 from .hits import Hits
 
 _QUERIES = 1024
@@ -79,9 +80,9 @@ def check_k(k: Any, rows: int) -> None:
         SpecError: If it is not a whole number, or not between 1 and the number of vectors.
     """
     if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
-        raise SpecError(f"top_k={k!r} is not a whole number of at least 1")
+        raise SpecError(setting("top_k", k) + " is not a whole number of at least 1")
     if k > rows:
-        raise SpecError(f"top_k={k} is more than the {rows:,} vectors that are searched")
+        raise SpecError(setting("top_k", k) + f" is more than the {rows:,} vectors that are searched")
 
 
 def float32_units(vectors: np.ndarray) -> np.ndarray:

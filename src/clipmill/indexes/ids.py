@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import DatasetError
+from ..messages import setting
 from .manifest import Ids
 from .opened import OpenIndex
 from .pages import resident_bytes
@@ -56,7 +57,7 @@ def compare_ids(source: VectorSource, index: OpenIndex, *, skip_existing: bool, 
     ):
         if skip_existing:
             raise DatasetError(
-                f"skip_existing=True (--skip-existing) compares the column {_ID!r}, which the index has as "
+                setting("skip_existing", True) + f" compares the column {_ID!r}, which the index has as "
                 f"{_type_of(index.key_schema)} and the dataset as {_type_of(source.keys)}"
             )
         return IdComparison(np.empty(0, np.int64), source.rows)
@@ -68,8 +69,8 @@ def compare_ids(source: VectorSource, index: OpenIndex, *, skip_existing: bool, 
     existing = np.concatenate(found)
     if len(existing) and not skip_existing:
         raise DatasetError(
-            f"{len(existing):,} of {source.rows:,} rows have an id that is in the index {where} already; skip them "
-            "with skip_existing=True (--skip-existing)"
+            f"{len(existing):,} of {source.rows:,} rows have an id that is in the index {where} already",
+            hint="skip them with " + setting("skip_existing", True),
         )
     return IdComparison(existing, unnamed)
 

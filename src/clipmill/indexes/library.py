@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from ..errors import MissingExtraError, SpecError
+from ..messages import setting
 
 _PLACE = re.compile(r"^.* at \S+\.(?:cpp|h):\d+: (?:Error: '.*?' failed: ?)?")
 
@@ -43,8 +44,9 @@ def make_index(dim: int, factory: str) -> Any:
         index = faiss.index_factory(dim, factory, faiss.METRIC_L2)
     except RuntimeError as err:
         raise SpecError(
-            f"factory={factory!r} makes no index of {dim} values: {reason_of(err)}; give one such as 'Flat' (exact), "
-            "'HNSW32,SQ8', 'IVF1024,SQ8' or 'OPQ64,IVF1024,PQ64', or leave it out to have the kind planned"
+            setting("factory", factory) + f" makes no index of {dim} values: {reason_of(err)}",
+            hint="give one such as 'Flat' (exact), 'HNSW32,SQ8', 'IVF1024,SQ8' or 'OPQ64,IVF1024,PQ64', or leave it "
+            "out to have the kind planned",
         ) from err
     _leave_codes_unordered(index)
     return index

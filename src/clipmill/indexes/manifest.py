@@ -26,6 +26,7 @@ from ..errors import DatasetError
 from ..files.file_systems import TEMPORARY, Folder, dataset_errors, is_local
 from ..files.lock import LOCK
 from ..files.plain import json_text, some_of
+from ..messages import by_surface, setting
 
 MANIFEST, BUILDING, STAGING = "_index.json", "_building.json", "_staging"
 INDEX = "index.faiss"
@@ -306,14 +307,16 @@ def prepare_index(folder: Folder, *, overwrite: bool, description: Mapping[str, 
         )
     if MANIFEST in names and not overwrite:
         raise DatasetError(
-            f"{folder.url} holds an index already; choose another directory, replace it with overwrite=True "
-            "(--overwrite), or add rows to it with --add-to"
+            f"{folder.url} holds an index already",
+            hint="choose another directory, replace it with "
+            + setting("overwrite", True)
+            + by_surface(python=", or add rows to it with add_to_index", flags=", or add rows to it with --add-to"),
         )
     held = [name for name in names if not _TEMPORARY.fullmatch(name)]
     if held and MANIFEST not in names and BUILDING not in names and not overwrite:
         raise DatasetError(
-            f"{folder.url} is not empty (it holds {some_of(held)}) and no index; choose another directory, or replace "
-            "these files with overwrite=True (--overwrite)"
+            f"{folder.url} is not empty (it holds {some_of(held)}) and no index",
+            hint="choose another directory, or replace these files with " + setting("overwrite", True),
         )
     folder.delete(MANIFEST)  # first, so that nobody opens an index that is losing its files
     folder.write(BUILDING, json_text(dict(description), indent=1).encode())

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from ..errors import DatasetError
 from ..files.file_systems import Folder, is_local
+from ..messages import setting
 from .candidates import Candidates
 from .exact import nearest_of_blocks
 from .hits import Hits
@@ -267,18 +268,21 @@ class OpenIndex:
             if value is None:
                 continue
             if value < 1:
-                raise DatasetError(f"{name}={value} is not at least 1")
+                raise DatasetError(setting(name, value) + " is not at least 1")
             if getattr(usual, name) is None:
                 raise DatasetError(
-                    f"{name}={value} has no effect with an index of the kind {self.manifest.kind}; leave it out"
+                    setting(name, value) + f" has no effect with an index of the kind {self.manifest.kind}",
+                    hint="leave it out",
                 )
         return SearchParameters(*(getattr(usual, name) if value is None else value for name, value in given.items()))
 
     def _check_k(self, k: int) -> None:
         if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
-            raise DatasetError(f"k={k!r} is not a whole number of at least 1")
+            raise DatasetError(setting("k", k) + " is not a whole number of at least 1")
         if k > self.manifest.rows:
-            raise DatasetError(f"k={k} is more than the {self.manifest.rows:,} vectors of the index {self.directory}")
+            raise DatasetError(
+                setting("k", k) + f" is more than the {self.manifest.rows:,} vectors of the index {self.directory}"
+            )
 
     def _queries_at_once(self, k: int, parameters: SearchParameters) -> int:
         """Return how many queries may be searched together, so that candidates and mapped pages fit into memory.

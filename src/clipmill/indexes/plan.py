@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from rich.filesize import decimal
 
 from ..errors import SpecError
+from ..messages import setting
 from .codes import ID_BYTES
 from .footprint import GRAPH_GROWTH, HNSW_LINKS, HNSW_ROW_BYTES, filled_bytes, index_bytes
 from .library import code_bytes_of, ivf_of, make_index
@@ -307,7 +308,8 @@ def plan_factory(
         return dataclasses.replace(_exact(sizes, reason), asked=True)
     if re.search(r"(^|,)(RFlat|Refine|IDMap)", factory):
         raise SpecError(
-            f"factory={factory!r}: leave IDMap, RFlat and Refine out; clipmill itself keeps full vectors and reranks"
+            setting("factory", factory) + ": clipmill itself keeps full vectors and reranks",
+            hint="leave IDMap, RFlat and Refine out",
         )
     empty = make_index(dim, factory)
     ivf = ivf_of(empty)
@@ -318,8 +320,10 @@ def plan_factory(
     build = sizes.held + max(training, filled_bytes(empty, rows))
     if build > max_memory_bytes:
         raise SpecError(
-            f"factory={factory!r} takes some {decimal(build)} to build for {rows:,} rows of {dim} values, and "
-            f"max_memory is {decimal(max_memory_bytes)}; allow more, or leave the factory out"
+            setting("factory", factory)
+            + f" takes some {decimal(build)} to build for {rows:,} rows of {dim} values, and "
+            f"max_memory is {decimal(max_memory_bytes)}",
+            hint="allow more, or leave the factory out",
         )
     return sizes.plan(
         kind="custom",
@@ -344,4 +348,4 @@ def check_sizes(rows: int, dim: int, dtype: str) -> None:
     if rows < 1 or dim < 1:
         raise SpecError(f"an index needs at least one vector: {rows} rows of {dim} values were given")
     if dtype not in ("float32", "float16"):
-        raise SpecError(f"dtype={dtype!r} must be one of 'float32', 'float16'")
+        raise SpecError(setting("dtype", dtype) + " must be one of 'float32', 'float16'")

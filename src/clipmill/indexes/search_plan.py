@@ -13,6 +13,7 @@ from ..encoders.plans.rank_plan import CLIP_SCORE, COSINE
 from ..encoders.plans.ranking import check_any_scale
 from ..encoders.plans.scores import SCALE, Scale
 from ..errors import SpecError
+from ..messages import by_surface, setting
 from ..models.spec import EncoderSpec
 from .exact import check_k
 from .targets import Target
@@ -56,7 +57,7 @@ class SearchPlan:
     ef_search: int | None = None
     output: str = HITS
     key: str = "id"
-    rename_hint = "choose a name: output='…'"
+    rename_hint = "choose a name: " + setting("output", ...)
 
     def checked(self, spec: EncoderSpec | None) -> Self:
         """Check the plan, and return it.
@@ -70,17 +71,19 @@ class SearchPlan:
         for name in ("query", "output", "key"):
             value = getattr(self, name)
             if not isinstance(value, str) or not value:
-                raise SpecError(f"{name}={value!r} is not a column name; give a text")
+                raise SpecError(setting(name, value) + " is not a column name", hint="give a text")
         if spec is not None:
             check_kind("query_kind", self.query_kind, spec)
         elif self.scale == "model":
             raise SpecError(
-                "scale='model' is the scale that a model learnt, and query_kind='vector' loads none: give a number"
+                setting("scale", "model") + " is the scale that a model learnt, and query_kind='vector' loads none",
+                hint="give a number",
             )
         check_k(self.top_k, self.target.rows)
         check_any_scale(self.scale)
         if self.scale != SCALE and not self.rerank:
-            raise SpecError(f"scale={self.scale!r} is for clip_scores, which hits have only with rerank=True")
+            needed = setting("rerank", True)
+            raise SpecError(setting("scale", self.scale) + " is for clip_scores, which hits have only with " + needed)
         self._check_parameters()
         self._check_columns()
         return self
@@ -88,12 +91,14 @@ class SearchPlan:
     def _check_parameters(self) -> None:
         for name, value in self.parameters.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise SpecError(f"{name}={value!r} is not a whole number of at least 1")
+                raise SpecError(setting(name, value) + " is not a whole number of at least 1")
             if getattr(self.target.parameters, name, None) is None:
                 what = (
                     "an index of this kind" if self.target.parameters else "a dataset, whose vectors are all compared"
                 )
-                raise SpecError(f"{name}={value!r} has no effect with {what} ({self.target.location}); leave it out")
+                raise SpecError(
+                    setting(name, value) + f" has no effect with {what} ({self.target.location})", hint="leave it out"
+                )
 
     def _check_columns(self) -> None:
         if isinstance(self.columns, str):
@@ -158,7 +163,9 @@ def spec_of_search(
     """
     if query_kind == "vector":
         if given := [*(["model"] if model is not None else []), *options]:
-            raise SpecError(f"{given[0]} has no effect with query_kind='vector', which needs no model; leave it out")
+            raise SpecError(
+                setting(given[0]) + " has no effect with query_kind='vector', which needs no model", hint="leave it out"
+            )
         return None
     provenance = target.provenance
     if isinstance(model, EncoderSpec) or (provenance is None and model is not None):
@@ -167,8 +174,10 @@ def spec_of_search(
             check_comparable(spec, provenance)
     elif provenance is None:
         raise SpecError(
-            f"{target.location} has no provenance, so its model is unknown: name it (model='…'), or search for vectors"
-            " (query_kind='vector')"
+            f"{target.location} has no provenance, so its model is unknown",
+            hint="name it ("
+            + setting("model", ...)
+            + by_surface(python="), or search for vectors (query_kind='vector')", flags=")"),
         )
     else:
         spec = spec_of_provenance(provenance, **({} if model is None else {"model": model}), **options)

@@ -24,6 +24,7 @@ from ..datasets.tables.spark_schema import SPARK_SCHEMA_KEY
 from ..errors import DatasetError, SpecError
 from ..files.file_systems import Folder, dataset_errors, open_input, url_of
 from ..files.parquet import parquet_file
+from ..messages import setting
 
 _FOOTER_THREADS = 8
 """Footers that are read at the same time; with object stores it is mostly waiting."""
@@ -160,8 +161,11 @@ def _files_of(location: str, *, partial: bool) -> list[str]:
         planned, is_ours = None, False
     if is_ours and not partial and SUCCESS not in names:
         raise DatasetError(
-            f"{folder.url} is not finished ({len(paths)} of {planned} shards have rows): finish its job with "
-            "resume=True (--resume), or index its present rows with partial=True (--partial)"
+            f"{folder.url} is not finished ({len(paths)} of {planned} shards have rows)",
+            hint="finish its job with "
+            + setting("resume", True)
+            + ", or index its present rows with "
+            + setting("partial", True),
         )
     return [url_of(folder.fs, path) for path in paths]
 
@@ -222,7 +226,9 @@ def _find_column(path: str, schema: pa.Schema) -> str:
             f"{path} has no column of vectors (lists of floats); it has {', '.join(map(repr, schema.names))}"
         )
     if len(candidates) > 1 and _DEFAULT_COLUMN not in candidates:
-        raise SpecError(f"{path} has vectors in {', '.join(candidates)}: choose one with column= (--column-name)")
+        raise SpecError(
+            f"{path} has vectors in {', '.join(candidates)}", hint="choose one with " + setting("column", ...)
+        )
     return _DEFAULT_COLUMN if _DEFAULT_COLUMN in candidates else candidates[0]
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from ..errors import DatasetError, SpecError
 from ..files.file_systems import Folder, dataset_errors, open_input, url_of
+from ..messages import setting
 from .corpus import check_size, open_corpus
 from .hits import Hits
 from .manifest import BUILDING, MANIFEST, SearchParameters, check_files, read_manifest
@@ -102,7 +103,8 @@ def find_target(location: str, column: str | None = None) -> Target:
     if MANIFEST in names or BUILDING in names:
         if column is not None:
             raise SpecError(
-                f"column={column!r} is for datasets; {folder.url} is an index, which has one column: leave it out"
+                setting("column", column) + f" is for datasets; {folder.url} is an index, which has one column",
+                hint="leave it out",
             )
         return _of_index(folder)
     try:

@@ -17,12 +17,14 @@ from ..encoders.document import AccessPaths
 from ..encoders.plans.row_values import MissingColumn, get_by_path
 from ..errors import DatasetError, SpecError
 from ..files.file_systems import Folder, dataset_errors
+from ..messages import setting
 from .job import Job
 from .row_keys import top_level
 from .skip_existing import files_of, finished_shards, shard_manifest
 
 COMPARISON = (CONTENT_HASH, "skip_existing", "skip_by")
 """What must be the same when a job is resumed."""
+_OTHER_KEY = setting("id", ...) + ", or skip with " + setting("by", "content")
 
 
 def compared(job: Job, there: pa.Schema | None) -> Job:
@@ -42,9 +44,7 @@ def compared(job: Job, there: pa.Schema | None) -> Job:
         try:
             column_type(there, job.plan.key)
         except SpecError as err:
-            raise SpecError(
-                f"{err}; rows are skipped by their key: name its column, id='…', or skip by content"
-            ) from err
+            raise SpecError(err.text, hint="rows are skipped by their key: name its column, " + _OTHER_KEY) from err
     if job.content_hash:
         job = dataclasses.replace(job, schema=with_content_hash(job.schema, of_documents=there is None))
     if skip is not None:
@@ -99,13 +99,13 @@ def _check_description(description: Mapping[str, Any], directory: str, job: Job)
     key = description.get("key")
     if job.skip_existing.by == "id" and job.plan.of_rows and key not in (None, job.plan.key):
         raise DatasetError(
-            f"the rows of {directory} are named by their column {key!r}, and those of this job by {job.plan.key!r}; "
-            "name the same one, id='…', or skip by content"
+            f"the rows of {directory} are named by their column {key!r}, and those of this job by {job.plan.key!r}",
+            hint="name the same one, " + _OTHER_KEY,
         )
     if job.skip_existing.by == "content" and not description.get(CONTENT_HASH):
         raise DatasetError(
-            f"{directory} does not say what its rows held: it was written without content_hash=True (--content-hash); "
-            "skip its rows by id, or embed it once more with that option"
+            f"{directory} does not say what its rows held: it was written without " + setting("content_hash", True),
+            hint="skip its rows with " + setting("by", "id") + ", or embed it once more with that option",
         )
     if description.get("provenance"):
         _check_provenances(description["provenance"], directory, job)
@@ -117,8 +117,8 @@ def check_schema(schema: pa.Schema, where: str, job: Job) -> None:
     wanted = key_column(job)
     if not top_level([wanted], schema.names):
         raise DatasetError(
-            f"{where} has no column {wanted!r}, which is the match key (it has "
-            f"{', '.join(map(repr, schema.names))}); name another column, id='…', or skip by content"
+            f"{where} has no column {wanted!r}, which is the match key (it has {', '.join(map(repr, schema.names))})",
+            hint="name another column, " + _OTHER_KEY,
         )
 
 

@@ -11,6 +11,7 @@ from ..datasets.tables.vectors import vector_type
 from ..encoders.plans.document_plan import DocumentEmbedPlan
 from ..encoders.plans.plan import Plan
 from ..errors import SpecError
+from ..messages import setting
 from .skip_existing import SkipExisting
 
 
@@ -46,18 +47,20 @@ class JobOptions:
         check_format(self.format)
         vector_type(self.written_dtype)
         if self.plan.of_rows and self.reader != DEFAULT_READER:
-            raise SpecError(f"columns={{…}} embeds rows; {', '.join(self.reader.as_dict())} are for documents")
+            others = ", ".join(self.reader.as_dict())
+            raise SpecError(setting("columns", ...) + f" embeds rows; {others} are for documents")
         if self.plan.by:
             raise SpecError(
-                "a job takes its rows one by one, and flat rows are ranked within groups: Rank(by=…) on Beam and "
-                "rank_groups(by=…) on Spark do that"
+                "a job takes its rows one by one, and flat rows are ranked within groups",
+                hint="clipmill.transforms.Rank(by=…) on Beam and clipmill.udfs.rank_groups(by=…) on Spark do that",
             )
         if (self.skip_existing or self.content_hash) and not self.plan.makes_vectors:
             raise SpecError("rows are skipped, and content hashes written, only where rows are embedded")
         if self.skip_existing is not None and self.skip_existing.by == "content":
             object.__setattr__(self, "content_hash", True)
         if self.drop and not self.plan.of_rows:
-            raise SpecError("drop leaves out columns of rows, and without columns={…} documents are embedded")
+            leaves = setting("drop") + " leaves out columns of rows, and documents are embedded without "
+            raise SpecError(leaves + setting("columns", ...))
 
     @property
     def written_dtype(self) -> str:

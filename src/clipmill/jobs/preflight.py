@@ -11,10 +11,18 @@ from ..datasets.inputs.shards import Shard
 from ..encoders.plans.plan import Plan
 from ..errors import DatasetError
 from ..failures import RowError
+from ..messages import setting
 
 _FAILURE_FIELDS = {"stage", "code", "message", "transient"}
 _LINES_LOOKED_AT = 100
 _FIELDS_NAMED = 20
+_NAME_COLUMNS = (
+    "name the columns of the query ("
+    + setting("query", ...)
+    + ") and of the candidates ("
+    + setting("candidates", ...)
+    + ")"
+)
 
 
 def check_has_matches(plan: Plan, shards: Sequence[Shard]) -> None:
@@ -31,14 +39,14 @@ def check_has_matches(plan: Plan, shards: Sequence[Shard]) -> None:
         return
     if other := next((shard for shard in shards if shard.kind != "jsonl"), None):
         raise DatasetError(
-            f"{other.paths[0]} has no documents with matches, which are JSON lines; of a table name the columns of the "
-            "query and of the candidates"
+            f"{other.paths[0]} has no documents with matches, which are JSON lines",
+            hint="of a table " + _NAME_COLUMNS,
         )
     if shards and (fields := _fields_without_matches(shards[0])):
         named = ", ".join(map(repr, fields[:_FIELDS_NAMED]))
         raise DatasetError(
-            f"{shards[0].paths[0]} has no documents with matches (its first lines have the fields {named}); of rows "
-            "name the columns of the query and of the candidates"
+            f"{shards[0].paths[0]} has no documents with matches (its first lines have the fields {named})",
+            hint="of rows " + _NAME_COLUMNS,
         )
 
 
@@ -66,8 +74,8 @@ def check_reader(shards: Sequence[Shard], reader: ReaderOptions) -> None:
     named = [(name, column) for name, column in reader.columns.items() if name != "id"]
     if named and shards and all(shard.kind == "tar" for shard in shards):
         raise DatasetError(
-            f"{named[0][0]}={named[0][1]!r} has no effect with tars: the image or audio clip of a sample is embedded; "
-            "captions are embedded as the column 'text' of rows, columns={…}"
+            setting(*named[0]) + " has no effect with tars: the image or audio clip of a sample is embedded",
+            hint="captions are embedded as the column 'text' of rows, " + setting("columns", ...),
         )
     for kind in ("csv", "parquet"):
         shard = next((shard for shard in shards if shard.kind == kind), None)
@@ -80,4 +88,4 @@ def check_reader(shards: Sequence[Shard], reader: ReaderOptions) -> None:
         try:
             choose_columns(there, reader, shard.paths[0])
         except RowError as err:
-            raise DatasetError(str(err)) from err
+            raise DatasetError(err.args[0]) from err

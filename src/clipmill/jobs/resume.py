@@ -16,6 +16,7 @@ from ..errors import DatasetError
 from ..files.file_systems import Folder, dataset_errors
 from ..files.lock import LOCK
 from ..files.plain import json_object
+from ..messages import setting
 
 NEW, CHANGED, UNFINISHED, DAMAGED = "new input", "changed input", "not finished", "damaged files"
 FOREIGN = "made by another job"
@@ -87,7 +88,8 @@ def read_previous_run(directory: str) -> PreviousRun | None:
     if plan is None:
         raise DatasetError(
             f"{folder.url} holds a dataset without a plan of its shards ({PLAN}), as WriteEmbeddings makes them, which "
-            "cannot be resumed; choose another directory, or replace it with overwrite=True (--overwrite)"
+            "cannot be resumed",
+            hint="choose another directory, or replace it with " + setting("overwrite", True),
         )
     return PreviousRun(description, tuple(plan))
 

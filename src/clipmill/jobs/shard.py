@@ -16,6 +16,7 @@ from ..encoders.encoder import Encoder
 from ..encoders.plans.runner import Done, PlanRunner
 from ..encoders.registry import count_loads, load_encoder
 from ..errors import WeightsError
+from ..messages import setting
 from ..metrics.stats import Stats
 from .job import Job
 from .record_adapters import records_of
@@ -88,7 +89,8 @@ def _check_weights(encoder: Encoder, job: Job) -> None:
     if job.weights_sha256 is not None and found is not None and found != job.weights_sha256:
         raise WeightsError(
             f"{job.directory} was started with weights of SHA-256 {job.weights_sha256}, and those of {job.spec.model} "
-            f"have {found} now; bring the old ones back, or replace the dataset with overwrite=True (--overwrite)"
+            f"have {found} now",
+            hint="bring the old ones back, or replace the dataset with " + setting("overwrite", True),
         )
 
 

@@ -16,6 +16,7 @@ from ..datasets.dataset import parse_manifest
 from ..datasets.formats.shard_writer import MANIFESTS
 from ..errors import DatasetError, SpecError, WeightsError
 from ..files.file_systems import Folder
+from ..messages import setting
 
 By = Literal["id", "content"]
 FinishedShard = tuple[int, str]
@@ -44,7 +45,7 @@ class SkipExisting:
         if not self.datasets:
             raise SpecError("no dataset is named whose rows would be skipped")
         if self.by not in get_args(By):
-            raise SpecError(f"by={self.by!r} must be one of {', '.join(map(repr, get_args(By)))}")
+            raise SpecError(setting("by", self.by) + f" must be one of {', '.join(map(repr, get_args(By)))}")
         object.__setattr__(self, "datasets", tuple(dict.fromkeys(Folder.of(one).url for one in self.datasets)))
 
     def check_weights(self, sha256: str | None) -> None:

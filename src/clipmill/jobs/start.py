@@ -20,6 +20,7 @@ from ..errors import DatasetError
 from ..files.file_systems import Folder, open_location, remove_temporaries, url_of
 from ..files.lock import refuse_if_held
 from ..files.plain import json_text
+from ..messages import setting
 from ..models.spec import EncoderSpec
 from .comparison import COMPARISON, described_comparison
 from .job import MAY_DIFFER, Job
@@ -134,8 +135,9 @@ def refuse_changes(job: Job, inputs: Sequence[str], arguments: Mapping[str, Any]
     changed += [f"the input {one} is not named any more" for one in missing]
     if changed:
         raise DatasetError(
-            f"{job.directory} was started with different arguments: {'; '.join(changed)}. Give the same arguments to "
-            "resume it, choose another directory, or replace the dataset with overwrite=True (--overwrite)"
+            f"{job.directory} was started with different arguments: {'; '.join(changed)}",
+            hint="give the same arguments to resume it, choose another directory, or replace the dataset with "
+            + setting("overwrite", True),
         )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ClipmillError, MissingExtraError
 from ..failures import Code, RowError
 from ..files.drivers import DRIVERS
+from ..messages import setting
 from .fetch_policy import LOCAL_SCHEMES, Deadline, Fetched, FetchPolicy
 from .uri import check_characters, decode_data, fetch_error, file_path, scheme_of, shown
 
@@ -23,7 +24,7 @@ _PASSING_ERRNOS = frozenset(
     {errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ETIMEDOUT}
 )
 
-_ALLOWED = "allow_local_files=True (--allow-local-files)"
+_ALLOWED = setting("allow_local_files", True)
 
 _CLIENTS: dict[bool, HttpClient] = {}
 _CLIENTS_LOCK = threading.Lock()
@@ -72,7 +73,7 @@ def fetch(uri: str, policy: FetchPolicy, *, trusted: bool = False) -> Fetched:
 def _check_scheme(uri: str, scheme: str, policy: FetchPolicy, trusted: bool) -> None:
     if trusted or scheme in policy.schemes:
         return
-    hint = "" if "//" in uri else f"; for a file whose name holds a colon write ./{scheme}:… and {_ALLOWED}"
+    hint = "" if "//" in uri else f"; for a file whose name holds a colon write ./{scheme}:… and " + _ALLOWED
     raise fetch_error(
         Code.FORBIDDEN_URI,
         f"{shown(uri)}: the scheme {scheme!r} is not allowed; allowed are {', '.join(policy.schemes) or 'none'}, "
@@ -109,7 +110,7 @@ def _fetch_local(uri: str, policy: FetchPolicy, trusted: bool) -> Fetched:
     if not (trusted or policy.allow_local_files):
         raise fetch_error(
             Code.FORBIDDEN_URI,
-            f"{shown(uri)}: a local file, which documents may name only where {_ALLOWED} is set",
+            f"{shown(uri)}: a local file, which documents may name only where " + _ALLOWED + " is set",
         )
     # A file that the job's reader listed may have any name that its file system takes, a line break in it too.
     if not (trusted and scheme_of(uri) is None) or "\0" in uri:
@@ -158,8 +159,8 @@ def _fetch_remote(uri: str, scheme: str, policy: FetchPolicy) -> Fetched:
     except (FileNotFoundError, NotADirectoryError) as err:
         raise fetch_error(Code.NOT_FOUND, f"{shown(uri)}: no such file") from err
     except TimeoutError as err:
-        message = f"{shown(uri)}: took longer than fetch_timeout_s={policy.timeout_s:g}"
-        raise fetch_error(Code.FETCH_FAILED, message, transient=True) from err
+        late = f"{shown(uri)}: took longer than " + setting("fetch_timeout_s", policy.timeout_s)
+        raise fetch_error(Code.FETCH_FAILED, late, transient=True) from err
     except Exception as err:  # each driver raises its own client's errors, which share no base
         message = f"{shown(uri)}: cannot be read: {type(err).__name__}: {str(err)[:200]}"
         raise fetch_error(Code.FETCH_FAILED, message, transient=_may_pass(err)) from err
@@ -201,9 +202,9 @@ def _may_pass(err: Exception) -> bool:
 
 def _bounded(data: bytes, uri: str, policy: FetchPolicy) -> bytes:
     if len(data) > policy.max_bytes:
-        raise fetch_error(Code.TOO_LARGE, f"{shown(uri)}: more than max_fetch_bytes={policy.max_bytes}")
+        raise fetch_error(Code.TOO_LARGE, f"{shown(uri)}: more than " + setting("max_fetch_bytes", policy.max_bytes))
     return data
 
 
 def _too_large(uri: str, size: int, policy: FetchPolicy) -> str:
-    return f"{shown(uri)}: {size} bytes, more than max_fetch_bytes={policy.max_bytes}"
+    return f"{shown(uri)}: {size} bytes, more than " + setting("max_fetch_bytes", policy.max_bytes)

@@ -13,6 +13,7 @@ from typing import TypeVar
 from ..errors import SpecError
 from ..failures import Code
 from ..files.retries import TransientFetchError
+from ..messages import setting
 from .uri import fetch_error, scheme_of
 
 _T = TypeVar("_T")
@@ -57,7 +58,10 @@ class FetchPolicy:
             if scheme_of(f"{name}:") != name:
                 raise SpecError(f"uri_schemes holds {name!r}, which is no scheme; write it without '://': 's3'")
             if name in LOCAL_SCHEMES:
-                raise SpecError(f"uri_schemes holds {name!r}; local files are allowed by allow_local_files=True")
+                raise SpecError(
+                    setting("uri_schemes") + f" holds {name!r}",
+                    hint="local files are allowed by " + setting("allow_local_files", True),
+                )
         object.__setattr__(self, "schemes", schemes)
         for field, least in (("max_bytes", 1), ("max_redirects", 0), ("retries", 0)):
             if getattr(self, field) < least:
@@ -130,7 +134,9 @@ def inflate(chunks: Iterable[bytes], where: str, max_bytes: int) -> Iterator[byt
     for chunk in chunks:
         received += len(chunk)  # an endless row of empty gzip members comes to nothing
         if received > max_bytes:
-            raise fetch_error(Code.TOO_LARGE, f"{where}: more than max_fetch_bytes={max_bytes}, compressed")
+            raise fetch_error(
+                Code.TOO_LARGE, f"{where}: more than " + setting("max_fetch_bytes", max_bytes) + ", compressed"
+            )
         while True:
             if inflater.eof and chunk:
                 inflater = zlib.decompressobj(wbits=_ZLIB_OR_GZIP)

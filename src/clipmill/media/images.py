@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..failures import Code, RowError, Stage
+from ..messages import setting
 
 # Pillow warns of large images and of odd metadata, in threads where warnings cannot be caught; our limit is an option.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -140,7 +141,7 @@ def from_array(array: np.ndarray, *, max_pixels: int) -> Image.Image:
             Stage.PREPROCESS,
             Code.OUT_OF_RANGE,
             f"a float image array holds values from 0 to 1, got {low:.4g} to {high:.4g}"
-            " (for values from 0 to 255 pass uint8; for normalised ones use preprocess=False)",
+            " (for values from 0 to 255 pass uint8; for normalised ones use " + setting("preprocess", False) + ")",
         )
     return Image.fromarray(np.rint(array * 255.0).astype(np.uint8))
 

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ..failures import Code, RowError, Stage
+from ..messages import setting
 from .options import Preprocessing
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -185,15 +186,16 @@ def normalised_array(array: np.ndarray, size: int) -> np.ndarray:
     Raises:
         RowError: `unsupported`, `wrong_shape` or `out_of_range`, saying what was expected and got.
     """
-    expected = f"with preprocess=False an image is a float32 array (3, {size}, {size}) or ({size}, {size}, 3)"
+    arrays = f" an image is a float32 array (3, {size}, {size}) or ({size}, {size}, 3)"
+    expected = "with " + setting("preprocess", False) + arrays
     if not isinstance(array, np.ndarray):
-        raise RowError(Stage.PREPROCESS, Code.UNSUPPORTED, f"{expected}, got {type(array).__name__}")
+        raise RowError(Stage.PREPROCESS, Code.UNSUPPORTED, expected + f", got {type(array).__name__}")
     if array.dtype != np.float32:
-        raise RowError(Stage.PREPROCESS, Code.UNSUPPORTED, f"{expected}, got dtype {array.dtype}")
+        raise RowError(Stage.PREPROCESS, Code.UNSUPPORTED, expected + f", got dtype {array.dtype}")
     if array.shape == (size, size, 3):
         array = array.transpose(2, 0, 1)
     elif array.shape != (3, size, size):
-        raise RowError(Stage.PREPROCESS, Code.WRONG_SHAPE, f"{expected}, got shape {array.shape}")
+        raise RowError(Stage.PREPROCESS, Code.WRONG_SHAPE, expected + f", got shape {array.shape}")
     if not np.isfinite(array).all():
-        raise RowError(Stage.PREPROCESS, Code.OUT_OF_RANGE, f"{expected}, got one with NaN or infinite values")
+        raise RowError(Stage.PREPROCESS, Code.OUT_OF_RANGE, expected + ", got one with NaN or infinite values")
     return np.ascontiguousarray(array)

@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote, unquote_to_bytes, urljoin, urlsplit
 
 from ..errors import ClipmillError, MissingExtraError
 from ..failures import Code, RowError, Stage
+from ..messages import setting
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -136,7 +137,7 @@ def decode_data(uri: str, max_bytes: int) -> tuple[bytes, str | None]:
 
 
 def _data_too_large(uri: str, max_bytes: int) -> RowError:
-    return fetch_error(Code.TOO_LARGE, f"{shown(uri)}: holds more than max_fetch_bytes={max_bytes}")
+    return fetch_error(Code.TOO_LARGE, f"{shown(uri)}: holds more than " + setting("max_fetch_bytes", max_bytes))
 
 
 def _decode_base64(uri: str, content: bytes, max_bytes: int) -> bytes:

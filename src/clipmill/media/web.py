@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 from ..errors import MissingExtraError
 from ..failures import Code, RowError
 from ..files.retries import RetryPolicy, TransientFetchError, is_transient_status, read_retry_after
+from ..messages import setting
 from .fetch_policy import Deadline, Fetched, FetchPolicy, inflate
 from .uri import WebAddress, fetch_error, is_public, literal_address, proxy_options, scheme_of, shown
 
@@ -214,7 +215,7 @@ class HttpClient:
                 _drain(response)
             target = address.join(location)
             where = f"{shown(uri)} (redirected to {shown(target)})"
-        raise fetch_error(Code.FETCH_FAILED, f"{where}: more than max_redirects={policy.max_redirects}")
+        raise fetch_error(Code.FETCH_FAILED, f"{where}: more than " + setting("max_redirects", policy.max_redirects))
 
     def _request(self, address: WebAddress) -> contextlib.AbstractContextManager[httpcore.Response]:
         pool, host = self._pool_for(address)
@@ -244,7 +245,7 @@ class HttpClient:
 def _final(err: TransientFetchError) -> RowError:
     wait = f"; the server asks to wait {err.retry_after_s:g} s" if err.retry_after_s else ""
     tried = f" (tried {err.attempts} times)" if err.attempts > 1 else ""
-    return fetch_error(Code.FETCH_FAILED, f"{err}{wait}{tried}", transient=True)
+    return fetch_error(Code.FETCH_FAILED, err.args[0] + wait + tried, transient=True)
 
 
 @contextlib.contextmanager
@@ -254,10 +255,10 @@ def _failures_of(where: str, policy: FetchPolicy) -> Iterator[None]:
         yield
     except _ForbiddenAddressError as err:
         raise fetch_error(
-            Code.FORBIDDEN_URI, f"{where}: {err}; allow_private_addresses=True (--allow-private-addresses) allows it"
+            Code.FORBIDDEN_URI, f"{where}: {err}; " + setting("allow_private_addresses", True) + " allows it"
         ) from err
     except httpcore.TimeoutException as err:
-        raise TransientFetchError(f"{where}: took longer than fetch_timeout_s={policy.timeout_s:g}") from err
+        raise TransientFetchError(f"{where}: took longer than " + setting("fetch_timeout_s", policy.timeout_s)) from err
     except UnicodeError as err:  # what the resolver says of a label of more than 63 letters
         raise fetch_error(Code.MALFORMED, f"{where}: not a valid host name: {err}") from err
     except httpcore.ProxyError as err:
@@ -283,7 +284,9 @@ def _read_response(response: httpcore.Response, where: str, policy: FetchPolicy)
         raise _status_error(response.status, where, read_retry_after(_header(response, b"retry-after")))
     declared = _header(response, b"content-length")
     if declared.isdecimal() and int(declared) > policy.max_bytes:
-        raise fetch_error(Code.TOO_LARGE, f"{where}: {declared} bytes, more than max_fetch_bytes={policy.max_bytes}")
+        raise fetch_error(
+            Code.TOO_LARGE, f"{where}: {declared} bytes, more than " + setting("max_fetch_bytes", policy.max_bytes)
+        )
     encoding = _header(response, b"content-encoding").lower()
     chunks: Iterable[bytes] = response.iter_stream()
     if encoding not in ("", "identity"):
@@ -295,7 +298,7 @@ def _read_response(response: httpcore.Response, where: str, policy: FetchPolicy)
     for chunk in chunks:
         body += chunk
         if len(body) > policy.max_bytes:
-            raise fetch_error(Code.TOO_LARGE, f"{where}: more than max_fetch_bytes={policy.max_bytes}")
+            raise fetch_error(Code.TOO_LARGE, f"{where}: more than " + setting("max_fetch_bytes", policy.max_bytes))
     media_type = _header(response, b"content-type").partition(";")[0].strip().lower()
     return Fetched(bytes(body), media_type or None)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DatasetError, SpecError, WeightsError
+from ..messages import setting
 from ..threads import allowed_cpus
 from .catalog.manifest import FILE, write_manifest
 from .combinations import Combination, has_native_bfloat16
@@ -143,7 +144,7 @@ def _check_target(target: Path, overwrite: bool) -> None:
     if target.exists() and not target.is_dir():
         raise DatasetError(f"{str(target)!r} is a file")
     if target.is_dir() and any(target.iterdir()) and not overwrite:
-        raise DatasetError(f"{str(target)!r} is not empty; overwrite=True (--overwrite) replaces it")
+        raise DatasetError(f"{str(target)!r} is not empty", hint=setting("overwrite", True) + " replaces it")
     if overwrite and target.is_dir() and any(target.iterdir()) and not (target / FILE).is_file():
         raise DatasetError(f"{str(target)!r} holds no {FILE}: what is in it was not exported, and is not replaced")
 

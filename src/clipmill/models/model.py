@@ -18,6 +18,7 @@ from ..media.audio import open_sound, waveform_for
 from ..media.crops import decoded_pixels, image_crop
 from ..media.images import sniff_media_type
 from ..media.preprocess import normalised_array
+from ..messages import setting
 from .frontend import Frontend
 
 if TYPE_CHECKING:
@@ -222,8 +223,9 @@ class ClipModel(Model):
             raise RowError(
                 Stage.TOKENIZE,
                 Code.TEXT_TOO_LONG,
-                f"the text has more than the {len(tokens)} tokens that the model reads"
-                " (on_long_text='truncate' cuts it)",
+                f"the text has more than the {len(tokens)} tokens that the model reads ("
+                + setting("on_long_text", "truncate")
+                + " cuts it)",
             )
         length = 0 if self._frontend.text.fixed_length else len(tokens)
         return Prepared(tokens, group="text", length=length, truncated=truncated, media_type="text/plain")

@@ -10,6 +10,7 @@ import re
 from typing import Any, Literal, Self
 
 from ..errors import SpecError
+from ..messages import setting
 from .catalog import ModelFacts, ModelRef, facts_of, resolve_model
 from .catalog.mclip import image_model
 from .catalog.names import absolute_if_path
@@ -169,11 +170,13 @@ class EncoderSpec:
         put(self, "device", "auto" if self.device is None else self.device)
         if self.cache_dir is not None:
             if not isinstance(self.cache_dir, str | os.PathLike) or not os.fspath(self.cache_dir):
-                raise SpecError(f"cache_dir={self.cache_dir!r} is no path; None means the platform's own place")
+                raise SpecError(
+                    setting("cache_dir", self.cache_dir) + " is no path; None means the platform's own place"
+                )
             put(self, "cache_dir", os.path.abspath(os.path.expanduser(self.cache_dir)))
         self._check_schemes()
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(self.device)):
-            raise SpecError(f"device={self.device!r} is none of 'auto', 'cpu', 'cuda', 'cuda:X'")
+            raise SpecError(setting("device", self.device) + " is none of 'auto', 'cpu', 'cuda', 'cuda:X'")
         self._check_choice("runtime", RUNTIMES)
         self._check_choice("precision", PRECISIONS)
         check_combination(self.runtime, self.precision, str(self.device))
@@ -183,22 +186,23 @@ class EncoderSpec:
         self._check_choice("on_long_text", ("truncate", "fail"))
         for name in ("normalize", "preprocess", "apply_exif", "allow_local_files", "allow_private_addresses"):
             if not isinstance(getattr(self, name), bool):
-                raise SpecError(f"{name}={getattr(self, name)!r} is neither True nor False")
+                raise SpecError(setting(name, getattr(self, name)) + " is neither True nor False")
         for name in _COUNTS:
             value = getattr(self, name)
             if value is None and name in ("max_batch_rows", "preprocess_threads", "max_text_tokens"):
                 continue
             least = {"max_redirects": 0, "max_cache_bytes": 0, "max_text_tokens": 2}.get(name, 1)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise SpecError(f"{name}={value!r} is not a whole number of at least {least}")
+                raise SpecError(setting(name, value) + f" is not a whole number of at least {least}")
         if self.max_image_pixels > MAX_PILLOW_PIXELS:
             raise SpecError(
-                f"max_image_pixels={self.max_image_pixels!r} is over {MAX_PILLOW_PIXELS:,}, Pillow's own limit"
+                setting("max_image_pixels", self.max_image_pixels)
+                + f" is over {MAX_PILLOW_PIXELS:,}, Pillow's own limit"
             )
         for name in ("fetch_timeout_s", "max_audio_seconds"):
             seconds = getattr(self, name)
             if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 < seconds < math.inf:
-                raise SpecError(f"{name}={seconds!r} is not a number of seconds above 0")
+                raise SpecError(setting(name, seconds) + " is not a number of seconds above 0")
 
     def _check_family_options(self) -> None:
         """Refuse options that the model's family does not read; make their paths absolute."""
@@ -209,11 +213,11 @@ class EncoderSpec:
                 continue
             if family not in families:
                 raise SpecError(
-                    f"{name}={value!r} is an option of {' and '.join(families)} models, not of {self.model}"
+                    setting(name, value) + f" is an option of {' and '.join(families)} models, not of {self.model}"
                 )
             if name != "mode":
                 if not isinstance(value, str) or not value:
-                    raise SpecError(f"{name}={value!r} is no name and no path")
+                    raise SpecError(setting(name, value) + " is no name and no path")
                 object.__setattr__(self, name, absolute_if_path(value))
         if self.image_weights:
             resolve_model(image_model(self.ref.architecture, self.image_weights))  # an unknown tag fails here
@@ -225,14 +229,19 @@ class EncoderSpec:
         schemes = tuple(scheme.lower() for scheme in given)
         for scheme in schemes:
             if not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
-                raise SpecError(f"uri_schemes holds {scheme!r}, which is no scheme; write it without '://': 's3'")
+                raise SpecError(
+                    setting("uri_schemes") + f" holds {scheme!r}, which is no scheme; write it without '://': 's3'"
+                )
             if scheme in ("file", "local"):
-                raise SpecError(f"uri_schemes holds {scheme!r}; local files are allowed by allow_local_files=True")
+                raise SpecError(
+                    setting("uri_schemes") + f" holds {scheme!r}",
+                    hint="local files are allowed by " + setting("allow_local_files", True),
+                )
         object.__setattr__(self, "uri_schemes", schemes)
 
     def _check_choice(self, name: str, allowed: tuple[str, ...]) -> None:
         if getattr(self, name) not in allowed:
-            raise SpecError(f"{name}={getattr(self, name)!r} is none of {', '.join(map(repr, allowed))}")
+            raise SpecError(setting(name, getattr(self, name)) + f" is none of {', '.join(map(repr, allowed))}")
 
     @classmethod
     def of(cls, model: str | EncoderSpec | None = None, /, **options: Any) -> EncoderSpec:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import DatasetError, MissingExtraError
 from ..files.file_systems import Folder
+from ..messages import setting
 
 _MARK_WITHIN = 2048
 """Bytes from the beginning of a page in which its mark stands."""
@@ -37,7 +38,8 @@ def page_file(path: str, what: str, mark: str, *, overwrite: bool = False) -> tu
         with folder.fs.open(at, "rb") as file:
             if mark.encode() not in file.read(_MARK_WITHIN):
                 raise DatasetError(
-                    f"{path} is there and is no {what} of clipmill; choose another name, or replace it (--overwrite)"
+                    f"{path} is there and is no {what} of clipmill",
+                    hint="choose another name, or replace it with " + setting("overwrite", True),
                 )
     return folder, name
 

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from ..errors import SpecError
+from ..messages import setting
 from .columns import VectorColumn
 from .duplicates import Duplicates, Searched, duplicates_through, duplicates_within
 from .histograms import Histogram, histogram_of
@@ -51,9 +52,9 @@ class SampleOptions:
             ("seed", 0, 2**63 - 1),
         ):
             if not low <= getattr(self, name) <= high:
-                raise SpecError(f"{name}={getattr(self, name)!r} is not from {low:,} to {high:,}")
+                raise SpecError(setting(name, getattr(self, name)) + f" is not from {low:,} to {high:,}")
         if self.projection not in METHODS:
-            raise SpecError(f"projection={self.projection!r} is none of {', '.join(map(repr, METHODS))}")
+            raise SpecError(setting("projection", self.projection) + f" is none of {', '.join(map(repr, METHODS))}")
 
 
 @dataclasses.dataclass

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 import pyarrow as pa
 
 from ...errors import SpecError
+from ...messages import setting
 
 Format = Literal["parquet", "jsonl", "clip-retrieval", "lance"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -73,7 +74,7 @@ def check_format(format: str) -> None:
         SpecError: Saying what there is.
     """
     if format not in FORMATS:
-        raise SpecError(f"format={format!r} is none of {', '.join(map(repr, FORMATS))}")
+        raise SpecError(setting("format", format) + f" is none of {', '.join(map(repr, FORMATS))}")
 
 
 def default_dtype(format: str) -> str:

@@ -19,6 +19,7 @@ from ...encoders.plans.document_plan import EMBEDDING
 from ...encoders.plans.plan import DocumentPlan, Plan, RowPlan
 from ...errors import SpecError
 from ...failures import Code, Failure, Stage
+from ...messages import setting
 from ...models.spec import EncoderSpec
 from ..tables.column_types import REST_KEY, TAGS, is_list_type
 from .base import CLIP_RETRIEVAL
@@ -30,6 +31,7 @@ LAYOUT_KEY = b"clipmill.clip_retrieval"
 _NESTED = {"m": "matches", "c": "chunks"}
 IMAGE_PATH, CAPTION, URL = "image_path", "caption", "url"
 """Columns of the metadata that clip-retrieval looks for."""
+_FORMAT = setting("format", CLIP_RETRIEVAL)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class Layout:
         """
         said = (schema.metadata or {}).get(LAYOUT_KEY)
         if said is None:
-            raise SpecError(f"format={CLIP_RETRIEVAL!r} is for jobs, which say what images and texts are")
+            raise SpecError(_FORMAT + " is for jobs, which say what images and texts are")
         fields = json.loads(said)
         return cls(**{**fields, "image_path": tuple(fields["image_path"])})
 
@@ -93,12 +95,13 @@ def with_layout(schema: pa.Schema, plan: Plan, spec: EncoderSpec) -> pa.Schema:
     """
     if not spec.normalize:
         raise SpecError(
-            f"format={CLIP_RETRIEVAL!r} holds vectors of length 1, as its index takes for granted: add normalize=True"
+            _FORMAT + " holds vectors of length 1, as its index takes for granted",
+            hint="add " + setting("normalize", True),
         )
     if getattr(plan, "keep_content", False):
-        raise SpecError(f"format={CLIP_RETRIEVAL!r} has no place for content: leave keep_content out")
+        raise SpecError(_FORMAT + " has no place for content", hint="leave " + setting("keep_content") + " out")
     if not plan.makes_vectors:
-        raise SpecError(f"format={CLIP_RETRIEVAL!r} holds vectors, and scores are no such: parquet or jsonl")
+        raise SpecError(_FORMAT + " holds vectors, and scores are no such: parquet or jsonl")
     layout = _layout_of_rows(schema, plan) if plan.of_rows else _layout_of_documents(plan)  # type: ignore[arg-type]
     said = json.dumps(dataclasses.asdict(layout)).encode()
     return schema.with_metadata({**(schema.metadata or {}), LAYOUT_KEY: said})
@@ -107,7 +110,7 @@ def with_layout(schema: pa.Schema, plan: Plan, spec: EncoderSpec) -> pa.Schema:
 def _layout_of_documents(plan: DocumentPlan) -> Layout:
     if plan.tree_paths != {""}:
         others = " and ".join(sorted({_NESTED[path[0]] for path in plan.tree_paths if path}))
-        raise SpecError(f"format={CLIP_RETRIEVAL!r} has one image a row, and no place for {others}: embed '@r' alone")
+        raise SpecError(_FORMAT + f" has one image a row, and no place for {others}: embed '@r' alone")
     return Layout(EMBEDDING, None, ("uri", "id"), f"{TAGS}.{CAPTION}", f"{TAGS}.{URL}")
 
 
@@ -119,15 +122,13 @@ def _layout_of_rows(schema: pa.Schema, plan: RowPlan) -> Layout:
             continue
         is_array = is_list_type(schema.field(column.name).type.value_type)
         if column.modality not in ("image", "text") or column.modality in found or is_array:
-            raise SpecError(
-                f"format={CLIP_RETRIEVAL!r} holds one image and one text a row, and {column.source!r} is more than that"
-            )
+            raise SpecError(_FORMAT + f" holds one image and one text a row, and {column.source!r} is more than that")
         found[column.modality], outputs[column.modality] = str(column.source), column.name
     texts = {field.name for field in schema if _is_text(field.type)}
     image_path = tuple(path for path in (found.get("image"), IMAGE_PATH, plan.key) if path and path in texts)
     caption = found.get("text")
     if caption is not None and caption.split(".")[0] not in schema.names:
-        raise SpecError(f"format={CLIP_RETRIEVAL!r} writes captions: leave {caption!r} out of drop")
+        raise SpecError(_FORMAT + " writes captions", hint=f"leave {caption!r} out of " + setting("drop"))
     return Layout(
         outputs.get("image"),
         outputs.get("text"),

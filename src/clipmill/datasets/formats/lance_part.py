@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from ...errors import DatasetError, MissingExtraError, SpecError
 from ...files.file_systems import Folder, dataset_errors, is_local
+from ...messages import setting
 from ..tables.column_types import is_list_type
 from ..tables.provenance import read_provenance
 from .base import LANCE, Published, part_name
@@ -71,7 +72,7 @@ def lance_schema(schema: pa.Schema) -> pa.Schema:
         if about is not None and "scores" not in about:
             if not about.get("dim"):
                 raise SpecError(
-                    f"format={LANCE!r} needs the size of the vectors, which {about['model']!r} does not say"
+                    setting("format", LANCE) + f" needs the size of the vectors, which {about['model']!r} does not say"
                 )
             field = field.with_type(_fixed(field.type, int(about["dim"])))
         fields.append(field)
@@ -97,7 +98,8 @@ def _location(folder: Folder) -> str:
     """
     scheme = folder.url.partition("://")[0]
     if not is_local(folder.fs) and scheme not in _SCHEMES:
-        raise SpecError(f"format={LANCE!r} writes to local directories, {', '.join(f'{s}://' for s in _SCHEMES)} only")
+        allowed = ", ".join(f"{s}://" for s in _SCHEMES)
+        raise SpecError(setting("format", LANCE) + f" writes to local directories, {allowed} only")
     return f"{folder.url}/{part_name('', LANCE)}"
 
 

@@ -164,7 +164,7 @@ class ShardSink:
         self.counts.failed.update(str(failure["code"]) for failure in failures)
         if self._fail_fast:
             first = failures[0]
-            said = f"{first['code']} at {first['stage']}: {first['message']}"
-            raise DatasetError(f"{first['row']}: {said}; the job ends at its first failure, as asked")
+            said = f"{first['row']}: {first['code']} at {first['stage']}: " + first["message"]
+            raise DatasetError(said + "; the job ends at its first failure, as asked")
         for failure in failures:
             self._writer.fail(failure)

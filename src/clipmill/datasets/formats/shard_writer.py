@@ -14,6 +14,7 @@ from ...errors import DatasetError
 from ...files.file_systems import Folder, dataset_errors, is_local
 from ...files.lock import one_at_a_time
 from ...files.plain import json_object, json_text
+from ...messages import for_any_reader
 from .base import Format, Part, check_format, part_name
 from .part_writers import mismatch_of, open_part
 
@@ -110,7 +111,7 @@ class ShardWriter:
             if self._lines is None:
                 self._failures = self._folder.temporary(failures_name(self._name))
                 self._lines = self._failures.open("w", encoding="utf-8")
-            self._lines.write(json_text(record) + "\n")
+            self._lines.write(json_text({**record, "message": for_any_reader(record["message"])}) + "\n")
         self._failed += 1
 
     def commit(self, manifest: Mapping[str, Any]) -> dict[str, Any]:

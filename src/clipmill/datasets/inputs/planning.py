@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from ...errors import DatasetError
 from ...files.file_systems import Folder
+from ...messages import setting
 from ..directory import PLAN
 from .listing import Kind, Listed, kind_of, list_inputs
 from .shards import ROWS_PER_SHARD, SPANS, Shard, cut, fingerprint_of, piece
@@ -56,9 +57,9 @@ def plan_shards(
     if not inputs:
         raise DatasetError("no inputs: name files, folders or globs")
     if kind is not None and kind not in ("files", *SPANS):
-        raise DatasetError(f"kind={kind!r} is none of 'files', {', '.join(map(repr, SPANS))}")
+        raise DatasetError(setting("kind", kind) + f" is none of 'files', {', '.join(map(repr, SPANS))}")
     if rows_per_shard < 1:
-        raise DatasetError(f"rows_per_shard={rows_per_shard} is not at least 1")
+        raise DatasetError(setting("rows_per_shard", rows_per_shard) + " is not at least 1")
     listed = [(file, kind or kind_of(file.path)) for file in list_inputs(inputs)]
     files = [file for file, kind in listed if kind == "files"]
     tables = [(file, kind) for file, kind in listed if kind != "files"]
@@ -135,6 +136,6 @@ def read_plan(folder: Folder) -> list[Shard] | None:
         return [Shard.from_dict(json.loads(line)) for line in gzip.decompress(packed).splitlines()]
     except (OSError, EOFError, ValueError, TypeError, KeyError) as err:
         raise DatasetError(
-            f"{folder.url}/{PLAN} is damaged ({err}), so nobody knows which shards there were; begin anew in another "
-            "directory, or with overwrite=True (--overwrite)"
+            f"{folder.url}/{PLAN} is damaged ({err}), so nobody knows which shards there were",
+            hint="begin anew in another directory, or with " + setting("overwrite", True),
         ) from err

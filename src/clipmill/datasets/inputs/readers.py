@@ -14,6 +14,7 @@ from ...encoders.item import Uri, item_of_value
 from ...encoders.plans.row_values import MissingColumn, get_by_path
 from ...failures import Code, RowError, Stage
 from ...media.audio import Waveform
+from ...messages import setting
 from .rows import malformed, read_table
 from .samples import AUDIO, IMAGE, KEY, MAX_FILE_BYTES, TAGS, TEXT
 from .shards import Shard
@@ -149,8 +150,9 @@ def choose_columns(there: Sequence[str], options: ReaderOptions, path: str) -> d
         raise RowError(
             Stage.READ,
             Code.MISSING_COLUMN,
-            f"{path} has no column named {wanted}; say which one it is (text='…', uri='…', image='…' or audio='…'):"
-            f" {listed}",
+            f"{path} has no column named {wanted}; say which one it is ("
+            + (setting("text", ...) + ", " + setting("uri", ...) + ", " + setting("image", ...) + " or ")
+            + (setting("audio", ...) + f"): {listed}"),
         )
     return asked
 
@@ -260,7 +262,7 @@ def _content(modality: Any, value: Any, column: str) -> Any:
     item = item_of_value(modality, value)
     if item.failure is not None:
         failure = item.failure.failure
-        raise RowError(failure.stage, failure.code, f"column {column!r}: {failure.message}")
+        raise RowError(failure.stage, failure.code, f"column {column!r}: " + failure.message)
     return item.content
 
 

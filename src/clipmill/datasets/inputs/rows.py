@@ -295,7 +295,7 @@ def _row_group(
     except Exception as err:  # the rest of this row group is lost; the next one may be whole
         place = f"{path}:{after}"
         failure = _failure_of(err, path)
-        message = f"rows {after} to {wanted.stop - 1}: {failure.message}"
+        message = f"rows {after} to {wanted.stop - 1}: " + failure.message
         yield SourceRow(place, {}, Failure(failure.stage, failure.code, message, failure.transient, row=place))
 
 

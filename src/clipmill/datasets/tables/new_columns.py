@@ -67,8 +67,9 @@ def new_field(column: NewColumn, dtype: str, source: pa.DataType | None = None) 
         case "ranked":
             if source is not None and not nested:
                 raise SpecError(
-                    f"the column of candidates {column.source!r} is {source}, not a list; where each row holds one "
-                    "candidate, Rank(by=…) on Beam and rank_groups(by=…) on Spark rank them"
+                    f"the column of candidates {column.source!r} is {source}, not a list",
+                    hint="where each row holds one candidate, clipmill.transforms.Rank(by=…) on Beam and "
+                    "clipmill.udfs.rank_groups(by=…) on Spark rank them",
                 )
             kind = ranked_type(pa.string() if source is None else source.value_type)
         case _:

@@ -16,6 +16,7 @@ from ...encoders.plans.document_plan import EMBEDDING, LABELS_TAG, DocumentEmbed
 from ...encoders.plans.plan import DocumentPlan, RowPlan
 from ...errors import DatasetError, SpecError
 from ...files.plain import clean_text, json_text
+from ...messages import setting
 from ...models.spec import EncoderSpec
 from .column_types import LIST_OF_TEXTS, REST_KEY, TAGS, dropped_names
 from .new_columns import LABELS, REASON, new_array, new_field, new_provenance, row_fields, row_provenances
@@ -114,8 +115,8 @@ def with_content_hash(schema: pa.Schema, *, of_documents: bool) -> pa.Schema:
     """
     if CONTENT_HASH in schema.names:
         raise SpecError(
-            f"column {CONTENT_HASH!r} exists already, and content_hash=True (--content-hash) adds one of that name: "
-            "leave the old one out"
+            f"column {CONTENT_HASH!r} exists already, and " + setting("content_hash", True) + " adds one of that name",
+            hint="leave the old one out",
         )
     metadata = {_DECLARED_KEY: b"1"} if of_documents else None
     return with_provenance(schema.append(pa.field(CONTENT_HASH, pa.string(), metadata=metadata)), {})

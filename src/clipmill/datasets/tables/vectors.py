@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...errors import DatasetError
+from ...messages import setting
 from .column_types import is_list_type
 
 _TYPES = {"float32": pa.float32(), "float16": pa.float16()}
@@ -27,7 +28,7 @@ def vector_type(dtype: str = "float32", *, nested: bool = False) -> pa.DataType:
         DatasetError: If `dtype` is neither.
     """
     if dtype not in _TYPES:
-        raise DatasetError(f"dtype={dtype!r} is none of 'float32', 'float16'")
+        raise DatasetError(setting("dtype", dtype) + " is none of 'float32', 'float16'")
     one = pa.list_(_TYPES[dtype])
     return pa.list_(one) if nested else one
 

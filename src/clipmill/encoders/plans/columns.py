@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from ...errors import SpecError
 from ...failures import Code, Failure, RowError, Stage
+from ...messages import by_surface, setting
 from ...models.spec import EncoderSpec, Modality
 from ..item import Item, is_pair, item_of_value
 from ..outcome import Classified, Labelled, Outcome, Vector
@@ -44,7 +45,9 @@ class ColumnPlan(RowPlan):
 
     columns: dict[str, Column]
     key: str = "id"
-    rename_hint = "choose a name: Column('image', output='…')"
+    rename_hint = by_surface(
+        python="choose a name: Column('image', output=…)", flags="leave the old one out: --drop NAME"
+    )
 
     @classmethod
     def of(
@@ -70,7 +73,8 @@ class ColumnPlan(RowPlan):
             raise SpecError(f"columns is a mapping such as {{'photo': 'image'}}, got {columns!r}")
         if not columns:
             raise SpecError(
-                "columns={} names nothing to embed; give for instance {'caption': 'text', 'photo': 'image'}"
+                setting("columns", {}) + " names nothing to embed",
+                hint="give for instance {'caption': 'text', 'photo': 'image'}",
             )
         plan: dict[str, Column] = {}
         for path, given in columns.items():

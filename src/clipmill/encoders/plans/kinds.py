@@ -10,6 +10,7 @@ import numpy as np
 
 from ...errors import SpecError
 from ...failures import Code, RowError, Stage
+from ...messages import setting
 from ...models.spec import EncoderSpec
 from ..document import Document
 from ..item import SOUND_FIELDS, SOUND_RATES, SOUND_SAMPLES, Item, is_pair, item_of_value
@@ -40,9 +41,9 @@ def check_kind(name: str, kind: Any, spec: EncoderSpec) -> None:
         SpecError: Saying what is allowed.
     """
     if kind not in KINDS:
-        raise SpecError(f"{name}={kind!r} is none of {', '.join(map(repr, KINDS))}")
+        raise SpecError(setting(name, kind) + f" is none of {', '.join(map(repr, KINDS))}")
     if kind not in ("auto", "vector") and kind not in spec.modalities:
-        raise SpecError(f"{name}={kind!r}: {spec.model} embeds {' and '.join(sorted(spec.modalities))}")
+        raise SpecError(setting(name, kind) + f": {spec.model} embeds {' and '.join(sorted(spec.modalities))}")
 
 
 def item_of_kind(kind: Kind, value: Any) -> Item:

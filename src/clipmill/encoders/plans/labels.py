@@ -15,6 +15,7 @@ import numpy as np
 
 from ...errors import DatasetError, SpecError
 from ...failures import Failure
+from ...messages import by_surface, setting
 from ...metrics.stats import Stats
 from ...models.spec import EncoderSpec
 from ..encoder import Encoder
@@ -27,6 +28,10 @@ PLACEHOLDER = "{}"
 TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "a close-up of a {}.", "a drawing of a {}.", "{}")
 """What stands around a label unless templates are given: short, for photographs and drawings alike. OpenAI's eighty for
 ImageNet, where they are wanted, are given as a file, one a line."""
+_THEMSELVES = {
+    "labels": by_surface(python="labels themselves go into a list", flags="labels themselves are given as a,b,c"),
+    "templates": by_surface(python="templates themselves go into a list", flags="templates go into a file, one a line"),
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,7 +80,7 @@ class LabelSet:
         check_any_scale(scale)
         check_top_k(top_k)
         if top_k is None:
-            raise SpecError("top_k=None: say how many of the best labels are wanted")
+            raise SpecError(setting("top_k", None) + ": say how many of the best labels are wanted")
         if spec is not None and "text" not in spec.modalities:
             raise SpecError(f"{spec.model} embeds {' and '.join(sorted(spec.modalities))}: labels are texts")
         names = _strings("labels", labels)
@@ -211,9 +216,7 @@ def _read(what: str, path: str) -> Any:
         with open_input(path) as file:
             text = file.read().decode("utf-8-sig")
     except (OSError, DatasetError) as err:
-        raise SpecError(
-            f"{path!r} cannot be read as a file of {what}: {err}; {what} themselves go into a list"
-        ) from err
+        raise SpecError(f"{path!r} cannot be read as a file of {what}: {err}", hint=_THEMSELVES[what]) from err
     except UnicodeDecodeError as err:
         raise SpecError(f"the file of {what} {path!r} is not UTF-8: {err}") from err
     if not path.lower().endswith(".json"):

@@ -171,7 +171,7 @@ class RowPlan(Plan):
             SpecError: Naming one, and how to choose another name.
         """
         if taken := [name for name in self.new_names if name in existing]:
-            raise SpecError(f"column {taken[0]!r} exists already; {self.rename_hint}")
+            raise SpecError(f"column {taken[0]!r} exists already", hint=self.rename_hint)
 
     def inner(self, row: Mapping[str, Any]) -> list[InnerFailure]:
         """Return what failed inside the values of a row that is whole, read off its new columns."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from ...errors import SpecError
 from ...failures import Code, Failure, Stage
+from ...messages import setting
 from ...models.spec import EncoderSpec
 from ..document import Document
 from ..encoder import Encoder
@@ -55,7 +56,7 @@ class RankPlan(RowPlan):
     key: str = "id"
     scale: Scale = SCALE
     makes_vectors = False
-    rename_hint = "choose a name: output='…'"
+    rename_hint = "choose a name: " + setting("output", ...)
 
     def checked(self, spec: EncoderSpec) -> Self:
         """Return the plan, which this model can do.
@@ -195,7 +196,9 @@ class PairPlan(RowPlan):
         """
         _check_names({"query": self.query, "candidate": self.candidate, "key": self.key})
         if isinstance(self.by, str) or not self.by or not all(isinstance(name, str) and name for name in self.by):
-            raise SpecError(f"by={self.by!r} names no columns; give the one whose value the rows of a query share")
+            raise SpecError(
+                setting("by", self.by) + " names no columns", hint="give the one whose value the rows of a query share"
+            )
         check_kind("query_kind", self.query_kind, spec)
         check_kind("candidate_kind", self.candidate_kind, spec)
         check_top_k(self.top_k)
@@ -394,7 +397,7 @@ def _missing(get: Getter, paths: Sequence[str]) -> Failure | None:
 def _check_names(names: dict[str, object]) -> None:
     for option, name in names.items():
         if not isinstance(name, str) or not name:
-            raise SpecError(f"{option}={name!r} names no column")
+            raise SpecError(setting(option, name) + " names no column")
 
 
 def _is_vector(outcome: Outcome) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ...errors import SpecError
 from ...failures import Code, Failure, Stage
+from ...messages import setting
 from ..encoder import Encoder
 from ..outcome import Outcome, Vector
 from .scores import Scale, check_scale, order, pair_cosines, softmax, unit_cosines, unit_rows
@@ -67,7 +68,10 @@ class Scorer:
         self._model = encoder.spec.model
         self._learnt = dict(encoder.learnt_scales) if scale == "model" else {}
         if scale == "model" and not self._learnt:
-            raise SpecError(f"{self._model} has no learnt scale (scale='model'): its files hold none; give a number")
+            raise SpecError(
+                f"{self._model} has no learnt scale (" + setting("scale", "model") + "): its files hold none",
+                hint="give a number",
+            )
         self._only = next(iter(self._learnt.values())) if len(self._learnt) == 1 else None
         self._fixed = None if scale == "model" else float(scale)
 
@@ -95,8 +99,8 @@ class Scorer:
             return self._learnt[pair]
         given = f"{query.modality or 'a vector'} and {candidate.modality or 'a vector'}"
         known = ", ".join(sorted(" and ".join(sorted(each)) for each in self._learnt))
-        message = f"{self._model} has learnt no scale between {given} (scale='model' knows {known}); give a number"
-        return Failure(Stage.SCORE, Code.UNSUPPORTED, message)
+        message = f"{self._model} has learnt no scale between {given} (" + setting("scale", "model")
+        return Failure(Stage.SCORE, Code.UNSUPPORTED, message + f" knows {known}); give a number")
 
     def rank(self, query: Outcome, candidates: Sequence[Outcome], top_k: int | None = None) -> list[Ranked]:
         """Rank the candidates of a query.
@@ -193,7 +197,7 @@ class GroupTotals(NamedTuple):
 
 def because_of_query(failure: Failure) -> Failure:
     """Return the failure of a candidate whose query failed."""
-    return Failure(failure.stage, failure.code, f"the query: {failure.message}", failure.transient)
+    return Failure(failure.stage, failure.code, "the query: " + failure.message, failure.transient)
 
 
 def check_any_scale(scale: Any) -> None:
@@ -213,4 +217,4 @@ def check_top_k(top_k: Any) -> None:
         SpecError: If it is neither None nor a whole number of at least 1.
     """
     if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
-        raise SpecError(f"top_k={top_k!r} is not a whole number of at least 1; None means all")
+        raise SpecError(setting("top_k", top_k) + " is not a whole number of at least 1", hint="None means all")

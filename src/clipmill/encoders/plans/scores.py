@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from ...errors import SpecError
+from ...messages import setting
 
 SCALE = 100.0
 """What cosines are multiplied by before the softmax, unless another scale is asked for."""
@@ -168,7 +169,7 @@ def check_scale(scale: Any) -> None:
         SpecError: If it is no finite number above 0.
     """
     if isinstance(scale, bool) or not isinstance(scale, int | float | np.number) or not 0 < scale < math.inf:
-        raise SpecError(f"scale={scale!r} is neither a finite number above 0 nor 'model'")
+        raise SpecError(setting("scale", scale) + " is neither a finite number above 0 nor 'model'")
 
 
 def _rounded(cosine: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ...errors import WeightsError
 from ...media.options import OPENAI_MEAN, OPENAI_STD, Preprocessing
+from ...messages import setting
 from .names import ModelRef
 
 IMAGE_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
@@ -125,8 +126,10 @@ def read_preprocessing(place: str, config: ClipConfig, cache_dir: str | None = N
         if values:
             return _Processor(values, path).preprocessing(config.image_size)
     raise WeightsError(
-        f"no image processor in {place!r}: looked for {' and '.join(IMAGE_PROCESSOR_FILES)}; name a repository or"
-        " directory that has one with base_image_processor='…' (for OpenAI's models: 'openai/clip-vit-base-patch32')"
+        f"no image processor in {place!r}: looked for {' and '.join(IMAGE_PROCESSOR_FILES)}",
+        hint="name a repository or directory that has one with "
+        + setting("base_image_processor", ...)
+        + " (for OpenAI's models: 'openai/clip-vit-base-patch32')",
     )
 
 
@@ -209,8 +212,8 @@ class _Processor:
 
     def _refusal(self, name: str, value: Any, allowed: str) -> WeightsError:
         return WeightsError(
-            f"{str(self._path)!r} has {name}={value!r}, which is not supported; allowed: {allowed}"
-            " (or name another place with base_image_processor='…')"
+            f"{str(self._path)!r} has {name}={value!r}, which is not supported; allowed: {allowed}",
+            hint="name another place with " + setting("base_image_processor", ...),
         )
 
 

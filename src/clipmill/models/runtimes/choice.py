@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import ClipmillError, DeviceError, MissingExtraError, SpecError, WeightsError
+from ...messages import setting
 from ..combinations import Combination, combinations, has_native_bfloat16, processor
 from . import GRAPH_KINDS, start_runtime
 from .probes import probes_of
@@ -138,8 +139,14 @@ def candidates(store: Store, spec: EncoderSpec, device: str) -> list[Combination
         ways = {(c, p) for p, order in _ORDER.items() for c in order if can_run(store.source, c)}
         asked = {(c, p) for c, p in combinations(spec.runtime, spec.precision, str(spec.device))}
         message = (
-            f"{spec.model} cannot run with runtime={spec.runtime!r}, precision={spec.precision!r} on {place}; it can in"
-            f" {', '.join(sorted(f'{c} on {p}' for c, p in ways))}"
+            f"{spec.model} cannot run with "
+            + (
+                setting("runtime", spec.runtime)
+                + ", "
+                + setting("precision", spec.precision)
+                + f" on {place}; it can in "
+            )
+            + ", ".join(sorted(f"{c} on {p}" for c, p in ways))
         )
         raise DeviceError(message) if ways & asked else SpecError(message)
     if (graphs := store.source.graphs) is not None:  # what it was exported for, unless the spec says otherwise

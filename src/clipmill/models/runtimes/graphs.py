@@ -18,6 +18,7 @@ import numpy as np
 
 from ...errors import MissingExtraError, WeightsError
 from ...media.options import Preprocessing
+from ...messages import setting
 from ..frontend import Frontend
 from ..source import Graphs
 
@@ -87,7 +88,7 @@ def _example(modality: str, frontend: Frontend) -> tuple[list[str], list[np.ndar
         free = {0: "rows"} if frontend.text.fixed_length else {0: "rows", 1: "tokens"}
         inputs = list(frontend.text.batch(rows))
         return ["input_ids", "attention_mask"][: len(inputs)], inputs, [free] * len(inputs)
-    raise WeightsError(f"no graph can be made of a tower for {modality}; runtime='torch' runs it")
+    raise WeightsError(f"no graph can be made of a tower for {modality}", hint=setting("runtime", "torch") + " runs it")
 
 
 def _trace(
@@ -123,8 +124,8 @@ def _trace(
     except Exception as err:  # the exporter's own many kinds: all mean that this tower has no graph
         reason = str(err).strip().splitlines()
         raise WeightsError(
-            f"no graph could be made of the {path.stem} tower: {type(err).__name__}: {reason[0] if reason else ''};"
-            " runtime='torch' runs it"
+            f"no graph could be made of the {path.stem} tower: {type(err).__name__}: {reason[0] if reason else ''}",
+            hint=setting("runtime", "torch") + " runs it",
         ) from err
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from ...errors import DeviceError, WeightsError
 from ...media.options import Preprocessing
+from ...messages import setting
 from ..source import Graphs
 from .feeding import feed, normalise, route, translated
 from .graphs import require
@@ -60,7 +61,7 @@ class OnnxRuntime:
         """
         self.device = device
         self.precision = precision
-        self._ort: Any = require("onnxruntime", "onnx-gpu" if device != "cpu" else "onnx", "runtime='onnx'")
+        self._ort: Any = require("onnxruntime", "onnx-gpu" if device != "cpu" else "onnx", setting("runtime", "onnx"))
         self._graphs = graphs
         self._preprocessing = preprocessing
         self._threads = threads
@@ -98,7 +99,8 @@ class OnnxRuntime:
         offered = self._ort.get_available_providers()
         if "CUDAExecutionProvider" not in offered:
             raise DeviceError(
-                f"device={self.device!r} with runtime='onnx' needs a build of ONNX Runtime for GPUs; this one offers"
+                (setting("device", self.device) + " with " + setting("runtime", "onnx"))
+                + " needs a build of ONNX Runtime for GPUs; this one offers"
                 f" {', '.join(offered)}: pip uninstall onnxruntime && pip install 'clipmill[onnx-gpu]'"
             )
         if importlib.util.find_spec("torch") is not None and hasattr(self._ort, "preload_dlls"):
@@ -140,7 +142,8 @@ class OnnxRuntime:
         wanted = first if isinstance(first, str) else first[0]
         if taken[0] != wanted:
             raise DeviceError(
-                f"{wanted} was asked for (device={self.device!r}) and ONNX Runtime fell back to {taken[0]}: the GPU"
+                f"{wanted} was asked for (" + setting("device", self.device) + ")"
+                f" and ONNX Runtime fell back to {taken[0]}: the GPU"
                 " or the CUDA, cuDNN or TensorRT libraries of this build are not here"
             )
 
@@ -157,11 +160,11 @@ def resolve_device(device: str) -> str:
     Raises:
         DeviceError: If a GPU was asked for that is not here.
     """
-    ort = require("onnxruntime", "onnx", "runtime='onnx'")
+    ort = require("onnxruntime", "onnx", setting("runtime", "onnx"))
     gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))  # not there in some containers: then 0 is not known
     if device == "auto":
         return "cuda:0" if "CUDAExecutionProvider" in ort.get_available_providers() else "cpu"
     index = int(device.partition(":")[2] or 0)
     if gpus and index >= gpus:
-        raise DeviceError(f"device={device!r} was asked for; CUDA devices here: {gpus}, numbered from 0")
+        raise DeviceError(setting("device", device) + f" was asked for; CUDA devices here: {gpus}, numbered from 0")
     return f"cuda:{index}"

@@ -16,6 +16,7 @@ import numpy as np
 from ...errors import DeviceError, WeightsError
 from ...files.cache import locked
 from ...media.options import Preprocessing
+from ...messages import setting
 from ..combinations import processor
 from ..source import Graphs
 from .feeding import feed, normalise, route, translated
@@ -54,7 +55,7 @@ class OpenVinoRuntime:
             WeightsError: If a graph cannot be read.
         """
         self.precision = precision
-        ov = require("openvino", "openvino", "runtime='openvino'")
+        ov = require("openvino", "openvino", setting("runtime", "openvino"))
         self._version = ov.__version__
         self._core = ov.Core()
         self._graphs = graphs
@@ -65,7 +66,8 @@ class OpenVinoRuntime:
         able = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and "BF16" not in able:
             raise DeviceError(
-                "precision='bf16' needs a processor that multiplies bfloat16 itself (avx512_bf16 or amx_bf16);"
+                setting("precision", "bf16")
+                + " needs a processor that multiplies bfloat16 itself (avx512_bf16 or amx_bf16);"
                 f" OpenVINO finds {', '.join(able)} on this one"
             )
         self._settings = {
@@ -137,7 +139,7 @@ class OpenVinoRuntime:
         """Refuse another precision or device than the one asked for."""
         found = model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         if found != _HINTS[self.precision]:
-            raise DeviceError(f"precision={self.precision!r} was asked for and OpenVINO computes in {found}")
+            raise DeviceError(setting("precision", self.precision) + f" was asked for and OpenVINO computes in {found}")
         devices = list(model.get_property("EXECUTION_DEVICES"))
         if devices != ["CPU"]:
             raise DeviceError(f"OpenVINO was to run on the CPU and runs on {', '.join(devices)}")

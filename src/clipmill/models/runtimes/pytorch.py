@@ -11,6 +11,7 @@ import torch
 
 from ...errors import DeviceError, OutOfMemoryError
 from ...media.options import Preprocessing
+from ...messages import setting
 from ..combinations import has_native_bfloat16
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -109,14 +110,15 @@ class TorchRuntime:
             # major version 8 (Ampere) is the first with bfloat16; older ones emulate it, slowly
             if self.precision == "bf16" and torch.cuda.get_device_capability(self._device)[0] < 8:
                 raise DeviceError(
-                    f"precision='bf16' needs a GPU that multiplies bfloat16 itself;"
+                    setting("precision", "bf16") + " needs a GPU that multiplies bfloat16 itself;"
                     f" {torch.cuda.get_device_name(self._device)} does not: fp16 and fp32 work on it"
                 )
         elif self.precision != "bf16":
-            raise DeviceError(f"precision={self.precision!r} runs on a CUDA device, not on {self.device}")
+            raise DeviceError(setting("precision", self.precision) + f" runs on a CUDA device, not on {self.device}")
         elif not has_native_bfloat16():
             raise DeviceError(
-                "precision='bf16' needs a processor that multiplies bfloat16 itself (avx512_bf16, amx_bf16 or Arm's"
+                setting("precision", "bf16")
+                + " needs a processor that multiplies bfloat16 itself (avx512_bf16, amx_bf16 or Arm's"
                 " bf16), which this one does not: fp32 works on it"
             )
 
@@ -194,7 +196,7 @@ def resolve_device(device: str) -> str:
     index = int(device.partition(":")[2]) if ":" in device else (torch.cuda.current_device() if count else 0)
     if index >= count:
         present = ", ".join(f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(count)) or "none"
-        raise DeviceError(f"device={device!r} was asked for; CUDA devices here: {present}")
+        raise DeviceError(setting("device", device) + f" was asked for; CUDA devices here: {present}")
     return f"cuda:{index}"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import WeightsError
+from ...messages import setting
 from ..frontend import Frontend
 from ..source import Graphs
 from .graphs import prepend_normalisation, require
@@ -56,7 +57,7 @@ def turn_graphs(basis: Graphs, kind: str, frontend: Frontend, folder: Path) -> G
 
 def _quantise(source: Path, folder: Path, entrance: str, frontend: Frontend) -> str:
     """Weights become int8, one scale for each output channel; activations are quantised as they come."""
-    require("onnxruntime", "onnx", "precision='int8' with runtime='onnx'")
+    require("onnxruntime", "onnx", setting("precision", "int8") + " with " + setting("runtime", "onnx"))
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -83,7 +84,7 @@ def _quantise(source: Path, folder: Path, entrance: str, frontend: Frontend) -> 
 
 def _halve(source: Path, folder: Path, entrance: str, frontend: Frontend) -> str:
     """Weights and arithmetic become float16; inputs and vectors stay as they are."""
-    require("onnxruntime", "onnx-gpu", "precision='fp16' with runtime='onnx'")
+    require("onnxruntime", "onnx-gpu", setting("precision", "fp16") + " with " + setting("runtime", "onnx"))
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
@@ -97,9 +98,9 @@ def _halve(source: Path, folder: Path, entrance: str, frontend: Frontend) -> str
 
 def _quantise_for_openvino(source: Path, folder: Path, entrance: str, frontend: Frontend) -> str:
     """Weights and activations become int8, their ranges taken from drawn pictures and captions."""
-    ov = require("openvino", "openvino", "precision='int8' with runtime='openvino'")
+    ov = require("openvino", "openvino", setting("precision", "int8") + " with " + setting("runtime", "openvino"))
     with _without_root_log():
-        nncf = require("nncf", "openvino", "precision='int8' with runtime='openvino'")
+        nncf = require("nncf", "openvino", setting("precision", "int8") + " with " + setting("runtime", "openvino"))
         from .probes import probes_of
 
         logging.getLogger("nncf").setLevel(logging.ERROR)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import SpecError
 from ...media.audio import require_audio
 from ...media.options import AudioFrontend
+from ...messages import setting
 from ..catalog import ModelRef
 from ..downloads import fetch_url, local_file
 from ..frontend import Frontend, TextFrontend
@@ -69,7 +70,9 @@ def find_source(spec: EncoderSpec) -> ModelSource:
     weights = _find_weights(spec.ref, spec.cache_dir)
     context = spec.max_text_tokens or CONTEXT_LENGTH
     if context > CONTEXT_LENGTH:
-        raise SpecError(f"max_text_tokens={context}: AudioCLIP's text tower reads at most {CONTEXT_LENGTH} tokens")
+        raise SpecError(
+            setting("max_text_tokens", context) + f": AudioCLIP's text tower reads at most {CONTEXT_LENGTH} tokens"
+        )
     frontend = Frontend(
         spec.dim,
         image=spec.facts.preprocessing,

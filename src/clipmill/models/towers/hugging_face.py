@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import MissingExtraError, SpecError, WeightsError
+from ...messages import setting
 from ..catalog.hugging_face import describe
 from ..downloads.place import find_first, find_weights, read_json
 from ..frontend import Frontend, TextFrontend
@@ -37,7 +38,7 @@ def find_source(spec: EncoderSpec) -> ModelSource:
     config, preprocessing = describe(spec.ref, spec.cache_dir, spec.base_image_processor)
     limit = spec.max_text_tokens or config.context_length
     if limit > config.context_length:
-        raise SpecError(f"max_text_tokens={limit}: {spec.model} reads at most {config.context_length}")
+        raise SpecError(setting("max_text_tokens", limit) + f": {spec.model} reads at most {config.context_length}")
     tokenizer = find_tokenizer(spec.base_tokenizer or place, config.context_length, limit, spec.cache_dir)
     files = find_weights(place, spec.cache_dir)
     settings = _without_notes(config.values)
@@ -71,9 +72,10 @@ def find_tokenizer(place: str, context_length: int, limit: int, cache_dir: str |
     merges = find_first(place, (_MERGES,), cache_dir) if path is not None and path.name == _VOCABULARY else None
     if path is None or (path.name == _VOCABULARY and merges is None):
         raise WeightsError(
-            f"no tokenizer in {place!r}: looked for tokenizer.json, and for {_VOCABULARY} with {_MERGES}; name a"
-            " repository or directory that has one with base_tokenizer='…' (for OpenAI's models:"
-            " 'openai/clip-vit-base-patch32')"
+            f"no tokenizer in {place!r}: looked for tokenizer.json, and for {_VOCABULARY} with {_MERGES}",
+            hint="name a repository or directory that has one with "
+            + setting("base_tokenizer", ...)
+            + " (for OpenAI's models: 'openai/clip-vit-base-patch32')",
         )
     _check_settings(place, cache_dir)
     definition = path.read_text(encoding="utf-8") if merges is None else _definition(str(path), str(merges))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import MissingExtraError, SpecError, WeightsError
+from ...messages import setting
 from ..catalog import mclip
 from ..downloads.place import CONFIG, find_file, find_first, find_weights, read_json
 from ..frontend import Frontend, TextFrontend
@@ -35,7 +36,9 @@ def find_source(spec: EncoderSpec) -> ModelSource:
     model, place = mclip.MODELS[ref.architecture], ref.weights or ref.architecture
     longest, limit = mclip.longest_text(model.base), spec.max_text_tokens or mclip.MAX_TEXT_TOKENS
     if limit > longest:
-        raise SpecError(f"max_text_tokens={limit} is more than the {longest} that {ref.architecture} reads")
+        raise SpecError(
+            setting("max_text_tokens", limit) + f" is more than the {longest} that {ref.architecture} reads"
+        )
     _check_config(read_json(find_file(place, CONFIG, spec.cache_dir)), model.base, place)
     text_files = find_weights(place, spec.cache_dir)
     tokenizer = _find_tokenizer(place, model.base, longest, limit, spec.cache_dir)

@@ -14,6 +14,7 @@ from typing import Any
 
 from ...errors import SpecError, WeightsError
 from ...media.options import Preprocessing
+from ...messages import setting
 from ..catalog import ModelRef, tables
 from ..catalog.backbones import BACKBONES, KINDS
 from ..catalog.facts import demo_directory
@@ -207,7 +208,9 @@ def make_tokenizer(text: dict[str, Any], spec: EncoderSpec) -> Tokenizer:
     """
     context = int(text.get("context_length") or CONTEXT_LENGTH)
     if spec.max_text_tokens is not None and spec.max_text_tokens > context:
-        raise SpecError(f"max_text_tokens={spec.max_text_tokens} is more than the {context} that {spec.model} reads")
+        raise SpecError(
+            setting("max_text_tokens", spec.max_text_tokens) + f" is more than the {context} that {spec.model} reads"
+        )
     options = text.get("tokenizer_kwargs") or {}
     if text.get("tokenizer_mode"):
         raise WeightsError(f"{spec.model} wants the tokenizer_mode {text['tokenizer_mode']!r}, which is not supported")

@@ -1,0 +1,39 @@
+"""Messages that serve users of Python and of the command line alike, as the command line says them: with its flags."""
+
+from __future__ import annotations
+
+from ..messages import Setting, render
+
+_FLAGS = {
+    "text": "text-column",
+    "uri": "uri-column",
+    "image": "image-column",
+    "audio": "audio-column",
+    "id": "id-column",
+    "query": "query-column",
+    "candidates": "candidates-column",
+    "output": "ranked-column",
+    "columns": "column",
+    "column": "column-name",
+    "by": "skip-by",
+    "tags": "tag-column",
+    "k": "top-k",
+}
+"""Flags of options that the command line calls otherwise than Python."""
+
+
+def in_flags(said: object) -> str:
+    """Return a message, or the message of an error or a failure, with flags for the keywords of Python."""
+    return render(said if isinstance(said, str) else getattr(said, "text", str(said)), flag_of)
+
+
+def flag_of(option: Setting) -> str:
+    """Return the flag of an option, with its value: `--overwrite`, `--no-normalize`, `--decode 'slow'`."""
+    flag = _FLAGS.get(option.name, option.name.replace("_", "-"))
+    if option.value is None or option.value is True:
+        return f"--{flag}"
+    if option.value is False:
+        return f"--no-{flag}"
+    if option.value == "…":
+        return f"--{flag} NAME=KIND" if flag == "column" else f"--{flag} NAME"
+    return f"--{flag} {option.value}"
