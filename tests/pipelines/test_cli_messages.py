@@ -25,7 +25,7 @@ from clipmill.errors import ClipmillError, SpecError
 from clipmill.failures import Code, Failure, Stage
 from clipmill.indexes.build import IndexOptions
 from clipmill.indexes.exact import check_k
-from clipmill.jobs.planning import plan_job
+from clipmill.jobs import JobOptions
 from clipmill.messages import Setting, by_surface, setting
 from clipmill.pipelines.cli import cli
 from clipmill.pipelines.cli_messages import flag_of, in_flags
@@ -75,7 +75,7 @@ def test_errors_and_failures_are_said_with_all_that_they_hold() -> None:
             "column 'a_embedding' exists already; leave the old one out: --drop NAME",
         ),
         (
-            lambda folder: plan_job(EncoderSpec("fake::"), str(folder), [], drop=["a"]),
+            lambda _: JobOptions(drop=("a",)),
             "drop",
             "drop leaves out columns of rows, and documents are embedded without columns=…",
             "--drop leaves out columns of rows, and documents are embedded without --column NAME=KIND",
@@ -115,8 +115,8 @@ def test_errors_and_failures_are_said_with_all_that_they_hold() -> None:
         (
             lambda _: IndexOptions(target_recall=2.0),
             "target_recall",
-            "target_recall=2.0 is not above 0 and at most 1",
-            "--target-recall 2.0 is not above 0 and at most 1",
+            "target_recall=2.0 must be above 0 and at most 1",
+            "--target-recall 2.0 must be above 0 and at most 1",
         ),
         (
             lambda _: check_k(9, 3),

@@ -76,7 +76,9 @@ class SearchPlan:
             check_kind("query_kind", self.query_kind, spec)
         elif self.scale == "model":
             raise SpecError(
-                setting("scale", "model") + " is the scale that a model learnt, and query_kind='vector' loads none",
+                setting("scale", "model")
+                + " is the scale that a model learnt, and there is none with "
+                + setting("query_kind", "vector"),
                 hint="give a number",
             )
         check_k(self.top_k, self.target.rows)
@@ -164,7 +166,8 @@ def spec_of_search(
     if query_kind == "vector":
         if given := [*(["model"] if model is not None else []), *options]:
             raise SpecError(
-                setting(given[0]) + " has no effect with query_kind='vector', which needs no model", hint="leave it out"
+                setting(given[0]) + " has no effect with " + setting("query_kind", "vector") + ", which needs no model",
+                hint="leave it out",
             )
         return None
     provenance = target.provenance
