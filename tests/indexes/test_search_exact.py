@@ -219,7 +219,7 @@ def test_one_column_of_several_has_to_be_named(tmp_path) -> None:
     first, second = clustered(20, seed=1), clustered(20, seed=2)
     lists = {name: pa.array(list(one), pa.list_(pa.float32())) for name, one in (("a", first), ("b", second))}
     pq.write_table(pa.table({"id": [str(n) for n in range(20)], **lists}), tmp_path / "part-0.parquet")
-    with pytest.raises(SpecError, match="has vectors in a, b: choose one"):
+    with pytest.raises(SpecError, match="has vectors in a, b; choose one with column=…"):
         find_target(str(tmp_path))
     for column, vectors in (("a", first), ("b", second)):
         found = find_target(str(tmp_path), column).open().search(vectors[4:5], 1)

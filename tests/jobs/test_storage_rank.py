@@ -222,7 +222,7 @@ def test_files_say_what_made_the_scores(table, tmp_path):
         (RankPlan("q", "nothing"), "no column 'nothing'"),
         (RankPlan("q", "n"), r"'n' is int16, not a list; .*rank_groups"),
         (RankPlan("q", "c", output="n"), "'n' exists already; choose a name: output="),
-        (PairPlan("q", "c", ("id",)), r"Rank\(by=…\) on Beam and rank_groups\(by=…\) on Spark"),
+        (PairPlan("q", "c", ("id",)), r"Rank\(by=…\) on Beam and clipmill.udfs.rank_groups\(by=…\) on Spark"),
     ],
     ids=["query", "candidates", "no list", "output", "flat"],
 )

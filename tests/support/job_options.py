@@ -27,5 +27,6 @@ def plan(
     """Plan a job that embeds columns, or documents, unless the options have another plan."""
     if columns is not None:
         options["plan"] = columns if isinstance(columns, ColumnPlan) else ColumnPlan.of(columns, spec=spec)
-    options.setdefault("plan", DocumentEmbedPlan(access_paths, keep_content))
+    if options.get("plan") is None:
+        options["plan"] = DocumentEmbedPlan(access_paths, keep_content)
     return plan_job(spec, directory, shards, JobOptions(reader=ReaderOptions(**reader or {}, tags=tags), **options))

@@ -212,13 +212,8 @@ def _read_footer(path: str, schemas: dict[bytes, pa.Schema]) -> _Footer:
     return _Footer(rows, schemas.setdefault(schema.serialize().to_pybytes(), schema))
 
 
-def _is_vector(kind: pa.DataType) -> bool:
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return is_list and pa.types.is_floating(kind.value_type)
-
-
 def _find_column(path: str, schema: pa.Schema) -> str:
-    vectors = [field.name for field in schema if _is_vector(field.type)]
+    vectors = [field.name for field in schema if is_vector_type(field.type)]
     with_provenance = [name for name in read_provenance(schema) if name in vectors]
     candidates = with_provenance or vectors
     if not candidates:
@@ -235,7 +230,7 @@ def _find_column(path: str, schema: pa.Schema) -> str:
 def _check_column(path: str, schema: pa.Schema, name: str) -> None:
     if name not in schema.names:
         raise DatasetError(f"{path} has no column {name!r}; it has {', '.join(map(repr, schema.names))}")
-    if not _is_vector(schema.field(name).type):
+    if not is_vector_type(schema.field(name).type):
         raise DatasetError(
             f"column {name!r} of {path} has the type {schema.field(name).type}; vectors are lists of floats"
         )
