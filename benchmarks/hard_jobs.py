@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipmill.encoders import EncoderSpec
-from clipmill.encoders.plans.columns import Column
+from clipmill.encoders.plans.embed_plan import Column
 from clipmill.threads import allowed_cpus
 
 SCHEMA = pa.schema({"id": pa.string(), "photo": pa.binary(), "caption": pa.string()})

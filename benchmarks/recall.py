@@ -7,7 +7,7 @@ import numpy as np
 from clipmill.encoders import EncoderSpec, load_encoder
 from clipmill.encoders.plans.scores import pair_cosines
 from clipmill.indexes.exact import exact_top_k
-from clipmill.models.combinations import has_native_bfloat16
+from clipmill.models.support_matrix import has_native_bfloat16
 from clipmill.pipelines.drawings import caption, draw, sample_scene
 
 NEIGHBOURS = 10

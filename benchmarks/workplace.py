@@ -18,8 +18,8 @@ from pyspark.sql import DataFrame, SparkSession
 from workload import write_weights
 
 from clipmill.encoders import EncoderSpec
-from clipmill.models.combinations import has_native_bfloat16
 from clipmill.models.runtimes.store import Store
+from clipmill.models.support_matrix import has_native_bfloat16
 from clipmill.models.towers import find_source
 from clipmill.threads import allowed_cpus
 

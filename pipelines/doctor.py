@@ -15,8 +15,8 @@ from typing import Any
 from rich.table import Table
 
 from ..files.cache import cache_root
-from ..models.combinations import RUNTIMES, combinations, has_native_bfloat16, may_have_gpu
 from ..models.runtimes.store import is_writable
+from ..models.support_matrix import RUNTIMES, combinations, has_native_bfloat16, may_have_gpu
 from ..threads import allowed_cpus
 
 _DISTRIBUTIONS = {

@@ -11,7 +11,7 @@ import click
 from ..encoders import EncoderSpec, load_encoder
 from ..encoders.item import Item, Uri
 from ..encoders.outcome import Vector
-from ..encoders.plans.document_plan import DocumentEmbedPlan
+from ..encoders.plans.embed_plan import DocumentEmbedPlan
 from ..jobs.options import JobOptions
 from .jobs import Refused, column_plan, job_options_of
 from .skip_existing import skip_existing_of

@@ -19,7 +19,7 @@ from ..datasets.inputs.planning import plan_shards
 from ..datasets.inputs.readers import CONTENT_AND_ID, DEFAULT_READER, ReaderOptions
 from ..datasets.inputs.shards import Shard
 from ..encoders import EncoderSpec, load_encoder
-from ..encoders.plans.columns import Column, ColumnPlan
+from ..encoders.plans.embed_plan import Column, ColumnPlan
 from ..encoders.plans.plan import Plan
 from ..errors import ClipmillError, DatasetError
 from ..files.file_systems import Folder

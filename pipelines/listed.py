@@ -9,7 +9,7 @@ from rich.text import Text
 
 from ..datasets.inputs.listing import kind_of, list_inputs
 from ..errors import DatasetError
-from ..files.plain import clean_text
+from ..files.json_text import clean_text
 from .jobs import Refused
 
 _WEB = ("http://", "https://", "data:")

@@ -52,7 +52,7 @@ def report(source: str, output: str, overwrite: bool, **values: Any) -> None:
     recall against its speed. The page is one file, which opens offline and asks nothing of any network.
     """
     from ..errors import DatasetError
-    from ..files.plain import clean_text
+    from ..files.json_text import clean_text
     from ..reports.columns import Content
     from ..reports.overview import Looked, overview
     from ..reports.page import check_output, render, said

@@ -14,7 +14,7 @@ from ..encoders.plans.rank_plan import CLIP_SCORE, COSINE
 from ..encoders.preparation import fetch_policy
 from ..errors import DatasetError
 from ..failures import Failure
-from ..files.plain import json_text
+from ..files.json_text import json_text
 from ..indexes.search_plan import ID, SCORE, TOP_K, SearchPlan, spec_of_search
 from ..indexes.searcher import Searcher
 from ..indexes.targets import Target, find_target

@@ -178,7 +178,7 @@ def write(output: Path, lines: list[str]) -> None:
     text = output.read_text(encoding="utf-8")
     before, _, rest = text.partition("<!-- table -->\n")
     _, _, after = rest.partition("<!-- end of table -->")
-    from clipmill.models.combinations import processor
+    from clipmill.models.support_matrix import processor
     from clipmill.threads import allowed_cpus
 
     machine = f"Machine: {processor()}, {allowed_cpus()} cores, Python {platform.python_version()}."

@@ -58,7 +58,7 @@ for name in ("texts", "images"):
 REFUSE_CUDA = """
 import sys
 from clipmill.encoders import load_encoder
-from clipmill.models.combinations import may_have_gpu
+from clipmill.models.support_matrix import may_have_gpu
 from clipmill.errors import DeviceError
 try:
     load_encoder(sys.argv[1], device="cuda")

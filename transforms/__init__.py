@@ -6,11 +6,11 @@
   of its failures
 - `read`: `ReadDocuments`, from globs of files on any of Beam's file systems
 - `write`: `WriteEmbeddings`, Parquet with provenance beside failures as JSON lines; `bundles`: its two steps;
-  `file_tables`: what of an element stands in its files
+  `finished_rows`: what of an element goes to its files
 - `shards`: `EmbedShards`, whole pieces of a job, from their input to their files: the command line's way
 - `skip_existing`: the rows of them that other datasets have already; `index_shards`: `IndexShards`, pieces of an index
 - `elements`: what is done with an element and what comes out for it; `rows`: dicts, `beam.Row`s and NamedTuples
-- `embed_fn`: the `DoFn` that fetches, decodes and encodes, in one stage; `placed`: how elements that waited for others
+- `embed_fn`: the `DoFn` that fetches, decodes and encodes, in one stage; `windowed`: how elements that waited for others
   go out where they stood; `waiting`: batches across bundles
 - `document_coder`: how a `Document` travels; `meter`: the metrics, and `metrics_of`, which returns them; `worker`: how
   many cores a worker may use

@@ -7,15 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..encoders.plans.classify_plan import SUFFIX, ClassifyPlan, DocumentClassifyPlan
-from ..encoders.plans.columns import Column, ColumnPlan
-from ..encoders.plans.document_plan import DocumentEmbedPlan
+from ..encoders.plans.embed_plan import Column, ColumnPlan, DocumentEmbedPlan
 from ..encoders.plans.labels import LabelSet
 from ..encoders.plans.scores import SCALE, Scale
 from ..errors import SpecError
 from ..messages import setting
 from ..models.spec import EncoderSpec, Modality, reject_unknown_options
 from .encoding import Encoding, label_of
-from .placed import OnFailure
+from .windowed import OnFailure
 
 _OWN_OPTIONS = (
     *("labels", "templates", "top_k", "scale", "columns", "access_paths", "keep_content", "key"),

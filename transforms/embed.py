@@ -7,14 +7,13 @@ from typing import Any, get_args
 
 from apache_beam.pvalue import PCollection
 
-from ..encoders.plans.columns import Column, ColumnPlan
-from ..encoders.plans.document_plan import DocumentEmbedPlan
+from ..encoders.plans.embed_plan import Column, ColumnPlan, DocumentEmbedPlan
 from ..errors import SpecError
 from ..messages import setting
 from ..models.spec import EncoderSpec, Modality, reject_unknown_options
 from .encoding import Embedded, Encoding, label_of
-from .placed import OnFailure
 from .rows import Vectors
+from .windowed import OnFailure
 
 __all__ = ["Embed", "Embedded", "embed_of"]
 

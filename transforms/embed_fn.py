@@ -15,7 +15,7 @@ from ..models.spec import EncoderSpec
 from .elements import Elements
 from .failed_row import FailedRow
 from .meter import BundleMeter
-from .placed import InBatches, OneByOne, OnFailure, Place, PlacedFn
+from .windowed import InBatches, OneByOne, OnFailure, Place, PlacedFn
 
 _REPORTED_BATCHES = 16
 """Calls of the model after which a bundle's numbers are told."""

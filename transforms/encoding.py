@@ -18,9 +18,9 @@ from . import document_coder as _document_coder  # noqa: F401 - registers the co
 from .elements import AddsColumns, DocumentElements, Elements, RowElements
 from .embed_fn import EmbedBatchFn, EmbedFn
 from .failed_row import FailedRow
-from .placed import FAILURES, OnFailure, PlacedFn
 from .rows import Vectors, planned_type, row_fields
 from .waiting import WaitForBatches
+from .windowed import FAILURES, OnFailure, PlacedFn
 from .worker import cpus_per_process
 
 _WAITING_ROWS = 128

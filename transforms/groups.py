@@ -29,7 +29,8 @@ from apache_beam.transforms.window import BoundedWindow, GlobalWindows
 from apache_beam.typehints import typehints
 from apache_beam.utils.timestamp import Timestamp
 
-from ..encoders.plans.rank_plan import CLIP_SCORE, COSINE, LOGIT, RANK, PairPlan
+from ..encoders.plans.pair_plan import LOGIT, PairPlan
+from ..encoders.plans.rank_plan import CLIP_SCORE, COSINE, RANK
 from ..encoders.plans.ranking import GroupTotals
 from ..encoders.plans.row_values import MissingColumn, row_name
 from ..encoders.plans.runner import Done

@@ -8,15 +8,16 @@ from typing import Any
 from apache_beam.pvalue import PCollection
 
 from ..encoders.plans.kinds import Kind
-from ..encoders.plans.rank_plan import RANKED, DocumentRankPlan, PairPlan, RankPlan
+from ..encoders.plans.pair_plan import PairPlan
+from ..encoders.plans.rank_plan import RANKED, DocumentRankPlan, RankPlan
 from ..encoders.plans.scores import SCALE, Scale
 from ..errors import SpecError
 from ..messages import setting
 from ..models.spec import EncoderSpec, reject_unknown_options
 from .encoding import Embedded, Encoding, label_of
 from .groups import GroupScores, PairElements, scored_type
-from .placed import OnFailure
 from .rows import is_array, row_fields
+from .windowed import OnFailure
 
 _OWN_OPTIONS = (
     *("query", "candidates", "candidate", "by", "query_kind", "candidate_kind", "output", "top_k", "scale"),

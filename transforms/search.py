@@ -21,8 +21,8 @@ from .elements import read_row
 from .encoding import Embedded, Encoding, check_columns, label_of
 from .failed_row import FailedRow
 from .meter import BundleMeter
-from .placed import InBatches, OneByOne, OnFailure, Place, PlacedFn
 from .rows import STRUCTS, RowFields, make_row, widened_type
+from .windowed import InBatches, OneByOne, OnFailure, Place, PlacedFn
 
 _BATCH_BYTES = 64 * 2**20
 """Bytes of content, such as encoded images, that wait to be searched together."""

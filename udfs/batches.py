@@ -10,7 +10,7 @@ from ..datasets.tables.column_types import is_list_type
 from ..datasets.tables.vectors import nested_vector_array, vector_array
 from ..encoders.item import item_of_value
 from ..encoders.outcome import Outcome, Vector
-from ..encoders.plans.columns import FAILURES_COLUMN, Column, ColumnPlan
+from ..encoders.plans.embed_plan import FAILURES_COLUMN, Column, ColumnPlan
 from ..encoders.plans.plan import PlanResult
 from ..encoders.plans.runner import PlanRunner
 from ..errors import EmbeddingError, SpecError

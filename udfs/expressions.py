@@ -8,7 +8,7 @@ import pyarrow as pa
 from pyspark.sql import Column, SparkSession
 
 from ..datasets.tables.provenance import provenance_of, spark_metadata
-from ..encoders.plans.columns import SUFFIX
+from ..encoders.plans.embed_plan import SUFFIX
 from ..models.spec import DEFAULT_MODEL, EncoderSpec, Modality
 from .batches import embed_array
 from .driver import (

@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame, Observation
 from pyspark.sql import functions as F
 
 from ..datasets.tables.provenance import provenance_of, spark_metadata
-from ..encoders.plans.columns import FAILURES_COLUMN, Column, ColumnPlan
+from ..encoders.plans.embed_plan import FAILURES_COLUMN, Column, ColumnPlan
 from ..errors import SpecError
 from ..models.spec import DEFAULT_MODEL, EncoderSpec, Modality
 from .batches import embed_batches

@@ -10,9 +10,10 @@ from pyspark.sql import Column, DataFrame, Observation, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from ..encoders.plans.columns import FAILURES_COLUMN
+from ..encoders.plans.embed_plan import FAILURES_COLUMN
 from ..encoders.plans.kinds import Kind
-from ..encoders.plans.rank_plan import CLIP_SCORE, COSINE, LOGIT, RANK, PairPlan
+from ..encoders.plans.pair_plan import LOGIT, PairPlan
+from ..encoders.plans.rank_plan import CLIP_SCORE, COSINE, RANK
 from ..encoders.plans.scores import SCALE, Scale
 from ..errors import SpecError
 from ..models.spec import DEFAULT_MODEL, EncoderSpec

@@ -10,8 +10,9 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from ..encoders.plans.kinds import Kind, check_kind
+from ..encoders.plans.pair_plan import PairPlan
 from ..encoders.plans.rank_plan import RANKED as RANKED_NAME
-from ..encoders.plans.rank_plan import PairPlan, RankPlan
+from ..encoders.plans.rank_plan import RankPlan
 from ..encoders.plans.scores import SCALE, Scale
 from ..models.spec import DEFAULT_MODEL, EncoderSpec
 from .driver import FailuresOption, arrow_udf, as_column, check_failures_option, spec_of, warn_without_worker_reuse

@@ -9,7 +9,7 @@ from pyspark.sql import types as T
 
 from ..datasets.tables.provenance import provenance_of, spark_metadata
 from ..encoders.item import SOUND_RATES, SOUND_SAMPLES
-from ..encoders.plans.columns import FAILURES_COLUMN, ColumnPlan
+from ..encoders.plans.embed_plan import FAILURES_COLUMN, ColumnPlan
 from ..errors import SpecError
 from ..models.spec import EncoderSpec
 

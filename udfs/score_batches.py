@@ -13,11 +13,12 @@ import pyarrow.compute as pc
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_type
 
-from ..encoders.plans.columns import FAILURES_COLUMN
+from ..encoders.plans.embed_plan import FAILURES_COLUMN
 from ..encoders.plans.kinds import Kind, item_of_kind
 from ..encoders.plans.labels import Classifier, LabelSet
+from ..encoders.plans.pair_plan import LOGIT, PairPlan
 from ..encoders.plans.plan import PlanResult
-from ..encoders.plans.rank_plan import COSINE, LOGIT, PairPlan, RankPlan
+from ..encoders.plans.rank_plan import COSINE, RankPlan
 from ..encoders.plans.runner import Done, PlanRunner
 from ..errors import SpecError
 from ..failures import Failure

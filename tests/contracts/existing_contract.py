@@ -334,7 +334,7 @@ class ExistingContract:
 
 
 def _columns(nights: Nights, columns: dict[str, Any], key: str) -> Any:
-    from clipmill.encoders.plans.columns import ColumnPlan
+    from clipmill.encoders.plans.embed_plan import ColumnPlan
 
     return ColumnPlan.of(columns, spec=nights.spec, key=key)
 

@@ -14,7 +14,7 @@ from storage_helpers import codes, documents, fill, rows_of
 
 from clipmill.datasets import plan_shards, read_documents, read_rows, schema_of, whole_file
 from clipmill.encoders.item import Uri
-from clipmill.encoders.plans.columns import ColumnPlan
+from clipmill.encoders.plans.embed_plan import ColumnPlan
 from clipmill.errors import DatasetError
 
 # --- documents -------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from clipmill.datasets import (
     write_job,
 )
 from clipmill.encoders import Document, EncoderSpec, read_provenance
-from clipmill.encoders.plans.columns import ColumnPlan
+from clipmill.encoders.plans.embed_plan import ColumnPlan
 from clipmill.encoders.plans.rank_plan import RankPlan
 
 SPEC = EncoderSpec("fake::dim=4", device="cpu")

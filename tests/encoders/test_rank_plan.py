@@ -15,10 +15,11 @@ from rank_expected import assert_places, places, text_places
 
 from clipmill.encoders import EncoderSpec, load_encoder
 from clipmill.encoders.plans.classify_plan import SUFFIX, ClassifyPlan
-from clipmill.encoders.plans.columns import ColumnPlan
+from clipmill.encoders.plans.embed_plan import ColumnPlan
 from clipmill.encoders.plans.labels import LabelSet
+from clipmill.encoders.plans.pair_plan import PairPlan
 from clipmill.encoders.plans.plan import PlanResult
-from clipmill.encoders.plans.rank_plan import PairPlan, RankPlan
+from clipmill.encoders.plans.rank_plan import RankPlan
 from clipmill.encoders.plans.ranking import GroupTotals
 from clipmill.errors import SpecError
 

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from clipmill.files.plain import clean_text, json_object, json_text, key_text, some_of
+from clipmill.files.json_text import clean_text, json_object, json_text, key_text, some_of
 
 
 @pytest.mark.parametrize(

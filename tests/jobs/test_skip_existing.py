@@ -20,7 +20,7 @@ from storage_helpers import photograph
 
 from clipmill.datasets import plan_shards, read_dataset
 from clipmill.encoders.plans.classify_plan import ClassifyPlan
-from clipmill.encoders.plans.columns import ColumnPlan
+from clipmill.encoders.plans.embed_plan import ColumnPlan
 from clipmill.encoders.plans.labels import LabelSet
 from clipmill.errors import DatasetError, SpecError, WeightsError
 from clipmill.jobs import embed_shard, start_job

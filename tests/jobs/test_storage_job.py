@@ -20,7 +20,7 @@ from storage_jobs import run_job
 from clipmill.datasets import finish_job, plan_shards, read_dataset, read_failures
 from clipmill.datasets.dataset import read_job, read_manifests
 from clipmill.encoders import EncoderSpec, read_provenance, unload_all
-from clipmill.encoders.plans.columns import Column
+from clipmill.encoders.plans.embed_plan import Column
 from clipmill.encoders.testing import fake_image_vector
 from clipmill.errors import DatasetError, SpecError
 from clipmill.jobs import embed_shard, start_job

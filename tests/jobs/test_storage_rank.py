@@ -16,7 +16,8 @@ from storage_jobs import SPEC, do, expected, lines, ranked_of, run, scores_of
 from clipmill.datasets import plan_shards, read_dataset, read_failures, rows_schema, summarise
 from clipmill.datasets.dataset import read_job
 from clipmill.encoders import read_provenance
-from clipmill.encoders.plans.rank_plan import DocumentRankPlan, PairPlan, RankPlan
+from clipmill.encoders.plans.pair_plan import PairPlan
+from clipmill.encoders.plans.rank_plan import DocumentRankPlan, RankPlan
 from clipmill.errors import DatasetError, SpecError
 from clipmill.jobs import JobOptions
 

@@ -16,13 +16,13 @@ from weights import drawn_module, write_safetensors
 from clipmill.encoders import EncoderSpec, count_loads, load_encoder, registry, unload_all
 from clipmill.encoders.testing import FakeModel
 from clipmill.errors import ClipmillError, DeviceError, SpecError, WeightsError
-from clipmill.models import combinations as table
-from clipmill.models.combinations import Combination
+from clipmill.models import support_matrix as table
 from clipmill.models.frontend import Frontend
 from clipmill.models.runtimes import choice, pytorch
 from clipmill.models.runtimes.choice import candidates
 from clipmill.models.runtimes.store import Store
 from clipmill.models.source import ModelSource
+from clipmill.models.support_matrix import Combination
 from clipmill.models.towers import find_source, open_clip
 from clipmill.models.towers.open_clip import DEMO_PRECISION
 

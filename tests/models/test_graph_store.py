@@ -13,9 +13,9 @@ import pytest
 
 from clipmill.encoders import EncoderSpec, load_encoder, unload_all
 from clipmill.errors import MissingExtraError
-from clipmill.models.combinations import Combination
 from clipmill.models.runtimes import openvino, start_runtime, store
 from clipmill.models.runtimes.store import Store
+from clipmill.models.support_matrix import Combination
 from clipmill.models.towers import find_source
 
 

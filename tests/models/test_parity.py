@@ -14,7 +14,7 @@ from weights import relative_error
 
 from clipmill.encoders import load_encoder, unload_all
 from clipmill.errors import DeviceError, SpecError
-from clipmill.models.combinations import has_native_bfloat16
+from clipmill.models.support_matrix import has_native_bfloat16
 
 SMALL = [
     *(row for row in [*ROWS, *FAMILIES] if row.small),

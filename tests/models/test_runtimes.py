@@ -19,11 +19,11 @@ from weights import drawn_module, relative_error, write_safetensors
 from clipmill.encoders import EncoderSpec, load_encoder
 from clipmill.errors import DeviceError, MissingExtraError, OutOfMemoryError, WeightsError
 from clipmill.media.options import Preprocessing
-from clipmill.models.combinations import Combination, has_native_bfloat16
 from clipmill.models.model import Runtime
 from clipmill.models.runtimes import feeding, graphs, onnx, start_runtime
 from clipmill.models.runtimes.feeding import normalise
 from clipmill.models.runtimes.store import Store, smallest_cosine
+from clipmill.models.support_matrix import Combination, has_native_bfloat16
 from clipmill.models.towers import find_source
 
 TOLERANCE, VISIBLE = 1e-4, 1e-2

@@ -17,7 +17,7 @@ from clipmill.datasets.inputs.planning import plan_shards
 from clipmill.datasets.inputs.readers import ReaderOptions, read_documents
 from clipmill.encoders import Document, EncoderSpec, Failure, Uri, Vector, load_encoder
 from clipmill.encoders.item import item_of_value
-from clipmill.encoders.plans.columns import ColumnPlan
+from clipmill.encoders.plans.embed_plan import ColumnPlan
 from clipmill.encoders.testing import fake_audio_vector
 from clipmill.errors import EmbeddingError, SpecError
 from clipmill.pipelines.cli import main

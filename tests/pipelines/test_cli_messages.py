@@ -18,7 +18,7 @@ import clipmill.messages
 from clipmill.datasets import read_failures
 from clipmill.datasets.directory import prepare_directory
 from clipmill.encoders import EncoderSpec
-from clipmill.encoders.plans.columns import Column, ColumnPlan
+from clipmill.encoders.plans.embed_plan import Column, ColumnPlan
 from clipmill.encoders.plans.labels import LabelSet
 from clipmill.encoders.plans.rank_plan import RankPlan
 from clipmill.errors import ClipmillError, SpecError

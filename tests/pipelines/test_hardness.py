@@ -26,7 +26,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from clipmill.datasets import summarise
 from clipmill.encoders import EncoderSpec, Failure, Item, Vector, load_encoder
 from clipmill.encoders.loaded import PixelBudget
-from clipmill.encoders.plans.columns import Column
+from clipmill.encoders.plans.embed_plan import Column
 from clipmill.encoders.preparation import count_pixels
 from clipmill.models import model
 from clipmill.transforms import Embed, FailedRow, WriteEmbeddings

@@ -19,7 +19,7 @@ from weights import drawn_module, write_safetensors
 
 from clipmill.encoders import EncoderSpec, load_encoder, unload_all
 from clipmill.encoders.plans.classify_plan import SUFFIX, ClassifyPlan
-from clipmill.encoders.plans.columns import ColumnPlan
+from clipmill.encoders.plans.embed_plan import ColumnPlan
 from clipmill.encoders.plans.labels import LabelSet
 from clipmill.encoders.plans.rank_plan import RankPlan
 from clipmill.encoders.testing import read_log

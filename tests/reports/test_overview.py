@@ -11,10 +11,10 @@ from report_helpers import clustered
 
 from clipmill.errors import SpecError
 from clipmill.reports.histograms import Counted, histogram_of
-from clipmill.reports.likeness import likeness_of
 from clipmill.reports.projection import principal_axes, project
 from clipmill.reports.reasons import reasons_of
 from clipmill.reports.sample import draw_positions
+from clipmill.reports.similarity import likeness_of
 from clipmill.reports.vectors import SampleOptions
 from clipmill.reports.work import Work
 

@@ -22,7 +22,7 @@ from report_helpers import EVIL, SPEC, clustered, look, page_of, text_of, write_
 from storage_jobs import do, lines
 
 from clipmill.encoders import EncoderSpec
-from clipmill.encoders.plans.columns import ColumnPlan
+from clipmill.encoders.plans.embed_plan import ColumnPlan
 from clipmill.encoders.plans.rank_plan import RankPlan
 from clipmill.errors import DatasetError
 from clipmill.indexes.build import IndexOptions, build_index

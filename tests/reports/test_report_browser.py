@@ -13,7 +13,7 @@ from report_helpers import EVIL, SPEC, clustered, page_of, write_plain
 from storage_jobs import do, lines
 
 from clipmill.encoders import EncoderSpec
-from clipmill.encoders.plans.columns import ColumnPlan
+from clipmill.encoders.plans.embed_plan import ColumnPlan
 from clipmill.indexes.build import IndexOptions, build_index
 
 pytestmark = pytest.mark.browser

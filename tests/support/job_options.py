@@ -7,8 +7,7 @@ from typing import Any
 
 from clipmill.datasets import ReaderOptions, Shard
 from clipmill.encoders import EncoderSpec
-from clipmill.encoders.plans.columns import ColumnPlan
-from clipmill.encoders.plans.document_plan import DocumentEmbedPlan
+from clipmill.encoders.plans.embed_plan import ColumnPlan, DocumentEmbedPlan
 from clipmill.jobs import Job, JobOptions, plan_job
 
 

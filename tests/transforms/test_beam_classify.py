@@ -19,7 +19,7 @@ from places import SUPPORT
 from rank_expected import TOLERANCE, Scored
 
 from clipmill.encoders import Code, Document, load_encoder, unload_all
-from clipmill.encoders.plans.columns import Column
+from clipmill.encoders.plans.embed_plan import Column
 from clipmill.encoders.testing import read_log
 from clipmill.errors import SpecError
 from clipmill.transforms import Classify

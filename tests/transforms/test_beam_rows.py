@@ -13,7 +13,7 @@ from apache_beam.typehints import typehints
 from beam_helpers import Keep, kept, pipeline
 
 from clipmill.encoders import unload_all
-from clipmill.encoders.plans.columns import Column
+from clipmill.encoders.plans.embed_plan import Column
 from clipmill.encoders.testing import fake_text_vector
 from clipmill.errors import SpecError
 from clipmill.failures import Code

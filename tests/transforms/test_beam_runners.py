@@ -20,7 +20,7 @@ from beam_helpers import LOCAL, Keep, counters, kept, pipeline
 from places import SUPPORT
 
 from clipmill.encoders import Document, EncoderSpec, Stats, load_encoder, unload_all
-from clipmill.encoders.plans.document_plan import DocumentEmbedPlan
+from clipmill.encoders.plans.embed_plan import DocumentEmbedPlan
 from clipmill.encoders.plans.runner import PlanSession
 from clipmill.encoders.testing import FakeModel, fake_text_vector, read_log
 from clipmill.transforms import Embed
@@ -28,7 +28,7 @@ from clipmill.transforms import worker as worker_module
 from clipmill.transforms.elements import DocumentElements
 from clipmill.transforms.embed_fn import EmbedBatchFn, EmbedFn
 from clipmill.transforms.meter import BundleMeter
-from clipmill.transforms.placed import Place
+from clipmill.transforms.windowed import Place
 from clipmill.transforms.worker import cpus_per_process
 
 ENCODE = "Embed(fake::dim=8)/Encode/ParDo(EmbedFn)"

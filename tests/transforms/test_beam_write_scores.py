@@ -14,7 +14,7 @@ from rank_expected import cosine_of, softmax_of
 
 from clipmill.datasets import read_dataset, read_failures, read_job, summarise
 from clipmill.datasets.tables.provenance import read_provenance
-from clipmill.encoders.plans.columns import Column
+from clipmill.encoders.plans.embed_plan import Column
 from clipmill.encoders.testing import fake_text_vector
 from clipmill.errors import SpecError
 from clipmill.transforms import Classify, Document, Embed, Rank, WriteEmbeddings

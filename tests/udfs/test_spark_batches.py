@@ -11,7 +11,7 @@ import pytest
 from list_kinds import every_list
 
 from clipmill.encoders import EncoderSpec, load_encoder, unload_all
-from clipmill.encoders.plans.columns import ColumnPlan
+from clipmill.encoders.plans.embed_plan import ColumnPlan
 from clipmill.encoders.testing import FakeModel, fake_text_vector
 from clipmill.errors import EmbeddingError, SpecError
 from clipmill.models import spec as spec_module

@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from clipmill.encoders import read_provenance
-from clipmill.encoders.plans.columns import Column
+from clipmill.encoders.plans.embed_plan import Column
 from clipmill.encoders.testing import fake_text_vector, read_log
 from clipmill.errors import SpecError, UnknownModelError
 from clipmill.udfs import embed_columns

@@ -11,7 +11,8 @@ from contract import png
 from rank_expected import WITH_SOUNDS
 
 from clipmill.encoders import EncoderSpec, Vector, load_encoder
-from clipmill.encoders.plans.rank_plan import COSINE, LOGIT, PairPlan
+from clipmill.encoders.plans.pair_plan import LOGIT, PairPlan
+from clipmill.encoders.plans.rank_plan import COSINE
 from clipmill.encoders.plans.ranking import Scorer
 from clipmill.udfs.schema import InputColumn
 from clipmill.udfs.score_batches import score_batches, similarity_array

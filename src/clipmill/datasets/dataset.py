@@ -11,8 +11,8 @@ from typing import Any
 
 from ..errors import DatasetError
 from ..files.file_systems import Folder, dataset_errors, remove_temporaries
+from ..files.json_text import json_object, json_text
 from ..files.lock import check_held
-from ..files.plain import json_object, json_text
 from ..messages import setting
 from .directory import ATTEMPTS, FORMAT, JOB, OWN, SKIP_LISTS, STAGING, SUCCESS, is_orphan
 from .formats.base import LANCE

@@ -21,8 +21,8 @@ import secrets
 
 from ..errors import DatasetError
 from ..files.file_systems import TEMPORARY, Folder, dataset_errors, remove_temporaries
+from ..files.json_text import json_object, some_of
 from ..files.lock import LOCK, clear_lock, refuse_if_held
-from ..files.plain import json_object, some_of
 from ..messages import setting
 from .formats.shard_writer import FAILURES, MANIFESTS
 

@@ -18,9 +18,9 @@ from ..errors import DeviceError, WeightsError
 from ..messages import setting
 from ..metrics.counts import record_load
 from ..metrics.env_exporter import start_from_environment
-from ..models.combinations import Combination, may_have_gpu
 from ..models.model import ClipModel, Model
 from ..models.spec import EncoderSpec
+from ..models.support_matrix import Combination, may_have_gpu
 from ..threads import allowed_cpus
 from .encoder import Encoder
 from .loaded import Loaded

@@ -4,5 +4,5 @@
 - `lock`: one job at a time in a directory; `processes`: which process is which, and whether it lives
 - `retries`: when a fetch that failed is tried again
 - `cache`: where this machine keeps downloads and graphs
-- `parquet`: Parquet files with checksums; `plain`: values as JSON, and text that UTF-8 can hold
+- `parquet`: Parquet files with checksums; `json_text`: values as JSON, and text that UTF-8 can hold
 """

@@ -23,7 +23,7 @@ from typing import Any, Self
 
 from ..errors import DatasetError
 from .file_systems import Folder, dataset_errors, is_local
-from .plain import json_object, json_text
+from .json_text import json_object, json_text
 from .processes import may_be_alive, this_place, this_process
 
 LOCK = "_lock.json"

@@ -24,8 +24,8 @@ from typing import Any
 
 from ..errors import DatasetError
 from ..files.file_systems import TEMPORARY, Folder, dataset_errors, is_local
+from ..files.json_text import json_text, some_of
 from ..files.lock import LOCK
-from ..files.plain import json_text, some_of
 from ..messages import by_surface, setting
 
 MANIFEST, BUILDING, STAGING = "_index.json", "_building.json", "_staging"

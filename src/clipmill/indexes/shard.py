@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..files.file_systems import Folder
-from ..files.plain import json_text
+from ..files.json_text import json_text
 from .exact import ExactSearch
 from .library import use_threads
 from .list_encoder import ListEncoder

@@ -20,7 +20,7 @@ from ..datasets.directory import ATTEMPTS
 from ..datasets.inputs.shards import Shard
 from ..errors import DatasetError
 from ..files.file_systems import Folder, dataset_errors, is_local
-from ..files.plain import json_text
+from ..files.json_text import json_text
 from ..files.processes import may_be_alive, this_process
 
 _DEATHS_TO_BE_CAREFUL = 2

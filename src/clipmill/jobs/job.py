@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..files.plain import json_text
+from ..files.json_text import json_text
 from ..models.spec import EncoderSpec
 from .options import JobOptions
 

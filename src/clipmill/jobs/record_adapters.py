@@ -20,12 +20,12 @@ from ..datasets.tables.schemas import CONTENT_HASH
 from ..encoders.content_hash import hash_of_outcomes
 from ..encoders.document import Document
 from ..encoders.item import Uri
-from ..encoders.plans.document_plan import EMBEDDING
+from ..encoders.plans.embed_plan import EMBEDDING
 from ..encoders.plans.plan import DocumentPlan, RowPlan
 from ..encoders.plans.row_values import Getter, get_by_path, value_or_none
 from ..encoders.plans.runner import Done
 from ..failures import Failure
-from ..files.plain import key_text
+from ..files.json_text import key_text
 from .job import Job
 
 

@@ -14,8 +14,8 @@ from ..datasets.inputs.planning import number_of, read_plan
 from ..datasets.inputs.shards import Shard
 from ..errors import DatasetError
 from ..files.file_systems import Folder, dataset_errors
+from ..files.json_text import json_object
 from ..files.lock import LOCK
-from ..files.plain import json_object
 from ..messages import setting
 
 NEW, CHANGED, UNFINISHED, DAMAGED = "new input", "changed input", "not finished", "damaged files"

@@ -21,7 +21,7 @@ from ..encoders.plans.plan import Plan
 from ..encoders.plans.row_values import MissingColumn, get_by_path
 from ..encoders.preparation import fetch_policy
 from ..failures import Code, RowError, Stage
-from ..files.plain import key_text
+from ..files.json_text import key_text
 from ..media.fetch import fetch
 from ..media.fetch_policy import FetchPolicy
 from .job import Job

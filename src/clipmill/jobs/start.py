@@ -18,8 +18,8 @@ from ..datasets.inputs.shards import Shard
 from ..datasets.tables.provenance import differences, read_provenance
 from ..errors import DatasetError
 from ..files.file_systems import Folder, open_location, remove_temporaries, url_of
+from ..files.json_text import json_text
 from ..files.lock import refuse_if_held
-from ..files.plain import json_text
 from ..messages import setting
 from ..models.spec import EncoderSpec
 from .comparison import COMPARISON, described_comparison

@@ -1,6 +1,6 @@
 """Models: what their names mean, where their files are, and what executes them.
 
-- `spec`: `EncoderSpec`, the frozen description that travels to workers; `combinations`: which runtime computes in which
+- `spec`: `EncoderSpec`, the frozen description that travels to workers; `support_matrix`: which runtime computes in which
   precision on what
 - `catalog`: model names; `downloads`: weights and other files from elsewhere
 - `frontend`, `tokenizers`: what happens to a value before a network sees it

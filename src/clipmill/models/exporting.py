@@ -14,12 +14,12 @@ from ..errors import DatasetError, SpecError, WeightsError
 from ..messages import setting
 from ..threads import allowed_cpus
 from .catalog.manifest import FILE, write_manifest
-from .combinations import Combination, has_native_bfloat16
 from .frontend import Frontend
 from .runtimes import GRAPH_KINDS
 from .runtimes.choice import can_run, measure
 from .runtimes.store import Store, versions
 from .spec import EncoderSpec
+from .support_matrix import Combination, has_native_bfloat16
 from .tokenizers.saved import save_tokenizer
 from .towers import find_source
 from .towers.scales import scales_as_dict

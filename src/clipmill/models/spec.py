@@ -14,7 +14,7 @@ from ..messages import setting
 from .catalog import ModelFacts, ModelRef, facts_of, resolve_model
 from .catalog.mclip import image_model
 from .catalog.names import absolute_if_path
-from .combinations import PRECISIONS, RUNTIMES, check_combination
+from .support_matrix import PRECISIONS, RUNTIMES, check_combination
 
 Modality = Literal["text", "image", "audio"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import __version__
 from ..files.file_systems import Folder
-from ..files.plain import clean_text, json_text
+from ..files.json_text import clean_text, json_text
 from ..indexes.manifest import read_manifest
 from ..indexes.targets import Target
 from ..media.uri import shown

@@ -8,8 +8,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from .columns import VectorColumn
-from .likeness import Likeness
 from .sample import Entry, Rows, VectorSample, entry_of
+from .similarity import Likeness
 
 _NEIGHBOURS = 8
 """Nearest rows that are looked up for each of the sample, itself among them."""

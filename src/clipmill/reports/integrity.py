@@ -8,7 +8,7 @@ from typing import Any
 from ..datasets.dataset import DatasetSummary, read_job, read_manifests
 from ..errors import DatasetError
 from ..files.file_systems import Folder
-from ..files.plain import some_of
+from ..files.json_text import some_of
 
 
 def missing_of(job: Mapping[str, Any], summary: DatasetSummary) -> str | None:

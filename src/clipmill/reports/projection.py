@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from ..errors import SpecError
-from .likeness import directions
+from .similarity import directions
 
 Method = Literal["auto", "pca", "umap"]
 METHODS: tuple[Method, ...] = ("auto", "pca", "umap")

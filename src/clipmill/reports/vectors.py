@@ -11,10 +11,10 @@ from ..messages import setting
 from .columns import VectorColumn
 from .duplicates import Duplicates, Searched, duplicates_through, duplicates_within
 from .histograms import Histogram, histogram_of
-from .likeness import Likeness, likeness_of
 from .pictures import Picture, PictureRules, pictures_of
 from .projection import METHODS, Method, Projection, project
 from .sample import Entry, Rows, VectorSample, draw_sample
+from .similarity import Likeness, likeness_of
 
 MAX_SAMPLE = 20_000
 """All pairs of a sample are compared: these take a minute on two cores."""

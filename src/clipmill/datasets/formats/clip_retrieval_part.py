@@ -14,8 +14,8 @@ import pyarrow as pa
 from ...encoders.plans.row_values import MissingColumn, get_by_path
 from ...errors import DatasetError
 from ...files.file_systems import Folder
+from ...files.json_text import json_text
 from ...files.parquet import parquet_writer
-from ...files.plain import json_text
 from ..tables.column_types import TAGS, is_list_type
 from ..tables.provenance import read_provenance
 from .base import CLIP_RETRIEVAL, Published, part_name

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from ...failures import Failure
 from ...files.file_systems import Folder
+from ...files.json_text import json_text
 from ...files.parquet import parquet_writer
-from ...files.plain import json_text
 from ...models.spec import EncoderSpec
 from ..tables.column_types import is_list_type
 from .base import CLIP_RETRIEVAL, LANCE, Format, Part, PartWriter, Published, part_name

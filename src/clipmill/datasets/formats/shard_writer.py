@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from ...errors import DatasetError
 from ...files.file_systems import Folder, dataset_errors, is_local
+from ...files.json_text import json_object, json_text
 from ...files.lock import one_at_a_time
-from ...files.plain import json_object, json_text
 from ...messages import for_any_reader
 from .base import Format, Part, check_format, part_name
 from .part_writers import mismatch_of, open_part

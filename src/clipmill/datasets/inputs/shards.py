@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ...files.file_systems import is_local, open_input, open_location
-from ...files.plain import clean_text
+from ...files.json_text import clean_text
 from .lines import check_json_lines, csv_records, line_starts, open_text
 from .listing import Kind, Listed, kind_of
 from .samples import sample_starts

@@ -10,7 +10,7 @@ import pyarrow as pa
 from ...encoders.plans.plan import NewColumn, Plan, RowPlan
 from ...encoders.plans.rank_plan import CLIP_SCORE, COSINE
 from ...errors import SpecError
-from ...files.plain import clean_text, json_text
+from ...files.json_text import clean_text, json_text
 from ...models.spec import EncoderSpec
 from .column_types import column_type, is_list_type
 from .provenance import provenance_of

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from ...encoders.document import Document
-from ...encoders.plans.document_plan import EMBEDDING, LABELS_TAG, DocumentEmbedPlan
+from ...encoders.plans.embed_plan import EMBEDDING, LABELS_TAG, DocumentEmbedPlan
 from ...encoders.plans.plan import DocumentPlan, RowPlan
 from ...errors import DatasetError, SpecError
-from ...files.plain import clean_text, json_text
+from ...files.json_text import clean_text, json_text
 from ...messages import setting
 from ...models.spec import EncoderSpec
 from .column_types import LIST_OF_TEXTS, REST_KEY, TAGS, dropped_names

@@ -13,8 +13,7 @@ from ..document import Document
 from ..encoder import Encoder
 from ..item import Item
 from ..outcome import Outcome
-from .columns import ColumnPlan
-from .document_plan import LABELS_TAG, DocumentEmbedPlan
+from .embed_plan import LABELS_TAG, ColumnPlan, DocumentEmbedPlan
 from .kinds import document_item
 from .labels import Classifier, LabelSet
 from .plan import DocumentPlan, NewColumn, PlanResult, RowPlan

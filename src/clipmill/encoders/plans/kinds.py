@@ -46,6 +46,20 @@ def check_kind(name: str, kind: Any, spec: EncoderSpec) -> None:
         raise SpecError(setting(name, kind) + f": {spec.model} embeds {' and '.join(sorted(spec.modalities))}")
 
 
+def check_names(names: dict[str, object]) -> None:
+    """Refuse names of columns that are none.
+
+    Args:
+        names: What was given, by option.
+
+    Raises:
+        SpecError: Naming the option.
+    """
+    for option, name in names.items():
+        if not isinstance(name, str) or not name:
+            raise SpecError(setting(option, name) + " names no column")
+
+
 def item_of_kind(kind: Kind, value: Any) -> Item:
     """Make an item of a query or a candidate.
 

@@ -11,7 +11,6 @@ from typing import Any, Self
 
 import numpy as np
 
-from ...errors import SpecError
 from ...failures import Code, Failure, Stage
 from ...messages import setting
 from ...models.spec import EncoderSpec
@@ -19,17 +18,15 @@ from ..document import Document
 from ..encoder import Encoder
 from ..item import Item
 from ..outcome import Outcome, Vector
-from .document_plan import EMBEDDING, TRUNCATED_TAG
-from .kinds import Kind, check_kind, document_item, item_of_kind
+from .embed_plan import EMBEDDING, TRUNCATED_TAG
+from .kinds import Kind, check_kind, check_names, document_item, item_of_kind
 from .plan import DocumentPlan, InnerFailure, NewColumn, PlanResult, RowPlan
 from .ranking import Ranked, Scorer, check_any_scale, check_top_k
-from .row_values import Getter, MissingColumn, row_name
+from .row_values import Getter, missing_column, row_name
 from .scores import SCALE, Scale
 
 RANKED = "ranked"
 COSINE, CLIP_SCORE, RANK = "cosine", "clip_score", "rank"
-
-LOGIT = "logit"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -64,7 +61,7 @@ class RankPlan(RowPlan):
         Raises:
             SpecError: If something of it cannot work.
         """
-        _check_names({"query": self.query, "candidates": self.candidates, "output": self.output, "key": self.key})
+        check_names({"query": self.query, "candidates": self.candidates, "output": self.output, "key": self.key})
         check_kind("query_kind", self.query_kind, spec)
         check_kind("candidate_kind", self.candidate_kind, spec)
         check_top_k(self.top_k)
@@ -146,11 +143,12 @@ class RankPlan(RowPlan):
 
     def scoring(self) -> dict[str, Any]:
         """See `Plan`."""
-        return _scoring_of_rows(self)
+        kinds = {"query_kind": self.query_kind, "candidate_kind": self.candidate_kind}
+        return {"scale": self.scale, "top_k": self.top_k, **kinds}
 
     def _read(self, get: Getter) -> tuple[Any, Sequence[Any] | None, Failure | None]:
         """Return query, candidates, and what is wrong with either column."""
-        if missing := _missing(get, (self.query, self.candidates)):
+        if missing := missing_column(get, (self.query, self.candidates)):
             return None, None, missing
         query, candidates = get(self.query), get(self.candidates)
         if isinstance(candidates, np.ndarray) and candidates.ndim:
@@ -160,112 +158,6 @@ class RankPlan(RowPlan):
             failure = Failure(Stage.READ, Code.MALFORMED, message, column=self.candidates)
             return None, None, failure
         return query, candidates, None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class PairPlan(RowPlan):
-    """Flat rows: a query and one candidate in each; the rows of one query are a group.
-
-    Attributes:
-        query: Path of the query's column.
-        candidate: Path of the candidate's column.
-        by: Columns that name the group; a null in them is a value like any other, as in SQL.
-        query_kind: What the query is.
-        candidate_kind: What the candidate is.
-        top_k: The best of each group that get a `rank`; none if None.
-        key: Column that names a row in its failures.
-        scale: What cosines are multiplied by before the softmax.
-    """
-
-    query: str
-    candidate: str
-    by: tuple[str, ...] = ()
-    query_kind: Kind = "auto"
-    candidate_kind: Kind = "auto"
-    top_k: int | None = None
-    key: str = "id"
-    scale: Scale = SCALE
-    makes_vectors = False
-    rename_hint = "ranking adds one of that name: rename yours first"
-
-    def checked(self, spec: EncoderSpec) -> Self:
-        """Return the plan, which this model can do.
-
-        Raises:
-            SpecError: If something of it cannot work.
-        """
-        _check_names({"query": self.query, "candidate": self.candidate, "key": self.key})
-        if isinstance(self.by, str) or not self.by or not all(isinstance(name, str) and name for name in self.by):
-            raise SpecError(
-                setting("by", self.by) + " names no columns", hint="give the one whose value the rows of a query share"
-            )
-        check_kind("query_kind", self.query_kind, spec)
-        check_kind("candidate_kind", self.candidate_kind, spec)
-        check_top_k(self.top_k)
-        check_any_scale(self.scale)
-        return self
-
-    @property
-    def reads(self) -> Mapping[str, str]:
-        """See `RowPlan`."""
-        return {self.query: self.query_kind, self.candidate: self.candidate_kind}
-
-    @property
-    def added(self) -> list[NewColumn]:
-        """See `RowPlan`."""
-        scores = [NewColumn(COSINE, "score"), NewColumn(CLIP_SCORE, "score")]
-        return [*scores, NewColumn(RANK, "rank")] if self.top_k else scores
-
-    def tool(self, encoder: Encoder) -> Scorer:
-        """See `Plan`."""
-        return Scorer(encoder, self.scale)
-
-    def items(self, source: Getter) -> list[Item]:
-        """Return the items of a row: query and candidate; none where one of them is null or a column is not there."""
-        if _missing(source, (self.query, self.candidate, *self.by)):
-            return []
-        query, candidate = source(self.query), source(self.candidate)
-        if query is None or candidate is None:
-            return []
-        return [item_of_kind(self.query_kind, query), item_of_kind(self.candidate_kind, candidate)]
-
-    def result(self, source: Getter, outcomes: Sequence[Outcome], tool: Scorer) -> PlanResult:
-        """See `Plan`.
-
-        Returns:
-            `cosine` and `logit`, the scaled cosine whose softmax over the group is the clip_score; both None where
-            there are none.
-        """
-        return self.results([(source, outcomes)], tool)[0]
-
-    def results(self, rows: Sequence[tuple[Getter, Sequence[Outcome]]], tool: Scorer) -> list[PlanResult]:
-        """See `Plan`; all rows with two good vectors are scored by one call."""
-        checked = [[tool.check(outcome) for outcome in outcomes] for _, outcomes in rows]
-        good = [number for number, pair in enumerate(checked) if len(pair) == 2 and all(map(_is_vector, pair))]
-        queries, candidates = ([checked[number][side] for number in good] for side in (0, 1))
-        scores = dict(zip(good, tool.pairs(queries, candidates), strict=True))  # type: ignore[arg-type]
-        return [self._result(source, checked[number], scores.get(number)) for number, (source, _) in enumerate(rows)]
-
-    def _result(self, get: Getter, pair: Sequence[Outcome], scores: tuple[float, float | Failure] | None) -> PlanResult:
-        nothing: dict[str, Any] = {COSINE: None, LOGIT: None}
-        if scores is not None:
-            cosine, logit = scores
-            if isinstance(logit, Failure):
-                return PlanResult(nothing, [logit.at(column=self.candidate, row=row_name(get, self.key))])
-            return PlanResult({COSINE: cosine, LOGIT: logit})
-        if missing := _missing(get, (self.query, self.candidate, *self.by)):
-            return PlanResult(nothing, [missing.at(row=row_name(get, self.key))])
-        named = zip((self.query, self.candidate), pair, strict=False)  # no outcomes where a value is null
-        failed = [(path, one) for path, one in named if isinstance(one, Failure)]
-        return PlanResult(nothing, [one.at(column=path, row=row_name(get, self.key)) for path, one in failed])
-
-    def made(self, value: Mapping[str, Any]) -> list[Any]:
-        """See `Plan`."""
-        return [value.get(CLIP_SCORE)]
-
-    def scoring(self) -> dict[str, Any]:
-        """See `Plan`."""
-        return _scoring_of_rows(self)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -382,28 +274,3 @@ def _fill(match: Document, ranked: Ranked, outcome: Outcome, key: str | None, *,
 def _flag(document: Document, vector: Vector) -> None:
     if vector.truncated:
         document.tags[TRUNCATED_TAG] = True
-
-
-def _missing(get: Getter, paths: Sequence[str]) -> Failure | None:
-    """Say which of the columns is not there, None if all are."""
-    for path in paths:
-        try:
-            get(path)
-        except MissingColumn as err:
-            return Failure(Stage.READ, Code.MISSING_COLUMN, f"the row has no {path!r}: {err}", column=path)
-    return None
-
-
-def _check_names(names: dict[str, object]) -> None:
-    for option, name in names.items():
-        if not isinstance(name, str) or not name:
-            raise SpecError(setting(option, name) + " names no column")
-
-
-def _is_vector(outcome: Outcome) -> bool:
-    return isinstance(outcome, Vector)
-
-
-def _scoring_of_rows(plan: RankPlan | PairPlan) -> dict[str, Any]:
-    kinds = {"query_kind": plan.query_kind, "candidate_kind": plan.candidate_kind}
-    return {"scale": plan.scale, "top_k": plan.top_k, **kinds}

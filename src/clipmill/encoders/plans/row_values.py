@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from ...failures import Code, Failure, Stage
 
 Getter = Callable[[str], Any]
 """Returns the value at a path of a row; raises `MissingColumn` for one that the row does not have."""
@@ -44,3 +46,13 @@ def row_name(get: Getter, key: str) -> str | None:
     """Return the name of a row in its failures; None where it has no such column, or a null in it."""
     value = value_or_none(get, key)
     return None if value is None else str(value)
+
+
+def missing_column(get: Getter, paths: Sequence[str]) -> Failure | None:
+    """Say which of the columns is not there, None if all are."""
+    for path in paths:
+        try:
+            get(path)
+        except MissingColumn as err:
+            return Failure(Stage.READ, Code.MISSING_COLUMN, f"the row has no {path!r}: {err}", column=path)
+    return None

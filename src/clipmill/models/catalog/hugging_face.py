@@ -87,7 +87,7 @@ def read_config(place: str, cache_dir: str | None = None) -> ClipConfig:
     Raises:
         WeightsError: If there is none, or it is that of another kind of model; the message says which.
     """
-    from ..downloads.place import CONFIG, find_first, read_json
+    from ..downloads.model_files import CONFIG, find_first, read_json
 
     path = find_first(place, (CONFIG,), cache_dir)
     if path is None:
@@ -117,7 +117,7 @@ def read_preprocessing(place: str, config: ClipConfig, cache_dir: str | None = N
     Raises:
         WeightsError: If there is no image processor, or it does what is not supported; never guessed.
     """
-    from ..downloads.place import find_any, read_json
+    from ..downloads.model_files import find_any, read_json
 
     for path in find_any(place, IMAGE_PROCESSOR_FILES, cache_dir):
         values = read_json(path)

@@ -6,7 +6,7 @@
 - `objects`: one file out of an object store
 - `hub`: files of Hugging Face repositories
 - `repository`: one of them, brought into a cache that the hub's library keeps
-- `place`: the files of a directory or a repository
+- `model_files`: the files of a directory or a repository
 - `elsewhere`: files that other programs have downloaded already
 - `progress`: who wants to hear how far a download is
 """

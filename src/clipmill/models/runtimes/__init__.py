@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...errors import DeviceError, WeightsError
-from ..combinations import Combination
+from ..support_matrix import Combination
 
 if TYPE_CHECKING:
     from ..model import Runtime

@@ -20,7 +20,7 @@ import numpy as np
 
 from ...errors import ClipmillError, DeviceError, MissingExtraError, SpecError, WeightsError
 from ...messages import setting
-from ..combinations import Combination, combinations, has_native_bfloat16, processor
+from ..support_matrix import Combination, combinations, has_native_bfloat16, processor
 from . import GRAPH_KINDS, start_runtime
 from .probes import probes_of
 from .store import Store, largest_error, smallest_cosine, versions

@@ -17,8 +17,8 @@ from ...errors import DeviceError, WeightsError
 from ...files.cache import locked
 from ...media.options import Preprocessing
 from ...messages import setting
-from ..combinations import processor
 from ..source import Graphs
+from ..support_matrix import processor
 from .feeding import feed, normalise, route, translated
 from .graphs import require
 from .store import is_writable

@@ -12,7 +12,7 @@ import torch
 from ...errors import DeviceError, OutOfMemoryError
 from ...media.options import Preprocessing
 from ...messages import setting
-from ..combinations import has_native_bfloat16
+from ..support_matrix import has_native_bfloat16
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

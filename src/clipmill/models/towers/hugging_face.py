@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import MissingExtraError, SpecError, WeightsError
 from ...messages import setting
 from ..catalog.hugging_face import describe
-from ..downloads.place import find_first, find_weights, read_json
+from ..downloads.model_files import find_first, find_weights, read_json
 from ..frontend import Frontend, TextFrontend
 from ..source import ModelSource
 from ..spec import EncoderSpec

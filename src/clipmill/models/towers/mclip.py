@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import MissingExtraError, SpecError, WeightsError
 from ...messages import setting
 from ..catalog import mclip
-from ..downloads.place import CONFIG, find_file, find_first, find_weights, read_json
+from ..downloads.model_files import CONFIG, find_file, find_first, find_weights, read_json
 from ..frontend import Frontend, TextFrontend
 from ..source import ModelSource
 from ..spec import EncoderSpec

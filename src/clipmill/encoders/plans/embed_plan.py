@@ -1,8 +1,9 @@
-"""Which columns of a row are embedded, as what, and where the vectors go: the same for every engine."""
+"""Which columns of a row, or documents of a tree, are embedded, and where the vectors go."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -10,13 +11,21 @@ from ...errors import SpecError
 from ...failures import Code, Failure, RowError, Stage
 from ...messages import by_surface, setting
 from ...models.spec import EncoderSpec, Modality
+from ..document import AccessPaths, Document
 from ..item import Item, is_pair, item_of_value
 from ..outcome import Classified, Labelled, Outcome, Vector
-from .plan import NewColumn, PlanResult, RowPlan
+from .plan import DocumentPlan, NewColumn, PlanResult, RowPlan
 from .row_values import Getter, MissingColumn, row_name, value_or_none
 
 SUFFIX = "_embedding"
 FAILURES_COLUMN = "embedding_failures"
+EMBEDDING = "embedding"
+
+TRUNCATED_TAG = "truncated"
+"""Tag that is set on documents whose text was cut to the context length."""
+
+LABELS_TAG = "labels"
+"""Tag of documents that were classified: their best labels."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -178,3 +187,92 @@ def _items(get: Getter, path: str, column: Column) -> list[Item]:
         return [Item(column.modality, failure=missing)]
     values = [value] if _array_length(value, column.modality) is None else value
     return [item_of_value(column.modality, element) for element in values]
+
+
+_parse = functools.lru_cache(maxsize=64)(AccessPaths.parse)  # asked for twice for every document
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DocumentEmbedPlan(DocumentPlan):
+    """How documents are embedded, checked.
+
+    Attributes:
+        access_paths: Which documents of a tree, in docarray's syntax; `@r` is the document itself.
+        keep_content: Whether `blob` and `tensor` stay in what comes out.
+
+    Raises:
+        SpecError: If `access_paths` is none.
+    """
+
+    access_paths: str = "@r"
+    keep_content: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse an access path that is none before any worker sees it."""
+        _parse(self.access_paths)
+
+    @property
+    def tree_paths(self) -> frozenset[str]:
+        """See `DocumentPlan`."""
+        return frozenset(_parse(self.access_paths).paths)
+
+    def added(self, place: str) -> list[NewColumn]:
+        """See `DocumentPlan`."""
+        return [NewColumn(EMBEDDING, "vector")]
+
+    def items(self, source: Document) -> list[Item]:
+        """Return what of a document is embedded.
+
+        Returns:
+            One item for each document that `access_paths` reaches, in order; none where reading it failed already.
+        """
+        return [] if source.failures else [inner.item() for _, inner in self.select(source)]
+
+    def places(self, source: Document) -> list[str]:
+        """Return where each of a document's `items` stands: `@r`, `@m[3]`."""
+        return [] if source.failures else [place for place, _ in self.select(source)]
+
+    def result(self, source: Document, outcomes: Sequence[Outcome | Classified], tool: Any = None) -> PlanResult:
+        """See `Plan`.
+
+        Returns:
+            A copy with `embedding` (the tag `labels`, where it was classified) and, where it was not known, `mime_type`
+            set on every document that was embedded; a cut text has the tag `truncated`. `failures` of the root says
+            what failed, each with its place (`@m[3]`; None is the root) and the root's key.
+        """
+        result = source.copy()
+        key = source.key() or None
+        failures = [failure.at(row=key) for failure in source.failures]
+        if not source.failures:
+            for (place, inner), outcome in zip(self.select(result), outcomes, strict=True):
+                if isinstance(outcome, Failure):
+                    failures.append(outcome.at(column=None if place == "@r" else place, row=key))
+                elif outcome is not None:
+                    _fill(inner, outcome)
+        result.failures = tuple(failures)
+        if not self.keep_content:
+            result.drop_content()
+        return PlanResult(result, result.failures)
+
+    def made(self, value: Document) -> list[Any]:
+        """See `Plan`; those of matches and chunks too."""
+        own = [] if value.embedding is None else [value.embedding]
+        return own + [vector for inner in (*value.matches, *value.chunks) for vector in self.made(inner)]
+
+    def description(self) -> dict[str, Any]:
+        """See `Plan`."""
+        return {"columns": None, "access_paths": self.access_paths}
+
+    def select(self, document: Document) -> list[tuple[str, Document]]:
+        """Return the documents that `access_paths` reaches, each with its place (`@m[3]`; `@r` is the root itself)."""
+        return list(_parse(self.access_paths).select(document))
+
+
+def _fill(document: Document, outcome: Vector | Labelled) -> None:
+    if isinstance(outcome, Vector):
+        document.embedding = outcome.values
+    else:
+        document.tags[LABELS_TAG] = outcome.values
+    document.mime_type = document.mime_type or outcome.media_type
+    if outcome.truncated:
+        document.tags[TRUNCATED_TAG] = True
