@@ -9,9 +9,9 @@
   `finished_rows`: what of an element goes to its files
 - `shards`: `EmbedShards`, whole pieces of a job, from their input to their files: the command line's way
 - `skip_existing`: the rows of them that other datasets have already; `index_shards`: `IndexShards`, pieces of an index
-- `elements`: what is done with an element and what comes out for it; `rows`: dicts, `beam.Row`s and NamedTuples
-- `embed_fn`: the `DoFn` that fetches, decodes and encodes, in one stage; `windowed`: how elements that waited for others
-  go out where they stood; `waiting`: batches across bundles
+- `elements`: what an element is, and what comes out for it; `rows`: dicts, `beam.Row`s and NamedTuples
+- `embed_fn`: the `DoFn` that fetches, decodes and encodes, in one stage; `waiting`: batches across bundles
+- `windowed`: elements that waited for others keep their timestamp, window and pane
 - `document_coder`: how a `Document` travels; `meter`: the metrics, and `metrics_of`, which returns them; `worker`: how
   many cores a worker may use
 """

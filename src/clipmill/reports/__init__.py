@@ -5,7 +5,8 @@ Counts come from a dataset's manifests, the rest from a sample.
 - `overview`: `overview`, all of it for a dataset or an index
 - `parts`: Parquet files, and batches of some of their rows; `columns`: which columns hold vectors, or scores
 - `sample`: vectors of rows drawn at random, and what they were made of
-- `histograms`: numbers counted in bins; `similarity`: cosines of pairs, and near-duplicates; `projection`: two dimensions
+- `histograms`: numbers counted in bins; `projection`: two dimensions
+- `similarity`: cosines of pairs, and near-duplicates
 - `duplicates`: rows that are nearly the same; `pictures`: thumbnails; `vectors`: all of that for one column
 - `scores`: of ranked and of classified rows, counted as they are read
 - `work`: throughput over time, batch sizes and time spent; `reasons`: failures by reason, with examples
