@@ -1,10 +1,10 @@
-"""Pictures of coloured shapes, and plain English for what is on them.
+"""Images of coloured shapes, and their captions in English.
 
     rng = np.random.default_rng(0)
     scene = sample_scene(rng, colour="red", shape="circle")
-    picture, words = draw(scene, rng), caption(scene, rng)
+    image, words = draw(scene, rng), caption(scene, rng)
 
-Everything random comes from the generator that the caller hands in: equal seeds give equal pictures.
+All randomness comes from the caller's generator: equal seeds give equal images.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ POSITIONS = (
 GROUNDS = ("plain", "striped", "noisy")
 MAX_COUNT = 4
 
-# Pairs that the shipped weights were never shown, neither drawn nor in words. Every colour is in one of them.
+# Pairs that the shipped weights never saw, neither in images nor in captions. Each colour is in one pair.
 HELD_OUT: frozenset[tuple[str, str]] = frozenset({
     ("red", "arrow"), ("orange", "ring"), ("yellow", "triangle"), ("green", "heart"), ("blue", "cross"),
     ("purple", "square"), ("pink", "star"), ("brown", "circle"), ("black", "heart"), ("white", "ring"),
@@ -48,14 +48,14 @@ HELD_OUT: frozenset[tuple[str, str]] = frozenset({
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What is on a picture.
+    """The content of an image.
 
     Attributes:
         shape: A key of `SHAPES`.
         colour: A key of `COLOURS`.
-        size: One of `SIZES`; several shapes on one picture are never large.
-        count: How many equal shapes, 1 to `MAX_COUNT`.
-        position: One of `POSITIONS` for a single shape, None for several, which lie anywhere.
+        size: One of `SIZES`; several shapes in one image are never large.
+        count: The number of equal shapes, 1 to `MAX_COUNT`.
+        position: One of `POSITIONS` for a single shape; None for several, which are placed at random.
         ground: One of `GROUNDS`.
     """
 
@@ -67,7 +67,7 @@ class Scene:
     ground: str = "plain"
 
     def __post_init__(self) -> None:
-        """Refuses scenes that could not be drawn."""
+        """Refuse scenes that cannot be drawn."""
         allowed: dict[str, Collection[object]] = {
             "shape": SHAPES,
             "colour": COLOURS,
@@ -85,11 +85,11 @@ class Scene:
                 f"count {self.count!r} with position {self.position!r}: only a single shape has a position"
             )
         if self.size == "large" and (self.count > 1 or self.position != "in the centre"):
-            raise ValueError(f"a large shape stands alone in the centre, not {self.count!r} of them {self.position!r}")
+            raise ValueError(f"a large shape must be alone in the centre, got {self.count!r} of them {self.position!r}")
 
 
 def _polar(radii: Sequence[float], start: float = -90.0) -> Outline:
-    """Corners at equal angles around the middle, the first one at `start` degrees (-90 is up)."""
+    """Return corners at equal angles around the centre, the first at `start` degrees (-90 is up)."""
     angles = [math.radians(start + 360.0 * i / len(radii)) for i in range(len(radii))]
     return [(r * math.cos(a), r * math.sin(a)) for r, a in zip(radii, angles, strict=True)]
 
@@ -118,7 +118,7 @@ def _cross(arm: float = 0.3) -> Outline:
     return corners
 
 
-# Outlines in a coordinate system whose unit is the shape's radius; y points down as in pictures.
+# Outlines in units of the shape's radius; y points down, as in images.
 SHAPES: dict[str, Outline] = {
     "circle": _polar([1.0] * 48),
     "square": _polar([1.12] * 4, start=-45.0),
@@ -140,14 +140,14 @@ def sample_scene(
     count: int | None = None,
     avoid: frozenset[tuple[str, str]] = frozenset(),
 ) -> Scene:
-    """Draws a scene by lot.
+    """Return a random scene.
 
     Args:
-        rng: Where chance comes from.
+        rng: The random generator.
         colour: A fixed colour, else any.
         shape: A fixed shape, else any.
-        count: A fixed count, else one in six cases out of ten and two to four in the rest.
-        avoid: Pairs of colour and shape that must not come up; ignored where both are fixed.
+        count: A fixed count, else 1 with a probability of 0.6, or 2 to 4.
+        avoid: Pairs of colour and shape to leave out; ignored if both are fixed.
     """
     pairs = [
         pair
@@ -155,7 +155,7 @@ def sample_scene(
         if colour in (None, pair[0]) and shape in (None, pair[1]) and (pair not in avoid or (colour and shape))
     ]
     if not pairs:
-        raise ValueError(f"no pair of colour and shape is left for colour {colour!r} and shape {shape!r}")
+        raise ValueError(f"no pair is left for colour {colour!r} and shape {shape!r}")
     chosen_colour, chosen_shape = pairs[rng.integers(len(pairs))]
     if count is None:
         count = 1 if rng.random() < 0.6 else int(rng.integers(2, MAX_COUNT + 1))
@@ -167,10 +167,10 @@ def sample_scene(
 
 
 def draw(scene: Scene, rng: np.random.Generator, side: int = 224) -> Image.Image:
-    """Draws the scene as a square RGB picture, `side` pixels wide."""
+    """Draw the scene as a square RGB image, `side` pixels wide."""
     colour = np.clip(np.array(COLOURS[scene.colour]) + rng.integers(-14, 15, 3), 0, 255)
-    picture = _ground(scene.ground, colour, rng, side)
-    # Twice as large and then halved: smooth edges.
+    image = _ground(scene.ground, colour, rng, side)
+    # Drawn at twice the size and reduced, for smooth edges.
     large = Image.new("L", (2 * side, 2 * side))
     pen = ImageDraw.Draw(large)
     for x, y, radius in _places(scene, rng):
@@ -183,15 +183,15 @@ def draw(scene: Scene, rng: np.random.Generator, side: int = 224) -> Image.Image
             ],
             fill=255,
         )
-    picture.paste(tuple(int(c) for c in colour), mask=large.reduce(2))
-    return picture
+    image.paste(tuple(int(c) for c in colour), mask=large.reduce(2))
+    return image
 
 
 def clutter(rng: np.random.Generator, side: int = 224) -> Image.Image:
-    """Draws a square RGB picture of many colours and no shape: what photographs look like from far away."""
+    """Draw a square RGB image of many colours without shapes, like a photograph from a distance."""
     layers = np.zeros((side, side, 3))
     for cells in (2, 5, 12, 30):
-        # Light and shade first, colour second, and the less of either the finer the layer.
+        # Brightness varies more than colour, and both vary less in finer layers.
         fade = rng.uniform(0.3, 1.0) / math.sqrt(cells)
         layers += fade * (_clouds(rng, cells, side, channels=1) + 0.6 * _clouds(rng, cells, side, channels=3))
     pixels = layers * rng.uniform(60, 130) + rng.uniform(60, 190) + rng.uniform(-30, 30, 3)
@@ -199,7 +199,7 @@ def clutter(rng: np.random.Generator, side: int = 224) -> Image.Image:
 
 
 def _places(scene: Scene, rng: np.random.Generator) -> list[tuple[float, float, float]]:
-    """Middle (x, y) and radius of every shape, in parts of the picture's side."""
+    """Return the centre (x, y) and radius of every shape, as fractions of the image's side."""
     jitter = 0.03
     steps: tuple[float, ...] = (0.25, 0.5, 0.75)
     if scene.position is not None:
@@ -218,7 +218,7 @@ def _places(scene: Scene, rng: np.random.Generator) -> list[tuple[float, float, 
 
 
 def _ground(kind: str, shape_colour: np.ndarray, rng: np.random.Generator, side: int) -> Image.Image:
-    """A ground whose colours all stand off from the shape's."""
+    """Return a background whose colours all differ from that of the shape."""
     base = _ground_colour(shape_colour, rng)
     if kind == "plain":
         return Image.new("RGB", (side, side), tuple(int(c) for c in base))
@@ -242,19 +242,19 @@ def _ground(kind: str, shape_colour: np.ndarray, rng: np.random.Generator, side:
 def _ground_colour(
     shape_colour: np.ndarray, rng: np.random.Generator, apart_from: np.ndarray | None = None
 ) -> np.ndarray:
-    """A mostly pale or dark colour: the best of a few, or the first one far enough from the shape's colour."""
+    """Return a mostly pale or dark colour: the first of a few far enough from the shape's, else the farthest."""
     greys = rng.uniform(0, 255, (12, 1))
     candidates = greys + (rng.uniform(0, 255, (12, 3)) - greys) * rng.uniform(0, 0.7, (12, 1))
     distances = np.linalg.norm(candidates - shape_colour, axis=1)
     if apart_from is not None:
-        # Stripes have to be seen, but may differ less than shape and ground do.
+        # Stripes must be visible, but may differ less than shape and background.
         distances = np.minimum(distances, 2 * np.linalg.norm(candidates - apart_from, axis=1))
     good = distances > 110
     return candidates[int(np.argmax(good if good.any() else distances))]
 
 
 def _clouds(rng: np.random.Generator, cells: int, side: int, channels: int) -> np.ndarray:
-    """Smooth noise of unit deviation, (side, side, channels) float, `cells` bumps across."""
+    """Return smooth noise of about unit deviation, (side, side, channels) float, with `cells` bumps across."""
     bumps = rng.normal(0, 1, (channels, cells, cells)).astype(np.float32)
     smooth = [Image.fromarray(b).resize((side, side), Image.Resampling.BICUBIC) for b in bumps]
     return np.stack([np.asarray(s) for s in smooth], axis=-1)
@@ -276,45 +276,45 @@ _POSITION_WORDS: dict[str, tuple[str, ...]] = {
 
 
 def class_caption(colour: str, shape: str) -> str:
-    """The shortest name of a class: "a red circle"."""
+    """Return the shortest caption of a class: "a red circle"."""
     return _article(f"{colour} {shape}")
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """Says in English what is on the picture, with more or less detail, as the lot falls."""
+    """Return a random English caption of the scene, with more or less detail."""
     return describe(scene, rng)[0]
 
 
 def describe(scene: Scene, rng: np.random.Generator) -> tuple[str, frozenset[str]]:
-    """A caption, and which fields of the scene it tells.
+    """Return a random caption, and the fields of the scene that it mentions.
 
-    The caption is true of every picture whose scene agrees in those fields.
+    The caption is true for every image whose scene agrees in those fields.
     """
-    lot = rng.random(6)
-    told = {"shape", "colour"} if lot[0] < 0.8 else {"shape"} if lot[0] < 0.9 else {"colour"}
-    if told == {"colour"} and lot[1] < 0.5:
-        return _pick(_OPENINGS, rng) + f"something {scene.colour}", frozenset(told)
-    told.add("count")
-    if scene.size != "medium" and lot[2] < 0.35:
-        told.add("size")
-    if scene.position is not None and lot[3] < 0.35:
-        told.add("position")
-    if lot[4] < 0.35:
-        told.add("ground")
-    return _pick(_OPENINGS, rng) + _phrase(scene, told, rng), frozenset(told)
+    draws = rng.random(6)
+    mentioned = {"shape", "colour"} if draws[0] < 0.8 else {"shape"} if draws[0] < 0.9 else {"colour"}
+    if mentioned == {"colour"} and draws[1] < 0.5:
+        return _pick(_OPENINGS, rng) + f"something {scene.colour}", frozenset(mentioned)
+    mentioned.add("count")
+    if scene.size != "medium" and draws[2] < 0.35:
+        mentioned.add("size")
+    if scene.position is not None and draws[3] < 0.35:
+        mentioned.add("position")
+    if draws[4] < 0.35:
+        mentioned.add("ground")
+    return _pick(_OPENINGS, rng) + _phrase(scene, mentioned, rng), frozenset(mentioned)
 
 
-def _phrase(scene: Scene, told: set[str], rng: np.random.Generator) -> str:
-    noun = scene.shape if "shape" in told else "shape"
+def _phrase(scene: Scene, mentioned: set[str], rng: np.random.Generator) -> str:
+    noun = scene.shape if "shape" in mentioned else "shape"
     if scene.count > 1:
         noun += "es" if noun.endswith("s") else "s"
-    words = [_pick(_SIZE_WORDS[scene.size], rng)] if "size" in told else []
-    words += [scene.colour] if "colour" in told else []
+    words = [_pick(_SIZE_WORDS[scene.size], rng)] if "size" in mentioned else []
+    words += [scene.colour] if "colour" in mentioned else []
     phrase = " ".join([*words, noun])
     phrase = _article(phrase) if scene.count == 1 else f"{_NUMBER_WORDS[scene.count]} {phrase}"
-    if "position" in told:
+    if "position" in mentioned:
         phrase += " " + _pick(_POSITION_WORDS[scene.position or ""], rng)
-    if "ground" in told:
+    if "ground" in mentioned:
         phrase += f" on a {scene.ground} " + _pick(("ground", "background"), rng)
     return phrase
 

@@ -31,7 +31,7 @@ HUGE = 66
 
 
 class Small:
-    """A device with room for so many rows of each entrance; gives back how long a text is, or how bright a crop."""
+    """A device with room for so many rows of each model input; gives back how long a text is, or how bright a crop."""
 
     name, precision, device = "small", "fp32", "cpu"
 
@@ -39,15 +39,15 @@ class Small:
         self.room = room
         self.calls: list[tuple[str, int]] = []
 
-    def encode(self, entrance: str, inputs: Sequence[np.ndarray]) -> np.ndarray:
+    def encode(self, model_input: str, inputs: Sequence[np.ndarray]) -> np.ndarray:
         (batch,) = inputs
-        self.calls.append((entrance, len(batch)))
-        if len(batch) > self.room.get(entrance, 10**9) or (batch == HUGE).any():
-            raise OutOfMemoryError(f"{len(batch)} rows, and room for {self.room.get(entrance)}")
+        self.calls.append((model_input, len(batch)))
+        if len(batch) > self.room.get(model_input, 10**9) or (batch == HUGE).any():
+            raise OutOfMemoryError(f"{len(batch)} rows, and room for {self.room.get(model_input)}")
         return batch.reshape(len(batch), -1).max(axis=1, keepdims=True).astype(np.float32)
 
-    def rows(self, entrance: str) -> list[int]:
-        return [rows for name, rows in self.calls if name == entrance]
+    def rows(self, model_input: str) -> list[int]:
+        return [rows for name, rows in self.calls if name == model_input]
 
 
 class Bench:
@@ -139,8 +139,8 @@ def test_a_row_that_the_model_refuses_is_no_matter_of_memory():
     """What fitted beside it is remembered all the same."""
 
     class Choosy(Small):
-        def encode(self, entrance, inputs):
-            vectors = super().encode(entrance, inputs)
+        def encode(self, model_input, inputs):
+            vectors = super().encode(model_input, inputs)
             if (inputs[0] == 13).any():
                 raise RuntimeError("this one it cannot multiply")
             return vectors

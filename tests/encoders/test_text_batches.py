@@ -26,7 +26,7 @@ class Echo:
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
 
-    def encode(self, entrance: str, inputs: Any) -> np.ndarray:
+    def encode(self, model_input: str, inputs: Any) -> np.ndarray:
         (ids,) = inputs
         self.shapes.append(ids.shape)
         return (ids > 0).sum(axis=1, keepdims=True).astype(np.float32)

@@ -1,4 +1,4 @@
-"""`decode="fast"`: which files it is for, and how far from the reference's crops it may be."""
+"""`decode="fast"`: the files that it applies to, and its difference from the reference's crops."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from PIL import Image
 from clipmill.encoders import EncoderSpec, load_encoder
 from clipmill.failures import RowError
 from clipmill.media import crops, preprocess
-from clipmill.media.crops import decoded_pixels, image_crop, least_side
-from clipmill.media.jpeg import decode_jpeg, is_decoded_as_read, jpeg_size, reduction
+from clipmill.media.crops import decoded_pixels, image_crop, min_reduced_side
+from clipmill.media.jpeg import decode_jpeg, is_single_scan, jpeg_size, reduction
 from clipmill.media.options import Preprocessing
 
 FAST, EXACT = EncoderSpec("demo"), EncoderSpec("demo", decode="exact")
 RARE = 1e-4
-"""Part of the values that may be two levels off: both ways round twice, and seldom apart both times."""
+"""Fraction of the values that may be two levels off: both decoders round twice, rarely differently both times."""
 
 
 def levels(content: object, preprocessing: Preprocessing, **options: object) -> np.ndarray:
-    """Return by how many grey levels the fast crop differs from the exact one."""
+    """Return the difference of the fast crop from the exact one in grey levels."""
     fast, exact = (
         image_crop(content, preprocessing, EncoderSpec("demo", decode=way, **options)).astype(int)
         for way in ("fast", "exact")
@@ -33,33 +33,33 @@ def levels(content: object, preprocessing: Preprocessing, **options: object) -> 
 
 @pytest.fixture
 def paths(monkeypatch) -> list[str]:
-    """Note what decodes and what resizes."""
+    """Record which functions decode and resize."""
     taken: list[str] = []
 
-    def noting(name: str, function):
-        def noted(*args, **options):
+    def recording(name: str, function):
+        def recorded(*args, **options):
             found = function(*args, **options)
             if found is not None:
                 taken.append(name)
             return found
 
-        return noted
+        return recorded
 
     for name in ("decode_jpeg", "open_image", "crop_pixels", "crop_image"):
-        monkeypatch.setattr(crops, name, noting(name, getattr(crops, name)))
+        monkeypatch.setattr(crops, name, recording(name, getattr(crops, name)))
     return taken
 
 
 FAST_JPEGS = ("jpeg", "jpeg-progressive")
 FAST_SIZES = ("png", "webp", "bmp", "tiff", "exact-size", "odd", "1x1")
 LONG = ("very-wide", "very-tall")
-"""Which are resized by torch unless they are so long that only what is kept of them is resized."""
+"""Torch resizes these, except very long ones, which are resized only inside the crop."""
 
 
 @pytest.mark.parametrize("size", [224, 97])
 @pytest.mark.parametrize("name", FILES)
-def test_who_decodes_and_resizes_what(name: str, size: int, paths: list[str]) -> None:
-    """Ordinary JPEG by libjpeg-turbo, RGB by torch's resizing; all else as the reference does it, to the bit."""
+def test_which_library_decodes_and_resizes(name: str, size: int, paths: list[str]) -> None:
+    """libjpeg-turbo decodes ordinary JPEG, torch resizes RGB; everything else is bit-identical to the reference."""
     off = levels(FILES[name], Preprocessing(image_size=size))
     fast = paths[: paths.index("open_image", 2)] if paths[0] == "open_image" else paths[:2]
     if name in FAST_JPEGS:
@@ -76,7 +76,7 @@ def test_who_decodes_and_resizes_what(name: str, size: int, paths: list[str]) ->
 @pytest.mark.parametrize("mode", ["shortest", "squash", "longest"])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 def test_photographs_are_within_a_grey_level(mode: str, interpolation: str) -> None:
-    """Two of them for at most one value in ten thousand; a filter or an offset that is another is far off."""
+    """At most one value in ten thousand differs by two; another filter or offset differs far more."""
     made = Preprocessing(resize_mode=mode, interpolation=interpolation, crop_offset="floor", fill=7)
     off = np.concatenate([levels(encode(p, "JPEG", quality=90), made).ravel() for p in photographs().values()])
     assert off.max() <= 2 and (off > 1).mean() <= RARE and (off > 0).mean() < 0.01
@@ -86,7 +86,7 @@ def test_photographs_are_within_a_grey_level(mode: str, interpolation: str) -> N
     assert (control > 1).mean() > 0.01
 
 
-def test_pixels_that_are_not_reduced_are_pillows() -> None:
+def test_without_reduction_pixels_equal_pillows() -> None:
     for name in FAST_JPEGS:
         found = decode_jpeg(FILES[name], at_least=512, max_pixels=10**7)
         assert found is not None
@@ -95,7 +95,7 @@ def test_pixels_that_are_not_reduced_are_pillows() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("is_large", [False, True])
-def test_photographs_are_turned_as_pillow_turns_them(orientation: int, is_large: bool) -> None:
+def test_exif_orientation_is_applied_like_in_pillow(orientation: int, is_large: bool) -> None:
     photo = Image.fromarray(photographs()["china"])
     photo = photo.resize((2600, 1730)) if is_large else photo
     exif = Image.Exif()
@@ -113,8 +113,8 @@ def test_photographs_are_turned_as_pillow_turns_them(orientation: int, is_large:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("shape", [(1, 30), (30, 1), (1, 1)])
-def test_thin_photographs_are_turned_too(orientation: int, shape: tuple[int, int]) -> None:
-    """A flipped side of one pixel has strides that torch refuses, unless they are made anew."""
+def test_exif_orientation_is_applied_to_thin_images(orientation: int, shape: tuple[int, int]) -> None:
+    """A flipped side of one pixel has strides that torch refuses, unless the array is copied."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     buffer = io.BytesIO()
@@ -138,18 +138,18 @@ def test_thin_photographs_are_turned_too(orientation: int, shape: tuple[int, int
         ((100, 100_000), 512, 1),
     ],
 )
-def test_no_side_is_reduced_below_what_is_needed(size: tuple[int, int], at_least: int, times: int) -> None:
+def test_no_side_is_reduced_below_the_minimum(size: tuple[int, int], at_least: int, times: int) -> None:
     assert reduction(*size, at_least) == times
 
 
-def test_models_of_any_size_keep_twice_their_pixels() -> None:
-    assert least_side(Preprocessing(image_size=224)) == 512
-    assert least_side(Preprocessing(image_size=336)) == 672
-    assert least_side(Preprocessing(image_size=224, resize_to=384)) == 768
+def test_reduced_images_have_twice_the_size_of_the_model() -> None:
+    assert min_reduced_side(Preprocessing(image_size=224)) == 512
+    assert min_reduced_side(Preprocessing(image_size=336)) == 672
+    assert min_reduced_side(Preprocessing(image_size=224, resize_to=384)) == 768
 
 
 def phone_photograph() -> bytes:
-    """Return 12 megapixels with detail of full scale: real photographs side by side."""
+    """Return 12 megapixels with full detail: real photographs side by side."""
     canvas = Image.new("RGB", (4000, 3000))
     tiles = [Image.fromarray(array) for array in photographs().values()]
     for number in range(80):
@@ -159,8 +159,8 @@ def phone_photograph() -> bytes:
     return buffer.getvalue()
 
 
-def test_a_large_photograph_costs_little_and_holds_little() -> None:
-    """Less than a grey level on average, a cosine of 0.999 by the demo model; a sixteenth of the pixels in memory."""
+def test_a_large_photograph_is_reduced_accurately_and_saves_memory() -> None:
+    """Differs by less than a grey level on average, with a cosine of 0.999 by the demo; a sixteenth of the pixels."""
     photo = phone_photograph()
     off = levels(photo, Preprocessing())
     assert 0 < off.mean() < 1 and off.max() < 32
@@ -174,32 +174,32 @@ def test_a_large_photograph_costs_little_and_holds_little() -> None:
     assert decoded_pixels(small, Preprocessing(), FAST) == 640 * 427
 
 
-def test_the_limit_of_pixels_is_that_of_the_file() -> None:
+def test_the_limit_of_pixels_applies_before_the_reduction() -> None:
     with pytest.raises(RowError, match="4000 x 3000 pixels, allowed are 11,999,999"):
         image_crop(phone_photograph(), Preprocessing(), EncoderSpec("demo", max_image_pixels=11_999_999))
 
 
-# --- what is wrong, or missing ---------------------------------------------------------------------------------------
+# --- damaged files, missing libraries --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kept", [0.02, 0.3, 0.7, 0.99])
-def test_files_that_are_cut_off_fail_as_with_pillow(kept: float) -> None:
+def test_truncated_files_fail_like_in_pillow(kept: float) -> None:
     data = FILES["jpeg"][: int(len(FILES["jpeg"]) * kept)]
     for spec in (FAST, EXACT):
         with pytest.raises(RowError, match=r"cannot be decoded|no image"):
             image_crop(data, Preprocessing(), spec)
 
 
-def test_what_pillow_reads_of_a_damaged_file_is_read() -> None:
-    """Bytes that are wrong in the middle: whatever Pillow makes of them."""
+def test_damaged_files_are_decoded_like_in_pillow() -> None:
+    """With wrong bytes in the middle, the result is that of Pillow."""
     damaged = bytearray(FILES["jpeg"])
     middle = len(damaged) // 2
     damaged[middle : middle + 40] = bytes(range(40))
     assert levels(bytes(damaged), Preprocessing()).max() <= 2
 
 
-def test_a_damaged_photograph_is_read_at_the_reduced_scale() -> None:
-    """By Pillow, with the proportions of the whole, and holding no more than was counted."""
+def test_a_damaged_photograph_is_decoded_at_the_reduced_scale() -> None:
+    """By Pillow, with the proportions of the whole image, and without exceeding the counted memory."""
     damaged = bytearray(phone_photograph())
     middle = len(damaged) // 2
     damaged[middle : middle + 4] = b"\x12\x34\x56\x78"
@@ -212,25 +212,25 @@ def test_a_damaged_photograph_is_read_at_the_reduced_scale() -> None:
 
 
 def with_markers(data: bytes, *extra: bytes) -> bytes:
-    """Put bytes between the start of a file and what follows."""
+    """Insert bytes after the start marker of a file."""
     return data[:2] + b"".join(extra) + data[2:]
 
 
-def test_files_that_are_held_as_a_whole_count_as_such() -> None:
-    """Progressive ones, whatever stands before their frame; those with a scan for each colour; what is cut off."""
+def test_files_with_several_scans_count_in_full() -> None:
+    """Progressive files, whatever precedes their frame; files with a scan per colour; truncated files."""
     plain, progressive = FILES["jpeg"], FILES["jpeg-progressive"]
-    assert is_decoded_as_read(plain) and is_decoded_as_read(with_markers(plain, b"\xff", b"\xff\x01"))
-    assert not is_decoded_as_read(progressive)
+    assert is_single_scan(plain) and is_single_scan(with_markers(plain, b"\xff", b"\xff\x01"))
+    assert not is_single_scan(progressive)
     for extra in (b"\xff", b"\xff\xff", b"\xff\x01", b"\xff\xfe\x00\x04hi"):
-        assert not is_decoded_as_read(with_markers(progressive, extra))
+        assert not is_single_scan(with_markers(progressive, extra))
     scan = plain.index(b"\xff\xda")
-    assert not is_decoded_as_read(plain[: scan + 4] + b"\x01" + plain[scan + 5 :])
-    assert not is_decoded_as_read(plain[:scan]) and not is_decoded_as_read(b"\xff\xd8")
+    assert not is_single_scan(plain[: scan + 4] + b"\x01" + plain[scan + 5 :])
+    assert not is_single_scan(plain[:scan]) and not is_single_scan(b"\xff\xd8")
     width, height = jpeg_size(progressive)
     assert decoded_pixels(progressive, Preprocessing(), FAST) == 2 * width * height
 
 
-def test_only_ordinary_files_are_told_by_their_header() -> None:
+def test_only_ordinary_files_have_a_size() -> None:
     assert jpeg_size(FILES["jpeg"]) == (PHOTO_WIDTH, PHOTO_HEIGHT)
     for name in set(FILES) - set(FAST_JPEGS):
         assert jpeg_size(FILES[name]) is None
@@ -240,8 +240,8 @@ def test_only_ordinary_files_are_told_by_their_header() -> None:
 PHOTO_HEIGHT, PHOTO_WIDTH = photographs()["chelsea"].shape[:2]
 
 
-def test_without_torch_both_ways_are_one(monkeypatch) -> None:
-    """As where an exported directory runs alone."""
+def test_without_torch_fast_equals_exact(monkeypatch) -> None:
+    """As in an installation that only runs exported directories."""
     monkeypatch.setattr(preprocess, "_byte_resizer", lambda: None)
     assert levels(FILES["jpeg"], Preprocessing()).max() == 0
     assert decoded_pixels(phone_photograph(), Preprocessing(), FAST) == 4000 * 3000

@@ -1,4 +1,4 @@
-"""Every way to fetch a URI but the web: what comes back, what is refused, and under which code."""
+"""Fetching URIs other than http(s): content, refusals and their codes."""
 
 import base64
 import os
@@ -35,12 +35,12 @@ pytestmark = pytest.mark.usefixtures("no_proxy")
     ],
     ids=str,
 )
-def test_policy_is_checked_when_it_is_made(options, message):
+def test_policy_is_validated_when_created(options, message):
     with pytest.raises(SpecError, match=message):
         FetchPolicy(**options)
 
 
-def test_policy_travels_and_its_schemes_have_no_case():
+def test_policy_pickles_and_its_schemes_are_case_insensitive():
     policy = FetchPolicy(schemes=("HTTPS", "Memory"))
     assert policy.schemes == ("https", "memory")
     assert pickle.loads(pickle.dumps(policy)) == policy
@@ -81,7 +81,7 @@ def test_local_file_in_every_spelling(photo, spelling, monkeypatch):
 @pytest.mark.parametrize(
     "uri", ["/etc/hostname", "local:///etc/hostname", "LOCAL:/etc/hostname", "file:///etc/hostname"]
 )
-def test_no_spelling_gets_a_document_past_the_rule_for_local_files(uri):
+def test_documents_cannot_name_local_files_in_any_spelling(uri):
     assert failure(uri).code == Code.FORBIDDEN_URI
 
 
@@ -89,8 +89,8 @@ def test_no_spelling_gets_a_document_past_the_rule_for_local_files(uri):
     ("uri", "code", "message"),
     [
         ("file://server/share/a.jpg", Code.FORBIDDEN_URI, "host 'server'"),
-        ("file:a.jpg", Code.MALFORMED, "no absolute path"),
-        ("file:///a%00b.jpg", Code.MALFORMED, "no absolute path"),
+        ("file:a.jpg", Code.MALFORMED, "not absolute"),
+        ("file:///a%00b.jpg", Code.MALFORMED, "not absolute"),
         ("/no/such/file.jpg", Code.NOT_FOUND, "no such file"),
         ("/etc/hostname/a.jpg", Code.NOT_FOUND, "no such file"),
         ("/tmp", Code.FETCH_FAILED, "a directory; only regular files are read"),
@@ -108,7 +108,7 @@ def test_local_file_that_cannot_be_read(uri, code, message):
     assert message in failed.message
 
 
-def test_local_file_may_have_any_name_where_the_reader_listed_it(tmp_path):
+def test_local_file_listed_by_the_reader_may_have_any_name(tmp_path):
     path = tmp_path / "a\nb.jpg"
     path.write_bytes(JPEG)
     assert fetch(str(path), STRICT, trusted=True).data == JPEG
@@ -138,8 +138,8 @@ def test_size_of_a_local_file(photo):
     assert f"{len(JPEG)} bytes, more than max_fetch_bytes={len(JPEG) - 1}" in failed.message
 
 
-def test_file_that_hides_its_size_is_bounded_too():
-    """Files in /proc say that they are empty."""
+def test_file_that_reports_no_size_is_bounded():
+    """Files in /proc report a size of 0."""
     assert failure("/proc/self/status", FetchPolicy(max_bytes=10), trusted=True).code == Code.TOO_LARGE
 
 
@@ -182,14 +182,14 @@ def test_damaged_data_uri(uri, code):
 
 
 @pytest.mark.parametrize("uri", ["data:,12345", "data:;base64,MTIzNDU=", "data:," + "%31" * 5, "data:," + "%" * 500])
-def test_data_uri_is_measured_before_it_is_decoded(uri, monkeypatch):
+def test_size_of_data_uri_is_checked_before_decoding(uri, monkeypatch):
     def decode(*args, **options):
         raise AssertionError("decoded")
 
     monkeypatch.setattr(uri_module.binascii, "a2b_base64", decode)
     failed = failure(uri, FetchPolicy(max_bytes=4))
     assert failed.code == Code.TOO_LARGE
-    assert failed.message == f"'{uri.partition(',')[0]},…' ({len(uri)} characters): holds more than max_fetch_bytes=4"
+    assert failed.message == f"'{uri.partition(',')[0]},…' ({len(uri)} characters): has more than max_fetch_bytes=4"
 
 
 def test_data_uri_fits_exactly():
@@ -197,7 +197,7 @@ def test_data_uri_fits_exactly():
     assert fetch("data:,%31%32%33%34", FetchPolicy(max_bytes=4)).data == b"1234"
 
 
-# What URIs are allowed, and how messages show them
+# Allowed URIs, and how messages show them
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_scheme_that_is_not_listed(uri):
     assert "allowed are http, https, data, gs, s3, az, abfs, others by the option uri_schemes" in failed.message
 
 
-def test_every_scheme_can_be_taken_away():
+def test_every_scheme_can_be_disallowed():
     policy = FetchPolicy(schemes=())
     for uri in ("data:,a", "http://photos.example/", "s3://bucket/a"):
         assert "allowed are none" in failure(uri, policy).message

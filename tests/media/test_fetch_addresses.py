@@ -1,4 +1,4 @@
-"""Which addresses pages are fetched from: what is private is refused, after every redirect."""
+"""Addresses from which pages are fetched: private ones are refused, also after every redirect."""
 
 import socket
 import threading
@@ -51,11 +51,11 @@ def test_public_addresses(address, public):
 def test_private_host_in_every_spelling_is_refused(server, host):
     failed = failure(f"http://{host}:{server.port}/photo.jpg")
     assert (failed.code, failed.transient) == (Code.FORBIDDEN_URI, False)
-    assert "which is not a public address; " + setting("allow_private_addresses", True) in failed.message
+    assert "which is not public; " + setting("allow_private_addresses", True) in failed.message
     assert not server.counts
 
 
-def test_one_rule_does_not_lend_its_connections_to_the_other(server):
+def test_connections_are_not_shared_between_settings(server):
     assert fetch(server.url("/photo.jpg"), LOOPBACK).data == JPEG
     assert failure(server.url("/photo.jpg")).code == Code.FORBIDDEN_URI
 
@@ -75,7 +75,7 @@ def test_name_that_changes_its_address_is_checked_each_time(server, make_interne
     assert failure("http://photos.example:81/photo.jpg", get=internet.get).code == Code.FORBIDDEN_URI
 
 
-def test_second_address_is_tried_where_the_first_does_not_answer(server, make_internet, make_client):
+def test_second_address_is_tried_if_the_first_does_not_answer(server, make_internet, make_client):
     internet = make_internet(photos_example=["93.184.216.33", PUBLIC])
     connect = internet.connect
 
@@ -91,7 +91,7 @@ def test_second_address_is_tried_where_the_first_does_not_answer(server, make_in
     assert internet.connected == ["93.184.216.33", PUBLIC]
 
 
-def test_tls_is_asked_for_the_name_not_the_address(make_client):
+def test_tls_uses_the_name_not_the_address(make_client):
     asked = []
 
     class Stream(httpcore.NetworkStream):
@@ -107,17 +107,17 @@ def test_tls_is_asked_for_the_name_not_the_address(make_client):
     assert asked == ["photos.example"]
 
 
-def test_name_that_nobody_knows(monkeypatch):
+def test_unknown_host_name(monkeypatch):
     def unknown(*args, **options):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     failed = failure("http://photos.example/", FetchPolicy(retries=0))
     assert (failed.code, failed.transient) == (Code.FETCH_FAILED, True)
-    assert "could not be looked up: Name or service not known" in failed.message
+    assert "could not be resolved: Name or service not known" in failed.message
 
 
-def test_look_up_that_hangs_ends_at_the_deadline(make_client):
+def test_hanging_resolver_ends_at_the_deadline(make_client):
     release = threading.Event()
     client = make_client(resolve=lambda host, port: [PUBLIC] if release.wait(60) else [])
     failed = failure("http://photos.example/", FetchPolicy(timeout_s=0.2), get=client.get)
@@ -158,7 +158,7 @@ def test_web_address(url, host, port, target):
     ],
     ids=lambda value: str(value).encode("ascii", "replace").decode(),
 )
-def test_url_that_names_no_page(url, code):
+def test_invalid_url(url, code):
     failed = failure(url, FetchPolicy(retries=0))
     assert failed.code == code
     assert "secret" not in failed.message
@@ -194,7 +194,7 @@ def test_redirect_to_a_private_address(server, make_internet, target):
 def test_redirect_to_another_scheme(server, target):
     failed = failure(server.url(f"/redirect?to={target}"), LOOPBACK)
     assert failed.code == Code.FORBIDDEN_URI
-    assert "only http and https may be redirected to" in failed.message
+    assert "redirects may only go to http and https" in failed.message
 
 
 @pytest.mark.parametrize(
@@ -215,4 +215,4 @@ def test_redirect_without_location(server):
 def test_redirect_keeps_to_the_allowed_schemes(server):
     policy = FetchPolicy(schemes=("http",), allow_private_addresses=True)
     failed = failure(server.url("/redirect?to=https://photos.example/"), policy)
-    assert "only http may be redirected to" in failed.message
+    assert "redirects may only go to http" in failed.message

@@ -1,4 +1,4 @@
-"""Pages over http: answers, retries, proxies, and clients in threads and processes."""
+"""Pages over http: responses, retries, proxies, and clients in threads and processes."""
 
 import base64
 import pickle
@@ -24,10 +24,10 @@ pytest_plugins = ["fetch_helpers"]
 pytestmark = pytest.mark.usefixtures("no_proxy")
 
 
-# http: answers
+# http: responses
 
 
-def test_request_names_itself_and_reuses_its_connection(server, make_internet):
+def test_request_has_a_user_agent_and_reuses_its_connection(server, make_internet):
     internet = make_internet(allow_private_addresses=True)
     before = server.connections
     for path in ("/photo.jpg?a=1", "/status/404", "/redirect?to=/photo.jpg", "/photo.jpg"):
@@ -47,12 +47,12 @@ def test_non_ascii_path_arrives(server):
 
 
 @pytest.mark.parametrize("path", ["/chunked", "/gzip", "/encoding/identity", "/declares?length=317"])
-def test_good_answers(server, path):
+def test_good_responses(server, path):
     assert fetch(server.url(path), LOOPBACK) == Fetched(JPEG, "image/jpeg")
 
 
 @pytest.mark.parametrize("path", ["/empty", "/no-content"])
-def test_empty_answers(server, path):
+def test_empty_responses(server, path):
     assert fetch(server.url(path), LOOPBACK).data == b""
 
 
@@ -62,26 +62,26 @@ def test_empty_answers(server, path):
         ("/status/404", Code.NOT_FOUND, False, "404"),
         ("/status/410", Code.NOT_FOUND, False, "410"),
         ("/status/400", Code.FETCH_FAILED, False, "400"),
-        ("/status/401", Code.FETCH_FAILED, False, "401; it wants a login"),
+        ("/status/401", Code.FETCH_FAILED, False, "401; it needs a login"),
         ("/status/403", Code.FETCH_FAILED, False, "403"),
         ("/status/304", Code.FETCH_FAILED, False, "304"),
         ("/status/408", Code.FETCH_FAILED, True, "408"),
         ("/status/425", Code.FETCH_FAILED, True, "425"),
-        ("/status/429?retry_after=7", Code.FETCH_FAILED, True, "429; the server asks to wait 7 s"),
+        ("/status/429?retry_after=7", Code.FETCH_FAILED, True, "429; the server asked to wait 7 s"),
         ("/status/500", Code.FETCH_FAILED, True, "500"),
         ("/status/503", Code.FETCH_FAILED, True, "503"),
-        ("/cut-off", Code.FETCH_FAILED, True, "cut off"),
-        ("/chunked-cut-off", Code.FETCH_FAILED, True, "cut off"),
-        ("/declares?length=1000", Code.FETCH_FAILED, True, "cut off"),
+        ("/cut-off", Code.FETCH_FAILED, True, "truncated"),
+        ("/chunked-cut-off", Code.FETCH_FAILED, True, "truncated"),
+        ("/declares?length=1000", Code.FETCH_FAILED, True, "truncated"),
         ("/declares?length=-1", Code.FETCH_FAILED, True, "not HTTP"),
-        ("/gzip-cut-off", Code.FETCH_FAILED, True, "cut off"),
+        ("/gzip-cut-off", Code.FETCH_FAILED, True, "truncated"),
         ("/reset", Code.FETCH_FAILED, True, ""),
         ("/not-http", Code.FETCH_FAILED, True, "not HTTP"),
         ("/encoding/br", Code.FETCH_FAILED, False, "Content-Encoding 'br'"),
         ("/encoding/gzip", Code.FETCH_FAILED, False, "damaged"),
     ],
 )
-def test_bad_answers(server, path, code, transient, message):
+def test_bad_responses(server, path, code, transient, message):
     failed = failure(server.url(path), LOOPBACK)
     assert (failed.code, failed.transient) == (code, transient)
     assert message in failed.message
@@ -104,7 +104,7 @@ def test_port_where_nobody_listens():
         ("/bomb", "more than max_fetch_bytes=100000"),
     ],
 )
-def test_answer_that_is_too_large(server, path, message):
+def test_response_that_is_too_large(server, path, message):
     policy = FetchPolicy(allow_private_addresses=True, max_bytes=100_000)
     failed = failure(server.url(path), policy)
     assert (failed.code, failed.transient) == (Code.TOO_LARGE, False)
@@ -112,7 +112,7 @@ def test_answer_that_is_too_large(server, path, message):
     assert len(fetch(server.url("/big?bytes=100000"), policy).data) == 100_000
 
 
-def test_zip_bomb_comes_out_in_bounded_pieces():
+def test_zip_bomb_is_decompressed_in_bounded_chunks():
     bomb = zlib.compress(bytes(50_000_000), 9)
     pieces = [len(piece) for piece in inflate([bomb], "a test", 10**6)]
     assert sum(pieces) == 50_000_000
@@ -121,7 +121,7 @@ def test_zip_bomb_comes_out_in_bounded_pieces():
 
 @pytest.mark.parametrize("path", ["/slow", "/drip", "/drip-headers"])
 def test_slow_server_ends_at_the_deadline(server, path):
-    """Each byte of a dripping server comes in time; the whole doesn't."""
+    """A dripping server sends each byte in time, but not the whole response."""
     failed = failure(server.url(path), FetchPolicy(allow_private_addresses=True, timeout_s=0.5))
     assert (failed.code, failed.transient) == (Code.FETCH_FAILED, True)
     assert "took longer than fetch_timeout_s=0.5" in failed.message
@@ -129,7 +129,7 @@ def test_slow_server_ends_at_the_deadline(server, path):
 
 
 @pytest.mark.parametrize("path", ["/once/503", "/once/429", "/once/502", "/once/504", "/cut-off-once"])
-def test_failure_that_passes_is_tried_again(server, make_internet, path):
+def test_transient_failure_is_retried(server, make_internet, path):
     internet = make_internet(allow_private_addresses=True)
     assert internet.get(server.url(path)).data == JPEG
     assert server.counts[path] == 2
@@ -146,7 +146,7 @@ def test_retries_are_counted_and_pauses_grow(server, make_internet):
     assert 0 < first < second < 1
 
 
-def test_what_lasts_is_not_tried_again(server, make_internet):
+def test_permanent_failure_is_not_retried(server, make_internet):
     internet = make_internet(allow_private_addresses=True)
     for path in ("/status/404", "/status/403", "/encoding/br"):
         failure(server.url(path), get=internet.get)
@@ -155,17 +155,17 @@ def test_what_lasts_is_not_tried_again(server, make_internet):
 
 
 @pytest.mark.parametrize("retry_after", ["9", "Wed, 21 Oct 2015 07:28:00 GMT", "nonsense"])
-def test_server_says_how_long_to_wait(server, make_internet, retry_after):
+def test_retry_after_is_respected(server, make_internet, retry_after):
     internet = make_internet(allow_private_addresses=True)
     assert internet.get(server.url(f"/once/429?retry_after={retry_after}").replace(" ", "%20")).data == JPEG
     assert internet.slept == [9.0] if retry_after == "9" else internet.slept[0] < 1
     server.counts.clear()
 
 
-def test_server_that_asks_for_more_time_than_there_is(server, make_internet):
+def test_retry_after_beyond_the_deadline(server, make_internet):
     internet = make_internet(allow_private_addresses=True)
     failed = failure(server.url("/status/503?retry_after=3600"), get=internet.get)
-    assert "the server asks to wait 3600 s" in failed.message
+    assert "the server asked to wait 3600 s" in failed.message
     assert internet.slept == []
     assert server.counts["/status/503"] == 1
 
@@ -173,7 +173,7 @@ def test_server_that_asks_for_more_time_than_there_is(server, make_internet):
 # http: proxies, processes, threads
 
 
-def test_proxy_is_asked_and_said(server, make_internet, monkeypatch, caplog):
+def test_proxy_is_used_and_logged(server, make_internet, monkeypatch, caplog):
     monkeypatch.setenv("HTTP_PROXY", f"http://me:p%40ss@127.0.0.1:{server.port}")
     internet = make_internet()
     assert internet.get("http://photos.example/photo.jpg").data == JPEG
@@ -183,11 +183,11 @@ def test_proxy_is_asked_and_said(server, make_internet, monkeypatch, caplog):
     credentials = base64.b64encode(b"me:p@ss").decode()
     assert server.headers[0]["proxy-authorization"] == f"Basic {credentials}"
     assert [record.getMessage() for record in caplog.records] == [
-        "a proxy fetches http:// and looks names up itself: it is trusted to refuse private addresses"
+        "a proxy fetches http:// and resolves names itself: it is trusted to refuse private addresses"
     ]
 
 
-def test_proxy_never_gets_private_numbers(server, make_internet, monkeypatch):
+def test_proxy_never_gets_private_addresses(server, make_internet, monkeypatch):
     monkeypatch.setenv("ALL_PROXY", f"127.0.0.1:{server.port}")
     internet = make_internet()
     for host in ("127.0.0.1", "localhost", "10.0.0.1", "0xa9fea9fe", "[::ffff:10.0.0.1]"):
@@ -207,13 +207,13 @@ def test_proxy_that_refuses_a_tunnel(server, make_internet, monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", server.url("/"))
     failed = failure("https://photos.example/a.jpg", get=make_internet().get)
     assert (failed.code, failed.transient) == (Code.FETCH_FAILED, False)
-    assert "the proxy refuses: 403" in failed.message
+    assert "the proxy refused: 403" in failed.message
     assert server.targets == ["photos.example:443"]
 
 
-def test_proxy_of_another_kind(monkeypatch):
+def test_unsupported_proxy(monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", "socks5://me:secret@127.0.0.1:1080")
-    with pytest.raises(ClipmillError, match="only http") as caught:
+    with pytest.raises(ClipmillError, match="use http") as caught:
         HttpClient()
     assert "secret" not in str(caught.value)
 
@@ -239,8 +239,8 @@ def test_threads_share_one_client(server, monkeypatch):
     client.close()
 
 
-def test_fork_gets_a_client_of_its_own(server):
-    """Even where another thread was just making one."""
+def test_forked_process_makes_its_own_client(server):
+    """Even if another thread was creating one at the time of the fork."""
     code = f"""
 import os
 from clipmill.media import fetch

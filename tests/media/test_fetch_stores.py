@@ -1,4 +1,4 @@
-"""Objects of stores, by the file systems of fsspec, and drivers that are not installed."""
+"""Objects in stores, through fsspec, and missing drivers."""
 
 import subprocess
 import sys
@@ -45,7 +45,7 @@ def test_object_that_is_missing_or_too_large(store):
     assert "more than max_fetch_bytes=1000" in failed.message
 
 
-def test_object_whose_size_nobody_knows_is_bounded_too(store, monkeypatch):
+def test_object_of_unknown_size_is_bounded(store, monkeypatch):
     class Unsized:
         def __init__(self, *args, **options):
             self.asked = []
@@ -73,10 +73,10 @@ def test_chains_are_refused(uri, trusted):
     assert failure(uri, policy, trusted=trusted).code == Code.FORBIDDEN_URI
 
 
-def test_scheme_that_no_file_system_has():
+def test_scheme_without_a_file_system():
     failed = failure("photo:1.jpg", trusted=True)
     assert failed.code == Code.FORBIDDEN_URI
-    assert "no file system is known for the scheme 'photo'" in failed.message
+    assert "fsspec has no file system for the scheme 'photo'" in failed.message
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_errors_of_drivers(store, monkeypatch, error, code, transient):
     assert (failed.code, failed.transient) == (code, transient)
 
 
-def test_driver_that_hangs_ends_at_the_deadline(store, monkeypatch):
+def test_hanging_driver_ends_at_the_deadline(store, monkeypatch):
     release = threading.Event()
     monkeypatch.setattr(type(store), "open", lambda *args, **options: release.wait(60))
     failed = failure("memory://bucket/photo.jpg", FetchPolicy(schemes=("memory",), timeout_s=0.2))
@@ -112,8 +112,8 @@ def test_driver_that_hangs_ends_at_the_deadline(store, monkeypatch):
     assert "took longer than fetch_timeout_s=0.2" in failed.message
 
 
-def test_driver_that_hangs_when_it_is_made_ends_at_the_deadline(store, monkeypatch):
-    """Some look for credentials then, and ask a server that is not there."""
+def test_driver_that_hangs_when_created_ends_at_the_deadline(store, monkeypatch):
+    """Some drivers ask a server for credentials when they are created, which may not answer."""
     release = threading.Event()
     monkeypatch.setattr(fsspec.core, "url_to_fs", lambda *args, **options: release.wait(60))
     failed = failure("memory://bucket/photo.jpg", FetchPolicy(schemes=("memory",), timeout_s=0.2))
@@ -126,7 +126,9 @@ def test_driver_that_hangs_when_it_is_made_ends_at_the_deadline(store, monkeypat
     ("uri", "package", "extra"),
     [("s3://bucket/a", "s3fs", "remote"), ("gs://bucket/a", "gcsfs", "gcp"), ("abfs://c@a/b", "adlfs", "remote")],
 )
-def test_driver_that_is_not_installed_fails_a_strangers_row_and_a_job_of_its_own(monkeypatch, uri, package, extra):
+def test_missing_driver_fails_the_row_of_an_untrusted_uri_and_the_job_of_a_trusted_one(
+    monkeypatch, uri, package, extra
+):
     def missing(scheme):
         raise ImportError(f"Install {package}")
 
@@ -142,14 +144,14 @@ def test_driver_that_is_not_installed_fails_a_strangers_row_and_a_job_of_its_own
         fetch("sftp://host/a", STRICT, trusted=True)
 
 
-def test_a_host_name_beyond_ascii_without_the_package_for_it_fails_a_row(monkeypatch):
+def test_non_ascii_host_name_without_idna_fails_a_row(monkeypatch):
     monkeypatch.setitem(sys.modules, "idna", None)
     failed = failure("http://b\u00fccher.example/", STRICT)
     assert failed.code == Code.UNSUPPORTED and "pip install 'clipmill[remote]'" in failed.message
 
 
 @pytest.mark.parametrize(("trusted", "error"), [(False, "RowError"), (True, "MissingExtraError")])
-def test_http_client_that_is_not_installed_fails_a_strangers_row_and_a_job_of_its_own(trusted, error):
+def test_missing_http_client_fails_the_row_of_an_untrusted_uri_and_the_job_of_a_trusted_one(trusted, error):
     code = (
         "import sys; sys.modules['httpcore'] = None\n"
         "from clipmill.media.fetch import FetchPolicy, fetch\n"

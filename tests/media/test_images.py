@@ -1,4 +1,4 @@
-"""Decoding and preprocessing: every format, the reference's pixels, and clear failures."""
+"""Decoding and preprocessing: every format, equality with the reference, and failures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIMIT = 10_000_000
 @pytest.mark.parametrize("size", [224, 64, 97])
 @pytest.mark.parametrize("name", FILES)
 def test_crops_equal_the_references_pixels(name: str, size: int) -> None:
-    """The crop, normalised as the graph does it, equals open_clip's own transform to the bit."""
+    """The crop, normalised like in the graph, is bit-identical to open_clip's transform."""
     crop = crop_image(open_image(FILES[name], max_pixels=LIMIT), Preprocessing(image_size=size))
     values = torch.from_numpy(crop).permute(2, 0, 1).contiguous().to(torch.float32).div_(255)
     ours = values.sub_(torch.tensor(OPENAI_MEAN).view(3, 1, 1)).div_(torch.tensor(OPENAI_STD).view(3, 1, 1))
@@ -32,7 +32,7 @@ def test_crops_equal_the_references_pixels(name: str, size: int) -> None:
 
 
 def test_negative_control_of_the_pixel_comparison() -> None:
-    """A crop that is one pixel off, or bilinear, is not equal: the comparison above can fail."""
+    """A crop that is off by one pixel, or bilinear, is not equal: the comparison above can fail."""
     image = open_image(FILES["jpeg"], max_pixels=LIMIT)
     crop = crop_image(image, Preprocessing(image_size=97))
     assert not np.array_equal(crop, crop_image(image, Preprocessing(image_size=97, interpolation="bilinear")))
@@ -42,7 +42,7 @@ def test_negative_control_of_the_pixel_comparison() -> None:
 @pytest.mark.parametrize("mode", ["longest", "squash"])
 @pytest.mark.parametrize("name", ["jpeg", "very-wide", "png-palette", "odd"])
 def test_other_resize_modes_equal_the_reference(name: str, mode: str) -> None:
-    """Models with `longest` or `squash` (SigLIP, MobileCLIP) are prepared as open_clip does."""
+    """Images for models with `longest` or `squash` (SigLIP, MobileCLIP) equal open_clip's."""
     preprocessing = Preprocessing(image_size=96, resize_mode=mode, interpolation="bilinear", fill=0)
     crop = crop_image(open_image(FILES[name], max_pixels=LIMIT), preprocessing)
     reference = image_transform(
@@ -52,8 +52,8 @@ def test_other_resize_modes_equal_the_reference(name: str, mode: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 20_000), (20_000, 3), (1, 5_000)], ids=str)
-def test_very_long_images_are_resized_only_where_kept(shape: tuple[int, int]) -> None:
-    """Within one grey level of the reference, without its gigabytes."""
+def test_very_long_images_are_resized_only_inside_the_crop(shape: tuple[int, int]) -> None:
+    """The result is within one grey level of the reference, without gigabytes of memory."""
     rng = np.random.default_rng(0)
     array = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
     crop = crop_image(Image.fromarray(array), Preprocessing(image_size=32))
@@ -63,7 +63,7 @@ def test_very_long_images_are_resized_only_where_kept(shape: tuple[int, int]) ->
 
 
 def test_sixteen_bit_greyscale_is_scaled_and_not_clipped() -> None:
-    """The reference turns a 16-bit PNG white; here it equals its 8-bit twin."""
+    """The reference turns a 16-bit PNG white; here it equals the same image in 8 bits."""
     deep = PHOTO[:, :, 0].astype(np.uint16) * 257
     image = open_image(image_file(Image.fromarray(deep), "PNG"), max_pixels=LIMIT)
     np.testing.assert_array_equal(np.asarray(image.convert("L")), PHOTO[:, :, 0])
@@ -77,7 +77,7 @@ def test_the_first_frame_of_an_animation_is_taken() -> None:
 
 
 def test_exif_orientation_is_ignored_unless_asked_for() -> None:
-    """As the references ignore it; apply_exif turns the picture."""
+    """The references ignore it; apply_exif rotates the image."""
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = image_file(Image.fromarray(PHOTO), "JPEG", exif=exif)
@@ -111,7 +111,7 @@ def test_exif_orientation_is_ignored_unless_asked_for() -> None:
     ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_bad_images_are_failures_with_a_code(content: object, code: str) -> None:
-    """Each kind of bad content has its reason."""
+    """Each kind of bad content has its code."""
     with pytest.raises(RowError) as caught:
         open_image(content, max_pixels=LIMIT)
     assert caught.value.failure.code == code
@@ -126,7 +126,7 @@ def test_a_bomb_is_refused_before_it_is_decoded() -> None:
 
 
 def test_pillows_own_limit_is_too_large_as_well() -> None:
-    """Whoever refuses a bomb, the code is the same, and warnings of other libraries stay switched on."""
+    """Pillow's limit and ours have the same code, and warnings of other libraries stay enabled."""
     before = list(warnings.filters)
     bomb = image_file(Image.new("1", (20_000, 20_000)), "PNG")
     with pytest.raises(RowError) as caught:
@@ -135,8 +135,8 @@ def test_pillows_own_limit_is_too_large_as_well() -> None:
     assert list(warnings.filters) == before
 
 
-def test_float_arrays_equal_their_uint8_twins() -> None:
-    """Values in [0, 1] are scaled and rounded, not cut."""
+def test_float_arrays_equal_the_same_uint8_arrays() -> None:
+    """Values in [0, 1] are scaled and rounded, not truncated."""
     image = open_image(PHOTO.astype(np.float64) / 255, max_pixels=LIMIT)
     np.testing.assert_array_equal(np.asarray(image), PHOTO)
 
@@ -151,7 +151,7 @@ def test_float_arrays_equal_their_uint8_twins() -> None:
     ],
 )
 def test_normalised_input_is_checked(array: object, code: str) -> None:
-    """With preprocessing off, what was expected and got is said."""
+    """With preprocessing off, the message has the expected and the given shape."""
     with pytest.raises(RowError, match=r"\(3, 8, 8\) or \(8, 8, 3\)") as caught:
         normalised_array(array, 8)
     assert caught.value.failure.code == code

@@ -1,4 +1,4 @@
-"""Small pictures to look at: their size, what is seen through them, and which way is up."""
+"""Thumbnails: size, transparency and orientation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def opened(jpeg: bytes) -> Image.Image:
 
 
 @pytest.mark.parametrize("name", ["jpeg", "jpeg-grey", "png", "png-palette", "gif", "webp", "bmp", "tiff"])
-def test_pictures_of_every_format_become_small_in_their_proportions(name):
+def test_thumbnails_of_every_format_keep_the_aspect_ratio(name):
     height, width = PHOTO.shape[:2]
     small = opened(thumbnail_of(FILES[name], side=64))
     assert small.width == 64 and abs(small.height - 64 * height / width) < 1  # JPEG files are reduced in eighths
@@ -30,8 +30,8 @@ def test_pictures_of_every_format_become_small_in_their_proportions(name):
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_grey_is_seen_through_transparent_pixels(mode):
-    """Black and white drawings on nothing are both seen; what is opaque keeps its colour."""
+def test_transparent_pixels_are_grey(mode):
+    """Black and white drawings on a transparent background are visible; opaque pixels keep their colour."""
     drawing = Image.new(mode, (40, 20), (255, 0)[-len(mode) :] if mode == "LA" else (255, 255, 255, 0))
     drawing.paste((0, 255) if mode == "LA" else (0, 0, 0, 255), (0, 0, 20, 20))
     small = np.asarray(opened(thumbnail_of(image_file(drawing, "PNG"))), int)
@@ -39,7 +39,7 @@ def test_grey_is_seen_through_transparent_pixels(mode):
     assert np.abs(small[5:15, 28:37] - 200).max() < 10
 
 
-def test_a_palette_with_a_transparent_colour_is_seen_through_too():
+def test_a_transparent_colour_of_a_palette_is_grey():
     drawing = Image.new("P", (40, 20), 0)
     drawing.putpalette([255, 255, 255, 0, 0, 0])
     drawing.paste(1, (0, 0, 20, 20))
@@ -47,12 +47,12 @@ def test_a_palette_with_a_transparent_colour_is_seen_through_too():
     assert np.abs(small[5:15, 28:37] - 200).max() < 10
 
 
-def test_an_opaque_picture_keeps_its_white():
+def test_an_opaque_image_keeps_its_white():
     small = np.asarray(opened(thumbnail_of(image_file(Image.new("RGB", (40, 20), "white"), "PNG"))), int)
     assert small.min() > 250
 
 
-def test_small_pictures_stay_as_they_are_and_turned_ones_stand_upright():
+def test_small_images_keep_their_size_and_exif_orientation_is_applied():
     assert opened(thumbnail_of(image_file(Image.new("RGB", (7, 5)), "PNG"))).size == (7, 5)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -61,7 +61,7 @@ def test_small_pictures_stay_as_they_are_and_turned_ones_stand_upright():
     assert small.size[1] == 64 > small.size[0]
 
 
-def test_what_is_no_picture_or_too_large_is_refused():
+def test_invalid_and_too_large_images_are_refused():
     for content, pixels in ((b"no picture", 1000), (FILES["png"], 1000)):
         with pytest.raises(RowError):
             thumbnail_of(content, max_pixels=pixels)

@@ -1,4 +1,4 @@
-"""What tests of models share: graphs that were made once, and caches in which there are none."""
+"""Fixtures of the tests of models: graphs that are made once, and caches without graphs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def made_graphs():
 
 @pytest.fixture
 def quick_maker(made_graphs, monkeypatch) -> None:
-    """Let stores make the demo model's graphs by copying them, for tests of when they are made and where they stay."""
+    """Make stores copy the demo model's graphs instead of making them, for tests of when and where that happens."""
     from clipmill.models.runtimes import graphs, store
 
     def copy(towers, frontend, folder) -> graphs.Graphs:

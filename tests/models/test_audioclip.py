@@ -1,4 +1,4 @@
-"""AudioCLIP's vectors equal those of the model written down a second time, and every comparison can fail."""
+"""AudioCLIP's vectors equal those of a second implementation, and every comparison can fail."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TEXTS = ["cat", "an alarm clock, ringing", "ÜBER-straße 日本 🙂", "word " 
 EXACT = {"device": "cpu", "runtime": "torch", "precision": "fp32"}
 TOLERANCE = 1e-4
 VISIBLE = 1e-3
-"""What every mistake moves vectors by, and more; most by a thousand times the tolerance."""
+"""Every mistake changes vectors by more than this; most by a thousand times the tolerance."""
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def path(state, tmp_path_factory) -> Path:
     torch.save(state, path)
     yield path
     unload_all()
-    path.unlink()  # half a gigabyte, which would stay for three runs
+    path.unlink()  # half a gigabyte, which pytest would keep for three runs
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +101,8 @@ def test_names_and_shapes_are_those_of_the_published_files() -> None:
     assert EncoderSpec("AudioCLIP").facts.parameters == 134_111_910
 
 
-def test_sounds_equal_the_reference(state, encoder, waves, ours, right) -> None:
-    """Mono, stereo (whose pooled features are summed before the last layer), and sounds of one frame."""
+def test_audio_equals_the_reference(state, encoder, waves, ours, right) -> None:
+    """Mono, stereo (whose pooled features are summed before the last layer), and clips of one frame."""
     assert relative_error(ours, right) <= TOLERANCE
     summed = right.sum(axis=0, keepdims=True) - state["audio.fc.bias"].numpy()
     assert relative_error(encoder.embed_audios([(waves, RATE)]), summed) <= TOLERANCE
@@ -123,12 +123,12 @@ def test_sounds_equal_the_reference(state, encoder, waves, ours, right) -> None:
         pytest.param({"variant": Variant(by_batch=True)}, id="batch statistics"),
     ],
 )
-def test_a_mistake_in_the_audio_tower_is_seen(state, waves, ours, wrong) -> None:
+def test_a_mistake_in_the_audio_tower_is_detected(state, waves, ours, wrong) -> None:
     assert relative_error(ours[:1], audio(state, waves[:1], **wrong)) > VISIBLE
 
 
 def test_channels_are_summed_after_the_network_and_not_mixed(state, encoder, waves, right) -> None:
-    """Two channels are neither their mean, nor their sum, nor one of them."""
+    """The vector differs from those of the channels' mean, their sum, and either one."""
     stereo = encoder.embed_audios([(waves, RATE)])
     for mixed in (audio(state, waves.mean(axis=0)[None]), audio(state, waves.sum(axis=0)[None].clip(-1, 1)), right[:1]):
         assert relative_error(stereo, mixed) > VISIBLE
@@ -141,7 +141,7 @@ def test_two_equal_channels_give_twice_the_pooled_vector(state, encoder, waves, 
 
 
 def test_texts_equal_the_reference(state, encoder) -> None:
-    """QuickGELU, the end token's vector, padding cut off; and the exact GELU is seen."""
+    """QuickGELU, the end token's vector, no padding; the exact GELU is detected."""
     ids = open_clip.tokenize(TEXTS)
     ours = encoder.embed_texts(TEXTS)
     with torch.inference_mode():
@@ -150,7 +150,7 @@ def test_texts_equal_the_reference(state, encoder) -> None:
 
 
 def test_images_equal_the_reference(state, encoder) -> None:
-    """From files; and swapped channels are seen."""
+    """From files; swapped channels are detected."""
     files = [encode(array, "JPEG", quality=90) for array in list(photographs().values())[:2]]
     exact = load_encoder(dataclasses.replace(encoder.spec, decode="exact"))
     prepare = image_transform(224, is_train=False)
@@ -162,7 +162,7 @@ def test_images_equal_the_reference(state, encoder) -> None:
 
 
 def test_a_mixed_stream_comes_out_in_order(encoder, waves, ours) -> None:
-    """Sixty texts, pictures, sounds of three lengths and broken ones: what else is in a batch changes no vector.
+    """Sixty texts, images, clips of three lengths and broken ones: other rows of a batch change no vector.
 
     Equal lengths share calls, unequal ones are not padded into each other.
     """
@@ -192,7 +192,7 @@ def test_a_mixed_stream_comes_out_in_order(encoder, waves, ours) -> None:
 
 
 def test_jina_mode_equals_its_reference(state, path, waves, right) -> None:
-    """Un-scaled samples and each sound's own statistics, one at a time, whatever else is in the batch."""
+    """Unscaled samples and the statistics of each clip, independent of the rest of the batch."""
     encoder = load_encoder(f"AudioCLIP::{path}", mode="jina", **EXACT)
     with torch.inference_mode():
         mono = torch.cat([reference.jina_audio(state, torch.from_numpy(wave)[None]) for wave in waves]).numpy()
@@ -223,7 +223,7 @@ def test_the_two_modes_are_never_compatible(path, encoder) -> None:
     [(1, 1, 826, 827), (1654, 1, 0, 0), (1655, 2, 280, 280), (220_500, 392, 252, 253)],
 )
 def test_frames(samples, frames, left, right) -> None:
-    """Zeros on both sides, the odd one on the right."""
+    """Zeros on both sides; an odd one is on the right."""
     framed = frame(torch.ones(1, samples))[0]
     assert framed.shape == (frames, 1654)
     assert int((framed[0] == 0).sum()) == (left if frames > 1 else left + right)
@@ -239,7 +239,7 @@ def test_sixteen_bit_values_become_the_unit_range() -> None:
 
 @pytest.mark.parametrize(("hertz", "peak"), [(440, 20), (1_000, 46), (8_000, 371)])
 def test_wavelets_without_exponents_are_a_fourier_transform(hertz, peak) -> None:
-    """With m = 0, fb = 1 and fc = k rows have norm 1, and a sinusoid is found at bin 2047 f / 44100."""
+    """With m = 0, fb = 1 and fc = k rows have norm 1, and a sinusoid peaks at bin 2047 f / 44100."""
     kernel = Wavelets().kernel(1025)
     norms = kernel.double().square().sum(dim=(0, 2)).sqrt()
     torch.testing.assert_close(norms, torch.ones(1025, dtype=torch.float64), rtol=0, atol=1e-6)
@@ -252,10 +252,10 @@ def test_shapes_of_a_clip_of_five_seconds(towers) -> None:
     shapes: dict[str, tuple[int, ...]] = {}
     names = ("spectrogram", "conv1", *(f"layer{n}" for n in range(1, 5)), *(f"att{n}" for n in range(1, 6)))
 
-    def noting(name: str):
+    def recording(name: str):
         return lambda module, given, made: shapes.__setitem__(name, tuple(made.shape[1:]))
 
-    hooks = [tower.get_submodule(name).register_forward_hook(noting(name)) for name in names]
+    hooks = [tower.get_submodule(name).register_forward_hook(recording(name)) for name in names]
     with torch.inference_mode():
         assert tower(torch.from_numpy(sound(0, 220_500))[None, None] * 32768).shape == (1, 1024)
     for hook in hooks:
@@ -267,8 +267,8 @@ def test_shapes_of_a_clip_of_five_seconds(towers) -> None:
     assert shapes == {f"att{n}": shape for n, shape in enumerate([*stages, (2048, 1, 1)], 1)}
 
 
-def test_what_reads_decibels_stays_in_single_precision(towers, waves) -> None:
-    """Where a runtime reduces the rest, weak bins would be lost."""
+def test_modules_that_read_decibels_stay_in_single_precision(towers, waves) -> None:
+    """If a runtime reduced them like the rest, weak bins would be lost."""
     tower = AudioTower(1024)
     tower.spectrogram = towers["audio"].spectrogram
     tower.to(torch.bfloat16)

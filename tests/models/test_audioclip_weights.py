@@ -1,4 +1,4 @@
-"""AudioCLIP's files of weights: what they must hold, and where they come from."""
+"""AudioCLIP's weight files: their content, and where they are found."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def saved(state: reference.State, path: Path, *, without: tuple[str, ...] = (), 
     return path
 
 
-def test_what_published_files_may_lack(state, tmp_path) -> None:
-    """The empty bias, and the batch norms' counters; and what is there is what is run."""
+def test_entries_that_published_files_may_lack(state, tmp_path) -> None:
+    """The empty bias, and the batch norms' counters; all other entries are used."""
     lean = saved(state, tmp_path / "lean.pt", without=("fbsp.bias", "num_batches_tracked"))
     towers = build(lean, "reference")
     audio = towers["audio"].state_dict(prefix="audio.")
@@ -65,7 +65,7 @@ def test_weights_that_do_not_fit_are_refused(state, tmp_path, without, changed, 
 
 
 def test_wavelets_that_are_not_finite_are_refused(state, tmp_path) -> None:
-    """A negative bandwidth has no square root; which bins it is, is said."""
+    """A negative bandwidth has no square root; the message has the bins."""
     broken = torch.ones(1025)
     broken[7] = -1.0
     off = saved(state, tmp_path / "off.pt", audio__fbsp__fb=broken)
@@ -73,7 +73,7 @@ def test_wavelets_that_are_not_finite_are_refused(state, tmp_path) -> None:
         build(off, "reference")
 
 
-# --- where they come from --------------------------------------------------------------------------------------------
+# --- where they are found --------------------------------------------------------------------------------------------
 
 
 def test_names() -> None:
@@ -83,7 +83,7 @@ def test_names() -> None:
     assert Path(EncoderSpec("AudioCLIP::./own.pt").ref.weights).is_absolute()
     with pytest.raises(UnknownModelError, match="AudioCLIP::partial"):
         EncoderSpec("AudioCLIP::half")
-    for typo in ("AudioCLIP:partial", "AudioCLIP:./own.pt", "AudioCLIP::"):  # never taken for the full one
+    for typo in ("AudioCLIP:partial", "AudioCLIP:./own.pt", "AudioCLIP::"):  # never mistaken for the full one
         with pytest.raises(UnknownModelError, match="AudioCLIP"):
             EncoderSpec(typo)
     with pytest.raises(SpecError) as refused:
@@ -92,15 +92,15 @@ def test_names() -> None:
 
 
 def test_a_file_where_jinas_scripts_put_it_is_used_there(path, tmp_path, monkeypatch, caplog) -> None:
-    """`.cache/` of the working directory, if it has the hash; another file of that name is passed over."""
+    """`.cache/` of the working directory, if it has the hash; another file of that name is skipped."""
     (tmp_path / ".cache").mkdir()
     there = tmp_path / ".cache" / "AudioCLIP-Full-Training.pt"
     there.symlink_to(path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(WeightsError, match=r"AudioCLIP-Full-Training\.pt is not on this machine"):
+    with pytest.raises(WeightsError, match=r"AudioCLIP-Full-Training\.pt is not in the cache"):
         find_source(EncoderSpec("AudioCLIP"))
-    assert f"{there} is not used: its SHA-256 does not begin with 2441d35b" in caplog.text
+    assert f"{there} is not used: its SHA-256 does not start with 2441d35b" in caplog.text
     own = find_source(EncoderSpec(f"AudioCLIP::{path}")).weights_sha256
     published = dataclasses.replace(audioclip.PUBLISHED["full"], sha256=own)
     monkeypatch.setitem(audioclip.PUBLISHED, "full", published)

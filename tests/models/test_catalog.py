@@ -1,4 +1,4 @@
-"""The table of models, held against the installed open_clip."""
+"""The table of models, compared with the installed open_clip."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ QUICKGELU_TAGS = {
     "xlm-roberta-large-ViT-H-14": set(),
 }
 """By architecture, the tags that were trained with QuickGELU; all others of these were with GELU, whatever the
-architecture's own configuration says. roberta-ViT-B-32 is as its configuration says, though its tag is not marked."""
+architecture's own configuration says. roberta-ViT-B-32 follows its configuration, though its tag is not marked."""
 
 OTHER_PLACES = {("ViT-B-16-plus-240", "laion400m_e32")}
-"""Pairs whose weights open_clip 3.3.0 would fetch from the repository of others."""
+"""Pairs whose weights open_clip 3.3.0 would fetch from the repository of another pair."""
 
 SEED_TABLE = {
     **{"RN50": 1024, "RN101": 512, "RN50x4": 640, "RN50x16": 768, "RN50x64": 1024, "ViT-B-32": 512, "ViT-B-16": 512},
@@ -48,11 +48,11 @@ SEED_TABLE = {
     "M-CLIP/XLM-Roberta-Large-Vit-B-16Plus": 640,
     "M-CLIP/LABSE-Vit-L-14": 768,
 }
-"""clip-as-service's list of models and their dimensions, in its own spelling."""
+"""clip-as-service's list of models and their dimensions, in its spelling."""
 
 
-def test_every_pair_of_open_clip_is_named() -> None:
-    """Each (model, tag) resolves, its -quickgelu twin to the same name."""
+def test_every_pair_of_open_clip_resolves() -> None:
+    """Each (model, tag) resolves, and with -quickgelu to the same name."""
     for name, tag in open_clip.list_pretrained():
         ref = resolve_model(f"{name}::{tag}")
         assert (ref.architecture, ref.weights) == (name.removesuffix("-quickgelu"), tag), (name, tag)
@@ -79,7 +79,7 @@ def test_facts_equal_open_clips(pair: tuple[str, str]) -> None:
 
 @pytest.mark.parametrize("name", QUICKGELU_TAGS)
 def test_every_pair_has_the_activation_of_its_weights(name: str) -> None:
-    """Each tag against the table above, and the network built for it: both towers, where they have the choice."""
+    """Each tag matches the table above, and so do both towers of its network, if their activation varies."""
     for tag in weights()[name]:
         ref = resolve_model(f"{name}::{tag}")
         assert ref.quick_gelu == (tag in QUICKGELU_TAGS[name]), ref.name
@@ -98,8 +98,8 @@ def test_the_table_names_every_pair_with_quickgelu() -> None:
 
 
 @pytest.mark.parametrize("name", ["ViTamin-S", "MobileCLIP-B", "swin_base_patch4_window7_224"])
-def test_architectures_that_try_themselves_out_are_built(name: str) -> None:
-    """Their constructors run layers or look at devices: nothing of them is left without memory."""
+def test_architectures_whose_constructors_need_values_are_built(name: str) -> None:
+    """Their constructors run layers or check devices, so no parameter may be left without memory."""
     module = build_unfilled(get_model_config(name))
     assert not [key for key, tensor in [*module.named_parameters(), *module.named_buffers()] if tensor.is_meta]
 
@@ -111,8 +111,8 @@ def test_others_are_built_without_memory() -> None:
 
 
 @pytest.mark.parametrize("pair", pairs(), ids="::".join)
-def test_places_of_weights_equal_open_clips(pair: tuple[str, str]) -> None:
-    """Hub entry and URL of every pair, with the one exception; and the hash that a URL carries."""
+def test_sources_of_weights_equal_open_clips(pair: tuple[str, str]) -> None:
+    """Hub entry and URL of every pair, with one exception; and the hash in a URL."""
     known, own = open_clip.get_pretrained_cfg(*pair), weights()[pair[0]][pair[1]]
     assert own.get("hub", "") == ("" if pair in OTHER_PLACES else known.get("hf_hub", ""))
     assert own.get("url", "") == known.get("url", "")
@@ -122,7 +122,7 @@ def test_places_of_weights_equal_open_clips(pair: tuple[str, str]) -> None:
 
 
 def test_the_plus_240s_two_tags_have_their_own_weights() -> None:
-    """The exception above is still needed, and leads to a file of its own."""
+    """The exception above is still needed, and leads to a separate file."""
     first, second = (open_clip.get_pretrained_cfg("ViT-B-16-plus-240", f"laion400m_e{n}") for n in (31, 32))
     assert first["hf_hub"] == second["hf_hub"], "open_clip has mended its table: make_catalog.BY_URL can go"
     assert weights()["ViT-B-16-plus-240"]["laion400m_e32"]["sha256"] == "699c4b84"
@@ -130,7 +130,7 @@ def test_the_plus_240s_two_tags_have_their_own_weights() -> None:
 
 @pytest.mark.parametrize("name", architectures())
 def test_text_settings_equal_open_clips(name: str) -> None:
-    """What decides how texts are prepared; and each Hugging Face tower's configuration is known."""
+    """The settings of text preparation; and each Hugging Face tower has a configuration."""
     config, own = get_model_config(name)["text_cfg"], architectures()[name].get("text", {})
     for key in ("hf_tokenizer_name", "tokenizer_kwargs", "hf_model_name", "no_causal_mask", "embed_cls", "pool_type"):
         assert own.get(key) == (config.get(key) or None), key
@@ -138,8 +138,8 @@ def test_text_settings_equal_open_clips(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "dim"), SEED_TABLE.items())
-def test_clip_as_services_models_are_named(name: str, dim: int) -> None:
-    """In its own spelling, with its own dimension."""
+def test_clip_as_services_models_resolve(name: str, dim: int) -> None:
+    """In its spelling, with its dimension."""
     bare = name in ("ViT-B-16-plus-240", "ViT-H-14", "ViT-g-14")  # OpenAI published none of these
     spec = EncoderSpec(f"{name}::{next(iter(weights()[name]))}" if bare else name)
     assert spec.dim == dim and {"text", "image"} <= spec.modalities
@@ -161,7 +161,7 @@ def test_the_laion_l_14_has_its_own_mean() -> None:
     ],
 )
 def test_parameters_are_counted(name: str, count: int) -> None:
-    """As the models' profiles say."""
+    """The numbers are those of the models' profiles."""
     assert architectures()[name]["parameters"] == count
 
 
@@ -173,8 +173,8 @@ def test_every_family_is_listed() -> None:
     assert [ref.name for ref in list_models("labse")] == ["M-CLIP/LABSE-Vit-L-14"]
 
 
-def test_licences_are_those_that_publishers_state() -> None:
-    """A tag that names the training pictures says nothing of another publisher's licence."""
+def test_licences_are_those_stated_by_publishers() -> None:
+    """The licence does not follow from a tag with the training images for other publishers."""
     licences = {
         "ViT-B-32::openai": "MIT",
         "ViT-H-14::laion2b_s32b_b79k": "MIT",

@@ -1,4 +1,4 @@
-"""What `auto` means: the fastest way whose vectors were checked; what was named is taken or refused."""
+"""`auto` selects the fastest combination whose vectors pass the check; given ones are used or refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from clipmill.models.towers.open_clip import DEMO_PRECISION
 
 @pytest.fixture(autouse=True)
 def _forget_models(monkeypatch):
-    """The demo stands for any model, of which no more is known than its check tells."""
+    """Treat the demo like any model, whose precision depends on the check alone."""
     monkeypatch.setattr(open_clip, "DEMO_PRECISION", None)
     unload_all()
     yield
@@ -38,19 +38,19 @@ def _forget_models(monkeypatch):
 
 @pytest.fixture
 def cold(quick_maker, tmp_path, monkeypatch):
-    """An empty cache, which the demo model's graphs are copied into instead of being made."""
+    """An empty cache, into which the demo model's graphs are copied instead of being made."""
     monkeypatch.setenv("CLIPMILL_CACHE", str(tmp_path))
     return tmp_path
 
 
 @pytest.fixture(params=[True, False], ids=["bfloat16", "no bfloat16"])
 def native(request, monkeypatch) -> bool:
-    """A processor that multiplies bfloat16 itself, or one that does not."""
+    """A processor with native bfloat16, or one without."""
     monkeypatch.setattr(choice, "has_native_bfloat16", lambda: request.param)
     return request.param
 
 
-def _ways(spec: EncoderSpec, device: str = "cpu", source: ModelSource | None = None) -> list[str]:
+def _candidates(spec: EncoderSpec, device: str = "cpu", source: ModelSource | None = None) -> list[str]:
     return [str(way) for way in candidates(Store(source or find_source(spec), None), spec, device)]
 
 
@@ -68,8 +68,8 @@ def _ways(spec: EncoderSpec, device: str = "cpu", source: ModelSource | None = N
     ids=str,
 )
 def test_candidates_on_a_cpu(options: dict, with_bfloat16: str, without: str, native: bool) -> None:
-    """In the order of their speed, narrowed by what the spec names."""
-    assert ", ".join(_ways(EncoderSpec("demo", **options))) == (with_bfloat16 if native else without)
+    """In the order of their speed, limited by the spec."""
+    assert ", ".join(_candidates(EncoderSpec("demo", **options))) == (with_bfloat16 if native else without)
 
 
 @pytest.mark.parametrize(
@@ -83,29 +83,29 @@ def test_candidates_on_a_cpu(options: dict, with_bfloat16: str, without: str, na
     ids=str,
 )
 def test_candidates_on_a_gpu(options: dict, expected: str) -> None:
-    """torch, unless another runtime is named; float16 only where it is named."""
-    assert ", ".join(_ways(EncoderSpec("demo", **options), "cuda:0")) == expected
+    """torch, unless another runtime is given; float16 only if it is given."""
+    assert ", ".join(_candidates(EncoderSpec("demo", **options), "cuda:0")) == expected
 
 
 def test_only_what_is_installed_is_a_candidate(monkeypatch) -> None:
-    """A plain installation has torch alone."""
+    """A plain installation only has torch."""
     real = importlib.util.find_spec
     monkeypatch.setattr(
         choice.importlib.util, "find_spec", lambda name: None if name in ("openvino", "onnxruntime") else real(name)
     )
-    assert _ways(EncoderSpec("demo", precision="fp32")) == ["torch fp32"]
+    assert _candidates(EncoderSpec("demo", precision="fp32")) == ["torch fp32"]
 
 
-def test_a_family_says_what_its_towers_can_run_in() -> None:
-    """`auto` keeps to it, and another runtime is refused with what there is."""
+def test_a_family_limits_the_runtimes_of_its_towers() -> None:
+    """`auto` respects it, and another runtime is refused with the supported ones."""
     source = ModelSource(Frontend(4), (), dict, runtimes=("torch",))
-    assert _ways(EncoderSpec("demo", precision="fp32"), source=source) == ["torch fp32"]
+    assert _candidates(EncoderSpec("demo", precision="fp32"), source=source) == ["torch fp32"]
     with pytest.raises(SpecError, match=r"runtime='onnx'.* it can in torch bf16 on cpu, torch bf16 on cuda, torch fp"):
-        _ways(EncoderSpec("demo", runtime="onnx"), source=source)
+        _candidates(EncoderSpec("demo", runtime="onnx"), source=source)
 
 
 @pytest.mark.parametrize(
-    ("options", "there_is"),
+    ("options", "supported"),
     [
         ({"runtime": "openvino", "device": "cuda"}, "openvino on cpu: fp32, bf16, int8"),
         ({"runtime": "openvino", "precision": "fp16"}, "openvino on cpu"),
@@ -117,16 +117,16 @@ def test_a_family_says_what_its_towers_can_run_in() -> None:
     ],
     ids=str,
 )
-def test_what_works_nowhere_is_refused_when_the_spec_is_made(options: dict, there_is: str) -> None:
-    """Before anything is loaded, with what was named and what there is."""
+def test_unsupported_combinations_are_refused_when_the_spec_is_made(options: dict, supported: str) -> None:
+    """Before anything is loaded; the message has the given and the supported values."""
     with pytest.raises(SpecError) as caught:
         EncoderSpec("demo", **options)
-    assert there_is in str(caught.value)
+    assert supported in str(caught.value)
     assert all(f"{name}={value!r}" in str(caught.value) for name, value in options.items())
 
 
-def test_a_processor_without_bfloat16_is_told_so(monkeypatch) -> None:
-    """Named bf16 is refused at load, not emulated."""
+def test_bfloat16_is_refused_on_a_processor_without_it(monkeypatch) -> None:
+    """If bf16 is given, it is refused at load and not emulated."""
     monkeypatch.setattr(pytorch, "has_native_bfloat16", lambda: False)
     with pytest.raises(DeviceError, match=r"avx512_bf16, amx_bf16 or Arm's bf16"):
         load_encoder("demo", device="cpu", runtime="torch", precision="bf16")
@@ -155,16 +155,16 @@ def test_native_bfloat16_is_read_from_the_processors_flags(cpuinfo: str, expecte
 @pytest.mark.parametrize(
     ("files", "expected"), [(["null", "sda"], False), (["nvidia0", "nvidiactl"], True), (["dxg"], True)], ids=str
 )
-def test_a_gpu_is_looked_for_without_torch(files: list[str], expected: bool, monkeypatch, tmp_path) -> None:
-    """Without a driver there is no GPU: torch is not imported to learn that."""
+def test_a_gpu_is_detected_without_torch(files: list[str], expected: bool, monkeypatch, tmp_path) -> None:
+    """Without a driver there is no GPU, which needs no import of torch."""
     for name in files:
         (tmp_path / name).touch()
     monkeypatch.setattr(table, "_DEVICES", tmp_path)
     assert table.may_have_gpu() is expected
 
 
-def test_auto_is_checked_once_a_machine_and_written_down(cold, caplog, monkeypatch) -> None:
-    """The first load measures; the second, and one in another process, believe the note and build no towers."""
+def test_auto_is_checked_once_per_machine(cold, caplog, monkeypatch) -> None:
+    """The first load measures; the second, and one in another process, use the cached result and build no towers."""
     with caplog.at_level(logging.INFO, "clipmill"):
         first = load_encoder("demo", device="cpu")
     expected = "bf16" if table.has_native_bfloat16() else "fp32"
@@ -182,22 +182,22 @@ def test_auto_is_checked_once_a_machine_and_written_down(cold, caplog, monkeypat
         "open_clip.DEMO_PRECISION = None\n"
         "print(load_encoder('demo').resolved['checked_cosine'], [n for n in ('torch', 'onnx') if n in sys.modules])"
     )
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=os.sep)
-    # with a GPU, `auto` is another device, and torch is what asks for it
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=os.sep)
+    # with a GPU, `auto` is another device, which torch looks up
     imported = ["torch"] if table.may_have_gpu() else []
-    assert said.stdout.strip().endswith(f" {imported}")
+    assert done.stdout.strip().endswith(f" {imported}")
 
 
 @pytest.fixture(scope="module")
 def wild(small_architectures, tmp_path_factory) -> str:
-    """A model whose drawn blocks are so large that bfloat16 loses the vectors."""
+    """A model whose random weights are so large that bfloat16 is inaccurate."""
     module = drawn_module("RN50", quick_gelu=True, gain=12.0)
     path = write_safetensors(module, tmp_path_factory.mktemp("wild") / "w.safetensors")
     return f"RN50::{path}"
 
 
-def test_a_candidate_that_is_too_far_from_float32_is_dropped(wild: str, caplog) -> None:
-    """The check measures, and the next candidate is taken; the log says the cosine."""
+def test_an_inaccurate_candidate_is_skipped(wild: str, caplog) -> None:
+    """The next candidate is used; the log has the cosine."""
     if not table.has_native_bfloat16():
         with pytest.raises(DeviceError):
             load_encoder(wild, device="cpu", runtime="torch", precision="bf16")
@@ -205,34 +205,34 @@ def test_a_candidate_that_is_too_far_from_float32_is_dropped(wild: str, caplog) 
     with caplog.at_level(logging.INFO, "clipmill"):
         encoder = load_encoder(wild, device="cpu", runtime="torch")
     assert encoder.resolved["precision"] == "fp32" and "checked_cosine" not in encoder.resolved
-    (line,) = [r.getMessage() for r in caplog.records if "torch bf16 is not taken" in r.getMessage()]
+    (line,) = [r.getMessage() for r in caplog.records if "torch bf16 is not used" in r.getMessage()]
     cosine = float(line.partition("against float32 is ")[2].partition(",")[0])
     assert cosine < 0.999
     exact = load_encoder(wild, device="cpu", runtime="torch", precision="fp32")
     np.testing.assert_array_equal(exact.embed_texts(["a cat"]), encoder.embed_texts(["a cat"]))
     named = load_encoder(wild, device="cpu", runtime="torch", precision="bf16")
-    assert named.resolved["precision"] == "bf16", "what is named is taken"
+    assert named.resolved["precision"] == "bf16", "a given precision is used"
 
 
-def test_a_wrong_graph_is_dropped(cold, monkeypatch, caplog) -> None:
-    """Graphs that compute something else are seen by the same check, in float32 too."""
+def test_a_wrong_graph_is_skipped(cold, monkeypatch, caplog) -> None:
+    """The same check detects graphs that compute something else, also in float32."""
     real = choice.probes_of
     calls = []
 
-    def other_pictures(frontend, entrance, **options):
-        calls.append(entrance)
-        seed = 50 if len(calls) > len(frontend.modalities) else 0  # all but the reference's are other probes
-        return real(frontend, entrance, seed=seed, **options)
+    def other_images(frontend, model_input, **options):
+        calls.append(model_input)
+        seed = 50 if len(calls) > len(frontend.modalities) else 0  # other probes, except for the reference
+        return real(frontend, model_input, seed=seed, **options)
 
-    monkeypatch.setattr(choice, "probes_of", other_pictures)
+    monkeypatch.setattr(choice, "probes_of", other_images)
     with caplog.at_level(logging.INFO, "clipmill"):
         encoder = load_encoder("demo", device="cpu", precision="fp32")
     assert encoder.resolved["runtime"] == "torch"
-    assert caplog.text.count("is not taken") == 2
+    assert caplog.text.count("is not used") == 2
 
 
-def test_a_graph_that_cannot_be_made_is_a_warning_under_auto_alone(cold, monkeypatch, caplog) -> None:
-    """`auto` goes on with what works, and does not try again in the next process; a named runtime says why it fails."""
+def test_a_graph_that_cannot_be_made_is_only_a_warning_with_auto(cold, monkeypatch, caplog) -> None:
+    """`auto` uses another runtime, and does not retry in the next process; a given runtime fails with the reason."""
 
     def fail(*_):
         raise WeightsError("no graph could be made of the text tower: complex numbers")
@@ -241,9 +241,9 @@ def test_a_graph_that_cannot_be_made_is_a_warning_under_auto_alone(cold, monkeyp
     with caplog.at_level(logging.WARNING, "clipmill"):
         encoder = load_encoder("demo", device="cpu", precision="fp32")
     assert encoder.resolved["runtime"] == "torch"
-    assert "demo cannot run in openvino fp32, trying the next: no graph could be made" in caplog.text
+    assert "demo cannot run with openvino fp32, trying the next: no graph could be made" in caplog.text
     unload_all()
-    monkeypatch.setattr("clipmill.models.runtimes.store.make_graphs", lambda *_: pytest.fail("tried again in vain"))
+    monkeypatch.setattr("clipmill.models.runtimes.store.make_graphs", lambda *_: pytest.fail("tried again"))
     assert load_encoder("demo", device="cpu", precision="fp32").resolved["runtime"] == "torch"
     unload_all()
     monkeypatch.setattr("clipmill.models.runtimes.store.make_graphs", fail)
@@ -251,8 +251,8 @@ def test_a_graph_that_cannot_be_made_is_a_warning_under_auto_alone(cold, monkeyp
         load_encoder("demo", device="cpu", runtime="openvino", precision="fp32")
 
 
-def test_weights_that_cannot_be_had_are_said_at_once(cold, tmp_path, caplog) -> None:
-    """Not once for each candidate, and alike whatever was named."""
+def test_missing_weights_fail_at_once(cold, tmp_path, caplog) -> None:
+    """Not once for each candidate, and whatever the options are."""
     (tmp_path / "bad.pt").write_bytes(b"no weights")
     for options in ({}, {"runtime": "onnx", "precision": "fp32"}):
         with caplog.at_level(logging.WARNING, "clipmill"):
@@ -263,8 +263,8 @@ def test_weights_that_cannot_be_had_are_said_at_once(cold, tmp_path, caplog) -> 
     assert "trying the next" not in caplog.text
 
 
-def test_a_failure_that_may_pass_is_not_remembered(cold, monkeypatch) -> None:
-    """A full disk today is no reason to be slow for ever."""
+def test_a_transient_failure_is_not_cached(cold, monkeypatch) -> None:
+    """After a full disk, the next process tries again."""
 
     def fail(*_):
         raise OSError(28, "No space left on device")
@@ -276,8 +276,8 @@ def test_a_failure_that_may_pass_is_not_remembered(cold, monkeypatch) -> None:
     assert load_encoder("demo", device="cpu", precision="fp32").resolved["runtime"] == "openvino"
 
 
-def test_auto_and_its_name_share_one_copy() -> None:
-    """Whichever is asked for first; one load is counted."""
+def test_auto_and_explicit_options_share_one_copy() -> None:
+    """Whichever is loaded first; one load is counted."""
     chosen = load_encoder("demo", device="cpu").resolved
     named = {"runtime": chosen["runtime"], "precision": chosen["precision"]}
     unload_all()
@@ -294,8 +294,8 @@ def test_auto_and_its_name_share_one_copy() -> None:
     assert other._loaded is not a._loaded and count_loads() == before + 3
 
 
-def test_a_worker_that_moves_lets_go_of_other_gpus_alone(monkeypatch) -> None:
-    """In every precision; a copy on the CPU belongs to another spec, which would load it again and again."""
+def test_a_worker_on_another_gpu_releases_only_the_copies_on_gpus(monkeypatch) -> None:
+    """In every precision; a copy on the CPU belongs to another spec, which would reload it again and again."""
     place = "cpu"
     monkeypatch.setattr(registry, "_resolve_device", lambda spec: place)
     monkeypatch.setattr(
@@ -313,25 +313,25 @@ def test_a_worker_that_moves_lets_go_of_other_gpus_alone(monkeypatch) -> None:
     assert load_encoder("demo", precision="fp32") is kept
 
 
-def test_auto_means_float32_where_neighbours_are_too_near_for_less(monkeypatch) -> None:
-    """A cosine of 0.9999 says nothing of the order of neighbours: the demo's is known, so its `auto` is exact."""
+def test_auto_means_float32_for_the_demo(monkeypatch) -> None:
+    """A cosine of 0.9999 does not keep the order of the demo's close neighbours, so its `auto` is exact."""
     monkeypatch.setattr(open_clip, "DEMO_PRECISION", DEMO_PRECISION)
     monkeypatch.setattr(choice, "has_native_bfloat16", lambda: True)
-    assert _ways(EncoderSpec("demo")) == ["openvino fp32", "onnx fp32", "torch fp32"]
-    assert _ways(EncoderSpec("demo"), "cuda:0") == ["torch fp32"]
-    assert _ways(EncoderSpec("demo", precision="bf16")) == ["openvino bf16", "torch bf16"]
+    assert _candidates(EncoderSpec("demo")) == ["openvino fp32", "onnx fp32", "torch fp32"]
+    assert _candidates(EncoderSpec("demo"), "cuda:0") == ["torch fp32"]
+    assert _candidates(EncoderSpec("demo", precision="bf16")) == ["openvino bf16", "torch bf16"]
 
 
 def test_options_of_a_family_make_another_model() -> None:
-    """A text limit is part of the tokenizer: no copy is shared over it."""
+    """The limit of tokens is part of the tokenizer, so specs with different limits share no copy."""
     long, short = (load_encoder("demo", device="cpu", max_text_tokens=n) for n in (None, 4))
     text = "a small red circle on the left"
     assert long._loaded is not short._loaded
     assert not np.allclose(long.embed_texts([text]), short.embed_texts([text]), atol=1e-3)
 
 
-def test_the_only_way_left_is_not_given_up_silently(monkeypatch) -> None:
-    """Where no candidate runs, the last one's error is raised."""
+def test_the_error_of_the_last_candidate_is_raised(monkeypatch) -> None:
+    """If no candidate runs."""
 
     def fail(*_):
         raise DeviceError("no runtime at all")

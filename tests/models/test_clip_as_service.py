@@ -1,4 +1,4 @@
-"""Directories in clip-as-service's layout load too, where something says which model they hold."""
+"""Directories in the layout of clip-as-service load if their model can be identified."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def exact_vectors() -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Text(torch.nn.Module):
-    """open_clip's own text tower: whole rows of 77 only."""
+    """open_clip's text tower, for rows of 77 ids only."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         super().__init__()
@@ -70,9 +70,9 @@ def service(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
 def test_a_directory_of_clip_as_service_loads(runtime: str, service: Path, tmp_path) -> None:
-    """Its model is named beside the graphs; images are normalised before them, ids become what they take."""
+    """Its model is named in a file next to the graphs; images are normalised, and ids get the graph's type."""
     folder = Path(shutil.copytree(service, tmp_path / "unnamed"))
-    with pytest.raises(SpecError, match=r'{"model": "ViT-B-32::openai"}; \'unnamed\' names none'):
+    with pytest.raises(SpecError, match=r'{"model": "ViT-B-32::openai"}; \'unnamed\' is not the name of a model'):
         load_encoder(f"onnx:{folder}", device="cpu", runtime=runtime, precision="fp32")
     (folder / FILE).write_text('{"model": "demo"}')
     encoder = load_encoder(f"onnx:{folder}", device="cpu", runtime=runtime, precision="fp32")
@@ -83,13 +83,13 @@ def test_a_directory_of_clip_as_service_loads(runtime: str, service: Path, tmp_p
 
 
 def test_a_directory_of_another_model_is_refused(service: Path, tmp_path) -> None:
-    """A name whose model has other shapes; and names that mean a model."""
+    """The name of a model with other shapes; and names that identify a model."""
     folder = Path(shutil.copytree(service, tmp_path / "ViT-B-32-laion2b-s34b-b79k"))
     assert EncoderSpec(f"onnx:{folder}").dim == 512
     assert exported.find_source(EncoderSpec(f"onnx:{folder}")).resolved["exported_from"] == (
         "ViT-B-32::laion2b_s34b_b79k"
     )
-    with pytest.raises(WeightsError, match=r"the image graph .* does not take what its model is given"):
+    with pytest.raises(WeightsError, match=r"the image graph .* does not accept the inputs of its model"):
         load_encoder(f"onnx:{folder}", device="cpu", runtime="onnx", precision="fp32")
     other = Path(shutil.copytree(service, tmp_path / "M-CLIP-LABSE-Vit-L-14"))
     assert EncoderSpec(f"onnx:{other}").dim == 768
@@ -97,8 +97,8 @@ def test_a_directory_of_another_model_is_refused(service: Path, tmp_path) -> Non
         load_encoder(f"onnx:{other}", device="cpu", runtime="onnx", precision="fp32")
 
 
-def test_clips_table_may_stand_in_the_directory(service: Path, tmp_path, monkeypatch) -> None:
-    """Without open_clip it must, and the error says which file to put where."""
+def test_clips_table_may_be_in_the_directory(service: Path, tmp_path, monkeypatch) -> None:
+    """Without open_clip it must, and the error has the file and the folder."""
     folder = Path(shutil.copytree(service, tmp_path / "demo"))
     table = gzip.decompress((Path(open_clip.__file__).parent / "bpe_simple_vocab_16e6.txt.gz").read_bytes())
     monkeypatch.setattr("clipmill.models.tokenizers.saved.vocabulary_file", _no_open_clip)
@@ -114,7 +114,7 @@ def _no_open_clip() -> Path:
 
 
 def test_masked_towers_get_their_mask_in_the_graphs_own_type(tmp_path) -> None:
-    """Two inputs of int32, told by name and not by order, as M-CLIP's graphs have them."""
+    """Two inputs of int32, matched by name and not by order, as in M-CLIP's graphs."""
     ids = helper.make_tensor_value_info("input_ids", TensorProto.INT32, ["rows", "tokens"])
     mask = helper.make_tensor_value_info("attention_mask", TensorProto.INT32, ["rows", "tokens"])
     out = helper.make_tensor_value_info("vectors", TensorProto.FLOAT, ["rows", 1])

@@ -1,4 +1,4 @@
-"""The model inside the package: small, finite, and as good on pictures that it never saw as docs/demo.md says."""
+"""The model inside the package: small, finite, and as accurate on unseen images as docs/demo.md says."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def encoder() -> Encoder:
 
 @pytest.fixture(scope="module")
 def cosines(encoder: Encoder) -> np.ndarray:
-    """(galleries, classes, classes): each gallery has a fresh picture of each class, as JPEG; captions across."""
+    """(galleries, classes, classes): each gallery has an unseen image of each class, as JPEG; captions across."""
     rng = np.random.default_rng(987_654_321)
     texts = encoder.embed_texts([class_caption(*pair) for pair in CLASSES])
     galleries = []
@@ -46,7 +46,7 @@ def _recall(hits: np.ndarray, classes: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(("axis", "direction"), [(2, "image to text"), (1, "text to image")])
-def test_recall_on_fresh_pictures(axis: int, direction: str, cosines: np.ndarray) -> None:
+def test_recall_on_unseen_images(axis: int, direction: str, cosines: np.ndarray) -> None:
     """Recall@1 among 80 classes: a little below the documented figures, for pairs seen in training and held out."""
     hits = cosines.argmax(axis=axis) == np.arange(len(CLASSES))
     assert len(CLASSES) >= 48
@@ -55,7 +55,7 @@ def test_recall_on_fresh_pictures(axis: int, direction: str, cosines: np.ndarray
 
 
 def test_shuffled_captions_score_near_chance(cosines: np.ndarray) -> None:
-    """The control: with captions in another order nothing is found."""
+    """Negative control: with captions in another order, the recall is at chance."""
     order = np.random.default_rng(0).permutation(len(CLASSES))
     hits = cosines[:, :, order].argmax(axis=2) == np.arange(len(CLASSES))
     assert hits.mean() < 0.1
@@ -82,8 +82,8 @@ def test_it_is_an_ordinary_model_of_open_clip(encoder: Encoder) -> None:
     assert config["model_cfg"]["embed_dim"] == encoder.dim
 
 
-def test_photographs_are_not_taken_for_shapes(encoder: Encoder, cosines: np.ndarray) -> None:
-    """A photograph is farther from the captions than the drawn pictures are."""
+def test_photographs_are_not_mistaken_for_shapes(encoder: Encoder, cosines: np.ndarray) -> None:
+    """A photograph is farther from the captions than the drawings are."""
     from pictures import encode, photographs
 
     texts = encoder.embed_texts([class_caption(*pair) for pair in CLASSES])

@@ -1,4 +1,4 @@
-"""Downloads: resumed, verified, whole or not there; what is on the machine already is used, and writes nothing."""
+"""Downloads: resumed, verified and atomic; an existing copy is used, and nothing is written."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HALF = len(CONTENT) // 2
 
 @pytest.fixture(autouse=True)
 def _quick_and_alone(monkeypatch, tmp_path: Path) -> None:
-    """Short waits, and a home that is empty."""
+    """Short waits, and an empty home directory."""
     monkeypatch.setattr(transfer, "RETRIES", RetryPolicy(attempts=3, pause_s=0.01))
     monkeypatch.setattr(transfer, "STALL_S", 0.5)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
@@ -39,12 +39,12 @@ def cache(tmp_path: Path) -> str:
 
 
 def _names(path: Path) -> set[str]:
-    """Return the names of all files below the folder that a download goes to, but for locks."""
+    """Return the names of all files in the folder of a download, except locks."""
     return {file.name for file in path.parent.rglob("*") if file.is_file() and not file.name.endswith(".lock")}
 
 
 def test_a_file_is_downloaded_once(cache: str) -> None:
-    """It stands below the cache where its URL says; the second call asks nobody."""
+    """Its path in the cache follows its URL; the second call makes no request."""
     with FileServer(CONTENT) as server:
         path = fetch_url(server.url(), sha256=SHA256, cache_dir=cache)
         assert path.read_bytes() == CONTENT
@@ -56,8 +56,8 @@ def test_a_file_is_downloaded_once(cache: str) -> None:
 
 
 @pytest.mark.parametrize("step", ["cut", "stall", "drip"])
-def test_what_is_cut_off_or_stalls_goes_on_from_the_right_byte(step: str, cache: str) -> None:
-    """The second request asks for what is missing of the same version."""
+def test_interrupted_and_stalled_downloads_resume_at_the_right_byte(step: str, cache: str) -> None:
+    """The second request asks for the missing bytes of the same version."""
     with FileServer(CONTENT, step) as server:
         path = fetch_url(server.url(), sha256=SHA256 if step != "drip" else None, cache_dir=cache)
         (first, _), (second, version), *_ = server.ranges
@@ -68,10 +68,12 @@ def test_what_is_cut_off_or_stalls_goes_on_from_the_right_byte(step: str, cache:
     assert content[:HALF] == CONTENT[:HALF] and content[start:] == CONTENT[start:] and len(content) == len(CONTENT)
 
 
-def test_another_process_goes_on_where_one_gave_up(cache: str) -> None:
-    """What has arrived is kept under no name that looks whole, and is not fetched again."""
+def test_another_process_resumes_after_one_gave_up(cache: str) -> None:
+    """Received bytes are kept under a temporary name, and not fetched again."""
     with FileServer(CONTENT, "cut", "503", "503", "503") as server:
-        with pytest.raises(WeightsError, match=r"3 tries in a row: status 503; without a network, put the file at '"):
+        with pytest.raises(
+            WeightsError, match=r"3 attempts in a row: status 503; without a network, put the file at '"
+        ):
             fetch_url(server.url(), sha256=SHA256, cache_dir=cache)
         path = place_of(server.url(), cache)
         assert _names(path) == {".weights.pt.part", ".weights.pt.part.json"}
@@ -80,15 +82,15 @@ def test_another_process_goes_on_where_one_gave_up(cache: str) -> None:
 
 
 @pytest.mark.parametrize("hash_is_known", [True, False])
-def test_a_server_that_ignores_ranges_starts_anew(hash_is_known: bool, cache: str) -> None:
-    """The whole file that it sends takes the place of the half."""
+def test_a_server_that_ignores_ranges_restarts_the_download(hash_is_known: bool, cache: str) -> None:
+    """The whole file that it sends replaces the received part."""
     with FileServer(CONTENT, "cut", "ignore-range") as server:
         path = fetch_url(server.url(), sha256=SHA256 if hash_is_known else None, cache_dir=cache)
         assert path.read_bytes() == CONTENT
 
 
 def test_versions_are_never_mixed(cache: str) -> None:
-    """A file that changed between two tries is fetched from its beginning."""
+    """A file that changed between two attempts is fetched from its start."""
     with FileServer(CONTENT[::-1], "cut", "404") as server:
         with pytest.raises(WeightsError, match="status 404"):
             fetch_url(server.url(), cache_dir=cache)
@@ -96,8 +98,8 @@ def test_versions_are_never_mixed(cache: str) -> None:
         assert fetch_url(server.url(), cache_dir=cache).read_bytes() == CONTENT
 
 
-def test_versions_without_a_name_are_told_by_the_hash(cache: str) -> None:
-    """A beginning that turns out to be another file's is thrown away, and the file fetched again."""
+def test_unnamed_versions_are_identified_by_the_hash(cache: str) -> None:
+    """A part that turns out to be from another file is discarded, and the file fetched again."""
     with FileServer(CONTENT[::-1], "cut", "404") as server:
         server.etag = None
         with pytest.raises(WeightsError, match="status 404"):
@@ -107,8 +109,8 @@ def test_versions_without_a_name_are_told_by_the_hash(cache: str) -> None:
         assert [start for start, _ in server.ranges] == [None, f"bytes={HALF}-", f"bytes={HALF}-", None]
 
 
-def test_a_part_longer_than_the_file_is_thrown_away(cache: str) -> None:
-    """The server's 416 means that the beginning was another file's."""
+def test_a_part_longer_than_the_file_is_discarded(cache: str) -> None:
+    """The server's 416 means that the part was from another file."""
     with FileServer(CONTENT) as server:
         path = place_of(server.url(), cache)
         path.parent.mkdir(parents=True)
@@ -116,22 +118,22 @@ def test_a_part_longer_than_the_file_is_thrown_away(cache: str) -> None:
         assert fetch_url(server.url(), sha256=SHA256, cache_dir=cache).read_bytes() == CONTENT
 
 
-def test_a_whole_part_is_not_fetched_again(cache: str) -> None:
-    """A process that died between the last byte and the name leaves nothing to fetch."""
+def test_a_complete_part_is_not_fetched_again(cache: str) -> None:
+    """A process that died between the last byte and the rename leaves nothing to fetch."""
     with FileServer(CONTENT, "cut", "404") as server:
         with pytest.raises(WeightsError, match="status 404"):
             fetch_url(server.url(), cache_dir=cache)
         path = place_of(server.url(), cache)
         (path.parent / ".weights.pt.part").write_bytes(CONTENT)
-        server.plan = ["corrupt"]  # were the file asked for, it would be another
+        server.plan = ["corrupt"]  # a request would return another file
         assert fetch_url(server.url(), cache_dir=cache).read_bytes() == CONTENT
         assert server.ranges[-1] == (f"bytes={len(CONTENT)}-", ETAG)
 
 
 def test_a_corrupt_download_leaves_nothing(cache: str) -> None:
-    """The hash decides; nothing stays behind that could be taken for the file."""
+    """The hash decides; nothing is left that could be mistaken for the file."""
     with FileServer(CONTENT, "corrupt") as server:
-        with pytest.raises(WeightsError, match=rf"weights\.pt is not the file it should be \(SHA-256 {SHA256}\)"):
+        with pytest.raises(WeightsError, match=rf"weights\.pt does not have the SHA-256 {SHA256}"):
             fetch_url(server.url(), sha256=SHA256, cache_dir=cache)
         assert not {name for name in _names(place_of(server.url(), cache)) if not name.endswith(".json")}
         assert fetch_url(server.url(), sha256=SHA256, cache_dir=cache).read_bytes() == CONTENT
@@ -141,13 +143,13 @@ def test_a_corrupt_download_leaves_nothing(cache: str) -> None:
     ("step", "message"),
     [
         ("404", "status 404"),
-        ("html", "a web page and no file of weights"),
-        ("gzip", r"packed the file \(gzip\)"),
-        ("no-length", "does not say how long the file is"),
+        ("html", "is a web page"),
+        ("gzip", r"sent the file compressed \(gzip\)"),
+        ("no-length", "sends no length"),
     ],
 )
-def test_answers_that_no_second_try_would_mend(step: str, message: str, cache: str) -> None:
-    """They fail at once, with the URL and the place to put the file at."""
+def test_permanent_failures_are_not_retried(step: str, message: str, cache: str) -> None:
+    """They fail at once, with the URL and the path for a manual copy."""
     with FileServer(CONTENT, step) as server:
         with pytest.raises(WeightsError, match=message) as caught:
             fetch_url(server.url(), cache_dir=cache)
@@ -156,8 +158,8 @@ def test_answers_that_no_second_try_would_mend(step: str, message: str, cache: s
 
 
 @pytest.mark.parametrize("plan", [["chunked"], ["chunked-cut"], ["no-length"], ["503"], ["429", "500"]], ids=" ".join)
-def test_answers_that_are_mended(plan: list[str], cache: str) -> None:
-    """Chunks say where they end, a hash says whether all is there, and a busy server is asked again."""
+def test_responses_that_succeed_in_the_end(plan: list[str], cache: str) -> None:
+    """Chunked ones have an end, a hash replaces the length, and requests to a busy server are retried."""
     with FileServer(CONTENT, *plan) as server:
         sha256 = SHA256 if plan == ["no-length"] else None
         assert fetch_url(server.url(), sha256=sha256, cache_dir=cache).read_bytes() == CONTENT
@@ -171,12 +173,12 @@ _FETCH = (
 
 
 def test_of_two_processes_one_downloads(cache: str) -> None:
-    """The other waits until the file is there: one request."""
+    """The other waits for the file: there is one request."""
     with FileServer(CONTENT, "hold") as server:
         command = [sys.executable, "-c", _FETCH, server.url(), SHA256, cache]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         processes = [subprocess.Popen(command, **pipes) for _ in range(2)]
-        # whichever came second says that it waits; only then does the server answer the first
+        # the second process logs that it waits; only then does the server respond to the first
         waiting = _first_line_of_any([process.stderr for process in processes])
         server.release.set()
         printed = [process.communicate(timeout=60)[0] for process in processes]
@@ -192,8 +194,8 @@ def _first_line_of_any(streams: list) -> str:
     return ready[0].readline().strip()
 
 
-def test_a_copy_that_is_here_writes_nothing(cache: str) -> None:
-    """No lock, no note: a cache on a read-only mount serves all workers."""
+def test_an_existing_copy_needs_no_write_access(cache: str) -> None:
+    """No lock and no note is written, so all workers can use a cache on a read-only mount."""
     with FileServer(CONTENT) as server:
         fetch_url(server.url(), sha256=SHA256, cache_dir=cache)
     for lock in Path(cache).rglob("*.lock"):
@@ -203,8 +205,8 @@ def test_a_copy_that_is_here_writes_nothing(cache: str) -> None:
     assert {path: path.stat().st_mtime_ns for path in [Path(cache), *Path(cache).rglob("*")]} == before
 
 
-def test_a_copy_put_there_by_hand_is_used_if_it_is_right(cache: str, caplog) -> None:
-    """One that is damaged is said so, and fetched."""
+def test_a_manual_copy_is_used_if_its_hash_is_right(cache: str, caplog) -> None:
+    """A damaged copy is logged, and the file fetched."""
     with FileServer(CONTENT) as server:
         path = place_of(server.url(), cache)
         path.parent.mkdir(parents=True)
@@ -220,8 +222,8 @@ def test_a_copy_put_there_by_hand_is_used_if_it_is_right(cache: str, caplog) -> 
 @pytest.mark.parametrize(
     ("folder", "name"), [("home/.cache/clip", "ViT-B-32.pt"), (".cache", "AudioCLIP-Full-Training.pt")]
 )
-def test_other_programs_copies_are_used_where_they_are(folder: str, name: str, cache: str, tmp_path, caplog) -> None:
-    """OpenAI's and Jina's folders; a damaged copy is not used, and said."""
+def test_copies_of_other_programs_are_used_in_place(folder: str, name: str, cache: str, tmp_path, caplog) -> None:
+    """In OpenAI's and Jina's folders; a damaged copy is logged and not used."""
     copy = tmp_path / folder / name
     copy.parent.mkdir(parents=True)
     copy.write_bytes(CONTENT)
@@ -235,8 +237,8 @@ def test_other_programs_copies_are_used_where_they_are(folder: str, name: str, c
         assert f"{copy} is not used" in caplog.text
 
 
-def test_offline_says_what_to_put_where(cache: str, monkeypatch) -> None:
-    """The URL and the path, at once, and nothing is made."""
+def test_offline_error_has_the_path_for_a_manual_copy(cache: str, monkeypatch) -> None:
+    """With the URL, at once, and nothing is written."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     url = "https://weights.example/a/b.pt?download=1"
     with pytest.raises(WeightsError) as caught:
@@ -249,23 +251,23 @@ def test_offline_says_what_to_put_where(cache: str, monkeypatch) -> None:
     assert fetch_url(url, cache_dir=cache) == place
 
 
-def test_a_server_that_is_not_there(cache: str) -> None:
-    """After some tries: the URL and the path."""
+def test_an_unreachable_server(cache: str) -> None:
+    """After some attempts it fails with the URL and the path."""
     with FileServer(CONTENT) as server:
         url = server.url()
     with pytest.raises(WeightsError, match=r"could not be fetched.*refused.*put the file at"):
         fetch_url(url, cache_dir=cache)
 
 
-def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
-    """The folder is named, and the way out."""
+def test_a_read_only_cache(tmp_path: Path) -> None:
+    """The message has the folder and a hint."""
     (tmp_path / "file").write_text("not a folder")
     with FileServer(CONTENT) as server, pytest.raises(WeightsError, match=r"cannot be written.*CLIPMILL_CACHE"):
         fetch_url(server.url(), cache_dir=str(tmp_path / "file"))
 
 
 def test_the_proxy_of_the_environment_is_used(cache: str, monkeypatch) -> None:
-    """The proxy is asked for the whole URL."""
+    """The request to the proxy has the whole URL."""
     with FileServer(CONTENT) as server:
         monkeypatch.setenv("http_proxy", server.address)
         for name in ("no_proxy", "NO_PROXY", "HTTP_PROXY"):
@@ -274,8 +276,8 @@ def test_the_proxy_of_the_environment_is_used(cache: str, monkeypatch) -> None:
         assert server.targets == ["http://weights.invalid/w.pt"]
 
 
-def test_places_stay_inside_the_cache(cache: str) -> None:
-    """Whatever a URL's path says, and two URLs never share a place."""
+def test_paths_stay_inside_the_cache(cache: str) -> None:
+    """Whatever the path of a URL is; and no two URLs share a path."""
     urls = [
         "https://h/../../etc/passwd",
         "https://h/%2e%2e/%2fetc/x",
@@ -289,14 +291,14 @@ def test_places_stay_inside_the_cache(cache: str) -> None:
         assert Path(os.path.normpath(place)).is_relative_to(Path(cache, "downloads", "h"))
 
 
-def test_a_model_name_may_hold_a_url(cache: str) -> None:
-    """Weights behind a URL are fetched once; credentials and other schemes are refused when the spec is made."""
+def test_a_model_name_may_have_a_url(cache: str) -> None:
+    """The weights of a URL are fetched once; credentials and other schemes are refused when the spec is made."""
     with FileServer(CONTENT) as server:
         spec = EncoderSpec(f"ViT-B-32::{server.url('/w.safetensors')}", cache_dir=cache)
         assert spec.ref.is_file and spec.dim == 512
         assert local_file(spec.ref.weights, cache).read_bytes() == CONTENT
     assert local_file("/a/b.pt", cache) == Path("/a/b.pt")
-    with pytest.raises(SpecError, match="no user and password"):
+    with pytest.raises(SpecError, match="remove the user name and password"):
         EncoderSpec("ViT-B-32::https://me:secret@host/w.pt")
     with pytest.raises(SpecError, match="have one of the schemes http, https, s3"):
         EncoderSpec("ViT-B-32::ftp://host/w.pt")

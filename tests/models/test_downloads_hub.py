@@ -1,4 +1,4 @@
-"""Files of hub repositories: a copy is used if it is whole, what is fetched is compared with its hash."""
+"""Files of hub repositories: a complete copy is used, and a fetched file is checked against its hash."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def server(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def home(monkeypatch, tmp_path: Path) -> Path:
-    """An empty home, and an empty cache of the hub's library."""
+    """An empty home directory, and an empty cache of the hub's library."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -58,7 +58,7 @@ def cache(tmp_path: Path) -> str:
 
 
 def test_a_file_is_fetched_once_into_our_cache(server: Hub, cache: str) -> None:
-    """The second call asks nobody."""
+    """The second call makes no request."""
     server.put("org/model", NAME, CONTENT)
     path = hub.fetch_file("org/model", NAME, cache)
     assert path.read_bytes() == CONTENT and path.is_relative_to(Path(cache, "huggingface"))
@@ -67,13 +67,15 @@ def test_a_file_is_fetched_once_into_our_cache(server: Hub, cache: str) -> None:
 
 
 @pytest.mark.parametrize("large", [True, False], ids=["sha256", "git"])
-def test_what_arrives_damaged_is_no_file(large: bool, server: Hub, cache: str) -> None:
-    """It is refused, and nothing stays that could be taken for the file."""
+def test_a_damaged_download_is_refused(large: bool, server: Hub, cache: str) -> None:
+    """Nothing is left that could be mistaken for the file."""
     with FileServer(CONTENT, "corrupt") as storage:
         server.put("org/model", NAME, CONTENT, storage if large else None)
         server.corrupt = True
         announced = SHA256 if large else git_hash(CONTENT)
-        with pytest.raises(WeightsError, match=rf"from http://127.*another hash than the hub announced \({announced}"):
+        with pytest.raises(
+            WeightsError, match=rf"from http://127.*does not have the hash that the hub announced \({announced}"
+        ):
             hub.fetch_file("org/model", NAME, cache)
         assert hub.find_file("org/model", NAME, cache) is None
         left = [path for path in Path(cache).rglob("*") if path.is_file() or path.is_symlink()]
@@ -83,9 +85,9 @@ def test_what_arrives_damaged_is_no_file(large: bool, server: Hub, cache: str) -
 
 
 def test_files_that_a_repository_does_not_have(server: Hub, cache: str) -> None:
-    """None where it may be missing, an error where it may not."""
+    """None for an optional file, an error for a required one."""
     assert hub.fetch_optional_file("org/model", "none.json", cache) is None
-    with pytest.raises(WeightsError, match=r"'none\.json' could not be fetched: there is no such file in 'org/model'"):
+    with pytest.raises(WeightsError, match=r"'none\.json' could not be fetched: 'org/model' has no such file"):
         hub.fetch_file("org/model", "none.json", cache)
     with pytest.raises(
         WeightsError, match=r"has neither open_clip_model\.safetensors nor open_clip_pytorch_model\.bin"
@@ -96,8 +98,8 @@ def test_files_that_a_repository_does_not_have(server: Hub, cache: str) -> None:
 
 
 @pytest.mark.parametrize("large", [True, False], ids=["sha256", "git"])
-def test_the_librarys_own_cache_is_used_if_whole(large: bool, cache: str, tmp_path: Path, caplog) -> None:
-    """`HF_HOME` serves; a damaged copy in it is not used, and said."""
+def test_the_cache_of_the_library_is_used_if_complete(large: bool, cache: str, tmp_path: Path, caplog) -> None:
+    """Copies in `HF_HOME` are used; a damaged one is logged and not used."""
     folder = put_repository(tmp_path / "hf", "org/model", {NAME: CONTENT}, large=(NAME,) if large else ())
     assert hub.fetch_file("org/model", NAME, cache) == folder / NAME
     (folder / NAME).resolve().write_bytes(CONTENT[::-1])
@@ -106,8 +108,8 @@ def test_the_librarys_own_cache_is_used_if_whole(large: bool, cache: str, tmp_pa
     assert f"{folder / NAME} is not used" in caplog.text
 
 
-def test_the_librarys_shared_files_are_taken_for_what_they_are(cache: str, tmp_path: Path) -> None:
-    """The library may make a blob a link to a file that several repositories share, under a name of another kind."""
+def test_shared_files_of_the_library_are_recognised(cache: str, tmp_path: Path) -> None:
+    """The library may make a blob a link to a file that several repositories share, with another kind of name."""
     folder = put_repository(tmp_path / "hf", "org/model", {NAME: CONTENT}, large=(NAME,))
     blob, shared = (folder / NAME).resolve(), tmp_path / "hf" / "blobs" / "ab" / ("ab" * 32)
     shared.parent.mkdir(parents=True)
@@ -120,7 +122,7 @@ def test_the_librarys_shared_files_are_taken_for_what_they_are(cache: str, tmp_p
 
 @pytest.mark.parametrize("large", [True, False], ids=["sha256", "git"])
 def test_the_hubs_library_reads_what_was_fetched(large: bool, server: Hub, cache: str, monkeypatch) -> None:
-    """It finds the file offline, by branch and by commit, and sees a cache without faults."""
+    """It finds the file offline, by branch and by commit, and finds no faults in the cache."""
     with FileServer(CONTENT) as storage:
         server.put("org/model", "onnx/model.onnx", CONTENT, storage if large else None)
         path = hub.fetch_file("org/model", "onnx/model.onnx", cache)
@@ -135,7 +137,7 @@ def test_the_hubs_library_reads_what_was_fetched(large: bool, server: Hub, cache
 
 
 def test_a_redirect_on_the_hub_itself_keeps_the_token(server: Hub, cache: str, monkeypatch) -> None:
-    """A private repository that has been renamed; without the token it could not be read."""
+    """A private repository that was renamed is only readable with the token."""
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     server.renamed["org/old"] = "org/model"
     server.put("org/model", NAME, CONTENT)
@@ -158,7 +160,7 @@ def test_a_redirect_on_the_hub_itself_keeps_the_token(server: Hub, cache: str, m
     ],
 )
 def test_refusals_are_clear_and_final(status: int, code: str, message: str, server: Hub, cache: str) -> None:
-    """One request; host, repository, file, and where to put it by hand; which then is found."""
+    """One request; the message has host, repository, file and the path for a manual copy, which is then used."""
     server.refusals = [(status, code)]
     with pytest.raises(WeightsError, match=message) as caught:
         hub.fetch_file("org/model@v9", NAME, cache)
@@ -171,29 +173,29 @@ def test_refusals_are_clear_and_final(status: int, code: str, message: str, serv
     assert hub.fetch_file("org/model@v9", NAME, cache) == place
 
 
-def test_a_busy_hub_is_asked_again(server: Hub, cache: str) -> None:
-    """A few times, then the error says so."""
+def test_a_busy_hub_is_retried(server: Hub, cache: str) -> None:
+    """A few times; then the error has the number of attempts."""
     server.put("org/model", NAME, CONTENT)
     server.refusals = [(503, ""), (429, "")]
     assert hub.fetch_file("org/model", NAME, cache).read_bytes() == CONTENT
     server.refusals = [(503, "")] * 3
-    with pytest.raises(WeightsError, match="given up after 3 tries in a row: status 503"):
+    with pytest.raises(WeightsError, match="gave up after 3 attempts in a row: status 503"):
         hub.fetch_file("org/model", "other.json", cache)
 
 
-def test_a_hub_that_is_not_there(server: Hub, cache: str, monkeypatch) -> None:
-    """After some tries: host, repository and file."""
+def test_an_unreachable_hub(server: Hub, cache: str, monkeypatch) -> None:
+    """After some attempts it fails with host, repository and file."""
     with FileServer(CONTENT) as gone:
         address = gone.address
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
     template = address + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    with pytest.raises(WeightsError, match=rf"'{NAME}' of 'org/model' could not be fetched from {address}: given up"):
+    with pytest.raises(WeightsError, match=rf"'{NAME}' of 'org/model' could not be fetched from {address}: gave up"):
         hub.fetch_file("org/model", NAME, cache)
 
 
-def test_what_a_repository_lacks_is_known_without_a_network(server: Hub, cache: str, monkeypatch) -> None:
-    """A job that was prepared online runs offline, optional files and all."""
+def test_missing_files_of_a_repository_are_known_offline(server: Hub, cache: str, monkeypatch) -> None:
+    """A job that was prepared online runs offline, also with optional files."""
     server.put("org/model", NAME, CONTENT)
     hub.fetch_file("org/model", NAME, cache)
     assert hub.fetch_optional_file("org/model", "tokenizer.json", cache) is None
@@ -203,8 +205,8 @@ def test_what_a_repository_lacks_is_known_without_a_network(server: Hub, cache: 
         hub.fetch_optional_file("org/model", "never-asked-for.json", cache)
 
 
-def test_observers_hear_the_files_own_name(server: Hub, cache: str) -> None:
-    """Not that of its blob; and a resumed transfer begins where it is."""
+def test_observers_get_the_name_of_the_file(server: Hub, cache: str) -> None:
+    """Not that of its blob; and a resumed transfer starts at its offset."""
     heard: list[tuple] = []
 
     class Listener:
@@ -224,8 +226,10 @@ def test_observers_hear_the_files_own_name(server: Hub, cache: str) -> None:
 
 
 @pytest.mark.parametrize("damaged", [True, False])
-def test_a_revision_that_moves_meanwhile_is_verified_too(damaged: bool, server: Hub, cache: str, monkeypatch) -> None:
-    """Between the bytes and their place in the cache another version was published: the library fetches that."""
+def test_a_file_of_a_revision_that_moves_meanwhile_is_verified(
+    damaged: bool, server: Hub, cache: str, monkeypatch
+) -> None:
+    """Another version is published between the download and its publishing in the cache: the library fetches it."""
     fetch_blob = repository._fetch_blob
 
     def publish_another_after(*arguments) -> None:
@@ -236,7 +240,7 @@ def test_a_revision_that_moves_meanwhile_is_verified_too(damaged: bool, server: 
     monkeypatch.setattr(repository, "_fetch_blob", publish_another_after)
     server.put("org/model", NAME, CONTENT)
     if damaged:
-        with pytest.raises(WeightsError, match="another hash than the hub announced"):
+        with pytest.raises(WeightsError, match="does not have the hash that the hub announced"):
             hub.fetch_file("org/model", NAME, cache)
         assert hub.find_file("org/model", NAME, cache) is None
     else:
@@ -244,7 +248,7 @@ def test_a_revision_that_moves_meanwhile_is_verified_too(damaged: bool, server: 
 
 
 def test_a_missing_file_does_not_move_the_revision(server: Hub, cache: str) -> None:
-    """What is here of the commit that the cache knows is still found."""
+    """Files of the cached commit are still found."""
     folder = put_repository(Path(cache, "huggingface"), "org/model", {NAME: CONTENT})
     older = folder.rename(folder.with_name("f" * 40))
     (folder.parents[1] / "refs" / "main").write_text(older.name)
@@ -252,7 +256,7 @@ def test_a_missing_file_does_not_move_the_revision(server: Hub, cache: str) -> N
     assert hub.find_file("org/model", NAME, cache) == older / NAME
 
 
-def test_a_missing_file_needs_no_cache_that_can_be_written(server: Hub, tmp_path: Path) -> None:
+def test_a_missing_file_needs_no_writable_cache(server: Hub, tmp_path: Path) -> None:
     """Only the note is lost."""
     (tmp_path / "file").write_text("not a folder")
     assert hub.fetch_optional_file("org/model", "none.json", str(tmp_path / "file")) is None
@@ -260,12 +264,12 @@ def test_a_missing_file_needs_no_cache_that_can_be_written(server: Hub, tmp_path
 
 @pytest.mark.parametrize("repository", ["org/model@../../x", "org/model@/etc"])
 def test_names_stay_inside_the_cache(repository: str, server: Hub, cache: str) -> None:
-    with pytest.raises(WeightsError, match="names nothing in the repository"):
+    with pytest.raises(WeightsError, match="is not a valid path in the repository"):
         hub.fetch_file(repository, NAME, cache)
     assert server.requests == []
 
 
-def test_offline_names_host_repository_and_caches(cache: str, tmp_path: Path) -> None:
+def test_offline_error_has_host_repository_and_caches(cache: str, tmp_path: Path) -> None:
     with pytest.raises(WeightsError) as caught:
         hub.fetch_file("org/model", NAME, cache)
     for part in ("huggingface.co", "'org/model'", NAME, str(Path(cache, "huggingface")), str(tmp_path / "hf")):
@@ -273,14 +277,14 @@ def test_offline_names_host_repository_and_caches(cache: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"no": "model"}'])
-def test_configurations_that_describe_no_model(content: bytes, cache: str) -> None:
+def test_invalid_configurations_are_refused(content: bytes, cache: str) -> None:
     put_repository(Path(cache), "org/model", {"open_clip_config.json": content})
-    with pytest.raises(WeightsError, match=r"no JSON|no 'model_cfg'"):
+    with pytest.raises(WeightsError, match=r"not valid JSON|no 'model_cfg'"):
         hub.fetch_config("org/model", cache)
 
 
-def test_published_weights_are_taken_from_where_they_are(cache: str, home: Path, tmp_path: Path, monkeypatch) -> None:
-    """The hub's caches first, then OpenAI's folder, then clip-as-service's names in it; each only if it is right."""
+def test_published_weights_are_used_in_place(cache: str, home: Path, tmp_path: Path, monkeypatch) -> None:
+    """The hub's caches first, then OpenAI's folder, then clip-as-service's names in it; each if its hash is right."""
     table = {**weights()["ViT-B-32"]}
     table["openai"] = {**table["openai"], "sha256": hashlib.sha256(CONTENT).hexdigest()}
     monkeypatch.setitem(weights(), "ViT-B-32", table)
@@ -301,8 +305,8 @@ def test_published_weights_are_taken_from_where_they_are(cache: str, home: Path,
         towers.download(laion, cache)
 
 
-def test_the_publishers_url_stands_in_for_the_hub(cache: str, monkeypatch, caplog) -> None:
-    """Where the hub cannot be reached; and that is logged, since the file is another."""
+def test_the_publishers_url_replaces_an_unreachable_hub(cache: str, monkeypatch, caplog) -> None:
+    """It is logged, since the file is another one."""
     asked = []
     monkeypatch.setattr(towers, "fetch_url", lambda url, **options: asked.append((url, options)) or Path("here"))
     with caplog.at_level(logging.WARNING, logger="clipmill"):
@@ -311,8 +315,8 @@ def test_the_publishers_url_stands_in_for_the_hub(cache: str, monkeypatch, caplo
     assert url.endswith(f"/{options['sha256']}/ViT-B-32.pt") and f"trying {url}" in caplog.text
 
 
-def test_the_second_of_the_plus_240s_weights_come_by_url(cache: str, monkeypatch) -> None:
-    """open_clip's table names the first's repository for both tags."""
+def test_the_second_weights_of_the_plus_240_are_fetched_by_url(cache: str, monkeypatch) -> None:
+    """open_clip's table has the repository of the first for both tags."""
     asked = []
     monkeypatch.setattr(towers, "fetch_url", lambda url, **options: asked.append((url, options)) or Path("here"))
     assert towers.download(resolve_model("ViT-B-16-plus-240::laion400m_e32"), cache) == Path("here")
@@ -320,8 +324,8 @@ def test_the_second_of_the_plus_240s_weights_come_by_url(cache: str, monkeypatch
     assert url.endswith("/vit_b_16_plus_240-laion400m_e32-699c4b84.pt") and options["sha256"] == "699c4b84"
 
 
-def test_a_model_is_downloaded_beforehand(server: Hub, cache: str) -> None:
-    """`clipmill models --download` fetches all that a job needs, and says where it is."""
+def test_a_model_is_downloaded_in_advance(server: Hub, cache: str) -> None:
+    """`clipmill models --download` fetches everything that a job needs, and prints its path."""
     config = {"embed_dim": 8, "vision_cfg": {"image_size": 32}, "text_cfg": {"context_length": 20}}
     server.put("org/model", "open_clip_config.json", json.dumps({"model_cfg": config}).encode())
     server.put("org/model", NAME, CONTENT)

@@ -1,4 +1,4 @@
-"""Files of hub repositories, fetched by several processes: cut off, killed, at the same time."""
+"""Files of hub repositories, fetched by several processes: interrupted, killed, concurrent."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _FETCH = (
 
 
 def _start(server: Hub, cache: str) -> subprocess.Popen[str]:
-    """Start a process that fetches the file as a user with a token does."""
+    """Start a process that fetches the file with a token."""
     changes = {
         "HF_ENDPOINT": server.address,
         "HF_TOKEN": "hf_secret",
@@ -50,15 +50,15 @@ def _start(server: Hub, cache: str) -> subprocess.Popen[str]:
 
 
 def _wait(condition: Callable[[], bool], *processes: subprocess.Popen[str]) -> None:
-    """Wait for what these processes bring about; one that ends before that has failed."""
+    """Wait for an effect of these processes; one that ends before has failed."""
     while not condition():
         for process in processes:
             assert process.poll() is None, process.communicate()[1]
         time.sleep(0.02)
 
 
-def test_another_process_goes_on_where_one_gave_up(server: Hub, cache: str) -> None:
-    """From the right byte; the hub hears the token each time, the server of the large file never."""
+def test_another_process_resumes_after_one_gave_up(server: Hub, cache: str) -> None:
+    """At the right byte; the hub gets the token each time, the server of the large file never."""
     with FileServer(CONTENT, "cut", "404") as storage:
         server.put("org/model", NAME, CONTENT, storage)
         first = _start(server, cache)
@@ -75,8 +75,8 @@ def test_another_process_goes_on_where_one_gave_up(server: Hub, cache: str) -> N
     assert path.read_bytes() == CONTENT and path.is_relative_to(cache)
 
 
-def test_another_process_goes_on_where_one_was_killed(server: Hub, cache: str) -> None:
-    """Even then the bytes that were here are not fetched again."""
+def test_another_process_resumes_after_one_was_killed(server: Hub, cache: str) -> None:
+    """Received bytes are not fetched again."""
     with FileServer(CONTENT, "stall") as storage:
         server.put("org/model", NAME, CONTENT, storage)
         part = Path(cache, "huggingface", "models--org--model", "blobs", f".{SHA256}.part")
@@ -92,7 +92,7 @@ def test_another_process_goes_on_where_one_was_killed(server: Hub, cache: str) -
 
 
 def test_of_two_processes_one_downloads(server: Hub, cache: str) -> None:
-    """Both ask what the file is; the bytes come once."""
+    """Both request the metadata; the content is transferred once."""
     with FileServer(CONTENT, "hold") as storage:
         server.put("org/model", NAME, CONTENT, storage)
         processes = [_start(server, cache) for _ in range(2)]

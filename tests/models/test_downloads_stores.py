@@ -1,4 +1,4 @@
-"""Files out of object stores: copied once for each version, resumed, and used when the store cannot be asked."""
+"""Files from object stores: copied once per version, resumed, and used while the store cannot be reached."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ URL = "memory://bucket/models/w.safetensors"
 
 @pytest.fixture(autouse=True)
 def store(monkeypatch) -> MemoryFileSystem:
-    """A store in memory, as if it were one of those that weights may come from."""
+    """A store in memory, registered as one that weights may come from."""
     monkeypatch.setitem(DRIVERS, "memory", ("memoryfs", "remote"))
     monkeypatch.setattr(transfer, "RETRIES", RetryPolicy(attempts=2, pause_s=0.01))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
@@ -40,15 +40,15 @@ def test_an_object_is_copied_once(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_another_version_is_another_copy(store: MemoryFileSystem, tmp_path: Path) -> None:
-    """An object that was written anew is not mistaken for the old one."""
+    """An object that was overwritten is not mistaken for the old one."""
     old = fetch_url(URL, cache_dir=str(tmp_path))
     store.pipe_file("/bucket/models/w.safetensors", CONTENT + b"more")
     new = fetch_url(URL, cache_dir=str(tmp_path))
     assert (old.read_bytes(), new.read_bytes()) == (CONTENT, CONTENT + b"more")
 
 
-def test_a_copy_goes_on_where_it_broke(store: MemoryFileSystem, tmp_path: Path, monkeypatch) -> None:
-    """The second try reads from the byte where the first was cut off."""
+def test_an_interrupted_copy_is_resumed(store: MemoryFileSystem, tmp_path: Path, monkeypatch) -> None:
+    """The second attempt reads from the byte where the first one ended."""
     begun = []
 
     class Breaking(io.BytesIO):
@@ -63,16 +63,16 @@ def test_a_copy_goes_on_where_it_broke(store: MemoryFileSystem, tmp_path: Path, 
     assert begun[:3] == [0, 50_000, 50_000]
 
 
-def test_a_copy_that_ends_early_is_no_file(tmp_path: Path, monkeypatch) -> None:
-    """Nothing has the name of the whole."""
+def test_a_truncated_copy_is_not_published(tmp_path: Path, monkeypatch) -> None:
+    """No file has the final name."""
     monkeypatch.setattr(MemoryFileSystem, "open", lambda *_, **__: io.BytesIO(CONTENT[:1000]))
-    with pytest.raises(WeightsError, match=r"could not be copied: .*cut off after 1,000 of 131,072 bytes"):
+    with pytest.raises(WeightsError, match=r"could not be copied: .*truncated after 1,000 of 131,072 bytes"):
         fetch_url(URL, cache_dir=str(tmp_path))
     assert not list(tmp_path.rglob("w.safetensors"))
 
 
-def test_the_last_copy_is_used_when_the_store_cannot_be_asked(tmp_path: Path, monkeypatch, caplog) -> None:
-    """Offline, or without its driver; and that is logged."""
+def test_the_latest_copy_is_used_if_the_store_cannot_be_reached(tmp_path: Path, monkeypatch, caplog) -> None:
+    """Offline, or without its driver; with a warning."""
     path = fetch_url(URL, cache_dir=str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with caplog.at_level(logging.WARNING, logger="clipmill"):
@@ -80,11 +80,11 @@ def test_the_last_copy_is_used_when_the_store_cannot_be_asked(tmp_path: Path, mo
     assert f"the copy at {path} is used" in caplog.text
 
 
-def test_what_is_missing_is_said(tmp_path: Path, monkeypatch) -> None:
-    """The object, the driver, a folder."""
+def test_messages_name_the_missing_part(tmp_path: Path, monkeypatch) -> None:
+    """A missing object, a folder, a missing driver."""
     with pytest.raises(WeightsError, match=r"memory://bucket/none\.pt does not exist; without a network, put"):
         fetch_url("memory://bucket/none.pt", cache_dir=str(tmp_path))
-    with pytest.raises(WeightsError, match="is no file but a directory"):
+    with pytest.raises(WeightsError, match="is not a file but a directory"):
         fetch_url("memory://bucket/models", cache_dir=str(tmp_path))
 
     def no_driver(url: str) -> None:

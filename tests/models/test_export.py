@@ -1,4 +1,4 @@
-"""Exported directories: whole, checked, loaded without torch; and those of clip-as-service."""
+"""Exported directories: complete, verified, loaded without torch."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def directory(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def copy(directory: Path, tmp_path) -> Path:
-    """A copy to spoil."""
+    """A copy to damage."""
     yield Path(shutil.copytree(directory, tmp_path / "copy"))
     unload_all()
 
@@ -56,7 +56,7 @@ def exact_vectors() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
 def test_an_exported_model_gives_the_same_vectors(runtime: str, directory: Path) -> None:
-    """Texts cut alike, photographs cropped alike, in either runtime; and the facts are known before loading."""
+    """With the same truncation and crops, in either runtime; and the facts are known before loading."""
     spec = EncoderSpec(f"onnx:{directory}", device="cpu", runtime=runtime, precision="fp32")
     assert (spec.dim, spec.modalities) == (EncoderSpec("demo").dim, EncoderSpec("demo").modalities)
     assert spec.facts.preprocessing == EncoderSpec("demo").facts.preprocessing
@@ -70,7 +70,7 @@ def test_an_exported_model_gives_the_same_vectors(runtime: str, directory: Path)
 
 
 def test_it_is_loaded_without_torch_and_open_clip(directory: Path) -> None:
-    """Even where importing them fails; auto as well as named."""
+    """Even if importing them fails; with `auto` and given options."""
     program = (
         "import sys\n"
         "for name in ('torch', 'open_clip', 'onnx', 'transformers'): sys.modules[name] = None\n"
@@ -84,8 +84,8 @@ def test_it_is_loaded_without_torch_and_open_clip(directory: Path) -> None:
     assert done.stdout.split("\n")[:2] == ["(1, 96)"] * 2, done.stderr
 
 
-def test_a_directory_runs_as_it_was_exported_unless_the_spec_says_otherwise(tmp_path) -> None:
-    """`auto` means what it was exported for; int8 graphs run in int8 alone, and never on another runtime."""
+def test_a_directory_runs_as_exported_unless_the_spec_differs(tmp_path) -> None:
+    """`auto` resolves to the export's runtime and precision; int8 graphs run only in int8 and their runtime."""
     export_model(EncoderSpec("demo", runtime="onnx", precision="fp32"), tmp_path / "exact")
     assert _taken(f"onnx:{tmp_path}/exact") == ("onnx", "fp32")
     assert _taken(f"onnx:{tmp_path}/exact", runtime="openvino", precision="fp32") == ("openvino", "fp32")
@@ -107,14 +107,16 @@ def _taken(model: str, **options: str) -> tuple[str, str]:
 
 
 def test_float16_graphs_are_made_here_and_run_on_a_gpu(tmp_path) -> None:
-    """The graph itself is right, as ONNX Runtime's CPU kernels show; as an encoder it wants CUDA."""
+    """The graph is right, as ONNX Runtime's CPU kernels show; as an encoder it needs CUDA."""
     export_model(EncoderSpec("demo", runtime="onnx", precision="fp16"), tmp_path / "half")
     with pytest.raises(DeviceError, match="onnx fp16 on cuda"):
         load_encoder(f"onnx:{tmp_path}/half")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC  # 1.31 dies of more
+    options.graph_optimization_level = (
+        onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    )  # 1.31 crashes at higher levels
     providers = ["CPUExecutionProvider"]
     session = onnxruntime.InferenceSession(str(tmp_path / "half/text.onnx"), options, providers=providers)
     tokenizer = ClipTokenizer()
@@ -128,8 +130,8 @@ def test_float16_graphs_are_made_here_and_run_on_a_gpu(tmp_path) -> None:
         onnx.checker.check_model(str(tmp_path / "half" / f"{name}.onnx"), full_check=True)
 
 
-def test_a_directory_is_replaced_only_when_asked_and_at_once(directory: Path, tmp_path, monkeypatch) -> None:
-    """Strangers' files are never removed; an export that fails leaves what was there."""
+def test_a_directory_is_replaced_only_on_request_and_atomically(directory: Path, tmp_path, monkeypatch) -> None:
+    """Foreign files are never removed; a failed export leaves the old directory."""
     target = Path(shutil.copytree(directory, tmp_path / "target"))
     with pytest.raises(DatasetError, match="is not empty") as refused:
         export_model(EncoderSpec("demo"), target)
@@ -142,12 +144,12 @@ def test_a_directory_is_replaced_only_when_asked_and_at_once(directory: Path, tm
     export_model(EncoderSpec("demo"), target, overwrite=True)
     assert not (target / "old").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["target"], "drafts are gone"
-    stranger = tmp_path / "photos"
-    stranger.mkdir()
-    (stranger / "holiday.jpg").write_bytes(b"x")
-    with pytest.raises(DatasetError, match="was not exported"):
-        export_model(EncoderSpec("demo"), stranger, overwrite=True)
-    with pytest.raises(DatasetError, match="no directory"):
+    foreign = tmp_path / "photos"
+    foreign.mkdir()
+    (foreign / "holiday.jpg").write_bytes(b"x")
+    with pytest.raises(DatasetError, match="was not made by an export"):
+        export_model(EncoderSpec("demo"), foreign, overwrite=True)
+    with pytest.raises(DatasetError, match="is not a directory"):
         export_model(EncoderSpec("demo"), tmp_path / "none" / "below")
 
 
@@ -155,8 +157,8 @@ def _fail(*_: object) -> None:
     raise RuntimeError("disk")
 
 
-def test_what_cannot_be_exported_is_refused(directory: Path, tmp_path) -> None:
-    with pytest.raises(SpecError, match="'onnx' or 'openvino', not by 'torch'"):
+def test_models_that_cannot_be_exported_are_refused(directory: Path, tmp_path) -> None:
+    with pytest.raises(SpecError, match="'onnx' or 'openvino', not 'torch'"):
         export_model(EncoderSpec("demo", runtime="torch"), tmp_path / "x")
     with pytest.raises(SpecError, match="copy it"):
         export_model(EncoderSpec(f"onnx:{directory}"), tmp_path / "x")
@@ -166,7 +168,7 @@ def test_what_cannot_be_exported_is_refused(directory: Path, tmp_path) -> None:
 
 
 def _edit(folder: Path, *, signed: bool = True, **values: object) -> None:
-    """Change a manifest, as another version would have written it or (not signed) as somebody's editor leaves it."""
+    """Change a manifest, like another version of clipmill or (not signed) like an edit by hand."""
     manifest = {**json.loads((folder / FILE).read_text()), **values}
     if signed:
         del manifest["manifest_sha256"]
@@ -179,37 +181,37 @@ _GONE = object()
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("damage", "message"),
     [
         (lambda d: (d / "text.data").unlink(), r"lacks 'text.data'"),
-        (lambda d: (d / "text.data").write_bytes((d / "text.data").read_bytes()[:-1] + b"x"), r"text.data' is not the"),
-        (lambda d: (d / "image.onnx").write_bytes(b""), r"image.onnx' is not the file that was exported"),
+        (lambda d: (d / "text.data").write_bytes((d / "text.data").read_bytes()[:-1] + b"x"), r"text.data' differs"),
+        (lambda d: (d / "image.onnx").write_bytes(b""), r"image.onnx' differs from the exported file"),
         (lambda d: (d / FILE).write_text("{"), r"clipmill.json' cannot be read"),
-        (lambda d: (d / FILE).write_text("[]"), r"no JSON object"),
+        (lambda d: (d / FILE).write_text("[]"), r"is not a JSON object"),
         (lambda d: _edit(d, format=2), r"has the format 2, and this version reads 1"),
         (lambda d: _edit(d, graphs=_GONE), r"lacks 'graphs'; export"),
-        (lambda d: _edit(d, files={"../w": "0"}), r"'../w', which is no file of its directory"),
-        (lambda d: _edit(d, signed=False, weights_sha256="0"), r"is not as `clipmill export` wrote it"),
+        (lambda d: _edit(d, files={"../w": "0"}), r"'../w', which is not a file in its directory"),
+        (lambda d: _edit(d, signed=False, weights_sha256="0"), r"was changed since `clipmill export` wrote it"),
         (lambda d: (d / FILE).unlink(), r"neither a clipmill.json .* nor textual.onnx and visual.onnx"),
         (shutil.rmtree, r"no directory .*`clipmill export` writes one"),
     ],
 )  # fmt: skip
-def test_damaged_directories_are_refused(spoil, message: str, copy: Path) -> None:
-    """A file that is missing or changed, another format, no manifest: each is said."""
-    spoil(copy)
+def test_damaged_directories_are_refused(damage, message: str, copy: Path) -> None:
+    """A missing or changed file, another format, no manifest: each has its message."""
+    damage(copy)
     with pytest.raises(WeightsError, match=message):
         load_encoder(f"onnx:{copy}", device="cpu", runtime="onnx", precision="fp32")
 
 
-def test_graphs_of_another_model_are_seen(copy: Path, monkeypatch) -> None:
-    """A manifest that says another dimension than its graphs have."""
+def test_graphs_of_another_model_are_refused(copy: Path, monkeypatch) -> None:
+    """A manifest with another dimension than its graphs."""
     _edit(copy, dim=512)
     with pytest.raises(WeightsError, match=r"returns \(2, 96\) for 2 rows; its model has 512"):
         load_encoder(f"onnx:{copy}", device="cpu", runtime="onnx", precision="fp32")
 
 
 def test_hashes_are_computed_once(copy: Path, monkeypatch) -> None:
-    """The second load believes the notes beside the files."""
+    """The second load uses the notes next to the files."""
     load_encoder(f"onnx:{copy}", device="cpu", runtime="onnx", precision="fp32")
     unload_all()
     read = []
@@ -219,7 +221,7 @@ def test_hashes_are_computed_once(copy: Path, monkeypatch) -> None:
     assert "text.data" not in read
 
 
-def test_tokenizers_come_back_as_they_were(tmp_path) -> None:
+def test_saved_tokenizers_are_loaded_unchanged(tmp_path) -> None:
     """CLIP's with another limit; a `tokenizer.json` with its cleaning, padding and limits."""
     settings = save_tokenizer(ClipTokenizer(77, max_tokens=9), tmp_path)
     again = load_tokenizer(json.loads(json.dumps(settings)), tmp_path)
@@ -237,12 +239,12 @@ def test_tokenizers_come_back_as_they_were(tmp_path) -> None:
         np.testing.assert_array_equal(again(text)[0], fast(text)[0])
     assert again("a red circle")[0].tolist() == [1, 0, 3]
     (tmp_path / "bpe_simple_vocab_16e6.txt.gz").write_bytes(b"no gzip")
-    with pytest.raises(WeightsError, match="no table of CLIP's merges"):
+    with pytest.raises(WeightsError, match="not a table of CLIP's merges"):
         load_tokenizer(settings, tmp_path)
 
 
 def test_the_frontend_of_a_directory_is_that_of_its_model(directory: Path) -> None:
-    """All settings of preparing values survive, each modality's."""
+    """All settings of preparation are kept, for each modality."""
     from clipmill.models.towers import find_source
 
     ours = find_source(EncoderSpec(f"onnx:{directory}")).frontend

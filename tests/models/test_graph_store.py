@@ -1,4 +1,4 @@
-"""Graphs are made once on a machine, whole or not at all, by one process while others wait."""
+"""Graphs are made once per machine, atomically, by one process while others wait."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _start_worker(runtime: str) -> subprocess.Popen:
 
 
 def test_workers_that_start_together_make_the_graphs_once(demo_cache) -> None:
-    """Two processes on a cold cache: one makes, one waits; later ones import neither torch nor open_clip."""
+    """Two processes with an empty cache: one makes them, one waits; later ones import neither torch nor open_clip."""
     runtimes = ("onnx", "openvino")
     together = [worker.communicate(timeout=300)[0] for worker in map(_start_worker, runtimes)]
     assert sum("made float graphs" in text for text in together) == 1, together
@@ -56,23 +56,23 @@ def test_workers_that_start_together_make_the_graphs_once(demo_cache) -> None:
 
 
 def test_workers_that_start_together_decide_once(demo_cache) -> None:
-    """What `auto` means is measured by one of two processes; the other waits, believes it and builds no towers."""
-    said = [worker.communicate(timeout=300)[0] for worker in [_start_worker("auto"), _start_worker("auto")]]
-    assert sum("made float graphs" in text for text in said) == 1, said
-    assert sum("imported []" in text for text in said) == 1, said
-    assert all("chosen by auto" in text for text in said)
+    """One of two processes measures for `auto`; the other waits, uses the result and builds no towers."""
+    outputs = [worker.communicate(timeout=300)[0] for worker in [_start_worker("auto"), _start_worker("auto")]]
+    assert sum("made float graphs" in text for text in outputs) == 1, outputs
+    assert sum("imported []" in text for text in outputs) == 1, outputs
+    assert all("(auto)" in text for text in outputs)
 
 
-def test_half_made_graphs_are_not_taken(quick_maker, demo_cache, monkeypatch) -> None:
-    """A maker that fails leaves nothing; graphs that lost or changed a file are made again."""
+def test_incomplete_graphs_are_not_used(quick_maker, demo_cache, monkeypatch) -> None:
+    """A failure leaves nothing; graphs with a missing or changed file are made again."""
     made = Store(find_source(EncoderSpec("demo")), None)
 
-    def break_off(towers, frontend, folder):
+    def fail_midway(towers, frontend, folder):
         (folder / "image.onnx").write_bytes(b"half")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(store, "make_graphs", break_off)
+        patch.setattr(store, "make_graphs", fail_midway)
         made.graphs("float")
     assert not [path for path in demo_cache.rglob("*") if path.is_file() and path.suffix != ".lock"]
     folder = made.graphs("float").folder
@@ -84,8 +84,8 @@ def test_half_made_graphs_are_not_taken(quick_maker, demo_cache, monkeypatch) ->
     assert (folder / "text.data").stat().st_size > 1000
 
 
-def test_a_cache_that_cannot_be_written(quick_maker, demo_cache, monkeypatch, caplog) -> None:
-    """Graphs in it are used; without them they are made elsewhere, and a warning says so."""
+def test_a_read_only_cache(quick_maker, demo_cache, monkeypatch, caplog) -> None:
+    """Graphs in it are used; missing ones are made elsewhere, with a warning."""
     source = find_source(EncoderSpec("demo"))
     monkeypatch.setattr(store, "is_writable", lambda folder: False)
     monkeypatch.setattr(openvino, "is_writable", lambda folder: False)
@@ -102,8 +102,8 @@ def test_a_cache_that_cannot_be_written(quick_maker, demo_cache, monkeypatch, ca
     assert not (kept / "compiled").exists()
 
 
-def test_a_compiled_model_that_was_not_finished_is_compiled_again(quick_maker, demo_cache) -> None:
-    """OpenVINO's own cache has no sign of being whole; ours has."""
+def test_an_incomplete_compiled_model_is_compiled_again(quick_maker, demo_cache) -> None:
+    """OpenVINO's own cache has no marker of completeness; ours has."""
     found = Store(find_source(EncoderSpec("demo")), None)
     first = start_runtime(found, Combination("openvino", "fp32"), "cpu", 1)
     ids = (np.array([[49406, 320, 49407]]),)
@@ -117,8 +117,8 @@ def test_a_compiled_model_that_was_not_finished_is_compiled_again(quick_maker, d
     np.testing.assert_array_equal(again.encode("text", ids), expected)
 
 
-def test_a_finding_that_cannot_be_written_is_no_error(demo_cache, monkeypatch) -> None:
-    """A full disk: empty files can be made, and nothing put into them."""
+def test_a_result_that_cannot_be_cached_is_no_error(demo_cache, monkeypatch) -> None:
+    """On a full disk, empty files can be created but not written to."""
 
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -131,14 +131,14 @@ def test_a_finding_that_cannot_be_written_is_no_error(demo_cache, monkeypatch) -
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript"])
-def test_making_graphs_names_what_it_needs(package: str, demo_cache, monkeypatch) -> None:
+def test_making_graphs_without_a_package_names_the_extra(package: str, demo_cache, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtraError, match=rf"'{package}'.*pip install 'clipmill\[onnx\]'"):
         load_encoder("demo", device="cpu", runtime="onnx", precision="fp32")
 
 
-def test_whether_a_folder_can_be_written_is_tried(tmp_path, monkeypatch) -> None:
-    """A folder that is not there is made; where no file can be made in it, it cannot."""
+def test_writability_is_checked_with_a_file(tmp_path, monkeypatch) -> None:
+    """A missing folder is created; if no file can be created in it, it is not writable."""
     assert store.is_writable(tmp_path / "deep" / "folder") and not list((tmp_path / "deep" / "folder").iterdir())
     (tmp_path / "file").touch()
     assert not store.is_writable(tmp_path / "file" / "folder")

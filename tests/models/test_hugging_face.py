@@ -88,7 +88,7 @@ def _saved(image: Image.Image, format: str, **options: object) -> bytes:
 
 
 def test_images_equal_the_reference(case: Case, files: list[bytes]) -> None:
-    """Encoded files of many modes (transparent ones among them) and sizes: relative error at most 1e-4."""
+    """Encoded files of many modes (including transparent ones) and sizes: relative error at most 1e-4."""
     encoder = load_encoder(case.model, **EXACT)
     assert encoder.dim == case.module.config.projection_dim
     assert relative_error(encoder.embed_images(files), case.reference_images(files)) <= TOLERANCE
@@ -102,8 +102,8 @@ def test_texts_equal_the_reference(case: Case) -> None:
     assert relative_error(np.vstack([encoder.embed_texts([text]) for text in TEXTS]), reference) <= TOLERANCE
 
 
-def test_negative_controls_are_seen(case: Case, files: list[bytes]) -> None:
-    """The other activation, a second projection, another mean, and alpha that is ignored all miss."""
+def test_negative_controls_are_detected(case: Case, files: list[bytes]) -> None:
+    """The other activation, a second projection, another mean, and ignoring alpha all differ."""
     encoder = load_encoder(case.model, **EXACT)
     photos = files[:3]
     images, texts = encoder.embed_images(photos), encoder.embed_texts(TEXTS)
@@ -126,8 +126,8 @@ def _has_alpha(image: Image.Image) -> bool:
     return image.mode in ("RGBA", "LA") or "transparency" in image.info
 
 
-def test_crops_begin_where_the_reference_begins_them(small: Case) -> None:
-    """Half a pixel is rounded down, and colours are made before resizing: both as transformers, not as open_clip."""
+def test_crops_have_the_offsets_of_the_reference(small: Case) -> None:
+    """Half a pixel is rounded down, and images are converted to RGB before resizing, as in transformers."""
     from clipmill.media.preprocess import crop_image
 
     ours = EncoderSpec(small.model).facts.preprocessing
@@ -139,7 +139,7 @@ def test_crops_begin_where_the_reference_begins_them(small: Case) -> None:
     image = Image.fromarray(picture[:67, :64])
     expected = _grey_levels(small.reference_pixels([encode(picture[:67, :64])])[0])
     assert np.abs(crop_image(image, dataclasses.replace(ours, crop_offset="even")) - expected).max() > 5
-    ribbon = np.tile(picture[:3], (1, 12, 1))  # so long that only what is kept is resized
+    ribbon = np.tile(picture[:3], (1, 12, 1))  # so long that it is resized only inside the crop
     expected = _grey_levels(small.reference_pixels([encode(ribbon)])[0])
     assert np.abs(crop_image(Image.fromarray(ribbon), ours) - expected).max() < 1.01
     palette = Image.fromarray(picture).quantize(64)
@@ -149,7 +149,7 @@ def test_crops_begin_where_the_reference_begins_them(small: Case) -> None:
 
 
 def _grey_levels(pixels: torch.Tensor) -> np.ndarray:
-    """Undo a reference's normalisation: (3, S, S) to (S, S, 3), 0 to 255."""
+    """Invert a reference's normalisation: (3, S, S) to (S, S, 3), 0 to 255."""
     mean, std = torch.tensor(NEW_PROCESSOR["image_mean"]), torch.tensor(NEW_PROCESSOR["image_std"])
     return ((pixels.permute(1, 2, 0) * std + mean) * 255).numpy()
 
@@ -170,8 +170,8 @@ def _grey_levels(pixels: torch.Tensor) -> np.ndarray:
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 @pytest.mark.parametrize("nested", [False, True], ids=["own-file", "processor_config"])
-def test_an_image_processors_settings_are_followed(small: Case, tmp_path, changes, differs: bool, nested: bool) -> None:
-    """Whatever is supported gives the reference's pixels; in the file of its own, and inside processor_config.json."""
+def test_settings_of_image_processors_are_used(small: Case, tmp_path, changes, differs: bool, nested: bool) -> None:
+    """Supported settings give the reference's pixels, in preprocessor_config.json and in processor_config.json."""
     settings = {**NEW_PROCESSOR, **changes}
     config = (small.directory / "config.json").read_text()
     (tmp_path / "config.json").write_text(config)
@@ -211,8 +211,8 @@ def test_an_image_processors_settings_are_followed(small: Case, tmp_path, change
     ],
     ids=lambda changes: "-".join(f"{name}" for name in changes),
 )
-def test_an_image_processor_that_is_not_supported_is_refused(small: Case, tmp_path, changes: dict) -> None:
-    """The message names the file, the setting, its value and what is allowed; nothing is guessed."""
+def test_unsupported_image_processors_are_refused(small: Case, tmp_path, changes: dict) -> None:
+    """The message has the file, the setting, its value and the allowed values; nothing is guessed."""
     write_processor(tmp_path, {**NEW_PROCESSOR, **changes}, 64)
     with pytest.raises(WeightsError) as error:
         _ = EncoderSpec(small.model, base_image_processor=str(tmp_path)).dim
@@ -223,7 +223,7 @@ def test_an_image_processor_that_is_not_supported_is_refused(small: Case, tmp_pa
 
 @pytest.mark.parametrize("whole", [True, False], ids=["tokenizer.json", "vocab.json-merges.txt"])
 def test_ids_equal_the_references(tmp_path, whole: bool) -> None:
-    """Token by token, cut ones included, from either layout; and cut texts are counted."""
+    """Token by token, also for truncated texts, from either layout; and truncated texts are counted."""
     from clipmill.models.towers.hugging_face import find_tokenizer
 
     write_tokenizer(tmp_path, whole=whole)
@@ -237,7 +237,7 @@ def test_ids_equal_the_references(tmp_path, whole: bool) -> None:
 
 
 def test_long_texts_are_cut_and_counted(small: Case) -> None:
-    """At the context of 77, or where the spec says; above the context is an error."""
+    """To the context of 77, or the limit in the spec; a limit above the context is an error."""
     texts = ["word " * 75, "word " * 76, "a b c d", "a b"]
     for limit, expected in ((None, [False, True, False, False]), (4, [True, True, True, False])):
         encoder = load_encoder(small.model, **EXACT, max_text_tokens=limit)

@@ -1,4 +1,4 @@
-"""Directories and repositories with a Hugging Face model: what is refused, borrowed and fetched."""
+"""Directories and repositories with a Hugging Face model: refusals, borrowed parts, and the cache."""
 
 from __future__ import annotations
 
@@ -56,16 +56,16 @@ def small(tmp_path_factory) -> Case:
     ids=lambda value: str(value)[:20],
 )
 def test_another_kind_of_model_is_named(tmp_path, config: dict, named: str) -> None:
-    """The error says what the directory holds and what is allowed."""
+    """The error has the kind of model and the allowed one."""
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(WeightsError, match="allowed is 'clip'") as error:
+    with pytest.raises(WeightsError, match="it must be 'clip'") as error:
         load_encoder(f"hf:{tmp_path}", **EXACT)
     assert named in str(error.value)
 
 
-def test_what_is_missing_is_named(small: Case, tmp_path) -> None:
-    """No directory, an adapter, no weights, a missing part, no tokenizer, no image processor: each its own message."""
-    with pytest.raises(WeightsError, match="no directory at"):
+def test_messages_name_the_missing_file(small: Case, tmp_path) -> None:
+    """No directory, an adapter, no weights, a missing shard, no tokenizer, no image processor."""
+    with pytest.raises(WeightsError, match="there is no directory"):
         load_encoder(f"hf:{tmp_path / 'none'}", **EXACT)
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(WeightsError, match="an adapter"):
@@ -84,7 +84,7 @@ def test_what_is_missing_is_named(small: Case, tmp_path) -> None:
     with pytest.raises(WeightsError, match=r"no 'part-1\.safetensors'"):
         load_encoder(f"hf:{tmp_path}", **EXACT)
     index.write_text(json.dumps({"weight_map": {"logit_scale": "../secret.safetensors"}}))
-    with pytest.raises(WeightsError, match="names of files beside it"):
+    with pytest.raises(WeightsError, match="names of files next to it"):
         load_encoder(f"hf:{tmp_path}", **EXACT)
 
 
@@ -100,7 +100,7 @@ def test_weights_that_do_not_fit_are_refused(small: Case, tmp_path) -> None:
 
 
 def test_borrowed_parts_are_used_and_named(small: Case, tmp_path) -> None:
-    """A model without tokenizer and image processor takes those of another place; the provenance says so."""
+    """A model without tokenizer and image processor uses those of another place, which is in the provenance."""
     bare, lender = tmp_path / "bare", tmp_path / "lender"
     lender.mkdir()
     write_model(bare, small.module, processor=None, tokenizer=False)
@@ -121,7 +121,7 @@ def test_borrowed_parts_are_used_and_named(small: Case, tmp_path) -> None:
 
 
 def test_a_repository_is_read_from_the_hub_librarys_cache(small: Case, tmp_path, monkeypatch) -> None:
-    """An id whose files are in the cache loads offline; one whose files are not says where they were looked for."""
+    """An id whose files are in the cache loads offline; otherwise the error has the caches that were searched."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     repository = tmp_path / "models--me--mine"
     snapshot = repository / "snapshots" / ("0" * 40)
@@ -137,7 +137,7 @@ def test_a_repository_is_read_from_the_hub_librarys_cache(small: Case, tmp_path,
 
 
 def test_finding_a_source_loads_no_framework(small: Case) -> None:
-    """A process that runs graphs made earlier imports neither torch nor transformers for the tokenizer and the rest."""
+    """A process with cached graphs imports neither torch nor transformers, not even for the tokenizer."""
     code = (
         "import sys; from clipmill.encoders import EncoderSpec; from clipmill.models.towers import find_source;"
         f"source = find_source(EncoderSpec({small.model!r})); source.key; source.frontend.text.tokenizer('a cat');"

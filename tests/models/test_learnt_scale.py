@@ -1,4 +1,4 @@
-"""The learnt scale is what the reference multiplies by, and none is invented where weights hold none."""
+"""The learnt scale equals that of the reference, and weights without a scale have none."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _forget_models():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_clip_scores_equal_open_clips_own_softmax(kind: str, tmp_path: Path) -> None:
-    """Whole, from files to scores, against open_clip's logits, a bias included; 100 and the bare parameter miss."""
+    """From files to scores, compared with open_clip's logits, also with a bias; 100 and the raw parameter differ."""
     case = make_repository(kind, tmp_path)
     encoder = load_encoder(case.spec)
     files = [encode(array) for array in photographs().values()]
@@ -85,8 +85,8 @@ def scales_of_file(path: Path) -> dict:
 
 
 @pytest.mark.parametrize("layout", FILES)
-def test_every_layout_of_a_file_tells_its_scale(layout: str, tmp_path: Path) -> None:
-    """In the precision in which the file has it, as open_clip would load it."""
+def test_the_scale_is_read_from_every_layout_of_a_file(layout: str, tmp_path: Path) -> None:
+    """In the precision of the file, as open_clip would load it."""
     path = FILES[layout](state_with(LEARNT), tmp_path / "w.pt")
     stored = torch.tensor(LEARNT).to(STORED.get(layout, torch.float32))
     scales = scales_of_file(path)
@@ -98,8 +98,8 @@ def test_every_layout_of_a_file_tells_its_scale(layout: str, tmp_path: Path) -> 
     assert scales_of_file(other)[PAIR] / scales[PAIR] == pytest.approx(math.exp(0.5), rel=VISIBLE)
 
 
-def test_a_scale_over_100_is_taken_as_it_is(tmp_path: Path) -> None:
-    """Only OpenAI's training kept it below; open_clip bounds nothing when it scores."""
+def test_a_scale_over_100_is_not_clamped(tmp_path: Path) -> None:
+    """Only OpenAI's training clamped it; open_clip does not when it scores."""
     path = write_safetensors(state_with(4.75), tmp_path / "w")
     assert scales_of_file(path)[PAIR] == pytest.approx(115.584, rel=1e-5)
 
@@ -118,19 +118,19 @@ def test_no_scale_is_invented(layout: str, tmp_path: Path) -> None:
         ((math.nan,), "'logit_scale' in .* is nan"),
         ((math.inf,), "is inf"),
         ((-math.inf,), "is -inf"),
-        ((100.0,), "is 100.0, whose exponential is no finite number"),
-        ((-800.0,), "is -8.*, whose exponential is no finite number above 0"),
-        ((1.0, 2.0), r"has the shape \(2,\); a learnt scale is one number"),
+        ((100.0,), "is 100.0, whose exponential is not finite"),
+        ((-800.0,), "is -8.*, whose exponential is not finite and above 0"),
+        ((1.0, 2.0), r"has shape \(2,\); a learnt scale must be one number"),
     ],
 )
-def test_a_parameter_that_is_no_scale_is_refused(layout: str, learnt: tuple, message: str, tmp_path: Path) -> None:
+def test_an_invalid_parameter_is_refused(layout: str, learnt: tuple, message: str, tmp_path: Path) -> None:
     path = FILES[layout](state_with(*learnt), tmp_path / "w.pt")
     with pytest.raises(WeightsError, match=message):
         scales_of_file(path)
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pt"])
-def test_files_that_are_not_there_or_no_weights_are_named(name: str, tmp_path: Path) -> None:
+def test_missing_and_invalid_files_are_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=f"no weights at .*{name}"):
         scales_of_file(tmp_path / name)
     (tmp_path / name).write_text("<html>" * 9)
@@ -138,11 +138,11 @@ def test_files_that_are_not_there_or_no_weights_are_named(name: str, tmp_path: P
         scales_of_file(tmp_path / name)
 
 
-def test_it_is_read_when_it_is_asked_for_and_once(tmp_path: Path, monkeypatch) -> None:
-    """A parameter that is no number spoils no vectors; two encoders of one model read the file once."""
+def test_it_is_read_once_and_only_when_needed(tmp_path: Path, monkeypatch) -> None:
+    """A parameter of NaN affects no vectors; two encoders of one model read the file once."""
     broken = load_encoder(make_repository("plain", tmp_path / "nan", math.nan).spec)
     assert np.isfinite(broken.embed_texts(TEXTS)).all()
-    with pytest.raises(WeightsError, match="is nan: a training that failed"):
+    with pytest.raises(WeightsError, match="is nan, perhaps from a failed training"):
         _ = broken.learnt_scales
     unload_all()
     reads = []
@@ -166,7 +166,7 @@ def test_it_is_read_when_it_is_asked_for_and_once(tmp_path: Path, monkeypatch) -
 
 @pytest.mark.parametrize("layout", ["safetensors", "sharded", "bin"])
 def test_hugging_faces_logits(layout: str, tmp_path: Path) -> None:
-    """Every layout; the clip_scores are the softmax of transformers' own logits."""
+    """In every layout; the clip_scores are the softmax of transformers' logits."""
     drawn = drawn_clip(small_config())
     with torch.no_grad():
         drawn.logit_scale.fill_(LEARNT)
@@ -198,8 +198,8 @@ def test_hugging_face_weights_without_a_scale(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("has_scale", [True, False])
-def test_mclips_is_that_of_the_image_tower(has_scale: bool, tmp_path: Path, monkeypatch) -> None:
-    """Its texts were taught to lie where that CLIP's do; what the text tower's file may hold is nobody's."""
+def test_the_scale_of_mclip_is_that_of_the_image_tower(has_scale: bool, tmp_path: Path, monkeypatch) -> None:
+    """Its text tower was trained to match that CLIP; a scale in the text tower's file has no meaning."""
     name = "M-CLIP/XLM-Roberta-Large-Vit-B-32"
     for base in list(mclip.BASES):
         monkeypatch.setitem(mclip.BASES, base, small_base(base))
@@ -224,7 +224,7 @@ def bounded(parameter: float) -> float:
     ("it", "ai", "at"), [(LEARNT, 3.9924, 4.5), (200.0, -0.7, LEARNT), (4.60517, 0.25, -3.0), (-200.0, 4.7, 1.5)]
 )
 def test_audioclips_three_scales(it: float, ai: float, at: float, tmp_path: Path) -> None:
-    """Each pair has its own, kept between 1 and 100 as the reference keeps it."""
+    """Each pair has its own scale, clamped to 1 to 100 as in the reference."""
     spec = write_audioclip(tmp_path / "a.pt", logit_scale=it, logit_scale_ai=ai, logit_scale_at=at)
     found = find_source(spec).scales()
     expected = {PAIR: bounded(it), AUDIO_IMAGE: bounded(ai), AUDIO_TEXT: bounded(at)}
@@ -242,7 +242,7 @@ def test_audioclips_scales_reach_the_encoder(tmp_path: Path) -> None:
     }
 
 
-def test_audioclips_scales_that_are_missing_or_no_numbers(tmp_path: Path) -> None:
+def test_missing_and_invalid_scales_of_audioclip(tmp_path: Path) -> None:
     lean = write_audioclip(tmp_path / "lean.pt", logit_scale=LEARNT, logit_scale_ai=None, logit_scale_at=None)
     assert set(find_source(lean).scales()) == {PAIR}
     for number, value in enumerate((math.nan, math.inf, -math.inf)):

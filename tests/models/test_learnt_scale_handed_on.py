@@ -1,4 +1,4 @@
-"""The learnt scale on its way: through exported directories, without torch, from the fake and from own encoders."""
+"""The learnt scale of exported directories, without torch, of the fake and of custom encoders."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def scales_of_directory(folder: Path) -> dict:
 
 
 def rewrite(folder: Path, learnt_scales: object) -> None:
-    """Write the manifest again, signed; `...` leaves the entry out, as versions did that knew none."""
+    """Write the manifest again, signed; `...` leaves the entry out, like older versions."""
     manifest = {**read_manifest(folder), "learnt_scales": learnt_scales}
     if learnt_scales is ...:
         del manifest["learnt_scales"]
@@ -55,7 +55,7 @@ def rewrite(folder: Path, learnt_scales: object) -> None:
 
 
 def test_an_exported_directory_has_the_scale_of_its_model(exported: Path, copy: Path) -> None:
-    """To the last bit; another one in the manifest is what is then taken."""
+    """Bit-identical; a scale in the manifest is the one that is used."""
     learnt = find_source(EncoderSpec("demo")).scales()
     assert load_encoder(f"onnx:{exported}", device="cpu", runtime="onnx").learnt_scales == learnt
     assert json.loads((exported / FILE).read_text())["learnt_scales"] == {"image-text": learnt[PAIR]}
@@ -64,7 +64,7 @@ def test_an_exported_directory_has_the_scale_of_its_model(exported: Path, copy: 
 
 
 def test_directories_of_earlier_exports_have_none(copy: Path) -> None:
-    """They load as ever."""
+    """They still load."""
     rewrite(copy, ...)
     encoder = load_encoder(f"onnx:{copy}", device="cpu", runtime="onnx", precision="fp32")
     assert encoder.learnt_scales == {}
@@ -75,31 +75,31 @@ def test_directories_of_earlier_exports_have_none(copy: Path) -> None:
     ("written", "message"),
     [
         ({"image-text": math.nan}, "the learnt scale of image and text is nan"),
-        ({"image-text": 0}, "is 0, no finite number above 0"),
-        ({"image-text": "100"}, "is '100', no finite number"),
-        ({"image-text": True}, "is True, no finite number"),
+        ({"image-text": 0}, "is 0, not a finite number above 0"),
+        ({"image-text": "100"}, "is '100', not a finite number"),
+        ({"image-text": True}, "is True, not a finite number"),
         ({"image-sound": 100.0}, "allowed are frozensets of one or two of image, text"),
         ({"audio-text": 100.0}, "allowed are frozensets of one or two of image, text"),
-        ([100.0], "allowed are numbers by pair"),
+        ([100.0], "it must have numbers by pair"),
     ],
 )
-def test_a_manifest_that_holds_no_scales_is_refused(written: object, message: str, copy: Path) -> None:
+def test_a_manifest_with_invalid_scales_is_refused(written: object, message: str, copy: Path) -> None:
     rewrite(copy, written)
     with pytest.raises(WeightsError, match=f"clipmill.json.*{message}"):
         scales_of_directory(copy)
 
 
-def test_exporting_a_model_whose_scale_is_no_number(tmp_path: Path, caplog) -> None:
-    """Its vectors are right: it is exported, without a scale, and that is said."""
+def test_exporting_a_model_whose_scale_is_nan(tmp_path: Path, caplog) -> None:
+    """Its vectors are right, so it is exported without a scale, with a warning."""
     case = make_repository("plain", tmp_path, math.nan)
     manifest = export_model(dataclasses.replace(case.spec, runtime="onnx"), tmp_path / "out")
     assert manifest["learnt_scales"] == {}
-    assert "exported without a learnt scale: 'logit_scale' in" in caplog.text
+    assert "exported without learnt scales: 'logit_scale' in" in caplog.text
     assert scales_of_directory(tmp_path / "out") == {}
 
 
 def test_clip_as_services_directories_have_none(tmp_path: Path) -> None:
-    """Not even where the model is known: its graphs are not said to be of these weights."""
+    """Not even if the model is known, since its graphs may be made from other weights."""
     for name in ("visual.onnx", "textual.onnx"):
         (tmp_path / name).write_bytes(b"graph")
     (tmp_path / FILE).write_text('{"model": "demo"}')
@@ -107,8 +107,8 @@ def test_clip_as_services_directories_have_none(tmp_path: Path) -> None:
 
 
 def test_neither_graphs_nor_safetensors_need_torch_for_it(exported: Path) -> None:
-    """A process where torch cannot be imported runs cached graphs, and an exported directory, and tells their scale."""
-    load_encoder("demo", device="cpu", runtime="onnx", precision="fp32")  # whose graphs are in the cache from now on
+    """A process without torch runs cached graphs and an exported directory, and returns their scales."""
+    load_encoder("demo", device="cpu", runtime="onnx", precision="fp32")  # its graphs are in the cache from now on
     program = (
         "import sys\n"
         "sys.modules['torch'] = None\n"
@@ -124,8 +124,8 @@ def test_neither_graphs_nor_safetensors_need_torch_for_it(exported: Path) -> Non
     assert done.stdout.splitlines() == [f"(1, 96) {scale}"] * 2 + ["no torch"], done.stderr
 
 
-def test_a_pickle_where_torch_is_not_installed(tmp_path: Path) -> None:
-    """The error says what reads it."""
+def test_a_pickle_without_torch(tmp_path: Path) -> None:
+    """The error names the missing library."""
     path = write_pickle(state_with(LEARNT), tmp_path / "w.pt")
     program = (
         "import sys; sys.modules['torch'] = None\n"
@@ -139,7 +139,7 @@ def test_a_pickle_where_torch_is_not_installed(tmp_path: Path) -> None:
     assert "w.pt' is read by torch, which is not installed" in done.stdout, done.stderr
 
 
-# --- the fake, and encoders of one's own ------------------------------------------------------------------------------
+# --- the fake, and custom encoders ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -155,24 +155,24 @@ def test_a_pickle_where_torch_is_not_installed(tmp_path: Path) -> None:
         ("fake::modalities=text,audio&scale_at=3", {AUDIO_TEXT: 3.0}),
     ],
 )
-def test_the_fake_has_what_it_is_given(model: str, expected: dict) -> None:
+def test_the_fake_has_the_given_scales(model: str, expected: dict) -> None:
     assert load_encoder(model).learnt_scales == expected
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("scale=x", "scale='x' is no finite number above 0"),
-        ("scale=0", "scale='0' is no"),
-        ("scale=-1", "scale='-1' is no"),
-        ("scale=inf", "scale='inf' is no"),
-        ("scale=nan", "scale='nan' is no"),
-        ("scale=", "scale='' is no"),
+        ("scale=x", "scale='x' is not a finite number above 0"),
+        ("scale=0", "scale='0' is not"),
+        ("scale=-1", "scale='-1' is not"),
+        ("scale=inf", "scale='inf' is not"),
+        ("scale=nan", "scale='nan' is not"),
+        ("scale=", "scale='' is not"),
         ("scale_ai=2", "scale_ai is between audio and image; modalities=image,text"),
         ("scale=2&modalities=text", "scale is between image and text; modalities=text"),
     ],
 )
-def test_a_fake_scale_that_cannot_be_is_refused_when_the_spec_is_made(options: str, message: str) -> None:
+def test_an_invalid_fake_scale_is_refused_when_the_spec_is_made(options: str, message: str) -> None:
     with pytest.raises(SpecError, match=f"model 'fake::{options}': {message}"):
         EncoderSpec(f"fake::{options}")
 
@@ -198,22 +198,22 @@ class Negative(Silent):
     def learnt_scales(self):
         return {frozenset({"text", "image"}): -1.0}
 
-class Stranger:
+class Unrelated:
     dim, modalities, device, resolved = 4, frozenset({"text"}), "cpu", {}
     prepare = encode = lambda *_: None
 """
 
 
-def test_own_encoders(tmp_path: Path, monkeypatch) -> None:
-    """None unless they say so, subclass or not; what they say is checked, and comes as plain numbers."""
+def test_custom_encoders(tmp_path: Path, monkeypatch) -> None:
+    """They have none by default, subclass or not; their scales are checked and returned as plain numbers."""
     (tmp_path / "own_scales.py").write_text(OWN)
     monkeypatch.syspath_prepend(str(tmp_path))
-    for name in ("Silent", "Stranger"):
+    for name in ("Silent", "Unrelated"):
         assert load_encoder(f"custom:own_scales:{name}").learnt_scales == {}
     speaking = load_encoder("custom:own_scales:Speaking").learnt_scales
     assert speaking == {PAIR: 12.5, frozenset({"text"}): 3.0}
     assert {type(scale) for scale in speaking.values()} == {float}
-    with pytest.raises(WeightsError, match=r"own_scales:Tuple: learnt_scales holds \('text', 'image'\)"):
+    with pytest.raises(WeightsError, match=r"own_scales:Tuple: learnt_scales has \('text', 'image'\)"):
         _ = load_encoder("custom:own_scales:Tuple").learnt_scales
     with pytest.raises(WeightsError, match=r"own_scales:Negative: the learnt scale of image and text is -1\.0"):
         _ = load_encoder("custom:own_scales:Negative").learnt_scales

@@ -1,4 +1,4 @@
-"""M-CLIP's vectors equal those of a backbone called directly with a mean written out; every comparison can fail."""
+"""M-CLIP's vectors equal those of the backbone called directly, with an explicit mean; every comparison can fail."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def image_file(image_module, tmp_path_factory) -> Path:
 
 @dataclasses.dataclass
 class Case:
-    """A directory, and its weights in plain sight."""
+    """A directory, and its weights."""
 
     name: str
     directory: Path
@@ -108,7 +108,7 @@ def case(request, tmp_path_factory, image_file) -> Case:
 
 
 def test_texts_equal_the_reference(case: Case) -> None:
-    """Together and one by one: padding changes nothing, and special tokens count in the mean."""
+    """Together and one by one: padding has no effect, and special tokens count in the mean."""
     encoder = load_encoder(case.spec())
     expected = case.reference(TEXTS)
     together = encoder.embed_texts(TEXTS)
@@ -117,8 +117,8 @@ def test_texts_equal_the_reference(case: Case) -> None:
     assert encoder.dim == together.shape[1] == mclip.MODELS[case.name].dim
 
 
-def test_negative_controls_are_seen(case: Case) -> None:
-    """The first token for the mean, another activation, and XLM-R's positions counted from 0 all miss."""
+def test_negative_controls_are_detected(case: Case) -> None:
+    """The first token instead of the mean, another activation, and XLM-R's positions from 0 all differ."""
     ours, expected = load_encoder(case.spec()).embed_texts(TEXTS), case.reference(TEXTS)
     assert relative_error(ours, case.reference(TEXTS, pool="first")) > VISIBLE
     activation = case.tower.transformer.encoder.layer[1].intermediate.intermediate_act_fn
@@ -135,8 +135,8 @@ def test_negative_controls_are_seen(case: Case) -> None:
     assert relative_error(ours, expected) <= 1e-5
 
 
-def test_a_mean_without_the_mask_is_seen(case: Case) -> None:
-    """Were padding counted, short texts beside a long one would move."""
+def test_a_mean_without_the_mask_is_detected(case: Case) -> None:
+    """If padding counted, short texts in a batch with a long one would change."""
     from clipmill.models.towers.mclip_build import build_text
 
     model = mclip.MODELS[case.name]
@@ -152,7 +152,7 @@ def test_a_mean_without_the_mask_is_seen(case: Case) -> None:
 
 
 def test_ids_equal_transformers(case: Case) -> None:
-    """Padding, mask and truncation are those of transformers' tokenizer of the same file."""
+    """Padding, mask and truncation are those of transformers' tokenizer with the same file."""
     pad = {"labse": "[PAD]", "xlm-roberta-large": "<pad>"}[case.base]
     theirs = PreTrainedTokenizerFast(tokenizer_file=str(case.directory / "tokenizer.json"), pad_token=pad)
     text = find_source(case.spec()).frontend.text
@@ -164,7 +164,7 @@ def test_ids_equal_transformers(case: Case) -> None:
 
 
 def test_long_texts_are_cut_and_counted(case: Case) -> None:
-    """At 77 tokens, or where the spec says, up to the 512 that the text tower reads."""
+    """To 77 tokens, or the limit in the spec, up to the 512 that the text tower reads."""
     texts = ["word " * 75, "word " * 76, "word " * 600]
     for limit, expected in ((None, [False, True, True]), (512, [False, False, True]), (5, [True, True, True])):
         outcomes = load_encoder(case.spec(max_text_tokens=limit)).embed("text", texts)
@@ -178,7 +178,7 @@ def test_long_texts_are_cut_and_counted(case: Case) -> None:
 
 
 def test_images_are_those_of_the_paired_tower(case: Case, image_module) -> None:
-    """A file's image tower is OpenAI's: QuickGELU, its mean and std, and only its image half is kept."""
+    """The image tower of a file is OpenAI's, with QuickGELU and its mean and std; its text tower is dropped."""
     pictures = list(photographs().values())[:2]
     ours = load_encoder(case.spec()).embed_images(pictures)
     prepare = image_transform(224, is_train=False)
@@ -191,14 +191,14 @@ def test_images_are_those_of_the_paired_tower(case: Case, image_module) -> None:
     assert not any("token_embedding" in name for name, _ in tower.named_parameters())
 
 
-def test_clips_own_tokenizer_is_not_read(case: Case, monkeypatch) -> None:
-    """The image tower comes without it."""
+def test_clips_tokenizer_is_not_read(case: Case, monkeypatch) -> None:
+    """The image tower does not need it."""
     monkeypatch.setattr("clipmill.models.towers.open_clip.ClipTokenizer", None)
     assert find_source(case.spec()).frontend.modalities == {"image", "text"}
 
 
 def test_the_pairing_is_the_published_one() -> None:
-    """Every model's image tower, what image_weights makes of it, and what the activation then is."""
+    """Every model's image tower, also with image_weights, and its activation."""
     expected = {
         XLMR: "ViT-B-32::openai",
         "M-CLIP/XLM-Roberta-Large-Vit-L-14": "ViT-L-14::openai",
@@ -217,7 +217,7 @@ def test_the_pairing_is_the_published_one() -> None:
 
 
 def test_the_provenance_names_the_image_tower(case: Case) -> None:
-    """Vectors of two image towers are not put into one index; the towers' two files make one hash."""
+    """Vectors of two image towers do not go into one index; the hash covers the files of both towers."""
     e32, e31 = (
         provenance_of(EncoderSpec("M-CLIP/XLM-Roberta-Large-Vit-B-16Plus", image_weights=tag), "image")
         for tag in (None, "laion400m_e31")
@@ -229,8 +229,8 @@ def test_the_provenance_names_the_image_tower(case: Case) -> None:
     assert [path.parent for path in source.files] == [case.directory, case.image_file.parent]
 
 
-def test_what_is_not_this_model_is_refused(case: Case, tmp_path) -> None:
-    """Another base, another kind of directory, another size, no projection, a missing name, no files: all are said."""
+def test_other_models_are_refused(case: Case, tmp_path) -> None:
+    """Another base, another kind of directory, another size, no projection, a missing name, no files."""
     model = mclip.MODELS[case.name]
     other = {"labse": "xlm-roberta-large", "xlm-roberta-large": "labse"}[model.base]
 
@@ -239,9 +239,9 @@ def test_what_is_not_this_model_is_refused(case: Case, tmp_path) -> None:
             load_encoder(dataclasses.replace(case.spec(), model=f"{case.name}::{directory}"))
 
     write_mclip(tmp_path / "other", other, model.dim)
-    refused(tmp_path / "other", f"the model asked for has '{model.base}'")
+    refused(tmp_path / "other", f"but the model needs '{model.base}'")
     write_mclip(tmp_path / "size", model.base, model.dim + 1)
-    refused(tmp_path / "size", f"vectors of {model.dim + 1} values, the image tower of {model.dim}")
+    refused(tmp_path / "size", f"vectors of {model.dim + 1} values, but the image tower of {model.dim}")
     write_mclip(tmp_path / "off", model.base, model.dim)
     path = tmp_path / "off" / "pytorch_model.bin"
     state = torch.load(path)
@@ -251,17 +251,17 @@ def test_what_is_not_this_model_is_refused(case: Case, tmp_path) -> None:
     torch.save({key: value for key, value in state.items() if "Linear" not in key}, path)
     refused(tmp_path / "off", r"no LinearTransformation.weight: not the text tower of an M-CLIP model")
     path.unlink()
-    refused(tmp_path / "off", r"no weights in .*pytorch_model.bin.* random weights are never run")
+    refused(tmp_path / "off", r"no weights in .*pytorch_model.bin.* random weights are never used")
     (tmp_path / "off" / "tokenizer.json").unlink()
     torch.save(state, path)
     refused(tmp_path / "off", r"no tokenizer.json in .*AutoTokenizer")
     (tmp_path / "off" / "config.json").write_text(json.dumps({"model_type": "clip"}))
     refused(tmp_path / "off", r"no 'modelBase' \(model_type 'clip'\)")
-    refused(tmp_path / "none", "no directory at")
+    refused(tmp_path / "none", "there is no directory")
 
 
 def test_a_published_model_is_read_from_the_hub_librarys_cache(case: Case, tmp_path, monkeypatch) -> None:
-    """A bare name means its repository on the hub, whose text tower may be in the cache already."""
+    """A bare name means its repository on the hub, whose text tower may be in the cache."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(WeightsError, match=rf"'config.json' of '{case.name}' could not be fetched"):
         load_encoder(dataclasses.replace(case.spec(), model=case.name, cache_dir=str(tmp_path)))
@@ -277,7 +277,7 @@ def test_a_published_model_is_read_from_the_hub_librarys_cache(case: Case, tmp_p
 
 
 def test_the_weights_stay_in_their_file(case: Case) -> None:
-    """What is loaded lies in the memory-mapped file, not in a copy beside it."""
+    """Loaded weights stay in the memory-mapped file, and are not copied."""
     tower = find_source(case.spec()).build()["text"]
     words = tower.transformer.embeddings.word_embeddings.weight
     mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(case.directory) in line]
@@ -287,7 +287,7 @@ def test_the_weights_stay_in_their_file(case: Case) -> None:
 
 @pytest.mark.parametrize(("base", "count"), [("xlm-roberta-large", 559_890_432), ("labse", 470_926_848)])
 def test_the_published_bases_have_the_published_sizes(base: str, count: int) -> None:
-    """The configurations that the package knows make as many parameters as the published files hold."""
+    """The configurations in the package give as many parameters as the published files have."""
     config = dict(PUBLISHED[base])
     make_config, make_model = {"bert": (BertConfig, BertModel)}.get(
         config.pop("model_type"), (XLMRobertaConfig, XLMRobertaModel)

@@ -1,4 +1,4 @@
-"""Vectors equal those of open_clip called directly, on weights that matter, and every comparison can fail."""
+"""Vectors equal those of open_clip called directly, with sensitive weights, and every comparison can fail."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_images_equal_the_reference(case: Case, files: list[bytes]) -> None:
 
 
 def test_fast_decoding_stays_near_the_reference(case: Case, files: list[bytes]) -> None:
-    """Its crops differ by a grey level here and there."""
+    """Some values of its crops differ by a grey level."""
     ours = load_encoder(case.model, **{**EXACT, "decode": "fast"}).embed_images(files)
     expected = case.reference_images(files).numpy()
     cosines = (ours * expected).sum(axis=1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(expected, axis=1)
@@ -91,7 +91,7 @@ def test_texts_equal_the_reference(case: Case) -> None:
 
 
 def test_arrays_equal_their_files(case: Case) -> None:
-    """A uint8 array, a float array and a Pillow image give the vector of the lossless file."""
+    """A uint8 array, a float array and a Pillow image have the vector of the lossless file."""
     array = next(iter(photographs().values()))
     encoder = load_encoder(case.model, **EXACT)
     vectors = encoder.embed_images([encode(array), array, array.astype(np.float32) / 255, Image.fromarray(array)])
@@ -108,8 +108,8 @@ def test_batch_size_and_order_do_not_matter(case: Case, files: list[bytes]) -> N
     assert relative_error(ones, whole) <= 1e-5
 
 
-def test_negative_controls_are_seen(case: Case, files: list[bytes]) -> None:
-    """The other activation, another mean and std, and swapped channels all miss by far more than the tolerance."""
+def test_negative_controls_are_detected(case: Case, files: list[bytes]) -> None:
+    """The other activation, another mean and std, and swapped channels all differ by far more than the tolerance."""
     ours = load_encoder(case.model, **EXACT).embed_images(files[:4])
     half = case.reference_images(files[:4], mean=(0.5,) * 3, std=(0.5,) * 3)
     assert relative_error(ours, half) > VISIBLE
@@ -121,8 +121,8 @@ def test_negative_controls_are_seen(case: Case, files: list[bytes]) -> None:
         assert relative_error(texts, other.encode_text(open_clip.get_tokenizer(case.name)(TEXTS))) > VISIBLE
 
 
-def test_normalised_input_goes_past_the_graphs_own(case: Case, files: list[bytes]) -> None:
-    """With preprocess=False a (3, S, S) or (S, S, 3) float32 image gives the vector that its file gives."""
+def test_normalised_input_skips_the_normalisation(case: Case, files: list[bytes]) -> None:
+    """With preprocess=False a (3, S, S) or (S, S, 3) float32 image has the vector of its file."""
     encoder = load_encoder(case.model, **EXACT, preprocess=False)
     prepare = image_transform(224, is_train=False)
     tensor = prepare(Image.open(io.BytesIO(files[0]))).numpy()
@@ -134,7 +134,7 @@ def test_normalised_input_goes_past_the_graphs_own(case: Case, files: list[bytes
 
 
 def test_weights_that_do_not_fit_are_refused(case: Case, tmp_path) -> None:
-    """A missing or unexpected name, and no file at all, are errors: nothing runs on random weights."""
+    """A missing or unexpected name, and no file at all, are errors: random weights are never used."""
     state = dict(case.module.state_dict())
     state["visual.surprise"] = state.pop("ln_final.weight").clone()
     torch.save(state, tmp_path / "off.pt")

@@ -1,4 +1,4 @@
-"""open_clip's other text towers: ids and vectors equal those of open_clip itself, on weights that matter."""
+"""open_clip's other text towers: ids and vectors equal those of open_clip itself, with sensitive weights."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _forget_models():
 
 @dataclasses.dataclass
 class Case:
-    """A repository in the cache, and open_clip's own network and tokenizer for it."""
+    """A repository in the cache, and open_clip's network and tokenizer for it."""
 
     model: str
     cache: Path
@@ -139,7 +139,7 @@ def case(request, tmp_path: Path) -> Case:
 
 
 def make_case(config: dict, kind: str | None, cache: Path) -> Case:
-    """Write a repository, and those that it names, into a cache."""
+    """Write a repository, and those that it refers to, to a cache."""
     text = config["text_cfg"]
     backbone = BACKBONES_HERE.get(text.get("hf_model_name", ""))
     module = stirred(open_clip_build.build_module(config, backbone).eval())
@@ -160,7 +160,7 @@ def make_case(config: dict, kind: str | None, cache: Path) -> Case:
 
 
 def stirred(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Draw weights that matter: matrices scaled up, norms and biases far from where they begin."""
+    """Draw sensitive weights: scaled-up matrices, and norms and biases far from their initial values."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -173,7 +173,7 @@ def stirred(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 
 def test_texts_equal_open_clips(case: Case) -> None:
-    """Texts of many lengths in one call: relative error at most 1e-4, and the batch does not matter."""
+    """Texts of many lengths in one call: relative error at most 1e-4, whatever the batch."""
     encoder = load_encoder(case.model, cache_dir=str(case.cache), **FP32)
     ours = encoder.embed_texts(TEXTS)
     assert relative_error(ours, case.reference(TEXTS)) <= TOLERANCE
@@ -181,7 +181,7 @@ def test_texts_equal_open_clips(case: Case) -> None:
 
 
 def test_images_equal_open_clips(case: Case) -> None:
-    """The image tower beside each of these text towers."""
+    """The image tower of each of these models."""
     files = [encode(array) for array in photographs().values()]
     ours = load_encoder(case.model, cache_dir=str(case.cache), decode="exact", **FP32).embed_images(files)
     prepare = image_transform(32, is_train=False)
@@ -190,8 +190,8 @@ def test_images_equal_open_clips(case: Case) -> None:
     assert relative_error(ours, reference) <= TOLERANCE
 
 
-def test_negative_controls_are_seen(case: Case) -> None:
-    """Another activation and texts in another order miss by far more than the tolerance."""
+def test_negative_controls_are_detected(case: Case) -> None:
+    """Another activation and texts in another order differ by far more than the tolerance."""
     ours = load_encoder(case.model, cache_dir=str(case.cache), **FP32).embed_texts(TEXTS)
     assert relative_error(ours, case.reference(TEXTS[::-1])) > VISIBLE
     other = copy.deepcopy(case.module)
@@ -206,8 +206,8 @@ def test_negative_controls_are_seen(case: Case) -> None:
 
 
 @pytest.mark.parametrize("name", ["siglip", "coca", "clipa", "not-causal"])
-def test_towers_that_see_the_padding_get_it(name: str, tmp_path: Path, monkeypatch) -> None:
-    """Without the whole context these towers' vectors are others: the rule that pads them is needed."""
+def test_towers_that_depend_on_padding_get_it(name: str, tmp_path: Path, monkeypatch) -> None:
+    """Without padding to the context these towers' vectors differ, so the rule is needed."""
     from clipmill.models.towers import open_clip as towers
 
     settings, kind = copy.deepcopy(CASES[name])
@@ -221,7 +221,7 @@ def test_towers_that_see_the_padding_get_it(name: str, tmp_path: Path, monkeypat
 
 
 def test_a_published_name_needs_no_configuration_from_the_hub(tmp_path: Path, monkeypatch) -> None:
-    """roberta-ViT-B-32 is built from our own table; a file of its weights is all that is read."""
+    """roberta-ViT-B-32 is built from our table; only a file with its weights is read."""
     small = {**open_clip.get_model_config("roberta-ViT-B-32")}
     small["vision_cfg"] = {**VISION, "image_size": 224, "patch_size": 32}
     tiny = {**TINY_ROBERTA, "model_type": "roberta"}
@@ -240,7 +240,7 @@ def test_a_published_name_needs_no_configuration_from_the_hub(tmp_path: Path, mo
 @pytest.mark.parametrize("clean", ["whitespace", "lower", "canonicalize"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_ids_equal_open_clips(kind: str, clean: str, tmp_path: Path) -> None:
-    """Ids, padding and the cut of every kind, cleaned in every way; and what is stored makes the same tokenizer."""
+    """Ids, padding and truncation of every kind, with every cleaning; and saved tokenizers are the same."""
     folder = put_repository(tmp_path, "test/tokens", tiny_tokenizers.files_of(KINDS[kind]()))
     strip = kind == "bert"
     reference = HFTokenizer(str(folder), context_length=20, clean=clean, strip_sep_token=strip)
@@ -257,8 +257,8 @@ def test_ids_equal_open_clips(kind: str, clean: str, tmp_path: Path) -> None:
         assert truncated == (len(whole) > 20), text
 
 
-def test_nllbs_language_stands_first(tmp_path: Path) -> None:
-    """The published file puts it behind the text; open_clip's tokenizer, like the class, in front."""
+def test_nllbs_language_comes_first(tmp_path: Path) -> None:
+    """The published file adds it after the text; open_clip's tokenizer, like the class, before it."""
     tokenizer, _ = tiny_tokenizers.roberta()
     tokenizer.add_special_tokens(["eng_Latn"])
     put_repository(tmp_path, "facebook/nllb-200-tiny", tiny_tokenizers.files_of((tokenizer, {"pad_token": "<pad>"})))
@@ -269,7 +269,7 @@ def test_nllbs_language_stands_first(tmp_path: Path) -> None:
 
 
 def test_max_text_tokens_cuts_earlier(tmp_path: Path) -> None:
-    """Fewer tokens than the context are cut and counted; more than the model reads are refused."""
+    """A limit below the context cuts and counts texts; one above it is refused."""
     case = make_case({"embed_dim": 48, "vision_cfg": dict(VISION), **CASES["plain"][0]}, None, tmp_path)
     encoder = load_encoder(case.model, cache_dir=str(tmp_path), max_text_tokens=6, **FP32)
     with torch.inference_mode():
@@ -288,7 +288,7 @@ def test_max_text_tokens_cuts_earlier(tmp_path: Path) -> None:
 
 
 def test_max_text_tokens_with_fixed_length(tmp_path: Path) -> None:
-    """SigLIP's tower is given its whole context, however early texts are cut."""
+    """SigLIP's tower gets its whole context, whatever the limit."""
     config = {"embed_dim": 48, "vision_cfg": dict(VISION), **copy.deepcopy(CASES["siglip"][0])}
     make_case(config, "sentencepiece", tmp_path)
     spec = EncoderSpec("hf-hub:test/model", cache_dir=str(tmp_path), max_text_tokens=4)
@@ -302,15 +302,15 @@ def test_max_text_tokens_with_fixed_length(tmp_path: Path) -> None:
     ("files", "options", "message"),
     [
         ({}, {}, "could not be fetched"),
-        ({"tokenizer.json": b"{}", "tokenizer_config.json": b"{}"}, {}, "no tokenizer.json"),
-        ({"tokenizer.json": b"{}", "tokenizer_config.json": b"{"}, {}, "no tokenizer_config.json"),
+        ({"tokenizer.json": b"{}", "tokenizer_config.json": b"{}"}, {}, "not a valid tokenizer.json"),
+        ({"tokenizer.json": b"{}", "tokenizer_config.json": b"{"}, {}, "not a valid tokenizer_config.json"),
         (tiny_tokenizers.files_of(tiny_tokenizers.bert()), {"clean": "wash"}, "'wash'; known: whitespace, lower"),
-        (tiny_tokenizers.files_of(tiny_tokenizers.bert()), {"language": "de"}, "wanted with language"),
+        (tiny_tokenizers.files_of(tiny_tokenizers.bert()), {"language": "de"}, "needs the options language"),
     ],
-    ids=["none", "empty", "cut off", "clean", "language"],
+    ids=["none", "empty", "truncated", "clean", "language"],
 )
-def test_tokenizers_that_cannot_be_had(files, options, message, tmp_path: Path, monkeypatch) -> None:
-    """Each says what is wrong; no other tokenizer takes its place."""
+def test_missing_and_invalid_tokenizers(files, options, message, tmp_path: Path, monkeypatch) -> None:
+    """Each has its message; no other tokenizer is used instead."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     put_repository(tmp_path, "test/tokens", files)
     with pytest.raises(WeightsError, match=message):
@@ -318,7 +318,7 @@ def test_tokenizers_that_cannot_be_had(files, options, message, tmp_path: Path, 
 
 
 def test_finding_a_source_imports_no_torch(tmp_path: Path) -> None:
-    """A process that runs graphs made earlier starts without torch, open_clip and transformers."""
+    """A process with cached graphs starts without torch, open_clip and transformers."""
     make_case(
         {"embed_dim": 48, "vision_cfg": dict(VISION), **copy.deepcopy(CASES["roberta"][0])}, "xlm-roberta", tmp_path
     )

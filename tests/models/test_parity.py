@@ -1,4 +1,4 @@
-"""Rows of docs/parity.md, drawn small: every runtime against the reference, every reduced precision against float32.
+"""Rows of docs/parity.md, with small models: runtimes against the reference, reduced precisions against float32.
 
 `make parity` compares all of them in their real sizes.
 """
@@ -39,7 +39,7 @@ def _embed(drawn: Drawn, runtime: str, precision: str) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("runtime", ["torch", "onnx", "openvino"])
 def test_float32_equals_the_reference(drawn: tuple[Row, Drawn], runtime: str) -> None:
-    """Relative error at most 1e-4 in every modality, and every mistake misses by far more."""
+    """Relative error at most 1e-4 in every modality, and every mistake differs by far more."""
     row, model = drawn
     if runtime not in row.runtimes:
         with pytest.raises(SpecError, match=runtime):
@@ -57,7 +57,7 @@ def test_float32_equals_the_reference(drawn: tuple[Row, Drawn], runtime: str) ->
 
 @pytest.mark.parametrize("runtime", ["torch", "openvino"])
 def test_bfloat16_stays_near_float32(drawn: tuple[Row, Drawn], runtime: str) -> None:
-    """Cosine of at least 0.999 to our own float32; a model that misses it is not run so by `auto`."""
+    """Cosine of at least 0.999 to our float32; `auto` does not use it for a model that misses the bound."""
     row, model = drawn
     if not has_native_bfloat16():
         with pytest.raises(DeviceError, match="bfloat16"):

@@ -1,4 +1,4 @@
-"""Every runtime gives the vectors of the float32 towers, in every entrance; graphs are made once and kept whole."""
+"""Every runtime gives the vectors of the float32 towers, for every model input."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOLERANCE, VISIBLE = 1e-4, 1e-2
 TEXTS = ["a photo of a cat", "x", "she smiled, with pain", "word " * 60]
 
 GAIN = 2.0
-"""Of the drawn blocks: a wrong activation is seen, while bfloat16 stays within its bound."""
+"""Scale of the random weights: a wrong activation is detected, while bfloat16 stays within its bound."""
 
 _TEXT = {"context_length": 77, "vocab_size": 49408, "width": 128, "heads": 2, "layers": 3}
 ARCHITECTURES: dict[str, dict] = {
@@ -42,7 +42,7 @@ ARCHITECTURES: dict[str, dict] = {
 
 @dataclasses.dataclass
 class Case:
-    """One architecture: where its graphs are kept, inputs, and the float32 vectors of its towers."""
+    """One architecture: its store of graphs, inputs, and the float32 vectors of its towers."""
 
     config: dict
     store: Store
@@ -89,21 +89,21 @@ def case(request, tmp_path_factory) -> Case:
 
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
 def test_float32_graphs_equal_the_towers(runtime: str, case: Case) -> None:
-    """In every entrance, one row, three and thirty-two; rows that changed places would be seen."""
+    """For every model input, with 1, 3 and 32 rows; swapped rows are detected."""
     started = case.start(runtime)
     assert (started.name, started.precision, started.device) == (runtime, "fp32", "cpu")
-    for entrance, inputs in case.inputs.items():
-        expected = case.expected[entrance]
+    for model_input, inputs in case.inputs.items():
+        expected = case.expected[model_input]
         for rows in (1, 3, len(expected)):
-            vectors = started.encode(entrance, [array[:rows] for array in inputs])
+            vectors = started.encode(model_input, [array[:rows] for array in inputs])
             assert vectors.dtype == np.float32
-            assert relative_error(vectors, expected[:rows]) <= TOLERANCE, (entrance, rows)
+            assert relative_error(vectors, expected[:rows]) <= TOLERANCE, (model_input, rows)
         assert relative_error(np.roll(expected, 1, axis=0), expected) > VISIBLE
 
 
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
 def test_texts_of_any_length(runtime: str, case: Case) -> None:
-    """Each text alone, as short as it is, gives the vector that it has in a batch of long ones."""
+    """Each text alone has the same vector as in a batch with long ones."""
     started = case.start(runtime)
     text = case.store.source.frontend.text
     lengths = set()
@@ -116,34 +116,34 @@ def test_texts_of_any_length(runtime: str, case: Case) -> None:
 
 @pytest.mark.parametrize("runtime", ["torch", "openvino"])
 def test_bfloat16_stays_within_its_bound(runtime: str, case: Case) -> None:
-    """Near float32, and not float32 under another name."""
+    """It is close to float32, and not float32 itself."""
     if not has_native_bfloat16():
-        with pytest.raises(DeviceError, match="multiplies bfloat16 itself"):
+        with pytest.raises(DeviceError, match="native bfloat16"):
             case.start(runtime, "bf16")
         return
     started = case.start(runtime, "bf16")
     assert started.precision == "bf16"
-    for entrance, inputs in case.inputs.items():
-        vectors = started.encode(entrance, inputs)
-        assert relative_error(vectors, case.expected[entrance]) > TOLERANCE, "that was float32"
-        assert smallest_cosine(vectors, case.expected[entrance]) >= 0.999, entrance
+    for model_input, inputs in case.inputs.items():
+        vectors = started.encode(model_input, inputs)
+        assert relative_error(vectors, case.expected[model_input]) > TOLERANCE, "that was float32"
+        assert smallest_cosine(vectors, case.expected[model_input]) >= 0.999, model_input
 
 
 def test_int8_stays_near(case: Case) -> None:
-    """Weights and activations in int8: cosine of at least 0.995, on weights drawn larger than real ones are."""
+    """Weights and activations in int8: cosine of at least 0.995, on random weights larger than real ones."""
     started = case.start("onnx", "int8")
-    for entrance, graph in case.store.graphs("int8").files.items():
+    for model_input, graph in case.store.graphs("int8").files.items():
         nodes = onnx_format.load(case.store.graphs("int8").folder / graph, load_external_data=False).graph.node
-        assert sum(node.op_type == "MatMulInteger" for node in nodes) >= 4, entrance
-    for entrance, inputs in case.inputs.items():
-        vectors = started.encode(entrance, inputs)
-        cosine = smallest_cosine(vectors, case.expected[entrance])
-        assert relative_error(vectors, case.expected[entrance]) > TOLERANCE, "that was float32"
-        assert cosine >= 0.995, entrance
+        assert sum(node.op_type == "MatMulInteger" for node in nodes) >= 4, model_input
+    for model_input, inputs in case.inputs.items():
+        vectors = started.encode(model_input, inputs)
+        cosine = smallest_cosine(vectors, case.expected[model_input])
+        assert relative_error(vectors, case.expected[model_input]) > TOLERANCE, "that was float32"
+        assert cosine >= 0.995, model_input
 
 
-def test_negative_controls_are_seen(case: Case, tmp_path) -> None:
-    """The other activation, another mean and standard deviation, and swapped channels all miss by far."""
+def test_negative_controls_are_detected(case: Case, tmp_path) -> None:
+    """The other activation, another mean and standard deviation, and swapped channels all differ by far."""
     other = drawn_module(case.config, quick_gelu=False, gain=GAIN)
     padded = np.zeros((len(TEXTS), 77), np.int64)
     padded[:, : case.inputs["text"][0].shape[1]] = case.inputs["text"][0]
@@ -168,8 +168,8 @@ def test_negative_controls_are_seen(case: Case, tmp_path) -> None:
     assert relative_error(swapped, case.expected["image"][:3]) > VISIBLE
 
 
-def test_weights_stand_once_beside_their_graphs(case: Case) -> None:
-    """Both entrances of the image tower refer to one file; graphs themselves are small and name no path of ours."""
+def test_graphs_of_the_image_tower_share_one_file_of_weights(case: Case) -> None:
+    """The graphs themselves are small and contain no local path."""
     folder = case.store.graphs("float").folder
     weights = sum(path.stat().st_size for path in case.store.source.files)
     data = sum((folder / name).stat().st_size for name in ("image.data", "text.data"))
@@ -181,7 +181,7 @@ def test_weights_stand_once_beside_their_graphs(case: Case) -> None:
 
 @pytest.mark.parametrize(("runtime", "precision"), [("onnx", "fp32"), ("openvino", "fp32"), ("onnx", "int8")])
 def test_the_demo_model_runs_everywhere(runtime: str, precision: str) -> None:
-    """Through the front door, with what the provenance says; normalised input goes past the graph's own."""
+    """By `load_encoder`, with its provenance; normalised input skips the normalisation."""
     picture = next(iter(photographs().values()))
     exact = load_encoder("demo", device="cpu", runtime="torch", precision="fp32")
     encoder = load_encoder("demo", device="cpu", runtime=runtime, precision=precision)
@@ -197,7 +197,7 @@ def test_the_demo_model_runs_everywhere(runtime: str, precision: str) -> None:
 
 
 def test_int8_by_openvino_runs() -> None:
-    """NNCF's static quantisation of a tiny ResNet: far from float32, and said so."""
+    """NNCF's static quantisation of a tiny ResNet is inaccurate, and the log has a warning."""
     encoder = load_encoder("demo", device="cpu", runtime="openvino", precision="int8")
     exact = load_encoder("demo", device="cpu", runtime="torch", precision="fp32")
     assert encoder.resolved["precision"] == "int8"
@@ -205,8 +205,8 @@ def test_int8_by_openvino_runs() -> None:
     assert encoder.resolved["checked_cosine"] >= 0.98
 
 
-def test_a_gpu_that_fell_back_to_the_cpu_is_an_error(monkeypatch) -> None:
-    """ONNX Runtime only logs it; here, and in a build without CUDA, it is refused."""
+def test_a_fallback_from_gpu_to_cpu_is_an_error(monkeypatch) -> None:
+    """ONNX Runtime only logs it; here it is refused, as is a build without CUDA."""
     with pytest.raises(DeviceError, match="CUDA devices here"):
         load_encoder("demo", device="cuda:7", runtime="onnx", precision="fp32")
     import onnxruntime
@@ -216,21 +216,21 @@ def test_a_gpu_that_fell_back_to_the_cpu_is_an_error(monkeypatch) -> None:
         start_runtime(found, Combination("onnx", "fp32"), "cuda:0", 1)
     offered = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: offered)
-    with pytest.raises(DeviceError, match="fell back to CPUExecutionProvider"):
+    with pytest.raises(DeviceError, match="ONNX Runtime uses CPUExecutionProvider"):
         start_runtime(found, Combination("onnx", "fp32"), "cuda:0", 1)
 
 
-def test_another_precision_than_asked_for_is_an_error(monkeypatch) -> None:
-    """OpenVINO is asked what it really computes in."""
+def test_another_precision_than_requested_is_an_error(monkeypatch) -> None:
+    """OpenVINO reports the precision that it uses."""
     found = Store(find_source(EncoderSpec("demo")), None)
     runtime = start_runtime(found, Combination("openvino", "fp32"), "cpu", 1)
     monkeypatch.setattr(runtime, "precision", "bf16")
-    with pytest.raises(DeviceError, match="'bf16' was asked for and OpenVINO computes in f32"):
+    with pytest.raises(DeviceError, match="'bf16' was requested, but OpenVINO computes in f32"):
         runtime.encode("normalised_image", (np.zeros((1, 3, 64, 64), np.float32),))
 
 
 @pytest.mark.parametrize(("runtime", "package"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
-def test_a_runtime_that_is_not_installed_names_its_extra(runtime: str, package: str, monkeypatch) -> None:
+def test_a_missing_runtime_names_its_extra(runtime: str, package: str, monkeypatch) -> None:
     found = Store(find_source(EncoderSpec("demo")), None)
     found.graphs("float")
     monkeypatch.setitem(sys.modules, package, None)
@@ -239,7 +239,7 @@ def test_a_runtime_that_is_not_installed_names_its_extra(runtime: str, package: 
 
 
 def test_float32_is_not_rounded_by_a_gpu() -> None:
-    """CUDA's convolutions round to TF32 unless torch is told otherwise, matrix products where a program allows it."""
+    """By default CUDA's convolutions round to TF32, and matrix products if a program allows it."""
     for backend in (torch.backends, torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul):
         backend.fp32_precision = "tf32"
     try:
@@ -250,10 +250,10 @@ def test_float32_is_not_rounded_by_a_gpu() -> None:
     assert torch.backends.cudnn.allow_tf32 is False, "older settings can still be read"
 
 
-def test_memory_that_runs_out_is_told_from_other_errors() -> None:
-    """The runtimes' messages for it become ours, so that micro-batches are halved."""
-    told = feeding.translated(RuntimeError("std::bad_alloc"), "cpu")
-    assert isinstance(told, OutOfMemoryError)
+def test_out_of_memory_is_distinguished_from_other_errors() -> None:
+    """The runtimes' errors become `OutOfMemoryError`, so that micro-batches are halved."""
+    error = feeding.translated(RuntimeError("std::bad_alloc"), "cpu")
+    assert isinstance(error, OutOfMemoryError)
     assert isinstance(
         feeding.translated(RuntimeError("Failed to allocate memory for requested buffer"), "cpu"), OutOfMemoryError
     )
@@ -265,10 +265,10 @@ def test_memory_that_runs_out_is_told_from_other_errors() -> None:
 
 
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
-def test_inputs_that_a_graph_does_not_take_are_refused(runtime: str) -> None:
+def test_inputs_that_a_graph_does_not_accept_are_refused(runtime: str) -> None:
     started = start_runtime(Store(find_source(EncoderSpec("demo")), None), Combination(runtime, "fp32"), "cpu", 1)
     ids = np.array([[49406, 320, 49407]])
-    with pytest.raises(WeightsError, match="takes input_ids; it was to be given 2 arrays"):
+    with pytest.raises(WeightsError, match="takes input_ids; it got 2 arrays"):
         started.encode("text", (ids, ids))
     with pytest.raises(WeightsError, match="not audio"):
         started.encode("audio", (ids,))

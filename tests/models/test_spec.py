@@ -1,4 +1,4 @@
-"""Specs: checked when made, canonical names, small pickles, no torch."""
+"""Specs: validated when created, canonical names, small pickles, no torch."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from clipmill.models.towers import find_source
         ("hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K"),
     ],
 )
-def test_spellings_of_a_model_are_one(written: str, meant: str) -> None:
-    """Case, dashes and OpenAI's own spellings do not matter."""
+def test_spellings_of_a_model_are_equal(written: str, meant: str) -> None:
+    """Case, dashes and OpenAI's spellings do not matter."""
     assert EncoderSpec(written).model == meant
 
 
@@ -45,13 +45,13 @@ def test_spellings_of_a_model_are_one(written: str, meant: str) -> None:
     ],
 )
 def test_unknown_models_fail_with_the_nearest(written: str, message: str) -> None:
-    """A wrong name fails when the spec is made, and says what to write."""
+    """An unknown name fails when the spec is made, with the right spelling."""
     with pytest.raises(UnknownModelError, match=message.replace("+", r"\+")):
         EncoderSpec(written)
 
 
 def test_relative_weights_become_absolute(tmp_path, monkeypatch) -> None:
-    """Workers have another working directory: a path in a spec is made absolute at once."""
+    """Workers have another working directory, so a path in a spec becomes absolute at once."""
     monkeypatch.chdir(tmp_path)
     assert EncoderSpec("ViT-B-32::./my/w.safetensors").model == f"ViT-B-32::{tmp_path}/my/w.safetensors"
     assert EncoderSpec("ViT-B-32::w.pt").ref.is_file
@@ -61,7 +61,7 @@ def test_relative_weights_become_absolute(tmp_path, monkeypatch) -> None:
     assert EncoderSpec("ViT-B-32::./my/w.safetensors").model == f"ViT-B-32::{tmp_path}/other/my/w.safetensors"
 
 
-def test_facts_are_asked_for_once(monkeypatch) -> None:
+def test_facts_are_cached(monkeypatch) -> None:
     """A custom factory that must be called for its dimension is called once, not for every batch."""
     made = []
 
@@ -91,14 +91,14 @@ def test_facts_are_asked_for_once(monkeypatch) -> None:
         ("traversal_paths", "access_paths"),
     ],
 )
-def test_old_option_names_say_the_new_one(option: str, name: str) -> None:
-    """An option of clip-as-service or the executors is a TypeError that names ours."""
+def test_old_option_names_fail_with_the_new_one(option: str, name: str) -> None:
+    """An option of clip-as-service or the executors is a TypeError with our name."""
     with pytest.raises(TypeError, match=f"{option!r} is called {name!r}"):
         EncoderSpec(**{option: 1})
 
 
 def test_a_misspelt_option_names_the_nearest() -> None:
-    """Nothing is ignored."""
+    """No option is ignored."""
     with pytest.raises(TypeError, match="did you mean 'normalize'"):
         EncoderSpec(normalise=True)
 
@@ -125,8 +125,8 @@ def test_a_misspelt_option_names_the_nearest() -> None:
     ],
     ids=str,
 )
-def test_values_that_cannot_work_are_refused(options: dict) -> None:
-    """The message holds the option and the value."""
+def test_invalid_values_are_refused(options: dict) -> None:
+    """The message has the option and the value."""
     ((name, value),) = options.items()
     with pytest.raises(SpecError, match=name) as caught:
         EncoderSpec(**options)
@@ -134,7 +134,7 @@ def test_values_that_cannot_work_are_refused(options: dict) -> None:
 
 
 def test_specs_pickle_small_and_compare_by_value() -> None:
-    """Only the fields travel."""
+    """Only the fields are pickled."""
     spec = EncoderSpec("ViT-L/14@336px", device=None, max_batch_rows=7)
     assert pickle.loads(pickle.dumps(spec)) == spec == EncoderSpec(**spec.as_dict())
     assert hash(spec) == hash(EncoderSpec(**spec.as_dict()))
@@ -142,19 +142,19 @@ def test_specs_pickle_small_and_compare_by_value() -> None:
 
 
 def test_a_driver_needs_neither_torch_nor_weights() -> None:
-    """Dimension and modalities are known, and a bad name is found, without importing torch or open_clip."""
+    """Dimension and modalities are known, and a bad name fails, without importing torch or open_clip."""
     program = (
         "import sys; from clipmill.encoders import EncoderSpec\n"
         "spec = EncoderSpec('ViT-H-14::laion2b_s32b_b79k', device='cuda')\n"
         "print(spec.dim, sorted(spec.modalities), EncoderSpec('demo').dim > 0)\n"
         "print([m for m in ('torch', 'open_clip', 'apache_beam', 'pyspark') if m in sys.modules])"
     )
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=os.sep)
-    assert said.stdout.split("\n")[:2] == ["1024 ['image', 'text'] True", "[]"]
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=os.sep)
+    assert done.stdout.split("\n")[:2] == ["1024 ['image', 'text'] True", "[]"]
 
 
-def test_custom_factories_say_what_is_missing() -> None:
-    """A factory that cannot be imported is named."""
+def test_missing_custom_factories_are_named() -> None:
+    """A factory that cannot be imported is an error with its name."""
     with pytest.raises(SpecError, match=r"custom:package\.module:factory"):
         EncoderSpec("custom:nowhere")
     with pytest.raises(WeightsError, match="no_such_module"):
@@ -170,21 +170,21 @@ def test_custom_factories_say_what_is_missing() -> None:
         ({"cache_dir": ""}, "cache_dir='' is no path"),
     ],
 )
-def test_values_that_look_like_nothing_are_no_default(options: dict, message: str) -> None:
-    """Only None means the default: a GPU asked for as 0 must not become a CPU."""
+def test_falsy_values_are_not_defaults(options: dict, message: str) -> None:
+    """Only None means the default: GPU 0 must not become a CPU."""
     with pytest.raises(SpecError, match=message):
         EncoderSpec("demo", **options)
 
 
 @pytest.mark.parametrize("option", ["jit", "finetuned_checkpoint_path", "overwrite_embeddings", "tokenizer_path"])
-def test_options_without_counterpart_say_the_way_out(option: str) -> None:
+def test_options_without_counterpart_fail_with_a_hint(option: str) -> None:
     with pytest.raises(TypeError, match=f"there is no option '{option}' here: "):
         EncoderSpec("demo", **{option: True})
 
 
-def test_a_factory_that_fails_and_models_without_towers_are_said() -> None:
-    """An own encoder's error names it; an export of one is refused."""
+def test_errors_of_factories_and_models_without_towers() -> None:
+    """The error of a custom encoder has its name; its export is refused."""
     with pytest.raises(WeightsError, match=r"'custom:os.path:join' could not be made: TypeError.*without arguments"):
         load_encoder("custom:os.path:join")
-    with pytest.raises(SpecError, match="nothing to export"):
+    with pytest.raises(SpecError, match="no towers that could be exported"):
         find_source(EncoderSpec("fake::dim=8"))

@@ -1,4 +1,4 @@
-"""CLIP's tokenizer: the reference's ids, bounded in time and memory."""
+"""CLIP's tokenizer: same ids as the reference, bounded in time and memory."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _random_texts(count: int) -> list[str]:
 
 
 def test_ids_equal_the_references(ours: ClipTokenizer, reference: open_clip.SimpleTokenizer) -> None:
-    """On chosen and on 1,000 random texts of many scripts: the same ids, and the cut is noticed."""
+    """For chosen texts and 1,000 random ones of many scripts: the same ids, and truncation is reported."""
     for text in [*TEXTS, *_random_texts(500)]:
         ids, truncated = ours(text)
         padded = np.pad(ids, (0, 77 - len(ids)), constant_values=ours.pad_id)
@@ -55,14 +55,14 @@ def test_ids_equal_the_references(ours: ClipTokenizer, reference: open_clip.Simp
 
 
 def test_another_context_length(reference: open_clip.SimpleTokenizer) -> None:
-    """Models with shorter contexts cut earlier, and end with the end token."""
+    """Texts are cut to shorter contexts, and end with the end token."""
     ids, truncated = ClipTokenizer(context_length=8)(TEXTS[1])
     np.testing.assert_array_equal(ids, reference([TEXTS[1]], context_length=8)[0].numpy())
     assert truncated and ids[-1] == 49407
 
 
-def test_an_endless_word_ends(ours: ClipTokenizer) -> None:
-    """A word of a million letters is read as far as it can matter."""
+def test_an_extremely_long_word_is_cut(ours: ClipTokenizer) -> None:
+    """A word of a million letters is read as far as it affects the result."""
     ids, truncated = ours("ab" * 500_000)
     assert truncated
     np.testing.assert_array_equal(ids, ours("ab" * 2_000)[0])

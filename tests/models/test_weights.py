@@ -1,4 +1,4 @@
-"""Weight files: every published layout loads, none is run, and a hub that cannot be reached is said."""
+"""Weight files: every published layout loads without running its code, and an unreachable hub is reported."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _reference(module: torch.nn.Module) -> torch.Tensor:
 
 
 class _Archive(torch.nn.Module):
-    """What makes OpenAI's archives: parameters under the published names, mixed precision, three more entries."""
+    """Like OpenAI's archives: parameters with the published names, mixed precision, three more entries."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ def _put(root: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("layout", ["safetensors", "bare", "state_dict", "module-prefix"])
 def test_published_layouts_load(layout: str, module: torch.nn.Module, tmp_path) -> None:
-    """safetensors, a bare state dict, one under `state_dict`, one with `module.` before its names."""
+    """safetensors; a state dict at the top, under `state_dict`, or with the prefix `module.`."""
     path = tmp_path / ("w.safetensors" if layout == "safetensors" else "w.pt")
     state = module.state_dict()
     if layout == "safetensors":
@@ -82,7 +82,7 @@ def test_published_layouts_load(layout: str, module: torch.nn.Module, tmp_path) 
 
 
 def test_openais_archive_is_quickgelu_under_either_name(module: torch.nn.Module, tmp_path) -> None:
-    """A TorchScript archive holds mixed precision and three more entries, and decides its activation."""
+    """A TorchScript archive has mixed precision and three more entries, and determines its activation."""
     torch.jit.script(_Archive(module)).save(str(tmp_path / "ViT-B-32.pt"))
     plain = load_encoder(f"{NAME}::{tmp_path}/ViT-B-32.pt", **FP32).embed_texts(TEXTS)
     named = load_encoder(f"{NAME}-quickgelu::{tmp_path}/ViT-B-32.pt", **FP32).embed_texts(TEXTS)
@@ -90,7 +90,7 @@ def test_openais_archive_is_quickgelu_under_either_name(module: torch.nn.Module,
     halves = drawn_module(NAME, quick_gelu=True)
     halves.load_state_dict({n: t.float() for n, t in _Archive(module).state_dict().items() if n in module.state_dict()})
     assert relative_error(plain, _reference(halves)) <= 1e-4
-    assert relative_error(plain, _reference(module)) > 1e-6  # the archive's halves did come from the file
+    assert relative_error(plain, _reference(module)) > 1e-6  # the float16 values come from the archive
 
 
 class _Evil:
@@ -99,7 +99,7 @@ class _Evil:
 
 
 def test_no_code_of_a_file_is_run(tmp_path, capsys) -> None:
-    """A pickle that would call something is refused."""
+    """A pickle that would call a function is refused."""
     (tmp_path / "evil.pt").write_bytes(pickle.dumps({"state_dict": _Evil()}))
     torch.save({"w": _Evil()}, tmp_path / "evil2.pt")
     for name in ("evil.pt", "evil2.pt"):
@@ -108,8 +108,8 @@ def test_no_code_of_a_file_is_run(tmp_path, capsys) -> None:
     assert "never be printed" not in capsys.readouterr().out
 
 
-def test_files_that_are_no_weights_are_named(tmp_path) -> None:
-    """Another file, or another object, is an error that names it."""
+def test_files_without_weights_are_named(tmp_path) -> None:
+    """Another kind of file or object is an error with its name."""
     (tmp_path / "page.pt").write_text("<html>")
     torch.save([1, 2], tmp_path / "list.pt")
     for name in ("page.pt", "list.pt"):
@@ -118,14 +118,14 @@ def test_files_that_are_no_weights_are_named(tmp_path) -> None:
 
 
 def test_another_architecture_is_refused(module: torch.nn.Module, tmp_path) -> None:
-    """Shapes that do not agree are an error, never a partial load."""
+    """Different shapes are an error, never a partial load."""
     path = write_safetensors(module, tmp_path / "w.safetensors")
     with pytest.raises(WeightsError, match="does not fit the architecture"):
         load_encoder(f"ViT-B-16::{path}", **FP32)
 
 
 def test_another_grid_is_refused(module: torch.nn.Module, tmp_path) -> None:
-    """Positions of another image size are named, never stretched: the vectors would be nobody's."""
+    """Positions of another image size are an error, never interpolated: the vectors would match no model."""
     state = dict(module.state_dict())
     state["visual.positional_embedding"] = torch.zeros(10 * 10 + 1, 768)
     torch.save(state, tmp_path / "w.pt")
@@ -133,31 +133,31 @@ def test_another_grid_is_refused(module: torch.nn.Module, tmp_path) -> None:
         load_encoder(f"{NAME}::{tmp_path}/w.pt", **FP32)
 
 
-def test_networks_of_other_threads_are_left_alone() -> None:
-    """Two models that load at once, and a stranger's network: parameters are empty inside the blocks alone."""
+def test_networks_of_other_threads_are_not_affected() -> None:
+    """With two models that load at once and an unrelated network, parameters are empty only inside the blocks."""
     first_is_in, first_may_go = threading.Event(), threading.Event()
     kinds: dict[str, str] = {}
 
     def build(name: str) -> None:
         with empty_parameters():
             first_is_in.set()
-            first_may_go.wait(1)  # until the other thread has come as far as it can
+            first_may_go.wait(1)  # until the other thread waits for the lock
             kinds[name] = torch.nn.Linear(2, 2).weight.device.type
 
     threads = [threading.Thread(target=build, args=(name,)) for name in ("one", "two")]
     for thread in threads:
         thread.start()
     first_is_in.wait()
-    kinds["stranger"] = torch.nn.Linear(2, 2).weight.device.type
+    kinds["unrelated"] = torch.nn.Linear(2, 2).weight.device.type
     first_may_go.set()
     for thread in threads:
         thread.join()
     kinds["later"] = torch.nn.Linear(2, 2).weight.device.type
-    assert kinds == {"stranger": "cpu", "one": "meta", "two": "meta", "later": "cpu"}
+    assert kinds == {"unrelated": "cpu", "one": "meta", "two": "meta", "later": "cpu"}
 
 
 def test_a_file_that_changes_while_it_is_hashed_is_hashed_again(tmp_path, monkeypatch) -> None:
-    """The hash of the old content is not kept as that of the new."""
+    """The hash of the old content is not stored for the new one."""
     path = tmp_path / "weights.bin"
     path.write_bytes(b"old")
     real = files.hashlib.file_digest
@@ -174,7 +174,7 @@ def test_a_file_that_changes_while_it_is_hashed_is_hashed_again(tmp_path, monkey
 
 
 def test_the_hash_is_computed_once(tmp_path) -> None:
-    """It is kept beside the file with size and time, and renewed when the file changes."""
+    """It is stored next to the file with size and time, and updated when the file changes."""
     path = tmp_path / "w.bin"
     path.write_bytes(b"abc")
     digest = sha256_of(path)
@@ -188,7 +188,7 @@ def test_the_hash_is_computed_once(tmp_path) -> None:
 
 @pytest.mark.parametrize("model", ["ViT-B-32::openai", "hf-hub:nobody/nothing"])
 def test_weights_that_cannot_be_fetched_are_an_error(model: str, tmp_path, monkeypatch) -> None:
-    """Host and repository are named; random weights are never run."""
+    """The message has host and repository; random weights are never used."""
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -197,8 +197,8 @@ def test_weights_that_cannot_be_fetched_are_an_error(model: str, tmp_path, monke
     assert str(tmp_path) in str(caught.value)
 
 
-def test_a_gpu_that_is_not_there_is_an_error() -> None:
-    """Never a silent CPU."""
+def test_a_missing_gpu_is_an_error() -> None:
+    """There is no silent fallback to the CPU."""
     from clipmill.errors import DeviceError
 
     missing = f"cuda:{torch.cuda.device_count() + 7}"

@@ -1,10 +1,11 @@
 """Fetching, decoding and preprocessing, bounded in bytes, pixels and time.
 
-- `fetch`: a URI's bytes, within limits; `fetch_policy`: those limits; `uri`: reading URIs; `web`: the client that
-  checks addresses
-- `options`: how a model wants its images and sounds, and how files are decoded
-- `crops`: from an image's content to the crop that a model's graph begins with, exactly or fast
-- `images`: any image content as a Pillow image; `jpeg`: JPEG files by libjpeg-turbo; `preprocess`: resizing, cropping
-- `audio`: any sound content as samples, at a model's sample rate
-- `thumbnails`: small JPEG files to look at
+- `fetch`: fetches the bytes of a URI; `fetch_policy`: the limits of a fetch; `uri`: parses URIs; `web`: the HTTP
+  client, which checks addresses
+- `options`: how a model preprocesses images and audio, and how files are decoded
+- `crops`: decodes an image and crops it to the uint8 input of a model's graph, exactly or fast
+- `images`: opens any image content as a Pillow image; `jpeg`: decodes JPEG files with libjpeg-turbo; `preprocess`:
+  resizes and crops
+- `audio`: decodes any audio content and resamples it to a model's sample rate
+- `thumbnails`: makes small JPEG files for reports
 """

@@ -1,7 +1,7 @@
-"""Sound content of every accepted kind becomes one waveform at the model's sample rate, or a `RowError` that says why.
+"""Decode audio content of every accepted kind to a waveform at the model's sample rate, or raise a `RowError`.
 
-Encoded bytes are WAV, FLAC, OGG (Vorbis, Opus) or MP3. Waveforms come with their sample rate. Channels are kept, one or
-two: how they are brought together is the model's affair.
+Encoded bytes are WAV, FLAC, OGG (Vorbis, Opus) or MP3. Waveforms come with their sample rate. One or two channels are
+accepted and kept: the model mixes them down.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from ..failures import Code, RowError, Stage
 from .options import AudioFrontend
 
 FORMATS = ("WAV", "FLAC", "OGG", "MP3")
-"""Formats that are decoded. The library knows more, some of them without a mark by which they could be told."""
+"""Formats that are decoded. libsndfile reads more, but some of those have no magic bytes to identify them by."""
 
 MIN_RATE, MAX_RATE = 1_000, 384_000
-"""Samples a second that a sound may have: with its seconds they bound the memory that decoding takes."""
+"""Allowed sample rates in Hz. Together with the limit in seconds they bound the memory that decoding takes."""
 _MAX_PEAK = 4.0
-"""Of decoded files: lossy formats and mixers overshoot full scale, by a factor of 4 (12 dB) at the very most."""
-_LEAST_PART = 0.9
-"""Of the samples that an MP3's header announces, which is often an estimate: with fewer the file is cut off."""
+"""Limit for decoded samples. Lossy formats and mixers overshoot full scale, by at most a factor of 4 (12 dB)."""
+_MIN_DECODED_FRACTION = 0.9
+"""A file with fewer of its announced samples is truncated. The length in an MP3's header is often an estimate."""
 
 _SNIFFED = ((b"fLaC", "audio/flac"), (b"OggS", "audio/ogg"), (b"ID3", "audio/mpeg"))
 _RIFF = (b"RIFF", b"RF64")
 _UNKNOWN_LENGTH = (0, 0xFFFFFFFF)
-"""What recorders write for the length of a WAV file that they do not know yet."""
-_UNTOLD = 2**62
-"""More samples than these the library tells of a FLAC file that does not say its length; it cannot read such."""
+"""What recorders write as the length of a WAV file while they do not know it yet."""
+_MAX_KNOWN_LENGTH = 2**62
+"""libsndfile reports more samples than this for a FLAC file without a length, which it cannot read."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Waveform:
-    """A sound as its samples.
+    """An audio clip given as samples.
 
     Attributes:
-        samples: (n,) or (2, n), float in [-1, 1], or int16, of which 32768 is full scale.
-        sample_rate: Samples a second; None where nobody said it, which is a failure when it is embedded.
+        samples: (n,) or (2, n), float in [-1, 1], or int16 with 32768 as full scale.
+        sample_rate: In Hz. None if it is unknown; embedding such a waveform fails.
     """
 
     samples: Any
@@ -49,7 +49,7 @@ class Waveform:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the samples hold in memory, those of lists once they are an array; 0 for what is neither."""
+        """Bytes of the samples in memory; for lists, of the array made from them; 0 for other types."""
         samples = self.samples
         if isinstance(samples, np.ndarray):
             return int(samples.nbytes)
@@ -59,13 +59,13 @@ class Waveform:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Sound:
-    """A decoded sound.
+class DecodedAudio:
+    """A decoded audio clip.
 
     Attributes:
         samples: (n, channels) float32, n at least 1, one or two channels.
-        sample_rate: Samples a second.
-        media_type: What the bytes were; None for a waveform.
+        sample_rate: In Hz.
+        media_type: The media type of the encoded bytes; None for a waveform.
     """
 
     samples: np.ndarray
@@ -74,20 +74,20 @@ class Sound:
 
 
 def require_audio() -> None:
-    """Check that what decodes and resamples is installed.
+    """Check that the libraries that decode and resample audio are installed.
 
     Raises:
-        MissingExtraError: If it is not.
+        MissingExtraError: If one is missing.
     """
     for package in ("soundfile", "soxr"):
         try:
             importlib.import_module(package)
-        except (ImportError, OSError) as err:  # OSError: the package is there, and its C library is not
-            raise MissingExtraError(package, "audio", "embedding sounds") from err
+        except (ImportError, OSError) as err:  # OSError: the package is installed without its C library
+            raise MissingExtraError(package, "audio", "embedding audio") from err
 
 
 def sniff_audio_type(data: bytes) -> str | None:
-    """Tell a sound's media type by its first bytes; None where they are none that is decoded here."""
+    """Return the media type of audio by its first bytes; None if it is not one of the decoded formats."""
     if data[:4] in _RIFF and data[8:12] == b"WAVE":
         return "audio/wav"
     known = next((media_type for magic, media_type in _SNIFFED if data.startswith(magic)), None)
@@ -95,7 +95,7 @@ def sniff_audio_type(data: bytes) -> str | None:
 
 
 def _is_mpeg_frame(header: bytes) -> bool:
-    """Tell whether four bytes begin a frame of MPEG audio, layer 2 or 3 (a UTF-16 mark would pass for layer 1)."""
+    """Return whether four bytes start a frame of MPEG audio, layer 2 or 3 (a UTF-16 mark would pass for layer 1)."""
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
         return False
     version, layer = header[1] >> 3 & 3, header[1] >> 1 & 3
@@ -103,11 +103,11 @@ def _is_mpeg_frame(header: bytes) -> bool:
     return version != 1 and layer in (1, 2) and bitrate not in (0, 15) and rate != 3
 
 
-def waveform_for(sound: Sound, frontend: AudioFrontend) -> np.ndarray:
-    """Bring a sound to what a model reads.
+def waveform_for(audio: DecodedAudio, frontend: AudioFrontend) -> np.ndarray:
+    """Resample and scale decoded audio to the input of a model.
 
     Args:
-        sound: Of any accepted sample rate.
+        audio: With any accepted sample rate.
         frontend: The model's sample rate and scale.
 
     Returns:
@@ -116,27 +116,27 @@ def waveform_for(sound: Sound, frontend: AudioFrontend) -> np.ndarray:
     Raises:
         RowError: `empty` if it is too short to be resampled or embedded.
     """
-    samples = sound.samples
-    if sound.sample_rate != frontend.sample_rate:
+    samples = audio.samples
+    if audio.sample_rate != frontend.sample_rate:
         import soxr
 
-        samples = soxr.resample(samples, sound.sample_rate, frontend.sample_rate, quality="HQ")
+        samples = soxr.resample(samples, audio.sample_rate, frontend.sample_rate, quality="HQ")
     if len(samples) < frontend.min_samples:
         raise RowError(
             Stage.PREPROCESS,
             Code.EMPTY,
-            f"the sound is too short: {len(samples)} samples at {frontend.sample_rate:,} Hz, the model needs at least"
+            f"the audio is too short: {len(samples)} samples at {frontend.sample_rate:,} Hz; the model needs at least"
             f" {frontend.min_samples}",
         )
     return np.ascontiguousarray(samples.T, np.float32) * np.float32(frontend.scale)
 
 
-def open_sound(content: Any, *, max_seconds: float) -> Sound:
-    """Decode or check one sound.
+def open_audio(content: Any, *, max_seconds: float) -> DecodedAudio:
+    """Decode encoded audio, or check a waveform.
 
     Args:
         content: Encoded bytes or a `Waveform`.
-        max_seconds: Longer sounds are refused, where the header tells before they are decoded.
+        max_seconds: Longer clips are refused, before decoding if the header has the length.
 
     Raises:
         RowError: `empty`, `undecodable`, `unsupported`, `malformed`, `too_large`, `wrong_shape` or `out_of_range`.
@@ -148,12 +148,12 @@ def open_sound(content: Any, *, max_seconds: float) -> Sound:
     raise RowError(
         Stage.DECODE,
         Code.UNSUPPORTED,
-        f"a sound is encoded bytes, a waveform with its sample rate or a URI, got {type(content).__name__}",
+        f"audio must be encoded bytes, a waveform with its sample rate or a URI, got {type(content).__name__}",
     )
 
 
 def count_samples(content: Any) -> int:
-    """Return the samples, over all channels, that decoding will hold; 0 where there is nothing to decode or tell."""
+    """Return the number of decoded samples, over all channels; 0 if it is unknown or there is nothing to decode."""
     if not isinstance(content, bytes) or sniff_audio_type(content[:16]) is None:
         return 0
     import soundfile
@@ -161,22 +161,22 @@ def count_samples(content: Any) -> int:
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
             return int(file.frames) * int(file.channels)
-    except Exception:  # the real decoding says what is wrong
+    except Exception:  # decoding it reports what is wrong
         return 0
 
 
 # --- encoded bytes ---------------------------------------------------------------------------------------------------
 
 
-def _decode(data: bytes, max_seconds: float) -> Sound:
+def _decode(data: bytes, max_seconds: float) -> DecodedAudio:
     import soundfile
 
     if not data:
-        raise RowError(Stage.DECODE, Code.EMPTY, "the sound has zero bytes")
+        raise RowError(Stage.DECODE, Code.EMPTY, "the audio has zero bytes")
     media_type = sniff_audio_type(data[:16])
     if media_type is None:
         raise _undecodable(
-            f"{len(data)} bytes that begin with {data[:8]!r} are no sound of a known format ({', '.join(FORMATS)})"
+            f"{len(data)} bytes that begin with {data[:8]!r} are no audio of a known format ({', '.join(FORMATS)})"
         )
     _check_riff(data)
     try:
@@ -184,31 +184,31 @@ def _decode(data: bytes, max_seconds: float) -> Sound:
             rate, channels, announced = int(file.samplerate), int(file.channels), int(file.frames)
             _check_rate(rate)
             _check_channels(channels, f"the file has {channels} channels")
-            if announced > _UNTOLD:
-                raise _undecodable("the file does not say how long it is (recorded into a pipe?); written anew it does")
+            if announced > _MAX_KNOWN_LENGTH:
+                raise _undecodable("the header has no length (was it recorded into a pipe?); encode the file again")
             if announced > max_seconds * rate:
                 raise _too_long(announced / rate, max_seconds)
-            samples = file.read(announced, dtype="float32", always_2d=True)  # headers lie: no more than this is held
+            samples = file.read(announced, dtype="float32", always_2d=True)  # headers lie: read no more than announced
     except RowError:
         raise
     except MemoryError:
         raise
-    except Exception as err:  # libsndfile's own errors, and what its callbacks raise: all mean this file
-        raise _undecodable(f"the sound cannot be decoded: {err}") from err
-    if len(samples) < announced * _LEAST_PART:
-        raise _undecodable(f"the sound is cut off: {len(samples):,} of {announced:,} samples could be decoded")
+    except Exception as err:  # libsndfile's errors and those of its callbacks: all are about this file
+        raise _undecodable(f"the audio cannot be decoded: {err}") from err
+    if len(samples) < announced * _MIN_DECODED_FRACTION:
+        raise _undecodable(f"the audio is truncated: {len(samples):,} of {announced:,} samples could be decoded")
     if len(samples) == 0:
-        raise RowError(Stage.DECODE, Code.EMPTY, f"the file ({media_type}) holds no samples")
+        raise RowError(Stage.DECODE, Code.EMPTY, f"the file ({media_type}) has no samples")
     _check_range(samples, _MAX_PEAK, "the file's samples lie")
-    return Sound(samples, rate, media_type)
+    return DecodedAudio(samples, rate, media_type)
 
 
 def _check_riff(data: bytes) -> None:
-    """Refuse a WAV file that is cut off: the library would take what is left for the whole."""
+    """Refuse a truncated WAV file, which libsndfile would decode as if it were complete."""
     length = int.from_bytes(data[4:8], "little") + 8
-    # some writers count the eight bytes of the header in
+    # some writers include the eight bytes of the header in the length
     if data[:4] == b"RIFF" and length - 8 not in _UNKNOWN_LENGTH and length - 8 > len(data):
-        raise _undecodable(f"the sound is cut off: the file has {len(data):,} bytes, and should have {length:,}")
+        raise _undecodable(f"the audio is truncated: the file has {len(data):,} bytes instead of {length:,}")
 
 
 def _undecodable(message: str) -> RowError:
@@ -219,14 +219,14 @@ def _too_long(seconds: float, max_seconds: float) -> RowError:
     return RowError(
         Stage.DECODE,
         Code.TOO_LARGE,
-        f"the sound lasts {seconds:.1f} s, allowed are {max_seconds:g} s (option max_audio_seconds)",
+        f"the audio lasts {seconds:.1f} s, allowed are {max_seconds:g} s (option max_audio_seconds)",
     )
 
 
 # --- waveforms -------------------------------------------------------------------------------------------------------
 
 
-def _check_waveform(waveform: Waveform, max_seconds: float) -> Sound:
+def _check_waveform(waveform: Waveform, max_seconds: float) -> DecodedAudio:
     if waveform.sample_rate is None:
         raise RowError(
             Stage.READ,
@@ -235,12 +235,12 @@ def _check_waveform(waveform: Waveform, max_seconds: float) -> Sound:
             " 'sampling_rate', or a document's tags['sample_rate']",
         )
     rate = _check_rate(waveform.sample_rate)
-    samples = _array_of(waveform.samples)
+    samples = _as_array(waveform.samples)
     if samples.ndim == 2 and samples.shape[0] not in (1, 2) and samples.shape[1] in (1, 2):
-        message = f"a waveform is (n,) or (2, n), got shape {samples.shape}: samples stand last, so transpose it"
+        message = f"a waveform has shape (n,) or (2, n), got {samples.shape}; transpose it: samples come last"
         raise RowError(Stage.PREPROCESS, Code.WRONG_SHAPE, message)
     if samples.ndim not in (1, 2):
-        message = f"a waveform is (n,) or (2, n), got shape {samples.shape}"
+        message = f"a waveform has shape (n,) or (2, n), got {samples.shape}"
         raise RowError(Stage.PREPROCESS, Code.WRONG_SHAPE, message)
     if samples.ndim == 2:
         _check_channels(samples.shape[0], f"the waveform has shape {samples.shape}")
@@ -253,49 +253,49 @@ def _check_waveform(waveform: Waveform, max_seconds: float) -> Sound:
     else:
         _check_range(samples, 1.0, "the waveform's samples lie")
         values = samples.astype(np.float32)
-    return Sound(np.ascontiguousarray(np.atleast_2d(values).T), rate)
+    return DecodedAudio(np.ascontiguousarray(np.atleast_2d(values).T), rate)
 
 
-def _array_of(samples: Any) -> np.ndarray:
+def _as_array(samples: Any) -> np.ndarray:
     try:
         array = np.asarray(samples)
     except ValueError as err:  # channels of unequal length
-        raise RowError(Stage.PREPROCESS, Code.WRONG_SHAPE, f"a waveform is (n,) or (2, n): {err}") from err
+        raise RowError(Stage.PREPROCESS, Code.WRONG_SHAPE, f"a waveform has shape (n,) or (2, n): {err}") from err
     if array.size == 0:
         return array.astype(np.float32)
     if array.dtype != np.int16 and not np.issubdtype(array.dtype, np.floating):
         raise RowError(
             Stage.PREPROCESS,
             Code.UNSUPPORTED,
-            f"a waveform is float in [-1, 1], or int16 (of which 32768 is full scale), got {array.dtype}",
+            f"a waveform must be float in [-1, 1] or int16 (32768 is full scale), got {array.dtype}",
         )
     return array
 
 
 def _check_rate(rate: Any) -> float:
     if isinstance(rate, bool) or not isinstance(rate, int | float | np.integer | np.floating):
-        message = f"the sample rate is a number of samples a second, got {rate!r:.40}"
+        message = f"the sample rate must be a number in Hz, got {rate!r:.40}"
         raise RowError(Stage.READ, Code.MALFORMED, message)
     if not MIN_RATE <= rate <= MAX_RATE:  # written so that NaN fails too
         raise RowError(
             Stage.READ,
             Code.OUT_OF_RANGE,
-            f"the sample rate is {rate} a second, allowed are {MIN_RATE:,} to {MAX_RATE:,}",
+            f"the sample rate is {rate} Hz, allowed are {MIN_RATE:,} to {MAX_RATE:,} Hz",
         )
     return float(rate)
 
 
 def _check_channels(channels: int, given: str) -> None:
     if channels not in (1, 2):
-        raise RowError(Stage.DECODE, Code.WRONG_SHAPE, f"{given}; a sound has one channel or two")
+        raise RowError(Stage.DECODE, Code.WRONG_SHAPE, f"{given}; audio must have one or two channels")
 
 
-def _check_range(samples: np.ndarray, most: float, given: str) -> None:
+def _check_range(samples: np.ndarray, limit: float, given: str) -> None:
     low, high = float(samples.min()), float(samples.max())
-    if not (low >= -most and high <= most):  # written so that NaN fails too
+    if not (low >= -limit and high <= limit):  # written so that NaN fails too
         raise RowError(
             Stage.PREPROCESS,
             Code.OUT_OF_RANGE,
-            f"{given} between {low:.4g} and {high:.4g}, allowed are {-most:g} to {most:g}"
-            " (16-bit values go in as int16)",
+            f"{given} between {low:.4g} and {high:.4g}, allowed are {-limit:g} to {limit:g}"
+            " (pass 16-bit samples as int16)",
         )

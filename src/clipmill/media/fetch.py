@@ -1,4 +1,4 @@
-"""Fetch what a URI names: a local file, a data: URI, a page, an object in a store. One URI in, its bytes out."""
+"""Fetch the bytes of a URI: a local file, a data: URI, a web page or an object in a store."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from .web import HttpClient
 
 _WEB_SCHEMES = ("http", "https")
-# What the operating system says of a disk or a machine that may do better in a minute.
-_PASSING_ERRNOS = frozenset(
+# Errors of the operating system that a retry may overcome: a busy disk, a lost connection.
+_TRANSIENT_ERRNOS = frozenset(
     {errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ETIMEDOUT}
 )
 
@@ -31,23 +31,23 @@ _CLIENTS_LOCK = threading.Lock()
 
 
 class _NoDriverError(ClipmillError):
-    """The package that opens a scheme is not installed, and is in none of our extras."""
+    """The package that opens a scheme is not installed, and no extra of clipmill has it."""
 
 
 def fetch(uri: str, policy: FetchPolicy, *, trusted: bool = False) -> Fetched:
-    """Fetch what a URI names.
+    """Fetch the bytes of a URI.
 
     Args:
         uri: A path or a URI; schemes may be in any case.
-        policy: What is allowed and how much.
-        trusted: Whether the URI comes from the job's own reader, from a glob that the user gave: then it may be a
-            local file, and have any scheme that fsspec opens. Limits, and the check of addresses, stay.
+        policy: What is allowed, and the limits.
+        trusted: Whether the URI comes from the job's own reader, from a glob that the user gave. It may then be a
+            local file, or have any scheme that fsspec opens. The limits and the check of addresses still apply.
 
     Raises:
-        RowError: The row cannot have its content; never transient for what is forbidden, missing or too large.
-            `unsupported` where the driver for a stranger's scheme is not installed: one row must not end the job.
-        MissingExtraError: That of a trusted URI is not: none of the job's own inputs can be read.
-        ClipmillError: The same for a scheme whose driver is none of ours.
+        RowError: If the content cannot be fetched; never transient if it is forbidden, missing or too large.
+            `unsupported` if the driver of an untrusted URI's scheme is not installed: one row must not end the job.
+        MissingExtraError: If the driver of a trusted URI's scheme is not installed: the job's input cannot be read.
+        ClipmillError: The same, for a scheme whose driver is in no extra of clipmill.
     """
     if not uri:
         raise fetch_error(Code.EMPTY, "the URI is empty text")
@@ -73,7 +73,7 @@ def fetch(uri: str, policy: FetchPolicy, *, trusted: bool = False) -> Fetched:
 def _check_scheme(uri: str, scheme: str, policy: FetchPolicy, trusted: bool) -> None:
     if trusted or scheme in policy.schemes:
         return
-    hint = "" if "//" in uri else f"; for a file whose name holds a colon write ./{scheme}:… and " + _ALLOWED
+    hint = "" if "//" in uri else f"; for a file whose name has a colon write ./{scheme}:… and " + _ALLOWED
     raise fetch_error(
         Code.FORBIDDEN_URI,
         f"{shown(uri)}: the scheme {scheme!r} is not allowed; allowed are {', '.join(policy.schemes) or 'none'}, "
@@ -82,9 +82,9 @@ def _check_scheme(uri: str, scheme: str, policy: FetchPolicy, trusted: bool) -> 
 
 
 def _shared_client(allow_private_addresses: bool) -> HttpClient:
-    """Return this process's client, which all its threads share.
+    """Return the client that all threads of this process share.
 
-    There is one for each rule: a connection that the one allowed must not be reused under the other.
+    Each setting has a client of its own: a connection to a private address must not be reused where those are refused.
     """
     from .web import HttpClient
 
@@ -96,28 +96,28 @@ def _shared_client(allow_private_addresses: bool) -> HttpClient:
     return client
 
 
-def _forget_clients() -> None:
-    """Leave a fork's parent its connections, and its lock, which another of its threads may have held."""
+def _reset_after_fork() -> None:
+    """Drop the parent's connections and replace its lock, which another of its threads may have held."""
     global _CLIENTS_LOCK
     _CLIENTS_LOCK = threading.Lock()
     _CLIENTS.clear()
 
 
-os.register_at_fork(after_in_child=_forget_clients)
+os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 def _fetch_local(uri: str, policy: FetchPolicy, trusted: bool) -> Fetched:
     if not (trusted or policy.allow_local_files):
         raise fetch_error(
             Code.FORBIDDEN_URI,
-            f"{shown(uri)}: a local file, which documents may name only where " + _ALLOWED + " is set",
+            f"{shown(uri)}: a local file, which documents may name only with " + _ALLOWED,
         )
-    # A file that the job's reader listed may have any name that its file system takes, a line break in it too.
+    # The name of a file that the job's reader listed may contain control characters, such as a line break.
     if not (trusted and scheme_of(uri) is None) or "\0" in uri:
         check_characters(uri)
     path = file_path(uri)
     try:
-        # Looked at before it is opened: opening is enough to hang on a FIFO, or to wake a device.
+        # Checked before it is opened: opening alone can hang on a FIFO or wake a device.
         _check_regular(os.stat(path).st_mode, uri)
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb") as file:
@@ -126,7 +126,7 @@ def _fetch_local(uri: str, policy: FetchPolicy, trusted: bool) -> Fetched:
             if status.st_size > policy.max_bytes:
                 raise fetch_error(Code.TOO_LARGE, _too_large(uri, status.st_size, policy))
             data = file.read(status.st_size + 1)
-            if len(data) > status.st_size:  # it grew, or hides its size, as files in /proc do
+            if len(data) > status.st_size:  # it grew, or reports no size, like files in /proc
                 data += file.read(policy.max_bytes + 1 - len(data))
     except (FileNotFoundError, NotADirectoryError) as err:
         raise fetch_error(Code.NOT_FOUND, f"{shown(uri)}: no such file") from err
@@ -134,8 +134,8 @@ def _fetch_local(uri: str, policy: FetchPolicy, trusted: bool) -> Fetched:
         raise fetch_error(Code.MALFORMED, f"{shown(uri)}: the path is not valid Unicode") from err
     except OSError as err:
         message = f"{shown(uri)}: cannot be read: {(err.strerror or str(err)).lower()}"
-        raise fetch_error(Code.FETCH_FAILED, message, transient=err.errno in _PASSING_ERRNOS) from err
-    return Fetched(_bounded(data, uri, policy))
+        raise fetch_error(Code.FETCH_FAILED, message, transient=err.errno in _TRANSIENT_ERRNOS) from err
+    return Fetched(_check_size(data, uri, policy))
 
 
 def _check_regular(mode: int, uri: str) -> None:
@@ -149,7 +149,7 @@ def _check_regular(mode: int, uri: str) -> None:
 def _fetch_remote(uri: str, scheme: str, policy: FetchPolicy) -> Fetched:
     if "::" in uri:
         raise fetch_error(
-            Code.FORBIDDEN_URI, f"{shown(uri)}: chains of file systems ('::') are not allowed; name the file itself"
+            Code.FORBIDDEN_URI, f"{shown(uri)}: chains of file systems ('::') are not allowed; give the file's own URI"
         )
     deadline = Deadline(policy.timeout_s)
     try:
@@ -161,10 +161,10 @@ def _fetch_remote(uri: str, scheme: str, policy: FetchPolicy) -> Fetched:
     except TimeoutError as err:
         late = f"{shown(uri)}: took longer than " + setting("fetch_timeout_s", policy.timeout_s)
         raise fetch_error(Code.FETCH_FAILED, late, transient=True) from err
-    except Exception as err:  # each driver raises its own client's errors, which share no base
+    except Exception as err:  # each driver raises the errors of its client, which have no common base class
         message = f"{shown(uri)}: cannot be read: {type(err).__name__}: {str(err)[:200]}"
-        raise fetch_error(Code.FETCH_FAILED, message, transient=_may_pass(err)) from err
-    return Fetched(_bounded(data, uri, policy))
+        raise fetch_error(Code.FETCH_FAILED, message, transient=_is_transient(err)) from err
+    return Fetched(_check_size(data, uri, policy))
 
 
 def _open_file_system(uri: str, scheme: str) -> tuple[Any, str]:
@@ -173,7 +173,7 @@ def _open_file_system(uri: str, scheme: str) -> tuple[Any, str]:
     try:
         fsspec.get_filesystem_class(scheme)
     except ValueError as err:
-        message = f"{shown(uri)}: no file system is known for the scheme {scheme!r}"
+        message = f"{shown(uri)}: fsspec has no file system for the scheme {scheme!r}"
         raise fetch_error(Code.FORBIDDEN_URI, message) from err
     except ImportError as err:
         if scheme in DRIVERS:
@@ -183,7 +183,7 @@ def _open_file_system(uri: str, scheme: str) -> tuple[Any, str]:
 
 
 def _read_remote(uri: str, scheme: str, policy: FetchPolicy) -> bytes:
-    """Open and read; both belong under the deadline, since drivers look for credentials and ask servers when made."""
+    """Open and read an object. Both count against the deadline: drivers may ask servers for credentials on opening."""
     file_system, path = _open_file_system(uri, scheme)
     with file_system.open(path, "rb") as file:
         size = getattr(file, "size", None)
@@ -192,15 +192,15 @@ def _read_remote(uri: str, scheme: str, policy: FetchPolicy) -> bytes:
         return file.read(policy.max_bytes + 1)
 
 
-def _may_pass(err: Exception) -> bool:
-    """Whether a second try may help. In doubt it may: a needless try costs less than a row."""
+def _is_transient(err: Exception) -> bool:
+    """Return whether a retry may help. In doubt it may: a needless retry costs less than a lost row."""
     if isinstance(err, OSError) and err.errno is not None:
-        return isinstance(err, ConnectionError) or err.errno in _PASSING_ERRNOS
-    lasting = (PermissionError, IsADirectoryError, ValueError, TypeError, NotImplementedError)
-    return not isinstance(err, lasting) and "Credential" not in type(err).__name__
+        return isinstance(err, ConnectionError) or err.errno in _TRANSIENT_ERRNOS
+    permanent = (PermissionError, IsADirectoryError, ValueError, TypeError, NotImplementedError)
+    return not isinstance(err, permanent) and "Credential" not in type(err).__name__
 
 
-def _bounded(data: bytes, uri: str, policy: FetchPolicy) -> bytes:
+def _check_size(data: bytes, uri: str, policy: FetchPolicy) -> bytes:
     if len(data) > policy.max_bytes:
         raise fetch_error(Code.TOO_LARGE, f"{shown(uri)}: more than " + setting("max_fetch_bytes", policy.max_bytes))
     return data

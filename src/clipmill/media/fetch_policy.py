@@ -1,4 +1,4 @@
-"""What bounds a fetch: what a URI may be and may cost, the moment at which it must have ended, and what comes of it."""
+"""The limits of a fetch (`FetchPolicy`), its deadline and its result; and bounded decompression."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from .uri import fetch_error, scheme_of
 _T = TypeVar("_T")
 
 LOCAL_SCHEMES = ("file", "local")
-"""fsspec reads the second as the first: it must not be a way past the rule."""
-_ZLIB_OR_GZIP = 47  # zlib's word for: tell by the header
-_PIECE = 64 * 1024
+"""fsspec treats `local` like `file`, so both need `allow_local_files`."""
+_ZLIB_OR_GZIP = 47  # lets zlib detect the format by the header
+_CHUNK_BYTES = 64 * 1024
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FetchPolicy:
-    """What a URI may be, and what fetching it may cost. Messages name the options of the spec that set it.
+    """Which URIs are fetched, and the limits of a fetch. Messages name the options of the spec that set them.
 
     Attributes:
-        schemes: The schemes that a document's URI may have; kept in lower case. `file` is not given here but
+        schemes: The schemes that a document's URI may have; kept in lower case. `file` is not allowed here but
             by `allow_local_files`.
         allow_local_files: Whether `file://` and plain paths in documents are read.
-        allow_private_addresses: Whether http(s) may go to loopback, private, link-local and other addresses that are
-            not public.
-        timeout_s: Seconds for a whole fetch with its redirects, retries and pauses. A local file is not timed.
+        allow_private_addresses: Whether http(s) may connect to loopback, private, link-local and other addresses that
+            are not public.
+        timeout_s: Seconds for a whole fetch with its redirects, retries and pauses. Local files have no timeout.
         max_bytes: The most bytes of content, after decoding.
         max_redirects: How many redirects are followed.
-        retries: How often http(s) is tried again after a failure that may pass (429, 5xx, a connection cut off).
-            Object stores retry by their own drivers' rules.
+        retries: How often http(s) is retried after a transient failure (429, 5xx, a lost connection). The drivers of
+            object stores have their own rules for retries.
     """
 
     schemes: tuple[str, ...] = ("http", "https", "data", "gs", "s3", "az", "abfs")
@@ -72,12 +72,12 @@ class FetchPolicy:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fetched:
-    """What a URI named.
+    """The fetched content of a URI.
 
     Attributes:
-        data: The bytes; none where the file or page is empty.
-        media_type: What a server or a data: URI calls it, in lower case without parameters; None where nobody says.
-            Only a claim: look at the bytes.
+        data: The bytes; empty if the file or page is empty.
+        media_type: The media type from the server or the data: URI, in lower case without parameters; None if there
+            is none. It is only a claim: check the bytes.
     """
 
     data: bytes = dataclasses.field(repr=False)
@@ -85,7 +85,7 @@ class Fetched:
 
 
 class Deadline:
-    """The moment at which a fetch must have ended.
+    """The time by which a fetch must end.
 
     Args:
         seconds: From now.
@@ -95,16 +95,16 @@ class Deadline:
         self._end = time.monotonic() + seconds
 
     def remaining(self) -> float:
-        """Return the seconds that are left, 0 or less when none are."""
+        """Return the seconds left; 0 or less when the deadline has passed."""
         return self._end - time.monotonic()
 
     def run(self, function: Callable[[], _T]) -> _T:
-        """Return what a function returns that has no time limit of its own: a name look-up, a driver.
+        """Call a function that has no timeout of its own, such as a DNS lookup or a driver, and return its result.
 
-        It runs in a thread, which is left to itself when the time is over.
+        It runs in a thread, which is abandoned when the deadline passes.
 
         Raises:
-            TimeoutError: The deadline has passed.
+            TimeoutError: If the deadline passes first.
         """
         result: Future[_T] = Future()
 
@@ -119,20 +119,20 @@ class Deadline:
 
 
 def inflate(chunks: Iterable[bytes], where: str, max_bytes: int) -> Iterator[bytes]:
-    """Decompress gzip or zlib, a bounded piece at a time: a small body may hold gigabytes.
+    """Decompress gzip or zlib in chunks of bounded size, since a small body may expand to gigabytes.
 
     Args:
         chunks: The compressed bytes.
-        where: What messages name.
-        max_bytes: The most compressed bytes. The caller counts what comes out.
+        where: The URI, for messages.
+        max_bytes: The most compressed bytes. The caller checks the decompressed size.
 
     Raises:
-        RowError: Damaged or too large.
-        TransientFetchError: Cut off.
+        RowError: If the content is damaged or too large.
+        TransientFetchError: If it is truncated.
     """
     inflater, received = zlib.decompressobj(wbits=_ZLIB_OR_GZIP), 0
     for chunk in chunks:
-        received += len(chunk)  # an endless row of empty gzip members comes to nothing
+        received += len(chunk)  # counted, since an endless series of empty gzip members decompresses to nothing
         if received > max_bytes:
             raise fetch_error(
                 Code.TOO_LARGE, f"{where}: more than " + setting("max_fetch_bytes", max_bytes) + ", compressed"
@@ -141,12 +141,12 @@ def inflate(chunks: Iterable[bytes], where: str, max_bytes: int) -> Iterator[byt
             if inflater.eof and chunk:
                 inflater = zlib.decompressobj(wbits=_ZLIB_OR_GZIP)
             try:
-                piece = inflater.decompress(chunk, _PIECE)
+                piece = inflater.decompress(chunk, _CHUNK_BYTES)
             except zlib.error as err:
-                raise fetch_error(Code.FETCH_FAILED, f"{where}: the compressed answer is damaged: {err}") from err
+                raise fetch_error(Code.FETCH_FAILED, f"{where}: the compressed response is damaged: {err}") from err
             yield piece
             chunk = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
-            if not chunk and (inflater.eof or len(piece) < _PIECE):
+            if not chunk and (inflater.eof or len(piece) < _CHUNK_BYTES):
                 break
     if received and not inflater.eof:
-        raise TransientFetchError(f"{where}: the compressed answer was cut off")
+        raise TransientFetchError(f"{where}: the compressed response was truncated")

@@ -1,4 +1,4 @@
-"""Image content of every accepted kind becomes one Pillow image, or a `RowError` that says why not."""
+"""Open image content of every accepted kind as a Pillow image, or raise a `RowError`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..failures import Code, RowError, Stage
 from ..messages import setting
 
-# Pillow warns of large images and of odd metadata, in threads where warnings cannot be caught; our limit is an option.
+# Pillow warns about large images and odd metadata in threads, where warnings cannot be caught; our limit is an option.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", module=r"PIL\..*")
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
-"""Formats that are decoded. Pillow knows more, some by running other programs (EPS): not for strangers' files."""
+"""Formats that are decoded. Pillow reads more, some by running other programs (EPS): unsafe for untrusted files."""
 
 _SNIFFED = (
     (b"\xff\xd8\xff", "image/jpeg"),
@@ -31,7 +31,7 @@ _SNIFFED = (
 
 
 def sniff_media_type(data: bytes) -> str | None:
-    """Tell an image's media type by its first bytes; None where they are no image that is decoded here."""
+    """Return the media type of an image by its first bytes; None if it is not one of the decoded formats."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "image/webp"
     return next((media_type for magic, media_type in _SNIFFED if data.startswith(magic)), None)
@@ -45,11 +45,12 @@ def open_image(
     Args:
         content: Encoded bytes; an (H, W, 3) RGB array, uint8 or float in [0, 1]; or a Pillow image.
         max_pixels: Larger images are refused before they are decoded.
-        apply_exif: Turn the image as its EXIF orientation says.
+        apply_exif: Rotate the image by its EXIF orientation.
         reduced_to: Width and height that a JPEG file may be reduced to while it is decoded.
 
     Returns:
-        A loaded Pillow image in the mode of its file (16-bit greyscale scaled to 8 bits); the first frame of several.
+        A loaded Pillow image in the mode of its file (16-bit greyscale scaled to 8 bits); of an animation the first
+        frame.
 
     Raises:
         RowError: `empty`, `undecodable`, `unsupported`, `too_large`, `wrong_shape` or `out_of_range`.
@@ -65,7 +66,7 @@ def open_image(
         raise RowError(
             Stage.DECODE,
             Code.UNSUPPORTED,
-            f"an image is encoded bytes, an array, a Pillow image or a URI, got {type(content).__name__}",
+            f"an image must be encoded bytes, an array, a Pillow image or a URI, got {type(content).__name__}",
         )
     if apply_exif:
         image = ImageOps.exif_transpose(image)
@@ -84,7 +85,7 @@ def _decode(data: bytes, max_pixels: int, reduced_to: tuple[int, int] | None) ->
     except RowError:
         raise
     except Image.DecompressionBombError as err:
-        raise RowError(Stage.DECODE, Code.TOO_LARGE, f"Pillow takes the image for a decompression bomb: {err}") from err
+        raise RowError(Stage.DECODE, Code.TOO_LARGE, f"Pillow suspects a decompression bomb: {err}") from err
     except UnidentifiedImageError as err:
         raise RowError(
             Stage.DECODE,
@@ -93,7 +94,9 @@ def _decode(data: bytes, max_pixels: int, reduced_to: tuple[int, int] | None) ->
         ) from err
     except MemoryError:
         raise
-    except Exception as err:  # decoders raise OSError, SyntaxError, ValueError, struct.error, …: all mean this file
+    except (
+        Exception
+    ) as err:  # decoders raise OSError, SyntaxError, ValueError, struct.error, …: all are about this file
         raise RowError(Stage.DECODE, Code.UNDECODABLE, f"the image cannot be decoded: {err}") from err
     return image
 
@@ -126,28 +129,28 @@ def from_array(array: np.ndarray, *, max_pixels: int) -> Image.Image:
         raise RowError(
             Stage.PREPROCESS,
             Code.WRONG_SHAPE,
-            f"an image array has shape (height, width, 3) in RGB, got {array.shape}",
+            f"an image array must have shape (height, width, 3) in RGB, got {array.shape}",
         )
     check_pixels((array.shape[1], array.shape[0]), max_pixels)
     if array.dtype == np.uint8:
         return Image.fromarray(np.ascontiguousarray(array))
     if not np.issubdtype(array.dtype, np.floating):
         raise RowError(
-            Stage.PREPROCESS, Code.UNSUPPORTED, f"an image array is uint8 or float in [0, 1], got {array.dtype}"
+            Stage.PREPROCESS, Code.UNSUPPORTED, f"an image array must be uint8 or float in [0, 1], got {array.dtype}"
         )
     low, high = float(np.min(array)), float(np.max(array))
     if not (low >= 0.0 and high <= 1.0):  # written so that NaN fails too
         raise RowError(
             Stage.PREPROCESS,
             Code.OUT_OF_RANGE,
-            f"a float image array holds values from 0 to 1, got {low:.4g} to {high:.4g}"
-            " (for values from 0 to 255 pass uint8; for normalised ones use " + setting("preprocess", False) + ")",
+            f"a float image array must have values from 0 to 1, got {low:.4g} to {high:.4g}"
+            " (pass values from 0 to 255 as uint8; for normalised values use " + setting("preprocess", False) + ")",
         )
     return Image.fromarray(np.rint(array * 255.0).astype(np.uint8))
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Scale 16-bit greyscale to 8 bits, which Pillow's own conversion would clip to white."""
+    """Scale 16-bit greyscale to 8 bits: Pillow's own conversion would clip it to white."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):

@@ -1,4 +1,4 @@
-"""JPEG files by libjpeg-turbo itself: as Pillow decodes them, in less time; large ones at a reduced scale."""
+"""Decode JPEG files with libjpeg-turbo directly: to the same pixels as Pillow, but faster, or at a reduced scale."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ from .images import check_pixels
 
 try:
     import simplejpeg
-except ImportError:  # where exported directories run with next to nothing installed: Pillow decodes, then
+except ImportError:  # a minimal installation that only runs exported directories: Pillow decodes
     simplejpeg = None
 
 _MAGIC = b"\xff\xd8\xff"
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL = (0xC0, 0xC1)
-_SCAN, _ALONE = 0xDA, frozenset([0x01, *range(0xD0, 0xD8)])
-"""Markers of frames, of frames without refinements, of scans, and those without a length (ITU-T T.81, table B.1)."""
-_ORIENTATION, _FIRST_ON_ITS_SIDE = 0x0112, 5
+_SCAN, _STANDALONE = 0xDA, frozenset([0x01, *range(0xD0, 0xD8)])
+"""Markers of frames, of sequential frames, of scans, and markers without a length (ITU-T T.81, table B.1)."""
+_ORIENTATION, _FIRST_TRANSPOSED = 0x0112, 5
+"""EXIF tag of the orientation, and the first of its values that swap width and height."""
 _REDUCTIONS = (8, 4, 2)
-"""What libjpeg-turbo leaves out while it decodes at no cost: it computes smaller blocks."""
+"""Scales at which libjpeg-turbo decodes smaller blocks, without extra cost."""
 
 
 def reduction(width: int, height: int, at_least: int) -> int:
-    """Return the most that an image may be reduced by (8, 4, 2 or 1) with neither side below `at_least` pixels."""
+    """Return the largest reduction of an image (8, 4, 2 or 1) that leaves both sides at least `at_least` pixels."""
     shorter = min(width, height)
     return next((times for times in _REDUCTIONS if math.ceil(shorter / times) >= at_least), 1)
 
 
-def is_decoded_as_read(data: bytes) -> bool:
-    """Tell whether a JPEG file is decoded row by row while it is read.
+def is_single_scan(data: bytes) -> bool:
+    """Return whether a JPEG file has a single scan, which is decoded row by row while it is read.
 
-    Others, which have several scans (progressive ones, and those with a scan for each colour), are in memory as a whole
-    before any of it is decoded, at whatever scale. What cannot be told is taken for one of those.
+    Files with several scans (progressive ones, and those with a scan for each colour) are in memory as a whole before
+    decoding starts, whatever the scale. A file that cannot be parsed counts as one of those.
     """
     at, colours = 2, None
     while at + 4 <= len(data) and data[at] == 0xFF:
@@ -44,7 +45,7 @@ def is_decoded_as_read(data: bytes) -> bool:
         if marker == 0xFF:  # a fill byte
             at += 1
             continue
-        if marker in _ALONE:
+        if marker in _STANDALONE:
             at += 2
             continue
         if marker in _FRAMES:
@@ -58,7 +59,7 @@ def is_decoded_as_read(data: bytes) -> bool:
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Return width and height of an ordinary JPEG file; None for others, and where the header cannot be read."""
+    """Return the width and height of an ordinary colour JPEG; None for other files and unreadable headers."""
     if simplejpeg is None or not data.startswith(_MAGIC):
         return None
     try:
@@ -85,13 +86,13 @@ def decode_jpeg(data: bytes, *, at_least: int, max_pixels: int, apply_exif: bool
 
     Args:
         data: The file.
-        at_least: Pixels that either side keeps; larger images are reduced while they are decoded.
-        max_pixels: Larger images are refused, as they come.
-        apply_exif: Turn the image as its EXIF orientation says.
+        at_least: The least pixels of each side; larger images are reduced while they are decoded.
+        max_pixels: Images that are larger before the reduction are refused.
+        apply_exif: Rotate the image by its EXIF orientation.
 
     Returns:
-        The image; where nothing was reduced the very pixels that Pillow decodes. None for what is not an ordinary
-        colour JPEG (other formats, CMYK, grey), or is broken: Pillow knows more of those.
+        The image, with the same pixels as from Pillow if it was not reduced. None for anything but an ordinary colour
+        JPEG (other formats, CMYK, grey) and for damaged files: Pillow handles more of them.
 
     Raises:
         RowError: `too_large`.
@@ -104,9 +105,9 @@ def decode_jpeg(data: bytes, *, at_least: int, max_pixels: int, apply_exif: bool
     wanted = {"min_height": math.ceil(size[1] / times), "min_width": math.ceil(size[0] / times)} if times > 1 else {}
     try:
         pixels: np.ndarray = simplejpeg.decode_jpeg(data, "RGB", **wanted, min_factor=2 if times > 1 else 1)
-    except ValueError:  # cut off or damaged: Pillow says what is wrong, or reads what there is
+    except ValueError:  # truncated or damaged: Pillow reports what is wrong, or decodes the rest
         return None
-    return _turned(pixels, size, data) if apply_exif else Pixels(pixels, size)
+    return _apply_orientation(pixels, size, data) if apply_exif else Pixels(pixels, size)
 
 
 _TURNS = {
@@ -118,13 +119,13 @@ _TURNS = {
     7: lambda pixels: pixels.transpose(1, 0, 2)[::-1, ::-1],
     8: lambda pixels: pixels.transpose(1, 0, 2)[::-1],
 }
-"""What each EXIF orientation asks for."""
+"""How to turn an image upright for each EXIF orientation."""
 
 
-def _turned(pixels: np.ndarray, size: tuple[int, int], data: bytes) -> Pixels:
+def _apply_orientation(pixels: np.ndarray, size: tuple[int, int], data: bytes) -> Pixels:
     with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
         orientation = image.getexif().get(_ORIENTATION)
     if orientation not in _TURNS:
         return Pixels(pixels, size)
-    turned = np.array(_TURNS[orientation](pixels), order="C", copy=True)  # with strides that torch takes
-    return Pixels(turned, size if orientation < _FIRST_ON_ITS_SIDE else size[::-1])
+    upright = np.array(_TURNS[orientation](pixels), order="C", copy=True)  # torch needs positive strides
+    return Pixels(upright, size if orientation < _FIRST_TRANSPOSED else size[::-1])

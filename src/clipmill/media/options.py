@@ -1,4 +1,4 @@
-"""What decoding and preprocessing are told: how a model wants its images and sounds, and how files are decoded."""
+"""Options of decoding and preprocessing: how a model preprocesses images and audio, and how files are decoded."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any, Protocol
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
-"""Mean and standard deviation of OpenAI's training pictures, per channel (RGB, values from 0 to 1)."""
+"""Mean and standard deviation of OpenAI's training images, per channel (RGB, values from 0 to 1)."""
 
 
 class DecodeOptions(Protocol):
-    """How images are decoded; an `EncoderSpec` says it.
+    """How images are decoded; an `EncoderSpec` has these fields.
 
     Attributes:
         decode: `exact` or `fast`.
-        apply_exif: Whether photographs are turned as their EXIF orientation says.
-        max_image_pixels: Pixels of one image, judged before it is decoded.
+        apply_exif: Whether images are rotated by their EXIF orientation.
+        max_image_pixels: The most pixels of an image, checked before it is decoded.
     """
 
     @property
@@ -31,19 +31,20 @@ class DecodeOptions(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """How a model wants its images.
+    """How a model preprocesses its images.
 
     Attributes:
         image_size: Height and width of the crop, in pixels.
         mean: Per channel (RGB), subtracted from values between 0 and 1.
-        std: Per channel, divided by after that.
+        std: Per channel; the difference is divided by it.
         interpolation: `bicubic` or `bilinear`.
-        resize_mode: `shortest` (resize the shorter side, crop the centre), `longest` (pad the rest), `squash`.
+        resize_mode: `shortest` (resize the shorter side and crop the centre), `longest` (resize the longer side
+            and pad the rest), `squash`.
         fill: Grey level of the padding.
-        resize_to: Side after resizing where it is not `image_size` (`shortest`, `squash`), in pixels.
-        rgb: When an image becomes RGB: `last` (after resizing and cropping in the file's mode, as open_clip), `first`,
-            or `on_white` (first, and what is transparent lies on white, as transformers).
-        crop_offset: Where a crop begins if half a pixel is over: `even` (the even neighbour, as open_clip) or `floor`.
+        resize_to: Side after resizing if it is not `image_size` (`shortest`, `squash`), in pixels.
+        rgb: When an image is converted to RGB: `last` (after resizing and cropping in the file's mode, as in
+            open_clip), `first`, or `on_white` (first, with transparent pixels on white, as in transformers).
+        crop_offset: How the offset of the centre crop is rounded: `even` (half to even, as in open_clip) or `floor`.
     """
 
     image_size: int = 224
@@ -70,7 +71,7 @@ class Preprocessing:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values, those that only some families set left out where they are not set."""
+        """Return the fields as plain values, without those at their default that only some model families set."""
         values = dataclasses.asdict(self)
         for name in ("resize_to", "rgb", "crop_offset"):
             if values[name] == type(self).__dataclass_fields__[name].default:
@@ -80,14 +81,14 @@ class Preprocessing:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AudioFrontend:
-    """How sounds become what an audio tower reads.
+    """How audio is prepared for an audio tower.
 
     Attributes:
-        sample_rate: Samples a second that waveforms are brought to.
-        scale: What samples in [-1, 1] are multiplied by.
+        sample_rate: In Hz; waveforms are resampled to it.
+        scale: Factor for samples in [-1, 1].
         min_samples: The shortest waveform that the tower can embed, at `sample_rate`.
-        values_per_sample: Values that the tower's largest layer holds for each sample of each channel; what one call of
-            the model may take of memory is judged by it.
+        values_per_sample: Values in the tower's largest layer for each sample of each channel; the memory of a model
+            call is estimated from it.
     """
 
     sample_rate: int

@@ -1,8 +1,7 @@
-"""From a Pillow image to the uint8 crop that a model's graph begins with, as the reference resizes it.
+"""Resize and crop a Pillow image to the uint8 input of a model's graph, as the reference does.
 
-The steps are those of the references. open_clip resizes in the file's own mode, crops the centre, then converts to RGB;
-transformers converts first. Scaling by 1/255, mean and standard deviation follow in the graph, so that a crop travels
-as bytes.
+open_clip resizes in the file's own mode, crops the centre, then converts to RGB; transformers converts first. The graph
+scales by 1/255 and applies mean and standard deviation, so that crops are passed on as bytes.
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ from .options import Preprocessing
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _MAX_ENLARGEMENT = 64
-"""Resized images of more than this many crops' pixels (very long ones) are resized only where they are kept."""
+"""Very long images, whose resized area exceeds this many crops, are resized only inside the crop."""
 
 
 def crop_image(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """Resize and crop an image as its model's reference does: open_clip's validation transform, or HF's on PIL.
+    """Resize and crop an image like its reference: open_clip's validation transform, or the Pillow one of transformers.
 
     Args:
         image: Any 8-bit mode.
         preprocessing: The model's size, filter, resize mode and order of steps.
 
     Returns:
-        RGB, (S, S, 3) uint8, contiguous; equal to the reference's to the bit, except for very long images,
-        which may differ by one grey level (they are resized only inside the crop).
+        RGB, (S, S, 3) uint8, contiguous; bit-identical to the reference, except for very long images, which are resized
+        only inside the crop and may differ by one grey level.
     """
     size, target = preprocessing.image_size, preprocessing.resize_to or preprocessing.image_size
     resample = _FILTERS[preprocessing.interpolation]
@@ -44,11 +43,11 @@ def crop_image(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
         squash = preprocessing.resize_mode == "squash"
         resized = (target, target) if squash else _fit_shortest(image.size, target)
         image = _resize_and_crop(image, resized, size, resample, preprocessing.crop_offset)
-    return np.array(_to_rgb(image), order="C")  # a copy that owns its memory: the image can go
+    return np.array(_to_rgb(image), order="C")  # a copy, so that the image can be released
 
 
 def crop_pixels(pixels: np.ndarray, size: tuple[int, int], preprocessing: Preprocessing) -> np.ndarray | None:
-    """Resize and crop decoded pixels as `crop_image` does, by torch's antialiased resizing of bytes: six times as fast.
+    """Resize and crop decoded pixels like `crop_image`, six times as fast, with torch's antialiased resizing of bytes.
 
     Args:
         pixels: RGB, (height, width, 3) uint8, contiguous; the image, or a reduction of it.
@@ -56,8 +55,9 @@ def crop_pixels(pixels: np.ndarray, size: tuple[int, int], preprocessing: Prepro
         preprocessing: As for `crop_image`.
 
     Returns:
-        RGB, (S, S, 3) uint8, contiguous, within two grey levels of `crop_image`'s, seldom over one, where nothing was
-        reduced. None where it does not apply: without torch, for very long images and those smaller than the crop.
+        RGB, (S, S, 3) uint8, contiguous. Without a reduction it is within two grey levels of `crop_image`'s result,
+        usually within one. None if it does not apply: without torch, for very long images and those smaller than the
+        crop.
     """
     resize = _byte_resizer()
     if resize is None:
@@ -82,13 +82,13 @@ def crop_pixels(pixels: np.ndarray, size: tuple[int, int], preprocessing: Prepro
 
 
 def has_byte_resizer() -> bool:
-    """Tell whether `crop_pixels` can do anything here."""
+    """Return whether `crop_pixels` works here, which needs torch."""
     return _byte_resizer() is not None
 
 
 @functools.cache
 def _byte_resizer() -> Callable[[np.ndarray, tuple[int, int], str], np.ndarray] | None:
-    """Return what resizes (height, width, 3) bytes to (width, height) with a filter; None without torch."""
+    """Return a function that resizes (height, width, 3) bytes to (width, height) with a filter; None without torch."""
     try:
         import torch
     except ImportError:  # exported directories run without it
@@ -97,7 +97,7 @@ def _byte_resizer() -> Callable[[np.ndarray, tuple[int, int], str], np.ndarray] 
     def resize(pixels: np.ndarray, size: tuple[int, int], filter_name: str) -> np.ndarray:
         if pixels.shape[1::-1] == size:
             return pixels
-        # as rows of pixels: that layout is resized by one thread, with vector instructions
+        # channels last: torch resizes this layout in one thread, with vector instructions
         image = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
         scaled = torch.nn.functional.interpolate(image, size=size[::-1], mode=filter_name, antialias=True)
         array: np.ndarray = scaled[0].permute(1, 2, 0).numpy()
@@ -107,7 +107,7 @@ def _byte_resizer() -> Callable[[np.ndarray, tuple[int, int], str], np.ndarray] 
 
 
 def _corner(resized: tuple[int, int], size: int, offset: str) -> tuple[int, int]:
-    """Return left and top of the crop."""
+    """Return the left and top offset of the crop."""
     halve = math.floor if offset == "floor" else round  # `round` is half to even, as torchvision's centre crop
     left, top = (halve((length - size) / 2.0) for length in resized)
     return left, top
@@ -143,12 +143,12 @@ def _resize_part(
 ) -> Image.Image:
     """Return the crop of a resized image without resizing the rest.
 
-    Pillow takes the box in single precision, so the neighbourhood is cut out first: small numbers lose no digits.
+    Pillow takes the box in single precision, so the neighbourhood is cropped first: small coordinates stay exact.
     """
     boxes = []
     for length, new, start in zip(image.size, resized, corner, strict=True):
         scale = length / new
-        margin = 2 + int(2 * max(scale, 1.0)) + 1  # bicubic looks at two source pixels, scaled, to either side
+        margin = 2 + int(2 * max(scale, 1.0)) + 1  # the support of bicubic: two source pixels, scaled, on each side
         first = max(0, int(start * scale) - margin)
         last = min(length, int((start + size) * scale) + margin + 1)
         boxes.append((first, last, start * scale - first, min((start + size) * scale - first, last - first)))
@@ -174,19 +174,19 @@ def _pad(image: Image.Image, size: int, fill: int) -> Image.Image:
 
 
 def normalised_array(array: np.ndarray, size: int) -> np.ndarray:
-    """Check an image that was preprocessed by its owner.
+    """Check an image that the caller has preprocessed.
 
     Args:
-        array: Normalised float32, (3, S, S) or (S, S, 3), told by the shape.
+        array: Normalised float32, (3, S, S) or (S, S, 3); the shape decides which.
         size: S, the model's image size.
 
     Returns:
         The same values, (3, S, S) float32, contiguous.
 
     Raises:
-        RowError: `unsupported`, `wrong_shape` or `out_of_range`, saying what was expected and got.
+        RowError: `unsupported`, `wrong_shape` or `out_of_range`.
     """
-    arrays = f" an image is a float32 array (3, {size}, {size}) or ({size}, {size}, 3)"
+    arrays = f" an image must be a float32 array (3, {size}, {size}) or ({size}, {size}, 3)"
     expected = "with " + setting("preprocess", False) + arrays
     if not isinstance(array, np.ndarray):
         raise RowError(Stage.PREPROCESS, Code.UNSUPPORTED, expected + f", got {type(array).__name__}")
@@ -197,5 +197,5 @@ def normalised_array(array: np.ndarray, size: int) -> np.ndarray:
     elif array.shape != (3, size, size):
         raise RowError(Stage.PREPROCESS, Code.WRONG_SHAPE, expected + f", got shape {array.shape}")
     if not np.isfinite(array).all():
-        raise RowError(Stage.PREPROCESS, Code.OUT_OF_RANGE, expected + ", got one with NaN or infinite values")
+        raise RowError(Stage.PREPROCESS, Code.OUT_OF_RANGE, f"{expected}, got an array with NaN or infinite values")
     return np.ascontiguousarray(array)

@@ -1,4 +1,4 @@
-"""Small pictures to look at, of whatever a row holds or names."""
+"""Thumbnails of images, for reports."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from PIL import Image, ImageOps
 from .images import open_image
 
 _QUALITY = 80
-_BEHIND = (200, 200, 200)
-"""What is seen through transparent pixels: grey, on which black and white drawings are both seen."""
+_BACKGROUND = (200, 200, 200)
+"""Grey behind transparent pixels, on which black and white drawings are both visible."""
 
 
 def thumbnail_of(content: Any, *, side: int = 96, max_pixels: int = 100_000_000) -> bytes:
-    """Return a picture as a small JPEG file, upright, in its own proportions.
+    """Return an image as a small JPEG file, upright, with its aspect ratio.
 
     Args:
-        content: What `open_image` takes; of large JPEG files a reduction is decoded.
-        side: Pixels of the longer side, at most.
-        max_pixels: Larger pictures are refused before they are decoded.
+        content: As for `open_image`; large JPEG files are decoded at a reduced scale.
+        side: The most pixels of the longer side.
+        max_pixels: Larger images are refused before they are decoded.
 
     Raises:
-        RowError: If it is no picture that is decoded here, or is too large.
+        RowError: If it cannot be decoded, or is too large.
     """
     image = open_image(content, max_pixels=max_pixels, reduced_to=(2 * side, 2 * side))
     image = ImageOps.exif_transpose(image)
     image.thumbnail((side, side))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (*_BEHIND, 255)), image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (*_BACKGROUND, 255)), image)
     out = io.BytesIO()
     image.convert("RGB").save(out, "JPEG", quality=_QUALITY)
     return out.getvalue()

@@ -1,4 +1,4 @@
-"""URIs as text: which scheme they have, how messages show them, and what data:, file: and http(s): ones name."""
+"""Parse URIs: schemes, data:, file: and http(s): URIs, and how messages show them."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ _CREDENTIALS = re.compile(r"//[^/?#]*@")
 _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
 _HOST = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]")
-# A query parameter whose name holds one of these is a password or a signature more often than not.
+# A query parameter whose name contains one of these is likely a password or a signature.
 _SECRET_NAMES = ("auth", "credential", "key", "password", "secret", "sig", "token")
 _URL_SAFE_BASE64 = bytes.maketrans(b"-_", b"+/")
-# What RFC 3986 lets stand in a path as it is; "%" too, for what is encoded already must not be encoded again.
+# Characters that RFC 3986 allows in a path; and "%", since what is encoded already must not be encoded again.
 _PATH_CHARACTERS = "%/:@!$&'()*+,;=~"
-_LONGEST_SHOWN = 200
+_MAX_SHOWN = 200
 
 _IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-# What `is_global` lets pass, in one release of Python or another, though no page of the public internet is there.
+# Networks that `is_global` accepts in some releases of Python, though they are not on the public internet.
 _NOT_PUBLIC = tuple(
     ipaddress.IPv4Network(network)
     for network in (
-        "100.64.0.0/10",  # carriers' own
-        "168.63.129.16/32",  # the host of every virtual machine at Azure
-        "192.0.0.0/24",  # protocols' own; a cloud's metadata server among them
+        "100.64.0.0/10",  # carrier-grade NAT
+        "168.63.129.16/32",  # the host of every Azure virtual machine
+        "192.0.0.0/24",  # IETF protocols; includes a cloud's metadata server
         "192.88.99.0/24",  # relays from IPv4 to IPv6
     )
 )
-_UNICAST = ipaddress.IPv6Network("2000::/3")  # the only IPv6 addresses given out so far
-_EMBEDDING = (  # networks whose addresses stand for an IPv4 address, and the bits to the right of it
+_UNICAST = ipaddress.IPv6Network("2000::/3")  # the only IPv6 addresses allocated so far
+_EMBEDDING = (  # networks whose addresses contain an IPv4 address, and the bits to the right of it
     (ipaddress.IPv6Network("::ffff:0:0/96"), 0),  # mapped
     (ipaddress.IPv6Network("64:ff9b::/96"), 0),  # NAT64
     (ipaddress.IPv6Network("2002::/16"), 80),  # 6to4
@@ -53,16 +53,16 @@ def fetch_error(code: Code, message: str, *, transient: bool = False) -> RowErro
 
 
 def scheme_of(uri: str) -> str | None:
-    """Return the scheme in lower case, or None for what has none: a plain path.
+    """Return the scheme in lower case, or None for a plain path.
 
-    What looks like a scheme is one, whether anybody knows it or not: `photo:1.jpg` has the scheme `photo`.
+    Unknown schemes count too: `photo:1.jpg` has the scheme `photo`.
     """
     match = _SCHEME.match(uri)
     return match[1].lower() if match else None
 
 
 def shown(uri: str) -> str:
-    """Return a URI as messages quote it: without passwords and signatures, and never a data: URI in full."""
+    """Return a URI as messages quote it: shortened, without passwords and signatures."""
     if scheme_of(uri) == "data":
         head, comma, _ = uri[:80].partition(",")
         return f"{head + comma + '…'!r} ({len(uri)} characters)"
@@ -70,8 +70,8 @@ def shown(uri: str) -> str:
     path, mark, query = text.partition("?")
     if mark:
         text = path + mark + "&".join(_without_secret(part) for part in query.split("&"))
-    if len(text) > _LONGEST_SHOWN:
-        text = f"{text[: _LONGEST_SHOWN - 60]}…{text[-59:]}"
+    if len(text) > _MAX_SHOWN:
+        text = f"{text[: _MAX_SHOWN - 60]}…{text[-59:]}"
     return repr(text)
 
 
@@ -82,7 +82,7 @@ def _without_secret(parameter: str) -> str:
 
 
 def check_characters(uri: str) -> None:
-    """Refuse control characters, which no URI may hold and which could end a line of a request or of a log.
+    """Refuse control characters, which are invalid in a URI and could end a line of a request or a log.
 
     Raises:
         RowError: `malformed`.
@@ -91,23 +91,23 @@ def check_characters(uri: str) -> None:
     if control:
         raise fetch_error(
             Code.MALFORMED,
-            f"{shown(uri)}: character {control[0]!r} at position {control.start()} cannot stand in a URI; "
+            f"{shown(uri)}: character {control[0]!r} at position {control.start()} is not allowed in a URI; "
             "remove it or percent-encode it",
         )
 
 
 def decode_data(uri: str, max_bytes: int) -> tuple[bytes, str | None]:
-    """Decode a data: URI (RFC 2397), as lenient as browsers are.
+    """Decode a data: URI (RFC 2397), as leniently as browsers do.
 
-    Base64 may be the URL-safe kind, lack its padding, hold white space and be percent-encoded.
+    Base64 may be URL-safe, lack its padding, contain white space and be percent-encoded.
 
     Args:
         uri: The whole URI.
-        max_bytes: The most bytes that the content may have. It is compared before anything is decoded.
+        max_bytes: The most bytes of content, checked before anything is decoded.
 
     Returns:
-        The content, and its media type in lower case without parameters (`text/plain` where none is given, as the
-        RFC has it; None where what is given is no media type).
+        The content, and its media type in lower case without parameters: `text/plain` if there is none, as the RFC
+        says; None if it is invalid.
 
     Raises:
         RowError: `malformed`, `undecodable` or `too_large`.
@@ -115,7 +115,7 @@ def decode_data(uri: str, max_bytes: int) -> tuple[bytes, str | None]:
     head, comma, payload = uri[len("data:") :].partition(",")
     if not comma:
         raise fetch_error(Code.MALFORMED, f"{shown(uri)}: no comma between the media type and the content")
-    # Percent-encoded base64 is four times as long as what it holds; nothing but padded white space is longer.
+    # Percent-encoded base64 is four times as long as its content; only added white space makes it longer.
     if len(payload) > 4 * max_bytes + 64:
         raise _data_too_large(uri, max_bytes)
     first, *parameters = (part.strip().lower() for part in head.split(";"))
@@ -127,7 +127,7 @@ def decode_data(uri: str, max_bytes: int) -> tuple[bytes, str | None]:
     if parameters[-1:] == ["base64"]:
         data = _decode_base64(uri, content, max_bytes)
     else:
-        # "%41" becomes one byte, a stray "%" stays: what unquoting makes is never shorter than this.
+        # "%41" becomes one byte and a stray "%" stays, so the unquoted content is never shorter than this.
         if len(content) - 2 * content.count(b"%") > max_bytes:
             raise _data_too_large(uri, max_bytes)
         data = unquote_to_bytes(content)
@@ -147,7 +147,7 @@ def _decode_base64(uri: str, content: bytes, max_bytes: int) -> bytes:
     if len(digits) * 3 // 4 > max_bytes:
         raise _data_too_large(uri, max_bytes)
     try:
-        # Padding that is left here is one too many, or stands in the middle; ours must not complete it.
+        # Padding left here is superfluous or in the middle; adding ours must not make it valid.
         padding = b"" if b"=" in digits else b"=" * (-len(digits) % 4)
         return binascii.a2b_base64(digits + padding, strict_mode=True)
     except binascii.Error as err:
@@ -155,12 +155,12 @@ def _decode_base64(uri: str, content: bytes, max_bytes: int) -> bytes:
 
 
 def file_path(uri: str) -> str:
-    """Return the path that a file: URI names (RFC 8089); a plain path is returned as it is.
+    """Return the path of a file: URI (RFC 8089); a plain path is returned as it is.
 
     Nothing follows the path in such a URI, so `?` and `#` belong to it, encoded or not.
 
     Raises:
-        RowError: `forbidden_uri` for the file of another host, `malformed` where no absolute path is named.
+        RowError: `forbidden_uri` for a file on another host, `malformed` if the path is not absolute.
     """
     scheme = scheme_of(uri)
     if scheme is None:
@@ -171,7 +171,7 @@ def file_path(uri: str) -> str:
         if host.lower() not in ("", "localhost"):
             raise fetch_error(
                 Code.FORBIDDEN_URI,
-                f"{shown(uri)}: names a file on the host {host!r}; only this machine's are read: file:///path",
+                f"{shown(uri)}: a file on the host {host!r}; only local files are read: file:///path",
             )
         rest = slash + rest
     try:
@@ -179,19 +179,19 @@ def file_path(uri: str) -> str:
     except UnicodeError as err:
         raise fetch_error(Code.MALFORMED, f"{shown(uri)}: the path is not valid Unicode") from err
     if not path.startswith("/") or "\0" in path:
-        raise fetch_error(Code.MALFORMED, f"{shown(uri)}: no absolute path; write file:///path/to/file")
+        raise fetch_error(Code.MALFORMED, f"{shown(uri)}: the path is not absolute; write file:///path/to/file")
     return path
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class WebAddress:
-    """An http(s) URI, split as a request needs it. It is parsed once, so that what is checked is what is fetched.
+    """The parts of an http(s) URI. It is parsed once, so that the checked address is the one that is fetched.
 
     Attributes:
-        uri: The URI in full, as it was given.
+        uri: The whole URI, as given.
         scheme: `http` or `https`.
         host: In lower case and ASCII; an IPv6 address without its brackets.
-        port: As given, else that of the scheme.
+        port: As given, else the default of the scheme.
         target: Path and query, percent-encoded.
     """
 
@@ -203,7 +203,7 @@ class WebAddress:
 
     @classmethod
     def parse(cls, uri: str) -> Self:
-        """Split a URI; spaces and letters beyond ASCII are encoded (UTF-8 in the path, IDNA in the host).
+        """Parse a URI; spaces and non-ASCII characters are encoded (UTF-8 in the path, IDNA in the host).
 
         Raises:
             RowError: `malformed`, or `forbidden_uri` for a user name or password.
@@ -218,7 +218,7 @@ class WebAddress:
             raise fetch_error(Code.MALFORMED, f"{shown(uri)}: not a valid URL: {err}") from err
         if "@" in parts.netloc:
             raise fetch_error(
-                Code.FORBIDDEN_URI, f"{shown(uri)}: user names and passwords in a URL are not sent; take them out"
+                Code.FORBIDDEN_URI, f"{shown(uri)}: user names and passwords in a URL are not sent; remove them"
             )
         host = _ascii_host(parts.hostname or "", uri)
         if port == 0 or not (path.startswith("/")):
@@ -227,7 +227,7 @@ class WebAddress:
         return cls(uri, parts.scheme, host, port or default_port, path + ("?" + query if query else ""))
 
     def join(self, location: str) -> str:
-        """Return where a redirect from this address leads.
+        """Return the target of a redirect from this address.
 
         Raises:
             RowError: `malformed`.
@@ -240,14 +240,14 @@ class WebAddress:
 
     @property
     def bracketed_host(self) -> str:
-        """The host as it is written before a colon and a port."""
+        """The host as it is written before a colon and a port: an IPv6 address in brackets."""
         return f"[{self.host}]" if ":" in self.host else self.host
 
     @property
     def authority(self) -> str:
-        """Host and port as the Host header has them: the port only where it isn't the scheme's own."""
-        own = self.port == (443 if self.scheme == "https" else 80)
-        return self.bracketed_host if own else f"{self.bracketed_host}:{self.port}"
+        """Host and port for the Host header; without the port if it is the default of the scheme."""
+        is_default = self.port == (443 if self.scheme == "https" else 80)
+        return self.bracketed_host if is_default else f"{self.bracketed_host}:{self.port}"
 
 
 def _encode(text: str, safe: str) -> str:
@@ -259,7 +259,7 @@ def _ascii_host(host: str, uri: str) -> str:
         try:
             import idna
         except ImportError as err:
-            raise MissingExtraError("idna", "remote", "a host name beyond ASCII") from err
+            raise MissingExtraError("idna", "remote", "a non-ASCII host name") from err
         try:
             host = idna.encode(host, uts46=True).decode()
         except idna.IDNAError as err:
@@ -270,10 +270,10 @@ def _ascii_host(host: str, uri: str) -> str:
 
 
 def is_public(address: str) -> bool:
-    """Tell whether a numeric address is one of the public internet.
+    """Return whether a numeric address is on the public internet.
 
-    Loopback, private, link-local, carriers', multicast, documentation and reserved addresses are not, nor are the IPv6
-    addresses that stand for such an IPv4 address.
+    Loopback, private, link-local, carrier-grade NAT, multicast, documentation and reserved addresses are not, nor are
+    IPv6 addresses that contain such an IPv4 address.
     """
     ip: _IpAddress = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
@@ -285,7 +285,7 @@ def is_public(address: str) -> bool:
 
 
 def literal_address(host: str) -> _IpAddress | None:
-    """Return the address that a host is spelled as (`127.0.0.1`, `2130706433`, `0x7f.1`, `::1`), None for a name."""
+    """Return the address if a host is a literal one (`127.0.0.1`, `2130706433`, `0x7f.1`, `::1`); None for a name."""
     try:
         return ipaddress.IPv6Address(host) if ":" in host else ipaddress.IPv4Address(socket.inet_aton(host))
     except (OSError, ValueError):
@@ -293,10 +293,10 @@ def literal_address(host: str) -> _IpAddress | None:
 
 
 def proxy_options(proxy: str) -> dict[str, Any]:
-    """Read a proxy's URL as `httpcore.HTTPProxy` wants it: user and password beside it."""
+    """Return the arguments of `httpcore.HTTPProxy` for a proxy's URL, with user and password separate from it."""
     parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ClipmillError(f"the environment's proxy {shown(proxy)} can't be used, only http[s]://host:port can")
+        raise ClipmillError(f"the proxy {shown(proxy)} in the environment is not supported; use http[s]://host:port")
     options: dict[str, Any] = {"proxy_url": f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"}
     if parts.username is not None:
         options["proxy_auth"] = (unquote(parts.username), unquote(parts.password or ""))

@@ -1,7 +1,7 @@
-"""The client for http(s): it connects to the very address that it has checked, and gives up at the deadline.
+"""The http(s) client: it connects only to an address that it has checked, and stops at the deadline.
 
-A document's URL comes from a stranger, and a general client looks the name up itself (what was checked needn't be what
-it connects to), follows redirects anywhere, and counts its time-out from one byte to the next.
+The URLs in documents are untrusted. A general client resolves the name itself (so the checked address need not be the
+one that it connects to), follows redirects anywhere, and applies its timeout to each read instead of the whole fetch.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ try:
 except ImportError as err:
     raise MissingExtraError("httpcore", "remote", "fetching http:// and https:// URIs") from err
 
-# From a host's name and a port to its numeric addresses; OSError where there are none.
+# Resolves a host's name and a port to numeric addresses; raises OSError if there are none.
 Resolver = Callable[[str, int], list[str]]
-# From a numeric address, a port and seconds to an open connection; httpcore's errors.
+# Connects to a numeric address and port, with a timeout in seconds; raises httpcore's errors.
 Connector = Callable[[str, int, float | None], httpcore.NetworkStream]
 
 _LOGGER = logging.getLogger(__name__)
@@ -42,14 +42,14 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _MAX_CONNECTIONS = 64  # more than the decoding threads of any worker
 _KEEP_ALIVE_S = 15.0
 _FIRST_PAUSE_S = 0.25
-_MAX_DRAINED_CHUNKS = 4  # reading the rest of a short error page is cheaper than a new connection
+_MAX_DRAINED_CHUNKS = 4  # reading the rest of a short error page is cheaper than opening a new connection
 
-# Not the connection's, which outlives a fetch; httpcore works for a request in the thread that asked for it.
+# Not an attribute of the connection, which outlives a fetch; httpcore handles a request in the thread that made it.
 _DEADLINE: ContextVar[Deadline | None] = ContextVar("clipmill-fetch-deadline", default=None)
 
 
 def resolve(host: str, port: int) -> list[str]:
-    """Look a host's name up, or read a number in any of the spellings that the system's resolver takes."""
+    """Resolve a host's name, or a numeric address in any spelling that the system's resolver accepts."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
@@ -60,11 +60,11 @@ def connect(address: str, port: int, timeout: float | None) -> httpcore.NetworkS
 
 
 class _ForbiddenAddressError(Exception):
-    """A host has no address that may be connected to."""
+    """A host has no address that is allowed."""
 
 
 class _Stream(httpcore.NetworkStream):
-    """A connection on which nothing outlasts the deadline of the fetch that uses it."""
+    """A connection whose reads and writes stop at the deadline of the current fetch."""
 
     def __init__(self, stream: httpcore.NetworkStream) -> None:
         self._stream = stream
@@ -99,7 +99,7 @@ def _time_left(timeout: float | None) -> float | None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Backend(httpcore.NetworkBackend):
-    """Looks a name up once and connects to one of those of its addresses that are allowed; one such is enough."""
+    """Resolves a name once and connects to one of its allowed addresses; those that are not allowed are ignored."""
 
     resolve: Resolver
     connect: Connector
@@ -116,14 +116,14 @@ class _Backend(httpcore.NetworkBackend):
         host = host.strip("[]")
         deadline = _DEADLINE.get() or Deadline(timeout or 30.0)
         try:
-            found = deadline.run(lambda: self.resolve(host, port))  # the system's resolver knows no time limit
+            found = deadline.run(lambda: self.resolve(host, port))  # the system's resolver has no timeout
         except TimeoutError as err:
-            raise httpcore.ConnectTimeout("the look-up of the host's name") from err
+            raise httpcore.ConnectTimeout("the host's name was not resolved in time") from err
         except OSError as err:
-            raise httpcore.ConnectError(f"the host's name could not be looked up: {err.strerror or err}") from err
+            raise httpcore.ConnectError(f"the host's name could not be resolved: {err.strerror or err}") from err
         addresses = [address for address in found if self.allow_private or is_public(address)]
         if not addresses:
-            raise _ForbiddenAddressError(f"{host!r} is at {', '.join(found)}, which is not a public address")
+            raise _ForbiddenAddressError(f"{host!r} has the address {', '.join(found)}, which is not public")
         for left in range(len(addresses), 0, -1):
             share = max(0.0, deadline.remaining()) / left
             try:
@@ -137,14 +137,14 @@ class _Backend(httpcore.NetworkBackend):
 class HttpClient:
     """Fetches pages over pooled connections; safe to share between threads, not between processes.
 
-    Proxies are taken from the environment when the client is made. A proxy looks names up itself and is trusted to
-    refuse what is private; numeric addresses are checked all the same, and this machine's own never go to it.
+    Proxies are taken from the environment when the client is made. A proxy resolves names itself and is trusted to
+    refuse private addresses. Numeric addresses are checked all the same, and requests to localhost bypass the proxy.
 
     Args:
-        allow_private_addresses: Whether addresses that are not public may be connected to.
-        resolve: Looks names up.
+        allow_private_addresses: Whether to connect to addresses that are not public.
+        resolve: Resolves names.
         connect: Opens connections.
-        sleep: Waits between two tries.
+        sleep: Waits between two attempts.
     """
 
     def __init__(
@@ -162,32 +162,32 @@ class HttpClient:
         backend = _Backend(resolve, connect, allow_private_addresses)
         self._direct = httpcore.ConnectionPool(network_backend=backend, **common)
         self._proxies: dict[str, httpcore.ConnectionPool] = {}
-        to_proxy = _Backend(resolve, connect, allow_private=True)  # a proxy commonly is at a private address
+        to_proxy = _Backend(resolve, connect, allow_private=True)  # a proxy often has a private address
         environment = urllib.request.getproxies_environment()
         for scheme in ("http", "https"):
             if proxy := environment.get(scheme) or environment.get("all"):
                 self._proxies[scheme] = httpcore.HTTPProxy(**proxy_options(proxy), network_backend=to_proxy, **common)
         if self._proxies and not allow_private_addresses:
             _LOGGER.warning(
-                "a proxy fetches %s and looks names up itself: it is trusted to refuse private addresses",
+                "a proxy fetches %s and resolves names itself: it is trusted to refuse private addresses",
                 " and ".join(f"{scheme}://" for scheme in self._proxies),
             )
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("an HttpClient holds open connections and can't be pickled: make one where it is used")
+        raise TypeError("an HttpClient holds open connections and can't be pickled; make one where it is used")
 
     def close(self) -> None:
-        """Close the connections that are open; the next fetch opens its own."""
+        """Close the open connections; the next fetch opens new ones."""
         for pool in (self._direct, *self._proxies.values()):
             pool.close()
 
     def get(self, uri: str, policy: FetchPolicy, *, schemes: tuple[str, ...] = ("http", "https")) -> Fetched:
-        """Fetch a page, again after failures that may pass, as long as the policy's time lasts.
+        """Fetch a page; retry transient failures within the policy's timeout.
 
         Args:
             uri: An http(s) URI.
-            policy: Limits; whether private addresses are allowed is the client's.
-            schemes: The schemes that this URI and those that it redirects to may have.
+            policy: The limits; its `allow_private_addresses` is ignored in favour of the client's.
+            schemes: The allowed schemes of this URI and of redirects.
 
         Raises:
             RowError: See `fetch`.
@@ -198,7 +198,7 @@ class HttpClient:
         try:
             return retries.call(lambda: self._follow(uri, policy, schemes), time_left=deadline.remaining)
         except TransientFetchError as err:
-            raise _final(err) from err
+            raise _as_row_error(err) from err
         finally:
             _DEADLINE.reset(token)
 
@@ -206,9 +206,9 @@ class HttpClient:
         where, target = shown(uri), uri
         for _ in range(policy.max_redirects + 1):
             if scheme_of(target) not in schemes:
-                raise fetch_error(Code.FORBIDDEN_URI, f"{where}: only {' and '.join(schemes)} may be redirected to")
+                raise fetch_error(Code.FORBIDDEN_URI, f"{where}: redirects may only go to {' and '.join(schemes)}")
             address = WebAddress.parse(target)
-            with _failures_of(where, policy), self._request(address) as response:
+            with _translate_errors(where, policy), self._request(address) as response:
                 location = _header(response, b"location")
                 if response.status not in _REDIRECTS or not location:
                     return _read_response(response, where, policy)
@@ -225,32 +225,32 @@ class HttpClient:
             headers={
                 "Host": address.authority,
                 "User-Agent": _user_agent(),
-                "Accept-Encoding": "identity",  # pictures and sound are compressed already
+                "Accept-Encoding": "identity",  # images and audio are compressed already
             },
             extensions={"timeout": dict.fromkeys(("connect", "read", "write", "pool"), _time_left(None))},
         )
 
     def _pool_for(self, address: WebAddress) -> tuple[httpcore.ConnectionPool, str]:
-        """Return the pool for an address, and the host as that pool wants it."""
+        """Return the pool for an address, and the host in the form that the pool expects."""
         proxy = self._proxies.get(address.scheme)
         number = literal_address(address.host)
-        own = f".{address.host}".rstrip(".").endswith(".localhost") or (number and number.is_loopback)
-        if proxy is None or own or urllib.request.proxy_bypass(address.authority):
+        is_local = f".{address.host}".rstrip(".").endswith(".localhost") or (number and number.is_loopback)
+        if proxy is None or is_local or urllib.request.proxy_bypass(address.authority):
             return self._direct, address.host
         if number and not self._allow_private and not is_public(str(number)):
-            raise _ForbiddenAddressError(f"{address.host!r} is at {number}, which is not a public address")
+            raise _ForbiddenAddressError(f"{address.host!r} has the address {number}, which is not public")
         return proxy, address.bracketed_host
 
 
-def _final(err: TransientFetchError) -> RowError:
-    wait = f"; the server asks to wait {err.retry_after_s:g} s" if err.retry_after_s else ""
+def _as_row_error(err: TransientFetchError) -> RowError:
+    wait = f"; the server asked to wait {err.retry_after_s:g} s" if err.retry_after_s else ""
     tried = f" (tried {err.attempts} times)" if err.attempts > 1 else ""
     return fetch_error(Code.FETCH_FAILED, err.args[0] + wait + tried, transient=True)
 
 
 @contextlib.contextmanager
-def _failures_of(where: str, policy: FetchPolicy) -> Iterator[None]:
-    """Turn what may go wrong on the way into the row's failure."""
+def _translate_errors(where: str, policy: FetchPolicy) -> Iterator[None]:
+    """Turn the errors of a request into the row's failure, or into a `TransientFetchError`."""
     try:
         yield
     except _ForbiddenAddressError as err:
@@ -259,10 +259,10 @@ def _failures_of(where: str, policy: FetchPolicy) -> Iterator[None]:
         ) from err
     except httpcore.TimeoutException as err:
         raise TransientFetchError(f"{where}: took longer than " + setting("fetch_timeout_s", policy.timeout_s)) from err
-    except UnicodeError as err:  # what the resolver says of a label of more than 63 letters
+    except UnicodeError as err:  # from the resolver, for a label of more than 63 letters
         raise fetch_error(Code.MALFORMED, f"{where}: not a valid host name: {err}") from err
     except httpcore.ProxyError as err:
-        message = f"{where}: the proxy refuses: {err}"
+        message = f"{where}: the proxy refused: {err}"
         status = str(err)[:3]
         if status.isdecimal() and is_transient_status(int(status)):
             raise TransientFetchError(message) from err
@@ -273,9 +273,9 @@ def _failures_of(where: str, policy: FetchPolicy) -> Iterator[None]:
             raise fetch_error(Code.FETCH_FAILED, f"{where}: {reason}") from err
         raise TransientFetchError(f"{where}: connection failed: {err}") from err
     except httpcore.RemoteProtocolError as err:
-        raise TransientFetchError(f"{where}: the answer was cut off or is not HTTP: {err}") from err
+        raise TransientFetchError(f"{where}: the response was truncated or is not HTTP: {err}") from err
     except httpcore.LocalProtocolError as err:
-        raise fetch_error(Code.MALFORMED, f"{where}: no request can be made of this: {err}") from err
+        raise fetch_error(Code.MALFORMED, f"{where}: the request is not valid HTTP: {err}") from err
 
 
 def _read_response(response: httpcore.Response, where: str, policy: FetchPolicy) -> Fetched:
@@ -291,7 +291,7 @@ def _read_response(response: httpcore.Response, where: str, policy: FetchPolicy)
     chunks: Iterable[bytes] = response.iter_stream()
     if encoding not in ("", "identity"):
         if encoding not in ("gzip", "x-gzip", "deflate"):
-            message = f"{where}: the server sends Content-Encoding {encoding!r} unasked; identity and gzip are read"
+            message = f"{where}: the server sent Content-Encoding {encoding!r}; it must be identity, gzip or deflate"
             raise fetch_error(Code.FETCH_FAILED, message)
         chunks = inflate(chunks, where, policy.max_bytes)
     body = bytearray()
@@ -305,11 +305,11 @@ def _read_response(response: httpcore.Response, where: str, policy: FetchPolicy)
 
 def _status_error(status: int, where: str, retry_after_s: float | None) -> Exception:
     if status in (404, 410):
-        return fetch_error(Code.NOT_FOUND, f"{where}: the server answers {status}, there is no such page")
+        return fetch_error(Code.NOT_FOUND, f"{where}: the server answered {status}: there is no such page")
     if is_transient_status(status):
-        return TransientFetchError(f"{where}: the server answers {status}", retry_after_s)
-    hints = {401: "; it wants a login", 403: "; it does not give this to everybody"}
-    return fetch_error(Code.FETCH_FAILED, f"{where}: the server answers {status}{hints.get(status, '')}")
+        return TransientFetchError(f"{where}: the server answered {status}", retry_after_s)
+    hints = {401: "; it needs a login", 403: "; access is denied"}
+    return fetch_error(Code.FETCH_FAILED, f"{where}: the server answered {status}{hints.get(status, '')}")
 
 
 def _header(response: httpcore.Response, name: bytes) -> str:

@@ -1,11 +1,11 @@
-"""Models: what their names mean, where their files are, and what executes them.
+"""Models: their names, their files, and the runtimes that execute them.
 
-- `spec`: `EncoderSpec`, the frozen description that travels to workers
-- `support_matrix`: which runtime computes in which precision on which device
-- `catalog`: model names; `downloads`: weights and other files from elsewhere
-- `frontend`, `tokenizers`: what happens to a value before a network sees it
-- `model`: what every loaded model offers; `towers`: the networks; `runtimes`: what executes them
-- `source`: what `towers` find of one model; `weight_files`: their kinds and hashes
-- `exporting`: models as graphs in a directory
-- `demo`: the small model inside the package; `fake`: one that is computable in the head, for tests
+- `spec`: `EncoderSpec`, the frozen description that is sent to workers; `support_matrix`: which runtime supports which
+  precision on which device
+- `catalog`: model names; `downloads`: downloads of weights and other files
+- `frontend`, `tokenizers`: how values are prepared for a network
+- `model`: the interface of loaded models; `towers`: the networks; `runtimes`: the backends that execute them
+- `source`: the files and settings of one model, as `towers` finds them; `weight_files`: their formats and hashes
+- `exporting`: exports models as graphs in a directory
+- `demo`: the small model inside the package; `fake`: a fake model for tests, with vectors that are easy to predict
 """

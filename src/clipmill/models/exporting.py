@@ -1,4 +1,4 @@
-"""Writing a model as graphs into a directory that runs without torch and open_clip: what `onnx:DIR` loads."""
+"""Export a model as graphs to a directory that `onnx:DIR` loads, without torch and open_clip."""
 
 from __future__ import annotations
 
@@ -31,36 +31,36 @@ _VERSIONS = ("clipmill", "torch", "open_clip_torch", "transformers", "onnx", "on
 
 
 def export_model(spec: EncoderSpec, folder: str | os.PathLike[str], *, overwrite: bool = False) -> dict[str, Any]:
-    """Write graphs, tokenizer and manifest of a model.
+    """Write the graphs, the tokenizer and the manifest of a model.
 
     Args:
-        spec: The model. `runtime` (`onnx` or `openvino`) and `precision` say what the directory is for: what `auto`
-            will mean for whoever loads it. With `auto` here it is left to them. int8 and fp16 graphs run in that
-            precision alone; the others run in float32 and, on OpenVINO, in bfloat16.
+        spec: The model. `runtime` (`onnx` or `openvino`) and `precision` are what `auto` will mean when the directory
+            is loaded; with `auto` here, that is decided when it is loaded. int8 and fp16 graphs run only in that
+            precision; others run in float32 and, on OpenVINO, in bfloat16.
         folder: The directory; its parent must exist.
-        overwrite: Whether to replace what is in it. It is replaced at once, when the new one is whole.
+        overwrite: Whether to replace its content. It is replaced atomically once the new content is complete.
 
     Returns:
         The manifest.
 
     Raises:
-        SpecError: If the model cannot be exported so.
+        SpecError: If the model cannot be exported for this runtime and precision.
         DatasetError: If the directory cannot be written, or is not empty and `overwrite` is off.
-        WeightsError: If weights cannot be had, or no graph can be made.
-        MissingExtraError: Without the packages that make graphs.
+        WeightsError: If the weights are not available, or no graph can be made.
+        MissingExtraError: If the packages that make graphs are not installed.
     """
     target = Path(folder).expanduser().absolute()
     _check_target(target, overwrite)
-    way = _way(spec)
+    combination = _combination(spec)
     store = Store(find_source(spec), spec.cache_dir)
     if store.source.graphs is not None:
-        raise SpecError(f"{spec.model} is an exported directory already: copy it")
-    if not can_run(store.source, way):
+        raise SpecError(f"{spec.model} is already an exported directory; copy it")
+    if not can_run(store.source, combination):
         raise SpecError(f"{spec.model} cannot be exported: its towers run in {', '.join(store.source.runtimes)} only")
-    graphs = store.graphs(GRAPH_KINDS[way])
-    # the machine that exports need not have what it is exported for: a GPU, or bfloat16
-    is_able = way.precision != "fp16" and (way.precision != "bf16" or has_native_bfloat16())
-    figures = measure(store, way, "cpu", allowed_cpus()) if is_able else {}
+    graphs = store.graphs(GRAPH_KINDS[combination])
+    # the exporting machine may lack a GPU or bfloat16, which the directory is for
+    is_measurable = combination.precision != "fp16" and (combination.precision != "bf16" or has_native_bfloat16())
+    figures = measure(store, combination, "cpu", allowed_cpus()) if is_measurable else {}
     store.drop_towers()
     draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -80,21 +80,21 @@ def export_model(spec: EncoderSpec, folder: str | os.PathLike[str], *, overwrite
         written = sorted(path.name for path in draft.iterdir())
         manifest["files"] = {name: sha256_of(draft / name) for name in written}
         write_manifest(draft, manifest)
-        _put_in_place(draft, target)
+        _publish(draft, target)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
     return manifest
 
 
-def _way(spec: EncoderSpec) -> Combination:
-    """Return a way to run what is to be exported, which says which graphs are needed.
+def _combination(spec: EncoderSpec) -> Combination:
+    """Return the runtime and precision to export for, which decide the kind of graphs.
 
     Raises:
-        SpecError: If a directory of graphs cannot be run so.
+        SpecError: If graphs do not run in them.
     """
     if spec.runtime == "torch":
-        raise SpecError("a directory of graphs is run by runtime 'onnx' or 'openvino', not by 'torch'")
+        raise SpecError("an exported directory runs with runtime 'onnx' or 'openvino', not 'torch'")
     precision = "fp32" if spec.precision == "auto" else spec.precision
     runtime = spec.runtime
     if runtime == "auto":
@@ -103,7 +103,7 @@ def _way(spec: EncoderSpec) -> Combination:
 
 
 def _description(spec: EncoderSpec, store: Store, folder: Path) -> dict[str, Any]:
-    """Return what the manifest says beside its files; write the tokenizer's."""
+    """Save the tokenizer, and return the entries of the manifest that describe the model."""
     frontend: Frontend = store.source.frontend
     text = frontend.text
     facts = spec.facts
@@ -130,27 +130,27 @@ def _description(spec: EncoderSpec, store: Store, folder: Path) -> dict[str, Any
 
 
 def _scales(store: Store) -> dict[str, float]:
-    """Return the learnt scales; vectors are right without, so that a parameter that is none stops no export."""
+    """Return the learnt scales. An invalid one does not stop the export, since vectors do not depend on it."""
     try:
         return scales_as_dict(store.source.scales())
     except WeightsError as err:
-        _log.warning("exported without a learnt scale: %s", err)
+        _log.warning("exported without learnt scales: %s", err)
         return {}
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
     if not target.parent.is_dir():
-        raise DatasetError(f"no directory {str(target.parent)!r} to write {target.name!r} into")
+        raise DatasetError(f"{str(target.parent)!r}, where {target.name!r} was to be written, is not a directory")
     if target.exists() and not target.is_dir():
         raise DatasetError(f"{str(target)!r} is a file")
     if target.is_dir() and any(target.iterdir()) and not overwrite:
         raise DatasetError(f"{str(target)!r} is not empty", hint=setting("overwrite", True) + " replaces it")
     if overwrite and target.is_dir() and any(target.iterdir()) and not (target / FILE).is_file():
-        raise DatasetError(f"{str(target)!r} holds no {FILE}: what is in it was not exported, and is not replaced")
+        raise DatasetError(f"{str(target)!r} has no {FILE}: it was not made by an export, so it is not replaced")
 
 
-def _put_in_place(draft: Path, target: Path) -> None:
-    """Give a whole directory its name; what had the name goes when the new one is there."""
+def _publish(draft: Path, target: Path) -> None:
+    """Rename a complete directory to its target; remove the old one once the new one is in place."""
     if not target.exists():
         draft.rename(target)
         return

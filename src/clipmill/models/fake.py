@@ -1,14 +1,14 @@
-"""A fake encoder for tests, yours too: computable in the head, and it writes down what it was asked.
+"""A fake encoder for tests, including users' own: its vectors are easy to predict, and it logs its calls.
 
-`EncoderSpec("fake::dim=8")` needs no weights. Options, as `fake::dim=8&log=/tmp/log`:
+`EncoderSpec("fake::dim=8")` needs no weights. Options, as in `fake::dim=8&log=/tmp/log`:
 
 - `dim`: values in a vector (default 8)
 - `modalities`: what it embeds (default `text,image`; `audio` is the third)
-- `log`: a directory; every process appends its loads and calls to a file of its own there (`read_log` reads them all)
-- `max_rows`: calls with more rows run out of memory, as a small GPU would
-- `bad`: texts that contain this word make the whole call fail, as a broken row can
-- `scale`: what it learnt to multiply cosines of texts and images by (`scale="model"`); none unless given. `scale_ai`
-  and `scale_at` are those of sounds and images, and of sounds and texts
+- `log`: a directory; every process appends its loads and calls to its own file there (`read_log` reads them all)
+- `max_rows`: calls with more rows run out of memory, as on a small GPU
+- `bad`: texts that contain this word make the whole call fail, as a bad row may
+- `scale`: the learnt scale for cosines of texts and images (`scale="model"`); none by default. `scale_ai` and
+  `scale_at` are those of audio and images, and of audio and texts
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import OutOfMemoryError
-from ..media.audio import open_sound, require_audio
+from ..media.audio import open_audio, require_audio
 from ..media.images import open_image
 from .catalog.fake_options import fake_modalities, fake_scales
 from .model import Model, Prepared
@@ -31,7 +31,7 @@ from .spec import EncoderSpec
 
 
 def fake_text_vector(text: str, dim: int = 8) -> np.ndarray:
-    """Return the fake's vector of a text: its number of characters, then the code points of the first ones."""
+    """Return the fake's vector of a text: its length, then the code points of its first characters."""
     values = [len(text), *map(ord, text)]
     return np.array((values + [0] * dim)[:dim], np.float32)
 
@@ -43,11 +43,11 @@ def fake_image_vector(pixels: np.ndarray, dim: int = 8) -> np.ndarray:
 
 
 def fake_audio_vector(samples: np.ndarray, sample_rate: float, dim: int = 8) -> np.ndarray:
-    """Return the fake's vector of a sound: channels, samples, their rate, each channel's greatest sample, then zeros.
+    """Return the fake's vector of audio: channels, samples, sample rate, each channel's maximum, then zeros.
 
     Args:
-        samples: (channels, n) float32 at the sound's own rate; the fake doesn't resample.
-        sample_rate: Samples a second.
+        samples: (channels, n) float32 at the original sample rate; the fake doesn't resample.
+        sample_rate: In Hz.
         dim: Values in a vector.
     """
     values = [*samples.shape, sample_rate, *samples.max(axis=1)]
@@ -58,7 +58,7 @@ class FakeModel(Model):
     """The model behind `fake::`."""
 
     def __init__(self, options: Mapping[str, str]) -> None:
-        """Read the options; see the module."""
+        """Read the options; see the module's docstring."""
         self.dim = int(options.get("dim", 8))
         self.modalities = fake_modalities(options)
         if "audio" in self.modalities:
@@ -71,26 +71,26 @@ class FakeModel(Model):
         self._write({"event": "load"})
 
     def learnt_scales(self) -> Mapping[frozenset[str], float]:
-        """Return what the options say."""
+        """Return the scales given as options."""
         return dict(self._scales)
 
     def prepare(self, modality: str, content: Any, spec: EncoderSpec) -> Prepared:
-        """Keep a text; decode an image or a sound. Only sounds of equal shape share a call, as in real models."""
+        """Keep a text; decode an image or audio. As in real models, only audio of equal shape shares a call."""
         if modality == "text":
             truncated = len(content.split()) > 75
             return Prepared(content, truncated=truncated, media_type="text/plain")
         if modality == "audio":
-            sound = open_sound(content, max_seconds=spec.max_audio_seconds)
-            payload = (sound.samples.T, sound.sample_rate)
-            return Prepared(payload, group=payload[0].shape, pixels=payload[0].size, media_type=sound.media_type)
+            audio = open_audio(content, max_seconds=spec.max_audio_seconds)
+            payload = (audio.samples.T, audio.sample_rate)
+            return Prepared(payload, group=payload[0].shape, pixels=payload[0].size, media_type=audio.media_type)
         image = open_image(content, max_pixels=spec.max_image_pixels, apply_exif=spec.apply_exif)
         return Prepared(np.asarray(image.convert("RGB")), pixels=image.width * image.height)
 
     def encode(self, modality: str, payloads: Sequence[Any]) -> np.ndarray:
-        """Compute the vectors, unless an option says that this call fails."""
+        """Compute the vectors, or fail if an option says so."""
         self._write({"event": "encode", "modality": modality, "rows": len(payloads)})
         if self._max_rows and len(payloads) > self._max_rows:
-            raise OutOfMemoryError(f"{len(payloads)} rows, and room for {self._max_rows}")
+            raise OutOfMemoryError(f"{len(payloads)} rows, with room for {self._max_rows}")
         if self._bad and any(isinstance(p, str) and self._bad in p for p in payloads):
             raise ValueError(f"the word {self._bad!r} broke the call")
         if modality == "audio":
@@ -107,11 +107,11 @@ class FakeModel(Model):
 
 @dataclasses.dataclass(frozen=True)
 class FakeLog:
-    """What the fakes of all processes were asked.
+    """The loads and calls of the fakes of all processes.
 
     Attributes:
         loads: Loads of the model, by process.
-        batches: (modality, rows) of every call, in each process's own order.
+        batches: (modality, rows) of every call, in order within each process.
     """
 
     loads: dict[int, int]
@@ -124,7 +124,7 @@ class FakeLog:
 
 
 def read_log(directory: str | Path) -> FakeLog:
-    """Read what fakes with `log=directory` wrote."""
+    """Read the logs of fakes with `log=directory`."""
     loads: dict[int, int] = {}
     batches: list[tuple[str, int]] = []
     for path in sorted(Path(directory).glob("*.jsonl")):

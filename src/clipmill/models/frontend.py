@@ -1,4 +1,4 @@
-"""What happens to a value before any network sees it: the settings of each modality, known without torch."""
+"""How values of each modality are prepared for a network: the settings, without torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Tokenizer(Protocol):
 
     Attributes:
         context_length: The most ids of one text, special tokens included.
-        pad_id: What fills up rows of ids of unequal length.
+        pad_id: The id that pads shorter rows.
     """
 
     context_length: int
@@ -29,13 +29,13 @@ class Tokenizer(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TextFrontend:
-    """How texts become what a text tower reads.
+    """How texts are prepared for a text tower.
 
     Attributes:
-        tokenizer: From text to ids.
-        fixed_length: Pad every row to the context length: for towers whose vectors depend on the padding (those that
-            neither look only backwards nor mask it). Others are padded to the longest of the micro-batch.
-        masked: Whether the tower is given an attention mask beside the ids.
+        tokenizer: Turns a text into ids.
+        fixed_length: Pad every row to the context length, for towers whose vectors depend on the padding (those that
+            are not causal and do not mask it). Otherwise rows are padded to the longest of the micro-batch.
+        masked: Whether the tower takes an attention mask besides the ids.
     """
 
     tokenizer: Tokenizer
@@ -46,7 +46,7 @@ class TextFrontend:
         """Pad rows of ids on the right.
 
         Returns:
-            (n, length) int64 ids, and where the tower is masked a mask of the same shape, 1 for tokens.
+            (n, length) int64 ids and, for masked towers, a mask of the same shape, 1 for tokens.
         """
         length = self.tokenizer.context_length if self.fixed_length else max(len(row) for row in rows)
         ids = np.full((len(rows), length), self.tokenizer.pad_id, np.int64)
@@ -65,7 +65,7 @@ class Frontend:
         dim: Values in a vector.
         image: How images are prepared; None without an image tower.
         text: How texts are prepared; None without a text tower.
-        audio: How sounds are prepared; None without an audio tower.
+        audio: How audio is prepared; None without an audio tower.
     """
 
     dim: int
@@ -75,5 +75,5 @@ class Frontend:
 
     @property
     def modalities(self) -> frozenset[str]:
-        """What can be embedded."""
+        """The modalities that can be embedded."""
         return frozenset(name for name in ("image", "text", "audio") if getattr(self, name) is not None)

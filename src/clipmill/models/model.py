@@ -1,4 +1,4 @@
-"""What every loaded model offers to the rest: `Model`, and `ClipModel` for those of the catalog."""
+"""The interface of loaded models: `Model`, and `ClipModel` for those of the catalog."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import WeightsError
 from ..failures import Code, RowError, Stage
-from ..media.audio import open_sound, waveform_for
+from ..media.audio import open_audio, waveform_for
 from ..media.crops import decoded_pixels, image_crop
 from ..media.images import sniff_media_type
 from ..media.preprocess import normalised_array
@@ -30,14 +30,14 @@ class Prepared:
     """One item, ready to be stacked with others of its group into a micro-batch.
 
     Attributes:
-        payload: What `Model.encode` gets.
+        payload: The input of `Model.encode`.
         group: Only payloads of one group (and modality) share a call: equal shapes, equal dtypes.
-        pixels: Pixels of the image that the model is given; of a sound the values of the model's largest layer, which
-            take memory alike.
-        length: Tokens of a text whose call costs what its longest has; 0 where all of a group cost the same. Those of
-            about one length share a call.
+        pixels: Pixels of the image that the model gets. For audio, the values in the model's largest layer, which take
+            as much memory.
+        length: Tokens of a text, if a call costs as much as its longest text: texts of similar length then share a
+            call. 0 if all items of a group cost the same.
         truncated: Whether a text was cut to the context length.
-        media_type: What the content turned out to be.
+        media_type: The detected media type of the content.
     """
 
     payload: Any
@@ -49,25 +49,26 @@ class Prepared:
 
 
 class Model(abc.ABC):
-    """A loaded model: how one value is prepared, and how prepared values become vectors.
+    """A loaded model, which prepares single values and embeds batches of prepared values.
 
-    `prepare` is called by several threads at once; `encode` by one at a time. Own encoders (`custom:module:factory`)
-    are objects of this class or of the same shape; the base `prepare` passes values through.
+    `prepare` is called by several threads at once; `encode` by one at a time. Custom encoders
+    (`custom:module:factory`) are subclasses, or objects with the same attributes and methods; the base `prepare`
+    passes values through.
 
     Attributes:
         dim: Values in a vector.
-        modalities: What can be embedded.
-        device: Where it runs: `cpu`, `cuda:0`, …
-        resolved: What was decided at load, for the provenance: runtime, precision, device, weights_sha256.
+        modalities: The modalities that can be embedded.
+        device: The device it runs on: `cpu`, `cuda:0`, …
+        resolved: What was resolved at load, for the provenance: runtime, precision, device, weights_sha256.
     """
 
     dim: int
     modalities: frozenset[str]
     device: str = "cpu"
-    resolved: dict[str, Any] = {}  # noqa: RUF012 - a default for own encoders, replaced and never changed
+    resolved: dict[str, Any] = {}  # noqa: RUF012 - a default for custom encoders, replaced and never mutated
 
     def prepare(self, modality: str, content: Any, spec: EncoderSpec) -> Prepared:
-        """Turn one value into what `encode` stacks.
+        """Prepare one value for `encode`.
 
         Raises:
             RowError: If this value cannot be embedded.
@@ -79,21 +80,21 @@ class Model(abc.ABC):
         """Embed payloads of one modality and group.
 
         Returns:
-            (n, dim) float32, not normalised, rows in the order of the payloads.
+            (n, dim) float32, not normalised, in the order of the payloads.
 
         Raises:
-            OutOfMemoryError: If the device is too small for this many; fewer may fit.
+            OutOfMemoryError: If this many do not fit into the device's memory; fewer may.
         """
 
     def decoded_pixels(self, content: bytes, spec: EncoderSpec) -> int | None:
-        """Return the pixels that `prepare` holds while it decodes an image; None where it decodes all of them."""
+        """Return how many pixels `prepare` holds while it decodes an image; None if it decodes it in full."""
         return None
 
     def learnt_scales(self) -> Mapping[frozenset[str], float]:
-        """Return what the model learnt to multiply cosines by, by pair of modalities; an own encoder has none.
+        """Return the learnt scales of cosines, by pair of modalities; custom encoders have none by default.
 
         Returns:
-            Such as `{frozenset({"text", "image"}): 100.0}`: finite and above 0.
+            For example `{frozenset({"text", "image"}): 100.0}`; finite and above 0.
         """
         return {}
 
@@ -101,60 +102,60 @@ class Model(abc.ABC):
 def checked_scales(
     found: Mapping[frozenset[str], float], modalities: Collection[str], whose: str
 ) -> dict[frozenset[str], float]:
-    """Return learnt scales as plain numbers.
+    """Check learnt scales, and return them as plain floats.
 
     Args:
-        found: What `Model.learnt_scales` returned, or a manifest says.
-        modalities: Those of the model.
-        whose: What it is, for messages.
+        found: From `Model.learnt_scales` or a manifest.
+        modalities: The model's modalities.
+        whose: The model or manifest, for messages.
 
     Raises:
-        WeightsError: If a pair is none of the model's, or a scale no finite number above 0.
+        WeightsError: If a pair is not of the model's modalities, or a scale is not a finite number above 0.
     """
     for pair, scale in found.items():
         if not isinstance(pair, frozenset) or not 1 <= len(pair) <= 2 or not pair <= frozenset(modalities):
             raise WeightsError(
-                f"{whose}: learnt_scales holds {pair!r}; allowed are frozensets of one or two of"
+                f"{whose}: learnt_scales has {pair!r}; allowed are frozensets of one or two of"
                 f" {', '.join(sorted(modalities))}"
             )
         if isinstance(scale, bool) or not isinstance(scale, numbers.Real) or not 0 < scale < math.inf:
             raise WeightsError(
-                f"{whose}: the learnt scale of {' and '.join(sorted(pair))} is {scale!r}, no finite number above 0"
+                f"{whose}: the learnt scale of {' and '.join(sorted(pair))} is {scale!r}, not a finite number above 0"
             )
     return {pair: float(scale) for pair, scale in found.items()}
 
 
 class Runtime(Protocol):
-    """What executes the towers of a model.
+    """Executes the towers of a model.
 
-    The entrances of the towers, by name, and what each is given:
+    The model inputs, by name, and their arrays:
 
-    - `image`: (n, S, S, 3) uint8 crops, normalised inside
+    - `image`: (n, S, S, 3) uint8 crops, which the runtime normalises
     - `normalised_image`: (n, 3, S, S) float32
-    - `text`: (n, length) int64 ids, and for masked towers a mask of the same shape
+    - `text`: (n, length) int64 ids and, for masked towers, a mask of the same shape
     - `audio`: (n, channels, samples) float32
 
     Attributes:
         name: `torch`, `onnx` or `openvino`.
-        precision: What was taken: `fp32`, `bf16`, `fp16` or `int8`.
-        device: Where it runs: `cpu` or `cuda:X`.
+        precision: `fp32`, `bf16`, `fp16` or `int8`.
+        device: The device it runs on: `cpu` or `cuda:X`.
     """
 
     name: str
     precision: str
     device: str
 
-    def encode(self, entrance: str, inputs: Sequence[np.ndarray]) -> np.ndarray:
-        """Run one tower; return (n, dim) float32.
+    def encode(self, model_input: str, inputs: Sequence[np.ndarray]) -> np.ndarray:
+        """Run the tower of a model input; return (n, dim) float32.
 
         Raises:
-            OutOfMemoryError: If the device is too small for this many rows.
+            OutOfMemoryError: If this many rows do not fit into the device's memory.
         """
         ...
 
 
 class ClipModel(Model):
-    """A model of the catalog: towers over one space, a frontend before them, a runtime under them."""
+    """A model of the catalog: a frontend that prepares values, and a runtime that executes the towers."""
 
     def __init__(
         self,
@@ -163,13 +164,13 @@ class ClipModel(Model):
         resolved: Mapping[str, Any],
         scales: Callable[[], Mapping[frozenset[str], float]] = dict,
     ) -> None:
-        """Put the parts of a model together.
+        """Create a model from its parts.
 
         Args:
             frontend: How values are prepared.
-            runtime: What executes the towers.
-            resolved: What was found out at load, for the provenance, beside runtime, precision and device.
-            scales: Returns `learnt_scales`; called when they are first asked for, and then no more.
+            runtime: Executes the towers.
+            resolved: Values for the provenance besides runtime, precision and device.
+            scales: Returns the learnt scales; called once, when they are first needed.
         """
         self.dim = frontend.dim
         self.modalities = frontend.modalities
@@ -185,20 +186,20 @@ class ClipModel(Model):
         self._scales = functools.cache(scales)
 
     def decoded_pixels(self, content: bytes, spec: EncoderSpec) -> int | None:
-        """Return the pixels that are held while an image is decoded; see `Model.decoded_pixels`."""
+        """Return how many pixels are held while an image is decoded; see `Model.decoded_pixels`."""
         preprocessing = self._frontend.image
         return None if preprocessing is None else decoded_pixels(content, preprocessing, spec)
 
     def learnt_scales(self) -> Mapping[frozenset[str], float]:
-        """Return the scales that the weights hold; see `Model.learnt_scales`.
+        """Return the scales in the weights; see `Model.learnt_scales`.
 
         Raises:
-            WeightsError: If the weights cannot be read again, or hold one that is no scale.
+            WeightsError: If the weights cannot be read again, or have an invalid scale.
         """
         return dict(self._scales())
 
     def prepare(self, modality: str, content: Any, spec: EncoderSpec) -> Prepared:
-        """Tokenise a text, decode and crop an image (or check one that its owner preprocessed), resample a sound."""
+        """Tokenise a text, decode and crop an image (or check a preprocessed one), or decode and resample audio."""
         return {"text": self._prepare_text, "image": self._prepare_image, "audio": self._prepare_audio}[modality](
             content, spec
         )
@@ -232,11 +233,11 @@ class ClipModel(Model):
 
     def _prepare_audio(self, content: Any, spec: EncoderSpec) -> Prepared:
         assert self._frontend.audio is not None
-        sound = open_sound(content, max_seconds=spec.max_audio_seconds)
-        waves = waveform_for(sound, self._frontend.audio)
+        audio = open_audio(content, max_seconds=spec.max_audio_seconds)
+        waves = waveform_for(audio, self._frontend.audio)
         size = round(waves.size * self._frontend.audio.values_per_sample)
-        # sounds of unequal length are never padded into each other: it would change their vectors
-        return Prepared(waves, group=waves.shape, pixels=size, media_type=sound.media_type)
+        # clips of unequal length are never padded to share a call: it would change their vectors
+        return Prepared(waves, group=waves.shape, pixels=size, media_type=audio.media_type)
 
     def encode(self, modality: str, payloads: Sequence[np.ndarray]) -> np.ndarray:
         """Embed prepared values of one modality and group; see `Model.encode`."""

@@ -1,4 +1,4 @@
-"""The frozen description of an encoder: the only thing that travels to workers."""
+"""The frozen description of an encoder: the only object that is sent to workers."""
 
 from __future__ import annotations
 
@@ -41,23 +41,23 @@ RENAMED = {
     "base_feature_extractor": "base_image_processor",
     "max_length": "max_text_tokens",
 }
-"""What clip-as-service and the Jina executors called an option, and what it is called here."""
+"""Option names of clip-as-service and the Jina executors, and the names here."""
 
-_ASIDES = {
-    "keep_content": ", and turned round: content is dropped unless it is kept; it belongs to Embed, not to a spec",
+_RENAMED_NOTES = {
+    "keep_content": ", with the opposite meaning: content is dropped by default; it belongs to Embed, not to a spec",
     "access_paths": "; it belongs to Embed, not to a spec",
 }
-_WAYS_OUT = {
+_UNSUPPORTED_HINTS = {
     "jit": "there is one network, whose activation follows the weights",
-    "finetuned_checkpoint_path": "save the tuned model with save_pretrained, and name it: model='hf:./directory'",
-    "overwrite_embeddings": "a document is embedded whenever it comes through",
-    "download_model": "weights are downloaded when they are needed, or ahead by `clipmill models --download NAME`",
+    "finetuned_checkpoint_path": "save the tuned model with save_pretrained, and pass model='hf:./directory'",
+    "overwrite_embeddings": "documents are always embedded again",
+    "download_model": "weights are downloaded when needed, or in advance with `clipmill models --download NAME`",
     "tokenizer_path": "CLIP's table of merges comes with the package",
 }
 """Options of clip-as-service and the Jina executors that have no counterpart, and what to do instead."""
 
 MAX_PILLOW_PIXELS = 178_956_970
-"""Above this Pillow refuses an image as a decompression bomb, whoever asks."""
+"""Pillow refuses larger images as decompression bombs."""
 
 _MIB = 2**20
 
@@ -68,9 +68,9 @@ def reject_unknown_options(given: Any, allowed: Any) -> None:
         if name in allowed:
             continue
         if name in RENAMED:
-            raise TypeError(f"option {name!r} is called {RENAMED[name]!r} here{_ASIDES.get(RENAMED[name], '')}")
-        if name in _WAYS_OUT:
-            raise TypeError(f"there is no option {name!r} here: {_WAYS_OUT[name]}")
+            raise TypeError(f"option {name!r} is called {RENAMED[name]!r} here{_RENAMED_NOTES.get(RENAMED[name], '')}")
+        if name in _UNSUPPORTED_HINTS:
+            raise TypeError(f"there is no option {name!r} here: {_UNSUPPORTED_HINTS[name]}")
         near = difflib.get_close_matches(name, list(allowed), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; the options are {', '.join(sorted(allowed))}"
         raise TypeError(f"unknown option {name!r}{hint}")
@@ -78,51 +78,51 @@ def reject_unknown_options(given: Any, allowed: Any) -> None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EncoderSpec:
-    """Which model, run how, on rows limited to what.
+    """A model, how it runs, and the limits for its rows.
 
-    A spec is checked when it is made, needs no torch and no weights, pickles to its fields, and compares by them.
-    Relative paths in `model` are made absolute; `model` becomes the catalog's own spelling.
+    A spec is validated when it is created, needs no torch and no weights, pickles to its fields, and compares by them.
+    Relative paths in `model` become absolute, and `model` gets the spelling of the catalog.
 
     Attributes:
         model: `<architecture>::<weights>` and the other spellings of the README's table of names.
-        device: `auto` (a GPU where the worker has one), `cpu`, `cuda` or `cuda:X`. Resolved on the worker.
-        runtime: What executes the towers: `torch`, `onnx` or `openvino`; `auto` takes the fastest that the worker has.
-        precision: `fp32`, `bf16`, `fp16` or `int8`; `auto` takes the fastest of fp32 and bf16 whose vectors were found
-            on the worker to have a cosine of at least 0.999 to those of fp32, checked once for each model and machine.
-        mode: How AudioCLIP runs: `reference` (as it was trained) or `jina` (as Jina's last executor ran it).
-        image_weights: M-CLIP's image tower where it is not the published pairing: a tag of its architecture, or a file.
+        device: `auto` (a GPU if the worker has one), `cpu`, `cuda` or `cuda:X`. Resolved on the worker.
+        runtime: Executes the towers: `torch`, `onnx` or `openvino`; `auto` takes the fastest one on the worker.
+        precision: `fp32`, `bf16`, `fp16` or `int8`; `auto` takes the fastest of fp32 and bf16 whose vectors have a
+            cosine of at least 0.999 to those of fp32, checked on the worker once for each model and machine.
+        mode: How AudioCLIP runs: `reference` (as trained) or `jina` (like Jina's last executor).
+        image_weights: M-CLIP's image tower, if not the published pairing: a tag of its architecture, or a file.
         base_tokenizer: Repository or directory whose tokenizer an `hf:` model without one uses.
         base_image_processor: Repository or directory whose preprocessing an `hf:` model without one uses.
-        max_text_tokens: The most tokens of a text, special ones included; None means what the model was run with.
+        max_text_tokens: The most tokens of a text, special tokens included; None means the default of the model.
         normalize: Whether vectors are scaled to length 1. Off by default, as in clip-as-service.
-        preprocess: False when images come as normalised float32 arrays of the model's size. Texts and sounds are
-            prepared as ever.
-        decode: `exact` decodes and resizes as the reference does, to the bit. `fast` may move a grey level, seldom two,
-            and decodes JPEG files at a reduced scale where that leaves twice what the model looks at, or more.
-        apply_exif: Whether photographs are turned as their EXIF orientation says. The references ignore it.
+        preprocess: False if images are normalised float32 arrays of the model's size. It has no effect on texts and
+            audio.
+        decode: `exact` is bit-identical to the reference. `fast` may differ by one grey level, rarely two, and decodes
+            JPEG files at a reduced scale that is at least twice the size the model needs.
+        apply_exif: Whether images are rotated by their EXIF orientation. The references ignore it.
         on_long_text: `truncate` cuts texts over the context length and counts them; `fail` makes them failures.
-        max_batch_rows: Rows in one call of the model; None means 32 on a CPU and 128 on a GPU, and more of short texts.
-        max_batch_bytes: Bytes that one call of the model is given (crops, tokens, samples).
-        max_batch_pixels: Pixels that one call of the model is given, and that are decoded at the same time; of sounds
-            the values of the model's largest layer, some 440,000 for a second and channel of AudioCLIP.
-        max_cache_bytes: What a process keeps of vectors, so that equal texts, files and URIs are embedded once; 0
-            embeds every value anew.
+        max_batch_rows: Rows per model call; None means 32 on a CPU and 128 on a GPU, and more for short texts.
+        max_batch_bytes: Input bytes per model call (crops, tokens, samples).
+        max_batch_pixels: Input pixels per model call, and pixels that are decoded at the same time; for audio, values
+            in the model's largest layer, some 440,000 per second and channel for AudioCLIP.
+        max_cache_bytes: Size of a process's cache of vectors, which spares embedding equal texts, files and URIs again;
+            0 turns it off.
         preprocess_threads: Threads that decode; None means one for each core that this worker may use.
-        fetch_threads: Threads that wait for URIs.
-        cache_dir: Where downloads, and graphs made of them, are kept; None means $CLIPMILL_CACHE, or ~/.cache/clipmill.
-        allow_local_files: Whether a document's or row's URI may name a file of this machine.
-        allow_private_addresses: Whether http(s) may reach loopback, private and link-local addresses.
-        uri_schemes: Schemes that a document's or row's URI may have.
+        fetch_threads: Threads that fetch URIs.
+        cache_dir: Folder for downloads and graphs made from them; None means $CLIPMILL_CACHE, or ~/.cache/clipmill.
+        allow_local_files: Whether a document's or row's URI may be a file on this machine.
+        allow_private_addresses: Whether http(s) may connect to loopback, private and link-local addresses.
+        uri_schemes: Allowed schemes of a document's or row's URI.
         fetch_timeout_s: Seconds for one URI, retries included.
         max_fetch_bytes: Bytes of one URI's content, and of one file in a tar.
-        max_redirects: Redirects that one http(s) URI may take.
-        max_image_pixels: Pixels of one image, judged before it is decoded.
+        max_redirects: Redirects that are followed for one http(s) URI.
+        max_image_pixels: Pixels of one image, checked before it is decoded.
         max_text_chars: Characters of one text.
-        max_audio_seconds: Seconds of one sound, judged before it is decoded where its header tells.
+        max_audio_seconds: Seconds of one audio clip, checked before it is decoded if its header has the length.
 
     Raises:
-        SpecError: If a value cannot work; `UnknownModelError` (with the nearest names) if it is the model.
-        TypeError: If an option is unknown, or has another name here than in clip-as-service.
+        SpecError: If a value is invalid; `UnknownModelError` (with the nearest names) for an unknown model.
+        TypeError: If an option is unknown, or is an old name from clip-as-service.
     """
 
     model: str = DEFAULT_MODEL
@@ -157,15 +157,15 @@ class EncoderSpec:
     max_audio_seconds: float = 60.0
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
-        """Refuse unknown options with the name to use, before dataclasses' own terser error."""
+        """Refuse unknown options with a hint, before dataclasses raises its shorter error."""
         reject_unknown_options(options, cls.__dataclass_fields__)
         return object.__new__(cls)
 
     def __post_init__(self) -> None:
-        """Check every field; bring `model`, `device` and `uri_schemes` to their one form."""
+        """Validate every field; normalise `model`, `device`, `cache_dir` and `uri_schemes`."""
         if not isinstance(self.model, str):
             raise SpecError(f"model is a name such as {DEFAULT_MODEL!r}, got {self.model!r}")
-        put = object.__setattr__  # frozen: only here, before anybody has seen the object
+        put = object.__setattr__  # the object is frozen from here on
         put(self, "model", resolve_model(self.model).name)
         put(self, "device", "auto" if self.device is None else self.device)
         if self.cache_dir is not None:
@@ -205,7 +205,7 @@ class EncoderSpec:
                 raise SpecError(setting(name, seconds) + " is not a number of seconds above 0")
 
     def _check_family_options(self) -> None:
-        """Refuse options that the model's family does not read; make their paths absolute."""
+        """Refuse options that do not apply to the model's family; make their paths absolute."""
         family = self.ref.family
         for name, families in _FAMILY_OPTIONS.items():
             value = getattr(self, name)
@@ -245,7 +245,7 @@ class EncoderSpec:
 
     @classmethod
     def of(cls, model: str | EncoderSpec | None = None, /, **options: Any) -> EncoderSpec:
-        """Return a spec from what users pass: a name, a spec, or neither, and options that win over the spec's."""
+        """Return a spec for a name, a spec or neither, with options that override those of the spec."""
         if isinstance(model, EncoderSpec):
             reject_unknown_options(options, cls.__dataclass_fields__)
             return dataclasses.replace(model, **options) if options else model
@@ -253,12 +253,12 @@ class EncoderSpec:
 
     @property
     def ref(self) -> ModelRef:
-        """What `model` names."""
+        """The parsed name of the model."""
         return resolve_model(self.model)
 
     @property
     def facts(self) -> ModelFacts:
-        """What is known of the model without loading it."""
+        """Facts about the model that are known without loading it."""
         return facts_of(self.ref, self.cache_dir, self.base_image_processor, self.image_weights)
 
     @property
@@ -268,7 +268,7 @@ class EncoderSpec:
 
     @property
     def modalities(self) -> frozenset[str]:
-        """What can be embedded (`text`, `image`, `audio`), known without loading the model."""
+        """Modalities that can be embedded (`text`, `image`, `audio`), known without loading the model."""
         return self.facts.modalities
 
     def as_dict(self) -> dict[str, Any]:
@@ -283,7 +283,7 @@ _FAMILY_OPTIONS = {
     "base_tokenizer": ("hf",),
     "base_image_processor": ("hf",),
 }
-"""Options that only some families of models read."""
+"""Options that apply only to some families of models."""
 
 _COUNTS = (
     "max_text_tokens",

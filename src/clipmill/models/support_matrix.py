@@ -1,6 +1,7 @@
-"""Which runtime computes in which precision on which kind of device: what can work at all, known without any of them.
+"""Which runtime supports which precision on which kind of device, known without importing any of them.
 
-What this machine lacks (a library, a GPU, an instruction) is another matter: the runtimes say so when a model loads.
+What this machine lacks (a library, a GPU, an instruction) is not checked here: the runtimes report it when a model
+loads.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ..errors import SpecError
 RUNTIMES = ("auto", "torch", "onnx", "openvino")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 
-_WORKS = {
+_SUPPORTED = {
     ("torch", "cpu"): ("fp32", "bf16"),
     ("torch", "cuda"): ("fp32", "bf16", "fp16"),
     ("onnx", "cpu"): ("fp32", "int8"),
@@ -26,7 +27,7 @@ _WORKS = {
 
 _CPUINFO, _DEVICES = Path("/proc/cpuinfo"), Path("/dev")
 _BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
-"""How Linux writes that a processor multiplies bfloat16 itself, on x86 and on Arm."""
+"""Flags in /proc/cpuinfo of processors with native bfloat16 multiplication, on x86 and Arm."""
 
 
 class Combination(NamedTuple):
@@ -45,7 +46,7 @@ class Combination(NamedTuple):
 
 
 def combinations(runtime: str, precision: str, device: str) -> list[tuple[Combination, str]]:
-    """Return what can work at all within a choice, `auto` leaving it open.
+    """Return the supported combinations that match a choice; `auto` matches all.
 
     Args:
         runtime: `auto` or one of the runtimes.
@@ -57,15 +58,15 @@ def combinations(runtime: str, precision: str, device: str) -> list[tuple[Combin
     """
     kind = device.partition(":")[0]
     return [
-        (Combination(name, able), place)
-        for (name, place), precisions in _WORKS.items()
-        for able in precisions
-        if runtime in ("auto", name) and precision in ("auto", able) and kind in ("auto", place)
+        (Combination(name, supported), place)
+        for (name, place), precisions in _SUPPORTED.items()
+        for supported in precisions
+        if runtime in ("auto", name) and precision in ("auto", supported) and kind in ("auto", place)
     ]
 
 
 def check_combination(runtime: str, precision: str, device: str) -> None:
-    """Refuse what works on no machine.
+    """Refuse a combination that no machine supports.
 
     Args:
         runtime: `auto` or one of the runtimes.
@@ -73,32 +74,32 @@ def check_combination(runtime: str, precision: str, device: str) -> None:
         device: `auto`, `cpu`, `cuda` or `cuda:X`.
 
     Raises:
-        SpecError: With what the runtime (or, without one, the device) can do.
+        SpecError: If it is not supported; the message lists what the runtime (or else the device) supports.
     """
     if combinations(runtime, precision, device):
         return
-    told = " with ".join(
+    given = " with ".join(
         f"{name}={value!r}"
         for name, value in (("runtime", runtime), ("precision", precision), ("device", device))
         if value != "auto"
     )
-    able: dict[str, list[str]] = {}
+    supported: dict[str, list[str]] = {}
     for found, place in combinations(runtime, "auto", "auto"):
-        able.setdefault(f"{found.runtime} on {place}", []).append(found.precision)
-    choice = "; ".join(f"{name}: {', '.join(precisions)}" for name, precisions in able.items())
-    raise SpecError(f"{told} works nowhere; there is {choice}")
+        supported.setdefault(f"{found.runtime} on {place}", []).append(found.precision)
+    choice = "; ".join(f"{name}: {', '.join(precisions)}" for name, precisions in supported.items())
+    raise SpecError(f"{given} is not supported; supported: {choice}")
 
 
 @cache
 def processor() -> str:
-    """Return the processor's name and what it can do that matters here, as one text."""
+    """Return the processor's name and its features that affect speed or results, as one string."""
     found = _cpuinfo("model name") or _cpuinfo("CPU part") or platform.processor() or platform.machine()
     features = sorted(_flags() & {*_BFLOAT16_FLAGS, "avx512_vnni", "avx_vnni", "avx2", "avx512f", "amx_int8"})
     return " ".join([found, *features])
 
 
 def has_native_bfloat16() -> bool:
-    """Tell whether this processor multiplies bfloat16 itself; emulated it is slower than float32."""
+    """Return whether this processor multiplies bfloat16 natively; emulated, it is slower than float32."""
     return bool(_flags() & _BFLOAT16_FLAGS)
 
 
@@ -108,7 +109,7 @@ def _flags() -> frozenset[str]:
 
 
 def _cpuinfo(key: str) -> str:
-    """Return the first value under a key of /proc/cpuinfo, "" where there is none."""
+    """Return the first value of a key in /proc/cpuinfo, "" if there is none."""
     try:
         found = re.search(rf"^{key}\s*:\s*(.*)$", _CPUINFO.read_text(errors="replace"), re.MULTILINE)
     except OSError:
@@ -117,6 +118,6 @@ def _cpuinfo(key: str) -> str:
 
 
 def may_have_gpu() -> bool:
-    """Tell whether a driver of a GPU is loaded, without importing anything: no driver, no CUDA device."""
-    patterns = ("nvidia*", "nvhost*", "nvgpu*", "dxg", "kfd")  # NVIDIA's, on servers and boards; Windows' below; AMD's
+    """Return whether a GPU driver is loaded, without importing anything: without one there is no CUDA device."""
+    patterns = ("nvidia*", "nvhost*", "nvgpu*", "dxg", "kfd")  # NVIDIA on servers and boards, GPUs under WSL, AMD
     return any(next(_DEVICES.glob(pattern), None) is not None for pattern in patterns)

@@ -1,13 +1,13 @@
-"""Model names: what a name means, and what is known of a model before it is loaded.
+"""Model names, and facts about models that are known without loading them.
 
-- `names`: `resolve_model(name)` gives a `ModelRef`, or an error with the nearest names
-- `facts`: `facts_of(ref)`, what is known of a model without loading it
+- `names`: `resolve_model(name)` returns a `ModelRef`, or fails with the nearest names
+- `facts`: `facts_of(ref)` returns the facts about a model
 - `tables`: the architectures, weights and licences that ship with the package
-- `backbones`: the text towers that open_clip borrows from Hugging Face
+- `backbones`: the text towers that open_clip takes from Hugging Face
 - `mclip`: the four models of Multilingual-CLIP and their text towers
-- `hugging_face`: what a `CLIPModel`'s own files say of it
-- `exported`: which model a directory of graphs holds; `manifest`: `clipmill.json` in it
-- `fake_options`: what a `fake::` name says of its model
+- `hugging_face`: reads the configuration files of a `CLIPModel`
+- `exported`: identifies the model in a directory of graphs; `manifest`: its `clipmill.json`
+- `fake_options`: parses the options of a `fake::` name
 - `open_clip.json`: the table itself, written by `tools/make_catalog.py`
 """
 

@@ -1,6 +1,6 @@
-"""Hugging Face's text towers inside open_clip's models: their configurations, known without a download.
+"""Configurations of the Hugging Face text towers in open_clip's models, so that they need no download.
 
-open_clip's own configurations only name them (`hf_model_name`). Figures from the models' repositories.
+open_clip's own configurations only name them (`hf_model_name`). The values are from the models' repositories.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 KINDS = ("roberta", "xlm-roberta", "bert", "mt5", "m2m_100")
-"""The kinds (`model_type`) that open_clip builds."""
+"""The values of `model_type` that open_clip supports."""
 
 
 def _roberta(kind: str, vocabulary: int, width: int, layers: int, heads: int) -> dict[str, Any]:
@@ -80,4 +80,4 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "facebook/nllb-200-distilled-600M": _nllb(12, 4096),
     "facebook/nllb-200-distilled-1.3B": _nllb(24, 8192),
 }
-"""`config.json` by the name that open_clip's configurations use."""
+"""`config.json` by the name in open_clip's configurations."""

@@ -1,4 +1,4 @@
-"""Which model a directory of graphs holds: what its `clipmill.json` says, or, of one by clip-as-service, its name."""
+"""Identify the model in a directory of graphs: by its `clipmill.json` or, for clip-as-service, by its name."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from .names import ModelRef, resolve_model
 from .tables import simplify
 
 FOREIGN_GRAPHS = {"normalised_image": "visual.onnx", "text": "textual.onnx"}
-"""The graphs of a directory in the layout of clip-as-service, by entrance."""
+"""The graphs of a directory in the layout of clip-as-service, by model input."""
 _CATALOG = ("open_clip", "m-clip", "demo")
 
 
 def preprocessing_of(image: Mapping[str, Any]) -> Preprocessing:
-    """Return how images are prepared, as a manifest says it."""
+    """Return the preprocessing of images from a manifest's entry."""
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in image.items()}
     return Preprocessing(**fields)
 
 
 def foreign_model(folder: Path) -> ModelRef:
-    """Return the model that a directory of clip-as-service holds.
+    """Return the model in a directory of clip-as-service.
 
     Raises:
-        WeightsError: If it is not in that layout.
-        SpecError: If nothing says which model it is.
+        WeightsError: If the directory is not in that layout.
+        SpecError: If the model cannot be identified.
     """
     files = sorted(FOREIGN_GRAPHS.values())
     if missing := [name for name in files if not (folder / name).is_file()]:
@@ -49,14 +49,14 @@ def foreign_model(folder: Path) -> ModelRef:
     if len(refs) == 1:
         return refs.pop()
     raise SpecError(
-        f"nothing says which model {str(folder)!r} holds: write its name into {FILE} there,"
+        f"the model in {str(folder)!r} is unknown: write its name into {FILE} there,"
         ' such as {"model": "ViT-B-32::openai"}'
-        + (f"; {named!r} is not one" if named is not None else f"; {folder.name!r} names none")
+        + (f"; {named!r} is not a model" if named is not None else f"; {folder.name!r} is not the name of a model")
     )
 
 
 def _spellings(name: str) -> list[str]:
-    """Return what a directory's name may mean: `-` stands for `::` and `/` too."""
+    """Return the model names that a directory's name may mean: `-` may stand for `::` or `/`."""
     by_simple = {simplify(known): known for known in mclip.MODELS}
     if simplify(name) in by_simple:
         return [by_simple[simplify(name)]]

@@ -1,4 +1,4 @@
-"""What is known of a model before it is loaded: `facts_of` asks the tables, the package, or the model's own files."""
+"""Facts about a model that are known without loading it, from the tables, the package or the model's own files."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _CLIP = frozenset({"text", "image"})
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What is known of a model before it is loaded.
+    """Facts about a model that are known without loading it.
 
     Attributes:
         dim: Values in a vector.
-        modalities: What can be embedded: `text`, `image`, `audio`.
-        preprocessing: How images are prepared, None without an image tower or where its owner alone knows.
-        image_size: Side of the image crop in pixels, None without an image tower.
-        context_length: Tokens that a text may have, None without a text tower.
-        parameters: Number of parameters, None where it is not known.
-        licence: Licence of the weights, None where it is not known.
+        modalities: The modalities that can be embedded: `text`, `image`, `audio`.
+        preprocessing: How images are prepared; None without an image tower, or for a custom encoder or the fake.
+        image_size: Side of the image crop in pixels; None without an image tower.
+        context_length: The most tokens of a text; None without a text tower.
+        parameters: Number of parameters; None if unknown.
+        licence: Licence of the weights; None if unknown.
     """
 
     dim: int
@@ -50,19 +50,19 @@ def facts_of(
     base_image_processor: str | None = None,
     image_weights: str | None = None,
 ) -> ModelFacts:
-    """Return what is known of a model without loading it, asked for once a process.
+    """Return the facts about a model without loading it; cached per process.
 
-    A hub repository's configuration is fetched for it; a `custom:` factory that does not say `dim` and `modalities`
-    itself is called for it.
+    The configuration of a hub repository is fetched. A `custom:` factory without attributes `dim` and `modalities` is
+    called.
 
     Args:
         ref: The model.
-        cache_dir: Where copies of a repository's files are kept.
+        cache_dir: Folder for copies of a repository's files.
         base_image_processor: As in `EncoderSpec`.
         image_weights: As in `EncoderSpec`.
 
     Raises:
-        WeightsError: If a file that has to be read for it cannot be had, or a factory not be imported.
+        WeightsError: If a file that is needed cannot be read or fetched, or a factory cannot be imported.
     """
     match ref.family:
         case "hf-hub":
@@ -91,7 +91,7 @@ def _open_clip_facts(ref: ModelRef) -> ModelFacts:
 
 
 def _hub_facts(ref: ModelRef, cache_dir: str | None) -> ModelFacts:
-    from ..downloads.hub import fetch_config  # needs a library and, once, the network
+    from ..downloads.hub import fetch_config  # imports huggingface_hub, and needs the network once
 
     return _config_facts(fetch_config(ref.weights, cache_dir))
 
@@ -107,7 +107,7 @@ def demo_directory() -> Path:
 
 
 def _config_facts(config: dict[str, Any]) -> ModelFacts:
-    """Return the facts that an `open_clip_config.json` holds."""
+    """Return the facts in an `open_clip_config.json`."""
     model = config["model_cfg"]
     preprocessing = Preprocessing.of(model["vision_cfg"].get("image_size", 224), config.get("preprocess_cfg", {}))
     return ModelFacts(
@@ -136,7 +136,7 @@ def _audioclip_facts(ref: ModelRef) -> ModelFacts:
 
 
 def _directory_facts(ref: ModelRef) -> ModelFacts:
-    """Return what a directory of graphs says of its model, its graphs unread."""
+    """Return the facts in the manifest of a directory of graphs, without reading the graphs."""
     folder = Path(ref.weights)
     manifest = read_manifest(folder)
     if manifest is None:
@@ -185,4 +185,4 @@ _FACTS = {
     "custom": _custom_facts,
     "fake": _fake_facts,
 }
-"""By family, where the name alone decides."""
+"""By family, for those whose facts depend only on the name."""

@@ -1,4 +1,4 @@
-"""What the options of a `fake::` name say of the model."""
+"""The modalities and learnt scales of a `fake::` model, from the options in its name."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ _FAKE_SCALES = {
     "scale_ai": frozenset({"audio", "image"}),
     "scale_at": frozenset({"audio", "text"}),
 }
-"""Options of the fake, and the pairs of modalities that they are about."""
+"""Options of the fake for scales, and their pairs of modalities."""
 
 
 def fake_modalities(options: Mapping[str, str]) -> frozenset[str]:
-    """Return what a `fake::` model with these options embeds."""
+    """Return the modalities of a `fake::` model with these options."""
     return frozenset(options.get("modalities", "text,image").split(","))
 
 
 def fake_scales(options: Mapping[str, str]) -> dict[frozenset[str], float]:
-    """Return the scales that a `fake::` model with these options has learnt.
+    """Return the learnt scales of a `fake::` model with these options.
 
     Raises:
-        SpecError: If one is no finite number above 0, or its modalities are not embedded.
+        SpecError: If one is not a finite number above 0, or the model lacks its modalities.
     """
     scales: dict[frozenset[str], float] = {}
     for option, pair in _FAKE_SCALES.items():
@@ -35,7 +35,7 @@ def fake_scales(options: Mapping[str, str]) -> dict[frozenset[str], float]:
         except ValueError:
             scale = math.nan
         if not 0 < scale < math.inf:
-            raise SpecError(f"{option}={options[option]!r} is no finite number above 0")
+            raise SpecError(f"{option}={options[option]!r} is not a finite number above 0")
         if not pair <= (has := fake_modalities(options)):
             raise SpecError(f"{option} is between {' and '.join(sorted(pair))}; modalities={','.join(sorted(has))}")
         scales[pair] = scale

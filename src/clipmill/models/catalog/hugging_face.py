@@ -1,4 +1,4 @@
-"""What the files of a Hugging Face `CLIPModel` say of it: size, context and preprocessing, without transformers."""
+"""Read size, context and preprocessing of a Hugging Face `CLIPModel` from its files, without transformers."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from ...messages import setting
 from .names import ModelRef
 
 IMAGE_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
-"""Where transformers keeps how images are prepared: inside the first (since version 5), else the second."""
+"""Files in which transformers stores the image processor: the first since version 5, else the second."""
 
 _PROCESSORS = ("CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPImageProcessorPil", "CLIPFeatureExtractor")
 _FILTERS = {2: "bilinear", 3: "bicubic"}
 _DEFAULT_SIDE = 224
-_STRANGERS = {
+_OTHER_KINDS = {
     "clip_text_model": "the text tower alone",
     "clip_vision_model": "the image tower alone",
-    "M-CLIP": "the text tower of an M-CLIP model, which is named as 'M-CLIP/NAME::DIRECTORY'",
+    "M-CLIP": "the text tower of an M-CLIP model, whose name here is 'M-CLIP/NAME::DIRECTORY'",
 }
-"""Kinds of configurations that are easily taken for a whole `CLIPModel`."""
+"""Values of `model_type` that are easily mistaken for a whole `CLIPModel`."""
 
 _OTHER_CONFIGS = {
-    "adapter_config.json": "an adapter (LoRA and its like), not a whole model; merge it into its base model (peft:"
-    " merge_and_unload, then save_pretrained) and name the directory with the result",
+    "adapter_config.json": "an adapter (such as LoRA), not a whole model; merge it into its base model (peft:"
+    " merge_and_unload, then save_pretrained) and use the directory with the result",
     "open_clip_config.json": "a model of open_clip, not of transformers; write 'hf-hub:organisation/name' for a"
     " repository of this kind, '<architecture>::<file>' for its weights",
 }
-"""What a place is that has one of these and no `config.json`."""
+"""What a place without `config.json` contains if it has one of these files."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +39,8 @@ class ClipConfig:
     """A `config.json`, checked to be that of a `CLIPModel`.
 
     Attributes:
-        values: Everything in it.
-        where: The file, for messages.
+        values: Its content.
+        where: Its path, for messages.
     """
 
     values: dict[str, Any]
@@ -53,19 +53,19 @@ class ClipConfig:
 
     @property
     def context_length(self) -> int:
-        """Tokens that a text may have."""
+        """The most tokens of a text."""
         return self._whole(self._part("text_config"), "max_position_embeddings", 77)
 
     @property
     def image_size(self) -> int:
-        """Side of the images that the tower reads, in pixels."""
+        """Side of the tower's input images in pixels."""
         size = self._part("vision_config").get("image_size")
         if isinstance(size, list) and len(size) == 2 and size[0] == size[1]:
             return int(size[0])
         return self._whole(self._part("vision_config"), "image_size", _DEFAULT_SIDE)
 
     def _part(self, name: str) -> dict[str, Any]:
-        """Return one tower's part. Files before 2023 may have it twice; the one ending in `_dict` is what holds."""
+        """Return one tower's part. Files from before 2023 may have it twice; the one with the suffix `_dict` counts."""
         part = self.values.get(f"{name}_dict")
         part = self.values.get(name) if part is None else part
         return part if isinstance(part, dict) else {}
@@ -73,7 +73,7 @@ class ClipConfig:
     def _whole(self, values: dict[str, Any], name: str, default: int) -> int:
         value = default if values.get(name) is None else values[name]
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise WeightsError(f"{self.where}: {name} is {value!r}, allowed is a whole number of at least 1")
+            raise WeightsError(f"{self.where}: {name} is {value!r}; it must be an integer of at least 1")
         return value
 
 
@@ -82,10 +82,10 @@ def read_config(place: str, cache_dir: str | None = None) -> ClipConfig:
 
     Args:
         place: Directory or repository.
-        cache_dir: Where copies of a repository's files are kept.
+        cache_dir: Folder for copies of a repository's files.
 
     Raises:
-        WeightsError: If there is none, or it is that of another kind of model; the message says which.
+        WeightsError: If there is none, or it describes another kind of model, which the message names.
     """
     from ..downloads.model_files import CONFIG, find_first, read_json
 
@@ -93,36 +93,36 @@ def read_config(place: str, cache_dir: str | None = None) -> ClipConfig:
     if path is None:
         other = find_first(place, tuple(_OTHER_CONFIGS), cache_dir)
         if other is None:
-            raise WeightsError(f"no model of transformers in {place!r}: there is no {CONFIG}")
-        raise WeightsError(f"{place!r} has {other.name} and no {CONFIG}: {_OTHER_CONFIGS[other.name]}")
+            raise WeightsError(f"{place!r} has no {CONFIG}, so it is no model of transformers")
+        raise WeightsError(f"{place!r} has {other.name} but no {CONFIG}: {_OTHER_CONFIGS[other.name]}")
     values = read_json(path)
     kind = values.get("model_type")
     if kind != "clip":
-        what = _STRANGERS.get(str(kind))
+        what = _OTHER_KINDS.get(str(kind))
         raise WeightsError(
-            f"{str(path)!r} describes model_type {kind!r}{f' ({what})' if what else ''}; allowed is 'clip', a whole"
+            f"{str(path)!r} describes model_type {kind!r}{f' ({what})' if what else ''}; it must be 'clip', a whole"
             " CLIPModel with both towers, as CLIPModel.save_pretrained writes it"
         )
     return ClipConfig(values, str(path))
 
 
 def read_preprocessing(place: str, config: ClipConfig, cache_dir: str | None = None) -> Preprocessing:
-    """Read how a place's image processor prepares images.
+    """Read the preprocessing of a place's image processor.
 
     Args:
         place: The model's directory or repository, or the one given as `base_image_processor`.
-        config: Whose image tower has to be able to read the crops.
-        cache_dir: Where copies of a repository's files are kept.
+        config: The configuration whose image tower must accept the crops.
+        cache_dir: Folder for copies of a repository's files.
 
     Raises:
-        WeightsError: If there is no image processor, or it does what is not supported; never guessed.
+        WeightsError: If there is no image processor, or it has settings that are not supported.
     """
     from ..downloads.model_files import find_any, read_json
 
     for path in find_any(place, IMAGE_PROCESSOR_FILES, cache_dir):
         values = read_json(path)
         if path.name == IMAGE_PROCESSOR_FILES[0]:
-            values = values.get("image_processor") or {}  # older ones say nothing of images
+            values = values.get("image_processor") or {}  # older ones have no entry for images
         if values:
             return _Processor(values, path).preprocessing(config.image_size)
     raise WeightsError(
@@ -134,7 +134,7 @@ def read_preprocessing(place: str, config: ClipConfig, cache_dir: str | None = N
 
 
 class _Processor:
-    """One image processor's settings: what is absent has the default of transformers' own class; null is no default."""
+    """The settings of an image processor. Absent ones have the default of transformers' class; null is not absent."""
 
     def __init__(self, values: dict[str, Any], path: Path) -> None:
         self._values = values
@@ -149,7 +149,7 @@ class _Processor:
                 raise self._refusal("do_center_crop", False, "True, or a 'size' with equal 'height' and 'width'")
             side = resize_to
         if side > resize_to:
-            raise self._refusal("crop_size", side, f"at most the {resize_to} pixels that 'size' makes of an image")
+            raise self._refusal("crop_size", side, f"at most {resize_to}, the side that 'size' resizes to")
         if side != tower_size:
             raise self._refusal("crop_size", side, f"{tower_size}, the image_size of the model's config.json")
         normalises = self._get("do_normalize", True)
@@ -168,7 +168,7 @@ class _Processor:
         return self._values.get(name, default)
 
     def _check(self) -> None:
-        """Refuse what no `Preprocessing` expresses."""
+        """Refuse settings that `Preprocessing` cannot express."""
         kind = self._get("image_processor_type", None) or self._get("feature_extractor_type", None) or _PROCESSORS[0]
         if kind not in _PROCESSORS:
             raise self._refusal("image_processor_type", kind, ", ".join(_PROCESSORS))
@@ -192,7 +192,7 @@ class _Processor:
         return self._square("size", size), "squash"
 
     def _square(self, name: str, default: Any) -> int:
-        """Return the side of a square, which transformers writes in three ways."""
+        """Return the side of a square, for which transformers has three notations."""
         given = self._get(name, default)
         size = given
         if isinstance(size, dict):
@@ -224,15 +224,15 @@ def _is_number(value: Any) -> bool:
 def describe(
     ref: ModelRef, cache_dir: str | None, base_image_processor: str | None
 ) -> tuple[ClipConfig, Preprocessing]:
-    """Return what a model's own files say of it.
+    """Return the configuration and the preprocessing of a model.
 
     Args:
         ref: Of family `hf`.
-        cache_dir: Where copies of a repository's files are kept.
-        base_image_processor: Another place to take the image processor from.
+        cache_dir: Folder for copies of a repository's files.
+        base_image_processor: Another place with the image processor.
 
     Raises:
-        WeightsError: As `read_config` and `read_preprocessing` do.
+        WeightsError: See `read_config` and `read_preprocessing`.
     """
     config = read_config(ref.weights, cache_dir)
     return config, read_preprocessing(base_image_processor or ref.weights, config, cache_dir)

@@ -1,4 +1,4 @@
-"""`clipmill.json`: what a directory of exported graphs says of itself."""
+"""`clipmill.json`: the manifest of a directory of exported graphs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ FILE = "clipmill.json"
 FORMAT = 1
 
 _DIGEST = "manifest_sha256"
-"""The hash of all the rest: what is edited by hand would change vectors, or whose they are said to be, in silence."""
+"""The hash of all other entries: an edit by hand would silently change the vectors or their provenance."""
 
-_NEEDED = ("model", "dim", "modalities", "kind", "runtime", "precision", "graphs", "files")
+_REQUIRED = ("model", "dim", "modalities", "kind", "runtime", "precision", "graphs", "files")
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write what `read_manifest` returns."""
+    """Write a manifest, for `read_manifest`."""
     whole = {"format": FORMAT, **manifest}
     text = json.dumps({**whole, _DIGEST: _digest(whole)}, indent=1, ensure_ascii=False)
     (folder / FILE).write_text(text + "\n", encoding="utf-8")
@@ -29,10 +29,10 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     """Read a directory's manifest.
 
     Returns:
-        Its values; None if there is none, or one that names the model and nothing else.
+        Its values; None if there is no manifest, or one with nothing but the model's name.
 
     Raises:
-        WeightsError: If it cannot be read, was written for another version of clipmill, or changed since.
+        WeightsError: If it cannot be read, has another format, or was edited.
     """
     manifest = _read(folder)
     if manifest is None or set(manifest) == {"model"}:
@@ -42,16 +42,16 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
             f"{str(folder / FILE)!r} has the format {manifest.get('format')!r}, and this version reads {FORMAT}; export"
             " the model again"
         )
-    if missing := [name for name in _NEEDED if name not in manifest]:
+    if missing := [name for name in _REQUIRED if name not in manifest]:
         raise WeightsError(f"{str(folder / FILE)!r} lacks {', '.join(map(repr, missing))}; export the model again")
     if manifest.pop(_DIGEST, None) != _digest(manifest):
         raise WeightsError(
-            f"{str(folder / FILE)!r} is not as `clipmill export` wrote it: what it says is part of the model; export it"
+            f"{str(folder / FILE)!r} was changed since `clipmill export` wrote it; export the model"
             " again (max_text_tokens and other options of a spec are given when it is loaded)"
         )
     for name in (*manifest["graphs"].values(), *manifest["files"]):
         if Path(name).name != name:
-            raise WeightsError(f"{str(folder / FILE)!r} names {name!r}, which is no file of its directory")
+            raise WeightsError(f"{str(folder / FILE)!r} names {name!r}, which is not a file in its directory")
     return manifest
 
 
@@ -60,7 +60,7 @@ def _digest(manifest: dict[str, Any]) -> str:
 
 
 def named_model(folder: Path) -> str | None:
-    """Return the model that a directory's `clipmill.json` names, None without one."""
+    """Return the model's name in a directory's `clipmill.json`; None without one."""
     manifest = _read(folder)
     return None if manifest is None else str(manifest.get("model", ""))
 
@@ -75,5 +75,5 @@ def _read(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError) as err:
         raise WeightsError(f"{str(folder / FILE)!r} cannot be read: {err}") from err
     if not isinstance(manifest, dict):
-        raise WeightsError(f"{str(folder / FILE)!r} holds no JSON object")
+        raise WeightsError(f"{str(folder / FILE)!r} is not a JSON object")
     return manifest

@@ -1,7 +1,7 @@
-"""The four models of Multilingual-CLIP: which text tower was taught to meet which image tower.
+"""The four models of Multilingual-CLIP: text towers trained to match the image towers of CLIP models.
 
-Facts from the models' repositories and cards (`huggingface.co/M-CLIP`). The paper is Carlsson et al., "Cross-lingual
-and Multilingual CLIP" (LREC 2022).
+The facts are from the models' repositories and cards (`huggingface.co/M-CLIP`). The paper is Carlsson et al.,
+"Cross-lingual and Multilingual CLIP" (LREC 2022).
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from .backbones import BACKBONES
 from .tables import QUICKGELU, weights
 
 MAX_TEXT_TOKENS = 77
-"""Where texts are cut unless the spec says otherwise, as clip-as-service does; the text towers read up to 512."""
+"""Default limit of tokens, as in clip-as-service; the text towers read up to 512."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MClipModel:
-    """One model.
+    """A model of Multilingual-CLIP.
 
     Attributes:
         dim: Values in a vector.
-        base: The text tower's architecture, a name of `BASES`.
+        base: The text tower's architecture, a key of `BASES`.
         image_architecture: open_clip's name of the image tower.
         image_tag: open_clip's tag of its weights.
     """
@@ -57,14 +57,14 @@ BASES: dict[str, dict[str, Any]] = {
         "pad_token_id": 0,
     },
 }
-"""Configurations of the text towers, so that their own repositories are never asked.
+"""Configurations of the text towers, so that their own repositories are not needed.
 
-By the last part of what M-CLIP's `config.json` calls `modelBase`, in lower case.
+The keys are the last part of `modelBase` in M-CLIP's `config.json`, in lower case.
 """
 
 
 def longest_text(base: str) -> int:
-    """Return the most tokens that a text tower reads: XLM-R's positions begin behind the id of the padding."""
+    """Return the most tokens that a text tower reads: XLM-R's positions start after the padding id."""
     config = BASES[base]
     skipped = config["pad_token_id"] + 1 if config["model_type"] == "xlm-roberta" else 0
     return int(config["max_position_embeddings"]) - skipped
@@ -74,9 +74,9 @@ def image_model(name: str, image_weights: str | None = None) -> str:
     """Return the open_clip name of a model's image tower.
 
     Args:
-        name: A name of `MODELS`.
+        name: A key of `MODELS`.
         image_weights: A tag of the image tower's architecture, or the absolute path of a file; None means the
-            published pairing. In a file, towers that are paired with OpenAI's are QuickGELU, as those are.
+            published pairing. With a file, a tower paired with OpenAI's weights has QuickGELU, as those do.
     """
     model = MODELS[name]
     chosen = image_weights or model.image_tag

@@ -1,4 +1,4 @@
-"""What a model name means: `resolve_model` turns it into a `ModelRef` or fails with the nearest names."""
+"""Parse model names: `resolve_model` returns a `ModelRef`, or fails with the nearest names."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _URL_SCHEMES = ("http", "https", *DRIVERS)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelRef:
-    """What a model name names.
+    """A parsed model name.
 
     Attributes:
-        family: Which loader reads it: `open_clip`, `hf-hub`, `demo`, `hf`, `m-clip`, `audioclip`, `onnx`, `custom` or
+        family: The loader of the model: `open_clip`, `hf-hub`, `demo`, `hf`, `m-clip`, `audioclip`, `onnx`, `custom` or
             `fake`.
-        name: The catalog's own spelling of the whole name.
+        name: The whole name in the spelling of the catalog.
         architecture: An architecture of open_clip, else "".
         weights: A tag, the absolute path of a file or directory, a hub repository, or `module:factory`.
-        quick_gelu: The activation where the name decides it; None where the model's own configuration does.
+        quick_gelu: Whether the activation is QuickGELU, if the name decides it; None if the model's configuration does.
     """
 
     family: str
@@ -45,7 +45,7 @@ class ModelRef:
 
     @property
     def is_file(self) -> bool:
-        """Whether the weights are a file or directory that the user named, here or by a URL."""
+        """Whether the weights are a file or directory of the user, by path or URL."""
         return self.family not in ("custom", "fake") and (os.path.isabs(self.weights) or "://" in self.weights)
 
     @property
@@ -54,24 +54,24 @@ class ModelRef:
         return dict(parse_qsl(self.weights, keep_blank_values=True)) if self.family == "fake" else {}
 
     def preprocessing(self) -> Preprocessing:
-        """Return how an open_clip model's images are prepared, from the table."""
+        """Return the preprocessing of an open_clip model from the table."""
         facts = tables.architectures()[self.architecture]
         by_tag = {} if self.is_file else tables.weights()[self.architecture][self.weights]
         return Preprocessing.of(facts["image_size"], by_tag)
 
 
 def resolve_model(name: str) -> ModelRef:
-    """Find what a model name means.
+    """Parse a model name.
 
     Args:
-        name: Any spelling of the README's table of names.
+        name: A name in any spelling that the README lists.
 
     Returns:
         The reference, with relative paths made absolute.
 
     Raises:
         UnknownModelError: If the name is in no catalog; the message lists the nearest names.
-        SpecError: If the name is of a known kind but cannot work.
+        SpecError: If the name is of a known kind but invalid.
     """
     name = name.strip()
     return _resolve(name, os.getcwd() if _RELATIVE_FILE.search(name) else "")
@@ -79,7 +79,7 @@ def resolve_model(name: str) -> ModelRef:
 
 @functools.lru_cache(maxsize=1024)
 def _resolve(name: str, working_directory: str) -> ModelRef:
-    """Do what `resolve_model` says; a relative path means another file in another working directory."""
+    """Parse a model name; cached by working directory too, since a relative path depends on it."""
     head, colon, rest = name.partition(":")
     if name.lower() == "demo":
         return ModelRef("demo", "demo")
@@ -101,7 +101,7 @@ def _resolve(name: str, working_directory: str) -> ModelRef:
 
 
 def absolute_if_path(value: str) -> str:
-    """Return a path made absolute, anything else (a tag, a repository) as it is."""
+    """Return the absolute form of a path; return anything else (a tag, a repository) unchanged."""
     is_path = value.startswith((".", "/", "~")) or bool(
         _WEIGHT_FILE.fullmatch(value) and not _REPOSITORY.fullmatch(value)
     )
@@ -119,15 +119,15 @@ def _directory(family: str, rest: str) -> ModelRef:
 
 
 def _mclip(name: str) -> ModelRef:
-    asked, separator, directory = name.partition("::")
+    given, separator, directory = name.partition("::")
     by_simple = {simplify(known): known for known in mclip.MODELS}
-    known = by_simple.get(simplify(asked))
+    known = by_simple.get(simplify(given))
     if known is None:
-        raise UnknownModelError(f"unknown model {name!r}; M-CLIP's are {', '.join(mclip.MODELS)}")
+        raise UnknownModelError(f"unknown model {name!r}; M-CLIP's models are {', '.join(mclip.MODELS)}")
     if not separator:
         return ModelRef("m-clip", known, known)
     if not directory or "://" in directory:
-        raise SpecError(f"{name!r}: after '::' stands the directory with the text tower, such as {known}::./directory")
+        raise SpecError(f"{name!r} needs the directory with the text tower after '::', such as {known}::./directory")
     path = str(Path(directory).expanduser().absolute())
     return ModelRef("m-clip", f"{known}::{path}", known, path)
 
@@ -141,7 +141,7 @@ def _audioclip(name: str) -> ModelRef:
     elif weights.lower() in ("full", "partial"):
         weights = weights.lower()
     else:
-        raise UnknownModelError(f"{name!r}: AudioCLIP's weights are AudioCLIP::full, AudioCLIP::partial, or a file")
+        raise UnknownModelError(f"unknown weights {name!r}; known: AudioCLIP::full, AudioCLIP::partial, or a file")
     return ModelRef("audioclip", f"AudioCLIP::{weights}", "AudioCLIP", weights)
 
 
@@ -154,12 +154,10 @@ def _custom(name: str, target: str) -> ModelRef:
 
 def _fake(name: str, options: str) -> ModelRef:
     ref = ModelRef("fake", name, weights=options)
-    if strangers := sorted(fake_modalities(ref.options) - _MODALITIES):
-        raise SpecError(
-            f"model {name!r}: modalities holds {strangers[0]!r}; there are {', '.join(sorted(_MODALITIES))}"
-        )
+    if unknown := sorted(fake_modalities(ref.options) - _MODALITIES):
+        raise SpecError(f"model {name!r}: modalities holds {unknown[0]!r}; known: {', '.join(sorted(_MODALITIES))}")
     if not ref.options.get("dim", "8").isdecimal() or int(ref.options.get("dim", "8")) < 1:
-        raise SpecError(f"model {name!r}: dim={ref.options['dim']!r} is not a whole number of at least 1")
+        raise SpecError(f"model {name!r}: dim={ref.options['dim']!r} is not an integer of at least 1")
     try:
         fake_scales(ref.options)
     except SpecError as err:
@@ -168,19 +166,17 @@ def _fake(name: str, options: str) -> ModelRef:
 
 
 def _open_clip(name: str) -> ModelRef:
-    asked, separator, weights = name.partition("::")
-    found = tables.find_architecture(asked)
+    given, separator, weights = name.partition("::")
+    found = tables.find_architecture(given)
     if found is None:
-        raise UnknownModelError(_stranger(name, asked, bool(separator)))
+        raise UnknownModelError(_unknown_model(name, given, bool(separator)))
     architecture, quickgelu = found
     if separator and _WEIGHT_FILE.fullmatch(weights):
         return _weight_file(name, architecture, quickgelu, weights)
     tags = list(tables.weights().get(architecture, {}))
     tag = tables.find_tag(architecture, weights if separator else "openai")
     if tag is None:
-        problem = (
-            f"has no weights {weights!r}" if separator else "has no weights by OpenAI, so its weights must be named"
-        )
+        problem = f"has no weights {weights!r}" if separator else "has no weights by OpenAI, so give its weights"
         near = difflib.get_close_matches(weights, tags, n=len(tags), cutoff=0.0) if separator else tags
         choice = ", ".join(f"{architecture}::{t}" for t in near) if tags else f"only {architecture}::/path/to/file"
         raise UnknownModelError(f"{architecture} {problem}; known: {choice}")
@@ -196,23 +192,23 @@ def _weight_file(name: str, architecture: str, quickgelu: bool, path: str) -> Mo
 
 
 def _file_or_url(name: str, weights: str) -> str:
-    """Return the absolute path of a file with weights, or the URL of one that is fetched once for each machine."""
+    """Return the absolute path of a weights file, or its URL unchanged (it is fetched once per machine)."""
     if "://" not in weights:
         return str(Path(weights).expanduser().absolute())
     scheme, _, rest = weights.partition("://")
     if scheme not in _URL_SCHEMES:
-        raise SpecError(f"{name!r}: weights behind a URL have one of the schemes {', '.join(_URL_SCHEMES)}")
+        raise SpecError(f"{name!r}: the URL of weights must have one of the schemes {', '.join(_URL_SCHEMES)}")
     if "@" in rest.partition("/")[0] and scheme in ("http", "https"):
-        raise SpecError("a model's name goes into logs and datasets: no user and password in a URL of weights")
+        raise SpecError("a URL of weights gets into logs and datasets; remove the user name and password")
     return weights
 
 
-def _stranger(name: str, asked: str, has_weights: bool) -> str:
+def _unknown_model(name: str, given: str, has_weights: bool) -> str:
     if not has_weights and (Path(name).expanduser().is_dir() or name.startswith((".", "/", "~"))):
         return f"{name!r} is not a model name; for a directory with a Hugging Face model write 'hf:{name}'"
     known = [*tables.architectures(), *mclip.MODELS, "AudioCLIP", "demo"]
     by_simple = {tables.simplify(k): k for k in known}
-    near = difflib.get_close_matches(tables.simplify(asked), list(by_simple), n=4, cutoff=0.6)
+    near = difflib.get_close_matches(tables.simplify(given), list(by_simple), n=4, cutoff=0.6)
     hint = f"nearest: {', '.join(by_simple[n] for n in near)}" if near else "`clipmill models` lists all names"
     if not has_weights and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         hint = f"for a Hugging Face model write 'hf:{name}', for an open_clip repository 'hf-hub:{name}'; {hint}"

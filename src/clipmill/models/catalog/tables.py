@@ -1,4 +1,4 @@
-"""The architectures and weights of open_clip as a table of our own: readable without torch."""
+"""The architectures and weights of open_clip, from a table in the package, without torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LICENCES = (
     (r"metaclip", "CC-BY-NC-4.0"),
     (r"webli", "Apache-2.0"),
 )
-"""Licences that the publishers of the weights state, by a part of the tag; other tags: not known here."""
+"""Licences stated by the publishers of the weights, by a part of the tag; for other tags they are unknown."""
 
 
 @functools.cache
@@ -26,7 +26,7 @@ def _table() -> dict[str, Any]:
 
 
 def architectures() -> dict[str, dict[str, Any]]:
-    """Return the facts of every open_clip architecture, by its own name."""
+    """Return the facts of every open_clip architecture, by its name."""
     return _table()["architectures"]
 
 
@@ -41,7 +41,7 @@ def pairs() -> list[tuple[str, str]]:
 
 
 def simplify(name: str) -> str:
-    """Reduce a name to what counts in a comparison: no case, `/` and `_` as `-`, `@336px` as `-336`."""
+    """Return the form of a name for comparisons: lower case, `/` and `_` as `-`, `@336px` as `-336`."""
     return re.sub(r"@(\d+)px$", r"-\1", name.strip().lower()).replace("/", "-").replace("_", "-")
 
 
@@ -51,7 +51,7 @@ def _simple_architectures() -> dict[str, str]:
 
 
 def find_architecture(name: str) -> tuple[str, bool] | None:
-    """Return (the architecture's own name, whether `-quickgelu` was asked for), or None for a stranger."""
+    """Return (the architecture's name in open_clip, whether it had the suffix `-quickgelu`), or None if unknown."""
     simple = simplify(name)
     if simple in _simple_architectures():
         return _simple_architectures()[simple], False
@@ -60,15 +60,15 @@ def find_architecture(name: str) -> tuple[str, bool] | None:
 
 
 def find_tag(architecture: str, tag: str) -> str | None:
-    """Return the tag's own spelling, or None."""
+    """Return the tag in open_clip's spelling, or None if unknown."""
     simple = {simplify(known): known for known in weights().get(architecture, {})}
     return simple.get(simplify(tag))
 
 
 def licence_of(architecture: str, tag: str) -> str | None:
-    """Return the licence of published weights where it is known.
+    """Return the licence of published weights; None if unknown.
 
-    A tag names the training pictures; what it says of the licence holds for LAION's and timm's repositories alone.
+    A tag names the training images; only for LAION's and timm's repositories does the licence follow from it.
     """
     publisher = weights()[architecture][tag].get("hub", "").partition("/")[0]
     if publisher not in ("laion", "timm", ""):

@@ -1,6 +1,7 @@
-"""The small CLIP that lives inside the package.
+"""The small CLIP model inside the package, and generator of the images that it was trained on.
 
-`open_clip_config.json` and `open_clip_model.safetensors` lie here as in any model directory of open_clip. It knows the
-pictures of coloured shapes that `pipelines.drawings` draws. `examples/train_demo.py` made the weights; `docs/demo.md`
-has the figures.
+- `open_clip_config.json`, `open_clip_model.safetensors`: the model, as in any model directory of open_clip
+- `drawings`: draws images of coloured shapes, and writes English captions for them
+
+`examples/train_demo.py` trained the weights; `docs/demo.md` has the figures.
 """

@@ -1,14 +1,14 @@
-"""Files from elsewhere, kept on this machine: weights, configurations and tokenizers.
+"""Downloads of weights, configurations and tokenizers, cached on this machine.
 
-- `urls`: `fetch_url`, from the web, `gs://`, `s3://` and `az://`, once for each machine
-- `copies`: where they are kept, and how they get their names when they are whole
-- `transfer`: one file over HTTP: resumed where it was cut off, given up when it stalls
-- `objects`: one file out of an object store
-- `hub`: files of Hugging Face repositories
-- `repository`: one of them, brought into a cache that the hub's library keeps
-- `model_files`: the files of a directory or a repository
-- `elsewhere`: files that other programs have downloaded already
-- `progress`: who wants to hear how far a download is
+- `urls`: `fetch_url` downloads from the web, `gs://`, `s3://` and `az://`, once per machine
+- `copies`: paths in the cache, locks, and atomic publishing of complete files
+- `transfer`: downloads one file over HTTP, with resume and retries
+- `objects`: copies one file from an object store
+- `hub`: finds or fetches files of Hugging Face repositories
+- `repository`: downloads one of them into a cache that the hub's library manages
+- `place`: finds files of a directory or a repository
+- `elsewhere`: finds files that other programs have downloaded
+- `progress`: reports the progress of downloads
 """
 
 from .progress import Observer, observed_by

@@ -1,4 +1,4 @@
-"""Where downloads are kept on this machine, who may write there now, and how a file gets its name when it is whole."""
+"""Paths of downloads in the cache, the lock on a file, and atomic publishing of complete files."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ WEB = ("http", "https")
 
 
 def place_of(url: str, cache_dir: str | None = None, filename: str | None = None) -> Path:
-    """Return where the copy of a URL is kept: the URL's own path, below `downloads` in the cache.
+    """Return the path of a URL's copy in the cache: the path of the URL, below `downloads`.
 
     Args:
-        url: What is fetched.
+        url: The URL.
         cache_dir: As in `EncoderSpec`.
-        filename: What the copy is called, by default as in the URL.
+        filename: Name of the copy, by default that in the URL.
     """
     parts = urlsplit(url)
     first = parts.hostname or "unknown"
@@ -39,32 +39,32 @@ def place_of(url: str, cache_dir: str | None = None, filename: str | None = None
 
 
 def safe_name(part: str) -> str:
-    """Return a part of a path that stays inside its folder, whatever a stranger put into it."""
+    """Return an untrusted part of a path in a form that stays inside its folder."""
     return re.sub(r"[^\w.@+=-]", "_", part).lstrip(".") or "_"
 
 
 def is_offline() -> bool:
-    """Tell whether downloads are switched off (`HF_HUB_OFFLINE`), for hub files and all others."""
+    """Return whether downloads are switched off (`HF_HUB_OFFLINE`), for hub files and all others."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
 
 
 def by_hand(target: Path) -> str:
-    """Return the end of a message: what may be done on a machine that cannot download."""
+    """Return a hint for messages: how to provide a file on a machine that cannot download."""
     return f"; without a network, put the file at {str(target)!r} (another cache: cache_dir or ${VARIABLE})"
 
 
 @contextmanager
 def only_one(target: Path, name: str | None = None) -> Iterator[None]:
-    """Let one process of this machine at a time make a file; the others wait here.
+    """Hold the lock on a file, so that one process of this machine at a time makes it; the others wait.
 
     Args:
         target: The file.
-        name: What messages call it, by default its own name.
+        name: Its name in messages, by default that of the file.
 
     Raises:
-        WeightsError: If the folder cannot be written.
+        WeightsError: If the folder is not writable.
     """
     name = name or target.name
     with ExitStack() as held:
@@ -80,12 +80,12 @@ def only_one(target: Path, name: str | None = None) -> Iterator[None]:
 
 
 def part_of(target: Path) -> Path:
-    """Return where a file grows until it is whole."""
+    """Return the path of a file while it is incomplete."""
     return target.with_name(f".{target.name}.part")
 
 
 def publish(part: Path, target: Path) -> Path:
-    """Give a whole file its name, so that it is there for good or not at all."""
+    """Rename a complete file to its target, durably and atomically."""
     with part.open("rb") as file:
         os.fsync(file.fileno())
     os.replace(part, target)

@@ -1,4 +1,4 @@
-"""Files that other programs have downloaded already, used where they are.
+"""Files that other programs have downloaded, which are used in place.
 
 OpenAI's `clip`, open_clip and clip-as-service keep weights in `~/.cache/clip`; Jina's AudioCLIP executors kept theirs
 in `.cache` of the directory that they ran in.
@@ -43,14 +43,14 @@ CLIP_AS_SERVICE = {
         "b49991239a419d704fdba59c42d5536d",
     ),
 }
-"""By (architecture, tag): what clip-as-service calls the file, and its MD5, the only hash that it publishes.
+"""By (architecture, tag): the file's name in clip-as-service, and its MD5, the only hash that it publishes.
 
-OpenAI's own are missing: it keeps them under OpenAI's names.
+OpenAI's weights are left out, since clip-as-service keeps them under OpenAI's names.
 """
 
 
 def places_of(filename: str) -> list[Path]:
-    """Return where other programs keep a file of this name."""
+    """Return the paths at which other programs keep a file of this name."""
     places = [clip_folder() / filename]
     if filename.startswith("AudioCLIP-") and filename.endswith(".pt"):
         places.append(Path(".cache", filename).absolute())
@@ -63,7 +63,7 @@ def clip_folder() -> Path:
 
 
 def clip_as_service_copy(architecture: str, tag: str) -> Path | None:
-    """Return the copy of published weights that clip-as-service has downloaded, if it is here and whole."""
+    """Return clip-as-service's copy of published weights; None if there is none or its hash is wrong."""
     name, md5 = CLIP_AS_SERVICE.get((architecture, tag), ("", ""))
     path = clip_folder() / name
     if not name or not path.is_file():

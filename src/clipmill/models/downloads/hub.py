@@ -1,4 +1,4 @@
-"""Files of Hugging Face repositories: found in the caches of this machine, else fetched once."""
+"""Find files of Hugging Face repositories in the caches of this machine, or fetch them once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import WeightsError
 from ...files.cache import cache_root
 from .progress import observer
-from .repository import RepositoryFile, bring, is_whole
+from .repository import RepositoryFile, download_file, is_whole
 
 _log = logging.getLogger("clipmill")
 
@@ -21,34 +21,34 @@ WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 def fetch_file(repository: str, filename: str, cache_dir: str | None = None) -> Path:
     """Return the local copy of a repository's file, downloading it if there is none.
 
-    A copy that is here is used as it is, in the hub library's own cache (`HF_HOME`) too: the hub is not asked for a
-    newer one. A name with a revision says which one is meant.
+    An existing copy is used without asking the hub for a newer one, also from the hub library's own cache (`HF_HOME`).
+    To pin a version, give a revision.
 
     Args:
-        repository: `organisation/name`, with `@revision` if one is wanted.
+        repository: `organisation/name[@revision]`.
         filename: Name in the repository.
         cache_dir: As in `EncoderSpec`.
 
     Raises:
-        WeightsError: If the file cannot be had, naming host, repository and file.
+        WeightsError: If the file cannot be fetched; the message has host, repository and file.
     """
     path = _fetch(repository, filename, cache_dir)
     if path is None:
-        raise WeightsError(f"{filename!r} could not be fetched: there is no such file in {repository!r}")
+        raise WeightsError(f"{filename!r} could not be fetched: {repository!r} has no such file")
     return path
 
 
 def fetch_optional_file(repository: str, filename: str, cache_dir: str | None = None) -> Path | None:
-    """Do what `fetch_file` does; return None for a file that the repository does not have.
+    """Like `fetch_file`, but return None if the repository does not have the file.
 
     Raises:
-        WeightsError: If the repository cannot be asked.
+        WeightsError: If the repository cannot be reached.
     """
     return _fetch(repository, filename, cache_dir)
 
 
 def find_file(repository: str, filename: str, cache_dir: str | None = None) -> Path | None:
-    """Return the copy of a repository's file that is here already and whole, asking nobody."""
+    """Return the local copy of a repository's file if there is a complete one, without network access."""
     file = RepositoryFile.of(repository, filename)
     for folder in _caches(cache_dir):
         place = file.place_in(folder)
@@ -63,26 +63,26 @@ def fetch_config(repository: str, cache_dir: str | None = None) -> dict[str, Any
     """Return the parsed `open_clip_config.json` of a repository.
 
     Raises:
-        WeightsError: If there is none, or it describes no model.
+        WeightsError: If there is none, or it does not describe a model.
     """
     path = fetch_file(repository, CONFIG_FILE, cache_dir)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as err:
-        raise WeightsError(f"{str(path)!r} is no JSON: {err}") from err
+        raise WeightsError(f"{str(path)!r} is not valid JSON: {err}") from err
     if not isinstance(config, dict) or "model_cfg" not in config:
         raise WeightsError(f"{CONFIG_FILE} of {repository!r} has no 'model_cfg': not a repository of open_clip")
     return config
 
 
 def fetch_weights(repository: str, cache_dir: str | None = None) -> Path:
-    """Return the weights of an open_clip repository: safetensors if there are, else the pickled file.
+    """Return the weights of an open_clip repository: the safetensors file, else the pickled one.
 
     Raises:
-        WeightsError: If neither can be had; the message is that of the first try.
+        WeightsError: If neither can be fetched.
     """
-    if here := find_weights(repository, cache_dir):
-        return here
+    if found := find_weights(repository, cache_dir):
+        return found
     for filename in WEIGHT_FILES:
         if path := fetch_optional_file(repository, filename, cache_dir):
             return path
@@ -90,13 +90,13 @@ def fetch_weights(repository: str, cache_dir: str | None = None) -> Path:
 
 
 def find_weights(repository: str, cache_dir: str | None = None) -> Path | None:
-    """Return the copy of an open_clip repository's weights that is here already and whole."""
+    """Return the local copy of an open_clip repository's weights; None if there is no complete one."""
     found = (find_file(repository, filename, cache_dir) for filename in WEIGHT_FILES)
     return next((path for path in found if path is not None), None)
 
 
 def _caches(cache_dir: str | None) -> list[Path]:
-    """Return where copies are looked for: our own cache, one of the hub library's that was named, and its own."""
+    """Return the caches to search: ours, `cache_dir` itself as a cache of the hub's library, and the library's own."""
     from huggingface_hub import constants
 
     root = cache_root(cache_dir)
@@ -106,7 +106,7 @@ def _caches(cache_dir: str | None) -> list[Path]:
 def _fetch(repository: str, filename: str, cache_dir: str | None) -> Path | None:
     path = find_file(repository, filename, cache_dir)
     if path is None:
-        path = bring(RepositoryFile.of(repository, filename), _caches(cache_dir)[0])
+        path = download_file(RepositoryFile.of(repository, filename), _caches(cache_dir)[0])
     if path is not None:
         observer().finished(filename, path)
     return path

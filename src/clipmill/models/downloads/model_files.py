@@ -1,4 +1,4 @@
-"""Files of a place: a directory of this machine, or a repository on the hub. Told apart here and nowhere else."""
+"""Find files of a place, which is a directory on this machine or a repository on the hub."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from . import hub
 CONFIG = "config.json"
 _INDEX = ".index.json"
 WEIGHTS = ("model.safetensors", f"model.safetensors{_INDEX}", "pytorch_model.bin", f"pytorch_model.bin{_INDEX}")
-"""Names of weights, whole or in parts, in the order in which transformers prefers them."""
+"""Names of weights, single or sharded, in transformers' order of preference."""
 
 
 def is_directory(place: str) -> bool:
-    """Tell whether a place is a directory of this machine; directories have been made absolute."""
+    """Return whether a place is a directory on this machine; directories have absolute paths."""
     return os.path.isabs(place)
 
 
 def find_file(place: str, name: str, cache_dir: str | None = None) -> Path:
-    """Return a file of a place, downloading it if it is not here yet.
+    """Return a file of a place, downloading it if it is not cached.
 
     Args:
         place: Absolute path of a directory, or `organisation/name[@revision]`.
-        name: Name in it.
+        name: Name of the file.
         cache_dir: As in `EncoderSpec`.
 
     Raises:
-        WeightsError: If there is no such file, or it cannot be had.
+        WeightsError: If there is no such file, or it cannot be fetched.
     """
     if not is_directory(place):
         return hub.fetch_file(place, name, cache_dir)
@@ -43,66 +43,66 @@ def find_file(place: str, name: str, cache_dir: str | None = None) -> Path:
 
 
 def find_any(place: str, names: Sequence[str], cache_dir: str | None = None) -> Iterator[Path]:
-    """Find those of several files that a place has, one by one: first what is here, then what must be downloaded.
+    """Yield the files that a place has out of several: first the local ones, then those to download.
 
     Raises:
-        WeightsError: If there is no such directory, or the repository cannot be asked.
+        WeightsError: If there is no such directory, or the repository cannot be reached.
     """
     if is_directory(place):
         _check_directory(place)
         yield from (path for path in (Path(place) / name for name in names) if path.is_file())
         return
-    here = {name: found for name in names if (found := hub.find_file(place, name, cache_dir))}
-    yield from here.values()
+    local = {name: found for name in names if (found := hub.find_file(place, name, cache_dir))}
+    yield from local.values()
     for name in names:
-        if name not in here and (fetched := hub.fetch_optional_file(place, name, cache_dir)):
+        if name not in local and (fetched := hub.fetch_optional_file(place, name, cache_dir)):
             yield fetched
 
 
 def find_first(place: str, names: Sequence[str], cache_dir: str | None = None) -> Path | None:
-    """Return the first that `find_any` finds, or None."""
+    """Return the first result of `find_any`, or None."""
     return next(find_any(place, names, cache_dir), None)
 
 
 def _check_directory(place: str) -> None:
     if not Path(place).is_dir():
-        raise WeightsError(f"no directory at {place!r} on this machine")
+        raise WeightsError(f"there is no directory {place!r} on this machine")
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file.
 
     Raises:
-        WeightsError: If it holds something else.
+        WeightsError: If it is not a JSON object.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as err:
-        raise WeightsError(f"{str(path)!r} is no JSON: {err}") from err
+        raise WeightsError(f"{str(path)!r} is not valid JSON: {err}") from err
     if not isinstance(found, dict):
-        raise WeightsError(f"{str(path)!r} holds {type(found).__name__}, not an object")
+        raise WeightsError(f"{str(path)!r} has {type(found).__name__}, not an object")
     return found
 
 
 def find_weights(place: str, cache_dir: str | None = None) -> tuple[Path, ...]:
-    """Return the files with a model's weights: safetensors if there are, else pickled; whole, else in parts.
+    """Return the files with a model's weights, in transformers' order of preference; several if they are sharded.
 
     Raises:
-        WeightsError: If there are none, naming what was looked for; or if a part is missing.
+        WeightsError: If there are none, or a shard is missing.
     """
     path = find_first(place, WEIGHTS, cache_dir)
     if path is None:
-        raise WeightsError(f"no weights in {place!r}: looked for {', '.join(WEIGHTS)}; random weights are never run")
-    return _parts(place, path, cache_dir) if path.name.endswith(_INDEX) else (path,)
+        raise WeightsError(f"no weights in {place!r}: looked for {', '.join(WEIGHTS)}; random weights are never used")
+    return _shards(place, path, cache_dir) if path.name.endswith(_INDEX) else (path,)
 
 
-def _parts(place: str, index: Path, cache_dir: str | None) -> tuple[Path, ...]:
+def _shards(place: str, index: Path, cache_dir: str | None) -> tuple[Path, ...]:
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names or not all(_is_plain(name) for name in names.values()):
-        raise WeightsError(f"{str(index)!r} has no 'weight_map' from names of weights to names of files beside it")
+        raise WeightsError(f"{str(index)!r} has no 'weight_map' from names of weights to names of files next to it")
     return tuple(find_file(place, name, cache_dir) for name in sorted(set(names.values())))
 
 
 def _is_plain(name: Any) -> bool:
-    """Tell whether an index, which strangers may have written, names a file of its own folder."""
+    """Return whether a name from an index, which is untrusted, is that of a file in the same folder."""
     return isinstance(name, str) and name == os.path.basename(name) and name not in ("", ".", "..")

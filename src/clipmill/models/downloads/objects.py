@@ -1,4 +1,4 @@
-"""One file out of an object store, copied to this machine once for each version of it."""
+"""Copy one file from an object store to this machine, once per version of it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _log = logging.getLogger("clipmill")
 
 _BLOCK = 8 * 2**20
 _VERSION_KEYS = ("size", "etag", "md5hash", "crc32c", "generation", "mtime", "lastmodified", "last_modified", "updated")
-"""What stores say of an object that changes with its content, names in lower case."""
+"""Metadata of an object that changes with its content, names in lower case."""
 
 
 def fetch_object(url: str, cache_dir: str | None = None) -> Path:
-    """Return this machine's copy of an object, copying it if there is none of its present version.
+    """Return the local copy of an object, copying it if there is none of its current version.
 
-    Where the store cannot be asked, the copy that was made last is used, and that is logged.
+    If the store cannot be reached, the latest copy is used, with a warning.
 
     Args:
-        url: Such as `gs://bucket/weights.safetensors`.
+        url: For example `gs://bucket/weights.safetensors`.
         cache_dir: As in `EncoderSpec`.
 
     Raises:
@@ -66,7 +66,7 @@ def _look_up(url: str) -> tuple[Any, str, dict[str, Any]]:
 
     package, extra = DRIVERS.get(urlsplit(url).scheme, ("fsspec", "remote"))
     if is_offline():
-        raise WeightsError(f"{url} cannot be asked for: HF_HUB_OFFLINE forbids it")
+        raise WeightsError(f"{url} was not requested, since HF_HUB_OFFLINE is set")
     try:
         system, path = fsspec.url_to_fs(url)
         info = system.info(path)
@@ -74,21 +74,21 @@ def _look_up(url: str) -> tuple[Any, str, dict[str, Any]]:
         raise MissingExtraError(package, extra, f"reading {url!r}") from err
     except FileNotFoundError as err:
         raise WeightsError(f"{url} does not exist") from err
-    except Exception as err:  # every store raises errors of its own: for what is forbidden, unreachable, or no name
+    except Exception as err:  # every store raises its own errors, for example for denied access and invalid names
         raise WeightsError(f"{url} cannot be read: {type(err).__name__}: {err}") from err
     if info.get("type") != "file" or not isinstance(info.get("size"), int):
-        raise WeightsError(f"{url} is no file but a {info.get('type', 'thing without a size')}")
+        raise WeightsError(f"{url} is not a file but a {info.get('type', 'thing without a size')}")
     return system, path, info
 
 
 def _version_of(info: dict[str, Any]) -> str:
     known = {key.lower(): value for key, value in info.items()}
-    said = "\n".join(f"{key}={known[key]}" for key in _VERSION_KEYS if known.get(key) is not None)
-    return hashlib.sha256(said.encode()).hexdigest()[:16]
+    values = "\n".join(f"{key}={known[key]}" for key in _VERSION_KEYS if known.get(key) is not None)
+    return hashlib.sha256(values.encode()).hexdigest()[:16]
 
 
 def _receive(system: Any, path: str, size: int, part: Path) -> None:
-    """Add the rest of an object to what an earlier try has brought of this version."""
+    """Append the rest of an object to what an earlier attempt received of this version."""
     have = size_of(part) if size_of(part) <= size else 0
     observer().started(path.rpartition("/")[2], have, size)
     with part.open("ab") as file:
@@ -102,4 +102,4 @@ def _receive(system: Any, path: str, size: int, part: Path) -> None:
         except Exception as err:
             raise TransientFetchError(f"{type(err).__name__}: {err}") from err
     if size_of(part) != size:
-        raise TransientFetchError(f"cut off after {size_of(part):,} of {size:,} bytes")
+        raise TransientFetchError(f"truncated after {size_of(part):,} of {size:,} bytes")

@@ -1,4 +1,4 @@
-"""Telling whoever listens how far downloads are: `clipmill models --download` does, workers do not."""
+"""Report the progress of downloads to an observer: `clipmill models --download` sets one, workers do not."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Protocol
 
 
 class Observer(Protocol):
-    """Hears of every file that is looked for, whether it is downloaded or here already."""
+    """Is notified of every requested file, whether it is downloaded or in the cache."""
 
     def started(self, name: str, done: int, total: int | None) -> None:
-        """A transfer begins.
+        """A transfer starts.
 
         Args:
             name: The file's name.
-            done: Bytes that are here from an earlier try.
-            total: Bytes of the whole file, None where it is not known.
+            done: Bytes received by an earlier attempt.
+            total: Bytes of the whole file; None if unknown.
         """
 
     def advanced(self, name: str, count: int) -> None:
-        """Another `count` bytes have arrived; below 0 when they turned out to be of no use."""
+        """Another `count` bytes were received; negative if received bytes were discarded."""
 
     def finished(self, name: str, path: Path) -> None:
-        """The file is here."""
+        """The file is complete."""
 
 
-class _Nobody:
+class _NullObserver:
     def started(self, name: str, done: int, total: int | None) -> None: ...
 
     def advanced(self, name: str, count: int) -> None: ...
@@ -35,19 +35,19 @@ class _Nobody:
     def finished(self, name: str, path: Path) -> None: ...
 
 
-_observer: Observer = _Nobody()
+_observer: Observer = _NullObserver()
 
 
 def observer() -> Observer:
-    """Return who listens at the moment."""
+    """Return the current observer."""
     return _observer
 
 
 @contextmanager
-def observed_by(listener: Observer) -> Iterator[None]:
-    """Tell this listener about the downloads inside the block."""
+def observed_by(observer: Observer) -> Iterator[None]:
+    """Notify this observer of the downloads inside the block."""
     global _observer
-    before, _observer = _observer, listener
+    before, _observer = _observer, observer
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""One file over HTTP: resumed where it was cut off, tried again where it may help, given up where it stalls."""
+"""Download one file over HTTP, with resume, retries and detection of stalls."""
 
 from __future__ import annotations
 
@@ -26,54 +26,54 @@ _BLOCK = 2**20
 
 RETRIES = RetryPolicy(attempts=5, pause_s=1.0, max_pause_s=60.0)
 STALL_S, MIN_BYTES = 30.0, 1024
-"""A server stalls that sends less than this in so many seconds."""
+"""A transfer with fewer bytes than this in so many seconds has stalled."""
 
 _T = TypeVar("_T")
 
 
 def retried(attempt: Callable[[], _T], part: Path | None, what: str) -> _T:
-    """Call `attempt` until it succeeds, as `RETRIES` says, and return what it returns.
+    """Call `attempt` until it succeeds, with the policy `RETRIES`, and return its result.
 
     Args:
-        attempt: Raises `TransientFetchError` where another try may help.
-        part: The file that grows, if one does.
+        attempt: Raises `TransientFetchError` if a retry may help.
+        part: The file that it appends to, if any.
         what: What is fetched, for messages.
 
     Raises:
-        WeightsError: If no further try is made.
+        WeightsError: If the last attempt fails.
     """
 
     def log(err: TransientFetchError, pause_s: float) -> None:
-        _log.warning("%s: %s; %s bytes are here, going on in %.0f s", what, err, f"{size_of(part):,}", pause_s)
+        _log.warning("%s: %s; continuing after %s bytes in %.0f s", what, err, f"{size_of(part):,}", pause_s)
 
     try:
         return RETRIES.call(attempt, progress=lambda: size_of(part), on_retry=log)
     except TransientFetchError as err:
-        raise WeightsError(f"given up after {err.attempts} tries in a row: {err}") from err
+        raise WeightsError(f"gave up after {err.attempts} attempts in a row: {err}") from err
 
 
 def size_of(path: Path | None) -> int:
-    """Return a file's size in bytes, 0 where there is none."""
+    """Return a file's size in bytes; 0 if there is none."""
     return path.stat().st_size if path is not None and path.exists() else 0
 
 
 def receive(url: str, part: Path, name: str, *, is_verified: bool, headers: Mapping[str, str] | None = None) -> None:
-    """Bring the content of an http(s) URL into `part`, after what is there from an earlier try.
+    """Download the content of an http(s) URL to `part`, after the bytes from an earlier attempt.
 
-    Beside it, `<part>.json` keeps what the server called this version of the file: another version is never appended.
-    Proxies of the environment are used.
+    `<part>.json` next to it stores the server's version of the file, so that another version is never appended. Proxies
+    from the environment are used.
 
     Args:
-        url: What to fetch.
-        part: The file that grows; kept where the transfer fails in the middle.
-        name: What observers know the file by.
-        is_verified: Whether the whole will be compared with a hash. Without one, only a server that says how long the
-            file is, and names its version, is taken at its word.
-        headers: What the server wants to see besides; `Authorization` never follows a redirect to another server.
+        url: The URL.
+        part: The file to append to; it is kept if the transfer fails midway.
+        name: The file's name for observers.
+        is_verified: Whether the caller checks the hash of the file. Without that, the server must send the length of
+            the file, and a download is resumed only if the server has named its version.
+        headers: Additional headers; `Authorization` is not sent to another server after a redirect.
 
     Raises:
-        TransientFetchError: If another try may help.
-        WeightsError: If none would, or the disk is full.
+        TransientFetchError: If a retry may help.
+        WeightsError: If it would not, or the disk is full.
     """
     origin = part.with_name(part.name + ".json")
     have, version = size_of(part), _version_of(origin, url)
@@ -89,10 +89,10 @@ def receive(url: str, part: Path, name: str, *, is_verified: bool, headers: Mapp
     if response is None:
         return
     with response:
-        have, total = _begin(response, have, is_verified=is_verified)
+        have, total = _check_response(response, have, is_verified=is_verified)
         try:
             if have == 0:
-                part.unlink(missing_ok=True)  # before its version is noted: an old beginning must never get a new name
+                part.unlink(missing_ok=True)  # before the new version is stored: it must not apply to old bytes
                 version = _strong_version(response)
                 origin.write_text(json.dumps({"url": url, "version": version}))
             with part.open("ab") as file:
@@ -105,11 +105,11 @@ def receive(url: str, part: Path, name: str, *, is_verified: bool, headers: Mapp
         except OSError as err:
             raise WeightsError(f"{str(part)!r} cannot be written: {err}") from err
     if total is not None and size_of(part) != total:
-        raise TransientFetchError(f"cut off after {size_of(part):,} of {total:,} bytes")
+        raise TransientFetchError(f"truncated after {size_of(part):,} of {total:,} bytes")
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects as urllib does, and keeps credentials from every server but the one they are for."""
+    """Follows redirects like urllib, but sends credentials only to the original server."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
@@ -126,9 +126,9 @@ def _server_of(url: str) -> tuple[str, str | None, int | None]:
 
 
 def _open(request: urllib.request.Request, part: Path, origin: Path, have: int) -> Any:
-    """Return the answer; None if the server says that what is here already is all."""
+    """Return the response; None if the server reports that `part` is complete."""
     try:
-        # a new one each time: urlopen's own never looks at the environment's proxies again
+        # a new opener each time: the one of urlopen reads the environment's proxies only once
         opener = urllib.request.build_opener(_Redirects)
         return opener.open(request, timeout=STALL_S)
     except urllib.error.HTTPError as err:
@@ -138,7 +138,7 @@ def _open(request: urllib.request.Request, part: Path, origin: Path, have: int) 
                     return None
                 part.unlink(missing_ok=True)
                 origin.unlink(missing_ok=True)
-                raise TransientFetchError("the server has another file than an earlier try began") from err
+                raise TransientFetchError("the file has changed on the server since the earlier attempt") from err
             if is_transient_status(err.code):
                 wait_s = read_retry_after(err.headers.get("Retry-After", ""))
                 raise TransientFetchError(f"status {err.code}", wait_s) from err
@@ -151,21 +151,21 @@ def _open(request: urllib.request.Request, part: Path, origin: Path, have: int) 
         raise TransientFetchError(f"{type(err).__name__}: {err}") from err
 
 
-def _begin(response: Any, have: int, *, is_verified: bool) -> tuple[int, int | None]:
-    """Return at which byte the answer begins, and how long the whole file is (None: the answer's chunks say)."""
+def _check_response(response: Any, have: int, *, is_verified: bool) -> tuple[int, int | None]:
+    """Return the offset of the response, and the length of the whole file (None if the response is chunked)."""
     headers = response.headers
     if headers.get("Content-Encoding", "identity") != "identity":
-        raise WeightsError(f"the server packed the file ({headers['Content-Encoding']}) although asked not to")
+        raise WeightsError(f"the server sent the file compressed ({headers['Content-Encoding']}), unrequested")
     if headers.get_content_type() == "text/html":
-        raise WeightsError("the answer is a web page and no file of weights: a login, or a proxy's message")
+        raise WeightsError("the response is a web page (of a login or a proxy?) instead of a file")
     if response.status == 206:
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", ""))
         if match is None or int(match[1]) != have:
-            raise WeightsError(f"asked for bytes from {have} on, got {headers.get('Content-Range')!r}")
+            raise WeightsError(f"requested the bytes from {have}, got {headers.get('Content-Range')!r}")
         return have, None if match[2] == "*" else int(match[2])
     length = headers.get("Content-Length")
     if length is None and headers.get("Transfer-Encoding", "").lower() != "chunked" and not is_verified:
-        raise WeightsError("the server does not say how long the file is, and no hash is known to tell a cut-off one")
+        raise WeightsError("the server sends no length, and there is no hash: a truncated file would go undetected")
     return 0, None if length is None else int(length)
 
 
@@ -188,7 +188,7 @@ def _copy(response: Any, write: Callable[[bytes], Any], name: str) -> None:
 
 
 def _strong_version(response: Any) -> str | None:
-    """Return what names exactly these bytes: a strong ETag, else the time of the last change."""
+    """Return an identifier of exactly these bytes: a strong ETag, else the Last-Modified time."""
     etag = response.headers.get("ETag", "")
     return etag if etag.startswith('"') else response.headers.get("Last-Modified")
 
@@ -202,17 +202,17 @@ def _version_of(origin: Path, url: str) -> str | None:
 
 
 def hash_of(path: Path, kind: str) -> str:
-    """Return the hash of a file that may still change, and so is never remembered.
+    """Return the hash of a file that may still change, without storing it.
 
     Args:
         path: The file.
-        kind: `sha256`, or `git` for the SHA-1 that git names a file's content by.
+        kind: `sha256`, or `git` for git's SHA-1 of a file's content.
     """
 
-    def begin() -> Any:
+    def make_hash() -> Any:
         if kind != "git":
             return hashlib.new(kind)
         return hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
 
     with path.open("rb") as file:
-        return hashlib.file_digest(file, begin).hexdigest()
+        return hashlib.file_digest(file, make_hash).hexdigest()

@@ -1,4 +1,4 @@
-"""Files named by a URL, kept on this machine: downloaded once, whole or not at all."""
+"""Download files from URLs to this machine, once and atomically."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _log = logging.getLogger("clipmill")
 def fetch_url(
     url: str, *, sha256: str | None = None, cache_dir: str | None = None, filename: str | None = None
 ) -> Path:
-    """Return this machine's copy of a file, downloading it if there is none.
+    """Return the local copy of a file, downloading it if there is none.
 
-    A copy that other programs keep (`elsewhere`) is used where it is. A download is resumed where an earlier one
-    ended, compared with its hash, and gets its name only when it is whole; of several processes one downloads and the
-    others wait. Where a copy is found, nothing is written. A file behind an http(s) URL is taken never to change; one
-    in an object store is copied again when it has changed there.
+    A copy of another program (`elsewhere`) is used in place. A download continues after an interrupted one, is checked
+    against its hash, and is published only when it is complete; of several processes one downloads and the others
+    wait. If a copy is found, nothing is written. The file at an http(s) URL is assumed never to change; one in an
+    object store is copied again when it changes.
 
     Args:
-        url: `http(s)://`, or of a scheme in `clipmill.files.drivers`.
-        sha256: The hash of the content in hexadecimal digits, or its first 8 or more; None where it is not known.
+        url: `http(s)://`, or with a scheme in `clipmill.files.drivers`.
+        sha256: The hash of the content in hexadecimal digits, or its first 8 or more; None if unknown.
         cache_dir: As in `EncoderSpec`.
-        filename: What the copy is called, by default as in the URL.
+        filename: Name of the copy, by default that in the URL.
 
     Raises:
-        WeightsError: If the file cannot be had, with the URL and the path to put it at by hand.
+        WeightsError: If the file cannot be fetched; the message has the URL and the path for a manual copy.
         MissingExtraError: If the scheme needs a package that is not installed.
     """
     scheme = urlsplit(url).scheme
@@ -44,12 +44,12 @@ def fetch_url(
 
         return fetch_object(url, cache_dir)
     if scheme not in WEB:
-        raise WeightsError(f"{url!r} has none of the schemes {', '.join((*WEB, *DRIVERS))}")
+        raise WeightsError(f"{url!r} must have one of the schemes {', '.join((*WEB, *DRIVERS))}")
     target = place_of(url, cache_dir, filename)
     found = find_copy([target, *elsewhere.places_of(target.name)], sha256)
     if found is None:
         if is_offline():
-            raise WeightsError(f"{url} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it{by_hand(target)}")
+            raise WeightsError(f"{url} is not in the cache, and HF_HUB_OFFLINE is set{by_hand(target)}")
         with only_one(target):
             found = find_copy([target], sha256) or _fetch(url, target, sha256)
     observer().finished(target.name, found)
@@ -57,26 +57,26 @@ def fetch_url(
 
 
 def local_file(weights: str, cache_dir: str | None = None) -> Path:
-    """Return the path that a user's path or URL of weights stands for, fetching the file behind a URL.
+    """Return the local path of weights that a user gave by path or URL; a URL is fetched.
 
     Args:
-        weights: An absolute path, or what `fetch_url` takes.
+        weights: An absolute path, or a URL for `fetch_url`.
         cache_dir: As in `EncoderSpec`.
 
     Raises:
-        WeightsError: As `fetch_url` does.
+        WeightsError: See `fetch_url`.
     """
     return fetch_url(weights, cache_dir=cache_dir) if "://" in weights else Path(weights)
 
 
 def find_copy(places: list[Path], sha256: str | None) -> Path | None:
-    """Return the first of these files that is there and has the hash, if one is known."""
+    """Return the first of these files that exists and has the hash, if one is given."""
     for path in places:
         if not path.is_file():
             continue
         if sha256 is None or sha256_of(path).startswith(sha256.lower()):
             return path
-        _log.warning("%s is not used: its SHA-256 does not begin with %s", path, sha256)
+        _log.warning("%s is not used: its SHA-256 does not start with %s", path, sha256)
     return None
 
 
@@ -86,7 +86,7 @@ def _fetch(url: str, target: Path, sha256: str | None) -> Path:
     except WeightsError as err:
         raise WeightsError(f"{url} could not be fetched: {err}{by_hand(target)}") from err
     if digest is None:
-        raise WeightsError(f"{url} is not the file it should be (SHA-256 {sha256}), or was damaged on its way")
+        raise WeightsError(f"{url} does not have the SHA-256 {sha256}: it is another file, or was damaged in transit")
     if digest:
         remember_digest(target, "sha256", digest)
     return target
@@ -101,24 +101,24 @@ def download(
     name: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> str | None:
-    """Bring what is behind an http(s) URL to `target`, going on where an earlier try ended.
+    """Download an http(s) URL to `target`, continuing an interrupted download.
 
     Args:
-        url: What to fetch.
-        target: Where it is put when it is whole; `only_one` is held.
-        expected: The hash of the content in hexadecimal digits, or its beginning; None where it is not known.
-        kind: Of the hash: `sha256` or `git`.
-        name: What observers know the file by, by default the target's name.
-        headers: As `receive` takes them.
+        url: The URL.
+        target: The path of the complete file. The caller holds `only_one` on it.
+        expected: The hash of the content in hexadecimal digits, or its first ones; None if unknown.
+        kind: The kind of the hash: `sha256` or `git`.
+        name: The file's name for observers, by default the target's name.
+        headers: As for `receive`.
 
     Returns:
-        The hash of the content, "" where none was expected; None if it is not the one expected: then there is no file.
+        The hash of the content, "" if none was expected. None if the hash is wrong; then there is no file.
 
     Raises:
-        WeightsError: If it cannot be had.
+        WeightsError: If it cannot be downloaded.
     """
     part = part_of(target)
-    for was_begun in (part.exists(), False):
+    for is_resumed in (part.exists(), False):
         retried(
             lambda: receive(url, part, name or target.name, is_verified=expected is not None, headers=headers),
             part,
@@ -129,6 +129,6 @@ def download(
             publish(part, target)
             return digest
         part.unlink()
-        if not was_begun:  # else the beginning may have been that of another file
+        if not is_resumed:  # otherwise the first part may be from another version of the file
             break
     return None

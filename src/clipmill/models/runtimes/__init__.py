@@ -1,9 +1,9 @@
-"""What executes the towers.
+"""The runtimes, which execute the towers.
 
 - `pytorch`: torch, on CPU and CUDA
-- `onnx`, `openvino`: graphs, on ONNX Runtime (CPU and CUDA) and OpenVINO (CPU); `feeding` is what both share
-- `graphs`, `reduced`: making graphs from towers, and smaller ones from those; `store` keeps them between processes
-- `choice`: which runtime and precision a spec means on this machine; `probes`: what that is checked on
+- `onnx`, `openvino`: graphs, on ONNX Runtime (CPU and CUDA) and OpenVINO (CPU); `feeding`: code that both share
+- `graphs`, `reduced`: make graphs from towers, and graphs with smaller weights from those; `store` caches them
+- `choice`: selects a runtime and precision for a spec on this machine; `probes`: inputs to check them with
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ GRAPH_KINDS = {
     ("openvino", "bf16"): "float",
     ("openvino", "int8"): "int8-openvino",
 }
-"""Which graphs a runtime executes in a precision."""
+"""The kind of graphs for each runtime and precision."""
 
 
 def start_runtime(store: Store, combination: Combination, device: str, threads: int) -> Runtime:
-    """Start what executes a model's towers.
+    """Start the runtime of a model.
 
     Args:
-        store: The model, and where its graphs are kept.
+        store: The model and its cached graphs.
         combination: Runtime and precision.
         device: `cpu` or `cuda:X`.
         threads: Cores that this worker may use.
 
     Raises:
-        WeightsError: If the weights do not fit, or no graph can be made of them.
-        DeviceError: If this machine does not compute so.
+        WeightsError: If the weights do not fit, or no graph can be made from them.
+        DeviceError: If this machine does not support the combination.
         MissingExtraError: If the runtime is not installed.
     """
     runtime, precision = combination
@@ -51,7 +51,7 @@ def start_runtime(store: Store, combination: Combination, device: str, threads: 
         if device == "cpu":
             use_threads(threads)
         towers = store.towers
-        store.drop_towers()  # they are the runtime's from here on, and may be changed by it
+        store.drop_towers()  # the runtime owns them from here on, and may change them
         return TorchRuntime(towers, preprocessing, device, precision)
     kind = GRAPH_KINDS[combination]
     graphs, cache = store.graphs(kind), store.compiled(kind)
@@ -65,25 +65,25 @@ def start_runtime(store: Store, combination: Combination, device: str, threads: 
 
         started = OpenVinoRuntime(graphs, preprocessing, precision, threads, cache)
     if store.source.graphs is not None:
-        _try_out(started, store.source)
+        _check_graphs(started, store.source)
     return started
 
 
-def _try_out(runtime: Runtime, source: ModelSource) -> None:
-    """Run two rows through every graph that we have not made: it may be another model's, or for one row alone.
+def _check_graphs(runtime: Runtime, source: ModelSource) -> None:
+    """Run two rows through every given graph: it may belong to another model, or accept a single row only.
 
     Raises:
-        WeightsError: If a graph does not do what the model should.
+        WeightsError: If a graph does not fit its model.
     """
     from .probes import probes_of
 
-    for entrance in sorted(source.frontend.modalities):
-        told = f"the {entrance} graph of {str(source.graphs.folder)!r}" if source.graphs else entrance
+    for model_input in sorted(source.frontend.modalities):
+        name = f"the {model_input} graph of {str(source.graphs.folder)!r}" if source.graphs else model_input
         try:
-            vectors = runtime.encode(entrance, probes_of(source.frontend, entrance, rows=2))
+            vectors = runtime.encode(model_input, probes_of(source.frontend, model_input, rows=2))
         except (MemoryError, DeviceError):
             raise
-        except Exception as err:  # the runtimes' own: shapes and types that do not fit
-            raise WeightsError(f"{told} does not take what its model is given: {err}") from err
+        except Exception as err:  # the runtimes' errors, for shapes and types that do not fit
+            raise WeightsError(f"{name} does not accept the inputs of its model: {err}") from err
         if vectors.shape != (2, source.frontend.dim):
-            raise WeightsError(f"{told} returns {vectors.shape} for 2 rows; its model has {source.frontend.dim} values")
+            raise WeightsError(f"{name} returns {vectors.shape} for 2 rows; its model has {source.frontend.dim} values")

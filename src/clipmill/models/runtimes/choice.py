@@ -1,8 +1,7 @@
-"""Which runtime and precision a spec means on this machine.
+"""Select the runtime and precision for a spec on this machine.
 
-Named ones are taken or refused. What `auto` leaves open is filled with the fastest way whose vectors were found to be
-near enough to those of the float32 towers: on drawn probes, once for each model and machine, the finding kept beside
-the graphs.
+Given ones are used or refused. `auto` selects the fastest combination whose vectors are close enough to those of the
+float32 towers. That is measured on generated probes, once for each model and machine, and cached with the graphs.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger("clipmill")
 
 MIN_COSINE = 0.999
-"""What reduced precisions promise, against float32."""
+"""The smallest cosine to float32 that reduced precisions promise."""
 
 MAX_ERROR = 5e-5
-"""Largest |a - b| / |b| of float32 on the probes: half of what is promised, since probes are few."""
+"""Largest |a - b| / |b| of float32 on the probes: half of the promised bound, since there are few probes."""
 
 _ORDER = {
     "cpu": (
@@ -56,9 +55,9 @@ _ORDER = {
         Combination("onnx", "fp16"),
     ),
 }
-"""By device, fastest first as measured; behind float32 what is taken only where the precision is named."""
+"""By device, in order of measured speed; those after float32 are only used if the precision is given."""
 
-_ONLY_NAMED = ("fp16", "int8")
+_NEVER_AUTO = ("fp16", "int8")
 
 _PACKAGES = {"torch": ("torch",), "onnx": ("onnxruntime", "onnxruntime-gpu"), "openvino": ("openvino", "nncf")}
 _MODULES = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
@@ -66,12 +65,12 @@ _MODULES = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """What a spec means here.
+    """The selected runtime and precision for a spec.
 
     Attributes:
         combination: Runtime and precision.
-        figures: What the check found, for the provenance; empty where there was none.
-        runtime: Already started, where deciding needed it.
+        figures: Results of the check, for the provenance; empty without a check.
+        runtime: The runtime, if it was started for the selection.
     """
 
     combination: Combination
@@ -82,24 +81,24 @@ class Decision:
 def decide(
     store: Store, spec: EncoderSpec, device: str, threads: int, is_loaded: Callable[[Combination], bool]
 ) -> Decision:
-    """Find out what a spec means here.
+    """Select the runtime and precision for a spec on this machine.
 
     Args:
-        store: The model, and where its graphs and earlier findings are kept.
-        spec: Whose `runtime` and `precision` hold.
+        store: The model, and its cached graphs and results of checks.
+        spec: Its `runtime` and `precision` limit the selection.
         device: `cpu` or `cuda:X`.
         threads: Cores that this worker may use.
-        is_loaded: Whether this process has a model running so: then nothing is started.
+        is_loaded: Whether this process has loaded the model in a combination; then nothing is started.
 
     Raises:
-        SpecError: If this model cannot run as the spec says, on any machine.
-        DeviceError: If this machine cannot run it so.
-        WeightsError: If weights or graphs cannot be had.
-        MissingExtraError: If the runtime that was named is not installed.
+        SpecError: If no machine can run this model as the spec asks.
+        DeviceError: If this machine cannot.
+        WeightsError: If weights or graphs are not available.
+        MissingExtraError: If the given runtime is not installed.
     """
     for path in store.source.files:
         if not path.is_file():
-            raise WeightsError(f"no weights at {str(path)!r} on this machine; nothing is run with random weights")
+            raise WeightsError(f"no weights at {str(path)!r} on this machine; random weights are never used")
     possible = candidates(store, spec, device)
     if len(possible) == 1:
         (only,) = possible
@@ -111,64 +110,63 @@ def decide(
             return Decision(combination)
         try:
             decision = trial.attempt(combination)
-        except Exception as err:  # whatever a runtime raises: another one may do
-            if trial.is_hopeless or combination == possible[-1]:
+        except Exception as err:  # the errors of runtimes; another one may work
+            if trial.is_broken or combination == possible[-1]:
                 raise
-            _log.warning("%s cannot run in %s, trying the next: %s", spec.model, combination, err)
+            _log.warning("%s cannot run with %s, trying the next: %s", spec.model, combination, err)
             refusals.append(f"{combination}: {err}")
             continue
         if decision is not None:
-            _log.info("%s runs in %s: chosen by auto, %s", spec.model, combination, dict(decision.figures) or "exact")
+            _log.info("%s runs with %s (auto): %s", spec.model, combination, dict(decision.figures) or "exact")
             return decision
-        refusals.append(f"{combination}: too far from float32")
+        refusals.append(f"{combination}: vectors differ too much from float32")
     raise DeviceError(f"{spec.model} cannot run on {device} within the bounds: {'; '.join(refusals)}")
 
 
 def candidates(store: Store, spec: EncoderSpec, device: str) -> list[Combination]:
-    """Return the ways to run a model that a spec allows here, fastest first.
+    """Return the combinations that a spec allows for a model on a device, fastest first.
 
     Raises:
-        SpecError: If its towers cannot run so anywhere.
-        DeviceError: If they can, on a machine with another device.
-        MissingExtraError: If what is left is not installed.
+        SpecError: If its towers support none of them on any device.
+        DeviceError: If they do on another device.
     """
-    place = device.partition(":")[0]
-    allowed = {found for found, where in combinations(spec.runtime, spec.precision, place) if where == place}
-    able = [c for c in _ORDER[place] if c in allowed and can_run(store.source, c)]
+    kind = device.partition(":")[0]
+    allowed = {found for found, where in combinations(spec.runtime, spec.precision, kind) if where == kind}
+    able = [c for c in _ORDER[kind] if c in allowed and can_run(store.source, c)]
     if not able:
-        ways = {(c, p) for p, order in _ORDER.items() for c in order if can_run(store.source, c)}
-        asked = {(c, p) for c, p in combinations(spec.runtime, spec.precision, str(spec.device))}
+        supported = {(c, p) for p, order in _ORDER.items() for c in order if can_run(store.source, c)}
+        requested = {(c, p) for c, p in combinations(spec.runtime, spec.precision, str(spec.device))}
         message = (
             f"{spec.model} cannot run with "
             + (
                 setting("runtime", spec.runtime)
                 + ", "
                 + setting("precision", spec.precision)
-                + f" on {place}; it can in "
+                + f" on {kind}; it can in "
             )
-            + ", ".join(sorted(f"{c} on {p}" for c, p in ways))
+            + ", ".join(sorted(f"{c} on {p}" for c, p in supported))
         )
-        raise DeviceError(message) if ways & asked else SpecError(message)
-    if (graphs := store.source.graphs) is not None:  # what it was exported for, unless the spec says otherwise
+        raise DeviceError(message) if supported & requested else SpecError(message)
+    if (graphs := store.source.graphs) is not None:  # as it was exported, unless the spec differs
         if spec.precision == "auto":
             able = [c for c in able if c.precision == graphs.precision] or able
         if spec.runtime == "auto":
             able = [c for c in able if c.runtime == graphs.runtime] or able
     if spec.precision == "auto" and store.source.auto_precision is not None:
         able = [c for c in able if c.precision == store.source.auto_precision] or able
-    if spec.precision == "auto" and any(c.precision not in _ONLY_NAMED for c in able):
-        able = [c for c in able if c.precision not in _ONLY_NAMED]
+    if spec.precision == "auto" and any(c.precision not in _NEVER_AUTO for c in able):
+        able = [c for c in able if c.precision not in _NEVER_AUTO]
     if spec.runtime == "auto" and len({c.runtime for c in able}) > 1:
         able = [c for c in able if importlib.util.find_spec(_MODULES[c.runtime])] or able[:1]
-        if place == "cuda" and any(c.runtime == "torch" for c in able):
+        if kind == "cuda" and any(c.runtime == "torch" for c in able):
             able = [c for c in able if c.runtime == "torch"]
-    if spec.precision == "auto" and place == "cpu" and not has_native_bfloat16():
+    if spec.precision == "auto" and kind == "cpu" and not has_native_bfloat16():
         able = [c for c in able if c.precision != "bf16"] or able
     return able
 
 
 def measure(store: Store, combination: Combination, device: str, threads: int) -> dict[str, Any]:
-    """Return what a check finds of one way to run a model, for its provenance.
+    """Check one combination for a model, and return the results for its provenance.
 
     Args:
         store: The model.
@@ -177,51 +175,51 @@ def measure(store: Store, combination: Combination, device: str, threads: int) -
         threads: Cores that this worker may use.
 
     Raises:
-        WeightsError: If it cannot run so.
+        WeightsError: If it cannot run.
     """
     figures = _Trial(store, device, threads).figures(combination)
-    _warn_if_far(combination, figures)
-    return _told(figures)
+    _warn_if_inaccurate(combination, figures)
+    return _provenance(figures)
 
 
 def can_run(source: ModelSource, combination: Combination) -> bool:
-    """Tell whether a model can run so: its towers in every runtime that it names, graphs as they were made."""
+    """Return whether a model supports a combination: towers by their runtimes, exported graphs by their kind."""
     if combination.runtime not in source.runtimes:
         return False
     return source.graphs is None or source.graphs.kind == GRAPH_KINDS[combination]
 
 
 class _Trial:
-    """Starts candidates and measures them; the float32 vectors are computed once, for the first that needs them."""
+    """Starts and measures candidates; the float32 vectors of the probes are computed once, when first needed."""
 
     def __init__(self, store: Store, device: str, threads: int) -> None:
         self._store = store
         self._device = device
         self._threads = threads
-        self.is_hopeless = False
-        """Whether the towers themselves cannot be run: no candidate can be, then."""
+        self.is_broken = False
+        """Whether the float32 towers cannot run, so that no candidate can."""
 
     def insist(self, combination: Combination) -> Decision:
-        """Start the only way there is; where its graphs are new it is measured, and a warning says if it is far off."""
+        """Start the only candidate. If its graphs are new, measure it, and warn if it is inaccurate."""
         figures = self._known(combination)
         if combination.runtime == "torch" or figures is not None or self._store.source.graphs is not None:
             runtime = self._start(combination)
-            return Decision(combination, _told(figures), runtime)
+            return Decision(combination, _provenance(figures), runtime)
         kind = GRAPH_KINDS[combination]
         self._store.graphs(kind)
         if not self._store.was_made(kind):
             return Decision(combination, {}, self._start(combination))
         runtime, figures = self._measured(combination)
-        _warn_if_far(combination, figures)
-        return Decision(combination, _told(figures), runtime)
+        _warn_if_inaccurate(combination, figures)
+        return Decision(combination, _provenance(figures), runtime)
 
     def attempt(self, combination: Combination) -> Decision | None:
-        """Start and measure one of several candidates; None if its vectors are too far from float32."""
+        """Start and measure one of several candidates; return None if its vectors differ too much from float32."""
         if self._is_reference(combination):
             return Decision(combination, {}, self._start(combination))
         runtime, figures = None, self._known(combination)
         if figures is None:
-            with self._store.finding_out("check", self._parts(combination)):
+            with self._store.locked_note("check", self._parts(combination)):
                 figures = self._known(combination)  # another process may have been first
                 if figures is None:
                     runtime, figures = self._measured(combination)
@@ -229,24 +227,24 @@ class _Trial:
             raise ClipmillError(str(figures["failed"]))
         if not _is_good(combination, figures):
             _log.info(
-                "%s is not taken: on the probes its smallest cosine against float32 is %.6f, its largest error %.1e",
+                "%s is not used: on the probes its smallest cosine against float32 is %.6f, its largest error %.1e",
                 combination, figures["cosine"], figures["error"],
             )  # fmt: skip
             return None
-        return Decision(combination, _told(figures), runtime or self._start(combination))
+        return Decision(combination, _provenance(figures), runtime or self._start(combination))
 
     def figures(self, combination: Combination) -> dict[str, Any]:
-        """Return what is known of a way to run the model, measured now if it is not."""
+        """Return the results for a combination, measured now if they are not cached."""
         known = self._known(combination)
         return self._measured(combination)[1] if known is None or "failed" in known else known
 
     def is_known_good(self, combination: Combination) -> bool:
-        """Tell whether a candidate needs no measuring."""
+        """Return whether a candidate is known to be accurate without measuring it."""
         figures = self._known(combination)
         return self._is_reference(combination) or (figures is not None and _is_good(combination, figures))
 
     def _is_reference(self, combination: Combination) -> bool:
-        """Tell whether a combination is exact by what it is: the towers, or graphs whose towers are elsewhere."""
+        """Return whether a combination is exact by definition: float32 in torch, or in exported graphs."""
         if combination.precision != "fp32":
             return False
         return combination.runtime == "torch" or self._store.source.graphs is not None
@@ -255,17 +253,17 @@ class _Trial:
         return start_runtime(self._store, combination, self._device, self._threads)
 
     def _measured(self, combination: Combination) -> tuple[Runtime, dict[str, Any]]:
-        """Start a runtime, measure it and write down what was found."""
+        """Start a runtime, measure it and cache the results."""
         try:
-            _ = self._reference  # before a runtime turns the towers into another precision
+            _ = self._reference  # before a runtime converts the towers to another precision
         except Exception:
-            self.is_hopeless = True
+            self.is_broken = True
             raise
         try:
             runtime = self._start(combination)
             vectors = {e: runtime.encode(e, probes_of(self._store.source.frontend, e)) for e in self._reference}
         except (OSError, MemoryError, MissingExtraError, DeviceError):
-            raise  # another try may go well
+            raise  # a retry may succeed
         except Exception as err:
             self._remember(combination, {"failed": f"{type(err).__name__}: {err}"})
             raise
@@ -278,10 +276,11 @@ class _Trial:
 
     @functools.cached_property
     def _reference(self) -> dict[str, np.ndarray]:
-        """The float32 vectors of the probes, by entrance; from the CPU, whatever is measured.
+        """The float32 vectors of the probes, by model input; always computed on the CPU.
 
-        A GPU may be too small for the towers twice, or only ONNX Runtime's to use; graphs are made of towers on the
-        CPU. Without `normalised_image`: it is the same graph less its first nodes, and would be held a second time.
+        A GPU may be too small for two copies of the towers, or only ONNX Runtime may support it; graphs are made from
+        towers on the CPU. `normalised_image` is left out: its graph is that of `image` without the first nodes, and
+        would be loaded a second time.
         """
         frontend = self._store.source.frontend
         if self._store.source.graphs is None:
@@ -293,8 +292,8 @@ class _Trial:
             name = "onnx" if importlib.util.find_spec("onnxruntime") else "openvino"
             runtime = start_runtime(self._store, Combination(name, "fp32"), "cpu", self._threads)
         return {
-            entrance: runtime.encode(entrance, probes_of(frontend, entrance))
-            for entrance in sorted(frontend.modalities)
+            model_input: runtime.encode(model_input, probes_of(frontend, model_input))
+            for model_input in sorted(frontend.modalities)
         }
 
     def _known(self, combination: Combination) -> dict[str, Any] | None:
@@ -304,19 +303,19 @@ class _Trial:
         self._store.remember("check", self._parts(combination), figures)
 
     def _parts(self, combination: Combination) -> dict[str, Any]:
-        """What a finding depends on beside the model: the way it runs, versions, the processor or GPU."""
-        place = processor() if self._device == "cpu" else _gpu(self._device, combination.runtime)
-        return {"way": list(combination), "on": place, "versions": versions(*_PACKAGES[combination.runtime])}
+        """Return what results depend on besides the model: the combination, versions, the processor or GPU."""
+        hardware = processor() if self._device == "cpu" else _gpu(self._device, combination.runtime)
+        return {"way": list(combination), "on": hardware, "versions": versions(*_PACKAGES[combination.runtime])}
 
 
 def _gpu(device: str, runtime: str) -> str:
-    """Return a GPU's name, from torch where torch runs on it, else from its driver."""
+    """Return a GPU's name, from torch if torch runs on it, else from its driver."""
     if runtime == "torch":
         import torch
 
         return torch.cuda.get_device_name(device)
-    told = [path.read_text() for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))]
-    names = re.findall(r"^Model:\s*(.*)$", "\n".join(told), re.MULTILINE)
+    reports = [path.read_text() for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))]
+    names = re.findall(r"^Model:\s*(.*)$", "\n".join(reports), re.MULTILINE)
     number = int(device.partition(":")[2] or 0)
     return names[number] if number < len(names) else device
 
@@ -329,15 +328,15 @@ def _is_good(combination: Combination, figures: Mapping[str, Any]) -> bool:
     return bool(figures["cosine"] >= MIN_COSINE)
 
 
-def _warn_if_far(combination: Combination, figures: Mapping[str, Any]) -> None:
+def _warn_if_inaccurate(combination: Combination, figures: Mapping[str, Any]) -> None:
     if not _is_good(combination, figures):
         _log.warning(
-            "%s is taken since it was named: on the probes its smallest cosine against float32 is %.6f, its largest"
-            " error %.1e; auto takes a cosine of %s, and of float32 an error of %s",
+            "%s is used as requested, but on the probes its smallest cosine against float32 is %.6f and its largest"
+            " error %.1e; auto requires a cosine of %s, and for float32 an error of %s",
             combination, figures["cosine"], figures["error"], MIN_COSINE, MAX_ERROR,
         )  # fmt: skip
 
 
-def _told(figures: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the figures as the provenance holds them."""
+def _provenance(figures: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the figures for the provenance."""
     return {"checked_cosine": round(figures["cosine"], 6)} if figures and "cosine" in figures else {}

@@ -1,8 +1,9 @@
-"""Graphs made from the towers: what ONNX Runtime and OpenVINO execute.
+"""Make graphs from towers, for ONNX Runtime and OpenVINO.
 
-A folder of graphs holds one file for each entrance and the weights beside them (`*.data`): those of the image tower
-once, for both of its entrances. Rows and, for texts, tokens are free; images arrive as uint8 crops and are normalised
-by the graph's first nodes, in the reference's own order (divide by 255, subtract, divide), or go past them.
+A folder of graphs has one file for each model input, and the weights next to them (`*.data`); both inputs of the image
+tower share its weights. The dimensions of rows and, for texts, of tokens are dynamic. The graph of `image` takes uint8
+crops and normalises them in its first nodes, in the order of the reference (divide by 255, subtract, divide); that of
+`normalised_image` takes normalised images.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 _OPSET_DOMAIN = ""
 _EXAMPLE_ROWS, _EXAMPLE_TOKENS = 3, 7
-"""Sizes of the examples that graphs are traced with: neither 0 nor 1, which would be taken for constants."""
+"""Sizes of the examples that graphs are traced with; neither 0 nor 1, which would become constants."""
 
 
 def make_graphs(towers: Mapping[str, torch.nn.Module], frontend: Frontend, folder: Path) -> Graphs:
@@ -40,19 +41,19 @@ def make_graphs(towers: Mapping[str, torch.nn.Module], frontend: Frontend, folde
         folder: An empty directory.
 
     Returns:
-        The graphs, not marked as whole yet.
+        The graphs, not yet marked as complete.
 
     Raises:
-        MissingExtraError: Without the packages that make graphs.
-        WeightsError: If a tower cannot be turned into a graph.
+        MissingExtraError: If the packages that make graphs are not installed.
+        WeightsError: If a tower cannot be converted to a graph.
     """
     files = {}
     for modality, tower in towers.items():
-        entrance = "normalised_image" if modality == "image" else modality
-        names, examples, free = _example(modality, frontend)
-        file = f"{entrance}.onnx"
-        _trace(tower, examples, names, free, folder / file, f"{modality}.data")
-        files[entrance] = file
+        model_input = "normalised_image" if modality == "image" else modality
+        names, examples, dynamic = _example(modality, frontend)
+        file = f"{model_input}.onnx"
+        _trace(tower, examples, names, dynamic, folder / file, f"{modality}.data")
+        files[model_input] = file
     if "image" in towers:
         assert frontend.image is not None
         files["image"] = "image.onnx"
@@ -75,7 +76,7 @@ def require(package: str, extra: str, purpose: str) -> Any:
 
 
 def _example(modality: str, frontend: Frontend) -> tuple[list[str], list[np.ndarray], list[dict[int, str]]]:
-    """Return the names of a tower's inputs, an example of each, and which of their dimensions are free."""
+    """Return the names of a tower's inputs, an example of each, and their dynamic dimensions."""
     if modality == "image":
         assert frontend.image is not None
         size = frontend.image.image_size
@@ -85,27 +86,27 @@ def _example(modality: str, frontend: Frontend) -> tuple[list[str], list[np.ndar
         context = frontend.text.tokenizer.context_length
         length = context if frontend.text.fixed_length else min(_EXAMPLE_TOKENS, context)
         rows = [np.arange(1, length + 1, dtype=np.int64)] * _EXAMPLE_ROWS
-        free = {0: "rows"} if frontend.text.fixed_length else {0: "rows", 1: "tokens"}
+        dynamic = {0: "rows"} if frontend.text.fixed_length else {0: "rows", 1: "tokens"}
         inputs = list(frontend.text.batch(rows))
-        return ["input_ids", "attention_mask"][: len(inputs)], inputs, [free] * len(inputs)
-    raise WeightsError(f"no graph can be made of a tower for {modality}", hint=setting("runtime", "torch") + " runs it")
+        return ["input_ids", "attention_mask"][: len(inputs)], inputs, [dynamic] * len(inputs)
+    raise WeightsError(f"no graph can be made of a tower for {modality}", hint="use " + setting("runtime", "torch"))
 
 
 def _trace(
     tower: torch.nn.Module,
     examples: Sequence[np.ndarray],
     names: Sequence[str],
-    free: Sequence[Mapping[int, str]],
+    dynamic: Sequence[Mapping[int, str]],
     path: Path,
     data: str,
 ) -> None:
-    """Write one tower as a graph whose weights stand in the file `data` beside it."""
+    """Write one tower as a graph with its weights in the file `data` next to it."""
     purpose = "making graphs of a model"
     for package in ("onnx", "onnxscript"):
         require(package, "onnx", purpose)
     import torch
 
-    dynamic = tuple({axis: torch.export.Dim.DYNAMIC for axis in axes} for axes in free)
+    dims = tuple({axis: torch.export.Dim.DYNAMIC for axis in axes} for axes in dynamic)
     try:
         with torch.no_grad(), _quiet():
             program = torch.onnx.export(
@@ -115,25 +116,25 @@ def _trace(
                 verbose=False,
                 input_names=list(names),
                 output_names=["vectors"],
-                dynamic_shapes=dynamic,
+                dynamic_shapes=dims,
             )
         assert program is not None
         _save(program.model, path, data)
     except (OSError, MemoryError):
         raise
-    except Exception as err:  # the exporter's own many kinds: all mean that this tower has no graph
+    except Exception as err:  # the exporter's errors of many kinds: all mean that this tower has no graph
         reason = str(err).strip().splitlines()
         raise WeightsError(
             f"no graph could be made of the {path.stem} tower: {type(err).__name__}: {reason[0] if reason else ''}",
-            hint=setting("runtime", "torch") + " runs it",
+            hint="use " + setting("runtime", "torch"),
         ) from err
 
 
 def _save(model: Any, path: Path, data: str) -> None:
-    """Write a graph, all weights of more than a kilobyte in one file beside it."""
+    """Write a graph, with all weights of more than a kilobyte in one file next to it."""
     import onnx_ir
 
-    # nodes carry the traces and Python lines that they came from: a megabyte, and paths of this machine
+    # nodes have stack traces with the Python code that made them: a megabyte, and local paths
     for node in model.graph.all_nodes():
         node.metadata_props.clear()
         node.doc_string = None
@@ -142,7 +143,7 @@ def _save(model: Any, path: Path, data: str) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's notes about itself out of users' logs."""
+    """Keep the exporter's internal messages out of users' logs."""
     logs = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir", "onnxscript")]
     levels = [log.level for log in logs]
     for log in logs:
@@ -157,14 +158,14 @@ def _quiet() -> Iterator[None]:
 
 
 def prepend_normalisation(source: Path, target: Path, preprocessing: Preprocessing) -> None:
-    """Write a graph that takes uint8 crops (n, S, S, 3) out of one that takes normalised images (n, 3, S, S).
+    """Turn a graph for normalised images (n, 3, S, S) into one for uint8 crops (n, S, S, 3).
 
     Both refer to the same weights.
 
     Args:
         source: A graph with the input `pixel_values`, float32.
         target: The file to write, in the same folder.
-        preprocessing: Whose mean and standard deviation are built in.
+        preprocessing: Has the mean and standard deviation.
     """
     import onnx
     from onnx import TensorProto, helper

@@ -19,7 +19,7 @@ from .feeding import feed, normalise, route, translated
 from .graphs import require
 
 TENSORRT = "CLIPMILL_TENSORRT"
-"""Set to 1 in the environment, CUDA devices are driven by TensorRT: minutes for each new shape, then faster."""
+"""Environment variable; with 1, CUDA devices use TensorRT: it takes minutes for each new shape, and is then faster."""
 
 _TYPES = {
     "tensor(float)": np.float32,
@@ -31,7 +31,7 @@ _TYPES = {
 
 
 class OnnxRuntime:
-    """Executes graphs with ONNX Runtime. Sessions start when their entrance is first used."""
+    """Executes graphs with ONNX Runtime; a session for each model input."""
 
     name = "onnx"
 
@@ -44,19 +44,19 @@ class OnnxRuntime:
         threads: int,
         cache: Path,
     ) -> None:
-        """Start the sessions of every entrance but `normalised_image`, which is seldom used.
+        """Start the sessions of all model inputs; that of `normalised_image`, which is rare, starts when first used.
 
         Args:
-            graphs: Of the precision.
-            preprocessing: For graphs that do not normalise.
+            graphs: The graphs for the precision.
+            preprocessing: Normalises crops for graphs that do not.
             device: `cpu` or `cuda:X`.
-            precision: What the graphs compute in: `fp32`, `fp16` or `int8`.
+            precision: The precision of the graphs: `fp32`, `fp16` or `int8`.
             threads: Cores that this worker may use.
-            cache: A folder for what TensorRT compiles.
+            cache: A folder for the engines that TensorRT compiles.
 
         Raises:
             MissingExtraError: If ONNX Runtime is not installed.
-            DeviceError: If the GPU asked for cannot be used.
+            DeviceError: If the requested GPU cannot be used.
             WeightsError: If a graph cannot be read.
         """
         self.device = device
@@ -69,65 +69,65 @@ class OnnxRuntime:
         self._sessions: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._providers = self._choose_providers()
-        for entrance in graphs.files:
-            if entrance != "normalised_image" or "image" not in graphs.files:
-                self._session(entrance)
+        for model_input in graphs.files:
+            if model_input != "normalised_image" or "image" not in graphs.files:
+                self._session(model_input)
 
-    def encode(self, entrance: str, inputs: Sequence[np.ndarray]) -> np.ndarray:
+    def encode(self, model_input: str, inputs: Sequence[np.ndarray]) -> np.ndarray:
         """See `Runtime.encode`."""
-        served = route(entrance, self._graphs.files, self._preprocessing)
-        if served != entrance:
+        graph = route(model_input, self._graphs.files, self._preprocessing)
+        if graph != model_input:
             assert self._preprocessing is not None
             inputs = [normalise(inputs[0], self._preprocessing)]
-        session = self._session(served)
-        wanted = {node.name: np.dtype(_TYPES.get(node.type, np.float32)) for node in session.get_inputs()}
-        values = feed(inputs, wanted, served)
+        session = self._session(graph)
+        expected = {node.name: np.dtype(_TYPES.get(node.type, np.float32)) for node in session.get_inputs()}
+        values = feed(inputs, expected, graph)
         try:
             vectors = session.run(None, values)[0]
-        except Exception as err:  # its own exceptions share no base of theirs
+        except Exception as err:  # its exceptions have no common base class
             problem = translated(err, self.device)
             if problem is err:
                 raise
         else:
             return np.asarray(vectors, np.float32)
-        # outside of the handler: the error's traceback would keep the memory of the failed call
+        # outside the handler, since the error's traceback would keep the memory of the failed call
         raise problem
 
     def _choose_providers(self) -> list[Any]:
         if self.device == "cpu":
             return ["CPUExecutionProvider"]
-        offered = self._ort.get_available_providers()
-        if "CUDAExecutionProvider" not in offered:
+        available = self._ort.get_available_providers()
+        if "CUDAExecutionProvider" not in available:
             raise DeviceError(
                 (setting("device", self.device) + " with " + setting("runtime", "onnx"))
-                + " needs a build of ONNX Runtime for GPUs; this one offers"
-                f" {', '.join(offered)}: pip uninstall onnxruntime && pip install 'clipmill[onnx-gpu]'"
+                + " needs a build of ONNX Runtime for GPUs; this one has"
+                f" {', '.join(available)}: pip uninstall onnxruntime && pip install 'clipmill[onnx-gpu]'"
             )
         if importlib.util.find_spec("torch") is not None and hasattr(self._ort, "preload_dlls"):
-            self._ort.preload_dlls()  # CUDA's libraries where torch's packages brought them
+            self._ort.preload_dlls()  # CUDA's libraries from torch's packages
         number = {"device_id": int(self.device.partition(":")[2] or 0)}
-        # results of float32 are promised to 1e-4: not with 10 bits of mantissa
+        # float32 results are promised within 1e-4, which the 10-bit mantissa of TF32 does not give
         providers: list[Any] = [("CUDAExecutionProvider", {**number, "use_tf32": 0}), "CPUExecutionProvider"]
         if os.environ.get(TENSORRT) == "1":
             cache = {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(self._cache / "tensorrt")}
             providers.insert(0, ("TensorrtExecutionProvider", {**number, **cache}))
         return providers
 
-    def _session(self, entrance: str) -> Any:
+    def _session(self, model_input: str) -> Any:
         with self._lock:
-            if entrance not in self._sessions:
-                self._sessions[entrance] = self._start(self._graphs.path(entrance))
-            return self._sessions[entrance]
+            if model_input not in self._sessions:
+                self._sessions[model_input] = self._start(self._graphs.path(model_input))
+            return self._sessions[model_input]
 
     def _start(self, path: Path) -> Any:
         options = self._ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
-        # decoding threads share the cores: waiting ones must not burn them
+        # decoding threads share the cores, so waiting threads must not spin
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         if self.device != "cpu":
-            # what comes after it are layouts for CPUs; on float16 graphs 1.31 dies of them
+            # higher levels only add layouts for CPUs, which crash 1.31 on float16 graphs
             options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         try:
             session = self._ort.InferenceSession(str(path), options, providers=self._providers)
@@ -136,35 +136,35 @@ class OnnxRuntime:
         self._check_provider(session.get_providers())
         return session
 
-    def _check_provider(self, taken: Sequence[str]) -> None:
-        """Refuse what ONNX Runtime does by itself: to fall back to another provider with a line in its log."""
+    def _check_provider(self, active: Sequence[str]) -> None:
+        """Refuse a fallback to another provider, which ONNX Runtime only logs."""
         first = self._providers[0]
-        wanted = first if isinstance(first, str) else first[0]
-        if taken[0] != wanted:
+        requested = first if isinstance(first, str) else first[0]
+        if active[0] != requested:
             raise DeviceError(
-                f"{wanted} was asked for (" + setting("device", self.device) + ")"
-                f" and ONNX Runtime fell back to {taken[0]}: the GPU"
-                " or the CUDA, cuDNN or TensorRT libraries of this build are not here"
+                f"{requested} was requested (" + setting("device", self.device) + ")"
+                f", but ONNX Runtime uses {active[0]}: the GPU"
+                " or the CUDA, cuDNN or TensorRT libraries of this build are missing"
             )
 
 
 def resolve_device(device: str) -> str:
-    """Choose the device that a spec means on this machine, where ONNX Runtime is what executes.
+    """Resolve the device of a spec on this machine for ONNX Runtime.
 
     Args:
         device: `auto`, `cuda` or `cuda:X`.
 
     Returns:
-        `cpu` or `cuda:X`. Whether the GPU can really be used is seen when the first session starts.
+        `cpu` or `cuda:X`. Whether the GPU is usable is only known when the first session starts.
 
     Raises:
-        DeviceError: If a GPU was asked for that is not here.
+        DeviceError: If the requested GPU does not exist.
     """
     ort = require("onnxruntime", "onnx", setting("runtime", "onnx"))
-    gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))  # not there in some containers: then 0 is not known
+    gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))  # missing in some containers, so 0 may mean unknown
     if device == "auto":
         return "cuda:0" if "CUDAExecutionProvider" in ort.get_available_providers() else "cpu"
     index = int(device.partition(":")[2] or 0)
     if gpus and index >= gpus:
-        raise DeviceError(setting("device", device) + f" was asked for; CUDA devices here: {gpus}, numbered from 0")
+        raise DeviceError(setting("device", device) + f" does not exist; CUDA devices here: {gpus}, numbered from 0")
     return f"cuda:{index}"

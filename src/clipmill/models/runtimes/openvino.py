@@ -26,13 +26,13 @@ from .store import is_writable
 _log = logging.getLogger("clipmill")
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
-"""What is computed in where the graph says floating point."""
+"""The type of floating-point computations for each precision."""
 
 _TYPES = {"f32": np.float32, "f16": np.float16, "u8": np.uint8, "i32": np.int32, "i64": np.int64}
 
 
 class OpenVinoRuntime:
-    """Executes graphs with OpenVINO. bfloat16 is a way to compute the float32 graphs, int8 has graphs of its own."""
+    """Executes graphs with OpenVINO. bfloat16 uses the float32 graphs; int8 has separate graphs."""
 
     name = "openvino"
     device = "cpu"
@@ -40,18 +40,18 @@ class OpenVinoRuntime:
     def __init__(
         self, graphs: Graphs, preprocessing: Preprocessing | None, precision: str, threads: int, cache: Path
     ) -> None:
-        """Compile every entrance but `normalised_image`, which is seldom used; or read what was compiled earlier.
+        """Compile the graphs of all model inputs, or load them compiled; `normalised_image`, which is rare, when used.
 
         Args:
-            graphs: `float` ones, or for `int8` quantised ones.
-            preprocessing: For graphs that do not normalise.
+            graphs: `float` ones, or quantised ones for `int8`.
+            preprocessing: Normalises crops for graphs that do not.
             precision: `fp32`, `bf16` or `int8`.
             threads: Cores that this worker may use.
-            cache: A folder for what is compiled.
+            cache: A folder for compiled graphs.
 
         Raises:
             MissingExtraError: If OpenVINO is not installed.
-            DeviceError: If this processor does not compute in the precision itself.
+            DeviceError: If this processor does not support the precision natively.
             WeightsError: If a graph cannot be read.
         """
         self.precision = precision
@@ -63,56 +63,55 @@ class OpenVinoRuntime:
         self._preprocessing = preprocessing
         self._requests: dict[str, Any] = {}
         self._lock = threading.Lock()
-        able = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        if precision == "bf16" and "BF16" not in able:
+        supported = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if precision == "bf16" and "BF16" not in supported:
             raise DeviceError(
-                setting("precision", "bf16")
-                + " needs a processor that multiplies bfloat16 itself (avx512_bf16 or amx_bf16);"
-                f" OpenVINO finds {', '.join(able)} on this one"
+                setting("precision", "bf16") + " needs a processor with native bfloat16 (avx512_bf16 or amx_bf16);"
+                f" OpenVINO finds {', '.join(supported)} on this one"
             )
         self._settings = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
             "EXECUTION_MODE_HINT": "PERFORMANCE",
             "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": "1",  # calls come one at a time: one stream with all the threads
+            "NUM_STREAMS": "1",  # calls are sequential: one stream uses all the threads
             "INFERENCE_NUM_THREADS": threads,
-            # pinned, the threads of two workers would sit on the same cores
+            # with pinning, the threads of two workers would share the same cores
             "ENABLE_CPU_PINNING": False,
         }
-        for entrance in graphs.files:
-            if entrance != "normalised_image" or "image" not in graphs.files:
-                self._request(entrance)
+        for model_input in graphs.files:
+            if model_input != "normalised_image" or "image" not in graphs.files:
+                self._request(model_input)
 
-    def encode(self, entrance: str, inputs: Sequence[np.ndarray]) -> np.ndarray:
+    def encode(self, model_input: str, inputs: Sequence[np.ndarray]) -> np.ndarray:
         """See `Runtime.encode`."""
-        served = route(entrance, self._graphs.files, self._preprocessing)
-        if served != entrance:
+        graph = route(model_input, self._graphs.files, self._preprocessing)
+        if graph != model_input:
             assert self._preprocessing is not None
             inputs = [normalise(inputs[0], self._preprocessing)]
-        request = self._request(served)
-        wanted = {
+        request = self._request(graph)
+        expected = {
             node.get_any_name(): np.dtype(_TYPES.get(node.get_element_type().get_type_name(), np.float32))
             for node in request.model_inputs
         }
-        values = feed(inputs, wanted, served)
+        values = feed(inputs, expected, graph)
         try:
-            # a copy: the request writes the next call's vectors into the same memory
+            # a copy, since the next call overwrites the request's memory
             return np.array(request.infer(values, share_inputs=True)[request.model_outputs[0]], np.float32)
         except RuntimeError as err:
             problem = translated(err, self.device)
             if problem is err:
                 raise
-        # outside of the handler: the error's traceback would keep the memory of the failed call
+        # outside the handler, since the error's traceback would keep the memory of the failed call
         raise problem
 
-    def _request(self, entrance: str) -> Any:
+    def _request(self, model_input: str) -> Any:
         with self._lock:
-            if entrance not in self._requests:
-                self._requests[entrance] = self._compile(self._graphs.path(entrance)).create_infer_request()
-            return self._requests[entrance]
+            if model_input not in self._requests:
+                self._requests[model_input] = self._compile(self._graphs.path(model_input)).create_infer_request()
+            return self._requests[model_input]
 
     def _compile(self, path: Path) -> Any:
-        """Compile a graph, or read what an earlier process compiled."""
+        """Compile a graph, or load one that an earlier process compiled."""
         cache = self._compiled_folder(path)
         marker = cache / "whole"
         try:
@@ -123,7 +122,7 @@ class OpenVinoRuntime:
             else:
                 with locked(cache.with_suffix(".lock"), f"the compiled {path.stem}"):
                     if not marker.is_file():
-                        shutil.rmtree(cache, ignore_errors=True)  # of a process that was killed while it wrote
+                        shutil.rmtree(cache, ignore_errors=True)  # left by a process that was killed while writing
                     model = self._core.compile_model(str(path), "CPU", {**self._settings, "CACHE_DIR": str(cache)})
                     marker.touch()
         except RuntimeError as err:
@@ -136,10 +135,11 @@ class OpenVinoRuntime:
         return self._cache / hashlib.sha256(parts.encode()).hexdigest()[:16]
 
     def _check(self, model: Any) -> None:
-        """Refuse another precision or device than the one asked for."""
+        """Refuse a precision or device other than the requested one."""
         found = model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         if found != _HINTS[self.precision]:
-            raise DeviceError(setting("precision", self.precision) + f" was asked for and OpenVINO computes in {found}")
+            asked = setting("precision", self.precision)
+            raise DeviceError(asked + f" was requested, but OpenVINO computes in {found}")
         devices = list(model.get_property("EXECUTION_DEVICES"))
         if devices != ["CPU"]:
-            raise DeviceError(f"OpenVINO was to run on the CPU and runs on {', '.join(devices)}")
+            raise DeviceError(f"OpenVINO should run on the CPU, but runs on {', '.join(devices)}")

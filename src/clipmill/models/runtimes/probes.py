@@ -1,4 +1,4 @@
-"""Drawn inputs for every entrance of a model: what fast ways to run it are checked on, the same on every machine."""
+"""Generated inputs for every model input, to check fast runtimes with; they are the same on every machine."""
 
 from __future__ import annotations
 
@@ -23,39 +23,39 @@ _CAPTIONS = (
     "quarterly revenue by region, 2019–2024",
 )
 ROWS = 6
-"""Rows of each entrance in a check."""
+"""Rows of each model input in a check."""
 
 _SIDE = 224
 """Pixels of a picture."""
-_SECONDS_OF_SOUND = 1.0
+_AUDIO_SECONDS = 1.0
 
 
-def probes_of(frontend: Frontend, entrance: str, *, rows: int = ROWS, seed: int = 0) -> tuple[np.ndarray, ...]:
-    """Return what `Runtime.encode` is given.
+def probes_of(frontend: Frontend, model_input: str, *, rows: int = ROWS, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """Return probes, as `Runtime.encode` takes them.
 
     Args:
         frontend: How the model's values are prepared.
-        entrance: `image`, `normalised_image`, `text` or `audio`.
+        model_input: `image`, `normalised_image`, `text` or `audio`.
         rows: How many of them.
-        seed: Others are other pictures, captions and sounds.
+        seed: Another seed gives other images, captions and audio.
     """
-    if entrance == "text":
+    if model_input == "text":
         assert frontend.text is not None
         captions = [_CAPTIONS[(seed + number) % len(_CAPTIONS)] for number in range(rows)]
         return frontend.text.batch([frontend.text.tokenizer(caption)[0] for caption in captions])
-    if entrance in ("image", "normalised_image"):
+    if model_input in ("image", "normalised_image"):
         assert frontend.image is not None
-        crops = np.stack([crop_image(_picture(seed + n), frontend.image) for n in range(rows)])
-        return (crops,) if entrance == "image" else (normalise(crops, frontend.image),)
-    if entrance == "audio":
+        crops = np.stack([crop_image(_image(seed + n), frontend.image) for n in range(rows)])
+        return (crops,) if model_input == "image" else (normalise(crops, frontend.image),)
+    if model_input == "audio":
         assert frontend.audio is not None
-        return (_sounds(frontend.audio.sample_rate, frontend.audio.min_samples, rows, seed) * frontend.audio.scale,)
-    raise WeightsError(f"there is no probe for {entrance}")
+        return (_waveforms(frontend.audio.sample_rate, frontend.audio.min_samples, rows, seed) * frontend.audio.scale,)
+    raise WeightsError(f"there is no probe for {model_input}")
 
 
 @functools.cache
-def _picture(number: int) -> Image.Image:
-    """Return polygons on a grained ground, in colours that stand off from it: as hard as photographs are to int8."""
+def _image(number: int) -> Image.Image:
+    """Return polygons on a noisy background in contrasting colours: as hard for int8 as photographs are."""
     rng = np.random.default_rng(number)
     ground = rng.uniform(0, 255, 3)
     pixels = np.full((_SIDE, _SIDE, 3), ground)
@@ -71,10 +71,10 @@ def _picture(number: int) -> Image.Image:
     return picture
 
 
-def _sounds(sample_rate: int, min_samples: int, rows: int, seed: int) -> np.ndarray:
-    """Return (rows, 1, samples) float32 in [-1, 1]: gliding tones over noise."""
+def _waveforms(sample_rate: int, min_samples: int, rows: int, seed: int) -> np.ndarray:
+    """Return (rows, 1, samples) float32 in [-1, 1]: tones of rising pitch with noise."""
     rng = np.random.default_rng(seed)
-    seconds = np.arange(max(min_samples, int(sample_rate * _SECONDS_OF_SOUND))) / sample_rate
+    seconds = np.arange(max(min_samples, int(sample_rate * _AUDIO_SECONDS))) / sample_rate
     low, high = rng.uniform(100, 1_000, (2, rows, 1, 1))
     tones = np.sin(2 * np.pi * (low + high * seconds) * seconds)
     return (0.5 * tones + rng.normal(0, 0.05, tones.shape)).clip(-1, 1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The torch runtime: the towers themselves, on a CPU or a CUDA device."""
+"""The torch runtime: executes the towers directly, on a CPU or a CUDA device."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from ..support_matrix import has_native_bfloat16
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-_MULTIPLYING = (torch.nn.Linear, torch.nn.modules.conv._ConvNd, torch.nn.MultiheadAttention)
-"""Modules whose weights are kept in the reduced precision; the rest (norms, embeddings, positions) is cheap."""
+_REDUCED_MODULES = (torch.nn.Linear, torch.nn.modules.conv._ConvNd, torch.nn.MultiheadAttention)
+"""Modules whose weights are converted to the reduced precision; the rest (norms, embeddings) costs little."""
 
 
 class TorchRuntime:
-    """Executes the towers as they are.
+    """Executes the towers directly.
 
-    Images arrive as uint8 crops and are normalised on the device, by the reference's own operations in its own order
-    (divide by 255, subtract the mean, divide by the standard deviation), so that float32 results agree to the bit.
+    Images are uint8 crops, normalised on the device with the operations of the reference in the same order (divide by
+    255, subtract the mean, divide by the standard deviation), so that float32 results are bit-identical.
 
-    In bf16 and fp16 the multiplications are done in that precision, on weights that are kept in it; sums along the
-    network, norms and softmax stay in float32, which costs little and keeps the vectors near.
+    In bf16 and fp16, multiplications run in that precision, on weights converted to it. Residual sums, norms and
+    softmax stay in float32, which costs little and keeps the vectors close.
     """
 
     name = "torch"
@@ -42,13 +42,13 @@ class TorchRuntime:
         """Move the towers to their device.
 
         Args:
-            towers: By modality, in float32. With another precision their weights are turned into it, in place.
-            preprocessing: Whose mean and standard deviation the image tower begins with.
+            towers: By modality, in float32. With another precision their weights are converted to it, in place.
+            preprocessing: Has the mean and standard deviation of images; None without an image tower.
             device: `cpu` or `cuda:X`.
             precision: `fp32`, `bf16` or `fp16` (on CUDA).
 
         Raises:
-            DeviceError: If the device does not compute in the precision itself.
+            DeviceError: If the device does not support the precision natively.
         """
         self.device = device
         self.precision = precision
@@ -68,35 +68,35 @@ class TorchRuntime:
             self._std = torch.tensor(preprocessing.std, device=self._device).view(1, 3, 1, 1)
         self._staging = _Staging(self._device) if self._device.type == "cuda" else None
 
-    def encode(self, entrance: str, inputs: Sequence[np.ndarray]) -> np.ndarray:
+    def encode(self, model_input: str, inputs: Sequence[np.ndarray]) -> np.ndarray:
         """See `Runtime.encode`."""
-        tower = self._images if entrance == "image" else self._towers[entrance.removeprefix("normalised_")]
+        tower = self._images if model_input == "image" else self._towers[model_input.removeprefix("normalised_")]
         return self._run(tower, inputs)
 
     def _images(self, crops: torch.Tensor) -> torch.Tensor:
-        # contiguous (n, 3, S, S), as the reference's batches are: another memory layout takes other kernels
+        # contiguous (n, 3, S, S) like the reference's batches, since the memory layout affects the choice of kernels
         values = crops.permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(255)
         return self._towers["image"](values.sub_(self._mean).div_(self._std))
 
     def _run(self, tower: Any, inputs: Sequence[np.ndarray]) -> np.ndarray:
         try:
             with torch.inference_mode(), self._arithmetic():
-                vectors = tower(*(self._move(array, place) for place, array in enumerate(inputs)))
+                vectors = tower(*(self._move(array, position) for position, array in enumerate(inputs)))
                 return vectors.float().cpu().numpy()
         except RuntimeError as err:
             if not _is_out_of_memory(err):
                 if isinstance(err, torch.AcceleratorError):
-                    raise DeviceError(f"{self.device} failed, and with it every later call: {err}") from err
+                    raise DeviceError(f"{self.device} failed, and so will every later call: {err}") from err
                 raise
             message = f"{self.device}: {err}"
-        # outside of the handler: the error's traceback would keep the memory that is given back here
+        # outside the handler, since the error's traceback would keep the memory that is released here
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         raise OutOfMemoryError(message)
 
-    def _move(self, array: np.ndarray, place: int) -> torch.Tensor:
+    def _move(self, array: np.ndarray, position: int) -> torch.Tensor:
         tensor = torch.from_numpy(array)
-        return tensor if self._staging is None else self._staging.move(tensor, place)
+        return tensor if self._staging is None else self._staging.move(tensor, position)
 
     def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:
         if self._dtype == torch.float32:
@@ -110,23 +110,23 @@ class TorchRuntime:
             # major version 8 (Ampere) is the first with bfloat16; older ones emulate it, slowly
             if self.precision == "bf16" and torch.cuda.get_device_capability(self._device)[0] < 8:
                 raise DeviceError(
-                    setting("precision", "bf16") + " needs a GPU that multiplies bfloat16 itself;"
-                    f" {torch.cuda.get_device_name(self._device)} does not: fp16 and fp32 work on it"
+                    setting("precision", "bf16") + " needs a GPU with native bfloat16;"
+                    f" {torch.cuda.get_device_name(self._device)} has none; use fp16 or fp32"
                 )
         elif self.precision != "bf16":
             raise DeviceError(setting("precision", self.precision) + f" runs on a CUDA device, not on {self.device}")
         elif not has_native_bfloat16():
             raise DeviceError(
                 setting("precision", "bf16")
-                + " needs a processor that multiplies bfloat16 itself (avx512_bf16, amx_bf16 or Arm's"
-                " bf16), which this one does not: fp32 works on it"
+                + " needs a processor with native bfloat16 (avx512_bf16, amx_bf16 or Arm's bf16),"
+                " which this one does not have; use fp32"
             )
 
 
 class _Staging:
-    """Page-locked memory that arrays go through on their way to a GPU, used again for every call.
+    """Page-locked buffers for copies of arrays to a GPU, reused for every call.
 
-    The copy runs on a stream of its own, so that it does not wait for kernels of earlier calls.
+    Copies run on a separate stream, so that they do not wait for kernels of earlier calls.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -135,49 +135,49 @@ class _Staging:
         self._buffers: dict[int, torch.Tensor] = {}
         self._copied: dict[int, torch.cuda.Event] = {}
 
-    def move(self, tensor: torch.Tensor, place: int) -> torch.Tensor:
+    def move(self, tensor: torch.Tensor, position: int) -> torch.Tensor:
         """Return a copy on the device, ready for kernels of the current stream.
 
         Args:
             tensor: On the CPU, contiguous.
-            place: Which input of the call it is; each has its own buffer.
+            position: The index of the input in the call; each has its own buffer.
         """
         nbytes = tensor.numel() * tensor.element_size()
-        if place in self._copied:
-            self._copied[place].synchronize()  # the buffer's last content must have left it
-        buffer = self._buffers.get(place)
+        if position in self._copied:
+            self._copied[position].synchronize()  # the previous copy from the buffer must be done
+        buffer = self._buffers.get(position)
         if buffer is None or buffer.numel() < nbytes:
-            buffer = self._buffers[place] = torch.empty(max(nbytes, 1), dtype=torch.uint8, pin_memory=True)
+            buffer = self._buffers[position] = torch.empty(max(nbytes, 1), dtype=torch.uint8, pin_memory=True)
         staged = buffer[:nbytes].view(tensor.dtype).view(tensor.shape)
         staged.copy_(tensor)
         current = torch.cuda.current_stream(self._device)
         with torch.cuda.stream(self._stream):
             moved = staged.to(self._device, non_blocking=True)
-            self._copied[place] = self._stream.record_event()
-        current.wait_event(self._copied[place])
-        moved.record_stream(current)  # its memory is not given to anyone else before these kernels are done
+            self._copied[position] = self._stream.record_event()
+        current.wait_event(self._copied[position])
+        moved.record_stream(current)  # its memory is not reused before these kernels are done
         return moved
 
 
 def _reduce(tower: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Keep the weights of everything that multiplies in a reduced precision."""
+    """Convert the weights of modules that multiply to a reduced precision."""
     for module in tower.modules():
-        if isinstance(module, _MULTIPLYING):
+        if isinstance(module, _REDUCED_MODULES):
             for parameter in module.parameters(recurse=False):
                 parameter.data = parameter.data.to(dtype)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether memory ran out: only the allocator of CUDA's memory has an exception type of its own.
+    """Return whether an error means out of memory; only CUDA's allocator has a separate exception type.
 
-    Kernels that are loaded when they are first called, and page-locked memory, fail as a CUDA error.
+    Kernels that are loaded on their first call, and page-locked memory, fail with a CUDA error.
     """
     signs = ("DefaultCPUAllocator", "not enough memory", "ALLOC_FAILED", "CUDA error: out of memory")
     return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in signs)
 
 
 def resolve_device(device: str) -> str:
-    """Choose the device that a spec means on this machine.
+    """Resolve the device of a spec on this machine.
 
     Args:
         device: `auto`, `cpu`, `cuda` or `cuda:X`.
@@ -186,7 +186,7 @@ def resolve_device(device: str) -> str:
         `cpu` or `cuda:X`.
 
     Raises:
-        DeviceError: If a GPU was asked for that is not here, naming those that are.
+        DeviceError: If the requested GPU does not exist; the message lists those that do.
     """
     if device == "cpu":
         return device
@@ -196,24 +196,24 @@ def resolve_device(device: str) -> str:
     index = int(device.partition(":")[2]) if ":" in device else (torch.cuda.current_device() if count else 0)
     if index >= count:
         present = ", ".join(f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(count)) or "none"
-        raise DeviceError(setting("device", device) + f" was asked for; CUDA devices here: {present}")
+        raise DeviceError(setting("device", device) + f" does not exist; CUDA devices here: {present}")
     return f"cuda:{index}"
 
 
 def use_exact_float32() -> None:
-    """Multiply float32 as float32, in this process from now on: results in it are promised to 1e-4.
+    """Turn off reduced-precision float32 in this process, since float32 results are promised within 1e-4.
 
-    On GPUs, torch's convolutions round to TF32 (10 bits of mantissa) unless told otherwise; so do matrix products, and
-    on CPUs those in bfloat16, where a program has allowed it.
+    On GPUs, torch's convolutions round to TF32 (10 bits of mantissa) by default. So do matrix products, to TF32 or on
+    CPUs to bfloat16, if the program has allowed it.
     """
-    cudnn: Any = torch.backends.cudnn  # typed in part
+    cudnn: Any = torch.backends.cudnn  # only partly typed
     cudnn.allow_tf32 = False
-    # over torch.backends.fp32_precision; both, since torch refuses to tell allow_tf32 where they differ
+    # overrides torch.backends.fp32_precision; both are set, since torch raises on reading allow_tf32 if they differ
     cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = "ieee"
     torch.set_float32_matmul_precision("highest")
 
 
 def use_threads(count: int) -> None:
-    """Set torch's threads inside one operation: engines leave misleading defaults (Spark: OMP_NUM_THREADS=1)."""
+    """Set torch's intra-op threads: engines leave misleading defaults (Spark: OMP_NUM_THREADS=1)."""
     if torch.get_num_threads() != count:
         torch.set_num_threads(count)

@@ -1,4 +1,4 @@
-"""Graphs with smaller weights, made from float32 ones."""
+"""Make graphs with float16 or int8 weights from float32 ones."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ..source import Graphs
 from .graphs import prepend_normalisation, require
 
 _QUANTISED_OPERATORS = ["MatMul", "Gemm"]
-"""What is computed in int8. Convolutions are not: quantised as they come they are slower than in float32."""
+"""Operators in int8. Convolutions are not included: dynamically quantised, they are slower than in float32."""
 
 _CALIBRATION_ROWS = 24
 
 
-def turn_graphs(basis: Graphs, kind: str, frontend: Frontend, folder: Path) -> Graphs:
-    """Write graphs of another kind.
+def convert_graphs(basis: Graphs, kind: str, frontend: Frontend, folder: Path) -> Graphs:
+    """Convert graphs to another kind.
 
     Args:
         basis: `float` graphs.
@@ -31,23 +31,23 @@ def turn_graphs(basis: Graphs, kind: str, frontend: Frontend, folder: Path) -> G
         folder: An empty directory.
 
     Returns:
-        The graphs, not marked as whole yet.
+        The graphs, not yet marked as complete.
 
     Raises:
-        MissingExtraError: Without the packages that make them.
+        MissingExtraError: If the packages that make them are not installed.
         WeightsError: If they cannot be made.
     """
-    turn = {"fp16": _halve, "int8": _quantise, "int8-openvino": _quantise_for_openvino}[kind]
+    convert = {"fp16": _halve, "int8": _quantise, "int8-openvino": _quantise_for_openvino}[kind]
     files = {}
-    for entrance in basis.files:
-        if kind != "int8-openvino" and entrance == "image" and "normalised_image" in basis.files:
-            continue  # made from the other one below, on the same weights
+    for model_input in basis.files:
+        if kind != "int8-openvino" and model_input == "image" and "normalised_image" in basis.files:
+            continue  # made below from the normalised one, with the same weights
         try:
-            files[entrance] = turn(basis.path(entrance), folder, entrance, frontend)
+            files[model_input] = convert(basis.path(model_input), folder, model_input, frontend)
         except (OSError, MemoryError, ImportError):
             raise
-        except Exception as err:  # the quantisers' own many kinds
-            raise WeightsError(f"no {kind} graph could be made of the {entrance} tower: {err}") from err
+        except Exception as err:  # the quantisers' errors of many kinds
+            raise WeightsError(f"no {kind} graph could be made of the {model_input} tower: {err}") from err
     if "image" in basis.files and "image" not in files:
         assert frontend.image is not None
         files["image"] = "image.onnx"
@@ -55,17 +55,17 @@ def turn_graphs(basis: Graphs, kind: str, frontend: Frontend, folder: Path) -> G
     return Graphs(folder, files, kind)
 
 
-def _quantise(source: Path, folder: Path, entrance: str, frontend: Frontend) -> str:
-    """Weights become int8, one scale for each output channel; activations are quantised as they come."""
+def _quantise(source: Path, folder: Path, model_input: str, frontend: Frontend) -> str:
+    """Convert weights to int8 with a scale for each output channel; activations are quantised dynamically."""
     require("onnxruntime", "onnx", setting("precision", "int8") + " with " + setting("runtime", "onnx"))
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    draft = folder / f"{entrance}.float.onnx"
-    target = folder / f"{entrance}.onnx"
+    draft = folder / f"{model_input}.float.onnx"
+    target = folder / f"{model_input}.onnx"
     model = onnx.load(str(source))
-    del model.graph.value_info[:]  # shapes that the exporter noted before it simplified: the quantiser infers its own
-    onnx.save(model, str(draft), save_as_external_data=True, location=f"{entrance}.float.data")
+    del model.graph.value_info[:]  # outdated by the exporter's optimisations; the quantiser infers its own
+    onnx.save(model, str(draft), save_as_external_data=True, location=f"{model_input}.float.data")
     del model
     with _without_root_log():
         quantize_dynamic(
@@ -75,29 +75,29 @@ def _quantise(source: Path, folder: Path, entrance: str, frontend: Frontend) -> 
             weight_type=QuantType.QInt8,
             op_types_to_quantize=_QUANTISED_OPERATORS,
             use_external_data_format=True,
-            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},  # of tensors whose type it cannot infer
+            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},  # for tensors whose type it cannot infer
         )
     draft.unlink()
-    (folder / f"{entrance}.float.data").unlink(missing_ok=True)
+    (folder / f"{model_input}.float.data").unlink(missing_ok=True)
     return target.name
 
 
-def _halve(source: Path, folder: Path, entrance: str, frontend: Frontend) -> str:
-    """Weights and arithmetic become float16; inputs and vectors stay as they are."""
+def _halve(source: Path, folder: Path, model_input: str, frontend: Frontend) -> str:
+    """Convert weights and arithmetic to float16; inputs and vectors keep their types."""
     require("onnxruntime", "onnx-gpu", setting("precision", "fp16") + " with " + setting("runtime", "onnx"))
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
     model = convert_float_to_float16(onnx.load(str(source)), keep_io_types=True, disable_shape_infer=True)
-    OnnxModel(model).topological_sort()  # the casts that were added stand at the end
-    target = folder / f"{entrance}.onnx"
-    onnx.save(model, str(target), save_as_external_data=True, location=f"{entrance}.data")
+    OnnxModel(model).topological_sort()  # added casts are at the end
+    target = folder / f"{model_input}.onnx"
+    onnx.save(model, str(target), save_as_external_data=True, location=f"{model_input}.data")
     return target.name
 
 
-def _quantise_for_openvino(source: Path, folder: Path, entrance: str, frontend: Frontend) -> str:
-    """Weights and activations become int8, their ranges taken from drawn pictures and captions."""
+def _quantise_for_openvino(source: Path, folder: Path, model_input: str, frontend: Frontend) -> str:
+    """Convert weights and activations to int8, with ranges calibrated on generated probes."""
     ov = require("openvino", "openvino", setting("precision", "int8") + " with " + setting("runtime", "openvino"))
     with _without_root_log():
         nncf = require("nncf", "openvino", setting("precision", "int8") + " with " + setting("runtime", "openvino"))
@@ -107,33 +107,33 @@ def _quantise_for_openvino(source: Path, folder: Path, entrance: str, frontend: 
         model = ov.Core().read_model(str(source))
         samples = []
         for row in range(_CALIBRATION_ROWS):
-            inputs = probes_of(frontend, entrance, rows=1, seed=1000 + row)
+            inputs = probes_of(frontend, model_input, rows=1, seed=1000 + row)
             names = [node.get_any_name() for node in model.inputs]
             samples.append(dict(zip(names, inputs, strict=True)))
-        with contextlib.redirect_stdout(sys.stderr):  # its progress bars: standard output belongs to the program
+        with contextlib.redirect_stdout(sys.stderr):  # its progress bars must not go to the program's standard output
             quantised = nncf.quantize(
                 model,
                 nncf.Dataset(samples),
                 model_type=nncf.ModelType.TRANSFORMER,
                 subset_size=_CALIBRATION_ROWS,
             )
-    ov.save_model(quantised, str(folder / f"{entrance}.xml"), compress_to_fp16=False)
-    return f"{entrance}.xml"
+    ov.save_model(quantised, str(folder / f"{model_input}.xml"), compress_to_fp16=False)
+    return f"{model_input}.xml"
 
 
 @contextlib.contextmanager
 def _without_root_log() -> Iterator[None]:
-    """Keep advice that libraries write straight to the root logger, and the handler it would install, away."""
+    """Drop messages that libraries log to the root logger, and keep them from installing a handler."""
     root = logging.getLogger()
     silent = logging.NullHandler()
 
-    def refuse(record: Any) -> bool:
+    def drop(record: Any) -> bool:
         return False
 
     root.addHandler(silent)
-    root.addFilter(refuse)
+    root.addFilter(drop)
     try:
         yield
     finally:
-        root.removeFilter(refuse)
+        root.removeFilter(drop)
         root.removeHandler(silent)

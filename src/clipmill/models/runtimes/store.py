@@ -1,4 +1,4 @@
-"""Where graphs are kept between processes: made once on a machine, whole or not there, read-only where it must be."""
+"""The cache of graphs: made once per machine, published atomically, usable read-only."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
 _log = logging.getLogger("clipmill")
 
 _FORMAT = 1
-"""Raised when graphs are made in another way, so that older ones are not taken for new."""
+"""Incremented when graphs are made in another way, so that old ones are not reused."""
 
 _MAKERS = ("torch", "onnx", "onnxscript", "open_clip_torch", "transformers", "timm")
-_TURNERS = {"fp16": ("onnxruntime", "onnxruntime-gpu"), "int8": ("onnxruntime", "onnxruntime-gpu")}
-_TURNERS["int8-openvino"] = ("openvino", "nncf")
+_CONVERTERS = {"fp16": ("onnxruntime", "onnxruntime-gpu"), "int8": ("onnxruntime", "onnxruntime-gpu")}
+_CONVERTERS["int8-openvino"] = ("openvino", "nncf")
 
 
 class Store:
-    """The graphs of one model in the cache.
+    """The cached graphs of one model.
 
-    The towers are built at most once, and only if something has to be made or checked.
+    The towers are built at most once, and only if a graph has to be made or checked.
     """
 
     def __init__(self, source: ModelSource, cache_dir: str | None) -> None:
-        """Look nothing up yet.
+        """Create the store, without accessing the cache.
 
         Args:
             source: The model.
@@ -57,15 +57,15 @@ class Store:
 
     @functools.cached_property
     def towers(self) -> Mapping[str, torch.nn.Module]:
-        """The towers themselves, in float32 on the CPU."""
+        """The towers, in float32 on the CPU."""
         return self.source.build()
 
     def drop_towers(self) -> None:
-        """Give the towers' memory back."""
+        """Release the towers' memory."""
         self.__dict__.pop("towers", None)
 
     def key(self, kind: str) -> str:
-        """Name the graphs of a kind: by weights, settings, preprocessing, and what makes them."""
+        """Return the key of a kind of graphs: a hash of weights, settings, preprocessing and versions of the makers."""
         image = self.source.frontend.image
         text = self.source.frontend.text
         parts = {
@@ -74,23 +74,23 @@ class Store:
             "image": image.as_dict() if image else None,
             "text": [text.tokenizer.context_length, text.fixed_length, text.masked] if text else None,
             "kind": kind,
-            "versions": versions(*_MAKERS, *_TURNERS.get(kind, ())),
+            "versions": versions(*_MAKERS, *_CONVERTERS.get(kind, ())),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
     def was_made(self, kind: str) -> bool:
-        """Tell whether this process has made the graphs of a kind, and not found them."""
+        """Return whether this process made the graphs of a kind, instead of finding them in the cache."""
         return kind in self._made
 
     def graphs(self, kind: str) -> Graphs:
-        """Return the graphs of a kind, made now if they are not in the cache.
+        """Return the graphs of a kind; make them if they are not in the cache.
 
         Args:
             kind: See `Graphs.kind`.
 
         Raises:
             WeightsError: If they cannot be made.
-            MissingExtraError: Without the packages that make them.
+            MissingExtraError: If the packages that make them are not installed.
         """
         if self.source.graphs is not None:
             return self.source.graphs
@@ -98,22 +98,22 @@ class Store:
         if found := Graphs.read(folder):
             return found
         if not is_writable(self._root):
-            _log.warning("%s cannot be written: graphs are made again by every process", self._root)
-            return self._make(_own_folder(folder.name), kind)
+            _log.warning("%s is not writable: every process makes the graphs again", self._root)
+            return self._make(_temporary_folder(folder.name), kind)
         with locked(folder.with_suffix(".lock"), f"{kind} graphs"):
             return Graphs.read(folder) or self._make(folder, kind)
 
     def compiled(self, kind: str) -> Path:
-        """Return the folder for what runtimes make of the graphs of a kind."""
+        """Return the folder for graphs of a kind as compiled by runtimes."""
         return self._root / self.key(kind) / "compiled"
 
     def _make(self, folder: Path, kind: str) -> Graphs:
-        """Make graphs in a draft and give it its name when it is whole."""
+        """Make graphs in a draft folder, and rename it when it is complete."""
         if found := Graphs.read(folder):
             return found
         basis = None if kind == "float" else self.graphs("float")
         started = time.perf_counter()
-        for stale in folder.parent.glob(f"{folder.name}.draft-*"):  # of a maker that was killed: we hold its lock
+        for stale in folder.parent.glob(f"{folder.name}.draft-*"):  # of a killed process; we hold its lock
             shutil.rmtree(stale, ignore_errors=True)
         draft = Path(tempfile.mkdtemp(prefix=f"{folder.name}.draft-", dir=folder.parent))
         try:
@@ -121,11 +121,11 @@ class Store:
             if basis is None:
                 graphs = make_graphs(self.towers, self.source.frontend, draft)
             else:
-                from .reduced import turn_graphs
+                from .reduced import convert_graphs
 
-                graphs = turn_graphs(basis, kind, self.source.frontend, draft)
+                graphs = convert_graphs(basis, kind, self.source.frontend, draft)
             graphs.write_note()
-            shutil.rmtree(folder, ignore_errors=True)  # one that lost a file
+            shutil.rmtree(folder, ignore_errors=True)  # an incomplete one
             draft.rename(folder)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
@@ -137,11 +137,11 @@ class Store:
         return made
 
     def known(self, name: str, parts: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return what was found out about this model on a machine like this one, or None.
+        """Return a cached result about this model, or None.
 
         Args:
-            name: What kind of finding it is.
-            parts: What else the finding depends on.
+            name: The kind of result.
+            parts: What the result depends on besides the model.
         """
         try:
             found = json.loads(self._note(name, parts).read_text(encoding="utf-8"))
@@ -150,15 +150,15 @@ class Store:
         return found if isinstance(found, dict) else None
 
     def remember(self, name: str, parts: Mapping[str, Any], found: dict[str, Any]) -> None:
-        """Write down what `known` returns from now on, plain values; where nothing can be written, for nobody."""
+        """Cache a result (plain values) for `known`; does nothing if the cache is read-only."""
         note = self._note(name, parts)
         if is_writable(note.parent):
-            with contextlib.suppress(OSError):  # a full disk: what was found is right all the same
-                write_whole(note, json.dumps(found))
+            with contextlib.suppress(OSError):  # a full disk: the result is still valid
+                write_atomic(note, json.dumps(found))
 
     @contextlib.contextmanager
-    def finding_out(self, name: str, parts: Mapping[str, Any]) -> Iterator[None]:
-        """Keep other processes from finding out the same at the same time."""
+    def locked_note(self, name: str, parts: Mapping[str, Any]) -> Iterator[None]:
+        """Keep other processes from computing the same result at the same time."""
         note = self._note(name, parts)
         if not is_writable(note.parent):
             yield
@@ -172,7 +172,7 @@ class Store:
 
 
 def versions(*distributions: str) -> dict[str, str]:
-    """Return the versions of those packages that are installed."""
+    """Return the versions of the packages that are installed."""
     found = {}
     for name in distributions:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -181,7 +181,7 @@ def versions(*distributions: str) -> dict[str, str]:
 
 
 def is_writable(folder: Path) -> bool:
-    """Make a folder if need be; tell whether files can be made in it."""
+    """Create a folder if needed; return whether files can be created in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -190,8 +190,8 @@ def is_writable(folder: Path) -> bool:
         return False
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that is never seen half-written."""
+def write_atomic(path: Path, text: str) -> None:
+    """Write a file atomically."""
     draft = tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8")  # noqa: SIM115
     try:
         with draft:
@@ -204,19 +204,19 @@ def write_whole(path: Path, text: str) -> None:
 
 
 @functools.cache
-def _own_root() -> Path:
+def _temporary_root() -> Path:
     root = tempfile.mkdtemp(prefix="clipmill-graphs-")
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     return Path(root)
 
 
-def _own_folder(name: str) -> Path:
-    """Return a folder that lives as long as this process."""
-    return _own_root() / name
+def _temporary_folder(name: str) -> Path:
+    """Return a folder that is removed when this process exits."""
+    return _temporary_root() / name
 
 
 def smallest_cosine(vectors: np.ndarray, reference: np.ndarray) -> float:
-    """Return the smallest over the rows of the cosine between two sets of vectors."""
+    """Return the smallest cosine between corresponding rows of two sets of vectors."""
     a, b = (np.asarray(values, np.float64) for values in (vectors, reference))
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -225,7 +225,7 @@ def smallest_cosine(vectors: np.ndarray, reference: np.ndarray) -> float:
 
 
 def largest_error(vectors: np.ndarray, reference: np.ndarray) -> float:
-    """Return the largest over the rows of |a - b| / |b|."""
+    """Return the largest |a - b| / |b| over corresponding rows."""
     a, b = (np.asarray(values, np.float64) for values in (vectors, reference))
     with np.errstate(invalid="ignore", divide="ignore"):
         errors = np.linalg.norm(a - b, axis=1) / np.linalg.norm(b, axis=1)

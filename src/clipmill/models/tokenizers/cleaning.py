@@ -1,4 +1,4 @@
-"""What is done to a text before it is tokenized, by the names that open_clip's configurations use."""
+"""Functions that clean a text before it is tokenized, by their names in open_clip's configurations."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def clean_whitespace(text: str) -> str:
 
 
 def clean_lower(text: str) -> str:
-    """Do what `clean_whitespace` does, and lower the case."""
+    """Clean like `clean_whitespace`, and convert to lower case."""
     return clean_whitespace(text).lower()
 
 
 def canonicalize(text: str) -> str:
-    """Do what `clean_lower` does, and remove ASCII punctuation (`_` becomes a space): as SigLIP was trained."""
+    """Clean like `clean_lower`, and remove ASCII punctuation (`_` becomes a space), as in SigLIP's training."""
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.replace("_", " ").translate(_NO_PUNCTUATION).lower().split())
 

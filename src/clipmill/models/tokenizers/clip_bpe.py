@@ -1,9 +1,9 @@
-"""CLIP's byte-pair encoding: the ids of OpenAI's and open_clip's tokenizer, bounded in time and memory.
+"""CLIP's byte-pair encoding, with the same ids as OpenAI's and open_clip's tokenizers, bounded in time and memory.
 
 The algorithm is byte-level BPE on lower-cased text (Sennrich et al. 2016; Radford et al. 2019). Ids: 256 byte symbols,
-the same 256 at a word's end, 48,894 merges, then start and end of text, 49,408 in all. The merges are read from the
-table that open_clip ships. What differs from the reference is cost alone: it stops merging when the context is full,
-remembers a bounded number of short words, and reads only the beginning of an endless one.
+the same 256 at the end of a word, 48,894 merges, then start and end of text, 49,408 in all. The merges are read from
+the table in open_clip. Only the cost differs from the reference: it stops merging when the context is full, caches a
+bounded number of short words, and reads only the beginning of an extremely long one.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _MERGES = 49152 - 256 - 2
 _PATTERN = regex.compile(
     rf"{_START}|{_END}|'s|'t|'re|'ve|'m|'ll|'d|\p{{L}}+|\p{{N}}|[^\s\p{{L}}\p{{N}}]+", regex.IGNORECASE
 )
-_REMEMBERED_WORDS, _REMEMBERED_CHARS = 65_536, 64
+_CACHED_WORDS, _MAX_CACHED_CHARS = 65_536, 64
 _MAX_WORD_BYTES = 4_096
-"""Bytes of one word that are read. The longest id stands for 32 bytes: what comes later is beyond any context of 77."""
+"""Bytes of a word that are read. No id stands for more than 32 bytes, so these exceed a context of 77 tokens."""
 
 
 def vocabulary_file() -> Path:
@@ -43,20 +43,20 @@ def vocabulary_file() -> Path:
 
 @functools.cache
 def _byte_symbols() -> dict[int, str]:
-    """Give every byte a printable symbol: itself where it is printable Latin-1, else the next free code point."""
+    """Return a printable symbol for every byte: itself if it is printable Latin-1, else the next free code point."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    hidden = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(hidden)}
+    unprintable = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(unprintable)}
 
 
 class ClipTokenizer:
     """Turns a text into the token ids of a CLIP text tower.
 
     Attributes:
-        context_length: The most ids of one text that its tower reads, start and end included.
-        pad_id: What fills up rows of ids of unequal length.
-        max_tokens: Where texts are cut.
-        vocabulary: The table that it was read from.
+        context_length: The most ids of one text that the tower reads, start and end included.
+        pad_id: The id that pads shorter rows.
+        max_tokens: Texts are cut to this many ids.
+        vocabulary: The file of the table of merges.
     """
 
     pad_id = 0
@@ -68,8 +68,8 @@ class ClipTokenizer:
 
         Args:
             context_length: The most ids of one text.
-            vocabulary: The gzipped table of merges; open_clip's own by default.
-            max_tokens: Where texts are cut; the context length by default.
+            vocabulary: The gzipped table of merges; that of open_clip by default.
+            max_tokens: Texts are cut to this many ids; the context length by default.
         """
         self.context_length = context_length
         self.max_tokens = max_tokens or context_length
@@ -81,7 +81,7 @@ class ClipTokenizer:
         self._ids = {word: number for number, word in enumerate(words)}
         self._ranks = {merge: rank for rank, merge in enumerate(merges)}
         self._special = {_START: (self._ids[_START],), _END: (self._ids[_END],)}
-        self._encode_word = functools.lru_cache(maxsize=_REMEMBERED_WORDS)(self._split_word)
+        self._encode_word = functools.lru_cache(maxsize=_CACHED_WORDS)(self._split_word)
 
     def __call__(self, text: str) -> tuple[np.ndarray, bool]:
         """Tokenise a text.
@@ -97,14 +97,14 @@ class ClipTokenizer:
         tokens: list[int] = []
         for match in _PATTERN.finditer(clean_lower(text)):
             word = match.group()
-            tokens.extend(self._encode_word(word) if len(word) <= _REMEMBERED_CHARS else self._split_word(word))
+            tokens.extend(self._encode_word(word) if len(word) <= _MAX_CACHED_CHARS else self._split_word(word))
             if len(tokens) > room:
                 break
         ids = np.array([self._ids[_START], *tokens[:room], self._ids[_END]], np.int64)
         return ids, len(tokens) > room
 
     def _split_word(self, word: str) -> tuple[int, ...]:
-        """Merge a word's symbols, always the pair that was learnt first, until none is known."""
+        """Merge a word's symbols, always the pair of the lowest rank, until no pair is in the table."""
         if word in self._special:
             return self._special[word]
         symbols = [_byte_symbols()[byte] for byte in word.encode("utf-8")[:_MAX_WORD_BYTES]]

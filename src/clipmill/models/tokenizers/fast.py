@@ -1,4 +1,4 @@
-"""Tokenizers of Hugging Face's Rust library, from their `tokenizer.json`: no transformers, no torch."""
+"""Tokenizers of Hugging Face's Rust library, from a `tokenizer.json`, without transformers and torch."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from .cleaning import CLEANERS
 
 
 class FastTokenizer:
-    """One `tokenizer.json` with a limit. Safe for many threads: nothing is set after it is made.
+    """A tokenizer from a `tokenizer.json`, with a limit. Thread-safe: its state does not change after construction.
 
-    All that makes it is plain, so that it can be stored and made again from its attributes.
+    It can be saved, and created again from its attributes.
 
     Attributes:
         definition: The text of the `tokenizer.json`.
-        context_length: The most ids of one text that its tower reads, special tokens included.
-        pad_id: What fills up rows of ids of unequal length.
-        clean: What is done to a text first: a name of `CLEANERS`, or None for nothing.
+        context_length: The most ids of one text that the tower reads, special tokens included.
+        pad_id: The id that pads shorter rows.
+        clean: How texts are cleaned first: a key of `CLEANERS`, or None for not at all.
         blank_id: An id that becomes 0 (CLIPA's towers never saw the separator), or None.
-        max_tokens: Where texts are cut.
+        max_tokens: Texts are cut to this many ids.
     """
 
     def __init__(
@@ -40,21 +40,22 @@ class FastTokenizer:
         Args:
             definition: The text of a `tokenizer.json`.
             context_length: The most ids of one text, special tokens included.
-            pad_id: What fills up rows.
-            clean: A name of `CLEANERS`.
+            pad_id: The id that pads shorter rows.
+            clean: A key of `CLEANERS`.
             blank_id: An id that becomes 0.
-            max_tokens: Where texts are cut (on the right, special tokens kept); the context length by default.
+            max_tokens: Texts are cut to this many ids (on the right, keeping special tokens); the context length by
+                default.
 
         Raises:
             MissingExtraError: If the `tokenizers` package is missing.
-            WeightsError: If this is no definition of one, or `clean` is unknown.
+            WeightsError: If the definition is invalid, or `clean` is unknown.
         """
         try:
             from tokenizers import Tokenizer
         except ImportError as err:
             raise MissingExtraError("tokenizers", "hf", "this model's tokenizer") from err
         if clean is not None and clean not in CLEANERS:
-            raise WeightsError(f"a tokenizer wants texts cleaned by {clean!r}; known: {', '.join(CLEANERS)}")
+            raise WeightsError(f"a tokenizer needs the text cleaning {clean!r}; known: {', '.join(CLEANERS)}")
         self.definition = definition
         self.context_length = context_length
         self.pad_id = pad_id
@@ -64,7 +65,7 @@ class FastTokenizer:
         try:
             self._tokenizer: Any = Tokenizer.from_str(definition)
         except Exception as err:  # the library raises bare Exceptions
-            raise WeightsError(f"this is no tokenizer.json: {err}") from err
+            raise WeightsError(f"invalid tokenizer.json: {err}") from err
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(self.max_tokens)
 
@@ -79,7 +80,7 @@ class FastTokenizer:
             **options: As in the constructor.
 
         Raises:
-            WeightsError: As the constructor does, or if there is no such file.
+            WeightsError: As for the constructor, or if there is no such file.
         """
         try:
             return cls(path.read_text(encoding="utf-8"), context_length, pad_id, **options)
@@ -95,7 +96,7 @@ class FastTokenizer:
         Raises:
             UnicodeEncodeError: If the text is not valid Unicode.
         """
-        text.encode()  # raises on half a surrogate pair with its position; the library only says "must be str"
+        text.encode()  # raises with the position of a lone surrogate; the library only says "must be str"
         encoding = self._tokenizer.encode(CLEANERS[self.clean](text) if self.clean else text)
         ids = np.array(encoding.ids, np.int64)
         if self.blank_id is not None:

@@ -1,4 +1,4 @@
-"""Tokenizers as files: stored in a directory, and made again from there without the libraries that they came from."""
+"""Save tokenizers to a directory, and load them without the libraries that they came from."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ FAST_FILE = "tokenizer.json"
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
-    """Write a tokenizer's tables.
+    """Save a tokenizer's tables.
 
     Args:
-        tokenizer: One of ours.
-        folder: Where the files go.
+        tokenizer: A `ClipTokenizer` or `FastTokenizer`.
+        folder: The folder for the files.
 
     Returns:
-        What `load_tokenizer` needs, as plain values.
+        The settings for `load_tokenizer`, as plain values.
 
     Raises:
-        WeightsError: If it is of a kind that has no files.
+        WeightsError: If it is of another class.
     """
     if isinstance(tokenizer, ClipTokenizer):
         shutil.copyfile(tokenizer.vocabulary, folder / CLIP_FILE)
@@ -37,23 +37,23 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
         settings = {"kind": "fast", "file": FAST_FILE, "pad_id": tokenizer.pad_id}
         settings |= {"clean": tokenizer.clean, "blank_id": tokenizer.blank_id}
     else:
-        raise WeightsError(f"a tokenizer of the kind {type(tokenizer).__name__} cannot be stored in a directory")
+        raise WeightsError(f"a {type(tokenizer).__name__} cannot be saved to a directory")
     return {**settings, "context_length": tokenizer.context_length, "max_tokens": tokenizer.max_tokens}
 
 
 def load_tokenizer(settings: Mapping[str, Any], folder: Path, max_tokens: int | None = None) -> Tokenizer:
-    """Make a tokenizer from its files.
+    """Load a tokenizer from its files.
 
     Args:
-        settings: What `save_tokenizer` returned.
-        folder: Where the files are.
-        max_tokens: Where texts are cut; None means where they were cut before.
+        settings: From `save_tokenizer`.
+        folder: The folder with the files.
+        max_tokens: Texts are cut to this many ids; None means the limit at saving.
 
     Raises:
         WeightsError: If a file is missing or unreadable.
         MissingExtraError: If it needs a package that is not installed.
     """
-    path = folder / Path(settings["file"]).name  # a directory that somebody sent names no files elsewhere
+    path = folder / Path(settings["file"]).name  # the settings are untrusted: no files outside the folder
     if not path.is_file():
         raise WeightsError(f"no tokenizer at {str(path)!r}")
     limit = max_tokens or settings["max_tokens"]
@@ -62,19 +62,19 @@ def load_tokenizer(settings: Mapping[str, Any], folder: Path, max_tokens: int | 
     if settings["kind"] == "fast":
         options = {name: settings[name] for name in ("clean", "blank_id")}
         return FastTokenizer.of_file(path, settings["context_length"], settings["pad_id"], max_tokens=limit, **options)
-    raise WeightsError(f"{str(folder)!r} names a tokenizer of the unknown kind {settings['kind']!r}")
+    raise WeightsError(f"{str(folder)!r} has a tokenizer of the unknown kind {settings['kind']!r}")
 
 
 def clip_tokenizer(path: Path, context_length: int, max_tokens: int) -> ClipTokenizer:
-    """Make CLIP's tokenizer from a table of merges.
+    """Load CLIP's tokenizer from a table of merges.
 
     Args:
-        path: The table; where there is none, that of an installed open_clip.
+        path: The table. If there is none, that of an installed open_clip is used.
         context_length: The most ids of one text.
-        max_tokens: Where texts are cut.
+        max_tokens: Texts are cut to this many ids.
 
     Raises:
-        WeightsError: If the table is missing or is none.
+        WeightsError: If the table is missing or invalid.
     """
     if not path.is_file():
         try:
@@ -83,5 +83,5 @@ def clip_tokenizer(path: Path, context_length: int, max_tokens: int) -> ClipToke
             raise WeightsError(f"no table of CLIP's tokenizer: put {CLIP_FILE} into {str(path.parent)!r}") from err
     try:
         return ClipTokenizer(context_length, path, max_tokens=max_tokens)
-    except (OSError, EOFError, ValueError, KeyError) as err:  # gzip's, zlib's and utf-8's
-        raise WeightsError(f"{str(path)!r} is no table of CLIP's merges: {err}") from err
+    except (OSError, EOFError, ValueError, KeyError) as err:  # from gzip, zlib and utf-8
+        raise WeightsError(f"{str(path)!r} is not a table of CLIP's merges: {err}") from err

@@ -1,11 +1,12 @@
 """The networks: one loader for each family of models.
 
-- `open_clip`, `open_clip_build`: every architecture of open_clip, with published weights, a file, or a repository's
+- `open_clip`, `open_clip_build`: every architecture of open_clip, with weights that are published or from a file or
+  repository
 - `hugging_face`, `hugging_face_build`: `CLIPModel`s of transformers, from a directory or a repository
-- `mclip`, `mclip_build`: M-CLIP's multilingual text towers, beside an image tower of open_clip
-- `weights`: how weight files are read and fitted
-- `scales`: what cosines are multiplied by
-- `exported`: no networks but their graphs, from a directory
+- `mclip`, `mclip_build`: M-CLIP's multilingual text towers, with an image tower of open_clip
+- `weights`: reads weight files and loads them into networks
+- `scales`: reads the learnt scales of cosines
+- `exported`: graphs instead of networks, from a directory
 """
 
 from __future__ import annotations
@@ -31,15 +32,13 @@ _MODULES = {
 
 
 def find_source(spec: EncoderSpec) -> ModelSource:
-    """Find everything that makes the model of a spec, downloading what is not here yet.
+    """Find the files and settings of a spec's model, downloading files that are not cached.
 
     Raises:
-        SpecError: If the model is none of the catalog: an encoder of one's own, or the fake.
-        WeightsError: If something cannot be had.
+        SpecError: If the model is not in the catalog: a custom encoder, or the fake.
+        WeightsError: If something is not available.
     """
     if spec.ref.family not in _MODULES:
-        raise SpecError(
-            f"{spec.model!r} brings code of its own and has no towers of the catalog: there is nothing to export"
-        )
+        raise SpecError(f"{spec.model!r} is not a model of the catalog, so it has no towers that could be exported")
     family = importlib.import_module(f".{_MODULES[spec.ref.family]}", __package__)
     return family.find_source(spec)

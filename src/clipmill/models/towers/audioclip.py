@@ -1,4 +1,4 @@
-"""AudioCLIP: images, texts and sounds in one space (Guzhov et al., "AudioCLIP", ICASSP 2022; weights under MIT)."""
+"""AudioCLIP: images, texts and audio in one space (Guzhov et al., "AudioCLIP", ICASSP 2022; weights under MIT)."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 SAMPLE_RATE = 44_100
 CONTEXT_LENGTH = 77
 _SCALES = {"reference": 32_768.0, "jina": 1.0}
-"""What samples in [-1, 1] are multiplied by: 16-bit values, as in training, or nothing, as in Jina's executor."""
+"""Factors for samples in [-1, 1]: to 16-bit values, as in training, or unchanged, as in Jina's executor."""
 _VALUES_PER_SAMPLE = 10.0
-"""Values of the first stage, the audio tower's largest: 256 x 86 for every four frames of 561 samples."""
+"""Values in the first stage, the audio tower's largest: 256 x 86 for every four frames of 561 samples."""
 _RELEASE = "https://github.com/AndreyGuzhov/AudioCLIP/releases/download/v0.1/"
 
 
@@ -52,19 +52,19 @@ PUBLISHED = {
         "AudioCLIP-Partial-Training.pt", "1921885b6c3b5de0619f2ef4a9700ecbade758a398b34eb064230c30baef0c75"
     ),
 }
-"""All three towers trained on sounds, and only the audio tower trained on top of OpenAI's RN50."""
+"""`full`: all three towers trained on audio; `partial`: only the audio tower, on top of OpenAI's RN50."""
 
 
 def find_source(spec: EncoderSpec) -> ModelSource:
-    """Find the weights of AudioCLIP, downloading published ones that are not here yet.
+    """Find the weights of AudioCLIP, downloading published ones that are not cached.
 
     Args:
         spec: Of family `audioclip`; `mode` decides how the audio tower runs.
 
     Raises:
-        MissingExtraError: If what decodes and resamples sounds is not installed.
-        SpecError: If more tokens are asked for than the text tower reads.
-        WeightsError: If the weights cannot be had.
+        MissingExtraError: If the libraries for audio are not installed.
+        SpecError: If the limit of tokens exceeds the text tower's context.
+        WeightsError: If the weights are not available.
     """
     require_audio()
     weights = _find_weights(spec.ref, spec.cache_dir)
@@ -98,7 +98,7 @@ def _find_weights(ref: ModelRef, cache_dir: str | None) -> Path:
 
 
 def _build(weights: Path, mode: str) -> dict[str, torch.nn.Module]:
-    from .audioclip_build import build  # torch and open_clip, which finding does not need
+    from .audioclip_build import build  # imports torch and open_clip, which finding does not need
 
     towers: dict[str, Any] = build(weights, mode)
     return towers

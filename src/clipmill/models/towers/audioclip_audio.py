@@ -1,7 +1,7 @@
 """AudioCLIP's audio tower: a ResNeXt over a learnt spectrogram, every stage weighted by an attention over its input.
 
-The architecture is ESResNe(X)t-fbsp (Guzhov et al., "ESResNe(X)t-fbsp", IJCNN 2021). Parameters have the names of the
-published files.
+The architecture is ESResNe(X)t-fbsp (Guzhov et al., "ESResNe(X)t-fbsp", IJCNN 2021). The parameters have the names in
+the published files.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .audioclip_spectrogram import BAND_BINS, BANDS, WINDOW, Spectrogram, Wavele
 
 _GROUPS = 32
 _STAGES = ((3, 128, 256), (4, 256, 512), (6, 512, 1024), (3, 1024, 2048))
-"""Blocks, width and output channels of the four stages."""
+"""Number of blocks, width and output channels of the four stages."""
 _ATTENTIONS = (
     (64, 256, (3, 1)),
     (256, 512, (1, 5)),
@@ -22,38 +22,39 @@ _ATTENTIONS = (
     (1024, 2048, (1, 5)),
     (2048, 2048, (3, 5)),
 )
-"""Channels in and out, and kernel, of the attention beside each stage and of the one before the pooling."""
+"""Input and output channels and kernel of each stage's attention, and of the one before the pooling."""
 
 
 class FirstConvolution(nn.Module):
-    """The convolution over the spectrogram, in single precision whatever the rest runs in.
+    """The convolution over the spectrogram, always in single precision.
 
-    Decibels around -60 have steps of a quarter in bfloat16. No `nn.Conv2d`, whose weights a runtime may reduce.
+    In bfloat16, decibels around -60 have steps of 0.25. It is not an `nn.Conv2d`, since a runtime reduces the
+    precision of those.
     """
 
     def __init__(self, outer: int) -> None:
-        """Make room for the weights of `outer` channels."""
+        """Allocate the weights for `outer` output channels."""
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(outer, BANDS, 7, 7))
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+    def forward(self, spectrograms: torch.Tensor) -> torch.Tensor:
         """Compute (n, outer, H / 2, W / 2) from (n, 3, H, W)."""
-        with torch.autocast(pictures.device.type, enabled=False):
-            return conv2d(pictures, self.weight.float(), stride=2, padding=3)
+        with torch.autocast(spectrograms.device.type, enabled=False):
+            return conv2d(spectrograms, self.weight.float(), stride=2, padding=3)
 
 
 class Block(nn.Module):
     """A bottleneck of a ResNeXt, with the stride in the grouped convolution."""
 
     def __init__(self, inner: int, width: int, outer: int, stride: int, *, shortcut: bool) -> None:
-        """Build.
+        """Build the block.
 
         Args:
-            inner: Channels that come in.
+            inner: Input channels.
             width: Channels of the grouped convolution.
-            outer: Channels that go out.
+            outer: Output channels.
             stride: Of height and width.
-            shortcut: Whether what is added to the result has a convolution of its own.
+            shortcut: Whether the shortcut has a convolution.
         """
         super().__init__()
         self.conv1 = nn.Conv2d(inner, width, 1, bias=False)
@@ -74,14 +75,14 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Weights between 0 and 1 for what a stage makes, computed from what it is given."""
+    """Weights between 0 and 1 for the output of a stage, computed from its input."""
 
     def __init__(self, inner: int, outer: int, kernel: tuple[int, int]) -> None:
-        """Build.
+        """Build the attention.
 
         Args:
-            inner: Channels that come in.
-            outer: Channels to weigh.
+            inner: Input channels.
+            outer: Channels of the weights.
             kernel: Height and width of the convolution along each channel.
         """
         super().__init__()
@@ -99,13 +100,13 @@ class Attention(nn.Module):
 class AudioTower(nn.Module):
     """Embeds waveforms.
 
-    `prepare` is called once, after the weights are loaded; before, the tower cannot run.
+    Call `prepare` once after loading the weights; the tower cannot run before.
     """
 
     window: torch.Tensor
 
     def __init__(self, dim: int) -> None:
-        """Build.
+        """Build the tower.
 
         Args:
             dim: Values in a vector.
@@ -129,13 +130,13 @@ class AudioTower(nn.Module):
         self._by_batch = False
 
     def prepare(self, mode: str) -> None:
-        """Compute the kernel from the weights, and choose what batch norms go by.
+        """Compute the kernel from the weights, and set the statistics of the batch norms.
 
         Args:
-            mode: `reference` (the statistics of the training) or `jina` (those of each sound itself).
+            mode: `reference` (statistics of the training) or `jina` (statistics of each clip).
 
         Raises:
-            ValueError: If the kernel is not finite, naming the first bins where it is not.
+            ValueError: If the kernel is not finite; the message has the first bins where it is not.
         """
         bins = BANDS * BAND_BINS
         kernel = self.fbsp.kernel(bins)
@@ -149,7 +150,7 @@ class AudioTower(nn.Module):
         self._by_batch = mode == "jina"
         if self._by_batch:
             for module in self.modules():
-                if isinstance(module, nn.BatchNorm2d):  # without statistics of its own it takes those of its input
+                if isinstance(module, nn.BatchNorm2d):  # without running statistics it uses those of its input
                     module.track_running_stats = False
                     module.running_mean = module.running_var = None
 
@@ -160,21 +161,21 @@ class AudioTower(nn.Module):
             waves: (n, channels, samples) float32.
 
         Returns:
-            (n, dim) float32, not normalised. The channels' pooled features are summed: not those of a mix of them.
+            (n, dim) float32, not normalised. The channels are pooled separately, and their features summed.
         """
         assert self.spectrogram is not None  # see `prepare`
         count, channels, samples = waves.shape
-        pictures = self.spectrogram(waves.reshape(count * channels, samples))
+        spectrograms = self.spectrogram(waves.reshape(count * channels, samples))
         if self._by_batch:
-            # each beside a copy of itself, so that a channel has two values wherever its statistics are taken
-            pooled = torch.cat([self._features(torch.stack([one, one]))[:1] for one in pictures])
+            # each with a copy of itself, so that every channel has two values for its statistics
+            pooled = torch.cat([self._features(torch.stack([one, one]))[:1] for one in spectrograms])
         else:
-            pooled = self._features(pictures)
+            pooled = self._features(spectrograms)
         return self.fc(pooled.reshape(count, channels, -1).sum(dim=1))
 
-    def _features(self, pictures: torch.Tensor) -> torch.Tensor:
+    def _features(self, spectrograms: torch.Tensor) -> torch.Tensor:
         """Return (n, 2048) of (n, 3, 341, frames)."""
-        values = relu(self.bn1(self.conv1(pictures)))
+        values = relu(self.bn1(self.conv1(spectrograms)))
         values = max_pool2d(values, 3, stride=2, padding=1)
         for number in range(1, len(_STAGES) + 1):
             made = self.get_submodule(f"layer{number}")(values)

@@ -1,4 +1,4 @@
-"""Building AudioCLIP's networks and fitting a published file into them."""
+"""Build AudioCLIP's networks and load a published file into them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DIM = 1024
 _VISION = {"layers": [3, 4, 6, 3], "width": 64, "image_size": 224, "patch_size": None}
 _TEXT = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12}
 _UNUSED_BIAS = "audio.fbsp.bias"
-"""A parameter of no values that the published files hold."""
+"""An empty parameter in the published files."""
 
 
 def build(weights: Path, mode: str) -> dict[str, torch.nn.Module]:
@@ -28,7 +28,7 @@ def build(weights: Path, mode: str) -> dict[str, torch.nn.Module]:
         mode: `reference` or `jina`; see `AudioTower.prepare`.
 
     Raises:
-        WeightsError: If the weights cannot be read, do not fit, or make wavelets that are not finite.
+        WeightsError: If the weights cannot be read or do not fit, or the wavelets are not finite.
     """
     state = read_weights(weights)
     if (bias := state.get(_UNUSED_BIAS)) is not None and bias.numel() == 0:
@@ -42,14 +42,14 @@ def build(weights: Path, mode: str) -> dict[str, torch.nn.Module]:
         audio.prepare(mode)
     except ValueError as err:
         raise WeightsError(f"{str(weights)!r}: {err}") from err
-    del module.audio  # the other towers carry the module along, and need not carry this
+    del module.audio  # the other towers keep a reference to the module, but do not need this
     return {**towers_of(module), "audio": audio}
 
 
 def build_module() -> torch.nn.Module:
-    """Build the whole model under the published names; its values are whatever torch puts there.
+    """Build the whole model with the published names of parameters; its values are torch's defaults.
 
-    Image and text tower are OpenAI's RN50, whose names and architecture are open_clip's.
+    The image and text towers are OpenAI's RN50, with the names and architecture of open_clip.
     """
     module = open_clip.CLIP(embed_dim=DIM, vision_cfg=_VISION, text_cfg=_TEXT, quick_gelu=True)
     module.audio = AudioTower(DIM)

@@ -1,8 +1,8 @@
-"""From a waveform to the picture that AudioCLIP's audio tower looks at: a learnt spectrogram in decibels.
+"""The input of AudioCLIP's audio tower: a learnt spectrogram in decibels.
 
-The transform is one of frequency B-spline wavelets whose exponents, bandwidths and centres were learnt, a bin each;
-where the exponents are 0 it is a discrete Fourier transform on a grid of its own. The weakest bins decide as much as
-the strongest, being in decibels: operations stand in the reference's order and in single precision throughout.
+The transform uses frequency B-spline wavelets whose exponents, bandwidths and centres were learnt for each bin; where
+the exponents are 0 it is a discrete Fourier transform on its own grid. Since the values are decibels, the weakest bins
+matter as much as the strongest: all operations are in single precision and in the order of the reference.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import torch
 from torch.nn.functional import pad
 
 FFT = 2048
-"""Samples under one wavelet; frames are filled up to it with zeros on both sides."""
+"""Samples of one wavelet; frames are padded to it with zeros on both sides."""
 WINDOW = 1654
 HOP = 561
 BINS = FFT // 2 + 1
 BANDS, BAND_BINS = 3, 341
-"""The spectrum is cut into three bands, the picture's channels; the last two bins are in none."""
+"""The spectrum is split into three bands, the channels of the spectrogram; the last two bins are unused."""
 _EPSILON = 1e-8
 _SILENCE = 1e-18
-"""Power, for the logarithm, of what has none."""
+"""Replaces a power of 0 in the logarithm."""
 _LEFT = (FFT - WINDOW) // 2
 
 
@@ -31,7 +31,7 @@ class Wavelets(torch.nn.Module):
     """The learnt parameters of the transform: `m` (exponents), `fb` (bandwidths) and `fc` (centres), (1025,) each."""
 
     def __init__(self) -> None:
-        """Make room for the parameters."""
+        """Allocate the parameters."""
         super().__init__()
         self.m = torch.nn.Parameter(torch.zeros(BINS))
         self.fb = torch.nn.Parameter(torch.ones(BINS))
@@ -40,10 +40,10 @@ class Wavelets(torch.nn.Module):
     def kernel(self, bins: int = BANDS * BAND_BINS) -> torch.Tensor:
         """Compute the wavelets.
 
-        A kernel of double precision, or with points of another rounding, moves embeddings by up to 2e-3.
+        A kernel in double precision, or with differently rounded points, changes embeddings by up to 2e-3.
 
         Args:
-            bins: How many, from the lowest.
+            bins: The number of bins, from the lowest.
 
         Returns:
             (2, bins, 2048) float32: real and imaginary parts.
@@ -65,13 +65,13 @@ class Wavelets(torch.nn.Module):
 
 
 class Spectrogram(torch.nn.Module):
-    """Computes the picture of a waveform with a fixed kernel. Stays in single precision wherever it is moved."""
+    """Computes the spectrogram of a waveform with a fixed kernel. It stays in single precision when it is moved."""
 
     kernel: torch.Tensor
     window: torch.Tensor
 
     def __init__(self, kernel: torch.Tensor, window: torch.Tensor) -> None:
-        """Take the kernel.
+        """Store the kernel.
 
         Args:
             kernel: (2, 1023, 2048) float32.
@@ -84,22 +84,22 @@ class Spectrogram(torch.nn.Module):
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         def move(tensor: torch.Tensor) -> torch.Tensor:
             moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)  # half precision is no choice here
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)  # never half precision
 
         moved: Any = super()._apply(move, recurse)
         return moved
 
     def forward(self, waves: torch.Tensor) -> torch.Tensor:
-        """Compute pictures.
+        """Compute spectrograms.
 
         Args:
-            waves: (n, samples) float32; full scale is that of 16-bit samples where the model is run as trained.
+            waves: (n, samples) float32, with the scale of 16-bit samples if the model runs as trained.
 
         Returns:
             (n, 3, 341, frames) float32, decibels.
         """
         with torch.autocast(waves.device.type, enabled=False):
-            # filled up, though zeros add nothing: a shorter sum rounds otherwise, and moves vectors by 2e-5
+            # padded, though zeros add nothing: a shorter sum rounds differently, and changes vectors by 2e-5
             values = pad(frame(to_unit_range(waves)) * self.window, (_LEFT, FFT - WINDOW - _LEFT))
             spectrum = values @ self.kernel
             real, imaginary = spectrum.split(BANDS * BAND_BINS, dim=-1)
@@ -110,12 +110,12 @@ class Spectrogram(torch.nn.Module):
 
 
 def to_unit_range(waves: torch.Tensor) -> torch.Tensor:
-    """Map 16-bit values to [-1, 1], in the order of the reference, which matters where the input is not scaled."""
+    """Map 16-bit values to [-1, 1]. The order is that of the reference; it matters if the input is not scaled."""
     return ((waves - (-32768.0)) * 2.0) / 65535.0 + (-1.0)
 
 
 def frame(waves: torch.Tensor) -> torch.Tensor:
-    """Cut waveforms into frames, zeros on both sides so that the last one is whole.
+    """Cut waveforms into frames, padded with zeros on both sides so that the last frame is complete.
 
     Args:
         waves: (n, samples).

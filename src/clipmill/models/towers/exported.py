@@ -1,14 +1,14 @@
-"""Models that are graphs already: `onnx:DIR`, for a directory that `clipmill export` or clip-as-service wrote.
+"""Exported models: `onnx:DIR`, a directory that `clipmill export` or clip-as-service wrote.
 
-A directory of `clipmill export` holds graphs, the tokenizer's tables and `clipmill.json`, and is all that is needed:
-neither torch nor open_clip is imported, and neither has to be installed.
+A directory of `clipmill export` has graphs, the tokenizer's tables and `clipmill.json`. That is all that is needed:
+torch and open_clip are not imported and need not be installed.
 
-One in the layout of clip-as-service holds `visual.onnx` (`pixel_values`: normalised float (n, 3, S, S)) and
-`textual.onnx` (`input_ids`, and for M-CLIP `attention_mask`) and says nothing about the model. Its name is taken from a
-`clipmill.json` beside them, `{"model": "ViT-B-32::openai"}`, or else from the directory's own name, with `-` where the
-name has `::` or `/`: `ViT-B-32-openai`, `M-CLIP-LABSE-Vit-L-14`. Preprocessing, tokenizer and dimension are those of
-that model; shapes of the graphs that disagree are an error. CLIP's table of merges is read from the directory or from
-an installed open_clip, M-CLIP's `tokenizer.json` from the directory.
+A directory in the layout of clip-as-service has `visual.onnx` (`pixel_values`: normalised float (n, 3, S, S)) and
+`textual.onnx` (`input_ids`, and for M-CLIP `attention_mask`), but no information about the model. The model's name is
+taken from a `clipmill.json` next to them, `{"model": "ViT-B-32::openai"}`, or else from the name of the directory, with
+`-` for `::` and `/`: `ViT-B-32-openai`, `M-CLIP-LABSE-Vit-L-14`. Preprocessing, tokenizer and dimension are those of
+that model; graphs with other shapes are an error. CLIP's table of merges is read from the directory or from an
+installed open_clip, M-CLIP's `tokenizer.json` from the directory.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from .scales import scales_of_dict
 
 
 def find_source(spec: EncoderSpec) -> ModelSource:
-    """Read a directory and check that its files are those that were written.
+    """Read a directory and check that its files are unchanged.
 
     Args:
         spec: Of family `onnx`.
 
     Raises:
         WeightsError: If something is missing, damaged, of another version, or does not fit.
-        SpecError: If the directory's model is not known.
+        SpecError: If the directory's model is unknown.
     """
     folder = Path(spec.ref.weights)
     manifest = read_manifest(folder)
-    return _foreign(folder, spec) if manifest is None else _ours(folder, manifest, spec)
+    return _clip_as_service(folder, spec) if manifest is None else _exported(folder, manifest, spec)
 
 
-def _ours(folder: Path, manifest: Mapping[str, Any], spec: EncoderSpec) -> ModelSource:
+def _exported(folder: Path, manifest: Mapping[str, Any], spec: EncoderSpec) -> ModelSource:
     _check_files(folder, manifest["files"])
     image, text, audio = (manifest.get(name) for name in ("image", "text", "audio"))
     frontend = Frontend(
@@ -81,19 +81,19 @@ def _check_files(folder: Path, hashes: Mapping[str, str]) -> None:
     for name, expected in hashes.items():
         path = folder / name
         if not path.is_file():
-            raise WeightsError(f"{str(folder)!r} lacks {name!r}, which its {FILE} names; export the model again")
+            raise WeightsError(f"{str(folder)!r} lacks {name!r}, which is in its {FILE}; export the model again")
         if (found := sha256_of(path)) != expected:
             raise WeightsError(
-                f"{str(path)!r} is not the file that was exported (sha256 {found[:12]}…, expected {expected[:12]}…);"
+                f"{str(path)!r} differs from the exported file (sha256 {found[:12]}…, expected {expected[:12]}…);"
                 " copy or export it again"
             )
 
 
 def _no_towers() -> Any:
-    raise WeightsError("an exported directory holds graphs and no towers: runtime 'onnx' or 'openvino' runs it")
+    raise WeightsError("an exported directory has graphs instead of towers; use runtime 'onnx' or 'openvino'")
 
 
-def _foreign(folder: Path, spec: EncoderSpec) -> ModelSource:
+def _clip_as_service(folder: Path, spec: EncoderSpec) -> ModelSource:
     ref = foreign_model(folder)
     facts = facts_of(ref)
     limit = spec.max_text_tokens or facts.context_length or 77
@@ -105,7 +105,7 @@ def _foreign(folder: Path, spec: EncoderSpec) -> ModelSource:
         )
         text = TextFrontend(tokenizer, masked=True)
     else:
-        # traced with whole rows, which its positions may insist on
+        # the graph was traced with full rows, and its positions may require them
         tokenizer = clip_tokenizer(folder / CLIP_FILE, facts.context_length or 77, limit)
         text = TextFrontend(tokenizer, fixed_length=True)
     frontend = Frontend(facts.dim, image=facts.preprocessing, text=text)

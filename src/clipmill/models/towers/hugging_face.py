@@ -1,4 +1,4 @@
-"""A Hugging Face `CLIPModel`, from a repository or a directory: its own configuration, tokenizer and preprocessing."""
+"""A Hugging Face `CLIPModel` from a repository or directory, with its configuration, tokenizer and preprocessing."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     import torch
 
 _VOCABULARY, _MERGES = "vocab.json", "merges.txt"
-_NOTES = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
-"""Entries of a configuration that decide nothing of a float32 model."""
+_IRRELEVANT = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
+"""Entries of a configuration that do not affect a float32 model."""
 
 
 def find_source(spec: EncoderSpec) -> ModelSource:
-    """Find configuration, preprocessing, tokenizer and weights of a `CLIPModel`, downloading what is not here yet.
+    """Find configuration, preprocessing, tokenizer and weights of a `CLIPModel`, downloading files not in the cache.
 
     Args:
         spec: Of family `hf`.
 
     Raises:
-        WeightsError: If something cannot be had, or is of another kind.
-        SpecError: If more tokens are asked for than the model reads.
+        WeightsError: If something is not available, or is of another kind.
+        SpecError: If the limit of tokens exceeds the model's context.
     """
     place = spec.ref.weights
     config, preprocessing = describe(spec.ref, spec.cache_dir, spec.base_image_processor)
@@ -41,7 +41,7 @@ def find_source(spec: EncoderSpec) -> ModelSource:
         raise SpecError(setting("max_text_tokens", limit) + f": {spec.model} reads at most {config.context_length}")
     tokenizer = find_tokenizer(spec.base_tokenizer or place, config.context_length, limit, spec.cache_dir)
     files = find_weights(place, spec.cache_dir)
-    settings = _without_notes(config.values)
+    settings = _relevant(config.values)
     borrowed = {name: getattr(spec, name) for name in ("base_tokenizer", "base_image_processor")}
     return ModelSource(
         Frontend(config.dim, image=preprocessing, text=TextFrontend(tokenizer)),
@@ -56,14 +56,14 @@ def find_source(spec: EncoderSpec) -> ModelSource:
 def find_tokenizer(place: str, context_length: int, limit: int, cache_dir: str | None) -> FastTokenizer:
     """Return the tokenizer of a CLIP model's place.
 
-    Rows are padded with id 0, whatever the tokenizer pads with: the text tower looks only backwards, and 0 is never
-    taken for the end of a text, neither as the greatest id nor as the end token behind the first.
+    Rows are padded with id 0, whatever the tokenizer's padding: the text tower is causal, and 0 is never mistaken for
+    the end of a text, which is at the greatest id or the first end token.
 
     Args:
         place: Directory or repository.
         context_length: The most ids of one text that the tower reads.
-        limit: Where texts are cut.
-        cache_dir: Where copies of a repository's files are kept.
+        limit: Texts are cut to this many ids.
+        cache_dir: Folder for copies of a repository's files.
 
     Raises:
         WeightsError: If there is none, or it cuts texts on the left.
@@ -85,14 +85,14 @@ def find_tokenizer(place: str, context_length: int, limit: int, cache_dir: str |
 def _check_settings(place: str, cache_dir: str | None) -> None:
     try:
         path = find_first(place, ("tokenizer_config.json",), cache_dir)
-    except WeightsError:  # offline, and not among what was downloaded: it need not be there
+    except WeightsError:  # offline and not in the cache: the file is optional
         return
     if path is not None and read_json(path).get("truncation_side", "right") != "right":
-        raise WeightsError(f"{str(path)!r} cuts long texts on the left (truncation_side); allowed is 'right'")
+        raise WeightsError(f"{str(path)!r} cuts long texts on the left (truncation_side); it must be 'right'")
 
 
 def _definition(vocabulary: str, merges: str) -> str:
-    """Return the `tokenizer.json` that transformers makes of CLIP's two older files."""
+    """Return the `tokenizer.json` that transformers makes from CLIP's two older files."""
     try:
         from transformers import CLIPTokenizer
     except ImportError as err:
@@ -100,14 +100,14 @@ def _definition(vocabulary: str, merges: str) -> str:
     try:
         return CLIPTokenizer(vocab=vocabulary, merges=merges).backend_tokenizer.to_str()
     except Exception as err:  # the Rust library raises bare Exceptions
-        raise WeightsError(f"{vocabulary!r} and {merges!r} make no tokenizer: {err}") from err
+        raise WeightsError(f"no tokenizer can be made from {vocabulary!r} and {merges!r}: {err}") from err
 
 
-def _without_notes(values: dict[str, Any]) -> dict[str, Any]:
+def _relevant(values: dict[str, Any]) -> dict[str, Any]:
     return {
-        name: _without_notes(value) if isinstance(value, dict) else value
+        name: _relevant(value) if isinstance(value, dict) else value
         for name, value in values.items()
-        if name not in _NOTES
+        if name not in _IRRELEVANT
     }
 
 
@@ -116,6 +116,6 @@ def _build(settings: dict[str, Any], where: str, files: tuple[Path, ...]) -> dic
         import transformers  # noqa: F401 - for a message that says what to install
     except ImportError as err:
         raise MissingExtraError("transformers", "hf", "a Hugging Face model") from err
-    from .hugging_face_build import build  # torch and transformers, which graphs made earlier do not need
+    from .hugging_face_build import build  # imports torch and transformers, which cached graphs do not need
 
     return build(settings, where, files)

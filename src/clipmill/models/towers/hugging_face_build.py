@@ -1,4 +1,4 @@
-"""Building the networks of a `CLIPModel`, each tower with its projection."""
+"""Build the networks of a `CLIPModel`, each tower with its projection."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ def build(settings: dict[str, Any], where: str, files: tuple[Path, ...]) -> dict
 
     Args:
         settings: The model's `config.json`.
-        where: That file, for messages.
-        files: Its weights, whole or in parts.
+        where: The path of that file, for messages.
+        files: The weights, in one file or several shards.
 
     Raises:
-        WeightsError: If the configuration is no model's, or the weights cannot be read or do not fit.
+        WeightsError: If the configuration is invalid, or the weights cannot be read or do not fit.
     """
     try:
         config: Any = CLIPConfig.from_dict(settings)
         with empty_parameters():
             module = CLIPModel._from_config(config, attn_implementation="sdpa")
-    except Exception as err:  # the library checks its values with exceptions of many kinds
-        raise WeightsError(f"{where!r} describes no CLIPModel that transformers can build: {err}") from err
+    except Exception as err:  # the library validates its values with exceptions of many kinds
+        raise WeightsError(f"{where!r} is no CLIPModel that transformers can build: {err}") from err
     if not isinstance(config.text_config.eos_token_id, int):
         raise WeightsError(
-            f"{where!r} has eos_token_id={config.text_config.eos_token_id!r} in text_config; the tower needs one number"
+            f"{where!r} has eos_token_id={config.text_config.eos_token_id!r} in text_config; it must be one number"
         )
-    fit_weights(module, read_parts(files), files[0])
+    fit_weights(module, read_shards(files), files[0])
     return {"image": _ImageTower(module), "text": _TextTower(module)}
 
 
-def read_parts(files: tuple[Path, ...]) -> dict[str, torch.Tensor]:
-    """Read a state dict out of one file or several.
+def read_shards(files: tuple[Path, ...]) -> dict[str, torch.Tensor]:
+    """Read a state dict from one file or several shards.
 
     Raises:
-        WeightsError: If one cannot be read, or two hold the same name.
+        WeightsError: If one cannot be read, or two have the same name.
     """
     state: dict[str, torch.Tensor] = {}
     for path in files:
-        part = read_weights(path)
-        if twice := sorted(state.keys() & part.keys()):
-            raise WeightsError(f"{str(path)!r} holds {twice[0]!r}, which another part of these weights holds too")
-        state.update(part)
+        shard = read_weights(path)
+        if repeated := sorted(state.keys() & shard.keys()):
+            raise WeightsError(f"{str(path)!r} has {repeated[0]!r}, which another shard of these weights has too")
+        state.update(shard)
     return state
 
 
@@ -68,7 +68,7 @@ class _ImageTower(torch.nn.Module):
 class _TextTower(torch.nn.Module):
     """The text tower and its projection.
 
-    It takes no mask: it looks only backwards from the end of the text, and rows are padded behind that.
+    It takes no mask, since it is causal and the padding comes after the end of the text.
     """
 
     def __init__(self, module: CLIPModel) -> None:

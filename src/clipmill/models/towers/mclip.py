@@ -1,4 +1,4 @@
-"""Multilingual-CLIP: a multilingual text tower, and the CLIP image tower whose space it was taught to meet."""
+"""Multilingual-CLIP: a multilingual text tower, and the CLIP image tower whose space it was trained to match."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 def find_source(spec: EncoderSpec) -> ModelSource:
-    """Find both towers of an M-CLIP model, downloading what is not here yet.
+    """Find both towers of an M-CLIP model, downloading files that are not cached.
 
     Args:
-        spec: Of family `m-clip`; `image_weights` decides about the image tower.
+        spec: Of family `m-clip`; `image_weights` selects the image tower.
 
     Raises:
-        WeightsError: If something cannot be had, or is not the model that was named.
-        SpecError: If more tokens are asked for than the text tower reads.
+        WeightsError: If something is not available, or belongs to another model.
+        SpecError: If the limit of tokens exceeds the text tower's context.
     """
     ref = spec.ref
     model, place = mclip.MODELS[ref.architecture], ref.weights or ref.architecture
@@ -51,12 +51,12 @@ def find_source(spec: EncoderSpec) -> ModelSource:
         functools.partial(_build, mclip.BASES[model.base], model.dim, text_files, image.build),
         {"text": {"base": mclip.BASES[model.base], "dim": model.dim}, "image": dict(image.settings)},
         {"image_tower": image_name},
-        scales=image.scales,  # texts were taught to lie where those of this CLIP model lie
+        scales=image.scales,  # the text tower was trained to match that of this CLIP model
     )
 
 
 def _check_config(config: Mapping[str, Any], base: str, place: str) -> None:
-    """Refuse a directory with another model's text tower. Its sizes are told by the weights, not by this file."""
+    """Refuse a directory with another model's text tower. Sizes are checked against the weights, not this file."""
     named = config.get("modelBase")
     if not isinstance(named, str):
         raise WeightsError(
@@ -64,15 +64,15 @@ def _check_config(config: Mapping[str, Any], base: str, place: str) -> None:
             " an M-CLIP model"
         )
     if named.rpartition("/")[2].lower() != base:
-        raise WeightsError(f"{CONFIG} in {place!r} names the base {named!r}, and the model asked for has {base!r}")
+        raise WeightsError(f"{CONFIG} in {place!r} has the base {named!r}, but the model needs {base!r}")
 
 
 def _find_tokenizer(place: str, base: str, longest: int, limit: int, cache_dir: str | None) -> FastTokenizer:
     path = find_first(place, ("tokenizer.json",), cache_dir)
     if path is None:
         raise WeightsError(
-            f"no tokenizer.json in {place!r}; where there are older files (sentencepiece.bpe.model, vocab.txt),"
-            " transformers makes it: AutoTokenizer.from_pretrained(…).save_pretrained(…)"
+            f"no tokenizer.json in {place!r}; transformers makes one from sentencepiece.bpe.model or vocab.txt:"
+            " AutoTokenizer.from_pretrained(…).save_pretrained(…)"
         )
     return FastTokenizer.of_file(path, longest, int(mclip.BASES[base]["pad_token_id"]), max_tokens=limit)
 

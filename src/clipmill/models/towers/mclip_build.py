@@ -1,4 +1,4 @@
-"""Building M-CLIP's text tower: a multilingual backbone, the mean over its tokens, and a linear layer."""
+"""Build M-CLIP's text tower: a multilingual backbone, the mean over its tokens, and a linear layer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from transformers import BertConfig, BertModel, XLMRobertaConfig, XLMRobertaModel
 
 from ...errors import WeightsError
-from .hugging_face_build import read_parts
+from .hugging_face_build import read_shards
 from .weights import empty_parameters, fit_weights
 
 _CLASSES: dict[str, Any] = {"xlm-roberta": (XLMRobertaConfig, XLMRobertaModel), "bert": (BertConfig, BertModel)}
@@ -18,14 +18,14 @@ _PROJECTION = "LinearTransformation.weight"
 
 
 class TextTower(torch.nn.Module):
-    """An M-CLIP text tower; its parts have the names that its files have."""
+    """An M-CLIP text tower; its modules have the names in the weight files."""
 
     def __init__(self, transformer: torch.nn.Module, width: int, dim: int) -> None:
-        """Put a tower together.
+        """Create a tower from its parts.
 
         Args:
             transformer: The backbone.
-            width: Values of one of its tokens.
+            width: Values per token of the backbone.
             dim: Values in a vector.
         """
         super().__init__()
@@ -35,33 +35,33 @@ class TextTower(torch.nn.Module):
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Embed (n, length) int64 ids with their mask; return (n, dim). Special tokens count, padding does not."""
         values = self.transformer(input_ids=ids, attention_mask=mask).last_hidden_state
-        counted = mask.unsqueeze(2).to(values.dtype)
-        return self.LinearTransformation((values * counted).sum(1) / counted.sum(1))
+        weights = mask.unsqueeze(2).to(values.dtype)
+        return self.LinearTransformation((values * weights).sum(1) / weights.sum(1))
 
 
 def build_text(base: dict[str, Any], dim: int, files: tuple[Path, ...]) -> TextTower:
-    """Build a text tower from its weights alone; see `ModelSource.build`.
+    """Build a text tower from its weights; see `ModelSource.build`.
 
     Args:
-        base: Of `clipmill.models.catalog.mclip.BASES`.
+        base: A value of `clipmill.models.catalog.mclip.BASES`.
         dim: Values in a vector of the image tower.
-        files: Weights, whole or in parts.
+        files: The weights, in one file or several shards.
 
     Raises:
         WeightsError: If the weights cannot be read, do not fit, or belong to another image tower.
     """
-    state = read_parts(files)
+    state = read_shards(files)
     if _PROJECTION not in state or state[_PROJECTION].ndim != 2:
         raise WeightsError(f"{str(files[0])!r} has no {_PROJECTION}: not the text tower of an M-CLIP model")
     own_dim, width = state[_PROJECTION].shape
     if own_dim != dim:
-        raise WeightsError(f"{str(files[0])!r} makes vectors of {own_dim} values, the image tower of {dim}: not a pair")
+        raise WeightsError(f"{str(files[0])!r} makes vectors of {own_dim} values, but the image tower of {dim}")
     if width != base["hidden_size"]:
         raise WeightsError(f"{str(files[0])!r}: {_PROJECTION} reads {width} values, the base has {base['hidden_size']}")
     make_config, make_backbone = _CLASSES[base["model_type"]]
     options = {name: value for name, value in base.items() if name != "model_type"}
     with empty_parameters():
-        # without the pooler, which is in the files and unused
+        # without the pooler, which is in the files but unused
         backbone = make_backbone(make_config(**options, attn_implementation="sdpa"), add_pooling_layer=False)
         tower = TextTower(backbone, width, dim)
     fit_weights(tower, state, files[0], may_have=_is_unused)
@@ -73,6 +73,6 @@ def _is_unused(name: str) -> bool:
 
 
 def image_tower(towers: Mapping[str, Any]) -> torch.nn.Module:
-    """Return the image tower of an open_clip model, letting go of the text tower that it came with."""
+    """Return the image tower of an open_clip model, so that its text tower can be released."""
     visual: torch.nn.Module = towers["image"].module.visual
     return visual

@@ -1,6 +1,6 @@
-"""Models of open_clip: published weights by tag, a file of one's own, a hub repository, the demo inside the package.
+"""Models of open_clip: published weights by tag, a user's file, a hub repository, or the demo inside the package.
 
-All take one path: a configuration, its preprocessing and tokenizer, and one file of weights that must fit it exactly.
+Each has a configuration, its preprocessing and tokenizer, and one file of weights that must fit it exactly.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from .scales import clip_scales
 _log = logging.getLogger("clipmill")
 
 CONTEXT_LENGTH = 77
-"""What open_clip takes where a configuration does not say."""
+"""open_clip's default for configurations without it."""
 
 DEMO_PRECISION = "fp32"
-"""What `auto` means for the demo model: its drawings are so near to each other that bfloat16, with cosines of 0.9999,
-keeps only 98 to 99 of 100 nearest neighbours (`benchmarks/recall.py`), and it is fast enough without."""
+"""The meaning of `auto` for the demo model. The vectors of its drawings are so close that bfloat16, with cosines of
+0.9999, keeps only 98 to 99 of 100 nearest neighbours (`benchmarks/recall.py`); float32 is fast enough."""
 
 
 def find_source(spec: EncoderSpec) -> ModelSource:
-    """Find configuration, preprocessing, tokenizer and weights of a model, downloading what is not here yet.
+    """Find configuration, preprocessing, tokenizer and weights of a model, downloading files that are not cached.
 
     Args:
         spec: Of family `open_clip`, `hf-hub` or `demo`.
 
     Raises:
-        WeightsError: If something cannot be had.
-        SpecError: If the spec asks for more tokens than the model reads.
+        WeightsError: If something is not available.
+        SpecError: If the limit of tokens exceeds the model's context.
     """
     ref = spec.ref
     if ref.family == "open_clip":
@@ -65,13 +65,13 @@ def find_source(spec: EncoderSpec) -> ModelSource:
 
 
 def find_image_source(spec: EncoderSpec) -> ModelSource:
-    """Find what the images of a model need: as `find_source` does, without a tokenizer.
+    """Like `find_source`, for the image tower only: without a tokenizer.
 
     Args:
         spec: Of family `open_clip`.
 
     Raises:
-        WeightsError: If something cannot be had.
+        WeightsError: If something is not available.
     """
     return _published(spec.ref, spec, texts=False)
 
@@ -102,38 +102,38 @@ def _source(
         settings = {**settings, "backbone": find_backbone(name, spec.cache_dir)}
         if tokenizer.pad_id != settings["backbone"]["pad_token_id"]:
             raise WeightsError(
-                f"{spec.model} pads with id {tokenizer.pad_id}, and its text tower {name!r} ignores"
-                f" {settings['backbone']['pad_token_id']}: not a pair"
+                f"{spec.model} pads with id {tokenizer.pad_id}, but its text tower {name!r} ignores"
+                f" {settings['backbone']['pad_token_id']}"
             )
     frontend = Frontend(dim, image=preprocessing, text=TextFrontend(tokenizer, fixed_length=depends_on_padding(text)))
     return ModelSource(frontend, (weights,), functools.partial(_build, settings, weights), settings, scales=scales)
 
 
 def _build(settings: dict[str, Any], weights: Path) -> dict[str, Any]:
-    from .open_clip_build import build  # torch and open_clip, which graphs made earlier do not need
+    from .open_clip_build import build  # imports torch and open_clip, which cached graphs do not need
 
     return build(settings, weights)
 
 
 def depends_on_padding(text: dict[str, Any]) -> bool:
-    """Tell whether a text tower's vectors depend on the padding behind a text.
+    """Return whether a text tower's vectors depend on the padding after a text.
 
-    Those that look only backwards and take the vector of the end token do not, nor those of Hugging Face, which mask
-    it. CoCa appends a token behind the padding; the rest (SigLIP, CLIPA, MobileCLIP) look at it.
+    They do not in causal towers that pool the end token, nor in those of Hugging Face, which mask the padding. CoCa
+    appends a token after the padding; the others (SigLIP, CLIPA, MobileCLIP) attend to it.
 
     Args:
-        text: open_clip's `text_cfg`, or what the catalog keeps of it.
+        text: open_clip's `text_cfg`, or the part of it in the catalog.
     """
     if "hf_model_name" in text:
         return False
-    backwards = not text.get("no_causal_mask") and not text.get("embed_cls")
-    return not (backwards and text.get("pool_type", "argmax") in ("argmax", "eos"))
+    is_causal = not text.get("no_causal_mask") and not text.get("embed_cls")
+    return not (is_causal and text.get("pool_type", "argmax") in ("argmax", "eos"))
 
 
 def download(ref: ModelRef, cache_dir: str | None) -> Path:
-    """Return this machine's copy of published weights.
+    """Return the local copy of published weights, downloading them if there is none.
 
-    What is here already is used, wherever it came from; else the hub is asked, and the publisher's URL where the hub
+    A copy from any program is used. Otherwise they are downloaded from the hub, or from the publisher's URL if the hub
     cannot be reached.
 
     Args:
@@ -141,13 +141,13 @@ def download(ref: ModelRef, cache_dir: str | None) -> Path:
         cache_dir: As in `EncoderSpec`.
 
     Raises:
-        WeightsError: If they cannot be had.
+        WeightsError: If they cannot be downloaded.
     """
     facts = tables.weights()[ref.architecture][ref.weights]
     url, sha256 = facts.get("url", ""), facts.get("sha256")
     repository, _, filename = facts.get("hub", "").rpartition("/")
-    if here := _find_here(ref, cache_dir):
-        return here
+    if found := _find_local(ref, cache_dir):
+        return found
     if not repository:
         return fetch_url(url, sha256=sha256, cache_dir=cache_dir)
     try:
@@ -162,8 +162,8 @@ def download(ref: ModelRef, cache_dir: str | None) -> Path:
             raise WeightsError(f"the weights of {ref.name}: {err}; {second}") from err
 
 
-def _find_here(ref: ModelRef, cache_dir: str | None) -> Path | None:
-    """Return a copy of published weights that somebody has downloaded already."""
+def _find_local(ref: ModelRef, cache_dir: str | None) -> Path | None:
+    """Return a local copy of published weights, downloaded by any program; None if there is none."""
     facts = tables.weights()[ref.architecture][ref.weights]
     repository, _, filename = facts.get("hub", "").rpartition("/")
     if repository:
@@ -178,33 +178,33 @@ def _find_here(ref: ModelRef, cache_dir: str | None) -> Path | None:
 
 
 def find_backbone(name: str, cache_dir: str | None) -> dict[str, Any]:
-    """Return the configuration of a Hugging Face text tower: from our own table, else from its repository.
+    """Return the configuration of a Hugging Face text tower: from our table, else from its repository.
 
     Args:
-        name: What open_clip's `hf_model_name` says.
+        name: The value of `hf_model_name` in open_clip.
         cache_dir: As in `EncoderSpec`.
 
     Raises:
-        WeightsError: If it cannot be had, or is of a kind that open_clip does not build.
+        WeightsError: If it is not available, or open_clip does not support its kind.
     """
     if name in BACKBONES:
         return BACKBONES[name]
     config = json.loads(hub.fetch_file(name, "config.json", cache_dir).read_text(encoding="utf-8"))
     if config.get("model_type") not in KINDS:
         raise WeightsError(f"the text tower {name!r} is a {config.get('model_type')!r}; allowed: {', '.join(KINDS)}")
-    return {key: value for key, value in config.items() if key != "auto_map"}  # no code of a repository is run
+    return {key: value for key, value in config.items() if key != "auto_map"}  # code of a repository is never run
 
 
 def make_tokenizer(text: dict[str, Any], spec: EncoderSpec) -> Tokenizer:
-    """Return the tokenizer of a text tower: CLIP's own, or that of the repository which the configuration names.
+    """Return the tokenizer of a text tower: CLIP's, or that of the repository in the configuration.
 
     Args:
-        text: open_clip's `text_cfg`, or what the catalog keeps of it.
-        spec: Whose cache holds copies, and whose `max_text_tokens` says where texts are cut.
+        text: open_clip's `text_cfg`, or the part of it in the catalog.
+        spec: Has the cache folder and the limit of tokens.
 
     Raises:
-        WeightsError: If it cannot be had.
-        SpecError: If the spec asks for more tokens than the model reads.
+        WeightsError: If it is not available.
+        SpecError: If the limit of tokens exceeds the model's context.
     """
     context = int(text.get("context_length") or CONTEXT_LENGTH)
     if spec.max_text_tokens is not None and spec.max_text_tokens > context:
@@ -213,11 +213,11 @@ def make_tokenizer(text: dict[str, Any], spec: EncoderSpec) -> Tokenizer:
         )
     options = text.get("tokenizer_kwargs") or {}
     if text.get("tokenizer_mode"):
-        raise WeightsError(f"{spec.model} wants the tokenizer_mode {text['tokenizer_mode']!r}, which is not supported")
+        raise WeightsError(f"{spec.model} needs the tokenizer_mode {text['tokenizer_mode']!r}, which is not supported")
     if repository := text.get("hf_tokenizer_name"):
         from ..tokenizers.repository import fetch_tokenizer
 
         return fetch_tokenizer(repository, context, options, max_tokens=spec.max_text_tokens, cache_dir=spec.cache_dir)
     if options:
-        raise WeightsError(f"{spec.model} wants CLIP's tokenizer with {', '.join(options)}, which is not supported")
+        raise WeightsError(f"{spec.model} sets {', '.join(options)} for CLIP's tokenizer, which is not supported")
     return ClipTokenizer(context, max_tokens=spec.max_text_tokens)

@@ -1,4 +1,4 @@
-"""Building the networks of open_clip, and giving each tower the one form that every runtime executes."""
+"""Build the networks of open_clip, and wrap each tower as a module that every runtime can execute."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def build(settings: dict[str, Any], weights: Path) -> dict[str, torch.nn.Module]
 
     Args:
         settings: `config` (open_clip's `model_cfg`), or `architecture` and `quick_gelu`; and `backbone`, the
-            configuration of a Hugging Face text tower, where there is one.
+            configuration of a Hugging Face text tower, if it has one.
         weights: The file.
 
     Raises:
-        WeightsError: If the weights cannot be read or do not fit. Random weights are never run.
-        MissingExtraError: If the text tower is one of Hugging Face's, and transformers is not installed.
+        WeightsError: If the weights cannot be read or do not fit. Random weights are never used.
+        MissingExtraError: If the text tower is from Hugging Face, and transformers is not installed.
     """
     config = settings.get("config")
     if config is None:
@@ -35,16 +35,16 @@ def build(settings: dict[str, Any], weights: Path) -> dict[str, torch.nn.Module]
     state = read_weights(weights)
     module = build_unfilled(config, settings.get("backbone"))
     if any(name.startswith("image_encoder.") for name in state):
-        state = convert_state_dict(module, state)  # MobileCLIP's own names
+        state = convert_state_dict(module, state)  # with MobileCLIP's original names
     fit_weights(module, state, weights)
     return towers_of(module)
 
 
 def build_unfilled(config: dict[str, Any], backbone: dict[str, Any] | None = None) -> torch.nn.Module:
-    """Build an architecture for `fit_weights`: as `build_module` does, where possible without memory for its values.
+    """Build an architecture for `fit_weights`, like `build_module`, but without memory for its values if possible.
 
-    Some of timm's constructors run their first layers to see what comes out, or derive a table from a parameter's
-    device: those (ViTamin, MobileCLIP-B, Swin) are built with real values, which the weights then replace.
+    Some of timm's constructors run their first layers to infer shapes, or derive a table from a parameter's device.
+    Those architectures (ViTamin, MobileCLIP-B, Swin) are built with real values, which the weights then replace.
     """
     try:
         with empty_parameters():
@@ -58,11 +58,11 @@ def build_unfilled(config: dict[str, Any], backbone: dict[str, Any] | None = Non
 
 
 def build_module(config: dict[str, Any], backbone: dict[str, Any] | None = None) -> torch.nn.Module:
-    """Build an architecture; its values are whatever torch puts there.
+    """Build an architecture; its values are torch's defaults.
 
     Args:
         config: open_clip's `model_cfg`.
-        backbone: The configuration of the Hugging Face text tower that it names; nothing is downloaded for it.
+        backbone: The configuration of its Hugging Face text tower, if it has one; nothing is downloaded.
 
     Raises:
         MissingExtraError: If there is a backbone, and transformers is not installed.
@@ -86,7 +86,7 @@ def build_module(config: dict[str, Any], backbone: dict[str, Any] | None = None)
 
 
 _CLASSES: dict[bool, Any] = {False: open_clip.CLIP, True: open_clip.CustomTextCLIP}
-"""By whether the text tower is a module of its own."""
+"""By whether the text tower is a separate module."""
 
 
 def towers_of(module: Any) -> dict[str, torch.nn.Module]:
@@ -98,7 +98,7 @@ def towers_of(module: Any) -> dict[str, torch.nn.Module]:
 
 
 class _Method(torch.nn.Module):
-    """One of a model's methods as a module."""
+    """A module that calls one method of a model."""
 
     def __init__(self, module: torch.nn.Module, method: str) -> None:
         super().__init__()
@@ -112,15 +112,15 @@ class _Method(torch.nn.Module):
 class OpenClipTextTower(torch.nn.Module):
     """A text tower of open_clip that takes rows of any length up to the context.
 
-    open_clip's own adds the positions of the whole context; here it is those of the ids that are there, which is the
-    same where nothing comes behind them.
+    open_clip's own adds the positions of the whole context. This one adds only those of the given ids, which makes no
+    difference if nothing comes after them.
     """
 
     def __init__(self, core: Any) -> None:
-        """Wrap.
+        """Wrap a text tower.
 
         Args:
-            core: An `open_clip.CLIP`, or the `TextTransformer` of a model with a text tower of its own.
+            core: An `open_clip.CLIP`, or the `TextTransformer` of a model with a separate text tower.
         """
         super().__init__()
         self.core = core

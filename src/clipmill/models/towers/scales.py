@@ -1,9 +1,9 @@
-"""What models learnt to multiply cosines by: read out of their weight files, without torch where the format allows it.
+"""Read the learnt scales of cosines from weight files, without torch if the format allows it.
 
-CLIP's logit is exp(logit_scale) · cosine. OpenAI keeps exp(logit_scale) at or below 100 while it trains and bounds
-nothing afterwards, and neither do open_clip and transformers: what the file holds is used. AudioCLIP has a parameter
-for each pair of modalities and bounds all three whenever it computes logits. SigLIP's models add a `logit_bias`: the
-same for all candidates of a query, so that softmax cancels it.
+CLIP's logit is exp(logit_scale) · cosine. OpenAI clamps exp(logit_scale) to 100 in training only; open_clip and
+transformers do not clamp it either, so the value in the file is used. AudioCLIP has a parameter for each pair of
+modalities and clamps all three whenever it computes logits. SigLIP's models add a `logit_bias`: it is the same for all
+candidates of a query, so softmax cancels it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from ...errors import WeightsError
 from ..model import checked_scales
 
 AUDIOCLIP_BOUNDS = (1.0, 100.0)
-"""Between which AudioCLIP's own code keeps its scales."""
+"""The bounds to which AudioCLIP's own code clamps its scales."""
 
-_LARGEST = float(np.finfo(np.float32).max)
-"""Beyond which the references compute infinity."""
+_MAX_SCALE = float(np.finfo(np.float32).max)
+"""Larger scales are infinity in the references."""
 
-_OF_NUMPY = ("F16", "F32", "F64")
-"""Precisions of safetensors that numpy has, too: bfloat16 takes torch."""
+_NUMPY_DTYPES = ("F16", "F32", "F64")
+"""Dtypes of safetensors that numpy supports; bfloat16 needs torch."""
 
 _ALL_PAIRS = {
     frozenset({"text", "image"}): "logit_scale",
@@ -36,13 +36,13 @@ _PAIR = {frozenset({"text", "image"}): "logit_scale"}
 
 
 def clip_scales(files: Collection[Path]) -> dict[frozenset[str], float]:
-    """Return the scale of a CLIP model, by its one pair of modalities; none where the files lack it.
+    """Return the scale of a CLIP model, by its one pair of modalities; empty if the files lack it.
 
     Args:
-        files: Weights, whole or in parts, as open_clip, OpenAI or transformers write them.
+        files: The weights of open_clip, OpenAI or transformers, in one file or several shards.
 
     Raises:
-        WeightsError: If a file cannot be read, or its scale is no finite number above 0.
+        WeightsError: If a file cannot be read, or its scale is not a finite number above 0.
     """
     return _read_scales(files, _PAIR, (0.0, math.inf))
 
@@ -51,7 +51,7 @@ def audioclip_scales(files: Collection[Path]) -> dict[frozenset[str], float]:
     """Return the scales of AudioCLIP, by pair of modalities; those that the file lacks are left out.
 
     Raises:
-        WeightsError: If a file cannot be read, or holds a parameter that is no finite number.
+        WeightsError: If a file cannot be read, or a parameter is not a finite number.
     """
     return _read_scales(files, _ALL_PAIRS, AUDIOCLIP_BOUNDS)
 
@@ -71,19 +71,19 @@ def _read_scales(
 
 def _scale(parameter: np.ndarray, bounds: tuple[float, float], what: str) -> float:
     if parameter.size != 1:
-        raise WeightsError(f"{what} has the shape {parameter.shape}; a learnt scale is one number")
-    value = float(parameter.astype(np.float32).item())  # the precision that models are loaded in
+        raise WeightsError(f"{what} has shape {parameter.shape}; a learnt scale must be one number")
+    value = float(parameter.astype(np.float32).item())  # the precision in which models are loaded
     if not math.isfinite(value):
-        raise WeightsError(f"{what} is {value!r}: a training that failed leaves no scale; give a number instead")
+        raise WeightsError(f"{what} is {value!r}, perhaps from a failed training; give a number instead")
     with np.errstate(over="ignore", under="ignore"):
         scale = min(max(float(np.exp(value)), bounds[0]), bounds[1])
-    if not 0 < scale <= _LARGEST:
-        raise WeightsError(f"{what} is {value!r}, whose exponential is no finite number above 0; give a number instead")
+    if not 0 < scale <= _MAX_SCALE:
+        raise WeightsError(f"{what} is {value!r}, whose exponential is not finite and above 0; give a number instead")
     return scale
 
 
 def _read_parameters(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
-    """Return those parameters that a file holds, by name.
+    """Return the parameters that a file has, by name.
 
     Raises:
         WeightsError: If it cannot be read.
@@ -93,7 +93,7 @@ def _read_parameters(path: Path, names: Collection[str]) -> dict[str, np.ndarray
     try:
         from .weights import read_weights
     except ImportError as err:
-        raise WeightsError(f"{str(path)!r} is read by torch, which is not installed: pip install torch") from err
+        raise WeightsError(f"reading {str(path)!r} needs torch, which is not installed: pip install torch") from err
     state = read_weights(path)
     return {name: state[name].float().numpy() for name in names if name in state}
 
@@ -103,36 +103,36 @@ def _from_safetensors(path: Path, names: Collection[str]) -> dict[str, np.ndarra
 
     try:
         with safe_open(str(path), framework="np") as file:
-            spelt = {name.removeprefix("module."): name for name in file.keys()}  # noqa: SIM118 - it is no mapping
-            here = {name: spelt[name] for name in names if name in spelt}
-            if all(file.get_slice(stored).get_dtype() in _OF_NUMPY for stored in here.values()):
-                return {name: file.get_tensor(stored) for name, stored in here.items()}
+            stored_names = {name.removeprefix("module."): name for name in file.keys()}  # noqa: SIM118 - not a mapping
+            found = {name: stored_names[name] for name in names if name in stored_names}
+            if all(file.get_slice(stored).get_dtype() in _NUMPY_DTYPES for stored in found.values()):
+                return {name: file.get_tensor(stored) for name, stored in found.items()}
         with safe_open(str(path), framework="pt") as file:
-            return {name: file.get_tensor(stored).float().numpy() for name, stored in here.items()}
-    except Exception as err:  # the Rust library raises its own and operating system errors: all mean this file
+            return {name: file.get_tensor(stored).float().numpy() for name, stored in found.items()}
+    except Exception as err:  # the Rust library's errors and those of the operating system: all are about this file
         raise WeightsError(f"{str(path)!r} cannot be read as weights: {err}") from err
 
 
 def scales_as_dict(scales: Mapping[frozenset[str], float]) -> dict[str, float]:
-    """Return scales as a manifest holds them: `{"image-text": 100.0}`."""
+    """Return scales in the form of a manifest: `{"image-text": 100.0}`."""
     return {"-".join(sorted(pair)): scale for pair, scale in sorted(scales.items(), key=lambda item: sorted(item[0]))}
 
 
 def scales_of_dict(written: Any, modalities: Collection[str], where: str) -> dict[frozenset[str], float]:
-    """Return what `scales_as_dict` wrote.
+    """Parse the result of `scales_as_dict`.
 
     Args:
-        written: A manifest's entry; None in those of versions that wrote none.
-        modalities: Those of the model.
+        written: A manifest's entry; None in manifests of versions that wrote none.
+        modalities: The model's modalities.
         where: The manifest, for messages.
 
     Raises:
-        WeightsError: If it is something else.
+        WeightsError: If it is invalid.
     """
     if written is None:
         return {}
     if not isinstance(written, dict):
         raise WeightsError(
-            f"{where}: learnt_scales is {written!r}, allowed are numbers by pair, as {{'image-text': 100}}"
+            f"{where}: learnt_scales is {written!r}; it must have numbers by pair, like {{'image-text': 100}}"
         )
     return checked_scales({frozenset(pair.split("-")): scale for pair, scale in written.items()}, modalities, where)

@@ -1,4 +1,4 @@
-"""Reading weight files safely, and fitting them into networks without holding them twice."""
+"""Read weight files safely, and load them into networks without holding them twice."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from ...errors import WeightsError
 from ..weight_files import is_torchscript
 
 _ARCHIVE_EXTRAS = ("input_resolution", "context_length", "vocab_size")
-"""Entries of OpenAI's TorchScript archives that describe the model and are none of its parameters."""
+"""Entries of OpenAI's TorchScript archives that describe the model and are not parameters."""
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Read a state dict, running none of the file's code.
+    """Read a state dict without running code from the file.
 
     Args:
-        path: safetensors, a pickled state dict (bare, or under `state_dict`, with or without `module.` before the
-            names), or a TorchScript archive.
+        path: safetensors, a pickled state dict (at the top or under `state_dict`, with or without the prefix `module.`
+            of names), or a TorchScript archive.
 
     Returns:
-        Tensors by name, on the CPU, in the file's own precision.
+        Tensors by name, on the CPU, in the file's precision.
 
     Raises:
-        WeightsError: If there is no such file, or it is none of these.
+        WeightsError: If there is no such file, or it is in none of these formats.
     """
     if not path.is_file():
-        raise WeightsError(f"no weights at {str(path)!r} on this machine; nothing is run with random weights")
+        raise WeightsError(f"no weights at {str(path)!r} on this machine; random weights are never used")
     try:
         state = _read(path)
     except WeightsError:
         raise
-    except Exception as err:  # unpickling, zip, safetensors and jit errors: all mean this file
+    except Exception as err:  # errors of unpickling, zip, safetensors and jit: all are about this file
         raise WeightsError(f"{str(path)!r} cannot be read as weights: {err}") from err
     if not state or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
-        raise WeightsError(f"{str(path)!r} holds no state dict (names and tensors)")
+        raise WeightsError(f"{str(path)!r} does not have a state dict (names and tensors)")
     if next(iter(state)).startswith("module."):
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     return state
@@ -58,21 +58,21 @@ def _read(path: Path) -> dict[str, Any]:
     if isinstance(loaded, dict) and "state_dict" in loaded:
         loaded = loaded["state_dict"]
     if not isinstance(loaded, dict):
-        raise WeightsError(f"{str(path)!r} holds {type(loaded).__name__}, not a state dict")
+        raise WeightsError(f"{str(path)!r} has {type(loaded).__name__}, not a state dict")
     return dict(loaded)
 
 
-_building = threading.RLock()
+_build_lock = threading.RLock()
 
 
 @contextmanager
 def empty_parameters() -> Iterator[None]:
-    """Build networks inside this block with parameters that hold no memory, until `fit_weights` puts real ones there.
+    """Build networks inside this block with parameters without memory, which `fit_weights` replaces with real ones.
 
-    Buffers are real: masks and tables that no file holds are computed by the constructors. One thread builds at a time,
-    and what other threads build meanwhile, of ours or not, is as it always is.
+    Buffers are real: the constructors compute masks and tables that are in no file. One thread builds at a time;
+    networks that other threads build meanwhile are not affected.
     """
-    with _building:
+    with _build_lock:
         register, builder = torch.nn.Module.register_parameter, threading.get_ident()
 
         def register_empty(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
@@ -95,19 +95,19 @@ def fit_weights(
     may_miss: Callable[[str], bool] = lambda name: name.endswith("num_batches_tracked"),
     may_have: Callable[[str], bool] = lambda name: name.endswith("position_ids"),
 ) -> None:
-    """Put weights into a module, strictly: every name and shape must agree.
+    """Load weights into a module, strictly: every name and shape must match.
 
-    The module takes the tensors themselves, in float32: those of a memory-mapped file stay where they are.
+    The module uses the tensors themselves, in float32; those of a memory-mapped file stay mapped.
 
     Args:
         module: Built inside `empty_parameters`.
-        state: Tensors by name; emptied, so that what is converted is not held twice.
+        state: Tensors by name; it is emptied, so that converted tensors are not held twice.
         path: The file, for the message.
-        may_miss: Names that need not be in the file (buffers that the module has anyway).
-        may_have: Names in the file that are not needed.
+        may_miss: Returns whether a name need not be in the file (such as a buffer that the module has anyway).
+        may_have: Returns whether a name in the file may be ignored.
 
     Raises:
-        WeightsError: If they do not fit, with the first names that are off.
+        WeightsError: If they do not fit; the message has the first missing and unexpected names.
     """
     own = module.state_dict()
     ready: dict[str, torch.Tensor] = {}
@@ -116,7 +116,7 @@ def fit_weights(
         if tensor.is_floating_point():
             tensor = tensor.float()
         if name in own and own[name].numel() == tensor.numel() == 1:
-            tensor = tensor.reshape(own[name].shape)  # scalars of older files have the shape (1,)
+            tensor = tensor.reshape(own[name].shape)  # scalars in older files have shape (1,)
         ready[name] = tensor
     try:
         missing, unexpected = module.load_state_dict(ready, strict=False, assign=True)
