@@ -1,8 +1,8 @@
-"""From a JPEG file to the crop: the exact way, the fast one, and other decoders; time, grey levels, cosines.
+"""Compare decoders from a JPEG file to the crop: `exact`, `fast` and others; time, grey levels, cosines.
 
     python benchmarks/decoding.py
 
-One thread; the ways take turns, and medians are printed.
+Runs in one thread. The decoders take turns, and medians are printed.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ SPECS = {way: EncoderSpec("demo", device="cpu", decode=way, max_cache_bytes=0) f
 
 
 def by_torchvision(file: bytes) -> np.ndarray | None:
-    """Decode by torchvision, then resize as the fast way does."""
+    """Decode with torchvision, then resize as `fast` does."""
     pixels = decode_jpeg(torch.from_numpy(np.frombuffer(file, np.uint8).copy()), mode=ImageReadMode.RGB)
     array = np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
     return crop_pixels(array, (array.shape[1], array.shape[0]), CROP)
 
 
 def by_draft(file: bytes) -> np.ndarray | None:
-    """Let Pillow decode at a reduced scale, then resize as the fast way does."""
+    """Let Pillow decode at a reduced scale, then resize as `fast` does."""
     image = Image.open(io.BytesIO(file))
     size = image.size
     image.draft("RGB", (512, 512))
@@ -54,7 +54,7 @@ WAYS: dict[str, Callable[[bytes], np.ndarray | None]] = {
 
 
 def milliseconds(files: Sequence[bytes], rounds: int) -> dict[str, float]:
-    """Return the median over rounds of each way's milliseconds for one file."""
+    """Return each decoder's milliseconds per file, as the median over rounds."""
     taken: dict[str, list[float]] = {way: [] for way in WAYS}
     for number in range(rounds + 1):
         for way, crop in WAYS.items():
@@ -67,7 +67,7 @@ def milliseconds(files: Sequence[bytes], rounds: int) -> dict[str, float]:
 
 
 def distance(files: Sequence[bytes]) -> str:
-    """Say how far the fast way's crops, and the demo model's vectors, are from the exact one's."""
+    """Describe how far the crops of `fast`, and the demo model's vectors of them, are from those of `exact`."""
     off = np.stack([np.abs(np.subtract(*(image_crop(f, CROP, s).astype(int) for s in SPECS.values()))) for f in files])
     exact, fast = (load_encoder(spec).embed_images(files) for spec in SPECS.values())
     cosines = (exact * fast).sum(axis=1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(fast, axis=1)

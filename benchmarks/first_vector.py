@@ -1,10 +1,10 @@
-"""How long a new process takes to its first vectors, everything counted: the interpreter, imports, weights, one row.
+"""Time of a new process to its first vectors, including the interpreter, imports, weights and one row.
 
     python benchmarks/first_vector.py [ARCHITECTURE]
 
-Writes random weights in the published layout (safetensors, float32). Each way starts once to fill the cache (graphs,
-hashes, what the runtime compiled), then several times; the ways take turns, and medians are printed. Weights and graphs
-are in the operating system's memory by then: a cold disk adds the time to read them.
+Writes random weights in the published layout (safetensors, float32). Each configuration starts once to fill the cache
+(graphs, hashes, what the runtime compiled), then several times. The configurations take turns, and medians are printed.
+By then, weights and graphs are in the operating system's memory; a cold disk adds the time to read them.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ WAYS: tuple[Way, ...] = (
     ("torch", "fp32"),
 )
 SHORT_WAYS = WAYS[:1]
-"""What the quick benchmark measures."""
+"""The configurations that the quick benchmark measures."""
 
 
 class Starts(NamedTuple):
-    """What starting one way took.
+    """Start times of one configuration.
 
     Attributes:
-        ran_in: Runtime and precision that `auto` meant.
-        first_s: Seconds of the very first start, which fills the cache with what others left out of it.
-        seconds: Of each further start.
+        ran_in: The runtime and precision that `auto` chose.
+        first_s: Seconds of the first start, which fills the cache with what earlier configurations did not.
+        seconds: Seconds of each further start.
     """
 
     ran_in: str
@@ -62,7 +62,7 @@ class Starts(NamedTuple):
 
 
 def start(model: str, runtime: str, precision: str, environment: Mapping[str, str]) -> tuple[float, str]:
-    """Return the seconds of a whole process, and what it ran in."""
+    """Return the seconds of a whole process, and the runtime and precision that it used."""
     started = time.perf_counter()
     command = [sys.executable, "-c", _CHILD, model, runtime, precision]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
@@ -70,13 +70,13 @@ def start(model: str, runtime: str, precision: str, environment: Mapping[str, st
 
 
 def measure_first(model: str, ways: Sequence[Way], rounds: int, environment: Mapping[str, str]) -> dict[Way, Starts]:
-    """Start each way once, then so many times again, taking turns.
+    """Start each configuration once, then `rounds` times more, in turns.
 
     Args:
-        model: Its name.
+        model: The model's name.
         ways: Runtimes and precisions.
-        rounds: Starts that are measured.
-        environment: Of the processes; says where the cache is.
+        rounds: The number of measured starts.
+        environment: The environment of the processes, which sets the cache's location.
     """
     found: dict[Way, Starts] = {}
     for number in range(rounds + 1):

@@ -1,4 +1,4 @@
-"""What the rates must show: ratios, with what is asked for beside them."""
+"""Goals for the rates, as ratios."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class Goal(NamedTuple):
     """One ratio.
 
     Attributes:
-        what: In words.
-        part: Whose rates.
-        own: The contender that is to be fast.
+        what: A description of the ratio.
+        part: The part of the benchmark with the rates.
+        own: The contender that should be fast.
         base: The contender that it is compared with.
-        at_least: What the ratio must be.
+        at_least: The minimum ratio.
     """
 
     what: str
@@ -47,10 +47,10 @@ GOALS = (
 
 
 def goal_table(measured: Mapping[str, Rates]) -> list[str]:
-    """Return the lines of the table of ratios: of the parts that were measured."""
+    """Return the lines of the table of ratios, for the parts that were measured."""
     lines = ["| ratio | measured | at least | |", "|---|---|---|---|"]
     for goal in GOALS:
-        if goal.own in measured.get(goal.part, ()):  # quick runs leave some out
+        if goal.own in measured.get(goal.part, ()):  # quick runs skip some
             found = ratio(measured[goal.part], goal.own, goal.base)
             reached = "reached" if found >= goal.at_least else "**not reached**"
             lines.append(f"| {goal.what} | {found:.2f} | {goal.at_least:g} | {reached} |")

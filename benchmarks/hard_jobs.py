@@ -1,4 +1,4 @@
-"""The jobs whose memory is measured, each in a process of its own that loads no more than a user's would.
+"""Jobs whose memory is measured. Each runs in its own process, which loads no more than a user's would.
 
 python benchmarks/hard_jobs.py beam|spark SOURCE TARGET
 """
@@ -21,11 +21,11 @@ from clipmill.threads import allowed_cpus
 SCHEMA = pa.schema({"id": pa.string(), "photo": pa.binary(), "caption": pa.string()})
 COLUMNS = {"photo": Column("image"), "caption": Column("text", truncated="caption_cut")}
 OPTIONS: dict[str, Any] = {"runtime": "onnx", "precision": "fp32", "device": "cpu", "max_cache_bytes": 0}
-"""Without the cache, since contents are there repeatedly; in float32, since vectors are compared."""
+"""The cache is off, since contents repeat; float32, since vectors are compared."""
 
 
 def run_on_beam(source: Path, target: Path) -> None:
-    """Embed a file in one bundle: the local runner, one worker."""
+    """Embed a file in one bundle, on the local runner with one worker."""
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -38,23 +38,23 @@ def run_on_beam(source: Path, target: Path) -> None:
 
 
 def read_rows(path: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a Parquet file, a row group at a time."""
+    """Yield the rows of a Parquet file, one row group at a time."""
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             yield from file.read_row_group(group).to_pylist()
 
 
 def run_on_spark(source: Path, target: Path) -> None:
-    """Embed a file in one task, which has all cores."""
+    """Embed a file in one task that has all cores."""
     from pyspark.sql import SparkSession
 
     from clipmill.udfs import embed_columns
 
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # workers are started by name from PATH otherwise
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # otherwise Spark starts `python3` from PATH
     cores = allowed_cpus()
     builder = SparkSession.builder.master(f"local[{cores}]").config("spark.task.cpus", str(cores))
     builder = builder.config("spark.ui.enabled", "false").config("spark.log.level", "ERROR")
-    # What docs/spark.md recommends for columns of photographs: of Spark's batches several are held, on both sides.
+    # docs/spark.md recommends this for columns of photos: Java and Python each hold several of Spark's batches.
     builder = builder.config("spark.sql.execution.arrow.maxBytesPerBatch", "8m")
     spark = builder.config("spark.driver.memory", "1g").getOrCreate()
     frame = spark.read.parquet(str(source)).coalesce(1)

@@ -1,4 +1,4 @@
-"""Rows that are hard on a job, and rows that are easy, each drawn from its number alone."""
+"""Hard and easy rows for a job. Each row is drawn from its number alone."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SHARES: dict[str, dict[str, dict[str, float]]] = {
         "caption": {"short": 0.70, "long": 0.02, "blank": 0.05, "null": 0.23},
     },
 }
-"""Of each job, how many of its rows are of which kind."""
+"""For each job and column, the share of rows of each kind."""
 
 _CODES = {"cut off": "undecodable", "large cut off": "undecodable", "no image": "undecodable"}
 _CODES |= {"empty": "empty", "blank": "empty"}
@@ -41,12 +41,12 @@ _CODES |= {"empty": "empty", "blank": "empty"}
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What the rows of a job are made of.
+    """The contents of a job's rows.
 
     Attributes:
         name: `easy` or `hard`.
-        kinds: By column and kind, the different contents, and the code of the failure that each of them is, None where
-            it gives a vector or is null.
+        kinds: By column and kind, the distinct contents and the failure code that each should give, or None if it
+            gives a vector or is null.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Contents:
 
 
 def row_kinds(job: str, number: int) -> dict[str, tuple[str, int]]:
-    """Return what a row holds: by column the kind of its content, and a number that says which of the kind."""
+    """Return by column the kind of a row's content, and the number of the variant of that kind."""
     draw = np.random.default_rng(number)
     found = {}
     for column, shares in _SHARES[job].items():
@@ -88,13 +88,13 @@ def contents_of(job: str) -> Contents:
             "long": [" ".join(captions(1_100, seed)) for seed in range(1, _VARIANTS["long"] + 1)],
         }
         if (fewest := min(len(str(text).split()) for text in made["long"])) < 10_000:
-            raise RuntimeError(f"a long text has {fewest} words only")
+            raise RuntimeError(f"a long text has only {fewest} words")
     shares = _SHARES[job]
     return Contents(job, {(c, kind): (made[kind], _CODES.get(kind)) for c in shares for kind in shares[c]})
 
 
 def write_rows(path: Path, rows: int, contents: Contents) -> Path:
-    """Write the rows of a job as a Parquet file of small row groups."""
+    """Write the rows of a job as a Parquet file with small row groups."""
     with pq.ParquetWriter(path, SCHEMA, use_dictionary=False, compression="NONE") as writer:
         for first in range(0, rows, _ROWS_IN_GROUP):
             made: list[dict[str, bytes | str | None]] = []
@@ -107,7 +107,7 @@ def write_rows(path: Path, rows: int, contents: Contents) -> Path:
 
 
 def _photograph(seed: int) -> Image.Image:
-    """Return a real photograph at 12 megapixels, with the grain that makes a file as large as a phone's."""
+    """Return a real photo at 12 megapixels, with grain that makes the file as large as a phone's."""
     rng = np.random.default_rng(seed)
     sources = load_sample_images().images
     source = Image.fromarray(sources[seed % len(sources)])
@@ -119,7 +119,7 @@ def _photograph(seed: int) -> Image.Image:
 
 
 def _icon(rng: np.random.Generator) -> Image.Image:
-    """Return blocks of colour, 16 pixels to a side, some of them transparent."""
+    """Return an image of coloured blocks, 16 pixels wide and high, some of them transparent."""
     blocks = np.kron(rng.integers(0, 256, (4, 4, 4), dtype=np.uint8), np.ones((4, 4, 1), np.uint8))
     return Image.fromarray(blocks)
 

@@ -1,12 +1,12 @@
-"""A job of the worst rows against the same job on easy ones: is anything lost, and does memory stay where it was?
+"""Compare a job of the hardest rows with the same job on easy ones: is anything lost, and is memory bounded?
 
     python benchmarks/hardness.py [--rows 50000] [--engine beam|spark] [--output DIR]
 
-Icons, 12-megapixel photographs, broken files, texts of 10,000 words, nulls and empty values go through one bundle of
-Beam and one task of Spark, demo model, without the cache; then as many small pictures with captions do. Every row is
-looked up by its id: it is there once, each of its values as the vector that the core makes of the same content, as
-null, or as the failure that it should be. Peak memory of all processes together may be 1.3 times that of the easy job
-plus what the pixels in flight may hold.
+Icons, 12-megapixel photos, broken files, texts of 10,000 words, nulls and empty values go through one bundle of Beam
+and one task of Spark, with the demo model and without the cache; then as many small images with captions do. Every row
+is looked up by its id. It must come out once, and each of its values must be the vector that the core makes of the same
+content, null, or the expected failure. The peak memory of all processes together may be 1.3 times that of the easy job
+plus the budget of pixels in flight.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _BATCH_ROWS = 500
 
 
 class Peaks(NamedTuple):
-    """What a job took.
+    """Memory and time of a job.
 
     Attributes:
-        total: Most bytes that all its processes held at the same time.
-        python: The same of those that are not Java's.
-        seconds: The whole command's.
+        total: Peak bytes of all its processes together.
+        python: Peak bytes of all its processes except Java's.
+        seconds: Seconds of the whole command.
     """
 
     total: int
@@ -54,7 +54,7 @@ class Peaks(NamedTuple):
 
 
 def measure(engine: str, source: Path, target: Path) -> Peaks:
-    """Run a job in a process of its own and watch the memory of all that it starts."""
+    """Run a job in its own process and watch the memory of all processes that it starts."""
     command = [sys.executable, str(Path(__file__).with_name("hard_jobs.py")), engine, str(source), str(target)]
     started = time.perf_counter()
     process = psutil.Popen(command, stdout=subprocess.DEVNULL)
@@ -81,23 +81,23 @@ def _family(process: psutil.Popen) -> list[psutil.Process]:
         return []
 
 
-# --- what came out ---------------------------------------------------------------------------------------------------
+# --- checking the output ---------------------------------------------------------------------------------------------
 
 
 def check(engine: str, target: Path, rows: int, contents: Contents) -> dict[str, int]:
-    """Look every row up.
+    """Look up every row.
 
     Args:
-        engine: Which wrote the files.
-        target: Where they are.
-        rows: How many went in, each named by its number.
-        contents: What the kinds of rows hold.
+        engine: The engine that wrote the files.
+        target: The directory of the files.
+        rows: The number of input rows, each named by its number.
+        contents: The contents of each kind of row.
 
     Returns:
-        How many values came out as what: `vector`, `null`, or a reason code.
+        The number of values by outcome: `vector`, `null`, or a failure code.
 
     Raises:
-        RuntimeError: Naming the first rows that are missing, there twice, or not what they should be.
+        RuntimeError: If rows are missing, occur twice or are wrong, with the first of them.
     """
     expected = _expected(contents)
     failures = _failures_of_beam(target) if engine == "beam" else {}
@@ -105,12 +105,12 @@ def check(engine: str, target: Path, rows: int, contents: Contents) -> dict[str,
     met: collections.Counter[int] = collections.Counter()
     wrong: list[str] = []
 
-    def judge(number: int, vectors: dict[str, np.ndarray | None], codes: dict[str, str], cut: bool) -> None:
+    def check_row(number: int, vectors: dict[str, np.ndarray | None], codes: dict[str, str], cut: bool) -> None:
         met[number] += 1
         kinds = row_kinds(contents.name, number)
         for column, (kind, variant) in kinds.items():
-            problem, told = _compare(expected[column, kind, variant], vectors[column], codes.get(column))
-            seen[told] += 1
+            problem, outcome = _compare(expected[column, kind, variant], vectors[column], codes.get(column))
+            seen[outcome] += 1
             if problem:
                 wrong.append(f"row {number}, {column} ({kind}): {problem}")
         if cut != (kinds["caption"][0] == "long"):
@@ -119,22 +119,25 @@ def check(engine: str, target: Path, rows: int, contents: Contents) -> dict[str,
     written = set()
     for batch in _written(target):
         matrices = {column: _matrix(batch.column(f"{column}_embedding")) for column in COLUMNS}
-        told = batch.column("embedding_failures").to_pylist() if engine == "spark" else None
+        row_failures = batch.column("embedding_failures").to_pylist() if engine == "spark" else None
         ids, cuts = batch.column("id").to_pylist(), batch.column("caption_cut").to_pylist()
         for place, name in enumerate(ids):
-            codes = failures.get(name, {}) if told is None else {f["column"]: f["code"] for f in told[place] or ()}
+            if row_failures is None:
+                codes = failures.get(name, {})
+            else:
+                codes = {failure["column"]: failure["code"] for failure in row_failures[place] or ()}
             written.add(name)
-            judge(int(name), {column: matrices[column][place] for column in COLUMNS}, codes, cuts[place])
-    for name in failures.keys() - written:  # rows of which nothing was made
-        judge(int(name), dict.fromkeys(COLUMNS), failures[name], cut=False)
+            check_row(int(name), {column: matrices[column][place] for column in COLUMNS}, codes, cuts[place])
+    for name in failures.keys() - written:  # rows without any vector
+        check_row(int(name), dict.fromkeys(COLUMNS), failures[name], cut=False)
     wrong += [f"row {number} came out {met[number]} times" for number in range(rows) if met[number] != 1]
     if wrong or len(met) != rows:
-        raise RuntimeError(f"{engine}: {len(wrong)} values are not what they should be: {'; '.join(wrong[:5])}")
+        raise RuntimeError(f"{engine}: {len(wrong)} values are wrong: {'; '.join(wrong[:5])}")
     return dict(sorted(seen.items()))
 
 
 def _expected(contents: Contents) -> dict[tuple[str, str, int], Any]:
-    """Return what the core makes of every content, alone in a call: a vector, None, or the code that is known."""
+    """Return the expected outcome of every content, embedded alone by the core: a vector, None, or the known code."""
     found: dict[tuple[str, str, int], Any] = {}
     encoder = load_encoder("demo", **OPTIONS, max_batch_rows=1)
     for (column, kind), (variants, code) in contents.kinds.items():
@@ -147,14 +150,14 @@ def _expected(contents: Contents) -> dict[tuple[str, str, int], Any]:
 
 
 def _compare(expected: Any, vector: np.ndarray | None, code: str | None) -> tuple[str | None, str]:
-    """Return what is wrong with a value, None if nothing is, and what it came out as."""
-    told = code or ("null" if vector is None else "vector")
+    """Return what is wrong with a value (None if nothing is), and its outcome."""
+    outcome = code or ("null" if vector is None else "vector")
     if expected is None or isinstance(expected, str):
-        return (None if told == (expected or "null") else f"expected {expected or 'null'}, got {told}"), told
+        return (None if outcome == (expected or "null") else f"expected {expected or 'null'}, got {outcome}"), outcome
     if vector is None or code:
-        return f"expected a vector, got {told}", told
+        return f"expected a vector, got {outcome}", outcome
     error = float(np.linalg.norm(vector - expected) / np.linalg.norm(expected))
-    return (None if error <= 1e-4 else f"another vector, relative error {error:.2g}"), told
+    return (None if error <= 1e-4 else f"another vector, relative error {error:.2g}"), outcome
 
 
 def _matrix(column: pa.ListArray) -> list[np.ndarray | None]:
@@ -178,11 +181,11 @@ def _failures_of_beam(target: Path) -> dict[str, dict[str, str]]:
     return found
 
 
-# --- the whole ------------------------------------------------------------------------------------------------------
+# --- the report -----------------------------------------------------------------------------------------------------
 
 
 def budget_bytes() -> int:
-    """Return what the pixels in flight may hold, by the spec's own limit."""
+    """Return the memory that pixels in flight may use, by the spec's own limit."""
     return BYTES_PER_PIXEL * EncoderSpec("demo").max_batch_pixels
 
 
@@ -215,7 +218,7 @@ def table(found: dict[str, dict[str, Any]]) -> list[str]:
 @click.option("--engine", type=click.Choice(["beam", "spark"]), help="One engine alone.")
 @click.option("--output", default="bench-output", show_default=True, help="Where the table and the figures go.")
 def main(rows: int, engine: str | None, output: str) -> None:
-    """Run both jobs on both engines, check every row, compare peaks of memory."""
+    """Run both jobs on both engines, check every row, and compare peak memory."""
     found: dict[str, dict[str, Any]] = {}
     target = Path(output)
     target.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""What a nightly increment costs: `clipmill embed --skip-existing` beside embedding everything, with the demo model.
+"""Cost of a nightly increment: `clipmill embed --skip-existing` against embedding everything, with the demo model.
 
     python benchmarks/increments.py --rows 20000 --there 19000
 
-Night 1 embeds what is there and is not counted. Then, for each engine: everything anew; everything, passing over by id
-what night 1 has; and by content. Whole commands, each once, in turn.
+Night 1 embeds the existing rows and is not timed. Then each engine embeds everything again, everything except what
+night 1 has by id, and everything except what it has by content. Whole commands, once each, in turn.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def _embed(given: Path, output: Path, engine: str, *options: str) -> Watched:
 
 
 def _photographs(home: Path, rows: int, there: int) -> tuple[Path, Path]:
-    """Write drawn pictures, no two files equal; return the folder of those that night 1 has, and that of all."""
+    """Write drawn pictures, no two files equal; return the folder of those in night 1, and the folder of all."""
     whole = home / "photographs"
     for folder, count, seed in (("old", there, 0), ("new", rows - there, 1)):
         write_drawings(whole / folder, count, seed=seed)
         for number, file in enumerate(sorted((whole / folder).iterdir())):
-            with file.open("ab") as end:  # behind the end of a JPEG nothing is decoded
+            with file.open("ab") as end:  # decoders ignore bytes after the end of a JPEG
                 end.write(f"{folder} {number}".encode())
     return whole / "old", whole
 

@@ -1,4 +1,4 @@
-"""Building and searching an index: time, memory, recall; beside Faiss used directly, and how it grows with the rows."""
+"""Building and searching an index: time, memory and recall, compared with plain Faiss and with more rows."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _SECONDS_BETWEEN_LOOKS = 0.02
 
 
 class Ran(NamedTuple):
-    """What a process took.
+    """Time, memory and output of a process.
 
     Attributes:
         seconds: From its start to its end.
-        peak_bytes: The most that was resident of it, mapped pages included (`VmHWM`).
+        peak_bytes: Its peak resident memory, including mapped pages (`VmHWM`).
         printed: The JSON that it printed.
     """
 
@@ -41,10 +41,10 @@ class Ran(NamedTuple):
 
 
 def write_vectors(folder: Path, rows: int) -> Path:
-    """Write clustered random vectors as Parquet, part by part, unless they are there: only one part is ever held.
+    """Write clustered random vectors as Parquet, unless they exist. Only one part is held in memory at a time.
 
-    Around 1,000 random centres, as far from them as those are from zero: two vectors of one centre have a cosine of
-    about 0.5, two of different ones about 0.
+    Vectors are drawn around 1,000 random centres, as far from their centre as the centres are from zero: two vectors of
+    one centre have a cosine of about 0.5, two of different centres about 0.
     """
     if (folder / "_done").exists():
         return folder
@@ -74,7 +74,7 @@ def _around(centres: np.ndarray, count: int, *, seed: int) -> np.ndarray:
 
 
 def new_queries(count: int = _QUERIES) -> np.ndarray:
-    """Return vectors from around the same centres that are in no dataset, (count, dim) float32 of length 1."""
+    """Return vectors around the same centres that are in no dataset, (count, dim) float32 of length 1."""
     centres = np.random.default_rng(0).standard_normal((_CLUSTERS, _DIM), np.float32)
     queries = _around(centres, count, seed=10**6)
     return queries / np.linalg.norm(queries, axis=1, keepdims=True)
@@ -83,11 +83,11 @@ def new_queries(count: int = _QUERIES) -> np.ndarray:
 def run(command: Sequence[str], **environment: str) -> Ran:
     """Run a command that prints JSON.
 
-    What `getrusage` says of a child is no less than what its parent held when it was started; so the system's own peak
-    of the process is looked at while it runs.
+    For a child, `getrusage` reports at least the memory that its parent held at its start. Therefore the system's own
+    peak of the process is read while it runs.
 
     Raises:
-        RuntimeError: If it did not end with 0.
+        RuntimeError: If the exit code is not 0.
     """
     with tempfile.TemporaryFile("w+") as printed:
         started = time.perf_counter()
@@ -104,16 +104,16 @@ def run(command: Sequence[str], **environment: str) -> Ran:
 
 
 def _peak_of(pid: int) -> int:
-    """Return the most bytes that were resident of a process so far, mapped pages included; 0 when it has ended."""
+    """Return the peak resident bytes of a process so far, including mapped pages; 0 if it has ended."""
     try:
-        said = Path(f"/proc/{pid}/status").read_text()
+        status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return 0
-    return next((int(line.split()[1]) * 1024 for line in said.splitlines() if line.startswith("VmHWM:")), 0)
+    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:")), 0)
 
 
 def build(home: Path, rows: int, factory: str | None = None, *, memory: str = _MEMORY) -> Ran:
-    """Run `clipmill index` on so many rows."""
+    """Run `clipmill index` on the given number of rows."""
     dataset = write_vectors(home / f"vectors-{rows}", rows)
     output = _place(home, rows, factory)
     command = [sys.executable, "-m", "clipmill", "index", str(dataset), "--output", str(output), "--overwrite"]
@@ -131,12 +131,12 @@ def _plain(home: Path, rows: int, factory: str, train_rows: int, nprobe: int) ->
 
 
 def measure_index(home: Path, *, quick: bool) -> dict[str, Any]:
-    """Build an index, search it, do the same with Faiss alone, and see how building grows with the rows."""
+    """Build an index, search it, do the same with plain Faiss, and measure how building grows with the rows."""
     rows = 20_000 if quick else 1_000_000
-    asked = _lists_of(rows) if quick else None  # so few would be planned as a graph
-    ours = build(home, rows, asked)
+    fixed_factory = _lists_of(rows) if quick else None  # clipmill would plan a graph for so few rows
+    ours = build(home, rows, fixed_factory)
     factory, plan = ours.printed["factory"], ours.printed["plan"]
-    searched = run([sys.executable, __file__, "search", str(_place(home, rows, asked))])
+    searched = run([sys.executable, __file__, "search", str(_place(home, rows, fixed_factory))])
     plain = _plain(home, rows, factory, plan["train_rows"], ours.printed["search"]["nprobe"] or 1)
     found: dict[str, Any] = {
         "rows": rows,
@@ -163,9 +163,9 @@ def _lists_of(rows: int) -> str:
 
 
 def index_tables(found: dict[str, Any]) -> list[tuple[str, list[str]]]:
-    """Return headings and Markdown tables of what was measured."""
+    """Return headings and Markdown tables of the measurements."""
     build, search, plain = found["build"], found["search"], found["plain"]
-    ours, theirs, said = build["printed"], plain["printed"], search["printed"]
+    ours, theirs, hits = build["printed"], plain["printed"], search["printed"]
     rows = [
         "| | clipmill | Faiss alone |",
         "|---|---|---|",
@@ -173,9 +173,9 @@ def index_tables(found: dict[str, Any]) -> list[tuple[str, list[str]]]:
         f"| peak resident memory to build, MB | {build['peak_bytes'] / 1e6:,.0f} | {plain['peak_bytes'] / 1e6:,.0f} |",
         f"| index of codes, MB | {ours['files']['index.faiss'] / 1e6:,.0f} | {theirs['bytes'] / 1e6:,.0f} |",
         f"| full vectors beside it, MB | {_vectors_bytes(ours) / 1e6:,.0f} | |",
-        f"| recall@10, {_QUERIES:,} queries that are in no dataset | {said['recall']:.4f} | {theirs['recall']:.4f} |",
-        f"| queries per second, in one call | {said['rate']:,.0f} | {theirs['rate']:,.0f} |",
-        f"| queries per second, one by one | {said['single_rate']:,.0f} | {theirs['single_rate']:,.0f} |",
+        f"| recall@10, {_QUERIES:,} queries that are in no dataset | {hits['recall']:.4f} | {theirs['recall']:.4f} |",
+        f"| queries per second, in one call | {hits['rate']:,.0f} | {theirs['rate']:,.0f} |",
+        f"| queries per second, one by one | {hits['single_rate']:,.0f} | {theirs['single_rate']:,.0f} |",
         f"| peak resident memory to search, MB | {search['peak_bytes'] / 1e6:,.0f} | |",
     ]
     heading = f"Index: {found['rows']:,} × {_DIM}, {ours['factory']}, {_searched(ours)}, --max-memory {_MEMORY}"
@@ -200,7 +200,7 @@ def _searched(manifest: dict[str, Any]) -> str:
 
 
 def _rates(search: Any, queries: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """Return positions, and queries per second in one call and one by one, after the same call has been made once."""
+    """Return positions, and queries per second in one call and one by one, after one call to warm up."""
     search(queries)
     started = time.perf_counter()
     positions = search(queries)
@@ -217,7 +217,7 @@ def _share(found: np.ndarray, true: np.ndarray) -> float:
 
 @click.group()
 def main() -> None:
-    """What is measured runs in processes of its own."""
+    """Run what is measured in its own process."""
 
 
 @main.command()
@@ -242,7 +242,7 @@ def search(directory: str) -> None:
 @click.argument("nprobe", type=int)
 @click.argument("output")
 def plain(dataset: str, factory: str, train_rows: int, nprobe: int, output: str) -> None:
-    """Do what is done with Faiss by hand: all vectors in memory, trained, added, written, searched."""
+    """Do the same with plain Faiss: load all vectors into memory, train, add, write, search."""
     import faiss
     import pyarrow.dataset
 
@@ -265,8 +265,8 @@ def plain(dataset: str, factory: str, train_rows: int, nprobe: int, output: str)
     faiss.ParameterSpace().set_index_parameter(index, "nprobe", nprobe)
     positions, rate, single = _rates(lambda some: index.search(some, 10)[1], new_queries())
     true = np.load(Path(output).parent / "true.npy")
-    said = {"build_seconds": seconds, "bytes": os.path.getsize(output), "recall": _share(positions, true)}
-    click.echo(json.dumps({**said, "rate": rate, "single_rate": single}))
+    figures = {"build_seconds": seconds, "bytes": os.path.getsize(output), "recall": _share(positions, true)}
+    click.echo(json.dumps({**figures, "rate": rate, "single_rate": single}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Whole commands, `clipmill embed` with the demo model: their memory, and their rates by workers and rows."""
+"""Memory of whole `clipmill embed` commands with the demo model, and their rates by workers and rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from memory import watch
 from workload import write_drawings
 
 WORKERS = {"beam": 1, "spark": 2}
-"""By engine, what a user gets on two cores who asks for nothing."""
+"""By engine, the default number of workers on two cores."""
 
 
 class Job(NamedTuple):
@@ -31,12 +31,12 @@ class Job(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """What a command took.
+    """Memory, time and rate of a command.
 
     Attributes:
-        peak_bytes: Most that all its processes held at once.
-        seconds: From its start to its end, the interpreter's and the engine's own included.
-        rows_per_second: Between its first and its last row; None where all came at once.
+        peak_bytes: Peak memory of all its processes together.
+        seconds: From its start to its end, including the startup of the interpreter and the engine.
+        rows_per_second: Between its first and its last row; None if all came at once.
     """
 
     peak_bytes: int
@@ -89,7 +89,7 @@ def memory_table(jobs: Jobs, counts: Sequence[int]) -> list[str]:
         for rows in counts:
             found = jobs.run(Job(engine, workers, rows))
             lines.append(
-                f"| {engine}, {_told(workers)}, {rows:,} images | {found.peak_bytes / 2**20:,.0f} MiB"
+                f"| {engine}, {_workers_text(workers)}, {rows:,} images | {found.peak_bytes / 2**20:,.0f} MiB"
                 f" | {found.peak_bytes / small:.2f} | {found.seconds:.1f} s |"
             )
     return lines
@@ -104,7 +104,7 @@ def scaling_table(jobs: Jobs, engines: Sequence[str], counts: Sequence[int]) -> 
                 found = jobs.run(Job(engine, workers, rows))
                 rate = "–" if found.rows_per_second is None else f"{found.rows_per_second:,.0f}"
                 lines.append(
-                    f"| {engine}, {_told(workers)}, {rows:,} images | {rate} | {found.seconds:.1f} s"
+                    f"| {engine}, {_workers_text(workers)}, {rows:,} images | {rate} | {found.seconds:.1f} s"
                     f" | {rows / found.seconds:,.0f} |"
                 )
     return lines
@@ -115,5 +115,5 @@ def _rate(summary: Mapping[str, Any]) -> float | None:
     return None if first is None or last <= first else summary["input_rows"] / (last - first)
 
 
-def _told(workers: int) -> str:
+def _workers_text(workers: int) -> str:
     return f"{workers} worker" + ("s" if workers > 1 else "")

@@ -1,10 +1,10 @@
-"""What loading a model costs in memory, against the size of its weights.
+"""Memory that loading a model needs, compared with the size of its weights.
 
     python benchmarks/load_memory.py [ARCHITECTURE]
 
-Writes random weights in the published layout (safetensors, float32), loads them in a process of their own, and prints
-the most that the process held while loading, above what it held with everything imported. Memory-mapped pages of the
-file count: they are part of the process's resident set.
+Writes random weights in the published layout (safetensors, float32), loads them in a separate process, and prints the
+peak memory while loading, above what the process held with everything imported. Memory-mapped pages of the file count,
+because they are part of the process's resident set.
 """
 
 from __future__ import annotations

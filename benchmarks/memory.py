@@ -14,12 +14,12 @@ _SECONDS_BETWEEN_SAMPLES = 0.05
 
 
 class Watched(NamedTuple):
-    """What a command took.
+    """Memory, time and output of a command.
 
     Attributes:
-        peak_bytes: The most that its processes held at the same time; what they share counts for each.
+        peak_bytes: Peak memory of all its processes together; shared memory counts for each process.
         seconds: From its start to its end.
-        printed: What it wrote to its standard output.
+        printed: Its standard output.
     """
 
     peak_bytes: int
@@ -31,7 +31,7 @@ def watch(command: Sequence[str]) -> Watched:
     """Run a command.
 
     Raises:
-        RuntimeError: If it did not end with 0.
+        RuntimeError: If the exit code is not 0.
     """
     with tempfile.TemporaryFile("w+") as printed:
         started = time.perf_counter()

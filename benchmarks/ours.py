@@ -1,4 +1,4 @@
-"""clipmill's own ways to embed one list of values: the model alone, the core, Beam and Spark."""
+"""clipmill's contenders, which embed one list of values: the model alone, the core, Beam and Spark."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from clipmill.transforms import Embed
 from clipmill.udfs import embed_columns
 
 Batch = tuple[str, list[Any]]
-"""A modality and what a call of the model is given."""
+"""The arguments of a call of the model: a modality and the inputs."""
 
 
 def calls_of(encoder: Encoder, modality: str, values: Sequence[Any]) -> list[Batch]:
-    """Return the very calls that the core makes of its model for these values."""
+    """Return the exact calls that the core makes to its model for these values."""
     model = encoder._loaded.model
     calls: list[Batch] = []
     encode = model.encode
 
-    def noting(modality: str, payloads: Sequence[Any]) -> np.ndarray:
+    def record(modality: str, payloads: Sequence[Any]) -> np.ndarray:
         calls.append((modality, list(payloads)))
         return encode(modality, payloads)
 
-    model.encode = noting  # type: ignore[method-assign]  # of this object alone, until it is deleted again
+    model.encode = record  # type: ignore[method-assign]  # only on this object, and deleted below
     try:
         embed(encoder, modality, values)
     finally:
@@ -39,7 +39,7 @@ def calls_of(encoder: Encoder, modality: str, values: Sequence[Any]) -> list[Bat
 
 
 def model_only(name: str, spec: EncoderSpec, modality: str, values: Sequence[Any]) -> Contender:
-    """Only the model, on the micro-batches that the core would give it: what there is to reach."""
+    """Run only the model, on the micro-batches that the core would pass to it: the upper limit."""
     encoder = load_encoder(spec)
     model = encoder._loaded.model
     calls = calls_of(encoder, modality, values)
@@ -57,20 +57,20 @@ def embed(encoder: Encoder, modality: str, values: Sequence[Any]) -> np.ndarray:
 
 
 def core(name: str, spec: EncoderSpec, modality: str, values: Sequence[Any]) -> Contender:
-    """The engine-free core, from encoded bytes or strings to vectors."""
+    """Run the engine-free core, from encoded bytes or strings to vectors."""
     encoder = load_encoder(spec)
     return Contender(f"core, {name}", len(values), lambda: embed(encoder, modality, values))
 
 
 def on_beam(name: str, spec: EncoderSpec, modality: str, table: Path, rows: int) -> Contender:
-    """Beam's local runner, one worker with all cores, rows from Parquet; the pipeline's construction is timed too.
+    """Run Beam's local runner with one worker, all cores and rows from Parquet, including the pipeline's construction.
 
     Args:
-        name: Of the precision.
-        spec: What embeds.
-        modality: Of the table's column `value`.
-        table: A Parquet file: `beam.Create` would pickle and compress the rows first.
-        rows: How many it has.
+        name: The name of the precision.
+        spec: The encoder.
+        modality: The modality of the table's column `value`.
+        table: A Parquet file, because `beam.Create` would pickle and compress the rows first.
+        rows: The number of its rows.
     """
     load_encoder(spec)
 
@@ -84,15 +84,15 @@ def on_beam(name: str, spec: EncoderSpec, modality: str, table: Path, rows: int)
 
 
 def on_spark(name: str, spec: EncoderSpec, modality: str, frame: DataFrame, few: DataFrame, rows: int) -> Contender:
-    """A local Spark with a one-core worker for each core; the whole job is timed, workers are warm.
+    """Run a local Spark with a one-core worker per core. The whole job is timed; workers are warm.
 
     Args:
-        name: Of the precision.
-        spec: What embeds.
-        modality: Of the column `value`.
+        name: The name of the precision.
+        spec: The encoder.
+        modality: The modality of the column `value`.
         frame: All rows, in memory.
-        few: Some of them, in as many partitions, to wake the workers with: they end after a minute without work.
-        rows: How many there are.
+        few: Some of them, in as many partitions, to warm up the workers, which end after a minute without work.
+        rows: The number of rows.
     """
 
     def run(source: DataFrame) -> None:

@@ -1,4 +1,4 @@
-"""What the way around a model costs: the fake encoder, 512 values, short texts; and where the time goes."""
+"""Overhead around a model, measured with the fake encoder (512 values, short texts), and profiles of it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from clipmill.encoders import EncoderSpec
 
 SPEC = EncoderSpec("fake::dim=512", max_cache_bytes=0)
 _TOP = 25
-"""Functions that a profile shows."""
+"""The number of functions that a profile shows."""
 
 
 def contenders(place: Workplace, rows: int) -> list[Contender]:
-    """Return the three ways through the fake."""
+    """Return the fake encoder in the core, on Beam and on Spark."""
     texts = captions(rows)
     table = place.table("short-texts", texts)
     return [
@@ -36,12 +36,12 @@ def contenders(place: Workplace, rows: int) -> list[Contender]:
 
 
 def measure_overhead(place: Workplace, rows: int, rounds: int) -> Rates:
-    """Return rows a second through each engine."""
+    """Return rows per second on each engine."""
     return take_turns(contenders(place, rows), rounds)
 
 
 def overhead_table(rates: Rates) -> list[str]:
-    """Return the lines of the table, with the microseconds of a row."""
+    """Return the lines of the table, with microseconds per row."""
     lines = ["| way | rows/s | µs a row |", "|---|---|---|"]
     for name, values in rates.items():
         rate = statistics.median(values)
@@ -50,7 +50,7 @@ def overhead_table(rates: Rates) -> list[str]:
 
 
 def profile_overhead(place: Workplace, rows: int) -> dict[str, str]:
-    """Return for each engine its functions that took longest; a profile of Spark is one of its Python workers."""
+    """Return the slowest functions by engine. The profile of Spark covers one of its Python workers."""
     found = {}
     for contender in contenders(place, rows):
         contender.run()
@@ -62,16 +62,16 @@ def profile_overhead(place: Workplace, rows: int) -> dict[str, str]:
 
 
 def profiled(run: Callable[[], object]) -> pstats.Stats:
-    """Run something and return the profile of this thread and of those that it starts.
+    """Run a function and return the profile of this thread and of the threads that it starts.
 
-    A profile belongs to a thread; each new one gets its own when its first function is called. Threads that outlive
-    this go on being profiled: to be called when nothing is timed any more.
+    A profile belongs to one thread; each new thread gets its own when its first function is called. Threads that
+    outlive this call continue to be profiled, so call it only when no more timing follows.
     """
     profiles: list[Profile] = []
 
     def start(*_: object) -> None:
         profile = Profile()
-        with contextlib.suppress(ValueError):  # from Python 3.12 on the first profile sees all threads
+        with contextlib.suppress(ValueError):  # from Python 3.12 on, the first profile covers all threads
             profile.enable()
             profiles.append(profile)
 
@@ -96,7 +96,7 @@ def _profiling_new_threads(start: Callable[..., None]) -> Iterator[None]:
 
 
 def _spark_profile(place: Workplace, run: Callable[[], object]) -> str:
-    """Profile with Spark's own profiler of Python workers, summed over them."""
+    """Profile with Spark's own profiler of Python workers, summed over the workers."""
     place.spark.conf.set("spark.sql.pyspark.udf.profiler", "perf")
     place.spark.profile.clear()
     try:
@@ -105,14 +105,14 @@ def _spark_profile(place: Workplace, run: Callable[[], object]) -> str:
             place.spark.profile.dump(folder)
             files = [str(path) for path in Path(folder).glob("*.pstats")]
             if not files:
-                raise RuntimeError("Spark kept no profile: its profiler of UDFs does not know this kind")
+                raise RuntimeError("Spark kept no profile: its UDF profiler does not support this kind of function")
             return _top(pstats.Stats(*files))
     finally:
         place.spark.conf.unset("spark.sql.pyspark.udf.profiler")
 
 
 def _top(stats: pstats.Stats) -> str:
-    """Return the functions with the most time of their own, one a line."""
+    """Return the functions with the most time of their own, one per line."""
     text = io.StringIO()
     stats.stream = text  # type: ignore[attr-defined]  # where it prints to
     stats.sort_stats("tottime").print_stats(_TOP)

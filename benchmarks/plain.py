@@ -1,4 +1,4 @@
-"""What clipmill is measured against: A and B alone, C on Beam, D on Spark, each as its users run it."""
+"""The systems that clipmill is compared with: A and B alone, C on Beam, D on Spark, each as its users run it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class OpenClip:
         """Load a model.
 
         Args:
-            architecture: As open_clip calls it.
+            architecture: open_clip's name for it.
             weights: A safetensors file.
         """
         model, _, self.transform = open_clip.create_model_and_transforms(architecture, pretrained=str(weights))
@@ -53,7 +53,7 @@ class OpenClip:
 
 @functools.cache
 def open_clip_model(architecture: str, weights: Path) -> OpenClip:
-    """Return a model that this process loads once."""
+    """Return a model that this process loads only once."""
     return OpenClip(architecture, weights)
 
 
@@ -63,25 +63,25 @@ def batches(values: Sequence[Any]) -> list[Sequence[Any]]:
 
 
 def plain_loop(model: OpenClip, modality: str, values: Sequence[Any]) -> Contender:
-    """A: a loop over batches, what clip-retrieval does on a CPU."""
+    """A: a loop over batches, as clip-retrieval does on a CPU."""
 
     def run() -> np.ndarray:
-        torch.set_num_threads(allowed_cpus())  # whatever others of this process left
+        torch.set_num_threads(allowed_cpus())  # other code in this process may have changed it
         return np.concatenate([model.embed(modality, batch) for batch in batches(values)])
 
     return Contender("A", len(values), run)
 
 
 class OnnxService:
-    """B: ONNX Runtime float32 behind four threads that preprocess whole batches ahead of it, as clip-as-service."""
+    """B: ONNX Runtime float32 behind four threads that preprocess whole batches ahead of it, like clip-as-service."""
 
     def __init__(self, graphs: Mapping[str, Path], preprocess: Callable[[Image.Image], Any], tokenizer: Any) -> None:
-        """Start a session for each graph, with ONNX Runtime's own settings.
+        """Start a session for each graph, with ONNX Runtime's default settings.
 
         Args:
-            graphs: By modality; images come in normalised, texts as 77 tokens.
-            preprocess: From a Pillow image to a normalised tensor.
-            tokenizer: From texts to (n, 77) tokens.
+            graphs: By modality; the inputs are normalised images, and texts as 77 tokens.
+            preprocess: Turns a Pillow image into a normalised tensor.
+            tokenizer: Turns texts into (n, 77) tokens.
         """
         import onnxruntime
 
@@ -94,7 +94,7 @@ class OnnxService:
         self._pool = ThreadPoolExecutor(SERVICE_THREADS)
 
     def prepare(self, modality: str, values: Sequence[Any]) -> np.ndarray:
-        """Return what a session is given for one batch."""
+        """Return a session's input for one batch."""
         if modality == "text":
             return self._tokenizer(list(values)).numpy()
         return torch.stack([self._preprocess(Image.open(io.BytesIO(value))) for value in values]).numpy()
@@ -113,16 +113,16 @@ def onnx_service(service: OnnxService, modality: str, values: Sequence[Any]) -> 
 
 
 class PlainHandler(ModelHandler[Any, PredictionResult, OpenClip]):
-    """C's handler: open_clip, 32 rows a batch."""
+    """C's handler: open_clip, 32 rows per batch."""
 
     def __init__(self, architecture: str, weights: Path, modality: str) -> None:
-        """Keep what the model is loaded from."""
+        """Store what is needed to load the model."""
         super().__init__(min_batch_size=BATCH, max_batch_size=BATCH)
         self._made_of = architecture, weights
         self._modality = modality
 
     def load_model(self) -> OpenClip:
-        """Return the model, loaded once for all pipelines of this process: loading is not what is timed."""
+        """Return the model, loaded once for all pipelines of this process, because loading is not timed."""
         return open_clip_model(*self._made_of)
 
     def run_inference(
@@ -134,7 +134,7 @@ class PlainHandler(ModelHandler[Any, PredictionResult, OpenClip]):
 
 
 def run_inference(handler: PlainHandler, table: Path, rows: int) -> Contender:
-    """C: Beam's RunInference on its local runner, rows from Parquet, the pipeline's construction included."""
+    """C: Beam's RunInference on its local runner with rows from Parquet, including the pipeline's construction."""
 
     def run() -> None:
         torch.set_num_threads(allowed_cpus())
@@ -146,7 +146,7 @@ def run_inference(handler: PlainHandler, table: Path, rows: int) -> Contender:
 
 
 def plain_udf(architecture: str, weights: Path, modality: str) -> Callable[[str], Column]:
-    """Return D's function of a column: open_clip in `predict_batch_udf`, threads as Spark leaves them."""
+    """Return D's function of a column: open_clip in `predict_batch_udf`, with Spark's default threads."""
 
     def load() -> Callable[[np.ndarray], np.ndarray]:
         model = open_clip_model(architecture, weights)
@@ -156,13 +156,13 @@ def plain_udf(architecture: str, weights: Path, modality: str) -> Callable[[str]
 
 
 def predict_batches(embed: Callable[[str], Column], frame: DataFrame, few: DataFrame, rows: int) -> Contender:
-    """D: the column of a DataFrame, on workers that are warm.
+    """D: the column of a DataFrame, on warm workers.
 
     Args:
-        embed: From `plain_udf`.
+        embed: The function from `plain_udf`.
         frame: All rows.
-        few: Some, in as many partitions, to wake the workers with.
-        rows: How many there are.
+        few: Some of them, in as many partitions, to warm up the workers.
+        rows: The number of rows.
     """
 
     def made(source: DataFrame) -> None:

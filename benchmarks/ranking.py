@@ -1,4 +1,4 @@
-"""Ranking: queries with their candidates, against the loop that encodes each query's document with all its matches."""
+"""Ranking of queries and candidates, compared with a loop that encodes each query's document with all its matches."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ from clipmill.transforms import Rank
 from clipmill.udfs import rank
 
 CANDIDATES, DISTINCT = 100, 5_000
-"""Candidates of a query, and how many different texts they are drawn from."""
+"""Candidates per query, and the number of distinct texts that they are drawn from."""
 
 Row = dict[str, Any]
 
 
 def workload(pictures: Sequence[bytes], distinct: int, seed: int = 0) -> list[Row]:
-    """Return a row for each picture: the query, and 100 texts."""
+    """Return a row for each picture: the query and 100 texts."""
     rng = np.random.default_rng(seed)
     texts = captions(distinct)
     return [
@@ -54,9 +54,9 @@ def workload(pictures: Sequence[bytes], distinct: int, seed: int = 0) -> list[Ro
 
 
 def service_loop(rows: Sequence[Row], weights: Path | None) -> float:
-    """Seconds of clip-as-service's way: a document and all its matches are encoded for every query, 77 tokens each.
+    """Return the seconds of clip-as-service's method: encode a document and all its matches per query, 77 tokens each.
 
-    Its own arithmetic: torch float32, 32 a call, cosines and softmax for each query. Loading is not timed.
+    Uses its arithmetic: torch float32, 32 rows per call, cosines and softmax per query. Loading is not timed.
     """
     name = f"local-dir:{Path(demo.__file__).parent}" if weights is None else ARCHITECTURE
     model, _, transform = open_clip.create_model_and_transforms(name, load_weights=weights is None)
@@ -77,7 +77,7 @@ def service_loop(rows: Sequence[Row], weights: Path | None) -> float:
 
 
 def on_core(rows: Sequence[Row], spec: EncoderSpec) -> float:
-    """Seconds of the engine-free core."""
+    """Return the seconds of the engine-free core."""
     encoder = load_encoder(spec)
     torch.set_num_threads(allowed_cpus())
     started = time.perf_counter()
@@ -90,7 +90,7 @@ def on_core(rows: Sequence[Row], spec: EncoderSpec) -> float:
 
 
 def on_beam(table: Path, spec: EncoderSpec) -> float:
-    """Seconds of Beam's local runner, one worker with all cores, the pipeline's construction included."""
+    """Return the seconds of Beam's local runner with one worker and all cores, including pipeline construction."""
     load_encoder(spec)
     started = time.perf_counter()
     with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as pipeline:
@@ -100,7 +100,7 @@ def on_beam(table: Path, spec: EncoderSpec) -> float:
 
 
 def on_spark(table: Path, spec: EncoderSpec, spark: SparkSession) -> float:
-    """Seconds of a Spark job with a one-core worker for each core; each has a cache of its own."""
+    """Return the seconds of a Spark job with a one-core worker per core, each with its own cache."""
     frame = spark.read.parquet(str(table)).repartition(allowed_cpus())
     started = time.perf_counter()
     frame.select("id", rank("q", "c", model=spec)).write.format("noop").mode("overwrite").save()
@@ -110,16 +110,16 @@ def on_spark(table: Path, spec: EncoderSpec, spark: SparkSession) -> float:
 def measure_ranking(
     name: str, weights: Path | None, home: Path, *, queries: int, sample: int, distinct: int, rounds: int
 ) -> dict[str, list[float]]:
-    """Return milliseconds for each query by contender, one for each round; the contenders take turns.
+    """Return milliseconds per query by contender, one value per round; the contenders take turns.
 
     Args:
-        name: Of the model.
-        weights: Its file, or None for the demo model.
-        home: Where the engines' table is written.
-        queries: Queries that clipmill ranks.
-        sample: Queries of the loop, whose cost for each is always the same.
-        distinct: Texts that the candidates are drawn from.
-        rounds: After one that warms up.
+        name: The model's name.
+        weights: Its weights file, or None for the demo model.
+        home: The folder for the engines' table.
+        queries: The number of queries that clipmill ranks.
+        sample: The number of queries for the loop, whose cost per query is constant.
+        distinct: The number of texts that the candidates are drawn from.
+        rounds: The number of rounds after the one that warms up.
     """
     rows = workload(drawings(queries) if weights is None else photographs(queries), distinct)
     table = home / f"rank-{name.partition(':')[0]}.parquet"
@@ -129,7 +129,7 @@ def measure_ranking(
     found: dict[str, list[float]] = {}
     with spark_session() as spark:
         for number in range(rounds + 1):
-            # another number of bytes is another cache, empty, over the same model
+            # a different cache size gives a new, empty cache over the same model
             spec = dataclasses.replace(spec, max_cache_bytes=spec.max_cache_bytes + 1)
             seconds = {
                 "loop": service_loop(rows[:sample], weights) / sample,
@@ -156,12 +156,12 @@ def ranking_table(found: Mapping[str, list[float]]) -> list[str]:
 
 
 def measure_all(home: Path, weights: Path, *, quick: bool) -> dict[str, dict[str, list[float]]]:
-    """Return what `measure_ranking` finds by model.
+    """Return the results of `measure_ranking` by model.
 
     Args:
-        home: Where the engines' tables are written.
-        weights: Of the large model.
-        quick: The demo model alone, with fewer queries and texts.
+        home: The folder for the engines' tables.
+        weights: The weights file of the large model.
+        quick: Measure only the demo model, with fewer queries and texts.
     """
     rounds = {"rounds": 1, "sample": 10} if quick else {"rounds": 3, "sample": 200}
     found = {"demo": measure_ranking("demo", None, home, **_sizes(quick), **rounds)}
@@ -172,10 +172,10 @@ def measure_all(home: Path, weights: Path, *, quick: bool) -> dict[str, dict[str
 
 
 def rank_tables(found: Mapping[str, Mapping[str, list[float]]], *, quick: bool) -> list[tuple[str, list[str]]]:
-    """Return headings and tables of what `measure_all` found."""
+    """Return headings and tables of the results of `measure_all`."""
     sizes = _sizes(quick)
-    told = f"{sizes['queries']:,} pictures with {CANDIDATES} texts each out of {sizes['distinct']:,}"
-    return [(f"Ranking: {name}, {told}", ranking_table(times)) for name, times in found.items()]
+    size = f"{sizes['queries']:,} pictures with {CANDIDATES} texts each out of {sizes['distinct']:,}"
+    return [(f"Ranking: {name}, {size}", ranking_table(times)) for name, times in found.items()]
 
 
 def _sizes(quick: bool) -> dict[str, int]:
@@ -183,7 +183,7 @@ def _sizes(quick: bool) -> dict[str, int]:
 
 
 def measure_rank_memory(few: int, home: Path) -> dict[str, dict[int, Watched]]:
-    """Return what `clipmill rank` takes by engine and queries, for some of them and ten times as many."""
+    """Return memory and time of `clipmill rank` by engine and queries, for `few` queries and ten times as many."""
     found: dict[str, dict[int, Watched]] = {"beam": {}, "spark": {}}
     pictures = drawings(500)
     for count in (few, 10 * few):

@@ -1,4 +1,4 @@
-"""How often the ten nearest neighbours by float32 are the ten nearest when `auto`, or bfloat16, makes the vectors."""
+"""Recall of the ten nearest neighbours, by `auto` or bfloat16 vectors, against those by float32 vectors."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from clipmill.pipelines.drawings import caption, draw, sample_scene
 
 NEIGHBOURS = 10
 _CHUNK = 250
-"""Pictures that are held at a time."""
+"""The number of pictures held at a time."""
 
 
 def recall(
     exact: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray], neighbours: int = NEIGHBOURS
 ) -> float:
-    """Return the part of the neighbours found with other vectors that are neighbours by the exact ones.
+    """Return the share of the neighbours found with other vectors that are also neighbours by the exact ones.
 
-    Neighbours by the exact vectors are all whose cosine is at least that of the last of them: of equals, any will do.
+    Neighbours by the exact vectors are all whose cosine is at least that of the last one, so any of several equal ones
+    counts.
 
     Args:
         exact: Queries and database, (q, dim) and (n, dim) float32.
         other: The same by other vectors, in the same order.
-        neighbours: How many are looked for.
+        neighbours: The number of neighbours.
     """
     (queries, database), (other_queries, other_database) = exact, other
     least = exact_top_k(queries, database, neighbours).scores[:, -1]
@@ -35,11 +36,11 @@ def recall(
 
 
 def measure_recall(pictures: int, queries: int) -> list[dict[str, float | str]]:
-    """Embed drawn pictures and captions with the demo model in each precision; return what was found against float32.
+    """Embed drawn pictures and captions with the demo model in each precision; return the recalls against float32.
 
     Args:
-        pictures: In the database.
-        queries: Other pictures, and as many captions.
+        pictures: The number of pictures in the database.
+        queries: The number of further pictures, and of captions, used as queries.
     """
     precisions = ("fp32", "auto", "bf16") if has_native_bfloat16() else ("fp32", "auto")
     encoders = {
@@ -74,7 +75,7 @@ def recall_table(found: list[dict[str, float | str]], pictures: int, queries: in
     """Return the lines of the table."""
     lines = [
         f"Recall@{NEIGHBOURS} of {queries:,} pictures and as many captions among {pictures:,} pictures, against"
-        " float32; of `auto` at least 0.999 is wanted.",
+        " float32; `auto` should reach at least 0.999.",
         "",
         "| precision | ran in | image to image | text to image |",
         "|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""`make bench`: speed as ratios of interleaved rounds, overhead, start, memory, scaling, ranking, recall, indexes.
+"""`make bench`: speed as ratios of interleaved rounds, overhead, startup, memory, scaling, ranking, recall, indexes.
 
     python benchmarks/run.py [--quick] [--only PART]… [--profile] [--output DIR] [--work DIR]
 
@@ -33,7 +33,7 @@ QUICK = {
     "big": Size(slow=4, fast=8, rounds=1, batches=2),
     "texts": Size(slow=8, fast=128, rounds=1, batches=2),
 }
-"""So that all parts together take under five minutes on two cores that do nothing else."""
+"""Sizes with which all parts together take under five minutes on two idle cores."""
 
 FULL = {
     "speed": Size(slow=96, fast=576, rounds=3),
@@ -43,15 +43,15 @@ FULL = {
 
 
 class Bench:
-    """One run: its size, and what was found so far.
+    """One run: its size, and the results so far.
 
     Attributes:
-        lines: Of the report.
-        raw: The figures behind it, by part.
+        lines: The lines of the report.
+        raw: The raw figures, by part.
     """
 
     def __init__(self, place: Workplace, *, quick: bool) -> None:
-        """Start with nothing measured."""
+        """Start without results."""
         self.place = place
         self.quick = quick
         self.sizes = QUICK if quick else FULL
@@ -62,25 +62,25 @@ class Bench:
         self._counts = (800,) if quick else (1_000, 5_000, 20_000)
 
     def add(self, heading: str, lines: list[str]) -> None:
-        """Put a table under its heading, with what it was measured on and what else that had to do."""
+        """Add a table under its heading, with the machine and its load."""
         load = f"load average of the last minute, this run's own included: {os.getloadavg()[0]:.1f}"
         self.lines += [f"## {heading}", "", f"On {self._machine}; {load}.", "", *lines, ""]
 
     def speed(self) -> None:
-        """Images through everything."""
+        """Measure images with all contenders."""
         size = self.sizes["speed"]
         rates = self.raw["speed"] = measure_images(self.place, size)
         heading = f"Images: {ARCHITECTURE}, photographs of 480-900 px, {_rounds(size)}"
         self.add(heading, speed_table(rates, "images"))
 
     def big(self) -> None:
-        """Large photographs."""
+        """Measure large photos."""
         size = self.sizes["big"]
         rates = self.raw["big"] = measure_large(self.place, size)
         self.add(f"12-megapixel JPEGs: {ARCHITECTURE}, {_rounds(size)}", speed_table(rates, "images"))
 
     def texts(self) -> None:
-        """Captions, short and long."""
+        """Measure captions, short and long."""
         size = self.sizes["texts"]
         rates = self.raw["texts"] = measure_texts(self.place, size)
         self.add(f"Captions of 5-15 words: {ARCHITECTURE}, {_rounds(size)}", speed_table(rates, "captions"))
@@ -90,13 +90,13 @@ class Bench:
         self.add(f"Captions of 60 words: {ARCHITECTURE}, {_rounds(size)}", speed_table(rates, "captions"))
 
     def overhead(self) -> None:
-        """The fake encoder."""
+        """Measure the fake encoder."""
         rows, rounds = (5_000, 1) if self.quick else (50_000, 5)
         rates = self.raw["overhead"] = measure_overhead(self.place, rows, rounds)
         self.add(f"Without a model: 512 values, {rows:,} short texts", overhead_table(rates))
 
     def first(self) -> None:
-        """New processes."""
+        """Measure new processes."""
         ways, rounds = (SHORT_WAYS, 1) if self.quick else (WAYS, 5)
         model = f"{ARCHITECTURE}::{self.place.weights}"
         found = measure_first(model, ways, rounds, dict(os.environ))
@@ -104,14 +104,14 @@ class Bench:
         self.add(f"A new process to its first vectors: {ARCHITECTURE}, cache filled", first_table(found))
 
     def memory(self) -> None:
-        """Peak memory of whole commands."""
+        """Measure peak memory of whole commands."""
         counts = sorted({self._counts[0], self._counts[-1]})
         self.add("Memory: `clipmill embed`, demo model", memory_table(self._jobs, counts))
         self._keep_jobs()
 
     def scaling(self) -> None:
-        """Rates of whole commands."""
-        engines = ("beam",) if self.quick else tuple(WORKERS)  # Spark's second job would be all start
+        """Measure rates of whole commands."""
+        engines = ("beam",) if self.quick else tuple(WORKERS)  # Spark's second job would be nothing but startup
         self.add("Scaling: `clipmill embed`, demo model", scaling_table(self._jobs, engines, self._counts))
         self._keep_jobs()
 
@@ -119,8 +119,8 @@ class Bench:
         self.raw["jobs"] = [{**job._asdict(), **found._asdict()} for job, found in self._jobs.found.items()]
 
     def rank(self) -> None:
-        """Queries and their candidates."""
-        self.place.stop_spark()  # it starts one of its own, and ends it
+        """Rank queries and their candidates."""
+        self.place.stop_spark()  # the ranking starts and stops its own session
         self.raw["rank"] = measure_all(self.place.home, self.place.weights, quick=self.quick)
         for heading, lines in rank_tables(self.raw["rank"], quick=self.quick):
             self.add(heading, lines)
@@ -129,27 +129,27 @@ class Bench:
             self.add("Memory: `clipmill rank`, demo model", rank_memory_table(self.raw["rank memory"]))
 
     def recall(self) -> None:
-        """Neighbours by reduced precision."""
+        """Compare the neighbours by reduced precision."""
         pictures, queries = (1_000, 100) if self.quick else (20_000, 1_000)
         found = self.raw["recall"] = measure_recall(pictures, queries)
         self.add("Recall: demo model, drawn pictures", recall_table(found, pictures, queries))
 
     def index(self) -> None:
-        """An index built and searched."""
-        self.place.stop_spark()  # memory and cores of the machine are the index's
+        """Build and search an index."""
+        self.place.stop_spark()  # leaves the machine's memory and cores to the index
         self.raw["index"] = measure_index(self.place.home, quick=self.quick)
         for heading, lines in index_tables(self.raw["index"]):
             self.add(heading, lines)
 
     def profiles(self) -> None:
-        """Where the overhead goes."""
+        """Profile the overhead."""
         rows = 5_000 if self.quick else 50_000
         self.raw["profiles"] = profile_overhead(self.place, rows)
         for name, text in self.raw["profiles"].items():
             self.add(f"Where the time goes: {name}, {rows:,} rows", ["```", text, "```"])
 
     def ratios(self) -> None:
-        """What the rates show, for the parts that were measured."""
+        """Add the ratios of the parts that were measured."""
         lines = goal_table(self.raw)
         if len(lines) > 2:
             self.add("Ratios", lines)
@@ -180,7 +180,7 @@ PARTS: dict[str, Callable[[Bench], None]] = {
 @click.option("--output", default="bench-output", show_default=True, help="Where the tables and the figures go.")
 @click.option("--work", help="A folder for weights, graphs and pictures that the next run uses again; else temporary.")
 def main(quick: bool, only: tuple[str, ...], profile: bool, output: str, work: str | None) -> None:
-    """Measure, print, write."""
+    """Measure, print and write."""
     target = Path(output)
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
@@ -201,7 +201,7 @@ def main(quick: bool, only: tuple[str, ...], profile: bool, output: str, work: s
                 bench.profiles()
         finally:
             place.stop_spark()
-            # what was measured is worth keeping, whatever happened then
+            # keep what was measured, also after an error
             (target / "benchmarks.json").write_text(json.dumps(bench.raw, indent=1))
             (target / "benchmarks.md").write_text("\n".join(bench.lines))
     click.echo("\n".join(bench.lines))

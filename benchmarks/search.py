@@ -1,9 +1,9 @@
-"""Queries a second against 100,000 vectors of 512 values: directly, through Beam, through Spark, and where it goes.
+"""Queries per second against 100,000 vectors of 512 values: directly, with Beam and with Spark.
 
     python benchmarks/search.py [--queries 10000] [--rows 100000] [--engine local|beam|spark]… [--work DIR]
 
-Vectors are clustered random ones, by seed. Each way is measured in this process, once warm: what is searched is open,
-and of Spark a first job has started the workers.
+Vectors are clustered random ones, drawn from a seed. Each engine is measured once in this process, when it is warm: the
+index is open, and on Spark a first job has started the workers.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def write(folder: Path, found: np.ndarray, name: str) -> str:
 
 
 def through_beam(index: str, queries: np.ndarray) -> None:
-    """Search for rows that are there as arrays."""
+    """Search for rows that are already in memory as arrays."""
     rows = [{"id": number, "q": query} for number, query in enumerate(queries)]
     with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as p:
         found = p | beam.Create(rows) | Search(index, query="q", query_kind="vector", top_k=TOP_K)
@@ -57,14 +57,14 @@ def through_beam(index: str, queries: np.ndarray) -> None:
 
 
 def through_nothing(queries: np.ndarray) -> None:
-    """Do as `through_beam` does, and search for nothing: what the runner itself takes."""
+    """Run the pipeline of `through_beam` without the search, to time the runner alone."""
     rows = [{"id": number, "q": query} for number, query in enumerate(queries)]
     with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as p:
         _ = p | beam.Create(rows) | beam.Map(lambda row: len(row["q"])) | beam.CombineGlobally(sum)
 
 
-def of_spark(index: str, parquet: str) -> Callable[[], None]:
-    """Return what searches for the rows of files, into nowhere."""
+def spark_search(index: str, parquet: str) -> Callable[[], None]:
+    """Return a function that searches for the rows of files and discards the result."""
     from pyspark.sql import SparkSession
 
     from clipmill.udfs import search
@@ -78,7 +78,7 @@ def of_spark(index: str, parquet: str) -> Callable[[], None]:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Return the seconds that something takes."""
+    """Return the seconds that a call takes."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
@@ -90,11 +90,11 @@ def timed(work: Callable[[], object]) -> float:
 @click.option("--engine", "engines", multiple=True, default=("local", "beam", "spark"))
 @click.option("--work", type=click.Path(path_type=Path), default=None)
 def main(queries: int, rows: int, engines: tuple[str, ...], work: Path | None) -> None:
-    """Measure, and print a table."""
+    """Measure and print the rates."""
     home = work or Path(tempfile.mkdtemp(prefix="clipmill-search-"))
-    corpus, asked = vectors(rows, 1), vectors(queries, 2)
+    corpus, query_vectors = vectors(rows, 1), vectors(queries, 2)
     dataset = write(home / "vectors", corpus, "embedding")
-    parquet = write(home / "queries", asked, "q")
+    parquet = write(home / "queries", query_vectors, "q")
     places = {"dataset": dataset}
     for name, factory in (("exact index", "Flat"), ("planned index", None)):
         places[name] = str(home / name.replace(" ", "-"))
@@ -102,11 +102,11 @@ def main(queries: int, rows: int, engines: tuple[str, ...], work: Path | None) -
             build_index([dataset], places[name], IndexOptions(factory=factory, max_memory_bytes=500 * 10**6))
     print(f"On {machine()}; load {os.getloadavg()[0]:.1f}; {queries:,} queries, {rows:,} x {DIM}, top {TOP_K}")
     if "local" in engines:
-        print("exact_top_k, units made too", round(timed(lambda: exact_top_k(asked, corpus, TOP_K)), 2), "s")
+        print("exact_top_k, units made too", round(timed(lambda: exact_top_k(query_vectors, corpus, TOP_K)), 2), "s")
         for name, place in places.items():
             opened = find_target(place).open()
-            opened.search(asked[:10], TOP_K)
-            seconds = timed(lambda opened=opened: opened.search(asked, TOP_K))
+            opened.search(query_vectors[:10], TOP_K)
+            seconds = timed(lambda opened=opened: opened.search(query_vectors, TOP_K))
             print(f"directly, {name}: {seconds:.2f} s, {queries / seconds:,.0f} queries/s")
         index = open_index(places["planned index"])
         print(
@@ -116,9 +116,13 @@ def main(queries: int, rows: int, engines: tuple[str, ...], work: Path | None) -
         if engine not in engines:
             continue
         if engine == "beam":
-            print(f"the runner alone: {timed(lambda: through_nothing(asked)):.2f} s")
+            print(f"the runner alone: {timed(lambda: through_nothing(query_vectors)):.2f} s")
         for name, place in places.items():
-            run = of_spark(place, parquet) if engine == "spark" else lambda place=place: through_beam(place, asked)
+            run = (
+                spark_search(place, parquet)
+                if engine == "spark"
+                else lambda place=place: through_beam(place, query_vectors)
+            )
             if engine == "spark":
                 run()
             seconds = timed(run)

@@ -1,4 +1,4 @@
-"""Rates of all contenders: images, 12-megapixel photographs, texts."""
+"""Rates of all contenders: images, 12-megapixel photos, texts."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from clipmill.models.spec import Modality
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """How much is measured.
+    """The amount of work.
 
     Attributes:
-        slow: Rows of those who need tens of milliseconds for each.
-        fast: Rows of the others.
-        rounds: After the one that warms up.
-        batches: Whole ones that B is given at least.
-        engines: The precisions in which photographs go through Beam and Spark.
+        slow: Rows for contenders that need tens of milliseconds per row.
+        fast: Rows for the others.
+        rounds: The number of rounds after the one that warms up.
+        batches: The minimum number of whole batches for B.
+        engines: The precisions in which photos go through Beam and Spark.
     """
 
     slow: int
@@ -44,7 +44,7 @@ class Size:
 
 
 def measure_images(place: Workplace, size: Size) -> Rates:
-    """Photographs of 480 to 900 pixels through everything."""
+    """Measure all contenders on photos of 480 to 900 pixels."""
     files = photographs(size.fast)
     contenders = [
         *_plain_alone(place, "image", files[: size.slow], for_b(files, size)),
@@ -55,7 +55,7 @@ def measure_images(place: Workplace, size: Size) -> Rates:
 
 
 def measure_large(place: Workplace, size: Size) -> Rates:
-    """Photographs of 12 megapixels, some of them again and again."""
+    """Measure photos of 12 megapixels, some of them repeatedly."""
     distinct = large_photographs(size.slow // 2)
     files = [distinct[number % len(distinct)] for number in range(size.fast)]
     contenders = [
@@ -66,7 +66,7 @@ def measure_large(place: Workplace, size: Size) -> Rates:
 
 
 def measure_texts(place: Workplace, size: Size) -> Rates:
-    """Captions of 5 to 15 words."""
+    """Measure captions of 5 to 15 words."""
     texts = captions(size.fast)
     contenders = [
         *_plain_alone(place, "text", texts[: size.slow], for_b(texts, size)),
@@ -76,7 +76,7 @@ def measure_texts(place: Workplace, size: Size) -> Rates:
 
 
 def measure_long_texts(place: Workplace, size: Size) -> Rates:
-    """Captions of 60 words."""
+    """Measure captions of 60 words."""
     texts = captions(size.fast // 8, words=(60, 60))
     alone = _plain_alone(place, "text", texts[: size.slow], for_b(texts, size))
     contenders = [*alone, *_own(place, "text", texts)]
@@ -84,13 +84,13 @@ def measure_long_texts(place: Workplace, size: Size) -> Rates:
 
 
 def for_b(values: Sequence[Any], size: Size) -> list[Any]:
-    """Return what B is given: its threads take whole batches, so that all four of them need several each."""
+    """Return the values for B. Its threads take whole batches, so all four of them need several each."""
     count = max(2 * size.slow, size.batches * BATCH)
     return [values[number % len(values)] for number in range(count)]
 
 
 def speed_table(rates: Rates, unit: str) -> list[str]:
-    """Return the lines of a table, each way against A, B and the core where those were measured."""
+    """Return the lines of a table that compares each contender with A, B and the core where those were measured."""
     return rate_table(rates, unit, [base for base in ("A", "B", "core, fp32", "core, auto") if base in rates])
 
 
@@ -115,14 +115,14 @@ def _own(
     alone: bool = False,
     engines: Sequence[str] = (),
 ) -> list[Contender]:
-    """Return clipmill's ways in both precisions.
+    """Return clipmill's contenders in both precisions.
 
     Args:
-        place: With the weights.
-        modality: Of the values.
-        values: What is embedded.
-        alone: Whether the model alone is among them.
-        engines: The precisions that Beam and Spark are among them in.
+        place: The workplace with the weights.
+        modality: The modality of the values.
+        values: The values to embed.
+        alone: Whether to include the model alone.
+        engines: The precisions in which to include Beam and Spark.
     """
     made: list[Contender] = []
     for precision in ("fp32", "auto"):

@@ -1,4 +1,4 @@
-"""Timing by turns: every contender once in each round, A B C A B C, so that a busy minute hits all of them."""
+"""Timing in turns: every contender runs once in each round (A B C A B C), so that a busy minute affects all of them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import click
 import numpy as np
 
 LEAST_COSINE = 0.9
-"""What vectors of two contenders have at least, their means over the rows taken away; those of other rows have 0."""
+"""The minimum cosine of two contenders' vectors after subtracting their means; vectors of different rows have 0."""
 
 Rates = Mapping[str, Sequence[float]]
-"""Rows a second by contender, one for each round."""
+"""Rows per second by contender, one value per round."""
 
 
 def _nothing() -> None:
@@ -23,14 +23,14 @@ def _nothing() -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """One way to do the same work.
+    """One system that does the same work as the others.
 
     Attributes:
-        name: In the tables.
-        rows: How many it does in a run; slow ones do fewer, since rates are compared.
-        run: Does them; what is loaded is loaded already. Returns the vectors, (rows, dim) float32 in order, or None
-            where they stay in an engine.
-        warm: Called before every run, not timed: for workers that end when they are idle.
+        name: Its name in the tables.
+        rows: Rows per run; slow contenders do fewer, since rates are compared.
+        run: Embeds them, with everything already loaded. Returns the vectors, (rows, dim) float32 in order, or None if
+            they stay in an engine.
+        warm: Called before every run and not timed, for workers that end when they are idle.
     """
 
     name: str
@@ -42,10 +42,10 @@ class Contender:
 def take_turns(
     contenders: Sequence[Contender], rounds: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, list[float]]:
-    """Return the rates of each contender, one for each round, after a round that warms up and checks.
+    """Return the rates of each contender, one per round, after a round that warms up and checks the vectors.
 
     Raises:
-        RuntimeError: If two contenders do not embed the same rows: their rates would say nothing.
+        RuntimeError: If two contenders do not embed the same rows, which would make their rates meaningless.
     """
     rates: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     vectors: dict[str, np.ndarray] = {}
@@ -66,10 +66,10 @@ def take_turns(
 
 
 def check_same(vectors: Mapping[str, np.ndarray]) -> None:
-    """Compare what contenders made of the rows that all of them have.
+    """Compare the contenders' vectors for the rows that all of them have.
 
     Raises:
-        RuntimeError: With the names of two that differ.
+        RuntimeError: If two contenders differ, with their names.
     """
     if len(vectors) < 2:
         return
@@ -82,19 +82,19 @@ def check_same(vectors: Mapping[str, np.ndarray]) -> None:
 
 
 def _centred_cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return the cosine of each row's difference to the mean: with random weights all vectors are much alike."""
+    """Return the cosine of each row's difference from the mean: with random weights, all vectors are much alike."""
     left, right = (matrix - matrix.mean(axis=0) for matrix in (left.astype(float), right.astype(float)))
-    with np.errstate(invalid="ignore"):  # rows that are all equal tell nothing: not a number, and refused
+    with np.errstate(invalid="ignore"):  # equal rows give NaN, which the caller rejects
         return (left * right).sum(axis=1) / (np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1))
 
 
 def ratio(rates: Rates, own: str, base: str) -> float:
-    """Return the median over the rounds of one contender's rate against another's."""
+    """Return the ratio of one contender's rate to another's, as the median over the rounds."""
     return statistics.median(mine / theirs for mine, theirs in zip(rates[own], rates[base], strict=True))
 
 
 def rate_table(rates: Rates, unit: str, bases: Sequence[str] = ()) -> list[str]:
-    """Return a table's lines: medians of rates, and medians of each round's ratio to some of the contenders."""
+    """Return a table's lines: median rates, and the medians of each round's ratio to some of the contenders."""
     lines = [f"| way | {unit}/s |" + "".join(f" against {base} |" for base in bases)]
     lines.append("|" + "---|" * (2 + len(bases)))
     for name, values in rates.items():

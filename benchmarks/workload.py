@@ -1,4 +1,4 @@
-"""What the benchmarks run on: real photographs cut up by seed, drawn pictures, and random weights."""
+"""Inputs of the benchmarks: seeded crops of real photos, drawn pictures, captions and random weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from clipmill.pipelines.drawings import draw, sample_scene
 
 
 def photographs(count: int, seed: int = 0) -> list[bytes]:
-    """Return JPEG files of 480 to 900 pixels: seeded crops of real photographs, enlarged where they are smaller."""
+    """Return JPEG files of 480 to 900 pixels: seeded crops of real photos, enlarged if they are smaller."""
     rng = np.random.default_rng(seed)
     sources = real_photographs()
     files = []
@@ -37,12 +37,12 @@ def photographs(count: int, seed: int = 0) -> list[bytes]:
 
 
 def real_photographs() -> list[np.ndarray]:
-    """Return those of scikit-image and scikit-learn, (H, W, 3) uint8."""
+    """Return the photos of scikit-image and scikit-learn, (H, W, 3) uint8."""
     return [data.astronaut(), data.chelsea(), data.coffee(), data.rocket(), *load_sample_images().images]
 
 
 def large_photographs(count: int, seed: int = 0) -> list[bytes]:
-    """Return JPEG files of 4000 by 3000 pixels with detail at full scale: real photographs side by side, by seed."""
+    """Return JPEG files of 4000 by 3000 pixels with detail at full scale: seeded mosaics of real photos."""
     rng = np.random.default_rng(seed)
     tiles = [Image.fromarray(array).crop((0, 0, 400, 300)) for array in real_photographs()]
     files = []
@@ -57,7 +57,7 @@ def large_photographs(count: int, seed: int = 0) -> list[bytes]:
 
 
 def write_drawings(directory: Path, count: int, distinct: int = 500, seed: int = 0) -> None:
-    """Write `count` JPEG files of drawn pictures, `distinct` of them different."""
+    """Write `count` JPEG files of drawn pictures, `distinct` of which differ."""
     rng = np.random.default_rng(seed)
     directory.mkdir(parents=True, exist_ok=True)
     contents = []
@@ -81,7 +81,7 @@ def drawings(count: int, seed: int = 0) -> list[bytes]:
 
 
 def captions(count: int, seed: int = 0, *, words: tuple[int, int] = (5, 15)) -> list[str]:
-    """Return different texts of so many words, least and most."""
+    """Return distinct texts whose numbers of words are between the two given ones."""
     rng = np.random.default_rng(seed)
     known = _WORDS.split()
     found: dict[str, None] = {}

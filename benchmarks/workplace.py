@@ -1,4 +1,4 @@
-"""What the parts of the benchmark share, made when it is first asked for: weights, tables, plain models, Spark."""
+"""Resources that the parts of the benchmark share, created on first use: weights, tables, plain models, Spark."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from clipmill.threads import allowed_cpus
 
 ARCHITECTURE = "ViT-B-32"
 _FEW_ROWS = 64
-"""Rows that wake Spark's workers."""
+"""The number of rows that warm up Spark's workers."""
 
 
 @contextlib.contextmanager
 def spark_session() -> Iterator[SparkSession]:
-    """Start a local Spark with a slot for each core."""
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # workers are started by name from PATH otherwise
+    """Start a local Spark with one slot per core."""
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # otherwise Spark starts `python3` from PATH
     builder = SparkSession.builder.master(f"local[{allowed_cpus()}]").config("spark.ui.enabled", "false")
     builder = builder.config("spark.ui.showConsoleProgress", "false")
     session = builder.config("spark.log.level", "ERROR").config("spark.driver.memory", "2g").getOrCreate()
@@ -43,16 +43,16 @@ def spark_session() -> Iterator[SparkSession]:
 
 
 def send_modules(session: SparkSession) -> None:
-    """Let workers import what D is made of."""
+    """Send D's modules to the workers."""
     for name in ("plain.py", "turns.py"):
         session.sparkContext.addPyFile(str(Path(__file__).parent / name))
 
 
 class Workplace:
-    """See the module. Its Spark is to be stopped."""
+    """The shared resources of the benchmark. Call `stop_spark` at the end."""
 
     def __init__(self, home: Path) -> None:
-        """Start with nothing made.
+        """Start without any resources.
 
         Args:
             home: A folder for weights, graphs and tables.
@@ -64,12 +64,12 @@ class Workplace:
 
     @functools.cached_property
     def weights(self) -> Path:
-        """Random weights in the published layout; drawn from a seed, so that those of an earlier run are the same."""
+        """Random weights in the published layout, drawn from a seed, so that weights of an earlier run are the same."""
         path = self.home / f"{ARCHITECTURE}.safetensors"
         return path if path.is_file() else write_weights(ARCHITECTURE, path)
 
     def spec(self, precision: str) -> EncoderSpec:
-        """Return the spec of a precision, without the cache: every round brings the same values again."""
+        """Return the spec of a precision, without the cache, because every round repeats the same values."""
         return EncoderSpec(f"{ARCHITECTURE}::{self.weights}", device="cpu", precision=precision, max_cache_bytes=0)
 
     @property
@@ -79,19 +79,19 @@ class Workplace:
 
     @functools.cached_property
     def service(self) -> OnnxService:
-        """B's sessions, on the graphs that clipmill itself makes: the same arithmetic, without its preprocessing."""
+        """B's sessions, on clipmill's own graphs: the same arithmetic, without clipmill's preprocessing."""
         graphs = Store(find_source(self.spec("fp32")), None).graphs("float")
         paths = {"image": graphs.path("normalised_image"), "text": graphs.path("text")}
         return OnnxService(paths, self.plain.transform, self.plain.tokenizer)
 
     def table(self, name: str, values: Sequence[Any]) -> Path:
-        """Write values as the column `value` of a Parquet file, beside an `id`."""
+        """Write values as the column `value` of a Parquet file, next to an `id`."""
         path = self.home / f"{name}.parquet"
         pq.write_table(pa.table({"id": range(len(values)), "value": pa.array(values)}), path, row_group_size=64)
         return path
 
     def frames(self, table: Path) -> tuple[DataFrame, DataFrame]:
-        """Return a table's rows in Spark's memory, a partition for each core, and some of them."""
+        """Return a table's rows in Spark's memory, with one partition per core, and some of them."""
         if table.name not in self._frames:
             frame = self.spark.read.parquet(str(table)).repartition(allowed_cpus()).cache()
             few = frame.limit(_FEW_ROWS).repartition(allowed_cpus()).cache()
@@ -101,7 +101,7 @@ class Workplace:
 
     @property
     def spark(self) -> SparkSession:
-        """The session, started if it is not."""
+        """The session, started on first use."""
         if self._session is None:
             self._session = self._stack.enter_context(spark_session())
         return self._session
@@ -114,7 +114,7 @@ class Workplace:
 
 
 def machine() -> str:
-    """Return what the figures were measured on, in a line."""
+    """Describe the machine of the measurements in one line."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     bfloat16 = "with" if has_native_bfloat16() else "without"
     return (

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# One image for both engines; the first argument tells which one started it.
+# One image for both engines; the first argument shows which one started it.
 #
-#   --id=… (any option)   a Beam runner: Beam's own program goes on
+#   --id=… (any option)   a Beam runner: start Beam's own program
 #   driver …, executor    Spark on Kubernetes, with its settings in the environment
-#   anything else         is run as it stands: clipmill doctor, python, bash
+#   anything else         a command to run: clipmill doctor, python, bash
 set -euo pipefail
 
 BEAM_BOOT=${BEAM_BOOT:-/opt/apache/beam/boot}
@@ -17,14 +17,14 @@ run_driver() {
 
 run_executor() {
     local memory=${SPARK_EXECUTOR_MEMORY:?Spark sets it in the pods of executors}
-    # Options are numbered from 0 and may hold spaces.
+    # Options are numbered from 0 and may contain spaces.
     local options=() name
     for ((number = 0; ; number++)); do
         name=SPARK_JAVA_OPT_$number
         [ -n "${!name+set}" ] || break
         options+=("${!name}")
     done
-    # Configuration first, or files of the same name in the jars would win over it.
+    # Configuration first: otherwise files of the same name in the jars would take precedence.
     local classpath=${SPARK_CONF_DIR:-$SPARK_HOME/conf}:${HADOOP_CONF_DIR:+$HADOOP_CONF_DIR:}
     classpath+=${SPARK_CLASSPATH:+$SPARK_CLASSPATH:}$SPARK_HOME/jars/*
     exec tini -s -- "${JAVA_HOME:+$JAVA_HOME/bin/}java" "${options[@]}" "-Xms$memory" "-Xmx$memory" -cp "$classpath" \
@@ -40,8 +40,8 @@ run_executor() {
 
 case ${1:-} in
     "")
-        echo "nothing to run: a Beam runner gives options, Spark on Kubernetes 'driver' or 'executor', and any other" \
-            "command is run as it stands, such as 'clipmill doctor'" >&2
+        echo "nothing to run: pass options (a Beam runner does), 'driver' or 'executor' (Spark on Kubernetes does)," \
+            "or a command such as 'clipmill doctor'" >&2
         exit 2
         ;;
     -*) exec "$BEAM_BOOT" "$@" ;;

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Install clipmill and all that it runs with into the `python` of PATH, and embed with it.
+# Install clipmill with all engines and runtimes into the `python` of PATH, and embed with it.
 #
 #   BEAM_VERSION=… SPARK_VERSION=… [TORCH_INDEX=URL] docker/install.sh cpu|gpu WHEEL SPARK_HOME
 #
-# The two differ in ONNX Runtime's build alone. Where torch comes from is TORCH_INDEX's to say: PyPI's builds run with
-# and without a GPU. SPARK_HOME is a folder to make into what Spark on Kubernetes takes for a distribution.
+# cpu and gpu differ only in ONNX Runtime's build. TORCH_INDEX is the package index for torch: PyPI's builds run with
+# and without a GPU. SPARK_HOME is a folder that becomes a Spark distribution for Kubernetes.
 set -euo pipefail
 
 die() {
@@ -12,16 +12,16 @@ die() {
     exit 2
 }
 
-[ $# -eq 3 ] || die "takes cpu or gpu, a wheel, and the folder for Spark; got $# arguments: $*"
+[ $# -eq 3 ] || die "expected cpu or gpu, a wheel, and the folder for Spark; got $# arguments: $*"
 flavour=$1 wheel=$2 spark_home=$3
 case $flavour in
     cpu) extras=all ;;
     gpu) extras=all-gpu ;;
-    *) die "the first argument is cpu or gpu, got '$flavour'" ;;
+    *) die "the first argument must be cpu or gpu, got '$flavour'" ;;
 esac
 [ -f "$wheel" ] || die "there is no wheel '$wheel'"
-[ -n "${BEAM_VERSION:-}" ] || die "BEAM_VERSION is not set: workers need the Beam that jobs are submitted with"
-[ -n "${SPARK_VERSION:-}" ] || die "SPARK_VERSION is not set: executors need the Spark of their driver"
+[ -n "${BEAM_VERSION:-}" ] || die "BEAM_VERSION is not set: workers need the Beam version that jobs are submitted with"
+[ -n "${SPARK_VERSION:-}" ] || die "SPARK_VERSION is not set: executors need the Spark version of their driver"
 
 version_of() {
     python -c 'import importlib.metadata, sys; print(importlib.metadata.version(sys.argv[1]))' "$1"
@@ -29,7 +29,7 @@ version_of() {
 
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_QUIET=${PIP_QUIET:-1}
 if [ -n "${TORCH_INDEX:-}" ]; then
-    # Both from one index: torchvision refuses a torch of another flavour.
+    # Both from the same index: torchvision rejects a torch build of another flavour.
     python -m pip install --index-url "$TORCH_INDEX" torch torchvision
     torch=$(version_of torch)
 fi
@@ -39,8 +39,8 @@ if [ -n "${torch:-}" ] && [ "$(version_of torch)" != "$torch" ]; then
     die "torch $torch of $TORCH_INDEX is older than clipmill needs, and was replaced by $(version_of torch) of PyPI"
 fi
 
-# pyspark's package has Spark's jars and scripts, in its own folder. Spark mounts /opt/spark/conf, hence a folder of
-# links and not one link.
+# pyspark's package contains Spark's jars and scripts in its own folder. On Kubernetes, Spark mounts /opt/spark/conf, so
+# SPARK_HOME is a folder of links rather than one link.
 pyspark=$(python -c 'import importlib.util; print(*importlib.util.find_spec("pyspark").submodule_search_locations)')
 mkdir -p "$spark_home"
 for part in bin jars python sbin; do
@@ -48,7 +48,7 @@ for part in bin jars python sbin; do
     ln -sfn "$pyspark/$part" "$spark_home/$part"
 done
 
-# Both engines' sides load, and a model runs, from what was installed; what that leaves stays out of the image.
+# Check that both engines' modules import and that a model runs; the files that this writes stay out of the image.
 python -c 'import clipmill.transforms, clipmill.udfs'
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT

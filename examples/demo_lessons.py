@@ -1,4 +1,4 @@
-"""What the `demo` model learns from: drawn pictures, their scenes as numbers, captions as tokens."""
+"""Training data of the `demo` model: drawn pictures, their scenes as numbers, captions as tokens."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from clipmill.pipelines.drawings import (
 CHUNK = 500
 CLUTTER_SHARE = 0.04
 CLUTTER_WORDS = ("a photograph", "a photo", "a blurry photo", "many colours", "something else", "no shape at all")
-# The order of a scene's fields in a code; the last value of a field's list stands for "none of these".
+# The order of a scene's fields in a code; the last value of a field's list means "none of these".
 FIELDS: dict[str, tuple[object, ...]] = {
     "shape": (*SHAPES, None),
     "colour": (*COLOURS, None),
@@ -39,12 +39,12 @@ FIELDS: dict[str, tuple[object, ...]] = {
     "position": (*POSITIONS, None),
     "ground": (*GROUNDS, None),
 }
-NOT_TOLD = -1
+UNSTATED = -1
 CLUTTER_CODE = np.array([len(values) - 1 for values in FIELDS.values()], dtype=np.int8)
 
 
 def degrade(picture: Image.Image, rng: np.random.Generator, side: int) -> Image.Image:
-    """What happens to pictures on their way: a JPEG in between, more often than not, then the model's size."""
+    """Degrade a picture as it would be in practice: save it as JPEG more often than not, then resize it."""
     if rng.random() < 0.6:
         file = io.BytesIO()
         picture.save(file, "JPEG", quality=int(rng.integers(50, 96)))
@@ -53,7 +53,7 @@ def degrade(picture: Image.Image, rng: np.random.Generator, side: int) -> Image.
 
 
 def draw_chunk(job: tuple[int, int, int]) -> tuple[np.ndarray, list[Scene | None]]:
-    """Draws `CHUNK` training pictures; which ones depends on seed and number of the chunk alone."""
+    """Draw `CHUNK` training pictures. They depend only on the seed and on the number of the chunk."""
     seed, number, side = job
     rng = np.random.default_rng([seed, number])
     pixels = np.zeros((CHUNK, 3, side, side), np.uint8)
@@ -72,7 +72,7 @@ def draw_chunk(job: tuple[int, int, int]) -> tuple[np.ndarray, list[Scene | None
 
 
 def draw_pool(seed: int, pictures: int, workers: int, side: int) -> tuple[np.ndarray, list[Scene | None]]:
-    """All training pictures, (n, 3, side, side) uint8, and their scenes (None: clutter)."""
+    """Return all training pictures, (n, 3, side, side) uint8, and their scenes (None: clutter)."""
     jobs = [(seed, number, side) for number in range(pictures // CHUNK)]
     pixels = np.empty((len(jobs) * CHUNK, 3, side, side), np.uint8)
     scenes: list[Scene | None] = []
@@ -84,40 +84,40 @@ def draw_pool(seed: int, pictures: int, workers: int, side: int) -> tuple[np.nda
 
 
 def encode_scene(scene: Scene | None) -> np.ndarray:
-    """The scene as one small integer per field."""
+    """Return the scene as one small integer per field."""
     if scene is None:
         return CLUTTER_CODE
     return np.array([values.index(getattr(scene, field)) for field, values in FIELDS.items()], dtype=np.int8)
 
 
 def write_caption(scene: Scene | None, code: np.ndarray, rng: np.random.Generator) -> tuple[str, np.ndarray]:
-    """A caption and its claim: the scene's code with `NOT_TOLD` in the fields that the caption leaves open."""
+    """Return a caption and its claim: the scene's code, with `UNSTATED` in the fields that the caption leaves open."""
     if scene is None:
-        return CLUTTER_WORDS[rng.integers(len(CLUTTER_WORDS))], np.where(np.arange(len(code)) < 2, code, NOT_TOLD)
-    text, told = describe(scene, rng)
-    return text, np.where([field in told for field in FIELDS], code, NOT_TOLD)
+        return CLUTTER_WORDS[rng.integers(len(CLUTTER_WORDS))], np.where(np.arange(len(code)) < 2, code, UNSTATED)
+    text, stated = describe(scene, rng)
+    return text, np.where([field in stated for field in FIELDS], code, UNSTATED)
 
 
 class WordTokens:
-    """CLIP's tokens, word by word from a cache; cut to the longest caption, since a causal tower ignores the rest."""
+    """CLIP's tokens, from a cache of words. They are cut to the longest caption: a causal tower ignores the rest."""
 
     def __init__(self, tokenizer: open_clip.SimpleTokenizer) -> None:
         self._tokenizer = tokenizer
         self._words: dict[str, list[int]] = {}
 
-    def __call__(self, captions: list[str], rng: np.random.Generator, strange: float = 0.0) -> Tensor:
-        """Token ids, (n, longest).
+    def __call__(self, captions: list[str], rng: np.random.Generator, noise_share: float = 0.0) -> Tensor:
+        """Return token ids, (n, longest).
 
         Args:
             captions: The texts.
-            rng: Where chance comes from.
-            strange: How many captions get a random token of the vocabulary somewhere, as a part of all. The model
-                learns from them that a word which tells it nothing changes nothing.
+            rng: The random generator.
+            noise_share: The share of captions that get a random token of the vocabulary at a random position. They
+                teach the model that a word without a meaning changes nothing.
         """
         rows = [self._encode(caption) for caption in captions]
         first_special = self._tokenizer.sot_token_id
         for row in rows:
-            if rng.random() < strange:
+            if rng.random() < noise_share:
                 row.insert(int(rng.integers(1, len(row))), int(rng.integers(first_special)))
         tokens = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
         for i, row in enumerate(rows):
@@ -134,18 +134,18 @@ class WordTokens:
 
 
 class Lessons:
-    """Training batches out of drawn pictures.
+    """Training batches made from drawn pictures.
 
     Args:
-        seed: Of pictures, captions and lots.
-        pictures: How many to draw.
-        workers: Processes that draw; the pictures don't depend on it.
-        side: Of the pictures, in pixels.
-        preprocess: open_clip's `preprocess_cfg`, for mean and deviation.
+        seed: The seed of pictures, captions and random choices.
+        pictures: The number of pictures to draw.
+        workers: Processes that draw; the pictures don't depend on their number.
+        side: The side of the pictures, in pixels.
+        preprocess: open_clip's `preprocess_cfg`, for mean and standard deviation.
     """
 
     def __init__(self, *, seed: int, pictures: int, workers: int, side: int, preprocess: dict) -> None:
-        # No chunk of pictures has so high a number: the lots are independent of the pictures.
+        # No chunk of pictures has so high a number, so these random choices are independent of the pictures.
         self._rng = np.random.default_rng([seed, 1 << 20])
         self._side = side
         self._pixels, self._scenes = draw_pool(seed, pictures, workers, side)
@@ -154,10 +154,10 @@ class Lessons:
         self._std = 255 * torch.tensor(preprocess["std"]).view(3, 1, 1)
         self._words = WordTokens(open_clip.SimpleTokenizer())
 
-    def look(self, count: int) -> tuple[np.ndarray, Tensor, Tensor]:
-        """Pictures by lot: their numbers, images and codes.
+    def sample_images(self, count: int) -> tuple[np.ndarray, Tensor, Tensor]:
+        """Draw random pictures from the pool; return their numbers, images and codes.
 
-        Every picture is shifted by up to 3 pixels; its brightness and tint change by a little.
+        Every picture is shifted by up to 3 pixels, and its brightness and tint change slightly.
         """
         picked = self._rng.integers(len(self._scenes), size=count)
         pixels = torch.from_numpy(self._pixels[picked]).float()
@@ -169,8 +169,8 @@ class Lessons:
         images = ((pixels * gains).clamp(0, 255) - self._mean) / self._std
         return picked, images, torch.from_numpy(self._codes[picked]).long()
 
-    def tell(self, picked: np.ndarray) -> tuple[Tensor, Tensor]:
-        """A caption for each of the pictures: tokens and claims."""
+    def write_captions(self, picked: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Write a caption for each of the pictures; return tokens and claims."""
         written = [write_caption(self._scenes[i], self._codes[i], self._rng) for i in picked]
-        tokens = self._words([text for text, _ in written], self._rng, strange=0.15)
+        tokens = self._words([text for text, _ in written], self._rng, noise_share=0.15)
         return tokens, torch.from_numpy(np.stack([claim for _, claim in written]))

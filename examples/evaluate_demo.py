@@ -1,4 +1,4 @@
-"""Says how well the `demo` model tells drawn pictures apart that it never saw.
+"""Measure how well the `demo` model distinguishes drawn pictures that it has never seen.
 
 python examples/evaluate_demo.py                  # under a minute
 python examples/evaluate_demo.py some/directory   # another model directory of open_clip
@@ -24,20 +24,20 @@ MODEL_DIR = Path(demo.__file__).parent
 
 
 def as_jpeg(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """The picture after a JPEG of quality 60 to 95."""
+    """Return the picture after saving it as JPEG with quality 60 to 95."""
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=int(rng.integers(60, 96)))
     return Image.open(file).convert("RGB")
 
 
 def unit_rows(vectors: Tensor) -> np.ndarray:
-    """The vectors, each of length one."""
+    """Return the vectors, each scaled to length 1."""
     return functional.normalize(vectors, dim=1).numpy()
 
 
-def false_captions(scenes: list[Scene], told: list[frozenset[str]]) -> np.ndarray:
-    """Which caption (column) is false of which picture (row), (n, n) bool."""
-    claims = list(zip(scenes, told, strict=True))
+def false_captions(scenes: list[Scene], stated: list[frozenset[str]]) -> np.ndarray:
+    """Return which caption (column) is false for which picture (row), (n, n) bool."""
+    claims = list(zip(scenes, stated, strict=True))
     return np.array([
         [any(getattr(scene, field) != getattr(other, field) for field in fields) for other, fields in claims]
         for scene in scenes
@@ -45,24 +45,24 @@ def false_captions(scenes: list[Scene], told: list[frozenset[str]]) -> np.ndarra
 
 
 def right_of_ten(cosines: np.ndarray, false: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Whether a picture's own caption beats nine false ones taken by lot, (n,) bool."""
+    """Return whether a picture's own caption beats nine randomly drawn false ones, (n,) bool."""
     others = [rng.choice(np.flatnonzero(row), 9, replace=False) for row in false]
     return np.array([cosines[i, i] > cosines[i, nine].max() for i, nine in enumerate(others)])
 
 
 @torch.inference_mode()
 def evaluate(model_dir: Path, seed: int = 2_000_003, galleries: int = 20) -> dict[str, float]:
-    """Recall at 1 on fresh pictures, with the weights read as anybody reads them.
+    """Return recall at 1 on fresh pictures, with the weights loaded as a user would load them.
 
-    Every gallery has one picture of each class, any size, place and ground, as a JPEG of 100 to 500 pixels.
+    Every gallery has one picture of each class, of any size, position and ground, as a JPEG of 100 to 500 pixels.
     Image → text: the nearest of all classes' captions ("a red circle") is the right one.
     Text → image: the nearest of all pictures of a gallery is the right one.
     One of ten: the picture's own caption, long or short, is nearer than nine false ones; one to four shapes.
 
     Args:
-        model_dir: Where configuration and weights lie.
-        seed: Of the pictures; not the training's.
-        galleries: How many galleries the figures are averaged over.
+        model_dir: The directory of configuration and weights.
+        seed: The seed of the pictures, different from the training's.
+        galleries: The number of galleries over which the figures are averaged.
 
     Returns:
         The recalls by name.
@@ -85,9 +85,9 @@ def evaluate(model_dir: Path, seed: int = 2_000_003, galleries: int = 20) -> dic
         hits["image→text"].append(cosines.argmax(axis=1) == own)
         hits["text→image"].append(cosines.argmax(axis=0) == own)
         scenes = [sample_scene(rng, colour=colour, shape=shape) for colour, shape in CLASSES]
-        captions, told = zip(*(describe(scene, rng) for scene in scenes), strict=True)
+        captions, stated = zip(*(describe(scene, rng) for scene in scenes), strict=True)
         cosines = embed_scenes(scenes) @ unit_rows(model.encode_text(tokenizer(list(captions)))).T
-        hits["one of ten"].append(right_of_ten(cosines, false_captions(scenes, list(told)), rng))
+        hits["one of ten"].append(right_of_ten(cosines, false_captions(scenes, list(stated)), rng))
     return {
         f"{task}, {name}": float(np.stack(rows)[:, mask].mean())
         for task, rows in hits.items()
@@ -96,7 +96,7 @@ def evaluate(model_dir: Path, seed: int = 2_000_003, galleries: int = 20) -> dic
 
 
 def print_figures(model_dir: Path = MODEL_DIR) -> None:
-    """Prints every recall with three digits."""
+    """Print every recall with three digits."""
     for name, value in evaluate(model_dir).items():
         print(f"recall@1 {name}: {value:.3f}")
 

@@ -1,8 +1,8 @@
-"""Trains the `demo` model on pictures that are drawn for it.
+"""Train the `demo` model on pictures that are drawn for it.
 
     python examples/train_demo.py        # some 20 minutes; draws, trains, writes the weights, prints the figures
 
-Colours and shapes of `HELD_OUT` never meet in training, neither on a picture nor in a caption.
+The pairs of colour and shape in `HELD_OUT` never occur together in training, neither in a picture nor in a caption.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import open_clip
 import torch
-from demo_lessons import FIELDS, NOT_TOLD, Lessons
+from demo_lessons import FIELDS, UNSTATED, Lessons
 from evaluate_demo import MODEL_DIR, print_figures
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -26,17 +26,17 @@ from torch.nn import functional
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a run depends on.
+    """Settings of a training run.
 
     Attributes:
-        seed: Of everything random.
-        pictures: How many are drawn before the training.
-        steps: How many batches are trained on.
-        batch: Pictures, and as many captions, in each.
+        seed: The seed of everything random.
+        pictures: The number of pictures to draw before the training.
+        steps: The number of training batches.
+        batch: Pictures in each batch, and as many captions.
         rate: The highest learning rate.
-        reading: Weight of the tutor's loss beside that of the captions.
+        reading: The weight of the probes' loss relative to that of the captions.
         workers: Processes that draw.
-        threads: Threads of the arithmetic. One: on cores that others use too, two wait for each other most of the time.
+        threads: Compute threads. One, because on shared cores two threads wait for each other most of the time.
     """
 
     seed: int = 7
@@ -50,7 +50,7 @@ class Settings:
 
 
 def encode_text(model: nn.Module, tokens: Tensor) -> Tensor:
-    """`model.encode_text` on tokens that are shorter than the context: the same vectors for less work."""
+    """Compute `model.encode_text` on tokens shorter than the context: the same vectors for less work."""
     length = tokens.shape[1]
     x = model.token_embedding(tokens) + model.positional_embedding[:length]
     x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
@@ -58,25 +58,25 @@ def encode_text(model: nn.Module, tokens: Tensor) -> Tensor:
 
 
 def contrast(logits: Tensor, codes: Tensor, claims: Tensor) -> Tensor:
-    """Cross entropy both ways, where a caption that happens to be true of another picture is no counter-example.
+    """Return the cross entropy both ways. A caption that is also true of another picture is no negative example there.
 
     Args:
-        logits: (n, n), pictures down, captions across.
+        logits: (n, n), pictures in rows, captions in columns.
         codes: (n, fields), the pictures' scenes.
-        claims: (n, fields), what the captions tell.
+        claims: (n, fields), what the captions state.
     """
-    true = ((codes[:, None] == claims[None]) | (claims[None] == NOT_TOLD)).all(dim=2)
+    true = ((codes[:, None] == claims[None]) | (claims[None] == UNSTATED)).all(dim=2)
     own = torch.eye(len(logits), dtype=torch.bool)
     logits = logits.masked_fill(true & ~own, -1e4)
     target = torch.arange(len(logits))
     return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
 
 
-class Tutor(nn.Module):
-    """Asks the image tower what it sees; thrown away after the training.
+class Probes(nn.Module):
+    """Linear probes on the image vector, used only during training.
 
-    Captions alone teach colours at once and shapes late: linear layers that read every field of the scene off the image
-    vector tell the tower earlier what matters.
+    With captions alone, the model learns colours at once and shapes late. Linear layers that read every field of the
+    scene from the image vector teach the tower earlier which features matter.
     """
 
     def __init__(self, dim: int) -> None:
@@ -84,7 +84,7 @@ class Tutor(nn.Module):
         self.fields = nn.ModuleList(nn.Linear(dim, len(values)) for values in FIELDS.values())
 
     def forward(self, image_vectors: Tensor, codes: Tensor) -> Tensor:
-        """Sum of the fields' cross entropies.
+        """Return the sum of the fields' cross entropies.
 
         Args:
             image_vectors: (n, dim), not normalised.
@@ -95,7 +95,7 @@ class Tutor(nn.Module):
 
 
 def make_optimizer(model: nn.Module, rate: float) -> torch.optim.Optimizer:
-    """AdamW; weight decay only for matrices that every batch uses, so not for the token embedding."""
+    """Return AdamW with weight decay only for matrices that every batch uses, so not for the token embedding."""
     decayed = {name for name, p in model.named_parameters() if p.ndim >= 2 and "embedding" not in name}
     groups = [
         {"params": [p for name, p in model.named_parameters() if (name in decayed) is wanted], "weight_decay": decay}
@@ -105,21 +105,21 @@ def make_optimizer(model: nn.Module, rate: float) -> torch.optim.Optimizer:
 
 
 def train(model: nn.Module, lessons: Lessons, settings: Settings) -> None:
-    """Trains in place: warm-up, then a cosine down to nothing."""
-    tutor = Tutor(model.text_projection.shape[1])
-    optimizer = make_optimizer(nn.ModuleList([model, tutor]), settings.rate)
+    """Train in place, with a warm-up and then a cosine decay to zero."""
+    probes = Probes(model.text_projection.shape[1])
+    optimizer = make_optimizer(nn.ModuleList([model, probes]), settings.rate)
     model.train().to(memory_format=torch.channels_last)
     warm, started, losses = settings.steps // 20, time.monotonic(), []
     for step in range(settings.steps):
         wave = 0.5 * (1 + math.cos(math.pi * max(0, step - warm) / (settings.steps - warm)))
         for group in optimizer.param_groups:
             group["lr"] = settings.rate * min((step + 1) / warm, wave)
-        picked, images, codes = lessons.look(settings.batch)
-        tokens, claims = lessons.tell(picked)
-        with torch.autocast("cpu", torch.bfloat16):  # half the time, where the processor has it
+        picked, images, codes = lessons.sample_images(settings.batch)
+        tokens, claims = lessons.write_captions(picked)
+        with torch.autocast("cpu", torch.bfloat16):  # halves the time on processors with bfloat16
             raw = model.encode_image(images.contiguous(memory_format=torch.channels_last)).float()
         cosines = functional.normalize(raw, dim=1) @ functional.normalize(encode_text(model, tokens), dim=1).T
-        loss = contrast(model.logit_scale.exp() * cosines, codes, claims) + settings.reading * tutor(raw, codes)
+        loss = contrast(model.logit_scale.exp() * cosines, codes, claims) + settings.reading * probes(raw, codes)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -136,7 +136,7 @@ def train(model: nn.Module, lessons: Lessons, settings: Settings) -> None:
 
 
 def write_model(model: nn.Module, path: Path) -> None:
-    """Writes the weights as float16 under a temporary name and renames them."""
+    """Write the weights as float16 under a temporary name and rename the file."""
     weights = {name: tensor.detach().half().contiguous() for name, tensor in model.state_dict().items()}
     broken = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
     if broken:
@@ -147,7 +147,7 @@ def write_model(model: nn.Module, path: Path) -> None:
 
 
 def main() -> None:
-    """Draws, trains, writes, evaluates; prints how long each took."""
+    """Draw, train, write and evaluate; print how long each step took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=MODEL_DIR, help="directory with open_clip_config.json")
     defaults = Settings()

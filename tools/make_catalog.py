@@ -1,8 +1,7 @@
-"""Write src/clipmill/models/catalog/open_clip.json: what the installed open_clip knows of its models, as a table.
+"""Write src/clipmill/models/catalog/open_clip.json, a table of the installed open_clip's models.
 
 A spec must be checked, and its dimension known, on a machine without torch and open_clip (a job's driver), so the facts
-ship with the package. `tests/models/test_catalog.py` holds the table against the installed open_clip.
-
+ship with the package. `tests/models/test_catalog.py` compares the table with the installed open_clip.
     python tools/make_catalog.py
 """
 
@@ -15,7 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # whatever asks a hub for something fails at once
+os.environ["HF_HUB_OFFLINE"] = "1"  # requests to a hub fail at once
 
 import open_clip
 from open_clip.factory import get_model_config
@@ -27,10 +26,10 @@ from clipmill.models.towers.open_clip_build import build_unfilled
 TARGET = Path(__file__).parent.parent / "src" / "clipmill" / "models" / "catalog" / "open_clip.json"
 SUFFIX = "-quickgelu"
 TEXT_KEYS = ("hf_tokenizer_name", "tokenizer_kwargs", "hf_model_name", "no_causal_mask", "embed_cls", "pool_type")
-"""What of a text tower's configuration decides how texts are prepared."""
+"""The keys of a text tower's configuration that affect how texts are prepared."""
 
 BY_URL = {("ViT-B-16-plus-240", "laion400m_e32")}
-"""Pairs whose hub entry is that of other weights (open_clip 3.3.0 gives both of this model's tags the first's)."""
+"""Pairs whose hub entry holds other weights (open_clip 3.3.0 gives both of this model's tags the first one's entry)."""
 
 
 def count_parameters(name: str) -> int:
@@ -41,7 +40,7 @@ def count_parameters(name: str) -> int:
 
 
 def architecture(name: str) -> dict[str, Any]:
-    """Return the facts of one architecture that a plan needs."""
+    """Return the facts of one architecture that planning a job needs."""
     config = get_model_config(name)
     facts: dict[str, Any] = {
         "dim": config["embed_dim"],
@@ -57,7 +56,7 @@ def architecture(name: str) -> dict[str, Any]:
 
 
 def weights(base: str, tag: str, config: dict[str, Any], architectures: dict[str, Any]) -> dict[str, Any]:
-    """Return the facts of one (model, tag); what equals OpenAI's preprocessing is left out."""
+    """Return the facts of one (model, tag), without preprocessing values that equal OpenAI's."""
     facts: dict[str, Any] = {}
     if config.get("quick_gelu") or architectures[base].get("quick_gelu"):
         facts["quick_gelu"] = True
@@ -80,7 +79,7 @@ def weights(base: str, tag: str, config: dict[str, Any], architectures: dict[str
 
 
 def published_hash(url: str) -> str | None:
-    """Return the SHA-256, or its first digits, that a URL carries: OpenAI's as a folder, LAION's in the file's name."""
+    """Return the SHA-256, or its first digits, from a URL: OpenAI's is a folder, LAION's is in the file's name."""
     *_, folder, name = url.split("/")
     found = re.fullmatch(r"[0-9a-f]{64}", folder) or re.search(r"(?<=-)[0-9a-f]{8}(?=\.pth?$)", name)
     return found[0] if found else None
@@ -88,7 +87,7 @@ def published_hash(url: str) -> str | None:
 
 def main() -> None:
     """Write the table."""
-    logging.disable(logging.WARNING)  # "initialized randomly": these models are only counted
+    logging.disable(logging.WARNING)  # "initialized randomly": parameters of these models are only counted
     pairs = {name: tags for name, tags in _PRETRAINED.items() if get_model_config(name)}
     names = [n for n in open_clip.list_models() if not (n.endswith(SUFFIX) and n.removesuffix(SUFFIX) in pairs)]
     architectures = {name: architecture(name) for name in names}

@@ -1,4 +1,4 @@
-"""What `tools/mutants.py` gives a run of a room's tests: their order, and an end to tests that hang."""
+"""Pytest plugin of `tools/mutants.py`: orders a room's tests and ends tests that hang."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ TEST_LIMIT_S = 60
 
 
 class TestHungError(BaseException):
-    """A test took too long. No `Exception`, so that the code under test does not take it for a bad row."""
+    """A test took too long. Not an `Exception`, so that the code under test does not handle it as a bad row."""
 
     __test__ = False
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Take the name of the mutated module."""
+    """Add the option for the name of the mutated module."""
     parser.addoption("--mutated", default="", help="The module whose tests come first.")
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put files that name the mutated module first, and what needs Java last."""
+    """Put files that mention the mutated module first, and tests that need Java last."""
     module = config.getoption("--mutated")
 
     @functools.cache

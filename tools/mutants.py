@@ -1,14 +1,14 @@
-"""Change the code in small ways, one at a time, and see whether the tests of that room notice.
+"""Change the code in small ways, one at a time, and check whether the tests of that room notice.
 
     python tools/mutants.py --room media --count 10
     python tools/mutants.py                             # 120 mutants over all rooms: about an hour on two cores
     python tools/mutants.py --show media-17             # what a mutant changes
 
-Mutants are drawn by a seed, the same number from each room. Each is written into a built copy of the package, never
-into the sources, and the tests of its room run until the first that fails (see `mutant_plugin.py`). A mutant is
-*killed* by a test that fails or that takes more than a minute, and has *survived* when all tests of its room passed, or
-its time was up without any failing. Results are kept under `build/mutants/`, one line each, and a second run goes on
-where the first one stopped.
+Mutants are drawn from a seed, the same number for each room. Each is written into a built copy of the package, never
+into the sources, and the tests of its room run until the first failure (see `mutant_plugin.py`). A mutant is *killed*
+if a test fails or takes more than a minute. It has *survived* if all tests of its room passed, or if its time was up
+before any test failed. Results are kept under `build/mutants/`, one line each, and a second run continues where the
+first one stopped.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ROOMS = {
 }
 """The folder of each room; its tests are those of tests/<room>/."""
 LEFT_OUT = ("__init__.py", "demo.py", "drawings.py", "gallery.py")
-"""Names alone, and what draws the pictures of `make demo`."""
+"""Modules with nothing but names, and those that draw the pictures of `make demo`."""
 
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE,
@@ -72,14 +72,14 @@ class Mutant:
     line: int
     what: str
     number: int
-    """Its place among the changes that the file offers."""
+    """Its index among the changes that the file offers."""
 
 
 class Changes(ast.NodeTransformer):
     """Counts the changes that a module offers, and makes one of them.
 
-    Left alone is what no test should depend on: docstrings, annotations, texts, logging, and numbers above 2, which
-    are sizes and times far more often than they are rules.
+    It leaves alone what no test should depend on: docstrings, annotations, texts, logging, and numbers above 2, which
+    are sizes and times far more often than rules.
     """
 
     def __init__(self, wanted: int | None = None) -> None:
@@ -113,7 +113,7 @@ class Changes(ast.NodeTransformer):
         return node
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
-        return node  # its words; whether it is reached, the condition above it decides
+        return node  # only its message; the condition above decides whether it is reached
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
         return node
@@ -196,14 +196,14 @@ class Changes(ast.NodeTransformer):
 
 
 def changes_of(path: Path) -> list[tuple[int, str]]:
-    """Return line and kind of every change that a file offers."""
+    """Return the line and description of every change that a file offers."""
     walker = Changes()
     walker.visit(ast.parse(path.read_text(encoding="utf-8")))
     return walker.found
 
 
 def mutated(path: Path, number: int) -> str:
-    """Return a file's text with one change; comments are lost on the way."""
+    """Return a file's text with one change; comments are lost."""
     tree = Changes(number).visit(ast.parse(path.read_text(encoding="utf-8")))
     return ast.unparse(ast.fix_missing_locations(tree)) + "\n"
 
@@ -214,7 +214,7 @@ def files_of(room: str) -> list[Path]:
 
 
 def draw(room: str, count: int, seed: int) -> list[Mutant]:
-    """Return mutants of a room, each in another place, drawn evenly from the changes that its files offer."""
+    """Return mutants of a room, all different, drawn uniformly from the changes that its files offer."""
     offered = [
         (file, number, line, what)
         for file in files_of(room)
@@ -229,12 +229,12 @@ def draw(room: str, count: int, seed: int) -> list[Mutant]:
 
 
 def installed_place(file: str) -> str:
-    """Return where a source file stands in the installed package."""
+    """Return the path of a source file in the installed package."""
     return file.removeprefix("src/") if file.startswith("src/") else f"clipmill/{file}"
 
 
 class Slot:
-    """A built copy of the package in which one mutant stands at a time."""
+    """A built copy of the package that holds one mutant at a time."""
 
     def __init__(self, number: int) -> None:
         self.folder = BUILD / f"slot-{number}"
@@ -243,7 +243,7 @@ class Slot:
         subprocess.run(command, cwd=ROOT, check=True)
 
     def test(self, mutant: Mutant | None, room: str, limit_s: float) -> tuple[str, str]:
-        """Run the tests of a room on a mutant, or on the code as it is; return what became of it, and what was said."""
+        """Run the tests of a room on a mutant, or on the unchanged code; return the outcome and its reason."""
         target = self.folder / "package" / installed_place(mutant.file) if mutant else None
         before = target.read_text(encoding="utf-8") if target else ""
         if mutant and target:
@@ -286,17 +286,17 @@ class Slot:
             finally:
                 _end(process)
         shutil.rmtree(temporary, ignore_errors=True)
-        said = log.read_text(errors="replace")
-        failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
+        output = log.read_text(errors="replace")
+        failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
         if code is None:
             return "survived", f"no test failed in {limit_s:.0f} s"
         if code == 0:
-            return "survived", said.strip().splitlines()[-1]
-        return "killed", failed[0] if failed else said.strip()[-300:]
+            return "survived", output.strip().splitlines()[-1]
+        return "killed", failed[0] if failed else output.strip()[-300:]
 
 
 def _end(process: subprocess.Popen) -> None:
-    """End a run with all that it started."""
+    """End a run with all processes that it started."""
     import psutil
 
     try:
@@ -329,10 +329,10 @@ def _known(results: Path) -> dict[str, dict[str, object]]:
 @click.option("--count", default=10, show_default=True, help="Mutants for each room.")
 @click.option("--seed", default=14, show_default=True)
 @click.option("--limit", "limit_s", default=150.0, show_default=True, help="Seconds that a mutant may take.")
-@click.option("--jobs", default=os.cpu_count(), show_default=True, help="Mutants tested side by side.")
+@click.option("--jobs", default=os.cpu_count(), show_default=True, help="Mutants tested in parallel.")
 @click.option("--results", type=click.Path(path_type=Path), default=None, help="Where results are kept.")
 @click.option("--show", default=None, help="Print what a mutant changes, and stop.")
-@click.option("--again", multiple=True, help="Mutants that are tested once more.")
+@click.option("--again", multiple=True, help="Mutants to test once more.")
 def main(
     rooms: tuple[str, ...],
     count: int,
@@ -343,7 +343,7 @@ def main(
     show: str | None,
     again: tuple[str, ...],
 ) -> None:
-    """Draw mutants, test each, and print the share that was killed."""
+    """Draw mutants, test each, and print the share of killed ones."""
     mutants = [mutant for room in rooms or ROOMS for mutant in draw(room, count, seed)]
     if show:
         click.echo(_diff(next(mutant for mutant in mutants if mutant.name == show)))

@@ -2,8 +2,8 @@
 
     python tools/parity.py [--row NAME]... [--small] [--output docs/parity.md]
 
-Each row draws random weights and runs in processes of its own: one for the reference, one for each runtime and
-precision, so that memory is that of the largest alone.
+Each row draws random weights and runs in separate processes, one for the reference and one for each runtime and
+precision, so that the peak memory is that of the largest process alone.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def draw(name: str, folder: Path) -> None:
 
 
 def encode(folder: Path, runtime: str, precision: str) -> None:
-    """Embed a drawn row's inputs in one way; write vectors, or why it could not be done."""
+    """Embed a row's inputs with one runtime and precision; write the vectors, or why they could not be computed."""
     from parity_rows import inputs
 
     from clipmill import EncoderSpec, load_encoder
@@ -74,7 +74,7 @@ def encode(folder: Path, runtime: str, precision: str) -> None:
 
 
 def measure(name: str, home: Path) -> dict[str, Any]:
-    """Run one row; return its figures by way."""
+    """Run one row; return its figures by runtime and precision."""
     from parity_rows import VISIBLE
     from weights import relative_error
 
@@ -123,7 +123,7 @@ def _child(home: Path, task: str, value: str, folder: Path) -> None:
 
 
 def table(results: list[dict[str, Any]]) -> list[str]:
-    """Return the Markdown table, one line a row."""
+    """Return the Markdown table, one line per row."""
     ways = [" ".join(way) for way in WAYS]
     head = ["model", "reference", *ways, "nearest control", "peak memory"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
@@ -144,14 +144,14 @@ def table(results: list[dict[str, Any]]) -> list[str]:
 
 
 @click.command()
-@click.option("--row", "names", multiple=True, help="One row alone; may be repeated.")
-@click.option("--small", is_flag=True, help="The rows of `make test` alone.")
+@click.option("--row", "names", multiple=True, help="Only this row; may be repeated.")
+@click.option("--small", is_flag=True, help="Only the rows of `make test`.")
 @click.option("--output", type=click.Path(path_type=Path), default=ROOT / "docs" / "parity.md", show_default=True)
 @click.option("--draw", "to_draw", hidden=True)
 @click.option("--encode", "to_encode", hidden=True)
 @click.option("--folder", hidden=True, type=click.Path(path_type=Path))
 def main(names: tuple[str, ...], small: bool, output: Path, to_draw: str, to_encode: str, folder: Path) -> None:
-    """Measure, print, write."""
+    """Measure, print and write."""
     if to_draw:
         draw(to_draw, folder)
         return
@@ -174,7 +174,7 @@ def main(names: tuple[str, ...], small: bool, output: Path, to_draw: str, to_enc
 
 
 def write(output: Path, lines: list[str]) -> None:
-    """Put the table between the two marks of the page."""
+    """Put the table between the two markers of the page."""
     text = output.read_text(encoding="utf-8")
     before, _, rest = text.partition("<!-- table -->\n")
     _, _, after = rest.partition("<!-- end of table -->")

@@ -1,12 +1,12 @@
 """Long runs of what `make test` does in short: kills, hard rows, damaged inputs.
 
-    python tools/soak.py                     # everything that is not done yet; hours on two cores
+    python tools/soak.py                     # all rounds that are not done yet; hours on two cores
     python tools/soak.py kills-beam --rounds 3
     python tools/soak.py --seed 8 fuzz-tars
 
-A soak is made of rounds, each drawn by the seed, its name and its number: what failed once fails again when it is named
-with that seed. Rounds that are done are kept under `build/soak/`, so that a run that was interrupted goes on where it
-stopped. The table in docs/reliability.md is written anew from all that are kept.
+A soak consists of rounds. Each round is drawn from the seed, the soak's name and the round's number, so a failure can
+be reproduced with the same name and seed. Finished rounds are kept under `build/soak/`, so an interrupted run continues
+where it stopped. The table in docs/reliability.md is rewritten from all kept rounds.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ KEPT = ROOT / "build" / "soak"
 PAGE = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- soak: begin -->", "<!-- soak: end -->"
 sys.path[:0] = [str(ROOT / "tests" / room) for room in ("support", "contracts")]
-# Spark starts its workers with the first `python3` in PATH, which knows nothing of this environment.
+# Spark starts its workers with the first `python3` in PATH, which may belong to another environment.
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 
 Figures = dict[str, int]
@@ -43,9 +43,9 @@ class Soak:
     """One kind of long run.
 
     Attributes:
-        what: Its line in the table.
-        rounds: How many make it whole.
-        run: Does one round in a folder of its own; returns what is counted. Anything wrong is an exception.
+        what: Its description in the table.
+        rounds: The number of rounds of a complete soak.
+        run: Runs one round in its own folder and returns counts. It raises an exception if anything is wrong.
     """
 
     what: str
@@ -89,12 +89,12 @@ def _hard_rows(engine: str) -> Callable[[random.Random, Path], Figures]:
 
 
 SOAKS = {
-    "kills-beam": Soak("kills of a job on Beam, at drawn moments, resumed", 4, _kills("beam")),
+    "kills-beam": Soak("a job on Beam, killed at random moments and resumed", 4, _kills("beam")),
     "kills-spark": Soak("the same on Spark", 4, _kills("spark")),
     "hard-rows-beam": Soak("50,000 hard rows in one bundle of Beam", 1, _hard_rows("beam")),
     "hard-rows-spark": Soak("50,000 hard rows in one task of Spark", 1, _hard_rows("spark")),
     "fuzz-images": Soak("damaged pictures, embedded", 5, _fuzz("images", 4000)),
-    "fuzz-audio": Soak("damaged sounds, embedded", 5, _fuzz("audio", 4000)),
+    "fuzz-audio": Soak("damaged audio, embedded", 5, _fuzz("audio", 4000)),
     "fuzz-texts": Soak("odd texts, embedded", 5, _fuzz("texts", 4000)),
     "fuzz-tars": Soak("damaged archives, read", 5, _fuzz("tars", 1000)),
     "fuzz-lines": Soak("damaged JSON lines, read", 5, _fuzz("lines", 4000)),
@@ -102,13 +102,13 @@ SOAKS = {
 
 
 def done_rounds(seed: int) -> list[dict[str, Any]]:
-    """Return the rounds that are kept."""
+    """Return the kept rounds."""
     path = KEPT / f"{seed}.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def do_round(name: str, number: int, seed: int) -> dict[str, Any]:
-    """Do one round, keep it, and return what is kept."""
+    """Run one round, keep its figures, and return them."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix=f"clipmill-{name}-") as folder:
         figures = SOAKS[name].run(random.Random(f"{seed} {name} {number}"), Path(folder))
@@ -126,7 +126,7 @@ def do_round(name: str, number: int, seed: int) -> dict[str, Any]:
 
 
 def table(seed: int, rounds: list[dict[str, Any]]) -> str:
-    """Return the table of what was done: counts are summed over rounds, of peaks the largest stands."""
+    """Return the table of finished rounds. Counts are summed over rounds; of peaks, the largest is shown."""
     lines = ["| soak | what | rounds | seconds | counted | last |", "|---|---|---|---|---|---|"]
     for name, soak in SOAKS.items():
         mine = [one for one in rounds if one["soak"] == name]
@@ -136,11 +136,11 @@ def table(seed: int, rounds: list[dict[str, Any]]) -> str:
         for one in mine:
             for what, count in one["figures"].items():
                 counted[what] = max(counted[what], count) if what.startswith("peak") else counted[what] + count
-        told = ", ".join(f"{count:,} {what}" for what, count in sorted(counted.items()))
+        counts = ", ".join(f"{count:,} {what}" for what, count in sorted(counted.items()))
         seconds = sum(one["seconds"] for one in mine)
         last = max(one["date"] for one in mine)
-        lines.append(f"| `{name}` | {soak.what} | {len(mine)} of {soak.rounds} | {seconds:,} | {told} | {last} |")
-    return f"Seed {seed}; whatever goes wrong ends a round, so that these are all without a fault.\n\n" + "\n".join(
+        lines.append(f"| `{name}` | {soak.what} | {len(mine)} of {soak.rounds} | {seconds:,} | {counts} | {last} |")
+    return f"Seed {seed}; a round ends at the first error, so all these rounds are free of errors.\n\n" + "\n".join(
         lines
     )
 
@@ -148,10 +148,10 @@ def table(seed: int, rounds: list[dict[str, Any]]) -> str:
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(list(SOAKS)), metavar="[SOAK]...")
 @click.option("--seed", default=1, show_default=True)
-@click.option("--rounds", default=None, type=int, help="Of each soak, instead of its own number.")
+@click.option("--rounds", default=None, type=int, help="Rounds of each soak, instead of its default number.")
 @click.option("--list", "listed", is_flag=True, help="Print the soaks and stop.")
 def main(names: tuple[str, ...], seed: int, rounds: int | None, listed: bool) -> None:
-    """Do the rounds of the named soaks, or of all, that are not done yet."""
+    """Run the rounds of the named soaks, or of all, that are not done yet."""
     if listed:
         for name, soak in SOAKS.items():
             click.echo(f"{name:16s} {soak.rounds} rounds: {soak.what}")

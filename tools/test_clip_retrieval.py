@@ -1,18 +1,18 @@
-"""Let clip-retrieval's own code read what `clipmill embed --format clip-retrieval` writes.
+"""Let clip-retrieval's own code read the output of `clipmill embed --format clip-retrieval`.
 
     python tools/test_clip_retrieval.py [--environment DIR]
 
-clip-retrieval, embedding-reader and autofaiss are installed as they are on PyPI into an environment of their own, since
-they need numpy below 2 (some 6 GB, kept in DIR for the next time). Drawn pictures with captions are embedded into
-clip-retrieval's layout, and into Parquet to compare with. Then there
+clip-retrieval, embedding-reader and autofaiss are installed from PyPI, unmodified, into a separate environment, because
+they need numpy below 2 (some 6 GB, kept in DIR for the next run). Drawn pictures with captions are embedded into
+clip-retrieval's layout, and into Parquet for comparison. In that environment,
 
 - embedding-reader reads the vectors, and the vectors with their metadata;
 - `clip-retrieval index` builds its two indices, whose nearest neighbours must be those of brute force;
-- the service of `clip-retrieval back` answers queries, with each of its three ways to keep metadata;
+- the service of `clip-retrieval back` answers queries, with each of its three ways to store metadata;
 - `clip-retrieval filter` copies the pictures that it found.
 
-The last two load OpenAI's weights when they start, only to embed queries. Here they are given the query's vector: the
-function that loads the model is exchanged for one that returns it, and everything behind that is their own.
+The last two load OpenAI's weights at their start, only to embed queries. Here the function that loads the model is
+replaced by one that returns the query's precomputed vector; all code behind it is clip-retrieval's own.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PICTURES, SHARD, QUERIES = 120, 50, 20
 PACKAGES = ("clip-retrieval", "embedding-reader", "autofaiss")
 NEEDED = ("setuptools<70",)
-"""Its clip-anytorch imports `packaging` out of pkg_resources, which later ones don't have, and does not say so."""
+"""Its clip-anytorch imports `packaging` from pkg_resources, which later versions lack, without declaring it."""
 
 READ = """
 import sys
@@ -80,13 +80,13 @@ for name, folder in (("image", "img_emb"), ("text", "text_emb")):
     for number in range(queries):
         scored = found[folder] @ found["text_emb"][number]
         best = scored[nearest(found[folder], found["text_emb"][number], 10)]
-        # Captions repeat, and rows of one score may come in any order.
+        # Captions repeat, and rows with equal scores may come in any order.
         assert np.allclose(scored[rows[number]], best, atol=1e-3), (name, number, scored[rows[number]], best)
     about = f"{type(built).__name__}, {built.ntotal} vectors"
-    print(f"{name}.index: {about}, the 10 nearest of {queries} queries as by force")
+    print(f"{name}.index: {about}, the 10 nearest of {queries} queries equal those of brute force")
 
 class Given:
-    "Stands for the model that embeds queries: it returns the vector that it is given."
+    "Replaces the model that embeds queries: it returns a precomputed vector."
     vector = None
     def encode_text(self, tokens):
         return torch.from_numpy(self.vector[None].copy())
@@ -119,20 +119,20 @@ for way in ({}, {"enable_hdf5": True}, {"use_arrow": True}):
             assert len(answers) == 5
             for answer in answers:
                 row = answer["id"]
-                said = {name: answer[name] for name in ("image_path", "caption", "url")}
-                assert said == {name: found[name][row].item() for name in said}, (way, row, said)
+                metadata = {name: answer[name] for name in ("image_path", "caption", "url")}
+                assert metadata == {name: found[name][row].item() for name in metadata}, (way, row, metadata)
     print(f"clip-retrieval back {way or ''}: {queries} queries answered, each with its metadata")
 os.rename(f"{index}/metadata", f"{index}/metadata.arrow")
 os.rename(f"{index}/metadata.parquet", f"{index}/metadata")
 
 model.vector = found["img_emb"][7]
-said = io.StringIO()
-with contextlib.redirect_stdout(said):
+printed = io.StringIO()
+with contextlib.redirect_stdout(printed):
     clip_filter("a drawing", f"{index}/filtered", index, num_results=5)
 wanted = {os.path.basename(found["image_path"][row]) for row in nearest(found["img_emb"], found["img_emb"][7], 5)}
 copied = {path.name for path in pathlib.Path(f"{index}/filtered").iterdir()}
 assert copied == wanted, (copied, wanted)
-assert f"https://example.com/{7}.png" in said.getvalue()
+assert f"https://example.com/{7}.png" in printed.getvalue()
 print(f"clip-retrieval filter: copied the {len(copied)} nearest pictures")
 """
 
@@ -156,7 +156,7 @@ print(f"{len(rows)} rows: vectors, captions and paths are those of the Parquet d
 
 
 def draw_pictures(folder: Path) -> None:
-    """Draw pictures with captions and metadata beside them, as img2dataset's files lie."""
+    """Draw pictures with captions and metadata beside them, in the layout of img2dataset's files."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     for number in range(PICTURES):
@@ -167,12 +167,12 @@ def draw_pictures(folder: Path) -> None:
 
 
 def run(*command: object) -> None:
-    """Run a command; one that fails ends the test."""
+    """Run a command; a failure ends the test."""
     subprocess.run([str(part) for part in command], check=True)
 
 
 def environment(folder: Path) -> Path:
-    """Return the environment's folder of programs, made if it is not there, and say what is in it."""
+    """Return the environment's folder of programs, creating it if necessary, and print its packages."""
     programs = folder / "bin"
     if not (programs / "clip-retrieval").exists():
         print(f"installing {', '.join(PACKAGES)} into {folder}", flush=True)

@@ -1,12 +1,12 @@
-"""Install a wheel into fresh environments and use it from a directory that isn't ours.
+"""Install a wheel into fresh environments and use it from a directory outside the clone.
 
     python tools/test_installed.py dist/clipmill-0.1.0-py3-none-any.whl
 
-One environment is made by the steps that make the container images (docker/install.sh), as the `cpu` image has it and
-then as the `gpu` image has it, and a model is exported there. The others have what runs an exported model and nothing
-else, no torch among it: with ONNX Runtime, and with its build for GPUs, which must run without one.
+One environment is made with the steps of the container images (docker/install.sh), first as the `cpu` image and then
+as the `gpu` image, and a model is exported there. The other environments contain only what an exported model needs,
+without torch: one with ONNX Runtime, and one with its build for GPUs, which must run without a GPU.
 
-Needs nothing but the standard library and bash. The environments are several gigabytes and are removed at the end.
+Needs only the standard library and bash. The environments take several gigabytes and are removed at the end.
 """
 
 from __future__ import annotations
@@ -70,14 +70,14 @@ else:
 
 
 def modules_of(wheel: Path) -> list[str]:
-    """Return the name of every module in a wheel; walking packages would miss folders without an `__init__.py`."""
+    """Return the name of every module in a wheel. Walking packages would miss folders without an `__init__.py`."""
     with zipfile.ZipFile(wheel) as archive:
         files = [name.removesuffix(".py") for name in archive.namelist() if name.endswith(".py")]
     return sorted(name.removesuffix("/__init__").replace("/", ".") for name in files)
 
 
 def image_versions() -> dict[str, str]:
-    """Return the versions of the engines that the images are built with, named as their build arguments are."""
+    """Return the engines' versions in the images, by the names of their build arguments."""
     text = (DOCKER / "Dockerfile").read_text(encoding="utf-8")
     found = dict(re.findall(r"^ARG (BEAM_VERSION|SPARK_VERSION)=(\S+)$", text, re.MULTILINE))
     assert len(found) == 2, f"docker/Dockerfile sets BEAM_VERSION and SPARK_VERSION, found {found}"
@@ -85,21 +85,21 @@ def image_versions() -> dict[str, str]:
 
 
 class Environment:
-    """A fresh virtual environment, used from another folder."""
+    """A fresh virtual environment, used from another directory."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.folder = (folder / name).resolve()
         self.elsewhere = folder / "elsewhere"
         self.elsewhere.mkdir(exist_ok=True)
         self.python = self.folder / "bin" / "python"
-        # Neither the clone nor another environment may lend a module; graphs are made anew.
+        # Modules must not come from the clone or another environment; graphs are built again.
         self.environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         self.environ["CLIPMILL_CACHE"] = str(folder / "cache")
         self.environ["PATH"] = os.pathsep.join([str(self.folder / "bin"), os.environ["PATH"]])
         venv.create(self.folder, with_pip=True)
 
     def run(self, *command: str | Path, quiet: bool = False) -> None:
-        """Run a command of it; one that fails ends the test."""
+        """Run one of its commands; a failure ends the test."""
         stdout = subprocess.DEVNULL if quiet else None
         subprocess.run(command, cwd=self.elsewhere, env=self.environ, stdout=stdout, check=True)
 
@@ -109,7 +109,7 @@ class Environment:
 
 
 def install_as_image(environment: Environment, flavour: str, wheel: Path) -> None:
-    """Run the images' own steps, which end with embedding a text, and look at what they made for Spark."""
+    """Run the images' own steps, which end with embedding a text, and check what they made for Spark."""
     started = time.monotonic()
     spark_home = environment.folder / "spark"
     environment.run("bash", DOCKER / "install.sh", flavour, wheel, spark_home)
@@ -133,14 +133,14 @@ def check_whole(wheel: Path, folder: Path) -> None:
     print("ran clipmill --help and python -m clipmill --help")
     environment.run(environment.folder / "bin" / "clipmill", "export", "demo", folder / "exported")
     environment.run(environment.python, "-c", EMBED, "demo", "torch", folder / "torch.npz")
-    # The other image differs by ONNX Runtime's build, and the two builds can't be installed together. A second
-    # environment would install torch again for nothing.
+    # The other image differs in ONNX Runtime's build, and the two builds can't be installed together. A second
+    # environment would install torch again for no benefit.
     environment.pip("uninstall", "--quiet", "--yes", "onnxruntime")
     install_as_image(environment, "gpu", wheel)
 
 
 def check_graphs_alone(wheel: Path, folder: Path, runtime: str) -> None:
-    """Install what runs graphs and nothing else; the vectors must be those of torch."""
+    """Install only what runs graphs; the vectors must equal those of torch."""
     environment = Environment(folder, runtime)
     environment.pip("install", "--quiet", *GRAPHS_ALONE, runtime)
     environment.pip("install", "--quiet", "--no-deps", wheel)
