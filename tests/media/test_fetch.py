@@ -189,7 +189,7 @@ def test_size_of_data_uri_is_checked_before_decoding(uri, monkeypatch):
     monkeypatch.setattr(uri_module.binascii, "a2b_base64", decode)
     failed = failure(uri, FetchPolicy(max_bytes=4))
     assert failed.code == Code.TOO_LARGE
-    assert failed.message == f"'{uri.partition(',')[0]},…' ({len(uri)} characters): has more than max_fetch_bytes=4"
+    assert failed.message == f"'{uri.partition(',')[0]},…' ({len(uri)} characters): holds more than max_fetch_bytes=4"
 
 
 def test_data_uri_fits_exactly():

@@ -171,7 +171,7 @@ def test_auto_is_checked_once_per_machine(cold, caplog, monkeypatch) -> None:
     assert (first.resolved["runtime"], first.resolved["precision"]) == ("openvino", expected)
     assert 0.999 <= first.resolved["checked_cosine"] <= 1
     checked = {"checked_cosine": first.resolved["checked_cosine"]}
-    assert f"demo runs in openvino {expected}: chosen by auto, {checked}" in caplog.text
+    assert f"demo runs with openvino {expected} (auto): {checked}" in caplog.text
     (note,) = (cold / "graphs/notes").glob("check-*.json")
     assert json.loads(note.read_text())["cosine"] == pytest.approx(first.resolved["checked_cosine"], abs=1e-6)
     unload_all()

@@ -136,7 +136,7 @@ def test_a_pickle_without_torch(tmp_path: Path) -> None:
         "except WeightsError as err: print(err)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=os.sep)
-    assert "w.pt' is read by torch, which is not installed" in done.stdout, done.stderr
+    assert "w.pt' needs torch, which is not installed" in done.stdout, done.stderr
 
 
 # --- the fake, and custom encoders ------------------------------------------------------------------------------------
