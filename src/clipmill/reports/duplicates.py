@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from .columns import VectorColumn
-from .sample import Entry, Rows, VectorSample, entry_of
+from .sample import Entry, Rows, RowSample, entry_of
 from .similarity import Likeness
 
 _NEIGHBOURS = 8
@@ -58,7 +58,7 @@ class Searched(Protocol):
         ...
 
 
-def duplicates_within(sample: VectorSample, likeness: Likeness, threshold: float) -> Duplicates:
+def duplicates_within(sample: RowSample, likeness: Likeness, threshold: float) -> Duplicates:
     """Take the pairs that were found among the vectors of a sample."""
     entries = sample.entries
     pairs = [Duplicate(entries[pair.first], entries[pair.second], pair.cosine) for pair in likeness.duplicates]
@@ -66,7 +66,7 @@ def duplicates_within(sample: VectorSample, likeness: Likeness, threshold: float
 
 
 def duplicates_through(
-    index: Searched, source: Rows, column: VectorColumn, sample: VectorSample, *, threshold: float, most: int
+    index: Searched, source: Rows, column: VectorColumn, sample: RowSample, *, threshold: float, most: int
 ) -> Duplicates:
     """Look up the nearest rows of every row of a sample in the whole index.
 

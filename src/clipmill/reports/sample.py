@@ -52,7 +52,7 @@ class Entry(NamedTuple):
 
 
 @dataclasses.dataclass
-class VectorSample:
+class RowSample:
     """Vectors of rows drawn at random.
 
     Attributes:
@@ -90,7 +90,7 @@ def draw_positions(rows: int, count: int, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).choice(rows, count, replace=False, shuffle=False)).astype(np.int64)
 
 
-def draw_sample(source: Rows, column: VectorColumn, *, count: int, seed: int) -> VectorSample:
+def draw_sample(source: Rows, column: VectorColumn, *, count: int, seed: int) -> RowSample:
     """Read the vectors of rows drawn at random.
 
     Of a row that has a list of vectors one is drawn.
@@ -130,7 +130,7 @@ def draw_sample(source: Rows, column: VectorColumn, *, count: int, seed: int) ->
     kept = [number for number, vector in enumerate(found) if len(vector) == dim]
     vectors_kept = np.stack([found[n] for n in kept]) if kept else np.zeros((0, dim), np.float32)
     others = {length: rows for length, rows in sorted(dims.items()) if length != dim}
-    return VectorSample(vectors_kept, [entries[n] for n in kept], source.rows, seen, nulls, not_finite, others)
+    return RowSample(vectors_kept, [entries[n] for n in kept], source.rows, seen, nulls, not_finite, others)
 
 
 def _vector(cell: Any, is_nested: bool, rng: np.random.Generator) -> tuple[np.ndarray | None, int | None]:

@@ -13,7 +13,7 @@ from .duplicates import Duplicates, Searched, duplicates_through, duplicates_wit
 from .histograms import Histogram, histogram_of
 from .pictures import Picture, PictureRules, pictures_of
 from .projection import METHODS, Method, Projection, project
-from .sample import Entry, Rows, VectorSample, draw_sample
+from .sample import Entry, Rows, RowSample, draw_sample
 from .similarity import Likeness, likeness_of
 
 MAX_SAMPLE = 20_000
@@ -73,7 +73,7 @@ class VectorSection:
     """
 
     column: VectorColumn
-    sample: VectorSample
+    sample: RowSample
     norms: Histogram | None
     likeness: Likeness
     projection: Projection
