@@ -1,8 +1,8 @@
 """The two steps that write a bundle's files so that a bundle which is run twice is there once.
 
-A runner may run a bundle again, or twice at once, and nobody knows which run counts until it says so. So each run
-writes files of its own into `_staging/`, which readers pass over, and gives out their names; behind a shuffle, where
-only the names of the run that counts arrive, they are moved to where they are seen. Moving is safe to repeat.
+A runner may run a bundle again, or twice at the same time, and only its commit decides which run counts. Each run
+therefore writes files of its own into `_staging/`, which readers skip, and outputs their names. Only the names of the
+committed run pass the shuffle that follows; the next step moves those files into place. Moving is safe to repeat.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _OPEN_SHARDS = 64
 
 
 class WriteBundleFn(beam.DoFn):
-    """Writes the rows and failures of a bundle as shards in `_staging/`; gives out their manifests."""
+    """Writes the rows and failures of a bundle as shards in `_staging/`; outputs their manifests."""
 
     def __init__(self, directory: str, run: str, table: Table, spec: EncoderSpec, rows_per_file: int) -> None:
-        """Say what is written where.
+        """Set what is written where.
 
         Args:
             directory: Path or URL of the dataset.
@@ -82,7 +82,7 @@ class WriteBundleFn(beam.DoFn):
         return WindowedValue(manifest, window.max_timestamp(), (window,))
 
     def teardown(self) -> None:
-        """Remove what a bundle that failed had begun."""
+        """Remove the unfinished files of a failed bundle."""
         for shard in getattr(self, "_open", {}).values():
             shard.discard()
 
@@ -124,7 +124,7 @@ class _OpenShard:
 
 
 class PublishFn(beam.DoFn):
-    """Moves a shard from `_staging/` to where it is seen, its manifest last; gives out its manifest."""
+    """Moves a shard from `_staging/` into place, its manifest last; outputs its manifest."""
 
     def __init__(self, directory: str, run: str) -> None:
         """Say where; see `WriteBundleFn`."""

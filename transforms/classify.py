@@ -23,14 +23,22 @@ _OWN_OPTIONS = (
 
 
 class Classify(Encoding):
-    """Tells which labels fit documents, or columns of rows; every element comes out once, as a row or as a failure.
+    """Classifies documents or columns of rows, zero-shot. Every element comes out once, as a row or as a failure.
 
-    Zero-shot, as in the CLIP paper: of each label one vector is made, the normalised mean of its templates' normalised
-    vectors, once in each process; cosines to it, softmaxed over all labels, are the `clip_score`s. The best come out,
-    each as a dict of `label`, `clip_score` and `cosine`, best first: in the tag `labels` of documents, in the column
-    `<column>_labels` of rows (`Column("image", output="…")` names another). Null in, null out.
+    As in the CLIP paper, each label gets one vector, the normalised mean of its templates' normalised vectors, computed
+    once in each process. The `clip_score`s are the softmax of the scaled cosines over all labels. The best labels come
+    out as dicts of `label`, `clip_score` and `cosine`, best first: in the tag `labels` of documents, in the column
+    `<column>_labels` of rows (`Column("image", output="…")` sets another name). Null in, null out.
 
-    A row of which something cannot be embedded goes to `failures`, with the labels of the rest; see `on_failure`.
+    A row goes to `failures` if one of its columns cannot be embedded, with the labels of the others; see `on_failure`.
+
+    >>> import apache_beam as beam
+    >>> from clipmill.transforms import Classify
+    >>> with beam.Pipeline() as p:
+    ...     rows = p | beam.Create([{"id": "a", "caption": "a red circle"}])
+    ...     classified = rows | Classify(["red circle", "blue square"], model="demo", columns={"caption": "text"})
+    ...     _ = classified.rows | beam.Map(lambda row: print(row["caption_labels"][0]["label"]))
+    red circle
 
     Attributes:
         spec: The encoder.
@@ -60,30 +68,30 @@ class Classify(Encoding):
         """Read the labels, and check everything that can be checked without weights.
 
         Args:
-            labels: What is told apart, at least one; or the path or URL of a file of them, which is read here and now:
-                one a line, or a JSON array where it ends in `.json`.
+            labels: At least one label; or the path or URL of a file of labels, which is read when the pipeline is
+                built: one per line, or a JSON array if the name ends in `.json`.
             model: Name of a model that embeds texts, or a spec; `ViT-B-32::openai` without one.
             columns: Kind (`text`, `image`, `audio`, or a `Column`) by column or path into a struct; None for documents.
             templates: Texts with a `{}`, where the label goes, or a file of them; a short general set if None.
-            top_k: How many of the best labels are told.
+            top_k: How many of the best labels are returned.
             scale: What cosines are multiplied by before the softmax: a number, or `model` for what the model learnt.
             access_paths: Which documents of a tree are classified: `@r` themselves, `@m` matches, `@c` chunks, `@r,m`.
             keep_content: Whether documents keep `blob` and `tensor`.
             key: Column that names a row in its failures.
-            max_wait_s: Seconds that an element of a stream may wait for others; None waits for the bundle's end only.
+            max_wait_s: Seconds that an element of a stream may wait for others; None waits until the bundle ends.
             on_failure: `split`, or `raise` to end the job at the first failure.
             **spec_options: Fields of `EncoderSpec`, such as `max_batch_rows`.
 
         Raises:
             SpecError: If something cannot work: no labels, a label twice, a template without `{}`, a file that cannot
                 be read.
-            TypeError: If an option is unknown, or has another name here.
+            TypeError: If an option is unknown or has another name here.
         """
         reject_unknown_options(spec_options, {*EncoderSpec.__dataclass_fields__, *_OWN_OPTIONS} - {"model"})
         super().__init__(EncoderSpec.of(model, **spec_options), max_wait_s=max_wait_s, on_failure=on_failure)
         for name, given in {"access_paths": access_paths != "@r", "keep_content": keep_content}.items():
             if given and columns is not None:
-                raise SpecError(setting(name) + " is for documents; with columns it says nothing")
+                raise SpecError(setting(name) + " is for documents; it has no effect with columns")
         if key != "id" and columns is None:
             raise SpecError("key is for rows; documents are named by their id")
         self.labels = LabelSet.of(labels, templates=templates, top_k=top_k, scale=scale, spec=self.spec)
@@ -94,10 +102,10 @@ class Classify(Encoding):
             self.plan = ClassifyPlan(plan, self.labels)
 
     def default_label(self) -> str:
-        """Name the model and the columns, so that two of these can stand in one pipeline."""
+        """Name the model and the columns, so that a pipeline can use two of these."""
         return label_of("Classify", [self.spec.model, *self.plan.reads])
 
     def display_data(self) -> dict[str, Any]:
-        """Show the model, the columns and how many labels there are on the runner's page."""
+        """Show the model, the columns and how many labels there are in the runner's user interface."""
         shown = ", ".join(f"{path}: {kind}" for path, kind in self.plan.reads.items())
         return {"model": self.spec.model, "columns": shown or "documents", "labels": len(self.labels.labels)}

@@ -1,4 +1,4 @@
-"""What elements are, for the plan that works on them: documents and rows behind one interface."""
+"""Adapters between elements and plans: documents and rows behind one interface."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .rows import RowFields, Vectors, as_lists, fields_of, make_row
 
 
 class Elements(Protocol):
-    """What elements are and what is done with them; pickles small."""
+    """Adapter of one kind of element; pickles small."""
 
     @property
     def plan(self) -> Plan:
@@ -26,7 +26,7 @@ class Elements(Protocol):
         ...
 
     def output(self, done: Done) -> Any:
-        """Return what comes out for an element, `done.token[0]`, which is left as it is."""
+        """Return what comes out for an element, `done.token[0]`, which is not changed."""
         ...
 
 
@@ -43,7 +43,7 @@ class DocumentElements:
     row_options: str
 
     def read(self, element: Any) -> Document | FailedRow:
-        """Refuse what is no document, and pass on what could not be read in the first place."""
+        """Refuse elements other than documents, and pass on documents that could not be read."""
         if not isinstance(element, Document):
             message = f"expected a Document, got {type(element).__name__}; for rows give {self.row_options}"
             return FailedRow(element, (Failure(Stage.READ, Code.UNSUPPORTED, message),))
@@ -102,7 +102,7 @@ class AddsColumns(Protocol):
 
 
 def read_row(element: Any, plan: AddsColumns) -> RowFields | FailedRow:
-    """Return the fields of a row; refuse what is no row, and rows with a column that would be written over."""
+    """Return the fields of a row; refuse other elements, and rows with a column that would be overwritten."""
     fields = fields_of(element)
     if fields is None:
         message = f"expected a dict, a beam.Row or a NamedTuple, got {type(element).__name__}"

@@ -21,21 +21,29 @@ _OWN_OPTIONS = ("columns", "access_paths", "keep_content", "key", "max_wait_s", 
 
 
 class Embed(Encoding):
-    """Embeds documents, or columns of rows; every element comes out once, as a row or as a failure.
+    """Embeds documents or columns of rows. Every element comes out once, as a row or as a failure.
 
-    Without `columns` elements are `Document`s, and copies of them with `embedding` come out. With `columns` they are
-    dicts, `beam.Row`s or NamedTuples, and get a column of vectors for each one named: dicts come out as dicts, the
-    others as `beam.Row`s, with a schema where there was one.
+    Without `columns`, elements are `Document`s, and copies with `embedding` come out. With `columns`, elements are
+    dicts, `beam.Row`s or NamedTuples, and each column gets a column of vectors: dicts come out as dicts, the others as
+    `beam.Row`s, with a schema if the input has one.
 
-    Other than most of Beam, a bad row never ends the job unless it is told to (`on_failure="raise"`): it goes to
-    `failures`, with its reason and everything that was made of it.
+    A bad row does not end the job, unless `on_failure="raise"`. It goes to `failures` with the reason and with the
+    vectors of its other columns.
 
-    Batches are collected within a bundle. In streams, whose bundles are small, `max_wait_s` collects them across
-    bundles, for so long at most. Windows, timestamps and panes stay as they are. An element in several windows is
-    embedded once for each: embed first, then slide.
+    Batches are collected within a bundle. Streams have small bundles, so `max_wait_s` collects batches across bundles.
+    Windows, timestamps and panes do not change. An element in several windows is embedded once for each window, so
+    embed before you assign sliding windows.
 
-    Fetching, decoding and encoding happen in one stage, overlapped: `.with_resource_hints(accelerator=…)` on this
-    transform brings all of it to a GPU.
+    Fetching, decoding and encoding run in one stage and overlap. `.with_resource_hints(accelerator=…)` on this
+    transform therefore moves all of them to a GPU.
+
+    >>> import apache_beam as beam
+    >>> from clipmill.transforms import Embed
+    >>> with beam.Pipeline() as p:
+    ...     rows = p | beam.Create([{"id": "a", "caption": "a red bicycle"}])
+    ...     embedded = rows | Embed("demo", columns={"caption": "text"})
+    ...     _ = embedded.rows | beam.Map(lambda row: print(row["caption_embedding"].shape))
+    (96,)
 
     Attributes:
         spec: The encoder.
@@ -66,15 +74,15 @@ class Embed(Encoding):
             access_paths: Which documents of a tree are embedded: `@r` themselves, `@m` matches, `@c` chunks, `@r,m`.
             keep_content: Whether documents keep `blob` and `tensor`.
             key: Column that names a row in its failures.
-            max_wait_s: Seconds that an element of a stream may wait for others; None waits for the bundle's end only.
-                Says nothing in bounded pipelines, whose bundles are large.
+            max_wait_s: Seconds that an element of a stream may wait for others; None waits until the bundle ends. It
+                has no effect in bounded pipelines, whose bundles are large.
             on_failure: `split`, or `raise` to end the job at the first failure.
             vectors: `array`: float32 arrays. `list`: lists of numbers, for SQL and transforms in other languages.
             **spec_options: Fields of `EncoderSpec`, such as `max_batch_rows`.
 
         Raises:
             SpecError: If something cannot work.
-            TypeError: If an option is unknown, or has another name here.
+            TypeError: If an option is unknown or has another name here.
         """
         reject_unknown_options(spec_options, {*EncoderSpec.__dataclass_fields__, *_OWN_OPTIONS} - {"model"})
         super().__init__(EncoderSpec.of(model, **spec_options), max_wait_s=max_wait_s, on_failure=on_failure)
@@ -84,19 +92,19 @@ class Embed(Encoding):
             self.plan = ColumnPlan.of(columns, spec=self.spec, key=key)
         for name, given in {"access_paths": access_paths != "@r", "keep_content": keep_content}.items():
             if given and columns is not None:
-                raise SpecError(setting(name) + " is for documents; with columns it says nothing")
+                raise SpecError(setting(name) + " is for documents; it has no effect with columns")
         if vectors not in get_args(Vectors):
-            raise SpecError(setting("vectors", vectors) + f" is none of {', '.join(map(repr, get_args(Vectors)))}")
+            raise SpecError(setting("vectors", vectors) + f" must be one of {', '.join(map(repr, get_args(Vectors)))}")
         if vectors != "array" and columns is None:
             raise SpecError(setting("vectors", vectors) + " is for rows; a document's embedding is an array")
         self._vectors: Vectors = vectors
 
     def default_label(self) -> str:
-        """Name the model and the columns, so that two of these can stand in one pipeline."""
+        """Name the model and the columns, so that a pipeline can use two of these."""
         return label_of("Embed", [self.spec.model, *self.plan.reads])
 
     def display_data(self) -> dict[str, Any]:
-        """Show the model and the columns on the runner's page."""
+        """Show the model and the columns in the runner's user interface."""
         shown = ", ".join(f"{path}: {kind}" for path, kind in self.plan.reads.items())
         return {"model": self.spec.model, "columns": shown or "documents"}
 

@@ -1,7 +1,7 @@
 """The `DoFn` that embeds, and ranks or classifies by what it embedded.
 
-Fetching, decoding, encoding and scoring are one stage, batches collected within the bundle: whatever the elements are
-made of, texts, images, queries and candidates of all of them share micro-batches.
+Fetching, decoding, encoding and scoring are one stage, which collects batches within a bundle. Texts, images, queries
+and candidates of all elements share micro-batches.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .meter import BundleMeter
 from .windowed import InBatches, OneByOne, OnFailure, Place, PlacedFn
 
 _REPORTED_BATCHES = 16
-"""Calls of the model after which a bundle's numbers are told."""
+"""Calls of the model after which the counts of a bundle are reported."""
 
 
 class _SessionFn(PlacedFn):
@@ -31,7 +31,7 @@ class _SessionFn(PlacedFn):
             spec: The encoder.
             elements: What the elements are, and what is done with them.
             on_failure: `raise` ends the job at the first failure.
-            cpus: Cores that each worker process may use, None if it finds out by itself.
+            cpus: Cores that each worker process may use, None to detect them.
         """
         super().__init__(spec.model, on_failure)
         self._spec = spec
@@ -44,18 +44,18 @@ class _SessionFn(PlacedFn):
         self._runner = PlanRunner(self._elements.plan, self._meter.load(self._spec, cpus=self._cpus))
 
     def start_bundle(self) -> None:
-        """Start with nothing in flight, whatever became of the last bundle."""
+        """Start with nothing in flight, even if the last bundle failed."""
         self.teardown()
         self._stats = Stats()
         self._session: PlanSession = self._runner.session(self._stats)
 
     def teardown(self) -> None:
-        """Let go of what a bundle that failed left in flight."""
+        """Release what a failed bundle left in flight."""
         if hasattr(self, "_session"):
             self._session.close()
 
     def finish_bundle(self) -> Iterable[Any]:
-        """Give out the rest, each in its own window, and count."""
+        """Output the rest, each in its window, and count."""
         outputs = [self._output(done) for done in self._session.flush()]
         self._meter.report(self._stats.take())
         return outputs

@@ -30,8 +30,8 @@ class Embedded(NamedTuple):
     """What `Embed`, `Rank` and `Classify` return; `WriteEmbeddings` takes it whole.
 
     Attributes:
-        rows: Everything of which nothing failed, with what was made of it. Null in, null out.
-        failures: `FailedRow`s: everything else.
+        rows: The elements of which nothing failed, with their results. Null in, null out.
+        failures: A `FailedRow` for each of the others.
     """
 
     rows: PCollection
@@ -56,7 +56,7 @@ class Encoding(beam.PTransform):
 
         Args:
             spec: The encoder.
-            max_wait_s: Seconds that an element of a stream may wait for others; None waits for the bundle's end only.
+            max_wait_s: Seconds that an element of a stream may wait for others; None waits until the bundle ends.
             on_failure: `split`, or `raise` to end the job at the first failure.
 
         Raises:
@@ -65,7 +65,7 @@ class Encoding(beam.PTransform):
         super().__init__()
         if on_failure not in get_args(OnFailure):
             raise SpecError(
-                setting("on_failure", on_failure) + f" is none of {', '.join(map(repr, get_args(OnFailure)))}"
+                setting("on_failure", on_failure) + f" must be one of {', '.join(map(repr, get_args(OnFailure)))}"
             )
         if max_wait_s is not None and not max_wait_s > 0:
             raise SpecError(setting("max_wait_s", max_wait_s) + " is not a number of seconds above 0")
@@ -159,7 +159,7 @@ class Encoding(beam.PTransform):
 
 
 def label_of(verb: str, names: Sequence[str]) -> str:
-    """Return a label that names a model and columns, so that two of a kind can stand in one pipeline."""
+    """Return a label that names a model and columns, so that a pipeline can use two of a kind."""
     return f"{verb}({', '.join(names)})".replace("/", "_")  # a slash would make a level of it
 
 

@@ -1,4 +1,4 @@
-"""`FailedRow`: an element of the failures, and the error that ends a job which wants none."""
+"""`FailedRow`: an element of the failures, and the error that ends a job that allows none."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class FailedRow:
     """A row or document of which something could not be embedded.
 
     Attributes:
-        row: What would have come out, with everything that was made so far: a row of which one column failed has the
-            vectors of the others. What no row or document is stands here as it came.
-        failures: Why, at least one.
+        row: The output as far as it was made: a row of which one column failed has the vectors of the others. An
+            element that is neither a row nor a document is kept unchanged.
+        failures: The reasons, at least one.
     """
 
     row: Any
@@ -25,7 +25,7 @@ class FailedRow:
 
 
 class FailedRowError(ClipmillError, ValueError):
-    """A row failed in a job that was told `on_failure="raise"`."""
+    """A row failed in a job with `on_failure="raise"`."""
 
     def __init__(self, failures: Sequence[Failure], model: str) -> None:
         first = failures[0]

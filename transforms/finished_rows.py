@@ -41,7 +41,7 @@ def _source(value: Any, table: Table) -> RowFields | Document | None:
 
 
 def _is_refused(failed: FailedRow, table: Table) -> bool:
-    """Tell whether a row failed because it has a column already where a new one goes: it holds anything."""
+    """Return whether a row failed because a new column exists in it already, with values of any kind."""
     return table.plan.of_rows and any(one.column in table.plan.new_names for one in failed.failures)  # type: ignore[attr-defined]
 
 

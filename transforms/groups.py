@@ -50,7 +50,7 @@ _HELD_NUMBERS = 1_000_000
 
 
 def scored_type(element_type: Any) -> Any:
-    """Return the type of what `PairElements` gives: key of the group, cosine, logit, and the row as it came."""
+    """Return the type of the output of `PairElements`: key of the group, cosine, logit, and the row as it came."""
     number = typehints.Optional[float]
     return typehints.Tuple[bytes, number, number, element_type]
 
@@ -100,10 +100,10 @@ class GroupScores(beam.PTransform):
     """
 
     def __init__(self, top_k: int | None, rows_type: Any) -> None:
-        """Say what is told.
+        """Set what is reported.
 
         Args:
-            top_k: How many places of a group are told; no `rank` if None.
+            top_k: Ranks that are reported per group; no `rank` if None.
             rows_type: Type of the rows that come out.
         """
         super().__init__()
@@ -152,7 +152,7 @@ class TotalsFn(beam.CombineFn):
         return tuple(whole), []
 
     def compact(self, accumulator: Any) -> Any:
-        """Sum up what is not yet, before the accumulator travels."""
+        """Sum up the pending logits before the accumulator is sent."""
         return tuple(self._summed(accumulator)), []
 
     def extract_output(self, accumulator: Any) -> tuple[Any, ...]:
@@ -182,7 +182,7 @@ class _LogitsFn(beam.DoFn):
 
 
 class _ScoresFn(beam.DoFn):
-    """Gives rows their scores by what is known of their groups."""
+    """Adds scores to rows, from the totals of their groups."""
 
     def __init__(self, windows: Coder, top_k: int | None) -> None:
         self._windows = windows

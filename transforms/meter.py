@@ -92,7 +92,7 @@ def metrics_of(result: Any) -> dict[str, float]:
     Returns:
         `{"rows_in": 1000, "embedded": 998, "failed_empty": 2, …}`: what is not zero; of `batch_rows` its
         `batch_rows_count`, `batch_rows_sum`, `batch_rows_min` and `batch_rows_max`. Committed numbers, which leave out
-        what the runner did twice; of a runner that commits none (some tell attempted ones alone) those.
+        what the runner did twice; for a runner without committed counts, the attempted ones.
     """
     found = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))
     counters: collections.Counter[str] = collections.Counter()

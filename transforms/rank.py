@@ -32,28 +32,36 @@ _OF_ROWS = {"query_kind", "candidate_kind", "key"}
 
 
 class Rank(Encoding):
-    """Scores candidates by how well they fit their query; every element comes out once, as a row or as a failure.
+    """Scores candidates against their query. Every element comes out once, as a row or as a failure.
 
-    `cosine` is that of the vectors, `clip_score` the softmax of `scale` times the cosines over the candidates of one
-    query. Queries and candidates are texts, images, sounds, mixed too, or vectors that are there already, which are
-    used as they are. Three ways, told by what is given:
+    `cosine` is the cosine of the two vectors. `clip_score` is the softmax of `scale` times the cosines over the
+    candidates of one query. Queries and candidates are texts, images, audio clips, a mix of these, or precomputed
+    vectors, which are used unchanged. The arguments select one of three inputs:
 
-    - Nothing: elements are `Document`s. Their `matches` come out sorted by clip_score, ties in their order, each with
-      `scores`: `clip_score`, `cosine`, and `position`, its place before, from 0. A match that failed stands at the end
-      with its `failures`; the rest is ranked.
-    - `query` and `candidates`: elements are rows with a list. They get the column `ranked`: of each candidate a dict of
-      `candidate`, `position`, `clip_score`, `cosine` and `failure` (`stage`, `code`, `message`, or None), sorted
-      likewise; failures and nulls stand at the end without scores.
-    - `query`, `candidate` and `by`: elements are flat rows, each with one candidate, and the rows with the same values
-      in `by` (in the same window) are a group. They stay flat and get `cosine`, `clip_score` and, with `top_k`, `rank`:
-      the place in the group from 1, equal scores sharing one, None below the best. Groups may have any size: what is
-      gathered of them is a few numbers. Nulls get nulls.
+    - No columns: elements are `Document`s. Their `matches` are sorted by clip_score, ties in input order. Each gets
+      `scores`: `clip_score`, `cosine`, and `position`, its index before sorting, from 0. Failed matches come last, with
+      their `failures`.
+    - `query` and `candidates`: elements are rows with a list of candidates. They get the column `ranked`, a sorted list
+      of dicts of `candidate`, `position`, `clip_score`, `cosine` and `failure` (`stage`, `code`, `message`, or None).
+      Failures and nulls come last, without scores.
+    - `query`, `candidate` and `by`: elements are flat rows with one candidate each. The rows of a window that have the
+      same values in `by` are a group. Rows stay flat and get `cosine`, `clip_score` and, with `top_k`, `rank`: the rank
+      in the group from 1, shared by equal scores, None below the best. Groups can have any size, because only a few
+      numbers are gathered for each. Nulls get nulls.
 
-    A row fails, and goes to `failures`, if its query cannot be embedded (of flat rows: or its candidate); see
-    `on_failure`. A query without candidates is no failure: an empty list, or matches none.
+    A row goes to `failures` if its query cannot be embedded, or, for flat rows, its candidate; see `on_failure`. A
+    query without candidates is not a failure: it gets an empty list, or no matches.
 
-    All candidates of a bundle share micro-batches, and equal texts, bytes and URIs are embedded once in each process,
-    within `max_cache_bytes`. Windows, timestamps and panes stay as they are.
+    All candidates of a bundle share micro-batches. Equal texts, bytes and URIs are embedded once in each process,
+    within `max_cache_bytes`. Windows, timestamps and panes do not change.
+
+    >>> import apache_beam as beam
+    >>> from clipmill.transforms import Rank
+    >>> with beam.Pipeline() as p:
+    ...     rows = p | beam.Create([{"q": "red circle", "c": ["blue square", "red circle"]}])
+    ...     ranked = rows | Rank("demo", query="q", candidates="c")
+    ...     _ = ranked.rows | beam.Map(lambda row: print([one["candidate"] for one in row["ranked"]]))
+    ['red circle', 'blue square']
 
     Attributes:
         spec: The encoder.
@@ -92,7 +100,7 @@ class Rank(Encoding):
             candidate: Column of the one candidate of flat rows.
             by: Column or columns whose values the flat rows of one query share.
             query_kind: `text`, `image`, `audio` (as `Embed` takes such columns: strings in the last two are URIs),
-                `vector`, or `auto`: strings are texts, bytes are told by their content, structs are documents.
+                `vector`, or `auto`: strings are texts, bytes are identified by their content, structs are documents.
             candidate_kind: The same of candidates.
             output: Name of the column of ranked lists.
             top_k: How many of the best are kept of a list or of matches, beside those without scores; in flat rows, how
@@ -101,13 +109,13 @@ class Rank(Encoding):
             keep_embeddings: Whether documents keep the embeddings of themselves and their matches.
             keep_content: Whether documents keep `blob` and `tensor`.
             key: Column that names a row in its failures.
-            max_wait_s: Seconds that an element of a stream may wait for others; None waits for the bundle's end only.
+            max_wait_s: Seconds that an element of a stream may wait for others; None waits until the bundle ends.
             on_failure: `split`, or `raise` to end the job at the first failure, one of a single candidate too.
             **spec_options: Fields of `EncoderSpec`, such as `max_batch_rows`.
 
         Raises:
             SpecError: If something cannot work.
-            TypeError: If an option is unknown, or has another name here.
+            TypeError: If an option is unknown or has another name here.
         """
         reject_unknown_options(spec_options, {*EncoderSpec.__dataclass_fields__, *_OWN_OPTIONS} - {"model"})
         super().__init__(EncoderSpec.of(model, **spec_options), max_wait_s=max_wait_s, on_failure=on_failure)
@@ -127,11 +135,11 @@ class Rank(Encoding):
             self.plan = pairs.checked(self.spec)
 
     def default_label(self) -> str:
-        """Name the model and the columns, so that two of these can stand in one pipeline."""
+        """Name the model and the columns, so that a pipeline can use two of these."""
         return label_of("Rank", [self.spec.model, *self.plan.reads, *self.plan.by])
 
     def display_data(self) -> dict[str, Any]:
-        """Show the model and what is ranked on the runner's page."""
+        """Show the model and what is ranked in the runner's user interface."""
         plan = self.plan
         shown = ", ".join([*plan.reads, *plan.by]) or "documents"
         return {"model": self.spec.model, "columns": shown, "scale": str(plan.scale), "top_k": str(plan.top_k or "all")}
@@ -154,7 +162,7 @@ class Rank(Encoding):
 
 
 def _way(columns: Mapping[str, Any]) -> str:
-    """Tell which of the three ways is meant.
+    """Return which of the three inputs is meant.
 
     Raises:
         SpecError: If it is none, or parts of two.
@@ -165,11 +173,11 @@ def _way(columns: Mapping[str, Any]) -> str:
         if given == names:
             return way
     shown = ", ".join(f"{name}={columns[name]!r}" for name in columns if name in given)
-    raise SpecError(f"{shown} is not enough, or too much, to tell what is ranked: {_WAYS}")
+    raise SpecError(f"{shown} does not select one input: {_WAYS}")
 
 
 def _refuse_silent(given: set[str], way: str) -> None:
-    """Refuse options that would say nothing.
+    """Refuse options that would have no effect.
 
     Raises:
         SpecError: Saying what they belong to.
@@ -177,14 +185,14 @@ def _refuse_silent(given: set[str], way: str) -> None:
     own = {"documents": _OF_DOCUMENTS, "lists": _OF_ROWS | {"output"}, "flat rows": _OF_ROWS}[way]
     for name in sorted(given - own):
         home = "documents" if name in _OF_DOCUMENTS else "query= with candidates=" if name == "output" else "rows"
-        raise SpecError(setting(name) + f" is for {home}; of {way} it says nothing")
+        raise SpecError(setting(name) + f" is for {home}; it has no effect on {way}")
 
 
 def _check_groups(pcoll: PCollection, plan: PairPlan) -> None:
     """Refuse flat rows whose groups would never be whole, or have no name.
 
     Raises:
-        SpecError: Saying why, and the way out.
+        SpecError: With the reason and a hint.
     """
     if not pcoll.is_bounded:
         raise SpecError(

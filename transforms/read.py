@@ -22,15 +22,14 @@ class ReadDocuments(beam.PTransform):
 
     Files that end in `.jsonl`, `.json`, `.ndjson`, `.csv`, `.tsv` (all of them also with `.gz`) and `.parquet` are
     tables: each line or row is a document, or, where it cannot be read, a document with `failures`, which `Embed` sends
-    to its failures. So is each sample of a `.tar` (packed or not): its image or sound. Every other file
-    is a document by itself, named by its path; its content is fetched by `Embed`, whose threads overlap that with the
-    model's work.
+    to its failures. So is each sample of a `.tar` (compressed or not): its image or audio. Every other file is a
+    document of its own, with its path as id. `Embed` fetches its content on threads, while the model works.
 
     Folders and patterns mean what they mean on the command line (docs/formats.md, "Patterns"): `photos/**/*.jpg` finds
     photographs at any depth, those at the top too, with the captions and metadata beside them as tags. URLs are listed
     by Beam's file systems and opened by fsspec; `gs://` needs the extra `gcp`.
 
-    It ends with a shuffle, so that all workers embed, and not only the one that listed.
+    It ends with a shuffle, so that all workers embed, instead of the one that listed the files.
     """
 
     def __init__(
@@ -45,17 +44,17 @@ class ReadDocuments(beam.PTransform):
         tags: Sequence[str] = (),
         allow_empty: bool = False,
     ) -> None:
-        """Say what is read.
+        """Set what is read.
 
         Args:
             patterns: A path, a URL or a glob, or several. Local ones are made absolute. A file that two of them name is
                 read once.
             text: Column of texts, of tables (`text` or `caption` without one).
-            uri: Column of URIs; what they name is fetched only as far as `Embed`'s options allow it.
+            uri: Column of URIs; `Embed` fetches them if its options allow it.
             image: Column of encoded images (Parquet).
-            audio: Column of sounds: encoded, or structs of samples and their rate (Parquet).
-            id: Column that names the documents.
-            tags: Columns that travel along.
+            audio: Column of audio: encoded, or structs of samples and their rate (Parquet).
+            id: Column of document ids.
+            tags: Columns that documents keep as tags.
             allow_empty: Whether a pattern may match nothing; if not, the job fails there.
 
         Raises:
@@ -70,7 +69,7 @@ class ReadDocuments(beam.PTransform):
         self._allow_empty = allow_empty
 
     def default_label(self) -> str:
-        """Name the first pattern, so that two of these can stand in one pipeline."""
+        """Name the first pattern, so that a pipeline can use two of these."""
         more = f" and {len(self._patterns) - 1} more" if len(self._patterns) > 1 else ""
         return f"ReadDocuments({self._patterns[0]}{more})".replace("/", "_")  # a slash would make a level of it
 

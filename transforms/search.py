@@ -1,4 +1,4 @@
-"""`Search`: queries in, what is nearest to them in an index or a dataset out."""
+"""`Search`: finds the nearest neighbours of queries in an index or a dataset."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _VECTORS = "none: the queries are vectors"
 
 
 class Search(Encoding):
-    """Finds what is nearest to each query, in an index or among the vectors of a dataset.
+    """Finds the nearest neighbours of each query in an index or among the vectors of a dataset.
 
-    Elements are rows with a query: a text, an image or a sound, which is embedded with the model that made what is
-    searched, or a vector. They get the column `hits`: a list of dicts of `position`, `id`, `score` (the cosine) and the
+    Elements are rows with a query: a text, an image or an audio clip, which is embedded with the model of the index or
+    dataset, or a vector. They get the column `hits`: a list of dicts of `position`, `id`, `score` (the cosine) and the
     columns asked for, best first, equal scores in order of position. With `rerank` they have `cosine` and `clip_score`
     too, as `Rank` computes them with the full vectors, and are sorted by those. A query that is null has the hits None.
 
@@ -79,9 +79,9 @@ class Search(Encoding):
             index: Directory of an index; or of a dataset, or a Parquet file, whose vectors are compared one by one.
             query: Column, or path into a struct, of the query.
             query_kind: `text`, `image`, `audio` (as `Embed` takes such columns: strings in the last two are URIs),
-                `vector`, or `auto`: strings are texts, bytes are told by their content, structs are documents.
-            top_k: How many of the nearest are told of each query.
-            columns: Columns of the rows that were found to tell of each hit.
+                `vector`, or `auto`: strings are texts, bytes are identified by their content, structs are documents.
+            top_k: Neighbours per query.
+            columns: Columns of the found rows that each hit includes.
             column: The column of vectors of a dataset that has several.
             rerank: Whether hits are scored with the full vectors.
             scale: What cosines are multiplied by before the softmax over a query's hits: a number, or `model`.
@@ -90,27 +90,27 @@ class Search(Encoding):
             output: Name of the column of hits.
             model: The model that made what is searched; it is known, and another one is refused.
             key: Column that names a row in its failures.
-            max_wait_s: Seconds that an element of a stream may wait for others; None waits for the bundle's end only.
+            max_wait_s: Seconds that an element of a stream may wait for others; None waits until the bundle ends.
             on_failure: `split`, or `raise` to end the job at the first failure.
             **spec_options: Fields of `EncoderSpec`, such as `device`.
 
         Raises:
             SpecError: If something cannot work, or the model is another one; the message says what differs.
             DatasetError: If there is no index and no dataset, or it is damaged.
-            TypeError: If an option is unknown, or has another name here.
+            TypeError: If an option is unknown or has another name here.
         """
         own = set(inspect.signature(Search).parameters) - {"model", "spec_options"}
         reject_unknown_options(spec_options, {*EncoderSpec.__dataclass_fields__, *own} - {"model"})
         target = find_target(index, column)
         spec = spec_of_search(target, query_kind, model, **spec_options)
         super().__init__(spec, max_wait_s=max_wait_s, on_failure=on_failure)  # type: ignore[arg-type]
-        told: Any = columns if isinstance(columns, str) else tuple(columns)  # a text is refused below
+        hit_columns: Any = columns if isinstance(columns, str) else tuple(columns)  # a text is refused below
         self.plan = SearchPlan(
             target,
             query,
             query_kind,
             top_k,
-            told,
+            hit_columns,
             rerank,
             scale,
             nprobe,
@@ -120,11 +120,11 @@ class Search(Encoding):
         ).checked(spec)
 
     def default_label(self) -> str:
-        """Name what is searched and the column, so that two of these can stand in one pipeline."""
+        """Name what is searched and the column, so that a pipeline can use two of these."""
         return label_of("Search", [self.plan.target.location, self.plan.query])
 
     def display_data(self) -> dict[str, Any]:
-        """Show what is searched on the runner's page."""
+        """Show what is searched in the runner's user interface."""
         model = self.spec.model if self.spec is not None else _VECTORS
         return {"index": self.plan.target.location, "model": model, "top_k": self.plan.top_k}
 
@@ -151,7 +151,7 @@ class _SearchingFn(PlacedFn):
             spec: What embeds queries; None where they are vectors.
             plan: What is searched for, and where.
             on_failure: `raise` ends the job at the first failure.
-            cpus: Cores that each worker process may use, None if it finds out by itself.
+            cpus: Cores that each worker process may use, None to detect them.
         """
         super().__init__(spec.model if spec is not None else _VECTORS, on_failure)
         self._spec = spec
@@ -167,13 +167,13 @@ class _SearchingFn(PlacedFn):
         self._searcher = Searcher(self._plan, encoder, cpus=self._cpus)
 
     def start_bundle(self) -> None:
-        """Start with nothing waiting, whatever became of the last bundle."""
+        """Start with nothing waiting, even if the last bundle failed."""
         self._stats = Stats()
         self._waiting: list[_Waiting] = []
         self._bytes = 0
 
     def finish_bundle(self) -> Iterable[Any]:
-        """Search for the rest, give out each row in its own window, and count."""
+        """Search for the rest, output each row in its window, and count."""
         outputs = self._search()
         self._meter.report(self._stats.take())
         return outputs

@@ -1,4 +1,4 @@
-"""Stages that hold elements back: what becomes of one goes out where it stood in time, as a row or as a failure."""
+"""Stages that delay elements: each output keeps the timestamp, window and pane of its element."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ OnFailure = Literal["split", "raise"]
 
 
 class Place(NamedTuple):
-    """Where an element stands in time; what becomes of it goes out there, whenever that is."""
+    """Timestamp, window and pane of an element, which its output keeps, however late it is."""
 
     timestamp: Timestamp
     window: BoundedWindow
     pane: PaneInfo
 
     def at(self, value: Any) -> WindowedValue:
-        """Put a value there."""
+        """Return a value with this timestamp, window and pane."""
         return WindowedValue(value, self.timestamp, (self.window,), self.pane)
 
 
 class PlacedFn(beam.DoFn):
-    """What takes elements with their places; `OneByOne` or `InBatches` hands them to it."""
+    """Base of functions that take elements with their places, from `OneByOne` or `InBatches`."""
 
     _stats: Stats
 
     def __init__(self, model: str, on_failure: OnFailure) -> None:
-        """Keep what is done with failures.
+        """Store how failures are handled.
 
         Args:
             model: What errors name.
@@ -52,7 +52,7 @@ class PlacedFn(beam.DoFn):
         raise NotImplementedError
 
     def _refused(self, refused: FailedRow, place: Place) -> TaggedOutput:
-        """Count an element of which nothing can be made, and send it to the failures."""
+        """Count an element that cannot be processed, and output it as a failure."""
         self._stats.rows += 1
         for failure in refused.failures:
             self._stats.count_failure(failure)
@@ -74,7 +74,7 @@ class OneByOne(PlacedFn):
         window: BoundedWindow = beam.DoFn.WindowParam,  # type: ignore[assignment]
         pane: PaneInfo = beam.DoFn.PaneInfoParam,  # type: ignore[assignment]
     ) -> Iterable[Any]:
-        """Take one element; give out those that are done, this one or others."""
+        """Take one element; output those that are done, this one or others."""
         return self._push(element, Place(timestamp, window, pane))
 
 
@@ -86,7 +86,7 @@ class InBatches(PlacedFn):
         batch: Any,
         window: BoundedWindow = beam.DoFn.WindowParam,  # type: ignore[assignment]
     ) -> Iterable[Any]:
-        """Take a batch, whose elements all stand in its window."""
+        """Take a batch, whose elements share its window."""
         _, waited = batch
         return [
             output

@@ -14,14 +14,14 @@ def cpus_per_process(options: PipelineOptions, runner: object = None) -> int | N
 
     Args:
         options: The pipeline's.
-        runner: The pipeline's runner, for those that were given as an object and not by option.
+        runner: The pipeline's runner, if it was given as an object instead of an option.
 
     Returns:
-        Their number; None where the process finds out by itself, having the machine for itself.
+        Their number; None if the process has the machine to itself and detects them.
     """
     name = f"{options.view_as(StandardOptions).runner or ''} {type(runner).__name__}"
     if "Dataflow" in name:
-        # Dataflow starts one process for each core, unless it is told not to.
+        # Dataflow starts one process for each core, unless an experiment disables it.
         experiments = options.view_as(DebugOptions).experiments or []
         return None if "no_use_multiple_sdk_containers" in experiments else 1
     direct = options.view_as(DirectOptions)

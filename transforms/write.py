@@ -38,8 +38,8 @@ class WriteEmbeddings(beam.PTransform):
     Rows go to Parquet files with their other columns, failures to `_failures/*.jsonl`, which `clipmill embed` reads to
     try them again; those of single candidates too. Every file says in its metadata which model and which options made
     its vectors or scores. Files appear whole,
-    and none of them twice, whatever the runner retries; see `bundles`. When a bounded pipeline is done, `_SUCCESS`
-    stands in the directory; an unbounded one goes on writing, files for each window and bundle.
+    and none of them twice, even if the runner retries; see `bundles`. When a bounded pipeline is done, the directory
+    gets `_SUCCESS`; an unbounded one keeps writing files for each window and bundle.
 
     Gives the names of the Parquet files.
     """
@@ -56,15 +56,15 @@ class WriteEmbeddings(beam.PTransform):
         rows_per_file: int = _ROWS_PER_FILE,
         overwrite: bool = False,
     ) -> None:
-        """Say what is written where. The directory is looked at when the pipeline is built.
+        """Set what is written where. The directory is checked when the pipeline is built.
 
         Args:
             directory: Path or URL that fsspec can write; empty or new.
-            embed: The transform that made the vectors or scores, where other steps stand between it and this one.
+            embed: The transform that made the vectors or scores, if there are other steps between it and this one.
             schema: The columns that dicts had before that, since no file may guess its own. Documents, and rows with a
                 schema, need none.
             drop: Columns of rows that are not written, such as the images.
-            tags: Tags of documents that become columns of these types; the others stand in the column `tags` as JSON.
+            tags: Tags of documents that become columns of these types; the others are in the column `tags` as JSON.
             dtype: `float32`, or `float16`, which Spark cannot read.
             rows_per_file: Most rows in a file.
             overwrite: Whether an older dataset in the directory is removed when the pipeline is built.
@@ -86,7 +86,7 @@ class WriteEmbeddings(beam.PTransform):
         self._overwrite = overwrite
 
     def default_label(self) -> str:
-        """Name the directory, so that two of these can stand in one pipeline."""
+        """Name the directory, so that a pipeline can use two of these."""
         return f"WriteEmbeddings({self._directory})".replace("/", "_")  # a slash would make a level of it
 
     def expand(self, embedded: Embedded | PCollection) -> PCollection:

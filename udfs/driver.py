@@ -61,7 +61,7 @@ def check_failures_option(failures: str) -> None:
     """
     allowed = get_args(FailuresOption)
     if failures not in allowed:
-        raise SpecError(setting("failures", failures) + f" is none of {', '.join(map(repr, allowed))}")
+        raise SpecError(setting("failures", failures) + f" must be one of {', '.join(map(repr, allowed))}")
 
 
 def warn_without_worker_reuse(spark: SparkSession | None, *, depth: int = 1) -> None:

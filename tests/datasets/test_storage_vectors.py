@@ -66,7 +66,7 @@ def test_vectors_are_copied_so_that_changing_them_later_changes_nothing():
     [
         (lambda: vector_array([MATRIX[0], MATRIX[0][:3]], 4), r"row 1 has the shape \(3,\), not \(4,\)"),
         (lambda: vector_array([MATRIX[2] * 1e6], 4, "float16"), "65504"),
-        (lambda: vector_type("float64"), "'float64' is none of"),
+        (lambda: vector_type("float64"), "'float64' must be one of"),
     ],
     ids=["wrong length", "too large for float16", "unknown dtype"],
 )

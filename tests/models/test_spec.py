@@ -164,8 +164,8 @@ def test_missing_custom_factories_are_named() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"device": 0}, "device=0 is none of"),
-        ({"device": ""}, "device='' is none of"),
+        ({"device": 0}, "device=0 must be one of"),
+        ({"device": ""}, "device='' must be one of"),
         ({"cache_dir": 3}, "cache_dir=3 is no path"),
         ({"cache_dir": ""}, "cache_dir='' is no path"),
     ],

@@ -65,8 +65,8 @@ def test_errors_and_failures_are_said_with_all_that_they_hold() -> None:
         (
             lambda _: EncoderSpec("fake::", decode="slow"),
             "decode",
-            "decode='slow' is none of 'fast', 'exact'",
-            "--decode 'slow' is none of 'fast', 'exact'",
+            "decode='slow' must be one of 'fast', 'exact'",
+            "--decode 'slow' must be one of 'fast', 'exact'",
         ),
         (
             lambda _: ColumnPlan.of({"a": Column("text")}).check_free(["a_embedding"]),
@@ -91,8 +91,8 @@ def test_errors_and_failures_are_said_with_all_that_they_hold() -> None:
         (
             lambda _: RankPlan("q", "c", query_kind="photo").checked(EncoderSpec("fake::")),
             "query_kind",
-            "query_kind='photo' is none of ",
-            "--query-kind 'photo' is none of ",
+            "query_kind='photo' must be one of ",
+            "--query-kind 'photo' must be one of ",
         ),
         (
             lambda _: RankPlan("q", "c").check_free(["ranked"]),
@@ -167,7 +167,7 @@ def commands(group: click.Group) -> Iterator[click.Command]:
         (["--column", "=text"], "not of the form NAME=KIND"),
         (["--column", "q=text", "--id-column", "zz"], "there is no column 'zz'; the columns are 'q', 'n'"),
         (["--text-column", "q", "--id-column", "zz"], "has no column 'zz'; it has 'q', 'n'"),
-        (["--precision", "fp8"], "--precision 'fp8' is none of"),
+        (["--precision", "fp8"], "--precision 'fp8' must be one of"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -199,7 +199,7 @@ def test_files_of_labels_are_read_when_the_transform_is_made(tmp_path):
         ({"keep_content": True, "columns": {"a": "text"}}, "keep_content is for documents; with columns it"),
         ({"key": "number"}, "key is for rows; documents are named by their id"),
         ({"access_paths": "m"}, "access_paths='m' is not '@' and paths"),
-        ({"on_failure": "skip"}, "on_failure='skip' is none of 'split', 'raise'"),
+        ({"on_failure": "skip"}, "on_failure='skip' must be one of 'split', 'raise'"),
         ({"columns": {"a": "audio"}}, "column 'a': fake::dim=8 embeds image and text only"),
         ({"columns": {}}, "names nothing to embed"),
         ({"top_k": None}, "top_k=None"),

@@ -50,14 +50,14 @@ def test_what_is_not_one_of_the_three_ways_is_refused_with_all_three(given):
 @pytest.mark.parametrize(
     ("way", "option", "message"),
     [
-        ({}, {"output": "best"}, "output is for query= with candidates=; of documents it says nothing"),
-        ({}, {"query_kind": "text"}, "query_kind is for rows; of documents it says nothing"),
-        ({}, {"candidate_kind": "text"}, "candidate_kind is for rows; of documents it says nothing"),
-        ({}, {"key": "number"}, "key is for rows; of documents it says nothing"),
-        (LISTS, {"keep_embeddings": True}, "keep_embeddings is for documents; of lists it says nothing"),
-        (LISTS, {"keep_content": True}, "keep_content is for documents; of lists it says nothing"),
-        (FLAT, {"keep_content": True}, "keep_content is for documents; of flat rows it says nothing"),
-        (FLAT, {"output": "best"}, "output is for query= with candidates=; of flat rows it says nothing"),
+        ({}, {"output": "best"}, "output is for query= with candidates=; it has no effect on documents"),
+        ({}, {"query_kind": "text"}, "query_kind is for rows; it has no effect on documents"),
+        ({}, {"candidate_kind": "text"}, "candidate_kind is for rows; it has no effect on documents"),
+        ({}, {"key": "number"}, "key is for rows; it has no effect on documents"),
+        (LISTS, {"keep_embeddings": True}, "keep_embeddings is for documents; it has no effect on lists"),
+        (LISTS, {"keep_content": True}, "keep_content is for documents; it has no effect on lists"),
+        (FLAT, {"keep_content": True}, "keep_content is for documents; it has no effect on flat rows"),
+        (FLAT, {"output": "best"}, "output is for query= with candidates=; it has no effect on flat rows"),
     ],
     ids=str,
 )
@@ -74,7 +74,7 @@ def test_options_that_would_say_nothing_are_refused(way, option, message):
         ({"top_k": True}, "top_k=True is not a whole number"),
         ({"scale": -1}, "scale=-1 is neither a finite number above 0 nor 'model'"),
         ({"max_wait_s": 0}, "max_wait_s=0 is not a number of seconds above 0"),
-        ({"on_failure": "skip"}, "on_failure='skip' is none of 'split', 'raise'"),
+        ({"on_failure": "skip"}, "on_failure='skip' must be one of 'split', 'raise'"),
     ],
     ids=str,
 )

@@ -207,7 +207,7 @@ def test_the_label_names_model_and_columns():
 
 @pytest.mark.parametrize("option", [{"access_paths": "@m"}, {"keep_content": True}], ids=str)
 def test_options_of_documents_are_refused_for_rows(option):
-    with pytest.raises(SpecError, match="is for documents; with columns it says nothing"):
+    with pytest.raises(SpecError, match="is for documents; it has no effect with columns"):
         Embed("fake::dim=8", columns={"a": "text"}, **option)
 
 

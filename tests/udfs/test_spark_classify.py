@@ -114,9 +114,9 @@ def test_a_file_of_labels_is_read_where_the_job_is_planned(captions, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "picture"}, r"kind='picture' is none of 'auto'"),
+        ({"kind": "picture"}, r"kind='picture' must be one of 'auto'"),
         ({"kind": "audio"}, r"kind='audio': fake::dim=8 embeds image and text"),
-        ({"failures": "nul"}, r"failures='nul' is none of"),
+        ({"failures": "nul"}, r"failures='nul' must be one of"),
         ({"top_k": None}, r"top_k=None: say how many"),
         ({"dtype": "float16"}, r"no half type"),
         ({"templates": ["no place"]}, r"'no place' has no \{\}"),

@@ -81,7 +81,7 @@ def test_bad_models_and_options_are_refused_at_the_call(spark, make):
         make("caption", model="ViT-B-33::openai")
     with pytest.raises(TypeError, match="'batch_size' is called 'max_batch_rows' here"):
         make("caption", model=MODEL, batch_size=3)
-    with pytest.raises(SpecError, match="'nul' is none of 'null', 'struct', 'raise'"):
+    with pytest.raises(SpecError, match="'nul' must be one of 'null', 'struct', 'raise'"):
         make("caption", model=MODEL, failures="nul")
     with pytest.raises(SpecError, match="no half type"):
         make("caption", model=MODEL, dtype="float16")

@@ -72,7 +72,7 @@ def test_payloads_of_any_size_travel_and_texts_that_are_not_utf8(spark):
 
 def test_what_goes_wrong_in_a_task_is_said(spark):
     def refuse(one):
-        raise ValueError(f"payload {one} is none of ours")
+        raise ValueError(f"payload {one} must be one of ours")
 
-    with pytest.raises(Exception, match="payload 7 is none of ours"):
+    with pytest.raises(Exception, match="payload 7 must be one of ours"):
         report_each(spark, [7], refuse)

@@ -221,7 +221,7 @@ def test_bad_models_and_options_are_refused_at_the_call(spark, make):
     with pytest.raises(SpecError, match="no half type"):
         make("q", "c", model=MODEL, dtype="float16")
     left, right = ("query_kind", "candidate_kind") if make is rank else ("a_kind", "b_kind")
-    with pytest.raises(SpecError, match=f"{left}='photo' is none of 'auto', 'text'"):
+    with pytest.raises(SpecError, match=f"{left}='photo' must be one of 'auto', 'text'"):
         make("q", "c", model=MODEL, **{left: "photo"})
     with pytest.raises(SpecError, match=f"{right}='audio': fake::dim=8 embeds image and text"):
         make("q", "c", model=MODEL, **{right: "audio"})

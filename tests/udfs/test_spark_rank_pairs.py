@@ -52,7 +52,7 @@ def test_similarity_that_raises(paired):
         paired.select(clip_similarity("a", "b", model=MODEL, failures="raise")).collect()
     good = paired.filter("n in (0, 7)").select(clip_similarity("a", "b", model=MODEL, failures="raise")).collect()
     assert len(good) == 2 and good[1][0] == 1
-    with pytest.raises(SpecError, match="'nul' is none of 'null', 'struct', 'raise'"):
+    with pytest.raises(SpecError, match="'nul' must be one of 'null', 'struct', 'raise'"):
         clip_similarity("a", "b", model=MODEL, failures="nul")
 
 

@@ -176,7 +176,7 @@ class EncoderSpec:
             put(self, "cache_dir", os.path.abspath(os.path.expanduser(self.cache_dir)))
         self._check_schemes()
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(self.device)):
-            raise SpecError(setting("device", self.device) + " is none of 'auto', 'cpu', 'cuda', 'cuda:X'")
+            raise SpecError(setting("device", self.device) + " must be one of 'auto', 'cpu', 'cuda', 'cuda:X'")
         self._check_choice("runtime", RUNTIMES)
         self._check_choice("precision", PRECISIONS)
         check_combination(self.runtime, self.precision, str(self.device))
@@ -241,7 +241,7 @@ class EncoderSpec:
 
     def _check_choice(self, name: str, allowed: tuple[str, ...]) -> None:
         if getattr(self, name) not in allowed:
-            raise SpecError(setting(name, getattr(self, name)) + f" is none of {', '.join(map(repr, allowed))}")
+            raise SpecError(setting(name, getattr(self, name)) + f" must be one of {', '.join(map(repr, allowed))}")
 
     @classmethod
     def of(cls, model: str | EncoderSpec | None = None, /, **options: Any) -> EncoderSpec:

@@ -54,7 +54,7 @@ class SampleOptions:
             if not low <= getattr(self, name) <= high:
                 raise SpecError(setting(name, getattr(self, name)) + f" is not from {low:,} to {high:,}")
         if self.projection not in METHODS:
-            raise SpecError(setting("projection", self.projection) + f" is none of {', '.join(map(repr, METHODS))}")
+            raise SpecError(setting("projection", self.projection) + f" must be one of {', '.join(map(repr, METHODS))}")
 
 
 @dataclasses.dataclass

@@ -74,7 +74,7 @@ def check_format(format: str) -> None:
         SpecError: Saying what there is.
     """
     if format not in FORMATS:
-        raise SpecError(setting("format", format) + f" is none of {', '.join(map(repr, FORMATS))}")
+        raise SpecError(setting("format", format) + f" must be one of {', '.join(map(repr, FORMATS))}")
 
 
 def default_dtype(format: str) -> str:

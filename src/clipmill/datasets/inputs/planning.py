@@ -57,7 +57,7 @@ def plan_shards(
     if not inputs:
         raise DatasetError("no inputs: name files, folders or globs")
     if kind is not None and kind not in ("files", *SPANS):
-        raise DatasetError(setting("kind", kind) + f" is none of 'files', {', '.join(map(repr, SPANS))}")
+        raise DatasetError(setting("kind", kind) + f" must be one of 'files', {', '.join(map(repr, SPANS))}")
     if rows_per_shard < 1:
         raise DatasetError(setting("rows_per_shard", rows_per_shard) + " is not at least 1")
     listed = [(file, kind or kind_of(file.path)) for file in list_inputs(inputs)]

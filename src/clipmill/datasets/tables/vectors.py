@@ -28,7 +28,7 @@ def vector_type(dtype: str = "float32", *, nested: bool = False) -> pa.DataType:
         DatasetError: If `dtype` is neither.
     """
     if dtype not in _TYPES:
-        raise DatasetError(setting("dtype", dtype) + " is none of 'float32', 'float16'")
+        raise DatasetError(setting("dtype", dtype) + " must be one of 'float32', 'float16'")
     one = pa.list_(_TYPES[dtype])
     return pa.list_(one) if nested else one
 

@@ -90,7 +90,7 @@ class ColumnPlan(RowPlan):
             column = given if isinstance(given, Column) else Column(given)
             if column.modality not in get_args(Modality):
                 raise SpecError(
-                    f"column {path!r} is {column.modality!r}, which is none of {', '.join(get_args(Modality))}"
+                    f"column {path!r} is {column.modality!r}; it must be one of {', '.join(get_args(Modality))}"
                 )
             if spec is not None and column.modality not in spec.modalities:
                 raise SpecError(f"column {path!r}: {spec.model} embeds {' and '.join(sorted(spec.modalities))} only")

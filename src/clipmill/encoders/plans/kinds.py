@@ -41,7 +41,7 @@ def check_kind(name: str, kind: Any, spec: EncoderSpec) -> None:
         SpecError: Saying what is allowed.
     """
     if kind not in KINDS:
-        raise SpecError(setting(name, kind) + f" is none of {', '.join(map(repr, KINDS))}")
+        raise SpecError(setting(name, kind) + f" must be one of {', '.join(map(repr, KINDS))}")
     if kind not in ("auto", "vector") and kind not in spec.modalities:
         raise SpecError(setting(name, kind) + f": {spec.model} embeds {' and '.join(sorted(spec.modalities))}")
 
