@@ -3,7 +3,7 @@
 - `frames`: `embed_columns`, several columns of a DataFrame in one pass; `stamp_provenance`
 - `expressions`: `embed_text`, `embed_image`, `embed_audio` as columns
 - `rankings`: `rank` and `clip_similarity` as columns; `classification`: `classify`
-- `search`: `search`, what is nearest to queries in an index or a dataset, as a column
+- `search`: `search`, the nearest neighbours of queries in an index or a dataset, as a column
 - `groups`: `rank_groups`, flat rows scored among those of their query
 - `sql`: `register`, all that is an expression as functions of SQL
 - `pandas_functions`: `text_udf`, `image_udf`, `audio_udf`, for those who compose pandas UDFs
@@ -14,7 +14,7 @@
 - `partitions`: a partition's rows through an encoder; `values`: Arrow's values as Python's
 - `meter`: what workers count, `metrics_of`
 - `worker`: the encoder of a task, its device and threads
-- `driver`: what is checked where the job is planned; `schema`: the columns that go in and those that are added;
+- `driver`: checks on the driver; `schema`: the columns that go in and those that are added;
   `kind_types`: which types of columns can be ranked
 
 Works on classic Spark and on Spark Connect, and never imports Beam.

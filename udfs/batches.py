@@ -85,11 +85,11 @@ def embed_array(
     """Embed one column of an Arrow batch.
 
     Args:
-        values: Strings; for images also binary, Spark's image struct or struct<bytes, path>; for sounds binary, or a
+        values: Strings; for images also binary, Spark's image struct or struct<bytes, path>; for audio binary, or a
             struct of samples and rate or of bytes and path.
         spec: What embeds.
         modality: As what.
-        failures: What becomes of a bad row: `null`, `struct` or `raise`.
+        failures: Result of a bad row: `null`, `struct` or `raise`.
         meter: What counts.
 
     Returns:
@@ -115,18 +115,18 @@ def raise_failures(outcomes: Sequence[object]) -> None:
 
 
 def outcomes_array(outcomes: Sequence[Outcome], dim: int, failures: str) -> pa.Array:
-    """Return the column that an expression makes of its outcomes; see `embed_array`."""
+    """Return the column of an expression, made from its outcomes; see `embed_array`."""
     vectors = [outcome.values if isinstance(outcome, Vector) else None for outcome in outcomes]
     return with_failures("embedding", vector_array(vectors, dim).cast(ARROW_VECTOR), outcomes, failures)
 
 
 def with_failures(name: str, values: pa.Array, outcomes: Sequence[object], failures: str) -> pa.Array:
-    """Do with the failures of an expression what was asked for.
+    """Apply the `failures` option of an expression.
 
     Args:
         name: Of the value, in a struct beside its failure.
         values: Null where there is none.
-        outcomes: What became of each row: a `Failure`, None for null, or anything else.
+        outcomes: One for each row: a `Failure`, None for null, or anything else.
         failures: `null`, `struct` or `raise`.
 
     Returns:
@@ -153,5 +153,5 @@ def _check_arrow_type(type_: pa.DataType, modality: str) -> None:
     if modality != "text" and kinds.is_struct(type_):
         return
     takes = "strings" if modality == "text" else f"binary, strings (URIs) or structs of {modality}"
-    way_out = "; for an array of them use embed_columns" if is_list_type(type_) else ""
-    raise SpecError(f"embed_{modality} takes a column of {takes}, got {type_}{way_out}")
+    hint = "; for an array of them use embed_columns" if is_list_type(type_) else ""
+    raise SpecError(f"embed_{modality} takes a column of {takes}, got {type_}{hint}")

@@ -44,15 +44,15 @@ def classify(
     deterministic: bool = False,
     **spec_options: Any,
 ) -> Column:
-    """Tell which of some labels fit a column best, without training (zero-shot).
+    """Classify a column by the labels that fit it best, without training (zero-shot).
 
     Args:
         column: A name, a path into a struct (`page.photo`) or an expression.
-        labels: What is told apart: texts, or a file of them, which is read here and not on the workers: a JSON array
+        labels: Texts, or a file of them, which is read on the driver and not on the workers: a JSON array
             of strings if it ends in `.json`, else one a line.
         templates: Texts with a `{}`, where the label goes, or such a file; a short set of our own if None.
         kind: What the column holds; see `rank`.
-        top_k: How many of the best labels are told; all of them if there are fewer.
+        top_k: Number of best labels returned; all of them if there are fewer.
         scale: What cosines are multiplied by before the softmax over all labels; `model` for what the model learnt.
         model: A name or a spec.
         failures: What a bad row gives: `null`; `struct`, which makes the result
@@ -71,14 +71,14 @@ def classify(
     """
     check_failures_option(failures)
     spec = spec_of(model, spec_options, classify)
-    told = LabelSet.of(labels, templates=templates, top_k=top_k, scale=scale, spec=spec)
+    label_set = LabelSet.of(labels, templates=templates, top_k=top_k, scale=scale, spec=spec)
     warn_without_worker_reuse(SparkSession.getActiveSession())
-    classified: Column = classification_udf(spec, kind, told, failures, deterministic)(as_column(column))
+    classified: Column = classification_udf(spec, kind, label_set, failures, deterministic)(as_column(column))
     return classified.alias(output_name(column, SUFFIX))
 
 
 def classification_udf(spec: EncoderSpec, kind: Kind, labels: LabelSet, failures: str, deterministic: bool) -> Any:
-    """Return the UDF behind `classify`, which `register` gives to SQL.
+    """Return the UDF behind `classify`, which `register` makes available to SQL.
 
     Raises:
         SpecError: If the kind cannot work.

@@ -1,4 +1,4 @@
-"""What is done where a job is planned: checks of the spec and of Spark's settings, and column expressions."""
+"""Work on the driver: checks of the spec and of Spark's settings, and column expressions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..messages import setting
 from ..models.spec import reject_unknown_options
 
 FailuresOption = Literal["null", "struct", "raise"]
-"""What becomes of a bad row in an expression."""
+"""Result of a bad row in an expression."""
 
 _HALVES = ("float16", "fp16", "half")
 
@@ -54,7 +54,7 @@ def spec_of(
 
 
 def check_failures_option(failures: str) -> None:
-    """Refuse what is none of the things that can be done with a bad row.
+    """Refuse an unknown `failures` option.
 
     Raises:
         SpecError: Naming them.

@@ -89,19 +89,19 @@ def embed_audio(
     deterministic: bool = False,
     **spec_options: Any,
 ) -> Column:
-    """Embed a column of sounds.
+    """Embed a column of audio.
 
     Args:
         column: Encoded bytes (WAV, FLAC, OGG, MP3), struct<array: array<float>, sampling_rate: int> (also named
             `waveform` and `sample_rate`; array<array<float>> for two channels), struct<bytes, path>, or strings, which
-            are URIs; a name, a path into a struct or an expression. For arrays of sounds use `embed_columns`.
+            are URIs; a name, a path into a struct or an expression. For arrays of audio clips use `embed_columns`.
         model: A name or a spec.
         failures: As in `embed_text`.
         deterministic: As in `embed_text`.
         **spec_options: Fields of `EncoderSpec`, such as `max_audio_seconds=120`.
 
     Returns:
-        array<float>, named `<column>_embedding` with its provenance as metadata; null where the sound is null.
+        array<float>, named `<column>_embedding` with its provenance as metadata; null where the audio is null.
 
     Raises:
         SpecError: If the model or an option cannot work.
@@ -126,7 +126,7 @@ def _expression(
 
 
 def embedding_udf(spec: EncoderSpec, modality: Modality, failures: str, deterministic: bool) -> Any:
-    """Return the UDF behind an expression, which `register` gives to SQL."""
+    """Return the UDF behind an expression, which `register` makes available to SQL."""
     meter = meter_of(SparkSession.getActiveSession())
 
     def embed(column: pa.Array) -> pa.Array:

@@ -28,7 +28,7 @@ def embed_columns(
     observation: Observation | None = None,
     **spec_options: Any,
 ) -> DataFrame:
-    """Embed columns of a DataFrame, texts, images and sounds, in one pass and with one model.
+    """Embed columns of a DataFrame, texts, images and audio, in one pass and with one model.
 
     Works in a chain too: `df.transform(embed_columns, {"caption": "text"}, model="ViT-B-32::openai")`.
 
@@ -36,8 +36,8 @@ def embed_columns(
         df: Rows; a `limit` belongs here, before the embedding.
         columns: Kind (`text`, `image`, `audio`) or `Column` by name or path into a struct (`page.photo`). Texts are
             strings; images are encoded bytes, the struct of Spark's `image` source, struct<bytes, path>, or strings,
-            which are URIs; sounds are encoded bytes, struct<array: array<float>, sampling_rate: int>,
-            struct<bytes, path> or URIs. Arrays of those give arrays of vectors.
+            which are URIs; audio is encoded bytes, struct<array: array<float>, sampling_rate: int>,
+            struct<bytes, path> or URIs. Arrays of these give arrays of vectors.
         model: A name or a spec.
         observation: Counts `rows`, `embedded` and `failed` (values: a row of two columns has two) of the first action.
         **spec_options: Fields of `EncoderSpec`.
@@ -48,7 +48,7 @@ def embed_columns(
         all went well. Rows of a partition stay in order.
 
     Raises:
-        SpecError: If a column is not there, holds what can't be embedded, or would be written over; if the model or
+        SpecError: If a column is missing, holds what can't be embedded, or would be overwritten; if the model or
             an option cannot work.
         TypeError: If an option is unknown or has another name here.
     """
@@ -65,7 +65,7 @@ def embed_columns(
 
 
 def _with_plain_names(df: DataFrame) -> DataFrame:
-    """Number the columns where `mapInArrow` couldn't tell them by name; it gives the names of its own schema back."""
+    """Number the columns if `mapInArrow` cannot distinguish them by name; its own schema restores the names."""
     names = df.columns
     if len({name.lower() for name in names}) == len(names) and not any("." in name or "`" in name for name in names):
         return df
@@ -120,7 +120,7 @@ def stamp_provenance(
         The same rows; other metadata of the column stays.
 
     Raises:
-        SpecError: If the column is not there.
+        SpecError: If the column is missing.
     """
     if column not in df.columns:
         raise SpecError(f"no column {column!r}; there are {', '.join(map(repr, df.columns)) or 'none'}")

@@ -65,7 +65,7 @@ def rank_groups(
         `embed_columns` has them. They come in another order.
 
     Raises:
-        SpecError: If a column is not there, holds what its kind does not take, or would be written over; if the model
+        SpecError: If a column is missing, holds what its kind does not take, or would be overwritten; if the model
             or an option cannot work.
         TypeError: If an option is unknown or has another name here.
     """
@@ -117,7 +117,7 @@ def _key(schema: T.StructType, path: str) -> Column:
 
 
 def _can_be_grouped(kind: T.DataType) -> bool:
-    """Tell whether Spark can order values of a type, which its windows need."""
+    """Return whether Spark can order values of a type, as its windows require."""
     if isinstance(kind, T.StructType):
         return all(_can_be_grouped(field.dataType) for field in kind.fields)
     if isinstance(kind, T.ArrayType):

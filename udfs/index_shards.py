@@ -17,7 +17,7 @@ def index_shards(spark: SparkSession, shards: Iterable[IndexShard], job: IndexJo
 
     Args:
         spark: A classic or a Connect session.
-        shards: What is read; each task is handed its own alone.
+        shards: The shards to read; each task receives only its own.
         job: What is made of each.
 
     Returns:

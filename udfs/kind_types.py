@@ -14,7 +14,7 @@ from .values import is_number
 
 _FILE = {"bytes", "path"}
 _TAKES = {
-    "auto": "strings (texts), binary, or structs: documents (text, uri, blob, embedding, …), images or sounds of Spark",
+    "auto": "strings (texts), binary, or structs: documents (text, uri, blob, embedding, …), images or audio of Spark",
     "text": "strings",
     "image": "binary, strings (URIs), Spark's image struct or struct<bytes, path>",
     "audio": "binary, strings (URIs), struct<array, sampling_rate> or struct<bytes, path>",
@@ -80,10 +80,10 @@ def check_shape(what: str, option: str, kind: Kind, shape: Shape) -> None:
     """
     if shape.family == "null" or _fits(kind, shape):
         return
-    way_out = ""
+    hint = ""
     if shape.family == "numbers":
-        way_out = f"; vectors that were made before are {option}='vector'"
-    raise SpecError(f"{what} is {shape.shown}, and {option}={kind!r} takes {_TAKES[kind]}{way_out}")
+        hint = f"; precomputed vectors are {option}='vector'"
+    raise SpecError(f"{what} is {shape.shown}, and {option}={kind!r} takes {_TAKES[kind]}{hint}")
 
 
 def check_candidates(option: str, kind: Kind, candidates: pa.DataType) -> None:

@@ -20,7 +20,7 @@ from ..metrics.counts import MODELS_LOADED, Counts, add_counts, by_engine_names,
 from ..metrics.stats import Stats
 
 _REPORTED_BATCHES = 16
-"""Calls of the model after which a partition's numbers are told."""
+"""Calls of the model after which the counts of a partition are reported."""
 
 _WITHOUT = (
     "this is Spark Connect, which has no accumulators: embed_columns(observation=…) counts rows, failures='struct' says"
@@ -59,29 +59,29 @@ class PartitionMeter(NamedTuple):
 
     def tell(self, counts: Counts) -> None:
         """Hand numbers to the driver alone, and the models that this worker loaded since the last time."""
-        if self.accumulator is not None and (told := add_counts(_new_loads(), counts)):
-            self.accumulator.add(told)
+        if self.accumulator is not None and (new := add_counts(_new_loads(), counts)):
+            self.accumulator.add(new)
 
 
 NO_DRIVER = PartitionMeter()
 """Counts in this process alone."""
 
 _lock = threading.Lock()
-_told_loads = 0
+_reported_loads = 0
 
 
 def _new_loads() -> Counts:
-    global _told_loads
+    global _reported_loads
     with _lock:
         loads = count_loads()  # once: another thread may load a model in between
-        new, _told_loads = loads - _told_loads, loads
+        new, _reported_loads = loads - _reported_loads, loads
     return {(MODELS_LOADED, ""): new} if new else {}
 
 
 def _begin_anew() -> None:
     """Leave a fork's parent its loads, and its lock, which another of its threads may have held."""
-    global _lock, _told_loads
-    _lock, _told_loads = threading.Lock(), count_loads()
+    global _lock, _reported_loads
+    _lock, _reported_loads = threading.Lock(), count_loads()
 
 
 os.register_at_fork(after_in_child=_begin_anew)

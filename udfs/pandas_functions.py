@@ -84,7 +84,7 @@ def audio_udf(
     deterministic: bool = False,
     **spec_options: Any,
 ) -> Any:
-    """Return a pandas UDF that embeds sounds: `df.select(audio_udf(model=…)("sound"))`.
+    """Return a pandas UDF that embeds audio: `df.select(audio_udf(model=…)("sound"))`.
 
     Args:
         model: A name or a spec.
@@ -117,7 +117,7 @@ def _pandas_udf(
         return embed_series(values, spec, modality, failures, meter)
 
     embed.__name__ = f"{modality}_udf"
-    # Spark tells the kind of UDF by these, and could not resolve them by name.
+    # Spark infers the kind of UDF from these objects and cannot resolve their names.
     embed.__annotations__ = {"values": pd.Series, "return": pd.DataFrame if failures == "struct" else pd.Series}
     result = VECTOR_OR_FAILURE if failures == "struct" else VECTOR
     udf: Any = F.pandas_udf(embed, result)  # type: ignore[attr-defined]
@@ -131,13 +131,13 @@ def embed_series(
     failures: str,
     meter: PartitionMeter = NO_DRIVER,
 ) -> pd.Series | pd.DataFrame:
-    """Embed one column of a batch, as Spark gives it to a pandas UDF.
+    """Embed one column of a batch, as Spark passes it to a pandas UDF.
 
     Args:
         values: Strings or bytes; a struct comes as a DataFrame with a column for each field.
         spec: What embeds.
         modality: As what.
-        failures: What becomes of a bad row: `null`, `struct` or `raise`.
+        failures: Result of a bad row: `null`, `struct` or `raise`.
         meter: What counts.
 
     Returns:

@@ -61,8 +61,8 @@ def run_partition(
         reader: Returns what makes values of Python of a type of Arrow.
 
     Yields:
-        The same rows in the same order, in smaller batches, as micro-batches become ready: whoever takes only the
-        first rows doesn't wait for a whole batch of Spark. Columns that were there are slices, not copies.
+        The same rows in the same order, in smaller batches, as micro-batches become ready: a `limit` does not wait
+        for a whole batch of Spark. Columns that were there are slices, not copies.
     """
     least_rows = min(runner.encoder.spec.max_batch_rows or _LEAST_ROWS, _LEAST_ROWS)
     # who stops early, or fails, leaves nothing behind that is still being fetched

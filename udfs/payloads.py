@@ -1,4 +1,4 @@
-"""What is cut into pieces on the driver and done by Spark's tasks, each of which is handed its own pieces alone.
+"""Work that the driver cuts into pieces; each Spark task receives only its own pieces.
 
 A list that travelled with the function would be pickled for every task and unpickled whole by it: n tasks, n times n
 pieces.
@@ -26,7 +26,7 @@ def spread(spark: SparkSession, payloads: Sequence[Any], tasks: int) -> DataFram
     """Return payloads as rows, cut in order into so many tasks, of equal numbers of them.
 
     They are joined to a range, which keeps its partitions: rows that `createDataFrame` or `repartition` spreads are not
-    one in each. A shuffle would place them too (`repartitionById`); but tasks that run behind one are begun anew when
+    one in each. A shuffle would place them too (`repartitionById`); but tasks that run behind one are restarted when
     an executor is lost that had written for it, and these tasks may take hours.
 
     Args:

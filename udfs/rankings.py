@@ -42,11 +42,11 @@ def rank(
         query_column: A name, a path into a struct (`page.title`) or an expression. What it may hold follows from its
             kind.
         candidates_column: The same, of arrays. An expression is computed twice, once for the scores and once for the
-            candidates in the result: one that gives something else the second time does not fit. A column that is no
+            candidates in the result: so it must give the same both times. A column that is no
             array is refused by Spark when the select is made, with its own `AnalysisException`.
         query_kind: `text` takes strings; `image` and `audio` take what `embed_image` and `embed_audio` do, strings are
             URIs; `vector` takes arrays of numbers, vectors of the same model, and embeds nothing. `auto` takes strings
-            for texts, tells binary by its content, and takes structs for documents, of text, uri, blob (or bytes),
+            for texts, identifies binary by its content, and takes structs for documents, of text, uri, blob (or bytes),
             tensor, embedding: candidates of several kinds in one array are those.
         candidate_kind: What each candidate is.
         model: A name or a spec.
@@ -58,7 +58,7 @@ def rank(
     Returns:
         array<struct<candidate, position: int, clip_score: double, cosine: double, failure: struct<stage, code,
         message>>>, named `ranked`: by falling clip_score, ties in their order. `candidate` has the type that it had,
-        `position` is its place in the array that went in, from 0. Candidates without scores stand at the end: those
+        `position` is its place in the array that went in, from 0. Candidates without scores come last: those
         that failed, with their failure, and nulls, without one; where the query failed, all of them say so. Null where
         query or candidates are null; an empty array where there are no candidates.
 
@@ -111,7 +111,7 @@ def rank_plan(spec: EncoderSpec, query_kind: Kind, candidate_kind: Kind, top_k: 
 
 
 def rank_udf_with_candidates(spec: EncoderSpec, plan: RankPlan, candidate: T.DataType, deterministic: bool) -> Any:
-    """Return a UDF that gives the candidates back itself, for SQL, where nothing can be put around it."""
+    """Return a UDF that returns the candidates itself, for SQL, where no expression can wrap it."""
     check_shape("candidate_type", "candidate_kind", plan.candidate_kind, shape_of_spark(candidate))
     meter = meter_of(SparkSession.getActiveSession())
 
@@ -161,7 +161,7 @@ def clip_similarity(
 
 
 def similarity_udf(spec: EncoderSpec, a_kind: Kind, b_kind: Kind, failures: str, deterministic: bool) -> Any:
-    """Return the UDF behind `clip_similarity`, which `register` gives to SQL.
+    """Return the UDF behind `clip_similarity`, which `register` makes available to SQL.
 
     Raises:
         SpecError: If a kind cannot work.

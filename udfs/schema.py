@@ -58,7 +58,7 @@ def find_sources(schema: T.StructType, plan: ColumnPlan) -> list[InputColumn]:
     """Find the columns of a plan.
 
     Raises:
-        SpecError: If a column is not there, twice there, or holds what cannot be embedded as its kind.
+        SpecError: If a column is missing, ambiguous, or holds values that its kind does not accept.
     """
     sources = []
     for path, column in plan.columns.items():
@@ -73,7 +73,7 @@ def find_column(schema: T.StructType, path: str) -> tuple[tuple[int, ...], T.Dat
     """Find a column: the steps to it, as `InputColumn` has them, and its type.
 
     Raises:
-        SpecError: If it is not there, or twice there.
+        SpecError: If it is missing or ambiguous.
     """
     return _find(schema, path, path)
 
@@ -122,7 +122,7 @@ def _is_image_struct(names: set[str]) -> bool:
 
 
 def _is_sound_struct(struct: T.StructType) -> bool:
-    """Tell whether a struct is a sound: samples (a channel, or an array of them) with their rate, or a file."""
+    """Return whether a struct is audio: samples (a channel, or an array of them) with their rate, or a file."""
     names = set(struct.names)
     samples = [field.dataType for field in struct.fields if field.name in _SAMPLES]
     if not names <= _SAMPLES | _RATES | _FILE or (samples and not names & _RATES):
@@ -138,13 +138,13 @@ def embedded_schema(
     """Return a DataFrame's schema with the columns that a plan adds.
 
     Args:
-        schema: What is there.
+        schema: The columns of the DataFrame.
         plan: The columns.
         sources: Where they are, in the plan's order.
         spec: What makes the vectors; its provenance becomes metadata of their columns.
 
     Raises:
-        SpecError: If a column of that name is there already, in whatever case: Spark takes them for one.
+        SpecError: If a column of that name exists already; Spark ignores case.
     """
     by_lower_name = {name.lower() for name in schema.names}
     taken = (name for name in plan.new_names if name.lower() in by_lower_name | {FAILURES_COLUMN})

@@ -117,7 +117,7 @@ def similarity_array(
         right: Of a type that its `candidate_kind` takes.
         spec: What embeds.
         plan: Its `query` and `candidate` name the columns.
-        failures: What becomes of a bad row: `null`, `struct` or `raise`.
+        failures: Result of a bad row: `null`, `struct` or `raise`.
         meter: What counts.
 
     Returns:
@@ -139,7 +139,7 @@ def similarity_array(
 
 
 def _of_pair(failure: Failure) -> Failure:
-    """Say in a message which of the two values failed: an expression's failure has no column."""
+    """Return the failure with its column in the message, because the failure of an expression has no column."""
     message = f"{failure.column}: {failure.message}"
     return Failure(failure.stage, failure.code, message, failure.transient, failure.column)
 
@@ -153,8 +153,8 @@ def classify_array(
         values: Of a type that the kind takes.
         spec: What embeds.
         kind: What the values are.
-        labels: What is told apart.
-        failures: What becomes of a bad row: `null`, `struct` or `raise`.
+        labels: The labels to choose from.
+        failures: Result of a bad row: `null`, `struct` or `raise`.
         meter: What counts.
 
     Returns:

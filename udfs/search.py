@@ -45,7 +45,7 @@ def search(
     deterministic: bool = False,
     **spec_options: Any,
 ) -> Column:
-    """Find what is nearest to each query, in an index or among the vectors of a dataset.
+    """Find the nearest neighbours of each query in an index or among the vectors of a dataset.
 
     An index is memory-mapped: a worker opens it once, and the workers of a machine share its pages. Of a dataset every
     worker holds the vectors, which are compared exactly; up to 2 GB are. The queries of an Arrow batch are searched
@@ -56,8 +56,8 @@ def search(
             kind.
         index: Directory of an index; or of a dataset, or a Parquet file, whose vectors are compared one by one.
         query_kind: As in `rank`; `vector` takes arrays of numbers, vectors of the same model, and embeds nothing.
-        top_k: How many of the nearest are told of each query.
-        columns: Columns of the rows that were found to tell of each hit.
+        top_k: Neighbours per query.
+        columns: Columns of the found rows that each hit includes.
         column: The column of vectors of a dataset that has several.
         rerank: Whether hits are scored with the full vectors.
         scale: What cosines are multiplied by before the softmax over a query's hits; `model` for what the model learnt.
@@ -84,8 +84,8 @@ def search(
     reject_unknown_options(spec_options, own | EncoderSpec.__dataclass_fields__.keys())
     target = find_target(index, column)
     spec = spec_of_search(target, query_kind, model, **spec_options)
-    told: Any = columns if isinstance(columns, str) else tuple(columns)
-    plan = SearchPlan(target, HITS, query_kind, top_k, told, rerank, scale, nprobe, ef_search).checked(spec)
+    hit_columns: Any = columns if isinstance(columns, str) else tuple(columns)
+    plan = SearchPlan(target, HITS, query_kind, top_k, hit_columns, rerank, scale, nprobe, ef_search).checked(spec)
     warn_without_worker_reuse(SparkSession.getActiveSession())
     found: Column = search_udf(spec, plan, failures, deterministic)(as_column(query_column))
     return found.alias(HITS)
@@ -128,7 +128,7 @@ def search_array(
         queries: Of a type that the plan's `query_kind` takes.
         spec: What embeds them; None for vectors.
         plan: What is searched for, and where.
-        failures: What becomes of a bad query: `null`, `struct` or `raise`.
+        failures: Result of a bad query: `null`, `struct` or `raise`.
         meter: What counts.
 
     Returns:

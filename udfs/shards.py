@@ -27,7 +27,7 @@ def embed_shards(spark: SparkSession, shards: Iterable[Shard], job: Job) -> list
 
     Args:
         spark: A classic or a Connect session.
-        shards: What is read; each task is handed its own alone.
+        shards: The shards to read; each task receives only its own.
         job: What is done with each.
 
     Returns:

@@ -46,7 +46,7 @@ def write_skip_lists(spark: SparkSession, shards: Sequence[Shard], job: Job) -> 
 
     Args:
         spark: A classic or a Connect session.
-        shards: What is read; each task is handed its own alone.
+        shards: The shards to read; each task receives only its own.
         job: Whose `skip_existing` names the datasets.
     """
     assert job.skip_existing is not None

@@ -113,8 +113,8 @@ def register(
     functions[f"{own}rank"] = rank_udf_with_candidates(spec, plan, candidate, deterministic)
     functions[f"{own}similarity"] = similarity_udf(spec, query_kind, candidate_kind, failures, deterministic)
     if labels is not None:
-        told = LabelSet.of(labels, templates=templates, top_k=top_k or 5, scale=scale, spec=spec)
-        functions[f"{own}classify"] = classification_udf(spec, query_kind, told, failures, deterministic)
+        label_set = LabelSet.of(labels, templates=templates, top_k=top_k or 5, scale=scale, spec=spec)
+        functions[f"{own}classify"] = classification_udf(spec, query_kind, label_set, failures, deterministic)
     if index is not None:
         functions[f"{own}search"] = _search_udf(index, columns, query_kind, spec, top_k, failures, deterministic)
     elif columns:

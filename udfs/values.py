@@ -37,7 +37,7 @@ def read_value(scalar: pa.Scalar) -> Any:
 
 
 def plain_reader_of(kind: pa.DataType) -> Reader:
-    """Return what reads values of a type as `read_value` does, the type looked at once and not for every value."""
+    """Return a reader like `read_value` for values of one type, which it inspects once."""
     if holds_sound(kind) or is_list_type(kind):
         return read_value
 
@@ -54,7 +54,7 @@ def reader_of(kind: pa.DataType) -> Reader:
     """Return what reads values as `read_value` does, with every list of numbers in them as an array.
 
     Args:
-        kind: Their type. It is looked at once, not for every value.
+        kind: Their type. It is inspected once, not for every value.
 
     Returns:
         A function. Of a struct in which a string is not UTF-8 it makes a `RowError`; a null among numbers becomes a
@@ -87,5 +87,5 @@ def _holds_numbers(kind: pa.DataType) -> bool:
 
 
 def is_number(kind: pa.DataType) -> bool:
-    """Tell whether a type is one of the numbers that vectors are made of."""
+    """Return whether a type is a number that vectors can hold."""
     return pa.types.is_floating(kind) or pa.types.is_integer(kind)

@@ -1,4 +1,4 @@
-"""What a Spark task knows about itself: the GPU that Spark gave it, its cores, and the encoder that fits them."""
+"""The resources of a Spark task: the GPU that Spark assigned to it, its cores, and the encoder that fits them."""
 
 from __future__ import annotations
 

@@ -179,7 +179,7 @@ def test_a_string_that_is_not_utf8_fails_alone(spark):
     ("query", "candidates", "kinds", "message"),
     [
         ("1", "array('x')", {}, r"the query is int32, and query_kind='auto' takes strings \(texts\)"),
-        ("array(1.0f)", "array('x')", {}, r"the query is list<.*vectors that were made before are query_kind='vector'"),
+        ("array(1.0f)", "array('x')", {}, r"the query is list<.*precomputed vectors are query_kind='vector'"),
         ("binary('x')", "array('x')", {"query_kind": "text"}, r"the query is binary, and query_kind='text'"),
         ("'x'", "array(1, 2)", {}, r"a candidate is int32, and candidate_kind='auto'"),
         ("'x'", "array(1, 2)", {"candidate_kind": "vector"}, r"candidate_kind='vector' takes arrays of numbers"),
