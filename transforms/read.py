@@ -30,6 +30,14 @@ class ReadDocuments(beam.PTransform):
     by Beam's file systems and opened by fsspec; `gs://` needs the extra `gcp`.
 
     It ends with a shuffle, so that all workers embed, instead of the one that listed the files.
+
+    >>> import apache_beam as beam
+    >>> from clipmill.transforms import ReadDocuments
+    >>> Path("captions.jsonl").write_text('{"id": "a", "text": "a red circle"}')
+    35
+    >>> with beam.Pipeline() as p:
+    ...     _ = p | ReadDocuments("*.jsonl") | beam.Map(lambda document: print(document.id, document.text))
+    a a red circle
     """
 
     def __init__(

@@ -45,6 +45,16 @@ class Search(Encoding):
     every process holds the vectors, which are compared exactly; up to 2 GB are. Queries of a bundle are searched
     together, up to 1,024 at a time.
 
+    >>> import apache_beam as beam
+    >>> from clipmill.transforms import Document, Embed, Search, WriteEmbeddings
+    >>> with beam.Pipeline() as p:
+    ...     documents = [Document(id=text, text=text) for text in ("red circle", "blue square")]
+    ...     _ = p | beam.Create(documents) | Embed("demo") | WriteEmbeddings("shapes")
+    >>> with beam.Pipeline() as p:
+    ...     found = p | beam.Create([{"q": "red circle"}]) | Search("shapes", query="q", top_k=1)
+    ...     _ = found.rows | beam.Map(lambda row: print(row["hits"][0]["id"]))
+    red circle
+
     Attributes:
         spec: What embeds queries; None where they are vectors.
         plan: What is searched for, and where.

@@ -42,6 +42,15 @@ class WriteEmbeddings(beam.PTransform):
     gets `_SUCCESS`; an unbounded one keeps writing files for each window and bundle.
 
     Gives the names of the Parquet files.
+
+    >>> import apache_beam as beam
+    >>> from clipmill.datasets import read_dataset
+    >>> from clipmill.transforms import Document, Embed, WriteEmbeddings
+    >>> with beam.Pipeline() as p:
+    ...     documents = p | beam.Create([Document(id="a", text="a red circle"), Document(id="b")])
+    ...     _ = documents | Embed("demo") | WriteEmbeddings("vectors")
+    >>> read_dataset("vectors")["id"].to_pylist()  # b has no content: it is in vectors/_failures
+    ['a']
     """
 
     def __init__(

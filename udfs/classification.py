@@ -46,6 +46,12 @@ def classify(
 ) -> Column:
     """Classify a column by the labels that fit it best, without training (zero-shot).
 
+    >>> from clipmill.udfs import classify
+    >>> df = spark.createDataFrame([("a red circle",)], ["caption"])
+    >>> best = classify("caption", labels=["red circle", "blue square"], model="demo")
+    >>> df.select(best).first().caption_labels[0].label
+    'red circle'
+
     Args:
         column: A name, a path into a struct (`page.photo`) or an expression.
         labels: Texts, or a file of them, which is read on the driver and not on the workers: a JSON array

@@ -34,6 +34,12 @@ def embed_text(
 ) -> Column:
     """Embed a column of texts.
 
+    >>> from clipmill.udfs import embed_text
+    >>> df = spark.createDataFrame([("a red circle",), (None,)], ["caption"])
+    >>> embedded = df.select(embed_text("caption", model="demo")).collect()
+    >>> [row.caption_embedding and len(row.caption_embedding) for row in embedded]
+    [96, None]
+
     Args:
         column: Strings; a name, a path into a struct (`page.title`) or an expression. For arrays use `embed_columns`.
         model: A name or a spec.
@@ -62,6 +68,15 @@ def embed_image(
     **spec_options: Any,
 ) -> Column:
     """Embed a column of images.
+
+    >>> import io
+    >>> from PIL import Image
+    >>> from clipmill.udfs import embed_image
+    >>> png = io.BytesIO()
+    >>> Image.new("RGB", (64, 64), "red").save(png, "PNG")
+    >>> df = spark.createDataFrame([(png.getvalue(),)], ["photo"])
+    >>> len(df.select(embed_image("photo", model="demo")).first().photo_embedding)
+    96
 
     Args:
         column: Encoded bytes, the struct of Spark's `image` source, struct<bytes, path>, or strings, which are URIs;

@@ -32,6 +32,11 @@ def embed_columns(
 
     Works in a chain too: `df.transform(embed_columns, {"caption": "text"}, model="ViT-B-32::openai")`.
 
+    >>> from clipmill.udfs import embed_columns
+    >>> df = spark.createDataFrame([("a", "a red circle")], ["id", "caption"])
+    >>> embed_columns(df, {"caption": "text"}, model="demo").columns
+    ['id', 'caption', 'caption_embedding', 'embedding_failures']
+
     Args:
         df: Rows; a `limit` belongs here, before the embedding.
         columns: Kind (`text`, `image`, `audio`) or `Column` by name or path into a struct (`page.photo`). Texts are

@@ -45,6 +45,13 @@ def rank_groups(
     Rows stay flat, and a group may have any number of them: Spark's window functions, which spill to disk, do what
     concerns a whole group. Works in a chain too: `df.transform(rank_groups, by="query_id")`.
 
+    >>> from clipmill.udfs import rank_groups
+    >>> rows = [(1, "red circle", "blue square"), (1, "red circle", "red circle")]
+    >>> df = spark.createDataFrame(rows, ["number", "q", "c"])
+    >>> ranked = rank_groups(df, by="number", query="q", candidate="c", top_k=1, model="demo")
+    >>> [(row.c, row["rank"]) for row in ranked.collect() if row["rank"]]
+    [('red circle', 1)]
+
     Args:
         df: Rows.
         by: Column, or columns, whose values the rows of one query share; names or paths into structs. A null is a value

@@ -38,6 +38,11 @@ def rank(
 ) -> Column:
     """Rank the candidates of each row by how well they fit its query.
 
+    >>> from clipmill.udfs import rank
+    >>> df = spark.createDataFrame([("red circle", ["blue square", "red circle"])], ["q", "c"])
+    >>> [one.candidate for one in df.select(rank("q", "c", model="demo")).first().ranked]
+    ['red circle', 'blue square']
+
     Args:
         query_column: A name, a path into a struct (`page.title`) or an expression. What it may hold follows from its
             kind.
@@ -133,6 +138,11 @@ def clip_similarity(
     **spec_options: Any,
 ) -> Column:
     """Compare two columns, row by row.
+
+    >>> from clipmill.udfs import clip_similarity
+    >>> df = spark.createDataFrame([("red circle", "red circle")], ["a", "b"])
+    >>> round(df.select(clip_similarity("a", "b", model="demo")).first().clip_similarity, 3)
+    1.0
 
     Args:
         a: A name, a path into a struct (`page.title`) or an expression.

@@ -51,6 +51,14 @@ def search(
     worker holds the vectors, which are compared exactly; up to 2 GB are. The queries of an Arrow batch are searched
     together. The driver looks at files too, so that both need the same path or URL.
 
+    >>> from clipmill.udfs import embed_columns, search
+    >>> shapes = spark.createDataFrame([("red circle",), ("blue square",)], ["id"])
+    >>> folder = str(Path("shapes").resolve())
+    >>> embed_columns(shapes, {"id": "text"}, model="demo").drop("embedding_failures").write.parquet(folder)
+    >>> df = spark.createDataFrame([("red circle",)], ["q"])
+    >>> [hit.id for hit in df.select(search("q", index=folder, top_k=1)).first().hits]
+    ['red circle']
+
     Args:
         query_column: A name, a path into a struct (`page.title`) or an expression. What it may hold follows from its
             kind.

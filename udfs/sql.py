@@ -66,6 +66,11 @@ def register(
     `rank_groups` has no function: `clip_similarity` and window functions do in SQL what it does; the documentation of
     clipmill on Spark shows how.
 
+    >>> from clipmill.udfs import register
+    >>> _ = register(spark, model="demo", prefix="demo_")
+    >>> spark.sql("SELECT size(demo_embed_text('a red circle')) AS dim").first().dim
+    96
+
     Args:
         spark: The session that will know them.
         model: A name or a spec.

@@ -31,6 +31,11 @@ class Document:
 
     Text wins over the rest (empty text counts as none beside other content), then `tensor`, `blob`, `uri`.
 
+    >>> from clipmill.encoders import Document
+    >>> document = Document(id="a", text="a red circle", tags={"source": "drawn"})
+    >>> document.item().modality
+    'text'
+
     Attributes:
         text: Text to embed.
         uri: Path, `gs://`, `s3://`, `http(s)://` or `data:`. What it holds is told by the content, not the ending.
@@ -190,6 +195,11 @@ _STEPS = {"m": "matches", "c": "chunks"}
 @dataclasses.dataclass(frozen=True, slots=True)
 class AccessPaths:
     """Which documents of a tree are meant, in docarray's syntax: `@r` roots, `@m` matches, `@c` chunks, `@r,m`, `@cc`.
+
+    >>> from clipmill.encoders import AccessPaths, Document
+    >>> query = Document(text="red", matches=[Document(text="circle"), Document(text="square")])
+    >>> [(place, found.text) for place, found in AccessPaths.parse("@r,m").select(query)]
+    [('@r', 'red'), ('@m[0]', 'circle'), ('@m[1]', 'square')]
 
     Attributes:
         paths: One string of steps for each path; "" is the root.

@@ -25,6 +25,13 @@ from .vector_cache import VectorCache
 class Encoder:
     """A loaded model with one spec's options. Safe for many threads; refuses to be pickled: ship the spec.
 
+    >>> from clipmill import load_encoder
+    >>> encoder = load_encoder("demo", normalize=True)
+    >>> encoder.dim, sorted(encoder.modalities)
+    (96, ['image', 'text'])
+    >>> [type(outcome).__name__ for outcome in encoder.embed("text", ["a red circle", "", None])]
+    ['Vector', 'Failure', 'NoneType']
+
     Attributes:
         spec: What it was made from.
         dim: Values in a vector.

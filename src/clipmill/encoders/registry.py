@@ -46,6 +46,13 @@ def load_encoder(
 ) -> Encoder:
     """Return the encoder of a spec, loading its model if this process has not loaded it yet.
 
+    >>> from clipmill import load_encoder
+    >>> encoder = load_encoder("demo")
+    >>> encoder is load_encoder("demo")
+    True
+    >>> encoder.embed_texts(["a red circle"]).shape
+    (1, 96)
+
     Args:
         spec: A spec or a model's name; the default model without one.
         cpus: Cores that this worker may use, where its engine knows better than the operating system.

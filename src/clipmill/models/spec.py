@@ -83,6 +83,11 @@ class EncoderSpec:
     A spec is validated when it is created, needs no torch and no weights, pickles to its fields, and compares by them.
     Relative paths in `model` become absolute, and `model` gets the spelling of the catalog.
 
+    >>> from clipmill import EncoderSpec
+    >>> spec = EncoderSpec("ViT-B-32::openai", normalize=True)
+    >>> spec.dim, sorted(spec.modalities)
+    (512, ['image', 'text'])
+
     Attributes:
         model: `<architecture>::<weights>` and the other spellings of the README's table of names.
         device: `auto` (a GPU if the worker has one), `cpu`, `cuda` or `cuda:X`. Resolved on the worker.

@@ -52,6 +52,12 @@ def score(queries: Any, candidates: Any, *, scale: float = SCALE, block_rows: in
     clip_scores, and its place in the softmax is left out. One candidate has the clip_score 1; without candidates both
     results have the shape (n, 0). Equal candidates have equal scores: see `order` for their places.
 
+    >>> import numpy as np
+    >>> from clipmill.encoders import score
+    >>> scores = score(np.array([[1.0, 0.0]]), np.array([[1.0, 0.0], [0.0, 1.0]]))
+    >>> scores.cosine.tolist()
+    [[1.0, 0.0]]
+
     Args:
         queries: (n, dim) or (dim,) numbers, normalised or not.
         candidates: (m, dim) numbers; (0, dim) or [] for none.
