@@ -99,8 +99,8 @@ def test_damaged_files_are_named_and_the_others_shown(tmp_path: Path) -> None:
     first.write_bytes(first.read_bytes()[:-20])
     second.unlink()
     found = look(tmp_path / "out")
-    assert any("not the size" in one and first.name in one for one in found.warnings)
-    assert any("not there" in one and second.name in one for one in found.warnings)
+    assert any("differ in size" in one and first.name in one for one in found.warnings)
+    assert any("are missing" in one and second.name in one for one in found.warnings)
     assert any("cannot be read" in one and first.name in one for one in found.warnings)
     assert len(found.vectors[0].sample.entries) < 3
 

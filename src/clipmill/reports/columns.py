@@ -1,4 +1,4 @@
-"""Which columns of a dataset hold vectors, or scores, and what they were made of."""
+"""The columns of a dataset that hold vectors or scores, and the columns of their content."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NAMES = ("id", "key", "uri", "url")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Content:
-    """Where a row's name, and what its vector was made of, stand.
+    """The columns of a row's name and of the content of its vector.
 
     Attributes:
         name: Column that names the row; None where there is none.
@@ -49,7 +49,7 @@ class VectorColumn:
         name: Of the column.
         is_nested: Whether a row has a list of vectors.
         provenance: Where they come from, as `provenance_of` says it; None where the file does not.
-        content: What they were made of.
+        content: The columns of their content.
     """
 
     name: str
@@ -93,7 +93,7 @@ def vector_columns(
         schema: Of the files.
         job: What made them (`_job.json`), if that is known: it says which column was embedded.
         names: Takes these alone.
-        content: What they were made of, where the user says it.
+        content: The columns of their content, if the user names them.
 
     Raises:
         DatasetError: If one of `names` is no column of vectors, or `content` names a column that there is not.
@@ -133,7 +133,7 @@ def _depth(kind: pa.DataType) -> int:
 
 
 def content_of(name: str, schema: pa.Schema, job: Mapping[str, Any] | None) -> Content:
-    """Return where the names of rows, and what a column of vectors was made of, stand.
+    """Return the columns of the rows' names and of the content of a column of vectors.
 
     Args:
         name: The column of vectors.

@@ -21,7 +21,7 @@ from .pictures import Picture, PictureRules, picture_of
 from .words import many
 
 MARK = '<meta name="generator" content="clipmill search">'
-"""Tells a page that may be written over from a stranger's file."""
+"""Marks a page of ours, which may be overwritten."""
 
 _SIDE = 320
 """Pixels of a thumbnail's longer side: sharp in 220 on screens that double them."""
@@ -55,7 +55,7 @@ def content_columns(target: Target) -> list[str]:
 
 
 def names_local_files(target: Target) -> bool:
-    """Tell whether the local files that hits name are ones that the user let a job read; see `reads_own_files`."""
+    """Return whether hits name local files that the user allowed a job to read; see `reads_own_files`."""
     if target.dataset is not None:
         return trusts_local_files([target.location])
     return trusts_local_files(str(one.get("location")) for one in read_manifest(target.location).datasets)
@@ -65,7 +65,7 @@ def check_page(path: str, *, overwrite: bool = False) -> tuple[Folder, str]:
     """Return the folder and the name of the page to write.
 
     Raises:
-        DatasetError: If something stands there that is no contact sheet, unless `overwrite`.
+        DatasetError: If the path exists and is not a contact sheet, unless `overwrite`.
     """
     return page_file(path, "contact sheet", MARK, overwrite=overwrite)
 
@@ -80,7 +80,7 @@ def render(target: Target, model: str, asked: Sequence[Asked], columns: Sequence
         target: What was searched.
         model: What embedded the queries.
         asked: The queries.
-        columns: Those that the user asked for.
+        columns: The columns that the user chose.
         rules: Which pictures are opened; in the sheet's own size.
 
     Raises:
@@ -154,14 +154,14 @@ def _last_part(name: str) -> str:
 
 
 def shown_text(value: Any) -> str:
-    """Return a value of a row as people read it, cut where it is very long."""
+    """Return a value of a row as readable text, shortened if it is very long."""
     text = shown(value)[1:-1] if isinstance(value, str) and value[:5].lower() == "data:" else value
     text = text if isinstance(text, str) else json_text(value)
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
 def _is_picture(hit: Mapping[str, Any]) -> bool:
-    """Tell whether a hit's URI may name what its vector was made of: a text wins over it, and a sound is none."""
+    """Return whether a hit's URI may be the content of its vector: not if it has a text, or is audio."""
     kind = str(hit.get("mime_type") or "image/").partition("/")[0]
     return bool(hit.get("uri")) and not hit.get("text") and kind == "image"
 

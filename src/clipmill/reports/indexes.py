@@ -59,7 +59,7 @@ def job_of_index(manifest: IndexManifest) -> Mapping[str, Any] | None:
 
 
 def trusted_rows_of_index(manifest: IndexManifest) -> Callable[[int], bool]:
-    """Return what tells whether the local file that a row names is one that the user let a job read.
+    """Return a function that says whether the user allowed a job to read the local file of a row.
 
     That is so if all datasets of the index are still there and say it.
     """

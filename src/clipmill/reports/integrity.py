@@ -16,7 +16,7 @@ def missing_of(job: Mapping[str, Any], summary: DatasetSummary) -> str | None:
 
     Args:
         job: What made it.
-        summary: What became of it so far.
+        summary: Its counts so far.
     """
     if summary.complete:
         return None
@@ -27,9 +27,9 @@ def missing_of(job: Mapping[str, Any], summary: DatasetSummary) -> str | None:
 
 
 def reads_own_files(job: Mapping[str, Any], manifests: Iterable[Mapping[str, Any]]) -> bool:
-    """Tell whether the local files that the rows of a dataset name are such as the user let its job read.
+    """Return whether the user allowed the job of a dataset to read the local files that its rows name.
 
-    Those of folders and globs are: the job listed them itself. Those that stand in records are if the job was allowed
+    Those of folders and globs are: the job listed them itself. Those in records are if the job was allowed
     local files; else a record's own words would open any picture on this machine.
 
     Args:
@@ -43,10 +43,10 @@ def reads_own_files(job: Mapping[str, Any], manifests: Iterable[Mapping[str, Any
 
 
 def trusts_local_files(datasets: Iterable[str]) -> bool:
-    """Tell whether all of some datasets are still there, and say that their jobs read their own files.
+    """Return whether all of some datasets still exist, and whether their jobs read their own files.
 
     Args:
-        datasets: Paths or URLs; of an index, those that it was made of.
+        datasets: Paths or URLs; of an index, its datasets.
     """
     try:
         return all(reads_own_files(read_job(one), read_manifests(one)) for one in datasets)
@@ -72,7 +72,7 @@ def damages_of(directory: str, manifests: Iterable[Mapping[str, Any]]) -> list[s
                 other.append(f"{name} ({there[name]:,} of {nbytes:,} bytes)")
     said = []
     if gone:
-        said.append(f"files that manifests name are not there: {some_of(gone)}")
+        said.append(f"files named in manifests are missing: {some_of(gone)}")
     if other:
-        said.append(f"files have not the size that their manifests say: {some_of(other)}")
+        said.append(f"files differ in size from their manifests: {some_of(other)}")
     return said

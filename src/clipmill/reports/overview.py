@@ -1,4 +1,4 @@
-"""`overview`: all that can be said about a dataset, in one object."""
+"""`overview`: all figures of a dataset, in one object."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from .work import Work
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Looked:
-    """What is looked at.
+    """What to look at.
 
     Attributes:
         sample: How much.
         columns: Columns of vectors; those that the dataset has if there are none.
-        content: What the vectors were made of, where the dataset does not say it.
-        fetch_remote: Whether thumbnails are made of what URIs name elsewhere.
-        allow_local_files: Whether thumbnails are made of local files that rows name, whoever wrote the rows.
+        content: The columns of the content of the vectors, if the dataset does not record them.
+        fetch_remote: Whether remote URIs are fetched for thumbnails.
+        allow_local_files: Whether local files that rows name are read for thumbnails, even in untrusted rows.
         allow_private_addresses: Whether http(s) may go to addresses that are not public.
     """
 
@@ -56,21 +56,21 @@ class Looked:
 
 @dataclasses.dataclass
 class Overview:
-    """What can be said about a dataset, or about files that clipmill did not write.
+    """The figures of a dataset, or of files that clipmill did not write.
 
     Attributes:
         location: Path or URL.
         job: What made it, as `_job.json` says; None for files of another origin.
-        summary: What became of the job.
+        summary: The counts of the job.
         work: How it went.
         reasons: Failures by reason.
         rows: Rows in the files; None where they are not Parquet.
         files: How many of those there are.
         warnings: What is wrong with it, for the top of the page.
-        notes: What cannot be said, and why.
+        notes: What is missing, and why.
         vectors: Its columns of vectors.
         scores: Its columns of scores.
-        index: What it is, if it is an index; then nothing is said of a job.
+        index: The index, if it is one; there is no job then.
     """
 
     location: str
@@ -95,8 +95,8 @@ def overview(location: str, looked: Looked) -> Overview:
         looked: At what.
 
     Raises:
-        DatasetError: If there is nothing to be looked at, or a column that was asked for is none of vectors.
-        SpecError: If UMAP is asked for and not installed.
+        DatasetError: If there are no rows, or the chosen column does not hold vectors.
+        SpecError: If UMAP is chosen and not installed.
     """
     folder = Folder.of(location)
     found = Overview(folder.url)
@@ -110,7 +110,7 @@ def overview(location: str, looked: Looked) -> Overview:
         found.work = Work.of(manifests)
         found.reasons = reasons_of(read_failures(location))
         if lacks := missing_of(found.job, found.summary):
-            found.warnings.append(f"This dataset is not complete: {lacks}. What follows is about what is there.")
+            found.warnings.append(f"This dataset is not complete: {lacks}. The figures below are of the existing part.")
         found.warnings += [f"This dataset is damaged: {said}." for said in damages_of(location, manifests)]
     rows_as = (found.job or {}).get("rows_as") or "parquet"
     if rows_as != "parquet":
@@ -171,7 +171,7 @@ def _batches(parts: Parts, column: ScoreColumn) -> Iterator[Any]:
 def _trusted_rows(
     parts: Parts, job: Mapping[str, Any] | None, manifests: Sequence[Mapping[str, Any]], allowed: bool
 ) -> Any:
-    """Return what tells whether the local file that a row names is one that the user let a job read."""
+    """Return a function that says whether the user allowed a job to read the local file of a row."""
     if allowed:
         return lambda _: True
     own = {part_name(str(one.get("name"))) for one in manifests if reads_own_files(job or {}, [one])}

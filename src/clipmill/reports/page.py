@@ -1,4 +1,4 @@
-"""The page: what stands on it, from what was found, and its file, which holds all that it needs."""
+"""The page of a report: its sections, and its self-contained file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .scores import ColumnScores
 from .vectors import VectorSection
 
 MARK = '<meta name="generator" content="clipmill report">'
-"""Tells a page that may be written over from a stranger's file."""
+"""Marks a page of ours, which may be overwritten."""
 
 
 class Page:
@@ -47,7 +47,7 @@ def render(found: Overview) -> str:
     """Return the page.
 
     Args:
-        found: What is said.
+        found: The figures.
     """
     from bokeh.resources import Resources
 
@@ -79,7 +79,7 @@ def check_output(output: str, *, overwrite: bool = False) -> tuple[Folder, str]:
     """Return the folder and the name of the file to write.
 
     Raises:
-        DatasetError: If something stands there that is no report, unless `overwrite`.
+        DatasetError: If the path exists and is not a report, unless `overwrite`.
     """
     return page_file(output, "report", MARK, overwrite=overwrite)
 
@@ -127,9 +127,9 @@ def _index_tiles(index: IndexManifest) -> list[tuple[str, str, str]]:
 
 
 def _index(index: IndexManifest, page: Page) -> dict[str, Any]:
-    said: dict[str, Any] = {"manifest": index, "recall": index.recall, "reasons": index.plan.get("reasons") or []}
+    parts: dict[str, Any] = {"manifest": index, "recall": index.recall, "reasons": index.plan.get("reasons") or []}
     if index.recall is not None and index.recall.curve:
-        said["curve"] = page.add(plots.recall_plot(index.recall))
+        parts["curve"] = page.add(plots.recall_plot(index.recall))
     failed = ", ".join(f"{words.count(rows)} {reason}" for reason, rows in index.failed.items() if rows)
     memory = index.plan.get("max_memory_bytes")
     rows = [
@@ -144,7 +144,7 @@ def _index(index: IndexManifest, page: Page) -> dict[str, Any]:
         ("rows there already", words.count(index.skipped)),
         ("memory it was planned for", "–" if memory is None else decimal(memory)),
     ]
-    return {**said, "rows": rows}
+    return {**parts, "rows": rows}
 
 
 def _failures(found: Overview) -> dict[str, Any] | None:
@@ -162,7 +162,7 @@ def _failures(found: Overview) -> dict[str, Any] | None:
 def _vectors(section: VectorSection, page: Page) -> dict[str, Any]:
     sample, likeness = section.sample, section.likeness
     count = len(sample.entries)
-    said: dict[str, Any] = {
+    parts: dict[str, Any] = {
         "name": section.column.name,
         "made_of": _made_of(section.column),
         "sample": sample,
@@ -180,18 +180,18 @@ def _vectors(section: VectorSection, page: Page) -> dict[str, Any]:
         ],
     }
     if count:
-        said["map"] = page.add(plots.map_plot(section))
-        said["method"] = section.projection.method
+        parts["map"] = page.add(plots.map_plot(section))
+        parts["method"] = section.projection.method
     if section.norms is not None and count:
-        said["norms"] = page.add(plots.histogram_plot(section.norms, "length of the vector"))
+        parts["norms"] = page.add(plots.histogram_plot(section.norms, "length of the vector"))
     if likeness.vectors > 1:
         both = {"every two vectors": likeness.pairs, "a vector and the one nearest to it": likeness.nearest}
-        said["cosines"] = page.add(plots.shares_plot(both, "cosine", "density"))
-    return said
+        parts["cosines"] = page.add(plots.shares_plot(both, "cosine", "density"))
+    return parts
 
 
 def _made_of(column: VectorColumn) -> str | None:
-    """Return what the vectors were made of; None where nothing says it."""
+    """Return the content of the vectors, None if it is unknown."""
     modality = (column.provenance or {}).get("modality")
     if modality is None:
         return None
@@ -223,40 +223,40 @@ def _shown(section: VectorSection, entry: Entry) -> dict[str, Any]:
 
 
 def _scores(found: ColumnScores, page: Page) -> dict[str, Any]:
-    said: dict[str, Any] = {"found": found}
+    parts: dict[str, Any] = {"found": found}
     most = found.labels[0][1] if found.labels else 1
-    said["labels"] = [(name, count, round(100 * count / most, 1)) for name, count in found.labels]
+    parts["labels"] = [(name, count, round(100 * count / most, 1)) for name, count in found.labels]
     if found.values:
         if found.best is not None:
             both = {"every candidate": found.cosines, "the best of each row": found.best}
-            said["cosines"] = page.add(plots.shares_plot(both, "cosine", "density"))
+            parts["cosines"] = page.add(plots.shares_plot(both, "cosine", "density"))
         else:
-            said["cosines"] = page.add(plots.histogram_plot(found.cosines, "cosine", "rows"))
-        said["clip_scores"] = page.add(plots.histogram_plot(found.clip_scores, "clip_score", "scores", plots.GREEN))
-    return said
+            parts["cosines"] = page.add(plots.histogram_plot(found.cosines, "cosine", "rows"))
+        parts["clip_scores"] = page.add(plots.histogram_plot(found.clip_scores, "clip_score", "scores", plots.GREEN))
+    return parts
 
 
 def _work(found: Overview, page: Page) -> dict[str, Any] | None:
     work, summary = found.work, found.summary
     if work is None or summary is None:
         return None
-    said: dict[str, Any] = {"work": work, "summary": summary}
+    parts: dict[str, Any] = {"work": work, "summary": summary}
     rate = work.rate()
     if rate is not None:
-        said["rate"] = page.add(plots.rate_plot(rate))
-        said["pauses"] = rate.pauses
+        parts["rate"] = page.add(plots.rate_plot(rate))
+        parts["pauses"] = rate.pauses
     if work.batch_rows:
-        said["batches"] = page.add(plots.batches_plot(work.batch_rows))
+        parts["batches"] = page.add(plots.batches_plot(work.batch_rows))
         calls = sum(work.batch_rows.values())
-        said["calls"] = calls
-        said["rows_a_call"] = sum(rows * number for rows, number in work.batch_rows.items()) / calls
+        parts["calls"] = calls
+        parts["rows_a_call"] = sum(rows * number for rows, number in work.batch_rows.items()) / calls
     spent = [(name, msec / 1000) for name, msec in work.msec.items()]
     longest = max((seconds for _, seconds in spent), default=0.0)
     if longest:
-        said["spent"] = [(name, words.duration(seconds), round(100 * seconds / longest, 1)) for name, seconds in spent]
+        parts["spent"] = [(name, words.duration(seconds), round(100 * seconds / longest, 1)) for name, seconds in spent]
     if work.resolved:
-        said["resolved"] = resolved_rows(work.resolved)
-    return said
+        parts["resolved"] = resolved_rows(work.resolved)
+    return parts
 
 
 def _job(job: Mapping[str, Any] | None) -> list[tuple[str, str]]:
@@ -278,7 +278,7 @@ def _pairs(values: Mapping[str, Any]) -> str:
 
 
 def said(found: Overview, output: str, nbytes: int) -> str:
-    """Return what the command prints: where the page is, and what is on it.
+    """Return the lines that the command prints: the path of the page, and a summary.
 
     Args:
         found: What is on it.

@@ -10,7 +10,7 @@ from ..files.file_systems import Folder
 from ..messages import setting
 
 _MARK_WITHIN = 2048
-"""Bytes from the beginning of a page in which its mark stands."""
+"""Bytes at the beginning of a page that contain its mark."""
 
 
 def page_file(path: str, what: str, mark: str, *, overwrite: bool = False) -> tuple[Folder, str]:
@@ -19,11 +19,11 @@ def page_file(path: str, what: str, mark: str, *, overwrite: bool = False) -> tu
     Args:
         path: Path or URL of the page.
         what: What the page is, for messages.
-        mark: Text near the beginning of every page of its kind, and of no stranger's file.
-        overwrite: Whether a stranger's file may be replaced.
+        mark: Text near the beginning of every page of its kind, and of no other file.
+        overwrite: Whether another file may be replaced.
 
     Raises:
-        DatasetError: If the path names no file, or something stands there that is no such page.
+        DatasetError: If the path is not a file name, or exists and is not such a page.
     """
     head, _, name = path.replace(os.sep, "/").rpartition("/")
     folder = Folder.of(head if head else "/" if path.startswith("/") else ".")

@@ -48,7 +48,7 @@ class Parts:
         fs: Their fsspec file system.
         schema: Columns of the first one.
         parts: Those that can be read, by name.
-        unreadable: Why others cannot, by path; what is found damaged while it is read is added.
+        unreadable: Reasons for unreadable files, by path; damage found during reading is added.
     """
 
     fs: Any
@@ -111,7 +111,7 @@ class Parts:
 
     @contextlib.contextmanager
     def _noting(self, part: PartFile) -> Iterator[None]:
-        """Note that a file is damaged, and go on with the next: what can be read is worth being looked at."""
+        """Record that a file is damaged, and continue with the next."""
         try:
             yield
         except (OSError, pa.ArrowException) as err:

@@ -49,7 +49,7 @@ class PictureRules:
 
     Attributes:
         remote: Whether what URIs name elsewhere is fetched, within the limits and the checks of `policy`.
-        local_files: Tells of a row, by its number, whether the local file that it names is opened: whether the job
+        local_files: Says of a row, by its number, whether its local file is opened: whether the job
             that made the dataset listed or was allowed it, or the user allows it now.
         policy: Limits on bytes, time and addresses.
         side: Pixels of a thumbnail's longer side.

@@ -1,4 +1,4 @@
-"""The page's plots. What strangers wrote is in none of them but as data that hovering shows, which Bokeh escapes."""
+"""The plots of a page. Untrusted text is only shown on hover, and Bokeh escapes it."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def _kind(section: VectorSection, entry: Entry) -> str:
 
 
 def _points(plot: Any, section: VectorSection, points: list[int], doubled: set[int], kind: str, colour: str) -> None:
-    """Draw the points of one kind; few pictures are drawn themselves, behind the points that stand for them."""
+    """Draw the points of one kind; if there are few, their pictures are drawn behind the points."""
     projection = section.projection
     entries = [section.sample.entries[number] for number in projection.numbers[points].tolist()]
     pictures = [section.picture(entry) for entry in entries]
@@ -220,7 +220,7 @@ def _drawn_size(picture: Picture) -> tuple[int, int]:
 
 
 def recall_plot(recall: Recall) -> Any:
-    """Return recall against speed, for every setting that was measured; the one that is used stands out."""
+    """Return recall against speed for every measured setting; the chosen one is highlighted."""
     plot = _figure("queries a second", f"recall@{recall.k}", height=320, x_axis_type="log")
     steps = sorted(recall.curve, key=lambda step: step.queries_per_second)
     speeds, recalls = [step.queries_per_second for step in steps], [step.recall for step in steps]

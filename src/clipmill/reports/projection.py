@@ -1,4 +1,4 @@
-"""Vectors in two dimensions, to be looked at."""
+"""Projections of vectors to two dimensions."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def project(vectors: np.ndarray, *, method: Method = "auto", seed: int = 0) -> P
         seed: Of UMAP; PCA needs none.
 
     Raises:
-        SpecError: If UMAP is asked for and not installed.
+        SpecError: If UMAP is chosen and not installed.
     """
     unit, numbers = directions(vectors)
     is_there = importlib.util.find_spec("umap") is not None

@@ -12,8 +12,8 @@ _FIRST = ("model", "weights", "modality", "dim", "normalize", "runtime", "precis
 _MEANT = {
     "dim": "values in a vector",
     "normalize": "normalised to length 1",
-    "runtime": "runtime asked for",
-    "precision": "precision asked for",
+    "runtime": "requested runtime",
+    "precision": "requested precision",
     "clipmill": "clipmill",
 }
 
@@ -38,7 +38,7 @@ def _rows(name: str, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def plain(value: Any) -> str:
-    """Return a value as people read it; long digests by their beginning."""
+    """Return a value as readable text, with long digests shortened."""
     if value is None:
         return "–"
     if isinstance(value, bool):

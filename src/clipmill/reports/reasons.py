@@ -73,7 +73,7 @@ def reasons_of(failures: Iterable[Mapping[str, Any]], examples: int = _EXAMPLES)
 
 
 def _repeated(examples: list[Example], known: collections.Counter[str]) -> int | None:
-    """Return the last example whose message stands in another one too."""
+    """Return the last example whose message is repeated in another one."""
     return next((n for n in range(len(examples) - 1, -1, -1) if known[examples[n].message] > 1), None)
 
 

@@ -1,4 +1,4 @@
-"""Vectors of rows drawn at random, and what they were made of, in memory that does not grow with the dataset."""
+"""Vectors of rows drawn at random and their content; memory does not grow with the dataset."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def _vector(cell: Any, is_nested: bool, rng: np.random.Generator) -> tuple[np.nd
 
 
 def entry_of(position: int, element: int | None, values: Mapping[str, Any], column: VectorColumn) -> Entry:
-    """Return what is shown of a row.
+    """Return the parts of a row that are shown.
 
     Args:
         position: Number of the row.
@@ -188,6 +188,6 @@ def shortened(text: str, longest: int = LONGEST_TEXT) -> str:
 
 
 def readable(name: str) -> str:
-    """Return a name as people read it: a URI without passwords and signatures, whatever is long shortened."""
+    """Return a name as readable text: a URI without passwords and signatures, long names shortened."""
     is_uri = "://" in name or name[:5].lower() == "data:"
     return shortened(shown(name)[1:-1] if is_uri else name)

@@ -36,7 +36,7 @@ class Likeness:
         pairs: Cosines of every two of them.
         nearest: For each the cosine of the one that is nearest to it.
         mean: Of the cosines of every two; NaN below two vectors.
-        duplicates: The most similar pairs at or above the threshold, most similar first; equal ones as they stand.
+        duplicates: The most similar pairs at or above the threshold, most similar first, ties in input order.
         duplicates_found: How many pairs there are at or above it.
     """
 

@@ -1,4 +1,4 @@
-"""What can be said about one column of vectors, from a sample of it."""
+"""Figures of one column of vectors, from a sample."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_SAMPLE = 20_000
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SampleOptions:
-    """How much of a dataset is looked at, and how.
+    """How a dataset is sampled and shown.
 
     Attributes:
         rows: Rows of which vectors are drawn, from 1 to 20,000; memory and time follow from it, not from the dataset.
@@ -82,7 +82,7 @@ class VectorSection:
     duplicates: Duplicates
 
     def picture(self, entry: Entry) -> Picture:
-        """Return what is seen of an entry."""
+        """Return the picture of an entry."""
         return self.pictures.get((entry.position, entry.element), Picture())
 
 
@@ -100,7 +100,7 @@ def vector_section(
             then looked for in all of it.
 
     Raises:
-        SpecError: If UMAP is asked for and not installed.
+        SpecError: If UMAP is chosen and not installed.
     """
     sample = draw_sample(source, column, count=options.rows, seed=options.seed)
     vectors = sample.vectors

@@ -1,4 +1,4 @@
-"""Numbers, plurals and times as people read them."""
+"""Numbers, plurals and times as readable text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def count(number: float | None) -> str:
 
 
 def share(part: float, whole: float) -> str:
-    """Return a part as a percentage; what is something never reads as nothing, nor as all."""
+    """Return a share as a percentage; only exact 0 and 1 are shown as 0 % and 100 %."""
     if not whole:
         return "–"
     percent = 100 * part / whole
