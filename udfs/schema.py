@@ -8,7 +8,7 @@ import pyarrow as pa
 from pyspark.sql import types as T
 
 from ..datasets.tables.provenance import provenance_of, spark_metadata
-from ..encoders.item import SOUND_RATES, SOUND_SAMPLES
+from ..encoders.item import AUDIO_RATES, AUDIO_SAMPLES
 from ..encoders.plans.embed_plan import FAILURES_COLUMN, ColumnPlan
 from ..errors import SpecError
 from ..models.spec import EncoderSpec
@@ -36,7 +36,7 @@ LABELS_OR_FAILURE = T.StructType([T.StructField("labels", LABELS), T.StructField
 
 _SPARK_IMAGE = {"height", "width", "nChannels", "data"}
 _FILE = {"bytes", "path"}
-_SAMPLES, _RATES = set(SOUND_SAMPLES), set(SOUND_RATES)
+_SAMPLES, _RATES = set(AUDIO_SAMPLES), set(AUDIO_RATES)
 _NUMBERS = (T.FloatType, T.DoubleType, T.ShortType)
 
 

@@ -1,15 +1,15 @@
-"""CLIP embeddings and cross-modal reranking for data pipelines, on Apache Beam and on Spark.
+"""CLIP embeddings and cross-modal reranking for data pipelines, on Apache Beam and Spark.
 
-- `clipmill.encoders`: specs, encoders, scores: what needs no engine; `clipmill.encoders.testing`: a fake encoder.
+- `clipmill.encoders`: specs, encoders and scores, without an engine; `clipmill.encoders.testing`: a fake encoder.
 - `clipmill.transforms`: Beam transforms.
 - `clipmill.udfs`: Spark functions for columns and DataFrames.
 - `clipmill.pipelines`: runnable jobs and the command line.
 
-Beside them `errors`, `failures` (of a row), `messages` (of both), `threads` (how many cores a worker may use), and the
-other rooms that need no engine. Each imports only from those before it: `files` and `metrics`, `media`, `models`,
-`encoders`, `datasets`, `jobs`, `indexes`, `reports`.
+The modules beside them are `errors` (of a whole job), `failures` (of a row), `messages` (the text of both) and
+`threads` (how many cores a worker may use). The other packages also work without an engine. Each imports only from
+those before it: `files` and `metrics`, `media`, `models`, `encoders`, `datasets`, `jobs`, `indexes`, `reports`.
 
-The names below are loaded when they are first used: `import clipmill` alone loads neither torch nor an engine.
+The public names below are loaded on first use: `import clipmill` alone loads neither torch nor an engine.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name from the package that holds it, once."""
+    """Import a public name from its package on first use."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
     value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
@@ -76,5 +76,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Return the public names, loaded or not."""
+    """Return the public names, including those that are not loaded yet."""
     return sorted({*globals(), *__all__})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def main() -> None:
-    """Run the command line, loaded only now: importing this module costs nothing and needs no engine."""
+    """Run the command line. It is imported here, so that importing this module is cheap and needs no engine."""
     from .pipelines.cli import main as run
 
     run()

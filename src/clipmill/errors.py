@@ -1,4 +1,4 @@
-"""What can go wrong with a job as a whole; what goes wrong with a row is in `failure`."""
+"""Errors that end a call or a job. Errors of a single row are in `failures`."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ class ClipmillError(Exception):
     """Base of every error that clipmill raises on purpose.
 
     Attributes:
-        option: Keyword of the option at fault: unless it is given, the first that the message names. None without any.
-        hint: The way out, None where the message says it all.
+        option: Keyword of the option at fault. Defaults to the first option in the message, or None if it has none.
+        hint: How to fix it. None if the message already says so.
     """
 
     def __init__(self, message: str = "", option: str | None = None, hint: str | None = None) -> None:
-        # all of it in `args`: Beam makes the error anew from them, with the name of the step behind the message
+        # Everything goes into `args`: Beam recreates the error from them and appends the step's name to the message.
         super().__init__(message, *((option, hint) if option or hint else ()))
         self.option = option or first_option(message)
         self.hint = hint
 
     @property
     def text(self) -> str:
-        """The message and the hint, as `messages.render` takes them."""
+        """The message with the hint, for `messages.render`."""
         message: str = self.args[0]
         return message if self.hint is None else message + "; " + self.hint
 
@@ -36,27 +36,27 @@ class ClipmillError(Exception):
 
 
 class SpecError(ClipmillError, ValueError):
-    """An encoder was described in a way that cannot work."""
+    """An option, or a combination of options, is invalid."""
 
 
 class UnknownModelError(SpecError):
-    """A model name is in no catalog; the message lists the nearest names."""
+    """A model name is not in the catalog. The message lists the closest names."""
 
 
 class WeightsError(ClipmillError, RuntimeError):
-    """The weights of a model could not be found, fetched, read or fitted to its architecture."""
+    """The weights of a model were not found, could not be downloaded or read, or do not match its architecture."""
 
 
 class DeviceError(ClipmillError, RuntimeError):
-    """A device was asked for that this machine does not have."""
+    """The requested device does not exist on this machine."""
 
 
 class OutOfMemoryError(ClipmillError, MemoryError):
-    """One call of the model needed more memory than its device has; a smaller micro-batch may fit."""
+    """A call of the model needed more memory than its device has. A smaller micro-batch may fit."""
 
 
 class MissingExtraError(ClipmillError, ImportError):
-    """An optional dependency is not installed; the message is the command that installs it."""
+    """An optional dependency is not installed. The message contains the command that installs it."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(purpose + f" needs {package!r}, which is not installed: pip install 'clipmill[{extra}]'")
@@ -68,21 +68,21 @@ class MissingExtraError(ClipmillError, ImportError):
 
 
 class DatasetError(ClipmillError, RuntimeError):
-    """A dataset cannot be read or written as asked: it exists, is incomplete, or its parts do not agree."""
+    """A dataset cannot be read or written, for instance because it exists, is incomplete or is inconsistent."""
 
 
 class EmbeddingError(ClipmillError, ValueError):
-    """Rows failed in a call that promised a vector for each of them.
+    """Rows failed in a call that must return a vector for every row.
 
     Attributes:
-        failures: The failures, keyed by the position of the row in the call.
+        failures: The failures by the row's position in the call.
     """
 
     def __init__(self, failures: dict[int, object]) -> None:
         first, failure = next(iter(failures.items()))
         more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
         super().__init__(
-            f"row {first} could not be embedded{more}: {failure}; use encoder.embed(...) to get failures as data"
+            f"row {first} could not be embedded{more}: {failure}; encoder.embed(...) returns failures as data"
         )
         self.failures = failures
 
@@ -92,7 +92,10 @@ class EmbeddingError(ClipmillError, ValueError):
 
 @contextlib.contextmanager
 def options_noted() -> Iterator[None]:
-    """Note the options of its message on an error of the block, since engines hand on a worker's errors as text."""
+    """Add the options in an error's message to the error as a note.
+
+    Engines pass on a worker's errors as text only. `noted_message` restores the options from that text.
+    """
     try:
         yield
     except ClipmillError as err:
@@ -102,6 +105,6 @@ def options_noted() -> Iterator[None]:
 
 
 def noted_message(traceback: str) -> Message | None:
-    """Return the message of an error with its options, as `options_noted` put it into a traceback; None without one."""
+    """Return the message that `options_noted` added to a traceback, with its options. None if there is none."""
     found = re.search(re.escape(_NOTE) + r"([\w+/=]+)", traceback)
     return unpacked(found[1]) if found else None

@@ -1,4 +1,4 @@
-"""A row that could not be embedded: at which stage, why, and whether a second try may help."""
+"""Failures of single rows: the stage, the reason, and whether a retry may help."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Self
 
 
 class Stage(StrEnum):
-    """Where in a row's way a failure happened."""
+    """The processing stage at which a row failed."""
 
     READ = "read"
     FETCH = "fetch"
@@ -20,38 +20,38 @@ class Stage(StrEnum):
 
 
 class Code(StrEnum):
-    """Why a row failed. The list is closed: every failure carries one of these."""
+    """Why a row failed. The list is closed: every failure has one of these codes."""
 
     MALFORMED = "malformed"
     """The record could not be read from its file (a broken JSON line, a row of the wrong type)."""
     MISSING_COLUMN = "missing_column"
-    """The row has no such column."""
+    """The row does not have the column."""
     EMPTY = "empty"
-    """There is nothing to embed: empty text, zero bytes, a document without content."""
+    """There is nothing to embed: an empty text, zero bytes, or a document without content."""
     FORBIDDEN_URI = "forbidden_uri"
-    """The URI's scheme or address is not allowed for this job."""
+    """The job does not allow the URI's scheme or address."""
     NOT_FOUND = "not_found"
     """The file or page does not exist (404, 410, no such file)."""
     FETCH_FAILED = "fetch_failed"
-    """The content could not be fetched: refused, cut off, timed out, a server error."""
+    """The content could not be fetched: connection refused or interrupted, timeout, or server error."""
     TOO_LARGE = "too_large"
-    """More bytes, pixels or characters than the limits of the spec allow."""
+    """The content has more bytes, pixels or characters than the spec allows."""
     UNDECODABLE = "undecodable"
-    """The bytes are not a picture or sound that can be decoded, or are cut off."""
+    """The bytes are not a decodable image or audio file, or are truncated."""
     UNSUPPORTED = "unsupported"
-    """The encoder has no tower for this content, or the value's type is none that can be embedded."""
+    """The encoder has no tower for this content, or values of this type cannot be embedded."""
     WRONG_SHAPE = "wrong_shape"
-    """An array of another rank, size or number of channels than allowed."""
+    """An array has a rank, size or number of channels that is not allowed."""
     OUT_OF_RANGE = "out_of_range"
-    """An array with NaN, infinities or values outside the allowed range."""
+    """An array contains NaN, infinities or values outside the allowed range."""
     TEXT_TOO_LONG = "text_too_long"
-    """More tokens than the context holds, where `on_long_text="fail"` was asked for."""
+    """The text has more tokens than the context length, with `on_long_text="fail"`."""
     OUT_OF_MEMORY = "out_of_memory"
-    """The row does not fit into the device's memory even alone."""
+    """The row does not fit into the device's memory, even in a call of its own."""
     ENCODE_FAILED = "encode_failed"
     """The model raised an error for this row alone, or its vector is not finite."""
     KILLED = "killed"
-    """Processes that worked on the row, and on nothing else, died again and again."""
+    """Processes that worked on this row and nothing else died repeatedly."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,12 +59,12 @@ class Failure:
     """Why one value of a row has no vector.
 
     Attributes:
-        stage: Where it happened.
-        code: Why, from the closed list `Code`.
-        message: For people: what was given, what is allowed, the way out. Never the content itself.
-        transient: Whether the same row may succeed on a second try (a server error, a timeout).
-        column: The column, or the access path of a document inside another (`@m[3]`); None for a plain document.
-        row: What names the row: its id, URI, path, or file and line; None where it has none.
+        stage: The stage at which the value failed.
+        code: The reason, from the closed list `Code`.
+        message: For people: what was given, what is allowed, and how to fix it. It never includes the content.
+        transient: Whether the same row may succeed on a retry, as after a server error or a timeout.
+        column: The column, or the access path of a nested document (`@m[3]`). None for a root document.
+        row: The row's id, URI, path, or file and line. None if it has none of these.
     """
 
     stage: Stage
@@ -75,11 +75,11 @@ class Failure:
     row: str | None = None
 
     def at(self, *, column: str | None = None, row: str | None = None) -> Self:
-        """Return this failure with its place filled in; what is known already stays."""
+        """Return this failure with its column and row filled in. Values that are already set stay."""
         return dataclasses.replace(self, column=self.column or column, row=self.row or row)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the failure as plain values, as it is written to JSON lines."""
+        """Return the failure as plain values, in the form written to JSON lines."""
         return {
             "row": self.row,
             "column": self.column,
@@ -91,7 +91,7 @@ class Failure:
 
     @property
     def text(self) -> str:
-        """What went wrong and why, as `messages.render` takes it."""
+        """The code, the stage and the message, for `messages.render`."""
         return f"{self.code} at {self.stage}: " + self.message
 
     def __str__(self) -> str:
@@ -99,7 +99,7 @@ class Failure:
 
 
 class RowError(ValueError):
-    """Raised inside the core to turn one row into a `Failure`; engines never see it."""
+    """Raised while a row is processed, and turned into its `Failure`. It never reaches the engine."""
 
     def __init__(self, stage: Stage, code: Code, message: str, *, transient: bool = False) -> None:
         super().__init__(message)

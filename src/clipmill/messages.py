@@ -1,11 +1,12 @@
-"""Messages that speak of options, which each surface renders as its own users write them.
+"""Messages that mention options, which Python shows as keywords and the command line as flags.
 
-A message is a `str`, in the keywords of Python. Its options are parts of it, so that the command line can say flags:
+A message is a `str` that shows its options as Python keywords. It also keeps them as separate parts, so that the
+command line can show flags instead:
 
     raise DatasetError(f"{directory} is not empty", hint="replace it with " + setting("overwrite", True))
 
-ends with `overwrite=True` in Python and with `--overwrite` on the command line. Texts are joined to options with `+`:
-an f-string makes plain text of all that it holds, and every surface shows that as it is.
+ends with `overwrite=True` in Python and with `--overwrite` on the command line. Join options to texts with `+`: an
+f-string would turn them into plain text, which the command line shows unchanged.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-_NAMED = object()
+_NO_VALUE = object()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -24,8 +25,8 @@ class Setting:
     """An option in a message.
 
     Attributes:
-        name: Its keyword in Python.
-        value: True, False, or how another value is written; None where the message names the option and no value.
+        name: The keyword in Python.
+        value: True, False, or another value as text. None if the message only names the option.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BySurface:
-    """A hint that is another one in Python and on the command line, where the ways out differ."""
+    """A hint that differs between Python and the command line."""
 
     python: str
     flags: str
@@ -50,7 +51,7 @@ Part = str | Setting | BySurface
 
 
 class Message(str):
-    """A message in the words of Python, with the parts that it is made of.
+    """A message for Python users, which keeps the parts it was made from.
 
     Attributes:
         parts: Texts and options, in order.
@@ -59,7 +60,7 @@ class Message(str):
     parts: tuple[Part, ...]
 
     def __new__(cls, *parts: Part) -> Message:
-        """Join parts, those of other messages among them."""
+        """Join parts. Messages among them contribute their own parts."""
         flat = tuple(one for part in parts for one in parts_of(part))
         message = super().__new__(cls, "".join(map(str, flat)))
         message.parts = flat
@@ -75,36 +76,36 @@ class Message(str):
         return Message, self.parts
 
 
-def setting(name: str, value: Any = _NAMED) -> Message:
-    """Return an option for a message: `runtime='onnx'`, or `--runtime 'onnx'`.
+def setting(name: str, value: Any = _NO_VALUE) -> Message:
+    """Return an option for a message: `runtime='onnx'` in Python, `--runtime 'onnx'` on the command line.
 
     Args:
-        name: Its keyword in Python.
-        value: `...` where the reader chooses one; without it the option is only named.
+        name: The keyword in Python.
+        value: `...` if the reader chooses the value. If omitted, only the option's name is shown.
     """
-    if value is _NAMED:
+    if value is _NO_VALUE:
         return Message(Setting(name))
     return Message(Setting(name, "…" if value is ... else value if isinstance(value, bool) else repr(value)))
 
 
 def by_surface(*, python: str, flags: str) -> Message:
-    """Return a hint for a message that is one in Python and another on the command line, where it may be empty."""
+    """Return a hint that differs between Python and the command line, where it may be empty."""
     return Message(BySurface(python, flags))
 
 
 def render(text: str, flag: Callable[[Setting], str]) -> str:
-    """Return a message as another surface than Python says it.
+    """Return a message as the command line shows it.
 
     Args:
-        text: A message, or plain text, which stays as it is.
-        flag: Returns what that surface calls an option.
+        text: A message, or plain text, which is returned unchanged.
+        flag: Returns the flag for an option.
     """
-    said: dict[type, Callable[[Any], str]] = {str: str, Setting: flag, BySurface: lambda one: one.flags}
-    return "".join(said[type(one)](one) for one in parts_of(text))
+    renderers: dict[type, Callable[[Any], str]] = {str: str, Setting: flag, BySurface: lambda one: one.flags}
+    return "".join(renderers[type(one)](one) for one in parts_of(text))
 
 
 def for_any_reader(text: str) -> str:
-    """Return a message as files hold it, which users of every surface read: `overwrite=True (--overwrite)`."""
+    """Return a message with both spellings, `overwrite=True (--overwrite)`, for files that any user may read."""
     return "".join(
         f"{one} (--{one.name.replace('_', '-')})" if isinstance(one, Setting) and one.value is True else str(one)
         for one in parts_of(text)
@@ -112,23 +113,23 @@ def for_any_reader(text: str) -> str:
 
 
 def packed(message: Message) -> str:
-    """Return a message with its options as one word of ASCII."""
+    """Serialize a message with its options as one ASCII word."""
     parts = [one if isinstance(one, str) else [type(one).__name__, *dataclasses.astuple(one)] for one in message.parts]
     return base64.b64encode(json.dumps(parts).encode()).decode()
 
 
 def unpacked(word: str) -> Message:
-    """Return what `packed` made a word of."""
+    """Return the message that `packed` serialized."""
     kinds = {kind.__name__: kind for kind in (Setting, BySurface)}
     parts = json.loads(base64.b64decode(word))
     return Message(*(one if isinstance(one, str) else kinds[one[0]](*one[1:]) for one in parts))
 
 
 def first_option(text: str) -> str | None:
-    """Return the keyword of the first option of a message, None without one."""
+    """Return the keyword of the first option in a message, or None if it has none."""
     return next((one.name for one in parts_of(text) if isinstance(one, Setting)), None)
 
 
 def parts_of(part: Part) -> tuple[Part, ...]:
-    """Return the parts of a message; anything else is one."""
+    """Return the parts of a message, or anything else as a single part."""
     return part.parts if isinstance(part, Message) else (part,)

@@ -1,4 +1,4 @@
-"""The one place that decides how many threads this worker may use."""
+"""How many threads this worker may use: decided here and nowhere else."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 
 def allowed_cpus() -> int:
-    """Return the cores that this process may use, by its affinity and its cgroup's quota."""
+    """Return how many cores this process may use, given its CPU affinity and its cgroup's quota."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cgroup_quota()
     return max(1, min(cpus, math.ceil(quota)) if quota else cpus)
 
 
 def _cgroup_quota() -> float | None:
-    """Return the cores that the cgroup (version 2, else 1) grants, or None where it sets no limit."""
+    """Return how many cores the cgroup (version 2, else 1) allows, or None if it sets no limit."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return None if quota == "max" else int(quota) / int(period)

@@ -22,7 +22,7 @@ from clipmill.jobs.embedded_keys import embedded_keys
 
 pytest_plugins = ["resume_jobs"]
 
-TOLD = r"the file is damaged: a page of it is not as its checksum says; .*--resume; .*build the index again\)"
+TOLD = r"the file is damaged: a page does not match its checksum; .*--resume; .*build the index again\)"
 
 
 def flip(path: Path, column: str) -> None:
@@ -102,7 +102,7 @@ def test_the_commands_that_look_at_it(dataset, tmp_path, capfd, command):
     page = tmp_path / "page.html"
     run(command, dataset, *(["--output", page] if command == "report" else []))
     told = capfd.readouterr().err + (page.read_text() if page.exists() else "")
-    assert second(dataset).name in told and "a page of it is not as its checksum says" in told
+    assert second(dataset).name in told and "a page does not match its checksum" in told
 
 
 def test_deleting_the_file_and_resuming_makes_it_again(dataset, texts, tmp_path):

@@ -177,11 +177,11 @@ def test_a_row_of_many_items_is_bounded_too() -> None:
 def test_sounds_behind_captions_are_bounded_too() -> None:
     """What a caption holds says nothing of the sounds behind it, of which none is known yet."""
     window = Window(128, 1000)
-    window.see(Prepared(np.zeros(2, np.int8)), may_be_sound=False)
+    window.see(Prepared(np.zeros(2, np.int8)), may_be_audio=False)
     assert not window.is_full(127)
     window.expect(100)
     assert window.is_full(10) and not window.is_full(9)
-    window.see(Prepared(np.zeros(20, np.int8)), may_be_sound=True)
+    window.see(Prepared(np.zeros(20, np.int8)), may_be_audio=True)
     window.expect(100)
     assert window.is_full(50) and not window.is_full(49)
 

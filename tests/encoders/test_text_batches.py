@@ -77,7 +77,7 @@ def test_any_number_of_texts(count: int) -> None:
 
 
 def slots(lengths: list[int]) -> list[Slot]:
-    made = [Slot(Row(n), 0, may_be_sound=False) for n in range(len(lengths))]
+    made = [Slot(Row(n), 0, may_be_audio=False) for n in range(len(lengths))]
     for slot, length in zip(made, lengths, strict=True):
         slot.prepared = Prepared(None, length=length)
     return made

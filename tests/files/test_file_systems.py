@@ -1,4 +1,4 @@
-"""Directories on any file system, whose files appear whole or not at all, and what is said where that fails."""
+"""Folders on local and remote file systems: atomic writes, listing, and the errors when they fail."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from clipmill.files.file_systems import (
 
 @pytest.fixture(params=["local", "memory"])
 def folder(request, tmp_path):
-    """A directory that is not there yet."""
+    """A directory that does not exist yet."""
     if request.param == "local":
         yield Folder.of(tmp_path / "deep" / "data")
         return
@@ -34,7 +34,7 @@ def folder(request, tmp_path):
         fsspec.filesystem("memory").rm(url.rpartition("/")[0], recursive=True)
 
 
-def test_files_are_listed_by_their_names_with_their_sizes(folder):
+def test_files_are_listed_with_their_sizes(folder):
     assert folder.list() == folder.list("below") == {}
     folder.make("below")
     folder.write("b.bin", b"12345")
@@ -44,18 +44,18 @@ def test_files_are_listed_by_their_names_with_their_sizes(folder):
     assert folder.list("below") == {"below/a.bin": 3}
 
 
-def test_what_was_written_is_read_replaced_and_deleted(folder):
+def test_files_are_written_read_replaced_and_deleted(folder):
     folder.make()
     folder.write("a", b"old")
     folder.write("a", b"new")
     assert folder.read("a") == b"new"
     folder.delete("a")
-    folder.delete("a")  # which is not there any more
+    folder.delete("a")  # deleting a missing file is no error
     with pytest.raises(FileNotFoundError):
         folder.read("a")
 
 
-def test_a_file_is_published_with_its_size_and_leaves_nothing_else(folder):
+def test_publish_returns_the_size_and_leaves_no_temporary_file(folder):
     folder.make()
     temporary = folder.temporary("below.bin")
     assert temporary.name.startswith(".below.bin.") and temporary.name.endswith(".tmp")
@@ -66,7 +66,7 @@ def test_a_file_is_published_with_its_size_and_leaves_nothing_else(folder):
     assert folder.list() == {"below.bin": 7}
 
 
-def test_a_write_that_fails_leaves_no_temporary_file(folder, monkeypatch):
+def test_a_failed_write_leaves_no_temporary_file(folder, monkeypatch):
     folder.make()
     made = []
 
@@ -82,8 +82,8 @@ def test_a_write_that_fails_leaves_no_temporary_file(folder, monkeypatch):
     assert folder.list() == {}
 
 
-def test_what_a_dead_process_left_of_an_object_store_is_deleted(tmp_path, monkeypatch):
-    """Of that directory alone; local ones stand in the directory itself, where they are told from the dataset's."""
+def test_temporary_files_for_an_object_store_are_removed(tmp_path, monkeypatch):
+    """Only those for that folder. Those of a local folder are in the folder itself and are not removed here."""
     monkeypatch.setattr(file_systems.tempfile, "gettempdir", lambda: str(tmp_path))
     one, other = (Folder.of(f"memory://{name}/data") for name in ("one", "other"))
     left, kept = one.temporary("a"), other.temporary("a")
@@ -96,7 +96,7 @@ def test_what_a_dead_process_left_of_an_object_store_is_deleted(tmp_path, monkey
     assert (left.exists(), kept.exists()) == (False, True)
 
 
-def test_local_paths_are_absolute_and_named_without_a_scheme(tmp_path, monkeypatch):
+def test_local_paths_are_absolute_and_have_no_scheme(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     file_system, path = open_location("a/../b")
     assert (is_local(file_system), path) == (True, str(tmp_path / "b"))
@@ -106,25 +106,25 @@ def test_local_paths_are_absolute_and_named_without_a_scheme(tmp_path, monkeypat
         assert file.read() == b"1"
 
 
-def test_other_file_systems_are_named_by_their_url():
+def test_remote_paths_are_named_by_their_url():
     file_system, path = open_location("MEMORY://Place/data")
     assert not is_local(file_system)
     assert url_of(file_system, path) == "memory:///Place/data"
 
 
 @pytest.mark.parametrize(
-    ("location", "error", "said"),
+    ("location", "error", "message"),
     [
         ("https://example.com/a", DatasetError, r"http\(s\) cannot be listed; put such URLs into the 'uri'"),
         ("nowhere://a", DatasetError, "no file system for the scheme 'nowhere'"),
     ],
 )
-def test_what_cannot_be_listed_is_refused(location, error, said):
-    with pytest.raises(error, match=said):
+def test_schemes_that_cannot_be_listed_are_refused(location, error, message):
+    with pytest.raises(error, match=message):
         open_location(location)
 
 
-def test_a_driver_that_is_not_installed_is_named_with_its_extra(monkeypatch):
+def test_a_missing_driver_is_named_with_its_extra(monkeypatch):
     def missing(url):
         raise ImportError("no such driver")
 
@@ -136,7 +136,7 @@ def test_a_driver_that_is_not_installed_is_named_with_its_extra(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("raised", "said"),
+    ("raised", "message"),
     [
         (
             OSError(errno.EACCES, "x"),
@@ -144,14 +144,14 @@ def test_a_driver_that_is_not_installed_is_named_with_its_extra(monkeypatch):
         ),
         (OSError(errno.EROFS, "x"), "cannot read it: read-only file system; choose another place"),
         (OSError(errno.EIO, "x"), "cannot read it: input/output error"),
-        (OSError("their words"), "cannot read it: their words"),
+        (OSError("a client's message"), "cannot read it: a client's message"),
         (OSError("CRC checksum verification failed"), "cannot read it: the file is damaged"),
         (KeyError("client"), "cannot read it: KeyError: 'client'"),
         (DatasetError("ours"), "ours"),
     ],
     ids=repr,
 )
-def test_errors_say_what_was_done_where_and_the_way_out(raised, said):
+def test_errors_say_the_action_the_location_and_a_hint(raised, message):
     with pytest.raises(DatasetError) as caught, dataset_errors("read", "it"):
         raise raised
-    assert str(caught.value).startswith(said)
+    assert str(caught.value).startswith(message)

@@ -1,4 +1,4 @@
-"""Pages of Parquet files have checksums, and a page that is not as its checksum says is an error."""
+"""Parquet files have page checksums, and a page that does not match its checksum is an error."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def path(tmp_path):
     return tmp_path / "a.parquet"
 
 
-def test_what_is_written_is_read(path):
+def test_tables_are_read_as_they_were_written(path):
     with parquet_file(path) as file:
         assert file.read() == TABLE
         assert file.metadata.row_group(0).column(0).compression == "ZSTD"
     assert parquet_dataset([str(path)], pyarrow.fs.LocalFileSystem()).to_table() == TABLE
 
 
-def test_a_changed_byte_is_noticed(path):
+def test_a_changed_byte_is_detected(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 3] ^= 0xFF
     path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""Any value as JSON and back, any string as UTF-8 takes it: what a damaged file holds must not stop a shard."""
+"""Any value as JSON, and any string as one that UTF-8 can encode: damaged files must not stop a shard."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def test_any_value_becomes_json(value, expected):
     json.loads(expected)
 
 
-def test_json_is_indented_where_asked_for_whatever_it_holds():
+def test_json_can_be_indented():
     assert json_text({"a": 1}, indent=1) == '{\n "a": 1\n}'
     assert json_text({"a": math.nan}, indent=1) == '{\n "a": null\n}'
 
 
-def test_names_that_are_not_utf8_come_back_as_they_were():
+def test_names_that_are_not_utf8_survive_the_round_trip():
     name = b"lat\xe9".decode("utf-8", "surrogateescape")
     text = json_text({"name": name})
     text.encode("utf-8")
@@ -45,7 +45,7 @@ def test_names_that_are_not_utf8_come_back_as_they_were():
 
 
 @pytest.mark.parametrize(("content", "expected"), [(b'{"a": 1}', {"a": 1}), ("{}", {}), (b"[1]", None), (b"{", None)])
-def test_an_object_or_nothing_is_read(content, expected):
+def test_only_json_objects_are_parsed(content, expected):
     assert json_object(content) == expected
     assert json_object(b"\xff\xfe{") is None
 
@@ -53,11 +53,11 @@ def test_an_object_or_nothing_is_read(content, expected):
 @pytest.mark.parametrize(
     ("count", "expected"), [(0, ""), (1, "a"), (3, "a, b, c"), (4, "a, b, c and 1 more"), (9, "a, b, c and 6 more")]
 )
-def test_some_of_many_names(count, expected):
+def test_long_lists_of_names_are_shortened(count, expected):
     assert some_of("abcdefghi"[:count]) == expected
 
 
-def test_text_that_utf8_cannot_hold_is_escaped():
+def test_strings_that_utf8_cannot_encode_are_escaped():
     assert clean_text("plain") == "plain"
     assert clean_text("ü 日本") == "ü 日本"
     assert clean_text(b"lat\xe9".decode("utf-8", "surrogateescape")) == r"lat\xe9"
@@ -81,5 +81,5 @@ def test_text_that_utf8_cannot_hold_is_escaped():
     ],
     ids=repr,
 )
-def test_keys_are_texts_and_nothing_names_nothing(value, expected):
+def test_keys_become_text_and_missing_keys_none(value, expected):
     assert key_text(value) == expected

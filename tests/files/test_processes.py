@@ -1,4 +1,4 @@
-"""Which process is which: whether it lives, and what an exit code means."""
+"""Identifying processes, whether they are alive, and what exit codes mean."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from clipmill.files.processes import may_be_alive, meaning_of_exit, started, this_process
 
 
-def test_a_process_is_told_from_others_of_its_number():
+def test_processes_with_the_same_pid_are_distinguished():
     here = this_process()
     assert here["pid"] == os.getpid() and may_be_alive(here) is True
     assert may_be_alive({**here, "started": here["started"] + 1}) is False
@@ -19,14 +19,14 @@ def test_a_process_is_told_from_others_of_its_number():
     assert may_be_alive({**here, "started": None}) is True
 
 
-def test_a_process_that_ended_is_not_alive():
+def test_an_ended_process_is_not_alive():
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    mark = {**this_process(), "pid": child.pid, "started": started(child.pid)}
-    assert may_be_alive(mark) is True
+    identity = {**this_process(), "pid": child.pid, "started": started(child.pid)}
+    assert may_be_alive(identity) is True
     child.communicate(b"\n")
     assert started(child.pid) is None
-    assert may_be_alive(mark) is False
-    assert may_be_alive({**mark, "started": None}) is False
+    assert may_be_alive(identity) is False
+    assert may_be_alive({**identity, "started": None}) is False
 
 
 @pytest.mark.parametrize(
@@ -40,5 +40,5 @@ def test_a_process_that_ended_is_not_alive():
         (127, "exit code 127"),
     ],
 )
-def test_exit_codes_are_named(code, meaning):
+def test_exit_codes_are_described(code, meaning):
     assert meaning_of_exit(code) == meaning

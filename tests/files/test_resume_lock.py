@@ -1,4 +1,4 @@
-"""Two jobs never write one directory: the second is refused, and the dead are in nobody's way."""
+"""The directory lock: two jobs never write to one directory, and dead jobs don't block others."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from clipmill.files.processes import may_be_alive, meaning_of_exit, started, thi
 
 @pytest.fixture(params=["local", "memory"])
 def directory(request, tmp_path) -> Iterator[str]:
-    """A place that is not there yet, on this machine and on a file system behind fsspec."""
+    """A directory that does not exist yet, on the local file system and on one of fsspec."""
     if request.param == "local":
         yield str(tmp_path / "deep" / "dataset")
         return
@@ -37,22 +37,22 @@ def directory(request, tmp_path) -> Iterator[str]:
 
 
 @pytest.fixture(autouse=True)
-def short(monkeypatch) -> None:
-    """Waiting for a slow store is not what is tested."""
+def short_waits(monkeypatch) -> None:
+    """Shorten the wait before a lock is read back."""
     monkeypatch.setattr(lock_module, "_SETTLE_S", 0.01)
 
 
-def leave(directory: str, **says: object) -> dict:
-    """Leave a lock as another process would."""
-    said = {"token": "another", **this_process(), "since": "then", "beat": time.time(), **says}
+def write_foreign_lock(directory: str, **fields: object) -> dict:
+    """Write the lock of another process and return its content."""
+    content = {"token": "another", **this_process(), "since": "then", "beat": time.time(), **fields}
     folder = Folder.of(directory)
     folder.make()
-    folder.write(LOCK, json.dumps(said).encode())
-    return said
+    folder.write(LOCK, json.dumps(content).encode())
+    return content
 
 
 def dead_process() -> dict:
-    """Return what a process of this machine says of itself, which has ended."""
+    """Return the identity of a process of this machine that has ended."""
     program = "import json; from clipmill.files.processes import this_process as t; print(json.dumps(t()))"
     return json.loads(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout)
 
@@ -62,12 +62,12 @@ ELSEWHERE = {"host": "elsewhere", "place": "elsewhere 1 2", "pid": 7}
 
 def test_a_lock_is_held_while_its_block_runs(directory):
     with DirectoryLock(directory) as lock:
-        standing = read_lock(Folder.of(directory))
-        assert standing is not None
-        assert (standing["token"], standing["pid"]) == (lock.token, os.getpid())
+        content = read_lock(Folder.of(directory))
+        assert content is not None
+        assert (content["token"], content["pid"]) == (lock.token, os.getpid())
         lock.check()
-        refuse_if_held(Folder.of(directory))  # this process may go on
-        with pytest.raises(DatasetError, match=rf"another job writes .*process {os.getpid()} on "):
+        refuse_if_held(Folder.of(directory))  # this process may continue
+        with pytest.raises(DatasetError, match=rf"another job is writing to .*process {os.getpid()} on "):
             DirectoryLock(directory).__enter__()
         assert read_lock(Folder.of(directory))["token"] == lock.token
     assert list(Folder.of(directory).list()) == []
@@ -75,88 +75,88 @@ def test_a_lock_is_held_while_its_block_runs(directory):
         pass
 
 
-def test_a_lock_of_the_dead_is_taken_over_at_once(directory):
-    leave(directory, **dead_process())
+def test_the_lock_of_a_dead_process_is_replaced_at_once(directory):
+    write_foreign_lock(directory, **dead_process())
     with DirectoryLock(directory) as lock:
         assert read_lock(Folder.of(directory))["token"] == lock.token
 
 
-def test_a_number_that_was_given_again_is_another_process(directory):
-    """The number of this process, which began at another time then."""
+def test_a_process_with_a_reused_pid_is_another_process(directory):
+    """The lock has this process's PID but another start time."""
     process = this_process()
-    leave(directory, **{**process, "started": process["started"] - 1})
+    write_foreign_lock(directory, **{**process, "started": process["started"] - 1})
     with DirectoryLock(directory):
         pass
 
 
-def test_a_lock_of_another_machine_counts_while_it_beats(directory):
-    leave(directory, **ELSEWHERE, beat=time.time() - 100)
-    message = rf"process 7 on elsewhere.*last sign of life 10\d s ago.*try again 120 seconds after .*delete .*{LOCK}"
+def test_a_lock_of_another_machine_is_valid_while_its_heartbeat_is_recent(directory):
+    write_foreign_lock(directory, **ELSEWHERE, beat=time.time() - 100)
+    message = rf"process 7 on elsewhere.*last heartbeat 10\d s ago.*try again 120 seconds after .*delete .*{LOCK}"
     with pytest.raises(DatasetError, match=message):
         DirectoryLock(directory).__enter__()
     with pytest.raises(DatasetError, match="process 7 on elsewhere"):
         prepare_directory(directory, overwrite=True)
-    leave(directory, **ELSEWHERE, beat=time.time() - 121)
+    write_foreign_lock(directory, **ELSEWHERE, beat=time.time() - 121)
     with DirectoryLock(directory):
         pass
 
 
-def test_a_lock_that_appears_at_the_last_moment_counts(directory, monkeypatch):
-    """Between the look and the making of one's own."""
+def test_a_lock_created_at_the_last_moment_is_respected(directory, monkeypatch):
+    """It appears after the check and before the own lock is created."""
 
-    def looked(folder):
-        leave(directory, **ELSEWHERE)
+    def read_too_early(folder):
+        write_foreign_lock(directory, **ELSEWHERE)
         return None
 
-    monkeypatch.setattr(lock_module, "_settled", looked)
-    with pytest.raises(DatasetError, match=r"process 7 on elsewhere.*wait for its end, or choose another directory"):
+    monkeypatch.setattr(lock_module, "_settled", read_too_early)
+    with pytest.raises(DatasetError, match=r"process 7 on elsewhere.*wait until it ends, or choose another directory"):
         DirectoryLock(directory).__enter__()
     assert read_lock(Folder.of(directory))["pid"] == 7
 
 
-def test_a_lock_needs_four_fields_and_may_have_more(directory):
+def test_a_lock_has_four_required_fields_and_allows_more(directory):
     folder = Folder.of(directory)
     folder.make()
-    said = {"token": "x", "pid": 7, "host": "elsewhere", "beat": time.time()}
+    required = {"token": "x", "pid": 7, "host": "elsewhere", "beat": time.time()}
     for more in ({}, {"place": "elsewhere 1 2"}):
-        folder.write(LOCK, json.dumps({**said, **more}).encode())
-        assert read_lock(folder) == {**said, **more}
+        folder.write(LOCK, json.dumps({**required, **more}).encode())
+        assert read_lock(folder) == {**required, **more}
         with pytest.raises(DatasetError, match="process 7 on elsewhere"):
             DirectoryLock(directory).__enter__()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"token": "x"}'])
-def test_a_damaged_lock_is_nobodys(directory, content):
+def test_a_damaged_lock_is_ignored(directory, content):
     Folder.of(directory).make()
     Folder.of(directory).write(LOCK, content)
     with DirectoryLock(directory):
         pass
 
 
-def test_a_lock_gives_signs_of_life(directory, monkeypatch):
-    monkeypatch.setattr(lock_module, "BEAT_EVERY_S", 0.01)
+def test_heartbeats_are_written(directory, monkeypatch):
+    monkeypatch.setattr(lock_module, "HEARTBEAT_S", 0.01)
     with DirectoryLock(directory):
         first = read_lock(Folder.of(directory))["beat"]
         until = time.monotonic() + 30
-        # a store in memory shows the file while it is written, empty
+        # an in-memory store shows a file that is being written as empty
         while (read_lock(Folder.of(directory)) or {}).get("beat", first) == first:
             assert time.monotonic() < until
 
 
-def test_who_was_taken_for_dead_notices(directory, monkeypatch):
-    """A machine that slept: its job must not finish what another one writes now."""
-    monkeypatch.setattr(lock_module, "BEAT_EVERY_S", 0.01)
+def test_a_job_notices_that_its_lock_was_taken_over(directory, monkeypatch):
+    """The machine was suspended: its job must not finish a dataset that another job is now writing."""
+    monkeypatch.setattr(lock_module, "HEARTBEAT_S", 0.01)
     with DirectoryLock(directory) as lock:
-        with lock._writing:  # else a sign of life that is being written could stand there last
-            said = leave(directory, **ELSEWHERE)
-        lock._beating.join(timeout=30)
-        with pytest.raises(DatasetError, match=r"process 7 on elsewhere.*took this job for dead"):
+        with lock._writing:  # otherwise a heartbeat that is being written could overwrite it
+            foreign = write_foreign_lock(directory, **ELSEWHERE)
+        lock._heartbeat.join(timeout=30)
+        with pytest.raises(DatasetError, match=r"process 7 on elsewhere.*was considered dead"):
             lock.check()
-    assert read_lock(Folder.of(directory)) == said  # it is not ours to delete
+    assert read_lock(Folder.of(directory)) == foreign  # not this process's lock to delete
 
 
-def test_a_lock_that_is_gone_is_lost(directory):
-    """Another job may have taken it over, and ended: what stands there is no longer this job's to finish."""
+def test_a_deleted_lock_is_lost(directory):
+    """Another job may have taken it over and ended, so this job must not finish the dataset."""
     with DirectoryLock(directory) as lock:
         lock.check()
         Folder.of(directory).delete(LOCK)
@@ -165,9 +165,9 @@ def test_a_lock_that_is_gone_is_lost(directory):
     assert read_lock(Folder.of(directory)) is None
 
 
-def test_who_slept_notices_before_the_next_sign_of_life(directory):
+def test_check_notices_a_takeover_before_the_next_heartbeat(directory):
     with DirectoryLock(directory) as lock:
-        leave(directory, **ELSEWHERE)
+        write_foreign_lock(directory, **ELSEWHERE)
         with pytest.raises(DatasetError, match=r"process 7 on elsewhere"):
             lock.check()
 
@@ -182,40 +182,40 @@ def done(directory) -> str:
     return directory
 
 
-def test_who_lost_the_lock_does_not_finish(done):
+def test_a_job_that_lost_its_lock_does_not_finish(done):
     with DirectoryLock(done):
         Folder.of(done).make(ATTEMPTS)
         Folder.of(done).write(f"{ATTEMPTS}/another", b"")
-        leave(done, **ELSEWHERE)
-        with pytest.raises(DatasetError, match=r"process 7 on elsewhere.*took this job for dead"):
+        write_foreign_lock(done, **ELSEWHERE)
+        with pytest.raises(DatasetError, match=r"process 7 on elsewhere.*was considered dead"):
             finish_job(done)
     assert f"{ATTEMPTS}/another" in Folder.of(done).list()
     assert SUCCESS not in Folder.of(done).list()
 
 
-def test_who_loses_the_lock_while_it_finishes_marks_nothing(done, monkeypatch):
-    """Clearing up takes its time in a store."""
+def test_a_job_that_loses_its_lock_while_finishing_does_not_mark_success(done, monkeypatch):
+    """Removing temporary files takes time on an object store."""
     with DirectoryLock(done):
-        monkeypatch.setattr(dataset_module, "remove_temporaries", lambda folder: leave(done, **ELSEWHERE))
-        with pytest.raises(DatasetError, match=r"process 7 on elsewhere.*took this job for dead"):
+        monkeypatch.setattr(dataset_module, "remove_temporaries", lambda folder: write_foreign_lock(done, **ELSEWHERE))
+        with pytest.raises(DatasetError, match=r"process 7 on elsewhere.*was considered dead"):
             finish_job(done)
         assert SUCCESS not in Folder.of(done).list()
 
 
-def test_the_lock_of_another_dataset_is_not_asked_about(done, tmp_path):
+def test_finishing_ignores_the_locks_of_other_datasets(done, tmp_path):
     with DirectoryLock(str(tmp_path / "another")):
-        leave(str(tmp_path / "another"), **ELSEWHERE)
+        write_foreign_lock(str(tmp_path / "another"), **ELSEWHERE)
         assert finish_job(done).complete
 
 
-def test_all_locks_of_a_process_can_be_given_back(directory):
+def test_release_all_releases_the_locks_of_this_process(directory):
     DirectoryLock(directory).__enter__()
     release_all()
     assert list(Folder.of(directory).list()) == []
 
 
-def test_a_store_without_conditions_is_read_back(directory, monkeypatch):
-    """Some stores that speak S3 know no write that fails where there is a file."""
+def test_a_store_without_conditional_writes_is_read_back(directory, monkeypatch):
+    """Some S3-compatible stores cannot make a write fail if the file exists."""
     if not directory.startswith("memory"):
         return
     folder = Folder.of(directory)
@@ -227,7 +227,7 @@ def test_a_store_without_conditions_is_read_back(directory, monkeypatch):
     with DirectoryLock(directory) as lock:
         assert read_lock(folder)["token"] == lock.token
     taken = {}
-    monkeypatch.setattr(lock_module.time, "sleep", lambda _: taken.update(leave(directory, **ELSEWHERE)))
+    monkeypatch.setattr(lock_module.time, "sleep", lambda _: taken.update(write_foreign_lock(directory, **ELSEWHERE)))
     with pytest.raises(DatasetError, match="process 7 on elsewhere"):
         DirectoryLock(directory).__enter__()
 
@@ -253,12 +253,12 @@ else:
 
 
 @pytest.mark.parametrize("before", ["nothing", "dead"])
-def test_of_those_who_start_at_once_one_wins(tmp_path, before):
-    """Eight processes, with and without the lock of a dead one in the way."""
+def test_one_of_several_jobs_that_start_at_once_wins(tmp_path, before):
+    """Eight processes, with and without the lock of a dead process."""
     directory, start = str(tmp_path / "dataset"), tmp_path / "start"
     start.mkdir()
     if before == "dead":
-        leave(directory, **dead_process())
+        write_foreign_lock(directory, **dead_process())
     jobs = [
         subprocess.Popen(
             [sys.executable, "-c", RACE, directory, str(start), str(number)],
@@ -270,14 +270,14 @@ def test_of_those_who_start_at_once_one_wins(tmp_path, before):
         assert all(job.poll() is None for job in jobs)
         time.sleep(0.01)
     (start / "go").touch()
-    said = [job.stdout.readline().split()[0] for job in jobs]
+    results = [job.stdout.readline().split()[0] for job in jobs]
     for job in jobs:
         job.communicate("", timeout=60)
-    assert sorted(said) == ["held", *["refused"] * 7]
+    assert sorted(results) == ["held", *["refused"] * 7]
 
 
-def test_a_lock_does_not_keep_its_process(tmp_path):
-    """It ends with the main thread, and leaves a lock that counts for nothing."""
+def test_a_lock_does_not_keep_its_process_alive(tmp_path):
+    """The process ends with its main thread, and its lock is ignored from then on."""
     program = f"from clipmill.files.lock import DirectoryLock; DirectoryLock({str(tmp_path)!r}).__enter__()"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
     assert (tmp_path / LOCK).exists()
@@ -285,7 +285,7 @@ def test_a_lock_does_not_keep_its_process(tmp_path):
         pass
 
 
-def test_what_is_known_of_processes():
+def test_dead_and_foreign_processes_are_recognized():
     assert may_be_alive(this_process()) is True
     assert may_be_alive(dead_process()) is False
     assert may_be_alive({**this_process(), "place": "elsewhere"}) is None
@@ -295,9 +295,9 @@ def test_what_is_known_of_processes():
 
 def test_a_zombie_is_dead():
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
-        said = {**this_process(), "pid": process.pid, "started": started(process.pid)}
-        assert may_be_alive(said) is True
+        identity = {**this_process(), "pid": process.pid, "started": started(process.pid)}
+        assert may_be_alive(identity) is True
         process.stdin.close()
         while Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
             time.sleep(0.01)
-        assert may_be_alive(said) is False
+        assert may_be_alive(identity) is False

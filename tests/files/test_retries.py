@@ -1,4 +1,4 @@
-"""When a fetch is tried again: which failures may pass, the pauses between tries, and the end of them."""
+"""Retries of fetches: which failures are retried, the pauses between attempts, and when they end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from clipmill.files.retries import RetryPolicy, TransientFetchError, is_transien
 
 
 class Fetch:
-    """A fetch that fails as planned, one entry a try: bytes that arrive before, and what the server asks to wait."""
+    """A fetch that fails as planned. Each attempt has the bytes that arrive and the pause the server asks for."""
 
     def __init__(self, *plan: tuple[int, float | None]) -> None:
         self.plan, self.arrived, self.slept = list(plan), 0, []
@@ -26,48 +26,48 @@ class Fetch:
 
 
 def test_pauses_double_until_the_fetch_succeeds():
-    """Each is drawn within a quarter of its length."""
+    """Each has a jitter of a quarter."""
     fetch = Fetch((0, None), (0, None), (0, None))
     assert fetch.run(4) == "content"
     assert fetch.slept == [pytest.approx(expected, rel=0.25) for expected in (1, 2, 4)]
 
 
-def test_the_last_failure_is_raised_with_the_number_of_tries():
+def test_the_last_failure_is_raised_with_the_number_of_attempts():
     fetch = Fetch(*[(0, None)] * 3)
     with pytest.raises(TransientFetchError) as caught:
         fetch.run(3)
     assert caught.value.attempts == 3 and len(fetch.slept) == 2 and not fetch.plan
 
 
-def test_a_try_that_brought_something_starts_the_count_anew():
-    """Only tries in a row that bring nothing are counted, and pauses are short again."""
+def test_progress_resets_the_count_of_attempts():
+    """Only consecutive attempts without progress count, and pauses start short again."""
     fetch = Fetch((0, None), (10, None), (0, None), (10, None), (0, None))
     assert fetch.run(3) == "content"
     assert max(fetch.slept) < 3
 
 
-def test_the_server_says_how_long_to_wait():
-    """It is waited for at least as long as we would anyway, and never longer than the policy's most."""
+def test_pauses_follow_the_servers_retry_after():
+    """They are at least as long as without it, and at most `max_pause_s`."""
     fetch = Fetch((0, 9.0), (0, 0.0), (0, 3600.0))
     assert fetch.run(4) == "content"
     assert fetch.slept[0] == 9.0 and fetch.slept[1] >= 1.5 and fetch.slept[2] == 60.0
 
 
-def test_no_pause_outlasts_the_time_that_is_left():
+def test_no_pause_exceeds_the_time_left():
     fetch = Fetch((0, None), (0, 5.0))
     with pytest.raises(TransientFetchError) as caught:
         fetch.run(9, pause_s=0.1, time_left=lambda: 4.0)
     assert caught.value.attempts == 2 and len(fetch.slept) == 1
 
 
-def test_retries_are_announced():
-    heard: list[tuple[str, float]] = []
+def test_on_retry_is_called_before_each_pause():
+    calls: list[tuple[str, float]] = []
     fetch = Fetch((0, 9.0))
-    fetch.run(2, on_retry=lambda err, pause_s: heard.append((str(err), pause_s)))
-    assert heard == [("cut off", 9.0)] and fetch.slept == [9.0]
+    fetch.run(2, on_retry=lambda err, pause_s: calls.append((str(err), pause_s)))
+    assert calls == [("cut off", 9.0)] and fetch.slept == [9.0]
 
 
-def test_other_errors_pass_through():
+def test_other_errors_are_passed_on():
     def attempt() -> None:
         raise ValueError("lasting")
 
@@ -89,9 +89,9 @@ def test_other_errors_pass_through():
     ],
 )
 def test_retry_after_is_a_number_of_seconds_or_a_date(value: str, seconds: float | None):
-    """Of a date in the past nothing is left to wait for."""
+    """A date in the past means no pause."""
     assert read_retry_after(value, clock=lambda: 1445412420.0) == seconds
 
 
-def test_statuses_that_may_pass():
+def test_transient_statuses():
     assert [status for status in range(200, 600) if is_transient_status(status)] == [408, 425, 429, *range(500, 600)]

@@ -337,7 +337,7 @@ def test_a_second_building_of_the_same_index_is_refused(tmp_path):
     refused = []
 
     def run(shards, job):
-        with pytest.raises(DatasetError, match="another job writes"):
+        with pytest.raises(DatasetError, match="another job is writing to"):
             build_index([str(dataset)], str(tmp_path / "index"), IndexOptions(**SMALL))
         refused.append(True)
         run_locally(shards, job)

@@ -157,7 +157,7 @@ def test_who_has_lost_the_lock_does_not_publish(tmp_path, monkeypatch):
 
     gather = build.gather_ground_truth
     monkeypatch.setattr(build, "gather_ground_truth", take_lock_and_gather)
-    with pytest.raises(DatasetError, match="somebody took this job for dead"):
+    with pytest.raises(DatasetError, match="was considered dead"):
         build_index([str(dataset)], str(folder), IndexOptions(factory="IVF16,SQ8", **SMALL))
     assert not (folder / "_index.json").exists()
 

@@ -182,7 +182,7 @@ def test_of_two_processes_one_downloads(cache: str) -> None:
         waiting = _first_line_of_any([process.stderr for process in processes])
         server.release.set()
         printed = [process.communicate(timeout=60)[0] for process in processes]
-        assert waiting == "waiting for another process that makes weights.pt"
+        assert waiting == "waiting for another process that creates weights.pt"
         assert printed == [f"{place_of(server.url(), cache)}\n"] * 2
         assert len(server.ranges) == 1
 

@@ -184,7 +184,7 @@ def test_options_without_counterpart_fail_with_a_hint(option: str) -> None:
 
 def test_errors_of_factories_and_models_without_towers() -> None:
     """The error of a custom encoder has its name; its export is refused."""
-    with pytest.raises(WeightsError, match=r"'custom:os.path:join' could not be made: TypeError.*without arguments"):
+    with pytest.raises(WeightsError, match=r"'custom:os.path:join' could not be created: TypeError.*without arguments"):
         load_encoder("custom:os.path:join")
     with pytest.raises(SpecError, match="no towers that could be exported"):
         find_source(EncoderSpec("fake::dim=8"))

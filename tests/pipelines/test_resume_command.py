@@ -108,7 +108,7 @@ def test_a_second_job_is_refused(texts, capsys, flag) -> None:
     capsys.readouterr()
     for options in ([flag], [flag, "--dry-run"], []):
         assert run(*command(texts, *options)) == 2
-        assert "another job writes" in capsys.readouterr().err
+        assert "another job is writing to" in capsys.readouterr().err
     assert everything(out) == before
     (out / "_lock.json").unlink()
     assert run(*command(texts, flag)) == 0
@@ -224,7 +224,7 @@ def test_python_of_the_page_runs(tmp_path, monkeypatch, capsys) -> None:
 def test_the_page_says_what_the_code_does() -> None:
     page = " ".join((DOCS / "resume.md").read_text(encoding="utf-8").split())
     for number, text in (
-        (lock.BEAT_EVERY_S, "renewed every {:.0f} seconds"),
+        (lock.HEARTBEAT_S, "renewed every {:.0f} seconds"),
         (lock.DEAD_AFTER_S, "for {:.0f} seconds after its last heartbeat"),
         (isolated_run._MOST_BLAMED, "more than {} rows of a shard"),
     ):

@@ -96,7 +96,7 @@ def in_the_way(directory: str, *, overwrite: bool = False) -> list[str]:
 def is_orphan(name: str) -> bool:
     """Return whether a file was being written by a process that is gone, where no other job is at work.
 
-    This process's own sign of life may be on its way at this moment.
+    This process's own heartbeat may be being written at this moment.
     """
     return _TEMPORARY.fullmatch(name) is not None and not name.startswith(f".{LOCK}.{os.getpid()}-")
 

@@ -1,11 +1,12 @@
-"""Encoders: models that are loaded once, and how rows become vectors.
+"""Encoders: loading models once, and turning rows into vectors.
 
-- `registry`: `load_encoder`, one copy of a model for each process and device; `loaded`: that copy's lock and threads
-- `encoder`: `Encoder`; `session`: the hot path, rows in, micro-batches, `outcome`s in order; `in_flight`: what it
-  holds, and how texts are cut by length; `micro_batch`: one call of the model, in halves where it must be
-- `item`, `document`: what can be embedded; `preparation`: what a thread does with one item
-- `vector_cache`: equal values are embedded once; `content_hash`: what content is told by
-- `plans`: what of a row or document is embedded, ranked, scored or classified, and where the results go
+- `registry`: `load_encoder`, one copy of a model per process and device; `loaded`: that copy's lock and threads
+- `encoder`: `Encoder`; `session`: the hot path, from pushed rows over micro-batches to `outcome`s in order;
+  `in_flight`: the values in a session, and batching texts by length; `micro_batch`: one call of the model, which is
+  split if it fails
+- `item`, `document`: values to embed; `preparation`: fetching and decoding one item in a thread
+- `vector_cache`: equal values are embedded once; `content_hash`: the hash that identifies content
+- `plans`: what is embedded, ranked, scored or classified in a row or document, and where the results go
 - `testing`: the fake encoder, for your tests
 """
 
@@ -51,7 +52,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load `read_provenance` when it is first used: it is public here, and its home is built on this package."""
+    """Import `read_provenance` on first use: its module imports this package."""
     if name != "read_provenance":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from ..datasets.tables import provenance

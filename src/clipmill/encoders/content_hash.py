@@ -1,4 +1,4 @@
-"""What content is told by: the SHA-256 of a text or of a file's bytes, and one for a row that holds several values."""
+"""Content hashes: the SHA-256 of a text or of a file's bytes, and a combined one for rows with several values."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .outcome import Classified, Labelled, Outcome, Vector
 
 
 def content_hash(content: Any) -> str | None:
-    """Return the SHA-256 of a value's content as hex digits.
+    """Return the SHA-256 of a value's content.
 
     Args:
-        content: A text, of which the UTF-8 is hashed; encoded bytes as they are; an array or a `Waveform`, of which
-            type, shape and values are (and the samples a second).
+        content: A text (its UTF-8 is hashed), encoded bytes (hashed unchanged), or an array or `Waveform` (dtype,
+            shape and values are hashed, and the sample rate).
 
     Returns:
-        64 hex digits, those that `sha256sum` prints of a file; None for what is none of these.
+        64 hex digits, for bytes the same as `sha256sum` prints for a file. None for all other types.
     """
     if isinstance(content, str):
         return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
@@ -35,7 +35,7 @@ def content_hash(content: Any) -> str | None:
 def _hash_of_array(values: Any, prefix: str = "") -> str | None:
     try:
         array = np.ascontiguousarray(values)
-    except ValueError:  # samples that are no numbers: embedding them says so
+    except ValueError:  # samples that are not numbers: they fail when they are embedded
         return None
     if array.dtype.hasobject:
         return None
@@ -45,30 +45,30 @@ def _hash_of_array(values: Any, prefix: str = "") -> str | None:
 
 
 def joined_hash(places: Sequence[str], hashes: Sequence[str | None]) -> str | None:
-    """Return what tells the contents of a whole row.
+    """Return the content hash of a whole row.
 
     Args:
-        places: Where each value stands: columns, elements of arrays, documents of a tree.
-        hashes: What tells each; None for null.
+        places: The place of each value: a column, an element of an array, or a document of a tree.
+        hashes: The content hash of each value; None for null.
 
     Returns:
-        The one value's own, if the row has one; of several the SHA-256 of lines of place, tab and hash, sorted; None if
-        all are null.
+        For a row with one value, its hash. For several, the SHA-256 of the sorted lines of place, tab and hash. None
+        if all values are null.
     """
     if not any(hashes):
         return None
     if len(hashes) == 1:
         return hashes[0]
-    lines = sorted(f"{place}\t{told or ''}\n" for place, told in zip(places, hashes, strict=True))
+    lines = sorted(f"{place}\t{digest or ''}\n" for place, digest in zip(places, hashes, strict=True))
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def hash_of_outcomes(places: Sequence[str], outcomes: Sequence[Outcome | Classified]) -> str | None:
-    """Return what tells the contents of a row that was embedded; None if any of it failed, or all of it was null.
+    """Return the content hash of an embedded row. None if any of its values failed, or all are null.
 
     Args:
-        places: As in `joined_hash`.
-        outcomes: Of a session that hashes.
+        places: See `joined_hash`.
+        outcomes: The row's outcomes, from a session with `hashed=True`.
     """
     hashes: list[str | None] = []
     for outcome in outcomes:

@@ -1,4 +1,4 @@
-"""`Document`: one thing to embed, with its metadata, its matches and its chunks."""
+"""`Document`: content to embed, with its metadata, matches and chunks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..messages import setting
 from .item import Item, Uri
 
 CONTENT_FIELDS = ("blob", "tensor")
-"""Fields that hold the content itself; dropped from results unless it is kept on request."""
+"""Fields that hold the content itself. Results don't contain them unless `keep_content` is set."""
 
 
 def _new_id() -> str:
@@ -27,9 +27,10 @@ def _new_id() -> str:
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Document:
-    """One thing to embed; at least one of `text`, `uri`, `blob` and `tensor` is its content.
+    """Content to embed, with its metadata.
 
-    Text wins over the rest (empty text counts as none beside other content), then `tensor`, `blob`, `uri`.
+    At least one of `text`, `tensor`, `blob` and `uri` holds the content. If several do, the first in this order is
+    embedded. An empty text is ignored if there is other content.
 
     >>> from clipmill.encoders import Document
     >>> document = Document(id="a", text="a red circle", tags={"source": "drawn"})
@@ -38,18 +39,28 @@ class Document:
 
     Attributes:
         text: Text to embed.
-        uri: Path, `gs://`, `s3://`, `http(s)://` or `data:`. What it holds is told by the content, not the ending.
-        blob: Encoded bytes. An array given here is taken as `tensor`.
-        tensor: (H, W, 3) RGB image, uint8 or float in [0, 1]; normalised float32 where preprocessing is off. Or a
-            sound, (n,) or (2, n), float in [-1, 1] or int16, with its samples a second in `tags["sample_rate"]`.
-        id: Names the document in results and failures; made up where none is given.
-        tags: Anything else that should travel along.
+        uri: A path, or a `gs://`, `s3://`, `http(s)://` or `data:` URI. The content determines the modality, not the
+            extension.
+        blob: Encoded bytes. An array given here becomes `tensor`.
+        tensor: (H, W, 3) RGB image, uint8 or float in [0, 1]; normalised float32 with `preprocess=False`. Or audio,
+            (n,) or (2, n), float in [-1, 1] or int16, with its sample rate in Hz in `tags["sample_rate"]`.
+        id: Identifies the document in results and failures. A random id if omitted.
+        tags: Other values, which are passed through.
         matches: Candidates that belong to this document; embedded with `access_paths="@m"`.
         chunks: Parts of this document; embedded with `access_paths="@c"`.
-        mime_type: Media type; filled in by what the content turned out to be. A given `text/…` makes bytes a text.
+        mime_type: Media type. If omitted, it is set to the detected type. If it is `text/…`, bytes are read as text.
         embedding: (dim,) float32, set by `Embed`.
         scores: Set by ranking.
-        failures: Why this document, or one inside it, could not be read or embedded.
+        failures: Why this document, or one nested in it, could not be read or embedded.
+
+    Examples:
+        >>> from clipmill import Document, load_encoder
+        >>> document = Document(text="a dog", tags={"page": 3})
+        >>> document.tags
+        {'page': 3}
+        >>> (vector,) = load_encoder("fake::dim=4").embed_items([document.item()])
+        >>> vector.values
+        array([  5.,  97.,  32., 100.], dtype=float32)
     """
 
     text: str | None = None
@@ -67,7 +78,7 @@ class Document:
     _trusted_uri: bool = dataclasses.field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Take an array given as `blob` for the tensor that it is; None for an empty list or dict."""
+        """Move an array given as `blob` to `tensor`, and replace None by an empty list or dict."""
         self.tags = {} if self.tags is None else self.tags
         self.scores = {} if self.scores is None else self.scores
         self.matches = [] if self.matches is None else self.matches
@@ -81,19 +92,19 @@ class Document:
 
     @classmethod
     def from_listed_uri(cls, uri: str, **fields: Any) -> Self:
-        """Make a document of a file that the job's own reader listed, which may be read though it is local."""
+        """Create a document for a file that the job's own reader listed. Even a local file may be read."""
         document = cls(uri=uri, **fields)
         document._trusted_uri = True
         return document
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """Make a document of plain values, such as a JSON line; unknown fields go to `tags`.
+        """Create a document from plain values, such as a JSON line. Unknown fields go to `tags`.
 
-        A match or a chunk that is none has `failures`, and leaves the rest whole.
+        A malformed match or chunk becomes a document with `failures`. It does not affect the others.
 
         Raises:
-            RowError: `malformed` if a field has a type that it cannot have.
+            RowError: `malformed` if a field has the wrong type.
         """
         known: dict[str, Any] = {}
         tags = fields.get("tags")
@@ -105,7 +116,7 @@ class Document:
                 known[name] = [cls._inner(inner, f"{name}[{n}]", fields.get("id")) for n, inner in enumerate(value)]
             elif name in _PLAIN:
                 if value is not None and not isinstance(value, str) and not (name == "id" and isinstance(value, int)):
-                    raise RowError(Stage.READ, Code.MALFORMED, f"field {name!r} is no string but {value!r:.60}")
+                    raise RowError(Stage.READ, Code.MALFORMED, f"field {name!r} is not a string but {value!r:.60}")
                 if value is not None:
                     known[name] = str(value)
             elif name != "tags":
@@ -114,22 +125,22 @@ class Document:
 
     @classmethod
     def _inner(cls, value: Any, place: str, root: Any) -> Self:
-        """Make a match or a chunk; one that is none fails alone."""
+        """Create a match or chunk. A malformed one becomes a document with a failure."""
         try:
             if not isinstance(value, Mapping):
-                raise RowError(Stage.READ, Code.MALFORMED, f"{place} is no object but {value!r:.60}")
+                raise RowError(Stage.READ, Code.MALFORMED, f"{place} is not an object but {value!r:.60}")
             return cls.from_dict(value)
         except RowError as err:
-            said = value.get("id") if isinstance(value, Mapping) else None
+            own_id = value.get("id") if isinstance(value, Mapping) else None
             letter, _, number = place.partition("[")
             path = f"{root}@{letter[0]}[{number}"  # as its siblings are named
-            name = said if isinstance(said, str) and said else None if root is None else path
+            name = own_id if isinstance(own_id, str) and own_id else None if root is None else path
             failed = cls(failures=(err.failure,))
             failed.id = name or failed.id
             return failed
 
     def item(self) -> Item:
-        """Return what of this document is embedded; one that could not be read fails as it did."""
+        """Return the content to embed. A document that could not be read gives an item with the same failure."""
         if self.failures:
             first = self.failures[0]
             return Item("auto", failure=RowError(first.stage, first.code, first.message, transient=first.transient))
@@ -137,7 +148,7 @@ class Document:
         if self.text is not None and (self.text.strip() or not has_other):
             return Item("text", self.text)
         if self.tensor is not None:
-            # Whatever it is, embedding it says what is wrong.
+            # An invalid tensor fails when it is embedded.
             shape: tuple[int, ...] = getattr(self.tensor, "shape", ())
             if len(shape) == 1 or (len(shape) == 2 and shape[0] <= 2):
                 return Item("audio", Waveform(self.tensor, self.tags.get("sample_rate")))
@@ -150,11 +161,11 @@ class Document:
         return Item("auto", failure=nothing)
 
     def key(self) -> str:
-        """Return what names this document in failures."""
+        """Return the name of this document in failures: its id, else its URI."""
         return self.id or self.uri or ""
 
     def copy(self) -> Self:
-        """Return a copy whose own fields, lists, dicts and nested documents can be changed; arrays are shared."""
+        """Return a copy with its own lists, dicts and nested documents. Arrays are shared with the original."""
         twin = copy.copy(self)
         twin.tags, twin.scores = dict(self.tags), dict(self.scores)
         twin.matches = [inner.copy() for inner in self.matches]
@@ -162,16 +173,16 @@ class Document:
         return twin
 
     def drop_content(self) -> None:
-        """Forget `blob` and `tensor`, here and in every nested document."""
+        """Set `blob` and `tensor` to None, here and in all nested documents."""
         self.blob = self.tensor = None
         for inner in (*self.matches, *self.chunks):
             inner.drop_content()
 
     def load_uri_to_image_tensor(self) -> Self:
-        """Return a copy whose `tensor` is the RGB image at `uri`; local files are read, since the caller named them.
+        """Return a copy whose `tensor` is the RGB image at `uri`. Local files may be read, since the caller named them.
 
         Raises:
-            RowError: If the URI cannot be fetched or holds no image.
+            RowError: If the URI cannot be fetched or does not contain an image.
         """
         from ..media.fetch import fetch
         from ..media.fetch_policy import FetchPolicy
@@ -194,7 +205,7 @@ _STEPS = {"m": "matches", "c": "chunks"}
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AccessPaths:
-    """Which documents of a tree are meant, in docarray's syntax: `@r` roots, `@m` matches, `@c` chunks, `@r,m`, `@cc`.
+    """Selects documents of a tree, in docarray's syntax: `@r` roots, `@m` matches, `@c` chunks, `@r,m`, `@cc`.
 
     >>> from clipmill.encoders import AccessPaths, Document
     >>> query = Document(text="red", matches=[Document(text="circle"), Document(text="square")])
@@ -203,16 +214,22 @@ class AccessPaths:
 
     Attributes:
         paths: One string of steps for each path; "" is the root.
+
+    Examples:
+        >>> from clipmill.encoders import AccessPaths, Document
+        >>> page = Document(text="page", chunks=[Document(text="one"), Document(text="two")])
+        >>> [(place, document.text) for place, document in AccessPaths.parse("@r,c").select(page)]
+        [('@r', 'page'), ('@c[0]', 'one'), ('@c[1]', 'two')]
     """
 
     paths: tuple[str, ...]
 
     @classmethod
     def parse(cls, text: str) -> AccessPaths:
-        """Read an access path.
+        """Parse a string of access paths.
 
         Raises:
-            SpecError: If it is none, saying what is allowed.
+            SpecError: If it is not valid.
         """
         parts = [part.strip().lstrip("@") for part in str(text).split(",")]
         if not str(text).startswith("@") or not all(re.fullmatch(r"r?[mc]*", part) and part for part in parts):
@@ -220,7 +237,7 @@ class AccessPaths:
         return cls(tuple(dict.fromkeys(part.removeprefix("r") for part in parts)))
 
     def select(self, root: Document) -> Iterator[tuple[str, Document]]:
-        """Yield the documents meant, each with its place below the root (`@m[3]`; `@r` is the root itself)."""
+        """Yield the selected documents, each with its place below the root (`@m[3]`; `@r` is the root itself)."""
         for path in self.paths:
             yield from _walk(root, path, "@")
 

@@ -1,4 +1,4 @@
-"""`Encoder`: what `load_encoder` returns."""
+"""`Encoder`: a loaded model, ready to embed. Returned by `load_encoder`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ from .vector_cache import VectorCache
 
 
 class Encoder:
-    """A loaded model with one spec's options. Safe for many threads; refuses to be pickled: ship the spec.
+    """A loaded model with the options of one spec.
+
+    An encoder may be used by several threads at once. It cannot be pickled: send its spec to other processes instead.
 
     >>> from clipmill import load_encoder
     >>> encoder = load_encoder("demo", normalize=True)
@@ -33,15 +35,26 @@ class Encoder:
     ['Vector', 'Failure', 'NoneType']
 
     Attributes:
-        spec: What it was made from.
+        spec: The spec it was loaded from.
         dim: Values in a vector.
-        modalities: What it embeds.
-        device: Where it runs.
-        resolved: What was decided at load: runtime, precision, device, weights_sha256.
+        modalities: The modalities that it embeds: `text`, `image`, `audio`.
+        device: The device it runs on: `cpu`, `cuda:0`, …
+        resolved: What was resolved at load, for the provenance: runtime, precision, device, weights_sha256.
+
+    Examples:
+        >>> from clipmill import load_encoder
+        >>> encoder = load_encoder("fake::dim=4")
+        >>> encoder.dim, sorted(encoder.modalities)
+        (4, ['image', 'text'])
+        >>> vector, failure, null = encoder.embed("text", ["a dog", "", None])
+        >>> vector.values
+        array([  5.,  97.,  32., 100.], dtype=float32)
+        >>> print(failure)
+        empty at tokenize: the text is empty
     """
 
     def __init__(self, spec: EncoderSpec, loaded: Loaded) -> None:
-        """Combine; use `load_encoder` instead."""
+        """Combine a spec and a loaded model. Call `load_encoder` instead."""
         self.spec = spec
         self.dim = loaded.model.dim
         self.modalities = frozenset(loaded.model.modalities)
@@ -58,25 +71,26 @@ class Encoder:
 
     @functools.cached_property
     def learnt_scales(self) -> Mapping[frozenset[str], float]:
-        """What the model learnt to multiply cosines by before a softmax, by pair of modalities.
+        """The learnt scales that multiply cosines before the softmax, by pair of modalities.
 
-        `{frozenset({"text", "image"}): 100.0}`, and for AudioCLIP two pairs more; empty where nothing says it (own
-        encoders, directories of clip-as-service). Read from the weights when it is first asked for. SigLIP's models
-        add a bias, which softmax cancels: it is not told.
+        For CLIP `{frozenset({"text", "image"}): 100.0}`; AudioCLIP has two more pairs. Empty if the model's files
+        contain none, as for custom encoders and directories of clip-as-service. The scales are read from the weights
+        on first use. SigLIP models also add a bias, which is omitted, since the softmax cancels it.
 
         Raises:
-            WeightsError: If the weights cannot be read again, or hold one that is no scale.
+            WeightsError: If the weights cannot be read again, or a scale in them is invalid.
         """
-        find = getattr(self._loaded.model, "learnt_scales", dict)  # own encoders need not be subclasses of Model
+        find = getattr(self._loaded.model, "learnt_scales", dict)  # custom encoders need not be subclasses of Model
         return MappingProxyType(checked_scales(find(), self.modalities, self.spec.model))
 
     def session(self, stats: Stats | None = None, *, cached: bool = True, hashed: bool = False) -> EmbedSession:
-        """Start pushing rows; see `EmbedSession`. One session for each thread.
+        """Return a new session for pushing rows; see `EmbedSession`. Use one session per thread.
 
         Args:
-            stats: Where it counts, for who reports the numbers himself; None for the totals of this process.
-            cached: Whether it takes and leaves vectors in the cache: not for values that nobody asks for again.
-            hashed: Whether vectors say what their content is told by; it costs a SHA-256 of each value.
+            stats: Counts rows and times, if the caller reports them. By default, they are added to the totals of this
+                process.
+            cached: Whether to use the vector cache. Turn it off for values that won't be embedded again.
+            hashed: Whether vectors have a `content_hash`, which costs one SHA-256 per value.
         """
         counted = Stats() if stats is None else stats
         cache = self._cache if cached else VectorCache(0)
@@ -89,64 +103,103 @@ class Encoder:
         """Embed items of any kind.
 
         Args:
-            items: Each becomes one outcome.
-            stats: As in `session`.
+            items: The values to embed.
+            stats: See `session`.
 
         Returns:
-            For each item, in order, a `Vector`, a `Failure`, or None for null.
+            One outcome for each item, in order: a `Vector`, a `Failure`, or None for null.
+
+        Examples:
+            >>> from clipmill.encoders import Item, load_encoder
+            >>> items = [Item("text", "a dog"), Item("text", None)]
+            >>> vector, null = load_encoder("fake::dim=4").embed_items(items)
+            >>> vector.values, null
+            (array([  5.,  97.,  32., 100.], dtype=float32), None)
         """
         with self.session(stats) as session:
             finished = [done for item in items for done in session.push(None, (item,))]
             return [done.outcomes[0] for done in (*finished, *session.flush())]
 
     def embed(self, modality: Modality, values: Iterable[Any], stats: Stats | None = None) -> list[Outcome]:
-        """Embed values of one modality, as a column of it would hold them.
+        """Embed values of one modality. Failures are returned, not raised.
 
         Args:
             modality: `text`, `image` or `audio`.
-            values: Texts; encoded bytes, arrays, Pillow images and URIs; or encoded bytes, pairs (waveform, sample
-                rate) and URIs. None is null.
-            stats: As in `session`.
+            values: Texts; for images encoded bytes, arrays, Pillow images and URIs; for audio encoded bytes, pairs
+                (waveform, sample rate) and URIs. None is null.
+            stats: See `session`.
 
         Returns:
-            For each value, in order, a `Vector`, a `Failure`, or None for null.
+            One outcome for each value, in order: a `Vector`, a `Failure`, or None for null.
+
+        Examples:
+            >>> from clipmill import load_encoder
+            >>> encoder = load_encoder("fake::dim=4")
+            >>> [type(outcome).__name__ for outcome in encoder.embed("text", ["a dog", "", None])]
+            ['Vector', 'Failure', 'NoneType']
         """
         return self.embed_items((item_of_value(modality, value) for value in values), stats)
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embed texts.
 
+        Args:
+            texts: n strings.
+
         Returns:
-            (n, dim) float32, normalised if the spec says so.
+            (n, dim) float32; rows have length 1 if the spec has `normalize=True`.
 
         Raises:
-            EmbeddingError: If any text fails; `embed` gives failures as data instead.
+            EmbeddingError: If any text fails. `embed` returns failures as data instead.
+
+        Examples:
+            >>> from clipmill import load_encoder
+            >>> load_encoder("fake::dim=4").embed_texts(["a dog", "a cat"])
+            array([[  5.,  97.,  32., 100.],
+                   [  5.,  97.,  32.,  99.]], dtype=float32)
         """
         return self._matrix(self.embed("text", _checked(texts)))
 
     def embed_images(self, images: Sequence[Any]) -> np.ndarray:
-        """Embed images: encoded bytes, (H, W, 3) arrays, Pillow images or URIs.
+        """Embed images.
+
+        Args:
+            images: n images: encoded bytes, (H, W, 3) arrays, Pillow images or URIs.
 
         Returns:
-            (n, dim) float32, normalised if the spec says so.
+            (n, dim) float32; rows have length 1 if the spec has `normalize=True`.
 
         Raises:
-            EmbeddingError: If any image fails; `embed` gives failures as data instead.
+            EmbeddingError: If any image fails. `embed` returns failures as data instead.
+
+        Examples:
+            >>> import numpy as np
+            >>> from clipmill import load_encoder
+            >>> image = np.full((20, 30, 3), 255, np.uint8)
+            >>> load_encoder("fake::dim=4").embed_images([image])
+            array([[ 20.,  30., 255., 255.]], dtype=float32)
         """
         return self._matrix(self.embed("image", _checked(images)))
 
     def embed_audios(self, audios: Sequence[Any]) -> np.ndarray:
-        """Embed sounds.
+        """Embed audio clips.
 
         Args:
-            audios: Encoded bytes (WAV, FLAC, OGG, MP3), URIs, or pairs (waveform, sample rate): (n,) or (2, n), float
-                in [-1, 1] or int16, and samples a second.
+            audios: n clips: encoded bytes (WAV, FLAC, OGG, MP3), URIs, or pairs (waveform, sample rate). A waveform is
+                (samples,) or (2, samples), float in [-1, 1] or int16; the sample rate is in Hz.
 
         Returns:
-            (n, dim) float32, normalised if the spec says so.
+            (n, dim) float32; rows have length 1 if the spec has `normalize=True`.
 
         Raises:
-            EmbeddingError: If any sound fails; `embed` gives failures as data instead.
+            EmbeddingError: If any clip fails. `embed` returns failures as data instead.
+
+        Examples:
+            >>> import numpy as np
+            >>> from clipmill import load_encoder
+            >>> silence = np.zeros(16_000, np.float32)
+            >>> load_encoder("fake::dim=4&modalities=audio").embed_audios([(silence, 16_000)])
+            array([[1.0e+00, 1.6e+04, 1.6e+04, 0.0e+00]], dtype=float32)
         """
         return self._matrix(self.embed("audio", _checked(audios)))
 
@@ -157,7 +210,7 @@ class Encoder:
         matrix = np.empty((len(outcomes), self.dim), np.float32)
         for row, outcome in enumerate(outcomes):
             if not isinstance(outcome, Vector):
-                raise ValueError(f"row {row} is None; encoder.embed(...) takes nulls")
+                raise ValueError(f"row {row} is None; encoder.embed(...) accepts nulls")
             matrix[row] = outcome.values
         return matrix
 

@@ -1,4 +1,8 @@
-"""What a session holds of rows that are on their way, and how many values may be."""
+"""The rows and values that a session is working on, and the limit on how many it accepts.
+
+A `Row` is pushed by the caller. It has a `Slot` for each of its items. Prepared slots wait in a `Group` with others
+that may share a call of the model. The `Window` limits the slots in flight: see `session` for the way of a slot.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +16,27 @@ from .vector_cache import Key
 
 
 class Slot:
-    """One item on its way: its row, its content's bytes, whether it may be a sound, and what became of it.
+    """One item of a row in flight.
 
-    What its content is told by, where that is asked for. What it is known by, if it is, and the slots of equal items
-    that came later and wait for its outcome.
+    Attributes:
+        row: The row it belongs to.
+        nbytes: Bytes of its content; once it is prepared, bytes of the model's input.
+        may_be_audio: Whether it is, or may turn out to be, an audio clip.
+        future: The thread's work on it; None before and after.
+        prepared: The model's input, until it is encoded.
+        outcome: Its result, once it is done.
+        content_hash: The hash of its content, if the session computes hashes.
+        key: Its key in the vector cache, if it leads: no equal item was cached or in flight when it started.
+        followers: Slots of equal items that started later and wait for its outcome.
     """
 
-    __slots__ = ("content_hash", "followers", "future", "key", "may_be_sound", "nbytes", "outcome", "prepared", "row")
+    __slots__ = ("content_hash", "followers", "future", "key", "may_be_audio", "nbytes", "outcome", "prepared", "row")
 
-    def __init__(self, row: Row, nbytes: int, *, may_be_sound: bool) -> None:
-        """Start; `nbytes` is what the content holds."""
+    def __init__(self, row: Row, nbytes: int, *, may_be_audio: bool) -> None:
+        """Start with content of `nbytes` bytes."""
         self.row = row
         self.nbytes = nbytes
-        self.may_be_sound = may_be_sound
+        self.may_be_audio = may_be_audio
         self.future: Future[Preparation] | None = None
         self.prepared: Prepared | None = None
         self.outcome: Outcome = None
@@ -34,7 +46,14 @@ class Slot:
 
 
 class Row:
-    """A row on its way: its token, its slots, how many of them are not done, and the bytes its caller holds."""
+    """A row in flight.
+
+    Attributes:
+        token: The caller's token.
+        slots: One for each of its items.
+        open: How many of its slots have no outcome yet.
+        nbytes: Bytes that the caller holds for the row: its contents and its future vectors.
+    """
 
     __slots__ = ("nbytes", "open", "slots", "token")
 
@@ -47,7 +66,13 @@ class Row:
 
 
 class Group:
-    """Prepared slots that may share a call of the model."""
+    """Prepared slots that may share a call of the model.
+
+    Attributes:
+        slots: In the order in which they were prepared.
+        nbytes: Bytes of their model inputs.
+        pixels: Pixels of their model inputs.
+    """
 
     __slots__ = ("nbytes", "pixels", "slots")
 
@@ -58,13 +83,13 @@ class Group:
         self.pixels = 0
 
     def add(self, slot: Slot, pixels: int) -> None:
-        """Add a slot with the pixels that the model is given of it."""
+        """Add a slot whose model input has this many pixels."""
         self.slots.append(slot)
         self.nbytes += slot.nbytes
         self.pixels += pixels
 
     def take(self, count: int) -> list[Slot]:
-        """Take the first slots out."""
+        """Remove and return the first `count` slots."""
         taken, self.slots = self.slots[:count], self.slots[count:]
         self.nbytes -= sum(slot.nbytes for slot in taken)
         self.pixels -= sum(slot.prepared.pixels for slot in taken if slot.prepared is not None)
@@ -72,20 +97,20 @@ class Group:
 
 
 def count_texts(slots: list[Slot]) -> int:
-    """Return how many of prepared slots are texts that are cut by their length."""
+    """Return how many prepared slots are texts that are batched by length."""
     return sum(slot.prepared is not None and slot.prepared.length > 0 for slot in slots)
 
 
 def cut_by_length(slots: list[Slot], max_rows: int, max_tokens: int | None) -> list[list[Slot]]:
-    """Cut texts into micro-batches of about one length each, since each costs what its longest does.
+    """Split texts into micro-batches of similar length, since a micro-batch costs as much as its longest text.
 
     Args:
         slots: Prepared texts.
-        max_rows: Most in a micro-batch; with `max_tokens` of those that are as long as a text may be.
-        max_tokens: Most tokens of a micro-batch, padding included: so many more rows where they are short.
+        max_rows: Maximum rows of a micro-batch. Has no effect with `max_tokens`.
+        max_tokens: Maximum tokens of a micro-batch, including padding. Micro-batches of short texts get more rows.
 
     Returns:
-        Micro-batches, short texts first, texts of one length in their order.
+        Micro-batches, short texts first. Texts of equal length keep their order.
     """
     lengths = [slot.prepared.length for slot in slots]  # type: ignore[union-attr]
     batches: list[list[Slot]] = []
@@ -99,38 +124,41 @@ def cut_by_length(slots: list[Slot], max_rows: int, max_tokens: int | None) -> l
 
 
 class Window:
-    """How many values may be in flight: a fixed number, or fewer where each of them holds much once it is prepared.
+    """Limits how many values are in flight: to a fixed number, or to fewer if prepared values are large.
 
-    A text or a crop holds little. A sound holds all of its samples, ten times what its file may have had, and threads
-    prepare everything that is in flight while the model is busy. So values are counted as if each were as large as the
-    largest so far; before the first that may be a sound is known, as large as one may be.
+    A prepared text or image crop is small. A prepared audio clip holds all of its samples, up to ten times the size of
+    its file, and threads prepare everything in flight while the model is busy. Each value is therefore assumed to be
+    as large as the largest so far. Until the first one that may be audio is prepared, it is assumed to be as large as
+    an audio clip is allowed to be.
+
+        limit = min(max_values, max_bytes // largest value)        at least 1
     """
 
-    def __init__(self, most: int, max_bytes: int) -> None:
-        """Start with nothing known.
+    def __init__(self, max_values: int, max_bytes: int) -> None:
+        """Start without any sizes known.
 
         Args:
-            most: Values in flight at most.
-            max_bytes: Bytes that all of them may hold, prepared.
+            max_values: Maximum number of values in flight.
+            max_bytes: Maximum bytes of all values in flight, once prepared.
         """
-        self._most = most
+        self._max_values = max_values
         self._max_bytes = max_bytes
-        self._guess = 0
-        self._largest = 0
-        self._is_known = False
+        self._assumed_bytes = 0
+        self._largest_bytes = 0
+        self._audio_seen = False
 
-    def expect(self, nbytes: int) -> None:
-        """Say how much a sound may hold, before one is on its way."""
-        if not self._is_known:
-            self._guess = nbytes
+    def expect_audio(self, nbytes: int) -> None:
+        """Announce a value that may be an audio clip of up to `nbytes` bytes. Has no effect once one was prepared."""
+        if not self._audio_seen:
+            self._assumed_bytes = nbytes
 
-    def see(self, prepared: Prepared, *, may_be_sound: bool) -> None:
-        """Take note of how much a value holds; of one that was expected to be a sound it is believed instead."""
-        self._largest = max(self._largest, int(getattr(prepared.payload, "nbytes", 0)), 1)
-        if may_be_sound:
-            self._guess, self._is_known = 0, True
+    def record(self, prepared: Prepared, *, may_be_audio: bool) -> None:
+        """Record the size of a prepared value. The first that was announced as audio replaces the assumed size."""
+        self._largest_bytes = max(self._largest_bytes, int(getattr(prepared.payload, "nbytes", 0)), 1)
+        if may_be_audio:
+            self._assumed_bytes, self._audio_seen = 0, True
 
     def is_full(self, slots: int) -> bool:
-        """Tell whether so many in flight leave no room for another."""
-        each = max(self._largest, self._guess)
-        return slots >= max(1, min(self._most, self._max_bytes // each if each else self._most))
+        """Return whether there is no room for another value beside `slots` values in flight."""
+        each = max(self._largest_bytes, self._assumed_bytes)
+        return slots >= max(1, min(self._max_values, self._max_bytes // each if each else self._max_values))

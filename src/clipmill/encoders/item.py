@@ -1,4 +1,4 @@
-"""One value to embed, told apart from how it came: `Item`, and how column values become one."""
+"""`Item`: one value to embed, whatever its source, and the conversion of column values to items."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import numpy as np
 from ..failures import Code, RowError, Stage
 from ..media.audio import Waveform
 
-SOUND_SAMPLES = ("waveform", "array")
-SOUND_RATES = ("sampling_rate", "sample_rate")
-SOUND_FIELDS = frozenset({*SOUND_SAMPLES, *SOUND_RATES, "bytes", "path"})
-"""Fields of a struct that is a sound; Hugging Face data sets have `array`, `sampling_rate`, `path` and `bytes`."""
+AUDIO_SAMPLES = ("waveform", "array")
+AUDIO_RATES = ("sampling_rate", "sample_rate")
+AUDIO_FIELDS = frozenset({*AUDIO_SAMPLES, *AUDIO_RATES, "bytes", "path"})
+"""Fields of an audio struct. Hugging Face datasets have `array`, `sampling_rate`, `path` and `bytes`."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Uri:
-    """A place that content is fetched from.
+    """A URI from which content is fetched.
 
     Attributes:
         uri: A path or URI.
-        trusted: Whether the job's own reader listed it, so that it may be a local file. Strangers' data can't set it.
+        trusted: Whether the job's own reader listed it, so that it may be a local file. Untrusted data cannot set this.
     """
 
     uri: str
@@ -35,11 +35,12 @@ class Item:
     """One value to embed.
 
     Attributes:
-        modality: What to embed it as; `auto` leaves it to the fetched content (documents).
-        content: Text, encoded bytes, an array, a Pillow image, a `Waveform` or a `Uri`; a `Vector` that is there
-            already and passes through; None is null and gives a null vector.
-        media_type: What the owner says it is, such as `image/png`; only `text/…` decides anything.
-        failure: Set where the value could not be read already; the item passes through as this failure.
+        modality: The modality to embed it as. With `auto`, as for documents, the content determines it.
+        content: Text, encoded bytes, an array, a Pillow image, a `Waveform` or a `Uri`. A precomputed `Vector` is
+            passed through. None is null and gives a null vector.
+        media_type: The declared media type, such as `image/png`. With `auto`, `text/…` makes bytes a text, and
+            `audio/…` makes bytes audio unless they look like an image. Otherwise it has no effect.
+        failure: Set if the value could not be read. The item is passed through as this failure.
     """
 
     modality: Literal["text", "image", "audio", "auto"]
@@ -49,7 +50,7 @@ class Item:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the content holds in memory; 0 for a URI, which is not fetched yet."""
+        """Bytes of the content in memory; 0 for a URI, which is not fetched yet."""
         content = self.content
         if isinstance(content, bytes | bytearray | str):
             return len(content)
@@ -57,17 +58,17 @@ class Item:
 
 
 def item_of_value(modality: Literal["text", "image", "audio"], value: Any) -> Item:
-    """Make an item of a column's value.
+    """Convert a column's value to an item.
 
     Args:
-        modality: The column's kind.
-        value: For `text` a string. For `image` and `audio` encoded bytes, a string or a `Uri`, or a struct with `bytes`
-            and `path` as Hugging Face data sets have it. For `image` also an array, a Pillow image or Spark's image
-            struct; for `audio` a pair (waveform, sample rate), or a struct of both (`waveform` or `array`,
-            `sampling_rate` or `sample_rate`). None is null; a `RowError` is a value that could not be read.
+        modality: The column's modality.
+        value: For `text` a string. For `image` and `audio` encoded bytes, a URI as a string or `Uri`, or a struct with
+            `bytes` and `path` as in Hugging Face datasets. For `image` also an array, a Pillow image or Spark's image
+            struct. For `audio` also a pair (waveform, sample rate), or a struct of both (`waveform` or `array`,
+            `sampling_rate` or `sample_rate`). None is null. A `RowError` is a value that could not be read.
 
     Returns:
-        The item; a value that fits no kind becomes an item that fails as `unsupported`.
+        The item. A value of another type becomes an item with the failure `unsupported`.
     """
     if isinstance(value, RowError):
         return Item(modality, failure=value)
@@ -87,7 +88,7 @@ def _content_of_value(modality: str, value: Any) -> Any:
     if isinstance(value, str):
         return Uri(value)
     if isinstance(value, Mapping):
-        return _content_of_sound_struct(value) if modality == "audio" else _content_of_struct(value)
+        return _content_of_audio_struct(value) if modality == "audio" else _content_of_struct(value)
     if modality == "audio" and isinstance(value, tuple | list | np.ndarray):
         return _waveform_of(value)
     return bytes(value) if isinstance(value, bytearray | memoryview) else value
@@ -95,7 +96,7 @@ def _content_of_value(modality: str, value: Any) -> Any:
 
 def _content_of_struct(struct: Mapping[str, Any]) -> Any:
     if {"height", "width", "nChannels", "data"} <= struct.keys():
-        # all null: what an outer join leaves of a struct
+        # all fields are null: an outer join without a match
         return None if all(value is None for value in struct.values()) else array_of_spark_image(struct)
     if struct.keys() <= {"bytes", "path"} and struct:
         return _content_of_file(struct)
@@ -107,7 +108,7 @@ def _content_of_struct(struct: Mapping[str, Any]) -> Any:
 
 
 def _content_of_file(struct: Mapping[str, Any]) -> Any:
-    """Return the bytes of a struct, else what its path names."""
+    """Return a struct's bytes, or else its path as a URI."""
     data, path = struct.get("bytes"), struct.get("path")
     if data is not None:
         return bytes(data) if isinstance(data, bytearray | memoryview) else data
@@ -116,28 +117,28 @@ def _content_of_file(struct: Mapping[str, Any]) -> Any:
     return None if path is None else Uri(path)
 
 
-def _content_of_sound_struct(struct: Mapping[str, Any]) -> Any:
-    """Return the content of a struct: its samples, else its encoded bytes, else what its path names."""
-    if struct and struct.keys() <= SOUND_FIELDS:
-        samples = next((struct[name] for name in SOUND_SAMPLES if struct.get(name) is not None), None)
+def _content_of_audio_struct(struct: Mapping[str, Any]) -> Any:
+    """Return a struct's samples, or else its encoded bytes, or else its path as a URI."""
+    if struct and struct.keys() <= AUDIO_FIELDS:
+        samples = next((struct[name] for name in AUDIO_SAMPLES if struct.get(name) is not None), None)
         if samples is not None:
-            return Waveform(samples, next((struct[name] for name in SOUND_RATES if struct.get(name) is not None), None))
+            return Waveform(samples, next((struct[name] for name in AUDIO_RATES if struct.get(name) is not None), None))
         return _content_of_file(struct)
     raise RowError(
         Stage.READ,
         Code.UNSUPPORTED,
-        f"an audio struct has samples ({' or '.join(SOUND_SAMPLES)}) with their rate ({' or '.join(SOUND_RATES)}),"
+        f"an audio struct has samples ({' or '.join(AUDIO_SAMPLES)}) with their rate ({' or '.join(AUDIO_RATES)}),"
         f" or bytes or path, got {sorted(map(str, struct))}",
     )
 
 
 def _waveform_of(value: Any) -> Waveform:
-    """Take a pair for samples and their rate, and anything else for samples alone."""
+    """Convert a pair of samples and sample rate, or samples without a rate."""
     return Waveform(*value) if is_pair(value) else Waveform(value)
 
 
 def is_pair(value: Any) -> bool:
-    """Tell whether a value is a sound's samples with their rate."""
+    """Return whether a value is a pair of audio samples and sample rate."""
     if not isinstance(value, tuple | list) or len(value) != 2:
         return False
     samples, rate = value
@@ -147,7 +148,7 @@ def is_pair(value: Any) -> bool:
 
 
 def array_of_spark_image(struct: Mapping[str, Any]) -> np.ndarray:
-    """Turn the struct of Spark's `image` source into an RGB array.
+    """Convert the struct of Spark's `image` source to an RGB array.
 
     Args:
         struct: Row-major grey, BGR or BGRA bytes (OpenCV types 0, 16 and 24) with their size. Alpha is dropped.
@@ -156,10 +157,10 @@ def array_of_spark_image(struct: Mapping[str, Any]) -> np.ndarray:
         (height, width, 3) uint8 RGB.
 
     Raises:
-        RowError: `undecodable` for the rows of height -1 that Spark makes of invalid files, `unsupported` for others.
+        RowError: `undecodable` for height -1, which Spark writes for invalid files; `unsupported` for other formats.
     """
     if missing := [name for name in ("height", "width", "nChannels", "data") if struct[name] is None]:
-        raise RowError(Stage.READ, Code.UNSUPPORTED, f"a Spark image whose {' and '.join(missing)} is null")
+        raise RowError(Stage.READ, Code.UNSUPPORTED, f"a Spark image in which {' and '.join(missing)} is null")
     height, width, channels = int(struct["height"]), int(struct["width"]), int(struct["nChannels"])
     if height <= 0 or width <= 0:
         raise RowError(Stage.READ, Code.UNDECODABLE, "Spark's image source could not decode this file (height -1)")

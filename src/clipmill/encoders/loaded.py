@@ -1,4 +1,4 @@
-"""A loaded model with what belongs to it in this process: its lock, its threads, its budget, what it learnt."""
+"""A loaded model with its state in this process: its lock, threads, pixel budget and row limits."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from ..models.model import Model
 
 
 class PixelBudget:
-    """Bounds the pixels that are decoded at the same time; one larger image may pass alone.
+    """Limits the pixels that are decoded at the same time. A larger image is decoded alone.
 
-    Who came first is served first: a large image is not kept waiting by small ones that always still fit.
+    The budget is granted in order of arrival, so that small images cannot starve a large one.
     """
 
     def __init__(self) -> None:
-        """Start with nothing taken."""
+        """Start with an unused budget."""
         self._taken = 0
         self._queue: collections.deque[object] = collections.deque()
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
     def hold(self, pixels: int, limit: int) -> Iterator[None]:
-        """Wait until `pixels` more fit under `limit`, and hold them for the block; none need no waiting."""
+        """Wait until `pixels` more fit within `limit`, and hold them during the block. 0 pixels never wait."""
         if pixels == 0:
             yield
             return
@@ -50,20 +50,20 @@ class PixelBudget:
 
 
 class Loaded:
-    """One model of this process, used by many threads and by every encoder of the same weights.
+    """One model of this process, shared by many threads and by all encoders with the same weights.
 
     Attributes:
         model: The model.
         threads: Cores that this worker may use.
-        lock: Held for each call of the model.
+        lock: Held during each call of the model.
         pixels: The budget of pixels being decoded.
     """
 
     def __init__(self, model: Model, threads: int) -> None:
-        """Take over a model.
+        """Wrap a newly loaded model.
 
         Args:
-            model: Freshly loaded.
+            model: The model.
             threads: Cores that this worker may use.
         """
         self.model = model
@@ -75,7 +75,7 @@ class Loaded:
         self._pools_lock = threading.Lock()
 
     def pool(self, purpose: str, threads: int) -> ThreadPoolExecutor:
-        """Return the threads for a purpose, made on first use in this process (a fork leaves them behind)."""
+        """Return the thread pool for a purpose. Each process creates its own, since threads don't survive a fork."""
         key = (purpose, threads, os.getpid())
         with self._pools_lock:
             if key not in self._pools:
@@ -83,15 +83,15 @@ class Loaded:
             return self._pools[key]
 
     def row_limit(self, modality: str, group: Hashable) -> int | None:
-        """Return the most rows that a call may have since one ran out of memory, None if none ever did."""
+        """Return the maximum rows of a call after one ran out of memory. None if that never happened."""
         return self._row_limits.get((modality, group))
 
     def remember_row_limit(self, modality: str, group: Hashable, rows: int) -> None:
-        """Remember that calls of `rows` rows fit where larger ones ran out of memory."""
+        """Remember that calls of `rows` rows fit into memory, and larger ones don't."""
         self._row_limits[modality, group] = min(rows, self._row_limits.get((modality, group), rows))
 
     def close(self) -> None:
-        """Let the threads end."""
+        """Shut down the threads."""
         with self._pools_lock:
             for pool in self._pools.values():
                 pool.shutdown(wait=False, cancel_futures=True)

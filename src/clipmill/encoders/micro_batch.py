@@ -1,4 +1,4 @@
-"""A micro-batch on its way through the model: whole, or in halves, down to the one row that spoils it."""
+"""Calls of the model. A micro-batch that fails is halved until the rows that cause the failure are alone."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ def encode_slots(
     *,
     normalize: bool = False,
 ) -> int:
-    """Encode prepared slots; halve them when memory runs out or a row spoils the others, down to single rows.
+    """Encode prepared slots, in halves if memory runs out or a row makes the call fail, down to single rows.
 
-    How many rows fitted is remembered for all who use the model.
+    After an out-of-memory error, the number of rows that fit is remembered for all users of the model.
 
     Args:
         loaded: The model.
         key: The modality and the group of all slots.
-        slots: What is encoded, at least one.
-        stats: Where calls are counted.
-        finish: Called once for each slot, with its vector or why it has none.
+        slots: The slots to encode, at least one.
+        stats: Counts the calls.
+        finish: Called once for each slot, with its vector or failure.
         normalize: Whether vectors are scaled to length 1.
 
     Returns:
-        Rows of the largest call that fitted into memory; 0 if a row did not fit even alone.
+        Rows of the largest call that fit into memory; 0 if a row did not fit even alone.
 
     Raises:
-        ClipmillError: What is no fault of a row.
+        ClipmillError: For errors that no row caused.
     """
 
     def encode(some: Sequence[Slot]) -> int:
         return encode_slots(loaded, key, some, stats, finish, normalize=normalize)
 
     limit = loaded.row_limit(*key)
-    if limit is not None and limit < len(slots):  # learnt since they were gathered
+    if limit is not None and limit < len(slots):  # the limit is newer than the micro-batch
         fitting = [encode(slots[first : first + limit]) for first in range(0, len(slots), limit)]
         return max(fitting) if all(fitting) else 0
     ran_out = False
@@ -67,7 +67,7 @@ def encode_slots(
     else:
         _finish_all(key[0], slots, vectors, finish)
         return len(slots)
-    # outside of the handlers: in them, the error's traceback would keep the memory of the failed call
+    # Outside of the except clauses: inside, the error's traceback would keep the failed call's memory alive.
     if len(slots) == 1:
         finish(slots[0], failure)
         return 0 if ran_out else 1
@@ -76,7 +76,7 @@ def encode_slots(
     if not ran_out:
         return len(slots) if all(fitting) else 0
     stats.out_of_memory_retries += 1
-    if all(fitting):  # else it was one row that is too large, and no reason to be careful with the others
+    if all(fitting):  # otherwise a single row was too large, which is no reason to limit the others
         loaded.remember_row_limit(*key, max(fitting))
     return max(fitting) if all(fitting) else 0
 
@@ -96,17 +96,17 @@ def call_model(
     """Embed a micro-batch.
 
     Args:
-        loaded: The model; other threads wait for it.
-        modality: Of all payloads.
-        payloads: What `Model.prepare` made, of one group.
-        stats: Where the call is counted.
+        loaded: The model. Its lock is held during the call.
+        modality: The modality of all payloads.
+        payloads: n payloads of one group, from `Model.prepare`.
+        stats: Counts the call.
         normalize: Whether vectors are scaled to length 1.
 
     Returns:
         (n, dim) float32, in the order of the payloads.
 
     Raises:
-        ClipmillError: If the model returns another shape; and whatever it raises itself.
+        ClipmillError: If the model returns another shape. Errors of the model itself are passed on.
     """
     model = loaded.model
     with loaded.lock:
@@ -120,7 +120,7 @@ def call_model(
 
 
 def normalize_rows(vectors: np.ndarray) -> np.ndarray:
-    """Scale each row to length 1; a row of zeros stays.
+    """Scale each row to length 1. Rows of zeros are returned unchanged.
 
     Args:
         vectors: (n, dim) float32.

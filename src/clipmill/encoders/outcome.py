@@ -1,4 +1,4 @@
-"""What becomes of one item, and of a row of them."""
+"""Outcomes: the result of one item, and of a row of items."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ..failures import Failure
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Vector:
-    """A value that was embedded.
+    """The vector of an embedded value.
 
     Attributes:
-        values: (dim,) float32, its owner's to change; it may be a view into its micro-batch's matrix.
+        values: (dim,) float32. The owner may change it. It may be a view of its micro-batch's matrix.
         truncated: Whether the text was cut to the context length.
-        media_type: What the content turned out to be.
-        modality: What it was embedded as; None where that is not known, of a vector that was there already.
-        content_hash: What its content is told by, where the session was to say so.
+        media_type: The detected media type.
+        modality: The modality it was embedded as. None if unknown, for a precomputed vector.
+        content_hash: The SHA-256 of its content, if the session computes hashes.
     """
 
     values: np.ndarray
@@ -30,22 +30,22 @@ class Vector:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its values."""
+        """Bytes of the values."""
         return int(self.values.nbytes)
 
 
 Outcome = Vector | Failure | None
-"""What became of one item: a vector, a failure, or None for null."""
+"""The result of one item: a vector, a failure, or None for null."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Labelled:
-    """A value that was classified.
+    """The labels of a classified value.
 
     Attributes:
-        values: Of each of its best labels `label`, `clip_score` and `cosine`, best first.
+        values: `label`, `clip_score` and `cosine` of its best labels, best first.
         truncated: Whether the text was cut to the context length.
-        media_type: What the content turned out to be.
+        media_type: The detected media type.
     """
 
     values: list[dict[str, Any]]
@@ -54,11 +54,11 @@ class Labelled:
 
 
 Classified = Labelled | Failure | None
-"""What became of one item that was to be classified."""
+"""The result of classifying one item: labels, a failure, or None for null."""
 
 
 class Finished(NamedTuple):
-    """A row that is done: the caller's own token, and one outcome for each of its items."""
+    """A finished row: the caller's token, and one outcome for each of its items."""
 
     token: Any
     outcomes: list[Outcome]

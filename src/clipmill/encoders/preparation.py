@@ -1,4 +1,4 @@
-"""What threads do with one item: fetch it, tell what it is, let the model decode it. Never raise for bad data."""
+"""The work of threads on one item: fetch it, detect its modality and decode it. Bad data never raises."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .loaded import Loaded
 
 
 class Preparation(NamedTuple):
-    """What became of one item, and what it took."""
+    """A prepared or failed item, with its size and the time it took."""
 
     modality: str
     result: Prepared | Failure
@@ -35,25 +35,25 @@ class Preparation(NamedTuple):
 
 
 def prepare_item(item: Item, loaded: Loaded, spec: EncoderSpec, *, hashed: bool = False) -> Preparation:
-    """Decode one item whose content is here.
+    """Decode one item whose content is in memory.
 
     Args:
-        item: Neither null nor failed already, and no URI.
-        loaded: The model, and its budget of pixels.
+        item: Neither null nor failed, and not a URI.
+        loaded: The model and its pixel budget.
         spec: Limits and options.
-        hashed: Whether to say what its content is told by.
+        hashed: Whether to compute the content hash.
 
     Returns:
         The prepared item, or its failure.
 
     Raises:
-        ClipmillError: For what is wrong with the job and not with the item, such as a missing extra.
+        ClipmillError: For errors of the job and not of the item, such as a missing extra.
     """
     started = time.perf_counter()
     modality, content = str(item.modality), item.content
     try:
         if modality == "auto":
-            modality, content = tell_modality(content, item.media_type)
+            modality, content = detect_modality(content, item.media_type)
         check_content(modality, content, loaded, spec)
         with loaded.pixels.hold(count_pixels(modality, content, loaded, spec), spec.max_batch_pixels):
             result: Prepared | Failure = loaded.model.prepare(modality, content, spec)
@@ -63,10 +63,10 @@ def prepare_item(item: Item, loaded: Loaded, spec: EncoderSpec, *, hashed: bool 
         raise
     except MemoryError as err:
         result = Failure(Stage.DECODE, Code.OUT_OF_MEMORY, f"decoding needs more memory than there is: {err}")
-    except Exception as err:  # a decoder's or an own encoder's surprise: this item's failure, with its reason
+    except Exception as err:  # any error of a decoder or of a custom encoder is a failure of this item
         result = Failure(Stage.PREPROCESS, Code.UNDECODABLE, f"{type(err).__name__}: {err}")
-    told = content_hash(item.content) if hashed and isinstance(result, Prepared) else None
-    return Preparation(modality, result, item.nbytes, 0.0, (time.perf_counter() - started) * 1000, told)
+    digest = content_hash(item.content) if hashed and isinstance(result, Prepared) else None
+    return Preparation(modality, result, item.nbytes, 0.0, (time.perf_counter() - started) * 1000, digest)
 
 
 def fetch_and_prepare(
@@ -78,16 +78,16 @@ def fetch_and_prepare(
     *,
     hashed: bool = False,
 ) -> Preparation:
-    """Fetch one URI, then have it decoded by the threads for that.
+    """Fetch one URI, then decode it in a thread of `decoders`.
 
-    The fetching thread waits for them, so that no more contents are in memory than there are such threads.
+    The fetching thread waits for the decoding, so that there are never more fetched contents than fetching threads.
 
     Args:
-        item: Its content is a `Uri`.
+        item: An item whose content is a `Uri`.
         loaded: See `prepare_item`.
         spec: See `prepare_item`.
-        policy: What the URI may be and cost.
-        decoders: Threads that decode.
+        policy: The URIs that are allowed, and their limits.
+        decoders: The threads that decode.
         hashed: See `prepare_item`.
     """
     started = time.perf_counter()
@@ -97,14 +97,14 @@ def fetch_and_prepare(
     except RowError as err:
         return Preparation(str(item.modality), err.failure, fetch_msec=(time.perf_counter() - started) * 1000)
     fetch_msec = (time.perf_counter() - started) * 1000
-    media_type = item.media_type or _text_type(found.media_type, uri)
+    media_type = item.media_type or _declared_type(found.media_type, uri)
     fetched = Item(item.modality, found.data, media_type)
     prepared = decoders.submit(prepare_item, fetched, loaded, spec, hashed=hashed).result()
     return prepared._replace(fetch_msec=fetch_msec)
 
 
 def fetch_policy(spec: EncoderSpec) -> FetchPolicy:
-    """Return what a spec allows its URIs."""
+    """Return the fetch policy of a spec."""
     return FetchPolicy(
         schemes=spec.uri_schemes,
         allow_local_files=spec.allow_local_files,
@@ -115,18 +115,21 @@ def fetch_policy(spec: EncoderSpec) -> FetchPolicy:
     )
 
 
-def _text_type(media_type: str | None, uri: Uri) -> str | None:
-    """Believe the media type of a `data:` URI, which its author wrote, and not that of a web server."""
+def _declared_type(media_type: str | None, uri: Uri) -> str | None:
+    """Return the media type of a `data:` URI, which its author chose. Those of web servers are ignored."""
     return media_type if uri.uri[:5].lower() == "data:" else None
 
 
-def tell_modality(content: Any, media_type: str | None) -> tuple[str, Any]:
-    """Tell what content of unknown kind is: text if its owner said `text/…`, a sound if it looks so, else an image.
+def detect_modality(content: Any, media_type: str | None) -> tuple[str, Any]:
+    """Detect the modality of content: text if declared as `text/…`, audio if its first bytes say so, else an image.
 
-    What the owner says is a sound is one unless it looks like an image.
+    Content declared as `audio/…` is audio, unless its first bytes are those of an image.
 
     Returns:
-        The modality and the content, decoded where it is text.
+        The modality and the content. Texts are decoded from UTF-8.
+
+    Raises:
+        RowError: `undecodable` if a declared text is not UTF-8.
     """
     if isinstance(content, bytes) and (media_type or "").lower().startswith("text/"):
         try:
@@ -134,16 +137,16 @@ def tell_modality(content: Any, media_type: str | None) -> tuple[str, Any]:
         except UnicodeDecodeError as err:
             raise RowError(Stage.DECODE, Code.UNDECODABLE, f"{media_type} that is not UTF-8: {err}") from err
     if isinstance(content, bytes):
-        said = (media_type or "").lower().startswith("audio/") and sniff_media_type(content[:16]) is None
-        return "audio" if said or sniff_audio_type(content[:16]) else "image", content
+        declared = (media_type or "").lower().startswith("audio/") and sniff_media_type(content[:16]) is None
+        return "audio" if declared or sniff_audio_type(content[:16]) else "image", content
     return "audio" if isinstance(content, Waveform) else "image", content
 
 
 def check_content(modality: str, content: Any, loaded: Loaded, spec: EncoderSpec) -> None:
-    """Refuse what is empty, too long, or has no tower, alike for every model.
+    """Check content in the same way for every model.
 
     Raises:
-        RowError: `unsupported`, `empty` or `too_large`.
+        RowError: `unsupported` if the model has no tower for it, `empty`, or `too_large` for long texts.
     """
     if modality not in loaded.model.modalities:
         has = " and ".join(sorted(loaded.model.modalities))
@@ -166,19 +169,19 @@ def check_content(modality: str, content: Any, loaded: Loaded, spec: EncoderSpec
 
 
 def count_pixels(modality: str, content: Any, loaded: Loaded, spec: EncoderSpec) -> int:
-    """Return the pixels that decoding will hold in memory; 0 where nothing is decoded or the header can't be read.
+    """Return how many pixels decoding will hold in memory; 0 if nothing is decoded or the header is unreadable.
 
-    The samples of a sound, four bytes each, count as pixels, which have three or four.
+    An audio sample, which takes four bytes, counts as one pixel, which takes three or four.
     """
     if not isinstance(content, bytes):
         return 0
     if modality == "audio":
         return count_samples(content)
-    told = getattr(loaded.model, "decoded_pixels", None)  # own encoders need not be subclasses of Model
-    if told is not None and (pixels := told(content, spec)) is not None:
+    count = getattr(loaded.model, "decoded_pixels", None)  # custom encoders need not be subclasses of Model
+    if count is not None and (pixels := count(content, spec)) is not None:
         return int(pixels)
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             return image.width * image.height
-    except Exception:  # the real decoding says what is wrong
+    except Exception:  # decoding will fail with the reason
         return 0

@@ -1,8 +1,8 @@
-"""Load once: every worker process keeps one copy of a model for each device.
+"""The load-once registry: each worker process keeps one copy of a model per device.
 
-The key is what makes the model: its name and its family's options, runtime, precision, device and cache. Specs that
-differ only in limits, normalising, preprocessing or decoding share the copy, its lock and its threads; so do a spec
-that says `auto` and one that names what `auto` means here.
+A copy's key consists of the model's name and the options of its family, the runtime, the precision, the device and the
+cache directory. Specs that differ only in limits, normalisation, preprocessing or decoding share the copy, its lock and
+its threads. So do a spec with `auto` and one that names the value to which `auto` resolves here.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from .loaded import Loaded
 
 _log = logging.getLogger("clipmill")
 
-_Asked = tuple[Hashable, ...]
-"""What a spec says of its model, `auto` as it stands, and the device."""
+_Request = tuple[Hashable, ...]
+"""The options that select a model, with `auto` unresolved, and the device."""
 
 _Key = tuple[Hashable, str]
-"""What makes a model but for the device, `auto` resolved; and the device."""
+"""The options that select a model, with `auto` resolved, and the device."""
 
-_lock = threading.Lock()  # guards the dicts; loading happens under a lock of its own, so that two models load at once
+_lock = threading.Lock()  # guards the dicts; each model has a lock for loading, so that two models can load at once
 _load_locks: dict[Hashable, threading.Lock] = {}
-_keys: dict[_Asked, _Key] = {}
+_keys: dict[_Request, _Key] = {}
 _models: dict[_Key, Loaded] = {}
 _encoders: dict[tuple[EncoderSpec, _Key], Encoder] = {}
 _loads = 0
@@ -54,54 +54,62 @@ def load_encoder(
     (1, 96)
 
     Args:
-        spec: A spec or a model's name; the default model without one.
-        cpus: Cores that this worker may use, where its engine knows better than the operating system.
-        exclusive: Let go of the same model on another GPU: for workers that an engine moves between devices.
+        spec: A spec or a model's name. The default model if omitted.
+        cpus: Cores that this worker may use, if its engine knows better than the operating system.
+        exclusive: Whether to unload the same model from other GPUs, for workers that an engine moves between devices.
         **options: Fields of the spec.
 
     Returns:
-        The same object for an equal spec and device.
+        The encoder, the same object for an equal spec and device.
 
     Raises:
-        WeightsError: If the weights cannot be had or do not fit.
-        DeviceError: If the device asked for is not here.
+        WeightsError: If the weights cannot be obtained or do not match the model.
+        DeviceError: If the requested device does not exist.
+
+    Examples:
+        >>> from clipmill import EncoderSpec, load_encoder
+        >>> encoder = load_encoder("fake::dim=4")
+        >>> encoder
+        Encoder('fake::dim=4', dim=4, device='cpu')
+        >>> encoder is load_encoder(EncoderSpec("fake::dim=4"))
+        True
     """
     spec = EncoderSpec.of(spec, **options)
     device = _resolve_device(spec)
-    asked = (_identity(spec), spec.runtime, spec.precision, device)
+    request = (_identity(spec), spec.runtime, spec.precision, device)
     with _lock:
-        known = _keys.get(asked)
+        known = _keys.get(request)
         if known is not None and (spec, known) in _encoders:
             return _encoders[spec, known]
-        # one model at a time: specs that say it differently may mean the same copy
+        # one load at a time for each model and device: different requests may resolve to the same copy
         load_lock = _load_locks.setdefault((_identity(spec), device), threading.Lock())
     with load_lock:
-        key = _keys.get(asked)
+        key = _keys.get(request)
         if key is None or key not in _models:
             if exclusive:
                 _drop_others(_identity(spec), device)
             key = _load(spec, device, cpus or allowed_cpus())
         with _lock:
-            _keys[asked] = key
+            _keys[request] = key
             return _encoders.setdefault((spec, key), Encoder(spec, _models[key]))
 
 
 def _load(spec: EncoderSpec, device: str, threads: int) -> _Key:
-    """Load a model, or find that it is loaded under another way of asking for it; the caller holds its lock."""
+    """Load a model, unless an equivalent request has loaded it, and return its key. The caller holds its lock."""
     global _loads
     start_from_environment()
     started = time.perf_counter()
     identity = _identity(spec)
 
-    def key_of(way: Combination | None) -> _Key:
-        return ((*identity, way), device)
+    def key_of(combination: Combination | None) -> _Key:
+        return ((*identity, combination), device)
 
-    own = {"fake": _load_fake, "custom": _load_custom}.get(spec.ref.family)
-    if own is not None:
-        key, model = key_of(None), None if key_of(None) in _models else own(spec)
+    load = {"fake": _load_fake, "custom": _load_custom}.get(spec.ref.family)
+    if load is not None:
+        key, model = key_of(None), None if key_of(None) in _models else load(spec)
     else:
-        way, model = _load_catalog(spec, device, threads, lambda way: key_of(way) in _models)
-        key = key_of(way)
+        combination, model = _load_catalog(spec, device, threads, lambda one: key_of(one) in _models)
+        key = key_of(combination)
     if model is not None:
         _log.info(
             "loaded %s on %s in %.1f s, %d threads; %s",
@@ -120,28 +128,28 @@ def count_loads() -> int:
 
 
 def unload_all() -> None:
-    """Forget every model: for tests, and for notebooks that want their memory back. The count of loads stays."""
+    """Unload all models, for tests and for notebooks that need the memory. The count of loads is not reset."""
     with _lock:
         for loaded in _models.values():
             loaded.close()
         _models.clear()
         _encoders.clear()
-    _give_memory_back()
+    _free_gpu_memory()
 
 
 def _drop_others(identity: tuple[Hashable, ...], device: str) -> None:
-    """Let go of a model on other GPUs, in every precision; a copy on the CPU was asked for by another spec."""
+    """Unload a model from other GPUs, in every precision. A copy on the CPU stays, since it belongs to another spec."""
     with _lock:
         for key in [k for k in _models if k[0][:-1] == identity and k[1] not in ("cpu", device)]:  # type: ignore[index]
-            _log.warning("moved to %s: letting go of the copy on %s", device, key[1])
+            _log.warning("moved to %s: unloading the copy on %s", device, key[1])
             _models.pop(key).close()
             for pair in [p for p in _encoders if p[1] == key]:
                 del _encoders[pair]
-    _give_memory_back()
+    _free_gpu_memory()
 
 
-def _give_memory_back() -> None:
-    """Let torch return what it keeps of a GPU for later, now that the models on it are gone."""
+def _free_gpu_memory() -> None:
+    """Return torch's cached GPU memory to the driver, after models were unloaded."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         gc.collect()
@@ -149,7 +157,7 @@ def _give_memory_back() -> None:
 
 
 def _identity(spec: EncoderSpec) -> tuple[Hashable, ...]:
-    """Return what makes a model beside runtime, precision and device."""
+    """Return the options that select a model, apart from runtime, precision and device."""
     return (
         spec.model,
         spec.mode,
@@ -162,16 +170,16 @@ def _identity(spec: EncoderSpec) -> tuple[Hashable, ...]:
 
 
 def _resolve_device(spec: EncoderSpec) -> str:
-    """Return `cpu` or `cuda:X`; torch is asked only where there may be a GPU that the spec can use."""
+    """Return `cpu` or `cuda:X`. Import torch only if there may be a GPU that the spec can use."""
     if spec.ref.family in ("fake", "custom"):
-        return "cpu"  # what an own encoder runs on is its own affair
+        return "cpu"  # custom encoders choose their device themselves
     device = str(spec.device)
     if device == "cpu" or (device == "auto" and (spec.runtime == "openvino" or spec.precision == "int8")):
         return "cpu"
     if not may_have_gpu():
         if device == "auto":
             return "cpu"
-        raise DeviceError(setting("device", device) + " was asked for; CUDA devices here: none (no driver is loaded)")
+        raise DeviceError(setting("device", device) + " was requested; CUDA devices here: none (no driver is loaded)")
     if spec.runtime == "onnx" or spec.ref.family == "onnx":
         from ..models.runtimes.onnx import resolve_device
     else:
@@ -182,7 +190,7 @@ def _resolve_device(spec: EncoderSpec) -> str:
 def _load_catalog(
     spec: EncoderSpec, device: str, threads: int, is_loaded: Callable[[Combination], bool]
 ) -> tuple[Combination, Model | None]:
-    """Return what `auto` means here, and the model, or None where it is loaded already."""
+    """Resolve `auto`, and load the model. Return None instead of the model if it is already loaded."""
     from ..models.runtimes import start_runtime
     from ..models.runtimes.choice import decide
     from ..models.runtimes.store import Store
@@ -205,15 +213,15 @@ def _load_custom(spec: EncoderSpec) -> Model:
         model = load_factory(spec.ref)()
     except WeightsError:
         raise
-    except Exception as err:  # whatever somebody's factory raises: its model is not here
+    except Exception as err:  # the factory is user code and may raise anything
         raise WeightsError(
-            f"{spec.model!r} could not be made: {type(err).__name__}: {err}; the factory is called without arguments"
+            f"{spec.model!r} could not be created: {type(err).__name__}: {err}; the factory is called without arguments"
             " and returns a clipmill.encoders.Model"
         ) from err
     needed = ("dim", "modalities", "device", "resolved", "prepare", "encode")
     if missing := [name for name in needed if not hasattr(model, name)]:
         raise WeightsError(
-            f"{spec.model!r} made {type(model).__name__}, which has no {', '.join(missing)}: an own encoder is a"
+            f"{spec.model!r} returned {type(model).__name__}, which has no {', '.join(missing)}: a custom encoder is a"
             " subclass of clipmill.encoders.Model"
         )
     return model

@@ -1,10 +1,27 @@
-"""Push rows in, get them back in order, embedded: the one hot path under every transform, UDF and call.
+"""Push rows in, get them back embedded and in order: the hot path of every transform, UDF and call.
 
-A session belongs to one thread. Threads of the loaded model fetch and decode what was pushed while the model runs on
-what is ready, so that a caller who only pushes and takes what comes back keeps both busy. Rows come back in the order
-in which they were pushed, and no more of them are held than the limits of the spec say. What is decoded here is taken
-in order too, so that micro-batches do not depend on the clock; what is fetched is taken as it arrives, so that a slow
-address holds up nobody else. A value equal to one that was embedded, or is on its way, is not embedded again.
+A session belongs to one thread, the caller's, which also runs the model. Threads of the loaded model fetch and decode
+what was pushed while the model encodes what is ready. A caller who only pushes rows and takes results keeps both busy.
+
+    push(row)
+     │ one slot per item
+     ├─ equal value is cached or in flight ─► takes its vector ──────────────────────────┐
+     │                      ┌───────────────── window ──────────────────┐                │
+     ├─ text ───────────────┼► tokenized at once ───────┐               │                ▼
+     ├─ bytes, array ───────┼► _decoding, in order ─────┼─► _ready, ────┼► model ─► _rows: finished
+     └─ URI ────────────────┼► _fetching, in any order ─┘   by group    │           rows leave in order
+                            └───────────────────────────────────────────┘
+
+`push` makes room while the session is full: it waits for the next prepared value, or encodes a micro-batch. A session
+is full when one of these limits is reached:
+
+- the window (`in_flight.Window`): values between their start and the end of their model call. Ready texts don't count,
+  since they are tiny.
+- the number of rows. Finished rows count while they wait for an older row.
+- the bytes that callers hold for those rows.
+
+Decoded values are received in order, so that micro-batches don't depend on timing. Fetched values are received as they
+arrive, so that a slow address does not delay the others.
 """
 
 from __future__ import annotations
@@ -30,21 +47,21 @@ from .vector_cache import Key, VectorCache, copy_of, key_of
 
 _GPU_ROWS, _CPU_ROWS = 128, 32
 _WINDOW = 4
-"""Micro-batches' worth of values that may be in flight: one encoding, one ready, two being fetched and decoded."""
+"""Size of the window in micro-batches: one being encoded, one ready, two being fetched and decoded."""
 _MAX_WAITING = 16
-"""Micro-batches' worth of rows that may wait, finished, for an older one: a slow URI must not hold all of them."""
+"""Maximum rows in a session, in micro-batches. Finished rows wait for older ones, such as one with a slow URI."""
 _TEXT_WINDOW = 8
-"""Micro-batches' worth of texts that are sorted by length together."""
+"""Texts that are sorted by length together, in micro-batches."""
 _USUAL_TOKENS = 77
-"""Tokens for which the numbers of rows above are meant: of shorter texts more share a call, unless the spec says."""
-_PATIENCE_S = 0.1
-"""Seconds that what is ready waits for a micro-batch to fill, when there is no room for more rows."""
-_SOUND_BYTES_PER_S = 4 * 44_100
-"""What a second of a prepared sound may hold, of which none has been seen yet."""
+"""Tokens per text that the default rows above assume. Calls of shorter texts get more rows, unless the spec sets rows."""
+_FILL_WAIT_S = 0.1
+"""Seconds that an incomplete micro-batch waits for more values when the session is full."""
+_AUDIO_BYTES_PER_S = 4 * 44_100
+"""Assumed size of one second of prepared audio, until the first one is prepared."""
 
 
 class EmbedSession:
-    """See the module. Made by `Encoder.session()`."""
+    """See the module's docstring. Created by `Encoder.session()`."""
 
     def __init__(
         self, spec: EncoderSpec, loaded: Loaded, stats: Stats, cache: VectorCache, *, hashed: bool = False
@@ -52,11 +69,11 @@ class EmbedSession:
         """Start with nothing in flight.
 
         Args:
-            spec: Whose limits and options hold.
+            spec: The limits and options.
             loaded: The model and its threads.
-            stats: Where the session counts.
-            cache: The vectors that this spec's sessions made, in this process.
-            hashed: Whether vectors say what their content is told by.
+            stats: Counts rows, failures and times.
+            cache: The vectors of earlier values, shared by the sessions of this spec in this process.
+            hashed: Whether vectors have a `content_hash`.
         """
         self._spec = spec
         self._loaded = loaded
@@ -84,7 +101,7 @@ class EmbedSession:
         self._slots_in_flight = 0
         self._texts_ready = 0
         self._max_tokens = None if spec.max_batch_rows else self._max_rows * _USUAL_TOKENS
-        self._hears = "audio" in loaded.model.modalities
+        self._accepts_audio = "audio" in loaded.model.modalities
         self._vector_bytes = 4 * loaded.model.dim
         self._window = Window(_WINDOW * self._max_rows, _WINDOW * spec.max_batch_bytes)
         self._bytes_held = 0
@@ -97,24 +114,24 @@ class EmbedSession:
         self.close()
 
     def push(self, token: Any, items: Sequence[Item]) -> list[Finished]:
-        """Add a row; return those that are done, oldest first.
+        """Add a row and return the rows that are finished.
 
         Args:
-            token: Whatever the caller needs to know the row again.
-            items: What to embed of it, in any number.
+            token: Anything by which the caller recognizes the row.
+            items: The values to embed, any number.
 
         Returns:
-            Finished rows, in the order in which they were pushed; often none.
+            Finished rows, in the order in which they were pushed. Often none.
 
         Raises:
-            ClipmillError: What is no fault of this row, such as a device that broke; the session is over then.
+            ClipmillError: For errors that no row caused, such as a failed device. The session cannot be used after it.
         """
         with self._ending_on_error():
             row = Row(token)
             self._rows.append(row)
             self._stats.rows += 1
             for item in items:
-                slot = Slot(row, item.nbytes, may_be_sound=self._hears and item.modality in ("audio", "auto"))
+                slot = Slot(row, item.nbytes, may_be_audio=self._accepts_audio and item.modality in ("audio", "auto"))
                 row.slots.append(slot)
                 row.nbytes += slot.nbytes + (
                     0 if item.content is None or isinstance(item.content, Vector) else self._vector_bytes
@@ -131,7 +148,7 @@ class EmbedSession:
             return done
 
     def flush(self) -> list[Finished]:
-        """Finish everything that was pushed and return it."""
+        """Finish all rows that were pushed and return them."""
         with self._ending_on_error():
             while self._decoding or self._fetching:
                 self._take_next()
@@ -140,7 +157,7 @@ class EmbedSession:
             return self._pop_finished()
 
     def close(self) -> None:
-        """Forget what is in flight: for sessions that are left before their end. `flush` leaves nothing to forget."""
+        """Cancel everything in flight, for sessions that end early. After `flush` there is nothing to cancel."""
         self._broken = self._broken or bool(self._rows)
         for slot in (*self._decoding, *self._fetching):
             if slot.future is not None:
@@ -149,7 +166,7 @@ class EmbedSession:
     @contextmanager
     def _ending_on_error(self) -> Iterator[None]:
         if self._broken:
-            raise ClipmillError("this session ended with an error or was closed, and lost its rows; start another")
+            raise ClipmillError("this session was closed or ended with an error, and its rows are lost; start another")
         try:
             yield
         except BaseException:
@@ -157,7 +174,7 @@ class EmbedSession:
             self.close()
             raise
 
-    # --- on the way in -----------------------------------------------------------------------------------------------
+    # --- input -------------------------------------------------------------------------------------------------------
 
     def _start(self, slot: Slot, item: Item) -> None:
         if item.failure is not None:
@@ -170,25 +187,29 @@ class EmbedSession:
             self._stats.given += 1
             slot.outcome = item.content
             return
-        if self._cache.enabled and self._is_known(slot, item):
+        if self._cache.enabled and self._reuse_equal(slot, item):
             return
         slot.row.open += 1
         self._slots_in_flight += 1
-        if slot.may_be_sound:
-            self._window.expect(int(self._spec.max_audio_seconds * _SOUND_BYTES_PER_S))
+        if slot.may_be_audio:
+            self._window.expect_audio(int(self._spec.max_audio_seconds * _AUDIO_BYTES_PER_S))
         if isinstance(item.content, Uri):
             pool = self._loaded.pool("fetch", self._spec.fetch_threads)
             self._fetching.add(slot)
             slot.future = pool.submit(self._fetch, item)
             slot.future.add_done_callback(lambda _: self._arrived.put(slot))
-        elif item.modality == "text":  # cheaper than handing it to a thread
+        elif item.modality == "text":  # cheaper here than in a thread
             self._receive(slot, self._prepare(item))
         else:
             slot.future = self._decoders.submit(self._prepare, item)
             self._decoding.append(slot)
 
-    def _is_known(self, slot: Slot, item: Item) -> bool:
-        """Give a slot the vector of an equal item, now or when it is there; else remember what it is known by."""
+    def _reuse_equal(self, slot: Slot, item: Item) -> bool:
+        """Give a slot the vector of an equal item, now or when that one is done.
+
+        Returns:
+            Whether there is an equal item. If not, the slot leads later equal ones, provided that it can be cached.
+        """
         key = key_of(item)
         if key is None:
             return False
@@ -207,17 +228,17 @@ class EmbedSession:
         return True
 
     def _take_done(self) -> None:
-        """Take what threads have finished, without waiting."""
+        """Receive what threads have finished, without waiting."""
         while self._decoding and self._decoding[0].future.done():  # type: ignore[union-attr]
             self._take(self._decoding.popleft())
         while not self._arrived.empty():
             self._take(self._arrived.get())
 
     def _take_next(self, timeout_s: float | None = None) -> None:
-        """Wait for something in flight and take it.
+        """Wait for the next value from the threads and receive it.
 
         Raises:
-            queue.Empty: If nothing arrived in time.
+            queue.Empty: If none arrived in time.
         """
         self._take(self._decoding.popleft() if self._decoding else self._arrived.get(timeout=timeout_s))
 
@@ -234,7 +255,7 @@ class EmbedSession:
         if isinstance(prepared, Failure):
             self._finish(slot, prepared)
             return
-        self._window.see(prepared, may_be_sound=slot.may_be_sound)
+        self._window.record(prepared, may_be_audio=slot.may_be_audio)
         slot.prepared = prepared
         slot.content_hash = preparation.content_hash
         slot.nbytes = int(getattr(prepared.payload, "nbytes", preparation.nbytes))
@@ -257,20 +278,20 @@ class EmbedSession:
     # --- micro-batches -----------------------------------------------------------------------------------------------
 
     def _window_is_full(self) -> bool:
-        return self._window.is_full(self._slots_in_flight - self._texts_ready)  # those hold next to nothing
+        return self._window.is_full(self._slots_in_flight - self._texts_ready)  # ready texts are tiny
 
     def _is_crowded(self) -> bool:
         return self._window_is_full() or len(self._rows) >= _MAX_WAITING * self._max_rows or self._is_heavy()
 
     def _is_heavy(self) -> bool:
-        """Tell whether callers hold more bytes than they should, in more than a single row."""
+        """Return whether callers hold too many bytes, in more than a single row."""
         many = max(self._slots_in_flight, len(self._rows)) > 1
         return many and self._bytes_held > 2 * self._spec.max_batch_bytes
 
     def _make_room(self) -> None:
-        """Take what arrives next; where that takes long or nothing is on its way, encode what is ready.
+        """Receive the next value. If no fetch ends in time, or no thread is busy, encode what is ready.
 
-        Where contents are large, and few of them fit, half of them are encoded while the others are being decoded.
+        If contents are so large that only a few fit, encode half of them while threads decode the others.
         """
         if not self._decoding and not self._fetching:
             oldest = next(slot for row in self._rows for slot in row.slots if slot.prepared is not None)
@@ -284,7 +305,7 @@ class EmbedSession:
             self._encode(largest, some)
             return
         try:
-            self._take_next(timeout_s=None if largest is None else _PATIENCE_S)
+            self._take_next(timeout_s=None if largest is None else _FILL_WAIT_S)
         except queue.Empty:
             assert largest is not None
             self._encode_group(largest)
@@ -301,7 +322,7 @@ class EmbedSession:
     def _encode(self, key: tuple[str, Hashable], slots: list[Slot]) -> None:
         encode_slots(self._loaded, key, slots, self._stats, self._finish, normalize=self._spec.normalize)
 
-    # --- on the way out ----------------------------------------------------------------------------------------------
+    # --- output ------------------------------------------------------------------------------------------------------
 
     def _finish(self, slot: Slot, outcome: Vector | Failure) -> None:
         self._slots_in_flight -= 1
@@ -331,5 +352,5 @@ class EmbedSession:
             row = self._rows.popleft()
             self._bytes_held -= row.nbytes
             done.append(Finished(row.token, [slot.outcome for slot in row.slots]))
-            row.slots = []  # slots know their row: in a circle they would all wait for the garbage collector
+            row.slots = []  # breaks the cycle of row and slots, which would wait for the garbage collector
         return done

@@ -1,4 +1,4 @@
-"""The fake encoder, for your tests: `EncoderSpec("fake::dim=8")`; its options stand in `clipmill.models.fake`."""
+"""The fake encoder, for your tests: `EncoderSpec("fake::dim=8")`. `clipmill.models.fake` documents its options."""
 
 from ..models.fake import (
     FakeLog,

@@ -1,12 +1,12 @@
-"""Equal values are embedded once: a cache of vectors by what they were made of, bounded in bytes.
+"""The vector cache: equal values are embedded once. It maps content to vectors and is bounded in bytes.
 
-Each encoder of a process has one, shared by its sessions: whoever ranks a thousand queries against the same labels
-encodes the labels once. Texts are known by themselves, encoded bytes by their digest, URIs by their spelling (and for a
-while only: what they name may change). Arrays and other objects are never looked up, nor are files that a job listed
-itself: each comes once, and one that was replaced since the last job must not get its old vector.
+Each encoder has one cache, which its sessions share. Ranking a thousand queries against the same labels therefore
+encodes the labels once. The key of a text is the text itself, that of encoded bytes is their digest, and that of a URI
+is the URI (for a limited time, since its content may change). Arrays and other objects are not cached, and neither are
+files that a job listed itself: each occurs once, and a file that was replaced since the last job needs a new vector.
 
-Sessions that run at the same moment in one process may each encode a value that is new to both: waiting for each
-other's half-filled micro-batches could go on for ever.
+Sessions that run at the same time in one process may each encode a value that is new to both. If they waited for each
+other's incomplete micro-batches, they could deadlock.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from .item import Item, Uri
 from .outcome import Vector
 
 URI_SECONDS = 300.0
-"""How long the vector of a URI's content is believed."""
+"""Seconds for which the vector of a URI's content is kept."""
 
 _OVERHEAD = 600
 """Bytes of the Python objects around one vector."""
 _LONGEST_KEY = 256
-"""Characters up to which a text is its own key; a digest costs more time than it saves memory below."""
+"""Characters up to which a text is its own key. For short texts, a digest costs more than it saves."""
 
 
 class Key(NamedTuple):
-    """What a value is known by.
+    """The cache key of a value.
 
     Attributes:
-        modality: What it is embedded as.
+        modality: The modality of its item.
         kind: `text`, `bytes` or `uri`.
-        content: The text or URI (its digest if it is long), the bytes' digest.
-        media_type: What the owner says it is.
+        content: The text or URI, or its digest if it is long; for bytes their digest.
+        media_type: The declared media type.
     """
 
     modality: str
@@ -53,7 +53,7 @@ class _Entry(NamedTuple):
 
 
 def key_of(item: Item) -> Key | None:
-    """Return what a value is known by, None for what is not looked up."""
+    """Return the cache key of a value, or None if it is not cached."""
     content = item.content
     if isinstance(content, str):
         return Key(item.modality, "text", _text_key(content), item.media_type)
@@ -74,20 +74,20 @@ def _digest(data: bytes) -> bytes:
 
 
 def copy_of(vector: Vector) -> Vector:
-    """Return a vector whose values are the caller's own."""
+    """Return a copy of a vector with its own values."""
     # not dataclasses.replace, which takes five times as long
     return Vector(vector.values.copy(), vector.truncated, vector.media_type, vector.modality, vector.content_hash)
 
 
 class VectorCache:
-    """The vectors of an encoder's most recent values. Safe for many threads."""
+    """The vectors of an encoder's most recently used values. It may be used by several threads at once."""
 
     def __init__(self, max_bytes: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Start empty.
 
         Args:
-            max_bytes: What vectors, keys and their objects may take together; 0 keeps nothing.
-            clock: Tells the seconds by which URIs grow old.
+            max_bytes: Maximum bytes of vectors, keys and their Python objects together. 0 disables the cache.
+            clock: Returns the time in seconds, for the expiry of URIs.
         """
         self._max_bytes = max_bytes
         self._clock = clock
@@ -97,19 +97,19 @@ class VectorCache:
 
     @property
     def enabled(self) -> bool:
-        """Whether anything is ever kept."""
+        """Whether vectors are kept at all."""
         return self._max_bytes > 0
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are kept."""
+        """Bytes of all entries."""
         return self._nbytes
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def get(self, key: Key) -> Vector | None:
-        """Return the vector of an equal value, the caller's own copy; None if there is none."""
+        """Return a copy of the vector of an equal value, or None if there is none."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
@@ -121,12 +121,12 @@ class VectorCache:
         return copy_of(entry.vector)
 
     def put(self, key: Key, vector: Vector) -> None:
-        """Keep a copy of a vector, and let go of those that were not asked for longest."""
+        """Store a copy of a vector, and evict the least recently used ones if necessary."""
         nbytes = int(vector.values.nbytes) + len(vector.content_hash or "") + _key_bytes(key) + _OVERHEAD
         if nbytes > self._max_bytes:
             return
         expires = self._clock() + URI_SECONDS if key.kind == "uri" else None
-        entry = _Entry(copy_of(vector), nbytes, expires)  # a view would keep all of its micro-batch
+        entry = _Entry(copy_of(vector), nbytes, expires)  # a view would keep its whole micro-batch alive
         with self._lock:
             if key in self._entries:
                 self._remove(key)

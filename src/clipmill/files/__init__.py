@@ -1,8 +1,8 @@
-"""Files, wherever they are: file systems, publishing whole files, locks, Parquet, JSON.
+"""Local and remote files: file systems, atomic writes, locks, Parquet, JSON.
 
-- `file_systems`: local paths and everything that fsspec opens; `drivers`: which packages open which object stores
-- `lock`: one job at a time in a directory; `processes`: which process is which, and whether it lives
-- `retries`: when a fetch that failed is tried again
-- `cache`: where this machine keeps downloads and graphs
-- `parquet`: Parquet files with checksums; `json_text`: values as JSON, and text that UTF-8 can hold
+- `file_systems`: local paths and everything that fsspec opens; `drivers`: the packages that open object stores
+- `lock`: one job at a time in a directory; `processes`: identifying processes and checking whether they are alive
+- `retries`: when a failed fetch is retried
+- `cache`: the directory for downloads and compiled graphs
+- `parquet`: Parquet files with checksums; `json_text`: values as JSON, and strings that UTF-8 can encode
 """

@@ -1,4 +1,4 @@
-"""The one directory of this machine that downloaded weights and graphs made from them are kept in."""
+"""The cache directory, which holds downloaded weights and the graphs made from them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _log = logging.getLogger("clipmill")
 
 VARIABLE = "CLIPMILL_CACHE"
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
-"""What file systems say that have none."""
+"""Errors of file systems that don't support locks."""
 
 
 def cache_root(cache_dir: str | None = None) -> Path:
-    """Return the directory, which need not exist yet.
+    """Return the cache directory, which may not exist yet.
 
     Args:
-        cache_dir: `cache_dir` of a spec; it wins over the environment's `CLIPMILL_CACHE`, and that over
-            `$XDG_CACHE_HOME/clipmill` (`~/.cache/clipmill`).
+        cache_dir: `cache_dir` of a spec. It takes precedence over the environment variable `CLIPMILL_CACHE`, which
+            takes precedence over the default, `$XDG_CACHE_HOME/clipmill` (`~/.cache/clipmill`).
     """
     if chosen := cache_dir or os.environ.get(VARIABLE):
         return Path(chosen).expanduser().absolute()
@@ -31,26 +31,26 @@ def cache_root(cache_dir: str | None = None) -> Path:
 
 @contextmanager
 def locked(path: Path, name: str) -> Iterator[None]:
-    """Let one process, and one thread of it, at a time make something in the cache; the others wait here.
+    """Let only one process, and one of its threads, at a time create an entry of the cache. The others wait.
 
-    The lock ends with the process that holds it. What is made has to get its name when it is whole all the same: file
-    systems without locks are used without one, with a warning.
+    The lock ends with the process that holds it. On file systems without locks, the block runs without one, after a
+    warning. Therefore write the entry under a temporary name and rename it when it is complete.
 
     Args:
-        path: The file that stands for the lock, made if need be; it stays.
-        name: What the log calls what is waited for.
+        path: The lock file. It is created if necessary, and never deleted.
+        name: The name of the entry in log messages.
 
     Raises:
-        OSError: If the folder cannot be written.
+        OSError: If the directory is not writable.
     """
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _log.info("waiting for another process that makes %s", name)
+            _log.info("waiting for another process that creates %s", name)
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as err:
             if err.errno not in NO_LOCKS:
                 raise
-            _log.warning("%s: this file system has no locks, so several processes may make %s at once", path, name)
+            _log.warning("%s: this file system has no locks, so several processes may create %s at once", path, name)
         yield

@@ -1,4 +1,4 @@
-"""Which packages open which object stores, and the extras that install them."""
+"""The packages that open object stores, and the extras that install them."""
 
 from __future__ import annotations
 
@@ -11,4 +11,4 @@ DRIVERS = {
     "abfs": ("adlfs", "remote"),
     "abfss": ("adlfs", "remote"),
 }
-"""By scheme: the package that fsspec needs, and the extra of clipmill with it."""
+"""By scheme: the package that fsspec needs, and the extra of clipmill that installs it."""

@@ -1,4 +1,4 @@
-"""The file systems under inputs and datasets: local paths and everything that fsspec opens."""
+"""The file systems of inputs and datasets: local paths and everything that fsspec opens."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ..errors import ClipmillError, DatasetError, MissingExtraError
 from .drivers import DRIVERS
 
 TEMPORARY = ".tmp"
-"""Ending of files that are being written; their names begin with a dot, so that readers pass them over."""
+"""Suffix of files that are being written. Their names start with a dot, so that readers skip them."""
 
-_WAYS_OUT = {
+_HINTS = {
     errno.ENOSPC: "free space or write elsewhere",
     errno.EDQUOT: "free space or write elsewhere",
     errno.EFBIG: "raise the limit on file sizes or write elsewhere",
@@ -30,13 +30,13 @@ _WAYS_OUT = {
 
 
 def open_location(location: str | os.PathLike[str]) -> tuple[Any, str]:
-    """Return the file system of a path or URL that the user gave, and the path in it.
+    """Return the file system of a path or URL from the user, and the path in it.
 
     Raises:
-        DatasetError: If its scheme is none that can be listed.
+        DatasetError: If the scheme is unknown, or is http(s), which cannot be listed.
         MissingExtraError: If the scheme's driver is not installed.
     """
-    import fsspec  # late: it brings asyncio and ssl, which many users of an encoder never need
+    import fsspec  # imported here: it imports asyncio and ssl, which many users of an encoder never need
     from fsspec.implementations.local import LocalFileSystem
 
     location = os.fspath(location)
@@ -56,59 +56,64 @@ def open_location(location: str | os.PathLike[str]) -> tuple[Any, str]:
 
 
 def is_local(file_system: Any) -> bool:
-    """Return whether a file system is this machine's own."""
+    """Return whether a file system is the local one."""
     from fsspec.implementations.local import LocalFileSystem
 
     return isinstance(file_system, LocalFileSystem)
 
 
 def url_of(file_system: Any, path: str) -> str:
-    """Return how documents and messages name a file: a plain absolute path, or the URL."""
+    """Return the name of a file in documents and messages: an absolute path if it is local, else the URL."""
     return path if is_local(file_system) else str(file_system.unstrip_protocol(path))
 
 
 def open_input(location: str) -> IO[bytes]:
-    """Open a file of the input for reading."""
+    """Open an input file for reading."""
     file_system, path = open_location(location)
     return open(path, "rb") if is_local(file_system) else file_system.open(path, "rb")
 
 
 @contextlib.contextmanager
 def dataset_errors(action: str, where: str) -> Iterator[None]:
-    """Turn what a file system raises into a `DatasetError` that says what was done, where, and the way out."""
+    """Turn errors of file systems into a `DatasetError` with the action, the location and a hint.
+
+    Args:
+        action: What the block does, as in "cannot {action} {where}".
+        where: Path or URL.
+    """
     try:
         yield
     except ClipmillError:
         raise
     except OSError as err:
-        hint = _WAYS_OUT.get(err.errno or 0)
+        hint = _HINTS.get(err.errno or 0)
         reason = os.strerror(err.errno).lower() if err.errno else reason_of(err)
         raise DatasetError(f"cannot {action} {where}: {reason}{f'; {hint}' if hint else ''}") from err
-    except Exception as err:  # drivers raise their own clients' errors, which share no base
+    except Exception as err:  # drivers raise errors of their own client libraries, without a common base class
         raise DatasetError(f"cannot {action} {where}: {type(err).__name__}: {str(err)[:300]}") from err
 
 
 def reason_of(error: BaseException) -> str:
-    """Return what an error says; of a checksum that differs what that means, and the way out."""
-    said = str(error)
-    if "CRC checksum" in said:  # pyarrow's words, which name no file
+    """Return an error's message. For a checksum mismatch, explain it and say how to fix it."""
+    message = str(error)
+    if "CRC checksum" in message:  # pyarrow's message, which does not name the file
         return (
-            "the file is damaged: a page of it is not as its checksum says; bring back a copy of the file, or make it "
-            "again (one of a dataset: delete it and embed with --resume; one of an index: build the index again)"
+            "the file is damaged: a page does not match its checksum; restore the file from a copy, or create it "
+            "again (a file of a dataset: delete it and embed with --resume; a file of an index: build the index again)"
         )
-    return said or type(error).__name__
+    return message or type(error).__name__
 
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """A directory on any file system, whose files appear whole or not at all.
+    """A directory on any file system, in which files are written atomically.
 
-    Locally a file is written under a temporary name in the same directory, synced and renamed. Object stores show an
-    upload under its final name when it is complete, and have no cheap rename; there the temporary file is local.
+    On a local file system, a file is written under a temporary name in the same directory, synced and renamed. An
+    object store shows an upload only when it is complete, and has no cheap rename. There the temporary file is local.
 
     Attributes:
-        fs: Its fsspec file system.
-        path: Its path in there.
+        fs: The fsspec file system.
+        path: The path in that file system.
     """
 
     fs: Any
@@ -116,24 +121,31 @@ class Folder:
 
     @classmethod
     def of(cls, location: str | os.PathLike[str]) -> Folder:
-        """Name a directory; it need not exist."""
+        """Return the folder of a path or URL. It need not exist."""
         file_system, path = open_location(location)
         return cls(file_system, path.rstrip("/") or "/")
 
     @property
     def url(self) -> str:
-        """How messages name it."""
+        """The name in messages: an absolute path if the folder is local, else the URL."""
         return url_of(self.fs, self.path)
 
     def at(self, name: str) -> str:
-        """Return the path of a file in it."""
+        """Return the path of a file in the folder."""
         return f"{self.path.rstrip('/')}/{name}"
 
     def list(self, below: str = "") -> dict[str, int]:
-        """Return the size of every file in it or in a directory below, by its name in there; empty without it."""
+        """Return the size in bytes of every file, including those in subdirectories.
+
+        Args:
+            below: List only this subdirectory.
+
+        Returns:
+            Sizes by path relative to the folder. Empty if the directory does not exist.
+        """
         root = self.at(below) if below else self.path
         with dataset_errors("list", self.url):
-            self.fs.invalidate_cache(root)  # other workers have written since
+            self.fs.invalidate_cache(root)  # other workers may have written files since the last listing
             found = self.fs.find(root, detail=True) if self.fs.isdir(root) else {}
         return {path[len(self.path) :].lstrip("/"): int(info.get("size") or 0) for path, info in sorted(found.items())}
 
@@ -141,8 +153,8 @@ class Folder:
         """Return the bytes of a file.
 
         Raises:
-            FileNotFoundError: If there is none.
-            DatasetError: If it cannot be read.
+            FileNotFoundError: If the file does not exist.
+            DatasetError: If the file cannot be read.
         """
         try:
             with dataset_errors("read", f"{self.url}/{name}"):
@@ -153,7 +165,7 @@ class Folder:
             raise
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a small file, whole or not at all."""
+        """Write a small file atomically."""
         temporary = self.temporary(name)
         try:
             with dataset_errors("write", f"{self.url}/{name}"):
@@ -163,27 +175,27 @@ class Folder:
             temporary.unlink(missing_ok=True)
 
     def make(self, below: str = "") -> None:
-        """Make the directory, or one below it, with its parents."""
+        """Create the directory, or a subdirectory, with its parents."""
         protocol = self.fs.protocol if isinstance(self.fs.protocol, str) else self.fs.protocol[0]
         if protocol in DRIVERS:
-            return  # object stores have no directories, and their drivers would make a bucket of a misspelt name
+            return  # object stores have no directories, and their drivers would create a bucket for a misspelt name
         with dataset_errors("make the directory", self.url):
             self.fs.makedirs(self.at(below) if below else self.path, exist_ok=True)
 
     def delete(self, name: str) -> None:
-        """Delete a file if it is there."""
+        """Delete a file if it exists."""
         with dataset_errors("delete", f"{self.url}/{name}"), contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(self.at(name))
 
     def temporary(self, name: str) -> Path:
-        """Return a fresh local path to write a file at that `publish` then moves to `name`."""
+        """Return a new local path for a file that `publish` will move to `name`."""
         unique = f"{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}"
         if is_local(self.fs):
             return Path(self.path) / f".{os.path.basename(name)}.{unique}"
-        return Path(tempfile.gettempdir()) / f".{os.path.basename(name)}.{_mark_of(self)}.{unique}"
+        return Path(tempfile.gettempdir()) / f".{os.path.basename(name)}.{_folder_hash(self)}.{unique}"
 
     def publish(self, temporary: Path, name: str) -> int:
-        """Put a finished temporary file in place, over an older one of that name, and return its size in bytes."""
+        """Move a complete temporary file to `name`, replacing an existing file, and return its size in bytes."""
         with dataset_errors("write", f"{self.url}/{name}"):
             size = temporary.stat().st_size
             target = self.at(name)
@@ -198,25 +210,27 @@ class Folder:
 
 
 def remove_temporaries(folder: Folder) -> None:
-    """Delete what dead processes of this machine left of a directory of an object store; of others nobody can tell.
+    """Delete the temporary files that dead processes left on this machine for a folder on an object store.
+
+    Temporary files on other machines cannot be found from here.
 
     Args:
-        folder: A directory that no other process writes.
+        folder: A directory that no other process is writing to.
     """
     if is_local(folder.fs):
-        return  # there they stand in the directory itself
-    for path in Path(tempfile.gettempdir()).glob(f".*.{_mark_of(folder)}.*{TEMPORARY}"):
-        with contextlib.suppress(OSError):  # another user's, or gone meanwhile
+        return  # their temporary files are in the folder itself
+    for path in Path(tempfile.gettempdir()).glob(f".*.{_folder_hash(folder)}.*{TEMPORARY}"):
+        with contextlib.suppress(OSError):  # another user's file, or already gone
             path.unlink()
 
 
-def _mark_of(folder: Folder) -> str:
-    """Return what tells the temporary files of one directory from those of others."""
+def _folder_hash(folder: Folder) -> str:
+    """Return a short hash that marks the temporary files of this folder."""
     return hashlib.sha256(folder.url.encode()).hexdigest()[:12]
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a directory, are on the disk."""
+    """Flush a file, or the entries of a directory, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

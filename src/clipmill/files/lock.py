@@ -1,10 +1,10 @@
-"""One job at a time in a directory: a lock that says who holds it, and that is taken over from the dead.
+"""One job at a time in a directory: a lock file that identifies its holder, and that replaces locks of dead jobs.
 
-It is a file in the directory with the process, its machine, and a sign of life that a thread renews. A lock whose
-process is gone from this machine counts for nothing; what runs on another machine cannot be looked at, so there the
-sign of life decides, by the clocks of both. Locally the lock is made in one step or not at all, under a lock of the
-operating system. Object stores are asked to make the file only if there is none, which S3, Google's and Azure's do;
-elsewhere, and wherever a dead lock was removed, it is read back after a moment: the last one who wrote it has it.
+The file holds the process, its machine, and a heartbeat, which a thread renews. A lock is ignored if its process no
+longer runs on this machine. Processes on other machines cannot be checked, so there the age of the heartbeat decides,
+which compares the clocks of both machines. On a local file system, the file is created atomically, under a lock of the
+operating system. On S3, Google Cloud Storage and Azure, it is created with the condition that it does not exist. On
+other stores, and wherever a dead lock was removed, it is read back after a moment: whoever wrote it last holds it.
 """
 
 from __future__ import annotations
@@ -24,46 +24,46 @@ from typing import Any, Self
 from ..errors import DatasetError
 from .file_systems import Folder, dataset_errors, is_local
 from .json_text import json_object, json_text
-from .processes import may_be_alive, this_place, this_process
+from .processes import may_be_alive, pid_namespace, this_process
 
 LOCK = "_lock.json"
-BEAT_EVERY_S = 20.0
-"""Seconds between two signs of life."""
+HEARTBEAT_S = 20.0
+"""Seconds between heartbeats."""
 DEAD_AFTER_S = 120.0
-"""Seconds without one after which a lock of another machine counts for nothing."""
+"""Seconds without a heartbeat after which the lock of a job on another machine is ignored."""
 _SETTLE_S = 1.0
-"""Seconds after which a lock that two may have written at once is read back."""
+"""Seconds before a lock that two jobs may have written at the same time is read back."""
 
 _log = logging.getLogger("clipmill")
 _held: set[DirectoryLock] = set()
 
 
 class DirectoryLock:
-    """Holds a directory while its block runs, against other jobs of this machine and of others."""
+    """Context manager that locks a directory against other jobs, on this machine and on others."""
 
     def __init__(self, directory: str) -> None:
-        """Name the directory; nothing happens before the block is entered.
+        """Set the directory. The lock is acquired when the block is entered.
 
         Args:
-            directory: Path or URL of a dataset; made if it is not there.
+            directory: Path or URL of a dataset. It is created if it does not exist.
         """
         self._folder = Folder.of(directory)
-        self._says = {"token": secrets.token_hex(8), **this_process(), "since": _now()}
+        self._record = {"token": secrets.token_hex(8), **this_process(), "since": _now()}
         self._ended = threading.Event()
-        self._writing = threading.Lock()  # a store in memory shows a file while it is written
-        self._beating: threading.Thread | None = None
+        self._writing = threading.Lock()  # an in-memory store shows a file that is being written
+        self._heartbeat: threading.Thread | None = None
         self._taken_by: dict[str, Any] | None = None
 
     @property
     def token(self) -> str:
-        """What tells this lock from every other."""
-        return str(self._says["token"])
+        """A unique identifier of this lock."""
+        return str(self._record["token"])
 
     def __enter__(self) -> Self:
         self._acquire()
         _held.add(self)
-        self._beating = threading.Thread(target=self._beat, name="clipmill-lock", daemon=True)
-        self._beating.start()
+        self._heartbeat = threading.Thread(target=self._send_heartbeats, name="clipmill-lock", daemon=True)
+        self._heartbeat.start()
         return self
 
     def __exit__(
@@ -72,27 +72,29 @@ class DirectoryLock:
         self.release()
 
     def check(self) -> None:
-        """Refuse to go on where somebody took the lock: this process was held up for so long that it counted as dead.
+        """Check that this process still holds the lock.
+
+        It loses the lock if it was suspended for so long that another job considered it dead.
 
         Raises:
-            DatasetError: Naming who has it now.
+            DatasetError: If the lock is lost. The message names the new holder.
         """
         with self._writing:
-            self._look()
+            self._check_owner()
         if self._taken_by is not None:
             gone = f"the lock of {self._folder.url} is gone"
             raise DatasetError(
-                f"{_held_by(self._folder, self._taken_by) if self._taken_by else gone}: somebody took this job for "
-                f"dead, which gave no sign of life for {DEAD_AFTER_S:.0f} seconds, or deleted its lock; when no other "
-                "job is at work, start the command again (clipmill embed with --resume)"
+                f"{_held_by(self._folder, self._taken_by) if self._taken_by else gone}: this job sent no heartbeat "
+                f"for {DEAD_AFTER_S:.0f} seconds and was considered dead, or its lock was deleted; when no other job "
+                "is running, start the command again (clipmill embed with --resume)"
             )
 
     def release(self) -> None:
-        """Give the directory back. What cannot be deleted counts for nothing once this process has ended."""
+        """Release the lock. A lock file that cannot be deleted is ignored once this process has ended."""
         _held.discard(self)
         self._ended.set()
-        if self._beating is not None and self._beating is not threading.current_thread():
-            self._beating.join(timeout=BEAT_EVERY_S)
+        if self._heartbeat is not None and self._heartbeat is not threading.current_thread():
+            self._heartbeat.join(timeout=HEARTBEAT_S)
         with contextlib.suppress(DatasetError):
             if (read_lock(self._folder) or {}).get("token") == self.token:
                 self._folder.delete(LOCK)
@@ -101,17 +103,17 @@ class DirectoryLock:
         folder = self._folder
         folder.make()
         with one_at_a_time(folder) as is_certain:
-            standing = _settled(folder)
-            if standing is not None:
-                _refuse_if_alive(folder, standing)
+            current = _settled(folder)
+            if current is not None:
+                _refuse_if_alive(folder, current)
                 folder.delete(LOCK)
             is_certain = self._create() and is_certain
-        if not is_certain or (standing is not None and not _is_of_here(folder, standing)):
+        if not is_certain or (current is not None and not _is_exclusive(folder, current)):
             time.sleep(_SETTLE_S)
             self._refuse_others(read_lock(folder) or {})
 
     def _create(self) -> bool:
-        """Make the lock; return whether the file system promised that there was none."""
+        """Create the lock file; return whether the file system guarantees that none existed."""
         folder, content = self._folder, self._content()
         try:
             with dataset_errors("write", f"{folder.url}/{LOCK}"):
@@ -120,69 +122,72 @@ class DirectoryLock:
                 else:
                     folder.fs.pipe_file(folder.at(LOCK), content, mode="create")
         except DatasetError:
-            if (standing := read_lock(folder)) is not None:
-                self._refuse_others(standing)
-            folder.write(LOCK, content)  # a store that does not know the condition
+            if (current := read_lock(folder)) is not None:
+                self._refuse_others(current)
+            folder.write(LOCK, content)  # the store does not support the condition
             return False
         return True
 
-    def _refuse_others(self, standing: dict[str, Any]) -> None:
-        if standing.get("token") != self.token:
-            if not standing:
-                raise DatasetError(f"another job began to write {self._folder.url} at this moment; try again")
-            raise DatasetError(f"{_held_by(self._folder, standing)}; wait for its end, or choose another directory")
+    def _refuse_others(self, current: dict[str, Any]) -> None:
+        if current.get("token") != self.token:
+            if not current:
+                raise DatasetError(f"another job started writing to {self._folder.url} at the same moment; try again")
+            raise DatasetError(f"{_held_by(self._folder, current)}; wait until it ends, or choose another directory")
 
     def _content(self) -> bytes:
-        return json_text({**self._says, "beat": time.time()}, indent=1).encode()
+        return json_text({**self._record, "beat": time.time()}, indent=1).encode()
 
-    def _look(self) -> None:
-        """Notice that the lock is somebody else's, or gone: a job that came meanwhile may be over already."""
-        standing = read_lock(self._folder) or {}
-        if standing.get("token") != self.token:
-            self._taken_by = standing
+    def _check_owner(self) -> None:
+        """Detect that the lock was taken over, or is gone: the job that took it may have ended already."""
+        current = read_lock(self._folder) or {}
+        if current.get("token") != self.token:
+            self._taken_by = current
 
-    def _beat(self) -> None:
-        while not self._ended.wait(BEAT_EVERY_S):
+    def _send_heartbeats(self) -> None:
+        while not self._ended.wait(HEARTBEAT_S):
             try:
                 with self._writing:
-                    self._look()
+                    self._check_owner()
                     if self._taken_by is not None:
-                        _log.error("%s is somebody else's now: this job was taken for dead", self._folder.url)
+                        _log.error("another job took over %s: this job was considered dead", self._folder.url)
                         return
                     self._folder.write(LOCK, self._content())
             except DatasetError as err:
-                _log.warning("no sign of life could be given: %s", err)
+                _log.warning("the heartbeat could not be written: %s", err)
 
 
 def read_lock(folder: Folder) -> dict[str, Any] | None:
-    """Return what a directory's lock says; empty where that is damaged, None where there is none.
+    """Return the content of a directory's lock, or None if it has none.
+
+    Returns:
+        Empty if the file is damaged.
 
     Raises:
         DatasetError: If it cannot be read.
     """
     try:
-        said = json_object(folder.read(LOCK)) or {}
+        content = json_object(folder.read(LOCK)) or {}
     except FileNotFoundError:
         return None
-    return said if {"token", "pid", "host", "beat"} <= said.keys() else {}
+    return content if {"token", "pid", "host", "beat"} <= content.keys() else {}
 
 
 def refuse_if_held(folder: Folder) -> None:
-    """Refuse to touch a directory in which another job is at work.
+    """Refuse a directory that another job is writing to.
 
     Raises:
-        DatasetError: If its lock is held, and not by this process.
+        DatasetError: If its lock is held by another process.
     """
-    standing = read_lock(folder)
-    if standing and standing["token"] not in {lock.token for lock in _held}:
-        _refuse_if_alive(folder, standing)
+    current = read_lock(folder)
+    if current and current["token"] not in {lock.token for lock in _held}:
+        _refuse_if_alive(folder, current)
 
 
 def check_held(folder: Folder) -> None:
-    """Refuse to go on where this process held a directory and somebody took it; without a lock nothing is said.
+    """Check that this process has not lost its lock of a directory. Directories that it never locked pass.
 
     Raises:
-        DatasetError: As `DirectoryLock.check` does.
+        DatasetError: If the lock is lost, as in `DirectoryLock.check`.
     """
     for lock in list(_held):
         if lock._folder.url == folder.url:
@@ -190,73 +195,77 @@ def check_held(folder: Folder) -> None:
 
 
 def clear_lock(folder: Folder) -> None:
-    """Delete the lock of a job that is gone.
+    """Delete the lock of a dead job.
 
     Raises:
-        DatasetError: If it is held, and not by this process.
+        DatasetError: If the lock is held by another process.
     """
     refuse_if_held(folder)
-    standing = read_lock(folder)
-    if standing is not None and standing.get("token") not in {lock.token for lock in _held}:
+    current = read_lock(folder)
+    if current is not None and current.get("token") not in {lock.token for lock in _held}:
         folder.delete(LOCK)
 
 
 def release_all() -> None:
-    """Give back all that this process holds: for those who end it without leaving their blocks."""
+    """Release all locks of this process: for callers that end it without leaving their blocks."""
     for lock in list(_held):
         lock.release()
 
 
-def _is_of_here(folder: Folder, standing: dict[str, Any]) -> bool:
-    """Return whether all who may take a lock over are kept apart by the operating system of this machine."""
-    return is_local(folder.fs) and standing.get("place") == this_place()
+def _is_exclusive(folder: Folder, current: dict[str, Any]) -> bool:
+    """Return whether the operating system alone can exclude all other jobs: the lock was local to this machine."""
+    return is_local(folder.fs) and current.get("place") == pid_namespace()
 
 
 def _settled(folder: Folder) -> dict[str, Any] | None:
-    """Return a lock, read again if it may have been half-written: where a file cannot be made in one step."""
-    standing = read_lock(folder)
-    if standing == {}:
+    """Read a lock, and once more if it is incomplete: some file systems cannot create a file atomically."""
+    current = read_lock(folder)
+    if current == {}:
         time.sleep(_SETTLE_S)
-        standing = read_lock(folder)
-    return standing
+        current = read_lock(folder)
+    return current
 
 
-def _refuse_if_alive(folder: Folder, standing: dict[str, Any]) -> None:
-    if not standing:
+def _refuse_if_alive(folder: Folder, current: dict[str, Any]) -> None:
+    if not current:
         return
-    alive = may_be_alive(standing)
+    alive = may_be_alive(current)
     if alive is None:
-        alive = time.time() - float(standing["beat"]) < DEAD_AFTER_S
-        way_out = (
-            f"; if that machine is gone, try again {DEAD_AFTER_S:.0f} seconds after its last sign of life, or delete "
+        alive = time.time() - float(current["beat"]) < DEAD_AFTER_S
+        hint = (
+            f"; if that machine is gone, try again {DEAD_AFTER_S:.0f} seconds after its last heartbeat, or delete "
             f"{folder.url}/{LOCK}"
         )
     else:
-        way_out = ""
+        hint = ""
     if alive:
-        raise DatasetError(f"{_held_by(folder, standing)}; wait for its end, or choose another directory{way_out}")
+        raise DatasetError(f"{_held_by(folder, current)}; wait until it ends, or choose another directory{hint}")
 
 
-def _held_by(folder: Folder, standing: dict[str, Any]) -> str:
-    age = max(0.0, time.time() - float(standing["beat"]))
+def _held_by(folder: Folder, current: dict[str, Any]) -> str:
+    age = max(0.0, time.time() - float(current["beat"]))
     return (
-        f"another job writes {folder.url}: process {standing['pid']} on {standing['host']}, begun "
-        f"{standing.get('since')}, last sign of life {age:.0f} s ago"
+        f"another job is writing to {folder.url}: process {current['pid']} on {current['host']}, started "
+        f"{current.get('since')}, last heartbeat {age:.0f} s ago"
     )
 
 
 @contextlib.contextmanager
 def one_at_a_time(folder: Folder) -> Iterator[bool]:
-    """Let one process of this machine at a time change what a directory says; yields whether that could be had."""
+    """Run the block while no other process of this machine runs one for the same local directory.
+
+    Yields:
+        False if the file system does not support locks on directories, so that others are not excluded.
+    """
     if not is_local(folder.fs):
-        yield True  # said of the file itself
+        yield True  # object stores create the lock file conditionally instead
         return
     descriptor = os.open(folder.path, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             is_locked = True
-        except OSError:  # some network file systems have no locks for directories
+        except OSError:  # some network file systems don't support locks on directories
             is_locked = False
         yield is_locked
     finally:
@@ -264,7 +273,7 @@ def one_at_a_time(folder: Folder) -> Iterator[bool]:
 
 
 def _create_local(folder: Folder, content: bytes) -> None:
-    """Make the file with its content in one step, where the file system has links, and never over another."""
+    """Create the lock file, atomically if the file system supports links. Never replace an existing one."""
     temporary = folder.temporary(LOCK)
     try:
         temporary.write_bytes(content)

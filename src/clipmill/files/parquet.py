@@ -1,4 +1,4 @@
-"""Parquet files whose pages have checksums: bytes that changed on a disk or on their way are noticed, not embedded."""
+"""Parquet files with page checksums, so that bytes damaged on a disk or in transit are detected and not embedded."""
 
 from __future__ import annotations
 
@@ -12,24 +12,26 @@ if TYPE_CHECKING:
 
 
 def parquet_writer(sink: Any, schema: pa.Schema, **options: Any) -> pq.ParquetWriter:
-    """Open a file for writing, each page with its checksum.
+    """Open a Parquet file for writing, with a checksum for each page.
 
     Args:
-        sink: A path, or a file of Arrow.
-        schema: Columns of every table.
-        **options: More of `ParquetWriter`.
+        sink: A path, or an Arrow file.
+        schema: The schema of every table that is written.
+        **options: Further arguments of `ParquetWriter`.
     """
-    import pyarrow.parquet as pq  # late: it brings all of pyarrow's file systems, and ssl
+    import pyarrow.parquet as pq  # imported here: it imports all of pyarrow's file systems, and ssl
 
     return pq.ParquetWriter(sink, schema, compression="zstd", write_page_checksum=True, **options)
 
 
 def parquet_file(source: Any, **options: Any) -> pq.ParquetFile:
-    """Open a file for reading; a page that is not as its checksum says raises an `OSError`, where it has one.
+    """Open a Parquet file for reading. A page that does not match its checksum raises an `OSError`.
+
+    Pages without a checksum are read unchecked.
 
     Args:
         source: A path, or an open file.
-        **options: More of `ParquetFile`.
+        **options: Further arguments of `ParquetFile`.
     """
     import pyarrow.parquet as pq
 
@@ -37,7 +39,7 @@ def parquet_file(source: Any, **options: Any) -> pq.ParquetFile:
 
 
 def parquet_dataset(paths: list[str], file_system: Any) -> pyarrow.dataset.Dataset:
-    """Open files as one table, as `parquet_file` does it."""
+    """Open several files as one dataset, with the same checks as `parquet_file`."""
     import pyarrow.dataset
 
     checked = pyarrow.dataset.ParquetFileFormat(page_checksum_verification=True)

@@ -1,4 +1,4 @@
-"""Which process is which, beyond its number: a number is given again, on every machine and in every container."""
+"""Identify processes reliably: a PID alone is reused, and exists on every machine and in every container."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from typing import Any
 
 
 @functools.cache
-def this_place() -> str:
-    """Return what tells apart where numbers of processes mean something: the host, its boot, the container."""
+def pid_namespace() -> str:
+    """Return the scope in which a PID is unique: the host, its current boot and the container."""
     boot = namespace = ""
-    with contextlib.suppress(OSError):  # no Linux
+    with contextlib.suppress(OSError):  # not on Linux
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = os.readlink("/proc/self/ns/pid")
     return " ".join(filter(None, (socket.gethostname(), boot, namespace)))
 
 
 def this_process() -> dict[str, Any]:
-    """Return what `may_be_alive` needs, as plain values; `started` is in ticks since the boot."""
+    """Identify this process for `may_be_alive`, as plain values. `started` is in clock ticks since the boot."""
     pid = os.getpid()
-    return {"host": socket.gethostname(), "place": this_place(), "pid": pid, "started": started(pid)}
+    return {"host": socket.gethostname(), "place": pid_namespace(), "pid": pid, "started": started(pid)}
 
 
 def may_be_alive(process: dict[str, Any]) -> bool | None:
-    """Return whether a process that called `this_process` runs; None where that cannot be told from here."""
-    if process.get("place") != this_place():
+    """Return whether the process that `this_process` identified is running, or None if this machine cannot tell."""
+    if process.get("place") != pid_namespace():
         return None
-    pid, began = int(process["pid"]), process.get("started")
-    if began is not None:
-        return started(pid) == began
+    pid, started_at = int(process["pid"]), process.get("started")
+    if started_at is not None:
+        return started(pid) == started_at
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -44,7 +44,7 @@ def may_be_alive(process: dict[str, Any]) -> bool | None:
 
 
 def started(pid: int) -> int | None:
-    """Return when a process began, in ticks since the boot; None if it ended, or the system does not say."""
+    """Return when a process started, in clock ticks since the boot. None if it has ended or this is not Linux."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
@@ -53,7 +53,7 @@ def started(pid: int) -> int | None:
 
 
 def meaning_of_exit(code: int) -> str:
-    """Say what an exit code of a shell (137) or of `Popen` (-9) stands for."""
+    """Describe an exit code of a shell (137) or of `Popen` (-9), as in "SIGKILL: perhaps …"."""
     number = -code if code < 0 else code - 128
     try:
         name = signal.Signals(number).name

@@ -1,4 +1,4 @@
-"""When a fetch that failed is tried again, of media and of weights: after which failures, after how long, how often."""
+"""Retries of failed fetches, of media and of weights: which failures are retried, after how long and how often."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _TRANSIENT_STATUSES = (408, 425, 429)  # beside every 5xx
 
 
 class TransientFetchError(Exception):
-    """A fetch failed, and another try may succeed.
+    """A fetch failed, and a retry may succeed.
 
     Attributes:
-        retry_after_s: Seconds that the server asks to wait, None where it does not ask.
-        attempts: How many tries in a row brought nothing, when `RetryPolicy.call` gives up.
+        retry_after_s: The pause that the server asked for, in seconds. None if it did not ask for one.
+        attempts: Consecutive attempts without progress when `RetryPolicy.call` gave up.
     """
 
     def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
@@ -31,13 +31,13 @@ class TransientFetchError(Exception):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """When a fetch is tried again, and when it is given up.
+    """When a fetch is retried, and when it is given up.
 
     Attributes:
-        attempts: Tries in a row that bring nothing, the first included.
-        pause_s: Seconds before the second try, doubled before each further one and drawn within a quarter of that.
-        max_pause_s: The most seconds that a pause takes, whatever the server asks for.
-        sleep: Waits for so many seconds.
+        attempts: Maximum number of consecutive attempts without progress, including the first.
+        pause_s: Seconds before the first retry. The pause doubles with each further retry, with a jitter of ±25 %.
+        max_pause_s: Maximum pause in seconds, even if the server asks for more.
+        sleep: Waits for a number of seconds.
     """
 
     attempts: int
@@ -56,13 +56,13 @@ class RetryPolicy:
         """Call `attempt` until it succeeds, and return what it returns.
 
         Args:
-            attempt: Raises `TransientFetchError` where another try may help; every other error passes through.
-            progress: How much has arrived so far; a try after which this is more starts the count anew.
-            time_left: Seconds until the fetch must have ended: no pause is begun that lasts longer.
-            on_retry: Called before each pause, with the error and the pause's seconds.
+            attempt: Raises `TransientFetchError` if a retry may help. All other errors are passed on.
+            progress: Returns how much has arrived so far. An attempt that increases it resets the count of attempts.
+            time_left: Returns the seconds until the fetch's deadline. No pause is started that would exceed it.
+            on_retry: Called before each pause, with the error and the pause in seconds.
 
         Raises:
-            TransientFetchError: The last one, when no further try is made.
+            TransientFetchError: The last one, when there are no more retries.
         """
         failed, most = 0, progress()
         while True:
@@ -72,7 +72,7 @@ class RetryPolicy:
                 arrived = progress()
                 failed = 1 if arrived > most else failed + 1
                 most = max(most, arrived)
-                # Drawn, so that workers which failed together don't come back together.
+                # Random, so that workers which failed at the same time don't retry at the same time.
                 backoff_s = self.pause_s * 2 ** (failed - 1) * random.uniform(0.75, 1.25)
                 pause_s = min(max(backoff_s, err.retry_after_s or 0.0), self.max_pause_s)
                 if failed >= self.attempts or pause_s >= time_left():
@@ -83,15 +83,15 @@ class RetryPolicy:
 
 
 def is_transient_status(status: int) -> bool:
-    """Tell whether a server that answers with this status may give the file on another try."""
+    """Return whether a retry may succeed after this HTTP status."""
     return status >= 500 or status in _TRANSIENT_STATUSES
 
 
 def read_retry_after(value: str, clock: Callable[[], float] = time.time) -> float | None:
-    """Return the seconds that a `Retry-After` header asks to wait; None if it is neither a number nor a date.
+    """Return the pause in seconds that a `Retry-After` header asks for. None if it is neither a number nor a date.
 
     Args:
-        value: The header, empty where there is none.
+        value: The header's value, empty if there is none.
         clock: Returns the seconds since 1970.
     """
     value = value.strip()

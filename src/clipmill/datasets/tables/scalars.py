@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ...encoders.item import SOUND_FIELDS, SOUND_RATES, SOUND_SAMPLES
+from ...encoders.item import AUDIO_FIELDS, AUDIO_RATES, AUDIO_SAMPLES
 from .column_types import is_list_type
 
 
@@ -23,7 +23,7 @@ def read_scalar(scalar: pa.Scalar) -> Any:
         return scalar.as_py()
     if not pa.types.is_struct(kind):
         return [read_scalar(element) for element in scalar.values]
-    samples = SOUND_SAMPLES if _is_sound(kind) else ()
+    samples = AUDIO_SAMPLES if _is_sound(kind) else ()
     return {name: (_read_samples if name in samples else read_scalar)(scalar[name]) for name in kind.names}
 
 
@@ -36,7 +36,7 @@ def holds_sound(kind: pa.DataType) -> bool:
 
 def _is_sound(struct: pa.StructType) -> bool:
     names = set(struct.names)
-    return names <= SOUND_FIELDS and not names.isdisjoint(SOUND_SAMPLES) and not names.isdisjoint(SOUND_RATES)
+    return names <= AUDIO_FIELDS and not names.isdisjoint(AUDIO_SAMPLES) and not names.isdisjoint(AUDIO_RATES)
 
 
 def _read_samples(scalar: pa.Scalar) -> Any:

@@ -13,7 +13,7 @@ from ...failures import Code, RowError, Stage
 from ...messages import setting
 from ...models.spec import EncoderSpec
 from ..document import Document
-from ..item import SOUND_FIELDS, SOUND_RATES, SOUND_SAMPLES, Item, is_pair, item_of_value
+from ..item import AUDIO_FIELDS, AUDIO_RATES, AUDIO_SAMPLES, Item, is_pair, item_of_value
 from ..outcome import Vector
 
 Kind = Literal["auto", "text", "image", "audio", "vector"]
@@ -131,7 +131,7 @@ def modality_of_struct(fields: Collection[str]) -> Literal["image", "audio"] | N
     names = set(fields)
     if names >= _SPARK_IMAGE:
         return "image"
-    is_sound = names <= SOUND_FIELDS and not names.isdisjoint(SOUND_SAMPLES) and not names.isdisjoint(SOUND_RATES)
+    is_sound = names <= AUDIO_FIELDS and not names.isdisjoint(AUDIO_SAMPLES) and not names.isdisjoint(AUDIO_RATES)
     return "audio" if is_sound else None
 
 
