@@ -320,7 +320,7 @@ def test_strangers_files_in_a_dataset_are_never_deleted(directory):
     make_dataset(directory)
     Folder.of(directory).write("notes.txt", b"mine")
     before = Folder.of(directory).list()
-    with pytest.raises(DatasetError, match=r"no part of the dataset \(notes.txt\)"):
+    with pytest.raises(DatasetError, match=r"not part of the dataset \(notes.txt\)"):
         prepare_directory(directory, overwrite=True)
     assert Folder.of(directory).list() == before
 
@@ -332,7 +332,7 @@ def test_a_directory_that_is_no_dataset_of_ours_is_never_deleted(directory, job)
     folder.write("part-00000-1234.snappy.parquet", b"Spark's")
     if job is not None:
         folder.write("_job.json", job)
-    with pytest.raises(DatasetError, match="no dataset of clipmill"):
+    with pytest.raises(DatasetError, match="not a clipmill dataset"):
         prepare_directory(directory, overwrite=True)
     assert folder.read("part-00000-1234.snappy.parquet") == b"Spark's"
 
