@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..datasets.tables.column_types import is_list_type
-from ..datasets.tables.scalars import holds_sound, read_scalar
+from ..datasets.tables.scalars import holds_audio, read_scalar
 from ..failures import Code, RowError, Stage
 
 Reader = Callable[[pa.Scalar], Any]
@@ -38,7 +38,7 @@ def read_value(scalar: pa.Scalar) -> Any:
 
 def plain_reader_of(kind: pa.DataType) -> Reader:
     """Return a reader like `read_value` for values of one type, which it inspects once."""
-    if holds_sound(kind) or is_list_type(kind):
+    if holds_audio(kind) or is_list_type(kind):
         return read_value
 
     def read(scalar: pa.Scalar) -> Any:
@@ -60,7 +60,7 @@ def reader_of(kind: pa.DataType) -> Reader:
         A function. Of a struct in which a string is not UTF-8 it makes a `RowError`; a null among numbers becomes a
         NaN, which no vector may hold.
     """
-    if holds_sound(kind) or not _holds_numbers(kind):
+    if holds_audio(kind) or not _holds_numbers(kind):
         return plain_reader_of(kind)
     if not is_list_type(kind):
         return _struct_reader({field.name: reader_of(field.type) for field in kind})

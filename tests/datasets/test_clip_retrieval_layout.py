@@ -1,4 +1,4 @@
-"""clip-retrieval's layout: row i of every file belongs together, and what cannot stand there is a failure."""
+"""clip-retrieval's layout: row i of every file belongs together, and rows that do not fit are failures."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def codes(directory: Path) -> list[tuple]:
     return [(f["row"], f["column"], f["code"]) for f in read_failures(str(directory))]
 
 
-def test_images_and_captions_of_a_tar_stand_row_by_row(tmp_path):
+def test_images_and_captions_of_a_tar_are_aligned_by_row(tmp_path):
     write_tar(tmp_path / "x.tar", members(range(5)))
     summary = embed(tmp_path / "out", tmp_path / "x.tar", rows=2, drop=["image"], **BOTH, **LAYOUT)
     assert (summary.rows, summary.embedded, summary.shards, summary.complete) == (5, 10, 3, True)
@@ -70,7 +70,7 @@ def test_images_and_captions_of_a_tar_stand_row_by_row(tmp_path):
     assert json.loads(metadata[3]["tags"])["key"] == "000000003"
 
 
-def test_bytes_are_never_written_there(tmp_path):
+def test_bytes_are_never_written(tmp_path):
     write_tar(tmp_path / "x.tar", members([1]))
     embed(tmp_path / "out", tmp_path / "x.tar", **BOTH, **LAYOUT)
     _, (row,) = read_layout(tmp_path / "out")
@@ -125,7 +125,7 @@ def test_a_document_that_is_no_image_is_a_failure(tmp_path):
 
 
 def test_a_shard_without_rows_has_no_files(tmp_path):
-    """embedding-reader passes over empty arrays and not over their metadata: all rows behind would be shifted."""
+    """embedding-reader skips empty arrays but not their metadata, so all rows after them would be shifted."""
     write_tar(tmp_path / "x.tar", [("a.png", b"broken"), ("b.png", b"broken"), *members([3])])
     embed(tmp_path / "out", tmp_path / "x.tar", rows=1, **LAYOUT)
     counts = {name: len(list((tmp_path / "out" / name).iterdir())) for name in ("img_emb", "metadata", "_manifest")}
@@ -134,7 +134,7 @@ def test_a_shard_without_rows_has_no_files(tmp_path):
     assert [row["image_path"] for row in metadata] == ["000000003"]
 
 
-def test_tables_keep_their_columns_and_strangers_get_another_name(tmp_path):
+def test_tables_keep_their_columns_and_conflicting_names_get_a_prefix(tmp_path):
     table = {
         "key": ["k1", "k2"],
         "photo": [picture(1), picture(2)],
@@ -162,7 +162,7 @@ def test_tables_keep_their_columns_and_strangers_get_another_name(tmp_path):
     np.testing.assert_allclose(arrays["text_emb"], text_vectors(1, 2), atol=1e-3)
 
 
-def test_paths_of_a_table_are_image_paths_and_a_key_stands_in(tmp_path):
+def test_paths_of_a_table_are_image_paths_with_the_key_as_fallback(tmp_path):
     folder = write_beside(tmp_path / "in", [("a.png", picture(1))])
     spec = EncoderSpec("fake::dim=4", device="cpu", normalize=True, allow_local_files=True)
     (tmp_path / "x.csv").write_text(f"id,photo\nk,{folder / 'a.png'}\n")
@@ -176,13 +176,13 @@ def test_paths_of_a_table_are_image_paths_and_a_key_stands_in(tmp_path):
     [
         ({"spec": EncoderSpec("fake::dim=4")}, "normalize=True"),
         ({"keep_content": True}, "keep_content"),
-        ({"access_paths": "@r,m"}, "no place for matches"),
+        ({"access_paths": "@r,m"}, "and no matches"),
         ({"columns": {"text": "text", "tags.caption": "text"}}, "'tags.caption'"),
         ({"columns": {"text": "text"}, "drop": ["text"]}, "'text' out of drop"),
     ],
     ids=["not normalised", "content", "matches", "two texts", "no captions"],
 )
-def test_what_has_no_place_there_is_refused(tmp_path, options, said):
+def test_jobs_that_do_not_fit_the_layout_are_refused(tmp_path, options, said):
     write_tar(tmp_path / "x.tar", members([0]))
     with pytest.raises(SpecError, match=re.escape(said)):
         embed(tmp_path / "out", tmp_path / "x.tar", **{**LAYOUT, **options})
@@ -191,18 +191,18 @@ def test_what_has_no_place_there_is_refused(tmp_path, options, said):
 
 def test_arrays_of_images_are_refused(tmp_path):
     pq.write_table(pa.table({"id": ["a"], "photos": [[picture(1)]]}), tmp_path / "x.parquet")
-    with pytest.raises(SpecError, match="one image and one text a row"):
+    with pytest.raises(SpecError, match="one image and one text per row"):
         embed(tmp_path / "out", tmp_path / "x.parquet", columns={"photos": "image"}, **LAYOUT)
 
 
-def test_float32_is_written_where_it_is_asked_for(tmp_path):
+def test_float32_is_written_if_requested(tmp_path):
     write_tar(tmp_path / "x.tar", members([0]))
     embed(tmp_path / "out", tmp_path / "x.tar", dtype="float32", **LAYOUT)
     assert read_layout(tmp_path / "out")[0]["img_emb"].dtype == np.float32
 
 
-def test_a_shard_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
-    """Where writing ends in the middle no manifest counts the files that are there, and the next try writes all."""
+def test_a_shard_is_written_atomically(tmp_path, monkeypatch):
+    """If publishing is interrupted, no manifest lists the files, and the next attempt writes all of them."""
     write_tar(tmp_path / "x.tar", members(range(2)))
     shards = plan_shards([str(tmp_path / "x.tar")])
     job = job_options.plan(SPEC, str(tmp_path / "out"), shards, format="clip-retrieval", **BOTH)
@@ -228,7 +228,7 @@ def test_a_shard_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     assert [len(array) for array in arrays.values()] == [len(metadata), len(metadata)] == [2, 2]
 
 
-def test_the_command_writes_it_on_both_engines_overwrites_and_resumes_it(tmp_path, spark):
+def test_the_command_writes_overwrites_and_resumes_it_on_both_engines(tmp_path, spark):
     write_tar(tmp_path / "in" / "00000.tar", members(range(5)))
     options = ["--model", "fake::dim=4", "--rows-per-shard", "2", "--column", "image=image", "--column", "text=text"]
     options += ["--normalize", "--format", "clip-retrieval"]
@@ -266,7 +266,7 @@ def test_commands_that_need_vectors_say_where_they_are(tmp_path, capsys):
     assert "image_path" in out and "the vectors are in img_emb/*.npy" in err
 
 
-def test_the_command_says_what_to_add(tmp_path, capsys):
+def test_the_command_names_the_missing_option(tmp_path, capsys):
     write_tar(tmp_path / "00000.tar", members(range(2)))
     code = run(
         "embed",

@@ -1,4 +1,4 @@
-"""Lance: fragments written shard by shard, and one dataset of them when all are there."""
+"""Lance: shards write fragments, which are committed as one dataset when all are finished."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_job_without_rows_makes_an_empty_dataset(tmp_path):
     assert opened(tmp_path / "out").count_rows() == 0
 
 
-def test_halves(tmp_path):
+def test_float16_vectors(tmp_path):
     write_tar(tmp_path / "x.tar", members([3]))
     embed(tmp_path / "out", tmp_path / "x.tar", format="lance", dtype="float16")
     assert opened(tmp_path / "out").schema.field("embedding").type == pa.list_(pa.float16(), 4)
@@ -96,7 +96,7 @@ def test_arrays_and_matches_have_vectors_of_a_fixed_size_inside(tmp_path):
     assert row["matches"][0]["embedding"] == fake_text_vector("one", 4).tolist()
 
 
-def test_nothing_is_seen_before_the_end_and_again_is_the_same(tmp_path):
+def test_readers_see_nothing_before_the_commit_and_repeating_it_changes_nothing(tmp_path):
     write_tar(tmp_path / "x.tar", members(range(4)))
     shards = plan_shards([str(tmp_path / "x.tar")], rows_per_shard=2)
     job = job_options.plan(SPEC, str(tmp_path / "out"), shards, format="lance")
@@ -112,7 +112,7 @@ def test_nothing_is_seen_before_the_end_and_again_is_the_same(tmp_path):
         assert opened(tmp_path / "out").count_rows() == 4
 
 
-def test_a_fragment_that_is_gone_is_told(tmp_path):
+def test_a_missing_fragment_is_an_error(tmp_path):
     write_tar(tmp_path / "x.tar", members(range(2)))
     embed(tmp_path / "out", tmp_path / "x.tar", format="lance")
     next((tmp_path / "out" / "dataset.lance" / "data").iterdir()).unlink()
@@ -120,7 +120,7 @@ def test_a_fragment_that_is_gone_is_told(tmp_path):
         finish_job(str(tmp_path / "out"))
 
 
-def test_the_command_writes_it_on_both_engines_overwrites_and_resumes_it(tmp_path, spark):
+def test_the_command_writes_overwrites_and_resumes_it_on_both_engines(tmp_path, spark):
     write_tar(tmp_path / "in" / "00000.tar", members(range(5)))
     options = ["--model", "fake::dim=4", "--rows-per-shard", "2", "--format", "lance"]
     for engine in ("beam", "spark"):
@@ -145,14 +145,14 @@ def test_reading_it_as_parquet_says_where_the_rows_are(tmp_path):
         read_dataset(str(tmp_path / "out"))
 
 
-def test_where_it_cannot_be_written_is_refused(tmp_path):
+def test_unsupported_directories_are_refused(tmp_path):
     write_tar(tmp_path / "x.tar", members([0]))
     shards = plan_shards([str(tmp_path / "x.tar")])
-    with pytest.raises(SpecError, match="local directories, az://"):
+    with pytest.raises(SpecError, match="only to local directories, az://"):
         job_options.plan(SPEC, "memory://out", shards, format="lance")
 
 
-def test_without_the_library_the_job_does_not_begin(tmp_path, monkeypatch):
+def test_without_the_library_the_job_does_not_start(tmp_path, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "lance", None)

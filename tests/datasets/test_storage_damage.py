@@ -1,4 +1,4 @@
-"""Bytes that changed after a dataset was written: noticed wherever its rows are read, and the file is named."""
+"""Bytes that changed after a dataset was written: every reader of its rows notices them and names the file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from clipmill.jobs.embedded_keys import embedded_keys
 
 pytest_plugins = ["resume_jobs"]
 
-TOLD = r"the file is damaged: a page does not match its checksum; .*--resume; .*build the index again\)"
+DAMAGE = r"the file is damaged: a page does not match its checksum; .*--resume; .*build the index again\)"
 
 
 def flip(path: Path, column: str) -> None:
@@ -38,7 +38,7 @@ def flip(path: Path, column: str) -> None:
 
 @pytest.fixture
 def dataset(tmp_path, texts) -> Path:
-    """Five parts, of which the second is damaged in its vectors."""
+    """Five parts; the vectors of the second are damaged."""
     undisturbed(str(tmp_path / "dataset"), texts)
     flip(second(tmp_path / "dataset"), "embedding")
     return tmp_path / "dataset"
@@ -49,7 +49,7 @@ def second(dataset: Path) -> Path:
 
 
 def test_reading_it(dataset):
-    with pytest.raises(DatasetError, match=f"cannot read {second(dataset)}: {TOLD}"):
+    with pytest.raises(DatasetError, match=f"cannot read {second(dataset)}: {DAMAGE}"):
         read_dataset(str(dataset))
 
 
@@ -60,11 +60,11 @@ def test_reading_it_as_input_fails_its_rows_alone(dataset):
     assert len(rows) == 8 - 2 + 1
     assert str(failed.code) == "malformed" and failed.message.startswith(f"rows 0 to 1: {second(dataset)}: the file is")
     documents = [one for shard in shards for one in read_documents(shard, ReaderOptions(text="id"))]
-    assert [one.failures for one in documents] == [()] * 8  # what is damaged is not read for them
+    assert [one.failures for one in documents] == [()] * 8  # documents do not read the damaged column
 
 
 def test_an_index_of_it(dataset, tmp_path):
-    with pytest.raises(DatasetError, match=f"{second(dataset)}: {TOLD}"):
+    with pytest.raises(DatasetError, match=f"{second(dataset)}: {DAMAGE}"):
         build_index([str(dataset)], str(tmp_path / "index"))
 
 
@@ -74,35 +74,35 @@ def test_the_keys_of_an_index(dataset, texts, tmp_path):
     build_index([str(dataset)], str(tmp_path / "index"))
     (keys,) = (tmp_path / "index" / "keys").iterdir()
     flip(keys, "id")
-    with pytest.raises(DatasetError, match=f"{keys}: {TOLD}"):
+    with pytest.raises(DatasetError, match=f"{keys}: {DAMAGE}"):
         open_index(str(tmp_path / "index")).rows(np.array([0]), ["id"])
 
 
-def test_passing_over_its_rows(dataset, texts, tmp_path):
+def test_skipping_its_rows(dataset, texts, tmp_path):
     part = second(dataset)
     flip(part, "id")
     job, _ = begin(str(tmp_path / "new"), texts, skip_existing=SkipExisting([str(dataset)]))
     (manifest,) = [path for path in (dataset / "_manifest").iterdir() if path.stem == part.stem]
-    with pytest.raises(DatasetError, match=f"cannot read {part}: {TOLD}"):
+    with pytest.raises(DatasetError, match=f"cannot read {part}: {DAMAGE}"):
         list(embedded_keys((0, f"_manifest/{manifest.name}"), job))
 
 
 @pytest.mark.parametrize("engine", ["beam", pytest.param("spark", marks=pytest.mark.spark)])
-def test_the_command_that_passes_over_its_rows(dataset, texts, tmp_path, capfd, engine):
-    """A worker notices it, and its engine's words are left out."""
+def test_the_command_that_skips_its_rows(dataset, texts, tmp_path, capfd, engine):
+    """A worker notices the damage, and the error omits what the engine adds."""
     flip(second(dataset), "id")
     command = ["embed", texts, "--output", tmp_path / "new", "--engine", engine, "--skip-existing", dataset]
     assert run(*command, "--model", SPEC.model, "--device", "cpu") == 1
     (said,) = [line for line in capfd.readouterr().err.splitlines() if "Error" in line]
-    assert re.fullmatch(rf"Error: (the Spark job failed: )?cannot read {second(dataset)}: {TOLD}", said)
+    assert re.fullmatch(rf"Error: (the Spark job failed: )?cannot read {second(dataset)}: {DAMAGE}", said)
 
 
 @pytest.mark.parametrize("command", ["summary", "report"])
 def test_the_commands_that_look_at_it(dataset, tmp_path, capfd, command):
     page = tmp_path / "page.html"
     run(command, dataset, *(["--output", page] if command == "report" else []))
-    told = capfd.readouterr().err + (page.read_text() if page.exists() else "")
-    assert second(dataset).name in told and "a page does not match its checksum" in told
+    shown = capfd.readouterr().err + (page.read_text() if page.exists() else "")
+    assert second(dataset).name in shown and "a page does not match its checksum" in shown
 
 
 def test_deleting_the_file_and_resuming_makes_it_again(dataset, texts, tmp_path):

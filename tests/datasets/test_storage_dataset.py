@@ -1,4 +1,4 @@
-"""Datasets are written whole or not at all, and nothing that clipmill did not write is ever deleted."""
+"""Datasets are written atomically, and files that clipmill did not write are never deleted."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def batch(*ids: str) -> pa.RecordBatch:
 
 @pytest.fixture(params=["local", "memory"])
 def directory(request, tmp_path):
-    """A place that is not there yet, on this machine and on a file system behind fsspec."""
+    """A directory that does not exist yet, local and on a file system of fsspec."""
     if request.param == "local":
         yield str(tmp_path / "deep" / "dataset")
         return
@@ -59,7 +59,7 @@ def write(directory: str, name: str, *ids: str, failures: int = 0, **manifest: o
         return writer.commit(manifest)
 
 
-def test_a_dataset_comes_back_as_it_was_written(directory):
+def test_a_dataset_is_read_as_it_was_written(directory):
     prepare_directory(directory)
     write_job(directory, {"spec": {"model": "m"}}, shards=2)
     write(directory, "00001-b", "ccc", embedded=1, seconds=1.5, process="h:1", loads=1, resolved={"device": "cpu"})
@@ -80,7 +80,7 @@ def test_a_dataset_comes_back_as_it_was_written(directory):
     assert summary.complete
 
 
-def test_the_manifest_says_which_files_there_are_and_how_large(directory):
+def test_the_manifest_lists_the_files_with_their_sizes(directory):
     prepare_directory(directory)
     manifest = write(directory, "00000-a", "a", "b", failures=1, embedded=2)
     sizes = Folder.of(directory).list()
@@ -132,7 +132,7 @@ def test_writing_a_shard_again_replaces_it_and_its_failures(directory):
 
 
 def test_a_second_attempt_at_a_finished_shard_leaves_it_alone(directory):
-    """An engine may start a task twice: the slower one must take nothing away, wherever it is killed."""
+    """An engine may start a task twice: the slower attempt must delete nothing, wherever it is killed."""
     prepare_directory(directory)
     shard = {"first_path": "a", "fingerprint": "1"}
     first = write(directory, "00000-a", "old", failures=1, shard=shard)
@@ -142,10 +142,10 @@ def test_a_second_attempt_at_a_finished_shard_leaves_it_alone(directory):
     assert not [name for name in Folder.of(directory).list() if name.endswith(".tmp")]
 
 
-@pytest.mark.parametrize("standing", [{"shard": {"fingerprint": "1"}}, {}])
-def test_a_shard_of_other_input_is_replaced(directory, standing):
+@pytest.mark.parametrize("existing", [{"shard": {"fingerprint": "1"}}, {}])
+def test_a_shard_of_other_input_is_replaced(directory, existing):
     prepare_directory(directory)
-    write(directory, "00000-a", "old", failures=1, **standing)
+    write(directory, "00000-a", "old", failures=1, **existing)
     manifest = write(directory, "00000-a", "new", shard={"fingerprint": "2"})
     assert manifest["shard"] == {"fingerprint": "2"}
     assert read_dataset(directory)["id"].to_pylist() == ["new"]
@@ -171,7 +171,7 @@ def test_an_error_while_writing_again_keeps_the_old_shard(directory):
     assert read_dataset(directory)["id"].to_pylist() == ["old"]
 
 
-def test_a_killed_process_leaves_no_part_and_what_it_left_is_cleared(tmp_path):
+def test_a_killed_process_leaves_no_part_and_its_temporary_files_are_removed(tmp_path):
     code = (
         "import os, sys, pyarrow as pa; from clipmill.datasets import ShardWriter\n"
         "schema = pa.schema([('id', pa.string())])\n"
@@ -186,9 +186,9 @@ def test_a_killed_process_leaves_no_part_and_what_it_left_is_cleared(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_file_size_limit_is_an_error_with_a_way_out_and_leaves_nothing(tmp_path):
+def test_a_file_size_limit_is_an_error_with_a_hint_and_leaves_nothing(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    noise = np.random.default_rng(0).random((1000, 4), np.float32)  # what cannot be packed into less than the limit
+    noise = np.random.default_rng(0).random((1000, 4), np.float32)  # noise does not compress below the limit
     ids = pa.array([str(number) for number in range(1000)])
     rows = pa.record_batch([ids, vector_array(list(noise), 4)], schema=SCHEMA)
     try:
@@ -250,7 +250,7 @@ def test_other_columns_are_refused(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_what_a_failure_holds_is_always_json(directory):
+def test_failures_are_always_valid_json(directory):
     prepare_directory(directory)
     with ShardWriter(directory, "00000-a", SCHEMA) as writer:
         writer.fail({"row": "photo\udcff.jpg", "tags": {"nan": float("nan"), "bytes": b"abc", "n": np.float32(2)}})
@@ -289,7 +289,7 @@ def test_a_job_that_never_wrote_anything_needs_no_overwrite(directory):
 
 @pytest.mark.parametrize("beside", [".part-00000-a.parquet.1.tmp", "_failures/part-00000-a.jsonl", "notes.txt"])
 def test_a_job_that_wrote_something_does(directory, beside):
-    """A temporary file may be of a job that is at work now."""
+    """A temporary file may belong to a running job."""
     folder = Folder.of(directory)
     prepare_directory(directory)
     write_job(directory, {}, shards=1)
@@ -301,7 +301,7 @@ def test_a_job_that_wrote_something_does(directory, beside):
     assert folder.list() == before
 
 
-def test_a_description_of_somebody_else_is_not_deleted(directory):
+def test_a_foreign_description_is_not_deleted(directory):
     Folder.of(directory).make()
     Folder.of(directory).write("_job.json", b'{"format": "another"}')
     with pytest.raises(DatasetError, match="is not empty"):
@@ -316,28 +316,28 @@ def test_finished_shards_are_counted_without_reading_them(directory):
     assert count_finished(directory) == 2
 
 
-def test_strangers_files_in_a_dataset_are_never_deleted(directory):
+def test_foreign_files_in_a_dataset_are_never_deleted(directory):
     make_dataset(directory)
     Folder.of(directory).write("notes.txt", b"mine")
     before = Folder.of(directory).list()
-    with pytest.raises(DatasetError, match=r"no part of the dataset \(notes.txt\)"):
+    with pytest.raises(DatasetError, match=r"not part of the dataset \(notes.txt\)"):
         prepare_directory(directory, overwrite=True)
     assert Folder.of(directory).list() == before
 
 
 @pytest.mark.parametrize("job", [None, b"{", b"[]", b'{"format": "another"}'], ids=["none", "cut", "list", "another"])
-def test_a_directory_that_is_no_dataset_of_ours_is_never_deleted(directory, job):
+def test_a_directory_that_is_not_a_clipmill_dataset_is_never_deleted(directory, job):
     folder = Folder.of(directory)
     folder.make()
     folder.write("part-00000-1234.snappy.parquet", b"Spark's")
     if job is not None:
         folder.write("_job.json", job)
-    with pytest.raises(DatasetError, match="no dataset of clipmill"):
+    with pytest.raises(DatasetError, match="not a clipmill dataset"):
         prepare_directory(directory, overwrite=True)
     assert folder.read("part-00000-1234.snappy.parquet") == b"Spark's"
 
 
-def test_an_interrupted_deletion_can_be_taken_up_again(directory, monkeypatch):
+def test_an_interrupted_deletion_can_be_resumed(directory, monkeypatch):
     make_dataset(directory)
     delete, deleted = Folder.delete, []
 
@@ -356,13 +356,13 @@ def test_an_interrupted_deletion_can_be_taken_up_again(directory, monkeypatch):
     assert Folder.of(directory).list() == {}
 
 
-def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path):
+def test_a_file_instead_of_the_directory_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(DatasetError, match="is a file"):
         prepare_directory(str(tmp_path / "file"), overwrite=True)
 
 
-def test_a_directory_that_cannot_be_made_is_an_error_with_its_path(tmp_path):
+def test_a_directory_that_cannot_be_created_is_an_error_with_its_path(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(DatasetError, match=r"cannot .*file/below"):
         prepare_directory(str(tmp_path / "file" / "below"))

@@ -1,4 +1,4 @@
-"""Documents and rows of files: a broken record costs only itself."""
+"""Files are read as documents and rows; a broken record fails alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from clipmill.errors import DatasetError
 # --- documents -------------------------------------------------------------------------------------------------------
 
 
-def test_listed_files_may_be_local_and_uris_inside_files_are_strangers(tmp_path):
+def test_listed_files_may_be_local_and_uris_inside_files_are_untrusted(tmp_path):
     fill(tmp_path, "a.jpg", "empty.jpg")
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "x.jsonl").write_text(json.dumps({"uri": str(tmp_path / "a.jpg"), "_trusted_uri": True}))
@@ -39,7 +39,7 @@ def test_a_json_line_is_a_document_and_unknown_fields_are_tags(tmp_path):
 
 
 BROKEN_LINES = {
-    "cut": (b'{"text": "cut', "no JSON: Unterminated string"),
+    "cut": (b'{"text": "cut', "invalid JSON: Unterminated string"),
     "not UTF-8": (b'{"text": "\xff"}', "not UTF-8 at byte 10"),
     "list": (b"[1]", "holds a list, not an object"),
     "text is a number": (b'{"text": 5}', "'text' is no string"),
@@ -62,8 +62,8 @@ def test_a_broken_line_fails_alone(tmp_path, line, message):
     assert message in failure.message
 
 
-def test_as_many_levels_as_are_allowed_and_wide_lines_are_read(tmp_path):
-    """Brackets inside texts and beside each other are no levels."""
+def test_lines_of_the_maximum_depth_and_wide_lines_are_read(tmp_path):
+    """Brackets inside strings and next to each other do not count as levels."""
     deep = '{"text": "a", "tags":' + '{"a":' * 62 + "[1]" + "}" * 62 + "}"
     wide = json.dumps({"text": "[" * 100, "tags": {"a": [[n] for n in range(100)]}})
     (tmp_path / "x.jsonl").write_text(f"{deep}\n{wide}\n")
@@ -107,7 +107,7 @@ def test_a_line_of_any_length_fails_alone(tmp_path, monkeypatch):
     assert [d.id.rpartition(":")[2] for d in found] == ["1", "2", "3"]
 
 
-def test_a_cut_archive_gives_what_it_holds_and_one_failure(tmp_path):
+def test_a_truncated_gzip_file_yields_its_readable_lines_and_one_failure(tmp_path):
     lines = "".join(json.dumps({"text": f"{n} {uuid.uuid4()}"}) + "\n" for n in range(2000)).encode()
     packed = gzip.compress(lines)
     (tmp_path / "x.jsonl.gz").write_bytes(packed[: len(packed) // 2])
@@ -117,7 +117,7 @@ def test_a_cut_archive_gives_what_it_holds_and_one_failure(tmp_path):
     assert set(codes(found)[:-1]) == {None}
 
 
-def test_a_quote_that_nothing_closes_costs_its_line(tmp_path):
+def test_an_unclosed_quote_loses_only_its_line(tmp_path):
     (tmp_path / "x.csv").write_text('id,text\n1,good\n2,"open\n3,fine\n4,fine too\n')
     found = documents(tmp_path)
     assert [d.text for d in found] == ["good", None, "fine", "fine too"]
@@ -127,8 +127,8 @@ def test_a_quote_that_nothing_closes_costs_its_line(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("2,too,many", "3 fields, and the header 2"),
-        ("2", "1 fields, and the header 2"),
+        ("2,too,many", "3 fields, but the header has 2"),
+        ("2", "1 fields, but the header has 2"),
         ('2,"a"b', "expected after"),
     ],
 )
@@ -140,7 +140,7 @@ def test_a_broken_csv_record_fails_alone(tmp_path, line, message):
 
 
 @pytest.mark.parametrize("name", ["x.jsonl", "x.csv"])
-def test_utf16_is_one_failure_that_says_so(tmp_path, name):
+def test_utf16_is_one_failure(tmp_path, name):
     (tmp_path / name).write_text('id,text\n1,"a"\n', encoding="utf-16")
     (found,) = documents(tmp_path / name)
     assert "UTF-16; convert it to UTF-8" in found.failures[0].message
@@ -151,7 +151,7 @@ def test_tabs_separate_tsv(tmp_path):
     assert [(d.id, d.text) for d in documents(tmp_path)] == [("1", "a, b")]
 
 
-def test_columns_are_found_by_name_or_by_what_is_said(tmp_path):
+def test_columns_are_found_by_default_names_or_by_options(tmp_path):
     table = pa.table({"key": ["k", None], "caption": ["c", None], "image": [b"i", b"j"], "label": [1, 2]})
     pq.write_table(table, tmp_path / "x.parquet")
     found = documents(tmp_path)
@@ -160,7 +160,7 @@ def test_columns_are_found_by_name_or_by_what_is_said(tmp_path):
     assert [(d.text, d.blob, d.tags) for d in found] == [(None, b"i", {"label": 1}), (None, b"j", {"label": 2})]
 
 
-def test_a_struct_of_bytes_and_path_is_an_image_and_a_path_in_it_a_stranger(tmp_path):
+def test_a_struct_of_bytes_and_path_is_an_image_and_its_path_is_untrusted(tmp_path):
     images = [{"bytes": b"i", "path": None}, {"bytes": None, "path": "/etc/hostname"}, None]
     pq.write_table(pa.table({"page": [{"image": image} for image in images]}), tmp_path / "x.parquet")
     found = documents(tmp_path, image="page.image")
@@ -172,7 +172,7 @@ def test_a_struct_of_bytes_and_path_is_an_image_and_a_path_in_it_a_stranger(tmp_
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.parquet"])
-def test_a_column_that_is_missing_is_a_failure_naming_those_that_are_there(tmp_path, name):
+def test_a_missing_column_is_a_failure_that_lists_the_existing_columns(tmp_path, name):
     if name == "x.csv":
         (tmp_path / name).write_text("a,b\n1,2\n")
     else:
@@ -196,7 +196,7 @@ def test_parquet_with_a_string_that_is_not_utf8_loses_that_row(tmp_path):
     assert codes(found) == [None, "malformed", None]
 
 
-def test_a_damaged_row_group_costs_itself(tmp_path):
+def test_a_damaged_row_group_fails_alone(tmp_path):
     path = tmp_path / "x.parquet"
     table = pa.table({"text": [f"{n} {uuid.uuid4()}" for n in range(300)]})
     pq.write_table(table, path, row_group_size=100, compression="zstd", use_dictionary=False)
@@ -224,12 +224,12 @@ def test_an_unreadable_parquet_file_is_one_failure_and_the_next_is_read(tmp_path
     assert found[1].text == "fine"
 
 
-def test_a_file_that_went_away_after_planning_is_a_failure(tmp_path):
+def test_a_file_that_was_deleted_after_planning_is_a_failure(tmp_path):
     for name in ("a.jsonl", "a.csv", "a.parquet"):
         assert codes(list(read_documents(whole_file(str(tmp_path / name))))) == ["not_found"]
 
 
-def test_failures_are_documents_to_try_again(tmp_path):
+def test_failures_are_read_as_documents_to_retry(tmp_path):
     record = {
         "row": "a", "column": None, "stage": "fetch", "code": "fetch_failed", "message": "…", "transient": True,
         "id": "a", "uri": "https://example.com/a.jpg", "tags": {"x": 1},
@@ -249,8 +249,8 @@ def test_rows_have_all_columns_and_broken_ones_a_failure(tmp_path):
     assert [row.failure and row.failure.row for row in found] == [None, f"{tmp_path}/x.jsonl:2", None]
 
 
-def test_files_are_rows_of_where_they_are(tmp_path):
-    """Their bytes are in no column of the output: the path says where they are."""
+def test_files_are_rows_with_their_paths(tmp_path):
+    """No column of the output holds their bytes; the path locates them."""
     fill(tmp_path, "a.jpg")
     shards = plan_shards([str(tmp_path)])
     path = str(tmp_path / "a.jpg")
@@ -285,7 +285,7 @@ def test_json_lines_declare_what_is_embedded_and_nothing_is_inferred(tmp_path):
         }
 
 
-def test_columns_of_one_name_and_types_that_do_not_mix_are_refused(tmp_path):
+def test_columns_with_the_same_name_and_incompatible_types_are_refused(tmp_path):
     pq.write_table(pa.table({"x": ["a"]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"x": [{"y": 1}]}), tmp_path / "b.parquet")
     with pytest.raises(DatasetError, match="different types"):

@@ -1,4 +1,4 @@
-"""The column that takes what no file declares: it is one of JSON lines alone, and comes back as an ordinary column."""
+"""The column of undeclared fields exists for JSON lines only, and is read back as an ordinary column."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clipmill.errors import SpecError
 
 @pytest.mark.parametrize("old_mark", [None, b"1"])
 def test_a_dataset_made_of_json_lines_is_a_table_like_any_other(tmp_path, old_mark):
-    """Its `tags` are a column with strings, not the place for fields that no file declares."""
+    """Its `tags` are a column of strings, which does not take undeclared fields."""
     (tmp_path / "x.jsonl").write_text(json.dumps({"id": "a", "caption": "one", "lang": "en", "left": "out"}))
     out = str(tmp_path / "out")
     run_job(out, tmp_path / "x.jsonl", columns={"caption": "text"}, drop=["left"])

@@ -1,4 +1,4 @@
-"""Inputs: what a name means, and where it is cut; the same however it is cut."""
+"""Listing inputs and cutting them into shards; the rows are the same however they are cut."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from clipmill.errors import DatasetError
 # --- listing ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_is_all_files_below_it_sorted_without_hidden_ones_and_marks(tmp_path):
+def test_a_folder_is_listed_recursively_without_hidden_files_and_markers(tmp_path):
     fill(tmp_path, "b.jpg", "a/c.png", "a/_DSC1.jpg", "noending", ".hidden", ".git/x.jpg", "a/.DS_Store")
     fill(tmp_path, "_SUCCESS", "_failures/part-0.jsonl", "t/_delta_log/0.json")
     assert relative(plan_shards([str(tmp_path)]), tmp_path) == ["a/_DSC1.jpg", "a/c.png", "b.jpg", "noending"]
@@ -44,12 +44,12 @@ def test_globs(tmp_path, pattern, expected):
     assert relative(plan_shards([f"{tmp_path}/{pattern}"]), tmp_path) == expected
 
 
-def test_a_file_whose_name_looks_like_a_glob_is_that_file(tmp_path):
+def test_an_existing_file_is_not_treated_as_a_glob(tmp_path):
     fill(tmp_path, "a[1].jpg", "a1.jpg")
     assert relative(plan_shards([f"{tmp_path}/a[1].jpg"]), tmp_path) == ["a[1].jpg"]
 
 
-def test_inputs_keep_their_order_and_a_file_named_twice_comes_once(tmp_path):
+def test_inputs_keep_their_order_without_duplicates(tmp_path):
     fill(tmp_path, "a.jpg", "b.jpg", "c.jpg")
     assert relative(plan_shards([f"{tmp_path}/c.jpg", str(tmp_path)]), tmp_path) == ["c.jpg", "a.jpg", "b.jpg"]
 
@@ -58,13 +58,13 @@ def test_inputs_keep_their_order_and_a_file_named_twice_comes_once(tmp_path):
     ("given", "message"),
     [("missing", "no such file or folder"), ("*.gif", "matches no file"), ("empty", "holds no files")],
 )
-def test_an_input_that_names_nothing_is_an_error_with_its_name(tmp_path, given, message):
+def test_an_input_without_files_is_an_error_with_its_name(tmp_path, given, message):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match=f"{given.replace('*', '[*]')}.*{message}"):
         plan_shards([f"{tmp_path}/{given}"])
 
 
-def test_links_are_followed_and_one_in_a_circle_ends(tmp_path):
+def test_links_are_followed_and_cycles_end(tmp_path):
     fill(tmp_path / "real", "x.jpg")
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "linked").symlink_to(tmp_path / "real")
@@ -95,7 +95,7 @@ def test_a_file_name_that_is_not_utf8_is_listed(tmp_path):
 # --- planning --------------------------------------------------------------------------------------------------------
 
 
-def test_shards_are_the_same_every_time_and_travel(tmp_path):
+def test_shards_are_the_same_every_time_and_picklable(tmp_path):
     fill(tmp_path, *(f"{number}.jpg" for number in range(5)))
     shards = plan_shards([str(tmp_path)], rows_per_shard=2)
     assert [len(shard.paths) for shard in shards] == [2, 2, 1]
@@ -149,20 +149,20 @@ def test_parquet_is_the_same_however_it_is_cut(tmp_path, every, group):
     assert all(shard.stop - shard.start <= max(every, group // 16 + 1) for shard in shards)
 
 
-def test_a_packed_file_is_one_shard(tmp_path):
+def test_a_compressed_file_is_one_shard(tmp_path):
     with gzip.open(tmp_path / "x.jsonl.gz", "wt") as file:
         file.write('{"text": "a"}\n{"text": "b"}\n')
     assert len(plan_shards([str(tmp_path)], rows_per_shard=1)) == 1
     assert [d.text for d in documents(tmp_path)] == ["a", "b"]
 
 
-def test_a_json_array_is_refused_with_the_way_to_lines(tmp_path):
+def test_a_json_array_is_refused_with_the_command_that_converts_it(tmp_path):
     (tmp_path / "x.json").write_text('[\n{"text": "a"}\n]')
     with pytest.raises(DatasetError, match=r"JSON array.*jq -c"):
         plan_shards([str(tmp_path)])
 
 
-def test_kind_wins_over_the_name(tmp_path):
+def test_kind_overrides_the_extension(tmp_path):
     (tmp_path / "x.log").write_text('{"text": "a"}\n')
     (shard,) = plan_shards([str(tmp_path)], kind="jsonl")
     assert [d.text for d in read_documents(shard)] == ["a"]

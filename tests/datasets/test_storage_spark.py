@@ -1,4 +1,4 @@
-"""Spark reads what our writer writes: vectors, nulls, nested documents, and where they come from."""
+"""Spark reads what the writer writes: vectors, nulls, nested documents and provenance."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_spark_sees_provenance_as_metadata_of_the_column(spark, rows_directory):
     assert read_provenance(frame.select("id", frame.words_embedding.alias("v"))) == {"v": provenance}
 
 
-def test_what_spark_writes_again_still_says_where_it_comes_from(spark, rows_directory, tmp_path):
+def test_provenance_survives_when_spark_writes_the_column(spark, rows_directory, tmp_path):
     spark.read.parquet(rows_directory).select("id", "caption_embedding").write.parquet(str(tmp_path / "again"))
     assert read_provenance(tmp_path / "again") == {"caption_embedding": provenance_of(SPEC, "text")}
 
@@ -109,7 +109,7 @@ def test_nested_documents_are_structs_for_spark(spark, tmp_path):
 
 @pytest.mark.parametrize("kind", [pa.uint32(), pa.timestamp("ms"), pa.large_string(), pa.date32()], ids=str)
 def test_columns_of_other_types_are_read_with_or_without_the_footer(spark, tmp_path, kind):
-    """Where Spark has no such type the footer is left out, and Spark reads the file as it always did."""
+    """If Spark lacks a type, the footer is omitted, and Spark reads the file without it."""
     schema = with_provenance(pa.schema([("x", kind), ("v", pa.list_(pa.float32()))]), {"v": {"model": "m"}})
     pq.write_table(pa.table([pa.array([None], kind), pa.array([[1.0]])], schema=schema), tmp_path / "x.parquet")
     frame = spark.read.parquet(str(tmp_path / "x.parquet"))
@@ -118,8 +118,8 @@ def test_columns_of_other_types_are_read_with_or_without_the_footer(spark, tmp_p
 
 
 @pytest.mark.spark
-def test_ranked_candidates_come_out_as_an_array_of_structs(spark, tmp_path):
-    """With their types, nulls and failures, and where the scores come from."""
+def test_ranked_candidates_are_an_array_of_structs(spark, tmp_path):
+    """With their types, nulls, failures and the provenance of the scores."""
     base = pa.schema([("id", pa.int64()), ("q", pa.string()), ("c", pa.list_(pa.binary()))])
     plan = RankPlan("q", "c", candidate_kind="image", scale=7.5)
     reason = {"stage": "decode", "code": "undecodable", "message": "no picture"}

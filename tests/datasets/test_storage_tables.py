@@ -1,4 +1,4 @@
-"""Documents and rows as record batches, and which outcome belongs to which document."""
+"""Documents and rows as record batches, and the mapping of outcomes to documents."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def tree() -> Document:
     ("paths", "places"),
     [("@r", ["@r"]), ("@m", ["@m[0]", "@m[1]"]), ("@r,mc", ["@r", "@m[0]c[0]"])],
 )
-def test_outcomes_return_to_the_documents_they_came_from(paths, places):
+def test_outcomes_are_assigned_to_their_documents(paths, places):
     document = tree()
     untouched = copy.deepcopy(document)
     plan = DocumentEmbedPlan(paths, keep_content=True)

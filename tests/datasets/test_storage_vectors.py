@@ -1,4 +1,4 @@
-"""Arrays of vectors and their provenance: exact, null where null, and read back from wherever they went."""
+"""Arrays of vectors and their provenance: exact values and nulls, and provenance read from every kind of source."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MATRIX = np.arange(12, dtype=np.float32).reshape(3, 4)
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_vectors_and_nulls_come_back_from_parquet(tmp_path, dtype):
-    """A null among vectors is a null row, whichever reader; fixed-size lists could not be read back."""
+    """Every reader reads a null among vectors as a null row; fixed-size lists could not be read back."""
     array = vector_array([MATRIX[0], None, MATRIX[2]], 4, dtype)
     array.validate(full=True)
     pq.write_table(pa.table({"v": array}), tmp_path / "v.parquet")
@@ -47,14 +47,14 @@ def test_type_does_not_depend_on_the_data(vectors, expected):
     assert array.to_pylist() == expected
 
 
-def test_arrays_of_vectors_keep_null_rows_apart_from_empty_ones():
+def test_arrays_of_vectors_distinguish_null_rows_from_empty_ones():
     array = nested_vector_array([[MATRIX[0], None], None, [], [MATRIX[1]]], 4)
     array.validate(full=True)
     assert array.type == vector_type(nested=True)
     assert array.to_pylist() == [[[0, 1, 2, 3], None], None, [], [[4, 5, 6, 7]]]
 
 
-def test_vectors_are_copied_so_that_changing_them_later_changes_nothing():
+def test_vectors_are_copied():
     vector = MATRIX[0].copy()
     array = vector_array([vector], 4)
     vector[:] = -1
@@ -70,12 +70,12 @@ def test_vectors_are_copied_so_that_changing_them_later_changes_nothing():
     ],
     ids=["wrong length", "too large for float16", "unknown dtype"],
 )
-def test_what_cannot_be_an_array_is_refused(make, message):
+def test_invalid_vectors_and_dtypes_are_refused(make, message):
     with pytest.raises(DatasetError, match=message):
         make()
 
 
-def test_provenance_says_what_planning_knows():
+def test_provenance_holds_what_is_known_before_the_model_is_loaded():
     spec = EncoderSpec("ViT-B-32::openai", apply_exif=True, decode="exact")
     provenance = provenance_of(spec, "image")
     assert provenance["model"] == "ViT-B-32::openai"
@@ -121,7 +121,7 @@ def test_provenance_is_read_from_the_footer_that_spark_writes():
     assert read_provenance(sparks) == {"v": provenance}
 
 
-def test_footer_is_left_out_where_spark_has_no_such_type():
+def test_the_footer_is_omitted_if_spark_lacks_a_type():
     schema = pa.schema([("v", vector_type("float16"))], metadata={SPARK_SCHEMA_KEY: b'{"fields": []}'})
     stamped = with_provenance(schema, {"v": {"model": "m"}})
     assert stamped.metadata is None
@@ -129,7 +129,7 @@ def test_footer_is_left_out_where_spark_has_no_such_type():
 
 
 @pytest.mark.parametrize("name", ["missing", "missing/*.parquet", "text.txt", "empty"])
-def test_provenance_of_nothing_is_an_error(tmp_path, name):
+def test_provenance_of_a_missing_path_or_column_is_an_error(tmp_path, name):
     (tmp_path / "text.txt").write_text("no parquet")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match=name.replace("*", r"\*")):
@@ -148,7 +148,7 @@ def test_provenance_of_nothing_is_an_error(tmp_path, name):
     ],
     ids=["same", "runtime, precision, decode", "normalize", "exif", "long texts", "model"],
 )
-def test_differences_are_those_that_change_the_space(options, expected):
+def test_differences_are_those_that_change_the_vectors(options, expected):
     ours = provenance_of(EncoderSpec("demo"), "auto")
     theirs = provenance_of(EncoderSpec(**{"model": "demo", **options}), "auto")
     found = differences(ours, theirs)

@@ -1,4 +1,4 @@
-"""Tars as img2dataset writes them: each sample comes out once, with its caption and its metadata."""
+"""Tars as img2dataset writes them: each sample is read once, with its caption and its metadata."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from clipmill.encoders import EncoderSpec
 from clipmill.encoders.testing import fake_text_vector
 from clipmill.errors import DatasetError
 
-# --- samples that are whole ------------------------------------------------------------------------------------------
+# --- complete samples -------------------------------------------------------------------------------------------------
 
 
-def test_a_tar_as_documents_embeds_the_images_and_carries_captions_and_metadata(tmp_path):
+def test_a_tar_as_documents_embeds_the_images_and_keeps_captions_and_metadata(tmp_path):
     write_tar(tmp_path / "00000.tar", members(range(5)))
     summary = embed(tmp_path / "out", tmp_path / "00000.tar")
     assert (summary.input_rows, summary.rows, summary.failed) == (5, 5, {})
@@ -56,20 +56,20 @@ def test_a_tar_as_rows_has_a_vector_of_the_image_and_one_of_the_caption(tmp_path
     assert [json.loads(row["tags"]) for row in found] == [about(n) for n in range(3)]
 
 
-def test_the_image_is_written_again_unless_it_is_dropped(tmp_path):
+def test_the_image_is_written_unless_it_is_dropped(tmp_path):
     write_tar(tmp_path / "00000.tar", members([7]))
     embed(tmp_path / "out", tmp_path / "00000.tar", columns={"image": "image"})
     (row,) = rows_of(tmp_path / "out").values()
     assert row["image"] == picture(7)
 
 
-def test_captions_alone_are_a_column_too(tmp_path):
+def test_captions_alone_can_be_embedded(tmp_path):
     write_tar(tmp_path / "00000.tar", members([1, 2]))
     embed(tmp_path / "out", tmp_path / "00000.tar", columns={"text": "text"})
     assert [list(row) for row in rows_of(tmp_path / "out").values()] == [["id", "text", "tags", "text_embedding"]] * 2
 
 
-def test_the_key_takes_the_name_that_is_asked_for_and_may_be_a_field_of_the_metadata(tmp_path):
+def test_the_key_may_be_renamed_or_be_a_field_of_the_metadata(tmp_path):
     write_tar(tmp_path / "00000.tar", members([3], uid="u3"))
     given = ["embed", tmp_path / "00000.tar", "--model", "fake::dim=4"]
     assert run(*given, "--output", tmp_path / "a", "--column", "text=text", "--id-column", "key") == 0
@@ -85,7 +85,7 @@ def test_a_nested_field_is_a_column(tmp_path):
     assert row["tags_caption_embedding"] == text_vector(3)
 
 
-def test_a_large_tar_of_this_machine_is_cut_between_samples(tmp_path):
+def test_a_large_local_tar_is_cut_between_samples(tmp_path):
     path = write_tar(tmp_path / "00000.tar", members(range(10)))
     shards = plan_shards([str(path)], rows_per_shard=4)
     assert [(shard.start, shard.stop) for shard in shards] == [(0, 4), (4, 8), (8, None)]
@@ -94,7 +94,7 @@ def test_a_large_tar_of_this_machine_is_cut_between_samples(tmp_path):
     assert [row.place for row in read_rows(shards[2])] == [f"{path}:8", f"{path}:9"]
 
 
-def test_a_tar_elsewhere_and_a_packed_one_are_read_in_one_piece(tmp_path):
+def test_remote_and_compressed_tars_are_one_shard(tmp_path):
     data = tar_bytes(members(range(6)))
     with fsspec.open("memory://tars/00000.tar", "wb") as file:
         file.write(data)
@@ -108,7 +108,7 @@ def test_a_tar_elsewhere_and_a_packed_one_are_read_in_one_piece(tmp_path):
 
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_every_format_of_tar_and_odd_names(tmp_path, format):
-    """Long names, other scripts, spaces, folders, small and capital endings, names as `tar c ./folder` makes them."""
+    """Long names, other scripts, spaces, folders, lower and upper case extensions, names as of `tar c ./folder`."""
     names = ["a/b c/Ä.png", "./d/000.PNG", "日本.jpeg", "x" * 60 + "/" + "y" * 70 + ".webp", "p.q/r.png"]
     if format == tarfile.USTAR_FORMAT:
         names[2] = "nihon.jpeg"
@@ -119,13 +119,13 @@ def test_every_format_of_tar_and_odd_names(tmp_path, format):
     ]
 
 
-def test_names_that_are_no_utf_8_are_told_apart(tmp_path):
+def test_names_that_are_not_utf_8_stay_distinct(tmp_path):
     write_tar(tmp_path / "x.tar", [(b"\xe4.png".decode("utf-8", "surrogateescape"), picture(1))])
     embed(tmp_path / "out", tmp_path / "x.tar")
     assert list(rows_of(tmp_path / "out")) == [r"\xe4"]
 
 
-def test_folders_links_and_hidden_files_are_passed_over(tmp_path):
+def test_folders_links_and_hidden_files_are_skipped(tmp_path):
     path = tmp_path / "x.tar"
     with tarfile.open(path, "w") as archive:
         folder = tarfile.TarInfo("photos")
@@ -140,12 +140,12 @@ def test_folders_links_and_hidden_files_are_passed_over(tmp_path):
     assert [(d.id, d.blob) for d in documents(path)] == [("photos/a", picture(2))]
 
 
-def test_archives_that_were_joined_are_read_to_the_end(tmp_path):
+def test_concatenated_archives_are_read_to_the_end(tmp_path):
     (tmp_path / "x.tar").write_bytes(tar_bytes(members([0])) + tar_bytes(members([1])))
     assert [(d.id, d.failures) for d in documents(tmp_path / "x.tar", rows=1)] == [("000000000", ()), ("000000001", ())]
 
 
-def test_an_empty_tar_has_no_rows_and_an_empty_file_is_none(tmp_path):
+def test_an_empty_tar_has_no_rows_and_an_empty_file_is_not_a_tar(tmp_path):
     (tmp_path / "a.tar").write_bytes(tar_bytes([]))
     assert documents(tmp_path / "a.tar") == []
     (tmp_path / "b.tar").write_bytes(b"")
@@ -153,13 +153,13 @@ def test_an_empty_tar_has_no_rows_and_an_empty_file_is_none(tmp_path):
     assert failed.failures[0].code == "malformed"
 
 
-def test_equal_keys_are_samples_of_their_own(tmp_path):
+def test_equal_keys_are_separate_samples(tmp_path):
     write_tar(tmp_path / "x.tar", [("a.png", picture(0)), ("a.txt", b"one"), ("a.png", picture(1)), ("a.txt", b"two")])
     found = [(d.id, d.blob, d.tags) for d in documents(tmp_path / "x.tar", rows=1)]
     assert found == [("a", picture(0), {"caption": "one"}), ("a", picture(1), {"caption": "two"})]
 
 
-def test_other_files_of_a_sample_are_named_and_not_read(tmp_path):
+def test_other_files_of_a_sample_are_listed_and_not_read(tmp_path):
     write_tar(
         tmp_path / "x.tar", [("a.cls", b"3"), ("a.png", picture(0)), ("a.seg.png", b"mask"), ("b.png", picture(1))]
     )
@@ -176,7 +176,7 @@ def test_another_caption_in_the_metadata_is_kept(tmp_path):
     assert found.tags == {"caption": "new", "caption_in_metadata": "old"}
 
 
-# --- samples that are not --------------------------------------------------------------------------------------------
+# --- broken samples --------------------------------------------------------------------------------------------------
 
 
 def test_samples_without_image_are_failures_as_documents_and_null_as_rows(tmp_path):
@@ -198,7 +198,7 @@ def test_samples_without_image_are_failures_as_documents_and_null_as_rows(tmp_pa
     ("files", "said"),
     [
         ([("a.png", b""), ("a.json", b"[1]")], "a.json: the file holds a list, not an object"),
-        ([("a.png", b""), ("a.json", b'{"a": ')], "a.json: no JSON"),
+        ([("a.png", b""), ("a.json", b'{"a": ')], "a.json: invalid JSON"),
         ([("a.png", b""), ("a.json", b"[" * 100_000)], "a.json: the file is nested more than 64 levels deep"),
         ([("a.png", b""), ("a.txt", b"caf\xe9")], "a.txt is not UTF-8 at byte 3"),
         ([("a.png", b""), ("a.jpg", b"")], "2 images (png, jpg)"),
@@ -226,19 +226,19 @@ def test_a_file_that_is_too_large_is_not_read_and_fails_alone(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["bz2", "xz"])
-def test_tars_that_are_packed_otherwise_are_told_so(tmp_path, kind):
+def test_other_compressions_than_gzip_are_refused(tmp_path, kind):
     path = tmp_path / f"x.tar.{kind}"
     with tarfile.open(path, f"w:{kind}") as archive:
         archive.addfile(tarfile.TarInfo("a.png"))
     (failed,) = documents(path)
     assert failed.failures[0].code == "malformed"
-    assert "unpack it, or pack it with gzip" in failed.failures[0].message
+    assert "decompress it, or compress it with gzip" in failed.failures[0].message
 
 
-def test_what_is_no_tar_says_so(tmp_path):
+def test_a_file_that_is_not_a_tar_is_a_failure(tmp_path):
     (tmp_path / "x.tar").write_bytes(b"<html>not found</html>" * 100)
     (failed,) = documents(tmp_path / "x.tar")
-    assert failed.failures[0].message == f"{tmp_path / 'x.tar'}: it is no tar archive"
+    assert failed.failures[0].message == f"{tmp_path / 'x.tar'}: it is not a tar archive"
 
 
 def test_columns_that_samples_lack_are_refused_before_anything_is_read(tmp_path):
@@ -253,7 +253,7 @@ def test_columns_that_samples_lack_are_refused_before_anything_is_read(tmp_path)
 # --- engines ---------------------------------------------------------------------------------------------------------
 
 
-def test_both_engines_read_tars_and_a_cut_one_alike(tmp_path, spark):
+def test_both_engines_read_complete_and_truncated_tars_alike(tmp_path, spark):
     tars = tmp_path / "in"
     write_tar(tars / "00000.tar", members(range(5)))
     data = tar_bytes(members(range(5, 9)))
@@ -287,6 +287,6 @@ def test_a_beam_pipeline_reads_tars(tmp_path):
     assert sorted(kept(tmp_path / "kept")) == expected
 
 
-def test_the_schema_follows_from_what_is_asked_and_not_from_the_samples(tmp_path):
+def test_the_schema_depends_on_the_plan_and_not_on_the_samples(tmp_path):
     write_tar(tmp_path / "x.tar", [("a.png", picture(0))])
     assert schema_of(plan_shards([str(tmp_path / "x.tar")])).names == ["key", "text", "tags"]

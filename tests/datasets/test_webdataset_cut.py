@@ -1,4 +1,4 @@
-"""Archives that are cut or broken: what is before that place comes out, and the rest is one failure."""
+"""Truncated or broken archives: the samples before the damage are read, and the rest is one failure."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from tar_files import (
 from clipmill.datasets import plan_shards, read_documents, read_failures
 
 
-def whole_before(data: bytes, cut: int) -> list[str]:
-    """Return the keys of the samples whose image ends before a byte, by Python's own reader."""
+def complete_before(data: bytes, cut: int) -> list[str]:
+    """Return the keys of the samples whose image ends before a byte, read with `tarfile`."""
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         found = [m for m in archive if m.name.endswith(".png") and m.offset_data + m.size <= cut]
     return [member.name.removesuffix(".png") for member in found]
 
 
 def places(data: bytes) -> dict[str, int]:
-    """Return where in an archive to cut: in each kind of place of the fourth sample."""
+    """Return the offsets at which to truncate an archive: one in each part of the fourth sample."""
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         by_name = {member.name: member for member in archive}
     image, text = by_name["000000003.png"], by_name["000000003.txt"]
@@ -54,13 +54,13 @@ PLACES = list(places(tar_bytes(members(range(6)))))
 
 @pytest.mark.parametrize("rows", [2, 1024])
 @pytest.mark.parametrize("place", PLACES)
-def test_a_tar_that_is_cut_gives_its_readable_members_and_one_failure(tmp_path, place, rows):
+def test_a_truncated_tar_yields_its_readable_members_and_one_failure(tmp_path, place, rows):
     data = tar_bytes(members(range(6)))
     cut = places(data)[place]
     (tmp_path / "x.tar").write_bytes(data[:cut])
     embed(tmp_path / "out", tmp_path / "x.tar", rows=rows)
     found = rows_of(tmp_path / "out")
-    assert list(found) == whole_before(data, cut)
+    assert list(found) == complete_before(data, cut)
     assert [row["embedding"] for row in found.values()] == [picture_vector(int(name)) for name in found]
     (failure,) = read_failures(str(tmp_path / "out"))
     assert failure["code"] == "malformed"
@@ -68,7 +68,7 @@ def test_a_tar_that_is_cut_gives_its_readable_members_and_one_failure(tmp_path, 
     assert any(said in failure["message"] for said in ("is cut off in", "is it cut off?", "no file follows"))
 
 
-def test_a_cut_in_the_end_mark_loses_nothing(tmp_path):
+def test_a_truncated_end_marker_loses_nothing(tmp_path):
     data = tar_bytes(members([0]))
     end = len(data.rstrip(b"\0"))
     for length in (end + (-end % BLOCK) + 1, end + (-end % BLOCK) + BLOCK, len(data) - 1):
@@ -76,7 +76,7 @@ def test_a_cut_in_the_end_mark_loses_nothing(tmp_path):
         assert [d.failures for d in documents(tmp_path / "x.tar")] == [()]
 
 
-def test_random_cuts_lose_no_sample_before_them_and_never_end_the_job(tmp_path):
+def test_random_truncation_loses_no_sample_before_it_and_never_ends_the_job(tmp_path):
     data = tar_bytes(members(range(8)))
     drawn = random.Random(4)
     end = len(data.rstrip(b"\0"))
@@ -84,11 +84,11 @@ def test_random_cuts_lose_no_sample_before_them_and_never_end_the_job(tmp_path):
         cut = drawn.randrange(1, end)
         (tmp_path / "x.tar").write_bytes(data[:cut])
         found = documents(tmp_path / "x.tar", rows=drawn.choice([1, 3, 100]))
-        assert [d.id for d in found if not d.failures] == whole_before(data, cut), cut
+        assert [d.id for d in found if not d.failures] == complete_before(data, cut), cut
         assert len([d for d in found if d.failures]) == 1, cut
 
 
-def test_a_packed_tar_that_is_cut_gives_what_is_before(tmp_path):
+def test_a_truncated_compressed_tar_yields_the_samples_before_the_cut(tmp_path):
     drawn = random.Random(5)
     noise = [(f"{n}.png", drawn.randbytes(3000)) for n in range(30)]
     packed = gzip.compress(tar_bytes(noise))
@@ -148,7 +148,7 @@ def test_an_extended_header_of_gigabytes_is_not_read(tmp_path):
 
 
 def test_memory_does_not_grow_with_the_tar(tmp_path):
-    """Ten times the samples take no more memory at their most: one sample at a time is held."""
+    """The peak memory of ten times the samples is the same: one sample at a time is in memory."""
 
     def most(count: int) -> int:
         path = write_tar(tmp_path / f"{count}.tar", [(f"{n:05d}.png", bytes(50_000)) for n in range(count)])

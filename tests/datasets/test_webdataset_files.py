@@ -27,12 +27,12 @@ from tar_files import (
 
 from clipmill.datasets import plan_shards, read_dataset, read_documents, summarise
 
-# --- files that stand beside each other ------------------------------------------------------------------------------
+# --- images with sidecar files ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def img2dataset_files(tmp_path) -> Path:
-    """A folder as img2dataset's `files` format: samples in folders, its own records beside those."""
+    """A folder in img2dataset's `files` format: samples in folders, and its own records next to the folders."""
     root = tmp_path / "in"
     for shard in range(2):
         write_beside(root / f"{shard:05d}", members(range(3 * shard, 3 * shard + 3)))
@@ -41,7 +41,7 @@ def img2dataset_files(tmp_path) -> Path:
     return root
 
 
-def test_a_folder_of_img2dataset_carries_captions_and_metadata(tmp_path, img2dataset_files):
+def test_a_folder_of_img2dataset_keeps_captions_and_metadata(tmp_path, img2dataset_files):
     embed(tmp_path / "out", img2dataset_files, rows=4)
     found = rows_of(tmp_path / "out")
     assert list(found) == [str(img2dataset_files / f"{n // 3:05d}" / f"{n:09d}.png") for n in range(6)]
@@ -49,7 +49,7 @@ def test_a_folder_of_img2dataset_carries_captions_and_metadata(tmp_path, img2dat
     assert [row["embedding"] for row in found.values()] == [picture_vector(n) for n in range(6)]
 
 
-def test_a_folder_has_columns_too(tmp_path, img2dataset_files):
+def test_a_folder_can_be_read_as_rows(tmp_path, img2dataset_files):
     embed(tmp_path / "out", img2dataset_files, rows=4, columns={"image": "image", "text": "text"})
     found = read_dataset(str(tmp_path / "out"))
     assert found.schema.names == ["id", "text", "tags", "image_embedding", "text_embedding"]
@@ -57,7 +57,7 @@ def test_a_folder_has_columns_too(tmp_path, img2dataset_files):
     assert found.column("text_embedding").to_pylist() == [text_vector(n) for n in range(6)]
 
 
-def test_img2datasets_records_beside_tars_and_tables_are_no_input(tmp_path):
+def test_img2datasets_records_of_tars_and_tables_are_not_inputs(tmp_path):
     write_tar(tmp_path / "in" / "00000.tar", members([0]))
     (tmp_path / "in" / "00000.parquet").write_bytes(b"records")
     (tmp_path / "in" / "00000_stats.json").write_text("{\n}")
@@ -69,7 +69,7 @@ def test_img2datasets_records_beside_tars_and_tables_are_no_input(tmp_path):
     assert [Path(shard.paths[0]).name for shard in named] == ["00000.parquet"]
 
 
-def test_texts_and_json_without_an_image_stay_inputs(tmp_path):
+def test_txt_and_json_files_without_an_image_are_inputs(tmp_path):
     write_beside(tmp_path / "in", [("a.png", picture(0)), ("b.json", b'{"text": "x"}'), ("c.txt", b"alone")])
     paths = {path for shard in plan_shards([str(tmp_path / "in")]) for path in shard.paths}
     assert {Path(path).name for path in paths} == {"a.png", "b.json", "c.txt"}
@@ -85,7 +85,7 @@ def test_a_caption_that_changes_changes_the_shard(tmp_path):
     assert type(before).from_dict(json.loads(json.dumps(before.as_dict()))) == before
 
 
-def test_metadata_beside_a_file_that_is_broken_or_gone_fails_that_file_alone(tmp_path):
+def test_broken_or_missing_metadata_fails_only_its_image(tmp_path):
     write_beside(tmp_path / "in", members(range(3)))
     (tmp_path / "in" / "000000001.json").write_text("{")
     shards = plan_shards([str(tmp_path / "in")])

@@ -241,7 +241,7 @@ def test_nothing_to_index_is_refused(tmp_path):
     with pytest.raises(DatasetError, match=r"none of the 20 rows has a vector that can be searched: .* 20 zero"):
         build_bad(tmp_path, zeros)
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(DatasetError, match="no Parquet file in it"):
+    with pytest.raises(DatasetError, match="holds no Parquet file"):
         build_bad(tmp_path, tmp_path / "nothing")
     with pytest.raises(DatasetError, match="no such file or directory"):
         build_bad(tmp_path, tmp_path / "nowhere")

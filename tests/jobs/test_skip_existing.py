@@ -111,7 +111,7 @@ def test_datasets_that_do_not_say_what_their_rows_held_are_refused_by_content(ni
 
 def test_what_is_no_dataset_of_vectors_is_refused(nights, captions, tmp_path):
     rows = {"columns": {"caption": "text"}}
-    assert "no dataset of clipmill" in refused(nights, captions, skip=("nowhere",), **rows)
+    assert "not a clipmill dataset" in refused(nights, captions, skip=("nowhere",), **rows)
     labels = ClassifyPlan(
         ColumnPlan.of({"caption": "text"}, spec=nights.spec, suffix="_labels"), LabelSet.of(["a", "b"])
     )
@@ -221,7 +221,7 @@ def test_the_command_passes_over_and_says_so(tmp_path, capsys):
     ("options", "said"),
     [
         (["--skip-by", "content"], "--skip-by has no effect without --skip-existing"),
-        (["--skip-existing", "nowhere"], "nowhere is no dataset of clipmill"),
+        (["--skip-existing", "nowhere"], "nowhere is not a clipmill dataset"),
         (["--skip-existing", ""], "--skip-existing is empty"),
         (["--skip-existing", "one", "--skip-by", "content"], "it was written without --content-hash"),
     ],

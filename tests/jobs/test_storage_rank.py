@@ -193,7 +193,7 @@ def test_the_same_files_as_json_lines(table, tmp_path):
     timed = ("seconds", "active_seconds", "first_row_at", "last_row_at", "embedded", "cache_hits", "cache_misses")
     assert {n: v for n, v in ours.items() if n not in timed} == {n: v for n, v in theirs.items() if n not in timed}
     assert read_job(str(text))["rows_as"] == "jsonl" and read_job(str(text))["provenance"]["ranked"]["dim"] == 4
-    with pytest.raises(DatasetError, match=r"no Parquet file in it; its rows are JSON lines"):
+    with pytest.raises(DatasetError, match=r"holds no Parquet file; its rows are JSON lines"):
         read_dataset(str(text))
     with pytest.raises(DatasetError, match="is not empty"):
         do(str(text), table, ROWS)

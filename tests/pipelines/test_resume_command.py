@@ -95,7 +95,7 @@ def test_without_resume_the_way_to_go_on_is_said(texts, capsys) -> None:
     interrupted(texts, 1)
     capsys.readouterr()
     assert run(*command(texts)) == 2
-    assert "go on with what is there (--resume)" in capsys.readouterr().err
+    assert "continue the job there (--resume)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flag", ["--resume", "--overwrite"])

@@ -207,7 +207,7 @@ def test_what_a_job_that_did_not_end_left_is_replaced_on_request(tmp_path):
 def test_a_directory_of_somebody_else_is_never_overwritten(tmp_path):
     (tmp_path / "out" / "_staging").mkdir(parents=True)
     (tmp_path / "out" / "_staging" / "thesis.txt").write_text("all my work")
-    with pytest.raises(DatasetError, match="is no dataset of clipmill"):
+    with pytest.raises(DatasetError, match="is not a clipmill dataset"):
         write(tmp_path / "out", [Document(text="two", id="b")], overwrite=True)
     assert (tmp_path / "out" / "_staging" / "thesis.txt").read_text() == "all my work"
 

@@ -1,9 +1,10 @@
 """Datasets: what a job reads, and the files of vectors, scores and failures that it writes.
 
-- `inputs`: from what the user names to documents and rows
-- `tables`: schemas and record batches, and where each vector comes from
+- `inputs`: lists the user's inputs and reads them as documents or rows
+- `tables`: schemas, record batches and the provenance of vectors
 - `formats`: Parquet, JSON lines, clip-retrieval's layout, Lance
-- `directory`: what stands in a dataset's directory; `dataset`: described, finished, summed up; `dataset_rows`: read
+- `directory`: the files in a dataset's directory; `dataset`: describes, finishes and summarises a dataset;
+  `dataset_rows`: reads its rows
 """
 
 from .dataset import (

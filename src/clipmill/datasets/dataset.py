@@ -1,4 +1,4 @@
-"""A dataset: described, finished and summed up. `directory` says what stands in it; `dataset_rows` reads its rows."""
+"""Describes, finishes and summarises a dataset. `directory` lists its files; `dataset_rows` reads its rows."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from .inputs.planning import read_plan
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DatasetSummary:
-    """What became of a job, summed over the manifests of its shards.
+    """The results of a job, summed over the manifests of its shards.
 
     Attributes:
         input_rows: Rows and documents that were read.
-        failed_rows: Those of which something failed.
-        skipped: Those that were passed over, since another dataset has their vectors.
+        failed_rows: Rows and documents with at least one failure.
+        skipped: Rows and documents that were skipped because another dataset has their vectors.
         rows: Rows in the files.
         embedded: Values embedded; a row with two columns has two.
         scored: Candidates with scores, or values with labels, in the files.
-        given: Values whose vectors were there already.
+        given: Values that came with precomputed vectors.
         failed: Values that failed, by reason code.
         nulls: Values that were null.
-        truncated_texts: Texts cut to the context length.
-        cache_hits: Values whose vectors were taken from equal ones.
-        cache_misses: Values that could have been, and were the first of their kind.
+        truncated_texts: Texts truncated to the context length.
+        cache_hits: Values that got the vector of an equal value.
+        cache_misses: Cacheable values that were the first of their kind.
         seconds: Seconds of work, summed over shards.
         shards: Shards that are finished.
         loads: Models loaded, summed over processes.
-        processes: Processes that worked.
-        resolved: What workers decided at load (runtime, precision, device, weights' sha256), each different one once.
-        first_row_at: When the first row was embedded, in seconds since 1970; None before any.
+        processes: Processes that wrote shards.
+        resolved: What workers resolved at load (runtime, precision, device, weights' sha256), without duplicates.
+        first_row_at: When the first row was embedded, in seconds since 1970; None if no row was.
         last_row_at: When the last row was embedded.
         active_seconds: Seconds from the first to the last embedded row, summed over the starts of the job.
-        complete: Whether every shard is there and the job was finished.
+        complete: Whether all shards exist and the job was finished.
     """
 
     input_rows: int = 0
@@ -72,16 +72,16 @@ class DatasetSummary:
 
     @property
     def rows_per_second(self) -> float | None:
-        """Rows that were worked on from the first to the last, a second; None where they came out together."""
+        """Processed rows divided by `active_seconds`; None if all rows finished at the same time."""
         return (self.input_rows - self.skipped) / self.active_seconds if self.active_seconds > 0 else None
 
 
 def write_job(directory: str, description: Mapping[str, Any], *, shards: int | None = None) -> None:
-    """Write what makes the dataset, before any shard of it.
+    """Write the description of a job. Call it before any shard is written.
 
     Args:
-        directory: Path or URL, which `prepare_directory` has made ready.
-        description: Plain values: the spec, the provenance of the columns, inputs and arguments.
+        directory: Path or URL, prepared by `prepare_directory`.
+        description: JSON values: the spec, the provenance of the columns, inputs and arguments.
         shards: How many shards the dataset will have, if that is known.
     """
     job = {"format": FORMAT, "format_version": 1, "shards": shards, **description}
@@ -92,49 +92,51 @@ def finish_job(directory: str) -> DatasetSummary:
     """Mark a dataset as finished and return its summary.
 
     Raises:
-        DatasetError: If shards are missing, or files of them; or a `DirectoryLock` that this process held is lost.
+        DatasetError: If shards or their files are missing, or this process has lost the `DirectoryLock` that it held.
     """
     folder = Folder.of(directory)
     check_held(folder)  # before anything is deleted
     job = _read_job(folder)
     planned = job.get("shards")
-    manifests = _of_the_plan(folder, planned, read_manifests(directory))
+    manifests = _planned_manifests(folder, planned, read_manifests(directory))
     sizes = folder.list()
     for manifest in manifests:
         if manifest.get("signature") != job.get("signature"):
             raise DatasetError(
-                f"{folder.url}: shard {manifest.get('name')} was written by another job, whose workers live on",
-                hint="end them, and start again with " + setting("resume", True),
+                f"{folder.url}: shard {manifest.get('name')} was written by another job, whose workers still run",
+                hint="stop them, and start again with " + setting("resume", True),
             )
         for file in manifest.get("files") or ():
             if sizes.get(file["name"]) != file["bytes"]:
                 raise DatasetError(
-                    f"{folder.url}/{file['name']} has {sizes.get(file['name'], 0)} bytes and was written with "
+                    f"{folder.url}/{file['name']} has {sizes.get(file['name'], 0)} bytes, but was written with "
                     f"{file['bytes']}; the job did not finish",
-                    hint=setting("resume", True) + " does its shard again",
+                    hint=setting("resume", True) + " writes its shard again",
                 )
     if job.get("rows_as") == LANCE:
         from .formats.lance_part import commit_fragments
 
         commit_fragments(directory, manifests)
     below = (f"{ATTEMPTS}/", f"{SKIP_LISTS}/")
-    used = [folder.at(name) for name in sizes if name.startswith(below) or is_orphan(name)]
-    if used:
+    leftovers = [folder.at(name) for name in sizes if name.startswith(below) or is_orphan(name)]
+    if leftovers:
         with dataset_errors("clear", folder.url), contextlib.suppress(FileNotFoundError):
-            folder.fs.rm(used)  # in one call, since object stores delete many at once
+            folder.fs.rm(leftovers)  # in one call, since object stores delete many at once
     remove_temporaries(folder)
     for name in (ATTEMPTS, SKIP_LISTS, STAGING):
-        with contextlib.suppress(Exception):  # where directories are made, it is empty now; where not, there is none
+        with contextlib.suppress(Exception):  # the directory is empty now; object stores have none
             folder.fs.rmdir(folder.at(name))
-    check_held(folder)  # what is above takes its time
+    check_held(folder)  # again, because the steps above can take long
     folder.write(SUCCESS, b"")
     return _summary(manifests, complete=True)
 
 
-def _of_the_plan(folder: Folder, planned: int | None, manifests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the manifests of the shards that there should be; those of others are deleted with their files.
+def _planned_manifests(
+    folder: Folder, planned: int | None, manifests: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the manifests of the planned shards; delete all other manifests and their files.
 
-    A worker that outlived an earlier start of the job may have written shards that are cut otherwise now.
+    A worker that outlived an earlier start of the job may have written shards that the current plan cuts differently.
     """
     plan = read_plan(folder)
     names = None if plan is None else {shard.name for shard in plan}
@@ -153,15 +155,15 @@ def _of_the_plan(folder: Folder, planned: int | None, manifests: Sequence[dict[s
 
 
 def count_finished(directory: str) -> int:
-    """Return how many shards of a dataset are finished, without reading what became of them."""
+    """Return how many shards of a dataset are finished, without reading their manifests."""
     return len(_names(Folder.of(directory), MANIFESTS))
 
 
 def summarise(directory: str) -> DatasetSummary:
-    """Sum up the manifests of a dataset, finished or not.
+    """Summarise the manifests of a dataset, finished or not.
 
     Raises:
-        DatasetError: If there is no dataset of clipmill, or a manifest cannot be read.
+        DatasetError: If the directory is not a clipmill dataset, or a manifest cannot be read.
     """
     folder = Folder.of(directory)
     planned = _read_job(folder).get("shards")
@@ -209,7 +211,7 @@ def _summary(manifests: Sequence[Mapping[str, Any]], *, complete: bool) -> Datas
 
 
 def _active_seconds(manifests: Sequence[Mapping[str, Any]]) -> float:
-    """Return the seconds from the first to the last row of each start of a job, together: not those between them."""
+    """Sum the seconds from the first to the last row of each start of a job; the time between starts does not count."""
     spans: dict[Any, tuple[float, float]] = {}
     for manifest in manifests:
         first, last = manifest.get("first_row_at"), manifest.get("last_row_at")
@@ -220,10 +222,10 @@ def _active_seconds(manifests: Sequence[Mapping[str, Any]]) -> float:
 
 
 def read_job(directory: str) -> dict[str, Any]:
-    """Return what `write_job` wrote.
+    """Return the description that `write_job` wrote.
 
     Raises:
-        DatasetError: If there is no dataset of clipmill.
+        DatasetError: If the directory is not a clipmill dataset.
     """
     return _read_job(Folder.of(directory))
 
@@ -232,48 +234,48 @@ def _read_job(folder: Folder) -> dict[str, Any]:
     try:
         job = json.loads(folder.read(JOB))
     except FileNotFoundError:
-        raise DatasetError(f"{folder.url} is no dataset of clipmill: there is no {JOB} in it") from None
+        raise DatasetError(f"{folder.url} is not a clipmill dataset: there is no {JOB} in it") from None
     except ValueError as err:
         raise DatasetError(f"{folder.url}/{JOB} is damaged: {err}") from err
     if not isinstance(job, dict) or job.get("format") != FORMAT:
-        raise DatasetError(f"{folder.url}/{JOB} does not describe a dataset of clipmill")
+        raise DatasetError(f"{folder.url}/{JOB} does not describe a clipmill dataset")
     return job
 
 
 def read_manifests(directory: str) -> list[dict[str, Any]]:
-    """Return the manifests of all finished shards, by name.
+    """Return the manifests of all finished shards, sorted by name.
 
     Raises:
-        DatasetError: If one cannot be read.
+        DatasetError: If a manifest cannot be read.
     """
     folder = Folder.of(directory)
     names = _names(folder, MANIFESTS)
     with dataset_errors("read the manifests of", folder.url):
-        # In one call, since object stores answer many at once.
+        # In one call, since object stores read many at once.
         contents = folder.fs.cat([folder.at(name) for name in names]) if names else {}
     return [parse_manifest(path, content) for path, content in sorted(contents.items())]
 
 
 def parse_manifest(path: str, content: bytes) -> dict[str, Any]:
-    """Return what a manifest says.
+    """Parse a manifest.
 
     Args:
-        path: Of the manifest, for the message.
+        path: Path of the manifest, for the error message.
         content: The file's bytes.
 
     Raises:
-        DatasetError: If it is none.
+        DatasetError: If the content is not a JSON object.
     """
     if (manifest := json_object(content)) is None:
-        raise DatasetError(f"{path} is damaged: it holds no JSON object; run its shard again")
+        raise DatasetError(f"{path} is damaged: it does not hold a JSON object; run its shard again")
     return manifest
 
 
 def read_failures(directory: str) -> Iterator[dict[str, Any]]:
-    """Yield the failures of a dataset, by shard.
+    """Yield the failures of a dataset, shard by shard.
 
     Raises:
-        DatasetError: If a file of them cannot be read.
+        DatasetError: If a file of failures cannot be read.
     """
     folder = Folder.of(directory)
     for name in _names(folder, FAILURES):

@@ -1,4 +1,4 @@
-"""The rows of a dataset, or of any Parquet files."""
+"""Reads the rows of a dataset, or of any Parquet files."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ _BATCH_ROWS = 1024
 
 
 def read_dataset(directory: str) -> pa.Table:
-    """Read all rows of a dataset into memory, by shard.
+    """Read all rows of a dataset into memory, ordered by shard.
 
     Raises:
-        DatasetError: If it has no part, or one cannot be read.
+        DatasetError: If the dataset has no Parquet file, or a file cannot be read.
     """
     dataset = open_parquet(directory)
     return pa.Table.from_batches(_batches(directory, dataset), dataset.schema)
 
 
 def read_batches(location: str) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a Parquet file, or of all those of a directory by name.
+    """Yield the rows of a Parquet file, or of all Parquet files in a directory, ordered by name.
 
     Raises:
-        DatasetError: As `open_parquet` does, or naming a file that cannot be read.
+        DatasetError: As `open_parquet` does; or if a file cannot be read, with its name.
     """
     yield from _batches(location, open_parquet(location))
 
 
 def _batches(location: str, dataset: pyarrow.dataset.Dataset) -> Iterator[pa.RecordBatch]:
     folder = Folder.of(location)
-    for file in dataset.get_fragments():  # one by one, or nobody could say which is damaged
+    for file in dataset.get_fragments():  # one by one, so that the error can name the damaged file
         with dataset_errors("read", url_of(folder.fs, file.path)):
             yield from file.to_batches(schema=dataset.schema, batch_size=_BATCH_ROWS)
 
 
 def open_parquet(location: str) -> pyarrow.dataset.Dataset:
-    """Open a Parquet file, or all those of a directory by name, without reading rows.
+    """Open a Parquet file, or all Parquet files in a directory, without reading rows.
 
     Raises:
-        DatasetError: If there is nothing at the path, no Parquet file in it, or the first is none.
+        DatasetError: If the path does not exist, holds no Parquet file, or the first file is not valid Parquet.
     """
     folder, paths = parquet_paths(location)
     with dataset_errors("read", location):
@@ -56,10 +56,10 @@ def open_parquet(location: str) -> pyarrow.dataset.Dataset:
 
 
 def parquet_paths(location: str) -> tuple[Folder, list[str]]:
-    """Return a Parquet file, or all those of a directory by name, as paths in a file system.
+    """Return the paths of a Parquet file, or of all Parquet files in a directory, within their file system.
 
     Raises:
-        DatasetError: If there is nothing at the path, or no Parquet file in it.
+        DatasetError: If the path does not exist or holds no Parquet file.
     """
     folder = Folder.of(location)
     paths = [folder.path]
@@ -70,10 +70,10 @@ def parquet_paths(location: str) -> tuple[Folder, list[str]]:
             paths = [folder.at(name) for name in folder.list() if _is_part(name)]
         if not paths:
             lines = any(name.startswith("part-") and name.endswith(".jsonl") for name in folder.list())
-            hint = "; its rows are JSON lines (part-*.jsonl), which read as such" if lines else ""
+            hint = "; its rows are JSON lines (part-*.jsonl)" if lines else ""
             if any(name.startswith(f"{part_name('', LANCE)}/") for name in folder.list()):
-                hint = f"; its rows are in {part_name('', LANCE)}, which Lance's own library reads"
-            raise DatasetError(f"{location}: no Parquet file in it{hint}")
+                hint = f"; its rows are in {part_name('', LANCE)}; read them with the Lance library"
+            raise DatasetError(f"{location} holds no Parquet file{hint}")
     return folder, paths
 
 

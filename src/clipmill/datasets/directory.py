@@ -1,14 +1,14 @@
-"""The directory of a dataset: what stands in it, and how it is made ready.
+"""The directory of a dataset: its files, and how it is prepared for a job.
 
-    part-<shard>.parquet            rows with vectors or scores; part-<shard>.jsonl where JSON lines were asked for
+    part-<shard>.parquet            rows with vectors or scores; part-<shard>.jsonl with the format jsonl
     _failures/part-<shard>.jsonl    one line for each value that failed
-    _manifest/part-<shard>.json     what became of a shard; written last, so that a shard with one is whole
-    _job.json                       what made the dataset; written first
+    _manifest/part-<shard>.json     results of a shard; written last, so that a shard with a manifest is complete
+    _job.json                       description of the job; written first
     _plan.jsonl.gz                  the shards; written second
-    _SUCCESS                        written when every shard is there
-    _lock.json                      who writes the dataset, while somebody does
-    _attempts/                      who works on which shard now, or died over it
-    _staging/                       files that an engine has not counted yet
+    _SUCCESS                        written when all shards are complete
+    _lock.json                      the process that is writing the dataset, while there is one
+    _attempts/                      which process is working on which shard, or died while it was
+    _staging/                       files that an engine has not committed yet
 
 Spark and pyarrow ignore names that begin with `_`: the directory reads as an ordinary Parquet dataset.
 """
@@ -36,25 +36,25 @@ OWN = re.compile(
     rf"|dataset\.lance/.+|{FAILURES}/part-[^/]+\.jsonl|{MANIFESTS}/part-[^/]+\.json"
     rf"|(?:{STAGING}|{ATTEMPTS})/.+|{JOB}|{re.escape(PLAN)}|{SUCCESS}|{LOCK}"
 )
-"""Names of the files that a dataset is made of."""
+"""Matches the names of all files that belong to a dataset."""
 _TEMPORARY = re.compile(rf"\.[^/]+{re.escape(TEMPORARY)}")
 
 
 def prepare_directory(directory: str, *, overwrite: bool = False) -> None:
-    """Make a directory ready for a new dataset: there, empty and writable.
+    """Prepare a directory for a new dataset: afterwards it exists, is empty and is writable.
 
-    One that holds nothing but the description of a job that never wrote anything counts as empty.
+    A directory that holds only the description of a job that never wrote anything counts as empty.
 
     Args:
         directory: Path or URL.
-        overwrite: Whether a dataset that stands there may be deleted. Nothing else is ever deleted.
+        overwrite: Whether an existing dataset there may be deleted. Nothing else is ever deleted.
 
     Raises:
-        DatasetError: If it holds something and `overwrite` is False, holds strangers' files, is written by another job,
-            or cannot be written.
+        DatasetError: If the directory is not empty and `overwrite` is False, holds files that are not part of a
+            dataset, is being written by another job, or cannot be written.
     """
     folder = Folder.of(directory)
-    for name in in_the_way(directory, overwrite=overwrite):
+    for name in files_to_delete(directory, overwrite=overwrite):
         folder.delete(name)
     clear_lock(folder)
     remove_temporaries(folder)
@@ -64,45 +64,45 @@ def prepare_directory(directory: str, *, overwrite: bool = False) -> None:
     folder.delete(probe)
 
 
-def in_the_way(directory: str, *, overwrite: bool = False) -> list[str]:
-    """Return the files that `prepare_directory` deletes, in its order.
+def files_to_delete(directory: str, *, overwrite: bool = False) -> list[str]:
+    """Return the files that `prepare_directory` would delete, in deletion order.
 
     Raises:
-        DatasetError: As there, but for what only writing tells.
+        DatasetError: As `prepare_directory` does, except if the directory cannot be written: that is not tried.
     """
     folder = Folder.of(directory)
     with dataset_errors("look at", folder.url):
         if folder.fs.isfile(folder.path):
-            raise DatasetError(f"{folder.url} is a file; the output is a directory")
+            raise DatasetError(f"{folder.url} is a file; the output must be a directory")
     refuse_if_held(folder)
     names = [name for name in folder.list() if name != LOCK]
     orphans = [name for name in names if is_orphan(name)]
     held = [name for name in names if name not in set(orphans)]
-    # What a worker was writing may be of a sink that is at work now, which holds no lock.
-    begun = [name for name in orphans if name.startswith((f".{JOB}.", f".{PLAN}."))]
-    never_wrote = set(names) - set(begun) <= {JOB, PLAN} and is_own(folder)
+    # Only these count as unfinished: other temporary files may belong to a running sink, which holds no lock.
+    unfinished = [name for name in orphans if name.startswith((f".{JOB}.", f".{PLAN}."))]
+    never_wrote = set(names) - set(unfinished) <= {JOB, PLAN} and is_own(folder)
     if held and not (overwrite or never_wrote):
-        resumed = "go on with what is there (" + setting("resume", True) + "), " if PLAN in held else ""
+        resumed = "continue the job there (" + setting("resume", True) + "), " if PLAN in held else ""
         raise DatasetError(
             f"{folder.url} is not empty (it holds {some_of(held)})",
             hint=resumed + "choose another directory, or replace the dataset there with " + setting("overwrite", True),
         )
     if held:
         _check_own(folder, held)
-    # The description goes last: until then an interrupted deletion can be taken up again.
+    # The description is deleted last, so that an interrupted deletion can be resumed.
     return [*sorted(held, key=lambda name: (name == JOB, name != SUCCESS, name)), *orphans]
 
 
 def is_orphan(name: str) -> bool:
-    """Return whether a file was being written by a process that is gone, where no other job is at work.
+    """Return whether a file is a temporary one that a dead process left, given that no other job is running.
 
-    This process's own heartbeat may be being written at this moment.
+    This process may be writing its own heartbeat file at this moment; that one is not an orphan.
     """
     return _TEMPORARY.fullmatch(name) is not None and not name.startswith(f".{LOCK}.{os.getpid()}-")
 
 
 def is_own(folder: Folder) -> bool:
-    """Return whether a directory holds a dataset of clipmill, begun at least."""
+    """Return whether a directory holds a clipmill dataset, finished or not."""
     try:
         job = json_object(folder.read(JOB))
     except FileNotFoundError:
@@ -113,11 +113,11 @@ def is_own(folder: Folder) -> bool:
 def _check_own(folder: Folder, names: list[str]) -> None:
     if not is_own(folder):
         raise DatasetError(
-            f"{folder.url} holds {some_of(names)} and is no dataset of clipmill (no {JOB}), so it is not overwritten; "
-            "choose another directory"
+            f"{folder.url} holds {some_of(names)} and is not a clipmill dataset (no valid {JOB}), so it is not "
+            "overwritten; choose another directory"
         )
-    if strangers := [name for name in names if not OWN.fullmatch(name)]:
+    if foreign := [name for name in names if not OWN.fullmatch(name)]:
         raise DatasetError(
-            f"{folder.url} holds files that are no part of the dataset ({some_of(strangers)}), so it is not "
+            f"{folder.url} holds files that are not part of the dataset ({some_of(foreign)}), so it is not "
             "overwritten; move them away or choose another directory"
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import __version__
 from ..datasets.dataset import write_job
-from ..datasets.directory import SUCCESS, in_the_way, prepare_directory
+from ..datasets.directory import SUCCESS, files_to_delete, prepare_directory
 from ..datasets.formats.shard_writer import MANIFESTS
 from ..datasets.inputs.planning import write_plan
 from ..datasets.inputs.shards import Shard
@@ -96,7 +96,7 @@ def _check(
     """Return how far the job is, or refuse it."""
     refuse_input_inside(job, shards)
     if previous is None:
-        return Progress(shards, shards, leftovers=in_the_way(job.directory, overwrite=overwrite))
+        return Progress(shards, shards, leftovers=files_to_delete(job.directory, overwrite=overwrite))
     refuse_if_held(Folder.of(job.directory))
     refuse_changes(job, inputs, arguments, previous)
     if read_previous_run(job.directory) != previous:

@@ -1,8 +1,8 @@
-"""What writes the files of a dataset.
+"""Writers for the files of a dataset.
 
-- `shard_writer`: one shard: its rows, its failures and its manifest, whole or not at all; `shard_sink`: finished rows
-  on their way there, counted
-- `base`: what all formats have in common; `part_writers`: a shard's rows as Parquet or JSON lines, and which writer
-  belongs to which format
+- `shard_writer`: writes one shard atomically: its rows, its failures and its manifest; `shard_sink`: batches and counts
+  finished rows for it
+- `base`: names and protocols that all formats share; `part_writers`: selects the writer of a format, and writes Parquet
+  and JSON lines
 - `clip_retrieval`, `clip_retrieval_part`: clip-retrieval's layout; `lance_part`: Lance
 """

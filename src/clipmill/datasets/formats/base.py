@@ -1,4 +1,4 @@
-"""What all formats have in common: their names, those of their files, and what writes the rows of a shard."""
+"""What all formats share: their names, the names of their files, and the protocols of their writers."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ CLIP_RETRIEVAL, LANCE = FORMATS[2:]
 
 
 class Published(NamedTuple):
-    """The files of a shard's rows, in their places.
+    """The published files of a shard's rows.
 
     Attributes:
-        files: Bytes by name in the dataset's directory.
-        said: What the shard's manifest says of them besides.
+        files: Size in bytes of each file, by its name in the dataset's directory.
+        manifest: More fields for the shard's manifest.
     """
 
     files: dict[str, int]
-    said: Mapping[str, Any] = {}
+    manifest: Mapping[str, Any] = {}
 
 
 class Part(Protocol):
-    """The rows of one shard on their way into its files; nothing is in its place before `publish`."""
+    """Writes the rows of one shard to temporary files; `publish` moves them to their final names."""
 
     @property
     def temporary(self) -> Path:
-        """Where rows are written until then, or one of the places."""
+        """The temporary file, or one of them."""
         ...
 
     def write_table(self, table: pa.Table) -> None:
@@ -41,15 +41,15 @@ class Part(Protocol):
         ...
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the remaining data and close the temporary files."""
         ...
 
     def publish(self) -> Published:
-        """Put the files in place, now that they are closed."""
+        """Move the closed files to their final names."""
         ...
 
     def discard(self) -> None:
-        """Close and remove what is not in place, and let nothing of it raise."""
+        """Close and remove all files that are not published; never raises."""
         ...
 
 
@@ -63,27 +63,27 @@ class PartWriter(Protocol):
         ...
 
     def close(self) -> None:
-        """Write what is left; the file itself stays open."""
+        """Write the remaining data; the file itself stays open."""
         ...
 
 
 def check_format(format: str) -> None:
-    """Refuse what is no format.
+    """Refuse an unknown format.
 
     Raises:
-        SpecError: Saying what there is.
+        SpecError: If there is no such format; the message lists those that exist.
     """
     if format not in FORMATS:
         raise SpecError(setting("format", format) + f" must be one of {', '.join(map(repr, FORMATS))}")
 
 
 def default_dtype(format: str) -> str:
-    """Return what vectors are written as where nobody says: float16 in clip-retrieval's layout, as it does itself."""
+    """Return the default dtype of vectors: float16 in clip-retrieval's layout, as clip-retrieval itself writes them."""
     return "float16" if format == CLIP_RETRIEVAL else "float32"
 
 
 def part_name(shard: str, format: Format = "parquet") -> str:
-    """Return the name of a shard's file of rows, or of the folder that it is in."""
+    """Return the name of a shard's file of rows, or of the folder that holds its rows."""
     if format == CLIP_RETRIEVAL:
         return f"metadata/metadata_{shard}.parquet"
     return "dataset.lance" if format == LANCE else f"part-{shard}.{format}"

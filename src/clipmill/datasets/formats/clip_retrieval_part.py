@@ -1,4 +1,4 @@
-"""What writes clip-retrieval's layout: the arrays and the metadata of one shard, row by row the same."""
+"""Writes clip-retrieval's layout: the arrays and the metadata of one shard, with the same rows in the same order."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from ..tables.provenance import read_provenance
 from .base import CLIP_RETRIEVAL, Published, part_name
 from .clip_retrieval import CAPTION, IMAGE_PATH, URL, Layout
 
-_OTHERWISE = "source_"
-"""Before the name of a column that is called as one of clip-retrieval's and is something else."""
+_RENAMED_PREFIX = "source_"
+"""Prefix of a column that has the name of one of clip-retrieval's columns and different content."""
 
 
 class LayoutPart:
     """The files of one shard; see `base.Part`."""
 
     def __init__(self, folder: Folder, shard: str, schema: pa.Schema) -> None:
-        """Open them, under temporary names."""
+        """Open the files, under temporary names."""
         self._folder = folder
         self._layout = Layout.of(schema)
         self._metadata_schema, self._sources = _metadata_columns(schema, self._layout)
@@ -76,7 +76,7 @@ class LayoutPart:
             self._sink.close()
 
     def publish(self) -> Published:
-        """See `base.Part`; empty files would shift what is read with them."""
+        """See `base.Part`; without rows it publishes nothing, since readers would count rows wrongly at empty files."""
         if not self._rows:
             return Published({})
         files = {}
@@ -90,7 +90,7 @@ class LayoutPart:
         if self._metadata is not None:
             with contextlib.suppress(Exception):
                 self._metadata.close()
-            self._metadata.is_open = False  # or its destructor tries again, on a file that is full or gone
+            self._metadata.is_open = False  # or its destructor tries again, when the disk is full or the file is gone
         for file in (*self._arrays.values(), self._sink):
             if file is not None:
                 with contextlib.suppress(Exception):
@@ -101,15 +101,15 @@ class LayoutPart:
 
 
 class NpyWriter:
-    """A numpy file that grows by rows; its header, which numpy leaves room in for it, is written again at the end."""
+    """A numpy file that grows by rows; `close` rewrites its header, in which numpy reserves space for the row count."""
 
     def __init__(self, path: Path, dtype: str, dim: int | None) -> None:
-        """Open it.
+        """Open the file.
 
         Args:
-            path: Where.
+            path: Path of the file.
             dtype: `<f2` or `<f4`.
-            dim: Values in a row; None leaves it to the first.
+            dim: Number of values in a row; None takes it from the first row.
         """
         self._dtype = dtype
         self._dim = dim
@@ -119,10 +119,10 @@ class NpyWriter:
         self._start = self._file.tell()
 
     def write(self, vectors: pa.ChunkedArray) -> None:
-        """Add lists of numbers, none of them null.
+        """Add vectors.
 
         Raises:
-            DatasetError: If one is null, or has another length than the first.
+            DatasetError: If a vector is null, or has another length than the first.
         """
         for chunk in vectors.chunks:
             values = chunk.flatten().to_numpy(zero_copy_only=False)
@@ -130,19 +130,19 @@ class NpyWriter:
             lengths = chunk.value_lengths().to_numpy(zero_copy_only=False)
             if chunk.null_count or (lengths != self._dim).any():
                 raise DatasetError(
-                    f"clip-retrieval's layout takes vectors of {self._dim} values, and none that is null"
+                    f"a vector is null or has another length; clip-retrieval's layout needs {self._dim} values in each"
                 )
             self._file.write(np.ascontiguousarray(values, self._dtype).data)
             self._rows += len(chunk)
 
     def close(self) -> None:
-        """Say in the header how many rows there are; once."""
+        """Write the number of rows to the header and close the file; has no effect if it is closed."""
         if self._file.closed:
             return
         self._file.seek(0)
         self._header(self._dim or 0)
         if self._file.tell() != self._start:
-            raise DatasetError(f"the header of {self._file.name} grew, and its rows would be read from elsewhere")
+            raise DatasetError(f"the header of {self._file.name} grew and would overwrite its first row")
         self._file.close()
 
     def _header(self, dim: int) -> None:
@@ -154,9 +154,10 @@ class NpyWriter:
 
 
 def _metadata_columns(schema: pa.Schema, layout: Layout) -> tuple[pa.Schema, dict[str, tuple[str, ...]]]:
-    """Return the columns of the metadata, and the paths in a row that each comes from.
+    """Return the columns of the metadata, and the source paths of each in a row.
 
-    They are clip-retrieval's own, `image_path`, `caption` and `url`, then all that hold neither vectors nor bytes.
+    First come clip-retrieval's own columns, `image_path`, `caption` and `url`, then all columns of the job that hold
+    neither vectors nor bytes.
     """
     named = {IMAGE_PATH: layout.image_path, CAPTION: (layout.caption,), URL: (layout.url,)}
     sources: dict[str, tuple[str, ...]] = {
@@ -171,7 +172,7 @@ def _metadata_columns(schema: pa.Schema, layout: Layout) -> tuple[pa.Schema, dic
     for field in schema:
         if field.name in layout.vectors or field.name in renamed or _holds_bytes(field.type):
             continue
-        name = f"{_OTHERWISE}{field.name}" if field.name in sources else field.name
+        name = f"{_RENAMED_PREFIX}{field.name}" if field.name in sources else field.name
         fields.append(pa.field(name, field.type, metadata=field.metadata))
         sources[name] = (field.name,)
     return pa.schema(fields), sources
@@ -197,14 +198,14 @@ def _metadata_of(table: pa.Table, schema: pa.Schema, sources: Mapping[str, tuple
 
 
 def _texts(table: pa.Table, paths: tuple[str, ...]) -> list[str | None]:
-    """Return for each row the first of some values that is not null, as a text."""
+    """Return for each row the first value of several paths that is not null, as a string."""
     if not paths:
         return [None] * table.num_rows
     heads = [path if path in table.column_names else path.split(".")[0] for path in paths]
     found: list[str | None] = []
     for row in table.select(list(dict.fromkeys(heads))).to_pylist():
         if isinstance(row.get(TAGS), str):
-            with contextlib.suppress(ValueError):  # a user's own column, which need not be JSON
+            with contextlib.suppress(ValueError):  # it may be a user's own column, which need not be JSON
                 row[TAGS] = json.loads(row[TAGS])
         values = [_value(row, path) for path in paths]
         value = next((one for one in values if one is not None), None)

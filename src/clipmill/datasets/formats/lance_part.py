@@ -1,7 +1,7 @@
-"""Lance: one dataset, `dataset.lance`, whose fragments are written shard by shard and committed when all are there.
+"""Lance: one dataset, `dataset.lance`. Each shard writes fragments; they are committed when all shards are finished.
 
-Until then nobody sees them: a dataset of Lance is what its last commit names. Vectors are lists of a fixed size in it,
-which its vector index needs; Lance keeps nulls among those.
+Readers see no fragments before the commit, because a Lance dataset consists of the fragments that its last commit
+names. Vectors are fixed-size lists, which Lance's vector index requires; Lance supports nulls among them.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from ..tables.provenance import read_provenance
 from .base import LANCE, Published, part_name
 
 FRAGMENTS, SCHEMA = "fragments", "lance_schema"
-"""What a shard's manifest calls them, JSON as Lance gives it, and the schema that all have."""
+"""Keys in a shard's manifest: its fragments, as Lance's JSON, and the schema, which all shards share."""
 _SCHEMES = ("az", "abfss", "gs", "s3")
-"""Object stores that Lance opens by the same URLs as fsspec does."""
+"""Schemes of object stores that Lance opens with the same URLs as fsspec."""
 
 
 def library() -> Any:
-    """Return Lance's module; only in processes that fork no others, which it does not survive.
+    """Import and return the `lance` module. Never call it in a process that forks: Lance does not survive a fork.
 
     Raises:
         MissingExtraError: If it is not installed.
@@ -48,11 +48,11 @@ def _missing() -> MissingExtraError:
 
 
 def check_lance(directory: str, schema: pa.Schema) -> None:
-    """Refuse what Lance cannot write, on the driver.
+    """Check on the driver that Lance can write the dataset.
 
     Raises:
-        MissingExtraError: If it is not installed.
-        SpecError: If it does not open such URLs, or the size of the vectors is not known before they are made.
+        MissingExtraError: If Lance is not installed.
+        SpecError: If Lance does not support the URL, or the size of the vectors is not known in advance.
     """
     if importlib.util.find_spec("lance") is None:  # not imported: engines may start processes by forking this one
         raise _missing()
@@ -61,20 +61,21 @@ def check_lance(directory: str, schema: pa.Schema) -> None:
 
 
 def lance_schema(schema: pa.Schema) -> pa.Schema:
-    """Return the schema with the lists that hold vectors as lists of a fixed size.
+    """Return the schema with vectors as fixed-size lists.
 
     Raises:
-        SpecError: If that size is not known before they are made.
+        SpecError: If the size of the vectors is not known in advance.
     """
     fields = []
     for field in schema:
-        about = read_provenance(schema).get(field.name)
-        if about is not None and "scores" not in about:
-            if not about.get("dim"):
+        provenance = read_provenance(schema).get(field.name)
+        if provenance is not None and "scores" not in provenance:
+            if not provenance.get("dim"):
                 raise SpecError(
-                    setting("format", LANCE) + f" needs the size of the vectors, which {about['model']!r} does not say"
+                    setting("format", LANCE)
+                    + f" needs the size of the vectors, which is unknown for {provenance['model']!r}"
                 )
-            field = field.with_type(_fixed(field.type, int(about["dim"])))
+            field = field.with_type(_fixed(field.type, int(provenance["dim"])))
         fields.append(field)
     return pa.schema(fields, metadata=schema.metadata)
 
@@ -91,23 +92,23 @@ def _fixed(kind: pa.DataType, dim: int) -> pa.DataType:
 
 
 def _location(folder: Folder) -> str:
-    """Return where Lance finds a dataset's directory.
+    """Return the path or URL of the Lance dataset in a directory.
 
     Raises:
-        SpecError: If it cannot.
+        SpecError: If Lance does not support the URL.
     """
     scheme = folder.url.partition("://")[0]
     if not is_local(folder.fs) and scheme not in _SCHEMES:
         allowed = ", ".join(f"{s}://" for s in _SCHEMES)
-        raise SpecError(setting("format", LANCE) + f" writes to local directories, {allowed} only")
+        raise SpecError(setting("format", LANCE) + f" writes only to local directories, {allowed}")
     return f"{folder.url}/{part_name('', LANCE)}"
 
 
 class LancePart:
-    """One shard's fragments; rows wait in a file of this machine until they are all there. See `base.Part`."""
+    """The fragments of one shard; rows are kept in a local file until the shard is complete. See `base.Part`."""
 
     def __init__(self, folder: Folder, shard: str, schema: pa.Schema) -> None:
-        """Open that file."""
+        """Open the local file."""
         self._lance = library()
         self._folder = folder
         self._schema = lance_schema(schema)
@@ -127,19 +128,20 @@ class LancePart:
         self._sink.close()
 
     def publish(self) -> Published:
-        """See `base.Part`; nobody sees the fragments before `commit_fragments`."""
-        said = {FRAGMENTS: [], SCHEMA: base64.b64encode(self._schema.serialize()).decode("ascii")}
+        """See `base.Part`; readers see the fragments only after `commit_fragments`."""
+        manifest = {FRAGMENTS: [], SCHEMA: base64.b64encode(self._schema.serialize()).decode("ascii")}
         if not self._rows:
-            return Published({}, said)
+            return Published({}, manifest)
         where = _location(self._folder)
         self._folder.make(part_name("", LANCE))
         with dataset_errors("write", where), pa.OSFile(str(self.temporary), "rb") as file:
             reader = pa.ipc.open_stream(file)
-            found = self._lance.fragment.write_fragments(reader, where, schema=self._schema, mode="create")
+            fragments = self._lance.fragment.write_fragments(reader, where, schema=self._schema, mode="create")
         self.temporary.unlink(missing_ok=True)
         sizes = self._folder.list(f"{part_name('', LANCE)}/data")
-        files = {f"{part_name('', LANCE)}/data/{file.path}": 0 for one in found for file in one.files}
-        return Published({name: sizes[name] for name in files}, said | {FRAGMENTS: [one.to_json() for one in found]})
+        names = [f"{part_name('', LANCE)}/data/{file.path}" for one in fragments for file in one.files]
+        manifest[FRAGMENTS] = [one.to_json() for one in fragments]
+        return Published({name: sizes[name] for name in names}, manifest)
 
     def discard(self) -> None:
         """See `base.Part`."""
@@ -149,14 +151,14 @@ class LancePart:
 
 
 def commit_fragments(directory: str, manifests: Sequence[Mapping[str, Any]]) -> None:
-    """Make a dataset of the fragments of all shards, in their order; done again, it has the same rows.
+    """Commit the fragments of all shards, in their order, as one dataset; repeating it gives the same rows.
 
     Args:
         directory: Path or URL of the dataset.
-        manifests: Of all shards; without any there is no dataset.
+        manifests: Manifests of all shards; with none, no dataset is made.
 
     Raises:
-        DatasetError: If Lance refuses them.
+        DatasetError: If Lance refuses the commit.
     """
     lance = library()
     where = _location(Folder.of(directory))
@@ -170,5 +172,5 @@ def commit_fragments(directory: str, manifests: Sequence[Mapping[str, Any]]) -> 
     ]
     try:
         lance.LanceDataset.commit(where, lance.LanceOperation.Overwrite(schema, fragments))
-    except Exception as err:  # Lance raises OSError and RuntimeError for what is wrong with its files
+    except Exception as err:  # Lance raises OSError and RuntimeError for problems with its files
         raise DatasetError(f"cannot commit {where}: {str(err)[:300]}") from err

@@ -1,4 +1,4 @@
-"""What writes the rows of one shard: Parquet, a JSON object for each row, clip-retrieval's layout, Lance."""
+"""Selects the writer for the rows of a shard, and writes Parquet and JSON lines."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from .base import CLIP_RETRIEVAL, LANCE, Format, Part, PartWriter, Published, pa
 
 
 def schema_in_format(format: str, schema: pa.Schema, *, plan: Any, spec: EncoderSpec, directory: str) -> pa.Schema:
-    """Return the schema of a job as its format needs it, on the driver.
+    """Return the schema of a job as its format needs it. Called on the driver.
 
     Args:
-        format: What is written.
+        format: The output format.
         schema: Columns of the job's rows or documents.
-        plan: What is done with them.
-        spec: What makes the vectors.
+        plan: The operation on the rows or documents.
+        spec: Encoder of the vectors.
         directory: Path or URL of the dataset.
 
     Raises:
-        SpecError: If the format has no place for what the job makes, or cannot be written there.
+        SpecError: If the format cannot hold the job's output, or cannot be written to the directory.
         MissingExtraError: If the format's library is not installed.
     """
     if format == CLIP_RETRIEVAL:
@@ -44,7 +44,7 @@ def schema_in_format(format: str, schema: pa.Schema, *, plan: Any, spec: Encoder
 
 
 def mismatch_of(format: str, schema: pa.Schema) -> Callable[[Any], Failure | None] | None:
-    """Return what says of a row why it has no place in a format; None where every row has one."""
+    """Return a function that returns why a row does not fit the format; None if every row fits."""
     if format != CLIP_RETRIEVAL:
         return None
     from .clip_retrieval import mismatch_of
@@ -53,13 +53,13 @@ def mismatch_of(format: str, schema: pa.Schema) -> Callable[[Any], Failure | Non
 
 
 def open_part(folder: Folder, shard: str, schema: pa.Schema, format: Format) -> Part:
-    """Return what writes the rows of a shard.
+    """Open the writer for the rows of a shard.
 
     Args:
-        folder: The dataset.
-        shard: Its name.
+        folder: The dataset's directory.
+        shard: The shard's name.
         schema: Columns of every table.
-        format: What is written.
+        format: The output format.
 
     Raises:
         MissingExtraError: If the format's library is not installed.
@@ -79,7 +79,7 @@ class FilePart:
     """One file of rows."""
 
     def __init__(self, folder: Folder, name: str, schema: pa.Schema, format: Format) -> None:
-        """Open it, under a temporary name."""
+        """Open the file, under a temporary name."""
         self._folder = folder
         self._name = name
         self.temporary = folder.temporary(name)
@@ -92,7 +92,7 @@ class FilePart:
             raise
 
     def write_table(self, table: pa.Table) -> None:
-        """See `Part`; each table is a row group."""
+        """See `Part`; each table becomes a row group."""
         self._writer.write_table(table, row_group_size=max(table.num_rows, 1))
 
     def close(self) -> None:
@@ -108,7 +108,7 @@ class FilePart:
         """See `Part`."""
         with contextlib.suppress(Exception):
             self._writer.close()
-        self._writer.is_open = False  # or its destructor tries again, on a file that is full or gone
+        self._writer.is_open = False  # or its destructor tries again, when the disk is full or the file is gone
         with contextlib.suppress(Exception):
             self._sink.close()
         with contextlib.suppress(OSError):
@@ -118,7 +118,7 @@ class FilePart:
 def _open_writer(sink: pa.NativeFile, schema: pa.Schema, format: Format) -> PartWriter:
     if format == "jsonl":
         return LinesWriter(sink, schema)
-    # No dictionaries: nearly all bytes are vectors and keys, which don't repeat.
+    # No dictionary encoding: nearly all bytes are vectors and keys, which don't repeat.
     writer: PartWriter = parquet_writer(sink, schema, use_dictionary=False)
     return writer
 
@@ -126,19 +126,19 @@ def _open_writer(sink: pa.NativeFile, schema: pa.Schema, format: Format) -> Part
 class LinesWriter:
     """Writes every row as a JSON object with all columns, in their order.
 
-    `tags`, a JSON object in a string in Parquet, is the object itself here, so that what is written reads as it was
-    read. Bytes have no place in JSON: a word on their size stands there.
+    `tags`, which Parquet holds as a string of JSON, is written as a JSON object, so that the output reads like the
+    input. JSON cannot hold bytes; a note of their size replaces them.
     """
 
     def __init__(self, sink: pa.NativeFile, schema: pa.Schema) -> None:
-        """Keep the file; nothing is written yet."""
+        """Take the open file; nothing is written yet."""
         self.is_open = True
         self._sink = sink
-        self._opened = _opener(pa.struct(list(schema)))
+        self._parse_tags = _tags_parser(pa.struct(list(schema)))
 
     def write_table(self, table: pa.Table, row_group_size: int | None = None) -> None:
-        """Add rows; the size of row groups says nothing here."""
-        lines = [json_text(self._opened(row)) + "\n" for row in table.to_pylist()]
+        """Add rows; `row_group_size` has no effect."""
+        lines = [json_text(self._parse_tags(row)) + "\n" for row in table.to_pylist()]
         self._sink.write("".join(lines).encode())
 
     def close(self) -> None:
@@ -146,28 +146,32 @@ class LinesWriter:
         self.is_open = False
 
 
-def _opener(kind: pa.DataType) -> Callable[[Any], Any]:
-    """Return what puts the objects of `tags` in their place in a value of a type."""
+def _tags_parser(kind: pa.DataType) -> Callable[[Any], Any]:
+    """Return a function that parses all `tags` in a value of a type."""
     if is_list_type(kind):
-        one = _opener(kind.value_type)
-        return _same if one is _same else lambda value: None if value is None else [one(inner) for inner in value]
+        parse = _tags_parser(kind.value_type)
+        return (
+            _unchanged
+            if parse is _unchanged
+            else lambda value: None if value is None else [parse(inner) for inner in value]
+        )
     if not pa.types.is_struct(kind):
-        return _same
-    inside = {field.name: _opened_tags if field.name == "tags" else _opener(field.type) for field in kind}
-    changed = {name: change for name, change in inside.items() if change is not _same}
-    if not changed:
-        return _same
+        return _unchanged
+    fields = {field.name: _parsed_tags if field.name == "tags" else _tags_parser(field.type) for field in kind}
+    parsers = {name: parse for name, parse in fields.items() if parse is not _unchanged}
+    if not parsers:
+        return _unchanged
     return lambda value: (
-        value if value is None else {**value, **{name: change(value[name]) for name, change in changed.items()}}
+        value if value is None else {**value, **{name: parse(value[name]) for name, parse in parsers.items()}}
     )
 
 
-def _same(value: Any) -> Any:
+def _unchanged(value: Any) -> Any:
     return value
 
 
-def _opened_tags(value: Any) -> Any:
-    """Return the object in a string; a user's own column of that name, which holds something else, as it is."""
+def _parsed_tags(value: Any) -> Any:
+    """Return the JSON object in a string; any other value, such as that of a user's own column `tags`, is unchanged."""
     if not isinstance(value, str):
         return value
     try:

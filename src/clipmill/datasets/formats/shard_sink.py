@@ -1,4 +1,4 @@
-"""`ShardSink`: finished rows on their way into a shard's files, with their failures beside them, both counted."""
+"""`ShardSink`: writes finished rows and their failures to a shard's files in batches, and counts both."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .shard_writer import ShardWriter
 
 
 class FinishedRow(NamedTuple):
-    """A row or document that is done.
+    """A row or document that has been processed.
 
     Attributes:
-        row: As `Table.batch` takes it; None where there is nothing to write.
-        failures: Its failures as they are written, those inside a row that is whole too.
+        row: The row or document for `Table.batch`; None if there is nothing to write.
+        failures: Its failures as they are written, including failures of parts of a successful row.
         failed: Whether the row itself failed.
-        name: What names it in failures.
+        name: Its name in failures.
     """
 
     row: Any
@@ -34,16 +34,16 @@ class FinishedRow(NamedTuple):
 
 @dataclasses.dataclass(slots=True)
 class SinkCounts:
-    """What a sink took and wrote.
+    """The counts of a sink.
 
     Attributes:
-        input_rows: Rows that it was given, skipped ones too.
+        input_rows: Rows that the sink received, including skipped rows.
         skipped: Rows whose vectors are in another dataset.
-        failed_rows: Rows of which something failed.
+        failed_rows: Rows with at least one failure.
         failed: Failures by reason code.
-        made: Vectors or scores in what was written.
-        nulls: Nulls in rows of which nothing failed.
-        reverted: Vectors or scores of rows that turned out not to fit the files, and so are not written.
+        made: Vectors or scores in the written rows.
+        nulls: Nulls in rows without failures.
+        reverted: Vectors or scores of rows that are not written because they do not fit the files.
         reverted_nulls: Nulls in those rows.
     """
 
@@ -57,7 +57,7 @@ class SinkCounts:
     reverted_nulls: int = 0
 
     def manifest(self) -> dict[str, Any]:
-        """Return what a shard's manifest says of its input and failures."""
+        """Return the fields of a shard's manifest that count its input and failures."""
         return {
             "input_rows": self.input_rows,
             "failed_rows": self.failed_rows,
@@ -67,7 +67,7 @@ class SinkCounts:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Held:
-    """A row that waits to be written: what names it in failures, and how many failures it has."""
+    """A buffered row, its name in failures, and how many failures it has."""
 
     row: Any
     name: str | None
@@ -75,18 +75,18 @@ class _Held:
 
 
 class ShardSink:
-    """Takes finished rows to the files of a shard, in batches, and accounts for each.
+    """Writes finished rows to the files of a shard, in batches, and counts each row.
 
-    A row of which something was made is written, whatever failed of it; each failure becomes a line. A row that does
-    not fit the files after all is reverted: it becomes a failure, and what was made of it counts no more.
+    A row with at least one vector or score is written, even if another part of it failed; each failure becomes a line.
+    A row that does not fit the files is reverted: it becomes a failure, and its vectors or scores are not counted.
     """
 
     def __init__(self, writer: ShardWriter, table: Table, *, fail_fast: bool = False) -> None:
-        """Start with nothing held.
+        """Create a sink with an empty buffer.
 
         Args:
-            writer: Open.
-            table: How rows stand in its files.
+            writer: An open writer.
+            table: Converts rows to the writer's schema.
             fail_fast: Whether the first failure ends the job.
         """
         self.counts = SinkCounts()
@@ -102,7 +102,7 @@ class ShardSink:
         """Take a row or document.
 
         Raises:
-            DatasetError: If something failed and the job is to end then, or the files cannot be written.
+            DatasetError: If there is a failure and `fail_fast` is set, or the files cannot be written.
         """
         row, failures, failed, name = finished
         counts = self.counts
@@ -113,15 +113,15 @@ class ShardSink:
         if failures:
             self._fail(failures)
         made = [] if row is None else self._table.plan.made(row)
-        there = sum(one is not None for one in made)
-        if row is None or (failed and not there):
+        made_count = sum(one is not None for one in made)
+        if row is None or (failed and not made_count):
             return
         own = len(failures) if failed else 0
         if self._writer.mismatch is not None and (mismatch := self._writer.mismatch(row)):
             self._revert(_Held(row, name, own), None if failed else mismatch)
             return
-        counts.made += there
-        counts.nulls += 0 if failed else len(made) - there
+        counts.made += made_count
+        counts.nulls += 0 if failed else len(made) - made_count
         self._held.append(_Held(row, name, own))
         self._held_bytes += held_bytes(row)
         if len(self._held) >= BATCH_ROWS or self._held_bytes >= BATCH_BYTES:
@@ -133,7 +133,7 @@ class ShardSink:
         self.counts.skipped += 1
 
     def flush(self) -> None:
-        """Write what is held.
+        """Write the buffered rows.
 
         Raises:
             DatasetError: As `take` does.
@@ -145,17 +145,17 @@ class ShardSink:
         for position, failure in fitting.mismatches.items():
             one = held[position]
             made = self._table.plan.made(one.row)
-            there = sum(value is not None for value in made)
-            self.counts.made -= there
-            self.counts.nulls -= 0 if one.failures else len(made) - there
+            made_count = sum(value is not None for value in made)
+            self.counts.made -= made_count
+            self.counts.nulls -= 0 if one.failures else len(made) - made_count
             self._revert(one, failure)
 
     def _revert(self, held: _Held, mismatch: Failure | None) -> None:
-        """Count a row that is not written as a failure after all; without a mismatch its own failures say why."""
+        """Count a row that does not fit the files as failed; `mismatch` is None if it has failures already."""
         made = self._table.plan.made(held.row)
-        there = sum(one is not None for one in made)
-        self.counts.reverted += there
-        self.counts.reverted_nulls += max(0, len(made) - there - held.failures)
+        made_count = sum(one is not None for one in made)
+        self.counts.reverted += made_count
+        self.counts.reverted_nulls += max(0, len(made) - made_count - held.failures)
         self.counts.failed_rows += 0 if held.failures else 1
         if mismatch is not None:
             self._fail(self._table.failure_records(held.row, [mismatch.at(row=held.name)]))
@@ -164,7 +164,7 @@ class ShardSink:
         self.counts.failed.update(str(failure["code"]) for failure in failures)
         if self._fail_fast:
             first = failures[0]
-            said = f"{first['row']}: {first['code']} at {first['stage']}: " + first["message"]
-            raise DatasetError(said + "; the job ends at its first failure, as asked")
+            message = f"{first['row']}: {first['code']} at {first['stage']}: " + first["message"]
+            raise DatasetError(message + "; the job ends at its first failure, as requested")
         for failure in failures:
             self._writer.fail(failure)

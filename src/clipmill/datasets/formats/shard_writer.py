@@ -1,4 +1,4 @@
-"""One shard of a dataset: its file of rows, its failures and its manifest, written whole or not at all."""
+"""Writes one shard of a dataset atomically: its rows, its failures and its manifest."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .part_writers import mismatch_of, open_part
 FAILURES, MANIFESTS = "_failures", "_manifest"
 _ROW_GROUP_BYTES = 64 * 2**20
 _SAME = ("shard", "signature")
-"""What manifests of two attempts at the same work have in common: its input, and what was asked for."""
+"""Fields that are equal in the manifests of two attempts at the same shard: its input and the job's arguments."""
 
 
 def failures_name(shard: str) -> str:
-    """Return the name of a shard's failures."""
+    """Return the name of a shard's file of failures."""
     return f"{FAILURES}/part-{shard}.jsonl"
 
 
@@ -35,11 +35,11 @@ def manifest_name(shard: str) -> str:
 
 
 class ShardWriter:
-    """Writes one shard; a context manager that leaves nothing behind unless `commit` was called.
+    """Writes one shard; a context manager that leaves no files behind unless `commit` was called.
 
-    Rows are held until they make a row group (of rows, or of 64 MiB), so memory does not grow with the shard. A shard
-    that was written before under the same name is replaced, its manifest being the first to go and the last to come;
-    but not if the same was made of the same input, by another attempt of the engine at it: then that one counts.
+    The writer buffers rows until they fill a row group (`row_group_rows` rows or 64 MiB), so memory does not grow with
+    the shard. An existing shard with the same name is replaced; its manifest is deleted first, and the new one written
+    last. If another attempt of the engine has already committed the same shard of the same job, that one is kept.
 
     Raises:
         DatasetError: If the directory cannot be written or is full.
@@ -48,18 +48,18 @@ class ShardWriter:
     def __init__(
         self, directory: str, name: str, schema: pa.Schema, *, row_group_rows: int = 1024, format: Format = "parquet"
     ) -> None:
-        """Say what is written where; nothing happens before the block is entered.
+        """Create a writer; files are opened when the `with` block is entered.
 
         Args:
             directory: Path or URL of the dataset.
             name: Name of the shard; its files are `part-<name>.…`.
             schema: Columns of every batch.
-            row_group_rows: Rows in a row group, and held in memory.
-            format: What the files of rows are, one of `FORMATS`.
+            row_group_rows: Maximum rows of a row group, and of the buffer.
+            format: Format of the files of rows, one of `FORMATS`.
         """
         check_format(format)
         if not name or "/" in name or name.startswith("."):
-            raise DatasetError(f"{name!r} cannot name a shard: it becomes a part of file names")
+            raise DatasetError(f"{name!r} cannot be the name of a shard, because file names contain it")
         self._folder = Folder.of(directory)
         self._name = name
         self._schema = schema
@@ -67,7 +67,7 @@ class ShardWriter:
         self._buffer: list[pa.RecordBatch] = []
         self._buffered_rows = self._buffered_bytes = 0
         self.mismatch = mismatch_of(format, schema)
-        """Says of a row why it has no place in the format; None where every row has one."""
+        """Returns why a row does not fit the format; None if every row fits."""
         self._rows = 0
         self._failed = 0
         self._is_closed = False
@@ -91,13 +91,13 @@ class ShardWriter:
         """Add rows.
 
         Args:
-            batch: Of the schema that was given; metadata may differ.
+            batch: Rows with the writer's schema; metadata may differ.
 
         Raises:
-            DatasetError: If the columns are others, or the file cannot be written.
+            DatasetError: If the columns differ, or the file cannot be written.
         """
         if not batch.schema.equals(self._schema):
-            raise DatasetError(f"the batch has the columns {batch.schema}, and the dataset {self._schema}")
+            raise DatasetError(f"the batch has the columns {batch.schema}, but the dataset has {self._schema}")
         for piece in batch.to_batches() if isinstance(batch, pa.Table) else [batch]:
             self._buffer.append(piece)
             self._buffered_rows += piece.num_rows
@@ -106,7 +106,7 @@ class ShardWriter:
                 self._flush()
 
     def fail(self, record: Mapping[str, Any]) -> None:
-        """Add a failure: `Failure.as_dict()` and what a second try needs, as plain values."""
+        """Add a failure: `Failure.as_dict()` and the content for a retry, as JSON values."""
         with self._errors():
             if self._lines is None:
                 self._failures = self._folder.temporary(failures_name(self._name))
@@ -115,36 +115,37 @@ class ShardWriter:
         self._failed += 1
 
     def commit(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
-        """Put the files in place: rows, failures, manifest last.
+        """Publish the files: rows, failures, and the manifest last.
 
         Args:
-            manifest: What to say about the shard, as plain values; `shard` says what it was made of.
+            manifest: Fields of the shard's manifest, as JSON values; `shard` identifies its input.
 
         Returns:
-            The manifest as it was written, with `name`, `rows`, `failures` and `files` (name and bytes) added; that of
-            the attempt that was first, if there was one.
+            The written manifest, with `name`, `rows`, `failures` and `files` (name and bytes) added; or the manifest of
+            an earlier attempt that is kept.
 
         Raises:
-            DatasetError: If that is not possible; an older shard of the name may have lost its manifest then.
+            DatasetError: If the files cannot be published; an existing shard of that name may then have lost its
+                manifest.
         """
         if self._part is None or self._is_closed:
-            raise DatasetError(f"shard {self._name!r}: commit belongs inside the writer's block, once")
+            raise DatasetError(f"shard {self._name!r}: call commit once, inside the writer's with block")
         self._flush()
         self._is_closed = True
         with self._errors():
             self._part.close()
             if self._lines is not None:
                 self._lines.close()
-        with one_at_a_time(self._folder):  # two attempts that end at once would mix their files
+        with one_at_a_time(self._folder):  # two attempts that commit at the same time would mix their files
             return self._publish(self._part, manifest)
 
     def _publish(self, part: Part, manifest: Mapping[str, Any]) -> dict[str, Any]:
         folder, name = self._folder, self._name
-        standing = self._standing_manifest()
-        if standing is not None:
-            if manifest.get("shard") is not None and all(standing.get(one) == manifest.get(one) for one in _SAME):
+        existing = self._existing_manifest()
+        if existing is not None:
+            if manifest.get("shard") is not None and all(existing.get(one) == manifest.get(one) for one in _SAME):
                 self._clean_up()
-                return standing
+                return existing
             folder.delete(manifest_name(name))
         published = part.publish()
         files = dict(published.files)
@@ -155,7 +156,7 @@ class ShardWriter:
             files[failures_name(name)] = folder.publish(self._failures, failures_name(name))
         written = {
             **manifest,
-            **published.said,
+            **published.manifest,
             "name": name,
             "rows": self._rows,
             "failures": self._failed,
@@ -165,8 +166,8 @@ class ShardWriter:
         folder.write(manifest_name(name), json_text(written, indent=1).encode())
         return written
 
-    def _standing_manifest(self) -> dict[str, Any] | None:
-        """Return the manifest of a shard that was written before under this name; an empty one where it is damaged."""
+    def _existing_manifest(self) -> dict[str, Any] | None:
+        """Return the manifest of an existing shard with this name; an empty one if it is damaged."""
         try:
             return json_object(self._folder.read(manifest_name(self._name))) or {}
         except FileNotFoundError:
@@ -176,7 +177,7 @@ class ShardWriter:
         if not self._buffer:
             return
         if self._part is None or self._is_closed:
-            raise DatasetError(f"shard {self._name!r}: rows are written inside the writer's block, before commit")
+            raise DatasetError(f"shard {self._name!r}: write rows inside the writer's with block, before commit")
         table = pa.Table.from_batches([b.replace_schema_metadata(None) for b in self._buffer])
         with self._errors():
             self._part.write_table(table.cast(self._schema))
@@ -190,7 +191,7 @@ class ShardWriter:
         return dataset_errors("write", where)
 
     def _clean_up(self) -> None:
-        """Close and remove what was not committed; what fails here must not hide the error that led here."""
+        """Close and remove uncommitted files; an error here must not hide the error that led here."""
         if self._part is not None:
             self._part.discard()
             self._part = None

@@ -1,10 +1,10 @@
-"""From what the user names to documents and rows.
+"""Lists the inputs of a job, cuts them into shards, and reads shards as documents or rows.
 
-- `globs`: the pattern language; `listing`: folders, patterns and files
-- `planning`: `plan_shards`, all pieces of a job's input; `shards`: one of them
-- `readers`, `rows`: a shard as documents, or as rows
-- `lines`: JSON lines and CSV, record by record; `tars`: archives, file by file; `samples`: files of one name, in tars
-  and in folders
+- `globs`: the pattern language; `listing`: lists folders, patterns and files
+- `planning`: `plan_shards` cuts a job's input into shards; `shards`: one shard
+- `readers`: reads a shard as documents; `rows`: reads a shard as rows
+- `lines`: reads JSON lines and CSV record by record; `tars`: reads archives member by member; `samples`: groups files
+  that share a name, in tars and in folders
 """
 
 from .listing import Kind

@@ -1,4 +1,4 @@
-"""The pattern language of inputs (docs/formats.md, "Patterns"): for the command line and `ReadDocuments`."""
+"""The pattern language of inputs (docs/formats.md, "Patterns"), used by the command line and `ReadDocuments`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _SET = re.compile(r"\[(!?)(\]?[^\]]*)\]")
 
 
 class Matcher(Protocol):
-    """Decides which files are inputs: a `Glob`, or all of a folder."""
+    """Decides which files are inputs; implemented by `Glob` and `AllBelow`."""
 
     @property
     def prefix(self) -> str:
-        """What the path of every match begins with."""
+        """The common beginning of the paths of all matches."""
         ...
 
     def matches(self, path: str) -> bool:
@@ -32,9 +32,9 @@ def is_glob(path: str) -> bool:
 class Glob:
     """A pattern of absolute paths or URLs.
 
-    `*` and `?` match within one folder, `[abc]`, `[a-z]` and `[!abc]` one character other than a slash. `**/` matches
-    any number of folders, including none; any other `**` matches across folders, so that one at the end matches
-    everything below. Names that begin with a dot match only where a part of the pattern does.
+    `*` and `?` match within one folder; `[abc]`, `[a-z]` and `[!abc]` match one character other than a slash. `**/`
+    matches any number of folders, including none. Any other `**` matches across folders, so a `**` at the end matches
+    everything below. Names that begin with a dot match only if a part of the pattern begins with a dot.
 
     Attributes:
         root: The folder above the first part with a wildcard.
@@ -61,7 +61,7 @@ class Glob:
             raise DatasetError(f"the pattern {pattern!r} is not valid: {err}") from err
 
     def matches(self, path: str) -> bool:
-        """Return whether a file matches, which need not exist."""
+        """Return whether a path matches; the file need not exist."""
         is_hidden = any(part.startswith(".") for part in path[len(self.root) :].split("/"))
         return (self.finds_hidden or not is_hidden) and self._regex.fullmatch(path) is not None
 

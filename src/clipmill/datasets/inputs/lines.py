@@ -1,4 +1,4 @@
-"""JSON lines and CSV, record by record: what is broken costs one record, and never more memory than one."""
+"""Reads JSON lines and CSV record by record: a broken record loses only itself, and memory holds one record."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ...errors import DatasetError
 from ...files.file_systems import open_input
 
 MAX_RECORD_BYTES = 128 * 2**20
-"""Bytes of one record; a line break or quote that is missing must not draw the rest of a file into memory."""
+"""Maximum bytes of one record; a missing line break or quote must not load the rest of a file into memory."""
 MAX_DEPTH = 64
-"""Objects and arrays inside each other in a JSON line; deeper ones would break what copies and pickles them."""
+"""Maximum nesting of objects and arrays in a JSON line; copying and pickling would fail on deeper values."""
 _BLOCK = 4 * 2**20
 _BOM = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
@@ -29,9 +29,9 @@ class TextRecord(NamedTuple):
 
     Attributes:
         line: Line at which it begins, from 1.
-        offset: Byte at which it begins (of the unpacked content).
-        value: A JSON line's value, or the fields of a CSV record; None where it is broken.
-        problem: What is wrong with it; "" where nothing is.
+        offset: Byte at which it begins (of the decompressed content).
+        value: A JSON line's value, or the fields of a CSV record; None if the record is broken.
+        problem: What is wrong with it; "" if nothing is.
     """
 
     line: int
@@ -48,25 +48,28 @@ class _Line(NamedTuple):
 
 
 class BrokenFileError(ValueError):
-    """Raised for a file that is no text in UTF-8 at all."""
+    """Raised for a file that cannot be read as UTF-8 text at all, or has no valid header."""
 
 
-class Packed(gzip.GzipFile):
-    """A packed file that closes what it reads from; not buffered further, so that one that is cut gives all it has."""
+class OwningGzipFile(gzip.GzipFile):
+    """A gzip file that also closes the file it reads from.
+
+    It adds no buffer, so that a truncated file still yields everything before the cut.
+    """
 
     def close(self) -> None:
-        """Close both."""
-        packed: Any = self.fileobj
+        """Close both files."""
+        compressed: Any = self.fileobj
         super().close()
-        if packed is not None:
-            packed.close()
+        if compressed is not None:
+            compressed.close()
 
 
 def open_text(path: str) -> IO[bytes]:
-    """Open a text file for reading as bytes, unpacked if its name ends in `.gz`."""
+    """Open a text file for reading as bytes; decompress it if its name ends in `.gz`."""
     raw = open_input(path)
     if path.lower().endswith(".gz"):
-        return cast(IO[bytes], Packed(fileobj=raw, mode="rb"))
+        return cast(IO[bytes], OwningGzipFile(fileobj=raw, mode="rb"))
     return io.BufferedReader(cast(io.RawIOBase, raw), _BLOCK)
 
 
@@ -74,13 +77,13 @@ def json_records(file: IO[bytes], *, offset: int = 0, line: int = 1) -> Iterator
     """Yield the objects of a file of JSON lines; blank lines have the value None and no problem.
 
     Args:
-        file: As `open_text` returns it.
+        file: A file opened by `open_text`.
         offset: Byte at which to begin.
         line: Number of the line that begins there.
 
     Raises:
         BrokenFileError: If the file is in UTF-16.
-        OSError, EOFError, zlib.error: If it cannot be read further.
+        OSError, EOFError, zlib.error: If reading fails.
     """
     for one in _lines(file, offset, line):
         if not one.data.strip() and not one.too_long:
@@ -95,20 +98,20 @@ def json_records(file: IO[bytes], *, offset: int = 0, line: int = 1) -> Iterator
 
 
 def json_object(text: str, what: str = "the line") -> dict[str, Any]:
-    """Return the object in a text of JSON.
+    """Parse a JSON object.
 
     Args:
         text: JSON.
-        what: What the text is, for messages.
+        what: Name of the text in error messages.
 
     Raises:
-        ValueError: If it is none, or nested more than `MAX_DEPTH` levels deep.
+        ValueError: If the text is not a JSON object, or is nested more than `MAX_DEPTH` levels deep.
     """
     too_deep = f"{what} is nested more than {MAX_DEPTH} levels deep"
     try:
         value = json.loads(text)
     except json.JSONDecodeError as err:
-        raise ValueError(f"no JSON: {err.msg.removesuffix(' at')} at character {err.pos}") from None
+        raise ValueError(f"invalid JSON: {err.msg.removesuffix(' at')} at character {err.pos}") from None
     except RecursionError:
         raise ValueError(too_deep) from None
     if not isinstance(value, dict):
@@ -131,50 +134,50 @@ def _is_too_deep(value: Any) -> bool:
 
 
 def csv_records(file: IO[bytes], delimiter: str, *, offset: int = 0, line: int = 1) -> Iterator[TextRecord]:
-    """Yield the records of a CSV file, the header among them; blank lines have an empty list of fields.
+    """Yield the records of a CSV file, including the header; blank lines have an empty list of fields.
 
-    Quotes, doubled quotes and line breaks inside quotes are those of RFC 4180. A record that breaks its rules (a quote
-    that nothing closes, for one) costs its first line; reading goes on at the line after.
+    Quotes, doubled quotes and line breaks inside quotes follow RFC 4180. If a record violates it, for example with a
+    quote that is never closed, only the record's first line is lost; reading continues at the next line.
 
     Args:
-        file: As `open_text` returns it.
-        delimiter: What stands between fields.
-        offset: Byte at which to begin, the beginning of a record.
+        file: A file opened by `open_text`.
+        delimiter: Delimiter of the fields.
+        offset: Byte at which to begin; a record must begin there.
         line: Number of the line that begins there.
 
     Raises:
         BrokenFileError: If the file is in UTF-16.
-        OSError, EOFError, zlib.error: If it cannot be read further.
+        OSError, EOFError, zlib.error: If reading fails.
     """
-    # The limit is the process's; it is only ever raised here, since fields of base64 are long.
+    # The limit applies to the whole process, so it is never lowered here. Base64 fields are long.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_RECORD_BYTES))
     lines = _lines(file, offset, line)
-    handed_back: collections.deque[_Line] = collections.deque()
+    pushed_back: collections.deque[_Line] = collections.deque()
     while True:
-        used: list[_Line] = []
+        consumed: list[_Line] = []
         fields, problem = None, ""
         try:
-            fields = next(csv.reader(_feed(lines, handed_back, used), delimiter=delimiter, strict=True), None)
+            fields = next(csv.reader(_feed(lines, pushed_back, consumed), delimiter=delimiter, strict=True), None)
         except (csv.Error, UnicodeError, _RecordTooLongError) as err:
             problem = "a quote is not closed" if "unexpected end" in str(err) else str(err)
-            handed_back.extendleft(reversed(used[1:]))
-        if not used:
+            pushed_back.extendleft(reversed(consumed[1:]))
+        if not consumed:
             return
-        yield TextRecord(used[0].number, used[0].offset, fields, problem)
+        yield TextRecord(consumed[0].number, consumed[0].offset, fields, problem)
 
 
 class _RecordTooLongError(ValueError):
     pass
 
 
-def _feed(lines: Iterator[_Line], handed_back: collections.deque[_Line], used: list[_Line]) -> Iterator[str]:
-    """Yield lines to the CSV reader, which takes as many as its record has, and write down which it took."""
+def _feed(lines: Iterator[_Line], pushed_back: collections.deque[_Line], consumed: list[_Line]) -> Iterator[str]:
+    """Yield lines to the CSV reader, which takes as many as its record has; append each to `consumed`."""
     nbytes = 0
     while True:
-        line = handed_back.popleft() if handed_back else next(lines, None)
+        line = pushed_back.popleft() if pushed_back else next(lines, None)
         if line is None:
             return
-        used.append(line)
+        consumed.append(line)
         nbytes += len(line.data)
         if nbytes > MAX_RECORD_BYTES:
             raise _RecordTooLongError(f"the record is longer than {MAX_RECORD_BYTES} bytes; is a quote missing?")
@@ -207,14 +210,14 @@ def _lines(file: IO[bytes], offset: int, number: int) -> Iterator[_Line]:
 
 
 def line_starts(path: str, every: int) -> list[int]:
-    """Return the byte at which every so many-th line of a text file begins, the first among them.
+    """Return the byte offsets of every `every`-th line of a text file, starting with the first line.
 
     Args:
-        path: A file that is not packed.
-        every: Lines from one to the next.
+        path: A file that is not compressed.
+        every: Number of lines between two offsets.
 
     Returns:
-        Ascending offsets, [0] for a file that is empty or short.
+        Ascending offsets; [0] for a file that is empty or has at most `every` lines.
     """
     starts, base, lines = [0], 0, 0
     with open_input(path) as file:
@@ -227,21 +230,21 @@ def line_starts(path: str, every: int) -> list[int]:
 
 
 def check_json_lines(path: str) -> None:
-    """Refuse a `.json` file that is one JSON value over many lines, of which every line would be a failure.
+    """Refuse a `.json` file that is one JSON value over many lines, since each of its lines would be a failure.
 
     Raises:
-        DatasetError: With the way to turn it into JSON lines.
+        DatasetError: If the file is such a value; the message says how to convert it to JSON lines.
     """
     if not path.lower().removesuffix(".gz").endswith(".json"):
-        return  # the name says JSON lines: what isn't one is a failure
+        return  # the extension promises JSON lines: any other line is a failure
     try:
         with open_text(path) as file:
             first = file.readline(1024).removeprefix(_BOM).strip()
-    except Exception:  # whatever keeps it from being read becomes a failure when it is
+    except Exception:  # reading the shard reports the error as a failure
         return
     if first.startswith(b"[") or first == b"{":
         shape = "a JSON array" if first.startswith(b"[") else "one JSON object over many lines"
         raise DatasetError(
-            f"{path} is {shape}, and JSON lines are expected (one object on each line): "
-            "jq -c '.[]' file.json > file.jsonl makes them. Is it no input? Then name the inputs by a glob"
+            f"{path} is {shape}, but must be JSON lines (one object on each line); convert it with "
+            "jq -c '.[]' file.json > file.jsonl, or use a glob that does not match it"
         )

@@ -1,4 +1,4 @@
-"""What a job reads, found and cut into shards; kept in its dataset, so that a later start cuts in the same places."""
+"""Cuts a job's input into shards. The plan is stored in the dataset, so that a resumed job has the same shards."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .listing import Kind, Listed, kind_of, list_inputs
 from .shards import ROWS_PER_SHARD, SPANS, Shard, cut, fingerprint_of, piece
 
 _PLANNERS = 8
-"""Files that are looked at together: mostly waiting for object stores."""
-_FAST = 1
-"""How hard a plan is packed: paths repeat each other so much that more would gain little, for millions of them."""
+"""Files that are inspected in parallel; the threads mostly wait for object stores."""
+_COMPRESSION_LEVEL = 1
+"""Paths are so repetitive that a higher level would gain little, and a plan may hold millions of them."""
 
 _Numbered = tuple[int | None, Shard]
-"""A piece, and its number if it takes the place of an earlier one."""
+"""A shard, and its number if it replaces a shard of the previous plan."""
 
 
 def plan_shards(
@@ -31,26 +31,27 @@ def plan_shards(
     rows_per_shard: int = ROWS_PER_SHARD,
     previous: Sequence[Shard] = (),
 ) -> list[Shard]:
-    """Find the inputs of a job and cut them into shards.
+    """List the inputs of a job and cut them into shards.
 
-    Each file is read as its name says: `.jsonl`, `.json`, `.ndjson`, `.csv`, `.tsv` (all of them also with `.gz`) and
-    `.parquet` are tables, `.tar` (also packed) holds samples, everything else is a document by itself. JSON lines and
-    CSV files are read once for it, to find where their shards begin; of Parquet files only the footer, of tars on this
-    machine the headers. A packed file is one shard, since nothing can begin in its middle, and so is a tar elsewhere. A
-    file that cannot be read is a shard too, and becomes a failure there.
+    The extension of a file decides how it is read: `.jsonl`, `.json`, `.ndjson`, `.csv`, `.tsv` (also with `.gz`) and
+    `.parquet` files are tables, `.tar` files (also compressed) hold samples, and any other file is one document.
+    Planning reads JSON lines and CSV files once, to find where their shards begin. It reads only the footer of Parquet
+    files and only the headers of local tars. A compressed file is one shard, because reading cannot start in its
+    middle, and so is a remote tar. A file that cannot be read is a shard too; reading that shard returns a failure.
 
-    With an earlier plan, what has not changed is cut where it was, and not looked at again: one new photograph in a
-    folder is a shard more, and moves none. A changed table is cut anew, and a chunk of files of which some changed or
-    went is a shard of those that are left.
+    With a previous plan, unchanged files keep their shards and are not inspected again: one new image in a folder adds
+    one shard and moves no other. A changed table is cut again. A shard of files keeps the files that are still there,
+    changed or not.
 
     Args:
         inputs: Paths and URLs of files and folders, and globs; see `listing.list_inputs`.
-        kind: Reads every file as this, whatever its name.
-        rows_per_shard: Rows in a shard, at most (of a Parquet row group at least a 16th).
-        previous: The plan of the same job's first start; shards keep its numbers, and new ones follow.
+        kind: Read every file as this kind, whatever its name.
+        rows_per_shard: Maximum number of rows in a shard; a Parquet row group is cut into at most 16 shards, which may
+            be larger.
+        previous: The plan of the same job's first start. Shards keep its numbers; new shards get the numbers after it.
 
     Raises:
-        DatasetError: If an input names nothing, cannot be listed, or is a JSON array.
+        DatasetError: If an input has no files, cannot be listed, or is a JSON array.
     """
     if isinstance(inputs, str):
         inputs = [inputs]
@@ -59,14 +60,14 @@ def plan_shards(
     if kind is not None and kind not in ("files", *SPANS):
         raise DatasetError(setting("kind", kind) + f" must be one of 'files', {', '.join(map(repr, SPANS))}")
     if rows_per_shard < 1:
-        raise DatasetError(setting("rows_per_shard", rows_per_shard) + " is not at least 1")
+        raise DatasetError(setting("rows_per_shard", rows_per_shard) + " must be at least 1")
     listed = [(file, kind or kind_of(file.path)) for file in list_inputs(inputs)]
     files = [file for file, kind in listed if kind == "files"]
     tables = [(file, kind) for file, kind in listed if kind != "files"]
-    pieces = [*_chunks(files, previous, rows_per_shard), *_spans(tables, previous, rows_per_shard)]
-    after = max((number_of(shard) for shard in previous), default=-1) + 1
+    pieces = [*_cut_files(files, previous, rows_per_shard), *_cut_tables(tables, previous, rows_per_shard)]
+    first_new = max((number_of(shard) for shard in previous), default=-1) + 1
     kept = sorted(((number, one) for number, one in pieces if number is not None), key=lambda pair: pair[0])
-    new = enumerate((one for number, one in pieces if number is None), after)
+    new = enumerate((one for number, one in pieces if number is None), first_new)
     return [dataclasses.replace(one, name=f"{number:05d}-{one.name}") for number, one in (*kept, *new)]
 
 
@@ -75,19 +76,19 @@ def number_of(shard: Shard) -> int:
     return int(shard.name.partition("-")[0])
 
 
-def _chunks(files: Sequence[Listed], previous: Sequence[Shard], rows: int) -> Iterator[_Numbered]:
-    """Cut files that are documents: those of an earlier chunk stay together, and the others make new ones."""
-    left = {file.path: file for file in files}
+def _cut_files(files: Sequence[Listed], previous: Sequence[Shard], rows: int) -> Iterator[_Numbered]:
+    """Group files into shards: files of a previous shard stay together, and new files make new shards."""
+    remaining = {file.path: file for file in files}
     for shard in previous:
-        if shard.kind == "files" and (there := [left.pop(path) for path in shard.paths if path in left]):
-            yield number_of(shard), piece("files", there)
-    new = list(left.values())
+        if shard.kind == "files" and (kept := [remaining.pop(path) for path in shard.paths if path in remaining]):
+            yield number_of(shard), piece("files", kept)
+    new = list(remaining.values())
     for first in range(0, len(new), rows):
         yield None, piece("files", new[first : first + rows])
 
 
-def _spans(tables: Sequence[tuple[Listed, Kind]], previous: Sequence[Shard], rows: int) -> Iterator[_Numbered]:
-    """Cut tables; one that did not change is cut as it was."""
+def _cut_tables(tables: Sequence[tuple[Listed, Kind]], previous: Sequence[Shard], rows: int) -> Iterator[_Numbered]:
+    """Cut tables into shards; an unchanged table keeps its previous shards."""
     known: dict[str, list[Shard]] = {}
     for shard in previous:
         if shard.kind != "files":
@@ -98,44 +99,44 @@ def _spans(tables: Sequence[tuple[Listed, Kind]], previous: Sequence[Shard], row
         old = known.get(file.path, [])
         numbers = [number_of(shard) for shard in old]
         if old and (old[0].kind, old[0].fingerprint) == (kind, fingerprint_of([file])):
-            cut_before = [dataclasses.replace(shard, name=shard.name.partition("-")[2]) for shard in old]
-            return list(zip(numbers, cut_before, strict=True))
+            unnumbered = [dataclasses.replace(shard, name=shard.name.partition("-")[2]) for shard in old]
+            return list(zip(numbers, unnumbered, strict=True))
         new = cut(file, kind, rows)
-        places: list[int | None] = [*numbers, *[None] * len(new)]
-        return list(zip(places, new, strict=False))
+        new_numbers: list[int | None] = [*numbers, *[None] * len(new)]
+        return list(zip(new_numbers, new, strict=False))
 
     with ThreadPoolExecutor(_PLANNERS) as pool:
-        for found in pool.map(cut_one, tables):
-            yield from found
+        for shards in pool.map(cut_one, tables):
+            yield from shards
 
 
-# --- kept in the dataset ---------------------------------------------------------------------------------------------
+# --- stored in the dataset -------------------------------------------------------------------------------------------
 
 
 def write_plan(folder: Folder, shards: Sequence[Shard]) -> None:
-    """Keep a plan in a dataset's directory: JSON lines, packed, since it names every file of the input.
+    """Store a plan in a dataset's directory: JSON lines, gzipped because the plan names every file of the input.
 
     Raises:
         DatasetError: If it cannot be written.
     """
     lines = "".join(json.dumps(shard.as_dict()) + "\n" for shard in shards)
-    folder.write(PLAN, gzip.compress(lines.encode("ascii"), _FAST, mtime=0))
+    folder.write(PLAN, gzip.compress(lines.encode("ascii"), _COMPRESSION_LEVEL, mtime=0))
 
 
 def read_plan(folder: Folder) -> list[Shard] | None:
-    """Return the plan that is kept in a dataset's directory, None if there is none.
+    """Return the plan that is stored in a dataset's directory; None if there is none.
 
     Raises:
         DatasetError: If it cannot be read.
     """
     try:
-        packed = folder.read(PLAN)
+        compressed = folder.read(PLAN)
     except FileNotFoundError:
         return None
     try:
-        return [Shard.from_dict(json.loads(line)) for line in gzip.decompress(packed).splitlines()]
+        return [Shard.from_dict(json.loads(line)) for line in gzip.decompress(compressed).splitlines()]
     except (OSError, EOFError, ValueError, TypeError, KeyError) as err:
         raise DatasetError(
-            f"{folder.url}/{PLAN} is damaged ({err}), so nobody knows which shards there were",
-            hint="begin anew in another directory, or with " + setting("overwrite", True),
+            f"{folder.url}/{PLAN} is damaged ({err}), so the shards of the job are unknown",
+            hint="start again in another directory, or with " + setting("overwrite", True),
         ) from err

@@ -1,4 +1,4 @@
-"""A shard as documents; what cannot be read is a document with a failure in its place, and the rest goes on."""
+"""Reads a shard as documents. A record that cannot be read becomes a document with a failure; reading continues."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class ReaderOptions:
     """Which columns make documents.
 
     Attributes:
-        text: Column of texts (of JSON lines: field).
-        uri: Column of URIs; what they name is read only as far as the spec allows it.
+        text: Column of texts (a field in JSON lines).
+        uri: Column of URIs; they are fetched only if the spec allows it.
         image: Column of encoded images, of (bytes, path) structs or of Spark's image structs (Parquet).
-        audio: Column of encoded sounds, of (bytes, path) structs or of structs of samples and their rate (Parquet).
-        id: Column that names the documents.
-        tags: Columns that travel along (CSV, Parquet; of JSON lines all other fields do). With types, a job writes them
-            as columns of their own.
+        audio: Column of encoded audio, of (bytes, path) structs or of structs with samples and a sample rate (Parquet).
+        id: Column of the documents' ids.
+        tags: Columns that are kept as tags (CSV, Parquet; JSON lines keep all other fields). With types, a job writes
+            them as separate columns.
     """
 
     text: str | None = None
@@ -56,12 +56,12 @@ class ReaderOptions:
 
     @property
     def columns(self) -> dict[str, str]:
-        """The columns that are named, by what they are of a document; without tags."""
+        """The named columns, by the field of the document that they fill; without tags."""
         named = {name: getattr(self, name) for name in CONTENT_AND_ID}
         return {name: column for name, column in named.items() if column}
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what is given as plain values."""
+        """Return the named columns and tags as JSON values."""
         return {**self.columns, "tags": list(self.tags)}
 
 
@@ -77,37 +77,37 @@ def read_documents(
 ) -> Iterator[Document]:
     """Read a shard as documents, one for each file, line, row or sample.
 
-    JSON lines are documents by their own fields (`text`, `uri`, `id`, `mime_type`, `tags`, `matches`, `chunks`; all
-    others become tags); a line that clipmill wrote as a failure is the document to try again. Of CSV and Parquet the
-    columns are given, or have these names: text, caption; uri, url, path; image, blob, bytes; audio, sound; id,
-    key. As soon as one of `text`, `uri`, `image` and `audio` is given, no other column is content. An empty CSV field
-    is null.
+    The fields of a JSON line are those of a document (`text`, `uri`, `id`, `mime_type`, `tags`, `matches`, `chunks`);
+    all other fields become tags. A line that clipmill wrote as a failure is read as the document to retry. For CSV and
+    Parquet, `options` names the columns; by default they are found by these names: text, caption; uri, url, path;
+    image, blob, bytes; audio, sound; id, key. If `options` names any of `text`, `uri`, `image` and `audio`, no other
+    column is content. An empty CSV field is null.
 
-    A file of a folder has as tags what stands beside it: its caption as `caption`, and its metadata. A sample of a tar
-    is its image, or its sound, with the same tags; its key is the id, or the field of its metadata that `id` names.
+    A file of a folder gets its sidecar files as tags: its caption as `caption`, and its metadata. A sample of a tar is
+    its image or audio with the same tags; its id is its key, or the field of its metadata that `options.id` names.
 
-    Documents without an id are named after their place: path, `<path>:<line>`, `<path>:<row>`. Files that were listed
-    may be local; a `uri` inside a file is a stranger's.
+    The id of a document without one is its location: path, `<path>:<line>`, `<path>:<row>`. Listed files may be local;
+    a `uri` inside a file is untrusted.
 
     Args:
-        shard: What to read.
+        shard: The shard to read.
         options: Which columns make documents.
-        to_rank: Refuse lines that clipmill wrote as failures and that hold no matches: the query is not in them.
-        max_file_bytes: Bytes of one file in a tar; the sample of a larger one fails.
+        to_rank: Refuse lines that clipmill wrote as failures and that hold no matches, since they lack the query.
+        max_file_bytes: Maximum bytes of one file in a tar; the sample of a larger one fails.
 
     Yields:
-        Documents in order; those that could not be read have `failures`, and no content.
+        Documents in order; a document that could not be read has `failures` and no content.
     """
     if shard.kind == "files":
         for row in read_table(shard, max_file_bytes=max_file_bytes):
             failures = () if row.failure is None else (row.failure,)
-            carried = {} if failures else _tags_of_sample(row.values)
-            yield Document.from_listed_uri(row.place, id=row.place, tags=carried, failures=failures)
+            tags = {} if failures else _tags_of_sample(row.values)
+            yield Document.from_listed_uri(row.place, id=row.place, tags=tags, failures=failures)
         return
 
-    def choose(there: list[str]) -> list[str]:
-        chosen = (*choose_columns(there, options, shard.paths[0]).values(), *options.tags)
-        return sorted({name if name in there else name.split(".")[0] for name in chosen})
+    def choose(existing: list[str]) -> list[str]:
+        chosen = (*choose_columns(existing, options, shard.paths[0]).values(), *options.tags)
+        return sorted({name if name in existing else name.split(".")[0] for name in chosen})
 
     columns = None
     for row in read_table(shard, choose, max_file_bytes=max_file_bytes):
@@ -128,33 +128,33 @@ def read_documents(
             yield Document(id=str(name or row.place), failures=(failure.at(row=row.place),))
 
 
-def choose_columns(there: Sequence[str], options: ReaderOptions, path: str) -> dict[str, str]:
-    """Return which column of a table is `text`, `uri`, `image`, `audio` and `id` of a document.
+def choose_columns(existing: Sequence[str], options: ReaderOptions, path: str) -> dict[str, str]:
+    """Return the columns of a table that fill `text`, `uri`, `image`, `audio` and `id` of a document.
 
     Raises:
-        RowError: `missing_column`, if one that was named is not there, or none that could be content.
+        RowError: `missing_column`, if a named column does not exist, or no column can be content.
     """
-    asked = options.columns
-    is_content_named = any(field != "id" for field in asked)
+    chosen = options.columns
+    is_content_named = any(field != "id" for field in chosen)
     for field, defaults in _DEFAULTS.items():
-        if field not in asked and (field == "id" or not is_content_named):
-            found = [name for name in defaults if name in there]
-            asked.update({field: found[0]} if found else {})
-    named = (*asked.values(), *options.tags)
-    missing = [name for name in named if name not in there and name.split(".")[0] not in there]
-    listed = ", ".join(map(repr, there))
+        if field not in chosen and (field == "id" or not is_content_named):
+            found = [name for name in defaults if name in existing]
+            chosen.update({field: found[0]} if found else {})
+    named = (*chosen.values(), *options.tags)
+    missing = [name for name in named if name not in existing and name.split(".")[0] not in existing]
+    listed = ", ".join(map(repr, existing))
     if missing:
         raise RowError(Stage.READ, Code.MISSING_COLUMN, f"{path} has no column {missing[0]!r}; it has {listed}")
-    if not any(field in asked for field in _CONTENT):
+    if not any(field in chosen for field in _CONTENT):
         wanted = ", ".join(name for field in _CONTENT for name in _DEFAULTS[field])
         raise RowError(
             Stage.READ,
             Code.MISSING_COLUMN,
-            f"{path} has no column named {wanted}; say which one it is ("
+            f"{path} has no column named {wanted}; name the column of content ("
             + (setting("text", ...) + ", " + setting("uri", ...) + ", " + setting("image", ...) + " or ")
             + (setting("audio", ...) + f"): {listed}"),
         )
-    return asked
+    return chosen
 
 
 # --- one document ----------------------------------------------------------------------------------------------------
@@ -163,33 +163,33 @@ def choose_columns(there: Sequence[str], options: ReaderOptions, path: str) -> d
 def _document_of_json(fields: dict[str, Any], place: str, names: Mapping[str, str], *, to_rank: bool) -> Document:
     if fields.keys() >= {"stage", "code", "message", "transient"}:
         if to_rank and "matches" not in fields:
-            message = "the line is the failure of a candidate, or of a line that was not read: rank its source again"
+            message = "the line is the failure of a candidate, or of a line that was not read; rank its source again"
             raise RowError(Stage.READ, Code.MALFORMED, message)
         fields = {name: value for name, value in fields.items() if name not in _FAILURE_FIELDS}
     if kind := next((kind for kind in ("image", "audio") if kind in names), None):
-        message = f"JSON lines hold no bytes: give {kind} files as 'uri', data: URIs too"
+        message = f"JSON lines cannot hold bytes; give {kind} content as 'uri', for example as a data: URI"
         raise RowError(Stage.READ, Code.UNSUPPORTED, message)
     return Document.from_dict(_with_ids(_renamed(fields, names), place))
 
 
 def _renamed(fields: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Return fields under the names that documents have for them; one may be two: content, and the id."""
-    asked = {field: name for field, name in names.items() if name != field}
+    """Rename fields to the names that documents use. One field may fill two: content and the id."""
+    renames = {field: name for field, name in names.items() if name != field}
     renamed = dict(fields)
-    for field, name in asked.items():
+    for field, name in renames.items():
         if name not in fields:
             raise RowError(Stage.READ, Code.MISSING_COLUMN, f"the line has no field {name!r}")
         renamed[field] = fields[name]
-    for field, name in asked.items():
-        # What is content as it is stays so when it is the id too; what was renamed does not become a tag besides.
+    for field, name in renames.items():
+        # A content field that is also the id stays content. Any other renamed field is removed, or it would be a tag.
         is_kept = name == "id" or (field == "id" and name in _DEFAULTS)
-        if name not in asked and not is_kept:
+        if name not in renames and not is_kept:
             renamed.pop(name, None)
     return renamed
 
 
 def _with_ids(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Name a document, and those in it, after their place where they have no id: the same in every run."""
+    """Use the location as the id of a document and its nested documents without one: the same in every run."""
     named = dict(fields)
     if named.get("id") in (None, ""):
         named["id"] = name
@@ -206,11 +206,11 @@ def _with_ids(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _document_of_sample(values: Mapping[str, Any], id_name: str | None) -> Document:
-    """Return the image or sound of a sample; its caption would win over both as `text`, so it is a tag."""
+    """Return the image or audio of a sample. The caption is a tag, since as `text` it would take precedence."""
     key = values[KEY]
     content = values[IMAGE] if values[IMAGE] is not None else values[AUDIO]
     if content is None:
-        message = f"the sample {key!r} has no image and no sound; captions are embedded as the column 'text' of rows"
+        message = f"the sample {key!r} has no image and no audio; to embed its caption, use rows with the column 'text'"
         raise RowError(Stage.READ, Code.EMPTY, message)
     tags = _tags_of_sample(values)
     name = key if id_name in (None, KEY) else _value(tags, str(id_name))
@@ -218,7 +218,7 @@ def _document_of_sample(values: Mapping[str, Any], id_name: str | None) -> Docum
 
 
 def _tags_of_sample(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metadata of a sample, and its caption as `caption`; another one in the metadata is kept too."""
+    """Return the metadata of a sample with its caption as `caption`; a different `caption` in the metadata is kept."""
     caption, tags = values[TEXT], dict(values[TAGS])
     if caption is not None:
         if tags.get(_CAPTION, caption) != caption:
@@ -230,25 +230,24 @@ def _tags_of_sample(values: Mapping[str, Any]) -> dict[str, Any]:
 def _document_of_row(
     values: Mapping[str, Any], place: str, columns: Mapping[str, str], tags: Sequence[str]
 ) -> Document:
-    got = {field: _value(values, name) for field, name in columns.items()}
-    fields: dict[str, Any] = {"id": place if got.get("id") in (None, "") else str(got["id"])}
-    if got.get("text") is not None:
-        fields["text"] = _content("text", got["text"], columns["text"])
-    if got.get("uri") is not None:
-        if not isinstance(got["uri"], str):
-            raise RowError(
-                Stage.READ, Code.MALFORMED, f"column {columns['uri']!r} holds a {type(got['uri']).__name__}, not a URI"
-            )
-        fields["uri"] = got["uri"]
-    if got.get("image") is not None:
-        content = _content("image", got["image"], columns["image"])
+    found = {field: _value(values, name) for field, name in columns.items()}
+    fields: dict[str, Any] = {"id": place if found.get("id") in (None, "") else str(found["id"])}
+    if found.get("text") is not None:
+        fields["text"] = _content("text", found["text"], columns["text"])
+    if found.get("uri") is not None:
+        if not isinstance(found["uri"], str):
+            message = f"column {columns['uri']!r} holds a {type(found['uri']).__name__}, not a URI"
+            raise RowError(Stage.READ, Code.MALFORMED, message)
+        fields["uri"] = found["uri"]
+    if found.get("image") is not None:
+        content = _content("image", found["image"], columns["image"])
         if isinstance(content, Uri):
             fields.setdefault("uri", content.uri)
         else:
             fields["tensor" if isinstance(content, np.ndarray) else "blob"] = content
     more_tags: dict[str, Any] = {}
-    if got.get("audio") is not None and not fields.keys() & {"tensor", "blob"}:
-        content = _content("audio", got["audio"], columns["audio"])
+    if found.get("audio") is not None and not fields.keys() & {"tensor", "blob"}:
+        content = _content("audio", found["audio"], columns["audio"])
         if isinstance(content, Uri):
             fields.setdefault("uri", content.uri)
         elif isinstance(content, Waveform):

@@ -1,4 +1,4 @@
-"""A shard of a table as rows; what cannot be read is a failure in its place, and the rest goes on."""
+"""Reads a shard as rows. A record that cannot be read becomes a row with a failure, and reading continues."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...failures import Code, Failure, RowError, Stage
 from ...files.file_systems import open_input, reason_of
 from ...files.parquet import parquet_file
 from ..tables.column_types import LIST_OF_TEXTS, REST_KEY, TAGS
-from ..tables.scalars import holds_sound, read_scalar
+from ..tables.scalars import holds_audio, read_scalar
 from ..tables.sizes import BATCH_BYTES, BATCH_ROWS
 from .lines import BrokenFileError, csv_records, json_records, open_text
 from .samples import AUDIO, IMAGE, KEY, MAX_FILE_BYTES, SAMPLE_COLUMNS, TEXT, read_files, read_samples
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 _OPENERS = 8
-_OF_ITS_FILE = (b"PARQUET:field_id", REST_KEY)
+_FILE_METADATA = (b"PARQUET:field_id", REST_KEY)
+"""Metadata of fields that holds only for the file it was read from."""
 
 
 class SourceRow(NamedTuple):
@@ -35,7 +36,7 @@ class SourceRow(NamedTuple):
     Attributes:
         place: `<path>:<line>` of text files (lines from 1), `<path>:<row>` of Parquet files (rows from 0),
             `<path>:<sample>` of tars (samples from 0), `<path>` of files.
-        values: Its columns; empty where it could not be read.
+        values: Its columns; empty if it could not be read.
         failure: Why it could not be read.
     """
 
@@ -45,54 +46,55 @@ class SourceRow(NamedTuple):
 
 
 def read_rows(shard: Shard, *, max_file_bytes: int = MAX_FILE_BYTES) -> Iterator[SourceRow]:
-    """Read a shard as rows with all their columns: of JSON lines the object as it stands, of CSV strings or None.
+    """Read a shard as rows with all their columns.
 
-    A sample of a tar is a row of `key`, `image`, `audio`, `text` and `tags`, and so is a file of a folder with what
-    stands beside it; see `samples`.
+    A row of JSON lines is the line's object, unchanged; the values of CSV are strings or None. A sample of a tar is a
+    row of `key`, `image`, `audio`, `text` and `tags`, and so is a file of a folder with its sidecar files; see
+    `samples`.
 
     Args:
-        shard: What to read.
-        max_file_bytes: Bytes of one file in a tar; the sample of a larger one fails.
+        shard: The shard to read.
+        max_file_bytes: Maximum bytes of one file in a tar; the sample of a larger one fails.
 
     Yields:
-        Rows in order; what could not be read is a row with a `failure`.
+        Rows in order; a record that could not be read is a row with a `failure`.
     """
     yield from read_table(shard, max_file_bytes=max_file_bytes)
 
 
 def schema_of(shards: Sequence[Shard], plan: RowPlan | None = None) -> pa.Schema:
-    """Return the one schema that all rows of a job have, whichever file they come from.
+    """Return the schema that all rows of a job share, whichever file they come from.
 
-    Columns of Parquet files have their types there; where files differ, the type that holds both. Columns of CSV files
-    are strings. Of JSON lines, whose fields no file declares, the columns that are worked on and the key are strings
-    (lists of strings, where they are lists of candidates), and everything else travels in one column `tags`, as a JSON
-    object; nothing is inferred file by file. Samples of tars and folders have their key, under the name of the plan's
-    key, the caption as `text`, and their metadata in `tags`; those of tars also `image` and `audio` where they are
-    worked on.
+    Columns of Parquet files keep their types; where files differ, the column has a type that holds both. Columns of
+    CSV files are strings. JSON lines declare no fields, and no types are inferred: the key and the columns that the
+    plan reads are strings (lists of strings for lists of candidates), and all other fields go into one column `tags`,
+    as a JSON object. Samples of tars and folders have their key under the name of the plan's key, the caption as
+    `text`, and their metadata in `tags`; samples of tars also have `image` and `audio` if the plan reads them.
 
     Args:
         shards: All shards of the job.
-        plan: What is done with which columns; needed for JSON lines.
+        plan: The operations on the columns; needed for JSON lines.
 
     Raises:
-        DatasetError: If no file can be read, samples lack a column, or two files cannot be brought together.
+        DatasetError: If no file can be read, samples lack a column, or two files have incompatible columns.
     """
     first = {shard.paths[0]: shard for shard in reversed(shards)}
     with ThreadPoolExecutor(_OPENERS) as pool:
         found = list(pool.map(lambda shard: _schema_of_file(shard, plan), first.values()))
     schemas = [schema for schema in reversed(found) if schema is not None]
     if not schemas:
-        raise DatasetError(f"none of {len(first)} inputs can be read as a table, {next(iter(first), 'none')} for one")
+        example = next(iter(first), "none")
+        raise DatasetError(f"none of the {len(first)} inputs can be read as a table; one of them is {example}")
     try:
         whole = pa.unify_schemas(schemas, promote_options="permissive")
     except pa.ArrowException as err:
-        raise DatasetError(f"the inputs have columns of one name and different types: {err}") from err
-    every = [field for schema in schemas for field in schema]
-    return pa.schema([_with_rest(field, every) for field in whole], metadata=whole.metadata)
+        raise DatasetError(f"the inputs have columns with the same name and different types: {err}") from err
+    fields = [field for schema in schemas for field in schema]
+    return pa.schema([_with_rest(field, fields) for field in whole], metadata=whole.metadata)
 
 
 def _schema_of_file(shard: Shard, plan: RowPlan | None) -> pa.Schema | None:
-    import pyarrow.parquet as pq  # late: it brings all of pyarrow's file systems, and ssl
+    import pyarrow.parquet as pq  # late: it loads all of pyarrow's file systems, and ssl
 
     path = shard.paths[0]
     if shard.kind in ("files", "tar"):
@@ -109,42 +111,44 @@ def _schema_of_file(shard: Shard, plan: RowPlan | None) -> pa.Schema | None:
             schema = pq.read_schema(raw)
     except ClipmillError:
         raise
-    except Exception:  # its rows become failures; it decides no types
+    except Exception:  # its rows become failures, and other files decide the types
         return None
-    metadata = {key: value for key, value in (schema.metadata or {}).items() if key != b"pandas"}  # soon wrong
-    return pa.schema([_as_it_comes(field) for field in schema], metadata=metadata)
+    # The pandas metadata would not describe the new columns.
+    metadata = {key: value for key, value in (schema.metadata or {}).items() if key != b"pandas"}
+    return pa.schema([_without_file_metadata(field) for field in schema], metadata=metadata)
 
 
 def _declared(plan: RowPlan) -> list[pa.Field]:
-    """Return the columns that rows of JSON lines have: the key, and what is worked on."""
+    """Return the declared columns of JSON lines: the key, and the columns that the plan reads."""
     names = [plan.key, *(path for path in plan.reads if "." not in path)]
     types = dict.fromkeys(plan.lists, LIST_OF_TEXTS)
     return [pa.field(name, types.get(name, pa.string())) for name in dict.fromkeys(names) if name != TAGS]
 
 
 def _sample_schema(shard: Shard, plan: RowPlan | None) -> pa.Schema:
-    """Return the columns of samples; bytes only of what is worked on, since they may be written again."""
-    worked_on = [] if plan is None else list(plan.reads)
-    if missing := [path for path in worked_on if path.split(".")[0] not in SAMPLE_COLUMNS]:
-        there = ", ".join(map(repr, SAMPLE_COLUMNS))
+    """Return the columns of samples; bytes only if the plan reads them, since they may be written again."""
+    read = [] if plan is None else list(plan.reads)
+    if missing := [path for path in read if path.split(".")[0] not in SAMPLE_COLUMNS]:
+        columns = ", ".join(map(repr, SAMPLE_COLUMNS))
         raise DatasetError(
-            f"{shard.paths[0]} has no column {missing[0]!r}; images, sounds and tars of them have {there}"
+            f"{shard.paths[0]} has no column {missing[0]!r}; the columns of image files, audio files and tars are "
+            f"{columns}"
         )
     types = {KEY if plan is None else plan.key: pa.string(), TEXT: pa.string()}
     if shard.kind == "tar":
-        types |= {name: pa.binary() for name in (IMAGE, AUDIO) if name in worked_on}
+        types |= {name: pa.binary() for name in (IMAGE, AUDIO) if name in read}
     rest = pa.field(TAGS, pa.string(), metadata={REST_KEY: b"[]"})
     return pa.schema([*(pa.field(name, kind) for name, kind in types.items()), rest])
 
 
-def _as_it_comes(field: pa.Field) -> pa.Field:
-    """Return a field without its number, which new columns don't have, and without an earlier job's list of names."""
-    metadata = {key: value for key, value in (field.metadata or {}).items() if key not in _OF_ITS_FILE}
+def _without_file_metadata(field: pa.Field) -> pa.Field:
+    """Return a field without its Parquet id, which new columns don't have, and without an earlier job's `REST_KEY`."""
+    metadata = {key: value for key, value in (field.metadata or {}).items() if key not in _FILE_METADATA}
     return field.with_metadata(metadata) if metadata else field.remove_metadata()
 
 
 def _with_rest(field: pa.Field, fields: Iterable[pa.Field]) -> pa.Field:
-    """Return a field of all inputs, which takes undeclared fields if it does so for one of them."""
+    """Return a field of the unified schema; it takes undeclared fields if it does so in one of the inputs."""
     if field.name != TAGS or not any(REST_KEY in (one.metadata or {}) for one in fields if one.name == TAGS):
         return field
     return field.with_metadata({**(field.metadata or {}), REST_KEY: b"[]"})
@@ -156,15 +160,15 @@ def _with_rest(field: pa.Field, fields: Iterable[pa.Field]) -> pa.Field:
 def read_table(
     shard: Shard, choose: Callable[[list[str]], list[str]] | None = None, *, max_file_bytes: int = MAX_FILE_BYTES
 ) -> Iterator[SourceRow]:
-    """Read a shard of a table.
+    """Read a shard as rows, if needed with some of its columns only.
 
     Args:
-        shard: What to read.
-        choose: Which of the columns of a Parquet file are read, given those that it has; all without it.
-        max_file_bytes: Bytes of one file in a tar; the sample of a larger one fails.
+        shard: The shard to read.
+        choose: Returns the columns to read from a Parquet file, given all of its columns. By default all are read.
+        max_file_bytes: Maximum bytes of one file in a tar; the sample of a larger one fails.
 
     Yields:
-        Rows in order, and one with a failure for what could not be read.
+        Rows in order; a record that could not be read is a row with a `failure`.
 
     Raises:
         MissingExtraError: If the driver of a file system is not installed.
@@ -181,7 +185,7 @@ def read_table(
             yield from _parquet_rows(shard, choose)
     except ClipmillError:
         raise
-    except Exception as err:  # each format and each file system has errors of its own; none is the next file's fault
+    except Exception as err:  # formats and file systems raise errors of their own; none may affect the next file
         place = path if shard.kind == "parquet" else f"{path}:{at[0]}"
         yield SourceRow(place, {}, _failure_of(err, path).at(row=place))
 
@@ -212,7 +216,7 @@ def _csv_rows(shard: Shard, at: list[int]) -> Iterator[SourceRow]:
         else:
             file.seek(0)
             records = csv_records(file, delimiter)
-            next(records)  # the header, which may take more lines than one
+            next(records)  # the header, which may take more than one line
         for number, record in enumerate(records, shard.start):
             if number == shard.stop:
                 return
@@ -220,7 +224,7 @@ def _csv_rows(shard: Shard, at: list[int]) -> Iterator[SourceRow]:
             place = f"{path}:{record.line}"
             problem = record.problem
             if not problem and record.value and len(record.value) != len(header):
-                problem = f"the record has {len(record.value)} fields, and the header {len(header)}"
+                problem = f"the record has {len(record.value)} fields, but the header has {len(header)}"
             if problem:
                 yield SourceRow(place, {}, malformed(problem).at(row=place))
             elif record.value:
@@ -243,10 +247,10 @@ def _sample_rows(shard: Shard, at: list[int], max_file_bytes: int) -> Iterator[S
 
 
 def csv_header(file: Any, path: str) -> list[str] | None:
-    """Return the names of a CSV file's columns, None for an empty file.
+    """Return the names of a CSV file's columns; None for an empty file.
 
     Raises:
-        BrokenFileError: If the first record cannot be a header.
+        BrokenFileError: If the first record is not a valid header.
     """
     record = next(csv_records(file, csv_delimiter(path)), None)
     if record is None:
@@ -260,7 +264,7 @@ def csv_header(file: Any, path: str) -> list[str] | None:
 
 def _parquet_rows(shard: Shard, choose: Callable[[list[str]], list[str]] | None) -> Iterator[SourceRow]:
     path = shard.paths[0]
-    # Without pre-buffering, which would hold all of a row group's columns in memory.
+    # No pre-buffering: it would hold all columns of a row group in memory.
     with open_input(path) as raw, parquet_file(raw, pre_buffer=False, buffer_size=2**20) as file:
         columns = choose(list(file.schema_arrow.names)) if choose else None
         first, last = 0, file.metadata.num_rows if shard.stop is None else shard.stop
@@ -292,7 +296,7 @@ def _row_group(
             at += batch.num_rows
             if at >= wanted.stop:
                 return
-    except Exception as err:  # the rest of this row group is lost; the next one may be whole
+    except Exception as err:  # the rest of this row group is lost; the next one may be readable
         place = f"{path}:{after}"
         failure = _failure_of(err, path)
         message = f"rows {after} to {wanted.stop - 1}: " + failure.message
@@ -300,16 +304,16 @@ def _row_group(
 
 
 def _values_of(batch: pa.RecordBatch) -> list[dict[str, Any] | Failure]:
-    sounds = [field.name for field in batch.schema if holds_sound(field.type)]
+    audio = [field.name for field in batch.schema if holds_audio(field.type)]
     try:
-        if not sounds:
+        if not audio:
             return batch.to_pylist()
         columns = {
-            name: map(read_scalar, column) if name in sounds else column.to_pylist()
+            name: map(read_scalar, column) if name in audio else column.to_pylist()
             for name, column in zip(batch.schema.names, batch.columns, strict=True)
         }
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    except Exception as err:  # a value that Python cannot hold, such as a string that is not UTF-8: only its row fails
+    except Exception as err:  # Python cannot represent a value, such as a string that is not UTF-8: only its row fails
         if batch.num_rows == 1:
             return [malformed(f"{type(err).__name__}: {str(err)[:200]}")]
         return [one for row in range(batch.num_rows) for one in _values_of(batch.slice(row, 1))]
@@ -319,12 +323,12 @@ def _values_of(batch: pa.RecordBatch) -> list[dict[str, Any] | Failure]:
 
 
 def malformed(message: str) -> Failure:
-    """Return the failure of a record that is not what its file should hold."""
+    """Return the failure of a malformed record."""
     return Failure(Stage.READ, Code.MALFORMED, message)
 
 
 def _failure_of(err: Exception, path: str) -> Failure:
-    """Say why a file cannot be read (further): it is gone, it is damaged, or its disk or store does not answer."""
+    """Return why a file cannot be read: it does not exist, is damaged, or its disk or object store fails."""
     if isinstance(err, RowError):
         return err.failure
     reason = f"{path}: {reason_of(err)[:300]}"

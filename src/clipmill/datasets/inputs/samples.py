@@ -1,7 +1,7 @@
-"""Samples as img2dataset and webdataset lay them out: files of one name, an image with its caption and its metadata.
+"""Samples in the layout of img2dataset and webdataset: files that share a name, such as an image and its caption.
 
-In a tar they follow each other (`000000012.jpg`, `000000012.json`, `000000012.txt`), in a folder they stand beside each
-other. What the files of a sample have in common, up to the first dot of the name, is its key.
+In a tar the files of a sample follow each other (`000000012.jpg`, `000000012.json`, `000000012.txt`); in a folder they
+are in the same folder. The shared part of the name, up to its first dot, is the sample's key.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from ...encoders.item import Uri
 from ...failures import Code, Failure, RowError, Stage
 from ...files.file_systems import open_input
 from .lines import json_object
-from .listing import IMAGES
+from .listing import IMAGE_EXTENSIONS
 from .tars import BrokenTarError, Member, TarStream
 
-SOUNDS = frozenset(["wav", "flac", "mp3", "ogg", "oga", "opus", "m4a", "aac"])
+AUDIO_EXTENSIONS = frozenset(["wav", "flac", "mp3", "ogg", "oga", "opus", "m4a", "aac"])
 CAPTION, METADATA = "txt", "json"
 KEY, IMAGE, AUDIO, TEXT, TAGS = "key", "image", "audio", "text", "tags"
 SAMPLE_COLUMNS = (KEY, IMAGE, AUDIO, TEXT, TAGS)
 LEFT_OUT = "left_out"
-"""Tag that names the files of a sample that no column holds."""
+"""Tag that lists the extensions of a sample's files that are in no column."""
 _OPENERS = 8
-"""Files that are opened together: mostly waiting for object stores."""
+"""Files that are opened in parallel; the threads mostly wait for object stores."""
 _FILES_AHEAD = 64
 MAX_FILE_BYTES = 64 * 2**20
-"""Bytes of one file of a sample, unless the spec says otherwise (`max_fetch_bytes`)."""
+"""Default maximum bytes of one file of a sample; the spec's `max_fetch_bytes` overrides it."""
 
 
 class TarSample(NamedTuple):
     """A sample of an archive.
 
     Attributes:
-        number: Its place among the samples, from 0.
+        number: Its number among the samples, from 0.
         offset: Byte at which its first header begins.
-        values: `key`, `image`, `audio` (bytes or None), `text` (the caption or None) and `tags` (a dict); the key alone
-            where it could not be read.
+        values: `key`, `image`, `audio` (bytes or None), `text` (the caption or None) and `tags` (a dict); only the key
+            if the sample could not be read.
         failure: Why it could not be read.
     """
 
@@ -51,34 +51,34 @@ class TarSample(NamedTuple):
 def read_samples(
     stream: TarStream, *, start: int = 0, stop: int | None = None, max_file_bytes: int = MAX_FILE_BYTES
 ) -> Iterator[TarSample]:
-    """Yield the samples of an archive: files that follow each other and have one key.
+    """Yield the samples of an archive: consecutive files with the same key.
 
-    A file whose kind the sample has already begins another sample of that key. Names that begin with a dot are passed
-    over.
+    A file whose extension the sample already has starts another sample with that key. Names that begin with a dot are
+    skipped.
 
     Args:
-        stream: Stands at a sample's first header.
+        stream: An archive, positioned at a sample's first header.
         start: Number of that sample.
-        stop: Number of the sample before which reading ends; None is the end of the archive.
-        max_file_bytes: Bytes of one file; a larger one is not read, and its sample fails.
+        stop: Number of the sample before which reading ends; None reads to the end of the archive.
+        max_file_bytes: Maximum bytes of one file; a larger one is not read, and its sample fails.
 
     Raises:
-        BrokenTarError, OSError, EOFError, zlib.error: If the archive cannot be read further; the sample at the cut came
-            out before, if its image or sound was whole.
+        BrokenTarError, OSError, EOFError, zlib.error: If reading fails. The last sample is yielded before that, if its
+            image or audio is complete.
     """
     number = start
-    gathered: _Gathered | None = None
+    gathered: _SampleFiles | None = None
     try:
         for member in stream.members():
             key, ending = split_name(member.name)
             if key is None:
                 continue
-            if gathered is not None and not gathered.takes(key, ending):
+            if gathered is not None and not gathered.accepts(key, ending):
                 yield gathered.sample(number)
                 gathered, number = None, number + 1
                 if number == stop:
                     return
-            gathered = gathered or _Gathered(key, member.offset)
+            gathered = gathered or _SampleFiles(key, member.offset)
             gathered.add(stream, member, ending, max_file_bytes)
     except Exception:
         if gathered is not None and gathered.has_content:
@@ -91,18 +91,18 @@ def read_samples(
 def read_files(
     paths: Sequence[str], beside: Sequence[Sequence[str]], *, max_file_bytes: int = MAX_FILE_BYTES
 ) -> Iterator[TarSample]:
-    """Yield files that a job listed as samples; `image` and `audio` are where each is, and `key` is its path.
+    """Yield the files that a job listed as samples; `image` and `audio` are both the file's URI, `key` is its path.
 
     Args:
-        paths: Of the images and sounds.
-        beside: Endings of the files that stand beside each; none at all where no file has any.
-        max_file_bytes: Bytes of a caption or of metadata; the sample of a larger one fails.
+        paths: Paths of the images and audio clips.
+        beside: Extensions of the sidecar files of each path; empty if no file has any.
+        max_file_bytes: Maximum bytes of a caption or metadata file; the sample of a larger one fails.
     """
 
     def read(number: int) -> TarSample:
         path = paths[number]
-        place = Uri(path, trusted=True)
-        values: dict[str, Any] = {KEY: path, IMAGE: place, AUDIO: place, TEXT: None, TAGS: {}}
+        uri = Uri(path, trusted=True)
+        values: dict[str, Any] = {KEY: path, IMAGE: uri, AUDIO: uri, TEXT: None, TAGS: {}}
         try:
             for ending in beside[number] if beside else ():
                 name = os.path.splitext(path)[0] + ending
@@ -128,7 +128,7 @@ def _small_file(path: str, max_bytes: int) -> bytes:
         with open_input(path) as file:
             data = file.read(max_bytes + 1)
     except FileNotFoundError:
-        raise RowError(Stage.READ, Code.NOT_FOUND, f"{path}: no such file, and it was there") from None
+        raise RowError(Stage.READ, Code.NOT_FOUND, f"{path}: no such file; it existed when it was listed") from None
     except OSError as err:
         raise RowError(Stage.READ, Code.FETCH_FAILED, f"{path}: {err}", transient=True) from err
     if len(data) > max_bytes:
@@ -137,9 +137,9 @@ def _small_file(path: str, max_bytes: int) -> bytes:
 
 
 def sample_starts(stream: TarStream, every: int) -> Iterator[int]:
-    """Yield the byte at which every so many-th sample of an archive begins, reading nothing but headers.
+    """Yield the byte offset of every `every`-th sample of an archive; reads only headers.
 
-    Where the archive is broken the last one reaches to its end.
+    If the archive is broken, no more offsets follow, so that the last shard reaches to the archive's end.
     """
     seen: set[str] = set()
     last, number = None, 0
@@ -159,7 +159,7 @@ def sample_starts(stream: TarStream, every: int) -> Iterator[int]:
 
 
 def split_name(name: str) -> tuple[str | None, str]:
-    """Return the key of a file and its ending, in small letters and without the first dot; no key for a hidden file."""
+    """Return the key of a file and its extension, in lower case without the first dot; a hidden file has no key."""
     folder, base = os.path.split(name)
     stem, _, ending = base.partition(".")
     if not stem:
@@ -167,8 +167,8 @@ def split_name(name: str) -> tuple[str | None, str]:
     return (f"{folder}/{stem}" if folder else stem), ending.lower()
 
 
-class _Gathered:
-    """The files of one sample, as they come."""
+class _SampleFiles:
+    """Collects the files of one sample."""
 
     def __init__(self, key: str, offset: int) -> None:
         self._key = key
@@ -180,16 +180,16 @@ class _Gathered:
 
     @property
     def has_content(self) -> bool:
-        return self._problem is not None or not self._files.keys().isdisjoint(IMAGES | SOUNDS)
+        return self._problem is not None or not self._files.keys().isdisjoint(IMAGE_EXTENSIONS | AUDIO_EXTENSIONS)
 
-    def takes(self, key: str, ending: str) -> bool:
+    def accepts(self, key: str, ending: str) -> bool:
         return key == self._key and ending not in self._endings
 
     def add(self, stream: TarStream, member: Member, ending: str, max_bytes: int) -> None:
-        if ending not in IMAGES | SOUNDS | {CAPTION, METADATA}:
+        if ending not in IMAGE_EXTENSIONS | AUDIO_EXTENSIONS | {CAPTION, METADATA}:
             self._left_out.append(ending)
         elif member.is_sparse:
-            self._fail(Code.UNSUPPORTED, f"{member.name!r} is stored with holes (--sparse), which is not read")
+            self._fail(Code.UNSUPPORTED, f"{member.name!r} is a sparse file (--sparse), which is not supported")
         elif member.size > max_bytes:
             message = f"{member.name!r} has {member.size} bytes, and max_fetch_bytes is {max_bytes}"
             self._fail(Code.TOO_LARGE, message)
@@ -216,26 +216,26 @@ def values_of(key: str, files: Mapping[str, bytes]) -> dict[str, Any]:
     """Return the columns of a sample.
 
     Args:
-        key: Its name.
-        files: Their bytes, by ending.
+        key: The sample's key.
+        files: The bytes of its files, by extension.
 
     Raises:
-        RowError: `malformed`, if it has two images or two sounds, or its caption or metadata cannot be read.
+        RowError: `malformed`, if it has two images or two audio files, or its caption or metadata cannot be read.
     """
     caption, metadata = files.get(CAPTION), files.get(METADATA)
     return {
         KEY: key,
-        IMAGE: _only(key, files, IMAGES, "images"),
-        AUDIO: _only(key, files, SOUNDS, "sounds"),
+        IMAGE: _single(key, files, IMAGE_EXTENSIONS, "images"),
+        AUDIO: _single(key, files, AUDIO_EXTENSIONS, "audio files"),
         TEXT: None if caption is None else _text(caption, f"{key}.{CAPTION}"),
         TAGS: {} if metadata is None else metadata_of(metadata, f"{key}.{METADATA}"),
     }
 
 
-def _only(key: str, files: Mapping[str, bytes], endings: frozenset[str], what: str) -> bytes | None:
+def _single(key: str, files: Mapping[str, bytes], endings: frozenset[str], what: str) -> bytes | None:
     found = [ending for ending in files if ending in endings]
     if len(found) > 1:
-        message = f"the sample {key!r} has {len(found)} {what} ({', '.join(found)}), and one is embedded"
+        message = f"the sample {key!r} has {len(found)} {what} ({', '.join(found)}), but must have one"
         raise RowError(Stage.READ, Code.MALFORMED, message)
     return files[found[0]] if found else None
 
@@ -248,10 +248,10 @@ def _text(data: bytes, name: str) -> str:
 
 
 def metadata_of(data: bytes, name: str) -> dict[str, Any]:
-    """Return the object in a sample's file of metadata.
+    """Parse a sample's metadata file.
 
     Raises:
-        RowError: `malformed`, if it is none.
+        RowError: `malformed`, if it is not a JSON object.
     """
     try:
         return json_object(_text(data, name), "the file")

@@ -1,4 +1,4 @@
-"""Pieces of a job's input, which are worked on, written and retried on their own; `planning` finds all of a job."""
+"""Shards: pieces of a job's input that are processed, written and retried independently. `planning` makes them."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from .tars import open_tar
 
 ROWS_PER_SHARD = 1024
 _MAX_SPLITS = 16
-"""Pieces of one Parquet row group: each is read from the group's beginning, which costs more the more there are."""
+"""Shards of one Parquet row group, at most: each is read from the group's beginning, so many shards are expensive."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Shard:
-    """A piece of a job's input. Small, picklable, and the same whenever the same inputs are planned.
+    """A piece of a job's input. Small, picklable, and equal whenever the same inputs are planned.
 
     Attributes:
-        name: Names the piece and its files in the output: its number and a digest of what it covers.
+        name: Name of the shard and of its files in the output: its number and a digest of what it covers.
         kind: How it is read: `files` (each a document), `jsonl`, `csv`, `parquet`, `tar`.
         paths: The files, as absolute paths or URLs; exactly one unless the kind is `files`.
-        start: Number of the file's first record (blank lines count, a header does not) row or sample, from 0.
-        stop: Number of the one after the last; None is the end of the file.
+        start: Number of the first record, row or sample in the file, from 0 (blank lines count, a header does not).
+        stop: Number after the last record; None means the end of the file.
         offset: Byte at which the first record begins (text files and tars; 0 is the beginning of the file).
         line: Line at which the first record begins, from 1 (text files).
-        fingerprint: Digest of the paths, sizes and versions (time or etag) of the files: what changes with them.
-        nbytes: Bytes of the files together, None where that is not known.
-        beside: For each of `files` the endings of those that stand beside it; empty where none has any.
+        fingerprint: Digest of the paths, sizes and versions (modification time or etag) of the files.
+        nbytes: Total bytes of the files; None if unknown.
+        beside: For each of `files`, the extensions of its sidecar files; empty if no file has any.
     """
 
     name: str
@@ -50,32 +50,32 @@ class Shard:
     beside: tuple[tuple[str, ...], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values; `Shard.from_dict` makes the shard of them again."""
+        """Return the fields as JSON values, from which `Shard.from_dict` makes the shard again."""
         return {**dataclasses.asdict(self), "paths": list(self.paths)}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Shard:
-        """Make a shard of what `as_dict` returned."""
+        """Make a shard from the fields that `as_dict` returned."""
         beside = tuple(map(tuple, fields.get("beside", ())))
         return cls(**{**fields, "paths": tuple(fields["paths"]), "beside": beside})
 
     def identity(self) -> dict[str, Any]:
-        """Return what its manifest says of it: without the paths of a folder's files, which are the rows' own ids."""
+        """Return the fields for the shard's manifest, without the paths of a folder's files: those are row ids."""
         fields = self.as_dict()
         paths = fields.pop("paths")
         fields.pop("beside")
-        # as its row's id; engines that hand manifests on cannot encode other strings
+        # cleaned like its row's id, because engines that pass manifests on cannot encode other strings
         return {**fields, "first_path": clean_text(paths[0]), "files": len(paths)}
 
 
 def whole_file(file: str | Listed, kind: Kind | None = None) -> Shard:
-    """Return one shard that covers one file, without looking at it: for engines that list files themselves."""
+    """Return one shard that covers one file, without opening it; for engines that list files themselves."""
     listed = Listed(file) if isinstance(file, str) else file
     return piece(kind or kind_of(listed.path), [listed])
 
 
 def piece(kind: Kind, files: Sequence[Listed], **span: Any) -> Shard:
-    """Make a shard whose name is the digest alone: numbers are given when all of them are known."""
+    """Make a shard whose name is only the digest; `plan_shards` adds numbers when it has all shards."""
     paths = tuple(file.path for file in files)
     covered = [kind, paths, span.get("start", 0), span.get("stop")]
     sizes = [file.size for file in files if file.size is not None]
@@ -91,7 +91,7 @@ def piece(kind: Kind, files: Sequence[Listed], **span: Any) -> Shard:
 
 
 def fingerprint_of(files: Sequence[Listed]) -> str:
-    """Return what changes with the content of files, as far as their file system tells."""
+    """Return a digest that changes with the content of files, as far as their file system reports changes."""
     return _digest([(file.path, file.size, file.version) for file in files], 16)
 
 
@@ -100,12 +100,12 @@ def _digest(value: Any, length: int) -> str:
 
 
 def cut(file: Listed, kind: Kind, rows: int) -> list[Shard]:
-    """Cut a table into pieces of so many rows; their names are digests alone."""
+    """Cut a table into shards of at most `rows` rows, whose names are only digests."""
     if kind == "jsonl":
         check_json_lines(file.path)
     spans: list[dict[str, Any]] = [{}]
     if not file.path.lower().endswith(".gz") and file.size != 0:
-        with contextlib.suppress(Exception):  # reading it again, on a worker, says what is wrong, as a failure
+        with contextlib.suppress(Exception):  # a worker reads the file again, and reports the error as a failure
             spans = list(SPANS[kind](file.path, rows))
     return [piece(kind, [file], **span) for span in spans]
 
@@ -128,12 +128,12 @@ def _csv_spans(path: str, rows: int) -> Iterator[dict[str, Any]]:
 
 
 def csv_delimiter(path: str) -> str:
-    """Return what stands between the fields of a file: a tab in `.tsv`, else a comma."""
+    """Return the delimiter of a file: a tab for `.tsv`, else a comma."""
     return "\t" if path.lower().removesuffix(".gz").endswith(".tsv") else ","
 
 
 def _parquet_spans(path: str, rows: int) -> Iterator[dict[str, Any]]:
-    """Cut at row groups: small ones are joined, and large ones split."""
+    """Cut at row groups; join small ones and split large ones."""
     import pyarrow.parquet as pq
 
     with open_input(path) as file:
@@ -154,11 +154,11 @@ def _parquet_spans(path: str, rows: int) -> Iterator[dict[str, Any]]:
 
 
 def _tar_spans(path: str, rows: int) -> Iterator[dict[str, Any]]:
-    """Cut between samples where headers can be read alone; elsewhere that would cost the whole archive."""
+    """Cut local archives between samples. A remote archive is one shard: reading its headers would read all of it."""
     starts = [0]
     if is_local(open_location(path)[0]):
         with open_tar(path) as stream:
-            starts = [0] if stream.is_packed else list(sample_starts(stream, rows)) or [0]
+            starts = [0] if stream.is_compressed else list(sample_starts(stream, rows)) or [0]
     for number, offset in enumerate(starts):
         stop = (number + 1) * rows if number + 1 < len(starts) else None
         yield {"start": number * rows, "stop": stop, "offset": offset}

@@ -1,7 +1,7 @@
-"""Tar archives, member by member as they stream in: never more of one in memory than a member.
+"""Streams tar archives member by member, with at most one member in memory.
 
-Python's own `tarfile` ends an archive quietly where a header is broken or missing, and reads extended headers of any
-size; here both are said. What stands in a header's fields it reads for us.
+Python's `tarfile` silently ends an archive at a broken or missing header, and reads extended headers of any size; here
+both are errors. `tarfile` still parses the fields of the headers.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from typing import IO, cast
 
 from ...files.file_systems import open_input
-from .lines import Packed
+from .lines import OwningGzipFile
 
 BLOCK = tarfile.BLOCKSIZE
 _MAX_EXTENDED_BYTES = 2**20
-"""Bytes of one extended header: names and times; a broken size must not draw the rest of a file into memory."""
-_MOST_BYTES = 2**50
-"""Bytes of a file that a header may claim; nobody has so many, and no file system goes to where it would end."""
-_PACKED = {
+"""Maximum bytes of one extended header (names and times); a broken size must not load the whole file into memory."""
+_MAX_MEMBER_BYTES = 2**50
+"""Maximum member size that a header may claim. No real file is larger, and file systems cannot seek beyond it."""
+_COMPRESSIONS = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
     b"\xfd7zXZ\x00": "xz",
@@ -31,7 +31,7 @@ _NAMES_OF_NEXT = {tarfile.GNUTYPE_LONGNAME: "path", tarfile.GNUTYPE_LONGLINK: "l
 
 
 class BrokenTarError(ValueError):
-    """Raised where an archive cannot be read further; what came before is whole."""
+    """Raised where an archive cannot be read further; the members before are complete."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,10 +39,10 @@ class Member:
     """A file in an archive.
 
     Attributes:
-        name: Its path in there, without a leading `./`.
-        offset: Byte at which its first header begins (of the unpacked archive).
-        size: Its bytes.
-        is_sparse: Whether it is stored with holes, which no reader of samples fills.
+        name: Its path in the archive, without a leading `./`.
+        offset: Byte at which its first header begins (in the decompressed archive).
+        size: Its size in bytes.
+        is_sparse: Whether it is stored as a sparse file, which `read` does not expand.
     """
 
     name: str
@@ -54,22 +54,22 @@ class Member:
 class TarStream:
     """Reads the members of an archive in order; a context manager.
 
-    After `members` has yielded one, `read` returns its content; what is not read is passed over.
+    After `members` has yielded a member, `read` returns its content; unread content is skipped.
     """
 
-    def __init__(self, file: IO[bytes], offset: int = 0, *, is_packed: bool = False) -> None:
-        """Take an open file that stands at a header.
+    def __init__(self, file: IO[bytes], offset: int = 0, *, is_compressed: bool = False) -> None:
+        """Take an open file that is positioned at a header.
 
         Args:
-            file: Unpacked.
-            offset: Byte at which it stands.
-            is_packed: Whether it is being unpacked, so that offsets are none of the file's own.
+            file: The archive's decompressed content.
+            offset: Position of the file, in bytes.
+            is_compressed: Whether `file` decompresses while reading, so that offsets are not those of the stored file.
         """
-        self.is_packed = is_packed
+        self.is_compressed = is_compressed
         self._file = file
         self._at = offset
         self._left = 0
-        """Bytes of the member that are still in front of the file's position, its padding not counted."""
+        """Bytes of the current member after the file's position, without padding."""
         self._padding = 0
         self._name = ""
 
@@ -80,19 +80,19 @@ class TarStream:
         self._file.close()
 
     def members(self) -> Iterator[Member]:
-        """Yield the regular files; folders and links hold nothing, and are passed over.
+        """Yield the regular files; folders and links are skipped.
 
         Raises:
-            BrokenTarError: If a header is broken or the archive is cut off, its end mark missing included.
-            OSError, EOFError, zlib.error: If the file cannot be read further.
+            BrokenTarError: If a header is broken or the archive is truncated, even if only its end marker is missing.
+            OSError, EOFError, zlib.error: If reading fails.
         """
         ended = False
         start, extended = self._at, dict[str, str]()
         while True:
             block = self._read(BLOCK)
-            if not block.strip(b"\0"):  # of the end mark, which a second archive may follow, or part of it
+            if not block.strip(b"\0"):  # the end marker or a part of it; a second archive may follow
                 if not block and not ended:
-                    raise BrokenTarError(f"no mark of its end follows byte {start}: is it cut off?")
+                    raise BrokenTarError(f"no end marker follows byte {start}: is it cut off?")
                 if extended:
                     raise BrokenTarError(f"no file follows the extended header at byte {start}")
                 if len(block) < BLOCK:
@@ -101,23 +101,23 @@ class TarStream:
                 continue
             info = self._header(block, start)
             if info.type in (*_NAMES_OF_NEXT, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE):
-                found = self._extended(info)
-                if info.type == tarfile.XGLTYPE:  # of all that follow: comments, seldom more
+                fields = self._extended(info)
+                if info.type == tarfile.XGLTYPE:  # it applies to all members that follow; mostly holds comments
                     start = self._at
                 else:
-                    extended |= found
+                    extended |= fields
                 continue
-            member = self._begin(info, start, extended)
+            member = self._start_member(info, start, extended)
             if member is not None:
                 yield member
-            self._pass_over()
+            self._skip_unread()
             ended, start, extended = False, self._at, {}
 
     def read(self) -> bytes:
-        """Return the content of the member that was yielded last; once.
+        """Return the content of the member that was yielded last. Call it at most once per member.
 
         Raises:
-            BrokenTarError: If the archive is cut off in it.
+            BrokenTarError: If the archive is truncated inside the member.
         """
         data = self._read(self._left)
         self._left -= len(data)
@@ -132,38 +132,38 @@ class TarStream:
             if len(block) < BLOCK:
                 raise BrokenTarError(f"it is cut off in the header at byte {start}") from None
             if self._at == BLOCK:
-                raise BrokenTarError("it is no tar archive") from None
+                raise BrokenTarError("it is not a tar archive") from None
             raise BrokenTarError(f"the header at byte {self._at - BLOCK} is broken: {err}") from None
-        if not 0 <= info.size <= _MOST_BYTES:
+        if not 0 <= info.size <= _MAX_MEMBER_BYTES:
             raise BrokenTarError(f"the header at byte {self._at - BLOCK} is broken: a size of {info.size} bytes")
         if info.type == tarfile.GNUTYPE_SPARSE:
-            raise BrokenTarError(f"{info.name!r} is stored with holes (--sparse), which is not read")
+            raise BrokenTarError(f"{info.name!r} is a sparse file (--sparse), which is not supported")
         return info
 
     def _extended(self, info: tarfile.TarInfo) -> dict[str, str]:
-        """Return what an extended header says of the file that follows."""
+        """Read the fields of an extended header, which describe the member that follows."""
         if info.size > _MAX_EXTENDED_BYTES:
             raise BrokenTarError(f"the extended header at byte {self._at - BLOCK} has {info.size} bytes")
         self._left, self._padding, self._name = info.size, -info.size % BLOCK, "an extended header"
         data = self.read()
-        self._pass_over()
+        self._skip_unread()
         if info.type in _NAMES_OF_NEXT:
             return {_NAMES_OF_NEXT[info.type]: data.rstrip(b"\0").decode("utf-8", "surrogateescape")}
-        found: dict[str, str] = {}
+        fields: dict[str, str] = {}
         while data.rstrip(b"\0"):
             length, space, _ = data[:32].partition(b" ")
             if not (space and length.isdigit() and len(length) + 2 < int(length) <= len(data)):
                 raise BrokenTarError(f"the extended header before byte {self._at} is broken")
             key, _, value = data[len(length) + 1 : int(length) - 1].partition(b"=")
-            found[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
+            fields[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
             data = data[int(length) :]
-        return found
+        return fields
 
-    def _begin(self, info: tarfile.TarInfo, start: int, extended: dict[str, str]) -> Member | None:
-        """Note where a file's content ends; returns the file, None for what holds no content."""
+    def _start_member(self, info: tarfile.TarInfo, start: int, extended: dict[str, str]) -> Member | None:
+        """Record where a member's content ends; return the member, or None if it is not a regular file."""
         size = info.size
         if "size" in extended:
-            if not extended["size"].isdecimal() or int(extended["size"]) > _MOST_BYTES:
+            if not extended["size"].isdecimal() or int(extended["size"]) > _MAX_MEMBER_BYTES:
                 raise BrokenTarError(f"the header at byte {start} gives the size {extended['size']!r}")
             size = int(extended["size"])
         is_file = info.isreg() or info.type not in tarfile.SUPPORTED_TYPES
@@ -177,15 +177,15 @@ class TarStream:
         is_sparse = any(key.startswith("GNU.sparse.") for key in extended)
         return Member(extended.get("GNU.sparse.name", name), start, size, is_sparse)
 
-    def _pass_over(self) -> None:
-        """Go to the next header; what is cut off shows when that is not there."""
+    def _skip_unread(self) -> None:
+        """Seek to the next header; a truncated archive is noticed when that header is read."""
         left, self._left, self._padding = self._left + self._padding, 0, 0
         if left:
             self._file.seek(left, io.SEEK_CUR)
             self._at += left
 
     def _read(self, size: int) -> bytes:
-        """Read as many bytes, fewer at the end of the file alone."""
+        """Read exactly `size` bytes; fewer only at the end of the file."""
         data = self._file.read(size)
         while 0 < len(data) < size and (more := self._file.read(size - len(data))):
             data += more
@@ -194,24 +194,24 @@ class TarStream:
 
 
 def open_tar(path: str, offset: int = 0) -> TarStream:
-    """Open an archive, packed by gzip or not, told by its first bytes.
+    """Open an archive, uncompressed or compressed with gzip; its first bytes decide which.
 
     Args:
         path: Path or URL.
-        offset: Byte at which a header begins; 0 in a packed archive.
+        offset: Byte at which a header begins; must be 0 for a compressed archive.
 
     Raises:
-        BrokenTarError: If it is packed otherwise.
+        BrokenTarError: If it is compressed with anything else.
     """
     raw = open_input(path)
     with contextlib.ExitStack() as stack:
         stack.callback(raw.close)
         start = raw.read(8)
-        packed = next((name for magic, name in _PACKED.items() if start.startswith(magic)), None)
-        if packed not in (None, "gzip"):
-            raise BrokenTarError(f"it is packed with {packed}; unpack it, or pack it with gzip")
+        compression = next((name for magic, name in _COMPRESSIONS.items() if start.startswith(magic)), None)
+        if compression not in (None, "gzip"):
+            raise BrokenTarError(f"it is compressed with {compression}; decompress it, or compress it with gzip")
         raw.seek(offset)
         stack.pop_all()
-    if packed:
-        return TarStream(cast(IO[bytes], Packed(fileobj=raw, mode="rb")), offset, is_packed=True)
+    if compression:
+        return TarStream(cast(IO[bytes], OwningGzipFile(fileobj=raw, mode="rb")), offset, is_compressed=True)
     return TarStream(raw, offset)

@@ -1,8 +1,8 @@
-"""What stands in the files of a dataset.
+"""The content of a dataset's files as Arrow tables.
 
-- `table`: rows or documents with what was made of them, as files hold them; `schemas`: their schemas and record batches
-- `new_columns`: how the columns that plans add stand in them; `column_types`: the columns there were
+- `table`: converts finished rows or documents to record batches; `schemas`: their schemas and record batches
+- `new_columns`: types and values of the columns that plans add; `column_types`: types of the input columns
 - `schema_mismatches`: rows that do not fit a schema; `records`: failures as they are written
-- `vectors`: arrays of vectors, built from buffers; `scalars`: one value out of Arrow; `sizes`: how much is held
-- `provenance`: which model and which options made a column, in Arrow's metadata and in Spark's (`spark_schema`)
+- `vectors`: Arrow arrays of vectors; `scalars`: single Arrow values; `sizes`: memory of values, and batch limits
+- `provenance`: the model and options that made a column, in Arrow's metadata and in Spark's (`spark_schema`)
 """

@@ -1,4 +1,4 @@
-"""The columns that rows come with: finding one by its path, and the column that takes what no file declares."""
+"""Types of the input columns: finds a column by its path, and marks the column that takes undeclared fields."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pyarrow as pa
 from ...errors import SpecError
 
 REST_KEY = b"clipmill.rest"
-"""Metadata of the column that takes, as JSON, what JSON lines hold beside the declared columns: the names of those that
-are dropped, a JSON array."""
+"""Metadata key of the column that takes all undeclared fields of JSON lines, as a JSON object. The value is a JSON
+array of the fields that are dropped."""
 TAGS = "tags"
 LIST_OF_TEXTS = pa.list_(pa.string())
 _LISTS = (
@@ -23,11 +23,11 @@ _LISTS = (
 
 
 def column_type(base: pa.Schema, path: str) -> pa.DataType | None:
-    """Return the type of a column of rows; None where JSON lines hold it undeclared.
+    """Return the type of an input column; None if JSON lines may hold it undeclared.
 
     Args:
-        base: The columns that rows come with.
-        path: A column, or `a.b.c` into nested structs; a column that contains the dots itself wins.
+        base: The input columns.
+        path: A column, or `a.b.c` into nested structs; a column whose own name contains the dots takes precedence.
 
     Raises:
         SpecError: If there is no such column.
@@ -39,7 +39,7 @@ def column_type(base: pa.Schema, path: str) -> pa.DataType | None:
 
 
 def dropped_names(rest: pa.Field) -> list[str]:
-    """Return the fields of JSON lines that are left out.
+    """Return the fields of JSON lines that are dropped.
 
     Args:
         rest: The column with `REST_KEY` in its metadata.
@@ -49,12 +49,12 @@ def dropped_names(rest: pa.Field) -> list[str]:
 
 
 def is_list_type(kind: pa.DataType) -> bool:
-    """Tell whether a type is a list of any of Arrow's kinds: with offsets of 32 or 64 bits, of a fixed size, a view."""
+    """Return whether a type is any of Arrow's list types: 32-bit or 64-bit offsets, fixed-size, or a view."""
     return any(one(kind) for one in _LISTS)
 
 
 def is_vector_type(kind: pa.DataType) -> bool:
-    """Tell whether a type is a list of floats."""
+    """Return whether a type is a list of floats."""
     return is_list_type(kind) and pa.types.is_floating(kind.value_type)
 
 

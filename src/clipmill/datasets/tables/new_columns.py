@@ -1,4 +1,4 @@
-"""How what plans make stands in files: the type of each new column, its values as Arrow, and where they come from."""
+"""The columns that plans add: the type of each new column, its values as Arrow arrays, and their provenance."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .provenance import provenance_of
 from .vectors import dtype_of, nested_vector_array, vector_array, vector_type
 
 REASON = pa.struct([("stage", pa.string()), ("code", pa.string()), ("message", pa.string())])
-"""Why a candidate has no scores."""
+"""Type of the reason why a candidate has no scores."""
 LABELS = pa.list_(pa.struct([("label", pa.string()), (CLIP_SCORE, pa.float64()), (COSINE, pa.float64())]))
-"""The best labels of a value, best first."""
+"""Type of the best labels of a value, best first."""
 MATCH_SCORES = pa.struct([(CLIP_SCORE, pa.float64()), (COSINE, pa.float64()), ("position", pa.int32())])
-"""Of a match: how it fits its document, and where it stood before."""
+"""Type of a match's scores and its position before ranking."""
 _SINGLE = {
     "score": pa.float64(),
     "rank": pa.int64(),
@@ -32,7 +32,7 @@ _SINGLE = {
 
 
 def ranked_type(candidate: pa.DataType) -> pa.DataType:
-    """Return the type of a column of ranked candidates, given that of one candidate."""
+    """Return the type of a column of ranked candidates, given the type of one candidate."""
     fields = [("candidate", candidate), ("position", pa.int32()), (CLIP_SCORE, pa.float64()), (COSINE, pa.float64())]
     return pa.list_(pa.struct([*fields, ("failure", REASON)]))
 
@@ -41,22 +41,22 @@ def row_fields(plan: RowPlan, base: pa.Schema, dtype: str) -> list[pa.Field]:
     """Return the columns that a plan adds to those of `base`.
 
     Raises:
-        SpecError: If `base` lacks a column, or has one of a type that cannot work.
+        SpecError: If `base` lacks a column, or a column has an unsupported type.
     """
-    there = {path: column_type(base, path) for path in (*plan.reads, *plan.by)}
-    return [new_field(column, dtype, there.get(column.source or "")) for column in plan.added]
+    types = {path: column_type(base, path) for path in (*plan.reads, *plan.by)}
+    return [new_field(column, dtype, types.get(column.source or "")) for column in plan.added]
 
 
 def new_field(column: NewColumn, dtype: str, source: pa.DataType | None = None) -> pa.Field:
-    """Return a new column.
+    """Return the Arrow field of a new column.
 
     Args:
-        column: What it is.
+        column: The new column.
         dtype: `float32` or `float16`, of vectors.
-        source: Type of the column that it is made of; None where no file declares it.
+        source: Type of its source column; None if no file declares it.
 
     Raises:
-        SpecError: If it cannot be made of that.
+        SpecError: If it cannot be made from a column of that type.
     """
     nested = source is not None and is_list_type(source)
     match column.holds:
@@ -78,13 +78,13 @@ def new_field(column: NewColumn, dtype: str, source: pa.DataType | None = None) 
 
 
 def new_array(column: NewColumn, values: Sequence[Any], kind: pa.DataType, dim: int) -> pa.Array:
-    """Return the values of a new column as Arrow.
+    """Return the values of a new column as an Arrow array.
 
     Args:
-        column: What it is.
-        values: Of each row.
-        kind: Its type, as `new_field` gave it.
-        dim: Values in a vector.
+        column: The new column.
+        values: One value for each row.
+        kind: The column's type, from `new_field`.
+        dim: Number of values in a vector.
 
     Raises:
         DatasetError: If a vector has another shape.
@@ -100,24 +100,24 @@ def new_array(column: NewColumn, values: Sequence[Any], kind: pa.DataType, dim: 
 
 
 def new_provenance(plan: Plan, spec: EncoderSpec, modality: str = "auto") -> dict[str, Any]:
-    """Return where what a plan makes comes from.
+    """Return the provenance of what a plan makes.
 
     Args:
-        plan: What makes it.
-        spec: What makes the vectors.
-        modality: What is embedded.
+        plan: The plan.
+        spec: Encoder of the vectors.
+        modality: Modality that is embedded.
     """
     scoring = plan.scoring()
     return provenance_of(spec, modality) | ({} if scoring is None else {"scores": scoring})
 
 
 def row_provenances(plan: RowPlan, spec: EncoderSpec) -> dict[str, dict[str, Any]]:
-    """Return where the new columns of rows come from, by name; flags come from nowhere of their own."""
+    """Return the provenance of the columns that a plan adds, by name; flags have none."""
     return {column.name: new_provenance(plan, spec, column.modality) for column in plan.added if column.holds != "flag"}
 
 
 def _entry(ranked: Mapping[str, Any], is_text: bool) -> dict[str, Any]:
-    """Return a ranked candidate as Arrow takes it."""
+    """Return a ranked candidate with values that its Arrow type accepts."""
     candidate, failure = ranked["candidate"], ranked["failure"]
     if is_text and candidate is not None:
         candidate = clean_text(candidate if isinstance(candidate, str) else json_text(candidate))

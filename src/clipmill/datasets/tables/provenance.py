@@ -1,4 +1,4 @@
-"""Where vectors come from: written beside every column of them, and read back from wherever that column went."""
+"""The provenance of vectors: written to the metadata of their column, and read from files, schemas and DataFrames."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .spark_schema import SPARK_SCHEMA_KEY, spark_schema
 KEY = "clipmill"
 """Name of the metadata, in Arrow fields and in Spark columns."""
 
-_SOUND_LIBRARIES = ("soundfile", "soxr")
+_AUDIO_LIBRARIES = ("soundfile", "soxr")
 _LIBRARIES = ("open_clip_torch", "torch", "pillow")
 _COMPARED = ("model", "weights", "normalize", "dim")
 _DEFAULT_MODE = "reference"
@@ -31,16 +31,16 @@ _MAY_DIFFER = frozenset({"decode"})
 def provenance_of(spec: EncoderSpec, modality: str) -> dict[str, Any]:
     """Return what is known about a column of vectors before any worker has loaded the model.
 
-    What workers decide (the runtime behind `auto`, the weights' sha256) stands in the manifests of the shards.
+    The manifests of the shards hold what workers resolve later: the runtime behind `auto`, the weights' sha256.
 
     Args:
-        spec: What makes the vectors.
+        spec: Encoder of the vectors.
         modality: `text`, `image`, `audio`; `auto` for documents, whose content decides.
 
     Returns:
-        Plain values that JSON can hold: `clipmill` (version), `model`, `weights` (tag, path or repository), `modality`,
-        `dim`, `normalize`, `runtime` and `precision` as asked for, `image` and `text` (how those are prepared, where
-        the column may hold them; M-CLIP's image `tower` and what was borrowed among it), `mode` (of AudioCLIP) and
+        JSON values: `clipmill` (version), `model`, `weights` (tag, path or repository), `modality`, `dim`, `normalize`,
+        the requested `runtime` and `precision`, `image` and `text` (their preprocessing, if the column may hold them,
+        including M-CLIP's image `tower` and what the spec borrows from a base model), `mode` (of AudioCLIP) and
         `versions` of libraries.
     """
     provenance: dict[str, Any] = {
@@ -64,19 +64,19 @@ def provenance_of(spec: EncoderSpec, modality: str) -> dict[str, Any]:
             "decode": spec.decode,
             **(preprocessing.as_dict() if spec.preprocess and preprocessing else {}),
             **({"tower": image_model(spec.ref.architecture, spec.image_weights)} if family == "m-clip" else {}),
-            **_set(spec, "base_image_processor"),
+            **_optional(spec, "base_image_processor"),
         }
     if modality in ("text", "auto") and "text" in spec.modalities:
         provenance["text"] = {
             "context_length": spec.max_text_tokens or spec.facts.context_length,
             "on_long_text": spec.on_long_text,
-            **_set(spec, "base_tokenizer"),
+            **_optional(spec, "base_tokenizer"),
         }
-    return {**provenance, "versions": dict(_versions(*(_SOUND_LIBRARIES if "audio" in spec.modalities else ())))}
+    return {**provenance, "versions": dict(_versions(*(_AUDIO_LIBRARIES if "audio" in spec.modalities else ())))}
 
 
-def _set(spec: EncoderSpec, name: str) -> dict[str, Any]:
-    """Return an option that few models have, where it is set."""
+def _optional(spec: EncoderSpec, name: str) -> dict[str, Any]:
+    """Return an option that few models have, if it is set."""
     return {} if getattr(spec, name) is None else {name: getattr(spec, name)}
 
 
@@ -94,19 +94,21 @@ def _versions(*more: str) -> tuple[tuple[str, str], ...]:
 def with_provenance(schema: pa.Schema, provenances: Mapping[str, Mapping[str, Any]]) -> pa.Schema:
     """Return the schema with the provenance of its columns of vectors, for pyarrow and for Spark.
 
-    pyarrow reads the metadata of a field; Spark ignores that and reads its own schema from the footer of a Parquet
-    file. Both are written. Where a column has a type that Spark does not know (float16, unsigned numbers, nanoseconds)
-    the footer is left out, and Spark sees the file without provenance.
+    pyarrow reads the metadata of a field. Spark ignores that, and reads its own schema from the footer of a Parquet
+    file. This function writes both. If a column has a type that Spark does not have (float16, unsigned integers,
+    nanoseconds), the footer is omitted, and Spark reads the file without provenance.
 
     Args:
-        schema: Columns of a file, with metadata of their own that stays.
-        provenances: By column, as `provenance_of` returns it.
+        schema: Columns of a file; their existing metadata is kept.
+        provenances: Provenance by column, from `provenance_of`.
 
     Raises:
-        DatasetError: If there is no such column.
+        DatasetError: If the schema lacks one of the columns.
     """
     if missing := sorted(set(provenances) - set(schema.names)):
-        raise DatasetError(f"no column {missing[0]!r} to say the provenance of; there are {', '.join(schema.names)}")
+        raise DatasetError(
+            f"cannot add provenance: there is no column {missing[0]!r}; the columns are {', '.join(schema.names)}"
+        )
     fields = []
     for field in schema:
         if field.name in provenances:
@@ -123,7 +125,7 @@ def with_provenance(schema: pa.Schema, provenances: Mapping[str, Mapping[str, An
 
 
 def spark_metadata(provenance: Mapping[str, Any]) -> dict[str, str]:
-    """Return the metadata of a Spark column that says where its vectors come from."""
+    """Return the metadata of a Spark column that holds the provenance of its vectors."""
     return {KEY: _as_json(provenance)}
 
 
@@ -132,30 +134,30 @@ def _as_json(provenance: Mapping[str, Any]) -> str:
 
 
 def _metadata_by_column(footer: bytes | None) -> dict[str, dict[str, Any]]:
-    """Return the metadata of the columns in a Spark schema, by name; empty ones left out."""
+    """Return the metadata of the columns in a Spark schema, by name; columns without metadata are omitted."""
     if footer is None:
         return {}
     return {field["name"]: field["metadata"] for field in json.loads(footer)["fields"] if field.get("metadata")}
 
 
 def read_provenance(source: Any) -> dict[str, dict[str, Any]]:
-    """Return where the vectors of a dataset, file, schema or DataFrame come from.
+    """Return the provenance of the vectors in a dataset, file, schema or DataFrame.
 
     Args:
-        source: Path or URL of a Parquet file or of a directory of them (the first file by name answers for all), a
-            `pyarrow.Schema` or what has one, a Spark DataFrame (classic or Connect) or its schema.
+        source: Path or URL of a Parquet file or of a directory of them (the first file by name is read), a
+            `pyarrow.Schema` or an object with one, a Spark DataFrame (classic or Connect) or its schema.
 
     Returns:
-        Provenance by column; columns without one are left out.
+        Provenance by column; columns without provenance are omitted.
 
     Raises:
-        DatasetError: If there is nothing at the path, or no Parquet file.
+        DatasetError: If the path does not exist or holds no Parquet file.
     """
     if isinstance(source, str | os.PathLike):
-        return _of_arrow(_schema_at(os.fspath(source)))
+        return _from_arrow(_schema_at(os.fspath(source)))
     schema = source if isinstance(source, pa.Schema) else getattr(source, "schema", source)
     if isinstance(schema, pa.Schema):
-        return _of_arrow(schema)
+        return _from_arrow(schema)
     if hasattr(schema, "jsonValue") and hasattr(schema, "fields"):
         return _parsed({field.name: field.metadata for field in schema.fields if field.metadata})
     raise DatasetError(
@@ -163,7 +165,7 @@ def read_provenance(source: Any) -> dict[str, dict[str, Any]]:
     )
 
 
-def _of_arrow(schema: pa.Schema) -> dict[str, dict[str, Any]]:
+def _from_arrow(schema: pa.Schema) -> dict[str, dict[str, Any]]:
     by_column = _metadata_by_column((schema.metadata or {}).get(SPARK_SCHEMA_KEY.encode()))
     for field in schema:
         if KEY.encode() in (field.metadata or {}):
@@ -188,11 +190,11 @@ def _schema_at(location: str) -> pa.Schema:
         for name in folder.list():
             if name.endswith(".parquet") and not any(part.startswith((".", "_")) for part in name.split("/")):
                 return _schema_of_file(folder.fs, folder.at(name))
-    raise DatasetError(f"{location}: no Parquet file in it")
+    raise DatasetError(f"{location} holds no Parquet file")
 
 
 def _schema_of_file(file_system: Any, path: str) -> pa.Schema:
-    import pyarrow.parquet as pq  # late: it brings all of pyarrow's file systems, and ssl
+    import pyarrow.parquet as pq  # late: it loads all of pyarrow's file systems, and ssl
 
     if is_local(file_system):
         return pq.read_schema(path)
@@ -201,10 +203,11 @@ def _schema_of_file(file_system: Any, path: str) -> pa.Schema:
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """Return the fields that keep vectors of two provenances out of one index; none if they are compatible.
+    """Return the fields in which two provenances are incompatible; none if their vectors may share an index.
 
-    Model, weights, mode, normalising, dimension and preprocessing must agree; runtime, precision, decode mode and
-    versions may differ. Of a column of texts and one of images only what both have is compared.
+    Model, weights, mode, normalisation, dimension and preprocessing must agree; runtime, precision, decode mode and
+    versions may differ. Preprocessing that only one of them has is not compared, so a column of texts may share an
+    index with a column of images.
 
     Returns:
         Names such as `normalize` or `image.mean`, sorted.
@@ -223,50 +226,50 @@ TAKEN_OVER = (
     *("model", "normalize", "mode", "preprocess", "apply_exif", "on_long_text", "max_text_tokens", "image_weights"),
     *("base_tokenizer", "base_image_processor"),
 )
-"""Fields of a spec that `spec_of_provenance` takes from the provenance, whatever their defaults are."""
+"""Fields of a spec that `spec_of_provenance` takes from the provenance instead of using their defaults."""
 
 
 def spec_of_provenance(provenance: Mapping[str, Any], **options: Any) -> EncoderSpec:
-    """Return a spec whose vectors can be compared with those of a column.
+    """Return a spec whose vectors are comparable with those of a column.
 
-    What was asked of the runtime, the precision and the decoding is not taken over: those may differ, and a machine
-    that searches need not be like the one that embedded.
+    Runtime, precision and decoding are not taken from the provenance: they may differ, and the machine that searches
+    need not be like the one that embedded.
 
     Args:
-        provenance: As `provenance_of` returns it.
-        **options: Fields of `EncoderSpec`, which win; those of the model, and of how its input is prepared, have to say
-            the same.
+        provenance: Provenance of the column, from `provenance_of`.
+        **options: Fields of `EncoderSpec`, which take precedence. Those of the model and of its preprocessing must
+            agree with the provenance.
 
     Raises:
-        SpecError: If the provenance names no model, an option cannot work, or the vectors could not be compared; the
+        SpecError: If the provenance names no model, an option is invalid, or the vectors would not be comparable; the
             message says what differs.
         TypeError: If an option is unknown.
     """
     if not provenance.get("model"):
-        raise SpecError("these vectors do not say which model made them, so that nothing can be embedded like them")
+        raise SpecError("the provenance of these vectors names no model, so nothing can be embedded like them")
     fields: dict[str, Any] = {"model": provenance["model"], "normalize": bool(provenance.get("normalize"))}
     same_model = EncoderSpec(options.get("model") or provenance["model"]).model == provenance["model"]
-    if same_model:  # of another one, which is refused below, they might be no options at all
-        fields |= _prepared(provenance)
+    if same_model:  # another model, which is refused below, might not have these options
+        fields |= _preprocessing_options(provenance)
     spec = EncoderSpec(**{**fields, **options})
     check_comparable(spec, provenance)
     return spec
 
 
 def check_comparable(spec: EncoderSpec, provenance: Mapping[str, Any]) -> None:
-    """Refuse a spec whose vectors cannot be compared with those of a column; their lengths do not matter.
+    """Refuse a spec whose vectors are not comparable with those of a column; `normalize` may differ.
 
     Raises:
-        SpecError: Saying what differs.
+        SpecError: If they are not comparable; the message says what differs.
     """
     ours = provenance_of(spec, str(provenance.get("modality", "auto")))
     if found := [name for name in differences(ours, provenance) if name != "normalize"]:
-        said = "; ".join(f"{name} is {_at(ours, name)!r} and was {_at(provenance, name)!r}" for name in found)
-        raise SpecError(f"the vectors that are searched were made otherwise than {spec.model} would make them: {said}")
+        details = "; ".join(f"{name} is {_at(ours, name)!r} and was {_at(provenance, name)!r}" for name in found)
+        raise SpecError(f"the searched vectors were made with different options than those of {spec.model}: {details}")
 
 
-def _prepared(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a spec that say how the input of a model is prepared."""
+def _preprocessing_options(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a spec that decide how the model's input is preprocessed."""
     image, text = provenance.get("image") or {}, provenance.get("text") or {}
     fields = {name: image[name] for name in ("preprocess", "apply_exif", "base_image_processor") if name in image}
     fields |= {name: text[name] for name in ("on_long_text", "base_tokenizer") if name in text}
@@ -281,6 +284,6 @@ def _prepared(provenance: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _at(provenance: Mapping[str, Any], path: str) -> Any:
-    """Return the value at `image.mean`, None where there is none."""
+    """Return the value at a path such as `image.mean`; None if there is none."""
     head, dot, rest = path.partition(".")
     return _at(provenance.get(head) or {}, rest) if dot else provenance.get(head)

@@ -1,4 +1,4 @@
-"""Failures as they are written: why, where, and what a second try needs; never the bytes of an image."""
+"""Failures as they are written: the reason, the location, and the content for a retry, but never image bytes."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from ...failures import Failure
 
 _NESTED = {"m": "matches", "c": "chunks"}
 _STEP = re.compile(r"([mc])\[(\d+)\]")
-_LONGEST_TEXT = 100_000
-"""Characters of a text that a failure repeats for the second try."""
+_MAX_TEXT_CHARS = 100_000
+"""Characters of the longest text that a failure repeats for a retry."""
 
 
 def failure_records(plan: Plan, source: Any, failures: Sequence[Failure]) -> list[dict[str, Any]]:
-    """Return failures of a row or document as they are written: why, and what a second try needs.
+    """Return failures of a row or document as they are written: the reason, and the content for a retry.
 
-    The bytes of images are never in it, nor in a URI: a data: URI is left out.
+    A record never holds the bytes of images; data: URIs are omitted too.
 
     Args:
-        plan: What was to be done.
+        plan: The plan that failed.
         source: The row's getter, or the document.
-        failures: Each with its place.
+        failures: The failures, each with its location.
     """
     if plan.of_rows:
         return [_row_record(failure, source, plan) for failure in failures]  # type: ignore[arg-type]
@@ -36,25 +36,25 @@ def failure_records(plan: Plan, source: Any, failures: Sequence[Failure]) -> lis
 
 
 def inner_failure_records(plan: Plan, value: Any) -> list[dict[str, Any]]:
-    """Return the failures of parts of a row or document that is whole as they are written, read off itself.
+    """Return the failures that a successful row or document holds in its parts, as they are written.
 
     Args:
-        plan: What was done.
+        plan: The plan that was executed.
         value: The row with its new columns, or the document.
     """
     if plan.of_rows:
         return _candidate_records(value, plan)  # type: ignore[arg-type]
-    # a match names itself; `column` says where it stood before the document was ranked
+    # a match has an id of its own; `column` is its position before the document was ranked
     failed = plan.inner_failures(value)  # type: ignore[attr-defined]
     pairs = [(match, failure) for match in value.matches for failure in match.failures] if failed else []
-    return [{**failure.as_dict(), **_second_try(match)} for match, failure in pairs]
+    return [{**failure.as_dict(), **_retry_fields(match)} for match, failure in pairs]
 
 
 def _document_record(failure: Failure, document: Document, *, with_matches: bool) -> dict[str, Any]:
-    """Return the failure of the one document in a tree that `column` names; it can be read again as a JSON line."""
+    """Return the failure of the document in a tree that `failure.column` names; it can be read as a JSON line."""
     failed = _document_at(document, failure.column)
-    matches = [_second_try(match, with_vector=True) for match in failed.matches] if with_matches else []
-    content = _second_try(failed, with_vector=with_matches)
+    matches = [_retry_fields(match, with_vector=True) for match in failed.matches] if with_matches else []
+    content = _retry_fields(failed, with_vector=with_matches)
     return {**failure.as_dict(), **content, **({"matches": matches} if matches else {})}
 
 
@@ -64,7 +64,7 @@ def _document_at(document: Document, place: str | None) -> Document:
     return document
 
 
-def _second_try(document: Document, *, with_vector: bool = False) -> dict[str, Any]:
+def _retry_fields(document: Document, *, with_vector: bool = False) -> dict[str, Any]:
     fields = {"id": document.id, **_content(document.text, document.uri), "mime_type": document.mime_type}
     if document.tags:
         fields["tags"] = document.tags
@@ -74,15 +74,16 @@ def _second_try(document: Document, *, with_vector: bool = False) -> dict[str, A
 
 
 def _content(text: str | None, uri: str | None) -> dict[str, Any]:
-    is_short = text is not None and len(text) <= _LONGEST_TEXT
-    is_place = uri is not None and not uri.lower().startswith("data:")
-    return {**({"text": text} if is_short else {}), **({"uri": uri} if is_place else {})}
+    is_short = text is not None and len(text) <= _MAX_TEXT_CHARS
+    is_location = uri is not None and not uri.lower().startswith("data:")
+    return {**({"text": text} if is_short else {}), **({"uri": uri} if is_location else {})}
 
 
 def _row_record(failure: Failure, get: Getter, plan: RowPlan) -> dict[str, Any]:
-    """Return a failure with the text or URI of its column; `captions[3]` is an element of one.
+    """Return a failure with the text or URI of its column, or of one element for a column such as `captions[3]`.
 
-    Of a ranked row whose query failed it is a document with matches, unless a candidate is neither text nor URI.
+    For a ranked row whose query failed, the record is a document with matches, unless a candidate is neither a text nor
+    a URI.
     """
     path, _, element = (failure.column or "").partition("[")
     value = value_or_none(get, path) if path in plan.reads else None
@@ -102,7 +103,7 @@ def _listed(candidates: Any) -> Sequence[Any]:
 
 
 def _candidate_records(row: Mapping[str, Any], plan: RowPlan) -> list[dict[str, Any]]:
-    """Return the failures of a row's candidates; whether a second try may help, a row does not say."""
+    """Return the failures of a row's candidates; a row does not hold whether a failure is transient."""
     key = row.get(plan.key)
     name = {} if key is None else {"id": str(key)}
     return [
@@ -119,7 +120,7 @@ def _candidate_records(row: Mapping[str, Any], plan: RowPlan) -> list[dict[str, 
 
 
 def _content_of_kind(kind: str | None, value: Any) -> dict[str, Any]:
-    """Return the text or URI in a value of a column of a kind; `auto` takes a string for a text."""
+    """Return the text or URI in a value of a column of the given kind; `auto` treats a string as text."""
     if kind == "auto" and isinstance(value, Mapping):
         text, uri = value.get("text"), value.get("uri") or value.get("path")
         return _content(text if isinstance(text, str) else None, uri if isinstance(uri, str) else None)

@@ -1,4 +1,4 @@
-"""Values out of Arrow: a sound's samples as an array, where a Python float each would take ten times their memory."""
+"""Converts single Arrow values to Python; audio samples become arrays, as Python floats take ten times the memory."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ from .column_types import is_list_type
 
 
 def read_scalar(scalar: pa.Scalar) -> Any:
-    """Return a value of Arrow as a value of Python; samples in a struct of a sound come as an array of their type.
+    """Convert an Arrow scalar to a Python value; the samples in an audio struct become an array of their dtype.
 
-    Those of two channels come as a list of arrays; with a null among them as a list, as an array has no place for it.
+    Samples with several channels become a list of arrays. Samples with nulls become a list, since an array cannot hold
+    nulls.
 
     Raises:
-        UnicodeDecodeError: If a string in it is not UTF-8.
+        UnicodeDecodeError: If the value contains a string that is not UTF-8.
     """
     kind = scalar.type
-    if not scalar.is_valid or not holds_sound(kind):
+    if not scalar.is_valid or not holds_audio(kind):
         return scalar.as_py()
     if not pa.types.is_struct(kind):
         return [read_scalar(element) for element in scalar.values]
-    samples = AUDIO_SAMPLES if _is_sound(kind) else ()
+    samples = AUDIO_SAMPLES if _is_audio(kind) else ()
     return {name: (_read_samples if name in samples else read_scalar)(scalar[name]) for name in kind.names}
 
 
-def holds_sound(kind: pa.DataType) -> bool:
-    """Tell whether a type is a struct of samples and their rate, or has one somewhere in it."""
+def holds_audio(kind: pa.DataType) -> bool:
+    """Return whether a type is, or contains, a struct of samples and their sample rate."""
     if pa.types.is_struct(kind):
-        return _is_sound(kind) or any(holds_sound(field.type) for field in kind)
-    return is_list_type(kind) and holds_sound(kind.value_type)
+        return _is_audio(kind) or any(holds_audio(field.type) for field in kind)
+    return is_list_type(kind) and holds_audio(kind.value_type)
 
 
-def _is_sound(struct: pa.StructType) -> bool:
+def _is_audio(struct: pa.StructType) -> bool:
     names = set(struct.names)
     return names <= AUDIO_FIELDS and not names.isdisjoint(AUDIO_SAMPLES) and not names.isdisjoint(AUDIO_RATES)
 

@@ -1,4 +1,4 @@
-"""Rows as batches of a fixed schema: one that does not fit it fails alone, and the others are written."""
+"""Converts rows to batches of a fixed schema; a row that does not fit fails alone, and the others are written."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ...failures import Code, Failure, Stage
 
 
 class Batches(NamedTuple):
-    """Rows, ready to be written.
+    """Rows that are ready to be written.
 
     Attributes:
-        batches: Those that fit, in order.
-        mismatches: Why the others do not, by their position in what was given.
+        batches: The rows that fit, in order.
+        mismatches: Why the other rows do not fit, by their position in the input.
     """
 
     batches: list[pa.RecordBatch]
@@ -24,11 +24,11 @@ class Batches(NamedTuple):
 
 
 def fitting_batches(rows: Sequence[Any], make: Callable[[Sequence[Any]], pa.RecordBatch]) -> Batches:
-    """Return rows as batches: as one if all of them fit, else cut at those that do not.
+    """Convert rows to batches: one batch if all rows fit, else several without the rows that do not fit.
 
     Args:
-        rows: Of any number, also none.
-        make: Returns rows as a batch, or raises `DatasetError`.
+        rows: Any number of rows; may be empty.
+        make: Converts rows to a batch, or raises `DatasetError`.
     """
     if not rows:
         return Batches([], {})

@@ -1,4 +1,4 @@
-"""Schemas and record batches: documents and rows, with what was made of them, as they stand in files."""
+"""Schemas and record batches of finished documents and rows, as files hold them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NESTED = {"m": "matches", "c": "chunks"}
 _TENSOR = pa.struct([("shape", pa.list_(pa.int32())), ("dtype", pa.string()), ("data", pa.binary())])
 _DECLARED_KEY = b"clipmill.tag"
 CONTENT_HASH = "content_hash"
-"""Column of what tells the content of a row that was embedded whole."""
+"""Column of the content hash of each row that was embedded completely."""
 
 
 def documents_schema(
@@ -39,26 +39,26 @@ def documents_schema(
     dtype: str = "float32",
     plan: DocumentPlan | None = None,
 ) -> pa.Schema:
-    """Return the schema of documents that were worked on; it follows from the arguments, never from the documents.
+    """Return the schema of finished documents; it depends on the arguments only, never on the documents.
 
     The columns are `id`, `uri`, `text`, `mime_type`, `tags` (a JSON object as a string) and `embedding`; `matches` and
-    `chunks`, lists of structs with the same fields, as deep as `access_paths` goes (what it does not reach is not
-    written); with `keep_content` also `blob` and `tensor` (shape, dtype, row-major bytes) of the root.
+    `chunks`, lists of structs with the same fields, as deep as `access_paths` goes (deeper documents are not written);
+    and with `keep_content` also `blob` and `tensor` (shape, dtype, row-major bytes) of the root.
 
-    Documents that were classified have `labels` instead of `embedding`. Those that were ranked have `matches`, each
-    with `scores` (`clip_score`, `cosine`, `position`) and, where it has none, its `failure`; embeddings only where the
-    plan keeps them.
+    Classified documents have `labels` instead of `embedding`. Ranked documents have `matches`; each match has `scores`
+    (`clip_score`, `cosine`, `position`) or, without scores, its `failure`. They have embeddings only if the plan keeps
+    them.
 
     Args:
-        spec: What makes the vectors.
+        spec: Encoder of the vectors.
         access_paths: Which documents of a tree are embedded.
         keep_content: Whether `blob` and `tensor` are written.
-        tags: Tags that get columns of their own, with their types. A value that does not fit stays in `tags`.
+        tags: Tags that become separate columns, with their types. A value that does not fit its type stays in `tags`.
         dtype: `float32` or `float16`.
-        plan: What is done with the documents, where it is not embedding; it says `access_paths` and `keep_content`.
+        plan: The operation on the documents, if it is not embedding; it replaces `access_paths` and `keep_content`.
 
     Raises:
-        SpecError: If a declared tag would take the name of another column.
+        SpecError: If a tag has the name of another column.
     """
     plan = DocumentEmbedPlan(access_paths, keep_content) if plan is None else plan
     fields = _document_fields("", plan, dtype)
@@ -67,7 +67,7 @@ def documents_schema(
     taken = [field.name for field in fields]
     for name, kind in (tags or {}).items():
         if name in taken:
-            raise SpecError(f"the tag {name!r} cannot be a column of its own: documents have one of that name")
+            raise SpecError(f"the tag {name!r} cannot be a separate column: documents have a column of that name")
         fields.append(pa.field(name, kind, metadata={_DECLARED_KEY: b"1"}))
     made = [name for name in (EMBEDDING, LABELS_TAG, *_NESTED.values()) if name in taken]
     return with_provenance(pa.schema(fields), dict.fromkeys(made, new_provenance(plan, spec)))
@@ -84,12 +84,12 @@ def _document_fields(place: str, plan: DocumentPlan, dtype: str) -> list[pa.Fiel
 
 
 def documents_batch(documents: Sequence[Document], schema: pa.Schema, dim: int) -> pa.RecordBatch:
-    """Return embedded documents as a batch.
+    """Return finished documents as a batch.
 
     Args:
-        documents: Of any number, also none.
-        schema: As `documents_schema` made it.
-        dim: Values in a vector.
+        documents: Any number of documents; may be empty.
+        schema: Schema from `documents_schema`.
+        dim: Number of values in a vector.
 
     Raises:
         DatasetError: If an embedding has another shape.
@@ -104,19 +104,19 @@ def documents_batch(documents: Sequence[Document], schema: pa.Schema, dim: int) 
 
 
 def with_content_hash(schema: pa.Schema, *, of_documents: bool) -> pa.Schema:
-    """Return the schema with a column for what tells the content of each row.
+    """Return the schema with a column for the content hash of each row.
 
     Args:
-        schema: Of documents, or of rows.
-        of_documents: Which of the two; documents carry it there as a tag.
+        schema: Schema of documents or of rows.
+        of_documents: Whether it is a schema of documents, which hold the hash as a tag.
 
     Raises:
-        SpecError: If there is a column of that name.
+        SpecError: If the schema has a column of that name already.
     """
     if CONTENT_HASH in schema.names:
         raise SpecError(
             f"column {CONTENT_HASH!r} exists already, and " + setting("content_hash", True) + " adds one of that name",
-            hint="leave the old one out",
+            hint="drop the existing column",
         )
     metadata = {_DECLARED_KEY: b"1"} if of_documents else None
     return with_provenance(schema.append(pa.field(CONTENT_HASH, pa.string(), metadata=metadata)), {})
@@ -127,7 +127,7 @@ def _remaining_tags(document: Document, written: Mapping[str, Any]) -> dict[str,
 
 
 def _fitting(value: Any, kind: pa.DataType) -> Any:
-    """Return a value if Arrow takes it for the type, else None."""
+    """Return a value if Arrow can convert it to the type, else None."""
     if isinstance(value, str):
         value = clean_text(value)
     try:
@@ -167,11 +167,11 @@ def _without(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reason(document: Document) -> dict[str, Any] | None:
-    """Return why a document failed, as a column says it."""
+    """Return the first failure of a document as a value of the type `REASON`."""
     if not document.failures:
         return None
-    said = document.failures[0].as_dict()
-    return {name: clean_text(said[name]) for name in REASON.names}
+    failure = document.failures[0].as_dict()
+    return {name: clean_text(failure[name]) for name in REASON.names}
 
 
 def _nested_array(groups: Sequence[Sequence[Document]], kind: pa.DataType, dim: int) -> pa.Array:
@@ -196,17 +196,17 @@ def _string(value: Any) -> str | None:
 def rows_schema(
     base: pa.Schema, plan: RowPlan, spec: EncoderSpec, *, drop: Sequence[str] = (), dtype: str = "float32"
 ) -> pa.Schema:
-    """Return the schema of rows that were worked on: the columns of `base` without `drop`, then the plan's new ones.
+    """Return the schema of finished rows: the columns of `base` without `drop`, then the columns that the plan adds.
 
     Args:
-        base: Columns of the rows as they come; of arrays the new column holds lists of vectors.
-        plan: What is done with them.
-        spec: What makes the vectors.
-        drop: Columns that are left out, such as photographs that need not be written again.
+        base: The input columns; if one is an array, the new column holds lists of vectors.
+        plan: The operation on the rows.
+        spec: Encoder of the vectors.
+        drop: Columns that are not written, such as images that need not be stored twice.
         dtype: `float32` or `float16`, of vectors.
 
     Raises:
-        SpecError: If a column is missing or of a type that cannot work, or a new one would be written over an old one.
+        SpecError: If a column is missing or has an unsupported type, or a new column would overwrite an existing one.
     """
     holds_rest = any(REST_KEY in (field.metadata or {}) for field in base)
     for name in drop:
@@ -219,7 +219,7 @@ def rows_schema(
 
 
 def _without_rest(field: pa.Field, drop: Sequence[str]) -> pa.Field:
-    """Note in the column that takes what no file declares which fields it does not take."""
+    """Add the dropped fields to the metadata of the column that takes undeclared fields."""
     metadata = dict(field.metadata or {})
     if REST_KEY not in metadata or not drop:
         return field
@@ -227,14 +227,14 @@ def _without_rest(field: pa.Field, drop: Sequence[str]) -> pa.Field:
 
 
 def rows_batch(rows: Sequence[Mapping[str, Any]], schema: pa.Schema, plan: RowPlan, dim: int) -> pa.RecordBatch:
-    """Return rows that were worked on as a batch.
+    """Return finished rows as a batch.
 
     Args:
-        rows: Old and new columns in one mapping; those that the schema lacks are left out (of JSON lines they go, as a
-            JSON object, into `tags`).
-        schema: As `rows_schema` made it.
-        plan: What was done.
-        dim: Values in a vector.
+        rows: Input and new columns of each row in one mapping. Columns that the schema lacks are dropped, or for JSON
+            lines added to `tags` as a JSON object.
+        schema: Schema from `rows_schema`.
+        plan: The operation on the rows.
+        dim: Number of values in a vector.
 
     Raises:
         DatasetError: If a value does not fit the type of its column, or a vector has another shape.
@@ -247,7 +247,7 @@ def rows_batch(rows: Sequence[Mapping[str, Any]], schema: pa.Schema, plan: RowPl
             arrays.append(pa.array([_rest(row, known) for row in rows], field.type))
             continue
         values = [row.get(field.name) for row in rows]
-        with _telling(field):
+        with _column_errors(field):
             column = added.get(field.name)
             arrays.append(_column(values, field) if column is None else new_array(column, values, field.type, dim))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
@@ -272,14 +272,14 @@ def _column(values: list[Any], field: pa.Field) -> pa.Array:
 
 
 @contextlib.contextmanager
-def _telling(field: pa.Field) -> Iterator[None]:
-    """Say which column a value does not fit."""
+def _column_errors(field: pa.Field) -> Iterator[None]:
+    """Turn errors of Arrow into a `DatasetError` that names the column."""
     try:
         yield
     except DatasetError:
         raise
     except (pa.ArrowException, ValueError, TypeError, OverflowError) as err:
-        raise DatasetError(f"column {field.name!r} is {field.type}, and a row holds something else: {err}") from err
+        raise DatasetError(f"column {field.name!r} is {field.type}, but a row holds another type: {err}") from err
 
 
 def _text_of(value: Any) -> str | None:
@@ -287,12 +287,12 @@ def _text_of(value: Any) -> str | None:
 
 
 def in_columns(found: pa.RecordBatch | pa.Table, schema: pa.Schema, rows: int) -> pa.Table:
-    """Return rows with the columns of a schema; those that they lack are null.
+    """Return rows with the columns of a schema; missing columns are null.
 
     Args:
-        found: The rows, and some of the columns.
+        found: The rows, with some of the columns.
         schema: The columns.
-        rows: How many rows there are, which a table without columns does not say.
+        rows: Number of rows, since a table without columns does not have one.
     """
     columns = [
         found.column(field.name).cast(field.type) if field.name in found.schema.names else pa.nulls(rows, field.type)

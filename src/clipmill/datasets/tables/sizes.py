@@ -1,4 +1,4 @@
-"""How much of a dataset is held at a time: rows, and the bytes that they hold in memory."""
+"""Limits of the rows that are in memory at a time, and the memory that values take."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from ...encoders.document import Document
 
 BATCH_ROWS, BATCH_BYTES = 64, 64 * 2**20
-"""Rows that are read or written at once, fewer where they hold more than that."""
+"""Maximum number of rows, and of bytes, that are read or written at once."""
 
 _NUMBER_BYTES = 32
-"""A Python number with its place in a list."""
+"""Memory of a Python number and its pointer in a list."""
 
 
 def held_bytes(value: Any) -> int:
-    """Return the bytes that a value holds in memory: strings, files, arrays, numbers, and what is inside of it."""
+    """Return the approximate bytes that a value and its nested values take in memory."""
     if isinstance(value, bytes | bytearray | str):
         return len(value)
     if isinstance(value, memoryview):

@@ -1,4 +1,4 @@
-"""Arrow's types in the words of Spark: what Spark looks for in the footer of a Parquet file."""
+"""Converts Arrow schemas to Spark's JSON schemas, which Spark reads from the footer of a Parquet file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 from .column_types import is_list_type
 
 SPARK_SCHEMA_KEY = "org.apache.spark.sql.parquet.row.metadata"
-"""Key of a Parquet footer under which Spark keeps its schema, with the metadata of the columns."""
+"""Key of a Parquet footer under which Spark stores its schema, with the metadata of the columns."""
 
 _NAMES = {
     pa.string(): "string",
@@ -29,11 +29,11 @@ _NAMES = {
 
 
 class _NoEquivalentError(Exception):
-    """Raised for a type that Spark does not have, or reads as another than its name says."""
+    """Raised for a type that Spark does not have, or reads as a type other than its name says."""
 
 
 def spark_schema(schema: pa.Schema, metadata: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return a schema as the JSON of Spark's StructType.
+    """Return a schema in the JSON format of Spark's StructType.
 
     Args:
         schema: Columns of a file.
@@ -50,7 +50,7 @@ def spark_schema(schema: pa.Schema, metadata: Mapping[str, Mapping[str, Any]]) -
 
 
 def _field(field: pa.Field, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    # Spark takes every column of a file for nullable, whatever is written here.
+    # Spark treats every column of a file as nullable, whatever is written here.
     return {"name": field.name, "type": _type(field.type), "nullable": True, "metadata": dict(metadata)}
 
 
@@ -58,7 +58,7 @@ def _type(kind: pa.DataType) -> Any:
     types = pa.types
     if kind in _NAMES:
         return _NAMES[kind]
-    if types.is_dictionary(kind):  # Parquet keeps the values
+    if types.is_dictionary(kind):  # Parquet stores the values
         return _type(kind.value_type)
     if types.is_decimal128(kind) and kind.scale >= 0:
         return f"decimal({kind.precision},{kind.scale})"

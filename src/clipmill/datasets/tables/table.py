@@ -1,4 +1,4 @@
-"""`Table`: rows or documents with what was made of them, as a dataset holds them."""
+"""`Table`: converts finished rows or documents to the record batches that a dataset holds."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .schemas import documents_batch, rows_batch
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Table:
-    """How rows or documents stand in files; pickles small.
+    """How rows or documents are stored in files; small when pickled.
 
     Attributes:
-        plan: What was done with them.
-        schema: Made by `rows_schema` or `documents_schema`.
-        dim: Values in a vector.
+        plan: The operation on the rows or documents.
+        schema: Schema from `rows_schema` or `documents_schema`.
+        dim: Number of values in a vector.
     """
 
     plan: Plan
@@ -31,7 +31,7 @@ class Table:
     dim: int
 
     def batch(self, rows: Sequence[Any]) -> pa.RecordBatch:
-        """Return rows (mappings of old and new columns) or documents as a batch of the schema.
+        """Return rows (mappings of input and new columns) or documents as a batch of the schema.
 
         Raises:
             DatasetError: If a value does not fit the type of its column.
@@ -41,6 +41,6 @@ class Table:
         return documents_batch(rows, self.schema, self.dim)
 
     def failure_records(self, row: Any, failures: Sequence[Failure]) -> list[dict[str, Any]]:
-        """Return failures of a row or document of the table as they are written."""
+        """Return the failures of a row or document of the table as they are written."""
         source = functools.partial(get_by_path, row) if self.plan.of_rows else row
         return failure_records(self.plan, source, failures)
