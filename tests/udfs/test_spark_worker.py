@@ -137,7 +137,7 @@ def test_a_shard_lets_go_of_other_gpus_only_where_spark_moved_it(monkeypatch, de
 
     monkeypatch.setattr("clipmill.udfs.shards.embed_shard", embed_shard)
     monkeypatch.setattr(TaskContext, "get", lambda: task)
-    job = Job(EncoderSpec(MODEL, device=device), "out", pa.schema([]))
+    job = Job(spec=EncoderSpec(MODEL, device=device), directory="out", schema=pa.schema([]))
     assert _embed_shard_in_task("shard", job) == {"shard": "shard", "placed": placed}
 
 

@@ -111,7 +111,8 @@ class ShardWriter:
             if self._lines is None:
                 self._failures = self._folder.temporary(failures_name(self._name))
                 self._lines = self._failures.open("w", encoding="utf-8")
-            self._lines.write(json_text({**record, "message": for_any_reader(record["message"])}) + "\n")
+            said = {"message": for_any_reader(record["message"])} if "message" in record else {}
+            self._lines.write(json_text({**record, **said}) + "\n")
         self._failed += 1
 
     def commit(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
