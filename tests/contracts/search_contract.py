@@ -197,7 +197,7 @@ class SearchContract:
             ({"query_kind": "vector", "device": "cpu"}, "device has no effect with query_kind='vector'"),
             ({"nprobe": 3}, "nprobe=3 has no effect with a dataset"),
             ({"scale": 7.0}, "only with rerank=True"),
-            ({"rerank": True, "scale": "model", "query_kind": "vector"}, "query_kind='vector' loads none"),
+            ({"rerank": True, "scale": "model", "query_kind": "vector"}, "there is none with query_kind='vector'"),
             ({"column": "number"}, "vectors are lists of floats"),
         ],
         ids=str,

@@ -259,7 +259,7 @@ def test_commands_that_need_vectors_say_where_they_are(tmp_path, capsys):
         assert run(*command) == 2
         said = capsys.readouterr().err
         assert "is in clip-retrieval's layout, with its vectors in img_emb/*.npy" in said
-        assert "'clip-retrieval index' makes an index" in said and "--format parquet" in said
+        assert "'clip-retrieval index' builds an index" in said and "--format parquet" in said
     assert not (tmp_path / "index").exists()
     assert run("summary", tmp_path / "out") == 0
     out, err = capsys.readouterr()

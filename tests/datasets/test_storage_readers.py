@@ -42,7 +42,7 @@ BROKEN_LINES = {
     "cut": (b'{"text": "cut', "invalid JSON: Unterminated string"),
     "not UTF-8": (b'{"text": "\xff"}', "not UTF-8 at byte 10"),
     "list": (b"[1]", "holds a list, not an object"),
-    "text is a number": (b'{"text": 5}', "'text' is no string"),
+    "text is a number": (b'{"text": 5}', "'text' is not a string"),
     "matches is no list": (b'{"text": "a", "matches": 5}', "not a list of objects"),
     "deep": (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "more than 64 levels deep"),
     "65 levels": (b'{"tags":' * 65 + b"1" + b"}" * 65, "more than 64 levels deep"),

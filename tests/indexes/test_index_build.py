@@ -267,7 +267,7 @@ def test_columns_that_do_not_hold_vectors_are_refused(tmp_path):
         build_bad(tmp_path, dataset, column="id")
     two = pa.table({"a": pa.array(vectors), "b": pa.array(vectors)})
     pq.write_table(two, tmp_path / "two.parquet")
-    with pytest.raises(SpecError, match="has vectors in a, b: choose one"):
+    with pytest.raises(SpecError, match="has vectors in a, b; choose one with column=…"):
         build_bad(tmp_path, tmp_path / "two.parquet")
 
 

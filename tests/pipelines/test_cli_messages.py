@@ -204,12 +204,12 @@ def test_failures_in_files_name_keyword_and_flag(tmp_path, capsys) -> None:
     named = ("--query-column", "q", "--candidates-column", "c", "--candidate-kind", "image")
     assert run("rank", given, "-o", tmp_path / "out", "--model", "fake::", *named) == 1
     local, private = read_failures(str(tmp_path / "out"))
-    assert "only where allow_local_files=True (--allow-local-files) is set" in local["message"]
+    assert "only with allow_local_files=True (--allow-local-files)" in local["message"]
     assert "allow_private_addresses=True (--allow-private-addresses) allows it" in private["message"]
     capsys.readouterr()
     assert run("rank", given, "-o", tmp_path / "fast", "--model", "fake::", *named, "--fail-fast") == 1
     said = capsys.readouterr().err
-    assert "only where --allow-local-files is set" in said and "=True" not in said
+    assert "only with --allow-local-files" in said and "=True" not in said
 
 
 @pytest.mark.parametrize("engine", ["beam", "spark"])
@@ -221,4 +221,4 @@ def test_what_a_worker_refuses_is_said_in_flags(engine, tmp_path, capsys, spark)
         arguments += ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
     assert run("embed", tmp_path / "in.jsonl", "-o", tmp_path / "out", *arguments) == 1
     said = capsys.readouterr().err
-    assert "only where --allow-local-files is set" in said.splitlines()[-1]
+    assert "only with --allow-local-files" in said.splitlines()[-1]
