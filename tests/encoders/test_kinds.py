@@ -24,7 +24,7 @@ def test_spark_images_whose_fields_are_null(of) -> None:
 def test_what_is_neither_text_nor_picture_says_so(value: object) -> None:
     """Of kind `auto` nobody asked for an image."""
     failed = item_of_kind("auto", value)
-    assert f"got {type(value).__name__}; vectors that were made before are of kind 'vector'" in str(failed.failure)
+    assert f"got {type(value).__name__}; precomputed vectors are of kind 'vector'" in str(failed.failure)
 
 
 @pytest.mark.parametrize("kind", ["auto", "vector"])

@@ -177,12 +177,12 @@ def test_a_row_of_many_items_is_bounded_too() -> None:
 def test_sounds_behind_captions_are_bounded_too() -> None:
     """What a caption holds says nothing of the sounds behind it, of which none is known yet."""
     window = Window(128, 1000)
-    window.see(Prepared(np.zeros(2, np.int8)), may_be_audio=False)
+    window.record(Prepared(np.zeros(2, np.int8)), may_be_audio=False)
     assert not window.is_full(127)
-    window.expect(100)
+    window.expect_audio(100)
     assert window.is_full(10) and not window.is_full(9)
-    window.see(Prepared(np.zeros(20, np.int8)), may_be_audio=True)
-    window.expect(100)
+    window.record(Prepared(np.zeros(20, np.int8)), may_be_audio=True)
+    window.expect_audio(100)
     assert window.is_full(50) and not window.is_full(49)
 
 
@@ -216,7 +216,7 @@ def test_a_session_that_failed_is_over() -> None:
     session = load_encoder(f"custom:{_importable(Breaking)}", max_batch_rows=1).session()
     with pytest.raises(DeviceError, match="gone"):
         session.push(1, [Item("text", "a")])
-    with pytest.raises(ClipmillError, match="this session ended with an error"):
+    with pytest.raises(ClipmillError, match="this session was closed or ended with an error"):
         session.push(2, [Item("text", "b")])
 
 

@@ -53,7 +53,7 @@ _MAX_WAITING = 16
 _TEXT_WINDOW = 8
 """Texts that are sorted by length together, in micro-batches."""
 _USUAL_TOKENS = 77
-"""Tokens per text that the default rows above assume. Calls of shorter texts get more rows, unless the spec sets rows."""
+"""Tokens per text that the rows above assume. Calls of shorter texts get more rows, unless the spec sets the rows."""
 _FILL_WAIT_S = 0.1
 """Seconds that an incomplete micro-batch waits for more values when the session is full."""
 _AUDIO_BYTES_PER_S = 4 * 44_100
