@@ -172,8 +172,8 @@ class Encoder:
         >>> import numpy as np
         >>> from clipmill import load_encoder
         >>> silence = np.zeros(16_000, np.float32)
-        >>> load_encoder("fake::dim=4&modalities=audio").embed_audios([(silence, 16_000)])
-        array([[1.0e+00, 1.6e+04, 1.6e+04, 0.0e+00]], dtype=float32)
+        >>> load_encoder("fake::dim=4&modalities=audio").embed_audios([(silence, 16_000)]).tolist()
+        [[1.0, 16000.0, 16000.0, 0.0]]
 
         Args:
             audios: n clips: encoded bytes (WAV, FLAC, OGG, MP3), URIs, or pairs (waveform, sample rate). A waveform is
