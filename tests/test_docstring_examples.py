@@ -14,6 +14,7 @@ from clipmill import transforms
 NAMES = {
     clipmill: ("EncoderSpec", "load_encoder"),
     clipmill.encoders: ("AccessPaths", "Document", "Encoder", "score"),
+    clipmill.encoders.Encoder: ("embed", "embed_audios", "embed_images", "embed_items", "embed_texts"),
     transforms: ("Classify", "Embed", "Rank", "ReadDocuments", "Search", "WriteEmbeddings"),
 }
 SPARK = (

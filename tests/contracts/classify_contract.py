@@ -151,7 +151,7 @@ class ClassifyContract:
         [
             ("", "at least one"),
             ("\n \n", "at least one"),
-            ("red\nblue\nred\n", r"'red' is there 2 times"),
+            ("red\nblue\nred\n", r"'red' occurs 2 times"),
             (None, "cannot be read"),
         ],
         ids=["empty", "blank", "duplicates", "missing"],
@@ -168,7 +168,7 @@ class ClassifyContract:
         ("options", "message"),
         [
             ({"labels": []}, "at least one"),
-            ({"labels": ["red", "red"]}, r"'red' is there 2 times"),
+            ({"labels": ["red", "red"]}, r"'red' occurs 2 times"),
             ({"labels": ["red", " "]}, "blank"),
             ({"labels": LABELS, "templates": ["{}", "a photo"]}, r"'a photo' has no \{\}"),
             ({"labels": LABELS, "templates": []}, "at least one"),

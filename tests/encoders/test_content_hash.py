@@ -1,4 +1,4 @@
-"""One hash for the contents of a row: its value's own, or one of all values with their places."""
+"""Content hashes of rows: the hash of the only value, or a combined hash of all values and their places."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ def vector(content_hash):
     return Vector(np.zeros(1, np.float32), content_hash=content_hash)
 
 
-def test_one_value_has_its_own_hash_and_nothing_has_none():
+def test_a_single_value_keeps_its_hash_and_nulls_have_none():
     assert joined_hash(["photo"], ["abc"]) == "abc"
     assert joined_hash([], []) is None
     assert joined_hash(["a", "b"], [None, None]) is None
 
 
-def test_several_values_are_hashed_with_their_places_in_any_order():
+def test_several_values_are_hashed_with_their_places_regardless_of_order():
     found = joined_hash(["b", "a"], ["2", "1"])
     assert found == hashlib.sha256(b"a\t1\nb\t2\n").hexdigest() == joined_hash(["a", "b"], ["1", "2"])
     assert joined_hash(["a", "b"], ["2", "1"]) != found
     assert joined_hash(["a", "b"], ["1", None]) == hashlib.sha256(b"a\t1\nb\t\n").hexdigest()
 
 
-def test_a_row_of_which_something_failed_has_none():
+def test_a_row_with_a_failure_has_no_hash():
     assert hash_of_outcomes(["a"], [vector("1")]) == "1"
     assert hash_of_outcomes(["a", "b"], [vector("1"), None]) == joined_hash(["a", "b"], ["1", None])
     assert hash_of_outcomes(["a", "b"], [vector("1"), FAILED]) is None

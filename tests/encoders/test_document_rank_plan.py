@@ -1,4 +1,4 @@
-"""Documents whose matches are ranked: order, scores, failures at their places, and what stays of the content."""
+"""Ranking the matches of documents: order, scores, failures with their places, and which content is kept."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from clipmill.failures import Code, Stage
 def rank(
     documents: list[Document], plan: DocumentRankPlan | None = None, model: str = MODEL, **options: Any
 ) -> list[Any]:
-    """Do the plan to documents in one session; return each with the failures of its matches."""
+    """Run the plan on documents in one session; return each with the failures of its matches."""
     encoder = load_encoder(model, **options)
     plan = pickle.loads(pickle.dumps(plan or DocumentRankPlan()))
     return [(done.result.value, done.result.inner) for done in run_plan(plan, encoder, documents)]
 
 
 def assert_matches(document: Document, expected: list[Place], given: list[Document]) -> None:
-    """Assert the matches of a ranked document: which, in which order, with which scores and failures."""
+    """Assert the matches of a ranked document: their order, scores and failures."""
     assert [match.id for match in document.matches] == [given[place.position].id for place in expected]
     for match, place in zip(document.matches, expected, strict=True):
         assert [str(failure.code) for failure in match.failures] == ([place.code] if place.code else [])
@@ -44,8 +44,8 @@ def assert_matches(document: Document, expected: list[Place], given: list[Docume
 
 
 @pytest.mark.parametrize("max_batch_rows", [1, 3, 32])
-def test_matches_leave_sorted(max_batch_rows: int) -> None:
-    """Of several documents in shared micro-batches, queries and matches of every content."""
+def test_matches_are_sorted(max_batch_rows: int) -> None:
+    """Several documents share micro-batches, with queries and matches of every modality."""
     photo, other = png(9, 60, RED), png(60, 9, RED)
     contents = [
         ({"text": "words"}, vector_of_text("words")),
@@ -66,8 +66,8 @@ def test_matches_leave_sorted(max_batch_rows: int) -> None:
         assert (found.id, found.failures, [*inner]) == (given.id, (), [])
 
 
-def test_matches_that_fail_stand_at_the_end() -> None:
-    """With the reason, their places before, and the document's name; the rest is ranked without them."""
+def test_failed_matches_come_last() -> None:
+    """They have the reason, their original places and the document's name. The others are ranked without them."""
     unread = Failure(Stage.READ, Code.MALFORMED, "a broken line")
     matches = [Document(text=" "), Document(text="red"), Document(blob=b"junk"), Document(text="x"), Document()]
     matches[3].failures = (unread,)
@@ -96,8 +96,8 @@ def test_matches_that_fail_stand_at_the_end() -> None:
     ],
     ids=["blank", "no-picture", "other-model", "nothing"],
 )
-def test_a_document_that_cannot_be_read_fails_as_a_whole(fields: dict, code: str) -> None:
-    """Its matches stand as they stood, without scores of an earlier ranking."""
+def test_a_document_whose_content_fails_is_not_ranked(fields: dict, code: str) -> None:
+    """Its matches keep their order, and scores of an earlier ranking are removed."""
     matches = [Document(text="b", scores={"clip_score": 1.0}), Document(text="a")]
     document = Document(id="root", matches=matches, **fields)
     ((found, inner),) = rank([document])
@@ -107,8 +107,8 @@ def test_a_document_that_cannot_be_read_fails_as_a_whole(fields: dict, code: str
     assert matches[0].scores == {"clip_score": 1.0}
 
 
-def test_texts_that_were_cut_are_flagged() -> None:
-    """As `Embed` flags them."""
+def test_truncated_texts_are_flagged() -> None:
+    """They get the same tag as from `Embed`."""
     long = "a red circle " * 100
     document = Document(text=long, matches=[Document(text="blue"), Document(text=long)])
     ((found, _),) = rank([document], model="demo")
@@ -116,7 +116,7 @@ def test_texts_that_were_cut_are_flagged() -> None:
     assert [match.tags for match in found.matches] == [{"truncated": True}, {}]
 
 
-def test_documents_without_matches_and_documents_that_were_not_read() -> None:
+def test_documents_without_matches_and_unreadable_documents() -> None:
     unread = Document(id="unread", matches=[Document(text="a")])
     unread.failures = (Failure(Stage.READ, Code.MALFORMED, "a broken line"),)
     (alone, _), (found, _) = rank([Document(text=" ", id="alone"), unread])
@@ -124,8 +124,8 @@ def test_documents_without_matches_and_documents_that_were_not_read() -> None:
     assert [(failure.row, str(failure.code)) for failure in found.failures] == [("unread", "malformed")]
 
 
-def test_given_embeddings_are_used_and_contents_not_looked_at(tmp_path) -> None:
-    """On either side; a computed one leaves again, a given one of the query stays."""
+def test_existing_embeddings_are_used_instead_of_the_content(tmp_path) -> None:
+    """For queries and matches. Computed embeddings are dropped, and the query's existing one is kept."""
     matches = [Document(text="unused", embedding=np.arange(8.0) + n) for n in range(3)]
     document = Document(blob=b"junk", embedding=np.ones(8), matches=matches)
     ((found, inner),) = rank([document], model=f"{MODEL}&log={tmp_path}")
@@ -136,7 +136,7 @@ def test_given_embeddings_are_used_and_contents_not_looked_at(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_what_stays_of_contents_and_embeddings(keep: bool) -> None:
+def test_kept_contents_and_embeddings(keep: bool) -> None:
     photo = png(9, 60, RED)
     document = Document(blob=photo, matches=[Document(blob=photo), Document(text="words")])
     ((found, _),) = rank([document], DocumentRankPlan(keep_embeddings=keep, keep_content=keep))
@@ -148,7 +148,7 @@ def test_what_stays_of_contents_and_embeddings(keep: bool) -> None:
         assert found.embedding is None and {match.embedding is None for match in found.matches} == {True}
 
 
-def test_the_callers_documents_are_unchanged() -> None:
+def test_the_callers_documents_are_not_modified() -> None:
     document = Document(text="q", matches=[Document(text="b"), Document(blob=b"junk"), Document(embedding=np.ones(8))])
     before = copy.deepcopy(document)
     rank([document])
@@ -164,13 +164,13 @@ def test_the_callers_documents_are_unchanged() -> None:
 
 
 @pytest.mark.parametrize("options", [{"top_k": 0}, {"top_k": True}, {"scale": -1}, {"scale": "learnt"}], ids=str)
-def test_plans_that_cannot_work(options: dict) -> None:
+def test_invalid_plans_are_refused(options: dict) -> None:
     with pytest.raises(SpecError, match=next(iter(options))):
         DocumentRankPlan(**options)
 
 
-def test_the_scale_of_a_given_embedding_is_that_of_its_content() -> None:
-    """Known where the content stands beside it; of one alone nobody knows the pair."""
+def test_the_scale_of_an_existing_embedding_follows_its_content() -> None:
+    """The modality is known if the document also has the content. For an embedding alone it is unknown."""
     model = f"{WITH_SOUNDS}&scale=2&scale_ai=3&scale_at=4"
     vector = [1.0, 2, 3, 4, 5, 6, 7, 8]
     matches = [Document(tensor=np.zeros((2, 2, 3), np.uint8), embedding=vector), Document(embedding=vector)]

@@ -1,4 +1,4 @@
-"""Device memory that runs out: one retry, a size that is remembered, and nobody else concerned."""
+"""Running out of device memory: one retry, a remembered row limit, and no effect on other groups."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from clipmill.models.runtimes.pytorch import TorchRuntime
 SIDE = 4
 PREPROCESSING = Preprocessing(SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 HUGE = 66
-"""A text of so many letters fits into no memory."""
+"""A text of this many letters never fits into memory."""
 
 
 class Small:
-    """A device with room for so many rows of each model input; gives back how long a text is, or how bright a crop."""
+    """A device with room for a number of rows per model input. Vectors are a text's length or a crop's brightness."""
 
     name, precision, device = "small", "fp32", "cpu"
 
@@ -60,7 +60,7 @@ class Bench:
         self.stats = Stats()
 
     def embed(self, items: Sequence[Item]) -> list[float | str]:
-        """Return the one value of each vector, or the code of each failure, by a session of its own."""
+        """Return the one value of each vector, or the code of each failure, from a new session."""
         session = EmbedSession(self.spec, self.loaded, self.stats, VectorCache(0))
         done = [one for n, item in enumerate(items) for one in session.push(n, [item])] + session.flush()
         assert [one.token for one in done] == list(range(len(items)))
@@ -79,7 +79,7 @@ def crop(brightness: int) -> Item:
 
 @pytest.mark.parametrize(("room", "remembered"), [(15, 8), (10, 8), (8, 8)])
 def test_a_micro_batch_that_does_not_fit_costs_one_retry(room, remembered):
-    """Ever after no call is larger than what fitted, in other sessions neither."""
+    """After that, no call is larger than what fit, in other sessions too."""
     device = Small(image=room)
     bench = Bench(device, max_batch_rows=16)
     for _ in range(3):
@@ -90,7 +90,7 @@ def test_a_micro_batch_that_does_not_fit_costs_one_retry(room, remembered):
     assert sum(device.rows("image")) == 16 + 3 * 40
 
 
-def test_what_fits_is_never_halved():
+def test_micro_batches_that_fit_are_not_halved():
     device = Small(image=16)
     bench = Bench(device, max_batch_rows=16)
     bench.embed([crop(n) for n in range(40)])
@@ -99,7 +99,7 @@ def test_what_fits_is_never_halved():
 
 
 def test_other_groups_keep_their_size():
-    """Crops, arrays that their owner normalised, and texts take memory of their own each."""
+    """Crops, normalised arrays and texts have row limits of their own."""
     device = Small(image=10)
     bench = Bench(device, max_batch_rows=16)
     bench.embed([crop(n) for n in range(32)])
@@ -113,8 +113,8 @@ def test_other_groups_keep_their_size():
     assert bench.stats.out_of_memory_retries == 1
 
 
-def test_one_half_learns_from_the_other():
-    """Of 16 rows where 5 fit, 8 are tried once and not twice."""
+def test_the_second_half_uses_the_limit_found_by_the_first():
+    """With 16 rows of which 5 fit, a call of 8 is tried once and not twice."""
     device = Small(image=5)
     bench = Bench(device, max_batch_rows=16)
     assert bench.embed([crop(n) for n in range(32)]) == list(range(32))
@@ -122,8 +122,8 @@ def test_one_half_learns_from_the_other():
     assert bench.stats.out_of_memory_retries == 2
 
 
-def test_a_row_that_fits_nowhere_fails_alone():
-    """Of crops and texts; nothing is remembered of it, for it was no matter of numbers."""
+def test_a_row_that_never_fits_fails_alone():
+    """For crops and texts. No limit is remembered, since the number of rows was not the reason."""
     device = Small()
     bench = Bench(device, max_batch_rows=16)
     found = bench.embed([crop(HUGE if n == 5 else n) for n in range(32)])
@@ -135,8 +135,8 @@ def test_a_row_that_fits_nowhere_fails_alone():
     assert bench.loaded.row_limit("image", "image") is None and bench.loaded.row_limit("text", "text") is None
 
 
-def test_a_row_that_the_model_refuses_is_no_matter_of_memory():
-    """What fitted beside it is remembered all the same."""
+def test_a_row_that_the_model_refuses_does_not_count_as_out_of_memory():
+    """The number of rows that fit beside it is still remembered."""
 
     class Choosy(Small):
         def encode(self, model_input, inputs):
@@ -153,8 +153,8 @@ def test_a_row_that_the_model_refuses_is_no_matter_of_memory():
     assert bench.stats.out_of_memory_retries == 1
 
 
-def test_texts_that_share_larger_calls_are_halved_too():
-    """256 short texts share a call where 32 long ones would; then no call has more rows than fitted."""
+def test_larger_calls_of_short_texts_are_halved_too():
+    """256 short texts share a call, instead of 32 long ones. Afterwards no call has more rows than fit."""
     device = Small(text=150)
     bench = Bench(device)
     for _ in range(2):
@@ -165,7 +165,7 @@ def test_texts_that_share_larger_calls_are_halved_too():
 
 
 def test_texts_of_a_window_cost_one_retry_together():
-    """They are cut into several micro-batches at once, of which the first teaches the others."""
+    """They are split into several micro-batches at once, and the first one's limit applies to the others."""
     device = Small(text=20)
     bench = Bench(device, max_batch_rows=32)
     lengths = [1 + 7 * n % 60 for n in range(1_000)]
@@ -175,7 +175,7 @@ def test_texts_of_a_window_cost_one_retry_together():
 
 
 class Greedy(torch.nn.Module):
-    """A tower that asks for more memory than any machine has, where it is given more than `room` rows."""
+    """A tower that allocates more memory than any machine has if it is given more than `room` rows."""
 
     def __init__(self, room: int) -> None:
         super().__init__()
@@ -187,8 +187,8 @@ class Greedy(torch.nn.Module):
         return (ids > 0).sum(dim=1, keepdim=True).float()
 
 
-def test_what_torch_really_says_is_understood():
-    """The error comes out of torch's own allocator."""
+def test_real_out_of_memory_errors_of_torch_are_recognized():
+    """The error is raised by torch's own allocator."""
     runtime = TorchRuntime({"text": Greedy(10)}, None, "cpu")
     with pytest.raises(OutOfMemoryError, match="can't allocate memory"):
         runtime.encode("text", (np.ones((11, 3), np.int64),))
@@ -198,8 +198,8 @@ def test_what_torch_really_says_is_understood():
     assert bench.loaded.row_limit("text", "text") == 8
 
 
-def test_other_errors_of_torch_are_no_lack_of_memory():
-    """The control: a tower that is given what it cannot multiply says so for each row."""
+def test_other_errors_of_torch_are_not_out_of_memory():
+    """The control: a tower with an input of the wrong dtype fails for each row."""
     runtime = TorchRuntime({"text": torch.nn.Linear(3, 1)}, None, "cpu")
     with pytest.raises(RuntimeError, match="dtype"):
         runtime.encode("text", (np.ones((2, 3), np.int64),))
@@ -209,7 +209,7 @@ def test_other_errors_of_torch_are_no_lack_of_memory():
 
 
 class Waiting(Model):
-    """Prepares the first five contents at once, and the others when a call of the model is under way."""
+    """Prepares the first five contents at once, and the others only while a call of the model is running."""
 
     dim, modalities = 1, frozenset({"image"})
 
@@ -229,7 +229,7 @@ class Waiting(Model):
 
 
 def test_large_contents_are_decoded_while_the_model_runs() -> None:
-    """Where few of them fit into what may be held, half of those are encoded and the others decoded meanwhile."""
+    """If only a few fit into the limit, half of them are encoded while the others are decoded."""
     model = Waiting()
     loaded = Loaded(model, 2)
     spec = EncoderSpec("fake::dim=1", max_batch_bytes=4 * 2**20)

@@ -1,4 +1,4 @@
-"""Label sets: what makes one, what is refused, and the one vector of each label."""
+"""Label sets: their sources, what is refused, the vectors of labels, and classification."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def nothing_loaded():
     unload_all()
 
 
-# --- what makes a set ------------------------------------------------------------------------------------------------
+# --- sources ---------------------------------------------------------------------------------------------------------
 
 
-def test_defaults_are_few_and_short() -> None:
+def test_default_templates() -> None:
     labels = LabelSet.of(LABELS)
     assert labels == LabelSet(("red", "green thing", "blue"), TEMPLATES, 5, 100.0)
     assert 3 <= len(TEMPLATES) <= 8
@@ -72,7 +72,7 @@ def test_files_of_templates(tmp_path) -> None:
     assert LabelSet.of(LABELS, templates=tmp_path / "templates.txt").templates == ("a {}", "{} and {}")
 
 
-def test_files_in_every_script(tmp_path) -> None:
+def test_files_with_labels_in_any_script(tmp_path) -> None:
     (tmp_path / "labels.txt").write_text("жёлтый\n日本\n🙂", encoding="utf-8")
     assert LabelSet.of(tmp_path / "labels.txt").labels == ("жёлтый", "日本", "🙂")
 
@@ -83,18 +83,18 @@ def test_files_in_every_script(tmp_path) -> None:
         ("l.txt", b"", r"l\.txt: there are none; at least one"),
         ("l.txt", b"\n \n\t\n", r"l\.txt: there are none"),
         ("l.json", b"[]", r"l\.json: there are none"),
-        ("l.txt", b"a\nb\na\nb\na", r"l\.txt: 'a' is there 3 times"),
+        ("l.txt", b"a\nb\na\nb\na", r"l\.txt: 'a' occurs 3 times"),
         ("l.json", b'["a", " "]', r"l\.json: number 2 is blank"),
         ("l.json", b'["a", 5]', r"l\.json are \['a', 5\], not a list of texts"),
         ("l.json", b'{"a": 1}', r"l\.json are \{'a': 1\}, not a list of texts"),
         ("l.json", b'"red"', r"l\.json are 'red', not a list of texts"),
-        ("l.json", b"red\nblue", r"l\.json' is no JSON"),
+        ("l.json", b"red\nblue", r"l\.json' is not JSON"),
         ("l.txt", b"caf\xe9", r"l\.txt' is not UTF-8"),
         ("l.txt", None, r"l\.txt' cannot be read.*themselves go into a list"),
     ],
 )
-def test_files_that_cannot_work(tmp_path, name: str, content: bytes | None, message: str) -> None:
-    """The message names the file and what is wrong with it; of templates in the same way."""
+def test_invalid_files_are_refused(tmp_path, name: str, content: bytes | None, message: str) -> None:
+    """The message names the file and the problem, for labels and for templates."""
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
@@ -110,7 +110,7 @@ def test_files_that_cannot_work(tmp_path, name: str, content: bytes | None, mess
     ("labels", "options", "message"),
     [
         ([], {}, "labels: there are none"),
-        (["a", "b", "a"], {}, "'a' is there 2 times"),
+        (["a", "b", "a"], {}, "'a' occurs 2 times"),
         (["a", ""], {}, "number 2 is blank"),
         (["a", None], {}, "not a list of texts"),
         (b"ab", {}, "not a list of texts"),
@@ -118,7 +118,7 @@ def test_files_that_cannot_work(tmp_path, name: str, content: bytes | None, mess
         (5, {}, "not a list of texts"),
         (None, {}, "not a list of texts"),
         (LABELS, {"templates": []}, "templates: there are none"),
-        (LABELS, {"templates": ["{}", "{}"]}, r"'\{\}' is there 2 times"),
+        (LABELS, {"templates": ["{}", "{}"]}, r"'\{\}' occurs 2 times"),
         (LABELS, {"templates": ["a {}", "a photo"]}, r"'a photo' has no \{\}"),
         (LABELS, {"templates": ["a {label}"]}, r"has no \{\}"),
         (LABELS, {"top_k": 0}, "top_k=0"),
@@ -130,12 +130,12 @@ def test_files_that_cannot_work(tmp_path, name: str, content: bytes | None, mess
     ],
     ids=str,
 )
-def test_what_is_refused(labels: object, options: dict, message: str) -> None:
+def test_invalid_labels_and_options_are_refused(labels: object, options: dict, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         LabelSet.of(labels, **options)  # type: ignore[arg-type]
 
 
-def test_a_set_travels_and_is_compared_by_what_it_says() -> None:
+def test_a_set_is_pickled_and_compared_by_value() -> None:
     labels = LabelSet.of(LABELS, templates=["{}"], top_k=2, scale="model")
     twin = pickle.loads(pickle.dumps(labels))
     assert twin == labels and hash(twin) == hash(labels)
@@ -147,7 +147,7 @@ def test_a_set_travels_and_is_compared_by_what_it_says() -> None:
 
 
 def test_templates_are_averaged_as_in_the_paper() -> None:
-    """Normalised, averaged, normalised: not the mean of raw vectors, which long templates would rule."""
+    """Normalised, averaged, normalised: in the mean of raw vectors, long templates would dominate."""
     templates = ["{}", "a photo of a {}.", "Ω {} and {} Ω"]
     found = LabelSet.of(LABELS, templates=templates).vectors(load_encoder("fake::dim=8"))
     expected = np.stack([label_vector(label, templates) for label in LABELS])
@@ -157,15 +157,15 @@ def test_templates_are_averaged_as_in_the_paper() -> None:
     assert np.abs(raw / np.linalg.norm(raw, axis=1, keepdims=True) - expected).max() > 1e-4
 
 
-def test_an_encoder_that_normalises_gives_the_same() -> None:
+def test_a_normalising_encoder_gives_the_same_vectors() -> None:
     labels = LabelSet.of(LABELS)
     raw = labels.vectors(load_encoder("fake::dim=8"))
     np.testing.assert_allclose(labels.vectors(load_encoder("fake::dim=8", normalize=True)), raw, atol=1e-6)
 
 
 @pytest.mark.parametrize("max_cache_bytes", [0, 2**20], ids=["without-cache", "with-cache"])
-def test_labels_are_embedded_once_in_a_process(tmp_path, max_cache_bytes: int) -> None:
-    """By whatever number of classifiers and threads, with the cache of vectors or without."""
+def test_labels_are_embedded_once_per_process(tmp_path, max_cache_bytes: int) -> None:
+    """With any number of classifiers and threads, and with or without the vector cache."""
     encoder = load_encoder(f"fake::dim=8&log={tmp_path}", max_cache_bytes=max_cache_bytes)
     labels = LabelSet.of(LABELS, templates=["{}", "a {}"])
     threads = [threading.Thread(target=lambda: Classifier(labels, encoder)) for _ in range(8)]
@@ -175,8 +175,8 @@ def test_labels_are_embedded_once_in_a_process(tmp_path, max_cache_bytes: int) -
     assert read_log(tmp_path).rows == 6
 
 
-def test_vectors_go_with_their_encoder() -> None:
-    """Another encoder makes its own, and an encoder that is gone leaves nothing behind."""
+def test_vectors_belong_to_their_encoder() -> None:
+    """Another encoder has its own, and those of an encoder that was unloaded are freed."""
     labels = LabelSet.of(LABELS)
     assert labels.vectors(load_encoder("fake::dim=8")).shape == (3, 8)
     assert labels.vectors(load_encoder("fake::dim=5")).shape == (3, 5)
@@ -192,16 +192,16 @@ def test_a_label_that_cannot_be_embedded() -> None:
 # --- classifying -----------------------------------------------------------------------------------------------------
 
 
-def test_a_label_that_is_cut_could_be_another(tmp_path) -> None:
-    """Two that differ behind the context length would be one label."""
+def test_labels_longer_than_the_context_are_refused(tmp_path) -> None:
+    """Two labels that differ only after the context length would have the same vector."""
     encoder = load_encoder("demo", device="cpu")
     labels = LabelSet.of(["a red circle " * 30 + end for end in ("left", "right")], templates=["{}"])
     with pytest.raises(SpecError, match="is longer than demo reads; shorten it"):
         labels.vectors(encoder)
 
 
-def test_few_sets_are_kept_and_their_texts_are_not_cached() -> None:
-    """A worker that lives for months meets many sets of labels."""
+def test_the_number_of_kept_sets_is_bounded_and_their_texts_are_not_cached() -> None:
+    """A worker that runs for months may see many label sets."""
     encoder = load_encoder("fake::dim=8")
     sets = [LabelSet.of([f"label {n}"], templates=["{}"]) for n in range(20)]
     first = sets[0].vectors(encoder)
@@ -232,8 +232,8 @@ def test_the_best_labels_of_a_vector() -> None:
     np.testing.assert_allclose([one["clip_score"] for one in labelled.values], clip_scores[best], atol=1e-5)
 
 
-def test_labels_that_tie_stand_in_their_order() -> None:
-    """The fake tells texts by their first letters only."""
+def test_ties_keep_the_order_of_the_labels() -> None:
+    """The fake distinguishes texts only by their first letters."""
     labels = ["same letters, b", "other letters x", "same letters, a"]
     classifier = Classifier(LabelSet.of(labels, templates=["{}"]), load_encoder("fake::dim=8"))
     labelled = classifier.classify(Vector(vector_of_text("same letters, a")))
@@ -242,7 +242,7 @@ def test_labels_that_tie_stand_in_their_order() -> None:
     assert labelled.values[0]["clip_score"] == labelled.values[1]["clip_score"]
 
 
-def test_failures_and_nulls_stay_what_they_are() -> None:
+def test_failures_and_nulls_are_returned_unchanged() -> None:
     classifier = Classifier(LabelSet.of(LABELS), load_encoder("fake::dim=8"))
     failure = Failure(Stage.DECODE, Code.UNDECODABLE, "no picture")
     assert classifier.classify(failure) is failure
@@ -272,7 +272,7 @@ def test_the_learnt_scale_is_that_of_the_value_and_a_text() -> None:
 # --- plans -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_plan_for_rows_travels_and_names_its_columns() -> None:
+def test_a_plan_for_rows_can_be_pickled_and_names_its_columns() -> None:
     spec = EncoderSpec("fake::dim=8")
     columns = ColumnPlan.of({"photo": "image", "page.title": Column("text", "said")}, spec=spec, suffix=SUFFIX)
     plan = pickle.loads(pickle.dumps(ClassifyPlan(columns, LabelSet.of(LABELS))))
@@ -281,7 +281,7 @@ def test_a_plan_for_rows_travels_and_names_its_columns() -> None:
 
 
 def test_documents_get_their_labels_as_a_tag() -> None:
-    """On every level that is asked for, with failures at their places; the caller's own are left as they are."""
+    """At every selected level, with failures at their places. The caller's documents are not modified."""
     encoder = load_encoder("fake::dim=8")
     photo = png(4, 90, (1, 100, 3))
     root = Document(
@@ -308,8 +308,8 @@ def test_documents_get_their_labels_as_a_tag() -> None:
     assert root.tags == {"kept": 1} and root.matches[0].blob == photo and root.matches[0].tags == {}
 
 
-def test_documents_that_have_a_vector_are_classified_by_it(tmp_path) -> None:
-    """As they come out of an embedding, whose contents are dropped: nothing is made again."""
+def test_existing_embeddings_of_documents_are_classified(tmp_path) -> None:
+    """As `Embed` returns them, without their content: nothing is embedded again."""
     encoder = load_encoder(f"fake::dim=8&log={tmp_path}")
     value = vector_of_text("greed")
     document = Document(id="a", embedding=value, matches=[Document(text="x", embedding=[1.0, 2.0])])

@@ -1,4 +1,4 @@
-"""A long stream of texts, pictures and sounds of many lengths, with broken ones among them: all come out, in order."""
+"""A long stream of texts, images and audio clips of many lengths, some of them broken: all come out, in order."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def picture(number: int) -> tuple[bytes, np.ndarray]:
 
 
 def clip(number: int, channels: int = 1) -> tuple[bytes, np.ndarray]:
-    """Return a file of half a second to three, of 501 lengths."""
+    """Return an audio file of 0.5 to 3 seconds, with one of 501 lengths."""
     samples = 4_000 + 40 * (number * 7919 % 501)
     return wav(samples, channels), vector_of_wav(samples, channels)
 
@@ -71,7 +71,7 @@ def outcomes(spec: EncoderSpec) -> Iterator[tuple[int, Any]]:
             yield done.token, done.outcomes[0]
 
 
-def test_every_row_comes_out_once_in_order_as_what_it_is(tmp_path) -> None:
+def test_every_row_comes_out_once_in_order_with_the_right_outcome(tmp_path) -> None:
     seen: collections.Counter[str] = collections.Counter()
     log = tmp_path / "log"
     spec = EncoderSpec(f"{WITH_SOUNDS}&log={log}", max_batch_rows=16, max_batch_bytes=_MIB)
@@ -91,7 +91,7 @@ def test_every_row_comes_out_once_in_order_as_what_it_is(tmp_path) -> None:
 
 
 def test_memory_does_not_grow_with_the_stream() -> None:
-    """Some 38 MiB of sounds as they are decoded, of which a few are held at a time."""
+    """The decoded audio clips take about 38 MiB, of which only a few are held at a time."""
     spec = EncoderSpec(WITH_SOUNDS, max_batch_rows=16, max_batch_bytes=_MIB, preprocess_threads=2)
     load_encoder(spec)
     count = total = 0
@@ -99,7 +99,7 @@ def test_memory_does_not_grow_with_the_stream() -> None:
     try:
         for _, outcome in outcomes(spec):
             count += 1
-            total += 4 * int(outcome.values[0] * outcome.values[1]) if is_sound(outcome) else 0
+            total += 4 * int(outcome.values[0] * outcome.values[1]) if is_audio(outcome) else 0
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -108,6 +108,6 @@ def test_memory_does_not_grow_with_the_stream() -> None:
     assert peak < total / 4
 
 
-def is_sound(outcome: Any) -> bool:
-    """Tell whether a vector is one of a sound: they are longer than pictures are wide, and texts have letters."""
+def is_audio(outcome: Any) -> bool:
+    """Return whether a vector is one of audio. Clips have more samples than images have columns or texts letters."""
     return isinstance(outcome, Vector) and outcome.values[1] >= 4_000

@@ -1,4 +1,4 @@
-"""The contracts of ranking and classifying, kept by the plans themselves, without an engine."""
+"""The contracts of ranking and classifying, run on the plans themselves, without an engine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PLAN_OPTIONS = ("query_kind", "candidate_kind", "top_k", "scale")
 
 
 def run(plan: Any, spec: EncoderSpec, rows: list[dict[str, Any]]) -> Scored:
-    """Do a plan to rows, all in one session."""
+    """Run a plan on rows, all in one session."""
     if not rows:
         return Scored([], [])
     encoder = load_encoder(spec)
@@ -39,7 +39,7 @@ def run(plan: Any, spec: EncoderSpec, rows: list[dict[str, Any]]) -> Scored:
 
 
 def split(options: dict[str, Any], model: str) -> tuple[dict[str, Any], EncoderSpec]:
-    """Tell a plan's options from a spec's."""
+    """Separate a plan's options from a spec's."""
     plan = {name: options.pop(name) for name in PLAN_OPTIONS if name in options}
     return plan, EncoderSpec(model, **options)
 
@@ -91,17 +91,17 @@ class TestClassifyPlan(ClassifyContract):
         return classify
 
 
-# --- what the contract cannot say ------------------------------------------------------------------------------------
+# --- beyond the contracts --------------------------------------------------------------------------------------------
 
 
 def results(plan: Any, row: dict[str, Any], model: str = MODEL, **options: Any) -> PlanResult:
-    """Do a plan to one row, and return all that is known of it."""
+    """Run a plan on one row, and return the whole result."""
     (done,) = run_plan(plan, load_encoder(model, **options), [row])
     return done.result
 
 
-def test_plans_travel() -> None:
-    """Small, and as what they were."""
+def test_plans_can_be_pickled() -> None:
+    """They are small, and equal after unpickling."""
     for plan in (
         RankPlan("q", "c", "image", "text", "out", 5, "key", "model"),
         PairPlan("q", "c", ("a", "b"), "auto", "vector", 5, "key", 7.5),
@@ -131,12 +131,12 @@ def test_new_columns() -> None:
     ],
     ids=lambda value: "" if isinstance(value, str) else type(value).__name__,
 )
-def test_names_that_are_none(plan: Any, message: str) -> None:
+def test_invalid_names_are_refused(plan: Any, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         plan.checked(EncoderSpec(MODEL))
 
 
-def test_a_row_without_a_column_is_a_failure_that_says_what_is_there() -> None:
+def test_a_missing_column_is_a_failure_that_lists_the_existing_ones() -> None:
     for plan, row, column in (
         (RankPlan("query", "candidates"), {"id": 7, "query": "red"}, "candidates"),
         (RankPlan("query", "candidates"), {"id": 7, "candidates": ["red"]}, "query"),
@@ -152,7 +152,7 @@ def test_a_row_without_a_column_is_a_failure_that_says_what_is_there() -> None:
 @pytest.mark.parametrize(
     "candidates", ["red", b"red", 5, {"text": "red"}, {"red"}], ids=lambda value: type(value).__name__
 )
-def test_candidates_that_are_no_list(candidates: object) -> None:
+def test_candidates_that_are_not_a_list(candidates: object) -> None:
     embedded = results(RankPlan("query", "candidates"), {"id": "a", "query": "red", "candidates": candidates})
     (failure,) = embedded.failures
     assert (str(failure.code), failure.column, failure.row) == ("malformed", "candidates", "a")
@@ -160,7 +160,7 @@ def test_candidates_that_are_no_list(candidates: object) -> None:
     assert embedded.value == {"ranked": None}
 
 
-def test_tuples_and_arrays_are_lists_too() -> None:
+def test_tuples_and_arrays_count_as_lists() -> None:
     vectors = np.random.default_rng(2).standard_normal((5, 8)).astype(np.float32)
     expected = places(vector_of_text("red"), list(vectors))
     for given in (tuple(vectors), vectors, vectors.tolist(), np.empty((0, 8))):
@@ -170,7 +170,7 @@ def test_tuples_and_arrays_are_lists_too() -> None:
 
 
 def test_a_struct_of_nulls_is_a_null_query() -> None:
-    """As data sets of pictures hold a missing one."""
+    """Datasets of images represent missing ones in this way."""
     row = {"query": {"bytes": None, "path": None}, "candidates": ["red"]}
     assert results(RankPlan("query", "candidates", "image"), row) == PlanResult({"ranked": None})
     row = {
@@ -188,8 +188,8 @@ def test_paths_into_structs() -> None:
     assert_places(embedded.value["ranked"], text_places("red", ["red", "blue"]))
 
 
-def test_failures_of_candidates_have_their_places() -> None:
-    """In the ranked list and beside it, with the row's name; the row itself is whole."""
+def test_failures_of_candidates_have_places() -> None:
+    """In the ranked list and beside it, with the row's name. The row itself does not fail."""
     row = {"key": 5, "query": "red", "candidates": ["red", " ", None, 7]}
     embedded = results(RankPlan("query", "candidates", candidate_kind="text", key="key"), row)
     assert embedded.failures == ()
@@ -199,7 +199,7 @@ def test_failures_of_candidates_have_their_places() -> None:
     ]
 
 
-def test_values_that_no_kind_takes_fail_without_a_word_of_their_content() -> None:
+def test_failures_of_invalid_values_do_not_quote_the_content() -> None:
     secret = "my secret words"
     for kind, value in (("vector", secret), ("vector", [secret]), ("vector", {secret: 1}), ("image", {"x": secret})):
         row = {"query": "red", "candidates": [value]}
@@ -213,8 +213,8 @@ def test_values_that_no_kind_takes_fail_without_a_word_of_their_content() -> Non
     assert one["failure"]["code"] == "out_of_range"
 
 
-def test_what_a_stranger_calls_trusted_is_not(tmp_path) -> None:
-    """No field of a struct lets it read this machine's files."""
+def test_untrusted_data_cannot_mark_itself_as_trusted(tmp_path) -> None:
+    """No field of a struct allows it to read local files."""
     path = tmp_path / "secret.png"
     path.write_bytes(png(2, 3, (4, 5, 6)))
     struct = {"uri": str(path), "_trusted_uri": True, "trusted": True, "tags": {"_trusted_uri": True}}
@@ -225,13 +225,13 @@ def test_what_a_stranger_calls_trusted_is_not(tmp_path) -> None:
     assert one["failure"] is None
 
 
-def test_a_pair_of_which_both_fail_says_both() -> None:
+def test_a_pair_reports_both_failures() -> None:
     embedded = results(PairPlan("query", "candidate", ("g",)), {"id": "a", "g": 1, "query": " ", "candidate": b"junk"})
     assert [(f.column, str(f.code)) for f in embedded.failures] == [("query", "empty"), ("candidate", "undecodable")]
     assert embedded.value == {"cosine": None, "logit": None}
 
 
-def test_a_pair_between_which_no_scale_was_learnt() -> None:
+def test_a_pair_without_a_learnt_scale_fails() -> None:
     model = "fake::dim=8&modalities=text,image,audio&scale=2&scale_ai=3&scale_at=4"
     embedded = results(PairPlan("q", "c", ("g",), scale="model"), {"id": "a", "g": 1, "q": "x", "c": "y"}, model)
     (failure,) = embedded.failures

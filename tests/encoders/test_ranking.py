@@ -1,4 +1,4 @@
-"""Outcomes into ranked lists, and the totals of groups that are merged in parts."""
+"""Ranking outcomes, and the totals of groups that are merged from parts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NEAR, MIDDLE, FAR = vector(3, 1), vector(1, 1), vector(-1, 2)
 # --- lists -----------------------------------------------------------------------------------------------------------
 
 
-def test_candidates_leave_sorted_with_their_scores() -> None:
+def test_candidates_are_sorted_and_scored() -> None:
     ranked = scorer(2).rank(QUERY, [FAR, NEAR, MIDDLE])
     cosines = [3 / math.sqrt(10), 1 / math.sqrt(2), -1 / math.sqrt(5)]
     assert [one.position for one in ranked] == [1, 2, 0]
@@ -48,7 +48,7 @@ def test_candidates_leave_sorted_with_their_scores() -> None:
     assert all(type(one.cosine) is float and type(one.clip_score) is float for one in ranked)
 
 
-def test_what_has_no_scores_stands_at_the_end_and_outside_the_softmax() -> None:
+def test_candidates_without_scores_come_last_and_are_left_out_of_the_softmax() -> None:
     ranked = scorer().rank(QUERY, [BROKEN, FAR, None, NEAR, SLOW, vector(1, 2, 3), vector(math.nan, 1)])
     assert [one.position for one in ranked] == [3, 1, 0, 2, 4, 5, 6]
     assert ranked[:2] == [one._replace(position=[3, 1][one.position]) for one in scorer().rank(QUERY, [NEAR, FAR])]
@@ -58,14 +58,14 @@ def test_what_has_no_scores_stands_at_the_end_and_outside_the_softmax() -> None:
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 3, 100])
-def test_top_k_keeps_what_has_no_scores(top_k: int) -> None:
+def test_top_k_keeps_candidates_without_scores(top_k: int) -> None:
     candidates = [BROKEN, FAR, None, NEAR, MIDDLE]
     whole = scorer().rank(QUERY, candidates)
     assert scorer().rank(QUERY, candidates, top_k) == whole[: min(top_k, 3)] + whole[3:]
 
 
-def test_of_a_query_that_failed_no_candidate_has_scores() -> None:
-    """In their order, each saying why, and that it may be tried again where it may."""
+def test_candidates_of_a_failed_query_have_no_scores() -> None:
+    """They keep their order, and each has the reason and whether a retry may help."""
     ranked = scorer().rank(SLOW, [NEAR, None, BROKEN], 1)
     assert [one.position for one in ranked] == [0, 1, 2]
     reason = because_of_query(SLOW)
@@ -80,8 +80,8 @@ def test_no_candidates() -> None:
     assert scorer().rank(BROKEN, []) == []
 
 
-def test_ties_stand_in_their_order_in_lists_of_any_length() -> None:
-    """Whatever the product of matrices does with 1,000 of them: equal vectors have equal scores."""
+def test_ties_keep_their_order_in_lists_of_any_length() -> None:
+    """Equal vectors have equal scores, even in matrix products of 1,000 candidates."""
     rng = np.random.default_rng(9)
     distinct = [Vector(rng.standard_normal(300).astype(np.float32)) for _ in range(7)]
     chosen = rng.integers(0, 7, 1000)
@@ -96,7 +96,7 @@ def test_ties_stand_in_their_order_in_lists_of_any_length() -> None:
         ).tolist()
 
 
-def test_a_pair_has_the_cosine_that_it_has_in_a_list() -> None:
+def test_a_pair_has_the_same_cosine_as_in_a_list() -> None:
     rng = np.random.default_rng(10)
     found = Scorer(load_encoder("fake::dim=50"), 30.0)
     query, *candidates = (Vector(rng.standard_normal(50).astype(np.float32)) for _ in range(20))
@@ -122,8 +122,8 @@ def test_ranked_as_plain_values() -> None:
 # --- scales ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_one_scale_of_a_model_holds_for_all_pairs() -> None:
-    """Of vectors too of which nobody knows what they were made of."""
+def test_a_single_learnt_scale_applies_to_all_pairs() -> None:
+    """Even to vectors of unknown modality."""
     learnt = scorer("model", "fake::dim=2&scale=7.5")
     for query in (QUERY, vector(1, 0, modality="text")):
         for candidate in (NEAR, vector(1, 2, modality="text"), vector(1, 2, modality="image")):
@@ -142,8 +142,8 @@ def test_a_model_of_three_modalities_has_a_scale_for_each_pair() -> None:
         assert "audio and image, audio and text, image and text" in failure.message
 
 
-def test_the_order_is_that_of_the_scaled_cosines() -> None:
-    """Where scales differ, the candidate with the lower cosine may come first."""
+def test_candidates_are_ordered_by_scaled_cosine() -> None:
+    """If scales differ, a candidate with a lower cosine may come first."""
     learnt = scorer("model", "fake::dim=2&modalities=text,image,audio&scale=2&scale_ai=2&scale_at=50")
     query = vector(1, 0, modality="text")
     ranked = learnt.rank(query, [vector(3, 1, modality="image"), vector(1, 1, modality="audio")])
@@ -160,14 +160,14 @@ def test_a_model_without_a_learnt_scale() -> None:
 
 
 @pytest.mark.parametrize("scale", [0, -2, math.nan, math.inf, "learnt", None, True])
-def test_scales_that_are_none(scale: object) -> None:
+def test_invalid_scales_are_refused(scale: object) -> None:
     with pytest.raises(SpecError) as refused:
         scorer(scale)  # type: ignore[arg-type]
     assert refused.value.option == "scale"
 
 
 @pytest.mark.parametrize("top_k", [0, -1, 1.0, "3", True])
-def test_numbers_of_candidates_that_are_none(top_k: object) -> None:
+def test_invalid_numbers_of_candidates_are_refused(top_k: object) -> None:
     with pytest.raises(SpecError) as refused:
         check_top_k(top_k)
     assert refused.value.option == "top_k"
@@ -177,7 +177,7 @@ def test_numbers_of_candidates_that_are_none(top_k: object) -> None:
 
 
 def in_parts(logits: Sequence[float], top_k: int | None, rng: np.random.Generator) -> GroupTotals:
-    """Sum up a group whose members come in drawn parts, merged two or more at a time in a drawn order."""
+    """Total a group in random parts, merged two or more at a time in random order."""
     cuts = np.sort(rng.integers(0, len(logits) + 1, rng.integers(0, 6)))
     parts = [GroupTotals.of(part.tolist(), top_k) for part in np.split(np.array(logits), cuts)]
     parts += [GroupTotals()] * int(rng.integers(0, 3))
@@ -190,8 +190,8 @@ def in_parts(logits: Sequence[float], top_k: int | None, rng: np.random.Generato
 
 @pytest.mark.parametrize("spread", [1e-3, 1, 100, 1e6])
 @pytest.mark.parametrize("top_k", [None, 1, 5, 1000])
-def test_totals_of_parts_give_what_the_whole_group_gives(spread: float, top_k: int | None) -> None:
-    """clip_scores as of a direct softmax, ranks as SQL's rank(), for drawn groups in drawn parts."""
+def test_merged_totals_equal_those_of_the_whole_group(spread: float, top_k: int | None) -> None:
+    """clip_scores equal a direct softmax, and ranks equal SQL's rank(), for random groups in random parts."""
     rng = np.random.default_rng(11)
     for _ in range(30):
         logits = rng.normal(0, spread, rng.integers(1, 60)).round(int(rng.integers(0, 6))).tolist()
@@ -206,7 +206,7 @@ def test_totals_of_parts_give_what_the_whole_group_gives(spread: float, top_k: i
 
 @pytest.mark.parametrize("shift", [-1e300, -1e6, 0, 1e6, 1e300])
 def test_logits_of_any_size(shift: float) -> None:
-    """Huge scales give huge logits: nothing overflows or warns."""
+    """Huge scales give huge logits, without overflow or warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         totals = GroupTotals.merge([GroupTotals.of([shift], 2), GroupTotals.of([shift, -1.7e308], 2)], 2)
@@ -216,8 +216,8 @@ def test_logits_of_any_size(shift: float) -> None:
         assert GroupTotals.of([1.7e308, -1.7e308], None).clip_score(1.7e308) == 1
 
 
-def test_a_group_of_nothing() -> None:
-    """A group in which all failed has totals too, which nobody asks."""
+def test_an_empty_group() -> None:
+    """A group in which all rows failed also has totals, which are never used."""
     assert (
         GroupTotals.of([], 3) == GroupTotals.merge([], 3) == GroupTotals.merge([GroupTotals()] * 2, 3) == GroupTotals()
     )
@@ -225,16 +225,16 @@ def test_a_group_of_nothing() -> None:
     assert GroupTotals.merge([GroupTotals(), one, GroupTotals()], 3) == one
 
 
-def test_ties_share_a_place_even_at_the_edge() -> None:
-    """More than `top_k` rows have a place where the last of them tie, as with `rank() <= k` in SQL."""
+def test_ties_share_a_rank_even_at_top_k() -> None:
+    """More than `top_k` rows have a rank if the last of them tie, as with `rank() <= k` in SQL."""
     totals = GroupTotals.of([3.0, 2.0, 2.0, 2.0, 1.0], 2)
     assert [totals.rank(logit) for logit in (3.0, 2.0, 1.0)] == [1, 2, None]
     totals = GroupTotals.of([2.0, 2.0, 2.0, 1.0], 3)
     assert [totals.rank(logit) for logit in (2.0, 1.0)] == [1, None]
 
 
-def test_what_is_kept_of_a_group_does_not_grow() -> None:
-    """A million members are four numbers and the best."""
+def test_the_totals_of_a_group_have_a_bounded_size() -> None:
+    """The totals of a million members are a few numbers and the best logits."""
     rng = np.random.default_rng(12)
     totals = GroupTotals()
     for _ in range(100):

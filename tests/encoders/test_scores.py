@@ -1,4 +1,4 @@
-"""Cosines and clip_scores: what they are, and what they are where there is nothing to compare."""
+"""Cosines and clip_scores: the formula, exactness, and empty or invalid inputs."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ GIVEN_ORDER = ["control room", "lecture room", "conference room", "podium indoor
 
 
 def studio_cosines(best: float = 0.27) -> np.ndarray:
-    """Return cosines, in the order of the captions, that are as far from each other as the published scores say."""
+    """Return cosines, in the order of the captions, whose differences follow from the published scores."""
     scores = np.array([STUDIO[name] for name in GIVEN_ORDER])
     return best + np.log(scores / scores.max()) / 100
 
 
 def drawn(rows: int, dim: int, seed: int = 0) -> np.ndarray:
-    """Return (rows, dim) float32 of many lengths, with something in common as the vectors of a model have it."""
+    """Return random (rows, dim) float32 of many lengths, with a common component like the vectors of a model."""
     rng = np.random.default_rng(seed)
     vectors = rng.standard_normal((rows, dim)) + 2 * rng.standard_normal(dim)
     return (vectors * rng.uniform(0.1, 20, (rows, 1))).astype(np.float32)
 
 
 def plain_cosines(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-    """Return cosines as they are written down, each with sums that are not rounded."""
+    """Return cosines by the textbook formula, with exact sums."""
     queries, candidates = queries.astype(np.float64), candidates.astype(np.float64)
     inner = [[math.fsum(q * c) for c in candidates] for q in queries]
     lengths = [[math.sqrt(math.fsum(v * v)) for v in vectors] for vectors in (queries, candidates)]
@@ -49,7 +49,7 @@ def plain_cosines(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("best", [0.27, 0.9, -0.2])
 def test_the_published_scores_follow_from_their_cosines(best: float) -> None:
-    """Only differences of cosines count; the constant 100 stands for clip-as-service's exp(4.60517)."""
+    """Only differences of cosines matter. The constant 100 stands for clip-as-service's exp(4.60517)."""
     published = [STUDIO[name] for name in GIVEN_ORDER]
     np.testing.assert_allclose(softmax(100 * studio_cosines(best)), published, rtol=1e-6)
     np.testing.assert_allclose(softmax(np.exp(4.60517) * studio_cosines(best)), published, rtol=1e-5)
@@ -57,7 +57,7 @@ def test_the_published_scores_follow_from_their_cosines(best: float) -> None:
 
 
 def test_the_published_scores_follow_from_vectors() -> None:
-    """A picture and five captions with those cosines, of any length, leave in the published order."""
+    """An image and five captions with those cosines, of any length, give the published scores in their order."""
     cosines = studio_cosines()
     captions = np.zeros((5, 6))
     captions[:, 0] = cosines
@@ -76,7 +76,7 @@ def test_the_published_scores_follow_from_vectors() -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_scores_equal_the_formula(seed: int) -> None:
-    """Drawn numbers of drawn shapes: cosines within float32's precision, clip_scores as scipy has them."""
+    """Random numbers of random shapes: cosines within float32's precision, clip_scores equal to scipy's softmax."""
     rng = np.random.default_rng(seed)
     rows, columns, dim, scale = *rng.integers(1, 40, 2), int(rng.integers(2, 700)), float(rng.uniform(0.1, 200))
     queries, candidates = drawn(rows, dim, seed), drawn(columns, dim, seed + 100)
@@ -90,8 +90,8 @@ def test_scores_equal_the_formula(seed: int) -> None:
 
 
 @pytest.mark.parametrize("block_rows", [1, 2, 3, 7, 64, 333, 5000])
-def test_no_block_size_changes_a_bit(block_rows: int) -> None:
-    """Blocks of every size, and candidates in another memory layout, give the very same numbers."""
+def test_results_do_not_depend_on_the_block_size(block_rows: int) -> None:
+    """Blocks of every size, and candidates in another memory layout, give identical numbers."""
     queries, candidates = drawn(70, 257), drawn(333, 257, 1)
     whole = score(queries, candidates)
     cut = score(queries, candidates, block_rows=block_rows)
@@ -102,7 +102,7 @@ def test_no_block_size_changes_a_bit(block_rows: int) -> None:
 
 
 def test_sums_of_products_are_exact() -> None:
-    """What makes any block size and order give the same: no sum of products of unit vectors is ever rounded."""
+    """No sum of products of unit vectors is rounded, so that block size and order have no effect."""
     left, right = unit_rows(drawn(5, 2048)), unit_rows(drawn(5, 2048, 1))
     rng = np.random.default_rng(2)
     for a in left:
@@ -114,7 +114,7 @@ def test_sums_of_products_are_exact() -> None:
     assert any(float(np.cumsum(a * b)[-1]) != math.fsum(a * b) for a in rounded for b in rounded)
 
 
-def test_one_query_gives_rows_of_its_own_shape() -> None:
+def test_a_single_query_gives_one_dimensional_scores() -> None:
     candidates = drawn(5, 9)
     one, several = score(candidates[0], candidates), score(candidates[:1], candidates)
     assert one.cosine.shape == one.clip_score.shape == (5,)
@@ -123,8 +123,8 @@ def test_one_query_gives_rows_of_its_own_shape() -> None:
     assert one.cosine[0] == 1
 
 
-def test_pairs_have_the_cosines_of_the_matrix() -> None:
-    """Flat rows and lists of candidates agree to the bit."""
+def test_pair_cosines_equal_those_of_the_matrix() -> None:
+    """Flat rows and lists of candidates have identical scores."""
     queries, candidates = drawn(50, 123), drawn(50, 123, 1)
     np.testing.assert_array_equal(pair_cosines(queries, candidates), np.diag(score(queries, candidates).cosine))
 
@@ -140,30 +140,30 @@ def test_numbers_of_every_type(dtype: type) -> None:
 
 @pytest.mark.parametrize("factor", [1e-300, 1e-170, 1e-30, 1e30, 1e170, 1e300])
 def test_lengths_do_not_matter(factor: float) -> None:
-    """Not even those whose squares float64 cannot hold."""
+    """Not even lengths whose squares overflow float64."""
     queries, candidates = drawn(3, 11).astype(np.float64), drawn(4, 11, 1).astype(np.float64)
     expected = plain_cosines(queries, candidates)
     np.testing.assert_allclose(score(queries * factor, candidates).cosine, expected, atol=1e-7)
     np.testing.assert_allclose(score(queries, candidates / factor).cosine, expected, atol=1e-7)
 
 
-def test_opposite_and_equal_vectors_are_not_beyond_one() -> None:
+def test_cosines_are_within_one() -> None:
     vectors = drawn(200, 77)
     assert (pair_cosines(vectors, vectors) == 1).all()
     assert (pair_cosines(vectors, -3 * vectors) == -1).all()
 
 
-# --- where there is nothing to compare -------------------------------------------------------------------------------
+# --- empty and invalid inputs ----------------------------------------------------------------------------------------
 
 
-def test_a_vector_of_zeros_has_the_cosine_zero() -> None:
+def test_a_vector_of_zeros_has_cosine_zero() -> None:
     zeros, other = np.zeros(4), np.array([1.0, 2, 3, 4])
     np.testing.assert_array_equal(score(zeros, [other, zeros]).cosine, [0, 0])
     np.testing.assert_array_equal(score(zeros, [other, zeros]).clip_score, [0.5, 0.5])
     np.testing.assert_array_equal(score(other, [zeros]).cosine, [0])
 
 
-def test_one_candidate_has_the_clip_score_one() -> None:
+def test_a_single_candidate_has_clip_score_one() -> None:
     for candidate in (drawn(1, 4), -drawn(1, 4), np.zeros((1, 4))):
         assert score(drawn(1, 4)[0], candidate).clip_score.tolist() == [1]
 
@@ -176,8 +176,8 @@ def test_no_candidates(nothing: object) -> None:
     assert score(np.ones((0, 4)), np.ones((2, 4))).clip_score.shape == (0, 2)
 
 
-def test_equal_candidates_tie_wherever_they_stand() -> None:
-    """In any block, beside any others, and stand in their order."""
+def test_equal_candidates_tie_at_any_position() -> None:
+    """In any block and beside any others. They keep their order."""
     candidates = drawn(400, 300)
     candidates[[7, 130, 399]] = candidates[200]
     found = score(drawn(1, 300, 1)[0], candidates, block_rows=64)
@@ -189,8 +189,8 @@ def test_equal_candidates_tie_wherever_they_stand() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_takes_no_part(value: float) -> None:
-    """Its own scores are NaN, those of the others as if it were not there, and nothing warns."""
+def test_values_that_are_not_finite_are_left_out(value: float) -> None:
+    """Their own scores are NaN, those of the others are unaffected, and there are no warnings."""
     candidates = drawn(4, 6)
     broken = candidates.copy()
     broken[2, 3] = value
@@ -205,13 +205,13 @@ def test_what_is_not_finite_takes_no_part(value: float) -> None:
     assert np.isnan(nothing.cosine).all() and np.isnan(nothing.clip_score).all()
 
 
-def test_order_is_stable_with_what_has_no_score_last() -> None:
+def test_order_is_stable_and_puts_nan_last() -> None:
     assert order([1, 3, math.nan, 3, -math.inf, 2, math.nan]).tolist() == [1, 3, 5, 0, 4, 2, 6]
     assert order([]).tolist() == []
 
 
 def test_softmax_of_huge_and_tiny_logits() -> None:
-    """Nothing overflows, whatever the scale."""
+    """There is no overflow at any scale."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         np.testing.assert_allclose(softmax([1e308, 1e308, -1e308]), [0.5, 0.5, 0])
@@ -221,7 +221,7 @@ def test_softmax_of_huge_and_tiny_logits() -> None:
     assert softmax(np.empty((2, 0))).shape == (2, 0)
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------
+# --- refused inputs --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -237,25 +237,25 @@ def test_softmax_of_huge_and_tiny_logits() -> None:
     ],
     ids=["dim", "one-candidate-flat", "queries-3d", "candidates-3d", "scalar", "candidates-without-dim", "none-of-4"],
 )
-def test_shapes_that_do_not_fit(queries: np.ndarray, candidates: np.ndarray) -> None:
+def test_mismatched_shapes_are_refused(queries: np.ndarray, candidates: np.ndarray) -> None:
     with pytest.raises(ValueError, match="do not fit") as raised:
         score(queries, candidates)
     assert str(np.shape(candidates)) in str(raised.value)
 
 
 @pytest.mark.parametrize("scale", [0, -1, math.inf, math.nan, "100", "model", None, True, [100]])
-def test_scales_that_are_none(scale: object) -> None:
+def test_invalid_scales_are_refused(scale: object) -> None:
     with pytest.raises(SpecError) as refused:
         score(np.ones(3), np.ones((2, 3)), scale=scale)
     assert refused.value.option == "scale"
 
 
-def test_blocks_have_rows() -> None:
+def test_invalid_block_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="block_rows=0"):
         score(np.ones(3), np.ones((2, 3)), block_rows=0)
 
 
-def test_callers_vectors_are_unchanged() -> None:
+def test_the_callers_vectors_are_not_modified() -> None:
     vectors = drawn(5, 8).astype(np.float64)
     before = vectors.copy()
     score(vectors, vectors)

@@ -1,4 +1,4 @@
-"""The hot path: order, micro-batches, isolation of bad rows, memory, on the fake encoder."""
+"""The hot path on the fake encoder: order, micro-batches, isolation of bad rows, memory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _codes(outcomes: list) -> list[str | None]:
 
 @pytest.mark.parametrize("max_cache_bytes", [0, 2**20], ids=["without-cache", "with-cache"])
 def test_rows_come_back_once_and_in_order(max_cache_bytes: int) -> None:
-    """Texts, images, nulls and failures of any mixture: n in, n out, in the order of the input."""
+    """Any mixture of texts, images, nulls and failures: n in, n out, in the order of the input."""
     kinds = [
         (Item("text", None), "null"),
         (Item("text", "x"), None),
@@ -57,7 +57,7 @@ def test_rows_come_back_once_and_in_order(max_cache_bytes: int) -> None:
 
 
 def test_vectors_belong_to_their_rows() -> None:
-    """After batching, each row holds its own vector."""
+    """After batching, each row has its own vector."""
     texts = [f"text {n}" * (n % 5 + 1) for n in range(100)]
     vectors = load_encoder("fake::dim=12", max_batch_rows=9).embed_texts(texts)
     np.testing.assert_array_equal(vectors, np.stack([fake_text_vector(t, 12) for t in texts]))
@@ -75,8 +75,8 @@ def test_vectors_belong_to_their_rows() -> None:
     ],
     ids=["rows", "pixels", "bytes"],
 )
-def test_micro_batches_are_cut(limits: dict, sizes: list[int], tmp_path) -> None:
-    """By rows, by pixels and by bytes of what the model is given."""
+def test_the_size_of_micro_batches_is_limited(limits: dict, sizes: list[int], tmp_path) -> None:
+    """By rows, and by pixels and bytes of the model's input."""
     load_encoder(f"fake::log={tmp_path}", **limits).embed_images([SOME] * 10)
     assert [rows for _, rows in read_log(tmp_path).batches] == sizes
 
@@ -92,8 +92,8 @@ def test_out_of_memory_halves_once_and_remembers(tmp_path) -> None:
     assert stats.out_of_memory_retries == 1
 
 
-def test_only_a_row_that_does_not_fit_alone_fails() -> None:
-    """With room for no row at all, each fails as out_of_memory; nothing is raised."""
+def test_rows_that_do_not_fit_alone_fail() -> None:
+    """Without room for a single row, each fails as out_of_memory, and nothing is raised."""
 
     class Tiny(Model):
         dim, modalities = 2, frozenset({"text"})
@@ -107,8 +107,8 @@ def test_only_a_row_that_does_not_fit_alone_fails() -> None:
     assert _codes(outcomes) == [None, None, "out_of_memory", None]
 
 
-def test_a_retry_has_the_failed_calls_memory_back() -> None:
-    """Nothing of a call that ran out of memory is alive when its halves run: 3 of 8 rows fit, and 8 rows succeed."""
+def test_the_memory_of_a_failed_call_is_free_for_the_retry() -> None:
+    """Nothing of the call that ran out of memory is alive when its halves run: 3 rows fit, and all 8 succeed."""
     alive: weakref.WeakSet = weakref.WeakSet()
 
     class Activation:
@@ -128,7 +128,7 @@ def test_a_retry_has_the_failed_calls_memory_back() -> None:
     assert _codes(outcomes) == [None] * 8
 
 
-def test_one_row_that_is_too_large_does_not_slow_the_others() -> None:
+def test_a_row_that_is_too_large_does_not_limit_the_others() -> None:
     """After it, micro-batches are as large as before."""
     sizes = []
 
@@ -147,8 +147,8 @@ def test_one_row_that_is_too_large_does_not_slow_the_others() -> None:
     assert sizes == [8, 4, 2, 1, 1, 2, 4, 8]
 
 
-def test_a_row_of_many_items_is_bounded_too() -> None:
-    """3,000 images in one row are not all decoded before the first is encoded."""
+def test_a_row_of_many_items_is_limited_too() -> None:
+    """Not all of the 3,000 images in one row are decoded before the first is encoded."""
     alive: weakref.WeakSet = weakref.WeakSet()
     most = 0
 
@@ -174,20 +174,20 @@ def test_a_row_of_many_items_is_bounded_too() -> None:
     assert most <= 5 * 8
 
 
-def test_sounds_behind_captions_are_bounded_too() -> None:
-    """What a caption holds says nothing of the sounds behind it, of which none is known yet."""
+def test_audio_after_texts_is_limited_too() -> None:
+    """Small texts don't make the window assume small audio clips, before one was prepared."""
     window = Window(128, 1000)
-    window.see(Prepared(np.zeros(2, np.int8)), may_be_audio=False)
+    window.record(Prepared(np.zeros(2, np.int8)), may_be_audio=False)
     assert not window.is_full(127)
-    window.expect(100)
+    window.expect_audio(100)
     assert window.is_full(10) and not window.is_full(9)
-    window.see(Prepared(np.zeros(20, np.int8)), may_be_audio=True)
-    window.expect(100)
+    window.record(Prepared(np.zeros(20, np.int8)), may_be_audio=True)
+    window.expect_audio(100)
     assert window.is_full(50) and not window.is_full(49)
 
 
 def test_slow_uris_do_not_hold_up_others() -> None:
-    """While addresses hang, the rows behind them are embedded."""
+    """While some addresses hang, later rows are embedded."""
     options = {"max_batch_rows": 2, "allow_private_addresses": True, "fetch_timeout_s": 8, "fetch_threads": 8}
     with LoopbackServer() as server:
         embedded_before_the_end = []
@@ -197,15 +197,15 @@ def test_slow_uris_do_not_hold_up_others() -> None:
         for number, item in enumerate([*slow, *quick]):
             session.push(number, [item])
             embedded_before_the_end.append(stats.embedded)
-        assert embedded_before_the_end[-1] > 0  # with the slow ones taken first, nothing would be
+        assert embedded_before_the_end[-1] > 0  # it would be 0 if values were received in order
         assert not stats.failed
         done = session.flush()
     assert stats.failed == {"fetch_failed": 4} and stats.embedded == 20
     assert [f.token for f in done] == list(range(24))
 
 
-def test_a_session_that_failed_is_over() -> None:
-    """Later pushes say so instead of losing rows."""
+def test_a_session_cannot_be_used_after_an_error() -> None:
+    """Later pushes raise instead of losing rows."""
 
     class Breaking(Model):
         dim, modalities = 1, frozenset({"text"})
@@ -216,25 +216,25 @@ def test_a_session_that_failed_is_over() -> None:
     session = load_encoder(f"custom:{_importable(Breaking)}", max_batch_rows=1).session()
     with pytest.raises(DeviceError, match="gone"):
         session.push(1, [Item("text", "a")])
-    with pytest.raises(ClipmillError, match="this session ended with an error"):
+    with pytest.raises(ClipmillError, match="this session was closed or ended with an error"):
         session.push(2, [Item("text", "b")])
 
 
-def test_leaving_a_session_cancels_what_waits() -> None:
-    """URIs that nobody waits for any more are not fetched."""
+def test_leaving_a_session_cancels_pending_fetches() -> None:
+    """URIs whose results are no longer needed are not fetched."""
     options = {"allow_private_addresses": True, "fetch_timeout_s": 1, "fetch_threads": 1, "max_fetch_bytes": 999_999}
     with LoopbackServer() as server:
         with load_encoder("fake::", **options).session() as session:
             session.push(0, [Item("image", Uri(server.url("/slow")))])
             session.push(1, [Item("image", Uri(server.url("/photo.jpg")))])
-        # the one thread that fetches is free again after the first: what it takes next was asked for after the end
+        # the only fetching thread is free again after the first URI, and takes the next one that was not cancelled
         again = load_encoder("fake::", **options).embed_items([Item("image", Uri(server.url("/empty")))])
         assert _codes(again) == ["empty"]
         assert server.counts["/photo.jpg"] == 0
 
 
 def test_the_pixel_budget_is_fair() -> None:
-    """A large image is served before smaller ones that came later; what has no pixels never waits."""
+    """A large image is decoded before smaller ones that came later. Content without pixels never waits."""
     budget, order = PixelBudget(), []
 
     def use(name: str, pixels: int, started: threading.Event) -> None:
@@ -258,14 +258,14 @@ def test_the_pixel_budget_is_fair() -> None:
 
 
 def _importable(factory: type) -> str:
-    """Put a class where `custom:` finds it."""
+    """Make a class importable for `custom:`."""
     module = sys.modules.setdefault("own_encoders", type(sys)("own_encoders"))
     setattr(module, factory.__name__, factory)
     return f"own_encoders:{factory.__name__}"
 
 
-def test_a_model_that_breaks_its_promise_ends_the_job() -> None:
-    """A wrong number of vectors is no row's fault."""
+def test_a_model_that_returns_a_wrong_shape_ends_the_job() -> None:
+    """A wrong shape is not a failure of a row."""
 
     class Wrong(Model):
         dim, modalities = 2, frozenset({"text"})
@@ -278,7 +278,7 @@ def test_a_model_that_breaks_its_promise_ends_the_job() -> None:
 
 
 def test_a_vector_that_is_not_finite_is_a_failure() -> None:
-    """NaN and infinity never reach a dataset."""
+    """NaN and infinity never get into a dataset."""
 
     class Dividing(Model):
         dim, modalities = 1, frozenset({"text"})
@@ -295,8 +295,8 @@ def test_a_vector_that_is_not_finite_is_a_failure() -> None:
     assert outcomes[3].values[0] == 0.25
 
 
-def test_memory_in_flight_is_bounded() -> None:
-    """However many rows are pushed, only a few micro-batches' worth wait inside."""
+def test_the_number_of_rows_in_flight_is_limited() -> None:
+    """Only a few micro-batches of rows are held, however many are pushed."""
     session = load_encoder("fake::", max_batch_rows=8).session()
     waiting = 0
     for number in range(500):
@@ -306,8 +306,8 @@ def test_memory_in_flight_is_bounded() -> None:
     assert len(session.flush()) == waiting
 
 
-def test_a_slow_uri_does_not_let_rows_pile_up() -> None:
-    """Rows that are done wait for an older one only up to a bound."""
+def test_rows_waiting_for_a_slow_uri_are_limited() -> None:
+    """The number of finished rows that wait for an older one is limited."""
     options = {"max_batch_rows": 2, "allow_private_addresses": True, "fetch_timeout_s": 1}
     with LoopbackServer() as server:
         session = load_encoder("fake::", **options).session()
@@ -320,8 +320,8 @@ def test_a_slow_uri_does_not_let_rows_pile_up() -> None:
     assert _codes(done[0].outcomes) == ["fetch_failed"]
 
 
-def test_embed_texts_raises_for_what_embed_reports() -> None:
-    """The matrix form promises a vector for each row."""
+def test_embed_texts_raises_the_failures_that_embed_returns() -> None:
+    """A matrix needs a vector for each row."""
     encoder = load_encoder("fake::")
     with pytest.raises(EmbeddingError, match=r"row 1 could not be embedded \(and 1 more\): empty at tokenize"):
         encoder.embed_texts(["a", "", " "])
@@ -331,7 +331,7 @@ def test_embed_texts_raises_for_what_embed_reports() -> None:
 
 
 def test_normalizing_gives_length_one_and_shares_the_model() -> None:
-    """Specs that differ in limits and normalising share one loaded copy."""
+    """Specs that differ only in limits and normalisation share one loaded copy."""
     unload_all()
     before = count_loads()
     raw = load_encoder("fake::dim=5").embed_texts(["abc", "z"])
@@ -341,7 +341,7 @@ def test_normalizing_gives_length_one_and_shares_the_model() -> None:
 
 
 def test_loaded_once_under_many_threads(tmp_path) -> None:
-    """Sixteen threads that ask at once get one object."""
+    """Sixteen threads that call `load_encoder` at once get one object."""
     spec = EncoderSpec(f"fake::log={tmp_path}")
     found: list = []
     threads = [threading.Thread(target=lambda: found.append(load_encoder(spec))) for _ in range(16)]
@@ -351,14 +351,14 @@ def test_loaded_once_under_many_threads(tmp_path) -> None:
     assert read_log(tmp_path).loads == {os.getpid(): 1}
 
 
-def test_encoders_refuse_to_travel() -> None:
-    """Pickling an encoder says what to send instead."""
+def test_encoders_cannot_be_pickled() -> None:
+    """The error says what to send instead."""
     with pytest.raises(TypeError, match=r"load_encoder\(spec\)"):
         pickle.dumps(load_encoder("fake::"))
 
 
 def test_callers_data_is_not_changed() -> None:
-    """Arrays and documents are as they were."""
+    """Arrays and documents are not modified."""
     array = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     floats = array.astype(np.float32) / 255
     document = Document(tensor=array, tags={"a": 1})
@@ -371,16 +371,16 @@ def test_callers_data_is_not_changed() -> None:
     assert (document.tags, document.embedding) == before[2:]
 
 
-def test_long_texts_are_cut_and_counted_or_fail() -> None:
-    """on_long_text decides, on the real tokenizer."""
+def test_long_texts_are_truncated_and_counted_or_fail() -> None:
+    """Depending on `on_long_text`, with the real tokenizer."""
     long = "word " * 200
     outcome, short = load_encoder("demo").embed("text", [long, "short"])
     assert outcome.truncated and not short.truncated
     assert _codes(load_encoder("demo", on_long_text="fail").embed("text", [long, "short"])) == ["text_too_long", None]
 
 
-def test_limits_of_the_spec_are_kept() -> None:
-    """Characters and pixels beyond the limit are failures that name the option."""
+def test_limits_of_the_spec_are_enforced() -> None:
+    """Too many characters or pixels are failures that name the option."""
     encoder = load_encoder("demo", max_text_chars=10, max_image_pixels=100)
     failures = [*encoder.embed("text", ["x" * 11]), *encoder.embed("image", [encode(np.zeros((11, 10, 3), np.uint8))])]
     assert _codes(failures) == ["too_large", "too_large"]

@@ -1,4 +1,4 @@
-"""Equal values in a session: those that are known, and those that follow one that is still on its way."""
+"""Equal values in a session: cached ones, and followers of a leader that is still in flight."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def codes(outcomes: list) -> list[str | None]:
 
 
 def run(items: list[Item], model: str = "fake::dim=8", **options) -> tuple[list, Stats]:
-    """Embed items in rows of one, in one session."""
+    """Embed items in one session, each in a row of its own."""
     stats = Stats()
     with load_encoder(model, **options).session(stats) as session:
         done = [f for item in items for f in session.push(None, (item,))] + session.flush()
     return [f.outcomes[0] for f in done], stats
 
 
-def test_equal_values_are_encoded_once_in_one_session_and_over_several(tmp_path) -> None:
-    """While the first is on its way, and when it is there; counted as hits and misses."""
+def test_equal_values_are_encoded_once_within_and_across_sessions(tmp_path) -> None:
+    """While the first is in flight, and after it is done. Hits and misses are counted."""
     model = f"fake::dim=8&log={tmp_path}"
     texts = [f"text {n % 7}" for n in range(50)]
     outcomes, stats = run([Item("text", text) for text in texts], model)
@@ -46,8 +46,8 @@ def test_equal_values_are_encoded_once_in_one_session_and_over_several(tmp_path)
     assert read_log(tmp_path).rows == 7
 
 
-def test_values_of_one_row_are_equal_too(tmp_path) -> None:
-    """A row may hold its own followers, and those of rows before it."""
+def test_equal_values_in_one_row(tmp_path) -> None:
+    """A row may contain followers of its own values and of earlier rows."""
     rows = [["a", "b", "a", None, "a"], ["b", "c", " ", "c"], ["a"]]
     session = load_encoder(f"fake::dim=8&log={tmp_path}", max_batch_rows=2).session()
     done = [f for n, row in enumerate(rows) for f in session.push(n, [Item("text", t) for t in row])]
@@ -62,8 +62,8 @@ def test_values_of_one_row_are_equal_too(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("max_batch_rows", [1, 3, 32])
-def test_a_long_mixture_has_the_vectors_it_has_without_a_cache(max_batch_rows: int) -> None:
-    """Texts, pictures, sounds and what is wrong, drawn from a few: the same with the cache off, too small, and on."""
+def test_a_long_mixture_has_the_same_vectors_with_and_without_a_cache(max_batch_rows: int) -> None:
+    """Texts, images, audio and invalid values, with many repeats: the same with the cache off, too small, and on."""
     makers = [
         *(Item("text", f"text {n}") for n in range(9)),
         *(Item("image", png(n + 1, 2, (n, n, n))) for n in range(9)),
@@ -95,18 +95,18 @@ def test_a_long_mixture_has_the_vectors_it_has_without_a_cache(max_batch_rows: i
     assert on_stats.cache_hits > small_stats.cache_hits > 0
 
 
-def test_off_means_that_every_value_is_encoded(tmp_path) -> None:
+def test_without_a_cache_every_value_is_encoded(tmp_path) -> None:
     outcomes, stats = run([Item("text", "same")] * 10, f"fake::dim=8&log={tmp_path}", max_cache_bytes=0)
     assert codes(outcomes) == [None] * 10
     assert read_log(tmp_path).rows == 10
     assert (stats.cache_hits, stats.cache_misses) == (0, 0)
 
 
-# --- leaders that come to grief --------------------------------------------------------------------------------------
+# --- leaders that fail -----------------------------------------------------------------------------------------------
 
 
-def test_followers_of_a_value_that_fails_fail_as_it_does(tmp_path) -> None:
-    """Each with the reason, each counted; what failed is not remembered, and tried again later."""
+def test_followers_share_the_failure_of_their_leader(tmp_path) -> None:
+    """Each has the reason, and each is counted. Failures are not cached, so later values are tried again."""
     model = f"fake::dim=8&bad=poison&log={tmp_path}"
     items = [Item("text", text) for text in ("poison", "good", "poison", "good", "poison")]
     for times in (1, 2):
@@ -117,7 +117,7 @@ def test_followers_of_a_value_that_fails_fail_as_it_does(tmp_path) -> None:
         assert sum(rows == 1 for _, rows in read_log(tmp_path).batches) >= times
 
 
-def test_followers_of_what_cannot_be_decoded_fail_too() -> None:
+def test_followers_of_undecodable_content_fail_too() -> None:
     outcomes, stats = run([Item("image", b"no picture")] * 5)
     assert codes(outcomes) == ["undecodable"] * 5
     assert stats.failed == {"undecodable": 5}
@@ -125,15 +125,15 @@ def test_followers_of_what_cannot_be_decoded_fail_too() -> None:
 
 
 def test_followers_of_micro_batches_that_run_out_of_memory() -> None:
-    """Halved and tried again, the leaders' vectors are their followers' too; where one fits nowhere, both fail."""
+    """Followers get the vectors of leaders that succeed after halving, and the failures of those that never fit."""
     texts = [f"text {n % 12}" for n in range(36)]
     outcomes, stats = run([Item("text", text) for text in texts], "fake::dim=8&max_rows=3", max_batch_rows=12)
     np.testing.assert_array_equal([o.values for o in outcomes], [vector_of_text(text) for text in texts])
     assert stats.out_of_memory_retries > 0 and stats.cache_hits == 24
 
 
-def test_a_uri_is_fetched_once_for_all_that_name_it() -> None:
-    """In flight and later; a slow one holds up its followers, and no other rows are lost or in disorder."""
+def test_equal_uris_are_fetched_once() -> None:
+    """In flight and later. Followers wait for a slow URI, and no rows are lost or reordered."""
     with LoopbackServer() as server:
         server.files["/other.png"] = (png(4, 5, (6, 7, 8)), "image/png")
         photo, other = (Item("image", Uri(server.url(path))) for path in ("/photo.jpg", "/other.png"))
@@ -149,10 +149,10 @@ def test_a_uri_is_fetched_once_for_all_that_name_it() -> None:
 
 
 def test_followers_of_a_uri_that_cannot_be_fetched() -> None:
-    """All fail with it; the next session asks again."""
+    """All fail with it. The next session fetches it again."""
     with LoopbackServer() as server:
         missing = Item("image", Uri(server.url("/status/404")))
-        # of one row: the first cannot have failed yet when the second is pushed
+        # in one row, so that the first has not failed yet when the second is pushed
         row = [missing, Item("image", JPEG), missing]
         for times in (1, 2):
             with load_encoder("fake::dim=8", **LOCAL).session(stats := Stats()) as session:
@@ -162,8 +162,8 @@ def test_followers_of_a_uri_that_cannot_be_fetched() -> None:
             assert server.counts["/status/404"] == times
 
 
-def test_many_followers_of_a_slow_uri_are_bounded() -> None:
-    """They wait, as rows that are done do, up to the same number; then the slow one is waited for."""
+def test_the_number_of_followers_of_a_slow_uri_is_limited() -> None:
+    """They wait like finished rows, up to the same limit. After that, `push` waits for the slow URI."""
     with LoopbackServer() as server:
         slow = Item("image", Uri(server.url("/slow")))
         session = load_encoder("fake::dim=8", max_batch_rows=2, fetch_timeout_s=1, **LOCAL).session()
@@ -177,8 +177,8 @@ def test_many_followers_of_a_slow_uri_are_bounded() -> None:
     assert waiting <= 16 * 2
 
 
-def test_followers_of_one_value_are_bounded_in_bytes() -> None:
-    """What their callers hold counts, as if each were on its way."""
+def test_the_bytes_of_followers_are_limited() -> None:
+    """The bytes that their callers hold count as if each were in flight."""
     session = load_encoder("fake::dim=8", max_batch_rows=32, max_batch_bytes=1000).session()
     done, waiting = [], 0
     for number in range(200):
@@ -190,8 +190,8 @@ def test_followers_of_one_value_are_bounded_in_bytes() -> None:
     assert waiting <= 4
 
 
-def test_vectors_of_rows_that_wait_are_bounded_in_bytes() -> None:
-    """Known texts hold little, and their vectors more: rows of them do not pile up behind a slow URI."""
+def test_the_bytes_of_waiting_vectors_are_limited() -> None:
+    """Cached texts are small but their vectors are larger, so such rows must not pile up behind a slow URI."""
     known = [Item("text", f"text {n}") for n in range(20)]
     with LoopbackServer() as server:
         encoder = load_encoder("fake::dim=512", max_batch_bytes=2**17, fetch_timeout_s=1, **LOCAL)
@@ -206,11 +206,11 @@ def test_vectors_of_rows_that_wait_are_bounded_in_bytes() -> None:
     assert waiting <= 2 * 2**17 // (20 * 512 * 4) + 2
 
 
-# --- what is not mixed -----------------------------------------------------------------------------------------------
+# --- values that are kept apart --------------------------------------------------------------------------------------
 
 
-def test_one_may_read_a_file_and_the_other_may_not(tmp_path) -> None:
-    """A path that the job's reader listed is read; the same path in strangers' data stays refused."""
+def test_trusted_and_untrusted_paths_are_kept_apart(tmp_path) -> None:
+    """A path listed by the job's reader is read, and the same path in untrusted data is still refused."""
     path = tmp_path / "picture.png"
     path.write_bytes(png(2, 3, (4, 5, 6)))
     trusted, stranger = Item("image", Uri(str(path), trusted=True)), Item("image", Uri(str(path)))
@@ -220,7 +220,7 @@ def test_one_may_read_a_file_and_the_other_may_not(tmp_path) -> None:
 
 
 def test_the_same_bytes_as_a_text_and_as_something_else() -> None:
-    """What the owner says decides, for equal bytes as for others."""
+    """The declared media type decides, also for equal bytes."""
     data = png(2, 3, (4, 5, 6))
     items = [Item("auto", b"words", "text/plain"), Item("auto", b"words"), Item("auto", data), Item("audio", data)]
     outcomes, _ = run(items * 2, WITH_SOUNDS)
@@ -236,8 +236,8 @@ def test_a_text_that_is_also_a_uri() -> None:
     np.testing.assert_array_equal([o.values for o in outcomes], expected)
 
 
-def test_arrays_are_never_taken_for_each_other() -> None:
-    """They may be changed between two calls, which a cache could not see."""
+def test_arrays_are_not_cached() -> None:
+    """They may be modified between two calls, which a cache could not notice."""
     array = np.full((2, 3, 3), 10, np.uint8)
     encoder = load_encoder("fake::dim=8")
     before = encoder.embed_images([array])[0]
@@ -248,14 +248,14 @@ def test_arrays_are_never_taken_for_each_other() -> None:
 
 
 def test_specs_do_not_share_vectors() -> None:
-    """One model, two specs: what is normalised for one is not for the other."""
+    """Two specs of one model: one normalises, and the other does not."""
     raw = load_encoder("fake::dim=8").embed_texts(["abc"] * 2)
     unit = load_encoder("fake::dim=8", normalize=True).embed_texts(["abc"] * 2)
     np.testing.assert_array_equal(raw, [vector_of_text("abc")] * 2)
     np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, rtol=1e-6)
 
 
-def test_truncation_is_told_and_counted_for_every_equal_text() -> None:
+def test_truncation_is_flagged_and_counted_for_every_equal_text() -> None:
     outcomes, stats = run([Item("text", "word " * 80), Item("text", "short")] * 3)
     assert [o.truncated for o in outcomes] == [True, False] * 3
     assert stats.truncated_texts == 3
@@ -263,17 +263,17 @@ def test_truncation_is_told_and_counted_for_every_equal_text() -> None:
     assert outcomes[0].truncated and stats.truncated_texts == 1
 
 
-def test_sounds_that_are_equal_files(tmp_path) -> None:
+def test_equal_audio_files(tmp_path) -> None:
     outcomes, _ = run([Item("audio", wav(50)), Item("audio", wav(60))] * 3, f"{WITH_SOUNDS}&log={tmp_path}")
     np.testing.assert_array_equal([o.values for o in outcomes], [vector_of_wav(50), vector_of_wav(60)] * 3)
     assert read_log(tmp_path).rows == 2
 
 
-# --- vectors that are there already ----------------------------------------------------------------------------------
+# --- precomputed vectors ---------------------------------------------------------------------------------------------
 
 
-def test_given_vectors_pass_through_untouched(tmp_path) -> None:
-    """In their places, between what is embedded; counted as given, not as embedded."""
+def test_precomputed_vectors_are_passed_through(tmp_path) -> None:
+    """In order, between embedded values. They are counted as given, not as embedded."""
     given = Vector(np.array([1.0, 2, 3], np.float32))
     items = [Item("auto", given), Item("text", "x"), Item("auto", given), Item("text", " ")]
     outcomes, stats = run(items, f"fake::dim=8&log={tmp_path}")
@@ -283,8 +283,8 @@ def test_given_vectors_pass_through_untouched(tmp_path) -> None:
     assert read_log(tmp_path).rows == 1
 
 
-def test_threads_with_sessions_of_their_own_share_what_is_known(tmp_path) -> None:
-    """Every thread gets the right vectors; what is new to several at once may be encoded by each, and no more."""
+def test_sessions_in_several_threads_share_the_cache(tmp_path) -> None:
+    """Every thread gets the right vectors. A value that is new to several threads may be encoded once by each."""
     encoder = load_encoder(f"fake::dim=8&log={tmp_path}", max_batch_rows=5)
     texts = [f"text {n}" for n in range(40)]
     expected = np.stack([vector_of_text(text) for text in texts])

@@ -1,4 +1,4 @@
-"""Rows that are done are let go at once, not when the garbage collector comes by."""
+"""Finished rows are freed at once, without the garbage collector."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ PICTURE = np.full((20, 30, 3), 100, np.uint8)
 
 
 class Token:
-    """What can be seen to be gone."""
+    """A token that supports weak references."""
 
 
 @pytest.fixture
 def no_collector() -> Iterator[None]:
-    """Only counts of references let go."""
+    """Disable the garbage collector, so that only reference counts free objects."""
     gc.collect()
     gc.disable()
     yield
@@ -30,8 +30,8 @@ def no_collector() -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("max_cache_bytes", [0, 2**20], ids=["without-cache", "with-cache"])
-def test_rows_are_gone_when_their_caller_has_done_with_them(max_cache_bytes: int) -> None:
-    """Vectors, failures, equal rows and nulls alike: a token, which may hold a photograph, has no other holder."""
+def test_rows_are_freed_when_their_caller_drops_them(max_cache_bytes: int) -> None:
+    """Vectors, failures, equal rows and nulls alike: nothing else refers to a token, which may hold an image."""
     spec = EncoderSpec("fake::dim=4&bad=bad", max_batch_rows=4, max_cache_bytes=max_cache_bytes)
     session = load_encoder(spec).session(Stats())
     tokens = [Token() for _ in range(40)]
@@ -48,6 +48,6 @@ def test_rows_are_gone_when_their_caller_has_done_with_them(max_cache_bytes: int
         number = len(tokens)
         session.push(tokens.pop(), [kinds[number % len(kinds)], Item("text", f"text {number}")])
         held.append(seen[number - 1]() is not None)
-    assert any(held)  # most wait for others; whether the last one does depends on the threads that decode
+    assert any(held)  # most rows wait for others; whether the last one does depends on the decoding threads
     session.flush()
     assert [token() for token in seen] == [None] * len(seen)

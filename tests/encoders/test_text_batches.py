@@ -1,4 +1,4 @@
-"""Texts of about one length share a call of the model, whatever order they come in."""
+"""Texts of similar length share a call of the model, in whatever order they are pushed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from clipmill.models.model import ClipModel, Prepared
 
 
 class Echo:
-    """Gives back how long a text is, and notes the shapes of its calls."""
+    """Returns the length of each text, and records the shapes of its calls."""
 
     name, precision, device = "echo", "fp32", "cpu"
 
@@ -47,7 +47,7 @@ def embed(lengths: list[int], *, fixed_length: bool = False, **options: Any) -> 
 LENGTHS = [int(n) for n in np.random.default_rng(0).integers(5, 25, 1000)] + [77] * 40 + [6] * 500
 
 
-def test_texts_come_back_in_their_order_and_cost_what_they_have() -> None:
+def test_texts_come_back_in_order_and_cost_their_own_length() -> None:
     found, shapes = embed(LENGTHS)
     assert found == LENGTHS
     assert sum(rows for rows, _ in shapes) == len(LENGTHS)
@@ -59,12 +59,12 @@ def test_texts_come_back_in_their_order_and_cost_what_they_have() -> None:
     assert sum(len(some) * max(some) for some in in_order) > 1.5 * needed, "as they come they would cost more"
 
 
-def test_rows_of_a_call_are_what_the_spec_says_where_it_says() -> None:
+def test_max_batch_rows_limits_the_rows_of_a_call() -> None:
     found, shapes = embed(LENGTHS, max_batch_rows=8)
     assert found == LENGTHS and max(rows for rows, _ in shapes) == 8
 
 
-def test_towers_that_read_their_padding_have_plain_micro_batches() -> None:
+def test_towers_that_read_padding_get_micro_batches_in_order() -> None:
     found, shapes = embed(LENGTHS, fixed_length=True)
     assert len(found) == len(LENGTHS)
     assert set(shapes) <= {(32, 77), (len(LENGTHS) % 32, 77)}
@@ -89,7 +89,7 @@ def cut(lengths: list[int], max_rows: int, max_tokens: int | None) -> list[list[
 
 
 def test_cutting() -> None:
-    """Each token of padding counts; a text longer than all tokens of a call goes alone; equal lengths in order."""
+    """Padding counts. A text longer than `max_tokens` is alone in its call. Texts of equal length keep their order."""
     assert cut([3, 1, 3, 1], 9, 6) == [[(1, 1), (3, 1)], [(0, 3), (2, 3)]]
     assert cut([3, 1, 3, 1], 9, 100) == [[(1, 1), (3, 1), (0, 3), (2, 3)]]
     assert cut([9, 9, 2], 9, 5) == [[(2, 2)], [(0, 9)], [(1, 9)]]

@@ -1,4 +1,4 @@
-"""Equal values are embedded once: what counts as equal, for how long, and within which bounds."""
+"""The vector cache: which values are equal, when entries expire, and its limits."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from clipmill.encoders.vector_cache import URI_SECONDS, Key, VectorCache, key_of
 from clipmill.media.audio import Waveform
 
 ENTRY = 600 + 32 + 4
-"""What the vector of a text of one character takes: of eight float32, with its key and the objects around it."""
+"""Bytes of an entry with a text of one character and eight float32, including the key and Python objects."""
 
 
 class Clock:
-    """Seconds that pass when they are told to."""
+    """A clock that is set by the test."""
 
     now = 1000.0
 
@@ -35,11 +35,11 @@ def vector(*values: float) -> Vector:
     return Vector(np.resize(np.array(values, np.float32), 8))
 
 
-# --- what counts as equal --------------------------------------------------------------------------------------------
+# --- keys ------------------------------------------------------------------------------------------------------------
 
 
 def test_equal_contents_have_equal_keys() -> None:
-    """However they were made: of other strings, other bytes objects, long or short."""
+    """Also in other string and bytes objects, long or short."""
     for item, twin in [
         (Item("text", "a b"), Item("text", " ".join("ab"))),
         (Item("text", "long " * 100), Item("text", "".join(["long "] * 100))),
@@ -52,8 +52,8 @@ def test_equal_contents_have_equal_keys() -> None:
         assert hash(key_of(item)) == hash(key_of(twin))
 
 
-def test_what_differs_in_anything_has_another_key() -> None:
-    """In content, in modality, in what its owner says it is."""
+def test_values_that_differ_have_different_keys() -> None:
+    """In content, in modality, or in the declared media type."""
     long = "x" * 300
     items = [
         Item("text", "a"),
@@ -94,21 +94,21 @@ def test_what_differs_in_anything_has_another_key() -> None:
     ],
     ids=["null", "array", "sound", "vector", "number", "listed file"],
 )
-def test_what_may_change_or_is_no_content_is_not_looked_up(content: object) -> None:
+def test_values_that_may_change_have_no_key(content: object) -> None:
     assert key_of(Item("auto", content)) is None
 
 
-def test_keys_hold_no_contents() -> None:
-    """Of files, long texts and `data:` URIs only a digest is kept."""
+def test_keys_of_long_contents_are_digests() -> None:
+    """Of files, long texts and `data:` URIs."""
     for content in (b"x" * 10_000, "x" * 10_000, Uri("data:image/png;base64," + "x" * 10_000)):
         key = key_of(Item("auto", content))
         assert key is not None and len(repr(key)) < 300
 
 
-# --- bounds ----------------------------------------------------------------------------------------------------------
+# --- limits ----------------------------------------------------------------------------------------------------------
 
 
-def test_it_holds_as_much_as_it_may_and_forgets_what_was_not_asked_for_longest() -> None:
+def test_the_least_recently_used_entries_are_evicted() -> None:
     cache = VectorCache(3 * ENTRY)
     for letter in "abc":
         cache.put(text(letter), vector(ord(letter)))
@@ -122,8 +122,8 @@ def test_it_holds_as_much_as_it_may_and_forgets_what_was_not_asked_for_longest()
     assert cache.nbytes == 3 * ENTRY
 
 
-def test_its_bytes_are_those_of_its_entries() -> None:
-    """Whatever is put, asked for and put again, in any order, the bound holds and the count is right."""
+def test_nbytes_is_the_sum_of_the_entries() -> None:
+    """After any sequence of `put` and `get`, the limit holds and the sum is right."""
     cache, rng = VectorCache(20_000), np.random.default_rng(6)
     for number in rng.integers(0, 300, 3000):
         key = text(f"{number} " * int(1 + number % 90))
@@ -136,37 +136,37 @@ def test_its_bytes_are_those_of_its_entries() -> None:
     assert len(cache) > 10
 
 
-def test_a_vector_larger_than_all_of_it_pushes_nothing_out() -> None:
+def test_a_vector_larger_than_the_cache_evicts_nothing() -> None:
     cache = VectorCache(2 * ENTRY)
     cache.put(text("a"), vector(1))
     cache.put(text("b"), Vector(np.zeros(5000, np.float32)))
     assert cache.get(text("a")) is not None and cache.get(text("b")) is None
 
 
-def test_long_keys_count() -> None:
+def test_keys_count_toward_the_limit() -> None:
     cache = VectorCache(10**6)
     cache.put(text("x" * 200), vector(1))
     assert cache.nbytes == ENTRY + 4 * 199
 
 
-def test_nothing_is_kept_where_nothing_may_be() -> None:
+def test_a_cache_of_zero_bytes_keeps_nothing() -> None:
     cache = VectorCache(0)
     cache.put(text("a"), vector(1))
     assert not cache.enabled and len(cache) == 0 and cache.get(text("a")) is None
 
 
-def test_an_entry_keeps_no_micro_batch_alive() -> None:
-    """A row of a matrix is a view, which would hold all of it."""
+def test_entries_do_not_keep_their_micro_batch_alive() -> None:
+    """A row of a matrix is a view, which would keep the whole matrix."""
     matrix = np.ones((1000, 8), np.float32)
     cache = VectorCache(10**6)
     cache.put(text("a"), Vector(matrix[5]))
     assert cache._entries[text("a")].vector.values.base is None
 
 
-# --- age -------------------------------------------------------------------------------------------------------------
+# --- expiry ----------------------------------------------------------------------------------------------------------
 
 
-def test_uris_grow_old_and_texts_do_not() -> None:
+def test_uris_expire_and_texts_do_not() -> None:
     clock = Clock()
     cache = VectorCache(10**6, clock=clock)
     uri = key_of(Item("image", Uri("http://x/y")))
@@ -175,7 +175,7 @@ def test_uris_grow_old_and_texts_do_not() -> None:
         cache.put(key, vector(1))
     clock.now += URI_SECONDS - 1
     assert cache.get(uri) is not None
-    clock.now += 1  # that it was asked for makes it no younger
+    clock.now += 1  # reading an entry does not extend its lifetime
     assert cache.get(uri) is None
     assert len(cache) == 1 and cache.nbytes == ENTRY
     assert cache.get(text("a")) is not None
@@ -185,10 +185,10 @@ def test_uris_grow_old_and_texts_do_not() -> None:
     assert found is not None and found.values[0] == 2
 
 
-# --- whose values they are -------------------------------------------------------------------------------------------
+# --- ownership of values ---------------------------------------------------------------------------------------------
 
 
-def test_vectors_are_copied_on_the_way_in_and_out() -> None:
+def test_vectors_are_copied_on_put_and_get() -> None:
     cache, given = VectorCache(10**6), vector(1, 2)
     cache.put(text("a"), given)
     given.values[:] = -1
@@ -200,7 +200,7 @@ def test_vectors_are_copied_on_the_way_in_and_out() -> None:
     np.testing.assert_array_equal(second.values, vector(1, 2).values)
 
 
-def test_what_else_is_known_of_a_vector_stays() -> None:
+def test_the_other_attributes_of_a_vector_are_kept() -> None:
     cache = VectorCache(10**6)
     cache.put(text("a"), Vector(np.zeros(8, np.float32), truncated=True, media_type="text/plain", modality="text"))
     found = cache.get(text("a"))
@@ -209,8 +209,8 @@ def test_what_else_is_known_of_a_vector_stays() -> None:
 
 
 @pytest.mark.parametrize("max_cache_bytes", [0, 10**6], ids=["off", "on"])
-def test_a_caller_may_change_any_vector(max_cache_bytes: int) -> None:
-    """Equal values of one call and of the next have vectors of their own, leaders and followers alike."""
+def test_callers_may_modify_any_vector(max_cache_bytes: int) -> None:
+    """Equal values have separate vectors, within a call and across calls, for leaders and followers."""
     encoder = load_encoder("fake::dim=8", max_cache_bytes=max_cache_bytes, max_batch_rows=2)
     picture = png(2, 3, (1, 2, 3))
     for _ in range(3):
@@ -226,7 +226,7 @@ def test_a_caller_may_change_any_vector(max_cache_bytes: int) -> None:
 
 
 def test_many_threads_at_once() -> None:
-    """Each finds the right vector or none, and the bound holds."""
+    """Each gets the right vector or none, and the limit holds."""
     cache, wrong = VectorCache(50 * ENTRY), []
 
     def work(seed: int) -> None:

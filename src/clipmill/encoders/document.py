@@ -52,15 +52,6 @@ class Document:
         embedding: (dim,) float32, set by `Embed`.
         scores: Set by ranking.
         failures: Why this document, or one nested in it, could not be read or embedded.
-
-    Examples:
-        >>> from clipmill import Document, load_encoder
-        >>> document = Document(text="a dog", tags={"page": 3})
-        >>> document.tags
-        {'page': 3}
-        >>> (vector,) = load_encoder("fake::dim=4").embed_items([document.item()])
-        >>> vector.values
-        array([  5.,  97.,  32., 100.], dtype=float32)
     """
 
     text: str | None = None
@@ -214,12 +205,6 @@ class AccessPaths:
 
     Attributes:
         paths: One string of steps for each path; "" is the root.
-
-    Examples:
-        >>> from clipmill.encoders import AccessPaths, Document
-        >>> page = Document(text="page", chunks=[Document(text="one"), Document(text="two")])
-        >>> [(place, document.text) for place, document in AccessPaths.parse("@r,c").select(page)]
-        [('@r', 'page'), ('@c[0]', 'one'), ('@c[1]', 'two')]
     """
 
     paths: tuple[str, ...]

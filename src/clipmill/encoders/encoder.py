@@ -40,17 +40,6 @@ class Encoder:
         modalities: The modalities that it embeds: `text`, `image`, `audio`.
         device: The device it runs on: `cpu`, `cuda:0`, …
         resolved: What was resolved at load, for the provenance: runtime, precision, device, weights_sha256.
-
-    Examples:
-        >>> from clipmill import load_encoder
-        >>> encoder = load_encoder("fake::dim=4")
-        >>> encoder.dim, sorted(encoder.modalities)
-        (4, ['image', 'text'])
-        >>> vector, failure, null = encoder.embed("text", ["a dog", "", None])
-        >>> vector.values
-        array([  5.,  97.,  32., 100.], dtype=float32)
-        >>> print(failure)
-        empty at tokenize: the text is empty
     """
 
     def __init__(self, spec: EncoderSpec, loaded: Loaded) -> None:
@@ -102,19 +91,18 @@ class Encoder:
     def embed_items(self, items: Iterable[Item], stats: Stats | None = None) -> list[Outcome]:
         """Embed items of any kind.
 
+        >>> from clipmill.encoders import Item, load_encoder
+        >>> items = [Item("text", "a dog"), Item("text", None)]
+        >>> vector, null = load_encoder("fake::dim=4").embed_items(items)
+        >>> vector.values, null
+        (array([  5.,  97.,  32., 100.], dtype=float32), None)
+
         Args:
             items: The values to embed.
             stats: See `session`.
 
         Returns:
             One outcome for each item, in order: a `Vector`, a `Failure`, or None for null.
-
-        Examples:
-            >>> from clipmill.encoders import Item, load_encoder
-            >>> items = [Item("text", "a dog"), Item("text", None)]
-            >>> vector, null = load_encoder("fake::dim=4").embed_items(items)
-            >>> vector.values, null
-            (array([  5.,  97.,  32., 100.], dtype=float32), None)
         """
         with self.session(stats) as session:
             finished = [done for item in items for done in session.push(None, (item,))]
@@ -122,6 +110,11 @@ class Encoder:
 
     def embed(self, modality: Modality, values: Iterable[Any], stats: Stats | None = None) -> list[Outcome]:
         """Embed values of one modality. Failures are returned, not raised.
+
+        >>> from clipmill import load_encoder
+        >>> encoder = load_encoder("fake::dim=4")
+        >>> [type(outcome).__name__ for outcome in encoder.embed("text", ["a dog", "", None])]
+        ['Vector', 'Failure', 'NoneType']
 
         Args:
             modality: `text`, `image` or `audio`.
@@ -131,17 +124,16 @@ class Encoder:
 
         Returns:
             One outcome for each value, in order: a `Vector`, a `Failure`, or None for null.
-
-        Examples:
-            >>> from clipmill import load_encoder
-            >>> encoder = load_encoder("fake::dim=4")
-            >>> [type(outcome).__name__ for outcome in encoder.embed("text", ["a dog", "", None])]
-            ['Vector', 'Failure', 'NoneType']
         """
         return self.embed_items((item_of_value(modality, value) for value in values), stats)
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embed texts.
+
+        >>> from clipmill import load_encoder
+        >>> load_encoder("fake::dim=4").embed_texts(["a dog", "a cat"])
+        array([[  5.,  97.,  32., 100.],
+               [  5.,  97.,  32.,  99.]], dtype=float32)
 
         Args:
             texts: n strings.
@@ -151,17 +143,17 @@ class Encoder:
 
         Raises:
             EmbeddingError: If any text fails. `embed` returns failures as data instead.
-
-        Examples:
-            >>> from clipmill import load_encoder
-            >>> load_encoder("fake::dim=4").embed_texts(["a dog", "a cat"])
-            array([[  5.,  97.,  32., 100.],
-                   [  5.,  97.,  32.,  99.]], dtype=float32)
         """
         return self._matrix(self.embed("text", _checked(texts)))
 
     def embed_images(self, images: Sequence[Any]) -> np.ndarray:
         """Embed images.
+
+        >>> import numpy as np
+        >>> from clipmill import load_encoder
+        >>> image = np.full((20, 30, 3), 255, np.uint8)
+        >>> load_encoder("fake::dim=4").embed_images([image])
+        array([[ 20.,  30., 255., 255.]], dtype=float32)
 
         Args:
             images: n images: encoded bytes, (H, W, 3) arrays, Pillow images or URIs.
@@ -171,18 +163,17 @@ class Encoder:
 
         Raises:
             EmbeddingError: If any image fails. `embed` returns failures as data instead.
-
-        Examples:
-            >>> import numpy as np
-            >>> from clipmill import load_encoder
-            >>> image = np.full((20, 30, 3), 255, np.uint8)
-            >>> load_encoder("fake::dim=4").embed_images([image])
-            array([[ 20.,  30., 255., 255.]], dtype=float32)
         """
         return self._matrix(self.embed("image", _checked(images)))
 
     def embed_audios(self, audios: Sequence[Any]) -> np.ndarray:
         """Embed audio clips.
+
+        >>> import numpy as np
+        >>> from clipmill import load_encoder
+        >>> silence = np.zeros(16_000, np.float32)
+        >>> load_encoder("fake::dim=4&modalities=audio").embed_audios([(silence, 16_000)]).tolist()
+        [[1.0, 16000.0, 16000.0, 0.0]]
 
         Args:
             audios: n clips: encoded bytes (WAV, FLAC, OGG, MP3), URIs, or pairs (waveform, sample rate). A waveform is
@@ -193,13 +184,6 @@ class Encoder:
 
         Raises:
             EmbeddingError: If any clip fails. `embed` returns failures as data instead.
-
-        Examples:
-            >>> import numpy as np
-            >>> from clipmill import load_encoder
-            >>> silence = np.zeros(16_000, np.float32)
-            >>> load_encoder("fake::dim=4&modalities=audio").embed_audios([(silence, 16_000)])
-            array([[1.0e+00, 1.6e+04, 1.6e+04, 0.0e+00]], dtype=float32)
         """
         return self._matrix(self.embed("audio", _checked(audios)))
 

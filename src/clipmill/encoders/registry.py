@@ -65,14 +65,6 @@ def load_encoder(
     Raises:
         WeightsError: If the weights cannot be obtained or do not match the model.
         DeviceError: If the requested device does not exist.
-
-    Examples:
-        >>> from clipmill import EncoderSpec, load_encoder
-        >>> encoder = load_encoder("fake::dim=4")
-        >>> encoder
-        Encoder('fake::dim=4', dim=4, device='cpu')
-        >>> encoder is load_encoder(EncoderSpec("fake::dim=4"))
-        True
     """
     spec = EncoderSpec.of(spec, **options)
     device = _resolve_device(spec)

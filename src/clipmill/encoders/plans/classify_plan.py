@@ -1,4 +1,4 @@
-"""What of a row or document is classified, and where the labels go: the same for every engine."""
+"""Zero-shot classification of rows and documents: which values are classified, and where the labels go."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from .plan import DocumentPlan, NewColumn, PlanResult, RowPlan
 from .row_values import Getter
 
 SUFFIX = "_labels"
-"""What the column of labels adds to the name of what was classified."""
+"""Suffix of the columns of labels, after the name of the classified column."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ClassifyPlan(RowPlan):
-    """Rows of which columns are classified.
+    """Classifies columns of rows.
 
     Attributes:
-        columns: Which, as what, and where their labels go.
-        labels: What is told apart.
+        columns: The columns, their modalities, and the names of the columns of labels.
+        labels: The labels to choose from.
     """
 
     columns: ColumnPlan
@@ -39,7 +39,7 @@ class ClassifyPlan(RowPlan):
 
     @property
     def key(self) -> str:  # type: ignore[override]
-        """Column that names a row in its failures."""
+        """Column that identifies a row in its failures."""
         return self.columns.key
 
     @property
@@ -49,7 +49,7 @@ class ClassifyPlan(RowPlan):
 
     @property
     def added(self) -> list[NewColumn]:
-        """See `RowPlan`; of an array a list of labels for each element."""
+        """See `RowPlan`. An array column gets a list of labels for each element."""
         return self.columns.new_columns("labels")
 
     def tool(self, encoder: Encoder) -> Classifier:
@@ -61,11 +61,11 @@ class ClassifyPlan(RowPlan):
         return self.columns.items(source)
 
     def result(self, source: Getter, outcomes: Sequence[Outcome], tool: Classifier) -> PlanResult:
-        """See `Plan`: of each column a list of `label`, `clip_score`, `cosine`, best first."""
+        """See `Plan`. Each column gets a list of `label`, `clip_score` and `cosine`, best first."""
         return self.columns.result(source, [tool.classify(outcome) for outcome in outcomes])
 
     def made(self, value: Mapping[str, Any]) -> list[Any]:
-        """See `Plan`; an array column has one for each element."""
+        """See `Plan`. An array column has one value for each element."""
         found: list[Any] = []
         for name in self.columns.outputs:
             labels = value.get(name)
@@ -80,11 +80,11 @@ class ClassifyPlan(RowPlan):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DocumentClassifyPlan(DocumentPlan):
-    """Documents that are classified; in files their labels are a column instead of the tag.
+    """Classifies documents. Their labels become a tag; in files, they become a column instead.
 
     Attributes:
-        documents: Which of a tree, and what stays in them.
-        labels: What is told apart.
+        documents: The documents of a tree to classify, and whether they keep their content.
+        labels: The labels to choose from.
     """
 
     documents: DocumentEmbedPlan
@@ -93,7 +93,7 @@ class DocumentClassifyPlan(DocumentPlan):
 
     @property
     def keep_content(self) -> bool:  # type: ignore[override]
-        """Whether `blob` and `tensor` stay in what comes out."""
+        """Whether results keep `blob` and `tensor`."""
         return self.documents.keep_content
 
     @property
@@ -110,9 +110,9 @@ class DocumentClassifyPlan(DocumentPlan):
         return Classifier(self.labels, encoder)
 
     def items(self, source: Document) -> list[Item]:
-        """Return what is classified: as `DocumentEmbedPlan.items`, but an embedding that is there already is used.
+        """Return the items to classify: those of `DocumentEmbedPlan.items`, but existing embeddings are used.
 
-        A document with a tag of the labels' name fails: nothing of its own is written over.
+        A document that already has a tag `labels` fails, since its own tag would be overwritten.
         """
         return [] if source.failures else [_item_of(inner) for inner in self.precomputed(source)]
 
@@ -121,11 +121,11 @@ class DocumentClassifyPlan(DocumentPlan):
         return [inner for _, inner in self.documents.select(document)]
 
     def result(self, source: Document, outcomes: Sequence[Outcome], tool: Classifier) -> PlanResult:
-        """See `Plan`: labels are the tag `labels`, a list of `label`, `clip_score`, `cosine`, best first."""
+        """See `Plan`. The tag `labels` is a list of `label`, `clip_score` and `cosine`, best first."""
         return self.documents.result(source, [tool.classify(outcome) for outcome in outcomes])
 
     def made(self, value: Document) -> list[Any]:
-        """See `Plan`; a place that failed has none, whatever tag it came with."""
+        """See `Plan`. A document that failed has no labels, even if it came with such a tag."""
         failed = {failure.column or "@r" for failure in value.failures}
         found = [inner.tags.get(LABELS_TAG) for place, inner in self.documents.select(value) if place not in failed]
         return [labels for labels in found if labels is not None]
@@ -137,13 +137,15 @@ class DocumentClassifyPlan(DocumentPlan):
 
 def _item_of(document: Document) -> Item:
     if LABELS_TAG in document.tags:
-        message = f"the document has a tag {LABELS_TAG!r}, where its labels go: rename or remove it before"
+        message = (
+            f"the document already has a tag {LABELS_TAG!r}, which the labels would overwrite: rename or remove it"
+        )
         return Item("auto", failure=RowError(Stage.READ, Code.MALFORMED, message))
     return document_item(document)
 
 
 def _scoring(labels: LabelSet) -> dict[str, Any]:
-    """Return what made the scores; thousands of labels are identified by their number and their hash."""
+    """Return the settings that determine the scores. Labels are identified by their number and hash."""
     digest = hashlib.sha256(json.dumps(labels.labels).encode()).hexdigest()
     about = {"labels": len(labels.labels), "labels_sha256": digest, "templates": list(labels.templates)}
     return {"scale": labels.scale, "top_k": labels.top_k, **about}

@@ -1,4 +1,4 @@
-"""Which columns of a row, or documents of a tree, are embedded, and where the vectors go."""
+"""Embedding of rows and documents: which columns, or documents of a tree, and where the vectors go."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ FAILURES_COLUMN = "embedding_failures"
 EMBEDDING = "embedding"
 
 TRUNCATED_TAG = "truncated"
-"""Tag that is set on documents whose text was cut to the context length."""
+"""Tag of documents whose text was cut to the context length."""
 
 LABELS_TAG = "labels"
-"""Tag of documents that were classified: their best labels."""
+"""Tag of classified documents, with their best labels."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Column:
     Attributes:
         modality: `text`, `image` or `audio`.
         output: Name of the column of vectors; `<column>_embedding` if None.
-        truncated: Name of a boolean column that flags texts cut to the context length; none if None.
+        truncated: Name of a boolean column that flags texts cut to the context length. No such column if None.
     """
 
     modality: Modality
@@ -45,11 +45,11 @@ class Column:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ColumnPlan(RowPlan):
-    """The columns of a job, checked.
+    """Embeds columns of rows.
 
     Attributes:
-        columns: By path (`photo`, or `page.photo` into a struct), with every output named.
-        key: Column that names a row in its failures; rows without it are not named.
+        columns: The columns by path (`photo`, or `page.photo` into a struct), all with an output name.
+        key: Column that identifies a row in its failures. A row without it is not identified.
     """
 
     columns: dict[str, Column]
@@ -67,19 +67,20 @@ class ColumnPlan(RowPlan):
         key: str = "id",
         suffix: str = SUFFIX,
     ) -> ColumnPlan:
-        """Check the columns of a call.
+        """Check the columns of a call, and complete the names of their outputs.
 
         Args:
-            columns: Kind (or `Column`) by path.
+            columns: Modality or `Column` by path.
             spec: If given, columns that its model cannot embed are refused.
-            key: Column that names a row in its failures.
-            suffix: What an output that is not named adds to its column's name.
+            key: Column that identifies a row in its failures.
+            suffix: Default outputs are the column's name with this suffix.
 
         Raises:
-            SpecError: If there is none, a kind is unknown, an output is named twice, or the model lacks the tower.
+            SpecError: If there are no columns, a modality is unknown, two outputs have one name, or the model lacks a
+                tower.
         """
         if not (isinstance(columns, Mapping) and all(isinstance(path, str) for path in columns)):
-            raise SpecError(f"columns is a mapping such as {{'photo': 'image'}}, got {columns!r}")
+            raise SpecError(f"columns must be a mapping such as {{'photo': 'image'}}, got {columns!r}")
         if not columns:
             raise SpecError(
                 setting("columns", {}) + " names nothing to embed",
@@ -97,12 +98,12 @@ class ColumnPlan(RowPlan):
             plan[path] = dataclasses.replace(column, output=column.output or path.replace(".", "_") + suffix)
         names = [name for column in plan.values() for name in (column.output, column.truncated) if name]
         if len(set(names)) < len(names):
-            raise SpecError(f"two columns would be written under one name: {sorted(names)}")
+            raise SpecError(f"two output columns have the same name: {sorted(names)}")
         return cls(plan, key)
 
     @property
     def outputs(self) -> dict[str, Column]:
-        """The columns by the name of their vectors."""
+        """The columns by output name."""
         return {str(column.output): column for column in self.columns.values()}
 
     @property
@@ -112,11 +113,11 @@ class ColumnPlan(RowPlan):
 
     @property
     def added(self) -> list[NewColumn]:
-        """See `RowPlan`: vectors, each followed by its flag where one is asked for."""
+        """See `RowPlan`. Each column of vectors is followed by its flag, if it has one."""
         return self.new_columns("vector")
 
     def new_columns(self, holds: Literal["vector", "labels"]) -> list[NewColumn]:
-        """Return the columns that are added, each followed by its flag where one is asked for."""
+        """Return the new columns, each followed by its flag, if it has one."""
         added: list[NewColumn] = []
         for path, column in self.columns.items():
             added.append(NewColumn(str(column.output), holds, path, column.modality))
@@ -127,15 +128,15 @@ class ColumnPlan(RowPlan):
         """Return the items of a row.
 
         Args:
-            source: Returns the value at a path.
+            source: The row's getter.
 
         Returns:
-            One item for each column, or as many as it has elements for an array (a list or tuple), in order.
+            One item for each column, in order. An array column (a list or tuple) has one for each element.
         """
         return [item for path, column in self.columns.items() for item in _items(source, path, column)]
 
     def places(self, source: Getter) -> list[str]:
-        """Return where each of a row's `items` stands: `caption`, or `captions[3]` of an array."""
+        """Return the place of each of a row's `items`: `caption`, or `captions[3]` in an array."""
         found: list[str] = []
         for path, column in self.columns.items():
             length = _array_length(value_or_none(source, path), column.modality)
@@ -143,7 +144,7 @@ class ColumnPlan(RowPlan):
         return found
 
     def result(self, source: Getter, outcomes: Sequence[Outcome | Classified], tool: Any = None) -> PlanResult:
-        """See `Plan`; outcomes that were classified give lists of labels."""
+        """See `Plan`. For classified outcomes, the values are lists of labels."""
         values: dict[str, Any] = {}
         failures: list[Failure] = []
         remaining = iter(outcomes)
@@ -151,7 +152,7 @@ class ColumnPlan(RowPlan):
             length = _array_length(value_or_none(source, path), column.modality)
             own = [next(remaining)] if length is None else [next(remaining) for _ in range(length)]
             for number, outcome in enumerate(own):
-                if isinstance(outcome, Failure):  # few do: only they ask for the row's name
+                if isinstance(outcome, Failure):  # only failures need the row's name, and they are rare
                     place = path if length is None else f"{path}[{number}]"
                     failures.append(outcome.at(column=place, row=row_name(source, self.key)))
             vectors = [o.values if isinstance(o, Vector | Labelled) else None for o in own]
@@ -161,7 +162,7 @@ class ColumnPlan(RowPlan):
         return PlanResult(values, failures)
 
     def made(self, value: Mapping[str, Any]) -> list[Any]:
-        """See `Plan`; an array column has one for each element."""
+        """See `Plan`. An array column has one vector for each element."""
         values = [value.get(str(column.output)) for column in self.columns.values()]
         return [vector for one in values for vector in (one if isinstance(one, list) else [one])]
 
@@ -172,11 +173,11 @@ class ColumnPlan(RowPlan):
 
 
 def _array_length(value: Any, modality: str) -> int | None:
-    """Return how many values an array holds, None for what is one value; numbers alone are one sound's samples."""
+    """Return the length of an array of values, or None for a single value, such as the samples of one audio clip."""
     if not isinstance(value, list | tuple):
         return None
-    is_sound = modality == "audio" and (is_pair(value) or (value and isinstance(value[0], int | float)))
-    return None if is_sound else len(value)
+    is_clip = modality == "audio" and (is_pair(value) or (value and isinstance(value[0], int | float)))
+    return None if is_clip else len(value)
 
 
 def _items(get: Getter, path: str, column: Column) -> list[Item]:
@@ -189,26 +190,26 @@ def _items(get: Getter, path: str, column: Column) -> list[Item]:
     return [item_of_value(column.modality, element) for element in values]
 
 
-_parse = functools.lru_cache(maxsize=64)(AccessPaths.parse)  # asked for twice for every document
+_parse = functools.lru_cache(maxsize=64)(AccessPaths.parse)  # called twice for every document
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DocumentEmbedPlan(DocumentPlan):
-    """How documents are embedded, checked.
+    """Embeds documents.
 
     Attributes:
-        access_paths: Which documents of a tree, in docarray's syntax; `@r` is the document itself.
-        keep_content: Whether `blob` and `tensor` stay in what comes out.
+        access_paths: The documents of a tree to embed, in docarray's syntax; `@r` is the document itself.
+        keep_content: Whether results keep `blob` and `tensor`.
 
     Raises:
-        SpecError: If `access_paths` is none.
+        SpecError: If `access_paths` is invalid.
     """
 
     access_paths: str = "@r"
     keep_content: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse an access path that is none before any worker sees it."""
+        """Check the access paths before the plan is sent to workers."""
         _parse(self.access_paths)
 
     @property
@@ -221,24 +222,24 @@ class DocumentEmbedPlan(DocumentPlan):
         return [NewColumn(EMBEDDING, "vector")]
 
     def items(self, source: Document) -> list[Item]:
-        """Return what of a document is embedded.
+        """Return the items of a document.
 
         Returns:
-            One item for each document that `access_paths` reaches, in order; none where reading it failed already.
+            One item for each document that `access_paths` selects, in order. None if the root could not be read.
         """
         return [] if source.failures else [inner.item() for _, inner in self.select(source)]
 
     def places(self, source: Document) -> list[str]:
-        """Return where each of a document's `items` stands: `@r`, `@m[3]`."""
+        """Return the place of each of a document's `items`: `@r`, `@m[3]`."""
         return [] if source.failures else [place for place, _ in self.select(source)]
 
     def result(self, source: Document, outcomes: Sequence[Outcome | Classified], tool: Any = None) -> PlanResult:
         """See `Plan`.
 
         Returns:
-            A copy with `embedding` (the tag `labels`, where it was classified) and, where it was not known, `mime_type`
-            set on every document that was embedded; a cut text has the tag `truncated`. `failures` of the root says
-            what failed, each with its place (`@m[3]`; None is the root) and the root's key.
+            A copy. Each embedded document in it has `embedding` (the tag `labels` if it was classified) and a
+            `mime_type`, and the tag `truncated` if its text was cut. The root's `failures` have the place of what
+            failed (`@m[3]`; None is the root) and the root's key.
         """
         result = source.copy()
         key = source.key() or None
@@ -255,7 +256,7 @@ class DocumentEmbedPlan(DocumentPlan):
         return PlanResult(result, result.failures)
 
     def made(self, value: Document) -> list[Any]:
-        """See `Plan`; those of matches and chunks too."""
+        """See `Plan`. Includes the vectors of matches and chunks."""
         own = [] if value.embedding is None else [value.embedding]
         return own + [vector for inner in (*value.matches, *value.chunks) for vector in self.made(inner)]
 
@@ -264,7 +265,7 @@ class DocumentEmbedPlan(DocumentPlan):
         return {"columns": None, "access_paths": self.access_paths}
 
     def select(self, document: Document) -> list[tuple[str, Document]]:
-        """Return the documents that `access_paths` reaches, each with its place (`@m[3]`; `@r` is the root itself)."""
+        """Return the documents that `access_paths` selects, each with its place (`@m[3]`; `@r` is the root itself)."""
         return list(_parse(self.access_paths).select(document))
 
 

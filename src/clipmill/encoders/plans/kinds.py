@@ -1,4 +1,4 @@
-"""What values of a row are to be ranked as: a modality, a vector that is there already, or what they look like."""
+"""Kinds of queries and candidates: a modality, a precomputed vector, or `auto`, and their conversion to items."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from ..outcome import Vector
 
 Kind = Literal["auto", "text", "image", "audio", "vector"]
 KINDS: tuple[Kind, ...] = ("auto", "text", "image", "audio", "vector")
-"""`text`, `image` and `audio` are columns as `embed` takes them: strings in the last two are URIs. `vector` is a vector
-of the same model. `auto` takes a string for a text, tells bytes and arrays by their content, and takes a struct for a
-document: of `text`, `uri`, `blob` (or `bytes`), `tensor`, `embedding`, `mime_type`. A struct of Spark's `image` source
-is the image, and one of samples and their rate is the sound."""
+"""`text`, `image` and `audio` accept the same values as in `embed`: a string in the last two is a URI. `vector` is a
+vector of the same model. With `auto`, a string is a text, bytes and arrays are identified by their content, and a
+struct is a document with `text`, `uri`, `blob` (or `bytes`), `tensor`, `embedding` or `mime_type`. However, a struct of
+Spark's `image` source is an image, and a struct of samples and sample rate is an audio clip."""
 
 CONTENT = ("text", "uri", "blob", "bytes", "path", "tensor", "embedding")
-"""Fields of which a struct that is ranked as a document has at least one."""
+"""A struct that is ranked as a document has at least one of these fields."""
 
 _SPARK_IMAGE = frozenset({"height", "width", "nChannels", "data"})
 
 
 def check_kind(name: str, kind: Any, spec: EncoderSpec) -> None:
-    """Refuse a kind that there is not, or that the model cannot embed.
+    """Check a kind.
 
     Args:
-        name: The option that it was given as.
-        kind: What was given.
+        name: The option's name.
+        kind: The given kind.
         spec: The encoder.
 
     Raises:
-        SpecError: Saying what is allowed.
+        SpecError: If the kind is unknown, or the model cannot embed it.
     """
     if kind not in KINDS:
         raise SpecError(setting(name, kind) + f" must be one of {', '.join(map(repr, KINDS))}")
@@ -47,13 +47,13 @@ def check_kind(name: str, kind: Any, spec: EncoderSpec) -> None:
 
 
 def check_names(names: dict[str, object]) -> None:
-    """Refuse names of columns that are none.
+    """Check that names of columns are non-empty strings.
 
     Args:
-        names: What was given, by option.
+        names: The given names, by option.
 
     Raises:
-        SpecError: Naming the option.
+        SpecError: If one is not. The message names the option.
     """
     for option, name in names.items():
         if not isinstance(name, str) or not name:
@@ -61,14 +61,14 @@ def check_names(names: dict[str, object]) -> None:
 
 
 def item_of_kind(kind: Kind, value: Any) -> Item:
-    """Make an item of a query or a candidate.
+    """Convert a query or a candidate to an item.
 
     Args:
-        kind: What it is.
-        value: As `KINDS` says. None is null; a `RowError` is a value that could not be read.
+        kind: Its kind.
+        value: A value of that kind: see `KINDS`. None is null; a `RowError` is a value that could not be read.
 
     Returns:
-        The item; a value that fits no kind becomes an item that fails.
+        The item. A value that is not of that kind becomes an item with a failure.
     """
     if value is None:
         return Item("auto")
@@ -85,30 +85,29 @@ def item_of_kind(kind: Kind, value: Any) -> Item:
 
 
 def vector_item(value: Any, modality: str | None = None) -> Item:
-    """Make an item of a vector that is there already.
+    """Convert a precomputed vector to an item.
 
     Args:
         value: (dim,) numbers.
-        modality: What it was made of, where that is known.
+        modality: The modality of its content, if known.
 
     Raises:
-        RowError: If it is no list of numbers.
+        RowError: If it is not a list of numbers.
     """
     try:
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and fails as such
+        with np.errstate(over="ignore"):  # values beyond float32 become infinite, and the vector fails later
             values = np.asarray(value, np.float32)
-    except (TypeError, ValueError, OverflowError) as err:  # the last: a whole number that no float holds
-        # not numpy's own words: they repeat the content
+    except (TypeError, ValueError, OverflowError) as err:  # OverflowError: an integer beyond the range of floats
+        # without numpy's message, which quotes the content
         given = f"a vector is a flat list of numbers, got {type(value).__name__}"
         raise RowError(Stage.READ, Code.UNSUPPORTED, given) from err
     return Item("auto", Vector(values, modality=modality))
 
 
 def document_item(document: Document) -> Item:
-    """Return what of a document is ranked: its embedding if it has one, else its content; what could not be read fails.
+    """Return the item by which a document is ranked: its embedding if it has one, else its content.
 
-    Returns:
-        The item.
+    A document that could not be read gives an item with the same failure.
     """
     if document.failures or document.embedding is None:
         return document.item()
@@ -120,19 +119,19 @@ def document_item(document: Document) -> Item:
 
 
 def modality_of_struct(fields: Collection[str]) -> Literal["image", "audio"] | None:
-    """Return what a struct is that holds decoded content: Spark's image, or a sound's samples with their rate.
+    """Return the modality of a struct with decoded content: Spark's image, or audio samples with their rate.
 
     Args:
-        fields: Their names.
+        fields: The names of the struct's fields.
 
     Returns:
-        None for other structs, such as documents.
+        The modality. None for other structs, such as documents.
     """
     names = set(fields)
     if names >= _SPARK_IMAGE:
         return "image"
-    is_sound = names <= AUDIO_FIELDS and not names.isdisjoint(AUDIO_SAMPLES) and not names.isdisjoint(AUDIO_RATES)
-    return "audio" if is_sound else None
+    is_audio = names <= AUDIO_FIELDS and not names.isdisjoint(AUDIO_SAMPLES) and not names.isdisjoint(AUDIO_RATES)
+    return "audio" if is_audio else None
 
 
 def _item_of_any(value: Any) -> Item:
@@ -147,8 +146,8 @@ def _item_of_any(value: Any) -> Item:
         raise RowError(
             Stage.READ,
             Code.UNSUPPORTED,
-            "of kind 'auto' a value is a string (a text), bytes, an array of pixels, or a struct of text, uri, blob, …;"
-            f" got {type(value).__name__}; vectors that were made before are of kind 'vector'",
+            "a value of kind 'auto' is a string (a text), bytes, an array of pixels, or a struct of text, uri, blob, …;"
+            f" got {type(value).__name__}; precomputed vectors are of kind 'vector'",
         )
     return Item("auto", bytes(value) if isinstance(value, bytearray | memoryview) else value)
 
@@ -158,7 +157,7 @@ def _document_of(struct: Mapping[str, Any]) -> Document:
         raise RowError(
             Stage.READ,
             Code.UNSUPPORTED,
-            f"a struct that is ranked as a document has one of {', '.join(CONTENT)}; got {sorted(map(str, struct))}",
+            f"a struct ranked as a document needs one of {', '.join(CONTENT)}; got {sorted(map(str, struct))}",
         )
     plain = {name: struct[name] for name in ("text", "uri", "mime_type") if struct.get(name) is not None}
     if "uri" not in plain and struct.get("path") is not None:

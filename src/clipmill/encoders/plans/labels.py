@@ -1,4 +1,4 @@
-"""Zero-shot classification: labels, the templates around them, and one vector for each label."""
+"""Labels of zero-shot classification: their templates, their vectors, and classifying a vector."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from .scores import SCALE, Scale, order, softmax, unit_cosines, unit_rows
 
 PLACEHOLDER = "{}"
 TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "a close-up of a {}.", "a drawing of a {}.", "{}")
-"""What stands around a label unless templates are given: short, for photographs and drawings alike. OpenAI's eighty for
-ImageNet, where they are wanted, are given as a file, one a line."""
-_THEMSELVES = {
+"""The default templates: a few, for photographs and drawings. To use OpenAI's eighty templates for ImageNet, give a
+file with one per line."""
+_HINTS = {
     "labels": by_surface(python="labels themselves go into a list", flags="labels themselves are given as a,b,c"),
     "templates": by_surface(python="templates themselves go into a list", flags="templates go into a file, one a line"),
 }
@@ -36,16 +36,16 @@ _THEMSELVES = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LabelSet:
-    """The labels of a classification; small and picklable, the only thing of it that travels.
+    """The labels of a classification and its options. Small and picklable: workers compute the vectors from it.
 
-    A label's vector is made as in the CLIP paper (Radford et al. 2021, section 3.1.4): every template is filled in and
-    embedded, the vectors are normalised, averaged, and the mean is normalised.
+    A label's vector is computed as in the CLIP paper (Radford et al. 2021, section 3.1.4): every template is filled in
+    and embedded, the vectors are normalised and averaged, and the mean is normalised.
 
     Attributes:
-        labels: In the order given.
-        templates: Each with a `{}`, where the label goes.
-        top_k: How many of the best labels are told.
-        scale: See `scores`.
+        labels: The labels, in the given order.
+        templates: The templates, each with a `{}` for the label.
+        top_k: Number of best labels to return.
+        scale: Factor for cosines before the softmax; see `scores`.
     """
 
     labels: tuple[str, ...]
@@ -66,21 +66,21 @@ class LabelSet:
         """Check the labels of a call.
 
         Args:
-            labels: Labels, or the path or URL of a file: a JSON array of strings if it ends in `.json`, else one a line
-                (blank lines say nothing).
-            templates: Texts with a `{}`, or such a file; `TEMPLATES` if None.
-            top_k: How many of the best labels are told; all of them if there are fewer.
-            scale: What cosines are multiplied by before the softmax over all labels.
-            spec: If given, a model that embeds no texts is refused.
+            labels: Labels, or the path or URL of a file with a JSON array of strings (`.json`), or with one label per
+                line. Blank lines are ignored.
+            templates: Texts with a `{}`, or such a file. `TEMPLATES` if None.
+            top_k: Number of best labels to return, or all if there are fewer.
+            scale: Factor for cosines before the softmax over all labels.
+            spec: If given, it is checked that its model embeds texts.
 
         Raises:
-            SpecError: If there are no labels, one is blank or there twice, a template has no `{}`, or a file cannot be
-                read.
+            SpecError: If there are no labels, a label is blank or occurs twice, a template has no `{}`, or a file
+                cannot be read.
         """
         check_any_scale(scale)
         check_top_k(top_k)
         if top_k is None:
-            raise SpecError(setting("top_k", None) + ": say how many of the best labels are wanted")
+            raise SpecError(setting("top_k", None) + ": give the number of best labels to return")
         if spec is not None and "text" not in spec.modalities:
             raise SpecError(f"{spec.model} embeds {' and '.join(sorted(spec.modalities))}: labels are texts")
         names = _strings("labels", labels)
@@ -91,7 +91,7 @@ class LabelSet:
         return cls(names, patterns, top_k, scale)
 
     def vectors(self, encoder: Encoder) -> np.ndarray:
-        """Return the labels' vectors, made once for each encoder of this process.
+        """Return the labels' vectors, which are computed once for each encoder of this process.
 
         Returns:
             (labels, dim) float64, each of length 1.
@@ -100,20 +100,20 @@ class LabelSet:
             SpecError: If a label cannot be embedded.
         """
         with _lock:
-            mine = _made.setdefault(encoder, _Made())
-        with mine.lock:
-            if self in mine.vectors:
-                mine.vectors.move_to_end(self)
-                return mine.vectors[self]
-            made = mine.vectors[self] = self._embed(encoder)
-            while len(mine.vectors) > _SETS:
-                mine.vectors.popitem(last=False)
-            return made
+            cache = _caches.setdefault(encoder, _LabelCache())
+        with cache.lock:
+            if self in cache.vectors:
+                cache.vectors.move_to_end(self)
+                return cache.vectors[self]
+            vectors = cache.vectors[self] = self._embed(encoder)
+            while len(cache.vectors) > _MAX_SETS:
+                cache.vectors.popitem(last=False)
+            return vectors
 
     def _embed(self, encoder: Encoder) -> np.ndarray:
-        """Embed label by label: a thousand of them with eighty templates are more than should be held at once."""
+        """Embed label by label: a thousand labels with eighty templates are too many texts to hold at once."""
         means = []
-        with encoder.session(Stats(), cached=False) as session:  # nobody's rows: counted nowhere
+        with encoder.session(Stats(), cached=False) as session:  # labels are not rows: don't count them
             for label in self.labels:
                 texts = [template.replace(PLACEHOLDER, label) for template in self.templates]
                 done = session.push(texts, [Item("text", text) for text in texts])
@@ -126,57 +126,60 @@ def _mean(encoder: Encoder, texts: Sequence[str], outcomes: Sequence[Outcome]) -
     """Return the mean of a label's normalised vectors.
 
     Raises:
-        SpecError: If one of its texts cannot be embedded whole.
+        SpecError: If one of its texts cannot be embedded, or is longer than the context length.
     """
     vectors = []
     for text, outcome in zip(texts, outcomes, strict=True):
         if not isinstance(outcome, Vector):
             raise SpecError(f"the label {text!r} cannot be embedded: {outcome}")
-        if outcome.truncated:  # two labels that differ further on would be one
+        if outcome.truncated:  # labels that differ only after the context length would be indistinguishable
             raise SpecError(f"the label {text!r} is longer than {encoder.spec.model} reads; shorten it")
         vectors.append(outcome.values)
     mean: np.ndarray = unit_rows(np.stack(vectors)).mean(axis=0)
     return mean
 
 
-_SETS = 8
-"""Label sets whose vectors a worker keeps, for each encoder: those that were asked for last."""
+_MAX_SETS = 8
+"""Number of label sets whose vectors a worker keeps for each encoder: the most recently used ones."""
 
 
-class _Made:
+class _LabelCache:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.vectors: collections.OrderedDict[LabelSet, np.ndarray] = collections.OrderedDict()
 
 
 _lock = threading.Lock()
-_made: weakref.WeakKeyDictionary[Encoder, _Made] = weakref.WeakKeyDictionary()
+_caches: weakref.WeakKeyDictionary[Encoder, _LabelCache] = weakref.WeakKeyDictionary()
 
 
 class Classifier:
-    """A label set, ready: its vectors made by a loaded encoder."""
+    """A label set with the labels' vectors, ready to classify."""
 
     def __init__(self, labels: LabelSet, encoder: Encoder) -> None:
-        """Embed the labels, unless this process has.
+        """Embed the labels, unless this process has already done so.
 
         Args:
-            labels: What is told apart.
-            encoder: Makes the vectors of labels and values.
+            labels: The labels to choose from.
+            encoder: Embeds the labels, and has embedded the values.
 
         Raises:
-            SpecError: If a label cannot be embedded, or the model has learnt no scale and is asked for it.
+            SpecError: If a label cannot be embedded, or the scale is `model` and the model has no learnt scale.
         """
         self._labels = labels
         self._scorer = Scorer(encoder, labels.scale)
         self._units = labels.vectors(encoder)
-        self._one = Vector(self._units[0], modality="text")
+        self._label_vector = Vector(self._units[0], modality="text")
 
     def classify(self, outcome: Outcome) -> Classified:
-        """Return the `top_k` best labels of a value, with clip_scores over all labels; a failure or a null as it is."""
+        """Return the `top_k` best labels of a value. Failures and nulls are returned unchanged.
+
+        The clip_scores are the softmax over all labels, not only over the best ones.
+        """
         outcome = self._scorer.check(outcome)
         if not isinstance(outcome, Vector):
             return outcome
-        scale = self._scorer.scale_of(outcome, self._one)
+        scale = self._scorer.scale_of(outcome, self._label_vector)
         if isinstance(scale, Failure):
             return scale
         cosines = unit_cosines(unit_rows(outcome.values[None]), self._units)[0]
@@ -189,12 +192,12 @@ class Classifier:
 
 
 def _strings(what: str, given: Any) -> tuple[str, ...]:
-    """Return labels or templates, checked, from a sequence or a file."""
+    """Return labels or templates from a sequence or a file, after checking them."""
     source = what
     if isinstance(given, str | os.PathLike):
         source = f"{what} in {os.fspath(given)}"
         given = _read(what, os.fspath(given))
-    # a string is a sequence of strings too: a JSON file may hold one
+    # a string is itself a sequence of strings, and a JSON file may contain just one
     strings = tuple(given) if isinstance(given, Sequence | np.ndarray) and not isinstance(given, str) else None
     if strings is None or not all(isinstance(one, str) for one in strings):
         raise SpecError(f"{source} are {given!r:.80}, not a list of texts")
@@ -204,19 +207,19 @@ def _strings(what: str, given: Any) -> tuple[str, ...]:
         raise SpecError(f"{source}: number {blank[0] + 1} is blank")
     ((most, times),) = collections.Counter(strings).most_common(1)
     if times > 1:
-        raise SpecError(f"{source}: {most!r} is there {times} times; each belongs there once")
+        raise SpecError(f"{source}: {most!r} occurs {times} times; each must be unique")
     return strings
 
 
 def _read(what: str, path: str) -> Any:
-    """Read a file of labels or templates: a JSON array, or one a line."""
-    from ...files.file_systems import open_input  # late: it brings fsspec
+    """Read a file of labels or templates: a JSON array, or one per line."""
+    from ...files.file_systems import open_input  # imported here: it imports fsspec
 
     try:
         with open_input(path) as file:
             text = file.read().decode("utf-8-sig")
     except (OSError, DatasetError) as err:
-        raise SpecError(f"{path!r} cannot be read as a file of {what}: {err}", hint=_THEMSELVES[what]) from err
+        raise SpecError(f"{path!r} cannot be read as a file of {what}: {err}", hint=_HINTS[what]) from err
     except UnicodeDecodeError as err:
         raise SpecError(f"the file of {what} {path!r} is not UTF-8: {err}") from err
     if not path.lower().endswith(".json"):
@@ -224,4 +227,4 @@ def _read(what: str, path: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as err:
-        raise SpecError(f"the file of {what} {path!r} is no JSON: {err}") from err
+        raise SpecError(f"the file of {what} {path!r} is not JSON: {err}") from err

@@ -1,4 +1,4 @@
-"""How flat rows are ranked: a query and one candidate in each, scored within groups."""
+"""Ranking of flat rows: each has a query and one candidate, and is scored within its group."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from .row_values import Getter, missing_column, row_name
 from .scores import SCALE, Scale
 
 LOGIT = "logit"
-"""The scaled cosine, whose softmax over the group is the clip_score."""
+"""The scaled cosine. The clip_score is its softmax over the group."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PairPlan(RowPlan):
-    """Flat rows: a query and one candidate in each; the rows of one query are a group.
+    """Ranks flat rows with a query and one candidate each. The rows of one query are a group.
 
     Attributes:
         query: Path of the query's column.
         candidate: Path of the candidate's column.
-        by: Columns that name the group; a null in them is a value like any other, as in SQL.
-        query_kind: What the query is.
-        candidate_kind: What the candidate is.
-        top_k: The best of each group that get a `rank`; none if None.
-        key: Column that names a row in its failures.
-        scale: What cosines are multiplied by before the softmax.
+        by: Columns that identify the group. Null is a value like any other, as in SQL's GROUP BY.
+        query_kind: Kind of the query.
+        candidate_kind: Kind of the candidate.
+        top_k: Number of best rows of each group that get a `rank`. If None, there is no `rank`.
+        key: Column that identifies a row in its failures.
+        scale: Factor for cosines before the softmax.
     """
 
     query: str
@@ -48,13 +48,13 @@ class PairPlan(RowPlan):
     key: str = "id"
     scale: Scale = SCALE
     makes_vectors = False
-    rename_hint = "ranking adds one of that name: rename yours first"
+    rename_hint = "ranking adds a column of that name: rename yours first"
 
     def checked(self, spec: EncoderSpec) -> Self:
-        """Return the plan, which this model can do.
+        """Return the plan after checking it.
 
         Raises:
-            SpecError: If something of it cannot work.
+            SpecError: If an option is invalid, or the model cannot embed a kind.
         """
         check_names({"query": self.query, "candidate": self.candidate, "key": self.key})
         if isinstance(self.by, str) or not self.by or not all(isinstance(name, str) and name for name in self.by):
@@ -83,7 +83,7 @@ class PairPlan(RowPlan):
         return Scorer(encoder, self.scale)
 
     def items(self, source: Getter) -> list[Item]:
-        """Return the items of a row: query and candidate; none where one of them is null or a column is not there."""
+        """Return the items of a row: query and candidate. No items if either is null or a column is missing."""
         if missing_column(source, (self.query, self.candidate, *self.by)):
             return []
         query, candidate = source(self.query), source(self.candidate)
@@ -95,13 +95,12 @@ class PairPlan(RowPlan):
         """See `Plan`.
 
         Returns:
-            `cosine` and `logit`, the scaled cosine whose softmax over the group is the clip_score; both None where
-            there are none.
+            `cosine` and `logit`, the scaled cosine. Both are None for a null or a failure.
         """
         return self.results([(source, outcomes)], tool)[0]
 
     def results(self, rows: Sequence[tuple[Getter, Sequence[Outcome]]], tool: Scorer) -> list[PlanResult]:
-        """See `Plan`; all rows with two good vectors are scored by one call."""
+        """See `Plan`. All rows with two valid vectors are scored in one call."""
         checked = [[tool.check(outcome) for outcome in outcomes] for _, outcomes in rows]
         good = [number for number, pair in enumerate(checked) if len(pair) == 2 and all(map(_is_vector, pair))]
         queries, candidates = ([checked[number][side] for number in good] for side in (0, 1))
@@ -117,7 +116,7 @@ class PairPlan(RowPlan):
             return PlanResult({COSINE: cosine, LOGIT: logit})
         if missing := missing_column(get, (self.query, self.candidate, *self.by)):
             return PlanResult(nothing, [missing.at(row=row_name(get, self.key))])
-        named = zip((self.query, self.candidate), pair, strict=False)  # no outcomes where a value is null
+        named = zip((self.query, self.candidate), pair, strict=False)  # without outcomes if a value is null
         failed = [(path, one) for path, one in named if isinstance(one, Failure)]
         return PlanResult(nothing, [one.at(column=path, row=row_name(get, self.key)) for path, one in failed])
 

@@ -1,8 +1,8 @@
-"""`Plan`: what is done with a row or a document, the same for every engine.
+"""`Plan`: an operation on rows or documents, the same for every engine.
 
-A plan says which items a row has, what is made of their outcomes, which columns that adds, and what these hold in
-files. It pickles small and travels to workers. What only a loaded model knows (its learnt scales, the vectors of
-labels) is the plan's *tool*: `PlanRunner` makes it once and hands it to `result`.
+A plan defines which items a row has, how their outcomes become its result, which columns the result adds, and what
+these columns contain in files. Plans are small when pickled and are sent to workers. What needs a loaded model, such as
+learnt scales or the vectors of labels, is the plan's *tool*: `PlanRunner` creates it once and passes it to `result`.
 
 A new plan is a subclass of `RowPlan` or `DocumentPlan` in a file of its own: see `docs/architecture.md`.
 """
@@ -22,17 +22,17 @@ from ..item import Item
 from ..outcome import Outcome
 
 Holds = Literal["vector", "labels", "ranked", "score", "rank", "flag", "match_scores", "reason"]
-"""What a new column holds. `datasets.tables.new_columns` gives each its type in files."""
+"""The content of a new column. `datasets.tables.new_columns` defines the type of each in files."""
 
 
 class NewColumn(NamedTuple):
     """A column that a plan adds.
 
     Attributes:
-        name: Its name.
-        holds: What it holds.
-        source: Path of the column that it is made of, whose type it depends on: an array gives an array.
-        modality: What was embedded, as its provenance says.
+        name: The column's name.
+        holds: The column's content.
+        source: Path of the column that it is computed from. If that is an array, so is the new column.
+        modality: The embedded modality, for the provenance.
     """
 
     name: str
@@ -42,12 +42,12 @@ class NewColumn(NamedTuple):
 
 
 class InnerFailure(NamedTuple):
-    """A part of a row's value that failed, while the row is whole.
+    """A failure of one part of a value, such as one candidate, in a row that succeeded otherwise.
 
     Attributes:
         place: Column and element, such as `captions[3]`.
         reason: `stage`, `code` and `message`.
-        kind: What the part was taken for.
+        kind: The kind that the part was embedded as.
         value: The part.
     """
 
@@ -58,13 +58,13 @@ class InnerFailure(NamedTuple):
 
 
 class PlanResult(NamedTuple):
-    """What was made of a row or a document.
+    """The result of a plan for a row or a document.
 
     Attributes:
-        value: Of a row the new columns by name: a (dim,) float32 vector, a list of labels or candidates, a score, a
-            flag, None, or for an array column a list of those. Of a document a copy of it.
+        value: For a row, the new columns by name: a (dim,) float32 vector, a list of labels or candidates, a score, a
+            flag, None, or for an array column a list of those. For a document, a copy of it.
         failures: Why values are missing, each with its column.
-        inner: Why parts of a value are missing that is whole all the same, such as candidates of a ranked list.
+        inner: Failures of parts of a value, such as single candidates of a ranked list.
     """
 
     value: Any
@@ -73,14 +73,14 @@ class PlanResult(NamedTuple):
 
 
 class Plan(abc.ABC):
-    """What rows and documents have in common.
+    """Base class of plans for rows and for documents.
 
     Attributes:
-        of_rows: Whether it is for rows; else it is for documents.
-        makes_vectors: Whether it makes vectors; else it makes scores.
-        needs_matches: Whether it works on the matches of documents, so that a second try needs them too.
-        key: Column that names a row in its failures.
-        by: Columns whose values the rows of a group share; () where rows stand alone.
+        of_rows: Whether it applies to rows, as opposed to documents.
+        makes_vectors: Whether it returns vectors, as opposed to scores.
+        needs_matches: Whether it uses the matches of documents, so that a retry of a document needs them too.
+        key: Column that identifies a row in its failures.
+        by: Columns that identify the group of a row; () if rows are independent.
     """
 
     __slots__ = ()
@@ -92,60 +92,60 @@ class Plan(abc.ABC):
 
     @property
     def reads(self) -> Mapping[str, str]:
-        """The columns of rows that are read, by path, and what each is taken for."""
+        """The columns that are read, by path, and the kind or modality of each."""
         return {}
 
     def tool(self, encoder: Encoder) -> Any:
-        """Return what makes results of outcomes in a process that has the model; None if nothing is needed.
+        """Create what `result` needs from the loaded model, or return None if it needs nothing.
 
         Raises:
-            SpecError: If the model cannot do it after all.
+            SpecError: If the loaded model does not support the plan.
         """
         return None
 
     @abc.abstractmethod
     def items(self, source: Any) -> list[Item]:
-        """Return the items of a row (its getter) or document, in order."""
+        """Return the items of a row (given as its getter) or document, in order."""
 
     @abc.abstractmethod
     def result(self, source: Any, outcomes: Sequence[Outcome], tool: Any) -> PlanResult:
-        """Return what is made of the outcomes of a row or document.
+        """Return the result for the outcomes of a row or document.
 
         Args:
-            source: As `items` had it; content that was embedded may be gone.
-            outcomes: In the order of `items`.
-            tool: As `tool` made it.
+            source: The argument of `items`, possibly without the content that was embedded.
+            outcomes: The outcomes of `items`, in order.
+            tool: The return value of `tool`.
         """
 
     def results(self, rows: Sequence[tuple[Any, Sequence[Outcome]]], tool: Any) -> list[PlanResult]:
-        """Return the results of several rows, each with its outcomes; a plan may do that faster than one by one."""
+        """Return the results of several rows with their outcomes. Plans override it if that is faster than a loop."""
         return [self.result(source, outcomes, tool) for source, outcomes in rows]
 
     def places(self, source: Any) -> list[str]:
-        """Return where each of the items stands, such as `caption`, `captions[3]` or `@m[3]`.
+        """Return the place of each of the items, such as `caption`, `captions[3]` or `@m[3]`.
 
-        Only plans that make vectors say so: what is ranked or labelled is neither hashed nor skipped.
+        Only plans that return vectors implement it: ranked and classified rows are neither hashed nor skipped.
         """
         return []
 
     @abc.abstractmethod
     def made(self, value: Any) -> list[Any]:
-        """Return every vector or score of a row's columns or of a document, None for what is null."""
+        """Return all vectors or scores in a row's new columns or in a document. None stands for null."""
 
     def scoring(self) -> dict[str, Any] | None:
-        """Return what made the scores, for their provenance; None where there are none."""
+        """Return the settings that determine the scores, for the provenance. None if there are no scores."""
         return None
 
     def description(self) -> dict[str, Any]:
-        """Return the plan as plain values, as a dataset's description has it."""
+        """Return the plan as plain values, for a dataset's description."""
         return {"plan": {"name": type(self).__name__, **dataclasses.asdict(self)}}  # type: ignore[call-overload]
 
 
 class RowPlan(Plan):
-    """What is done with rows.
+    """Base class of plans for rows.
 
     Attributes:
-        lists: Columns that hold a list in every row.
+        lists: Columns that must contain lists.
         rename_hint: How to choose another name for a new column.
     """
 
@@ -157,36 +157,36 @@ class RowPlan(Plan):
     @property
     @abc.abstractmethod
     def added(self) -> list[NewColumn]:
-        """The columns that are added, in order."""
+        """The new columns, in order."""
 
     @property
     def new_names(self) -> list[str]:
-        """The names of the columns that are added, in order."""
+        """The names of the new columns, in order."""
         return [column.name for column in self.added]
 
     def check_free(self, existing: Sequence[str]) -> None:
-        """Refuse to write over columns that are there already.
+        """Check that the new columns don't overwrite existing ones.
 
         Raises:
-            SpecError: Naming one, and how to choose another name.
+            SpecError: If one does. The hint says how to choose another name.
         """
         if taken := [name for name in self.new_names if name in existing]:
             raise SpecError(f"column {taken[0]!r} exists already", hint=self.rename_hint)
 
     def inner(self, row: Mapping[str, Any]) -> list[InnerFailure]:
-        """Return what failed inside the values of a row that is whole, read off its new columns."""
+        """Return the failures of parts of a row's values, such as candidates, from its new columns."""
         return []
 
     def candidates_of(self, path: str) -> tuple[str, str] | None:
-        """Return path and kind of the candidates that a second try of the column at `path` needs; None for none."""
+        """Return path and kind of the candidates that a retry of the column at `path` needs, or None."""
         return None
 
 
 class DocumentPlan(Plan):
-    """What is done with documents.
+    """Base class of plans for documents.
 
     Attributes:
-        keep_content: Whether `blob` and `tensor` stay in what comes out.
+        keep_content: Whether results keep `blob` and `tensor`.
     """
 
     __slots__ = ()
@@ -197,16 +197,16 @@ class DocumentPlan(Plan):
     @property
     @abc.abstractmethod
     def tree_paths(self) -> frozenset[str]:
-        """Which documents of a tree are written, as steps of `matches` and `chunks`; "" is the root."""
+        """The documents of a tree that are written, as steps of `matches` and `chunks`; "" is the root."""
 
     @abc.abstractmethod
     def added(self, place: str) -> list[NewColumn]:
-        """Return the columns that are added to the document at `place`, one of `tree_paths`."""
+        """Return the new columns of the document at `place`, one of `tree_paths`."""
 
     def precomputed(self, document: Document) -> list[Document]:
-        """Return the documents of a tree whose vectors are used where they are there already."""
+        """Return the documents of a tree whose existing embeddings are used."""
         return []
 
     def inner_failures(self, document: Document) -> list[Failure]:
-        """Return the failures of parts of a document that is whole all the same, such as its matches."""
+        """Return the failures of parts of a document, such as its matches, if the document itself succeeded."""
         return []

@@ -1,6 +1,6 @@
-"""What of a row or document is ranked, and where the scores go: the same for every engine.
+"""Ranking of rows with a list of candidates, and of documents with matches.
 
-The items of a row are its query, then its candidates; a vector that is there already is an item too and passes through.
+The items of a row are its query and then its candidates. Precomputed vectors are items too, and are passed through.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ COSINE, CLIP_SCORE, RANK = "cosine", "clip_score", "rank"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RankPlan(RowPlan):
-    """Rows with a query and a list of candidates.
+    """Ranks rows with a query and a list of candidates.
 
     Attributes:
         query: Path of the query's column.
         candidates: Path of the column with the list.
-        query_kind: What the query is.
-        candidate_kind: What each candidate is.
-        output: Name of the column that is added.
-        top_k: How many of the best are kept; all if None. Candidates without scores are kept always.
-        key: Column that names a row in its failures.
-        scale: What cosines are multiplied by before the softmax.
+        query_kind: Kind of the query.
+        candidate_kind: Kind of each candidate.
+        output: Name of the new column.
+        top_k: Number of best candidates to keep; all if None. Candidates without scores are always kept.
+        key: Column that identifies a row in its failures.
+        scale: Factor for cosines before the softmax.
     """
 
     query: str
@@ -56,10 +56,10 @@ class RankPlan(RowPlan):
     rename_hint = "choose a name: " + setting("output", ...)
 
     def checked(self, spec: EncoderSpec) -> Self:
-        """Return the plan, which this model can do.
+        """Return the plan after checking it.
 
         Raises:
-            SpecError: If something of it cannot work.
+            SpecError: If an option is invalid, or the model cannot embed a kind.
         """
         check_names({"query": self.query, "candidates": self.candidates, "output": self.output, "key": self.key})
         check_kind("query_kind", self.query_kind, spec)
@@ -80,7 +80,7 @@ class RankPlan(RowPlan):
 
     @property
     def added(self) -> list[NewColumn]:
-        """See `RowPlan`: the candidates, sorted, with their scores."""
+        """See `RowPlan`. The new column has the sorted candidates with their scores."""
         return [NewColumn(self.output, "ranked", self.candidates)]
 
     def tool(self, encoder: Encoder) -> Scorer:
@@ -88,7 +88,7 @@ class RankPlan(RowPlan):
         return Scorer(encoder, self.scale)
 
     def items(self, source: Getter) -> list[Item]:
-        """Return the items of a row: the query, then its candidates; none where there is nothing to rank."""
+        """Return the items of a row: the query, then its candidates. No items if there is nothing to rank."""
         query, candidates, failure = self._read(source)
         if failure is not None or query is None or not candidates:
             return []
@@ -98,8 +98,9 @@ class RankPlan(RowPlan):
         """See `Plan`.
 
         Returns:
-            In the column `output` the candidates as `Ranked.as_dict` says them; None where query or candidates are null
-            or no list, and [] where there are no candidates. Of a query that failed, all candidates without scores.
+            The column `output` with the candidates in the form of `Ranked.as_dict`. It is None if the query or the
+            candidates are null, or the candidates are not a list, and [] if there are no candidates. If the query
+            failed, it has all candidates without scores.
         """
         query, candidates, failure = self._read(source)
         row = row_name(source, self.key)
@@ -109,23 +110,23 @@ class RankPlan(RowPlan):
             return PlanResult({self.output: None})
         if not candidates:
             return PlanResult({self.output: []})
-        asked, *found = outcomes
-        if asked is None:  # a struct whose fields are all null
+        query_outcome, *candidate_outcomes = outcomes
+        if query_outcome is None:  # a struct whose fields are all null
             return PlanResult({self.output: None})
-        asked = tool.check(asked)
-        ranked = tool.rank(asked, found, self.top_k)
+        query_outcome = tool.check(query_outcome)
+        ranked = tool.rank(query_outcome, candidate_outcomes, self.top_k)
         values = {self.output: [one.as_dict(candidates[one.position]) for one in ranked]}
-        if isinstance(asked, Failure):
-            return PlanResult(values, [asked.at(column=self.query, row=row)])
+        if isinstance(query_outcome, Failure):
+            return PlanResult(values, [query_outcome.at(column=self.query, row=row)])
         failed = [one.failure.at(column=f"{self.candidates}[{one.position}]", row=row) for one in ranked if one.failure]
         return PlanResult(values, inner=failed)
 
     def made(self, value: Mapping[str, Any]) -> list[Any]:
-        """See `Plan`; one for each candidate."""
+        """See `Plan`. One score for each candidate."""
         return [one[CLIP_SCORE] for one in value.get(self.output) or ()]
 
     def inner(self, row: Mapping[str, Any]) -> list[InnerFailure]:
-        """See `RowPlan`: the candidates that failed."""
+        """See `RowPlan`. Returns the candidates that failed."""
         return [
             InnerFailure(
                 f"{self.candidates}[{one['position']}]",
@@ -138,7 +139,7 @@ class RankPlan(RowPlan):
         ]
 
     def candidates_of(self, path: str) -> tuple[str, str] | None:
-        """See `RowPlan`: a query is tried again with its candidates."""
+        """See `RowPlan`. A query is retried together with its candidates."""
         return (self.candidates, self.candidate_kind) if path == self.query else None
 
     def scoring(self) -> dict[str, Any]:
@@ -147,7 +148,7 @@ class RankPlan(RowPlan):
         return {"scale": self.scale, "top_k": self.top_k, **kinds}
 
     def _read(self, get: Getter) -> tuple[Any, Sequence[Any] | None, Failure | None]:
-        """Return query, candidates, and what is wrong with either column."""
+        """Return the query, the candidates, and the failure if one of their columns is missing or malformed."""
         if missing := missing_column(get, (self.query, self.candidates)):
             return None, None, missing
         query, candidates = get(self.query), get(self.candidates)
@@ -162,13 +163,13 @@ class RankPlan(RowPlan):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DocumentRankPlan(DocumentPlan):
-    """Documents, whose candidates are their `matches`.
+    """Ranks the `matches` of documents.
 
     Attributes:
-        top_k: How many of the best matches are kept; all if None. Matches without scores are kept always.
-        keep_embeddings: Whether the embeddings stay in what comes out.
-        keep_content: Whether `blob` and `tensor` stay in what comes out.
-        scale: What cosines are multiplied by before the softmax.
+        top_k: Number of best matches to keep; all if None. Matches without scores are always kept.
+        keep_embeddings: Whether results keep the embeddings.
+        keep_content: Whether results keep `blob` and `tensor`.
+        scale: Factor for cosines before the softmax.
     """
 
     top_k: int | None = None
@@ -179,7 +180,7 @@ class DocumentRankPlan(DocumentPlan):
     needs_matches = True
 
     def __post_init__(self) -> None:
-        """Refuse a `top_k` or a scale that is none."""
+        """Check `top_k` and the scale."""
         check_top_k(self.top_k)
         check_any_scale(self.scale)
 
@@ -189,7 +190,7 @@ class DocumentRankPlan(DocumentPlan):
         return frozenset(["", "m"])
 
     def added(self, place: str) -> list[NewColumn]:
-        """See `DocumentPlan`: matches have scores, and the reason where they failed."""
+        """See `DocumentPlan`. Matches get their scores, and the reason if they failed."""
         vectors = [NewColumn(EMBEDDING, "vector")] if self.keep_embeddings else []
         scores = [NewColumn("scores", "match_scores"), NewColumn("failure", "reason")] if place else []
         return [*vectors, *scores]
@@ -199,9 +200,10 @@ class DocumentRankPlan(DocumentPlan):
         return Scorer(encoder, self.scale)
 
     def items(self, source: Document) -> list[Item]:
-        """Return the items of a document: itself, then its matches; none where it has no matches or was not read.
+        """Return the items of a document: itself, then its matches.
 
-        An embedding that is there already is used, and its content is not looked at.
+        There are no items if it has no matches or could not be read. If a document has an embedding, that is used, and
+        its content is ignored.
         """
         if source.failures or not source.matches:
             return []
@@ -215,9 +217,9 @@ class DocumentRankPlan(DocumentPlan):
         """See `Plan`.
 
         Returns:
-            A copy whose `matches` are sorted, each with `scores`: `clip_score`, `cosine` and `position`, its place
-            among the matches before. Those that failed stand at the end, with their `failures` and no scores.
-            `failures` of the document itself say that it could not be ranked at all: its matches stand as they stood.
+            A copy with sorted `matches`. Each has `scores` with `clip_score`, `cosine` and `position`, its original
+            index. Matches that failed come last, with `failures` and without scores. If the document itself has
+            `failures`, it could not be ranked, and its matches keep their order.
         """
         result = source.copy()
         if not self.keep_content:
@@ -245,11 +247,11 @@ class DocumentRankPlan(DocumentPlan):
         return PlanResult(result, result.failures, self.inner_failures(result))
 
     def inner_failures(self, document: Document) -> list[Failure]:
-        """See `DocumentPlan`: those of matches, unless the document could not be ranked at all."""
+        """See `DocumentPlan`. Returns those of its matches, unless the document could not be ranked at all."""
         return [] if document.failures else [failure for match in document.matches for failure in match.failures]
 
     def made(self, value: Document) -> list[Any]:
-        """See `Plan`; one for each match, unless the document could not be ranked."""
+        """See `Plan`. One score for each match, unless the document could not be ranked."""
         return [] if value.failures else [match.scores.get(CLIP_SCORE) for match in value.matches]
 
     def scoring(self) -> dict[str, Any]:

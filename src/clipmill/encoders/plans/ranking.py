@@ -1,4 +1,4 @@
-"""Outcomes into scores: the candidates of one query, ranked, with those that failed at the end."""
+"""Scoring outcomes: the ranked candidates of a query, with failed candidates last, and the totals of groups."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Ranked(NamedTuple):
     """One candidate of a query.
 
     Attributes:
-        position: Where it stood among the candidates, from 0.
-        cosine: Cosine to the query, None where it has none.
+        position: Its original index among the candidates, from 0.
+        cosine: Cosine to the query. None if it has no scores.
         clip_score: Softmax of the scaled cosines of all candidates of the query that have one.
-        failure: Why it has no scores; None for a null as well.
+        failure: Why it has no scores. Also None for a null.
     """
 
     position: int
@@ -34,7 +34,7 @@ class Ranked(NamedTuple):
     failure: Failure | None = None
 
     def as_dict(self, candidate: Any) -> dict[str, Any]:
-        """Return what stands in a row for it: beside the candidate its scores, and of a failure stage, code, message.
+        """Return the candidate as it appears in a row: with its scores, and stage, code and message if it failed.
 
         Args:
             candidate: The value that was ranked.
@@ -51,17 +51,17 @@ class Ranked(NamedTuple):
 
 
 class Scorer:
-    """Scores with what a loaded encoder knows: its dimension, and the scales that it learnt."""
+    """Scores outcomes, with the dimension and the learnt scales of a loaded encoder."""
 
     def __init__(self, encoder: Encoder, scale: Scale) -> None:
-        """Refuse a scale that there is not.
+        """Read the encoder's scales.
 
         Args:
-            encoder: Made the vectors.
+            encoder: The encoder of the vectors.
             scale: A number, or `model`.
 
         Raises:
-            SpecError: If the model has learnt no scale and is asked for it.
+            SpecError: If the scale is invalid, or it is `model` and the model has no learnt scale.
         """
         check_any_scale(scale)
         self._dim = encoder.dim
@@ -76,7 +76,7 @@ class Scorer:
         self._fixed = None if scale == "model" else float(scale)
 
     def check(self, outcome: Outcome) -> Outcome:
-        """Return an outcome; of a vector that was there already and cannot be scored, its failure."""
+        """Return the outcome, or a failure if it is a vector that cannot be scored, as precomputed ones may be."""
         if not isinstance(outcome, Vector):
             return outcome
         if outcome.values.shape != (self._dim,):
@@ -89,7 +89,7 @@ class Scorer:
         return outcome
 
     def scale_of(self, query: Vector, candidate: Vector) -> float | Failure:
-        """Return what the cosine of a pair is multiplied by."""
+        """Return the scale for the cosine of a pair, or a failure if there is none for its modalities."""
         if self._fixed is not None:
             return self._fixed
         if self._only is not None:
@@ -106,13 +106,13 @@ class Scorer:
         """Rank the candidates of a query.
 
         Args:
-            query: What became of it; a vector or a failure.
-            candidates: What became of them, in their order; None is a null.
-            top_k: How many of the best are returned; all without it. Candidates without scores are always returned.
+            query: The outcome of the query: a vector or a failure.
+            candidates: The outcomes of the candidates, in order. None is a null.
+            top_k: Number of best candidates to return; all if None. Candidates without scores are always returned.
 
         Returns:
-            By falling clip_score, ties in their order; at the end those without scores, in their order: failures, nulls
-            (without a failure), and all of them where the query failed.
+            Candidates by descending clip_score; ties keep their order. Candidates without scores come last, in their
+            order: failures, nulls (without a failure), and all candidates if the query failed.
         """
         query = self.check(query)
         if not isinstance(query, Vector):
@@ -137,11 +137,11 @@ class Scorer:
         return [Ranked(good[n], float(cosines[n]), float(clip_scores[n])) for n in best] + rest
 
     def pair(self, query: Vector, candidate: Vector) -> tuple[float, float | Failure]:
-        """Return the cosine of two vectors that `check` found good, and the scaled cosine."""
+        """Return the cosine of two vectors that passed `check`, and the scaled cosine."""
         return self.pairs([query], [candidate])[0]
 
     def pairs(self, queries: Sequence[Vector], candidates: Sequence[Vector]) -> list[tuple[float, float | Failure]]:
-        """Return for each query and its candidate what `pair` does, in less time than one by one."""
+        """Return the results of `pair` for each query and its candidate, faster than a loop."""
         if not queries:
             return []
         cosines = pair_cosines(np.stack([one.values for one in queries]), np.stack([one.values for one in candidates]))
@@ -153,12 +153,14 @@ class Scorer:
 
 
 class GroupTotals(NamedTuple):
-    """What the clip_scores and ranks of a group follow from; merged in any order, so that no group is gathered.
+    """Totals from which the clip_scores and ranks of a group are computed.
+
+    They can be merged in any order, so that a group need not be collected in one place.
 
     Attributes:
         highest: The highest logit; -inf for an empty group.
         total: Sum of exp(logit - highest).
-        best: The highest logits, in falling order, at most `top_k`.
+        best: The highest logits in descending order, at most `top_k`.
     """
 
     highest: float = -np.inf
@@ -167,7 +169,7 @@ class GroupTotals(NamedTuple):
 
     @classmethod
     def of(cls, logits: Sequence[float], top_k: int | None) -> GroupTotals:
-        """Sum up some logits of a group."""
+        """Return the totals of some logits of a group."""
         if len(logits) == 0:
             return cls()
         values = np.sort(np.asarray(logits, np.float64))[::-1]
@@ -177,7 +179,7 @@ class GroupTotals(NamedTuple):
 
     @classmethod
     def merge(cls, totals: Sequence[GroupTotals], top_k: int | None) -> GroupTotals:
-        """Put parts of a group together (log-sum-exp, and the best of the best)."""
+        """Merge the totals of parts of a group (log-sum-exp, and the best of the best)."""
         highest = max((each.highest for each in totals), default=-np.inf)
         if highest == -np.inf:
             return cls()
@@ -186,11 +188,11 @@ class GroupTotals(NamedTuple):
         return cls(highest, total, tuple(best[: top_k or 0]))
 
     def clip_score(self, logit: float) -> float:
-        """Return the clip_score of a member."""
+        """Return the clip_score of a member of the group."""
         return float(np.exp(logit - self.highest)) / self.total
 
     def rank(self, logit: float) -> int | None:
-        """Return a member's place from 1, None below the `top_k` best; equal logits share a place, as in SQL's rank."""
+        """Return a member's rank from 1, or None if it is not among the `top_k` best. Ties share a rank, as in SQL."""
         better = bisect.bisect_left(self.best, -logit, key=operator.neg)
         return better + 1 if better < len(self.best) else None
 
@@ -201,20 +203,20 @@ def because_of_query(failure: Failure) -> Failure:
 
 
 def check_any_scale(scale: Any) -> None:
-    """Refuse what is neither a scale nor `model`.
+    """Check a scale, which may be `model`.
 
     Raises:
-        SpecError: Saying what is allowed.
+        SpecError: If it is invalid.
     """
     if scale != "model":
         check_scale(scale)
 
 
 def check_top_k(top_k: Any) -> None:
-    """Refuse what is no number of candidates.
+    """Check a number of candidates.
 
     Raises:
-        SpecError: If it is neither None nor a whole number of at least 1.
+        SpecError: If it is neither None nor an integer of at least 1.
     """
     if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
         raise SpecError(setting("top_k", top_k) + " is not a whole number of at least 1", hint="None means all")

@@ -1,4 +1,4 @@
-"""How plans read a row: values by path, whatever kind of row an engine has."""
+"""Reading values from a row by path, for the row types of all engines."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 from ...failures import Code, Failure, Stage
 
 Getter = Callable[[str], Any]
-"""Returns the value at a path of a row; raises `MissingColumn` for one that the row does not have."""
+"""Returns the value at a path of a row, or raises `MissingColumn`."""
 
 
 class MissingColumn(LookupError):
-    """Raised by a row's getter for a column that the row does not have."""
+    """Raised by a getter for a column that the row does not have."""
 
 
 def get_by_path(row: Mapping[str, Any], path: str) -> Any:
-    """Return the value at `a.b.c` of nested mappings; a key that contains the dots itself wins.
+    """Return the value at `a.b.c` of nested mappings. A key that contains the dots itself takes precedence.
 
     Raises:
-        MissingColumn: Naming what is there.
+        MissingColumn: If it does not exist. The message lists the existing names.
     """
     if path in row:
         return row[path]
@@ -35,7 +35,7 @@ def get_by_path(row: Mapping[str, Any], path: str) -> Any:
 
 
 def value_or_none(get: Getter, path: str) -> Any:
-    """Return the value at a path of a row, None where the row has no such column."""
+    """Return the value at a path of a row, or None if the row has no such column."""
     try:
         return get(path)
     except MissingColumn:
@@ -43,13 +43,13 @@ def value_or_none(get: Getter, path: str) -> Any:
 
 
 def row_name(get: Getter, key: str) -> str | None:
-    """Return the name of a row in its failures; None where it has no such column, or a null in it."""
+    """Return the value that identifies a row in its failures. None if the column is missing or null."""
     value = value_or_none(get, key)
     return None if value is None else str(value)
 
 
 def missing_column(get: Getter, paths: Sequence[str]) -> Failure | None:
-    """Say which of the columns is not there, None if all are."""
+    """Return a failure for the first missing column, or None if all exist."""
     for path in paths:
         try:
             get(path)

@@ -1,4 +1,4 @@
-"""`PlanRunner`: rows through a plan and a session, from their items to their results, the same for every engine."""
+"""`PlanRunner`: runs rows through a plan and a session, from items to results, the same for every engine."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Done(NamedTuple):
     """A row or document with its results.
 
     Attributes:
-        token: Whatever its owner knows it by.
-        source: What its results were made of.
+        token: The caller's token.
+        source: The row's getter, or the document.
         outcomes: One for each of its items.
-        result: What the plan made of them.
+        result: The plan's result.
     """
 
     token: Any
@@ -29,41 +29,41 @@ class Done(NamedTuple):
 
 
 class PlanRunner:
-    """A plan in a process that has the model; any number of sessions share it."""
+    """A plan with a loaded encoder. Any number of sessions may share it."""
 
     def __init__(self, plan: Plan, encoder: Encoder) -> None:
-        """Make the plan's tool, such as the vectors of labels.
+        """Create the plan's tool, such as the vectors of labels.
 
         Args:
-            plan: What is done.
-            encoder: With what.
+            plan: The plan.
+            encoder: The loaded encoder.
 
         Raises:
-            SpecError: If the model cannot do it after all.
+            SpecError: If the loaded model does not support the plan.
         """
         self.plan = plan
         self.encoder = encoder
         self._tool = plan.tool(encoder)
 
     def session(self, stats: Stats, *, hashed: bool = False, least_rows: int = 1) -> PlanSession:
-        """Start with nothing in flight.
+        """Return a new session.
 
         Args:
-            stats: Where values and failures are counted.
-            hashed: Whether outcomes carry the hash of their content.
-            least_rows: Rows that wait for each other before they leave: results of many cost less than one by one.
+            stats: Counts values and failures.
+            hashed: Whether vectors have a `content_hash`.
+            least_rows: Collect at least this many rows before returning them: computing results in batches is cheaper.
         """
         return PlanSession(self, stats, hashed=hashed, least_rows=least_rows)
 
     def finish(self, rows: Sequence[Finished], stats: Stats) -> list[Done]:
-        """Return rows with their results, and count the failures that their session does not know of.
+        """Return rows with their results, and count the failures that the session has not counted.
 
         Args:
-            rows: Each with the token `(token, source, failure)`.
-            stats: Where they are counted.
+            rows: Finished rows, each with the token `(token, source, failure)`.
+            stats: Counts the failures.
         """
-        whole = [(source, outcomes) for (_, source, failure), outcomes in rows if failure is None]
-        results = iter(self.plan.results(whole, self._tool))
+        readable = [(source, outcomes) for (_, source, failure), outcomes in rows if failure is None]
+        results = iter(self.plan.results(readable, self._tool))
         done = []
         for (token, source, failure), outcomes in rows:
             result = next(results) if failure is None else PlanResult(None, [failure])
@@ -74,7 +74,7 @@ class PlanRunner:
 
 
 class PlanSession:
-    """Push rows, get them back in order with their results; see `EmbedSession`."""
+    """Push rows in, get them back in order with their results; see `EmbedSession`."""
 
     def __init__(self, runner: PlanRunner, stats: Stats, *, hashed: bool, least_rows: int) -> None:
         self._runner = runner
@@ -90,29 +90,29 @@ class PlanSession:
         self.close()
 
     def push(self, token: Any, source: Any, *, kept: Any = None, failure: Failure | None = None) -> list[Done]:
-        """Add a row or document; return those that are done, oldest first.
+        """Add a row or document and return those that are finished, oldest first.
 
         Args:
-            token: Whatever the caller needs to know it again.
+            token: Anything by which the caller recognizes it.
             source: The row's getter, or the document.
-            kept: What results are made of, where `source` holds content that should not wait for them.
-            failure: Why nothing of it can be embedded: it could not be read.
+            kept: Replaces `source` when the result is computed, so that its content need not stay in memory.
+            failure: Set if it could not be read. Then nothing of it is embedded.
 
         Raises:
-            ClipmillError: As `EmbedSession.push` does.
+            ClipmillError: See `EmbedSession.push`.
         """
         items = [] if failure is not None else self._runner.plan.items(source)
-        place = (token, source if kept is None else kept, failure)
-        self._waiting += self._session.push(place, items)
+        row_token = (token, source if kept is None else kept, failure)
+        self._waiting += self._session.push(row_token, items)
         return self._finish() if len(self._waiting) >= self._least_rows else []
 
     def give_up(self, token: Any, source: Any, failure: Failure) -> list[Done]:
-        """Return a row whose items are not embedded, each of them with this failure."""
+        """Return a row without embedding it: each of its items gets this failure."""
         outcomes: list[Outcome] = [failure] * len(self._runner.plan.items(source))
         return self._runner.finish([Finished((token, source, None), outcomes)], self._stats)
 
     def flush(self) -> list[Done]:
-        """Finish everything that was pushed and return it."""
+        """Finish all rows that were pushed and return them."""
         self._waiting += self._session.flush()
         return self._finish()
 
@@ -121,5 +121,5 @@ class PlanSession:
         return self._runner.finish(rows, self._stats)
 
     def close(self) -> None:
-        """Forget what is in flight; see `EmbedSession.close`."""
+        """Cancel everything in flight; see `EmbedSession.close`."""
         self._session.close()

@@ -1,14 +1,15 @@
-"""Cosines and clip_scores of vectors: plain functions, exact for any block size.
+"""Cosines and clip_scores of vectors: plain functions whose results don't depend on the block size.
 
     cosine = q·c / (|q| |c|)
     clip_score = softmax(scale · cosine), over the candidates of one query
 
-The scale is 100, as in clip-as-service (whose constant is exp(4.60517)), whatever the model; OpenAI's and most of
-open_clip's weights have learnt about the same. Both directions, image to texts and text to images, are this formula.
+By default the scale is 100 for every model, as in clip-as-service (whose constant is exp(4.60517)). The learnt scales
+of OpenAI's weights and most of open_clip's are about the same. The formula applies in both directions, image to texts
+and text to images.
 
-Vectors of length 1 are rounded to 26 bits behind the point. Their products then have 52, and float64 adds them up
-without rounding, in any order: so equal vectors have equal cosines wherever they stand in whatever block, and ties are
-ties. The rounding moves a cosine by some 1e-8; cosines are rounded to float32's precision, which is no finer.
+Unit vectors are rounded to 26 binary places. Their products then have 52, and float64 sums them without rounding, in
+any order. Equal vectors therefore have equal cosines at any position in any block, and ties are exact. The rounding
+changes a cosine by about 1e-8. Cosines are rounded to the precision of float32, which is no finer.
 """
 
 from __future__ import annotations
@@ -23,22 +24,22 @@ from ...errors import SpecError
 from ...messages import setting
 
 SCALE = 100.0
-"""What cosines are multiplied by before the softmax, unless another scale is asked for."""
+"""The default factor for cosines before the softmax."""
 
 Scale = float | Literal["model"]
-"""A number, or `model`: what the model learnt for the pair of modalities."""
+"""A number, or `model` for the scale that the model has learnt for the pair of modalities."""
 
 _BLOCK = 1024
 _STEPS = 2.0**26
-"""To the 1 of unit vectors: the most whose products' sums, up to 2**52, float64 holds exactly."""
+"""Rounding steps per 1: the most for which float64 holds sums of products of unit vectors, up to 2**52, exactly."""
 
 
 class Scores(NamedTuple):
-    """How candidates fit queries.
+    """The scores of candidates for queries.
 
     Attributes:
-        cosine: (n, m) float64 in [-1, 1]; NaN where a vector is not finite.
-        clip_score: (n, m) float64; each row sums to 1 over what is not NaN.
+        cosine: (n, m) float64 in [-1, 1]; NaN if a vector is not finite.
+        clip_score: (n, m) float64; each row sums to 1, not counting NaN.
     """
 
     cosine: np.ndarray
@@ -48,9 +49,9 @@ class Scores(NamedTuple):
 def score(queries: Any, candidates: Any, *, scale: float = SCALE, block_rows: int = _BLOCK) -> Scores:
     """Score every candidate for every query.
 
-    A vector of zeros has the cosine 0 to everything. One with a NaN or an infinity has NaN as its cosines and
-    clip_scores, and its place in the softmax is left out. One candidate has the clip_score 1; without candidates both
-    results have the shape (n, 0). Equal candidates have equal scores: see `order` for their places.
+    A vector of zeros has cosine 0 to every vector. A vector with NaN or infinity gets NaN as its cosines and
+    clip_scores, and is left out of the softmax. A single candidate has clip_score 1. Without candidates, both results
+    have the shape (n, 0). Equal candidates have equal scores; see `order` for the order of ties.
 
     >>> import numpy as np
     >>> from clipmill.encoders import score
@@ -60,16 +61,16 @@ def score(queries: Any, candidates: Any, *, scale: float = SCALE, block_rows: in
 
     Args:
         queries: (n, dim) or (dim,) numbers, normalised or not.
-        candidates: (m, dim) numbers; (0, dim) or [] for none.
-        scale: What cosines are multiplied by before the softmax.
-        block_rows: Rows of a matrix product, for bounding memory beside the results; it changes no result.
+        candidates: (m, dim) numbers; (0, dim) or [] if there are none.
+        scale: Factor for cosines before the softmax.
+        block_rows: Rows per matrix product. It limits the memory needed beside the results, and does not change them.
 
     Returns:
-        Cosines and clip_scores, (n, m); (m,) for a single query.
+        Cosines and clip_scores, both (n, m), or (m,) for a single query.
 
     Raises:
-        ValueError: If shapes do not fit, or `block_rows` is below 1.
-        SpecError: If the scale is no finite number above 0.
+        ValueError: If the shapes don't match, or `block_rows` is below 1.
+        SpecError: If the scale is not a finite number above 0.
     """
     check_scale(scale)
     if block_rows < 1:
@@ -91,11 +92,11 @@ def score(queries: Any, candidates: Any, *, scale: float = SCALE, block_rows: in
 
 
 def unit_cosines(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-    """Return the cosines of vectors that `unit_rows` made.
+    """Return the cosines of unit vectors.
 
     Args:
-        queries: (n, dim) float64.
-        candidates: (m, dim) float64.
+        queries: (n, dim) float64, from `unit_rows`.
+        candidates: (m, dim) float64, from `unit_rows`.
 
     Returns:
         (n, m) float64.
@@ -105,7 +106,7 @@ def unit_cosines(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
 
 
 def pair_cosines(left: Any, right: Any) -> np.ndarray:
-    """Return the cosine of each pair of rows, as `score` would.
+    """Return the cosine of each pair of rows, equal to the last bit to those of `score`.
 
     Args:
         left: (n, dim) numbers.
@@ -119,7 +120,7 @@ def pair_cosines(left: Any, right: Any) -> np.ndarray:
 
 
 def softmax(logits: Any) -> np.ndarray:
-    """Return exp(logits) along the last axis, scaled to the sum 1; what is not finite gives NaN and takes no part.
+    """Return the softmax along the last axis. Values that are not finite become NaN and are left out of the sum.
 
     Args:
         logits: (..., m) numbers.
@@ -138,7 +139,7 @@ def softmax(logits: Any) -> np.ndarray:
 
 
 def order(values: Any) -> np.ndarray:
-    """Return positions from the highest value to the lowest: ties in their order, NaN last.
+    """Return the positions of values in descending order. Ties keep their order, and NaN comes last.
 
     Args:
         values: (m,) numbers.
@@ -150,18 +151,20 @@ def order(values: Any) -> np.ndarray:
 
 
 def unit_rows(vectors: Any) -> np.ndarray:
-    """Scale rows to length 1 in float64; zeros stay, and a row of which anything is not finite becomes NaN throughout.
+    """Scale rows to length 1 in float64.
+
+    Rows of zeros stay zero. A row with any value that is not finite becomes all NaN.
 
     Args:
         vectors: (n, dim) numbers.
 
     Returns:
-        (n, dim) float64, multiples of 2**-26: see the module.
+        (n, dim) float64, multiples of 2**-26: see the module's docstring.
     """
-    rows = np.ascontiguousarray(vectors, np.float64)  # numpy adds up in another order where rows are apart
+    rows = np.ascontiguousarray(vectors, np.float64)  # numpy's order of summation depends on the memory layout
     largest = np.max(np.abs(rows), axis=1, keepdims=True, initial=0)
     with np.errstate(invalid="ignore"):
-        # by the largest first: the square of 1e200 is too large for float64, and that of 1e-200 is 0
+        # divide by the largest value first: the square of 1e200 overflows float64, and that of 1e-200 is 0
         rows = rows / np.where(largest == 0, 1, largest)
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
         units = np.rint(rows / np.where(lengths == 0, 1, lengths) * _STEPS) / _STEPS
@@ -169,10 +172,10 @@ def unit_rows(vectors: Any) -> np.ndarray:
 
 
 def check_scale(scale: Any) -> None:
-    """Refuse a scale that is none.
+    """Check a scale.
 
     Raises:
-        SpecError: If it is no finite number above 0.
+        SpecError: If it is not a finite number above 0.
     """
     if isinstance(scale, bool) or not isinstance(scale, int | float | np.number) or not 0 < scale < math.inf:
         raise SpecError(setting("scale", scale) + " is neither a finite number above 0 nor 'model'")
