@@ -213,8 +213,8 @@ def test_trusted_and_untrusted_paths_are_kept_apart(tmp_path) -> None:
     """A path listed by the job's reader is read, and the same path in untrusted data is still refused."""
     path = tmp_path / "picture.png"
     path.write_bytes(png(2, 3, (4, 5, 6)))
-    trusted, stranger = Item("image", Uri(str(path), trusted=True)), Item("image", Uri(str(path)))
-    for items in ([trusted, stranger, trusted], [stranger, trusted, stranger]):
+    trusted, untrusted = Item("image", Uri(str(path), trusted=True)), Item("image", Uri(str(path)))
+    for items in ([trusted, untrusted, trusted], [untrusted, trusted, untrusted]):
         outcomes, _ = run(items)
         assert codes(outcomes) == [None if item.content.trusted else "forbidden_uri" for item in items]
 

@@ -92,7 +92,7 @@ def test_values_that_differ_have_different_keys() -> None:
         5,
         Uri("/listed.png", trusted=True),
     ],
-    ids=["null", "array", "sound", "vector", "number", "listed file"],
+    ids=["null", "array", "audio", "vector", "number", "listed file"],
 )
 def test_values_that_may_change_have_no_key(content: object) -> None:
     assert key_of(Item("auto", content)) is None

@@ -4,7 +4,7 @@ The file holds the process, its machine, and a heartbeat, which a thread renews.
 longer runs on this machine. Processes on other machines cannot be checked, so there the age of the heartbeat decides,
 which compares the clocks of both machines. On a local file system, the file is created atomically, under a lock of the
 operating system. On S3, Google Cloud Storage and Azure, it is created with the condition that it does not exist. On
-other stores, and wherever a dead lock was removed, it is read back after a moment: whoever wrote it last holds it.
+other stores, and wherever a dead lock was removed, it is read back after a moment: the last writer holds it.
 """
 
 from __future__ import annotations
