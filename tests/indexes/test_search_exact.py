@@ -278,7 +278,7 @@ def test_another_model_or_preparation_is_refused_with_what_differs() -> None:
         spec_of_provenance(provenance, apply_exif=True)
     with pytest.raises(TypeError, match="'batch_size' is called 'max_batch_rows'"):
         spec_of_provenance(provenance, batch_size=3)
-    with pytest.raises(SpecError, match="do not say which model"):
+    with pytest.raises(SpecError, match="names no model"):
         spec_of_provenance({})
     assert spec_of_provenance(provenance, model="Demo", normalize=True).normalize  # lengths do not matter to a cosine
     assert spec_of_provenance(provenance_of(SPEC, "text")).model == SPEC.model
