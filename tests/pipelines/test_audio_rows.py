@@ -207,7 +207,7 @@ def test_json_lines_name_sounds_by_their_uris(tmp_path) -> None:
     (tmp_path / "lines.jsonl").write_text('{"uri": "s.wav"}\n')
     (shard,) = plan_shards([str(tmp_path / "lines.jsonl")])
     (document,) = read_documents(shard, ReaderOptions(audio="sound"))
-    assert "give audio files as 'uri'" in document.failures[0].message
+    assert "give audio content as 'uri'" in document.failures[0].message
 
 
 def run(*arguments: str) -> int:

@@ -179,7 +179,7 @@ def test_a_load_while_loads_are_told_is_told_once(monkeypatch) -> None:
     from clipmill.udfs import meter
 
     looks = itertools.count(5)
-    monkeypatch.setattr(meter, "_told_loads", 5)
+    monkeypatch.setattr(meter, "_reported_loads", 5)
     monkeypatch.setattr(meter, "count_loads", lambda: next(looks))
     told = [sum(meter._new_loads().values()) for _ in range(4)]
     assert sum(told) == next(looks) - 1 - 5

@@ -159,7 +159,7 @@ def test_provenance_is_looked_up_once_for_a_kind(spark, monkeypatch):
         ({"n": "image"}, "column 'n' is bigint; image columns hold binary"),
         ({"page": "image"}, "column 'page' is struct<title:string>; image columns hold binary"),
         ({"caption": "audio"}, "embeds image and text only"),
-        ({"caption": "txt"}, "none of text, image, audio"),
+        ({"caption": "txt"}, "must be one of text, image, audio"),
         ({"caption": Column("text", output="ID")}, "'ID' exists already"),
         ({"caption": Column("text", output="embedding_failures")}, "'embedding_failures' exists already"),
     ],
