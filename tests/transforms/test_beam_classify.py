@@ -195,8 +195,8 @@ def test_files_of_labels_are_read_when_the_transform_is_made(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"access_paths": "@m", "columns": {"a": "text"}}, "access_paths is for documents; it has no effect with columns"),
-        ({"keep_content": True, "columns": {"a": "text"}}, "keep_content is for documents; it has no effect with columns"),
+        ({"access_paths": "@m", "columns": {"a": "text"}}, "access_paths is for documents; it has no effect"),
+        ({"keep_content": True, "columns": {"a": "text"}}, "keep_content is for documents; it has no effect"),
         ({"key": "number"}, "key is for rows; documents are named by their id"),
         ({"access_paths": "m"}, "access_paths='m' is not '@' and paths"),
         ({"on_failure": "skip"}, "on_failure='skip' must be one of 'split', 'raise'"),
