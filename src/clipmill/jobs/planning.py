@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..datasets.formats.part_writers import schema_in_format
 from ..datasets.inputs.rows import schema_of
 from ..datasets.inputs.shards import Shard
 from ..datasets.tables.column_types import column_type
 from ..datasets.tables.schemas import documents_schema, rows_schema
-from ..encoders.plans.plan import DocumentPlan, RowPlan
 from ..files.file_systems import Folder
 from ..models.spec import EncoderSpec
 from .comparison import compared
@@ -35,14 +35,14 @@ def plan_job(spec: EncoderSpec, directory: str, shards: Sequence[Shard], options
         DatasetError: If the inputs don't have the columns that are named.
     """
     options = options or JobOptions()
-    plan, rows = options.plan, None
-    if isinstance(plan, DocumentPlan):
+    plan: Any = options.plan
+    rows = None
+    if not plan.of_rows:
         check_has_matches(plan, shards)
         check_reader(shards, options.reader)
         declared = options.reader.tags if isinstance(options.reader.tags, Mapping) else None
         schema = documents_schema(spec, tags=declared, dtype=options.written_dtype, plan=plan)
     else:
-        assert isinstance(plan, RowPlan)
         rows = schema_of(shards, plan)
         if plan.key != _USUAL_KEY:  # which rows need not have
             column_type(rows, plan.key)
