@@ -185,7 +185,7 @@ def test_columns_that_are_there_already_are_refused_or_fail(tmp_path):
     p = pipeline()
     rows = p | beam.Create([beam.Row(query="a", candidate="b", group=1, rank=3)])
     _ = rows | Rank("fake::dim=8", **BY_GROUP)  # without top_k no rank is written
-    message = "column 'rank' exists already; ranking adds one of that name: rename yours first"
+    message = "column 'rank' exists already; ranking adds a column of that name: rename yours first"
     with pytest.raises(SpecError, match=message):
         _ = rows | "Again" >> Rank("fake::dim=8", **BY_GROUP, top_k=1)
     mine = {"id": "mine", "query": "a", "candidate": "b", "group": 1, "cosine": 0.5}

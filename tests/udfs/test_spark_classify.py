@@ -117,7 +117,7 @@ def test_a_file_of_labels_is_read_where_the_job_is_planned(captions, tmp_path):
         ({"kind": "picture"}, r"kind='picture' must be one of 'auto'"),
         ({"kind": "audio"}, r"kind='audio': fake::dim=8 embeds image and text"),
         ({"failures": "nul"}, r"failures='nul' must be one of"),
-        ({"top_k": None}, r"top_k=None: say how many"),
+        ({"top_k": None}, r"top_k=None: give the number"),
         ({"dtype": "float16"}, r"no half type"),
         ({"templates": ["no place"]}, r"'no place' has no \{\}"),
         ({"labels": "nowhere/labels.txt"}, r"cannot be read as a file of labels"),
