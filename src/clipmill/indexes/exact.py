@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ..encoders.plans.scores import unit_rows
+from ..encoders.plans.scores import round_to_steps, unit_rows
 from ..errors import SpecError
 from ..messages import setting
 from .hits import Hits
@@ -36,9 +36,6 @@ _SLACK = 1e-5
 
 _PAIRS = 4096
 """Pairs that are compared exactly at a time: some 16 MB of 512 values."""
-
-_STEPS = 2.0**26
-"""To the 1 of unit vectors, as in `scores`: the most whose products' sums float64 holds exactly."""
 
 _USUAL_CANDIDATES = 4
 """Candidates of a query in one block, in multiples of k, above which `_candidates` looks for ways to have fewer."""
@@ -196,7 +193,7 @@ class ExactSearch:
         cosines = np.empty(len(queries), np.float32)
         for start in range(0, len(cosines), _PAIRS):
             some = slice(start, start + _PAIRS)
-            vectors = np.rint(block[columns[some]].astype(np.float64) * _STEPS) / _STEPS
+            vectors = round_to_steps(block[columns[some]].astype(np.float64))
             cosines[some] = np.clip(np.einsum("nd,nd->n", self._units[queries[some]], vectors), -1, 1)
         return cosines
 

@@ -155,7 +155,7 @@ def _check_reads_back(target: Path, parts: Sequence[Codes], sizes: np.ndarray) -
             first, last = _row(parts, number, 0), _row(parts[::-1], number, -1)
             same = same and first == (ids[0], codes[: lists.code_size].tobytes())
             same = same and last == (ids[-1], codes[-lists.code_size :].tobytes())
-            same = same and bool((np.diff(ids) > 0).all())
+            same = same and _is_rising(ids)
         problem = "" if same else "it finds other rows than were written"
     except RuntimeError as err:
         problem = reason_of(err)
@@ -164,6 +164,12 @@ def _check_reads_back(target: Path, parts: Sequence[Codes], sizes: np.ndarray) -
             f"Faiss {faiss.__version__} does not read the merged index {target}: {problem}; clipmill writes the layout "
             "of faiss-cpu 1.15: install that release and build the index again"
         )
+
+
+def _is_rising(ids: np.ndarray) -> bool:
+    """Return whether ids rise; a list may hold more of them than memory, so that they are compared in pieces."""
+    step = _CHUNK_BYTES // ID_BYTES
+    return all((np.diff(ids[at : at + step + 1]) > 0).all() for at in range(0, len(ids), step))
 
 
 def _row(parts: Sequence[Codes], number: int, row: int) -> tuple[int, bytes]:

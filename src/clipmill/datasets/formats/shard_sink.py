@@ -67,11 +67,13 @@ class SinkCounts:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Held:
-    """A buffered row, its name in failures, and how many failures it has."""
+    """A buffered row: its name in failures, its number of failures, and its values (vectors or scores) and nulls."""
 
     row: Any
     name: str | None
     failures: int
+    made: int
+    nulls: int
 
 
 class ShardSink:
@@ -116,13 +118,13 @@ class ShardSink:
         made_count = sum(one is not None for one in made)
         if row is None or (failed and not made_count):
             return
-        own = len(failures) if failed else 0
+        held = _Held(row, name, len(failures) if failed else 0, made_count, len(made) - made_count)
         if self._writer.mismatch is not None and (mismatch := self._writer.mismatch(row)):
-            self._revert(_Held(row, name, own), None if failed else mismatch)
+            self._revert(held, None if failed else mismatch)
             return
-        counts.made += made_count
-        counts.nulls += 0 if failed else len(made) - made_count
-        self._held.append(_Held(row, name, own))
+        counts.made += held.made
+        counts.nulls += 0 if failed else held.nulls
+        self._held.append(held)
         self._held_bytes += held_bytes(row)
         if len(self._held) >= BATCH_ROWS or self._held_bytes >= BATCH_BYTES:
             self.flush()
@@ -144,18 +146,14 @@ class ShardSink:
             self._writer.write(batch)
         for position, failure in fitting.mismatches.items():
             one = held[position]
-            made = self._table.plan.made(one.row)
-            made_count = sum(value is not None for value in made)
-            self.counts.made -= made_count
-            self.counts.nulls -= 0 if one.failures else len(made) - made_count
+            self.counts.made -= one.made
+            self.counts.nulls -= 0 if one.failures else one.nulls
             self._revert(one, failure)
 
     def _revert(self, held: _Held, mismatch: Failure | None) -> None:
         """Count a row that does not fit the files as failed; `mismatch` is None if it has failures already."""
-        made = self._table.plan.made(held.row)
-        made_count = sum(one is not None for one in made)
-        self.counts.reverted += made_count
-        self.counts.reverted_nulls += max(0, len(made) - made_count - held.failures)
+        self.counts.reverted += held.made
+        self.counts.reverted_nulls += max(0, held.nulls - held.failures)
         self.counts.failed_rows += 0 if held.failures else 1
         if mismatch is not None:
             self._fail(self._table.failure_records(held.row, [mismatch.at(row=held.name)]))

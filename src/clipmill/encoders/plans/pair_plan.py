@@ -10,13 +10,12 @@ from ...errors import SpecError
 from ...failures import Failure
 from ...messages import setting
 from ...models.spec import EncoderSpec
-from ..encoder import Encoder
 from ..item import Item
 from ..outcome import Outcome, Vector
-from .kinds import Kind, check_kind, check_names, item_of_kind
-from .plan import NewColumn, PlanResult, RowPlan
-from .rank_plan import CLIP_SCORE, COSINE, RANK
-from .ranking import Scorer, check_any_scale, check_top_k
+from .kinds import Kind, check_names, item_of_kind
+from .plan import NewColumn, PlanResult
+from .rank_plan import CLIP_SCORE, COSINE, RANK, RowRanking
+from .ranking import Scorer
 from .row_values import Getter, missing_column, row_name
 from .scores import SCALE, Scale
 
@@ -25,7 +24,7 @@ LOGIT = "logit"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class PairPlan(RowPlan):
+class PairPlan(RowRanking):
     """Ranks flat rows with a query and one candidate each. The rows of one query are a group.
 
     Attributes:
@@ -47,7 +46,6 @@ class PairPlan(RowPlan):
     top_k: int | None = None
     key: str = "id"
     scale: Scale = SCALE
-    makes_vectors = False
     rename_hint = "ranking adds a column of that name: rename yours first"
 
     def checked(self, spec: EncoderSpec) -> Self:
@@ -61,10 +59,7 @@ class PairPlan(RowPlan):
             raise SpecError(
                 setting("by", self.by) + " names no columns", hint="give the one whose value the rows of a query share"
             )
-        check_kind("query_kind", self.query_kind, spec)
-        check_kind("candidate_kind", self.candidate_kind, spec)
-        check_top_k(self.top_k)
-        check_any_scale(self.scale)
+        self.check_options(spec)
         return self
 
     @property
@@ -77,10 +72,6 @@ class PairPlan(RowPlan):
         """See `RowPlan`."""
         scores = [NewColumn(COSINE, "score"), NewColumn(CLIP_SCORE, "score")]
         return [*scores, NewColumn(RANK, "rank")] if self.top_k else scores
-
-    def tool(self, encoder: Encoder) -> Scorer:
-        """See `Plan`."""
-        return Scorer(encoder, self.scale)
 
     def items(self, source: Getter) -> list[Item]:
         """Return the items of a row: query and candidate. No items if either is null or a column is missing."""
@@ -123,11 +114,6 @@ class PairPlan(RowPlan):
     def made(self, value: Mapping[str, Any]) -> list[Any]:
         """See `Plan`."""
         return [value.get(CLIP_SCORE)]
-
-    def scoring(self) -> dict[str, Any]:
-        """See `Plan`."""
-        kinds = {"query_kind": self.query_kind, "candidate_kind": self.candidate_kind}
-        return {"scale": self.scale, "top_k": self.top_k, **kinds}
 
 
 def _is_vector(outcome: Outcome) -> bool:

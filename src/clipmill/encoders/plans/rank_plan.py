@@ -29,8 +29,46 @@ RANKED = "ranked"
 COSINE, CLIP_SCORE, RANK = "cosine", "clip_score", "rank"
 
 
+class RowRanking(RowPlan):
+    """What plans share that rank rows, with a list of candidates in each or with one.
+
+    Attributes:
+        query_kind: Kind of the query.
+        candidate_kind: Kind of the candidates.
+        top_k: Number of best candidates.
+        scale: Factor for cosines before the softmax.
+    """
+
+    __slots__ = ()
+    makes_vectors = False
+    query_kind: Kind
+    candidate_kind: Kind
+    top_k: int | None
+    scale: Scale
+
+    def check_options(self, spec: EncoderSpec) -> None:
+        """Check these options.
+
+        Raises:
+            SpecError: If one is invalid, or the model cannot embed a kind.
+        """
+        check_kind("query_kind", self.query_kind, spec)
+        check_kind("candidate_kind", self.candidate_kind, spec)
+        check_top_k(self.top_k)
+        check_any_scale(self.scale)
+
+    def tool(self, encoder: Encoder) -> Scorer:
+        """See `Plan`."""
+        return Scorer(encoder, self.scale)
+
+    def scoring(self) -> dict[str, Any]:
+        """See `Plan`."""
+        kinds = {"query_kind": self.query_kind, "candidate_kind": self.candidate_kind}
+        return {"scale": self.scale, "top_k": self.top_k, **kinds}
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
-class RankPlan(RowPlan):
+class RankPlan(RowRanking):
     """Ranks rows with a query and a list of candidates.
 
     Attributes:
@@ -52,7 +90,6 @@ class RankPlan(RowPlan):
     top_k: int | None = None
     key: str = "id"
     scale: Scale = SCALE
-    makes_vectors = False
     rename_hint = "choose a name: " + setting("output", ...)
 
     def checked(self, spec: EncoderSpec) -> Self:
@@ -62,10 +99,7 @@ class RankPlan(RowPlan):
             SpecError: If an option is invalid, or the model cannot embed a kind.
         """
         check_names({"query": self.query, "candidates": self.candidates, "output": self.output, "key": self.key})
-        check_kind("query_kind", self.query_kind, spec)
-        check_kind("candidate_kind", self.candidate_kind, spec)
-        check_top_k(self.top_k)
-        check_any_scale(self.scale)
+        self.check_options(spec)
         return self
 
     @property
@@ -82,10 +116,6 @@ class RankPlan(RowPlan):
     def added(self) -> list[NewColumn]:
         """See `RowPlan`. The new column has the sorted candidates with their scores."""
         return [NewColumn(self.output, "ranked", self.candidates)]
-
-    def tool(self, encoder: Encoder) -> Scorer:
-        """See `Plan`."""
-        return Scorer(encoder, self.scale)
 
     def items(self, source: Getter) -> list[Item]:
         """Return the items of a row: the query, then its candidates. No items if there is nothing to rank."""
@@ -141,11 +171,6 @@ class RankPlan(RowPlan):
     def candidates_of(self, path: str) -> tuple[str, str] | None:
         """See `RowPlan`. A query is retried together with its candidates."""
         return (self.candidates, self.candidate_kind) if path == self.query else None
-
-    def scoring(self) -> dict[str, Any]:
-        """See `Plan`."""
-        kinds = {"query_kind": self.query_kind, "candidate_kind": self.candidate_kind}
-        return {"scale": self.scale, "top_k": self.top_k, **kinds}
 
     def _read(self, get: Getter) -> tuple[Any, Sequence[Any] | None, Failure | None]:
         """Return the query, the candidates, and the failure if one of their columns is missing or malformed."""

@@ -150,6 +150,16 @@ def order(values: Any) -> np.ndarray:
     return np.argsort(-np.asarray(values, np.float64), kind="stable")  # argsort puts NaN last
 
 
+def round_to_steps(values: np.ndarray) -> np.ndarray:
+    """Round values of unit vectors to multiples of 2**-26: see the module's docstring.
+
+    Args:
+        values: float64.
+    """
+    rounded: np.ndarray = np.rint(values * _STEPS) / _STEPS
+    return rounded
+
+
 def unit_rows(vectors: Any) -> np.ndarray:
     """Scale rows to length 1 in float64.
 
@@ -167,7 +177,7 @@ def unit_rows(vectors: Any) -> np.ndarray:
         # divide by the largest value first: the square of 1e200 overflows float64, and that of 1e-200 is 0
         rows = rows / np.where(largest == 0, 1, largest)
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-        units = np.rint(rows / np.where(lengths == 0, 1, lengths) * _STEPS) / _STEPS
+        units = round_to_steps(rows / np.where(lengths == 0, 1, lengths))
         return np.where(np.isfinite(largest), units, np.nan)
 
 
