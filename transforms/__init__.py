@@ -19,7 +19,7 @@
 from ..errors import MissingExtraError
 
 try:
-    import apache_beam as _beam  # noqa: F401 - only to say what is missing before any module of ours needs it
+    import apache_beam as _beam  # noqa: F401 - only to report a missing extra before other modules import it
 except ModuleNotFoundError as err:
     if err.name != "apache_beam":
         raise

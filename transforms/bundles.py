@@ -1,4 +1,4 @@
-"""The two steps that write a bundle's files so that a bundle which is run twice is there once.
+"""The two steps that write the files of bundles, so that the rows of a repeated bundle are written once.
 
 A runner may run a bundle again, or twice at the same time, and only its commit decides which run counts. Each run
 therefore writes files of its own into `_staging/`, which readers skip, and outputs their names. Only the names of the
@@ -72,7 +72,7 @@ class WriteBundleFn(beam.DoFn):
             yield self._commit(window)
 
     def finish_bundle(self) -> Iterable[WindowedValue]:
-        """Write what is left."""
+        """Write the remaining rows."""
         for window in list(self._open):
             yield self._commit(window)
 
@@ -127,7 +127,7 @@ class PublishFn(beam.DoFn):
     """Moves a shard from `_staging/` into place, its manifest last; outputs its manifest."""
 
     def __init__(self, directory: str, run: str) -> None:
-        """Say where; see `WriteBundleFn`."""
+        """Set the directory; see `WriteBundleFn`."""
         self._directory = directory
         self._run = run
 
@@ -140,7 +140,7 @@ class PublishFn(beam.DoFn):
 
 
 def _move(folder: Folder, source: str, target: str) -> None:
-    """Move a file; one that was moved already, by an earlier run of the same bundle, is where it should be."""
+    """Move a file, unless an earlier run of the same bundle has moved it."""
     if below := target.rpartition("/")[0]:
         folder.make(below)
     with dataset_errors("move", f"{folder.url}/{source}"):
@@ -150,10 +150,10 @@ def _move(folder: Folder, source: str, target: str) -> None:
 
 
 class FinishFn(beam.DoFn):
-    """Ends a dataset when all its shards are in their place: removes what no run that counts wrote, marks it whole."""
+    """Finishes a dataset when all shards are in place: removes uncommitted files, and writes `_SUCCESS`."""
 
     def __init__(self, directory: str, run: str, schema: pa.Schema) -> None:
-        """Say where, and which columns a dataset without rows has; see `WriteBundleFn`."""
+        """Set the directory, and the columns of a dataset without rows; see `WriteBundleFn`."""
         self._directory = directory
         self._run = run
         self._schema = schema
@@ -170,7 +170,7 @@ class FinishFn(beam.DoFn):
 
 
 def remove_staging(folder: Folder, run: str = "") -> None:
-    """Remove what a run left in `_staging/`, or with no name all of it; other runs' files stay."""
+    """Remove the files of a run in `_staging/`; without a run, all of them."""
     with dataset_errors("remove", f"{folder.url}/{STAGING}"):
         folder.fs.invalidate_cache()
         own = folder.at(f"{STAGING}/{run}".rstrip("/"))

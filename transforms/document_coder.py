@@ -16,7 +16,7 @@ from ..encoders.document import Document
 
 
 class DocumentCoder(Coder):
-    """Encodes documents; registered for `Document`. What comes out owns its arrays and may be changed."""
+    """Encodes documents; registered for `Document`. Decoded documents own their arrays, which may be changed."""
 
     def encode(self, value: Document) -> bytes:
         """Return the document as bytes."""
@@ -80,7 +80,7 @@ def _unpack(packed: tuple[Any, ...]) -> Document:
 
 
 def _pack_array(array: Any) -> Any:
-    """Return the bytes of a vector, bytes with dtype and shape of other arrays, and what is no array as it is."""
+    """Return the bytes of a vector, bytes with dtype and shape of other arrays, and other values unchanged."""
     if not isinstance(array, np.ndarray) or array.dtype.hasobject:
         return array  # None, or something whose failure is for `Embed` to say
     if array.dtype == np.float32 and array.ndim == 1:

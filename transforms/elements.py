@@ -18,15 +18,15 @@ class Elements(Protocol):
 
     @property
     def plan(self) -> Plan:
-        """What is done with them."""
+        """The plan for them."""
         ...
 
     def read(self, element: Any) -> Any:
-        """Return what the plan reads of an element, or the `FailedRow` of one of which nothing is embedded."""
+        """Return the source of an element for the plan, or a `FailedRow` if nothing of it can be embedded."""
         ...
 
     def output(self, done: Done) -> Any:
-        """Return what comes out for an element, `done.token[0]`, which is not changed."""
+        """Return the output for an element, `done.token[0]`, which is not changed."""
         ...
 
 
@@ -35,8 +35,8 @@ class DocumentElements:
     """Elements that are documents.
 
     Attributes:
-        plan: What is done with them.
-        row_options: What to give where elements are rows instead.
+        plan: The plan for them.
+        row_options: The options for rows, for an error message.
     """
 
     plan: DocumentPlan
@@ -63,8 +63,8 @@ class RowElements:
     """Elements that are rows.
 
     Attributes:
-        plan: What is done with them.
-        vectors: What a vector is in a row.
+        plan: The plan for them.
+        vectors: The type of a vector in a row.
     """
 
     plan: RowPlan
@@ -83,7 +83,7 @@ class RowElements:
 
 
 class AddsColumns(Protocol):
-    """What adds columns to rows: a plan, or a search."""
+    """A plan or a search, which adds columns to rows."""
 
     @property
     def key(self) -> str:
@@ -92,12 +92,12 @@ class AddsColumns(Protocol):
 
     @property
     def new_names(self) -> list[str]:
-        """Names of the columns that are added."""
+        """Names of the new columns."""
         ...
 
     @property
     def rename_hint(self) -> str:
-        """What to do about one of those that exists already."""
+        """How to resolve a conflict with an existing column."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""`Embed`: a PCollection of documents or rows in, the same with vectors out, and apart from them what failed."""
+"""`Embed`: adds vectors to a PCollection of documents or rows, and separates the failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The `DoFn` that embeds, and ranks or classifies by what it embedded.
+"""The `DoFn` that embeds elements, and ranks or classifies them.
 
 Fetching, decoding, encoding and scoring are one stage, which collects batches within a bundle. Texts, images, queries
 and candidates of all elements share micro-batches.
@@ -22,14 +22,14 @@ _REPORTED_BATCHES = 16
 
 
 class _SessionFn(PlacedFn):
-    """What embeds; a session lives as long as a bundle, the model as long as the process."""
+    """Embeds elements. A session lives as long as a bundle, the model as long as the process."""
 
     def __init__(self, spec: EncoderSpec, elements: Elements, *, on_failure: OnFailure, cpus: int | None) -> None:
-        """Keep what travels to workers: no weights.
+        """Store what is sent to workers: no weights.
 
         Args:
             spec: The encoder.
-            elements: What the elements are, and what is done with them.
+            elements: The adapter of the elements, with the plan.
             on_failure: `raise` ends the job at the first failure.
             cpus: Cores that each worker process may use, None to detect them.
         """

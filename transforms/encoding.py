@@ -1,4 +1,4 @@
-"""`Encoding`: what `Embed`, `Rank` and `Classify` have in common, and the pair `Embedded` that they return."""
+"""`Encoding`: the base of `Embed`, `Rank` and `Classify`, and the pair `Embedded` that they return."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WAITING_ROWS = 128
 
 
 class Embedded(NamedTuple):
-    """What `Embed`, `Rank` and `Classify` return; `WriteEmbeddings` takes it whole.
+    """The output of `Embed`, `Rank` and `Classify`, and the input of `WriteEmbeddings`.
 
     Attributes:
         rows: The elements of which nothing failed, with their results. Null in, null out.
@@ -39,20 +39,20 @@ class Embedded(NamedTuple):
 
 
 class Encoding(beam.PTransform):
-    """Sends documents or rows through an encoder; every element comes out once, as a row or as a failure.
+    """Processes documents or rows with an encoder. Every element comes out once, as a row or as a failure.
 
     Attributes:
         spec: The encoder.
-        plan: What is done with rows or documents, checked.
+        plan: The checked plan for rows or documents.
     """
 
     plan: Plan
     _row_options: str
-    """What to give where elements are rows."""
+    """The options for rows, for an error message."""
     _vectors: Vectors = "array"
 
     def __init__(self, spec: EncoderSpec, *, max_wait_s: float | None, on_failure: OnFailure) -> None:
-        """Check what all of them take.
+        """Check the common options.
 
         Args:
             spec: The encoder.
@@ -93,7 +93,7 @@ class Encoding(beam.PTransform):
         return twin
 
     def expand(self, pcoll: PCollection) -> Embedded | PCollection:
-        """Put the stage into the pipeline.
+        """Add the stage.
 
         Raises:
             SpecError: If rows with a schema lack a column, or have one already that would be added.
@@ -101,7 +101,7 @@ class Encoding(beam.PTransform):
         return self._hand_out(self._encode(pcoll, *self._elements(pcoll.element_type)))
 
     def _elements(self, element_type: Any) -> tuple[Any, Elements]:
-        """Return the type of what comes out, and what the elements are.
+        """Return the output type and the adapter of the elements.
 
         Raises:
             SpecError: If rows with a schema lack a column, or have one already that would be added.
@@ -113,7 +113,7 @@ class Encoding(beam.PTransform):
         return planned_type(element_type, plan, self._vectors), RowElements(plan, self._vectors)
 
     def _encode(self, pcoll: PCollection, rows_type: Any, elements: Elements) -> Embedded:
-        """Put the stage with the model into the pipeline."""
+        """Add the stage with the model."""
         rows = self.spec.max_batch_rows or _WAITING_ROWS
         return self._staged(pcoll, "Encode", (EmbedFn, EmbedBatchFn), (self.spec, elements), rows, rows_type)
 
@@ -126,7 +126,7 @@ class Encoding(beam.PTransform):
         waiting_rows: int,
         rows_type: Any,
     ) -> Embedded:
-        """Put a stage that holds elements back into the pipeline, behind one that waits for batches if asked for.
+        """Add a stage that delays elements, after one that waits for batches if requested.
 
         Args:
             pcoll: What goes in.
@@ -150,7 +150,7 @@ class Encoding(beam.PTransform):
         return embedded
 
     def _hand_out(self, embedded: Embedded) -> Embedded | PCollection:
-        """Return the pair, or the rows alone where an error handler takes the failures."""
+        """Return the pair, or only the rows if an error handler takes the failures."""
         if not self._single_output:
             return embedded
         if self._error_handler is not None:
@@ -164,7 +164,7 @@ def label_of(verb: str, names: Sequence[str]) -> str:
 
 
 def check_columns(element_type: Any, plan: AddsColumns, reads: Sequence[str]) -> None:
-    """Refuse rows whose schema does not fit; where there is no schema, each row is looked at when it comes.
+    """Refuse rows whose schema does not fit. Without a schema, each row is checked when it is processed.
 
     Args:
         element_type: Of the PCollection.

@@ -12,7 +12,7 @@ from ..failures import Failure
 
 @dataclasses.dataclass(frozen=True)
 class FailedRow:
-    """A row or document of which something could not be embedded.
+    """A row or document with at least one failure.
 
     Attributes:
         row: The output as far as it was made: a row of which one column failed has the vectors of the others. An

@@ -1,4 +1,4 @@
-"""How elements become finished rows of files, with the failures of each beside it."""
+"""Converts elements to finished rows for files, with their failures."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from ..datasets.formats.shard_sink import FinishedRow
 from ..datasets.tables.records import failure_records, inner_failure_records
 from ..datasets.tables.table import Table
 from ..encoders.document import Document
+from ..failures import Code
 from .failed_row import FailedRow
 from .rows import RowFields, fields_of, plain
 
 
 def finished_row(element: Any, table: Table) -> FinishedRow:
-    """Return what of an element goes to files.
+    """Return the written columns and the failures of an element.
 
     Args:
-        element: What `Embed`, `Rank` or `Classify` gave: a row, a document, or a `FailedRow`.
-        table: What the files hold.
+        element: An output of `Embed`, `Rank` or `Classify`: a row, a document, or a `FailedRow`.
+        table: The table of the files.
     """
     failed = isinstance(element, FailedRow)
     value = element.row if failed else element
     source = _source(value, table)
-    if source is None:  # neither a row nor a document: there is nothing to write but why
+    if source is None:  # neither a row nor a document: only the reasons are written
         return FinishedRow(None, [failure.as_dict() for failure in element.failures] if failed else (), failed)
     if failed:
         row = None if _is_refused(element, table) else _written(source, table)
@@ -42,7 +43,8 @@ def _source(value: Any, table: Table) -> RowFields | Document | None:
 
 def _is_refused(failed: FailedRow, table: Table) -> bool:
     """Return whether a row failed because a new column exists in it already, with values of any kind."""
-    return table.plan.of_rows and any(one.column in table.plan.new_names for one in failed.failures)  # type: ignore[attr-defined]
+    plan: Any = table.plan
+    return plan.of_rows and any(one.code is Code.MALFORMED and one.column in plan.new_names for one in failed.failures)
 
 
 def _written(source: RowFields | Document, table: Table) -> Any:
@@ -50,17 +52,18 @@ def _written(source: RowFields | Document, table: Table) -> Any:
 
 
 def _columns(row: RowFields, table: Table) -> dict[str, Any]:
-    """Return the columns that are written; images that are not among them are released."""
+    """Return the written columns; others, such as images, are released."""
     vectors = {column.name for column in table.plan.added if column.holds == "vector"}  # type: ignore[attr-defined]
+    names = set(table.schema.names)  # pyarrow makes a new list at each access
     return {
         name: _as_arrays(value) if name in vectors else plain(value)
         for name, value in row.fields.items()
-        if name in table.schema.names
+        if name in names
     }
 
 
 def _as_arrays(value: Any) -> Any:
-    """Return vectors as arrays, where `Embed(vectors="list")` or a shuffle made other sequences of them."""
+    """Return vectors as arrays, if `Embed(vectors="list")` or a shuffle has made other sequences of them."""
     if value is None or isinstance(value, np.ndarray):
         return value
     is_vector = len(value) > 0 and isinstance(value[0], float | np.floating)

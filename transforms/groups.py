@@ -1,12 +1,13 @@
 """Scores of flat rows: each row is one candidate of a query, and the rows of a query are a group of any size.
 
-A clip_score needs the sum over its group, a rank the group's best. So three steps: each row gets its cosine and its
-logit; the logits of each group are combined to a few numbers (`ranking.GroupTotals`), which runners do where the rows
-are, before anything is shuffled; and the numbers come back to the rows as a side input that is looked up by group. Rows
-are never grouped.
+A clip_score needs the sum over its group, a rank needs the best of the group. There are three steps:
 
-Beam's `AsMultiMap` is the side input that is fetched by key, when a row asks for it; `AsDict` would bring the numbers
-of all groups to every worker before the first row.
+    rows ──► cosine and logit of each row
+               ├─► logits are combined to a few numbers per group (`ranking.GroupTotals`), before the shuffle
+               └─► rows look up the numbers of their group in a side input
+
+Rows are never grouped. The side input is `AsMultiMap`, which a row fetches by key; `AsDict` would send the numbers of
+all groups to every worker before the first row.
 """
 
 from __future__ import annotations
@@ -40,13 +41,13 @@ from .failed_row import FailedRow
 from .rows import RowFields, fields_of, make_row
 
 _EXACT = decimal.Context(prec=decimal.MAX_PREC, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN)
-"""Takes no digit away; `1.50` and `15E-1` are both `1.5` by it, and no digits of `1E+900000000` are written out."""
+"""Keeps all digits: normalises `1.50` and `15E-1` to `1.5`, and does not write out the digits of `1E+900000000`."""
 _KEY_BYTES = 64
-"""Bytes up to which a group's key is written out; a longer one becomes a digest, since each of its rows carries it."""
+"""Maximum bytes of a key; a longer one is replaced by a digest, because every row of the group carries it."""
 _PENDING = 1024
 """Logits that a combiner collects before it sums them up."""
 _HELD_NUMBERS = 1_000_000
-"""Numbers of groups that a worker holds, so that not every row asks for its group's; at most 50 MB."""
+"""Numbers of groups that a worker caches for the next rows; at most 50 MB."""
 
 
 def scored_type(element_type: Any) -> Any:
@@ -57,10 +58,10 @@ def scored_type(element_type: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PairElements:
-    """Elements that are flat rows; what comes out for one is a tuple: see `scored_type`.
+    """Elements that are flat rows. The output for each is a tuple: see `scored_type`.
 
     Attributes:
-        plan: What is ranked, and by which columns rows are a group.
+        plan: The plan, with the columns of the group.
     """
 
     plan: PairPlan
@@ -85,7 +86,7 @@ class PairElements:
         return self._key(done.source), values[COSINE], values[LOGIT], element
 
     def _key(self, row: RowFields) -> bytes:
-        """Return the key of a row's group; b"" where a column of it is not there, which the plan makes a failure."""
+        """Return the key of a row's group; b"" if a column is missing, which the plan turns into a failure."""
         try:
             return group_key(self.plan.by, [row(path) for path in self.plan.by])
         except MissingColumn:
@@ -93,10 +94,10 @@ class PairElements:
 
 
 class GroupScores(beam.PTransform):
-    """Turns what `PairElements` gave into rows with `cosine`, `clip_score` and, with `top_k`, `rank`.
+    """Turns the output of `PairElements` into rows with `cosine`, `clip_score` and, with `top_k`, `rank`.
 
-    Groups are those of a window. Windows are made part of the keys, since a side input is ready when its window is: so
-    it is in all windows, whatever windows and triggers the rows have.
+    Groups belong to a window, which is part of their keys. The side input is in the global window, so that it does not
+    depend on the windows and triggers of the rows.
     """
 
     def __init__(self, top_k: int | None, rows_type: Any) -> None:
@@ -111,7 +112,7 @@ class GroupScores(beam.PTransform):
         self._rows_type = rows_type
 
     def expand(self, scored: PCollection) -> PCollection:
-        """Combine numbers, and bring the sums to the rows."""
+        """Combine the logits, and look the totals up for each row."""
         windows = scored.windowing.windowfn.get_window_coder()
         totals = (
             scored
@@ -128,7 +129,7 @@ class TotalsFn(beam.CombineFn):
     """Combines the logits of a group to its `GroupTotals`, in any order and in any parts."""
 
     def __init__(self, top_k: int | None) -> None:
-        """Say how many of the best are kept.
+        """Set how many of the best are kept.
 
         Args:
             top_k: None for none.
@@ -136,7 +137,7 @@ class TotalsFn(beam.CombineFn):
         self._top_k = top_k
 
     def create_accumulator(self) -> tuple[tuple[Any, ...], list[float]]:
-        """Return what is summed up, nothing, and the logits that are not yet."""
+        """Return empty totals and no pending logits."""
         return tuple(GroupTotals()), []
 
     def add_input(self, accumulator: Any, logit: float) -> Any:
@@ -145,7 +146,7 @@ class TotalsFn(beam.CombineFn):
         return self.compact(accumulator) if len(accumulator[1]) >= _PENDING else accumulator
 
     def merge_accumulators(self, accumulators: Iterable[Any]) -> Any:
-        """Put parts of a group together."""
+        """Merge parts of a group."""
         whole = GroupTotals()
         for accumulator in accumulators:
             whole = GroupTotals.merge([whole, self._summed(accumulator)], self._top_k)
@@ -166,7 +167,7 @@ class TotalsFn(beam.CombineFn):
 
 
 class _LogitsFn(beam.DoFn):
-    """Gives out the numbers of those rows that have some, without the rows."""
+    """Outputs the logits of the rows that have one, without the rows."""
 
     def __init__(self, windows: Coder) -> None:
         self._windows = windows
@@ -223,12 +224,12 @@ def _in_window(windows: Coder, window: BoundedWindow, key: bytes) -> bytes:
 
 
 def group_key(names: Sequence[str], values: Sequence[Any]) -> bytes:
-    """Return bytes that are the same for equal values and differ for others, in every process.
+    """Return bytes that are equal for equal values, in every process, and differ for other values.
 
     Nulls are equal, NaNs too, and numbers by their value whatever their type, as in SQL.
 
     Args:
-        names: What the values are called.
+        names: The columns of the values.
         values: Texts, bytes, numbers, truth values, dates, times, UUIDs, nulls.
 
     Raises:
@@ -250,7 +251,7 @@ def _key_part(name: str, value: Any) -> bytes:
         case bytes() | bytearray() | memoryview():
             return b"b" + bytes(value)
         case numbers.Integral() | float() | np.floating() | decimal.Decimal() if not isinstance(value, np.longdouble):
-            return _number_part(value)  # no float of Python holds a longdouble
+            return _number_part(value)  # a Python float cannot hold a longdouble
         case uuid.UUID():
             return b"u" + value.bytes
         case Timestamp():
@@ -272,5 +273,5 @@ def _number_part(value: Any) -> bytes:
         value = int(value)
     elif not isinstance(value, decimal.Decimal):
         value = float(value)
-    number = decimal.Decimal(value)  # exactly, whatever it was
+    number = decimal.Decimal(value)  # exact for every type
     return b"nan" if number.is_nan() else f"n{_EXACT.normalize(number) if number else 0}".encode()

@@ -1,4 +1,4 @@
-"""`IndexShards`: pieces of an index, each from datasets to its files; what `clipmill index --engine beam` runs."""
+"""`IndexShards`: pieces of an index, each from datasets to its files; `clipmill index --engine beam` uses it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .worker import cpus_per_process
 
 
 class IndexShards(beam.PTransform):
-    """Turns a PCollection of `IndexShard`s into what each reports, by building them and writing their files.
+    """Turns a PCollection of `IndexShard`s into their reports, by building them and writing their files.
 
     A shard's files appear whole, and doing it again writes the same ones, so retries of the runner do no harm.
     """

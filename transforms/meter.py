@@ -1,4 +1,4 @@
-"""Beam's metrics of what a worker did, in the namespace `clipmill`, under the names of `encoders.metrics`.
+"""Beam's metrics of a worker, in the namespace `clipmill`, with the names of `metrics.counts`.
 
 Counters, `failed_<code>` for each code that there is; `batch_rows`, rows in a call of the model, is a distribution.
 """
@@ -21,17 +21,17 @@ NAMESPACE = "clipmill"
 
 _counting = threading.Lock()  # held to count, not to load: two models load at once
 _loading = 0  # calls of `BundleMeter.load` that have not returned
-_counted = 0  # what `count_loads` said when one of them counted last
+_counted = 0  # `count_loads` at the last count
 _resolved: dict[EncoderSpec, dict[str, Any]] = {}
 
 
 def resolved_here(spec: EncoderSpec) -> dict[str, Any] | None:
-    """Return what was decided when this process loaded a spec's encoder, None if it did not."""
+    """Return the resolved settings of a spec's encoder, None if this process has not loaded it."""
     return _resolved.get(spec)
 
 
 class BundleMeter:
-    """Counts for one `DoFn`; to be called in `finish_bundle`, since what is counted in `setup` is lost."""
+    """Counts for one `DoFn`; to be used in `finish_bundle`, because Beam drops counts of `setup`."""
 
     def __init__(self) -> None:
         """Start with nothing counted."""
@@ -39,10 +39,10 @@ class BundleMeter:
         self._rest: collections.defaultdict[tuple[str, str], float] = collections.defaultdict(float)
 
     def load(self, spec: EncoderSpec, *, cpus: int | None) -> Encoder:
-        """Load an encoder, remembering whether this was what loaded its model."""
+        """Load an encoder, and record whether this call loaded its model."""
         global _loading, _counted
         with _counting:
-            if not _loading:  # what was loaded meanwhile was loaded outside of Beam
+            if not _loading:  # models loaded meanwhile were loaded outside of Beam
                 _counted = count_loads()
             _loading += 1
         try:
@@ -57,13 +57,13 @@ class BundleMeter:
         return encoder
 
     def report(self, stats: Stats) -> None:
-        """Hand on what was counted since the last call, to Beam and to the totals of this process."""
+        """Report the counts since the last call to Beam and to the totals of this process."""
         counts = counts_of(stats)
         record(counts)
         self.tell(counts)
 
     def tell(self, counts: Counts) -> None:
-        """Hand on to Beam alone what was counted since the last call, and the models loaded since."""
+        """Report the counts since the last call, and the models loaded since, to Beam only."""
         for (name, label), number in counts.items():
             if name != "batch_rows":
                 self._rest[name, label] += number
@@ -84,7 +84,7 @@ class BundleMeter:
 
 
 def metrics_of(result: Any) -> dict[str, float]:
-    """Return what a pipeline counted, summed over its steps, under the names of `encoders.metrics`.
+    """Return the counts of a pipeline, summed over its steps, with the names of `metrics.counts`.
 
     Args:
         result: What `Pipeline.run()` returned, or what a block `with beam.Pipeline() as p` leaves in `p.result`.

@@ -123,7 +123,7 @@ def _list_input(given: str) -> tuple[list[Listed], str]:
     (found,) = FileSystems.match([f"{matcher.prefix}**"])
     # An object whose name ends in a slash marks a folder.
     there = [Listed(file.path) for file in found.metadata_list if not file.path.endswith("/")]
-    return files_of(matcher, there), NO_MATCH
+    return files_of(matcher, there), NO_MATCH if is_glob(given) else ": no such file or folder"
 
 
 def _absolute(pattern: str) -> str:

@@ -1,4 +1,4 @@
-"""Rows as Beam has them, dicts, `beam.Row`s and NamedTuples, read alike; and the types of what comes out."""
+"""Rows of Beam (dicts, `beam.Row`s and NamedTuples), read in the same way, and the types of output rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..encoders.plans.plan import RowPlan
 from ..encoders.plans.row_values import get_by_path
 
 Vectors = Literal["array", "list"]
-"""What a vector is in a row: a float32 array, or a list of numbers that other languages' transforms understand."""
+"""The type of a vector in a row: a float32 array, or a list of numbers for transforms in other languages."""
 
 STRUCTS = Sequence[Mapping[str, Any]] | None
 """A list of dicts in a row, as scores are: after a shuffle it is the same again, values of any type in it."""
@@ -77,7 +77,7 @@ def plain(value: Any) -> Any:
 
 
 def row_fields(element_type: Any) -> list[tuple[str, Any]] | None:
-    """Return names and types of the fields of a PCollection's elements, None where there is no schema."""
+    """Return names and types of the fields of a PCollection's elements, None without a schema."""
     row_type = element_type
     if isinstance(element_type, type) and issubclass(element_type, tuple):
         row_type = RowTypeConstraint.from_user_type(element_type)
@@ -88,14 +88,14 @@ def row_fields(element_type: Any) -> list[tuple[str, Any]] | None:
 
 
 def _is_unresolved(kind: Any) -> bool:
-    """Tell whether `from __future__ import annotations` made text of a field's type."""
+    """Return whether `from __future__ import annotations` has turned a field's type into text."""
     return isinstance(kind, str | typing.ForwardRef)
 
 
 def _resolved_hints(row_type: RowTypeConstraint) -> dict[str, Any]:
     try:
         return typing.get_type_hints(row_type.user_type)
-    except NameError:  # names a type that is there for type checkers only
+    except NameError:  # names a type that only type checkers import
         return {}
 
 
@@ -124,7 +124,7 @@ def planned_type(element_type: Any, plan: RowPlan, vectors: Vectors = "array") -
 
 
 def widened_type(element_type: Any, added: Mapping[str, Any]) -> Any:
-    """Return the type of rows that get columns: with a schema where there was one, dicts where there were dicts.
+    """Return the type of rows with new columns: with a schema if the input has one, dicts for dicts.
 
     Args:
         element_type: Of the rows that come in.
@@ -139,7 +139,7 @@ def widened_type(element_type: Any, added: Mapping[str, Any]) -> Any:
 
 
 def is_array(kind: Any) -> bool:
-    """Tell whether a field holds an array, null or not; bytes and strings are values."""
+    """Return whether a field holds arrays or nulls; bytes and strings are values."""
     kind = convert_to_beam_type(kind)
     if isinstance(kind, typehints.UnionConstraint):
         return any(is_array(inner) for inner in kind.union_types if inner is not type(None))

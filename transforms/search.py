@@ -83,7 +83,7 @@ class Search(Encoding):
         on_failure: OnFailure = "split",
         **spec_options: Any,
     ) -> None:
-        """Look at what is searched, and check everything that can be checked without vectors and weights.
+        """Open the index or dataset, and check everything that can be checked without vectors and weights.
 
         Args:
             index: Directory of an index; or of a dataset, or a Parquet file, whose vectors are compared one by one.
@@ -130,11 +130,11 @@ class Search(Encoding):
         ).checked(spec)
 
     def default_label(self) -> str:
-        """Name what is searched and the column, so that a pipeline can use two of these."""
+        """Name the index and the column, so that a pipeline can use two of these."""
         return label_of("Search", [self.plan.target.location, self.plan.query])
 
     def display_data(self) -> dict[str, Any]:
-        """Show what is searched in the runner's user interface."""
+        """Show the index in the runner's user interface."""
         model = self.spec.model if self.spec is not None else _VECTORS
         return {"index": self.plan.target.location, "model": model, "top_k": self.plan.top_k}
 
@@ -152,10 +152,10 @@ class Search(Encoding):
 
 
 class _SearchingFn(PlacedFn):
-    """What searches: rows of a bundle wait for each other, so that their queries are searched together."""
+    """Searches for the queries of a bundle together, in batches."""
 
     def __init__(self, spec: EncoderSpec | None, plan: SearchPlan, *, on_failure: OnFailure, cpus: int | None) -> None:
-        """Keep what travels to workers: no weights, no vectors.
+        """Store what is sent to workers: no weights, no vectors.
 
         Args:
             spec: What embeds queries; None where they are vectors.

@@ -1,4 +1,4 @@
-"""`EmbedShards`: pieces of a job, each from its input to its files; what `clipmill embed --engine beam` runs."""
+"""`EmbedShards`: pieces of a job, each from its input to its files; `clipmill embed --engine beam` uses it."""
 
 from __future__ import annotations
 

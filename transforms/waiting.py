@@ -22,7 +22,7 @@ class WaitForBatches(beam.PTransform):
     """
 
     def __init__(self, rows: int, max_wait_s: float) -> None:
-        """Say when a batch is complete.
+        """Set when a batch is complete.
 
         Args:
             rows: Most elements in a batch.

@@ -33,7 +33,7 @@ _ROWS_PER_FILE = 50_000
 
 
 class WriteEmbeddings(beam.PTransform):
-    """Writes what `Embed`, `Rank` or `Classify` gives to a directory: the pair whole, or one of its PCollections.
+    """Writes the output of `Embed`, `Rank` or `Classify` to a directory: the pair, or one of its PCollections.
 
     Rows go to Parquet files with their other columns, failures to `_failures/*.jsonl`, which `clipmill embed` reads to
     try them again; those of single candidates too. Every file says in its metadata which model and which options made
@@ -112,7 +112,7 @@ class WriteEmbeddings(beam.PTransform):
         table = self._table(embed, inputs[0].element_type)
         folder = Folder.of(self._directory)
         if self._overwrite and folder.fs.exists(folder.at(JOB)):
-            remove_staging(folder)  # of a job that did not end; what makes the directory a dataset of ours is there
+            remove_staging(folder)  # of an unfinished job: the directory is one of our datasets
         prepare_directory(self._directory, overwrite=self._overwrite)
         write_job(self._directory, self._description(embed))
         run = uuid.uuid4().hex

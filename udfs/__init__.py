@@ -23,7 +23,7 @@ Works on classic Spark and on Spark Connect, and never imports Beam.
 from __future__ import annotations
 
 try:
-    import pyspark  # noqa: F401 - only whether it is there
+    import pyspark  # noqa: F401 - only checks that it is installed
 except ImportError as err:
     from ..errors import MissingExtraError
 

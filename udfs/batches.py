@@ -1,4 +1,4 @@
-"""What a Python worker does with Arrow batches: values out of them, vectors into them, no Python float on the way."""
+"""Embeds Arrow batches in a Python worker, without converting vectors to Python floats."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def embed_batches(
 
     Args:
         batches: As Spark cut them.
-        spec: What embeds.
-        plan: The columns.
-        sources: Where they are, in the plan's order.
-        meter: What counts.
+        spec: The encoder.
+        plan: The plan.
+        sources: Their positions, in the plan's order.
+        meter: The meter.
 
     Yields:
         The same rows in the same order, with their vectors; see `partitions.run_partition`.
@@ -66,7 +66,7 @@ def _arrays(source: InputColumn, column: Column, made: Sequence[PlanResult], dim
 
 
 def failures_array(rows: Sequence[PlanResult]) -> pa.Array:
-    """Return the column of the rows' failures, null where there are none."""
+    """Return the column of the rows' failures, null for rows without any."""
     failures = [[{"column": f.column, **failure_struct(f)} for f in row.failures] or None for row in rows]
     return pa.array(failures, ARROW_FAILURES)
 
@@ -87,10 +87,10 @@ def embed_array(
     Args:
         values: Strings; for images also binary, Spark's image struct or struct<bytes, path>; for audio binary, or a
             struct of samples and rate or of bytes and path.
-        spec: What embeds.
-        modality: As what.
+        spec: The encoder.
+        modality: The modality of the values.
         failures: Result of a bad row: `null`, `struct` or `raise`.
-        meter: What counts.
+        meter: The meter.
 
     Returns:
         As many vectors (or structs of embedding and failure), in order; null where the value is null.

@@ -112,7 +112,7 @@ def _find_pair(schema: T.StructType, plan: PairPlan) -> list[InputColumn]:
 
 
 def _key(schema: T.StructType, path: str) -> Column:
-    """Return what Spark groups by, in a DataFrame whose columns are numbered."""
+    """Return the columns to group by, in a DataFrame with numbered columns."""
     steps, found = find_column(schema, path)
     if not _can_be_grouped(found):
         raise SpecError(f"by: column {path!r} is {found.simpleString()}, whose values Spark cannot group by")

@@ -23,7 +23,7 @@ _TAKES = {
 
 
 class Shape(NamedTuple):
-    """What matters of a type.
+    """The relevant properties of a type.
 
     Attributes:
         family: What values of it are; `numbers` is a list of them, `list` one of anything else.

@@ -1,4 +1,4 @@
-"""What Spark's workers count, under the names of `encoders.metrics`, brought to the driver by an accumulator.
+"""The counts of Spark's workers, with the names of `metrics.counts`, collected by an accumulator of the driver.
 
 Classic Spark only: Spark Connect has no accumulators. There functions count in the totals of their worker process
 alone, which `metrics.env_exporter` has written or served.
@@ -47,12 +47,12 @@ class PartitionMeter(NamedTuple):
             self.report(stats)
 
     def report_some(self, stats: Stats) -> None:
-        """Report what a long partition has counted, if it is worth it."""
+        """Report the counts of a long partition, if there are enough."""
         if stats.batches >= _REPORTED_BATCHES:
             self.report(stats)
 
     def report(self, stats: Stats) -> None:
-        """Take what was counted, and hand it to this process's totals and to the driver."""
+        """Report the counts to the totals of this process and to the driver, and reset them."""
         counts = counts_of(stats.take())
         record(counts)
         self.tell(counts)
@@ -103,7 +103,7 @@ _accumulators: dict[int, tuple[Any, Any]] = {}  # by the id of a SparkContext, w
 
 
 def meter_of(spark: SparkSession | None) -> PartitionMeter:
-    """Return what functions that are planned in a session count with.
+    """Return the meter for functions that are planned in a session.
 
     Args:
         spark: A classic session, whose functions share an accumulator; with a Connect session, or None, there is none.
@@ -129,13 +129,13 @@ def _is_connect(spark: SparkSession) -> bool:
 
 
 def spark_counts(spark: SparkSession) -> Counts:
-    """Return what all functions of clipmill have counted in the tasks that are done, for `serve_metrics(source=…)`.
+    """Return the counts of all functions of clipmill in finished tasks, for `serve_metrics(source=…)`.
 
     Args:
         spark: A classic session; those of one application have the same numbers.
 
     Returns:
-        Numbers by name and label, as `encoders.metrics` has them.
+        Numbers by name and label, with the names of `metrics.counts`.
 
     Raises:
         SpecError: If it is a Connect session.
@@ -147,7 +147,7 @@ def spark_counts(spark: SparkSession) -> Counts:
 
 
 def metrics_of(spark: SparkSession) -> dict[str, float]:
-    """Return what all functions of clipmill have counted in an application, under the names of `encoders.metrics`.
+    """Return the counts of all functions of clipmill in an application, with the names of `metrics.counts`.
 
     Args:
         spark: A classic session.

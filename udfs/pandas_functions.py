@@ -161,7 +161,7 @@ def embed_series(
 
 
 def _plain_values(values: pd.Series | pd.DataFrame, modality: Modality) -> list[Any]:
-    """Return values with None for what pandas calls missing; a struct is null if all of its fields are."""
+    """Return values with None for pandas' missing values; a struct is null if all of its fields are."""
     if hasattr(values, "columns"):
         missing = values.isna().all(axis=1)
         plain: list[Any] = values.to_dict("records")

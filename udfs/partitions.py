@@ -54,11 +54,11 @@ def run_partition(
 
     Args:
         batches: As Spark cut them.
-        runner: What is done with them.
-        sources: Where the values are.
-        added: The columns that are made.
-        meter: What counts.
-        reader: Returns what makes values of Python of a type of Arrow.
+        runner: The plan with its encoder.
+        sources: The input columns.
+        added: The new columns.
+        meter: The meter.
+        reader: Returns the reader of an Arrow type.
 
     Yields:
         The same rows in the same order, in smaller batches, as micro-batches become ready: a `limit` does not wait
@@ -80,7 +80,7 @@ def run_partition(
 
 
 def getter(values: Values) -> Getter:
-    """Return what plans ask for a row's values."""
+    """Return the getter of a row, for plans."""
 
     def get(path: str) -> Any:
         if path not in values:  # the plan's key: rows of a DataFrame carry their failures, which need no name
@@ -91,7 +91,7 @@ def getter(values: Values) -> Getter:
 
 
 def _without_bytes(value: Any) -> Any:
-    """Return a value, encoded images and audio emptied: rows wait longer than what they hold is needed."""
+    """Return a value without the bytes of images and audio, which a waiting row no longer needs."""
     if isinstance(value, bytes):
         return b""
     if isinstance(value, list) and any(isinstance(element, bytes) for element in value):
@@ -105,7 +105,7 @@ def _values_at(batch: pa.RecordBatch, steps: Sequence[int]) -> pa.Array:
 
 
 def _write(rows: Sequence[Done], added: NewArrays) -> Iterator[pa.RecordBatch]:
-    """Yield rows, cut where one of Spark's batches ended and the next began."""
+    """Yield rows in batches that do not cross Spark's batches."""
     start = 0
     for end in range(1, len(rows) + 1):
         if end == len(rows) or rows[end].token.batch is not rows[start].token.batch:
@@ -117,5 +117,5 @@ def _write_slice(rows: Sequence[Done], added: NewArrays) -> pa.RecordBatch:
     batch, first = rows[0].token
     kept = batch.slice(first, len(rows))
     made = added.make([row.result for row in rows])
-    # The schema of what was there is kept as it came; Spark looks at positions and types alone.
+    # The input's schema is unchanged; Spark uses only positions and types.
     return pa.RecordBatch.from_arrays([*kept.columns, *made], [*batch.schema.names, *added.names])

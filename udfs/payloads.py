@@ -46,7 +46,7 @@ def spread(spark: SparkSession, payloads: Sequence[Any], tasks: int) -> DataFram
 
 
 def payloads_of(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, Any]]:
-    """Yield the numbers and payloads of a task, in `mapInArrow` of what `spread` returned."""
+    """Yield the numbers and payloads of a task, in `mapInArrow` over the result of `spread`."""
     for batch in batches:
         for number, payload in zip(*batch.columns, strict=True):
             yield number.as_py(), pickle.loads(zlib.decompress(payload.as_buffer()))

@@ -89,7 +89,7 @@ def _with_candidates(candidates: Column, ranked: Column) -> Column:
 
     The array of one struct gives names to both, so that neither is computed again for each element.
     """
-    # Spark drops this when it optimises. Before, where the candidates are no array, its error says their own name.
+    # Spark optimises this away. It makes the error for a column that is not an array name that column.
     candidates = F.when(F.lit(True) | F.get(candidates, F.lit(0)).isNull(), candidates)
     fields = [field.name for field in RANKED.elementType.fields]  # type: ignore[attr-defined]
 

@@ -1,4 +1,4 @@
-"""What a Python worker does with Arrow batches that are ranked, compared or classified."""
+"""Ranks, compares and classifies Arrow batches in a Python worker."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def rank_array(
     Args:
         queries: Of a type that the plan's `query_kind` takes.
         candidates: Lists of what its `candidate_kind` takes.
-        spec: What embeds.
+        spec: The encoder.
         plan: How the values are ranked; its `query` and `candidates` name them in failures.
-        meter: What counts.
+        meter: The meter.
 
     Returns:
         For each query a list of position, clip_score, cosine and failure, best first; null where either is null.
@@ -62,7 +62,7 @@ def rank_array(
     runner = PlanRunner(plan, encoder_of_task(spec))
     with meter.counting() as stats:
         ranked = (done.result.value[plan.output] for done in _done(runner, rows, stats))
-        return _array_of(ranked, ARROW_RANKED)  # takes of each candidate what the type has: not the value itself
+        return _array_of(ranked, ARROW_RANKED)  # the type selects the fields: without the candidate itself
 
 
 def rank_array_with_candidates(
@@ -78,10 +78,10 @@ def rank_array_with_candidates(
     Args:
         queries: As in `rank_array`.
         candidates: As in `rank_array`.
-        spec: What embeds.
+        spec: The encoder.
         plan: How the values are ranked.
         declared: What the candidates were said to be; Spark would cast others to it without a word.
-        meter: What counts.
+        meter: The meter.
 
     Returns:
         Lists of candidate, position, clip_score, cosine and failure; the candidates are taken as Arrow has them.
@@ -115,10 +115,10 @@ def similarity_array(
     Args:
         left: Of a type that the plan's `query_kind` takes.
         right: Of a type that its `candidate_kind` takes.
-        spec: What embeds.
+        spec: The encoder.
         plan: Its `query` and `candidate` name the columns.
         failures: Result of a bad row: `null`, `struct` or `raise`.
-        meter: What counts.
+        meter: The meter.
 
     Returns:
         Cosines (or structs of similarity and failure), null where either value is null.
@@ -151,11 +151,11 @@ def classify_array(
 
     Args:
         values: Of a type that the kind takes.
-        spec: What embeds.
+        spec: The encoder.
         kind: What the values are.
         labels: The labels to choose from.
         failures: Result of a bad row: `null`, `struct` or `raise`.
-        meter: What counts.
+        meter: The meter.
 
     Returns:
         Lists of label, clip_score and cosine, best first (or structs of labels and failure); null for null.
@@ -216,10 +216,10 @@ def score_batches(
 
     Args:
         batches: As Spark cut them.
-        spec: What embeds.
+        spec: The encoder.
         plan: Where query and candidate are.
         sources: Those two columns.
-        meter: What counts.
+        meter: The meter.
 
     Yields:
         The same rows in the same order, with their cosine, their logit and their failures.

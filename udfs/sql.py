@@ -34,7 +34,7 @@ _CANDIDATE_TYPES: dict[Kind, T.DataType] = {
     "vector": T.ArrayType(T.FloatType()),
 }
 _PREFIXES_OF_SPARK = ("dense_", "percent_")
-"""Before `rank` they name window functions, which win over what is registered."""
+"""With these, `rank` is a window function, which takes precedence over a registered one."""
 
 
 def register(
@@ -159,7 +159,7 @@ def _check_prefix(prefix: str) -> None:
 
 
 def _with_counted_arguments(name: str, udf: Any) -> Any:
-    """Return a UDF that says what it takes where it is called otherwise: Spark counts no arguments of functions."""
+    """Return a UDF that reports a wrong number of arguments, which Spark does not check."""
     function = udf.func
     signature = inspect.signature(function)
 

@@ -51,7 +51,7 @@ def plain_reader_of(kind: pa.DataType) -> Reader:
 
 
 def reader_of(kind: pa.DataType) -> Reader:
-    """Return what reads values as `read_value` does, with every list of numbers in them as an array.
+    """Return a reader like `read_value` that returns every list of numbers as an array.
 
     Args:
         kind: Their type. It is inspected once, not for every value.

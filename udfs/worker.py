@@ -26,7 +26,7 @@ class Task(Protocol):
     """The part of `pyspark.TaskContext` that is asked."""
 
     def resources(self) -> Mapping[str, Resource]:
-        """Return what was given to this task, by name."""
+        """Return the resources of this task, by name."""
         ...
 
     def cpus(self) -> int:

@@ -205,7 +205,10 @@ def check(dataset: str, texts: list[str], killed: dict[str, str]) -> None:
     assert {row: f["code"] for row, f in failures.items() if f["code"] != "empty"} == dict.fromkeys(killed, "killed")
     for row, message in killed.items():
         assert (failures[row]["stage"], failures[row]["transient"]) == ("encode", False)
-        assert message in failures[row]["message"] and "died again and again" in failures[row]["message"]
+        assert (
+            message in failures[row]["message"]
+            and "several processes that worked only on it died" in failures[row]["message"]
+        )
 
 
 def test_the_rows_that_kill_become_failures(dataset, tmp_path, killer):

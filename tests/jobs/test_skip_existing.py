@@ -128,7 +128,7 @@ def test_what_is_no_dataset_of_vectors_is_refused(nights, captions, tmp_path):
 
 def test_the_output_is_no_dataset_to_be_passed_over(nights, captions):
     for output in ("rows", "rows/new"):
-        with pytest.raises(DatasetError, match="lie in one another"):
+        with pytest.raises(DatasetError, match="contain one another"):
             nights.run(output, captions, skip=("rows",), columns={"caption": "text"})
 
 

@@ -115,7 +115,7 @@ def test_a_scrape_says_every_number_and_zeros() -> None:
 def test_the_text_is_that_of_prometheus() -> None:
     text = metrics_text(lambda: counts_of(full_stats()), labels={"dataset": 'a "b"\n'})
     assert text.startswith(
-        "# HELP clipmill_rows_in_total Rows and documents taken in.\n"
+        "# HELP clipmill_rows_in_total Rows and documents read.\n"
         "# TYPE clipmill_rows_in_total counter\n"
         'clipmill_rows_in_total{dataset="a \\"b\\"\\n"} 2.0\n'
     )

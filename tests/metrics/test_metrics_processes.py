@@ -58,7 +58,7 @@ def test_a_process_serves_on_the_first_port_that_is_free(tmp_path) -> None:
         assert samples(done.stdout.partition("pid ")[0])["clipmill_rows_in_total",] == 3, done.stderr
         alone = program({"CLIPMILL_METRICS_PORT": str(first)})
     assert alone.returncode == 0
-    assert f"CLIPMILL_METRICS_PORT={first}: no port of these can be had" in alone.stderr
+    assert f"CLIPMILL_METRICS_PORT={first}: none of these ports is free" in alone.stderr
 
 
 @pytest.mark.parametrize(

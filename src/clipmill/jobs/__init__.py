@@ -1,14 +1,14 @@
-"""Jobs: a shard from its input to its files, and what holds all shards of a job together.
+"""Jobs: process shards from their input to their files.
 
-- `options`: `JobOptions`, what a user asks for; `planning`: `plan_job`, which checks it; `preflight`: checks of the
-  input; `job`: `Job`, what travels to workers
-- `start`: the start of a job; `resume`: what a previous run of it left
-- `embed`: `embed_shard`, what every engine distributes; `shard`: the work on a shard; `record_adapters`: documents,
-  rows
-- `attempts`, `isolated_run`, `row_by_row`: shards over which processes die
+- `options`: `JobOptions`, the options of a job; `planning`: `plan_job`, which checks them; `preflight`: checks of the
+  input; `job`: `Job`, which is sent to workers
+- `start`: starts a job; `resume`: finds out what a previous run has left to do
+- `embed`: `embed_shard`, which every engine distributes; `shard`: the work on a shard; `record_adapters`: how rows and
+  documents are read and written
+- `attempts`, `isolated_run`, `row_by_row`: shards that kill their processes
 - `skip_existing`: `SkipExisting`, datasets whose rows are skipped; `comparison`: whether a job is compatible with them;
   `row_keys`, `embedded_keys`: match keys of the input and of those datasets; `skip_lists`: rows to skip of each shard
-- `job_counts`: what a job has done so far
+- `job_counts`: the counts of a running job
 """
 
 from .embed import embed_shard

@@ -1,8 +1,16 @@
-"""Marks of the processes that began to work on a shard, so that the next one knows how often that ended in death.
+"""Marks of the processes that work on a shard, which show the next process how many of them were killed.
 
-A mark is a small file below `_attempts/`, made before the first row is read and deleted by whoever made it, whatever
-went wrong: what is left behind belongs to a process that was killed. Of processes on other machines nobody can tell;
-they count as dead, and the worst that a living one costs is a shard that is worked on more slowly than it need be.
+A mark is a small file below `_attempts/`. A process writes it before it reads the first row, and deletes it at its end,
+also after an error. A mark that is left therefore belongs to a process that was killed, or that still runs:
+
+    process 1 ── mark ── killed          1 mark of a dead process: embed as usual
+    process 2 ── mark ── killed          2 marks: row by row, in a process of its own; each row is noted in the mark
+    process 3 ── mark, row 17 ── killed
+    process 4 ── mark, row 17 ── killed  2 marks end at row 17: it becomes a failure, `killed`
+    process 5 ── done                    deletes the marks of the others
+
+Whether a process on another machine still runs is unknown. It counts as dead: at worst, its shard runs row by row
+without need.
 """
 
 from __future__ import annotations
@@ -23,21 +31,21 @@ from ..files.file_systems import Folder, dataset_errors, is_local
 from ..files.json_text import json_text
 from ..files.processes import may_be_alive, this_process
 
-_DEATHS_TO_BE_CAREFUL = 2
-"""Deaths over a shard after which it is worked on row by row."""
+_DEATHS_TO_ISOLATE = 2
+"""Killed processes after which a shard is processed row by row."""
 DEATHS_TO_BLAME = 2
-"""Deaths at one and the same row after which the row is to blame: a single one may be anybody's fault."""
+"""Processes killed at the same row after which the row becomes a failure: one may have other causes."""
 
 
 class Attempt:
     """A mark that this process works on a shard; a context manager."""
 
     def __init__(self, directory: str, shard: Shard) -> None:
-        """Name the shard; nothing happens before the block is entered.
+        """Take the shard; the mark is written when the block is entered.
 
         Args:
             directory: Path or URL of the dataset.
-            shard: What will be worked on.
+            shard: The shard to process.
         """
         self._folder = Folder.of(directory)
         self._fingerprint = shard.fingerprint
@@ -48,7 +56,7 @@ class Attempt:
         self._dead: dict[str, list[Any]] = {}
 
     def __enter__(self) -> Self:
-        self._dead = {name: lines for name, lines in self._standing().items() if self._tells_of_death(lines)}
+        self._dead = {name: lines for name, lines in self._marks().items() if self._is_of_dead(lines)}
         self._head = json_text({**this_process(), "fingerprint": self._fingerprint}).encode() + b"\n"
         with self._errors():
             if is_local(self._folder.fs):
@@ -69,20 +77,20 @@ class Attempt:
 
     @property
     def is_dangerous(self) -> bool:
-        """Whether so many processes died over this shard that one of its rows may be to blame."""
-        return len(self._dead) >= _DEATHS_TO_BE_CAREFUL
+        """Whether enough processes were killed at this shard that one of its rows may be the cause."""
+        return len(self._dead) >= _DEATHS_TO_ISOLATE
 
     @property
     def blamed(self) -> set[str]:
-        """The places at which earlier processes died that worked row by row, as `note` was given them."""
+        """The places, as given to `note`, at which earlier processes were killed often enough."""
         last = collections.Counter(lines[-1] for lines in self._dead.values() if isinstance(lines[-1], str))
         return {place for place, deaths in last.items() if deaths >= DEATHS_TO_BLAME}
 
     def note(self, place: str) -> None:
-        """Write down what is done next, for those who come after a death of this process too.
+        """Write the next place to the mark, for the case that this process is killed there.
 
         Raises:
-            DatasetError: If that is not possible.
+            DatasetError: If the mark cannot be written.
         """
         line = json_text(place).encode() + b"\n"
         with self._errors():
@@ -92,12 +100,12 @@ class Attempt:
                 self._folder.fs.pipe_file(self._folder.at(self._name), self._head + line)
 
     def forget(self) -> None:
-        """Delete the marks of the dead: the shard is written."""
+        """Delete the marks of dead processes: the shard is written."""
         for name in self._dead:
             self._delete(name)
 
-    def _standing(self) -> dict[str, list[Any]]:
-        """Return the marks of this shard: of each, its head and the places in it; without what is torn."""
+    def _marks(self) -> dict[str, list[Any]]:
+        """Return the marks of this shard by name: the head and the places of each, without incomplete lines."""
         found = {}
         for name in self._folder.list(ATTEMPTS):
             if name.startswith(self._stem):
@@ -105,15 +113,15 @@ class Attempt:
                     found[name] = _parsed(self._folder.read(name))
         return found
 
-    def _tells_of_death(self, lines: list[Any]) -> bool:
+    def _is_of_dead(self, lines: list[Any]) -> bool:
         head = lines[0] if lines and isinstance(lines[0], Mapping) else None
         if head is None:
             lines.insert(0, {})
-            return True  # killed while it wrote its first line
+            return True  # killed while writing its first line
         return head.get("fingerprint") == self._fingerprint and may_be_alive(dict(head)) is not True
 
     def _delete(self, name: str) -> None:
-        with contextlib.suppress(DatasetError):  # a mark too many costs time, and this is no reason to end a job
+        with contextlib.suppress(DatasetError):  # a mark that is left costs time only
             self._folder.delete(name)
 
     def _errors(self) -> contextlib.AbstractContextManager[None]:
@@ -123,6 +131,6 @@ class Attempt:
 def _parsed(content: bytes) -> list[Any]:
     lines = []
     for line in content.splitlines():
-        with contextlib.suppress(ValueError):  # torn by a death
+        with contextlib.suppress(ValueError):  # an incomplete line
             lines.append(json.loads(line))
     return lines

@@ -23,7 +23,7 @@ from .row_keys import top_level
 from .skip_existing import files_of, finished_shards, shard_manifest
 
 COMPARISON = (CONTENT_HASH, "skip_existing", "skip_by")
-"""What must be the same when a job is resumed."""
+"""Settings that must not change when a job is resumed."""
 _OTHER_KEY = setting("id", ...) + ", or skip with " + setting("by", "content")
 
 
@@ -31,13 +31,13 @@ def compared(job: Job, there: pa.Schema | None) -> Job:
     """Add the column of content hashes, if the job writes one, and check the datasets whose rows are skipped.
 
     Args:
-        job: The job, its schema as it is without.
-        there: The columns of its rows as they come; None for documents.
+        job: The job, with its schema before this.
+        there: The columns of its input rows; None for documents.
 
     Raises:
         SpecError: If its rows have no key.
-        DatasetError: If there is no such dataset, or it was made by another model or in another way, saying what
-            differs; or lacks the match key.
+        DatasetError: If there is no such dataset, it lacks the match key, or it was made by another model or with other
+            settings; the message says what differs.
     """
     skip = job.skip_existing
     if skip is not None and skip.by == "id" and there is not None:
@@ -63,7 +63,7 @@ def described_comparison(job: Job) -> dict[str, Any]:
 
 
 def _check_existing(job: Job) -> tuple[tuple[str, str], ...]:
-    """Refuse datasets whose vectors are none that this job would make; return the weights that made them."""
+    """Refuse datasets whose vectors this job would not make; return the weights that made them."""
     assert job.skip_existing is not None
     own = job.directory.rstrip("/") + "/"
     first = {number: (number, name) for number, name in reversed(finished_shards(job.skip_existing))}
@@ -72,7 +72,7 @@ def _check_existing(job: Job) -> tuple[tuple[str, str], ...]:
         theirs = directory.rstrip("/") + "/"
         if own.startswith(theirs) or theirs.startswith(own):
             raise DatasetError(
-                f"the output {job.directory} and {directory}, whose rows are skipped, lie in one another; choose "
+                f"the output {job.directory} and {directory}, whose rows are skipped, contain one another; choose "
                 "another output"
             )
         _check_description(read_job(directory), directory, job)
@@ -149,7 +149,7 @@ def _at(provenance: Mapping[str, Any], path: str) -> str:
 
 
 def own_provenances(job: Job) -> dict[str, dict[str, Any]]:
-    """Return where the vectors come from that a job makes, by column; those that its rows brought along left out."""
+    """Return the provenance of the vectors that a job makes, by column, without those of its input."""
     found = read_provenance(job.schema)
     plan: Any = job.plan
     return {name: found[name] for name in plan.new_names if name in found} if plan.of_rows else found
@@ -164,7 +164,7 @@ def key_column(job: Job) -> str:
 
 
 def _schema_of(directory: str, file: str) -> pa.Schema:
-    import pyarrow.parquet as pq  # late: it brings all of pyarrow's file systems, and ssl
+    import pyarrow.parquet as pq  # late: it loads all of pyarrow's file systems, and ssl
 
     folder = Folder.of(directory)
     with dataset_errors("read", f"{folder.url}/{file}"), folder.fs.open(folder.at(file), "rb") as raw:

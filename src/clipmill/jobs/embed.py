@@ -13,25 +13,25 @@ from .shard import embed_rows
 
 
 def embed_shard(shard: Shard, job: Job, *, cpus: int | None = None, exclusive: bool = False) -> dict[str, Any]:
-    """Read a shard, embed it (rank it, classify it: what the job's plan says), write its files.
+    """Read a shard, embed, rank or classify it as the job's plan says, and write its files.
 
-    What has a vector, and rows whose columns were all null, are in the files of rows. What failed is in the failures:
-    a row that was embedded in part is in both, one without any vector only there. With scores instead of vectors it is
-    the same; a candidate that failed leaves its row whole, and is in the failures too.
+    Rows with at least one vector, and rows whose columns are all null, are written to the files of rows. Failures are
+    written to the failures: a row with a vector and a failure is in both, a row without any vector only there. The same
+    holds for scores. A failed candidate is written to the failures, and its row counts as successful.
 
     Args:
-        shard: What to read.
-        job: What to do with it.
-        cpus: Cores that this worker may use, where its engine knows better than the operating system.
+        shard: The shard to process.
+        job: Its job.
+        cpus: Cores that this worker may use, if the engine knows better than the operating system.
         exclusive: See `load_encoder`.
 
     Returns:
         The manifest that was written.
 
     Raises:
-        DatasetError: If the output cannot be written, or a value failed and the job is to end then.
+        DatasetError: If the output cannot be written, or a value failed and the job ends at its first failure.
         WeightsError, DeviceError: If the encoder cannot be loaded.
-        SpecError: If the model cannot do what the plan says, as only its weights tell.
+        SpecError: If the loaded model does not support the plan.
     """
     with Attempt(job.directory, shard) as attempt:
         if attempt.is_dangerous:

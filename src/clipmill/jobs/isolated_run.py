@@ -1,4 +1,4 @@
-"""A shard over which processes died, embedded row by row in a process of its own, to find the row that kills.
+"""Embeds a shard that killed processes row by row, in a process of its own, to find the row that kills.
 
 The process reports each row that it starts, and how it ended, to the process that started it. A row at which two of
 them died becomes a failure in the next one; the process that reaches the end writes the shard. The watching process
@@ -28,16 +28,16 @@ from .row_by_row import RowByRow
 from .shard import embed_rows
 
 _MOST_BLAMED = 16
-"""Rows of one shard that may be to blame: if there are more, it is not the rows."""
+"""Rows of one shard that may be blamed: if more kill, the rows are not the cause."""
 
 
 def run_isolated(shard: Shard, job: Job, attempt: Attempt, *, cpus: int | None, exclusive: bool) -> dict[str, Any]:
     """Embed a shard in processes that may die.
 
     Args:
-        shard: What to read.
-        job: What to do with it.
-        attempt: Of this process at the shard.
+        shard: The shard to process.
+        job: Its job.
+        attempt: The attempt of this process.
         cpus: As in `embed_shard`.
         exclusive: As in `embed_shard`.
 
@@ -45,7 +45,7 @@ def run_isolated(shard: Shard, job: Job, attempt: Attempt, *, cpus: int | None, 
         The manifest that was written.
 
     Raises:
-        ClipmillError: What the work itself raised, or if it dies before its first row, or at too many rows.
+        ClipmillError: If the work raised it, a process died before its first row, or too many rows killed processes.
     """
     blamed = dict.fromkeys(attempt.blamed, "it ended all processes beside it")
     deaths: collections.Counter[str] = collections.Counter()
@@ -64,8 +64,8 @@ def run_isolated(shard: Shard, job: Job, attempt: Attempt, *, cpus: int | None, 
         if len(deaths) > _MOST_BLAMED:
             break
     raise DatasetError(
-        f"shard {shard.name}: processes died at {len(deaths)} different rows, the last with {how}; that is no fault of "
-        "single rows: look at the memory of the machine, at the model and at the libraries that decode"
+        f"shard {shard.name}: processes died at {len(deaths)} different rows, the last with {how}; single rows are "
+        "not the cause: check the memory of the machine, at the model and at the libraries that decode"
     )
 
 
@@ -89,7 +89,7 @@ class _Try:
             with process:
                 assert process.stdin is not None
                 try:
-                    with contextlib.suppress(BrokenPipeError):  # it died at once, and its exit code says how
+                    with contextlib.suppress(BrokenPipeError):  # it died at once; its exit code is reported below
                         pickle.dump(given, process.stdin)
                         process.stdin.flush()
                     manifest = self._listen(told)
@@ -117,14 +117,14 @@ class _Try:
 
 
 def _environment() -> dict[str, str]:
-    """Return this process's environment: its modules, which an engine may have brought; not its place for metrics."""
+    """Return the environment with this process's module path, which engines extend, and without its metrics."""
     kept = {name: value for name, value in os.environ.items() if name not in (FILE_VARIABLE, PORT_VARIABLE)}
     return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
 def main() -> None:
-    """Be the process: read what to do from standard input, write what happens to the pipe that is named."""
-    with contextlib.suppress(OSError):  # no Linux; where memory is short, this process is the one to go
+    """Main function of the process: read the work from standard input, report to the given pipe."""
+    with contextlib.suppress(OSError):  # Linux only: if memory runs out, this process is killed first
         Path("/proc/self/oom_score_adj").write_text("1000")
     with open(int(sys.argv[1]), "wb", buffering=0) as pipe:
 
@@ -141,7 +141,7 @@ def main() -> None:
 
 
 def _end_with_parent() -> None:
-    os.read(0, 1)  # not through the buffer, whose lock this thread would hold when the interpreter ends
+    os.read(0, 1)  # unbuffered: this thread would hold the lock of the buffer when the interpreter ends
     os._exit(1)
 
 

@@ -1,4 +1,4 @@
-"""What a job is: `Job`, the one value that travels to whoever works on its shards."""
+"""`Job`: the description of a job that is sent to workers."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ MAY_DIFFER = frozenset(
         *("max_batch_rows", "max_batch_bytes", "max_batch_pixels", "max_cache_bytes"),
     }
 )
-"""Fields of a spec that say how vectors are made and not which; workers of one job may differ in them too."""
+"""Fields of a spec that do not change the vectors; workers of one job may differ in them too."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Job(JobOptions):
-    """What is done with every shard: the options and what `plan_job` made of them; pickles to its fields.
+    """The options of a job, with what `plan_job` derived from them. Pickles to its fields.
 
     Attributes:
         spec: The encoder.
@@ -42,15 +42,15 @@ class Job(JobOptions):
 
     @property
     def read_as(self) -> dict[str, Any]:
-        """Which columns make documents, as plain values; empty for rows."""
+        """The columns that documents are made of, as plain values; empty for rows."""
         return {} if self.plan.of_rows else self.reader.as_dict()
 
     @property
     def signature(self) -> str:
-        """Identifies what is made of the input: equal for every start and worker of one job."""
+        """Identifies the output for an input: equal for every run and worker of one job."""
         usual = {field.name: field.default for field in dataclasses.fields(self.spec)}
         given = self.spec.as_dict().items()
-        # Without what has its default: later versions may have fields that this one lacks.
+        # Without default values: later versions may have fields that this one lacks.
         spec = {name: value for name, value in given if name not in MAY_DIFFER and value != usual.get(name)}
         columns = [(field.name, str(field.type)) for field in self.schema]
         asked = [spec, self.plan.description(), self.read_as, columns, self.format, self.content_hash]

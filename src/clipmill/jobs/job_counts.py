@@ -1,4 +1,4 @@
-"""What a job has done so far, from the manifests of its shards as they appear."""
+"""The counts of a running job, from the manifests of its shards."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ..files.file_systems import Folder, dataset_errors
 from ..metrics.counts import METRICS, MODELS_LOADED, Counts, add_counts, counts_of_manifest
 
 LOOK_EVERY_S = 1.0
-"""Seconds for which what was seen is believed: each look lists a directory, on an object store for money."""
+"""Seconds between two looks: each lists a directory, which costs money on object stores."""
 
 
 class JobCounts:
-    """The numbers of a job; every manifest is read once. Safe for many threads.
+    """The counts of a job. Every manifest is read once. Thread-safe.
 
-    They are those of the summary that `finish_job` returns, shard by shard, whatever engine and machines wrote them.
+    They are those of the summary that `finish_job` returns, shard by shard, for every engine and machine.
     """
 
     def __init__(self, directory: str, *, shards: int) -> None:
-        """Say what is looked at; nothing is before `start`.
+        """Take the directory; nothing is read before `start`.
 
         Args:
             directory: Path or URL of the dataset.
@@ -38,7 +38,7 @@ class JobCounts:
         self._looked_at: float | None = None
 
     def start(self) -> None:
-        """Begin to count, now that the directory is this job's: another dataset may have stood there."""
+        """Start counting, once the directory belongs to this job: it may have held another dataset."""
         self._started = True
 
     def counts(self, *, now: bool = False) -> Counts:
@@ -70,7 +70,7 @@ class JobCounts:
             return
         with dataset_errors("read the manifests of", folder.url):
             contents = folder.fs.cat([folder.at(name) for name in new])
-        # all are read before one is counted: a look counts everything that is new, or nothing
+        # all are read before any is counted: a look counts all new manifests, or none
         manifests = [parse_manifest(folder.at(name), contents[folder.at(name)]) for name in new]
         for name, manifest in zip(new, manifests, strict=True):
             add_counts(self._counts, counts_of_manifest(manifest))
@@ -78,6 +78,6 @@ class JobCounts:
             self._seen.add(name)
 
     def _count_loads(self, manifest: dict[str, Any]) -> None:
-        """Remember how many models a process has loaded: each of its manifests says how many by then."""
+        """Store the number of models that a process has loaded, as its latest manifest has it."""
         process = str(manifest.get("process"))
         self._loads[process] = max(self._loads.get(process, 0), int(manifest.get("loads") or 0))

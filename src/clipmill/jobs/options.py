@@ -1,4 +1,4 @@
-"""`JobOptions`: what a user asks of a job, the same for the command line, Python callers, Beam and Spark."""
+"""`JobOptions`: the options of a job, shared by the command line, Python callers, Beam and Spark."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .skip_existing import SkipExisting
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class JobOptions:
-    """What is done with rows or documents, how they are read, and what is written.
+    """The plan of a job, how its input is read, and what is written.
 
     Attributes:
-        plan: What is done, checked for the spec; embeds documents by default.
-        reader: Which columns make documents; rows have all columns.
+        plan: The plan, checked for the spec; embeds documents by default.
+        reader: The columns that documents are made of; rows have all columns.
         drop: Columns of rows that are left out of the output.
         format: What the files are: `parquet`; `jsonl`, a JSON object for each row; `clip-retrieval` or `lance`.
         dtype: `float32` or `float16`; None is float16 for clip-retrieval's layout and float32 otherwise.
@@ -30,7 +30,7 @@ class JobOptions:
         fail_fast: Whether the first failure ends the job.
 
     Raises:
-        SpecError: If an option is not valid, or has no effect on what the plan works on.
+        SpecError: If an option is invalid, or has no effect with the plan.
     """
 
     plan: Plan = dataclasses.field(default_factory=DocumentEmbedPlan)
@@ -64,5 +64,5 @@ class JobOptions:
 
     @property
     def written_dtype(self) -> str:
-        """What vectors are written as."""
+        """The type of the written vectors."""
         return self.dtype or default_dtype(self.format)

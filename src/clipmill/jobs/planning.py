@@ -22,13 +22,13 @@ _USUAL_KEY = "id"
 
 
 def plan_job(spec: EncoderSpec, directory: str, shards: Sequence[Shard], options: JobOptions | None = None) -> Job:
-    """Check what a user asked for and decide the columns of the output, on the driver, without weights.
+    """Check the options of a job and decide the columns of its output, on the driver, without weights.
 
     Args:
         spec: The encoder.
-        directory: The dataset that is written; made absolute.
+        directory: The dataset to write; it is made absolute.
         shards: All shards of the job.
-        options: What is done with them; by default documents are embedded.
+        options: The options; by default documents are embedded.
 
     Raises:
         SpecError: If the options contradict the inputs.
@@ -44,7 +44,7 @@ def plan_job(spec: EncoderSpec, directory: str, shards: Sequence[Shard], options
         schema = documents_schema(spec, tags=declared, dtype=options.written_dtype, plan=plan)
     else:
         rows = schema_of(shards, plan)
-        if plan.key != _USUAL_KEY:  # which rows need not have
+        if plan.key != _USUAL_KEY:  # rows need not have the default key
             column_type(rows, plan.key)
         schema = rows_schema(rows, plan, spec, drop=options.drop, dtype=options.written_dtype)
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}

@@ -26,14 +26,14 @@ _NAME_COLUMNS = (
 
 
 def check_has_matches(plan: Plan, shards: Sequence[Shard]) -> None:
-    """Refuse to rank what cannot have matches.
+    """Refuse inputs without matches if the plan needs them.
 
     Args:
         plan: What is done.
         shards: With what.
 
     Raises:
-        DatasetError: Naming the file, and what it has.
+        DatasetError: If there are none; the message names the file and its fields.
     """
     if not plan.needs_matches:
         return
@@ -56,13 +56,13 @@ def _fields_without_matches(shard: Shard) -> list[str]:
     for row in itertools.islice(read_table(shard), _LINES_LOOKED_AT):
         if "matches" in row.values:
             return []
-        if not row.values.keys() >= _FAILURE_FIELDS:  # of a candidate, which becomes a failure when it is read
+        if not row.values.keys() >= _FAILURE_FIELDS:  # a candidate's failure, which reading turns into one again
             fields.update(dict.fromkeys(row.values))
     return list(fields)
 
 
 def check_reader(shards: Sequence[Shard], reader: ReaderOptions) -> None:
-    """Check the first table of each kind: a misspelt column should not cost a night.
+    """Check the first table of each kind, so that a misspelt column does not cost a night.
 
     Args:
         shards: What is read.

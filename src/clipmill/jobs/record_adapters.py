@@ -1,4 +1,4 @@
-"""What a job does differently for rows and for documents: how they are read, and what of them is written."""
+"""Adapters of a job's rows and documents: how they are read, and what of them is written."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Record(NamedTuple):
     """A row or document of a shard.
 
     Attributes:
-        read: As it was read.
-        source: What its plan reads: a getter of the row, or the document.
-        failure: Why nothing of a row can be embedded; a document carries its own failures.
+        read: The row or document as it was read.
+        source: The getter of the row, or the document, for the plan.
+        failure: Why a row could not be read; a document has its own failures.
     """
 
     read: Any
@@ -63,7 +63,7 @@ class DocumentRecords:
             yield Record(document, document)
 
     def unread(self, shard: Shard, failure: Failure) -> Record:
-        """Return what stands for documents of a shard that cannot be read."""
+        """Return a record in place of the documents of a shard that cannot be read."""
         document = Document(id=shard.paths[0], failures=(failure.at(row=shard.paths[0]),))
         return Record(document, document)
 
@@ -72,7 +72,7 @@ class DocumentRecords:
         return None if record.read.failures else key_text(record.read.id)
 
     def finished(self, done: Done) -> FinishedRow:
-        """Return what of a document goes to the files."""
+        """Return the document and its failures, for the files."""
         document: Document = done.result.value
         if self._hashed:
             document.tags.pop(CONTENT_HASH, None)  # of an earlier dataset
@@ -110,19 +110,21 @@ class RowRecords:
             yield Record(row, _getter(row.values), row.failure)
 
     def _of_sample(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a sample with its name where the plan looks for it, and without bytes that nobody asked for."""
+        """Return a sample with its name in the key column, and without bytes that the plan does not read."""
         named = value_or_none(_getter(values), self._plan.key)
         unused = {KEY, self._plan.key, *({IMAGE, AUDIO} - set(self._plan.reads))}
         kept = {name: value for name, value in values.items() if name not in unused}
         return {self._plan.key: values[KEY] if named is None else str(named), **kept}
 
     def _problem_of(self, row: SourceRow) -> Failure | None:
-        """Say what is in the way of the output, where no file declares its columns.
+        """Return why a row of undeclared columns does not fit the output, None if it does.
 
-        A field of the name of a new column, or an array, where there is room for one vector.
+        It has a field with the name of a new column, or an array where the output has one vector.
         """
         if taken := sorted(self._taken & row.values.keys()):
-            message = f"the line has a field {taken[0]!r}, where a new column goes: name that one otherwise, or drop it"
+            message = (
+                f"the line has a field {taken[0]!r}, which a new column would overwrite: rename one, or drop the field"
+            )
             return dataclasses.replace(malformed(message), column=taken[0])
         for path in self._single:
             if isinstance(value_or_none(_getter(row.values), path), list | tuple):
@@ -130,7 +132,7 @@ class RowRecords:
         return None
 
     def unread(self, shard: Shard, failure: Failure) -> Record:
-        """Return what stands for rows of a shard that cannot be read."""
+        """Return a record in place of the rows of a shard that cannot be read."""
         row = SourceRow(shard.paths[0], {}, failure)
         return Record(row, _getter(row.values), failure)
 
@@ -139,7 +141,7 @@ class RowRecords:
         return None if record.failure is not None else key_text(value_or_none(record.source, self._plan.key))
 
     def finished(self, done: Done) -> FinishedRow:
-        """Return what of a row goes to the files."""
+        """Return the written columns of a row and its failures, for the files."""
         row: SourceRow = done.token.read
         key = value_or_none(done.source, self._plan.key)
         name = row.place if key is None else str(key)
@@ -147,7 +149,7 @@ class RowRecords:
         inner = [failure.at(row=row.place) for failure in done.result.inner]
         written = None
         if done.result.value is not None:
-            # What isn't written is released here; of JSON lines everything is, in `tags`.
+            # Columns that are not written are released here. JSON lines keep all fields, in `tags`.
             kept = {name: value for name, value in row.values.items() if self._is_written(name, value)}
             written = {**kept, **done.result.value}
             if self._hashed:
@@ -166,12 +168,12 @@ Records = DocumentRecords | RowRecords
 
 
 def records_of(job: Job) -> Records:
-    """Return how the rows or documents of a job are read, and what of them is written."""
+    """Return the adapter for the rows or documents of a job."""
     return RowRecords(job) if job.plan.of_rows else DocumentRecords(job)
 
 
 def _single_columns(plan: RowPlan, schema: pa.Schema) -> set[str]:
-    """Return the columns of which each row holds one value, as no file declares them arrays."""
+    """Return the columns that hold one value in each row, because no file declares them as arrays."""
     found = set()
     for column in plan.added:
         if column.holds in ("vector", "labels") and column.source is not None:

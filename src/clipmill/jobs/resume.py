@@ -1,4 +1,4 @@
-"""What a previous run of a job left, which of it is complete, and what is to do."""
+"""What a previous run of a job has finished, and which shards are left to do."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..messages import setting
 
 NEW, CHANGED, UNFINISHED, DAMAGED = "new input", "changed input", "not finished", "damaged files"
 FOREIGN = "made by another job"
-"""Why a shard is done."""
+"""Why a shard has to be processed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,15 +41,14 @@ class Progress:
     """How far a job is when it is resumed.
 
     Attributes:
-        shards: All of it, in order.
-        to_do: Those without files that count, in order.
-        reasons: Why those are done: how many for which of `NEW`, `CHANGED`, `UNFINISHED`, `DAMAGED`,
-            `FOREIGN`.
+        shards: All shards, in order.
+        to_do: Shards without valid files, in order.
+        reasons: Number of shards in `to_do` by reason: `NEW`, `CHANGED`, `UNFINISHED`, `DAMAGED` or `FOREIGN`.
         rows: Rows of the input in the finished shards.
         gone: Finished shards of the previous plan whose input no longer exists.
-        leftovers: Files in the directory that no shard accounts for; they are deleted.
+        leftovers: Files in the directory that belong to no shard; they are deleted.
         weights: SHA-256 of the weights that made the finished shards; None if unknown.
-        finished: Whether the previous run came to its end.
+        finished: Whether the previous run finished.
     """
 
     shards: Sequence[Shard]
@@ -63,7 +62,7 @@ class Progress:
 
     @property
     def is_complete(self) -> bool:
-        """Whether there is nothing left to do, not even to say so."""
+        """Whether nothing is left to do."""
         foreign = any(name.startswith(f"{MANIFESTS}/") for name in self.leftovers)
         return self.finished and not self.to_do and not self.gone and not foreign
 
@@ -82,7 +81,7 @@ def read_previous_run(directory: str) -> PreviousRun | None:
     folder = Folder.of(directory)
     names = [name for name in folder.list() if name != LOCK and not is_orphan(name)]
     if JOB not in names or (set(names) <= {JOB} and is_own(folder)):
-        return None  # what stands there otherwise is refused by whoever makes the directory ready
+        return None  # anything else there is refused when the directory is prepared
     description = read_job(directory)
     plan = read_plan(folder)
     if plan is None:
@@ -95,12 +94,12 @@ def read_previous_run(directory: str) -> PreviousRun | None:
 
 
 def look_back(directory: str, shards: Sequence[Shard], previous: PreviousRun) -> Progress:
-    """Find out which shards are whole: their manifest was made of this input, and its files have the sizes it names.
+    """Find the finished shards: their manifest is of the current input, and the files have the sizes that it names.
 
     Args:
         directory: Path or URL of the dataset.
-        shards: What the job consists of now.
-        previous: What a previous run left.
+        shards: The current shards of the job.
+        previous: The previous run.
 
     Raises:
         DatasetError: If the directory cannot be read.
@@ -149,7 +148,7 @@ def _manifests(folder: Folder, names: Mapping[str, int]) -> dict[str, dict[str, 
 def _reason(
     shard: Shard, before: Shard | None, manifest: Mapping[str, Any] | None, sizes: Mapping[str, int]
 ) -> str | None:
-    """Return why a shard is done, None if its files count."""
+    """Return why a shard has to be processed, None if its files are valid."""
     if before is None:
         return NEW
     if before.identity() != shard.identity():

@@ -1,4 +1,4 @@
-"""Rows that may kill, embedded one at a time: each is noted before it is started."""
+"""Embeds rows that may kill the process, one at a time, and notes each before it starts."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .record_adapters import Record
 
 
 class RowByRow:
-    """Embeds rows one at a time, each noted before it is started; those that kill become failures."""
+    """Embeds rows one at a time, and notes each before it starts. Rows that kill become failures."""
 
     def __init__(self, blamed: Mapping[str, str], note: Callable[[str], None]) -> None:
-        """Say what is known.
+        """Take what is known from earlier processes.
 
         Args:
-            blamed: How a process ended, by the places at which it did again and again.
-            note: Called with each place before it is started.
+            blamed: Places at which several processes died, and how they ended.
+            note: Called with each place before work on it starts.
         """
         self._blamed = blamed
         self._note = note
@@ -29,9 +29,9 @@ class RowByRow:
         """Yield finished rows.
 
         Args:
-            records: What is embedded.
-            session: What embeds it.
-            unread: Returns what stands for rows that cannot be read, and their failure.
+            records: The rows or documents.
+            session: The session that embeds them.
+            unread: Returns a record in place of rows that cannot be read, given their failure.
         """
         for number in itertools.count():
             reading, working = f"reading row {number}", f"row {number}"
@@ -56,4 +56,4 @@ def _alone(session: PlanSession, record: Record) -> list[Done]:
 
 
 def _died(how: str) -> str:
-    return f"processes that worked on it, and on nothing else, died again and again ({how})"
+    return f"several processes that worked only on it died ({how})"

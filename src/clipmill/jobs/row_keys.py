@@ -1,4 +1,4 @@
-"""What tells a row of the input from all others, without a model: its key, or what it holds.
+"""Match keys of the rows of the input, without a model: their id, or a hash of their content.
 
 Joins see digests of 128 bits. Among a thousand million rows the odds that any two different keys share one are below
 one in 10^20, so that the keys themselves are not compared.
@@ -29,13 +29,13 @@ from .record_adapters import Record, records_of
 
 DIGEST_BYTES = 16
 _AHEAD = 4
-"""Rows for each thread that fetches, whose contents are on their way."""
+"""Rows for each thread that fetches, whose contents are being fetched."""
 
 
 def keys_wanted(shard: Shard, job: Job) -> Iterator[tuple[bytes, bytes]]:
     """Yield the match keys of the rows of a shard, without rows that have none or cannot be read.
 
-    By content the files that rows name are fetched, a few at a time, and none of them is decoded.
+    With content as the match key, the files that rows name are fetched, a few at a time, and none of them is decoded.
 
     Args:
         shard: What is read.
@@ -46,7 +46,7 @@ def keys_wanted(shard: Shard, job: Job) -> Iterator[tuple[bytes, bytes]]:
         `SkipList`.
 
     Raises:
-        ClipmillError: If none of the job's inputs can be fetched, for want of a driver.
+        ClipmillError: If no input can be fetched because a driver is missing.
     """
     assert job.skip_existing is not None
     if job.skip_existing.by == "content":
@@ -62,12 +62,12 @@ def keys_wanted(shard: Shard, job: Job) -> Iterator[tuple[bytes, bytes]]:
 
 
 def key_digest(key: str) -> bytes:
-    """Return what stands for a key in joins."""
+    """Return the digest of a key, for joins."""
     return hashlib.blake2b(key.encode(), digest_size=DIGEST_BYTES).digest()
 
 
 def top_level(paths: Sequence[str], there: Sequence[str]) -> list[str]:
-    """Return the columns of a table in which values at some paths stand, those that it has."""
+    """Return the top-level columns of a table that contain the values at some paths."""
     names = [path if path in there else path.partition(".")[0] for path in paths]
     return [name for name in dict.fromkeys(names) if name in there]
 
@@ -79,7 +79,7 @@ def _keys_of(shard: Shard, job: Job) -> Iterator[str | None]:
 
 
 def _keys_in_parquet(shard: Shard, job: Job) -> Iterator[str | None]:
-    """Yield the keys of rows or documents of a Parquet file without reading what else they hold."""
+    """Yield the keys of rows or documents of a Parquet file without reading other columns."""
     plan, column = job.plan, ""
 
     def choose(there: list[str]) -> list[str]:
@@ -104,20 +104,20 @@ def _keys_in_parquet(shard: Shard, job: Job) -> Iterator[str | None]:
 # --- by content ------------------------------------------------------------------------------------------------------
 
 
-def hash_digest(told: str) -> bytes:
-    """Return what stands for a content hash in joins."""
-    return bytes.fromhex(told)[:DIGEST_BYTES]
+def hash_digest(hexadecimal: str) -> bytes:
+    """Return the digest of a content hash, for joins."""
+    return bytes.fromhex(hexadecimal)[:DIGEST_BYTES]
 
 
 def mark_of(record: Record, plan: Plan) -> bytes | None:
-    """Return what a row is known by without fetching anything: what it says of its contents, URIs as they are spelled.
+    """Return a digest of a row without fetching anything: of its contents, with URIs as they are spelled.
 
     Args:
         record: The row.
-        plan: What would be done with it.
+        plan: The plan of the job.
 
     Returns:
-        A digest; None for a row that its content does not identify: a value failed already, or all are null.
+        The digest; None for a row without a match key: a value failed already, or all are null.
     """
     return None if record.failure is not None else _mark(plan.places(record.source), plan.items(record.source))
 
@@ -127,14 +127,14 @@ def _mark(places: Sequence[str], items: Sequence[Item]) -> bytes | None:
     for place, item in zip(places, items, strict=True):
         if item.failure is not None:
             return None
-        told: str | None = ""
+        content: str | None = ""
         if isinstance(item.content, Uri):
-            told = f"uri {item.content.trusted} {item.content.uri}"
+            content = f"uri {item.content.trusted} {item.content.uri}"
         elif item.content is not None:
-            told = content_hash(item.content)
-        if told is None:
+            content = content_hash(item.content)
+        if content is None:
             return None
-        lines.append(f"{place}\t{told}\n")
+        lines.append(f"{place}\t{content}\n")
     if all(item.content is None for item in items):
         return None
     return hashlib.blake2b("".join(lines).encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
@@ -153,9 +153,9 @@ def _contents_wanted(shard: Shard, job: Job) -> Iterator[tuple[bytes, bytes]]:
                     continue
                 waiting.append((mark, places, [pool.submit(_hash_of, item, policy) for item in items]))
                 if len(waiting) >= _AHEAD * threads:
-                    yield from _told(*waiting.popleft())
+                    yield from _fetched(*waiting.popleft())
             while waiting:
-                yield from _told(*waiting.popleft())
+                yield from _fetched(*waiting.popleft())
         finally:
             for _, _, futures in waiting:  # left before the end
                 for future in futures:
@@ -163,7 +163,7 @@ def _contents_wanted(shard: Shard, job: Job) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _hash_of(item: Item, policy: FetchPolicy) -> str | None:
-    """Return what tells a value's content, None for null.
+    """Return the content hash of a value, None for null.
 
     Raises:
         RowError: If it cannot be fetched, or has no content that can be hashed.
@@ -171,17 +171,17 @@ def _hash_of(item: Item, policy: FetchPolicy) -> str | None:
     content: Any = item.content
     if isinstance(content, Uri):
         content = fetch(content.uri, policy, trusted=content.trusted).data
-    told = None if content is None else content_hash(content)
-    if told is None and content is not None:
+    hashed = None if content is None else content_hash(content)
+    if hashed is None and content is not None:
         raise RowError(Stage.READ, Code.UNSUPPORTED, f"a {type(content).__name__} has no content hash")
-    return told
+    return hashed
 
 
-def _told(mark: bytes, places: list[str], futures: list[Future[str | None]]) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the digests of a row; nothing of one that cannot be fetched: embedding it says why."""
+def _fetched(mark: bytes, places: list[str], futures: list[Future[str | None]]) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the digests of a row, or nothing if it cannot be fetched: it fails when it is embedded."""
     try:
-        told = joined_hash(places, [future.result() for future in futures])
+        joined = joined_hash(places, [future.result() for future in futures])
     except RowError:
         return
-    if told is not None:
-        yield hash_digest(told), mark
+    if joined is not None:
+        yield hash_digest(joined), mark

@@ -1,4 +1,4 @@
-"""The work on a shard, in this process: read, embedded, written."""
+"""Reads, embeds and writes a shard, in this process."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from .skip_lists import read_skip_list, skip_rows
 def embed_rows(
     shard: Shard, job: Job, *, cpus: int | None = None, exclusive: bool = False, row_by_row: RowByRow | None = None
 ) -> dict[str, Any]:
-    """Do the work of `embed_shard` in this process, counting nothing in its totals.
+    """Process a shard like `embed_shard`, in this process and without adding to its totals.
 
     Args:
-        shard: What to read.
-        job: What to do with it.
+        shard: The shard to process.
+        job: Its job.
         cpus: As in `embed_shard`.
         exclusive: As in `embed_shard`.
-        row_by_row: How rows are embedded that may kill; without it in micro-batches.
+        row_by_row: Embeds rows that may kill, one at a time; without it, rows share micro-batches.
 
     Returns:
         The manifest that was written.
@@ -82,7 +82,7 @@ def embed_rows(
 
 
 def _check_weights(encoder: Encoder, job: Job) -> None:
-    """Refuse to resume with other weights under the same name: their vectors don't belong into one dataset."""
+    """Refuse to resume with other weights under the same name: their vectors don't belong in one dataset."""
     found = encoder.resolved.get("weights_sha256")
     if job.skip_existing is not None:
         job.skip_existing.check_weights(found)
@@ -95,7 +95,7 @@ def _check_weights(encoder: Encoder, job: Job) -> None:
 
 
 def _counts(sink: ShardSink, stats: Stats, *, makes_vectors: bool) -> dict[str, Any]:
-    """Return what the manifest says of the rows; vectors that were not written after all are not among them."""
+    """Return the counts of the manifest, without reverted vectors."""
     counts = sink.counts
     return {
         **counts.manifest(),

@@ -1,8 +1,8 @@
-"""Which rows of each shard are skipped, written by the workers that found it and read by the one that embeds the shard.
+"""Lists of the rows to skip in each shard: written by the workers that find them, read by the one that embeds.
 
     _staging/skip/part-<shard>.bin      16 bytes for each row that is skipped; `finish_job` removes it
 
-A shard has its list even if none of its rows is skipped: one without was never compared.
+A shard always has a list, even if no row is skipped: a missing list means that the shard was not compared.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ class SkipList:
             by: The match key, `id` or `content`.
         """
         self._by = by
-        # Equal widths: that numpy takes no notice of zeros at the end makes no two of them equal.
+        # All have the same width, so that numpy's ignoring of trailing zeros makes no two of them equal.
         self._marks = np.sort(np.frombuffer(marks, f"S{DIGEST_BYTES}"))
 
     def holds(self, record: Record, plan: Plan, records: Records) -> bool:
-        """Tell whether a row is skipped.
+        """Return whether a row is skipped.
 
         Args:
             record: The row.
-            plan: What would be done with it.
-            records: What read it.
+            plan: The plan of the job.
+            records: The reader of the row.
         """
         if not len(self._marks):
             return False
@@ -62,14 +62,14 @@ class SkipList:
 def skip_rows(
     rows: Iterable[Record], skipped: SkipList | None, plan: Plan, records: Records, count: Callable[[], None]
 ) -> Iterator[Record]:
-    """Yield rows but those that are skipped.
+    """Yield the rows that are not skipped.
 
     Args:
-        rows: As they were read.
-        skipped: Those that are skipped; None for none.
-        plan: What would be done with them.
-        records: What reads them.
-        count: Called for each that is skipped.
+        rows: The rows as read.
+        skipped: The rows to skip; None for none.
+        plan: The plan of the job.
+        records: The reader of the rows.
+        count: Called for each skipped row.
     """
     for record in rows:
         if skipped is not None and skipped.holds(record, plan, records):
@@ -79,7 +79,7 @@ def skip_rows(
 
 
 def read_skip_list(job: Job, shard: str) -> SkipList | None:
-    """Return which rows of a shard are skipped; None if the job compares its rows with no dataset.
+    """Return which rows of a shard are skipped; None if the job skips no rows.
 
     Raises:
         DatasetError: If the shard was not compared.
@@ -91,19 +91,19 @@ def read_skip_list(job: Job, shard: str) -> SkipList | None:
         marks = folder.read(_name(shard))
     except FileNotFoundError:
         raise DatasetError(
-            f"{folder.url}/{_name(shard)} is not there, the list of what is embedded already of shard {shard!r}; "
+            f"{folder.url}/{_name(shard)} is missing, the list of the rows to skip in shard {shard!r}; "
             "EmbedShards (Beam) and embed_shards (Spark) make it before they embed"
         ) from None
     return SkipList(marks, by=job.skip_existing.by)
 
 
 def write_skip_list(job: Job, shard: str, marks: Iterable[bytes]) -> None:
-    """Write which rows of a shard are skipped, whole or not at all, over an older list.
+    """Write the list of the rows to skip in a shard, atomically, over an older list.
 
     Args:
-        job: What is done with the shard.
+        job: The job.
         shard: Its name.
-        marks: Of the rows: the second of the digests that `keys_wanted` gave.
+        marks: The second digest of each row, as `keys_wanted` yields it.
 
     Raises:
         DatasetError: If it cannot be written.

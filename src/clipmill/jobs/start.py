@@ -40,21 +40,21 @@ def start_job(
     previous: PreviousRun | None = None,
     dry_run: bool = False,
 ) -> Progress:
-    """Prepare the directory and write what the job is; once, on the driver, before any shard. `finish_job` ends it.
+    """Prepare the directory and write the description of the job; once, on the driver, before any shard is processed.
 
-    Another job at the same directory is kept out by a `DirectoryLock` around all three.
+    `finish_job` ends the job. A `DirectoryLock` around both keeps other jobs out.
 
     Args:
-        job: What will be done.
-        shards: With what.
-        inputs: What the user named.
+        job: The job.
+        shards: All of its shards.
+        inputs: The inputs as the user named them.
         arguments: The user's other options that decide what is written: plain values without secrets.
-        overwrite: Whether a dataset that stands there is replaced.
+        overwrite: Whether an existing dataset is replaced.
         previous: What `read_previous_run` returned: the job is resumed. `shards` were planned with its plan.
         dry_run: Whether to check everything that can be checked without writing, and to write nothing.
 
     Returns:
-        What is to be done: all shards, or those that are missing.
+        What is left to do: all shards, or the missing ones.
 
     Raises:
         DatasetError: If the directory holds the job's own input, another job is writing it, or the job was started
@@ -73,7 +73,7 @@ def start_job(
     if progress.is_complete:
         return progress
     folder.delete(SUCCESS)
-    # Manifests first: without one, a shard's files count for nothing.
+    # Manifests first: without its manifest, a shard is not finished.
     for name in sorted(progress.leftovers, key=lambda name: (not name.startswith(MANIFESTS), name)):
         folder.delete(name)
     remove_temporaries(folder)
@@ -93,7 +93,7 @@ def _check(
     overwrite: bool,
     previous: PreviousRun | None,
 ) -> Progress:
-    """Return how far the job is, or refuse it."""
+    """Return the progress of the job, or refuse to resume it."""
     refuse_input_inside(job, shards)
     if previous is None:
         return Progress(shards, shards, leftovers=files_to_delete(job.directory, overwrite=overwrite))
@@ -105,10 +105,10 @@ def _check(
 
 
 def refuse_input_inside(job: Job, shards: Sequence[Shard]) -> None:
-    """Refuse to write where the input lies.
+    """Refuse an output directory that contains the input.
 
     Raises:
-        DatasetError: Naming the file.
+        DatasetError: If it does; the message names the file.
     """
     inside = job.directory.rstrip("/") + "/"
     if own := next((path for shard in shards for path in shard.paths if path.startswith(inside)), None):
@@ -118,10 +118,10 @@ def refuse_input_inside(job: Job, shards: Sequence[Shard]) -> None:
 def refuse_changes(job: Job, inputs: Sequence[str], arguments: Mapping[str, Any] | None, previous: PreviousRun) -> None:
     """Refuse to resume a job that was started with different arguments.
 
-    Inputs may be added; a missing one is refused, since all that was made of it would be deleted.
+    Inputs may be added; a missing one is refused, because its results would be deleted.
 
     Raises:
-        DatasetError: Saying what differs.
+        DatasetError: If they differ; the message says how.
     """
     then, now = _comparable(previous.description), _comparable(_plain(_description(job, inputs, arguments)))
     changed = [
@@ -129,7 +129,7 @@ def refuse_changes(job: Job, inputs: Sequence[str], arguments: Mapping[str, Any]
         for name in sorted(then.keys() | now.keys())
         if then.get(name) != now.get(name)
     ]
-    if not changed:  # the same words, and another version of clipmill that prepares images otherwise
+    if not changed:  # same arguments, but another version of clipmill that preprocesses images differently
         changed = _differing_provenance(previous.description, read_provenance(job.schema))
     missing = [one for one in previous.description.get("locations", ()) if one not in _locations(inputs)]
     changed += [f"the input {one} is not named any more" for one in missing]
@@ -142,7 +142,7 @@ def refuse_changes(job: Job, inputs: Sequence[str], arguments: Mapping[str, Any]
 
 
 def _flat(name: str, value: Any) -> dict[str, Any]:
-    """Return what is in a value by its path, so that only what differs is shown."""
+    """Return the leaves of a value by path, so that only the differing ones are shown."""
     if not isinstance(value, Mapping):
         return {name: value}
     return {path: one for inner, within in value.items() for path, one in _flat(f"{name}.{inner}", within).items()}
@@ -176,13 +176,13 @@ def _description(job: Job, inputs: Sequence[str], arguments: Mapping[str, Any] |
 
 
 def _locations(inputs: Sequence[str]) -> list[str]:
-    """Return inputs as they are named from everywhere."""
+    """Return the absolute paths or URLs of inputs."""
     return [url_of(*open_location(given)) for given in inputs]
 
 
 def _comparable(description: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what must be equal in both starts of a job, under the names that users have for it."""
-    # fields that came with a later version had their defaults before
+    """Return everything that must not change between runs, by the names that users know."""
+    # fields of later versions had their defaults before
     spec = {**_plain(_SPEC_DEFAULTS), **(description.get("spec") or {})}
     found = {name: value for name, value in spec.items() if name not in MAY_DIFFER}
     found |= {name: description.get(name) for name in ("columns", "key", "access_paths", *COMPARISON)}
@@ -193,7 +193,7 @@ def _comparable(description: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _other_ways(job: Job, previous: PreviousRun) -> dict[str, Any]:
-    """Return what may differ and does, for the record."""
+    """Return the differences that are allowed, for the record."""
     then = previous.description.get("spec") or {}
     now = _plain(job.spec.as_dict())
     differing = {name: now[name] for name in sorted(MAY_DIFFER & now.keys()) if now[name] != then.get(name)}
@@ -201,7 +201,7 @@ def _other_ways(job: Job, previous: PreviousRun) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return plain values as they come back from a file."""
+    """Return plain values as JSON reads them."""
     return json.loads(json_text(value))
 
 

@@ -1,6 +1,6 @@
-"""What is counted, under which names, and how it leaves the process.
+"""Metrics: their names, the counts, and their export.
 
-- `counts`: the table of all metrics, and a process's totals; `stats`: what one session counts
-- `prometheus_text`: the totals in the format of Prometheus: as text, in a file, or on a port
-- `env_exporter`: writes or serves them in a process whose environment says so
+- `counts`: the table of all metrics, and the totals of a process; `stats`: the counts of one session
+- `prometheus_text`: the totals in Prometheus' text format: as text, in a file, or on a port
+- `env_exporter`: starts the export in processes that have an environment variable for it
 """

@@ -1,7 +1,7 @@
-"""What is counted, under which name, and the totals of this process.
+"""The names of all metrics, and the totals of this process.
 
-One table, `METRICS`, says all names. Beam's counters and Spark's have them as they stand there, `failed_empty` for a
-failure with the code `empty`; Prometheus' begin with `clipmill_`, counters end with `_total`, and the code is a label.
+The table `METRICS` has all names. Beam and Spark use them unchanged, with `failed_empty` for failures with the code
+`empty`. In Prometheus they begin with `clipmill_`, counters end with `_total`, and the code is a label.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .stats import Stats
 Kind = Literal["counter", "gauge", "histogram"]
 
 Counts = dict[tuple[str, str], float]
-"""Numbers by a metric's name and the value of its label, "" where it has none; of `batch_rows` calls by their rows."""
+"""Numbers by name and label of a metric, "" without a label. `batch_rows` holds the calls by their number of rows."""
 
 MODELS_LOADED = "models_loaded"
 
@@ -30,12 +30,12 @@ class Metric:
     """One line of the table.
 
     Attributes:
-        name: As Beam and Spark show it; the unit stands in it where there is one.
-        kind: As in Prometheus.
-        help: What is counted, in one sentence.
-        stats: Which field of `Stats` holds it; None if jobs alone know it.
-        manifest: Which entry of a shard's manifest holds it; None if none does.
-        label: What tells its numbers apart, if anything.
+        name: The name on Beam and Spark, with the unit if there is one.
+        kind: The type in Prometheus.
+        help: One sentence that says what is counted.
+        stats: The field of `Stats` that holds it; None if only jobs count it.
+        manifest: The entry of a shard's manifest that holds it; None if there is none.
+        label: The name of its label, if it has one.
     """
 
     name: str
@@ -47,22 +47,22 @@ class Metric:
 
     @property
     def prometheus(self) -> str:
-        """The name in Prometheus: what a query says, without the endings of a histogram's parts."""
+        """The name in Prometheus, without the suffixes of the parts of a histogram."""
         return f"clipmill_{self.name}" + ("_total" if self.kind == "counter" else "")
 
     @property
     def everywhere(self) -> bool:
-        """Whether transforms, functions and processes count it; else jobs that write a dataset do, and they alone."""
+        """Whether transforms, functions and processes count it, as opposed to jobs that write a dataset."""
         return self.stats is not None or self.name == MODELS_LOADED
 
 
 METRICS = (
-    Metric("rows_in", "counter", "Rows and documents taken in.", "rows", "input_rows"),
+    Metric("rows_in", "counter", "Rows and documents read.", "rows", "input_rows"),
     Metric("rows_failed", "counter", "Rows and documents of which something failed.", None, "failed_rows"),
     Metric(
         "rows_skipped",
         "counter",
-        "Rows and documents passed over, since another dataset has their vectors.",
+        "Rows and documents skipped, because another dataset has their vectors.",
         None,
         "skipped",
     ),
@@ -70,14 +70,14 @@ METRICS = (
     Metric("embedded", "counter", "Values that got a vector; a row of two columns has two.", "embedded", "embedded"),
     Metric("scored", "counter", "Candidates with scores, or values with labels, in the files.", None, "scored"),
     Metric("nulls", "counter", "Values that were null.", "nulls", "nulls"),
-    Metric("given_vectors", "counter", "Values whose vectors were there already.", "given", "given"),
+    Metric("given_vectors", "counter", "Values with precomputed vectors.", "given", "given"),
     Metric("failed", "counter", "Values that failed, by reason.", "failed", "failed", "code"),
     Metric("truncated_texts", "counter", "Texts cut to the context length.", "truncated_texts", "truncated_texts"),
-    Metric("cache_hits", "counter", "Values whose vectors were taken from equal ones.", "cache_hits", "cache_hits"),
+    Metric("cache_hits", "counter", "Values whose vectors were reused from equal values.", "cache_hits", "cache_hits"),
     Metric(
         "cache_misses",
         "counter",
-        "Values that could have been taken from equal ones, and were the first of their kind.",
+        "Values whose vectors could be reused, and that were the first of their kind.",
         "cache_misses",
         "cache_misses",
     ),
@@ -100,10 +100,10 @@ METRICS = (
         "out_of_memory_retries",
     ),
     Metric(MODELS_LOADED, "counter", "Models loaded."),
-    Metric("shards", "counter", "Shards of a dataset that are finished."),
+    Metric("shards", "counter", "Finished shards of a dataset."),
     Metric("shards_planned", "gauge", "Shards that a dataset will have."),
 )
-"""All there is. A name that is not here is counted nowhere."""
+"""All metrics."""
 
 CODES = tuple(str(code) for code in Code)
 """The values of the label `code`."""
@@ -116,7 +116,7 @@ _SPLIT_OF_STATS = [(metric.name, metric.stats) for metric in METRICS if metric.s
 
 
 def counts_of(stats: Stats) -> Counts:
-    """Return what a session counted; zeros are left out."""
+    """Return the counts of a session, without zeros."""
     counts: Counts = {(name, ""): number for name, field in _OF_STATS if (number := getattr(stats, field))}
     for name, field in _SPLIT_OF_STATS:
         for label, number in getattr(stats, field).items():
@@ -125,9 +125,9 @@ def counts_of(stats: Stats) -> Counts:
 
 
 def counts_of_manifest(manifest: Mapping[str, Any]) -> Counts:
-    """Return what the manifest of a shard says, which is what a dataset's summary adds up; but for loads of models.
+    """Return the counts in the manifest of a shard, which the summary of a dataset adds up.
 
-    Those are told for the process that wrote it, so that they cannot be added.
+    Model loads are left out: a manifest has those of the whole process, so that they cannot be added.
     """
     counts: Counts = {("shards", ""): 1}
     for metric in METRICS:
@@ -140,7 +140,7 @@ def counts_of_manifest(manifest: Mapping[str, Any]) -> Counts:
 
 
 def add_counts(into: Counts, more: Mapping[tuple[str, str], float]) -> Counts:
-    """Add numbers to others, which are changed and returned."""
+    """Add numbers to `into`, and return it."""
     for key, number in more.items():
         into[key] = into.get(key, 0) + number
     return into
@@ -152,11 +152,11 @@ def engine_name(name: str, label: str = "") -> str:
 
 
 def by_engine_names(counts: Mapping[tuple[str, str], float]) -> dict[str, float]:
-    """Return numbers under the names that they have on Beam and Spark, in the order of the table.
+    """Return numbers by their names on Beam and Spark, in the order of the table.
 
     Returns:
-        What is not zero. Of `batch_rows` what Beam tells of a distribution: `batch_rows_count`, `batch_rows_sum`,
-        `batch_rows_min` and `batch_rows_max`.
+        The numbers other than zero. `batch_rows` has the values of a Beam distribution: `batch_rows_count`,
+        `batch_rows_sum`, `batch_rows_min` and `batch_rows_max`.
     """
     named: dict[str, float] = {}
     for (name, label), number in sorted(counts.items(), key=lambda pair: (_ORDER[pair[0][0]], pair[0][1])):
@@ -167,13 +167,13 @@ def by_engine_names(counts: Mapping[tuple[str, str], float]) -> dict[str, float]
 
 
 def batch_sizes(counts: Mapping[tuple[str, str], float]) -> dict[int, float]:
-    """Return how many calls of the model had how many rows, by rising size."""
+    """Return the number of model calls by their number of rows, in rising order."""
     sizes = {int(label): calls for (name, label), calls in counts.items() if name == "batch_rows"}
     return dict(sorted(sizes.items()))
 
 
 def named_distribution(name: str, sizes: Mapping[int, float]) -> dict[str, float]:
-    """Return what is told of a distribution that is not empty, under the engines' names."""
+    """Return the values of a distribution, which must not be empty, by their names on the engines."""
     return {
         f"{name}_count": sum(sizes.values()),
         f"{name}_sum": sum(size * times for size, times in sizes.items()),
@@ -186,7 +186,7 @@ def named_distribution(name: str, sizes: Mapping[int, float]) -> dict[str, float
 
 
 class _Totals:
-    """What this process counted: what was reported, and what sessions that report to nobody have counted so far."""
+    """The totals of this process: reported counts, and those of sessions that nobody reports."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -204,11 +204,11 @@ class _Totals:
             self._loads += 1
 
     def watch(self, owner: object, stats: Stats) -> None:
-        """Count what stands in `stats`, now and when its owner is gone."""
+        """Include `stats` in the totals, also after its owner is gone."""
         with self._lock:
             self._fold()
             self._live[id(stats)] = stats
-        # without the lock: a finalizer runs wherever memory is given back, perhaps in a thread that holds it
+        # without the lock: a finalizer runs in any thread, perhaps in one that holds it
         weakref.finalize(owner, self._ended.append, id(stats)).atexit = False
 
     def counts(self) -> Counts:
@@ -222,13 +222,13 @@ class _Totals:
         return found
 
     def _fold(self) -> None:
-        """Keep the numbers of sessions that are gone, and not the sessions' `Stats`."""
+        """Add the numbers of ended sessions to the reported ones, and drop their `Stats`."""
         while self._ended:
             add_counts(self._reported, counts_of(self._live.pop(self._ended.popleft())))
 
 
 def _copy_of(stats: Stats) -> Stats:
-    """Return numbers that stand still; `dict` copies without giving way to the thread that counts."""
+    """Return a snapshot; `dict` copies without switching to the thread that counts."""
     return dataclasses.replace(
         stats, failed=collections.Counter(dict(stats.failed)), batch_rows=collections.Counter(dict(stats.batch_rows))
     )
@@ -237,18 +237,18 @@ def _copy_of(stats: Stats) -> Stats:
 _totals = _Totals()
 
 
-def _begin_anew() -> None:
-    """Leave a fork's parent its numbers, which it tells itself, and its lock, which another of its threads may hold."""
+def _reset_after_fork() -> None:
+    """Start with new totals and a new lock: the parent reports its own, and one of its threads may hold its lock."""
     global _totals
     _totals = _Totals()
 
 
-os.register_at_fork(after_in_child=_begin_anew)
+os.register_at_fork(after_in_child=_reset_after_fork)
 _listeners: list[Callable[[], None]] = []
 
 
 def record(counts: Mapping[tuple[str, str], float]) -> None:
-    """Add to this process's totals; for whoever gives a session a `Stats` of his own."""
+    """Add to the totals of this process; for callers that pass their own `Stats` to a session."""
     _totals.add(counts)
     for listener in _listeners:
         listener()
@@ -260,23 +260,23 @@ def record_load() -> None:
 
 
 def watch(owner: object, stats: Stats) -> None:
-    """Make what a session counts part of this process's totals, as it counts.
+    """Include the counts of a session in the totals of this process.
 
     Args:
-        owner: The session; when it is gone, its numbers stay.
-        stats: Where it counts, and nobody takes from.
+        owner: The session; its numbers stay after it is gone.
+        stats: Its counts, which nobody else takes.
     """
     _totals.watch(owner, stats)
 
 
 def on_record(listener: Callable[[], None]) -> None:
-    """Have a function called whenever something was recorded, in the thread that did."""
+    """Register a function that is called after each `record`, in the same thread."""
     _listeners.append(listener)
 
 
 def process_counts() -> Counts:
-    """Return this process's totals, models loaded included.
+    """Return the totals of this process, including loaded models.
 
-    What the engine did twice (a bundle or task that it repeated) was counted twice: this is work that was done here.
+    Bundles and tasks that the engine repeated are counted twice, because the totals count the work of this process.
     """
     return _totals.counts()

@@ -1,4 +1,4 @@
-"""A process that writes or serves its totals because its environment says so: workers that an engine starts."""
+"""Exports the totals of a process that has an environment variable for it, such as the workers of an engine."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ _log = logging.getLogger("clipmill")
 
 _starting = threading.Lock()
 _started_in: int | None = None
-"""The process id: a fork has none of its parent's threads, and starts its own when it loads a model, and not before."""
+"""The process id: a fork does not have its parent's threads, and starts its own when it loads a model."""
 
 
-def _forget_lock() -> None:
-    """Leave a fork's parent its lock, which another of its threads may have held."""
+def _reset_after_fork() -> None:
+    """Make a new lock: a thread of the parent may have held the old one."""
     global _starting
     _starting = threading.Lock()
 
 
-os.register_at_fork(after_in_child=_forget_lock)
+os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 def start_from_environment(environment: Mapping[str, str] = os.environ) -> None:
-    """Write or serve this process's totals as its environment says, once; called before a model is loaded.
+    """Write or serve the totals of this process if its environment asks for it, once; called before a model is loaded.
 
-    `CLIPMILL_METRICS_FILE` is the path of a file, in which `{pid}` stands for the process id; with it the numbers carry
+    `CLIPMILL_METRICS_FILE` is the path of a file, in which `{pid}` is replaced by the process id; the numbers then have
     a label `pid`, without which node_exporter would refuse two files of the same metrics. `CLIPMILL_METRICS_PORT` is a
-    port, or a range (`9400-9431`) of which each process takes the first that is free.
+    port, or a range (`9400-9431`) of which each process takes the first free one.
 
     Raises:
         MissingExtraError: If `prometheus_client` is not installed.
-        SpecError: If a variable holds something else, or the file cannot be written.
+        SpecError: If a variable is invalid, or the file cannot be written.
     """
     global _started_in
     path, ports = environment.get(FILE_VARIABLE), environment.get(PORT_VARIABLE)
@@ -52,7 +52,7 @@ def start_from_environment(environment: Mapping[str, str] = os.environ) -> None:
         numbers = parse_ports(ports) if ports else None
         if path:
             _keep_file(path)
-        if ports and numbers:  # last: what is wrong above is tried again with the next load
+        if ports and numbers:  # last: errors above are retried with the next load
             _serve_on_one_of(ports, numbers)
         _started_in = os.getpid()
 
@@ -65,7 +65,7 @@ def _keep_file(given: str) -> None:
         file.__enter__()
     except (OSError, UnicodeError) as err:
         raise SpecError(f"{FILE_VARIABLE}={given!r} cannot be written: {err}") from err
-    on_record(functools.partial(_in_process, pid, file.write_soon))  # engines end workers without ceremony
+    on_record(functools.partial(_in_process, pid, file.write_soon))  # engines kill workers
     atexit.register(_in_process, pid, file.write)
 
 
@@ -84,7 +84,9 @@ def _serve_on_one_of(given: str, ports: range) -> None:
             continue
         _log.info("metrics of process %d on port %d", os.getpid(), served.port)
         return
-    _log.warning("%s=%s: no port of these can be had (%s); this process serves none", PORT_VARIABLE, given, problem)
+    _log.warning(
+        "%s=%s: none of these ports is free (%s); this process serves no metrics", PORT_VARIABLE, given, problem
+    )
 
 
 def parse_ports(given: str) -> range:

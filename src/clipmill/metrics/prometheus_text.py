@@ -1,7 +1,6 @@
-"""Counts in the text format of Prometheus: as text, in a file that is kept up to date, or served on a port.
+"""Counts in Prometheus' text format: as text, in a file that is kept up to date, or served on a port.
 
-A process can be told so by its environment, without code: see `env_exporter`. All of it needs `prometheus_client`, the
-extra `metrics`.
+`env_exporter` starts the export from the environment, without code. `prometheus_client` is required (extra `metrics`).
 """
 
 from __future__ import annotations
@@ -24,20 +23,20 @@ if TYPE_CHECKING:
     from prometheus_client.registry import CollectorRegistry
 
 Source = Callable[[], Counts]
-"""Where the numbers come from; called for each scrape, in a thread of its own."""
+"""Returns the numbers; called for each scrape, in a thread of its own."""
 
 EVERY_S = 5.0
 """Seconds between two writes of a file."""
 SOON_S = 0.5
-"""Seconds between two writes that were asked for by whoever counts: each takes his thread about a millisecond."""
+"""Seconds between two writes that a counting thread requests: each takes it about a millisecond."""
 _BUCKETS = tuple(2**power for power in range(13))
-"""Rows in a call of the model, up to 4096: limits are powers of two more often than not."""
+"""Rows in a call of the model, up to 4096: most limits are powers of two."""
 
 _log = logging.getLogger("clipmill")
 
 
 class _Collector:
-    """Makes Prometheus' families of counts."""
+    """Converts counts to Prometheus' metric families."""
 
     def __init__(self, source: Source, labels: Mapping[str, str]) -> None:
         self._source = source
@@ -64,27 +63,27 @@ class _Collector:
         family = kind(name, metric.help, labels=names)
         if metric.label is None:
             family.add_metric(values, counts.get((metric.name, ""), 0))
-        else:  # zeros too: a rate needs the number from before the first
+        else:  # zeros too: a rate needs the value before the first failure
             for code in CODES:
                 family.add_metric([*values, code], counts.get((metric.name, code), 0))
         return family
 
 
 def _buckets_and_sum(sizes: Mapping[int, float]) -> tuple[list[tuple[str, float]], float]:
-    """Return how many calls had at most so many rows, and all rows."""
+    """Return the cumulative buckets of calls by their rows, and the sum of all rows."""
     buckets = [(f"{limit:.1f}", sum(calls for size, calls in sizes.items() if size <= limit)) for limit in _BUCKETS]
     total = sum(sizes.values())
     return [*buckets, ("+Inf", total)], sum(size * calls for size, calls in sizes.items())
 
 
 def check_installed(purpose: str) -> None:
-    """Refuse to go on without `prometheus_client`.
+    """Check that `prometheus_client` is installed.
 
     Raises:
         MissingExtraError: With the command that installs it.
     """
     try:
-        import prometheus_client  # noqa: F401 - only whether it is there
+        import prometheus_client  # noqa: F401 - only checks that it is installed
     except ImportError as err:
         raise MissingExtraError("prometheus_client", "metrics", purpose) from err
 
@@ -100,11 +99,11 @@ def _registry(source: Source | None, labels: Mapping[str, str] | None, purpose: 
 
 
 def metrics_text(source: Source | None = None, *, labels: Mapping[str, str] | None = None) -> str:
-    """Return numbers in Prometheus' text format.
+    """Return the numbers in Prometheus' text format.
 
     Args:
-        source: Returns them; what this process has counted if None.
-        labels: Names and values that all numbers carry.
+        source: Returns the numbers; by default the totals of this process.
+        labels: Names and values of labels of all numbers.
 
     Raises:
         MissingExtraError: If `prometheus_client` is not installed.
@@ -122,11 +121,11 @@ def serve_metrics(
     source: Source | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> MetricsServer:
-    """Serve numbers to Prometheus, while this process runs or until the end of a `with` block.
+    """Serve the numbers to Prometheus, until the process or a `with` block ends.
 
     Args:
-        port: TCP port; 0 for any that is free.
-        address: Of the interface that is listened on; all of them by default.
+        port: TCP port; 0 for any free port.
+        address: Address of the interface to listen on; by default all.
         source: As in `metrics_text`.
         labels: As in `metrics_text`.
 
@@ -138,10 +137,10 @@ def serve_metrics(
 
 
 class MetricsServer:
-    """Serves from a thread of its own, which ends with the process. Made by `serve_metrics`.
+    """Serves from a thread of its own, which ends with the process. Created by `serve_metrics`.
 
     Attributes:
-        port: Where; the one that was found where 0 was given.
+        port: The TCP port, also if 0 was given.
     """
 
     def __init__(self, registry: CollectorRegistry, port: int, address: str) -> None:
@@ -165,9 +164,9 @@ class MetricsServer:
 
 
 class MetricsFile:
-    """Keeps a file up to date with numbers, for node_exporter's textfile collector; a context manager.
+    """Keeps a file up to date, for node_exporter's textfile collector; a context manager.
 
-    Each time the whole file is written beside its place and moved there, so that nobody reads half of it.
+    Each write creates a temporary file next to it and renames it, so that readers never see half a file.
     """
 
     def __init__(
@@ -178,10 +177,10 @@ class MetricsFile:
         labels: Mapping[str, str] | None = None,
         every_s: float = EVERY_S,
     ) -> None:
-        """Say what is written where.
+        """Set what is written where.
 
         Args:
-            path: The file, `….prom` for node_exporter; its directory has to be there.
+            path: The file, `….prom` for node_exporter; its directory must exist.
             source: As in `metrics_text`.
             labels: As in `metrics_text`.
             every_s: Seconds between two writes.
@@ -224,18 +223,18 @@ class MetricsFile:
                 self.write()
 
     def check(self) -> None:
-        """Write all of it beside the file and take it away again; the file stays as it is.
+        """Write a temporary file next to it and remove it; the file itself does not change.
 
         Raises:
             OSError: If the file cannot be written.
-            UnicodeError: If a label or the path cannot.
+            UnicodeError: If a label or the path cannot be encoded.
         """
         self._write(replace=False)
 
     def write_soon(self) -> None:
-        """Write now, or half a second later in the thread that keeps the file, if the last call of this wrote just now.
+        """Write now, or half a second later in the file's thread if the last call wrote just now.
 
-        For callers that have more to do than to write, many times a second.
+        For callers that count many times a second.
         """
         now = time.monotonic()
         if now - self._written_soon_at < SOON_S:
@@ -245,11 +244,11 @@ class MetricsFile:
             self.write()
 
     def write(self) -> None:
-        """Write now; a failure is logged, once until the next success: it is no reason to end what is measured."""
+        """Write now. A failure is logged once until the next success; it does not end the job."""
         try:
             self._write()
             self._failing = False
-        except Exception as err:  # a disk that is full, or a source that cannot be asked just now
+        except Exception as err:  # such as a full disk, or a source that is not available now
             if not self._failing:
                 _log.warning("the metrics in %s are not up to date: %s: %s", self._path, type(err).__name__, err)
             self._failing = True
@@ -257,7 +256,7 @@ class MetricsFile:
     def _write(self, *, replace: bool = True) -> None:
         from prometheus_client import write_to_textfile
 
-        # node_exporter reads files beside it that end in .prom, and none in folders; one is removed by Ctrl-C too
+        # node_exporter reads .prom files in this folder but not in subfolders; Ctrl-C removes the folder too
         beside = tempfile.TemporaryDirectory(prefix=f".{self._path.name}.", suffix=".tmp", dir=self._path.parent)
         with self._writing, beside as folder:
             path = self._path if replace else Path(folder, self._path.name)

@@ -1,4 +1,4 @@
-"""What a session counts: the same names in every engine's metrics."""
+"""The counts of a session, with the same names in the metrics of every engine."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from ..failures import Failure
 
 @dataclasses.dataclass(slots=True)
 class Stats:
-    """Counts of one session, or summed over several.
+    """Counts of one session, or sums over several.
 
     Attributes:
         rows: Rows pushed.
         embedded: Values that got a vector; a row with two columns has two.
-        given: Values whose vectors were there already.
-        cache_hits: Values whose vectors were taken from equal ones: see `vector_cache`.
-        cache_misses: Values that could have been, and were the first of their kind.
+        given: Values with precomputed vectors.
+        cache_hits: Values whose vectors were reused from equal values: see `vector_cache`.
+        cache_misses: Values whose vectors could be reused, and that were the first of their kind.
         nulls: Values that were null and gave a null vector.
         failed: Values that failed, by reason code.
         batches: Calls of the model.
-        batch_rows: How many of those calls had how many rows.
+        batch_rows: Number of calls by their number of rows.
         fetch_msec: Milliseconds spent fetching, summed over threads.
         decode_msec: Milliseconds spent decoding and tokenising, summed over threads.
         encode_msec: Milliseconds spent in the model.
@@ -55,11 +55,11 @@ class Stats:
         self.failed[str(failure.code)] += 1
 
     def count_new(self, failures: Iterable[Failure], outcomes: Iterable[object]) -> None:
-        """Count failures of a row that no session counted.
+        """Count the failures of a row that its session has not counted.
 
         Args:
-            failures: What failed of the row and inside it.
-            outcomes: What its session gave out; the failures among them were counted there.
+            failures: The failures of the row and of its parts.
+            outcomes: The outcomes of its session, which has counted the failures among them.
         """
         counted = {(one.stage, one.code, one.message) for one in outcomes if isinstance(one, Failure)}
         for failure in failures:
@@ -67,7 +67,7 @@ class Stats:
                 self.count_failure(failure)
 
     def take(self) -> Stats:
-        """Return what was counted since the last call, and start again from zero."""
+        """Return the counts since the last call, and reset them to zero."""
         taken = dataclasses.replace(self)
         for field in dataclasses.fields(self):
             fresh = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
