@@ -15,6 +15,7 @@ import pytest
 from storage_helpers import documents, fill, relative, rows_of
 
 from clipmill.datasets import Shard, plan_shards, read_documents, read_rows
+from clipmill.datasets.inputs.listing import list_inputs
 from clipmill.errors import DatasetError
 
 # --- listing ---------------------------------------------------------------------------------------------------------
@@ -83,6 +84,7 @@ def test_files_behind_fsspec_keep_their_urls():
     ]
     assert [d.text for d in read_documents(shards[1])] == ["hello"]
     assert [shard.paths for shard in plan_shards([f"memory://{name}/**.jpg"])] == [shards[0].paths]
+    assert [listed.size for listed in list_inputs([f"memory://{name}"])] == [0, 1, 18]
 
 
 def test_a_file_name_that_is_not_utf8_is_listed(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_helpers import clustered
+from report_helpers import clustered, look, write_plain
 
 from clipmill.errors import SpecError
 from clipmill.reports.histograms import Counted, histogram_of
@@ -109,6 +109,8 @@ def test_umap_is_taken_where_it_is_and_refused_where_it_is_not(monkeypatch, tmp_
     monkeypatch.syspath_prepend(tmp_path)
     found = project(vectors, method="auto", seed=7)
     assert (found.method, found.explained) == ("umap", None) and (found.points == 7).all()
+    (section,) = look(write_plain(tmp_path / "v.parquet", vectors), seed=9).vectors
+    assert section.projection.method == "umap" and (section.projection.points == 9).all()
     assert project(vectors[:5], method="auto").method == "pca"
 
 
@@ -150,6 +152,12 @@ def test_manifests_without_times_have_no_throughput_but_the_rest_is_added() -> N
     assert found.rate() is None
     assert found.batch_rows == {2: 1, 4: 3}
     assert found.msec == {"fetch": 0.0, "decode": 0.0, "encode": 6.5}
+
+
+def test_shards_are_counted_by_what_their_workers_resolved() -> None:
+    cpu, gpu = {"device": "cpu"}, {"device": "cuda:0"}
+    work = Work.of([{"resolved": one} for one in (cpu, gpu, cpu, cpu, {})])
+    assert work.resolved == [(cpu, 3), (gpu, 1)]
 
 
 def test_the_slowest_shards_are_those_with_most_time_for_a_row() -> None:

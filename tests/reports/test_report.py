@@ -19,7 +19,7 @@ from list_kinds import every_list
 from pictures import encode
 from places import DOCS
 from report_helpers import EVIL, SPEC, clustered, look, page_of, text_of, write_plain
-from storage_jobs import do, lines
+from storage_jobs import do, do_job, lines
 
 from clipmill.encoders import EncoderSpec
 from clipmill.encoders.plans.embed_plan import ColumnPlan
@@ -28,6 +28,7 @@ from clipmill.errors import DatasetError
 from clipmill.indexes.build import IndexOptions, build_index
 from clipmill.reports.columns import content_of
 from clipmill.reports.overview import Looked, overview
+from clipmill.reports.plots import map_plot
 from clipmill.reports.vectors import SampleOptions
 
 # Datasets
@@ -262,6 +263,22 @@ def test_the_command_of_the_docs_runs(tmp_path: Path, monkeypatch) -> None:
     do("demo-output/beam", write_pictures(tmp_path / "in"), None, spec=SPEC)
     assert run(*shlex.split(command)[1:]) == 0
     assert "Near-duplicates" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_page_is_named_after_its_folder_and_shows_the_whole_path(tmp_path: Path) -> None:
+    write_plain(tmp_path / "nightly" / "v.parquet", clustered(20))
+    page = page_of(tmp_path, f"{tmp_path / 'nightly'}/")
+    assert "<title>nightly – clipmill report</title>" in page and str(tmp_path / "nightly") in text_of(page)
+
+
+def test_a_map_of_pictures_and_texts_names_both_in_its_legend(tmp_path: Path) -> None:
+    texts = lines(tmp_path / "texts.jsonl", {"id": "t", "text": "a caption"})
+    pictures = write_pictures(tmp_path / "in")
+    for inputs, legend in (((pictures, texts), ["pictures", "texts"]), ((texts,), [])):
+        output = tmp_path / str(len(inputs))
+        do_job(str(output), *inputs, spec=SPEC)
+        shown = map_plot(look(output).vectors[0]).legend
+        assert sorted(item.label.value for one in shown if one.visible for item in one.items) == legend
 
 
 def test_the_page_asks_for_nothing_elsewhere(tmp_path: Path) -> None:
