@@ -20,9 +20,8 @@ from ..datasets.directory import JOB, prepare_directory
 from ..datasets.tables.schemas import documents_schema, rows_schema
 from ..datasets.tables.table import Table
 from ..encoders.plans.plan import RowPlan
-from ..errors import SpecError
+from ..errors import SpecError, check_integer
 from ..files.file_systems import Folder
-from ..messages import setting
 from .bundles import FinishFn, PublishFn, WriteBundleFn, remove_staging
 from .embed import embed_of
 from .encoding import Embedded, Encoding
@@ -82,8 +81,7 @@ class WriteEmbeddings(beam.PTransform):
             SpecError: If something cannot work.
         """
         super().__init__()
-        if rows_per_file < 1:
-            raise SpecError(setting("rows_per_file", rows_per_file) + " is not a whole number of at least 1")
+        check_integer("rows_per_file", rows_per_file)
         directory = os.fspath(directory)
         self._directory = directory if "://" in directory else os.path.abspath(os.path.expanduser(directory))
         self._embed = embed

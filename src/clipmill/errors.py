@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import numbers
 import re
 from collections.abc import Iterator
+from typing import Any
 
-from .messages import Message, first_option, packed, unpacked
+from .messages import Message, first_option, packed, setting, unpacked
 
 _NOTE = "with its options, for clipmill: "
 
@@ -108,3 +110,22 @@ def noted_message(traceback: str) -> Message | None:
     """Return the message that `options_noted` added to a traceback, with its options. None if there is none."""
     found = re.search(re.escape(_NOTE) + r"([\w+/=]+)", traceback)
     return unpacked(found[1]) if found else None
+
+
+def check_integer(
+    name: str, value: Any, *, least: int = 1, error: type[ClipmillError] = SpecError, hint: str | None = None
+) -> None:
+    """Check the value of an option that counts something.
+
+    Args:
+        name: The option's keyword.
+        value: Its value, of any type.
+        least: The smallest allowed value.
+        error: Type of the error.
+        hint: What else the option takes.
+
+    Raises:
+        ClipmillError: Of the type `error`, if the value is not an integer of at least `least`.
+    """
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
+        raise error(setting(name, value) + f" is not an integer of at least {least}", hint=hint)

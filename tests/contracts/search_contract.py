@@ -188,7 +188,7 @@ class SearchContract:
         ("options", "message"),
         [
             ({"top_k": 81}, "top_k=81 is more than the 80 vectors"),
-            ({"top_k": 0}, "top_k=0 is not a whole number of at least 1"),
+            ({"top_k": 0}, "top_k=0 is not an integer of at least 1"),
             ({"columns": ["nowhere"]}, "has no column 'nowhere'; it has 'id', 'uri', 'number', 'text'"),
             ({"columns": "text"}, "columns is the text 'text'; give several"),
             ({"model": "demo"}, "dim is 96 and was 16; model is 'demo' and was 'fake::dim=16'"),

@@ -145,8 +145,8 @@ def test_numbers_too_large_or_small_for_float32() -> None:
         (((4,), (3, 4)), 1, "do not fit"),
         (((2, 4), (3, 4)), 4, "top_k=4 is more than the 3 vectors"),
         (((2, 4), (0, 4)), 1, "top_k=1 is more than the 0 vectors"),
-        (((2, 4), (3, 4)), 0, "top_k=0 is not a whole number of at least 1"),
-        (((2, 4), (3, 4)), True, "top_k=True is not a whole number"),
+        (((2, 4), (3, 4)), 0, "top_k=0 is not an integer of at least 1"),
+        (((2, 4), (3, 4)), True, "top_k=True is not an integer"),
     ],
 )
 def test_what_cannot_be_searched_is_said(shapes, k, message) -> None:

@@ -70,8 +70,8 @@ def test_options_that_would_say_nothing_are_refused(way, option, message):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"top_k": 0}, "top_k=0 is not a whole number of at least 1; None means all"),
-        ({"top_k": True}, "top_k=True is not a whole number"),
+        ({"top_k": 0}, "top_k=0 is not an integer of at least 1; None means all"),
+        ({"top_k": True}, "top_k=True is not an integer"),
         ({"scale": -1}, "scale=-1 is neither a finite number above 0 nor 'model'"),
         ({"max_wait_s": 0}, "max_wait_s=0 is not a number of seconds above 0"),
         ({"on_failure": "skip"}, "on_failure='skip' must be one of 'split', 'raise'"),

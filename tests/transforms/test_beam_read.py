@@ -151,10 +151,14 @@ def test_broken_lines_become_failures_of_embed_and_the_rest_goes_on(tmp_path):
     assert failed == {f"{path}:2": ["malformed"], f"{path}:3": ["malformed"], "d": ["malformed"]}
 
 
-def test_a_pattern_that_matches_nothing_ends_the_job(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("*.jpg", r"\*\.jpg' matches no file"), ("nowhere.jpg", r"nowhere\.jpg': no such file or folder")],
+)
+def test_an_input_without_files_ends_the_job(tmp_path, name, message):
     p = pipeline()
-    _ = p | ReadDocuments(f"{tmp_path}/*.jpg")
-    with pytest.raises(Exception, match=r"\*\.jpg' matches no file"):
+    _ = p | ReadDocuments(f"{tmp_path}/{name}")
+    with pytest.raises(Exception, match=message):
         p.run().wait_until_finish()
 
 

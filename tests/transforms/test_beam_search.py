@@ -22,6 +22,7 @@ from search_contract import SearchContract, cloud, index, words  # noqa: F401 - 
 
 from clipmill.errors import SpecError
 from clipmill.indexes.corpus import count_corpora_read, forget_corpora
+from clipmill.indexes.targets import Target
 from clipmill.transforms import Search
 from clipmill.transforms.rows import plain
 
@@ -77,6 +78,17 @@ class TestSearchRows(SearchContract):
 def small(tmp_path) -> tuple[str, np.ndarray]:
     vectors = clustered(200, seed=2)
     return str(write_dataset(tmp_path / "data", list(vectors))), vectors
+
+
+def test_an_index_is_opened_for_the_cores_of_a_process(small, monkeypatch) -> None:
+    directory, vectors = small
+    opened, usual = [], Target.open
+    monkeypatch.setattr(Target, "open", lambda self, *, cpus=None: opened.append(cpus) or usual(self, cpus=cpus))
+    monkeypatch.setattr("clipmill.transforms.encoding.cpus_per_process", lambda options, runner: 3)
+    with pipeline() as p:
+        rows = [{"id": "a", "q": vectors[0].tolist()}]
+        _ = p | beam.Create(rows) | to_dicts(["id", "q"]) | Search(directory, query="q", query_kind="vector")
+    assert set(opened) == {3}
 
 
 def test_it_pickles_small_and_names_what_it_is(small) -> None:

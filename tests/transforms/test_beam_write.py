@@ -75,6 +75,11 @@ def test_documents_from_files_to_files(tmp_path):
     assert [resolved["runtime"] for resolved in summary.resolved] == ["fake"]
 
 
+def test_a_file_may_have_one_row(tmp_path):
+    write(tmp_path / "out", [Caption(n, f"caption {n}") for n in range(3)], {"caption": "text"}, rows_per_file=1)
+    assert [pq.read_table(file).num_rows for file in (tmp_path / "out").glob("*.parquet")] == [1, 1, 1]
+
+
 def test_every_file_says_where_its_vectors_come_from(tmp_path):
     rows = [Caption(n, f"caption {n}") for n in range(10)]
     write(tmp_path / "out", rows, {"caption": "text"}, rows_per_file=4)

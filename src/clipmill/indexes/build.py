@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..errors import DatasetError, SpecError
+from ..errors import DatasetError, SpecError, check_integer
 from ..files.file_systems import Folder
 from ..files.lock import DirectoryLock
 from ..messages import setting
@@ -78,9 +78,8 @@ class IndexOptions:
     def __post_init__(self) -> None:
         if not 0 < self.target_recall <= 1:
             raise SpecError(setting("target_recall", self.target_recall) + " must be above 0 and at most 1")
-        if self.queries < 1 or self.rows_per_shard < 1:
-            given = setting("queries", self.queries) + " and " + setting("rows_per_shard", self.rows_per_shard)
-            raise SpecError(given + " must be at least 1")
+        check_integer("queries", self.queries)
+        check_integer("rows_per_shard", self.rows_per_shard)
 
 
 def run_locally(shards: Sequence[IndexShard], job: IndexJob) -> None:

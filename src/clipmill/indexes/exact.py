@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..encoders.plans.scores import round_to_steps, unit_rows
-from ..errors import SpecError
+from ..errors import SpecError, check_integer
 from ..messages import setting
 from .hits import Hits
 
@@ -74,10 +74,9 @@ def check_k(k: Any, rows: int) -> None:
     """Refuse a number of hits that cannot be had.
 
     Raises:
-        SpecError: If it is not a whole number, or not between 1 and the number of vectors.
+        SpecError: If it is not an integer between 1 and the number of vectors.
     """
-    if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
-        raise SpecError(setting("top_k", k) + " is not a whole number of at least 1")
+    check_integer("top_k", k)
     if k > rows:
         raise SpecError(setting("top_k", k) + f" is more than the {rows:,} vectors that are searched")
 

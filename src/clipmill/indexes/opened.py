@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from ..errors import DatasetError
+from ..errors import DatasetError, check_integer
 from ..files.file_systems import Folder, is_local
 from ..messages import setting
 from .candidates import Candidates
@@ -267,8 +267,7 @@ class OpenIndex:
         for name, value in given.items():
             if value is None:
                 continue
-            if value < 1:
-                raise DatasetError(setting(name, value) + " is not at least 1")
+            check_integer(name, value, error=DatasetError)
             if getattr(usual, name) is None:
                 raise DatasetError(
                     setting(name, value) + f" has no effect with an index of the kind {self.manifest.kind}",
@@ -277,8 +276,7 @@ class OpenIndex:
         return SearchParameters(*(getattr(usual, name) if value is None else value for name, value in given.items()))
 
     def _check_k(self, k: int) -> None:
-        if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
-            raise DatasetError(setting("k", k) + " is not a whole number of at least 1")
+        check_integer("k", k, error=DatasetError)
         if k > self.manifest.rows:
             raise DatasetError(
                 setting("k", k) + f" is more than the {self.manifest.rows:,} vectors of the index {self.directory}"

@@ -12,7 +12,7 @@ from ..encoders.plans.kinds import Kind, check_kind
 from ..encoders.plans.rank_plan import CLIP_SCORE, COSINE
 from ..encoders.plans.ranking import check_any_scale
 from ..encoders.plans.scores import SCALE, Scale
-from ..errors import SpecError
+from ..errors import SpecError, check_integer
 from ..messages import by_surface, setting
 from ..models.spec import EncoderSpec
 from .exact import check_k
@@ -92,8 +92,7 @@ class SearchPlan:
 
     def _check_parameters(self) -> None:
         for name, value in self.parameters.items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise SpecError(setting(name, value) + " is not a whole number of at least 1")
+            check_integer(name, value)
             if getattr(self.target.parameters, name, None) is None:
                 what = (
                     "an index of this kind" if self.target.parameters else "a dataset, whose vectors are all compared"

@@ -9,7 +9,7 @@ import os
 import re
 from typing import Any, Literal, Self
 
-from ..errors import SpecError
+from ..errors import SpecError, check_integer
 from ..messages import setting
 from .catalog import ModelFacts, ModelRef, facts_of, resolve_model
 from .catalog.mclip import image_model
@@ -197,8 +197,7 @@ class EncoderSpec:
             if value is None and name in ("max_batch_rows", "preprocess_threads", "max_text_tokens"):
                 continue
             least = {"max_redirects": 0, "max_cache_bytes": 0, "max_text_tokens": 2}.get(name, 1)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise SpecError(setting(name, value) + f" is not a whole number of at least {least}")
+            check_integer(name, value, least=least)
         if self.max_image_pixels > MAX_PILLOW_PIXELS:
             raise SpecError(
                 setting("max_image_pixels", self.max_image_pixels)

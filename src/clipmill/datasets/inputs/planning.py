@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from ...errors import DatasetError
+from ...errors import DatasetError, check_integer
 from ...files.file_systems import Folder
 from ...messages import setting
 from ..directory import PLAN
@@ -59,8 +59,7 @@ def plan_shards(
         raise DatasetError("no inputs: name files, folders or globs")
     if kind is not None and kind not in ("files", *SPANS):
         raise DatasetError(setting("kind", kind) + f" must be one of 'files', {', '.join(map(repr, SPANS))}")
-    if rows_per_shard < 1:
-        raise DatasetError(setting("rows_per_shard", rows_per_shard) + " must be at least 1")
+    check_integer("rows_per_shard", rows_per_shard, error=DatasetError)
     listed = [(file, kind or kind_of(file.path)) for file in list_inputs(inputs)]
     files = [file for file, kind in listed if kind == "files"]
     tables = [(file, kind) for file, kind in listed if kind != "files"]

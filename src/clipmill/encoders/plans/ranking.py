@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...errors import SpecError
+from ...errors import SpecError, check_integer
 from ...failures import Code, Failure, Stage
 from ...messages import setting
 from ..encoder import Encoder
@@ -218,5 +218,5 @@ def check_top_k(top_k: Any) -> None:
     Raises:
         SpecError: If it is neither None nor an integer of at least 1.
     """
-    if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
-        raise SpecError(setting("top_k", top_k) + " is not a whole number of at least 1", hint="None means all")
+    if top_k is not None:
+        check_integer("top_k", top_k, hint="None means all")
