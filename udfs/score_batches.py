@@ -99,8 +99,8 @@ def rank_array_with_candidates(
             " register(spark, candidate_type='…', prefix='…') makes a function for those"
         )
     places = ranked.flatten()
-    lengths = pc.list_value_length(ranked).fill_null(0).to_numpy(zero_copy_only=False)
-    given = pc.list_value_length(candidates).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    lengths = pc.list_value_length(ranked).fill_null(0).to_numpy()
+    given = pc.list_value_length(candidates).fill_null(0).to_numpy().astype(np.int64)
     indices = np.repeat(given.cumsum() - given, lengths) + places.field("position").to_numpy()
     taken = candidates.flatten().take(pa.array(indices))
     whole = pa.StructArray.from_arrays([taken, *places.flatten()], ["candidate", *places.type.names])

@@ -79,8 +79,9 @@ def test_rows_are_added_again_and_again(tmp_path):
 def test_ids_that_are_there_are_refused_or_skipped(tmp_path):
     path = build_old(tmp_path, "IVF16,SQ8")
     both = write_dataset(tmp_path / "both", list(VECTORS[1300:1500]), first=1300)
-    with pytest.raises(DatasetError, match="100 of 200 rows have an id that is in the index"):
-        add_to_index([str(both)], path, IndexOptions(**OPTIONS))
+    for run in (preview_add, add_to_index):
+        with pytest.raises(DatasetError, match="100 of 200 rows have an id that is in the index"):
+            run([str(both)], path, IndexOptions(**OPTIONS))
     assert open_index(path).manifest.rows == 1400
     planned = preview_add([str(both)], path, IndexOptions(**OPTIONS), skip_existing=True)
     added = add_to_index([str(both)], path, IndexOptions(**OPTIONS), skip_existing=True)

@@ -330,6 +330,15 @@ def test_publishing_goes_on_where_it_was_interrupted(tmp_path, table):
     assert summarise(str(out)).shards == 1
 
 
+def test_files_that_are_in_neither_place_end_the_job(tmp_path, table):
+    out = tmp_path / "out"
+    documents = [Document(text="a", id="a", embedding=fake_text_vector("a"))]
+    (manifest,) = run_bundle(WriteBundleFn(str(out), "run", table, Embed("fake::dim=8").spec, 100), documents)
+    (out / "_staging" / "run" / manifest["files"][0]["name"]).unlink()
+    with pytest.raises(DatasetError, match=manifest["files"][0]["name"]):
+        list(PublishFn(str(out), "run").process(manifest))
+
+
 def test_a_bundle_that_fails_leaves_no_open_files(tmp_path, table):
     fn = WriteBundleFn(str(tmp_path / "out"), "run", table, Embed("fake::dim=8").spec, 100)
     fn.setup()
