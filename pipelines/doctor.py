@@ -16,7 +16,7 @@ from rich.table import Table
 
 from ..files.cache import cache_root
 from ..models.runtimes.store import is_writable
-from ..models.support_matrix import RUNTIMES, combinations, has_native_bfloat16, may_have_gpu
+from ..models.support_matrix import PACKAGES, RUNTIMES, combinations, has_native_bfloat16, may_have_gpu
 from ..threads import allowed_cpus
 
 _DISTRIBUTIONS = {
@@ -44,7 +44,6 @@ _DISTRIBUTIONS = {
     "s3fs": "remote",
     "gcsfs": "gcp",
 }
-_RUNTIME_PACKAGES = {"torch": ("torch",), "onnx": ("onnxruntime", "onnxruntime-gpu"), "openvino": ("openvino",)}
 MIN_JAVA = 17
 
 
@@ -119,7 +118,7 @@ def _examine_runtime(name: str) -> dict[str, Any]:
 
     torch embeds a text by the demo model. The others' libraries are asked: to run them, graphs may have to be made.
     """
-    version = next(filter(None, map(_version, _RUNTIME_PACKAGES[name])), None)
+    version = next(filter(None, map(_version, PACKAGES[name])), None)
     found: dict[str, Any] = {"version": version, "problem": None, "precisions": {}}
     if version is None:
         return found

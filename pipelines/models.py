@@ -11,8 +11,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.table import Table
 
 from ..errors import SpecError
-from ..models.catalog import ModelRef, facts_of, mclip, resolve_model
-from ..models.catalog.tables import pairs
+from ..models.catalog import ModelRef, facts_of, resolve_model
+from ..models.catalog.names import named_models
 from ..models.downloads import observed_by
 from ..models.spec import EncoderSpec
 from .console import err
@@ -20,9 +20,7 @@ from .console import err
 
 def list_models(pattern: str | None = None) -> list[ModelRef]:
     """Return every named model, or those whose name contains a pattern (any case)."""
-    published = (f"{architecture}::{tag}" for architecture, tag in pairs())
-    names = ["demo", *published, *mclip.MODELS, "AudioCLIP::full", "AudioCLIP::partial"]
-    return [resolve_model(name) for name in names if not pattern or pattern.lower() in name.lower()]
+    return [resolve_model(name) for name in named_models() if not pattern or pattern.lower() in name.lower()]
 
 
 def nearest(pattern: str) -> list[str]:

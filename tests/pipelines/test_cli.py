@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -17,9 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 from list_kinds import every_list
 from pictures import encode
+from rich.console import Console
 
 from clipmill.datasets import read_dataset, read_failures
-from clipmill.pipelines.cli import main
+from clipmill.datasets.formats.base import FORMATS
+from clipmill.models.support_matrix import GRAPH_RUNTIMES, PRECISIONS
+from clipmill.pipelines import models as models_module
+from clipmill.pipelines.cli import cli, main
 from clipmill.pipelines.engines import root_cause
 from clipmill.pipelines.summary import summarise_dataset, summary
 
@@ -355,3 +360,27 @@ def test_a_summary_shows_vectors_in_lists_of_every_kind(tmp_path: Path, list_of)
     vectors = pa.array([[1.0, 2.0], [2.0, 1.0]], list_of(pa.float32()))
     pq.write_table(pa.table({"id": ["a", "b"], "embedding": vectors}), tmp_path / "v.parquet")
     assert summarise_dataset(str(tmp_path)).attributes["embedding"].types == {"ndarray"}
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_downloads_are_shown_as_bars_on_a_terminal_only(monkeypatch, tmp_path, is_terminal) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(models_module, "err", Console(file=shown, force_terminal=is_terminal))
+    with models_module._Bars() as bars:
+        bars.started("weights.pt", 0, 100)
+        bars.advanced("weights.pt", 100)
+        bars.finished("weights.pt", tmp_path / "weights.pt")
+    assert bars.files == [str(tmp_path / "weights.pt")]
+    assert ("weights.pt" in shown.getvalue()) == is_terminal
+
+
+def test_the_choices_of_flags_are_those_of_the_code() -> None:
+    """The command line writes them out where an import would slow its start."""
+
+    def choices(command: str, flag: str) -> tuple[str, ...]:
+        (option,) = [one for one in cli.get_command(None, command).params if one.name == flag]
+        return tuple(option.type.choices)
+
+    assert choices("embed", "format") == FORMATS
+    assert choices("export", "runtime") == GRAPH_RUNTIMES
+    assert choices("export", "precision") == PRECISIONS[1:]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from ..datasets.inputs.readers import ReaderOptions, choose_columns
+from ..datasets.inputs.readers import ReaderOptions, choose_columns, is_failure_line
 from ..datasets.inputs.rows import read_table, schema_of
 from ..datasets.inputs.shards import Shard
 from ..encoders.plans.plan import Plan
@@ -13,7 +13,6 @@ from ..errors import DatasetError
 from ..failures import RowError
 from ..messages import setting
 
-_FAILURE_FIELDS = {"stage", "code", "message", "transient"}
 _LINES_LOOKED_AT = 100
 _FIELDS_NAMED = 20
 _NAME_COLUMNS = (
@@ -56,7 +55,7 @@ def _fields_without_matches(shard: Shard) -> list[str]:
     for row in itertools.islice(read_table(shard), _LINES_LOOKED_AT):
         if "matches" in row.values:
             return []
-        if not row.values.keys() >= _FAILURE_FIELDS:  # a candidate's failure, which reading turns into one again
+        if not is_failure_line(row.values):  # a candidate's failure, which reading turns into one again
             fields.update(dict.fromkeys(row.values))
     return list(fields)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .frontend import Frontend
+from .support_matrix import RUNTIMES
 from .weight_files import sha256_of
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class ModelSource:
     build: Callable[[], Mapping[str, torch.nn.Module]]
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     resolved: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    runtimes: tuple[str, ...] = ("torch", "onnx", "openvino")
+    runtimes: tuple[str, ...] = RUNTIMES[1:]
     auto_precision: str | None = None
     graphs: Graphs | None = None
     scales: Callable[[], Mapping[frozenset[str], float]] = dict

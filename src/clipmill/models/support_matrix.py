@@ -15,6 +15,10 @@ from typing import NamedTuple
 from ..errors import SpecError
 
 RUNTIMES = ("auto", "torch", "onnx", "openvino")
+GRAPH_RUNTIMES = ("onnx", "openvino")
+"""Runtimes that execute graphs instead of towers."""
+PACKAGES = {"torch": ("torch",), "onnx": ("onnxruntime", "onnxruntime-gpu"), "openvino": ("openvino",)}
+"""The distributions that provide a runtime; any of them suffices."""
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 
 _SUPPORTED = {

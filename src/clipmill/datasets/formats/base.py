@@ -13,7 +13,8 @@ from ...messages import setting
 
 Format = Literal["parquet", "jsonl", "clip-retrieval", "lance"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-CLIP_RETRIEVAL, LANCE = FORMATS[2:]
+CLIP_RETRIEVAL: Format = "clip-retrieval"
+LANCE: Format = "lance"
 
 
 class Published(NamedTuple):

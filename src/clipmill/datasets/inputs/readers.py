@@ -29,6 +29,7 @@ _DEFAULTS = {
 _CONTENT = ("text", "uri", "image", "audio")
 CONTENT_AND_ID = (*_CONTENT, "id")
 _FAILURE_FIELDS = frozenset({"row", "column", "stage", "code", "message", "transient"})
+_ALWAYS = frozenset({"stage", "code", "message", "transient"})
 _NESTED = {"matches": "m", "chunks": "c"}
 _CAPTION = "caption"
 
@@ -160,8 +161,13 @@ def choose_columns(existing: Sequence[str], options: ReaderOptions, path: str) -
 # --- one document ----------------------------------------------------------------------------------------------------
 
 
+def is_failure_line(fields: Mapping[str, Any]) -> bool:
+    """Return whether a line was written as a failure by an earlier job."""
+    return fields.keys() >= _ALWAYS
+
+
 def _document_of_json(fields: dict[str, Any], place: str, names: Mapping[str, str], *, to_rank: bool) -> Document:
-    if fields.keys() >= {"stage", "code", "message", "transient"}:
+    if is_failure_line(fields):
         if to_rank and "matches" not in fields:
             message = "the line is the failure of a candidate, or of a line that was not read; rank its source again"
             raise RowError(Stage.READ, Code.MALFORMED, message)

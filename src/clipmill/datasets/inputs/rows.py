@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
 import pyarrow as pa
 
@@ -179,10 +179,12 @@ def read_table(
             yield from _json_rows(shard, at)
         elif shard.kind == "csv":
             yield from _csv_rows(shard, at)
-        elif shard.kind in ("files", "tar"):
+        elif shard.kind == "files" or shard.kind == "tar":  # narrows the type for `assert_never`
             yield from _sample_rows(shard, at, max_file_bytes)
-        else:
+        elif shard.kind == "parquet":
             yield from _parquet_rows(shard, choose)
+        else:
+            assert_never(shard.kind)
     except ClipmillError:
         raise
     except Exception as err:  # formats and file systems raise errors of their own; none may affect the next file

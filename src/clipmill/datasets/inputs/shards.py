@@ -103,10 +103,10 @@ def cut(file: Listed, kind: Kind, rows: int) -> list[Shard]:
     """Cut a table into shards of at most `rows` rows, whose names are only digests."""
     if kind == "jsonl":
         check_json_lines(file.path)
-    spans: list[dict[str, Any]] = [{}]
+    spans_of, spans = SPANS[kind], [dict[str, Any]()]
     if not file.path.lower().endswith(".gz") and file.size != 0:
         with contextlib.suppress(Exception):  # a worker reads the file again, and reports the error as a failure
-            spans = list(SPANS[kind](file.path, rows))
+            spans = list(spans_of(file.path, rows))
     return [piece(kind, [file], **span) for span in spans]
 
 

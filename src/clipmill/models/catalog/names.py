@@ -203,10 +203,16 @@ def _file_or_url(name: str, weights: str) -> str:
     return weights
 
 
+def named_models() -> list[str]:
+    """Return the name of every model that has one: the demo model, and published weights."""
+    published = (f"{architecture}::{tag}" for architecture, tag in tables.pairs())
+    return ["demo", *published, *mclip.MODELS, "AudioCLIP::full", "AudioCLIP::partial"]
+
+
 def _unknown_model(name: str, given: str, has_weights: bool) -> str:
     if not has_weights and (Path(name).expanduser().is_dir() or name.startswith((".", "/", "~"))):
         return f"{name!r} is not a model name; for a directory with a Hugging Face model write 'hf:{name}'"
-    known = [*tables.architectures(), *mclip.MODELS, "AudioCLIP", "demo"]
+    known = [*tables.architectures(), *(name.partition("::")[0] for name in named_models())]
     by_simple = {tables.simplify(k): k for k in known}
     near = difflib.get_close_matches(tables.simplify(given), list(by_simple), n=4, cutoff=0.6)
     hint = f"nearest: {', '.join(by_simple[n] for n in near)}" if near else "`clipmill models` lists all names"

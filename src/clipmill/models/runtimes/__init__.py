@@ -60,10 +60,12 @@ def start_runtime(store: Store, combination: Combination, device: str, threads: 
         from .onnx import OnnxRuntime
 
         started = OnnxRuntime(graphs, preprocessing, device, precision, threads, cache)
-    else:
+    elif runtime == "openvino":
         from .openvino import OpenVinoRuntime
 
         started = OpenVinoRuntime(graphs, preprocessing, precision, threads, cache)
+    else:
+        raise NotImplementedError(runtime)
     if store.source.graphs is not None:
         _check_graphs(started, store.source)
     return started

@@ -19,7 +19,7 @@ import numpy as np
 
 from ...errors import ClipmillError, DeviceError, MissingExtraError, SpecError, WeightsError
 from ...messages import setting
-from ..support_matrix import Combination, combinations, has_native_bfloat16, processor
+from ..support_matrix import PACKAGES, Combination, combinations, has_native_bfloat16, processor
 from . import GRAPH_KINDS, start_runtime
 from .probes import probes_of
 from .store import Store, largest_error, smallest_cosine, versions
@@ -59,7 +59,6 @@ _ORDER = {
 
 _NEVER_AUTO = ("fp16", "int8")
 
-_PACKAGES = {"torch": ("torch",), "onnx": ("onnxruntime", "onnxruntime-gpu"), "openvino": ("openvino", "nncf")}
 _MODULES = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
 
 
@@ -305,7 +304,7 @@ class _Trial:
     def _parts(self, combination: Combination) -> dict[str, Any]:
         """Return what results depend on besides the model: the combination, versions, the processor or GPU."""
         hardware = processor() if self._device == "cpu" else _gpu(self._device, combination.runtime)
-        return {"way": list(combination), "on": hardware, "versions": versions(*_PACKAGES[combination.runtime])}
+        return {"way": list(combination), "on": hardware, "versions": versions(*PACKAGES[combination.runtime], "nncf")}
 
 
 def _gpu(device: str, runtime: str) -> str:

@@ -26,6 +26,7 @@ from ..catalog.manifest import FILE, read_manifest
 from ..frontend import Frontend, TextFrontend, Tokenizer
 from ..source import Graphs, ModelSource
 from ..spec import EncoderSpec
+from ..support_matrix import GRAPH_RUNTIMES
 from ..tokenizers.fast import FastTokenizer
 from ..tokenizers.saved import CLIP_FILE, FAST_FILE, clip_tokenizer, load_tokenizer
 from ..weight_files import sha256_of
@@ -64,7 +65,7 @@ def _exported(folder: Path, manifest: Mapping[str, Any], spec: EncoderSpec) -> M
         tuple(folder / name for name in sorted(manifest["files"])),
         _no_towers,
         resolved={"exported_from": manifest["model"], **{k: manifest[k] for k in known if manifest.get(k)}},
-        runtimes=("openvino",) if kind == "int8-openvino" else ("onnx", "openvino"),
+        runtimes=("openvino",) if kind == "int8-openvino" else GRAPH_RUNTIMES,
         graphs=graphs,
         scales=functools.partial(
             scales_of_dict, manifest.get("learnt_scales"), manifest["modalities"], str(folder / FILE)
@@ -115,6 +116,6 @@ def _clip_as_service(folder: Path, spec: EncoderSpec) -> ModelSource:
         _no_towers,
         settings={"model": ref.name},
         resolved={"exported_from": ref.name},
-        runtimes=("onnx", "openvino"),
+        runtimes=GRAPH_RUNTIMES,
         graphs=Graphs(folder, FOREIGN_GRAPHS),
     )
