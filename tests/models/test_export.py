@@ -141,8 +141,9 @@ def test_a_directory_is_replaced_only_on_request_and_atomically(directory: Path,
         patch.setattr("clipmill.models.exporting.write_manifest", _fail)
         export_model(EncoderSpec("demo"), target, overwrite=True)
     assert (target / "old").exists() and (target / FILE).exists()
-    export_model(EncoderSpec("demo"), target, overwrite=True)
-    assert not (target / "old").exists()
+    for flag, code in (([], 2), (["--overwrite"], 0)):
+        assert CliRunner().invoke(cli, ["export", "demo", str(target), *flag]).exit_code == code
+        assert (target / "old").exists() == (code != 0)
     assert [path.name for path in tmp_path.iterdir()] == ["target"], "drafts are gone"
     foreign = tmp_path / "photos"
     foreign.mkdir()

@@ -346,6 +346,10 @@ def test_summary_counts_kinds_and_attributes() -> None:
     text, embedding = found.attributes["text"], found.attributes["embedding"]
     assert (len(text.digests), text.present, text.types) == (2, 2, {"str"})
     assert (len(embedding.digests), embedding.present, embedding.types) == (1, 1, {"ndarray"})
+    shown = Console(file=io.StringIO(), width=200)
+    shown.print(found)
+    said = shown.file.getvalue()
+    assert "2 Documents have attributes" in said and "1 Document has attributes" in said
 
 
 def test_the_cause_of_an_engines_error_is_found() -> None:

@@ -249,4 +249,6 @@ def test_commands_of_the_page_run(drawings, tmp_path, monkeypatch, capsys) -> No
     for command in commands:
         program, *arguments = shlex.split(command)
         assert program == "clipmill" and run(*arguments) == 0
-    assert "red-circle" in capsys.readouterr().out and (tmp_path / "page.html").is_file()
+    said = capsys.readouterr()
+    assert "red-circle" in said.out and (tmp_path / "page.html").is_file()
+    assert "contact sheet: page.html" in said.err and "contact sheet" not in said.out
