@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from cli_helpers import run
 from click.testing import CliRunner
 from pictures import photographs
 from weights import relative_error
@@ -142,7 +143,7 @@ def test_a_directory_is_replaced_only_on_request_and_atomically(directory: Path,
         export_model(EncoderSpec("demo"), target, overwrite=True)
     assert (target / "old").exists() and (target / FILE).exists()
     for flag, code in (([], 2), (["--overwrite"], 0)):
-        assert CliRunner().invoke(cli, ["export", "demo", str(target), *flag]).exit_code == code
+        assert run("export", "demo", target, *flag) == code
         assert (target / "old").exists() == (code != 0)
     assert [path.name for path in tmp_path.iterdir()] == ["target"], "drafts are gone"
     foreign = tmp_path / "photos"
