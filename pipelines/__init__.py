@@ -1,13 +1,14 @@
-"""Runnable jobs and the command line: wiring only.
+"""Runnable jobs and the command line, which only connect the other rooms.
 
-- `cli`: the commands; `options`: their flags, made from the spec's fields; `console`: what they print
-- `score_commands`: the commands `rank` and `classify`
-- `jobs`: what `embed`, `rank` and `classify` share; `engines`: running their shards on Beam or on Spark
+- `cli`: the commands; `options`: their flags, made from the fields of `EncoderSpec`; `cli_messages`: messages with
+  flags instead of keywords; `console`: the terminal
+- `jobs`: the common part of `embed`, `rank` and `classify`; `engines`: runs shards on Beam or Spark
 - `outcome`: summary and exit code; `dry_run`: `--dry-run`; `skip_existing`: `--skip-existing`
 - `job_metrics`: `--metrics`
-- `embed`, `rank`, `classify`: what each asks of a job, and what it prints without one; `listed`: files named one by one
+- `embed`, `rank`, `classify`: the plan of each command, and its output without a job; `listed`: files given by name
+- `score_commands`: the commands `rank` and `classify`
 - `index_command`, `index`: the command `index`
 - `search_command`, `search`: the command `search`; `report_command`: the command `report`
-- `summary`: `summary(documents)` and `clipmill summary`; `models`, `doctor`: the commands of those names
+- `summary`: `summary(documents)` and `clipmill summary`; `models`, `doctor`, `export`: the commands of those names
 - `demo`: what `make demo` runs; `gallery`: its pictures; `drawings`: pictures of coloured shapes, and captions
 """

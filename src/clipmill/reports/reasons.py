@@ -32,10 +32,10 @@ class Reason:
     """Failures of one code at one stage.
 
     Attributes:
-        code: From the closed list `failure.Code`.
-        stage: From `failure.Stage`.
+        code: From the closed list `failures.Code`.
+        stage: From `failures.Stage`.
         count: How many there are.
-        transient: How many of them may go well on a second try.
+        transient: How many of them may succeed when tried again.
         examples: The first ones.
     """
 

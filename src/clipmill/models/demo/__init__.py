@@ -1,7 +1,5 @@
-"""The small CLIP model inside the package, and generator of the images that it was trained on.
+"""The small CLIP model inside the package.
 
-- `open_clip_config.json`, `open_clip_model.safetensors`: the model, as in any model directory of open_clip
-- `drawings`: draws images of coloured shapes, and writes English captions for them
-
+`open_clip_config.json` and `open_clip_model.safetensors` are the model, as in any model directory of open_clip.
 `examples/train_demo.py` trained the weights; `docs/demo.md` has the figures.
 """

@@ -6,7 +6,7 @@
 - `objects`: copies one file from an object store
 - `hub`: finds or fetches files of Hugging Face repositories
 - `repository`: downloads one of them into a cache that the hub's library manages
-- `place`: finds files of a directory or a repository
+- `model_files`: finds files of a directory or a repository
 - `elsewhere`: finds files that other programs have downloaded
 - `progress`: reports the progress of downloads
 """
