@@ -54,7 +54,7 @@ def test_only_one_holds_the_lock_and_the_next_waits(tmp_path, waiting: threading
     if holder == "thread":
         with locked(path, "an entry"):
             thread.start()
-            assert waiting.wait(60)
+            assert waiting.wait(20)
             order.append("first")
     else:
         with subprocess.Popen(
@@ -62,7 +62,7 @@ def test_only_one_holds_the_lock_and_the_next_waits(tmp_path, waiting: threading
         ) as process:
             assert process.stdout.readline() == b"held\n"
             thread.start()
-            assert waiting.wait(60)
+            assert waiting.wait(20)
             order.append("first")
     thread.join()
     assert order == ["first", "next"]

@@ -4,7 +4,8 @@
   repository
 - `hugging_face`, `hugging_face_build`: `CLIPModel`s of transformers, from a directory or a repository
 - `mclip`, `mclip_build`: M-CLIP's multilingual text towers, with an image tower of open_clip
-- `audioclip`, `audioclip_build`: AudioCLIP; `audioclip_audio`: its audio tower; `audioclip_spectrogram`: that tower's input
+- `audioclip`, `audioclip_build`: AudioCLIP; `audioclip_audio`: its audio tower; `audioclip_spectrogram`: that tower's
+  input
 - `weights`: reads weight files and loads them into networks
 - `scales`: reads the learnt scales of cosines
 - `exported`: graphs instead of networks, from a directory
