@@ -139,7 +139,7 @@ def test_the_file_is_whole_at_every_moment(tmp_path) -> None:
             seen.append(samples(path.read_text())["clipmill_rows_in_total",])
 
     with MetricsFile(path, source=lambda: counts_of(numbers), every_s=0.001) as file:
-        reader = threading.Thread(target=read)
+        reader = threading.Thread(target=read, daemon=True)
         reader.start()
         for number in range(200):
             numbers.rows = number
