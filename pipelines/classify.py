@@ -26,11 +26,7 @@ from .rank import scale_as_json, scale_of
 
 
 def label_set(spec: EncoderSpec, values: dict[str, Any]) -> LabelSet:
-    """Return what `--labels`, `--templates`, `--top-k` and `--scale` say.
-
-    Raises:
-        click.UsageError, SpecError: If something of it cannot work.
-    """
+    """Return what `--labels`, `--templates`, `--top-k` and `--scale` say."""
     given = values["labels"]
     if not given:
         raise click.UsageError("missing option --labels: a file, one label a line, or a,b,c")
@@ -54,11 +50,7 @@ def _names_a_file(given: str) -> bool:
 
 
 def classify_options(spec: EncoderSpec, values: dict[str, Any]) -> JobOptions:
-    """Return what a command line of `clipmill classify` asks of a job.
-
-    Raises:
-        click.UsageError, SpecError: If something of it cannot work.
-    """
+    """Return what a command line of `clipmill classify` asks of a job."""
     labels = label_set(spec, values)
     columns = column_plan(spec, values, suffix=SUFFIX)
     if columns is not None:
@@ -68,20 +60,7 @@ def classify_options(spec: EncoderSpec, values: dict[str, Any]) -> JobOptions:
 
 
 def print_labels(spec: EncoderSpec, given: Sequence[str], values: dict[str, Any]) -> int:
-    """Classify files and print their labels, best first; files that failed below, with their reason.
-
-    Args:
-        spec: The encoder.
-        given: Files, folders, patterns and URLs.
-        values: The command's options.
-
-    Returns:
-        0, or 1 if every file failed.
-
-    Raises:
-        Refused: If there is no file.
-        click.UsageError, SpecError: If something of it cannot work.
-    """
+    """Classify files and print their labels, best first, then failures and why; return 1 if every file failed."""
     labels = label_set(spec, values)
     files = list_files(given)
     if not files:

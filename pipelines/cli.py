@@ -188,11 +188,7 @@ def export(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit.
-
-    Args:
-        arguments: What follows the program's name; `sys.argv` by default.
-    """
+    """Run the command line (`sys.argv` by default) and exit."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     split = given.index("--") if "--" in given else len(given)
     try:

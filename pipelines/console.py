@@ -21,9 +21,7 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 def progress(total: int, count_done: Callable[[], int]) -> Iterator[None]:
     """Show a progress line on a terminal while the block runs; show nothing in a pipe.
 
-    Args:
-        total: Shards in all.
-        count_done: Returns the shards that are done; called from a thread of its own.
+    `count_done` returns the number of shards that are done; it is called from a thread of its own.
     """
     if not err.is_terminal:
         yield

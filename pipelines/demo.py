@@ -27,11 +27,7 @@ MAX_RELATIVE_ERROR = 1e-4
 
 
 def main(directory: str = "demo-output") -> None:
-    """Run the demo; everything it writes is under `directory`.
-
-    Raises:
-        ClipmillError: If the engines' vectors differ.
-    """
+    """Run the demo, which writes under `directory`; raise `ClipmillError` if the engines' vectors differ."""
     started = time.perf_counter()
     home = Path(directory)
     shutil.rmtree(home, ignore_errors=True)

@@ -35,19 +35,7 @@ def resumed_text(progress: Progress) -> str:
 def show_plan(
     job: Job, shards: Sequence[Shard], start: Callable[[], Progress], *, resumes: bool, engine: str, as_json: bool
 ) -> int:
-    """Print what a job would do.
-
-    Args:
-        job: What would be done.
-        shards: With what.
-        start: Checks the start of the job and writes nothing.
-        resumes: Whether the job is resumed.
-        engine: Where it would run.
-        as_json: Whether it is for programs.
-
-    Returns:
-        0, or 2 if the job would be refused.
-    """
+    """Print what a job would do; `start` checks its start and writes nothing. Return 0, or 2 if it would be refused."""
     refused = None
     progress = Progress(shards, shards)
     try:

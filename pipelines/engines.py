@@ -52,20 +52,9 @@ _SECONDS_TO_END = 5.0
 
 
 def split_engine_options(engine: str, tokens: Sequence[str], known_flags: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Separate inputs from options of the engine.
+    """Separate inputs from options of the engine; `known_flags` are the command's own, for the hint.
 
     Beam itself would drop a misspelt option with a warning and run; here it is an error.
-
-    Args:
-        engine: `beam` or `spark`.
-        tokens: What is left of the command line.
-        known_flags: The command's own flags, for the hint.
-
-    Returns:
-        Inputs, and options for the engine.
-
-    Raises:
-        click.UsageError: For an unknown option, with the nearest known one.
     """
     parser = _beam_parser() if engine == "beam" else argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     _, rest = parser.parse_known_args(list(tokens))
@@ -110,11 +99,7 @@ def is_local(engine: str, options: Sequence[str], master: str | None, remote: st
 
 
 def run_beam(shards: Sequence[Shard], job: Job, options: Sequence[str]) -> None:
-    """Run shards as a Beam job and wait for its end.
-
-    Raises:
-        ClipmillError: If the job failed, with the first line that says why.
-    """
+    """Run shards as a Beam job; raise `ClipmillError` with the first line that says why it failed."""
     from ..transforms import EmbedShards
 
     with beam_shards(shards, options) as each:
@@ -127,13 +112,7 @@ def beam_shards(
 ) -> Iterator[Any]:
     """Yield the shards of a job as a PCollection; what the block makes of it is run at the block's end.
 
-    Args:
-        shards: What pickles.
-        options: Beam's own.
-        again: What the same command does after a worker died, for the message.
-
-    Raises:
-        ClipmillError: If the job failed, with the first line that says why.
+    `again` says, for the message, what the same command does after a worker died.
     """
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -155,11 +134,7 @@ def beam_shards(
 def run_spark(
     shards: Sequence[Shard], job: Job, *, master: str | None, remote: str | None, conf: Sequence[str]
 ) -> None:
-    """Run shards as a Spark job and wait for its end.
-
-    Raises:
-        ClipmillError: If the job failed, with the first line that says why.
-    """
+    """Run shards as a Spark job; raise `ClipmillError` with the first line that says why it failed."""
     from ..udfs import embed_shards
 
     with spark_session(master, remote, conf) as spark:
@@ -168,11 +143,7 @@ def run_spark(
 
 @contextlib.contextmanager
 def spark_session(master: str | None, remote: str | None, conf: Sequence[str]) -> Iterator[Any]:
-    """Yield a Spark session, which is stopped at the block's end unless it was there before.
-
-    Raises:
-        ClipmillError: If what the block does fails, with the first line that says why.
-    """
+    """Yield a Spark session, and stop it unless it was there before; raise `ClipmillError` if the block fails."""
     with _failing_as("Spark"), _spark_session(master, remote, conf) as spark:
         yield spark
 

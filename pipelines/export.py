@@ -18,12 +18,7 @@ def export(spec: EncoderSpec, folder: str, overwrite: bool) -> Table:
 
 
 def export_table(folder: Path, manifest: dict[str, Any]) -> Table:
-    """Return what stands in an exported directory.
-
-    Args:
-        folder: The directory.
-        manifest: What `export_model` returned.
-    """
+    """Return what stands in an exported directory, from the manifest that `export_model` returned."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column()

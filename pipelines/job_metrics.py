@@ -21,11 +21,7 @@ _START = b"# HELP clipmill_"
 
 
 def check_metrics_file(given: str | None) -> None:
-    """Refuse a value that is no file of this machine.
-
-    Raises:
-        click.UsageError: With what is allowed.
-    """
+    """Raise `click.UsageError` for a value that is no file of this machine."""
     if given is not None and "://" in given:
         raise click.UsageError(f"--metrics {given!r} is no file of this machine; give a path, such as clipmill.prom")
 
@@ -42,20 +38,13 @@ def exported(
 ) -> Iterator[Callable[[], None]]:
     """Write and serve a job's numbers while the block runs; the file holds all of them when it ends, however it ends.
 
-    Args:
-        counts: The job's numbers.
-        directory: Path or URL of the dataset, which all numbers carry as the label `dataset`.
-        file: Where they are written; None for nowhere.
-        port: Where they are served; None for nowhere.
-        inputs: What the user named, in which the file must not lie.
-        shards: What the job reads, which the file must not be.
+    `file` and `port` are None for nowhere. The file must be none of `shards`, and must not lie in `inputs`.
 
     Yields:
         A function to be called when the directory is the job's: counting starts, and the file is written for the first
         time. Without that call a file of an earlier job stays as it was.
 
     Raises:
-        MissingExtraError: If `prometheus_client` is not installed.
         DatasetError: If the file cannot be written there, or the port is taken.
     """
     labels = {"dataset": directory}

@@ -67,15 +67,11 @@ def models_table(refs: list[ModelRef]) -> Table:
 def download_model(spec: EncoderSpec) -> dict[str, Any]:
     """Fetch everything that a model needs on this machine, showing progress on a terminal.
 
-    Args:
-        spec: Which model, and in which cache.
-
     Returns:
         `name`, `weights` (paths), `weights_sha256`, `bytes` of the weights, and `files`: paths of all that was looked
         for, weights included.
 
     Raises:
-        SpecError: If this kind of model has nothing to fetch.
         WeightsError: If something cannot be had.
     """
     if spec.ref.family in ("fake", "custom", "onnx"):

@@ -128,16 +128,7 @@ def unchecked_of(context: click.Context) -> tuple[str, ...]:
 
 
 def refuse_others(context: click.Context, allowed: set[str], why: str) -> None:
-    """Refuse options that would have no effect; those of the spec always have one.
-
-    Args:
-        context: Of the command.
-        allowed: Names of the options that have an effect.
-        why: The end of the message after "has no effect".
-
-    Raises:
-        click.UsageError: Naming the first one that was given.
-    """
+    """Refuse options outside `allowed`, which would have no effect; those of the spec always have one."""
     allowed = {*allowed, "tokens", *(field.name for field in dataclasses.fields(EncoderSpec))}
     for parameter in context.command.params:
         given = context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
@@ -146,11 +137,7 @@ def refuse_others(context: click.Context, allowed: set[str], why: str) -> None:
 
 
 def refuse_unknown(tokens: tuple[str, ...]) -> None:
-    """Refuse unknown options, where no engine would take them.
-
-    Raises:
-        click.UsageError: Naming the first, and its name here if it has another one.
-    """
+    """Raise `click.UsageError` for an unknown option, where no engine would take it."""
     if unknown := next((token for token in tokens if token.startswith("-")), None):
         hint = renamed_flag(unknown)
         raise click.UsageError(f"no such option: {unknown}" + (f"; it is called {hint} here" if hint else ""))
@@ -159,9 +146,7 @@ def refuse_unknown(tokens: tuple[str, ...]) -> None:
 def spec_options(command: Callable[..., Any], *, defaults: Mapping[str, str] | None = None) -> Callable[..., Any]:
     """Add a flag for every field of the spec; those that are given arrive as keywords, the others not at all.
 
-    Args:
-        command: What gets them.
-        defaults: What the help says of fields for which the command has another default than the spec.
+    `defaults` has what the help says of fields for which the command has another default than the spec.
     """
     defaults = defaults or {}
     hints = typing.get_type_hints(EncoderSpec)
@@ -182,11 +167,7 @@ def spec_options(command: Callable[..., Any], *, defaults: Mapping[str, str] | N
 
 
 def spec_from(values: dict[str, Any]) -> EncoderSpec:
-    """Take the spec's fields out of a command's values and make the spec.
-
-    Raises:
-        SpecError: If they cannot work.
-    """
+    """Take the spec's fields out of a command's values and make the spec."""
     return EncoderSpec(**spec_fields(values))
 
 

@@ -40,7 +40,6 @@ class Query(NamedTuple):
     """The query that candidates are ranked for.
 
     Attributes:
-        kind: What it is.
         value: The text, or the path or URL of a file.
     """
 
@@ -58,11 +57,7 @@ def _item(kind: Modality, value: str) -> Item:
 
 
 def scale_of(given: str | None) -> Scale:
-    """Return the scale that an option names.
-
-    Raises:
-        click.UsageError: If it is neither a number nor `model`.
-    """
+    """Return the scale that an option names; raise `click.UsageError` if it is neither a number nor `model`."""
     if given is None:
         return SCALE
     if given == "model":
@@ -76,11 +71,7 @@ def scale_of(given: str | None) -> Scale:
 
 
 def rank_options(spec: EncoderSpec, values: dict[str, Any]) -> JobOptions:
-    """Return what a command line of `clipmill rank` asks of a job.
-
-    Raises:
-        click.UsageError, SpecError: If something of it cannot work.
-    """
+    """Return what a command line of `clipmill rank` asks of a job."""
     if values["by"] or values["candidate_column"]:
         raise Refused(_FLAT)
     scale, top_k = scale_of(values["scale"]), values["top_k"]
@@ -111,20 +102,9 @@ def rank_options(spec: EncoderSpec, values: dict[str, Any]) -> JobOptions:
 
 
 def print_ranked(spec: EncoderSpec, query: Query, given: Sequence[str], values: dict[str, Any]) -> int:
-    """Rank candidates for one query and print them, best first; those that failed below, with their reason.
+    """Rank candidates for one query and print them, best first, then failures; return 1 if every candidate failed.
 
-    Args:
-        spec: The encoder.
-        query: What they are ranked for.
-        given: The candidates: texts, or files, folders, patterns and URLs.
-        values: The command's options: `candidate_kind`, `top_k`, `scale`, `as_json`.
-
-    Returns:
-        0, or 1 if every candidate failed.
-
-    Raises:
-        Refused: If the query cannot be read, or there is no candidate.
-        click.UsageError, SpecError: If something of it cannot work.
+    Candidates are texts, or files, folders, patterns and URLs.
     """
     kind: Modality = values["candidate_kind"] or ("image" if query.kind == "text" else "text")
     if kind in ("auto", "vector"):
@@ -164,12 +144,7 @@ def _places(ranked: Sequence[Ranked]) -> list[int | None]:
 
 
 def scale_as_json(encoder: Encoder, scale: Scale) -> dict[str, Any]:
-    """Return what cosines are multiplied by, and whether the model learnt it: a number, or one for each of its pairs.
-
-    Args:
-        encoder: Made the vectors.
-        scale: As `scale_of` returns it.
-    """
+    """Return the factor of cosines, and whether the model learnt it: a number, or one for each of its pairs."""
     if scale != "model":
         return {"scale": scale, "learnt": False}
     learnt = {" and ".join(sorted(pair)): number for pair, number in encoder.learnt_scales.items()}

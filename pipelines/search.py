@@ -32,21 +32,7 @@ _SHOWN = ("uri", "text")
 
 
 def print_found(location: str, queries: Sequence[Query], options: dict[str, Any], values: dict[str, Any]) -> int:
-    """Search for queries, and print or write what was found.
-
-    Args:
-        location: Path or URL of an index or a dataset.
-        queries: At least one.
-        options: Fields of the spec, as given.
-        values: The command's options.
-
-    Returns:
-        0, or 1 if some of several queries could not be read.
-
-    Raises:
-        Refused: If the index cannot be read, or no query can be.
-        click.UsageError, SpecError: If something of it cannot work.
-    """
+    """Search for queries, and print or write what was found; return 1 if some of several queries could not be read."""
     asked_for = [name for given in values["columns"] for name in given.split(",")]
     model, allowed = options.pop("model", None), options.get("allow_local_files")
     try:

@@ -36,11 +36,7 @@ def skip_existing_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def skip_existing_of(values: dict[str, Any]) -> SkipExisting | None:
-    """Return the datasets whose rows are skipped, if there are any.
-
-    Raises:
-        click.UsageError: If `--skip-by` is given alone.
-    """
+    """Return the datasets whose rows are skipped, if any; raise `click.UsageError` if `--skip-by` is given alone."""
     from ..jobs.skip_existing import SkipExisting
 
     if values["skip_existing"]:

@@ -27,9 +27,7 @@ class Attribute:
     """What is known of one attribute.
 
     Attributes:
-        types: Names of the types of its values.
         digests: One short digest for each different value.
-        present: Documents that have it.
     """
 
     types: set[str] = dataclasses.field(default_factory=set)
@@ -42,9 +40,7 @@ class Summary:
     """What a collection holds.
 
     Attributes:
-        length: Documents or rows.
         kinds: How many documents have just these attributes.
-        attributes: By name.
     """
 
     length: int
@@ -79,11 +75,7 @@ class Summary:
 
 
 def summary(documents: Iterable[Document | Mapping[str, Any]]) -> Summary:
-    """Count what documents hold; `rich.print` it, or `print_summary`.
-
-    Args:
-        documents: Documents, or rows as mappings. Null and empty values count as absent.
-    """
+    """Count what documents, or rows as mappings, hold; null and empty values count as absent."""
     kinds: collections.Counter[tuple[str, ...]] = collections.Counter()
     attributes: dict[str, Attribute] = {}
     length = 0
@@ -100,11 +92,7 @@ def summary(documents: Iterable[Document | Mapping[str, Any]]) -> Summary:
 
 
 def summarise_dataset(path: str) -> Summary:
-    """Count what a written dataset holds, batch by batch.
-
-    Raises:
-        DatasetError: If there is no dataset at `path`.
-    """
+    """Count what a written dataset holds, batch by batch; raise `DatasetError` if there is none."""
     return summary(_rows(path))
 
 

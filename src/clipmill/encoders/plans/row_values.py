@@ -16,11 +16,7 @@ class MissingColumn(LookupError):
 
 
 def get_by_path(row: Mapping[str, Any], path: str) -> Any:
-    """Return the value at `a.b.c` of nested mappings. A key that contains the dots itself takes precedence.
-
-    Raises:
-        MissingColumn: If it does not exist. The message lists the existing names.
-    """
+    """Return the value at `a.b.c`, where a key with the dots itself takes precedence; raise `MissingColumn`."""
     if path in row:
         return row[path]
     head, dot, rest = path.partition(".")
