@@ -75,7 +75,10 @@ class Summary:
 
 
 def summary(documents: Iterable[Document | Mapping[str, Any]]) -> Summary:
-    """Count what documents, or rows as mappings, hold; null and empty values count as absent."""
+    """Count what documents, or rows as mappings, hold; `rich.print` it, or `print_summary`.
+
+    Null and empty values count as absent.
+    """
     kinds: collections.Counter[tuple[str, ...]] = collections.Counter()
     attributes: dict[str, Attribute] = {}
     length = 0

@@ -197,7 +197,10 @@ class EmbedSession:
             self._decoding.append(slot)
 
     def _reuse_equal(self, slot: Slot, item: Item) -> bool:
-        """Give a slot an equal item's vector, now or later; False if there is none: it then leads, if cacheable."""
+        """Give a slot the vector of an equal item, now or when that one is done; return whether there is one.
+
+        If there is none, the slot leads later equal ones, provided that it can be cached.
+        """
         key = key_of(item)
         if key is None:
             return False

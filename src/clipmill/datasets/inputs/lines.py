@@ -214,7 +214,7 @@ def line_starts(path: str, every: int) -> list[int]:
 
 
 def check_json_lines(path: str) -> None:
-    """Raise `DatasetError`, with a hint, for a `.json` file that is one JSON value over many lines."""
+    """Raise `DatasetError`, with a hint, for a `.json` file that is one JSON value: each line would be a failure."""
     if not path.lower().removesuffix(".gz").endswith(".json"):
         return  # the extension promises JSON lines: any other line is a failure
     try:

@@ -108,7 +108,7 @@ class TarStream:
             ended, start, extended = False, self._at, {}
 
     def read(self) -> bytes:
-        """Return the content of the last member yielded, once; raise `BrokenTarError` if it is truncated."""
+        """Return the content of the member yielded last, at most once; raise `BrokenTarError` if it is truncated."""
         data = self._read(self._left)
         self._left -= len(data)
         if self._left:

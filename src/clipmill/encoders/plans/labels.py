@@ -150,7 +150,7 @@ class Classifier:
     """A label set with the labels' vectors, ready to classify."""
 
     def __init__(self, labels: LabelSet, encoder: Encoder) -> None:
-        """Embed the labels, once per process; raise `SpecError` if one fails, or there is no learnt scale."""
+        """Embed the labels, unless this process has done so; raise `SpecError` if one fails, or no scale was learnt."""
         self._labels = labels
         self._scorer = Scorer(encoder, labels.scale)
         self._units = labels.vectors(encoder)

@@ -40,7 +40,10 @@ class PlanRunner:
         return PlanSession(self, stats, hashed=hashed, least_rows=least_rows)
 
     def finish(self, rows: Sequence[Finished], stats: Stats) -> list[Done]:
-        """Return rows with the token `(token, source, failure)` with their results; count their new failures."""
+        """Return rows with their results, and count failures that the session has not counted.
+
+        The token of each row is `(token, source, failure)`.
+        """
         readable = [(source, outcomes) for (_, source, failure), outcomes in rows if failure is None]
         results = iter(self.plan.results(readable, self._tool))
         done = []
