@@ -50,7 +50,10 @@ class RowFields:
 
 
 def value_at(fields: Mapping[str, Any], path: str) -> Any:
-    """Return the value at `a.b.c` of nested rows of any kind, structs being mappings, or raise `MissingColumn`."""
+    """Return the value at `a.b.c` of rows inside rows, of whatever kind, or raise `MissingColumn`.
+
+    A struct, also one in a list, is a mapping.
+    """
     head, dot, rest = path.partition(".")
     if dot and path not in fields and (inner := fields_of(fields.get(head))) is not None:
         return value_at(inner, rest)

@@ -62,7 +62,7 @@ def rank_array_with_candidates(
     declared: T.DataType,
     meter: PartitionMeter = NO_DRIVER,
 ) -> pa.Array:
-    """Rank as `rank_array` does, and return lists of candidate, position, clip_score, cosine and failure.
+    """Rank as `rank_array` does, with each candidate beside its position, clip_score, cosine and failure.
 
     Candidates of another type than `declared` raise `SpecError`: Spark would cast them to it without a word.
     """

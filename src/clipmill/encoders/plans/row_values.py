@@ -16,7 +16,10 @@ class MissingColumn(LookupError):
 
 
 def get_by_path(row: Mapping[str, Any], path: str) -> Any:
-    """Return the value at `a.b.c`, where a key with the dots itself takes precedence; raise `MissingColumn`."""
+    """Return the value at `a.b.c` of nested mappings, or raise `MissingColumn`.
+
+    A key that contains the dots itself takes precedence.
+    """
     if path in row:
         return row[path]
     head, dot, rest = path.partition(".")
