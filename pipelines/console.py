@@ -1,4 +1,4 @@
-"""What commands print: tables on standard output, progress and errors on standard error."""
+"""The terminal: tables on standard output, progress and errors on standard error."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def progress(total: int, count_done: Callable[[], int]) -> Iterator[None]:
 
     def look() -> None:
         while not ended.wait(_SECONDS_BETWEEN_LOOKS):
-            with contextlib.suppress(Exception):  # a look at a file that is being written must not end the job
+            with contextlib.suppress(Exception):  # reading a file that is being written must not end the job
                 bar.update(task, completed=count_done())
 
     with bar:

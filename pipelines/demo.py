@@ -1,4 +1,4 @@
-"""What `make demo` runs: a small gallery, embedded by Beam and by Spark, compared, searched, and shown on pages."""
+"""`make demo`: embeds a small gallery on Beam and Spark, compares the vectors, searches them and writes pages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .gallery import write_gallery
 SENTENCES = ("a red star", "a blue circle", "a green triangle")
 MODEL = "demo"
 MAX_RELATIVE_ERROR = 1e-4
-"""Between the engines, as promised for float32 between a model's runs."""
+"""Largest difference between the engines, as promised for two runs of a model in float32."""
 
 
 def main(directory: str = "demo-output") -> None:
@@ -61,7 +61,7 @@ def _embed(gallery: Path, dataset: Path, engine: str) -> dict[str, np.ndarray]:
 
 
 def _run(*arguments: str) -> None:
-    """Run the command that a user would."""
+    """Run a command line."""
     command = ["clipmill", *arguments]
     out.print(f"\n[bold]$ {shlex.join(command)}[/bold]")
     subprocess.run([sys.executable, "-m", *command], check=True)

@@ -1,4 +1,4 @@
-"""`--dry-run`: what a job would do, as far as it is known beforehand; and the note of `--resume`."""
+"""`--dry-run`, which prints what a job would do; and the note of `--resume`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .cli_messages import in_flags
 
 
 def resumed_text(progress: Progress) -> str:
-    """Return in a sentence how many shards were done, and what is to do."""
+    """Return a sentence with the number of finished shards, and of those to do."""
     shards = len(progress.shards)
     said = f"{progress.done} of {shards} shards were done"
     if progress.is_complete:
@@ -69,7 +69,7 @@ def show_plan(
 
 
 def _sizes(shards: Sequence[Shard]) -> dict[str, Any]:
-    """Return the sizes of shards; row counts that only reading tells are counted as unknown."""
+    """Return the sizes of shards; row counts that are only known after reading are counted as unknown."""
     rows = [_rows_of(shard) for shard in shards]
     once = {(shard.paths, shard.nbytes) for shard in shards}
     sizes = [nbytes for _, nbytes in once]

@@ -1,4 +1,4 @@
-"""`clipmill embed`: what its command line asks of a job, and the vectors that it prints without one."""
+"""`clipmill embed`: the options of its job, and printing vectors without a job."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def embed_options(spec: EncoderSpec, values: dict[str, Any]) -> JobOptions:
-    """Return what a command line of `clipmill embed` asks of a job."""
+    """Return the options of a job for a command line of `clipmill embed`."""
     plan = column_plan(spec, values) or DocumentEmbedPlan(values["access_paths"], values["keep_content"])
     return job_options_of(values, plan, content_hash=values["content_hash"], skip_existing=skip_existing_of(values))
 

@@ -1,4 +1,4 @@
-"""`clipmill index`: plan an index, build it here or on an engine, say what came of it."""
+"""`clipmill index`: plans an index, builds it here or on an engine, and prints the result."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _run_spark(
 
 
 def show_plan(arguments: IndexArguments) -> int:
-    """Print which index would be built and why, or what would be added; raise `Refused` if that cannot be done."""
+    """Print which index would be built and why, or what would be added; raise `Refused` if that is impossible."""
     options = arguments.options
     try:
         if arguments.add_to is not None:
@@ -134,7 +134,7 @@ def _lines_of_adding(found: Added, index: str) -> list[str]:
 
 
 def run(arguments: IndexArguments) -> int:
-    """Build an index, or add rows to one, and print what it is then; return 0."""
+    """Build an index, or add rows to one, and print its properties; return 0."""
     started = time.perf_counter()
     added = None
     with _refused_before(arguments.run) as run_shards:
@@ -163,7 +163,7 @@ def run(arguments: IndexArguments) -> int:
 
 @contextlib.contextmanager
 def _refused_before(run: RunShards) -> Iterator[RunShards]:
-    """Yield what does the shards; a `DatasetError` before it is called becomes `Refused`: nothing was run."""
+    """Yield the function that builds shards. A `DatasetError` before its call becomes `Refused`: nothing was run."""
     begun = False
 
     def run_and_note(shards: Sequence[IndexShard], job: IndexJob) -> None:
@@ -207,7 +207,7 @@ def _counts(added: Added) -> dict[str, Any]:
 
 
 def index_table(found: IndexManifest, place: str, seconds: float | None = None, added: Added | None = None) -> Table:
-    """Return an index as a table for the terminal; `added` replaces the count of rows left out in all its life."""
+    """Return an index as a table for the terminal; `added` replaces the total count of rows left out."""
     table = Table(box=None, show_header=False, pad_edge=False)
     if added is not None:
         table.add_row("added", many(added.rows, "row") if added.rows else "nothing: the index is as it was")
@@ -230,7 +230,7 @@ def index_table(found: IndexManifest, place: str, seconds: float | None = None, 
 
 
 def _describe(table: Table, found: IndexManifest) -> None:
-    """Add what an index is, beside its rows."""
+    """Add the properties of an index."""
     table.add_row("kind", f"{found.kind} ({found.factory})")
     if found.ids is not None:
         counts = {"without one": found.ids.missing, "with that of another": found.ids.repeated}

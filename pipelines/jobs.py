@@ -1,4 +1,4 @@
-"""What `clipmill embed`, `rank` and `classify` share: plan the shards, run them on an engine, print the result."""
+"""The common part of `clipmill embed`, `rank` and `classify`: plans and runs shards, and prints the result."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from .outcome import allowed_failures, judge, summary_table
 
 
 class Refused(click.ClickException):
-    """The command cannot work; nothing was run."""
+    """The command is invalid; nothing was run."""
 
     exit_code = 2
 
@@ -89,7 +89,7 @@ class JobArguments:
 
     @classmethod
     def of(cls, line: CommandLine, spec: EncoderSpec, options: Callable[[], JobOptions]) -> Self:
-        """Check a command line; `options` is called if the inputs and the output can work."""
+        """Check a command line; `options` is called if inputs and output are valid."""
         values = line.values
         inputs, engine_options = split_engine_options(values["engine"], line.tokens, line.flags)
         _check_usage(inputs, line)
@@ -121,7 +121,7 @@ _FOR_DOCUMENTS = ("text_column", "uri_column", "image_column", "audio_column", "
 
 
 def job_options_of(values: dict[str, Any], plan: Plan, **more: Any) -> JobOptions:
-    """Return what a command line asks of a job; `more` are fields of `JobOptions` that only this command has."""
+    """Return the options of a job for a command line; `more` are fields of `JobOptions` that only this command has."""
     reader = DEFAULT_READER
     if not plan.of_rows:
         columns = {name: values.get(f"{name}_column") for name in CONTENT_AND_ID}
@@ -209,7 +209,7 @@ def run(arguments: JobArguments) -> int:
 
 
 def _previous_run(arguments: JobArguments) -> PreviousRun | None:
-    """Return what a previous run left, if the job resumes it; raise `DatasetError` if another job is writing there."""
+    """Return the previous run if the job resumes one; raise `DatasetError` if another job is writing there."""
     refuse_if_held(Folder.of(arguments.output))
     return read_previous_run(arguments.output) if arguments.resume else None
 

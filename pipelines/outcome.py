@@ -14,7 +14,7 @@ from ..datasets.dataset import DatasetSummary
 def summary_table(
     found: DatasetSummary, seconds: float, output: str, *, rows: int, skipped_in: Sequence[str] = ()
 ) -> Table:
-    """Return the summary of a job as a table for the terminal; `rows` are those that the seconds were spent on."""
+    """Return the summary of a job as a table for the terminal; `rows` are those of the measured seconds."""
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, count in (
         ("rows in", found.input_rows),
