@@ -1,4 +1,4 @@
-"""`clipmill classify`: labels for files, printed, or a job that gives them to documents or rows."""
+"""`clipmill classify`: prints labels of files, or runs a job that labels documents or rows."""
 
 from __future__ import annotations
 
@@ -26,18 +26,14 @@ from .rank import scale_as_json, scale_of
 
 
 def label_set(spec: EncoderSpec, values: dict[str, Any]) -> LabelSet:
-    """Return what `--labels`, `--templates`, `--top-k` and `--scale` say.
-
-    Raises:
-        click.UsageError, SpecError: If something of it cannot work.
-    """
+    """Return the classification that `--labels`, `--templates`, `--top-k` and `--scale` describe."""
     given = values["labels"]
     if not given:
         raise click.UsageError("missing option --labels: a file, one label a line, or a,b,c")
     labels: str | list[str] = given
     if not _names_a_file(given):
         labels = [one.strip() for one in given.split(",")]
-        if not labels[-1]:  # a comma at the end, as after every label of a list
+        if not labels[-1]:  # a trailing comma
             labels.pop()
         if len(labels) < 2:
             raise click.UsageError(
@@ -49,16 +45,12 @@ def label_set(spec: EncoderSpec, values: dict[str, Any]) -> LabelSet:
 
 
 def _names_a_file(given: str) -> bool:
-    """Return whether the value is a file and not labels with commas between; it need not exist."""
+    """Return whether the value is a file name, of an existing file or not, instead of labels."""
     return os.path.exists(given) or "://" in given or ("," not in given and ("/" in given or "." in given))
 
 
 def classify_options(spec: EncoderSpec, values: dict[str, Any]) -> JobOptions:
-    """Return what a command line of `clipmill classify` asks of a job.
-
-    Raises:
-        click.UsageError, SpecError: If something of it cannot work.
-    """
+    """Return the options of a job for a command line of `clipmill classify`."""
     labels = label_set(spec, values)
     columns = column_plan(spec, values, suffix=SUFFIX)
     if columns is not None:
@@ -68,20 +60,7 @@ def classify_options(spec: EncoderSpec, values: dict[str, Any]) -> JobOptions:
 
 
 def print_labels(spec: EncoderSpec, given: Sequence[str], values: dict[str, Any]) -> int:
-    """Classify files and print their labels, best first; files that failed below, with their reason.
-
-    Args:
-        spec: The encoder.
-        given: Files, folders, patterns and URLs.
-        values: The command's options.
-
-    Returns:
-        0, or 1 if every file failed.
-
-    Raises:
-        Refused: If there is no file.
-        click.UsageError, SpecError: If something of it cannot work.
-    """
+    """Print the labels of files, best first, then the failures with their reasons; return 1 if every file failed."""
     labels = label_set(spec, values)
     files = list_files(given)
     if not files:
@@ -96,7 +75,7 @@ def print_labels(spec: EncoderSpec, given: Sequence[str], values: dict[str, Any]
 
 
 def _classified(encoder: Encoder, labels: LabelSet, files: Sequence[str]) -> Iterator[tuple[str, Classified]]:
-    """Yield each file with its labels; no vector is kept longer than its file is worked on."""
+    """Yield each file with its labels; keep no vectors."""
     classifier = Classifier(labels, encoder)
     with encoder.session() as session:
         for path in files:

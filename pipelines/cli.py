@@ -102,7 +102,7 @@ cli.add_command(index)
 @cli.command()
 @click.argument("dataset")
 def summary(dataset: str) -> None:
-    """Print what a dataset holds: kinds of documents, and attributes."""
+    """Print the kinds of documents and the attributes of a dataset."""
     from ..errors import DatasetError
     from .console import out
     from .jobs import Refused
@@ -154,7 +154,7 @@ def models(pattern: str | None, download: str | None, cache_dir: str | None, as_
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Print for programs.")
 def doctor(as_json: bool) -> None:
-    """Print versions, devices, threads, and what works here."""
+    """Print versions, devices, threads, and the runtimes that work on this machine."""
     from .console import out
     from .doctor import doctor_table, examine
 
@@ -188,11 +188,7 @@ def export(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit.
-
-    Args:
-        arguments: What follows the program's name; `sys.argv` by default.
-    """
+    """Run the command line (`sys.argv` by default) and exit."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     split = given.index("--") if "--" in given else len(given)
     try:
@@ -208,7 +204,7 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo("clipmill: interrupted", err=True)
         code = 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader closed the pipe, which is no error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # a closed pipe is no error
         code = 1
     except (ClipmillError, OSError) as err:
         click.echo(f"Error: {in_flags(err)}", err=True)

@@ -1,4 +1,4 @@
-"""Messages that serve users of Python and of the command line alike, as the command line says them: with its flags."""
+"""Messages as the command line shows them: with flags instead of Python keywords."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FLAGS = {
     "tags": "tag-column",
     "k": "top-k",
 }
-"""Flags of options that the command line calls otherwise than Python."""
+"""Options that have another name on the command line than in Python."""
 
 
 def in_flags(said: object) -> str:

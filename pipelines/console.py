@@ -1,4 +1,4 @@
-"""What commands print: tables on standard output, progress and errors on standard error."""
+"""The terminal: tables on standard output, progress and errors on standard error."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 def progress(total: int, count_done: Callable[[], int]) -> Iterator[None]:
     """Show a progress line on a terminal while the block runs; show nothing in a pipe.
 
-    Args:
-        total: Shards in all.
-        count_done: Returns the shards that are done; called from a thread of its own.
+    `count_done` returns the number of shards that are done; it is called from a thread of its own.
     """
     if not err.is_terminal:
         yield
@@ -41,7 +39,7 @@ def progress(total: int, count_done: Callable[[], int]) -> Iterator[None]:
 
     def look() -> None:
         while not ended.wait(_SECONDS_BETWEEN_LOOKS):
-            with contextlib.suppress(Exception):  # a look at a file that is being written must not end the job
+            with contextlib.suppress(Exception):  # reading a file that is being written must not end the job
                 bar.update(task, completed=count_done())
 
     with bar:

@@ -1,4 +1,4 @@
-"""What `make demo` runs: a small gallery, embedded by Beam and by Spark, compared, searched, and shown on pages."""
+"""`make demo`: embeds a small gallery on Beam and Spark, compares the vectors, searches them and writes pages."""
 
 from __future__ import annotations
 
@@ -23,15 +23,11 @@ from .gallery import write_gallery
 SENTENCES = ("a red star", "a blue circle", "a green triangle")
 MODEL = "demo"
 MAX_RELATIVE_ERROR = 1e-4
-"""Between the engines, as promised for float32 between a model's runs."""
+"""Largest difference between the engines, as promised for two runs of a model in float32."""
 
 
 def main(directory: str = "demo-output") -> None:
-    """Run the demo; everything it writes is under `directory`.
-
-    Raises:
-        ClipmillError: If the engines' vectors differ.
-    """
+    """Run the demo, which writes under `directory`; raise `ClipmillError` if the engines' vectors differ."""
     started = time.perf_counter()
     home = Path(directory)
     shutil.rmtree(home, ignore_errors=True)
@@ -65,7 +61,7 @@ def _embed(gallery: Path, dataset: Path, engine: str) -> dict[str, np.ndarray]:
 
 
 def _run(*arguments: str) -> None:
-    """Run the command that a user would."""
+    """Run a command line."""
     command = ["clipmill", *arguments]
     out.print(f"\n[bold]$ {shlex.join(command)}[/bold]")
     subprocess.run([sys.executable, "-m", *command], check=True)

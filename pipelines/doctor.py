@@ -1,4 +1,4 @@
-"""`clipmill doctor`: what this machine has, and what would work on it."""
+"""`clipmill doctor`: examines this machine, and which runtimes work on it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ MIN_JAVA = 17
 
 
 def examine() -> dict[str, Any]:
-    """Return what was found, as plain values."""
+    """Return the findings as plain values."""
     cache = cache_root()
     return {
         "python": platform.python_version(),
@@ -75,7 +75,7 @@ def java_version() -> int | None:
 
 
 def doctor_table(found: dict[str, Any]) -> Table:
-    """Return what was found as a table for the terminal, with a hint where something is missing."""
+    """Return the findings as a table for the terminal, with a hint for everything that is missing."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column()
@@ -124,7 +124,7 @@ def _examine_runtime(name: str) -> dict[str, Any]:
         return found
     try:
         places, found["providers"] = {"torch": _try_torch, "onnx": _ask_onnx, "openvino": _ask_openvino}[name]()
-    except Exception as err:  # whatever it is, it is what the user wants to know
+    except Exception as err:  # users want to see any error
         return {**found, "problem": f"{type(err).__name__}: {err}"}
     for way, place in combinations(name, "auto", "auto"):
         if place in places and (way.precision != "bf16" or places[place]):
@@ -133,7 +133,7 @@ def _examine_runtime(name: str) -> dict[str, Any]:
 
 
 def _try_torch() -> tuple[dict[str, bool], list[str]]:
-    """Return the kinds of devices that torch runs on, each with whether it multiplies bfloat16 itself; no providers."""
+    """Return the kinds of devices that torch runs on, each with whether it supports bfloat16 natively; no providers."""
     from ..encoders import load_encoder
 
     load_encoder("demo", runtime="torch", precision="fp32", device="cpu").embed_texts(["a red circle"])
@@ -147,7 +147,7 @@ def _try_torch() -> tuple[dict[str, bool], list[str]]:
 
 
 def _ask_onnx() -> tuple[dict[str, bool], list[str]]:
-    """Do the same for ONNX Runtime: providers are what its build can run on, the GPU may be missing."""
+    """Do the same for ONNX Runtime: its providers are those of the build; the GPU itself may be missing."""
     providers = list(importlib.import_module("onnxruntime").get_available_providers())
     has_gpu = "CUDAExecutionProvider" in providers and may_have_gpu()
     return {"cpu": False, **({"cuda": False} if has_gpu else {})}, providers

@@ -140,14 +140,10 @@ def sample_scene(
     count: int | None = None,
     avoid: frozenset[tuple[str, str]] = frozenset(),
 ) -> Scene:
-    """Return a random scene.
+    """Return a random scene; a given colour or shape is fixed.
 
-    Args:
-        rng: The random generator.
-        colour: A fixed colour, else any.
-        shape: A fixed shape, else any.
-        count: A fixed count, else 1 with a probability of 0.6, or 2 to 4.
-        avoid: Pairs of colour and shape to leave out; ignored if both are fixed.
+    A count that is not given is 1 with a probability of 0.6, or 2 to 4. `avoid` has pairs of colour and shape to leave
+    out; it is ignored if both are fixed.
     """
     pairs = [
         pair

@@ -1,4 +1,4 @@
-"""`--dry-run`: what a job would do, as far as it is known beforehand; and the note of `--resume`."""
+"""`--dry-run`, which prints what a job would do; and the note of `--resume`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .cli_messages import in_flags
 
 
 def resumed_text(progress: Progress) -> str:
-    """Return in a sentence how many shards were done, and what is to do."""
+    """Return a sentence with the number of finished shards, and of those to do."""
     shards = len(progress.shards)
     said = f"{progress.done} of {shards} shards were done"
     if progress.is_complete:
@@ -35,19 +35,7 @@ def resumed_text(progress: Progress) -> str:
 def show_plan(
     job: Job, shards: Sequence[Shard], start: Callable[[], Progress], *, resumes: bool, engine: str, as_json: bool
 ) -> int:
-    """Print what a job would do.
-
-    Args:
-        job: What would be done.
-        shards: With what.
-        start: Checks the start of the job and writes nothing.
-        resumes: Whether the job is resumed.
-        engine: Where it would run.
-        as_json: Whether it is for programs.
-
-    Returns:
-        0, or 2 if the job would be refused.
-    """
+    """Print what a job would do; `start` checks its start and writes nothing. Return 0, or 2 if it would be refused."""
     refused = None
     progress = Progress(shards, shards)
     try:
@@ -81,7 +69,7 @@ def show_plan(
 
 
 def _sizes(shards: Sequence[Shard]) -> dict[str, Any]:
-    """Return the sizes of shards; row counts that only reading tells are counted as unknown."""
+    """Return the sizes of shards; row counts that are only known after reading are counted as unknown."""
     rows = [_rows_of(shard) for shard in shards]
     once = {(shard.paths, shard.nbytes) for shard in shards}
     sizes = [nbytes for _, nbytes in once]

@@ -1,4 +1,4 @@
-"""`clipmill embed`: what its command line asks of a job, and the vectors that it prints without one."""
+"""`clipmill embed`: the options of its job, and printing vectors without a job."""
 
 from __future__ import annotations
 
@@ -21,21 +21,13 @@ if TYPE_CHECKING:
 
 
 def embed_options(spec: EncoderSpec, values: dict[str, Any]) -> JobOptions:
-    """Return what a command line of `clipmill embed` asks of a job.
-
-    Raises:
-        click.UsageError, SpecError: If something of it cannot work.
-    """
+    """Return the options of a job for a command line of `clipmill embed`."""
     plan = column_plan(spec, values) or DocumentEmbedPlan(values["access_paths"], values["keep_content"])
     return job_options_of(values, plan, content_hash=values["content_hash"], skip_existing=skip_existing_of(values))
 
 
 def print_vectors(spec: EncoderSpec, texts: Sequence[str], images: Sequence[str], audios: Sequence[str] = ()) -> None:
-    """Print the vectors of texts, images and sounds given on the command line, one JSON array a line.
-
-    Raises:
-        Refused: If one of them cannot be embedded.
-    """
+    """Print the vectors of texts, images and sounds, one JSON array a line; raise `Refused` if one fails."""
     items = [Item("text", text) for text in texts]
     items += [Item("image", Uri(path, trusted=True)) for path in images]
     items += [Item("audio", Uri(path, trusted=True)) for path in audios]

@@ -1,4 +1,4 @@
-"""Running a job's shards on an engine, and which of an engine's own options pass through."""
+"""Runs the shards of a job on an engine, and selects the options that are passed to it."""
 
 from __future__ import annotations
 
@@ -44,28 +44,17 @@ appender.stderr.layout.pattern = spark: %m%n
 _log = logging.getLogger("clipmill")
 
 LOCAL_RUNNER = "FnApiRunner"
-"""Named wherever the runner is ours to choose: the default may download another one and ignores worker options."""
+"""The runner if none is given: Beam's default may download another one, and ignores worker options."""
 
 _WORKER_DIED = "Worker subprocess exited with return code"
-"""How Beam's local runner begins what it says of a worker process that ended with an error."""
+"""The start of the message of Beam's local runner about a worker process that ended with an error."""
 _SECONDS_TO_END = 5.0
 
 
 def split_engine_options(engine: str, tokens: Sequence[str], known_flags: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Separate inputs from options of the engine.
+    """Separate inputs from options of the engine; `known_flags` are the command's own, for the hint.
 
     Beam itself would drop a misspelt option with a warning and run; here it is an error.
-
-    Args:
-        engine: `beam` or `spark`.
-        tokens: What is left of the command line.
-        known_flags: The command's own flags, for the hint.
-
-    Returns:
-        Inputs, and options for the engine.
-
-    Raises:
-        click.UsageError: For an unknown option, with the nearest known one.
     """
     parser = _beam_parser() if engine == "beam" else argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     _, rest = parser.parse_known_args(list(tokens))
@@ -90,7 +79,7 @@ def _unknown_option(token: str, flags: Sequence[str], engine: str) -> str:
 
 
 def _beam_parser() -> argparse.ArgumentParser:
-    """Return a parser of every option that this Beam knows, as Beam itself builds it."""
+    """Return a parser of all of Beam's options, as Beam itself builds it."""
     from apache_beam.options.pipeline_options import PipelineOptions
 
     from ..transforms import shards as _  # noqa: F401 - fails with the command that installs Beam
@@ -103,18 +92,14 @@ def _beam_parser() -> argparse.ArgumentParser:
 
 
 def is_local(engine: str, options: Sequence[str], master: str | None, remote: str | None) -> bool:
-    """Return whether clipmill chose the engine's workers to be processes of this machine."""
+    """Return whether the engine's workers are local processes, as clipmill chose."""
     if engine == "beam":
         return not any(option.partition("=")[0] == "--runner" for option in options)
     return remote is None and (master or "local").startswith("local")
 
 
 def run_beam(shards: Sequence[Shard], job: Job, options: Sequence[str]) -> None:
-    """Run shards as a Beam job and wait for its end.
-
-    Raises:
-        ClipmillError: If the job failed, with the first line that says why.
-    """
+    """Run shards as a Beam job; raise `ClipmillError` with the reason of a failure."""
     from ..transforms import EmbedShards
 
     with beam_shards(shards, options) as each:
@@ -125,15 +110,9 @@ def run_beam(shards: Sequence[Shard], job: Job, options: Sequence[str]) -> None:
 def beam_shards(
     shards: Sequence[Any], options: Sequence[str], *, again: str = "with --resume does what is missing"
 ) -> Iterator[Any]:
-    """Yield the shards of a job as a PCollection; what the block makes of it is run at the block's end.
+    """Yield the shards of a job as a PCollection; the pipeline runs at the end of the block.
 
-    Args:
-        shards: What pickles.
-        options: Beam's own.
-        again: What the same command does after a worker died, for the message.
-
-    Raises:
-        ClipmillError: If the job failed, with the first line that says why.
+    `again` says, for the message, what the same command does after a worker died.
     """
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -144,10 +123,10 @@ def beam_shards(
     if not any(flag.partition("=")[0] == "--runner" for flag in flags):
         flags.append(f"--runner={LOCAL_RUNNER}")
         if not logging.getLogger("clipmill").isEnabledFor(logging.INFO):
-            # its workers log every error with its stack before it reaches us, who say it in one line
+            # its workers log every error with its stack; clipmill prints it in one line
             logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     with _failing_as("Beam"), _ending_with_workers(again), beam.Pipeline(options=PipelineOptions(flags)) as pipeline:
-        # pickled, since Beam makes a schema of a dataclass, and its strings cannot hold file names that are not UTF-8
+        # pickled: Beam makes a schema of a dataclass, whose strings cannot hold file names that are not UTF-8
         pickled = pipeline | beam.Create([pickle.dumps(shard) for shard in shards]) | beam.Reshuffle()
         yield pickled | beam.Map(pickle.loads).with_output_types(Any)
 
@@ -155,11 +134,7 @@ def beam_shards(
 def run_spark(
     shards: Sequence[Shard], job: Job, *, master: str | None, remote: str | None, conf: Sequence[str]
 ) -> None:
-    """Run shards as a Spark job and wait for its end.
-
-    Raises:
-        ClipmillError: If the job failed, with the first line that says why.
-    """
+    """Run shards as a Spark job; raise `ClipmillError` with the reason of a failure."""
     from ..udfs import embed_shards
 
     with spark_session(master, remote, conf) as spark:
@@ -168,11 +143,7 @@ def run_spark(
 
 @contextlib.contextmanager
 def spark_session(master: str | None, remote: str | None, conf: Sequence[str]) -> Iterator[Any]:
-    """Yield a Spark session, which is stopped at the block's end unless it was there before.
-
-    Raises:
-        ClipmillError: If what the block does fails, with the first line that says why.
-    """
+    """Yield a Spark session, and stop it unless it existed before; raise `ClipmillError` if the block fails."""
     with _failing_as("Spark"), _spark_session(master, remote, conf) as spark:
         yield spark
 
@@ -190,9 +161,9 @@ def _spark_session(master: str | None, remote: str | None, conf: Sequence[str]) 
         if remote:
             builder = builder.remote(remote)
         else:
-            # local workers are started by name from PATH, which need not have this environment
+            # Spark starts local workers by name from PATH, which may be another environment
             os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-            logging.getLogger("py4j").setLevel(logging.CRITICAL)  # it logs a stack for an interrupt, and we say it
+            logging.getLogger("py4j").setLevel(logging.CRITICAL)  # it logs a stack for an interrupt
             log4j = Path(home) / "log4j2.properties"
             log4j.write_text(_QUIET)
             builder = builder.master(master or "local[*]")
@@ -203,7 +174,7 @@ def _spark_session(master: str | None, remote: str | None, conf: Sequence[str]) 
             } | settings
         for name, value in settings.items():
             builder = builder.config(name, value)
-        # a session of this process belongs to its caller; only its thread knows the active one
+        # an existing session belongs to the caller; only its thread knows the active one
         was_there = not remote and SparkContext._active_spark_context is not None
         session = builder.getOrCreate()
         try:
@@ -215,7 +186,7 @@ def _spark_session(master: str | None, remote: str | None, conf: Sequence[str]) 
 
 @contextlib.contextmanager
 def _ending_with_workers(again: str) -> Iterator[None]:
-    """End this process if a worker process of Beam's local runner dies, which the runner would wait for for ever.
+    """End this process if a worker process of Beam's local runner dies, because the runner would wait forever.
 
     The runner has a thread for each of its workers that raises when the worker ended with an error, and nobody but
     this looks at what it raised. A job that ends by itself soon after is left alone: its workers were told to go.
@@ -228,7 +199,7 @@ def _ending_with_workers(again: str) -> Iterator[None]:
         if raised.exc_type is RuntimeError and said.startswith(_WORKER_DIED):
             code = said.removeprefix(_WORKER_DIED).strip()
             threading.Thread(target=_end_unless, args=(ended, code, again), daemon=True).start()
-        elif raised.exc_type.__name__ == "RpcError":  # the runner's end of what a dead worker held: pages of nothing
+        elif raised.exc_type.__name__ == "RpcError":  # the runner's side of a dead worker: pages without information
             _log.info("thread %s of Beam ended: %r", raised.thread and raised.thread.name, raised.exc_value)
         else:
             usual(raised)
@@ -244,7 +215,7 @@ def _ending_with_workers(again: str) -> Iterator[None]:
 def _end_unless(ended: threading.Event, code: str, again: str) -> None:
     if ended.wait(_SECONDS_TO_END):
         return
-    console.err.show_cursor(True)  # which a progress bar has hidden
+    console.err.show_cursor(True)  # a progress bar has hidden it
     click.echo(
         f"Error: a worker process died ({_meaning(code)}), and this runner cannot continue without it; the same "
         f"command {again}",
@@ -254,7 +225,7 @@ def _end_unless(ended: threading.Event, code: str, again: str) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
     release_all()
-    os._exit(1)  # the main thread waits for an answer of that worker, and nothing wakes it
+    os._exit(1)  # the main thread waits for that worker, and nothing wakes it
 
 
 def _meaning(code: str) -> str:
@@ -263,7 +234,7 @@ def _meaning(code: str) -> str:
 
 
 def _descendants(pid: int) -> list[int]:
-    """Return the processes below one, where the system says which they are; elsewhere workers end by themselves."""
+    """Return the descendants of a process, if the system lists them; elsewhere workers end by themselves."""
     children: dict[int, list[int]] = {}
     for status in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # the process has ended
@@ -277,7 +248,7 @@ def _descendants(pid: int) -> list[int]:
 
 @contextlib.contextmanager
 def _failing_as(engine: str) -> Iterator[None]:
-    """Return the one line of an engine's stack of errors that says why it failed."""
+    """Return the line of an engine's stack of errors that has the reason."""
     try:
         yield
     except ClipmillError as err:
@@ -291,13 +262,13 @@ def _failing_as(engine: str) -> Iterator[None]:
 
 
 def _own_words(said: str) -> Message:
-    """Return a message without the step that Beam names behind it, and without our own class before it."""
+    """Return a message without the step that Beam appends, and without clipmill's own class in front."""
     ours = re.compile(r"^clipmill\.[\w.]+: | \[while running '.*?'\]")
     return Message(*(ours.sub("", one) if isinstance(one, str) else one for one in parts_of(said)))
 
 
 def _spark_death(error: BaseException) -> str | None:
-    """Return which process of Spark died, if one did; Spark itself prints a stack, or a refused connection."""
+    """Return which process of Spark died, if any; Spark itself prints a stack, or a refused connection."""
     if "Python worker exited unexpectedly" in str(error):
         return "a worker process died: perhaps the machine ran out of memory"
     if isinstance(error, ConnectionError) or type(error).__name__ == "Py4JNetworkError":

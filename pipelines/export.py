@@ -1,4 +1,4 @@
-"""`clipmill export`: a model as graphs in a directory, to be run without torch as `onnx:DIR`."""
+"""`clipmill export`: writes a model as graphs to a directory; `onnx:DIR` runs it without torch."""
 
 from __future__ import annotations
 
@@ -13,17 +13,12 @@ from ..models.spec import EncoderSpec
 
 
 def export(spec: EncoderSpec, folder: str, overwrite: bool) -> Table:
-    """Write the directory; return what was written as a table for the terminal."""
+    """Write the directory; return its content as a table for the terminal."""
     return export_table(Path(folder), export_model(spec, folder, overwrite=overwrite))
 
 
 def export_table(folder: Path, manifest: dict[str, Any]) -> Table:
-    """Return what stands in an exported directory.
-
-    Args:
-        folder: The directory.
-        manifest: What `export_model` returned.
-    """
+    """Return the content of an exported directory as a table, from the manifest that `export_model` returned."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column()

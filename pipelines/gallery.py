@@ -16,12 +16,7 @@ PHOTOGRAPHS = ("astronaut", "chelsea", "coffee")
 def write_gallery(directory: Path, *, seed: int = 7) -> None:
     """Write drawn pictures, one for each colour and shape, three real photographs, and three broken files.
 
-    Args:
-        directory: Made if it is not there.
-        seed: Equal seeds give equal pictures.
-
-    Raises:
-        MissingExtraError: If scikit-image, which ships the photographs, is not installed.
+    Equal seeds give equal pictures.
     """
     try:
         from skimage import data

@@ -1,4 +1,4 @@
-"""`clipmill index`: plan an index, build it here or on an engine, say what came of it."""
+"""`clipmill index`: plans an index, builds it here or on an engine, and prints the result."""
 
 from __future__ import annotations
 
@@ -33,18 +33,7 @@ _AGAIN = "begins it anew"
 
 @dataclasses.dataclass(frozen=True)
 class IndexArguments:
-    """A checked command line.
-
-    Attributes:
-        datasets: What is indexed.
-        output: Directory or URL of a new index.
-        add_to: Directory or URL of one that gets rows.
-        options: What the index is to be.
-        run: Does the shards.
-        overwrite: Whether an index that is there is replaced.
-        skip_existing: Whether rows whose ids are there are left out.
-        as_json: Whether the summary is for programs.
-    """
+    """A checked command line."""
 
     datasets: tuple[str, ...]
     output: str | None
@@ -57,17 +46,7 @@ class IndexArguments:
 
     @classmethod
     def of(cls, tokens: Sequence[str], flags: Sequence[str], unchecked: Sequence[str], values: dict[str, Any]) -> Self:
-        """Check a command line.
-
-        Args:
-            tokens: Datasets and options that clipmill does not know, mixed.
-            flags: The command's own flags, for hints.
-            unchecked: What followed `--`.
-            values: The command's options.
-
-        Raises:
-            click.UsageError, SpecError: If something of it cannot work.
-        """
+        """Check a command line; `tokens` mixes datasets with options that clipmill does not know."""
         engine = values["engine"]
         for name in ("master", "remote", "conf"):
             if values[name] and engine != "spark":
@@ -122,14 +101,7 @@ def _run_spark(
 
 
 def show_plan(arguments: IndexArguments) -> int:
-    """Print which index would be built and why, or what would be added to one.
-
-    Returns:
-        0.
-
-    Raises:
-        Refused: If that cannot be done.
-    """
+    """Print which index would be built and why, or what would be added; raise `Refused` if that is impossible."""
     options = arguments.options
     try:
         if arguments.add_to is not None:
@@ -162,14 +134,7 @@ def _lines_of_adding(found: Added, index: str) -> list[str]:
 
 
 def run(arguments: IndexArguments) -> int:
-    """Build an index, or add rows to one, and print what it is then.
-
-    Returns:
-        0.
-
-    Raises:
-        ClipmillError: If that cannot be done.
-    """
+    """Build an index, or add rows to one, and print its properties; return 0."""
     started = time.perf_counter()
     added = None
     with _refused_before(arguments.run) as run_shards:
@@ -198,11 +163,7 @@ def run(arguments: IndexArguments) -> int:
 
 @contextlib.contextmanager
 def _refused_before(run: RunShards) -> Iterator[RunShards]:
-    """Yield what does the shards; what goes wrong before it is called was asked for in vain, and nothing was run.
-
-    Raises:
-        Refused: In place of a DatasetError from before.
-    """
+    """Yield the function that builds shards. A `DatasetError` before its call becomes `Refused`: nothing was run."""
     begun = False
 
     def run_and_note(shards: Sequence[IndexShard], job: IndexJob) -> None:
@@ -246,14 +207,7 @@ def _counts(added: Added) -> dict[str, Any]:
 
 
 def index_table(found: IndexManifest, place: str, seconds: float | None = None, added: Added | None = None) -> Table:
-    """Return what an index is as a table for the terminal.
-
-    Args:
-        found: The index.
-        place: Where it is.
-        seconds: What it took.
-        added: What came of adding rows to it: told instead of what was left out in all its life.
-    """
+    """Return an index as a table for the terminal; `added` replaces the total count of rows left out."""
     table = Table(box=None, show_header=False, pad_edge=False)
     if added is not None:
         table.add_row("added", many(added.rows, "row") if added.rows else "nothing: the index is as it was")
@@ -276,7 +230,7 @@ def index_table(found: IndexManifest, place: str, seconds: float | None = None, 
 
 
 def _describe(table: Table, found: IndexManifest) -> None:
-    """Add what an index is, beside its rows."""
+    """Add the properties of an index."""
     table.add_row("kind", f"{found.kind} ({found.factory})")
     if found.ids is not None:
         counts = {"without one": found.ids.missing, "with that of another": found.ids.repeated}

@@ -1,4 +1,4 @@
-"""The command `index`: datasets of vectors made searchable."""
+"""The command `index`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`--metrics` and `--metrics-port`: a job's numbers for Prometheus, while it runs and as it ends."""
+"""`--metrics` and `--metrics-port`: the metrics of a job for Prometheus, while it runs and at its end."""
 
 from __future__ import annotations
 
@@ -17,15 +17,11 @@ from ..jobs.job_counts import JobCounts
 from ..metrics.prometheus_text import MetricsFile, check_installed, serve_metrics
 
 _START = b"# HELP clipmill_"
-"""How a file of metrics begins."""
+"""The first characters of a metrics file."""
 
 
 def check_metrics_file(given: str | None) -> None:
-    """Refuse a value that is no file of this machine.
-
-    Raises:
-        click.UsageError: With what is allowed.
-    """
+    """Raise `click.UsageError` for a value that is not a local file."""
     if given is not None and "://" in given:
         raise click.UsageError(f"--metrics {given!r} is no file of this machine; give a path, such as clipmill.prom")
 
@@ -40,22 +36,15 @@ def exported(
     inputs: Sequence[str],
     shards: Sequence[Shard],
 ) -> Iterator[Callable[[], None]]:
-    """Write and serve a job's numbers while the block runs; the file holds all of them when it ends, however it ends.
+    """Write and serve the metrics of a job during the block. At its end, the file has all numbers, also after an error.
 
-    Args:
-        counts: The job's numbers.
-        directory: Path or URL of the dataset, which all numbers carry as the label `dataset`.
-        file: Where they are written; None for nowhere.
-        port: Where they are served; None for nowhere.
-        inputs: What the user named, in which the file must not lie.
-        shards: What the job reads, which the file must not be.
+    `file` and `port` are None for nowhere. The file must be none of `shards`, and must not lie in `inputs`.
 
     Yields:
         A function to be called when the directory is the job's: counting starts, and the file is written for the first
         time. Without that call a file of an earlier job stays as it was.
 
     Raises:
-        MissingExtraError: If `prometheus_client` is not installed.
         DatasetError: If the file cannot be written there, or the port is taken.
     """
     labels = {"dataset": directory}
@@ -79,7 +68,7 @@ def exported(
             if file is not None and kept is not None:
                 with _file_errors(file):
                     stack.enter_context(kept)
-                stack.callback(_look_again, counts)  # called before the file is written for the last time
+                stack.callback(_look_again, counts)  # before the last write of the file
 
         yield start
 
@@ -93,7 +82,7 @@ def _file_errors(file: str) -> Iterator[None]:
 
 
 def _place_of(file: str, directory: str, inputs: Sequence[str], shards: Sequence[Shard]) -> str:
-    """Return where a file of metrics goes, with links followed, so that a link is not replaced by a file.
+    """Return the path of a metrics file with links resolved, so that a link is not replaced by a file.
 
     Raises:
         DatasetError: If something of the user's would be lost, or the file would be read as input.
@@ -124,19 +113,19 @@ def _place_of(file: str, directory: str, inputs: Sequence[str], shards: Sequence
 
 
 def _holds(location: str, place: str) -> bool:
-    """Return whether a path is a folder of this machine, or will be one, and a place lies in it."""
+    """Return whether a path is a local folder, existing or not, that contains a place."""
     file_system, path = open_location(location)
     return is_local(file_system) and Path(place).is_relative_to(os.path.realpath(path))
 
 
 def _input_files(shards: Sequence[Shard]) -> set[str]:
-    """Return the files that are read; links are followed for tables, of which there are few."""
+    """Return the input files. Links are resolved for tables only, because there are few."""
     tables = {path for shard in shards if shard.kind != "files" for path in shard.paths}
     return {path for shard in shards for path in shard.paths} | {os.path.realpath(path) for path in tables}
 
 
 def _may_be_replaced(place: str) -> bool:
-    """Return whether a file is empty or of metrics, and not where this command prints (`/dev/stdout` may be a file)."""
+    """Return whether a file is empty or a metrics file, and not this command's output (`/dev/stdout` may be a file)."""
     for stream in (1, 2):
         with contextlib.suppress(OSError):  # closed
             if os.path.samestat(os.stat(place), os.fstat(stream)):
@@ -147,5 +136,5 @@ def _may_be_replaced(place: str) -> bool:
 
 
 def _look_again(counts: JobCounts) -> None:
-    with contextlib.suppress(DatasetError):  # the file is written all the same, and says what is wrong
+    with contextlib.suppress(DatasetError):  # the file is written anyway
         counts.counts(now=True)

@@ -1,4 +1,4 @@
-"""What `clipmill embed`, `rank` and `classify` share: plan the shards, run them on an engine, print the result."""
+"""The common part of `clipmill embed`, `rank` and `classify`: plans and runs shards, and prints the result."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from .outcome import allowed_failures, judge, summary_table
 
 
 class Refused(click.ClickException):
-    """The command cannot work; nothing was run."""
+    """The command is invalid; nothing was run."""
 
     exit_code = 2
 
@@ -53,11 +53,7 @@ class CommandLine:
     """A command line as click parsed it.
 
     Attributes:
-        verb: The command's name.
         tokens: Inputs and options that clipmill does not know, mixed.
-        flags: The command's own flags, for hints.
-        unchecked: What followed `--`.
-        values: The command's own options, without those of the spec.
         otherwise: What else could be given if there is no input, for the message.
     """
 
@@ -71,27 +67,7 @@ class CommandLine:
 
 @dataclasses.dataclass(frozen=True)
 class JobArguments:
-    """A checked command line of a job.
-
-    Attributes:
-        spec: The encoder.
-        inputs: Folders, patterns and files.
-        options: What is done with rows or documents.
-        output: Directory or URL of the dataset.
-        engine: `beam` or `spark`.
-        engine_options: Options for the engine.
-        rows_per_shard: Rows in one unit of work and one output file.
-        overwrite: Whether an existing dataset may be replaced.
-        resume: Whether an unfinished job is resumed.
-        dry_run: Whether to show what would be done, and do nothing.
-        max_failures: Most rows that may fail, as given.
-        master: Spark master.
-        remote: Spark Connect server.
-        conf: Spark settings.
-        as_json: Whether the summary is for programs.
-        metrics: File that is kept up to date with the job's numbers.
-        metrics_port: Port on which they are served.
-    """
+    """A checked command line of a job; a shard has `rows_per_shard` rows and makes one output file."""
 
     spec: EncoderSpec
     inputs: tuple[str, ...]
@@ -113,16 +89,7 @@ class JobArguments:
 
     @classmethod
     def of(cls, line: CommandLine, spec: EncoderSpec, options: Callable[[], JobOptions]) -> Self:
-        """Check a command line.
-
-        Args:
-            line: The command line.
-            spec: The encoder.
-            options: Returns what is done; called if the inputs and the output can work.
-
-        Raises:
-            click.UsageError, SpecError: If something of it cannot work.
-        """
+        """Check a command line; `options` is called if inputs and output are valid."""
         values = line.values
         inputs, engine_options = split_engine_options(values["engine"], line.tokens, line.flags)
         _check_usage(inputs, line)
@@ -154,16 +121,7 @@ _FOR_DOCUMENTS = ("text_column", "uri_column", "image_column", "audio_column", "
 
 
 def job_options_of(values: dict[str, Any], plan: Plan, **more: Any) -> JobOptions:
-    """Return what a command line asks of a job.
-
-    Args:
-        values: The command's options.
-        plan: What is done.
-        **more: Fields of `JobOptions` that only this command has.
-
-    Raises:
-        SpecError: If options contradict each other.
-    """
+    """Return the options of a job for a command line; `more` are fields of `JobOptions` that only this command has."""
     reader = DEFAULT_READER
     if not plan.of_rows:
         columns = {name: values.get(f"{name}_column") for name in CONTENT_AND_ID}
@@ -173,16 +131,7 @@ def job_options_of(values: dict[str, Any], plan: Plan, **more: Any) -> JobOption
 
 
 def column_plan(spec: EncoderSpec, values: dict[str, Any], **more: str) -> ColumnPlan | None:
-    """Return the columns that `--column` names; None without it.
-
-    Args:
-        spec: The encoder.
-        values: The command's options.
-        **more: Keywords of `ColumnPlan.of`.
-
-    Raises:
-        click.UsageError, SpecError: If they cannot work, or options of documents are given too.
-    """
+    """Return the columns that `--column` names, None without it; `more` are keywords of `ColumnPlan.of`."""
     columns: dict[str, Column] = {}
     for pair in values["columns"]:
         name, equals, kind = pair.partition("=")
@@ -220,14 +169,10 @@ def _check_usage(inputs: Sequence[str], line: CommandLine) -> None:
 
 
 def run(arguments: JobArguments) -> int:
-    """Run a job to its end and print its summary.
-
-    Returns:
-        0, or 1 if more rows failed than `max_failures` allows.
+    """Run a job to its end and print its summary; return 0, or 1 if more rows failed than `max_failures` allows.
 
     Raises:
         Refused: If inputs or output cannot be used; nothing was run.
-        ClipmillError: If the job failed.
     """
     try:
         previous = _previous_run(arguments)
@@ -264,11 +209,7 @@ def run(arguments: JobArguments) -> int:
 
 
 def _previous_run(arguments: JobArguments) -> PreviousRun | None:
-    """Return what a previous run left, if the job resumes it.
-
-    Raises:
-        DatasetError: If another job is writing there now; checked before minutes go into planning.
-    """
+    """Return the previous run if the job resumes one; raise `DatasetError` if another job is writing there."""
     refuse_if_held(Folder.of(arguments.output))
     return read_previous_run(arguments.output) if arguments.resume else None
 
@@ -283,7 +224,6 @@ def _run_shards(
 
     Raises:
         Refused: If the output cannot be used, or the metrics cannot be written or served; nothing was run.
-        ClipmillError: If the job failed.
     """
     counts = JobCounts(job.directory, shards=len(shards))
     with contextlib.ExitStack() as stack:

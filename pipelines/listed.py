@@ -1,4 +1,4 @@
-"""Files that `clipmill rank` and `classify` work on right away, and the tables that they print."""
+"""Files that `clipmill rank` and `classify` process without a job, and the tables that they print."""
 
 from __future__ import annotations
 
@@ -16,13 +16,7 @@ _WEB = ("http://", "https://", "data:")
 
 
 def list_files(given: Sequence[str]) -> list[str]:
-    """Return the files that folders, patterns and paths name; web addresses are returned unchanged.
-
-    Args:
-        given: As the user named them.
-
-    Returns:
-        Paths and URLs, each once, in the order of what was given.
+    """Return the files of folders, patterns and paths, in order without duplicates; web addresses are unchanged.
 
     Raises:
         Refused: If one matches no file, or is a table.
@@ -41,13 +35,7 @@ def list_files(given: Sequence[str]) -> list[str]:
 
 
 def table_of(names: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:
-    """Return a table for the terminal; brackets in names mean nothing, and what no terminal can print is escaped.
-
-    Args:
-        names: Of the columns; those with a score or a place stand right.
-        rows: Their cells.
-        title: What stands above.
-    """
+    """Return a table for the terminal; brackets in names have no meaning, and unprintable characters are escaped."""
     heading = None if title is None else Text(_printable(title))
     table = Table(title=heading, title_justify="left", box=None, pad_edge=False)
     for name in names:
@@ -59,6 +47,6 @@ def table_of(names: Sequence[str], rows: Iterable[Sequence[str]], title: str | N
 
 
 def _printable(text: str) -> str:
-    """Return untrusted text with control characters escaped, which a terminal would obey."""
+    """Return untrusted text with control characters escaped, so that the terminal does not obey them."""
     shown = clean_text(text).strip()
     return "".join(one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in shown)

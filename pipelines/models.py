@@ -1,4 +1,4 @@
-"""`clipmill models`: what can be named, what is known of it before it is loaded, and fetching it beforehand."""
+"""`clipmill models`: lists model names and facts, and downloads models in advance."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def list_models(pattern: str | None = None) -> list[ModelRef]:
 
 
 def nearest(pattern: str) -> list[str]:
-    """Return the names nearest to a pattern that none contains."""
+    """Return the names nearest to a pattern that matches none."""
     return difflib.get_close_matches(pattern, [ref.name for ref in list_models()], n=5, cutoff=0.3)
 
 
 def describe(ref: ModelRef) -> dict[str, Any]:
-    """Return one model's facts as plain values; None where something is not known."""
+    """Return one model's facts as plain values; None for unknown ones."""
     facts = facts_of(ref)
     return {
         "name": ref.name,
@@ -65,17 +65,13 @@ def models_table(refs: list[ModelRef]) -> Table:
 
 
 def download_model(spec: EncoderSpec) -> dict[str, Any]:
-    """Fetch everything that a model needs on this machine, showing progress on a terminal.
-
-    Args:
-        spec: Which model, and in which cache.
+    """Download all files that a model needs on this machine, with progress on a terminal.
 
     Returns:
         `name`, `weights` (paths), `weights_sha256`, `bytes` of the weights, and `files`: paths of all that was looked
         for, weights included.
 
     Raises:
-        SpecError: If this kind of model has nothing to fetch.
         WeightsError: If something cannot be had.
     """
     if spec.ref.family in ("fake", "custom", "onnx"):
@@ -96,14 +92,14 @@ def download_model(spec: EncoderSpec) -> dict[str, Any]:
 
 
 class _Bars:
-    """Downloads as bars on a terminal; in a pipe they are noted, and not shown."""
+    """Progress bars of downloads on a terminal; the list of files in any case."""
 
     def __init__(self) -> None:
         self.files: list[str] = []
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
         self._progress = Progress(*columns, console=err, disable=not err.is_terminal)
         self._tasks: dict[str, TaskID] = {}
-        self._lock = threading.Lock()  # the bars are drawn from a thread of their own
+        self._lock = threading.Lock()  # another thread draws the bars
 
     def __enter__(self) -> _Bars:
         self._progress.start()

@@ -1,4 +1,4 @@
-"""Command line flags: those made from the fields of `EncoderSpec`, under one name everywhere, and those of all jobs."""
+"""Command line flags: those of the fields of `EncoderSpec`, the same for all commands, and those of all jobs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ..models.spec import RENAMED, EncoderSpec
 
 ENGINES = ("beam", "spark")
 PASSED_UNCHECKED = "clipmill.passed_unchecked"
-"""Key of what followed `--` in the context of a command."""
+"""Key of the arguments after `--` in the context of a command."""
 
 
 class Command(click.Command):
-    """A command that ignores no option; click itself takes the last of several values."""
+    """A command that refuses repeated options, of which click takes the last, and empty values."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Refuse options that are given twice, and values that are empty."""
+        """Refuse repeated options and empty values."""
         if not ctx.resilient_parsing:
             _, _, order = self.make_parser(ctx).parse_args(list(args))
             for option in (one for one in order if isinstance(one, click.Option)):
@@ -123,21 +123,12 @@ def own_flags(context: click.Context) -> list[str]:
 
 
 def unchecked_of(context: click.Context) -> tuple[str, ...]:
-    """Return what followed `--`."""
+    """Return the arguments after `--`."""
     return tuple(context.find_root().meta.get(PASSED_UNCHECKED, ()))
 
 
 def refuse_others(context: click.Context, allowed: set[str], why: str) -> None:
-    """Refuse options that would have no effect; those of the spec always have one.
-
-    Args:
-        context: Of the command.
-        allowed: Names of the options that have an effect.
-        why: The end of the message after "has no effect".
-
-    Raises:
-        click.UsageError: Naming the first one that was given.
-    """
+    """Refuse options that would have no effect: those outside `allowed`, except those of the spec."""
     allowed = {*allowed, "tokens", *(field.name for field in dataclasses.fields(EncoderSpec))}
     for parameter in context.command.params:
         given = context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
@@ -146,22 +137,16 @@ def refuse_others(context: click.Context, allowed: set[str], why: str) -> None:
 
 
 def refuse_unknown(tokens: tuple[str, ...]) -> None:
-    """Refuse unknown options, where no engine would take them.
-
-    Raises:
-        click.UsageError: Naming the first, and its name here if it has another one.
-    """
+    """Raise `click.UsageError` for an unknown option if no engine can use it."""
     if unknown := next((token for token in tokens if token.startswith("-")), None):
         hint = renamed_flag(unknown)
         raise click.UsageError(f"no such option: {unknown}" + (f"; it is called {hint} here" if hint else ""))
 
 
 def spec_options(command: Callable[..., Any], *, defaults: Mapping[str, str] | None = None) -> Callable[..., Any]:
-    """Add a flag for every field of the spec; those that are given arrive as keywords, the others not at all.
+    """Add a flag for every field of the spec; only given flags arrive as keywords.
 
-    Args:
-        command: What gets them.
-        defaults: What the help says of fields for which the command has another default than the spec.
+    `defaults` has what the help says of fields for which the command has another default than the spec.
     """
     defaults = defaults or {}
     hints = typing.get_type_hints(EncoderSpec)
@@ -182,16 +167,12 @@ def spec_options(command: Callable[..., Any], *, defaults: Mapping[str, str] | N
 
 
 def spec_from(values: dict[str, Any]) -> EncoderSpec:
-    """Take the spec's fields out of a command's values and make the spec.
-
-    Raises:
-        SpecError: If they cannot work.
-    """
+    """Remove the spec's fields from a command's values, and return the spec."""
     return EncoderSpec(**spec_fields(values))
 
 
 def spec_fields(values: dict[str, Any]) -> dict[str, Any]:
-    """Take the spec's fields out of a command's values: those that were given."""
+    """Remove the spec's fields from a command's values, and return those that were given."""
     names = [field.name for field in dataclasses.fields(EncoderSpec)]
     given = {name: values.pop(name) for name in names if name in values}
     given = {name: value for name, value in given.items() if value is not None}

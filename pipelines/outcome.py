@@ -14,15 +14,7 @@ from ..datasets.dataset import DatasetSummary
 def summary_table(
     found: DatasetSummary, seconds: float, output: str, *, rows: int, skipped_in: Sequence[str] = ()
 ) -> Table:
-    """Return the summary of a job as a table for the terminal.
-
-    Args:
-        found: Its summary.
-        seconds: How long it took.
-        output: Where it wrote.
-        rows: Those that the seconds were spent on.
-        skipped_in: Datasets whose rows were skipped.
-    """
+    """Return the summary of a job as a table for the terminal; `rows` are those of the measured seconds."""
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, count in (
         ("rows in", found.input_rows),
@@ -54,12 +46,7 @@ def summary_table(
 
 
 def allowed_failures(given: str, rows: int) -> float:
-    """Return how many rows may fail.
-
-    Args:
-        given: A number, or a percentage of the rows in.
-        rows: Rows in.
-    """
+    """Return how many of the rows in may fail, given a number or a percentage."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", given.strip())
     if match is None or (not match.group(2) and "." in match.group(1)):
         raise click.UsageError(f"--max-failures {given!r} is neither a number of rows nor a percentage such as 1%")
@@ -68,13 +55,7 @@ def allowed_failures(given: str, rows: int) -> float:
 
 
 def judge(found: DatasetSummary, max_failures: str | None, *, scores: bool) -> int:
-    """Return the exit code of a job; print the reason if it is not 0.
-
-    Args:
-        found: What came of it.
-        max_failures: Most rows that may fail, as given.
-        scores: Whether it makes scores and no vectors.
-    """
+    """Return the exit code of a job that makes scores or vectors; print the reason if it is not 0."""
     failed, rows = found.failed_rows, found.input_rows
     made = found.scored if scores else found.embedded
     if max_failures is None and not made:

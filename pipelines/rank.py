@@ -1,4 +1,4 @@
-"""`clipmill rank`: candidates ranked for one query and printed, or a job that ranks documents or rows."""
+"""`clipmill rank`: prints candidates ranked for one query, or runs a job that ranks documents or rows."""
 
 from __future__ import annotations
 
@@ -40,7 +40,6 @@ class Query(NamedTuple):
     """The query that candidates are ranked for.
 
     Attributes:
-        kind: What it is.
         value: The text, or the path or URL of a file.
     """
 
@@ -48,21 +47,17 @@ class Query(NamedTuple):
     value: str
 
     def item(self) -> Item:
-        """Return what is embedded."""
+        """Return the query as an item."""
         return _item(self.kind, self.value)
 
 
 def _item(kind: Modality, value: str) -> Item:
-    """Return what is embedded of something that the user named, which may be a local file."""
+    """Return an item for a value of the command line, which may name a local file."""
     return Item("text", value) if kind == "text" else Item(kind, Uri(value, trusted=True))
 
 
 def scale_of(given: str | None) -> Scale:
-    """Return the scale that an option names.
-
-    Raises:
-        click.UsageError: If it is neither a number nor `model`.
-    """
+    """Return the scale of an option; raise `click.UsageError` if it is neither a number nor `model`."""
     if given is None:
         return SCALE
     if given == "model":
@@ -76,11 +71,7 @@ def scale_of(given: str | None) -> Scale:
 
 
 def rank_options(spec: EncoderSpec, values: dict[str, Any]) -> JobOptions:
-    """Return what a command line of `clipmill rank` asks of a job.
-
-    Raises:
-        click.UsageError, SpecError: If something of it cannot work.
-    """
+    """Return the options of a job for a command line of `clipmill rank`."""
     if values["by"] or values["candidate_column"]:
         raise Refused(_FLAT)
     scale, top_k = scale_of(values["scale"]), values["top_k"]
@@ -111,20 +102,9 @@ def rank_options(spec: EncoderSpec, values: dict[str, Any]) -> JobOptions:
 
 
 def print_ranked(spec: EncoderSpec, query: Query, given: Sequence[str], values: dict[str, Any]) -> int:
-    """Rank candidates for one query and print them, best first; those that failed below, with their reason.
+    """Rank candidates for one query and print them, best first, then failures; return 1 if every candidate failed.
 
-    Args:
-        spec: The encoder.
-        query: What they are ranked for.
-        given: The candidates: texts, or files, folders, patterns and URLs.
-        values: The command's options: `candidate_kind`, `top_k`, `scale`, `as_json`.
-
-    Returns:
-        0, or 1 if every candidate failed.
-
-    Raises:
-        Refused: If the query cannot be read, or there is no candidate.
-        click.UsageError, SpecError: If something of it cannot work.
+    Candidates are texts, or files, folders, patterns and URLs.
     """
     kind: Modality = values["candidate_kind"] or ("image" if query.kind == "text" else "text")
     if kind in ("auto", "vector"):
@@ -155,7 +135,7 @@ def print_ranked(spec: EncoderSpec, query: Query, given: Sequence[str], values: 
 
 
 def _places(ranked: Sequence[Ranked]) -> list[int | None]:
-    """Return the place of each candidate from 1, None without scores; those with equal scores share one."""
+    """Return the place of each candidate from 1, None without scores; equal scores share a place."""
     places: list[int | None] = []
     for number, one in enumerate(ranked):
         ties = number > 0 and one[1:3] == ranked[number - 1][1:3]
@@ -164,12 +144,7 @@ def _places(ranked: Sequence[Ranked]) -> list[int | None]:
 
 
 def scale_as_json(encoder: Encoder, scale: Scale) -> dict[str, Any]:
-    """Return what cosines are multiplied by, and whether the model learnt it: a number, or one for each of its pairs.
-
-    Args:
-        encoder: Made the vectors.
-        scale: As `scale_of` returns it.
-    """
+    """Return the factor of cosines, and whether the model learnt it: a number, or one for each of its pairs."""
     if scale != "model":
         return {"scale": scale, "learnt": False}
     learnt = {" and ".join(sorted(pair)): number for pair, number in encoder.learnt_scales.items()}
@@ -177,7 +152,7 @@ def scale_as_json(encoder: Encoder, scale: Scale) -> dict[str, Any]:
 
 
 def _say_if_files(texts: Sequence[str]) -> None:
-    """Say that candidates that look like files are texts; an error would be too much, for a caption may be a name."""
+    """Warn that candidates that look like files are texts; no error, because a caption may look like a file name."""
     if named := sum(map(os.path.exists, texts)):
         who = "1 candidate is the name of a file or folder and is ranked as a text"
         if named > 1:

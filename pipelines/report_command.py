@@ -1,4 +1,4 @@
-"""The command `report`: one page about a dataset or an index."""
+"""The command `report`."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def report(source: str, output: str, overwrite: bool, **values: Any) -> None:
     given = [values.pop(name) for name in ("id_column", "text_column", "uri_column")]
     try:
         folder, name = check_output(output, overwrite=overwrite)
-        folder.make()  # before the work, which would be for nothing
+        folder.make()  # before the work, which would be lost
         found = overview(source, Looked(sample, content=Content(*given) if any(given) else None, **values))
     except DatasetError as err:
         raise Refused(err) from err
-    page = clean_text(render(found)).encode()  # a path may hold what UTF-8 does not
+    page = clean_text(render(found)).encode()  # a path may contain bytes that are not UTF-8
     folder.write(name, page)
     click.echo(said(found, output, len(page)))

@@ -1,4 +1,4 @@
-"""The commands `rank` and `classify`: each prints a table of what is named, or runs a job."""
+"""The commands `rank` and `classify`: each prints a table for the given files, or runs a job."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _PRINTED_LABELS = {"labels", "templates", "top_k", "scale", "as_json"}
 @click.option("--audio", metavar="FILE", help="Rank the candidates for this audio file and print them; run no job.")
 @click.option("--query-column", metavar="NAME", help="Column of rows with the query.")
 @click.option("--candidates-column", metavar="NAME", help="Column of rows with the list of candidates.")
-@click.option("--candidate-column", hidden=True)  # of flat rows, which are refused with a hint
+@click.option("--candidate-column", hidden=True)  # for flat rows, which are refused with a hint
 @click.option("--by", hidden=True)
 @click.option("--query-kind", type=click.Choice(KINDS), help="What queries of rows are. [default: auto]")
 @click.option(

@@ -1,4 +1,4 @@
-"""`clipmill search`: queries embedded with the model of what is searched, their hits printed or shown in a page."""
+"""`clipmill search`: embeds queries with the model of an index or dataset, and prints the hits or writes a page."""
 
 from __future__ import annotations
 
@@ -28,25 +28,11 @@ from .listed import table_of
 from .rank import Query, scale_as_json, scale_of
 
 _SHOWN = ("uri", "text")
-"""Columns that say what a hit is, where it has no id or a text."""
+"""Columns that describe a hit without an id, or with a text."""
 
 
 def print_found(location: str, queries: Sequence[Query], options: dict[str, Any], values: dict[str, Any]) -> int:
-    """Search for queries, and print or write what was found.
-
-    Args:
-        location: Path or URL of an index or a dataset.
-        queries: At least one.
-        options: Fields of the spec, as given.
-        values: The command's options.
-
-    Returns:
-        0, or 1 if some of several queries could not be read.
-
-    Raises:
-        Refused: If the index cannot be read, or no query can be.
-        click.UsageError, SpecError: If something of it cannot work.
-    """
+    """Search for queries, and print or write the hits; return 1 if some of several queries could not be read."""
     asked_for = [name for given in values["columns"] for name in given.split(",")]
     model, allowed = options.pop("model", None), options.get("allow_local_files")
     try:
@@ -56,7 +42,7 @@ def print_found(location: str, queries: Sequence[Query], options: dict[str, Any]
         _check_kinds(spec, queries)
         page = check_page(values["html"], overwrite=values["overwrite"]) if values["html"] else None
         plan = _plan(target, spec, asked_for, values)
-        target.open()  # before the model is loaded, which may take long
+        target.open()  # before loading the model, which may take long
         encoder = load_encoder(spec)
         searcher = Searcher(plan, encoder)
         found = searcher.find([_item(query, values["prompt"]) for query in queries], Stats())
@@ -88,14 +74,14 @@ def _check_kinds(spec: EncoderSpec, queries: Sequence[Query]) -> None:
 
 
 def _plan(target: Target, spec: EncoderSpec, columns: Sequence[str], values: dict[str, Any]) -> SearchPlan:
-    """Return what is searched for: with the columns that are shown beside those that were asked for."""
+    """Return the search plan, with the columns to show in addition to the requested ones."""
     if values["scale"] is not None and not values["rerank"]:
         raise click.UsageError("--scale is of clip_scores, which hits have with --rerank alone")
     prompt = values["prompt"]
     if prompt is not None and "{}" not in prompt:
         raise click.UsageError(f"--prompt {prompt!r} has no {{}}, where the text goes")
     top_k = values["top_k"] or max(1, min(TOP_K, target.rows))
-    SearchPlan(target, columns=tuple(columns), top_k=top_k).checked(spec)  # those that the user named
+    SearchPlan(target, columns=tuple(columns), top_k=top_k).checked(spec)  # checks the user's columns
     return SearchPlan(
         target,
         top_k=top_k,
@@ -140,9 +126,9 @@ def _print(asked: Sequence[Asked], columns: Sequence[str], plan: SearchPlan) -> 
     hits = [hit for one in asked for hit in one.hits or ()]
     names = [name for name in (ID, *_SHOWN) if any(hit.get(name) is not None for hit in hits)]
     if ID in names and "uri" in names:
-        names.remove("uri")  # of most datasets the same
+        names.remove("uri")  # the same as the id in most datasets
     if len({hit[ID] for hit in hits}) < len({hit["position"] for hit in hits}) and ID in names:
-        names.insert(1, "position")  # samples of several tars may have one key
+        names.insert(1, "position")  # samples of several tars may have the same key
     names = list(dict.fromkeys([*(names or ["position"]), *(name for name in columns if name != ID)]))
     for number, one in enumerate(asked):
         if one.hits is None:

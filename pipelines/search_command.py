@@ -1,4 +1,4 @@
-"""The command `search`: what is nearest to a few queries, printed."""
+"""The command `search`."""
 
 from __future__ import annotations
 

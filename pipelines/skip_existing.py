@@ -1,4 +1,4 @@
-"""`--skip-existing`, `--skip-by` and `--content-hash`: the flags, and what they mean for a job."""
+"""`--skip-existing`, `--skip-by` and `--content-hash`: the flags, and their value for a job."""
 
 from __future__ import annotations
 
@@ -29,18 +29,14 @@ _OPTIONS = (
 
 
 def skip_existing_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the flags that say which rows are skipped."""
+    """Add the flags that select the rows to skip."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
 
 def skip_existing_of(values: dict[str, Any]) -> SkipExisting | None:
-    """Return the datasets whose rows are skipped, if there are any.
-
-    Raises:
-        click.UsageError: If `--skip-by` is given alone.
-    """
+    """Return the datasets whose rows are skipped, or None; raise `click.UsageError` if `--skip-by` is given alone."""
     from ..jobs.skip_existing import SkipExisting
 
     if values["skip_existing"]:

@@ -1,4 +1,4 @@
-"""`summary`: the two tables that say what a collection of documents, or a written dataset, holds.
+"""`summary`: two tables with the content of documents or of a written dataset.
 
 The tables are those of docarray's `summary()`: which attributes how many documents have, and for each attribute its
 types, its number of different values, and whether a document lacks it.
@@ -24,12 +24,10 @@ _ATTRIBUTES = tuple(field.name for field in dataclasses.fields(Document) if not 
 
 @dataclasses.dataclass
 class Attribute:
-    """What is known of one attribute.
+    """One attribute of a collection.
 
     Attributes:
-        types: Names of the types of its values.
         digests: One short digest for each different value.
-        present: Documents that have it.
     """
 
     types: set[str] = dataclasses.field(default_factory=set)
@@ -39,12 +37,10 @@ class Attribute:
 
 @dataclasses.dataclass
 class Summary:
-    """What a collection holds.
+    """The kinds and attributes of a collection.
 
     Attributes:
-        length: Documents or rows.
         kinds: How many documents have just these attributes.
-        attributes: By name.
     """
 
     length: int
@@ -79,10 +75,9 @@ class Summary:
 
 
 def summary(documents: Iterable[Document | Mapping[str, Any]]) -> Summary:
-    """Count what documents hold; `rich.print` it, or `print_summary`.
+    """Count the attributes of documents or rows (mappings); print the result with `rich.print`, or use `print_summary`.
 
-    Args:
-        documents: Documents, or rows as mappings. Null and empty values count as absent.
+    Null and empty values count as absent.
     """
     kinds: collections.Counter[tuple[str, ...]] = collections.Counter()
     attributes: dict[str, Attribute] = {}
@@ -100,16 +95,12 @@ def summary(documents: Iterable[Document | Mapping[str, Any]]) -> Summary:
 
 
 def summarise_dataset(path: str) -> Summary:
-    """Count what a written dataset holds, batch by batch.
-
-    Raises:
-        DatasetError: If there is no dataset at `path`.
-    """
+    """Count the attributes of a written dataset, batch by batch; raise `DatasetError` if there is none."""
     return summary(_rows(path))
 
 
 def missing_of(path: str) -> str | None:
-    """Say what a dataset lacks whose job did not end; None for one that is whole, or that is not clipmill's."""
+    """Return what an unfinished dataset lacks; None for a complete one, or one that clipmill did not write."""
     from ..datasets.dataset import read_job, summarise
     from ..errors import DatasetError
     from ..reports.integrity import missing_of as missing
@@ -121,7 +112,7 @@ def missing_of(path: str) -> str | None:
 
 
 def vectors_elsewhere(path: str) -> str | None:
-    """Say where the vectors of a dataset in clip-retrieval's layout are; None of one whose rows hold them."""
+    """Return where a dataset in clip-retrieval's layout has its vectors; None if they are in the rows."""
     from ..datasets.formats.clip_retrieval import vectors_beside
     from ..files.file_systems import Folder
 
@@ -138,7 +129,7 @@ def _rows(path: str) -> Iterator[dict[str, Any]]:
 
 
 def _cells(column: Any) -> list[Any]:
-    """Return a column's values; vectors as arrays, since a Python float for each dimension would be slow."""
+    """Return a column's values, with vectors as arrays, because lists of Python floats would be slow."""
     from ..datasets.tables.column_types import is_vector_type
 
     if not is_vector_type(column.type):

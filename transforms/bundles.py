@@ -38,15 +38,7 @@ class WriteBundleFn(beam.DoFn):
     """Writes the rows and failures of a bundle as shards in `_staging/`; outputs their manifests."""
 
     def __init__(self, directory: str, run: str, table: Table, spec: EncoderSpec, rows_per_file: int) -> None:
-        """Set what is written where.
-
-        Args:
-            directory: Path or URL of the dataset.
-            run: Names this run of the pipeline, so that two can share `_staging/`.
-            table: How elements become rows of files.
-            spec: What made the vectors.
-            rows_per_file: Most rows and failures in a file.
-        """
+        """Set what is written where; `run` names this run, so that two can share `_staging/`."""
         self._staging = f"{directory.rstrip('/')}/{STAGING}/{run}"
         self._table = table
         self._spec = spec

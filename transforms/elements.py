@@ -35,7 +35,6 @@ class DocumentElements:
     """Elements that are documents.
 
     Attributes:
-        plan: The plan for them.
         row_options: The options for rows, for an error message.
     """
 
@@ -60,12 +59,7 @@ class DocumentElements:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RowElements:
-    """Elements that are rows.
-
-    Attributes:
-        plan: The plan for them.
-        vectors: The type of a vector in a row.
-    """
+    """Elements that are rows."""
 
     plan: RowPlan
     vectors: Vectors = "array"

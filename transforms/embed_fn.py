@@ -25,14 +25,7 @@ class _SessionFn(PlacedFn):
     """Embeds elements. A session lives as long as a bundle, the model as long as the process."""
 
     def __init__(self, spec: EncoderSpec, elements: Elements, *, on_failure: OnFailure, cpus: int | None) -> None:
-        """Store what is sent to workers: no weights.
-
-        Args:
-            spec: The encoder.
-            elements: The adapter of the elements, with the plan.
-            on_failure: `raise` ends the job at the first failure.
-            cpus: Cores that each worker process may use, None to detect them.
-        """
+        """Store what is sent to workers: no weights. `cpus` is None to detect the cores of each worker process."""
         super().__init__(spec.model, on_failure)
         self._spec = spec
         self._elements = elements

@@ -39,12 +39,7 @@ class Embedded(NamedTuple):
 
 
 class Encoding(beam.PTransform):
-    """Processes documents or rows with an encoder. Every element comes out once, as a row or as a failure.
-
-    Attributes:
-        spec: The encoder.
-        plan: The checked plan for rows or documents.
-    """
+    """Processes documents or rows with an encoder. Every element comes out once, as a row or as a failure."""
 
     plan: Plan
     _row_options: str
@@ -54,13 +49,8 @@ class Encoding(beam.PTransform):
     def __init__(self, spec: EncoderSpec, *, max_wait_s: float | None, on_failure: OnFailure) -> None:
         """Check the common options.
 
-        Args:
-            spec: The encoder.
-            max_wait_s: Seconds that an element of a stream may wait for others; None waits until the bundle ends.
-            on_failure: `split`, or `raise` to end the job at the first failure.
-
-        Raises:
-            SpecError: If something cannot work.
+        An element of a stream waits up to `max_wait_s` seconds for others; None waits until the bundle ends.
+        `on_failure` is `split`, or `raise` to end the job at the first failure.
         """
         super().__init__()
         if on_failure not in get_args(OnFailure):
@@ -93,19 +83,11 @@ class Encoding(beam.PTransform):
         return twin
 
     def expand(self, pcoll: PCollection) -> Embedded | PCollection:
-        """Add the stage.
-
-        Raises:
-            SpecError: If rows with a schema lack a column, or have one already that would be added.
-        """
+        """Add the stage; raise `SpecError` if rows with a schema lack a column, or have a new one already."""
         return self._hand_out(self._encode(pcoll, *self._elements(pcoll.element_type)))
 
     def _elements(self, element_type: Any) -> tuple[Any, Elements]:
-        """Return the output type and the adapter of the elements.
-
-        Raises:
-            SpecError: If rows with a schema lack a column, or have one already that would be added.
-        """
+        """Return the output type and the adapter of the elements, or raise `SpecError` as `expand` does."""
         plan: Any = self.plan
         if not plan.of_rows:
             return Document, DocumentElements(plan, self._row_options)
@@ -128,13 +110,7 @@ class Encoding(beam.PTransform):
     ) -> Embedded:
         """Add a stage that delays elements, after one that waits for batches if requested.
 
-        Args:
-            pcoll: What goes in.
-            label: Of the stage.
-            fns: What takes elements, and what takes batches of them.
-            arguments: What either is made of.
-            waiting_rows: Most elements in a batch.
-            rows_type: Of what comes out.
+        `fns` are what takes elements, and what takes batches of at most `waiting_rows` of them.
         """
         one_by_one, in_batches = fns
         fn = one_by_one
@@ -164,16 +140,7 @@ def label_of(verb: str, names: Sequence[str]) -> str:
 
 
 def check_columns(element_type: Any, plan: AddsColumns, reads: Sequence[str]) -> None:
-    """Refuse rows whose schema does not fit. Without a schema, each row is checked when it is processed.
-
-    Args:
-        element_type: Of the PCollection.
-        plan: What adds columns.
-        reads: Paths that are read.
-
-    Raises:
-        SpecError: Naming the column.
-    """
+    """Raise `SpecError` for rows whose schema does not fit; without a schema, each row is checked when processed."""
     fields = row_fields(element_type)
     if fields is None:
         return

@@ -16,12 +16,7 @@ from .rows import RowFields, fields_of, plain
 
 
 def finished_row(element: Any, table: Table) -> FinishedRow:
-    """Return the written columns and the failures of an element.
-
-    Args:
-        element: An output of `Embed`, `Rank` or `Classify`: a row, a document, or a `FailedRow`.
-        table: The table of the files.
-    """
+    """Return the written columns and the failures of an output of `Embed`, `Rank` or `Classify`."""
     failed = isinstance(element, FailedRow)
     value = element.row if failed else element
     source = _source(value, table)

@@ -58,11 +58,7 @@ def scored_type(element_type: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PairElements:
-    """Elements that are flat rows. The output for each is a tuple: see `scored_type`.
-
-    Attributes:
-        plan: The plan, with the columns of the group.
-    """
+    """Elements that are flat rows. The output for each is a tuple: see `scored_type`."""
 
     plan: PairPlan
 
@@ -101,12 +97,7 @@ class GroupScores(beam.PTransform):
     """
 
     def __init__(self, top_k: int | None, rows_type: Any) -> None:
-        """Set what is reported.
-
-        Args:
-            top_k: Ranks that are reported per group; no `rank` if None.
-            rows_type: Type of the rows that come out.
-        """
+        """Set what is reported: no `rank` if `top_k` is None."""
         super().__init__()
         self._top_k = top_k
         self._rows_type = rows_type
@@ -129,11 +120,7 @@ class TotalsFn(beam.CombineFn):
     """Combines the logits of a group to its `GroupTotals`, in any order and in any parts."""
 
     def __init__(self, top_k: int | None) -> None:
-        """Set how many of the best are kept.
-
-        Args:
-            top_k: None for none.
-        """
+        """Set how many of the best are kept; None for none."""
         self._top_k = top_k
 
     def create_accumulator(self) -> tuple[tuple[Any, ...], list[float]]:

@@ -162,11 +162,7 @@ class Rank(Encoding):
 
 
 def _way(columns: Mapping[str, Any]) -> str:
-    """Return which of the three inputs is meant.
-
-    Raises:
-        SpecError: If it is none, or parts of two.
-    """
+    """Return which of the three inputs is meant; raise `SpecError` if it is none, or parts of two."""
     given = {name for name, value in columns.items() if value is not None}
     ways = {"documents": set(), "lists": {"query", "candidates"}, "flat rows": {"query", "candidate", "by"}}
     for way, names in ways.items():
@@ -177,11 +173,7 @@ def _way(columns: Mapping[str, Any]) -> str:
 
 
 def _refuse_silent(given: set[str], way: str) -> None:
-    """Refuse options that would have no effect.
-
-    Raises:
-        SpecError: Saying what they belong to.
-    """
+    """Raise `SpecError` for options that would have no effect, saying what they belong to."""
     own = {"documents": _OF_DOCUMENTS, "lists": _OF_ROWS | {"output"}, "flat rows": _OF_ROWS}[way]
     for name in sorted(given - own):
         home = "documents" if name in _OF_DOCUMENTS else "query= with candidates=" if name == "output" else "rows"
@@ -189,11 +181,7 @@ def _refuse_silent(given: set[str], way: str) -> None:
 
 
 def _check_groups(pcoll: PCollection, plan: PairPlan) -> None:
-    """Refuse flat rows whose groups would never be whole, or have no name.
-
-    Raises:
-        SpecError: With the reason and a hint.
-    """
+    """Raise `SpecError` for flat rows whose groups would never be whole, or have no name."""
     if not pcoll.is_bounded:
         raise SpecError(
             "the rows of a stream are never all there, so that neither is a group of flat rows;"

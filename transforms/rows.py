@@ -40,11 +40,7 @@ def _is_row(value: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RowFields:
-    """The fields of a row, which plans read by path.
-
-    Attributes:
-        fields: By name.
-    """
+    """The fields of a row, which plans read by path."""
 
     fields: Mapping[str, Any]
 
@@ -54,10 +50,9 @@ class RowFields:
 
 
 def value_at(fields: Mapping[str, Any], path: str) -> Any:
-    """Return the value at `a.b.c` of rows inside rows, of whatever kind; a struct, also one in a list, is a mapping.
+    """Return the value at `a.b.c` of rows inside rows, of whatever kind, or raise `MissingColumn`.
 
-    Raises:
-        MissingColumn: Naming what is there.
+    A struct, also one in a list, is a mapping.
     """
     head, dot, rest = path.partition(".")
     if dot and path not in fields and (inner := fields_of(fields.get(head))) is not None:
@@ -104,11 +99,6 @@ def planned_type(element_type: Any, plan: RowPlan, vectors: Vectors = "array") -
 
     Vectors are declared as arrays, so that a shuffle keeps them; declared as sequences of numbers they would come
     back as lists of Python floats.
-
-    Args:
-        element_type: Of the rows that come in.
-        plan: Which columns are added; what is made of an array is an array.
-        vectors: What a vector is in a row.
     """
     known = dict(row_fields(element_type) or ())
     vector = Sequence[np.float32] if vectors == "list" else np.ndarray
@@ -124,12 +114,7 @@ def planned_type(element_type: Any, plan: RowPlan, vectors: Vectors = "array") -
 
 
 def widened_type(element_type: Any, added: Mapping[str, Any]) -> Any:
-    """Return the type of rows with new columns: with a schema if the input has one, dicts for dicts.
-
-    Args:
-        element_type: Of the rows that come in.
-        added: Names and types of the columns.
-    """
+    """Return the type of rows with new columns: with a schema if the input has one, dicts for dicts."""
     fields = row_fields(element_type)
     if fields is None:
         is_dict = isinstance(element_type, typehints.DictConstraint) or element_type is dict

@@ -155,14 +155,7 @@ class _SearchingFn(PlacedFn):
     """Searches for the queries of a bundle together, in batches."""
 
     def __init__(self, spec: EncoderSpec | None, plan: SearchPlan, *, on_failure: OnFailure, cpus: int | None) -> None:
-        """Store what is sent to workers: no weights, no vectors.
-
-        Args:
-            spec: What embeds queries; None where they are vectors.
-            plan: What is searched for, and where.
-            on_failure: `raise` ends the job at the first failure.
-            cpus: Cores that each worker process may use, None to detect them.
-        """
+        """Store what is sent to workers: no weights, no vectors. `spec` is None where queries are vectors."""
         super().__init__(spec.model if spec is not None else _VECTORS, on_failure)
         self._spec = spec
         self._plan = plan

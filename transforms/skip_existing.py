@@ -31,11 +31,7 @@ class WriteSkipLists(beam.PTransform):
     """
 
     def __init__(self, job: Job) -> None:
-        """Keep the job.
-
-        Args:
-            job: Whose `skip_existing` names the datasets.
-        """
+        """Keep the job."""
         super().__init__()
         self._job = job
 

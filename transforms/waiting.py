@@ -22,12 +22,7 @@ class WaitForBatches(beam.PTransform):
     """
 
     def __init__(self, rows: int, max_wait_s: float) -> None:
-        """Set when a batch is complete.
-
-        Args:
-            rows: Most elements in a batch.
-            max_wait_s: Seconds of processing time that an element may wait.
-        """
+        """Wait for `rows` elements, or `max_wait_s` seconds of processing time."""
         super().__init__()
         self._rows = rows
         self._max_wait_s = max_wait_s

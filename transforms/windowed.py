@@ -38,12 +38,7 @@ class PlacedFn(beam.DoFn):
     _stats: Stats
 
     def __init__(self, model: str, on_failure: OnFailure) -> None:
-        """Store how failures are handled.
-
-        Args:
-            model: What errors name.
-            on_failure: `raise` ends the job at the first failure.
-        """
+        """Store what errors name, and `on_failure`: `raise` ends the job at the first failure."""
         self._model = model
         self._on_failure = on_failure
 

@@ -10,14 +10,9 @@ from ..threads import allowed_cpus
 
 
 def cpus_per_process(options: PipelineOptions, runner: object = None) -> int | None:
-    """Return the cores that one worker process of a pipeline may use.
+    """Return the cores that one worker process of a pipeline may use; None if it has the machine to itself.
 
-    Args:
-        options: The pipeline's.
-        runner: The pipeline's runner, if it was given as an object instead of an option.
-
-    Returns:
-        Their number; None if the process has the machine to itself and detects them.
+    `runner` is the pipeline's runner, if it was given as an object instead of an option.
     """
     name = f"{options.view_as(StandardOptions).runner or ''} {type(runner).__name__}"
     if "Dataflow" in name:

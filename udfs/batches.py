@@ -1,4 +1,10 @@
-"""Embeds Arrow batches in a Python worker, without converting vectors to Python floats."""
+"""Embeds Arrow batches in a Python worker, without converting vectors to Python floats.
+
+The worker functions here, in `score_batches`, `search` and `pandas_functions` have the same arguments: `spec` is the
+encoder, and `meter` counts. `failures` is the result of a bad row: `null`; `struct`, a struct of the value and its
+failure; or `raise`, which raises `EmbeddingError`. There are as many results as rows, in the same order; they are null
+where a value is null. A column of a type that its kind does not take raises `SpecError`.
+"""
 
 from __future__ import annotations
 
@@ -32,17 +38,9 @@ def embed_batches(
     sources: Sequence[InputColumn],
     meter: PartitionMeter = NO_DRIVER,
 ) -> Iterator[pa.RecordBatch]:
-    """Embed the columns of a partition.
+    """Embed the columns of a partition, at `sources` in the plan's order, and yield the same rows with their vectors.
 
-    Args:
-        batches: As Spark cut them.
-        spec: The encoder.
-        plan: The plan.
-        sources: Their positions, in the plan's order.
-        meter: The meter.
-
-    Yields:
-        The same rows in the same order, with their vectors; see `partitions.run_partition`.
+    See `partitions.run_partition`.
     """
     encoder = encoder_of_task(spec)
     columns = list(zip(sources, plan.columns.values(), strict=True))
@@ -82,22 +80,10 @@ def failure_struct(failure: Failure) -> dict[str, str]:
 def embed_array(
     values: pa.Array, spec: EncoderSpec, modality: Modality, failures: str, meter: PartitionMeter = NO_DRIVER
 ) -> pa.Array:
-    """Embed one column of an Arrow batch.
+    """Embed one column of an Arrow batch, and return vectors, or structs of embedding and failure.
 
-    Args:
-        values: Strings; for images also binary, Spark's image struct or struct<bytes, path>; for audio binary, or a
-            struct of samples and rate or of bytes and path.
-        spec: The encoder.
-        modality: The modality of the values.
-        failures: Result of a bad row: `null`, `struct` or `raise`.
-        meter: The meter.
-
-    Returns:
-        As many vectors (or structs of embedding and failure), in order; null where the value is null.
-
-    Raises:
-        SpecError: If the column holds something else.
-        EmbeddingError: If a row is bad and `failures="raise"`.
+    Values are strings; for images also binary, Spark's image struct or struct<bytes, path>; for audio binary, or a
+    struct of samples and rate or of bytes and path.
     """
     _check_arrow_type(values.type, modality)
     encoder = encoder_of_task(spec)
@@ -121,19 +107,9 @@ def outcomes_array(outcomes: Sequence[Outcome], dim: int, failures: str) -> pa.A
 
 
 def with_failures(name: str, values: pa.Array, outcomes: Sequence[object], failures: str) -> pa.Array:
-    """Apply the `failures` option of an expression.
+    """Apply the `failures` option of an expression: return the values, or structs of `name` and failure.
 
-    Args:
-        name: Of the value, in a struct beside its failure.
-        values: Null where there is none.
-        outcomes: One for each row: a `Failure`, None for null, or anything else.
-        failures: `null`, `struct` or `raise`.
-
-    Returns:
-        The values, or structs of value and failure; null where the outcome is None.
-
-    Raises:
-        EmbeddingError: If there is a failure and `failures="raise"`.
+    `outcomes` has a `Failure`, None for null, or anything else for each row.
     """
     if failures == "raise":
         raise_failures(outcomes)

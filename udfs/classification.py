@@ -84,11 +84,7 @@ def classify(
 
 
 def classification_udf(spec: EncoderSpec, kind: Kind, labels: LabelSet, failures: str, deterministic: bool) -> Any:
-    """Return the UDF behind `classify`, which `register` makes available to SQL.
-
-    Raises:
-        SpecError: If the kind cannot work.
-    """
+    """Return the UDF behind `classify`, which `register` makes available to SQL."""
     check_kind("kind", kind, spec)
     meter = meter_of(SparkSession.getActiveSession())
 

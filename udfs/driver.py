@@ -26,13 +26,9 @@ _HALVES = ("float16", "fp16", "half")
 def spec_of(
     model: str | EncoderSpec, options: dict[str, Any], called: Callable[..., Any], modality: str | None = None
 ) -> EncoderSpec:
-    """Return the spec of a call.
+    """Return the spec of a call, whose options win over the fields of a given spec.
 
-    Args:
-        model: A name or a spec.
-        options: Fields of the spec, which win over the spec's own.
-        called: The function that was called: a slip may be meant for one of its own keywords.
-        modality: What its model has to embed.
+    A slip in an option may be meant for one of the keywords of `called`; `modality` is what the model has to embed.
 
     Raises:
         SpecError: If the model is unknown, a value cannot work, the model lacks the tower, or half floats are wanted.
@@ -54,11 +50,7 @@ def spec_of(
 
 
 def check_failures_option(failures: str) -> None:
-    """Refuse an unknown `failures` option.
-
-    Raises:
-        SpecError: Naming them.
-    """
+    """Raise `SpecError` for an unknown `failures` option, naming those that exist."""
     allowed = get_args(FailuresOption)
     if failures not in allowed:
         raise SpecError(setting("failures", failures) + f" must be one of {', '.join(map(repr, allowed))}")
@@ -81,14 +73,7 @@ def warn_without_worker_reuse(spark: SparkSession | None, *, depth: int = 1) -> 
 
 
 def arrow_udf(function: Callable[..., pa.Array], name: str, result: T.DataType, *, deterministic: bool) -> Any:
-    """Return a scalar Arrow UDF: those in one select share a Python worker, which iterator UDFs don't.
-
-    Args:
-        function: From arrays to an array.
-        name: What Spark shows of it.
-        result: Of what type.
-        deterministic: Whether Spark may compute it twice.
-    """
+    """Return a scalar Arrow UDF: those in one select share a Python worker, which iterator UDFs don't."""
     function.__name__ = name
     udf: Any = F.arrow_udf(function, result)  # type: ignore[attr-defined]
     return udf if deterministic else udf.asNondeterministic()

@@ -78,20 +78,8 @@ def embed_image(
     >>> len(df.select(embed_image("photo", model="demo")).first().photo_embedding)
     96
 
-    Args:
-        column: Encoded bytes, the struct of Spark's `image` source, struct<bytes, path>, or strings, which are URIs;
-            a name, a path into a struct (`page.photo`) or an expression. For arrays use `embed_columns`.
-        model: A name or a spec.
-        failures: As in `embed_text`.
-        deterministic: As in `embed_text`.
-        **spec_options: Fields of `EncoderSpec`, such as `allow_local_files=True`.
-
-    Returns:
-        array<float>, named `<column>_embedding` with its provenance as metadata; null where the image is null.
-
-    Raises:
-        SpecError: If the model or an option cannot work.
-        TypeError: If an option is unknown or has another name here.
+    As `embed_text`, for images: the column holds encoded bytes, the struct of Spark's `image` source, struct<bytes,
+    path>, or strings, which are URIs. Options are, for example, `allow_local_files=True`.
     """
     return _expression(column, "image", model, failures, deterministic, spec_options)
 
@@ -106,21 +94,9 @@ def embed_audio(
 ) -> Column:
     """Embed a column of audio.
 
-    Args:
-        column: Encoded bytes (WAV, FLAC, OGG, MP3), struct<array: array<float>, sampling_rate: int> (also named
-            `waveform` and `sample_rate`; array<array<float>> for two channels), struct<bytes, path>, or strings, which
-            are URIs; a name, a path into a struct or an expression. For arrays of audio clips use `embed_columns`.
-        model: A name or a spec.
-        failures: As in `embed_text`.
-        deterministic: As in `embed_text`.
-        **spec_options: Fields of `EncoderSpec`, such as `max_audio_seconds=120`.
-
-    Returns:
-        array<float>, named `<column>_embedding` with its provenance as metadata; null where the audio is null.
-
-    Raises:
-        SpecError: If the model or an option cannot work.
-        TypeError: If an option is unknown or has another name here.
+    As `embed_text`, for audio: the column holds encoded bytes (WAV, FLAC, OGG, MP3), struct<array: array<float>,
+    sampling_rate: int> (also named `waveform` and `sample_rate`; array<array<float>> for two channels), struct<bytes,
+    path>, or strings, which are URIs. Options are, for example, `max_audio_seconds=120`.
     """
     return _expression(column, "audio", model, failures, deterministic, spec_options)
 

@@ -67,17 +67,7 @@ def shape_of_arrow(kind: pa.DataType) -> Shape:
 
 
 def check_shape(what: str, option: str, kind: Kind, shape: Shape) -> None:
-    """Refuse a column that cannot be of its kind.
-
-    Args:
-        what: What the column is called.
-        option: The option that says its kind.
-        kind: Which kind.
-        shape: Of the column's type.
-
-    Raises:
-        SpecError: Saying what the kind takes, and which kind the column may be.
-    """
+    """Raise `SpecError` for a column that cannot be of its kind, saying what the kind takes and what fits."""
     if shape.family == "null" or _fits(kind, shape):
         return
     hint = ""

@@ -29,11 +29,7 @@ _WITHOUT = (
 
 
 class PartitionMeter(NamedTuple):
-    """Counts for one function; travels with it.
-
-    Attributes:
-        accumulator: Of the driver; None where there is none.
-    """
+    """Counts for one function; travels with it. The accumulator is the driver's; None where there is none."""
 
     accumulator: Any = None
 
@@ -103,11 +99,7 @@ _accumulators: dict[int, tuple[Any, Any]] = {}  # by the id of a SparkContext, w
 
 
 def meter_of(spark: SparkSession | None) -> PartitionMeter:
-    """Return the meter for functions that are planned in a session.
-
-    Args:
-        spark: A classic session, whose functions share an accumulator; with a Connect session, or None, there is none.
-    """
+    """Return the meter for functions planned in a session; with a Connect session, or None, it has no accumulator."""
     return PartitionMeter(None if spark is None else _accumulator_of(spark))
 
 

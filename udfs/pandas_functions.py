@@ -60,19 +60,7 @@ def image_udf(
 ) -> Any:
     """Return a pandas UDF that embeds images: `df.select(image_udf(model=…)("photo"))`.
 
-    Args:
-        model: A name or a spec.
-        failures: As in `embed_text`; with `struct` a null gives a struct of nulls, since pandas has no null for it.
-        deterministic: As in `embed_text`.
-        **spec_options: Fields of `EncoderSpec`.
-
-    Returns:
-        A scalar pandas UDF from what `embed_image` takes to array<float> (or the struct). It carries no
-        provenance: see `stamp_provenance`.
-
-    Raises:
-        SpecError: If the model or an option cannot work.
-        TypeError: If an option is unknown or has another name here.
+    As `text_udf`, for what `embed_image` takes.
     """
     return _pandas_udf("image", model, failures, deterministic, spec_options)
 
@@ -86,19 +74,7 @@ def audio_udf(
 ) -> Any:
     """Return a pandas UDF that embeds audio: `df.select(audio_udf(model=…)("sound"))`.
 
-    Args:
-        model: A name or a spec.
-        failures: As in `embed_text`; with `struct` a null gives a struct of nulls, since pandas has no null for it.
-        deterministic: As in `embed_text`.
-        **spec_options: Fields of `EncoderSpec`.
-
-    Returns:
-        A scalar pandas UDF from what `embed_audio` takes to array<float> (or the struct). It carries no
-        provenance: see `stamp_provenance`.
-
-    Raises:
-        SpecError: If the model or an option cannot work.
-        TypeError: If an option is unknown or has another name here.
+    As `text_udf`, for what `embed_audio` takes.
     """
     return _pandas_udf("audio", model, failures, deterministic, spec_options)
 
@@ -131,21 +107,10 @@ def embed_series(
     failures: str,
     meter: PartitionMeter = NO_DRIVER,
 ) -> pd.Series | pd.DataFrame:
-    """Embed one column of a batch, as Spark passes it to a pandas UDF.
+    """Embed one column of a batch, as Spark passes it to a pandas UDF: (dim,) float32 arrays or Nones, in order.
 
-    Args:
-        values: Strings or bytes; a struct comes as a DataFrame with a column for each field.
-        spec: What embeds.
-        modality: As what.
-        failures: Result of a bad row: `null`, `struct` or `raise`.
-        meter: What counts.
-
-    Returns:
-        As many (dim,) float32 arrays or Nones, in order; with `struct` the columns `embedding` and `failure`.
-
-    Raises:
-        SpecError: If the column holds arrays.
-        EmbeddingError: If a row is bad and `failures="raise"`.
+    A struct comes as a DataFrame with a column for each field. With `failures="struct"` the result has the columns
+    `embedding` and `failure`. A column of arrays raises `SpecError`.
     """
     import pandas as pd
 

@@ -23,12 +23,7 @@ Values = dict[str, Any]
 
 
 class NewArrays(NamedTuple):
-    """The columns that are added to the rows of a partition.
-
-    Attributes:
-        names: Their names.
-        make: Makes them of the results of several rows.
-    """
+    """The columns that are added to the rows of a partition."""
 
     names: Sequence[str]
     make: Callable[[Sequence[PlanResult]], list[pa.Array]]
@@ -52,13 +47,7 @@ def run_partition(
 ) -> Iterator[pa.RecordBatch]:
     """Take the rows of a partition through one session, so that they share micro-batches.
 
-    Args:
-        batches: As Spark cut them.
-        runner: The plan with its encoder.
-        sources: The input columns.
-        added: The new columns.
-        meter: The meter.
-        reader: Returns the reader of an Arrow type.
+    `reader` returns the reader of an Arrow type.
 
     Yields:
         The same rows in the same order, in smaller batches, as micro-batches become ready: a `limit` does not wait

@@ -61,13 +61,7 @@ def report_each(
 ) -> list[dict[str, Any]]:
     """Do something with each payload, in a task of its own, so that Spark retries them one by one.
 
-    Args:
-        spark: A classic or a Connect session.
-        payloads: What pickles.
-        work: Called on workers; what it returns can be said in JSON.
-
-    Returns:
-        What it returned, in the order of the payloads.
+    The reports, which can be said in JSON, come in the order of the payloads.
     """
     if not payloads:
         return []

@@ -106,11 +106,7 @@ def _with_candidates(candidates: Column, ranked: Column) -> Column:
 
 
 def rank_plan(spec: EncoderSpec, query_kind: Kind, candidate_kind: Kind, top_k: int | None, scale: Scale) -> RankPlan:
-    """Return how the values of two columns are ranked.
-
-    Raises:
-        SpecError: If an option cannot work.
-    """
+    """Return how the values of two columns are ranked."""
     plan = RankPlan("query", "candidates", query_kind, candidate_kind, RANKED_NAME, top_k, scale=scale)
     return plan.checked(spec)
 
@@ -171,11 +167,7 @@ def clip_similarity(
 
 
 def similarity_udf(spec: EncoderSpec, a_kind: Kind, b_kind: Kind, failures: str, deterministic: bool) -> Any:
-    """Return the UDF behind `clip_similarity`, which `register` makes available to SQL.
-
-    Raises:
-        SpecError: If a kind cannot work.
-    """
+    """Return the UDF behind `clip_similarity`, which `register` makes available to SQL."""
     check_kind("a_kind", a_kind, spec)
     check_kind("b_kind", b_kind, spec)
     plan = PairPlan("a", "b", query_kind=a_kind, candidate_kind=b_kind)

@@ -44,7 +44,6 @@ class InputColumn(NamedTuple):
     """Where the values of a column are.
 
     Attributes:
-        path: What the user calls it.
         steps: Index of the column in the DataFrame, then of the field in each struct on the way.
         is_array: Whether each row holds an array of values.
     """
@@ -55,11 +54,7 @@ class InputColumn(NamedTuple):
 
 
 def find_sources(schema: T.StructType, plan: ColumnPlan) -> list[InputColumn]:
-    """Find the columns of a plan.
-
-    Raises:
-        SpecError: If a column is missing, ambiguous, or holds values that its kind does not accept.
-    """
+    """Find the columns of a plan; raise `SpecError` if one is missing, ambiguous or not of its kind."""
     sources = []
     for path, column in plan.columns.items():
         steps, found = _find(schema, path, path)
@@ -70,11 +65,7 @@ def find_sources(schema: T.StructType, plan: ColumnPlan) -> list[InputColumn]:
 
 
 def find_column(schema: T.StructType, path: str) -> tuple[tuple[int, ...], T.DataType]:
-    """Find a column: the steps to it, as `InputColumn` has them, and its type.
-
-    Raises:
-        SpecError: If it is missing or ambiguous.
-    """
+    """Find a column: the steps to it, as in `InputColumn`, and its type; `SpecError` if it is missing or ambiguous."""
     return _find(schema, path, path)
 
 
@@ -135,16 +126,11 @@ def _is_sound_struct(struct: T.StructType) -> bool:
 def embedded_schema(
     schema: T.StructType, plan: ColumnPlan, sources: list[InputColumn], spec: EncoderSpec
 ) -> T.StructType:
-    """Return a DataFrame's schema with the columns that a plan adds.
+    """Return a DataFrame's schema with the columns that a plan adds, whose metadata is their provenance.
 
-    Args:
-        schema: The columns of the DataFrame.
-        plan: The columns.
-        sources: Where they are, in the plan's order.
-        spec: What makes the vectors; its provenance becomes metadata of their columns.
+    A column of that name that exists already raises `SpecError`; Spark ignores case.
 
-    Raises:
-        SpecError: If a column of that name exists already; Spark ignores case.
+    `sources` are in the plan's order.
     """
     by_lower_name = {name.lower() for name in schema.names}
     taken = (name for name in plan.new_names if name.lower() in by_lower_name | {FAILURES_COLUMN})

@@ -41,20 +41,9 @@ _PIECE_ROWS = 128
 def rank_array(
     queries: pa.Array, candidates: pa.Array, spec: EncoderSpec, plan: RankPlan, meter: PartitionMeter = NO_DRIVER
 ) -> pa.Array:
-    """Rank the candidates of an Arrow batch; all its queries share micro-batches.
+    """Rank the candidates of an Arrow batch, and return lists of position, clip_score, cosine and failure, best first.
 
-    Args:
-        queries: Of a type that the plan's `query_kind` takes.
-        candidates: Lists of what its `candidate_kind` takes.
-        spec: The encoder.
-        plan: How the values are ranked; its `query` and `candidates` name them in failures.
-        meter: The meter.
-
-    Returns:
-        For each query a list of position, clip_score, cosine and failure, best first; null where either is null.
-
-    Raises:
-        SpecError: If a column holds what its kind does not take.
+    All queries share micro-batches. The plan's `query` and `candidates` name the columns in failures.
     """
     check_shape("the query", "query_kind", plan.query_kind, shape_of_arrow(queries.type))
     check_candidates("candidate_kind", plan.candidate_kind, candidates.type)
@@ -73,21 +62,9 @@ def rank_array_with_candidates(
     declared: T.DataType,
     meter: PartitionMeter = NO_DRIVER,
 ) -> pa.Array:
-    """Rank as `rank_array` does, with each candidate beside its scores.
+    """Rank as `rank_array` does, with each candidate beside its position, clip_score, cosine and failure.
 
-    Args:
-        queries: As in `rank_array`.
-        candidates: As in `rank_array`.
-        spec: The encoder.
-        plan: How the values are ranked.
-        declared: What the candidates were said to be; Spark would cast others to it without a word.
-        meter: The meter.
-
-    Returns:
-        Lists of candidate, position, clip_score, cosine and failure; the candidates are taken as Arrow has them.
-
-    Raises:
-        SpecError: If a column holds what its kind does not take, or candidates are not of the type declared.
+    Candidates of another type than `declared` raise `SpecError`: Spark would cast them to it without a word.
     """
     ranked = rank_array(queries, candidates, spec, plan, meter)
     if pa.types.is_null(candidates.type):
@@ -110,22 +87,9 @@ def rank_array_with_candidates(
 def similarity_array(
     left: pa.Array, right: pa.Array, spec: EncoderSpec, plan: PairPlan, failures: str, meter: PartitionMeter = NO_DRIVER
 ) -> pa.Array:
-    """Compare two columns of an Arrow batch, row by row.
+    """Compare two columns of an Arrow batch row by row, and return cosines, or structs of similarity and failure.
 
-    Args:
-        left: Of a type that the plan's `query_kind` takes.
-        right: Of a type that its `candidate_kind` takes.
-        spec: The encoder.
-        plan: Its `query` and `candidate` name the columns.
-        failures: Result of a bad row: `null`, `struct` or `raise`.
-        meter: The meter.
-
-    Returns:
-        Cosines (or structs of similarity and failure), null where either value is null.
-
-    Raises:
-        SpecError: If a column holds what its kind does not take.
-        EmbeddingError: If a row is bad and `failures="raise"`.
+    The plan's `query` and `candidate` name the columns.
     """
     check_shape(f"column {plan.query!r}", f"{plan.query}_kind", plan.query_kind, shape_of_arrow(left.type))
     check_shape(f"column {plan.candidate!r}", f"{plan.candidate}_kind", plan.candidate_kind, shape_of_arrow(right.type))
@@ -147,22 +111,9 @@ def _of_pair(failure: Failure) -> Failure:
 def classify_array(
     values: pa.Array, spec: EncoderSpec, kind: Kind, labels: LabelSet, failures: str, meter: PartitionMeter = NO_DRIVER
 ) -> pa.Array:
-    """Classify one column of an Arrow batch.
+    """Classify one column, and return lists of label, clip_score and cosine, or structs of labels and failure.
 
-    Args:
-        values: Of a type that the kind takes.
-        spec: The encoder.
-        kind: What the values are.
-        labels: The labels to choose from.
-        failures: Result of a bad row: `null`, `struct` or `raise`.
-        meter: The meter.
-
-    Returns:
-        Lists of label, clip_score and cosine, best first (or structs of labels and failure); null for null.
-
-    Raises:
-        SpecError: If the column holds what its kind does not take, or a label cannot be embedded.
-        EmbeddingError: If a row is bad and `failures="raise"`.
+    Lists are sorted best first. A label that cannot be embedded raises `SpecError`.
     """
     check_shape("the column", "kind", kind, shape_of_arrow(values.type))
     encoder = encoder_of_task(spec)
@@ -212,18 +163,7 @@ def score_batches(
     sources: Sequence[InputColumn],
     meter: PartitionMeter = NO_DRIVER,
 ) -> Iterator[pa.RecordBatch]:
-    """Score the pairs of a partition.
-
-    Args:
-        batches: As Spark cut them.
-        spec: The encoder.
-        plan: Where query and candidate are.
-        sources: Those two columns.
-        meter: The meter.
-
-    Yields:
-        The same rows in the same order, with their cosine, their logit and their failures.
-    """
+    """Score the pairs of a partition, and yield the same rows in order, with cosine, logit and failures."""
     plan = dataclasses.replace(plan, by=())  # Spark groups by those columns: they are not read here
 
     def make(made: Sequence[PlanResult]) -> list[pa.Array]:

@@ -100,11 +100,7 @@ def search(
 
 
 def search_udf(spec: EncoderSpec | None, plan: SearchPlan, failures: str, deterministic: bool) -> Any:
-    """Return the UDF behind `search`.
-
-    Raises:
-        SpecError: If a column of the hits has a type that Spark lacks.
-    """
+    """Return the UDF behind `search`; raise `SpecError` if a column of the hits has a type that Spark lacks."""
     meter = meter_of(SparkSession.getActiveSession())
 
     def search_(query: pa.Array) -> pa.Array:
@@ -130,21 +126,9 @@ def _spark_type(plan: SearchPlan) -> T.StructType:
 def search_array(
     queries: pa.Array, spec: EncoderSpec | None, plan: SearchPlan, failures: str, meter: PartitionMeter = NO_DRIVER
 ) -> pa.Array:
-    """Search for the queries of an Arrow batch, all together.
+    """Search for the queries of an Arrow batch, all together, and return lists of hits, or structs of hits and failure.
 
-    Args:
-        queries: Of a type that the plan's `query_kind` takes.
-        spec: What embeds them; None for vectors.
-        plan: What is searched for, and where.
-        failures: Result of a bad query: `null`, `struct` or `raise`.
-        meter: What counts.
-
-    Returns:
-        Lists of the plan's `hit_type` (or structs of hits and failure); null for null.
-
-    Raises:
-        SpecError: If the column holds what its kind does not take.
-        EmbeddingError: If a query is bad and `failures="raise"`.
+    `spec` is None for vectors.
     """
     check_shape("the query", "query_kind", plan.query_kind, shape_of_arrow(queries.type))
     task = TaskContext.get()

@@ -42,13 +42,7 @@ _THERE = _Columns(
 
 
 def write_skip_lists(spark: SparkSession, shards: Sequence[Shard], job: Job) -> None:
-    """Write for every shard the list of its rows to skip, found by a join of DataFrames.
-
-    Args:
-        spark: A classic or a Connect session.
-        shards: The shards to read; each task receives only its own.
-        job: Whose `skip_existing` names the datasets.
-    """
+    """Write for every shard the list of its rows to skip, found by a join of DataFrames."""
     assert job.skip_existing is not None
     together = _SHARDS_PER_TASK if job.skip_existing.by == "id" else 1  # by content all files are fetched
     wanted = _each(spark, shards, together, _WANTED, lambda n, shard: ((*one, n) for one in keys_wanted(shard, job)))

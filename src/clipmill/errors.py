@@ -74,11 +74,7 @@ class DatasetError(ClipmillError, RuntimeError):
 
 
 class EmbeddingError(ClipmillError, ValueError):
-    """Rows failed in a call that must return a vector for every row.
-
-    Attributes:
-        failures: The failures by the row's position in the call.
-    """
+    """Rows failed in a call that must return a vector for every row; `failures` has them by position in the call."""
 
     def __init__(self, failures: dict[int, object]) -> None:
         first, failure = next(iter(failures.items()))
@@ -115,17 +111,6 @@ def noted_message(traceback: str) -> Message | None:
 def check_integer(
     name: str, value: Any, *, least: int = 1, error: type[ClipmillError] = SpecError, hint: str | None = None
 ) -> None:
-    """Check the value of an option that counts something.
-
-    Args:
-        name: The option's keyword.
-        value: Its value, of any type.
-        least: The smallest allowed value.
-        error: Type of the error.
-        hint: What else the option takes.
-
-    Raises:
-        ClipmillError: Of the type `error`, if the value is not an integer of at least `least`.
-    """
+    """Raise an `error` naming the option, with the `hint`, if its value is not an integer of at least `least`."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
         raise error(setting(name, value) + f" is not an integer of at least {least}", hint=hint)

@@ -51,11 +51,7 @@ Part = str | Setting | BySurface
 
 
 class Message(str):
-    """A message for Python users, which keeps the parts it was made from.
-
-    Attributes:
-        parts: Texts and options, in order.
-    """
+    """A message for Python users, which keeps the parts it was made from: texts and options, in order."""
 
     parts: tuple[Part, ...]
 
@@ -94,12 +90,7 @@ def by_surface(*, python: str, flags: str) -> Message:
 
 
 def render(text: str, flag: Callable[[Setting], str]) -> str:
-    """Return a message as the command line shows it.
-
-    Args:
-        text: A message, or plain text, which is returned unchanged.
-        flag: Returns the flag for an option.
-    """
+    """Return a message with each option as `flag` returns it; plain text is returned unchanged."""
     renderers: dict[type, Callable[[Any], str]] = {str: str, Setting: flag, BySurface: lambda one: one.flags}
     return "".join(renderers[type(one)](one) for one in parts_of(text))
 

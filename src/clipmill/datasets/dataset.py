@@ -257,15 +257,7 @@ def read_manifests(directory: str) -> list[dict[str, Any]]:
 
 
 def parse_manifest(path: str, content: bytes) -> dict[str, Any]:
-    """Parse a manifest.
-
-    Args:
-        path: Path of the manifest, for the error message.
-        content: The file's bytes.
-
-    Raises:
-        DatasetError: If the content is not a JSON object.
-    """
+    """Parse a manifest; `path` is for the error message. Raise `DatasetError` if it is not a JSON object."""
     if (manifest := json_object(content)) is None:
         raise DatasetError(f"{path} is damaged: it does not hold a JSON object; run its shard again")
     return manifest

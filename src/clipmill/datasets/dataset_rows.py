@@ -56,11 +56,7 @@ def open_parquet(location: str) -> pyarrow.dataset.Dataset:
 
 
 def parquet_paths(location: str) -> tuple[Folder, list[str]]:
-    """Return the paths of a Parquet file, or of all Parquet files in a directory, within their file system.
-
-    Raises:
-        DatasetError: If the path does not exist or holds no Parquet file.
-    """
+    """Return the paths, in their file system, of a Parquet file or of all in a directory; `DatasetError` if none."""
     folder = Folder.of(location)
     paths = [folder.path]
     with dataset_errors("read", location):

@@ -65,11 +65,7 @@ def prepare_directory(directory: str, *, overwrite: bool = False) -> None:
 
 
 def files_to_delete(directory: str, *, overwrite: bool = False) -> list[str]:
-    """Return the files that `prepare_directory` would delete, in deletion order.
-
-    Raises:
-        DatasetError: As `prepare_directory` does, except if the directory cannot be written: that is not tried.
-    """
+    """Return the files that `prepare_directory` would delete, in deletion order; it does not try to write there."""
     folder = Folder.of(directory)
     with dataset_errors("look at", folder.url):
         if folder.fs.isfile(folder.path):

@@ -64,11 +64,9 @@ def joined_hash(places: Sequence[str], hashes: Sequence[str | None]) -> str | No
 
 
 def hash_of_outcomes(places: Sequence[str], outcomes: Sequence[Outcome | Classified]) -> str | None:
-    """Return the content hash of an embedded row. None if any of its values failed, or all are null.
+    """Return the content hash of an embedded row; None if any of its values failed, or all are null.
 
-    Args:
-        places: See `joined_hash`.
-        outcomes: The row's outcomes, from a session with `hashed=True`.
+    For `places` see `joined_hash`. The outcomes are from a session with `hashed=True`.
     """
     hashes: list[str | None] = []
     for outcome in outcomes:

@@ -155,14 +155,7 @@ class Encoder:
         >>> load_encoder("fake::dim=4").embed_images([image])
         array([[ 20.,  30., 255., 255.]], dtype=float32)
 
-        Args:
-            images: n images: encoded bytes, (H, W, 3) arrays, Pillow images or URIs.
-
-        Returns:
-            (n, dim) float32; rows have length 1 if the spec has `normalize=True`.
-
-        Raises:
-            EmbeddingError: If any image fails. `embed` returns failures as data instead.
+        As `embed_texts`, for n images: encoded bytes, (H, W, 3) arrays, Pillow images or URIs.
         """
         return self._matrix(self.embed("image", _checked(images)))
 
@@ -175,15 +168,8 @@ class Encoder:
         >>> load_encoder("fake::dim=4&modalities=audio").embed_audios([(silence, 16_000)]).tolist()
         [[1.0, 16000.0, 16000.0, 0.0]]
 
-        Args:
-            audios: n clips: encoded bytes (WAV, FLAC, OGG, MP3), URIs, or pairs (waveform, sample rate). A waveform is
-                (samples,) or (2, samples), float in [-1, 1] or int16; the sample rate is in Hz.
-
-        Returns:
-            (n, dim) float32; rows have length 1 if the spec has `normalize=True`.
-
-        Raises:
-            EmbeddingError: If any clip fails. `embed` returns failures as data instead.
+        As `embed_texts`, for n clips: encoded bytes (WAV, FLAC, OGG, MP3), URIs, or pairs (waveform, sample rate). A
+        waveform is (samples,) or (2, samples), float in [-1, 1] or int16; the sample rate is in Hz.
         """
         return self._matrix(self.embed("audio", _checked(audios)))
 

@@ -19,12 +19,10 @@ class Slot:
     """One item of a row in flight.
 
     Attributes:
-        row: The row it belongs to.
         nbytes: Bytes of its content; once it is prepared, bytes of the model's input.
         may_be_audio: Whether it is, or may turn out to be, an audio clip.
         future: The thread's work on it; None before and after.
         prepared: The model's input, until it is encoded.
-        outcome: Its result, once it is done.
         content_hash: The hash of its content, if the session computes hashes.
         key: Its key in the vector cache, if it leads: no equal item was cached or in flight when it started.
         followers: Slots of equal items that started later and wait for its outcome.
@@ -49,8 +47,6 @@ class Row:
     """A row in flight.
 
     Attributes:
-        token: The caller's token.
-        slots: One for each of its items.
         open: How many of its slots have no outcome yet.
         nbytes: Bytes that the caller holds for the row: its contents and its future vectors.
     """
@@ -104,10 +100,7 @@ def count_texts(slots: list[Slot]) -> int:
 def cut_by_length(slots: list[Slot], max_rows: int, max_tokens: int | None) -> list[list[Slot]]:
     """Split texts into micro-batches of similar length, since a micro-batch costs as much as its longest text.
 
-    Args:
-        slots: Prepared texts.
-        max_rows: Maximum rows of a micro-batch. Has no effect with `max_tokens`.
-        max_tokens: Maximum tokens of a micro-batch, including padding. Micro-batches of short texts get more rows.
+    `max_tokens` counts padding, so micro-batches of short texts get more rows; with it, `max_rows` has no effect.
 
     Returns:
         Micro-batches, short texts first. Texts of equal length keep their order.
@@ -135,12 +128,7 @@ class Window:
     """
 
     def __init__(self, max_values: int, max_bytes: int) -> None:
-        """Start without any sizes known.
-
-        Args:
-            max_values: Maximum number of values in flight.
-            max_bytes: Maximum bytes of all values in flight, once prepared.
-        """
+        """Start without any sizes known; `max_bytes` limits the values in flight together, once prepared."""
         self._max_values = max_values
         self._max_bytes = max_bytes
         self._assumed_bytes = 0

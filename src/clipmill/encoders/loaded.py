@@ -53,19 +53,12 @@ class Loaded:
     """One model of this process, shared by many threads and by all encoders with the same weights.
 
     Attributes:
-        model: The model.
         threads: Cores that this worker may use.
         lock: Held during each call of the model.
-        pixels: The budget of pixels being decoded.
     """
 
     def __init__(self, model: Model, threads: int) -> None:
-        """Wrap a newly loaded model.
-
-        Args:
-            model: The model.
-            threads: Cores that this worker may use.
-        """
+        """Wrap a newly loaded model, for a worker that may use `threads` cores."""
         self.model = model
         self.threads = threads
         self.lock = threading.Lock()

@@ -31,13 +31,7 @@ def encode_slots(
 
     After an out-of-memory error, the number of rows that fit is remembered for all users of the model.
 
-    Args:
-        loaded: The model.
-        key: The modality and the group of all slots.
-        slots: The slots to encode, at least one.
-        stats: Counts the calls.
-        finish: Called once for each slot, with its vector or failure.
-        normalize: Whether vectors are scaled to length 1.
+    All slots have the modality and the group of `key`. `finish` is called once for each, with its vector or failure.
 
     Returns:
         Rows of the largest call that fit into memory; 0 if a row did not fit even alone.
@@ -93,14 +87,7 @@ def _finish_all(modality: str, slots: Sequence[Slot], vectors: np.ndarray, finis
 def call_model(
     loaded: Loaded, modality: str, payloads: Sequence[Any], stats: Stats, *, normalize: bool = False
 ) -> np.ndarray:
-    """Embed a micro-batch.
-
-    Args:
-        loaded: The model. Its lock is held during the call.
-        modality: The modality of all payloads.
-        payloads: n payloads of one group, from `Model.prepare`.
-        stats: Counts the call.
-        normalize: Whether vectors are scaled to length 1.
+    """Embed n payloads of one group, from `Model.prepare`, while holding the model's lock.
 
     Returns:
         (n, dim) float32, in the order of the payloads.
@@ -120,13 +107,6 @@ def call_model(
 
 
 def normalize_rows(vectors: np.ndarray) -> np.ndarray:
-    """Scale each row to length 1. Rows of zeros are returned unchanged.
-
-    Args:
-        vectors: (n, dim) float32.
-
-    Returns:
-        (n, dim) float32.
-    """
+    """Scale each row of (n, dim) float32 to length 1. Rows of zeros are returned unchanged."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(lengths == 0, 1, lengths)

@@ -44,8 +44,6 @@ class Labelled:
 
     Attributes:
         values: `label`, `clip_score` and `cosine` of its best labels, best first.
-        truncated: Whether the text was cut to the context length.
-        media_type: The detected media type.
     """
 
     values: list[dict[str, Any]]

@@ -35,19 +35,9 @@ class Preparation(NamedTuple):
 
 
 def prepare_item(item: Item, loaded: Loaded, spec: EncoderSpec, *, hashed: bool = False) -> Preparation:
-    """Decode one item whose content is in memory.
+    """Decode one item whose content is in memory: neither null nor failed, and not a URI.
 
-    Args:
-        item: Neither null nor failed, and not a URI.
-        loaded: The model and its pixel budget.
-        spec: Limits and options.
-        hashed: Whether to compute the content hash.
-
-    Returns:
-        The prepared item, or its failure.
-
-    Raises:
-        ClipmillError: For errors of the job and not of the item, such as a missing extra.
+    Errors of the job and not of the item, such as a missing extra, raise a `ClipmillError`.
     """
     started = time.perf_counter()
     modality, content = str(item.modality), item.content
@@ -81,14 +71,6 @@ def fetch_and_prepare(
     """Fetch one URI, then decode it in a thread of `decoders`.
 
     The fetching thread waits for the decoding, so that there are never more fetched contents than fetching threads.
-
-    Args:
-        item: An item whose content is a `Uri`.
-        loaded: See `prepare_item`.
-        spec: See `prepare_item`.
-        policy: The URIs that are allowed, and their limits.
-        decoders: The threads that decode.
-        hashed: See `prepare_item`.
     """
     started = time.perf_counter()
     uri: Uri = item.content

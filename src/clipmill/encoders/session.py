@@ -66,15 +66,7 @@ class EmbedSession:
     def __init__(
         self, spec: EncoderSpec, loaded: Loaded, stats: Stats, cache: VectorCache, *, hashed: bool = False
     ) -> None:
-        """Start with nothing in flight.
-
-        Args:
-            spec: The limits and options.
-            loaded: The model and its threads.
-            stats: Counts rows, failures and times.
-            cache: The vectors of earlier values, shared by the sessions of this spec in this process.
-            hashed: Whether vectors have a `content_hash`.
-        """
+        """Start with nothing in flight; the cache is shared by the sessions of this spec in this process."""
         self._spec = spec
         self._loaded = loaded
         self._stats = stats
@@ -205,10 +197,9 @@ class EmbedSession:
             self._decoding.append(slot)
 
     def _reuse_equal(self, slot: Slot, item: Item) -> bool:
-        """Give a slot the vector of an equal item, now or when that one is done.
+        """Give a slot the vector of an equal item, now or when that one is done; return whether there is one.
 
-        Returns:
-            Whether there is an equal item. If not, the slot leads later equal ones, provided that it can be cached.
+        If there is none, the slot leads later equal ones, provided that it can be cached.
         """
         key = key_of(item)
         if key is None:
@@ -235,11 +226,7 @@ class EmbedSession:
             self._take(self._arrived.get())
 
     def _take_next(self, timeout_s: float | None = None) -> None:
-        """Wait for the next value from the threads and receive it.
-
-        Raises:
-            queue.Empty: If none arrived in time.
-        """
+        """Receive the next value from the threads; raise `queue.Empty` if none arrives in time."""
         self._take(self._decoding.popleft() if self._decoding else self._arrived.get(timeout=timeout_s))
 
     def _take(self, slot: Slot) -> None:

@@ -35,13 +35,6 @@ def locked(path: Path, name: str) -> Iterator[None]:
 
     The lock ends with the process that holds it. On file systems without locks, the block runs without one, after a
     warning. Therefore write the entry under a temporary name and rename it when it is complete.
-
-    Args:
-        path: The lock file. It is created if necessary, and never deleted.
-        name: The name of the entry in log messages.
-
-    Raises:
-        OSError: If the directory is not writable.
     """
     with path.open("a") as file:
         try:

@@ -34,7 +34,6 @@ def open_location(location: str | os.PathLike[str]) -> tuple[Any, str]:
 
     Raises:
         DatasetError: If the scheme is unknown, or is http(s), which cannot be listed.
-        MissingExtraError: If the scheme's driver is not installed.
     """
     import fsspec  # imported here: it imports asyncio and ssl, which many users of an encoder never need
     from fsspec.implementations.local import LocalFileSystem
@@ -75,12 +74,7 @@ def open_input(location: str) -> IO[bytes]:
 
 @contextlib.contextmanager
 def dataset_errors(action: str, where: str) -> Iterator[None]:
-    """Turn errors of file systems into a `DatasetError` with the action, the location and a hint.
-
-    Args:
-        action: What the block does, as in "cannot {action} {where}".
-        where: Path or URL.
-    """
+    """Turn errors of file systems into a `DatasetError` "cannot {action} {where}", with a hint."""
     try:
         yield
     except ClipmillError:
@@ -213,9 +207,6 @@ def remove_temporaries(folder: Folder) -> None:
     """Delete the temporary files that dead processes left on this machine for a folder on an object store.
 
     Temporary files on other machines cannot be found from here.
-
-    Args:
-        folder: A directory that no other process is writing to.
     """
     if is_local(folder.fs):
         return  # their temporary files are in the folder itself

@@ -157,14 +157,7 @@ class DirectoryLock:
 
 
 def read_lock(folder: Folder) -> dict[str, Any] | None:
-    """Return the content of a directory's lock, or None if it has none.
-
-    Returns:
-        Empty if the file is damaged.
-
-    Raises:
-        DatasetError: If it cannot be read.
-    """
+    """Return the content of a directory's lock: None if it has none, empty if the file is damaged."""
     try:
         content = json_object(folder.read(LOCK)) or {}
     except FileNotFoundError:
@@ -173,33 +166,21 @@ def read_lock(folder: Folder) -> dict[str, Any] | None:
 
 
 def refuse_if_held(folder: Folder) -> None:
-    """Refuse a directory that another job is writing to.
-
-    Raises:
-        DatasetError: If its lock is held by another process.
-    """
+    """Raise `DatasetError` if another process holds the lock of a directory."""
     current = read_lock(folder)
     if current and current["token"] not in {lock.token for lock in _held}:
         _refuse_if_alive(folder, current)
 
 
 def check_held(folder: Folder) -> None:
-    """Check that this process has not lost its lock of a directory. Directories that it never locked pass.
-
-    Raises:
-        DatasetError: If the lock is lost, as in `DirectoryLock.check`.
-    """
+    """Raise `DatasetError` if this process has lost its lock of a directory. Directories that it never locked pass."""
     for lock in list(_held):
         if lock._folder.url == folder.url:
             lock.check()
 
 
 def clear_lock(folder: Folder) -> None:
-    """Delete the lock of a dead job.
-
-    Raises:
-        DatasetError: If the lock is held by another process.
-    """
+    """Delete the lock of a dead job; raise `DatasetError` if another process holds it."""
     refuse_if_held(folder)
     current = read_lock(folder)
     if current is not None and current.get("token") not in {lock.token for lock in _held}:

@@ -12,13 +12,7 @@ if TYPE_CHECKING:
 
 
 def parquet_writer(sink: Any, schema: pa.Schema, **options: Any) -> pq.ParquetWriter:
-    """Open a Parquet file for writing, with a checksum for each page.
-
-    Args:
-        sink: A path, or an Arrow file.
-        schema: The schema of every table that is written.
-        **options: Further arguments of `ParquetWriter`.
-    """
+    """Open a path or an Arrow file for writing Parquet, with a checksum for each page."""
     import pyarrow.parquet as pq  # imported here: it imports all of pyarrow's file systems, and ssl
 
     return pq.ParquetWriter(sink, schema, compression="zstd", write_page_checksum=True, **options)
@@ -28,10 +22,6 @@ def parquet_file(source: Any, **options: Any) -> pq.ParquetFile:
     """Open a Parquet file for reading. A page that does not match its checksum raises an `OSError`.
 
     Pages without a checksum are read unchecked.
-
-    Args:
-        source: A path, or an open file.
-        **options: Further arguments of `ParquetFile`.
     """
     import pyarrow.parquet as pq
 

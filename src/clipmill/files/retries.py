@@ -88,12 +88,7 @@ def is_transient_status(status: int) -> bool:
 
 
 def read_retry_after(value: str, clock: Callable[[], float] = time.time) -> float | None:
-    """Return the pause in seconds that a `Retry-After` header asks for. None if it is neither a number nor a date.
-
-    Args:
-        value: The header's value, empty if there is none.
-        clock: Returns the seconds since 1970.
-    """
+    """Return the pause in seconds that a `Retry-After` header asks for; None if it is neither a number nor a date."""
     value = value.strip()
     if value.isascii() and value.isdecimal():
         return float(value)

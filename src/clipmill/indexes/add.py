@@ -157,13 +157,9 @@ class _AddRun:
     """One run of `add_to_index`, which holds the lock.
 
     Attributes:
-        folder: Of the index.
         old: The manifest before the run.
         index: The index before the run, opened from files on this machine.
-        source: The rows to add.
-        options: The user's.
         scratch: Where copies of files from an object store go.
-        lock: Of the index.
     """
 
     folder: Folder
@@ -239,11 +235,8 @@ class _AddRun:
     def _write_index(self, name: str, path: str, mergeable: tuple[Any, Codes] | None, totals: ShardTotals) -> int:
         """Write the index file of old and new rows, and return its size.
 
-        Args:
-            name: Of the new file.
-            path: Of the old file on this machine.
-            mergeable: The old file's index without vectors, and its codes; None for kinds that cannot be merged.
-            totals: The reports of the new shards.
+        `mergeable` is the old file's index without vectors, and its codes; None for kinds that cannot be merged. `path`
+        is the old file on this machine.
         """
         if mergeable is None:
             index = faiss_library().read_index(path)

@@ -39,8 +39,7 @@ _BLOCK_BYTES = 32 * 2**20
 def scratch_for(folder: Folder) -> Iterator[Path]:
     """Yield the folder for local copies of files: a temporary one for an object store, else the index.
 
-    Args:
-        folder: Of the index, whose lock is held. Copies that exist are therefore of a dead run, and deleted.
+    Copies that exist are of a dead run, since the lock of the index is held, and are deleted.
     """
     if is_local(folder.fs):
         yield Path(folder.path)
@@ -55,12 +54,9 @@ def scratch_for(folder: Folder) -> Iterator[Path]:
 def stage_inputs(folder: Folder, job: IndexJob, trained: Any | None, queries: np.ndarray, rows: np.ndarray) -> None:
     """Write what every worker needs into the staging folder.
 
-    Args:
-        folder: Of the index.
-        job: What is done with the shards.
-        trained: The index without vectors, if workers make codes for its lists.
-        queries: (q, dim) float32 of length 1, whose ground truth is searched.
-        rows: (q,) int64, their numbers among the rows of the source, rising; -1 for queries from elsewhere.
+    `trained` is the index without vectors, if workers make codes for its lists. `queries` are (q, dim) float32 of
+    length 1, whose ground truth is searched; `rows`, (q,) int64, are their numbers among the rows of the source,
+    rising, or -1 for queries from elsewhere.
     """
     folder.make(STAGING)
     if trained is not None:
@@ -78,7 +74,6 @@ class ShardTotals:
         segments: Of those that have rows, in order of position.
         rows: Vectors in the index.
         nulls: Rows without a vector.
-        failed: Vectors that cannot be searched, by reason.
         skipped: Rows whose ids were in the index already.
         files: Bytes by name.
         codes: Name and rows of each file of staged codes, in order of position.
@@ -94,16 +89,7 @@ class ShardTotals:
 
 
 def sum_reports(folder: Folder, job: IndexJob, numbers: Sequence[int]) -> ShardTotals:
-    """Sum the reports of the shards, and delete the files of shards without rows.
-
-    Args:
-        folder: Of the index.
-        job: Whose shards they are.
-        numbers: Of the shards.
-
-    Raises:
-        DatasetError: If one has no report, and so was not built.
-    """
+    """Sum the reports of the shards, and delete files of those without rows; `DatasetError` if one has no report."""
     reports = [_report_of(folder, job, number) for number in numbers]
     with_rows = [report for report in reports if report["rows"]]
     clear(folder, [name for report in reports if not report["rows"] for name in report["files"]])
@@ -132,15 +118,7 @@ def _report_of(folder: Folder, job: IndexJob, number: int) -> dict[str, Any]:
 
 
 def staged_parts(folder: Folder, index: Any, found: ShardTotals, first: int, scratch: Path) -> list[Codes]:
-    """Return the codes that the shards have staged.
-
-    Args:
-        folder: Of the index.
-        index: The trained index.
-        found: What the shards reported.
-        first: Position of the first of their rows.
-        scratch: Where copies of files from an object store go.
-    """
+    """Return the codes that the shards have staged; `first` is the position of their first row."""
     ivf = ivf_of(index)
     parts: list[Codes] = []
     for name, rows in found.codes:
@@ -199,15 +177,7 @@ def publishing(folder: Folder, name: str, lock: DirectoryLock) -> Iterator[Path]
 def gather_ground_truth(
     folder: Folder, job: IndexJob, found: ShardTotals, first: int, queries: np.ndarray, scratch: Path
 ) -> tuple[Hits, np.ndarray]:
-    """Merge the ground truth of the shards.
-
-    Args:
-        folder: Of the index.
-        job: Whose shards they are.
-        found: What they reported.
-        first: Position of the first of their rows.
-        queries: (q, dim), those that were staged.
-        scratch: Where copies of files from an object store go.
+    """Merge the ground truth of the shards for the staged queries; `first` is the position of the shards' first row.
 
     Returns:
         The nearest rows of each query, and the positions of the queries themselves, (q,) int64, -1 for those that are
@@ -237,13 +207,8 @@ def measure_and_publish(
 ) -> IndexManifest:
     """Measure the recall of an index whose files are in place, and publish its manifest, which completes it.
 
-    Args:
-        folder: Of the index.
-        manifest: Without search parameters and recall.
-        ground_truth: What searches should find.
-        target: Recall that should be reached.
-        scratch: Where copies of files from an object store go.
-        lock: Of the index. A process that has lost it meanwhile must not publish.
+    The manifest comes without search parameters and recall. A process that has lost the lock meanwhile does not
+    publish.
 
     Raises:
         DatasetError: If a file cannot be read, or another process holds the lock.

@@ -89,12 +89,7 @@ def run_locally(shards: Sequence[IndexShard], job: IndexJob) -> None:
 
 
 def plan_of(source: VectorSource, options: IndexOptions) -> IndexPlan:
-    """Plan an index of a source.
-
-    Raises:
-        DatasetError: If there are no vectors.
-        SpecError: See `plan_index` and `plan_factory`.
-    """
+    """Plan an index of a source; raise `DatasetError` if there are no vectors."""
     if not source.rows or not source.dim:
         raise DatasetError(
             f"no vectors in column {source.column!r} of {', '.join(one['location'] for one in source.datasets)}: "
@@ -243,15 +238,7 @@ def _train(plan: IndexPlan, vectors: np.ndarray) -> Any:
 
 
 def job_of(folder: Folder, source: VectorSource, plan: IndexPlan, run: str, *, has_lists: bool) -> IndexJob:
-    """Return what every worker needs.
-
-    Args:
-        folder: Of the index.
-        source: The rows of the shards.
-        plan: The plan of the index.
-        run: Id of this run.
-        has_lists: Whether codes for inverted lists are made.
-    """
+    """Return what every worker needs; `run` is this run's id."""
     room = max(0, plan.max_memory_bytes - PROCESS_BYTES)
     return IndexJob(
         directory=folder.url,
@@ -268,11 +255,7 @@ def job_of(folder: Folder, source: VectorSource, plan: IndexPlan, run: str, *, h
 
 
 def refuse_own_input(folder: Folder, source: VectorSource) -> None:
-    """Refuse to write an index into one of its own datasets.
-
-    Raises:
-        DatasetError: If the folder of the index is in a dataset.
-    """
+    """Raise `DatasetError` if the folder of the index is in one of its own datasets."""
     for dataset in source.datasets:
         place = str(dataset["location"])
         if folder.url == place or folder.url.startswith(place.rstrip("/") + "/"):

@@ -24,17 +24,7 @@ class Candidates:
     """
 
     def __init__(self, path: str, rows: int, dim: int) -> None:
-        """Open an index file.
-
-        Args:
-            path: Of the file.
-            rows: Vectors that it must have.
-            dim: Values in each.
-
-        Raises:
-            DatasetError: If it cannot be read, or has other vectors.
-            MissingExtraError: If Faiss is not installed.
-        """
+        """Open an index file; raise `DatasetError` if it cannot be read, or has other vectors than (rows, dim)."""
         faiss = faiss_library()
         try:
             index = faiss.read_index(path, faiss.IO_FLAG_MMAP)

@@ -25,7 +25,6 @@ class Codes:
     """Codes in a file, list after list, with their ids.
 
     Attributes:
-        path: A local file.
         code_size: Bytes of a code.
         first_id: What is added to the ids in the file.
     """
@@ -51,11 +50,7 @@ class Codes:
         return np.frombuffer(self.read_bytes(start, count * ID_BYTES), "<i8") + self.first_id
 
     def read_bytes(self, start: int, count: int) -> bytes:
-        """Return bytes of the file.
-
-        Raises:
-            DatasetError: If it cannot be read, or ends before.
-        """
+        """Return bytes of the file; raise `DatasetError` if it cannot be read, or ends before."""
         if not count:
             return b""
         # Opened for each read: there may be more files than a process may have open.
@@ -70,12 +65,7 @@ class Codes:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StagedCodes(Codes):
-    """A file that a `ListEncoder` has staged.
-
-    Attributes:
-        rows: Rows in the file.
-        lists: How many lists there are.
-    """
+    """A file that a `ListEncoder` has staged."""
 
     rows: int
     lists: int

@@ -33,16 +33,7 @@ def rebuild_hint(manifest: IndexManifest) -> str | None:
 
 
 def check_fits(where: str, old: IndexManifest, source: VectorSource) -> None:
-    """Refuse rows of another dimension, or vectors of another model.
-
-    Args:
-        where: The index, for messages.
-        old: Its manifest.
-        source: The rows to add.
-
-    Raises:
-        DatasetError: If they do not fit.
-    """
+    """Raise `DatasetError` for rows of another dimension, or vectors of another model."""
     if source.dim != old.dim:
         raise DatasetError(
             f"the vectors have {source.dim} values, and those of the index {where} have {old.dim}; build an index "
@@ -65,11 +56,7 @@ def check_fits(where: str, old: IndexManifest, source: VectorSource) -> None:
 
 
 def check_memory(old: IndexManifest, rows: int) -> None:
-    """Refuse more rows than fit into memory, for kinds that cannot be merged from parts.
-
-    Raises:
-        SpecError: If the memory that the index was planned for does not suffice.
-    """
+    """Raise `SpecError` if more rows exceed the memory planned, for kinds that cannot be merged from parts."""
     if old.index_file is None or not rows:
         return
     allowed = int(old.plan["max_memory_bytes"])
@@ -89,11 +76,7 @@ def _provenance_value(provenance: Mapping[str, Any], name: str) -> Any:
 
 
 def unify_columns(old: pa.Schema, new: pa.Schema) -> pa.Schema:
-    """Return the columns of an index and of new rows.
-
-    Raises:
-        DatasetError: If a column has two types.
-    """
+    """Return the columns of an index and of new rows; raise `DatasetError` if a column has two types."""
     try:
         return pa.unify_schemas([old, new])
     except (pa.ArrowInvalid, pa.ArrowTypeError) as err:

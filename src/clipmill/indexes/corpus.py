@@ -31,15 +31,7 @@ class Corpus:
     """
 
     def __init__(self, location: str, source: VectorSource) -> None:
-        """Read the vectors.
-
-        Args:
-            location: Path or URL.
-            source: The dataset, as `open_source` found it.
-
-        Raises:
-            DatasetError: If there are too many, there is none, or a file cannot be read.
-        """
+        """Read the vectors; raise `DatasetError` if there are too many, there is none, or a file cannot be read."""
         check_size(location, source)
         self.location, self.dim = location, source.dim
         self._source = source
@@ -65,11 +57,9 @@ class Corpus:
         return Hits(hits.scores, np.where(hits.positions >= 0, self._numbers[hits.positions], -1))
 
     def rows(self, positions: np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return columns of rows, in the order of their positions; a column is read as a whole at its first use.
+        """Return columns of rows, (n,) int64 positions in order; by default all of the source's `keys`.
 
-        Args:
-            positions: (n,) int64.
-            columns: Those of the source's `keys`; all of them if None.
+        A column is read as a whole at its first use.
         """
         columns = self._source.keys.names if columns is None else columns
         with self._reading:
@@ -80,23 +70,12 @@ class Corpus:
         return held.take(pa.array(positions))
 
     def vectors(self, positions: np.ndarray) -> np.ndarray:
-        """Return the vectors at positions that a search returned.
-
-        Args:
-            positions: (n,) int64.
-
-        Returns:
-            (n, dim) float32 of length 1.
-        """
+        """Return the vectors at positions, (n,) int64, that a search returned: (n, dim) float32 of length 1."""
         return self._units[np.searchsorted(self._numbers, positions)]
 
 
 def check_size(location: str, source: VectorSource) -> None:
-    """Refuse a dataset that is too large to be held in memory.
-
-    Raises:
-        DatasetError: If its vectors take more than `MAX_CORPUS_BYTES`.
-    """
+    """Raise `DatasetError` if the vectors of a dataset take more than `MAX_CORPUS_BYTES`, too much for memory."""
     if (held := 4 * source.dim * source.rows) > MAX_CORPUS_BYTES:
         raise DatasetError(
             f"{location}: {source.rows:,} vectors of {source.dim} values are {decimal(held)}, and every process"
@@ -139,15 +118,7 @@ _reads = 0
 
 
 def open_corpus(location: str, source: VectorSource) -> Corpus:
-    """Return the vectors of a dataset; read them at the first call in this process, and again when the files changed.
-
-    Args:
-        location: Path or URL.
-        source: The dataset, as `open_source` found it when the search was planned.
-
-    Raises:
-        DatasetError: As `Corpus` does.
-    """
+    """Return the vectors of a dataset; read them at the first call in this process, and again when files changed."""
     global _reads
     key = (location, source.column)
     with _lock:  # held while reading, so that two threads do not read the same dataset

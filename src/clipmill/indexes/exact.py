@@ -71,24 +71,16 @@ def exact_top_k(queries: Any, corpus: Any, k: int) -> Hits:
 
 
 def check_k(k: Any, rows: int) -> None:
-    """Refuse a number of hits that cannot be had.
-
-    Raises:
-        SpecError: If it is not an integer between 1 and the number of vectors.
-    """
+    """Raise `SpecError` if a number of hits is not an integer between 1 and the number of vectors."""
     check_integer("top_k", k)
     if k > rows:
         raise SpecError(setting("top_k", k) + f" is more than the {rows:,} vectors that are searched")
 
 
 def float32_units(vectors: np.ndarray) -> np.ndarray:
-    """Scale vectors to length 1, block by block; see `scores.unit_rows`.
+    """Scale (m, dim) vectors to length 1 in float32, block by block, as multiples of 2**-26; see `scores.unit_rows`.
 
-    Args:
-        vectors: (m, dim) numbers.
-
-    Returns:
-        (m, dim) float32, every value a multiple of 2**-26; rows of zeros stay, rows that are not finite become zeros.
+    Rows of zeros stay, rows that are not finite become zeros.
     """
     units = np.empty(vectors.shape, np.float32)
     for start in range(0, len(vectors), _ROWS):
@@ -137,12 +129,7 @@ class ExactSearch:
     """
 
     def __init__(self, queries: np.ndarray, k: int) -> None:
-        """Start without vectors.
-
-        Args:
-            queries: (n, dim) numbers of any norm; those that are zero or not finite find nothing.
-            k: How many to keep.
-        """
+        """Keep k for (n, dim) queries of any norm; those that are zero or not finite find nothing."""
         self.hits = no_hits(len(queries), k)
         self._k = k
         self._units = np.nan_to_num(unit_rows(queries))
@@ -152,12 +139,7 @@ class ExactSearch:
         self._seen = 0
 
     def add(self, start: int, vectors: np.ndarray) -> None:
-        """Compare more vectors.
-
-        Args:
-            start: Position of the first.
-            vectors: (m, dim) float32 of length 1.
-        """
+        """Compare more vectors, (m, dim) float32 of length 1; `start` is the position of the first."""
         first = 0
         while first < len(vectors):
             rows = _ROWS if self._seen >= self._k else max(_FIRST_ROWS, self._k)
@@ -242,11 +224,7 @@ def _first_of_equal(vectors: np.ndarray, k: int) -> np.ndarray:
 
 
 def _places(groups: np.ndarray) -> np.ndarray:
-    """Return the place of each element in its group, from 0.
-
-    Args:
-        groups: (n,) the group of each, rising.
-    """
+    """Return the place of each element in its group, from 0; `groups` is (n,), rising."""
     starts = np.flatnonzero(np.diff(groups, prepend=-1))
     lengths = np.diff(starts, append=len(groups))
     return np.arange(len(groups)) - np.repeat(starts, lengths)
@@ -258,12 +236,7 @@ def no_hits(queries: int, k: int) -> Hits:
 
 
 def merge_hits(parts: list[Hits], k: int) -> Hits:
-    """Return the k best of several hits of the same queries; missing ones (NaN and -1) come last.
-
-    Args:
-        parts: Hits of each query in different vectors, in any order.
-        k: How many.
-    """
+    """Return the k best of hits of the same queries in different vectors; missing ones (NaN and -1) come last."""
     scores = np.concatenate([part.scores for part in parts], axis=1)
     positions = np.concatenate([part.positions for part in parts], axis=1)
     order = np.lexsort((positions, -scores), axis=1)[:, :k]  # sorts NaN last

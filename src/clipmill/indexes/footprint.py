@@ -18,12 +18,7 @@ _PACKED_LISTS_GROWTH = 1.7
 
 
 def index_bytes(empty: Any, rows: int) -> int:
-    """Estimate the size of an index: codes, ids, links and centroids.
-
-    Args:
-        empty: The index without vectors, trained or not.
-        rows: Vectors that it will have.
-    """
+    """Estimate the size of an index of so many rows: codes, ids, links and centroids."""
     ivf = ivf_of(empty)
     lists = 0 if ivf is None else int(ivf.nlist)
     links = 0 if hnsw_of(empty) is None else HNSW_ROW_BYTES
@@ -32,12 +27,7 @@ def index_bytes(empty: Any, rows: int) -> int:
 
 
 def filled_bytes(empty: Any, rows: int) -> int:
-    """Estimate the peak size of an index in a process that adds all vectors; 0 if it is merged from parts instead.
-
-    Args:
-        empty: The index without vectors, trained or not.
-        rows: Vectors that it will have.
-    """
+    """Estimate the peak size of an index in a process that adds all vectors; 0 if it is merged from parts instead."""
     if can_merge(empty):
         return 0
     size = index_bytes(empty, rows)

@@ -39,17 +39,7 @@ class IdComparison(NamedTuple):
 
 
 def compare_ids(source: VectorSource, index: OpenIndex, *, skip_existing: bool, where: str) -> IdComparison:
-    """Look for the ids of a source in an index.
-
-    Args:
-        source: The rows to add.
-        index: What they are added to.
-        skip_existing: Whether rows that are in the index are skipped.
-        where: What messages call the index.
-
-    Raises:
-        DatasetError: If rows are in the index and `skip_existing` is false, or ids cannot be compared.
-    """
+    """Look for the ids of a source in an index; `DatasetError` if some are there and `skip_existing` is False."""
     if (
         _ID not in source.keys.names
         or _ID not in index.columns
@@ -80,12 +70,6 @@ def count_ids(index: OpenIndex) -> Ids | None:
 
     Ids are compared by 64-bit hashes. The hashes may take a quarter of the memory that is left to this process; where
     they need more, the column is read several times, each time for a part of the hashes.
-
-    Args:
-        index: An open index.
-
-    Raises:
-        DatasetError: If a file cannot be read.
     """
     if _ID not in index.columns:
         return None

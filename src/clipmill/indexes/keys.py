@@ -30,12 +30,7 @@ class KeyFiles:
     """
 
     def __init__(self, directory: str, segments: Sequence[Segment]) -> None:
-        """Remember the files; none is read before rows are requested.
-
-        Args:
-            directory: Of the index, local.
-            segments: In order of position.
-        """
+        """Remember the files, in order of position; none is read before rows are requested."""
         self._directory = directory
         self._segments = tuple(segments)
         self._starts = np.cumsum([0, *(segment.rows for segment in segments)])
@@ -52,16 +47,7 @@ class KeyFiles:
         return self._schema
 
     def rows(self, positions: np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return the rows at positions, in their order; a position of -1 is a row of nulls.
-
-        Args:
-            positions: (n,) integers.
-            columns: Which columns, all by default.
-
-        Raises:
-            SpecError: If there is no such column.
-            DatasetError: If a position is outside, or a file cannot be read.
-        """
+        """Return the rows at positions, in their order; a position of -1 is a row of nulls: see `OpenIndex.rows`."""
         names = list(self.schema.names if columns is None else columns)
         for name in names:
             if name not in self.schema.names:
@@ -77,14 +63,7 @@ class KeyFiles:
         return pa.concat_tables(tables).take(pa.array(inverse.reshape(-1))) if tables else schema.empty_table()
 
     def column(self, name: str) -> Iterator[pa.Array]:
-        """Yield a column in pieces, in order of position; nulls for files that lack it.
-
-        Args:
-            name: Of the column.
-
-        Raises:
-            DatasetError: If a file cannot be read.
-        """
+        """Yield a column in pieces, in order of position; nulls for files that lack it."""
         kind = self.schema.field(name).type
         for segment in self._segments:
             path = f"{self._directory}/{segment.keys}"

@@ -13,11 +13,7 @@ _PLACE = re.compile(r"^.* at \S+\.(?:cpp|h):\d+: (?:Error: '.*?' failed: ?)?")
 
 
 def faiss_library() -> Any:
-    """Return the module `faiss`.
-
-    Raises:
-        MissingExtraError: If it is not installed.
-    """
+    """Return the module `faiss`; raise `MissingExtraError` if it is not installed."""
     try:
         import faiss
     except ImportError as err:
@@ -36,8 +32,7 @@ def use_threads(cpus: int | None) -> None:
 def make_index(dim: int, factory: str) -> Any:
     """Return an empty index that compares squared distances: for vectors of length 1 their order is that of cosines.
 
-    Raises:
-        SpecError: If Faiss rejects the factory string for vectors of this dimension.
+    It raises `SpecError` if Faiss rejects the factory string for vectors of this dimension.
     """
     faiss = faiss_library()
     try:

@@ -14,12 +14,7 @@ _ROW_BYTES = 24
 
 
 def rows_held(code_bytes: int, held_bytes: int) -> int:
-    """Return of how many rows the codes are held at a time.
-
-    Args:
-        code_bytes: Size of a code.
-        held_bytes: Size of all that is held, at most.
-    """
+    """Return of how many rows the codes are held at a time, in at most `held_bytes`."""
     return max(1024, held_bytes // (code_bytes + _ROW_BYTES))
 
 
@@ -31,14 +26,7 @@ class ListEncoder:
     """
 
     def __init__(self, folder: Folder, staged: StagedFiles, shard: int, held_bytes: int) -> None:
-        """Read the index that was trained for this run.
-
-        Args:
-            folder: Of the index.
-            staged: Names of the run's files.
-            shard: Number of the shard.
-            held_bytes: Size of the buffer.
-        """
+        """Read the index that was trained for this run; the buffer is of `held_bytes`."""
         faiss = faiss_library()
         self.parts: list[tuple[str, int]] = []
         self._folder, self._staged, self._shard = folder, staged, shard

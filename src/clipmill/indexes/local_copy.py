@@ -39,14 +39,7 @@ def fetch_index(folder: Folder, manifest: IndexManifest, content: bytes) -> Loca
     One process at a time copies. Files appear whole. The manifest comes last, and only if the index in the store still
     has this manifest: an index that is rebuilt meanwhile may have files of the same names.
 
-    Args:
-        folder: In an object store.
-        manifest: Of the index there.
-        content: The manifest's bytes, which identify the version.
-
-    Raises:
-        DatasetError: If a file cannot be copied, or the index was replaced meanwhile.
-        WeightsError: If the cache cannot be written.
+    `content` is the manifest's bytes, which identify the version.
     """
     versions = Path(cache_root(None)) / "indexes" / _digest(folder.url.encode())
     target = versions / _digest(content)
@@ -138,16 +131,7 @@ def _copy(folder: Folder, name: str, size: int, target: Path) -> None:
 
 
 def local_path(folder: Folder, name: str, scratch: Path) -> str:
-    """Return the path of one file of an index on this machine; copy it if it is in an object store.
-
-    Args:
-        folder: Of the index.
-        name: Of the file, in the folder.
-        scratch: Where copies go.
-
-    Raises:
-        DatasetError: If it cannot be copied.
-    """
+    """Return the path of one file of an index on this machine; copy it to `scratch` if it is in an object store."""
     if is_local(folder.fs):
         return folder.at(name)
     target = scratch / name.replace("/", "-").removeprefix(STAGING)

@@ -98,7 +98,6 @@ class Segment:
 
     Attributes:
         number: Names its files.
-        rows: Number of rows.
         run: Id of the run that wrote them; part of the names too.
     """
 
@@ -126,7 +125,6 @@ class Ids:
     """Rows of an index that its column `id` does not identify.
 
     Attributes:
-        missing: Rows without an id.
         repeated: Rows with an id that an earlier row has.
     """
 
@@ -216,20 +214,12 @@ def write_manifest(folder: Folder, manifest: IndexManifest) -> None:
 
 
 def read_manifest(directory: str) -> IndexManifest:
-    """Return the manifest of an index.
-
-    Raises:
-        DatasetError: If there is no complete index.
-    """
+    """Return the manifest of an index; raise `DatasetError` if there is no complete index."""
     return parse_manifest(directory, manifest_bytes(directory))
 
 
 def manifest_bytes(directory: str) -> bytes:
-    """Return the bytes of the manifest, which identify this version of the index.
-
-    Raises:
-        DatasetError: If there is none.
-    """
+    """Return the manifest's bytes, which identify this version of the index; raise `DatasetError` if there is none."""
     folder = Folder.of(directory)
     try:
         return folder.read(MANIFEST)
@@ -248,11 +238,7 @@ def manifest_bytes(directory: str) -> bytes:
 
 
 def parse_manifest(directory: str, content: bytes) -> IndexManifest:
-    """Parse the bytes of a manifest.
-
-    Raises:
-        DatasetError: If they are damaged, or of another format.
-    """
+    """Parse the bytes of a manifest; raise `DatasetError` if they are damaged, or of another format."""
     where = f"{directory}/{MANIFEST}"
     try:
         fields = json.loads(content)
@@ -272,11 +258,7 @@ def parse_manifest(directory: str, content: bytes) -> IndexManifest:
 
 
 def check_files(folder: Folder, manifest: IndexManifest) -> None:
-    """Compare the files of an index with those that its manifest lists.
-
-    Raises:
-        DatasetError: If one is missing or has another size.
-    """
+    """Raise `DatasetError` if a file that the manifest lists is missing or has another size."""
     there = folder.list()
     for name, size in manifest.files.items():
         if name not in there:

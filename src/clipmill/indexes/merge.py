@@ -56,16 +56,7 @@ def _empty_lists(index: Any) -> bytes:
 
 
 def merge_codes(trained: Any, parts: Sequence[Codes], target: Path) -> None:
-    """Write an index with the codes of all parts, and check that Faiss reads it.
-
-    Args:
-        trained: The index without vectors.
-        parts: In order of position.
-        target: A local file.
-
-    Raises:
-        DatasetError: If a file cannot be read or written, or Faiss does not read what was written.
-    """
+    """Write an index with the codes of all parts, by position; raise `DatasetError` if Faiss cannot read it."""
     ivf = ivf_of(trained)
     code_size = int(ivf.code_size)
     sizes = np.zeros(ivf.nlist, np.int64)
@@ -98,13 +89,7 @@ def _chunks(sizes: np.ndarray, row_bytes: int) -> Iterator[range]:
 
 
 def _several_lists(parts: Sequence[Codes], lists: range, sizes: np.ndarray) -> Iterator[memoryview]:
-    """Yield codes and ids of each list; a list has the rows of the first part first, and so on.
-
-    Args:
-        parts: In order of position.
-        lists: Which lists.
-        sizes: Rows of each in all parts.
-    """
+    """Yield codes and ids of each list; a list has the rows of the first part first, and so on."""
     starts = np.cumsum(sizes) - sizes
     codes, ids = np.empty((int(sizes.sum()), parts[0].code_size), np.uint8), np.empty(int(sizes.sum()), "<i8")
     free = starts.copy()  # where the next row of each list goes

@@ -34,15 +34,7 @@ class MappedArray:
     """A matrix in a `.npy` file, mapped for reading single rows."""
 
     def __init__(self, path: str, shape: tuple[int, int]) -> None:
-        """Map a file.
-
-        Args:
-            path: Of the file.
-            shape: The shape that it must have.
-
-        Raises:
-            DatasetError: If it cannot be read, or has another shape.
-        """
+        """Map a file; raise `DatasetError` if it cannot be read, or has another shape."""
         try:
             self.array: np.memmap = np.load(path, mmap_mode="r")
         except (OSError, ValueError) as err:
@@ -66,12 +58,7 @@ class MappedArray:
 
 
 def release_pages(address: int, length: int) -> None:
-    """Release pages of a file that a library has mapped read-only.
-
-    Args:
-        address: Of the mapping; ignored if it is not at the start of a page.
-        length: Bytes of the mapping.
-    """
+    """Release pages of a file that a library has mapped read-only; `address` is ignored if no page starts there."""
     if os.name == "posix" and address and address % mmap.PAGESIZE == 0:
         ctypes.CDLL(None).madvise(ctypes.c_void_p(address), ctypes.c_size_t(length), _MADV_DONTNEED)
 

@@ -148,10 +148,6 @@ class _Inputs(NamedTuple):
     """The inputs of a plan.
 
     Attributes:
-        rows: Vectors.
-        dim: Values in each.
-        dtype: Of the full vectors.
-        max_memory_bytes: Memory of a process, at most.
         held: Memory of a process without an index.
     """
 
@@ -340,11 +336,7 @@ def plan_factory(
 
 
 def check_sizes(rows: int, dim: int, dtype: str) -> None:
-    """Refuse rows, dimensions and dtypes that no index can have.
-
-    Raises:
-        SpecError: If there are no rows, no values, or the dtype is neither float32 nor float16.
-    """
+    """Raise `SpecError` if there are no rows, no values, or the dtype is neither float32 nor float16."""
     if rows < 1 or dim < 1:
         raise SpecError(f"an index needs at least one vector: {rows} rows of {dim} values were given")
     if dtype not in ("float32", "float16"):

@@ -35,15 +35,8 @@ def draw_sample(
 ) -> VectorSample:
     """Draw rows, and read their vectors in one pass over the files.
 
-    Args:
-        source: The rows to draw from.
-        training: How many rows to train on; there may be fewer, since drawn rows may have no vector.
-        queries: How many queries; there may be fewer.
-        seed: Seed of the random numbers.
-        left_out: Numbers of rows that are never drawn, rising.
-
-    Raises:
-        DatasetError: If a file cannot be read, or a vector has another dimension.
+    There may be fewer training rows and queries, since drawn rows may have no vector. `left_out` are numbers of rows
+    that are never drawn, rising.
     """
     rng = np.random.default_rng(seed)
     skipped = np.empty(0, np.int64) if left_out is None else left_out

@@ -60,14 +60,7 @@ class SearchPlan:
     rename_hint = "choose a name: " + setting("output", ...)
 
     def checked(self, spec: EncoderSpec | None) -> Self:
-        """Check the plan, and return it.
-
-        Args:
-            spec: The model that embeds the queries; None for vectors.
-
-        Raises:
-            SpecError: If options are wrong, or do not fit the target or the model.
-        """
+        """Check the plan against the target and the model, None for vectors, and return it, or raise `SpecError`."""
         for name in ("query", "output", "key"):
             value = getattr(self, name)
             if not isinstance(value, str) or not value:

@@ -54,13 +54,10 @@ class Searcher:
     def __init__(self, plan: SearchPlan, encoder: Encoder | None, *, cpus: int | None = None) -> None:
         """Open the target, unless it is open in this process.
 
-        Args:
-            plan: A checked plan.
-            encoder: Embeds the queries; None where they are vectors.
-            cpus: Cores that this worker may use, where its engine knows better than the operating system.
+        `encoder` is None where queries are vectors. `cpus` are the cores that this worker may use, where its engine
+        knows better than the operating system.
 
         Raises:
-            DatasetError: If the index or dataset cannot be read.
             SpecError: If it has fewer than `top_k` vectors, or the model has learnt no scale.
         """
         self.plan = plan
@@ -72,11 +69,7 @@ class Searcher:
         self._scorer = Scorer(encoder, plan.scale) if encoder is not None and plan.rerank else None
 
     def item(self, get: Getter) -> Item:
-        """Return the query of a row, or an item that fails if the row has no such column.
-
-        Args:
-            get: Returns the value at a path of the row.
-        """
+        """Return the query of a row, or an item that fails if the row has no such column."""
         try:
             return item_of_kind(self.plan.query_kind, get(self.plan.query))
         except MissingColumn as err:
@@ -85,10 +78,6 @@ class Searcher:
 
     def find_rows(self, rows: Sequence[tuple[Getter, Item]], stats: Stats) -> list[PlanResult]:
         """Search for the queries of rows.
-
-        Args:
-            rows: For each row the function that returns the value at a path, and the query.
-            stats: Counts rows and failures.
 
         Returns:
             For each row a list of dicts in the plan's `output`, None for a null query and for one that failed, and the
@@ -104,12 +93,7 @@ class Searcher:
         return made
 
     def find(self, items: Iterable[Item], stats: Stats) -> SearchResults:
-        """Search for queries.
-
-        Args:
-            items: The queries, embedded or not.
-            stats: Counts rows and failures.
-        """
+        """Search for queries."""
         embedded = _precomputed(items, stats) if self._encoder is None else self._encoder.embed_items(items, stats)
         scales: dict[int, float] = {}
         outcomes: list[Outcome] = []
@@ -145,13 +129,9 @@ class Searcher:
         return outcome
 
     def _hits(self, queries: np.ndarray, rows: list[int], scales: list[float | None], length: int) -> pa.ListArray:
-        """Search, and put the hits of each query into its row.
+        """Search for (n, dim) float32 queries, and put the hits of each into its row of `length` rows.
 
-        Args:
-            queries: (n, dim) float32.
-            rows: The row of each query, rising.
-            scales: What the cosines of each query are multiplied by; None takes the plan's.
-            length: Number of rows, including those without a query.
+        `scales` are what the cosines of each query are multiplied by; None takes the plan's.
         """
         plan = self.plan
         columns: dict[str, np.ndarray] = {}

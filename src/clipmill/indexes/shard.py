@@ -84,13 +84,7 @@ class IndexJob:
 
 
 def cut_shards(groups: Sequence[Piece], rows_per_shard: int, *, first: int = 0) -> list[IndexShard]:
-    """Cut row groups into shards of at most `rows_per_shard` rows.
-
-    Args:
-        groups: The row groups of a source.
-        rows_per_shard: A row group that is longer becomes a shard of its own.
-        first: Number of the first shard.
-    """
+    """Cut row groups into shards of at most `rows_per_shard` rows; a longer row group becomes a shard of its own."""
     shards: list[list[Piece]] = []
     rows = rows_per_shard
     for group in groups:
@@ -182,13 +176,7 @@ class _ShardGroundTruth:
         self._own_positions = np.full(len(queries), -1, np.int64)
 
     def add(self, vectors: np.ndarray, numbers: np.ndarray, start: int) -> None:
-        """Compare more rows with the queries.
-
-        Args:
-            vectors: (m, dim) float32 of length 1.
-            numbers: Their numbers in the source, rising.
-            start: Position of the first of them.
-        """
+        """Compare rows, (m, dim) float32 of length 1 from position `start`; `numbers` in the source rise."""
         self._search.add(start, vectors)
         at = np.searchsorted(numbers, self._query_rows)
         at[at == len(numbers)] = 0

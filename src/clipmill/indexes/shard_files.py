@@ -20,14 +20,7 @@ class VectorFile:
     _HEADER = 128
 
     def __init__(self, folder: Folder, name: str, dim: int, dtype: str) -> None:
-        """Remember what is written; the file is created when the block is entered.
-
-        Args:
-            folder: Of the index.
-            name: Of the file.
-            dim: Values in a row.
-            dtype: `float32` or `float16`.
-        """
+        """Remember what is written; the file is created when the block is entered."""
         self.rows = 0
         self._folder = folder
         self._name = name
@@ -76,13 +69,7 @@ class KeyFile:
     """Writes the keys of a shard in small row groups, to read a few rows fast; publishes the file atomically."""
 
     def __init__(self, folder: Folder, name: str, schema: pa.Schema) -> None:
-        """Remember what is written; the file is created when the block is entered.
-
-        Args:
-            folder: Of the index.
-            name: Of the file.
-            schema: The columns.
-        """
+        """Remember what is written; the file is created when the block is entered."""
         self._folder = folder
         self._name = name
         self._schema = schema

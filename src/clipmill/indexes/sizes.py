@@ -10,11 +10,7 @@ _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**
 
 
 def bytes_of(text: str) -> int:
-    """Parse a size such as `2GB`, `512MiB` or `2000000000`.
-
-    Raises:
-        SpecError: If it is not a size.
-    """
+    """Parse a size such as `2GB`, `512MiB` or `2000000000`; raise `SpecError` if it is not a size."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
     if match is None or match.group(2) not in _UNITS:
         raise SpecError(f"{text!r} is not a size; give one such as 2GB, 512MiB or 2000000000")

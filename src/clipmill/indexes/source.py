@@ -124,11 +124,7 @@ def open_source(datasets: Sequence[str], *, column: str | None = None, partial: 
 
 
 def _common_provenance(files: Sequence[str], provenances: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
-    """Return the provenance that all files have in common; None where no file has one.
-
-    Raises:
-        DatasetError: If only some have one, or they are of different models.
-    """
+    """Return the provenance that all files have in common, None where none has one; else raise `DatasetError`."""
     first, expected = files[0], provenances[0]
     for path, found in zip(files, provenances, strict=True):
         if (found is None) != (expected is None):
@@ -187,7 +183,6 @@ class _Footer(NamedTuple):
     """The part of a file's footer that is kept; the whole may be large.
 
     Attributes:
-        rows: Rows of each row group.
         schema: The columns; one object for all files with equal schemas.
     """
 
@@ -196,12 +191,7 @@ class _Footer(NamedTuple):
 
 
 def _read_footer(path: str, schemas: dict[bytes, pa.Schema]) -> _Footer:
-    """Read the footer of a file.
-
-    Args:
-        path: Path or URL.
-        schemas: The schemas that were read so far, by their serialised form; this one is added.
-    """
+    """Read the footer of a file; `schemas` has those that were read so far, by serialised form, and gets this one."""
     with dataset_errors("read the Parquet file", path), open_input(path) as file, parquet_file(file) as parquet:
         # Not footer.schema: it keeps the footer alive until Python's garbage collector runs.
         footer, schema = parquet.metadata, parquet.schema_arrow
@@ -280,26 +270,12 @@ def join_adjacent(groups: Sequence[Piece]) -> list[Piece]:
 
 
 def rows_of_block(dim: int, block_bytes: int) -> int:
-    """Return how many vectors are read at a time.
-
-    Args:
-        dim: Values in each.
-        block_bytes: Their size, at most.
-    """
+    """Return how many vectors of `dim` values are read at a time, in at most `block_bytes`."""
     return max(64, block_bytes // (dim * 4))
 
 
 def read_piece(piece: Piece, columns: Sequence[str], *, block_rows: int = 4096) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a piece, without columns that the file lacks.
-
-    Args:
-        piece: What to read.
-        columns: Names of top-level columns.
-        block_rows: Rows in a batch, at most.
-
-    Raises:
-        DatasetError: If the file cannot be read.
-    """
+    """Yield the rows of a piece, at most `block_rows` at a time, without columns that the file lacks."""
     is_remote = "://" in piece.path
     with dataset_errors("read the Parquet file", piece.path), contextlib.ExitStack() as stack:
         file = stack.enter_context(open_input(piece.path)) if is_remote else piece.path

@@ -15,11 +15,7 @@ from .manifest import STAGING
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StagedFiles:
-    """The staged files of a run.
-
-    Attributes:
-        run: Id of the run.
-    """
+    """The staged files of a run."""
 
     run: str
 
@@ -47,11 +43,7 @@ class StagedFiles:
 
 
 def read_staged(folder: Folder, name: str) -> bytes:
-    """Return the content of a file that a run hands to its workers.
-
-    Raises:
-        DatasetError: If it does not exist any more: the run has ended.
-    """
+    """Return a file that a run hands to its workers; raise `DatasetError` if the run has ended and it is gone."""
     try:
         return folder.read(name)
     except FileNotFoundError:

@@ -68,11 +68,7 @@ class Target:
     def open(self, *, cpus: int | None = None) -> Searchable:
         """Open the target, once per process: map an index, or read the vectors of a dataset.
 
-        Args:
-            cpus: Cores that this worker may use, where its engine knows better than the operating system.
-
-        Raises:
-            DatasetError: If it cannot be read.
+        `cpus` are the cores that this worker may use, where its engine knows better than the operating system.
         """
         if self.dataset is not None:
             return open_corpus(self.location, self.dataset)

@@ -34,11 +34,7 @@ class UnitVectors(NamedTuple):
 
 
 def to_unit_vectors(vectors: np.ndarray) -> UnitVectors:
-    """Scale vectors to length 1.
-
-    Args:
-        vectors: (n, dim) numbers of any norm.
-    """
+    """Scale (n, dim) vectors of any norm to length 1."""
     found = np.array(vectors, np.float32, order="C")
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         squares = np.einsum("nd,nd->n", found, found)

@@ -41,12 +41,7 @@ class Attempt:
     """A mark that this process works on a shard; a context manager."""
 
     def __init__(self, directory: str, shard: Shard) -> None:
-        """Take the shard; the mark is written when the block is entered.
-
-        Args:
-            directory: Path or URL of the dataset.
-            shard: The shard to process.
-        """
+        """Take the shard; the mark is written when the block is entered."""
         self._folder = Folder.of(directory)
         self._fingerprint = shard.fingerprint
         self._stem = f"{ATTEMPTS}/{shard.name}."
@@ -87,11 +82,7 @@ class Attempt:
         return {place for place, deaths in last.items() if deaths >= DEATHS_TO_BLAME}
 
     def note(self, place: str) -> None:
-        """Write the next place to the mark, for the case that this process is killed there.
-
-        Raises:
-            DatasetError: If the mark cannot be written.
-        """
+        """Write the next place to the mark, for the case that this process is killed there."""
         line = json_text(place).encode() + b"\n"
         with self._errors():
             if self._file is not None:

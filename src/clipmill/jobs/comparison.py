@@ -28,11 +28,9 @@ _OTHER_KEY = setting("id", ...) + ", or skip with " + setting("by", "content")
 
 
 def compared(job: Job, there: pa.Schema | None) -> Job:
-    """Add the column of content hashes, if the job writes one, and check the datasets whose rows are skipped.
+    """Add the job's column of content hashes, if it writes one, and check the datasets whose rows are skipped.
 
-    Args:
-        job: The job, with its schema before this.
-        there: The columns of its input rows; None for documents.
+    `there` are the columns of its input rows; None for documents.
 
     Raises:
         SpecError: If its rows have no key.

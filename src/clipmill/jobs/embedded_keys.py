@@ -30,11 +30,7 @@ _VECTORS_INSIDE = frozenset({"embedding", "matches", "chunks"})
 
 
 def embedded_keys(part: FinishedShard, job: Job) -> Iterator[tuple[bytes, tuple[int, bool]]]:
-    """Yield the match keys of the rows of a finished shard of another dataset.
-
-    Args:
-        part: Which.
-        job: Whose `skip_existing` names the datasets.
+    """Yield the match keys of the rows of a finished shard of one of the datasets in `skip_existing`.
 
     Yields:
         A digest as `keys_wanted` gives it, and what `is_embedded` takes.

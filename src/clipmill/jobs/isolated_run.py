@@ -32,17 +32,7 @@ _MOST_BLAMED = 16
 
 
 def run_isolated(shard: Shard, job: Job, attempt: Attempt, *, cpus: int | None, exclusive: bool) -> dict[str, Any]:
-    """Embed a shard in processes that may die.
-
-    Args:
-        shard: The shard to process.
-        job: Its job.
-        attempt: The attempt of this process.
-        cpus: As in `embed_shard`.
-        exclusive: As in `embed_shard`.
-
-    Returns:
-        The manifest that was written.
+    """Embed a shard in processes that may die, and return its manifest; `cpus` and `exclusive` as in `embed_shard`.
 
     Raises:
         ClipmillError: If the work raised it, a process died before its first row, or too many rows killed processes.

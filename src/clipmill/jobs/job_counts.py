@@ -22,12 +22,7 @@ class JobCounts:
     """
 
     def __init__(self, directory: str, *, shards: int) -> None:
-        """Take the directory; nothing is read before `start`.
-
-        Args:
-            directory: Path or URL of the dataset.
-            shards: How many it will have.
-        """
+        """Take the directory; nothing is read before `start`."""
         self._directory = directory
         self._shards = shards
         self._lock = threading.Lock()
@@ -42,14 +37,7 @@ class JobCounts:
         self._started = True
 
     def counts(self, *, now: bool = False) -> Counts:
-        """Return the numbers, zeros included.
-
-        Args:
-            now: Whether to look even if that was done a moment ago.
-
-        Raises:
-            DatasetError: If a manifest cannot be read.
-        """
+        """Return the numbers, zeros included; `now` looks even if that was done a moment ago."""
         with self._lock:
             at = time.monotonic()
             if self._started and (now or self._looked_at is None or at - self._looked_at >= LOOK_EVERY_S):

@@ -25,15 +25,7 @@ _NAME_COLUMNS = (
 
 
 def check_has_matches(plan: Plan, shards: Sequence[Shard]) -> None:
-    """Refuse inputs without matches if the plan needs them.
-
-    Args:
-        plan: What is done.
-        shards: With what.
-
-    Raises:
-        DatasetError: If there are none; the message names the file and its fields.
-    """
+    """Raise `DatasetError`, naming the file and its fields, for inputs without matches if the plan needs them."""
     if not plan.needs_matches:
         return
     if other := next((shard for shard in shards if shard.kind != "jsonl"), None):
@@ -63,12 +55,7 @@ def _fields_without_matches(shard: Shard) -> list[str]:
 def check_reader(shards: Sequence[Shard], reader: ReaderOptions) -> None:
     """Check the first table of each kind, so that a misspelt column does not cost a night.
 
-    Args:
-        shards: What is read.
-        reader: Which columns make documents.
-
-    Raises:
-        DatasetError: If a column is missing that is named, or has no effect on these inputs.
+    A named column that is missing, or has no effect on these inputs, raises a `DatasetError`.
     """
     named = [(name, column) for name, column in reader.columns.items() if name != "id"]
     if named and shards and all(shard.kind == "tar" for shard in shards):

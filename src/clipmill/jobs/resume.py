@@ -94,16 +94,7 @@ def read_previous_run(directory: str) -> PreviousRun | None:
 
 
 def look_back(directory: str, shards: Sequence[Shard], previous: PreviousRun) -> Progress:
-    """Find the finished shards: their manifest is of the current input, and the files have the sizes that it names.
-
-    Args:
-        directory: Path or URL of the dataset.
-        shards: The current shards of the job.
-        previous: The previous run.
-
-    Raises:
-        DatasetError: If the directory cannot be read.
-    """
+    """Find the finished shards: their manifest is of the current input, and the files have the sizes that it names."""
     folder = Folder.of(directory)
     sizes = folder.list()
     manifests = _manifests(folder, sizes)

@@ -14,25 +14,14 @@ class RowByRow:
     """Embeds rows one at a time, and notes each before it starts. Rows that kill become failures."""
 
     def __init__(self, blamed: Mapping[str, str], note: Callable[[str], None]) -> None:
-        """Take what is known from earlier processes.
-
-        Args:
-            blamed: Places at which several processes died, and how they ended.
-            note: Called with each place before work on it starts.
-        """
+        """Take the places where processes died, and how; `note` is called with a place before work on it."""
         self._blamed = blamed
         self._note = note
 
     def embed(
         self, records: Iterator[Record], session: PlanSession, unread: Callable[[Failure], Record]
     ) -> Iterator[list[Done]]:
-        """Yield finished rows.
-
-        Args:
-            records: The rows or documents.
-            session: The session that embeds them.
-            unread: Returns a record in place of rows that cannot be read, given their failure.
-        """
+        """Yield finished rows; `unread` returns a record in place of rows that cannot be read, given their failure."""
         for number in itertools.count():
             reading, working = f"reading row {number}", f"row {number}"
             if reading in self._blamed:

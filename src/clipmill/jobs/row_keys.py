@@ -37,16 +37,9 @@ def keys_wanted(shard: Shard, job: Job) -> Iterator[tuple[bytes, bytes]]:
 
     With content as the match key, the files that rows name are fetched, a few at a time, and none of them is decoded.
 
-    Args:
-        shard: What is read.
-        job: Whose `skip_existing` has the match key.
-
     Yields:
         The digest by which a row is looked up, and the one by which it is known again when the shard is embedded: see
         `SkipList`.
-
-    Raises:
-        ClipmillError: If no input can be fetched because a driver is missing.
     """
     assert job.skip_existing is not None
     if job.skip_existing.by == "content":
@@ -112,12 +105,7 @@ def hash_digest(hexadecimal: str) -> bytes:
 def mark_of(record: Record, plan: Plan) -> bytes | None:
     """Return a digest of a row without fetching anything: of its contents, with URIs as they are spelled.
 
-    Args:
-        record: The row.
-        plan: The plan of the job.
-
-    Returns:
-        The digest; None for a row without a match key: a value failed already, or all are null.
+    It is None for a row without a match key: a value failed already, or all are null.
     """
     return None if record.failure is not None else _mark(plan.places(record.source), plan.items(record.source))
 
@@ -163,11 +151,7 @@ def _contents_wanted(shard: Shard, job: Job) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _hash_of(item: Item, policy: FetchPolicy) -> str | None:
-    """Return the content hash of a value, None for null.
-
-    Raises:
-        RowError: If it cannot be fetched, or has no content that can be hashed.
-    """
+    """Return a value's content hash, None for null; raise `RowError` if it cannot be fetched or hashed."""
     content: Any = item.content
     if isinstance(content, Uri):
         content = fetch(content.uri, policy, trusted=content.trusted).data

@@ -29,18 +29,8 @@ def embed_rows(
 ) -> dict[str, Any]:
     """Process a shard like `embed_shard`, in this process and without adding to its totals.
 
-    Args:
-        shard: The shard to process.
-        job: Its job.
-        cpus: As in `embed_shard`.
-        exclusive: As in `embed_shard`.
-        row_by_row: Embeds rows that may kill, one at a time; without it, rows share micro-batches.
-
-    Returns:
-        The manifest that was written.
-
-    Raises:
-        ClipmillError: As `embed_shard` does.
+    `cpus` and `exclusive` are those of `embed_shard`. `row_by_row` embeds rows that may kill, one at a time; without
+    it, rows share micro-batches.
     """
     started = time.perf_counter()
     encoder = load_encoder(job.spec, cpus=cpus, exclusive=exclusive)

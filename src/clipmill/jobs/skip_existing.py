@@ -49,14 +49,7 @@ class SkipExisting:
         object.__setattr__(self, "datasets", tuple(dict.fromkeys(Folder.of(one).url for one in self.datasets)))
 
     def check_weights(self, sha256: str | None) -> None:
-        """Refuse other weights under the same name.
-
-        Args:
-            sha256: Of those that a worker has loaded; None if unknown.
-
-        Raises:
-            WeightsError: Naming the dataset that was made with others.
-        """
+        """Raise `WeightsError`, naming the dataset, if a worker loaded other weights; `sha256` is None if unknown."""
         for directory, theirs in self.weights:
             if sha256 is not None and sha256 != theirs:
                 raise WeightsError(
@@ -68,30 +61,21 @@ class SkipExisting:
 def is_embedded(found: Iterable[tuple[int, bool]]) -> bool:
     """Return whether a row has its vectors, from what `embedded_keys` yields for its digest.
 
-    Args:
-        found: Number of a dataset, and whether the row has a vector there; False where something of the row failed,
-            which outweighs any vectors in the same dataset.
+    `found` has the number of each dataset, and whether the row has a vector there: False where something of the row
+    failed, which outweighs any vectors in the same dataset.
     """
     said = set(found)
     return any(has_vector and (number, False) not in said for number, has_vector in said)
 
 
 def finished_shards(skip_existing: SkipExisting) -> list[FinishedShard]:
-    """Return the finished shards of all datasets; a job that did not end has those that it finished.
-
-    Raises:
-        DatasetError: If a dataset cannot be listed.
-    """
+    """Return the finished shards of all datasets; a job that did not end has those that it finished."""
     names = [Folder.of(directory).list(MANIFESTS) for directory in skip_existing.datasets]
     return [(number, name) for number, found in enumerate(names) for name in found if name.endswith(".json")]
 
 
 def shard_manifest(part: FinishedShard, skip_existing: SkipExisting) -> dict[str, Any]:
-    """Return the manifest of a finished shard.
-
-    Raises:
-        DatasetError: If it cannot be read.
-    """
+    """Return the manifest of a finished shard."""
     folder = Folder.of(skip_existing.datasets[part[0]])
     try:
         return parse_manifest(f"{folder.url}/{part[1]}", folder.read(part[1]))

@@ -28,24 +28,13 @@ class SkipList:
     """
 
     def __init__(self, marks: bytes, *, by: str) -> None:
-        """Sort the digests.
-
-        Args:
-            marks: Digests of 16 bytes, one behind the other.
-            by: The match key, `id` or `content`.
-        """
+        """Sort the digests, of 16 bytes, one behind the other."""
         self._by = by
         # All have the same width, so that numpy's ignoring of trailing zeros makes no two of them equal.
         self._marks = np.sort(np.frombuffer(marks, f"S{DIGEST_BYTES}"))
 
     def holds(self, record: Record, plan: Plan, records: Records) -> bool:
-        """Return whether a row is skipped.
-
-        Args:
-            record: The row.
-            plan: The plan of the job.
-            records: The reader of the row.
-        """
+        """Return whether a row is skipped."""
         if not len(self._marks):
             return False
         if self._by == "content":
@@ -62,15 +51,7 @@ class SkipList:
 def skip_rows(
     rows: Iterable[Record], skipped: SkipList | None, plan: Plan, records: Records, count: Callable[[], None]
 ) -> Iterator[Record]:
-    """Yield the rows that are not skipped.
-
-    Args:
-        rows: The rows as read.
-        skipped: The rows to skip; None for none.
-        plan: The plan of the job.
-        records: The reader of the rows.
-        count: Called for each skipped row.
-    """
+    """Yield the rows that are not skipped; `count` is called for each skipped one."""
     for record in rows:
         if skipped is not None and skipped.holds(record, plan, records):
             count()
@@ -79,11 +60,7 @@ def skip_rows(
 
 
 def read_skip_list(job: Job, shard: str) -> SkipList | None:
-    """Return which rows of a shard are skipped; None if the job skips no rows.
-
-    Raises:
-        DatasetError: If the shard was not compared.
-    """
+    """Return which rows of a shard are skipped, None if the job skips none; `DatasetError` if it was not compared."""
     if job.skip_existing is None:
         return None
     folder = Folder.of(job.directory)
@@ -98,16 +75,7 @@ def read_skip_list(job: Job, shard: str) -> SkipList | None:
 
 
 def write_skip_list(job: Job, shard: str, marks: Iterable[bytes]) -> None:
-    """Write the list of the rows to skip in a shard, atomically, over an older list.
-
-    Args:
-        job: The job.
-        shard: Its name.
-        marks: The second digest of each row, as `keys_wanted` yields it.
-
-    Raises:
-        DatasetError: If it cannot be written.
-    """
+    """Write the list of rows to skip in a shard, atomically, over an older one; `marks` are their second digests."""
     folder = Folder.of(job.directory)
     folder.make(SKIP_LISTS)
     folder.write(_name(shard), b"".join(marks))

@@ -105,23 +105,16 @@ def _check(
 
 
 def refuse_input_inside(job: Job, shards: Sequence[Shard]) -> None:
-    """Refuse an output directory that contains the input.
-
-    Raises:
-        DatasetError: If it does; the message names the file.
-    """
+    """Raise `DatasetError`, naming a file, for an output directory that contains the input."""
     inside = job.directory.rstrip("/") + "/"
     if own := next((path for shard in shards for path in shard.paths if path.startswith(inside)), None):
         raise DatasetError(f"the input {own} lies in the output directory {job.directory}; choose another output")
 
 
 def refuse_changes(job: Job, inputs: Sequence[str], arguments: Mapping[str, Any] | None, previous: PreviousRun) -> None:
-    """Refuse to resume a job that was started with different arguments.
+    """Raise `DatasetError`, saying how they differ, for a job that was started with different arguments.
 
     Inputs may be added; a missing one is refused, because its results would be deleted.
-
-    Raises:
-        DatasetError: If they differ; the message says how.
     """
     then, now = _comparable(previous.description), _comparable(_plain(_description(job, inputs, arguments)))
     changed = [

@@ -46,10 +46,8 @@ class VectorColumn:
     """A column of vectors.
 
     Attributes:
-        name: Of the column.
         is_nested: Whether a row has a list of vectors.
         provenance: Where they come from, as `provenance_of` says it; None where the file does not.
-        content: The columns of their content.
     """
 
     name: str
@@ -68,9 +66,7 @@ class ScoreColumn:
     """A column of scores.
 
     Attributes:
-        name: Of the column.
         is_list: Whether a row has a list of them, best first.
-        labels: Whether each has a label.
     """
 
     name: str
@@ -114,11 +110,7 @@ def vector_columns(
 
 
 def check_content(schema: pa.Schema, content: Content | None) -> None:
-    """Refuse columns that there are not.
-
-    Raises:
-        DatasetError: Naming one, and those that there are.
-    """
+    """Raise `DatasetError` for columns that there are not, naming one, and those that there are."""
     for name in content.given() if content else ():
         if type_at(schema, name) is None:
             raise DatasetError(f"there is no column {name!r}; the columns are {', '.join(map(repr, schema.names))}")
@@ -133,13 +125,7 @@ def _depth(kind: pa.DataType) -> int:
 
 
 def content_of(name: str, schema: pa.Schema, job: Mapping[str, Any] | None) -> Content:
-    """Return the columns of the rows' names and of the content of a column of vectors.
-
-    Args:
-        name: The column of vectors.
-        schema: Of the files.
-        job: What made them, if that is known.
-    """
+    """Return the columns of the rows' names and of a column's content, from the job that made the files, if known."""
     names = schema.names
     key = next((one for one in _NAMES if one in names and type_at(schema, one) is not None), None)
     for path, column in ((job or {}).get("columns") or {}).items():

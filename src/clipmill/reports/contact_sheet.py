@@ -62,11 +62,7 @@ def names_local_files(target: Target) -> bool:
 
 
 def check_page(path: str, *, overwrite: bool = False) -> tuple[Folder, str]:
-    """Return the folder and the name of the page to write.
-
-    Raises:
-        DatasetError: If the path exists and is not a contact sheet, unless `overwrite`.
-    """
+    """Return the folder and the page's name; `DatasetError` for a file that is no contact sheet, unless `overwrite`."""
     return page_file(path, "contact sheet", MARK, overwrite=overwrite)
 
 
@@ -75,16 +71,6 @@ def render(target: Target, model: str, asked: Sequence[Asked], columns: Sequence
 
     What comes out of rows is text and stays text: everything is escaped, and the page forbids itself scripts and
     requests.
-
-    Args:
-        target: What was searched.
-        model: What embedded the queries.
-        asked: The queries.
-        columns: The columns that the user chose.
-        rules: Which pictures are opened; in the sheet's own size.
-
-    Raises:
-        MissingExtraError: If jinja2 is not installed.
     """
     template = template_of("contact_sheet.html", "clipmill search --html")
     pictures = _pictures(asked, rules)

@@ -16,13 +16,7 @@ _NEIGHBOURS = 8
 
 
 class Duplicate(NamedTuple):
-    """Two rows that are nearly the same.
-
-    Attributes:
-        first: The one.
-        second: The other.
-        cosine: Of their vectors.
-    """
+    """Two rows that are nearly the same."""
 
     first: Entry
     second: Entry
@@ -35,7 +29,6 @@ class Duplicates:
 
     Attributes:
         pairs: The most similar ones, most similar first.
-        found: How many pairs were found.
         compared: Vectors of the sample that were compared.
         among: With how many: those of the sample, or all of an index.
         neighbours: Of an index, how many nearest rows were looked up for each; None where every pair was compared.
@@ -68,16 +61,7 @@ def duplicates_within(sample: RowSample, likeness: Likeness, threshold: float) -
 def duplicates_through(
     index: Searched, source: Rows, column: VectorColumn, sample: RowSample, *, threshold: float, most: int
 ) -> Duplicates:
-    """Look up the nearest rows of every row of a sample in the whole index.
-
-    Args:
-        index: What finds them.
-        source: The same rows, to name them.
-        column: The index's column of vectors.
-        sample: Rows of it.
-        threshold: Cosine from which on two are nearly the same.
-        most: How many pairs are kept.
-    """
+    """Look up the nearest rows of every row of a sample in the whole index; `threshold` is a cosine."""
     neighbours = min(_NEIGHBOURS, source.rows)
     if not sample.entries:
         return Duplicates([], 0, 0, source.rows, neighbours - 1, threshold)

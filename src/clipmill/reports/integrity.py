@@ -12,12 +12,7 @@ from ..files.json_text import some_of
 
 
 def missing_of(job: Mapping[str, Any], summary: DatasetSummary) -> str | None:
-    """Say what a dataset lacks whose job did not end; None for one that is whole.
-
-    Args:
-        job: What made it.
-        summary: Its counts so far.
-    """
+    """Say what a dataset lacks whose job did not end; None for one that is whole."""
     if summary.complete:
         return None
     planned = job.get("shards")
@@ -31,10 +26,6 @@ def reads_own_files(job: Mapping[str, Any], manifests: Iterable[Mapping[str, Any
 
     Those of folders and globs are: the job listed them itself. Those in records are if the job was allowed
     local files; else a record's own words would open any picture on this machine.
-
-    Args:
-        job: What made it.
-        manifests: Of the shards that are meant.
     """
     if (job.get("spec") or {}).get("allow_local_files"):
         return True
@@ -43,11 +34,7 @@ def reads_own_files(job: Mapping[str, Any], manifests: Iterable[Mapping[str, Any
 
 
 def trusts_local_files(datasets: Iterable[str]) -> bool:
-    """Return whether all of some datasets still exist, and whether their jobs read their own files.
-
-    Args:
-        datasets: Paths or URLs; of an index, its datasets.
-    """
+    """Return whether all of some datasets still exist, and whether their jobs read their own files."""
     try:
         return all(reads_own_files(read_job(one), read_manifests(one)) for one in datasets)
     except DatasetError:  # one is gone, or is no dataset of ours: nobody knows who named the files
@@ -55,12 +42,7 @@ def trusts_local_files(datasets: Iterable[str]) -> bool:
 
 
 def damages_of(directory: str, manifests: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Say which files are not as their manifests say, a few of them by name.
-
-    Args:
-        directory: Path or URL of the dataset.
-        manifests: Those of its shards.
-    """
+    """Say which files are not as their manifests say, a few of them by name."""
     there = Folder.of(directory).list()
     gone, other = [], []
     for manifest in manifests:

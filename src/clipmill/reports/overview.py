@@ -33,7 +33,6 @@ class Looked:
     """What to look at.
 
     Attributes:
-        sample: How much.
         columns: Columns of vectors; those that the dataset has if there are none.
         content: The columns of the content of the vectors, if the dataset does not record them.
         fetch_remote: Whether remote URIs are fetched for thumbnails.
@@ -61,15 +60,8 @@ class Overview:
     Attributes:
         location: Path or URL.
         job: What made it, as `_job.json` says; None for files of another origin.
-        summary: The counts of the job.
-        work: How it went.
-        reasons: Failures by reason.
         rows: Rows in the files; None where they are not Parquet.
-        files: How many of those there are.
         warnings: What is wrong with it, for the top of the page.
-        notes: What is missing, and why.
-        vectors: Its columns of vectors.
-        scores: Its columns of scores.
         index: The index, if it is one; there is no job then.
     """
 

@@ -44,11 +44,7 @@ class Page:
 
 
 def render(found: Overview) -> str:
-    """Return the page.
-
-    Args:
-        found: The figures.
-    """
+    """Return the page."""
     from bokeh.resources import Resources
 
     page = Page()
@@ -76,11 +72,7 @@ def render(found: Overview) -> str:
 
 
 def check_output(output: str, *, overwrite: bool = False) -> tuple[Folder, str]:
-    """Return the folder and the name of the file to write.
-
-    Raises:
-        DatasetError: If the path exists and is not a report, unless `overwrite`.
-    """
+    """Return the folder and the file's name; raise `DatasetError` for a file that is no report, unless `overwrite`."""
     return page_file(output, "report", MARK, overwrite=overwrite)
 
 
@@ -278,13 +270,7 @@ def _pairs(values: Mapping[str, Any]) -> str:
 
 
 def said(found: Overview, output: str, nbytes: int) -> str:
-    """Return the lines that the command prints: the path of the page, and a summary.
-
-    Args:
-        found: What is on it.
-        output: Where it is.
-        nbytes: Of the page.
-    """
+    """Return the lines that the command prints: the path of the page, and a summary."""
     parts = []
     for section in found.vectors:
         there, tried = len(section.sample.entries), sum(one.jpeg is not None for one in section.pictures.values())

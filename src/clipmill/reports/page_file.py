@@ -14,13 +14,9 @@ _MARK_WITHIN = 2048
 
 
 def page_file(path: str, what: str, mark: str, *, overwrite: bool = False) -> tuple[Folder, str]:
-    """Return the folder and the name of a page to write.
+    """Return the folder and the name of a page to write; with `overwrite`, any file may be replaced.
 
-    Args:
-        path: Path or URL of the page.
-        what: What the page is, for messages.
-        mark: Text near the beginning of every page of its kind, and of no other file.
-        overwrite: Whether another file may be replaced.
+    `mark` is text near the beginning of every page of its kind, and of no other file.
 
     Raises:
         DatasetError: If the path is not a file name, or exists and is not such a page.
@@ -45,15 +41,7 @@ def page_file(path: str, what: str, mark: str, *, overwrite: bool = False) -> tu
 
 
 def template_of(name: str, purpose: str) -> Any:
-    """Return a template of jinja2; what comes out of rows is text and stays text, since everything is escaped.
-
-    Args:
-        name: Of a file in this folder.
-        purpose: What the page is needed for, for the message.
-
-    Raises:
-        MissingExtraError: If jinja2 is not installed.
-    """
+    """Return a template of jinja2; what comes out of rows is text and stays text, since everything is escaped."""
     try:
         import jinja2
     except ImportError as err:

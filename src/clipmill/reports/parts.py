@@ -27,7 +27,6 @@ class PartFile:
     """One file.
 
     Attributes:
-        path: In its file system.
         groups: Rows of each of its row groups.
     """
 

@@ -64,13 +64,7 @@ class PictureRules:
 def pictures_of(
     source: Rows, column: VectorColumn, entries: Sequence[Entry], rules: PictureRules
 ) -> dict[tuple[int, int | None], Picture]:
-    """Make thumbnails of sampled rows, a few rows at a time.
-
-    Args:
-        source: The rows.
-        column: Whose content is seen.
-        entries: The rows; those with a text have no picture.
-        rules: What may be opened.
+    """Make thumbnails of sampled rows, a few rows at a time; rows with a text have no picture.
 
     Returns:
         By `position` and `element` of the entry; rows of which nothing was to be seen are left out.
@@ -99,12 +93,8 @@ def pictures_of(
 def picture_of(blob: Any, uri: Any, position: int, rules: PictureRules, *, trusted: bool = False) -> Picture:
     """Make the thumbnail of what a row holds or names, or say why there is none.
 
-    Args:
-        blob: An encoded picture; anything else is passed by.
-        uri: What is opened where there is no such.
-        position: Number of the row.
-        rules: What may be opened.
-        trusted: Whether the user named the URI, which may then be anything.
+    `uri` is opened where `blob` is no encoded picture. `trusted` says that the user named the URI, which may then be
+    anything.
     """
     try:
         if isinstance(blob, bytes) and blob:

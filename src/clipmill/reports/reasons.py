@@ -47,12 +47,7 @@ class Reason:
 
 
 def reasons_of(failures: Iterable[Mapping[str, Any]], examples: int = _EXAMPLES) -> list[Reason]:
-    """Count failures by reason, most frequent first.
-
-    Args:
-        failures: As `read_failures` yields them.
-        examples: How many of each are kept, different messages first.
-    """
+    """Count failures, as `read_failures` yields them, by reason, most frequent first; different examples come first."""
     found: dict[tuple[str, str], Reason] = {}
     messages: dict[tuple[str, str], collections.Counter[str]] = {}
     for failure in failures:

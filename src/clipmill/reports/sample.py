@@ -75,16 +75,7 @@ class RowSample:
 
 
 def draw_positions(rows: int, count: int, seed: int) -> np.ndarray:
-    """Draw numbers of rows, each equally likely, none twice.
-
-    Args:
-        rows: How many there are.
-        count: How many are drawn; all where there are no more.
-        seed: Equal seeds draw equal rows.
-
-    Returns:
-        (min(rows, count),) int64, ascending.
-    """
+    """Draw min(rows, count) row numbers, equally likely, none twice: ascending int64, the same for a seed."""
     if rows <= count:
         return np.arange(rows, dtype=np.int64)
     return np.sort(np.random.default_rng(seed).choice(rows, count, replace=False, shuffle=False)).astype(np.int64)
@@ -94,12 +85,6 @@ def draw_sample(source: Rows, column: VectorColumn, *, count: int, seed: int) ->
     """Read the vectors of rows drawn at random.
 
     Of a row that has a list of vectors one is drawn.
-
-    Args:
-        source: The rows.
-        column: Of vectors.
-        count: Rows that are drawn, at most.
-        seed: Equal seeds draw equal rows.
     """
     positions = draw_positions(source.rows, count, seed)
     rng = np.random.default_rng(seed)
@@ -148,14 +133,7 @@ def _vector(cell: Any, is_nested: bool, rng: np.random.Generator) -> tuple[np.nd
 
 
 def entry_of(position: int, element: int | None, values: Mapping[str, Any], column: VectorColumn) -> Entry:
-    """Return the parts of a row that are shown.
-
-    Args:
-        position: Number of the row.
-        element: Which of its vectors, where it has several.
-        values: Its columns.
-        column: That of the vectors.
-    """
+    """Return the parts of a row that are shown."""
     content = column.content
     name = value_at(values, content.name, None)
     text, uri = value_at(values, content.text, element), value_at(values, content.uri, element)

@@ -24,12 +24,9 @@ class ColumnScores:
     """What a column of scores holds.
 
     Attributes:
-        column: Which one.
         rows: Rows with at least one score.
         values: Scores in all.
         missing: Candidates without scores: those that failed.
-        cosines: All of them.
-        clip_scores: All of them.
         best: Of each row the highest cosine; None for rows of one score each.
         labels: How often each label was the best, most frequent first; none where there are no labels.
         other_labels: Rows whose best label is none of these.
@@ -47,12 +44,7 @@ class ColumnScores:
 
 
 def scores_of(column: ScoreColumn, batches: Iterable[pa.RecordBatch]) -> ColumnScores:
-    """Count the scores of a dataset.
-
-    Args:
-        column: Where they are.
-        batches: All rows, some at a time; for flat rows with `cosine` and `clip_score`.
-    """
+    """Count the scores of a dataset; flat rows have `cosine` and `clip_score`."""
     cosines, clip_scores, best = Counted(-1.0, 1.0), Counted(0.0, 1.0), Counted(-1.0, 1.0)
     labels: collections.Counter[str] = collections.Counter()
     rows = values = missing = 0

@@ -14,13 +14,7 @@ _BLOCK = 256
 
 
 class Pair(NamedTuple):
-    """Two vectors that are nearly the same.
-
-    Attributes:
-        first: Number of the one.
-        second: Number of the other.
-        cosine: Between them.
-    """
+    """Two vectors that are nearly the same, by their numbers, and the cosine between them."""
 
     first: int
     second: int

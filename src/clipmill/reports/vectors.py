@@ -62,14 +62,10 @@ class VectorSection:
     """One column of vectors.
 
     Attributes:
-        column: Which one.
-        sample: What was drawn of it.
         norms: Lengths of the vectors; None where they were normalised when they were written, as in an index.
         likeness: Cosines of all pairs of the sample.
-        projection: The sample in two dimensions.
         pictures: Thumbnails, by position and element of an entry, or why there is none.
         thumbnails: Of how many entries a thumbnail was tried.
-        duplicates: Rows that are nearly the same.
     """
 
     column: VectorColumn

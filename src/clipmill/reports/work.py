@@ -34,9 +34,7 @@ class SlowShard(NamedTuple):
     """A shard that took long for its rows.
 
     Attributes:
-        name: Of the shard.
         first_path: The first file of its input; None where the manifest does not say.
-        rows: Rows that it read.
         seconds: Of work.
     """
 
@@ -116,13 +114,9 @@ class Work:
         return cls(shards, timed, dict(sorted(batch_rows.items())), msec, seconds, resolved, slowest if enough else [])
 
     def rate(self, bins: int = _BINS) -> Rate | None:
-        """Return rows a second over time: each shard's rows, spread evenly over its work.
+        """Return rows a second over time, each shard's rows spread evenly over its work.
 
-        Args:
-            bins: Equal steps of time.
-
-        Returns:
-            None where no shard says when it was worked on, or all in the same moment.
+        It is None where no shard says when it was worked on, or all in the same moment.
         """
         if not len(self.timed):
             return None

@@ -69,11 +69,7 @@ class PartWriter(Protocol):
 
 
 def check_format(format: str) -> None:
-    """Refuse an unknown format.
-
-    Raises:
-        SpecError: If there is no such format; the message lists those that exist.
-    """
+    """Raise `SpecError` for an unknown format; the message lists those that exist."""
     if format not in FORMATS:
         raise SpecError(setting("format", format) + f" must be one of {', '.join(map(repr, FORMATS))}")
 

@@ -39,11 +39,7 @@ class Layout:
     """Which columns of a job fill which files and columns of the layout.
 
     Attributes:
-        image: Column of the images' vectors.
-        text: Column of the texts' vectors.
         image_path: Columns that may name the image, in order; the first value that is not null is used.
-        caption: Column of the caption.
-        url: Column of the image's source URL.
     """
 
     image: str | None
@@ -54,11 +50,7 @@ class Layout:
 
     @classmethod
     def of(cls, schema: pa.Schema) -> Layout:
-        """Return the layout that `with_layout` stored in the schema.
-
-        Raises:
-            SpecError: If the schema has none.
-        """
+        """Return the layout that `with_layout` stored in the schema; raise `SpecError` if there is none."""
         stored = (schema.metadata or {}).get(LAYOUT_KEY)
         if stored is None:
             raise SpecError(_FORMAT + " is for jobs, which know the columns of images and texts")
@@ -73,26 +65,13 @@ class Layout:
 
 
 def vectors_beside(names: Iterable[str]) -> str | None:
-    """Return where a directory in this layout holds its vectors, for messages; None for any other directory.
-
-    Args:
-        names: Names of the directory's files.
-    """
+    """Return where a directory of these files in this layout holds its vectors; None for any other directory."""
     folders = {name.partition("/")[0] for name in names if name.endswith(".npy")}
     return " and ".join(f"{folder}/*.npy" for folder in (IMAGES, TEXTS) if folder in folders) or None
 
 
 def with_layout(schema: pa.Schema, plan: Plan, spec: EncoderSpec) -> pa.Schema:
-    """Return the schema of a job with its layout in the metadata.
-
-    Args:
-        schema: Columns of the rows or documents with their vectors.
-        plan: The operation on the rows or documents.
-        spec: Encoder of the vectors.
-
-    Raises:
-        SpecError: If the job's output does not fit the layout.
-    """
+    """Return the schema of a job with its layout in the metadata; raise `SpecError` if the output does not fit it."""
     if not spec.normalize:
         raise SpecError(
             _FORMAT + " requires vectors of length 1, which clip-retrieval's index assumes",

@@ -104,13 +104,7 @@ class NpyWriter:
     """A numpy file that grows by rows; `close` rewrites its header, in which numpy reserves space for the row count."""
 
     def __init__(self, path: Path, dtype: str, dim: int | None) -> None:
-        """Open the file.
-
-        Args:
-            path: Path of the file.
-            dtype: `<f2` or `<f4`.
-            dim: Number of values in a row; None takes it from the first row.
-        """
+        """Open the file for rows of `<f2` or `<f4`; a `dim` of None takes the number of values from the first row."""
         self._dtype = dtype
         self._dim = dim
         self._rows = 0
@@ -119,11 +113,7 @@ class NpyWriter:
         self._start = self._file.tell()
 
     def write(self, vectors: pa.ChunkedArray) -> None:
-        """Add vectors.
-
-        Raises:
-            DatasetError: If a vector is null, or has another length than the first.
-        """
+        """Add vectors; raise `DatasetError` if one is null, or has another length than the first."""
         for chunk in vectors.chunks:
             values = chunk.flatten().to_numpy(zero_copy_only=False)
             self._dim = self._dim or (len(values) // len(chunk) if len(chunk) else None)

@@ -32,11 +32,7 @@ _SCHEMES = ("az", "abfss", "gs", "s3")
 
 
 def library() -> Any:
-    """Import and return the `lance` module. Never call it in a process that forks: Lance does not survive a fork.
-
-    Raises:
-        MissingExtraError: If it is not installed.
-    """
+    """Import and return the `lance` module. Never call it in a process that forks: Lance does not survive a fork."""
     try:
         return importlib.import_module("lance")
     except ImportError as err:
@@ -48,12 +44,7 @@ def _missing() -> MissingExtraError:
 
 
 def check_lance(directory: str, schema: pa.Schema) -> None:
-    """Check on the driver that Lance can write the dataset.
-
-    Raises:
-        MissingExtraError: If Lance is not installed.
-        SpecError: If Lance does not support the URL, or the size of the vectors is not known in advance.
-    """
+    """Check on the driver that Lance is installed, supports the URL, and that the vectors' size is known in advance."""
     if importlib.util.find_spec("lance") is None:  # not imported: engines may start processes by forking this one
         raise _missing()
     _location(Folder.of(directory))
@@ -61,11 +52,7 @@ def check_lance(directory: str, schema: pa.Schema) -> None:
 
 
 def lance_schema(schema: pa.Schema) -> pa.Schema:
-    """Return the schema with vectors as fixed-size lists.
-
-    Raises:
-        SpecError: If the size of the vectors is not known in advance.
-    """
+    """Return the schema with vectors as fixed-size lists; raise `SpecError` if their size is not known in advance."""
     fields = []
     for field in schema:
         provenance = read_provenance(schema).get(field.name)
@@ -92,11 +79,7 @@ def _fixed(kind: pa.DataType, dim: int) -> pa.DataType:
 
 
 def _location(folder: Folder) -> str:
-    """Return the path or URL of the Lance dataset in a directory.
-
-    Raises:
-        SpecError: If Lance does not support the URL.
-    """
+    """Return the path or URL of the Lance dataset in a directory; raise `SpecError` if Lance rejects the URL."""
     scheme = folder.url.partition("://")[0]
     if not is_local(folder.fs) and scheme not in _SCHEMES:
         allowed = ", ".join(f"{s}://" for s in _SCHEMES)
@@ -153,12 +136,7 @@ class LancePart:
 def commit_fragments(directory: str, manifests: Sequence[Mapping[str, Any]]) -> None:
     """Commit the fragments of all shards, in their order, as one dataset; repeating it gives the same rows.
 
-    Args:
-        directory: Path or URL of the dataset.
-        manifests: Manifests of all shards; with none, no dataset is made.
-
-    Raises:
-        DatasetError: If Lance refuses the commit.
+    Without manifests, no dataset is made.
     """
     lance = library()
     where = _location(Folder.of(directory))

@@ -21,16 +21,8 @@ from .base import CLIP_RETRIEVAL, LANCE, Format, Part, PartWriter, Published, pa
 def schema_in_format(format: str, schema: pa.Schema, *, plan: Any, spec: EncoderSpec, directory: str) -> pa.Schema:
     """Return the schema of a job as its format needs it. Called on the driver.
 
-    Args:
-        format: The output format.
-        schema: Columns of the job's rows or documents.
-        plan: The operation on the rows or documents.
-        spec: Encoder of the vectors.
-        directory: Path or URL of the dataset.
-
     Raises:
         SpecError: If the format cannot hold the job's output, or cannot be written to the directory.
-        MissingExtraError: If the format's library is not installed.
     """
     if format == CLIP_RETRIEVAL:
         from .clip_retrieval import with_layout
@@ -53,17 +45,7 @@ def mismatch_of(format: str, schema: pa.Schema) -> Callable[[Any], Failure | Non
 
 
 def open_part(folder: Folder, shard: str, schema: pa.Schema, format: Format) -> Part:
-    """Open the writer for the rows of a shard.
-
-    Args:
-        folder: The dataset's directory.
-        shard: The shard's name.
-        schema: Columns of every table.
-        format: The output format.
-
-    Raises:
-        MissingExtraError: If the format's library is not installed.
-    """
+    """Open the writer for the rows of a shard, whose tables all have `schema`."""
     if format == CLIP_RETRIEVAL:
         from .clip_retrieval_part import LayoutPart
 

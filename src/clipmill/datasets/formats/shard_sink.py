@@ -23,7 +23,6 @@ class FinishedRow(NamedTuple):
         row: The row or document for `Table.batch`; None if there is nothing to write.
         failures: Its failures as they are written, including failures of parts of a successful row.
         failed: Whether the row itself failed.
-        name: Its name in failures.
     """
 
     row: Any
@@ -39,7 +38,6 @@ class SinkCounts:
     Attributes:
         input_rows: Rows that the sink received, including skipped rows.
         skipped: Rows whose vectors are in another dataset.
-        failed_rows: Rows with at least one failure.
         failed: Failures by reason code.
         made: Vectors or scores in the written rows.
         nulls: Nulls in rows without failures.
@@ -84,13 +82,7 @@ class ShardSink:
     """
 
     def __init__(self, writer: ShardWriter, table: Table, *, fail_fast: bool = False) -> None:
-        """Create a sink with an empty buffer.
-
-        Args:
-            writer: An open writer.
-            table: Converts rows to the writer's schema.
-            fail_fast: Whether the first failure ends the job.
-        """
+        """Create a sink with an empty buffer; with `fail_fast`, the first failure ends the job."""
         self.counts = SinkCounts()
         self.first_at: float | None = None
         self.last_at: float | None = None
@@ -101,11 +93,7 @@ class ShardSink:
         self._held_bytes = 0
 
     def take(self, finished: FinishedRow) -> None:
-        """Take a row or document.
-
-        Raises:
-            DatasetError: If there is a failure and `fail_fast` is set, or the files cannot be written.
-        """
+        """Take a row or document; raise `DatasetError` for a failure with `fail_fast`, or if writing fails."""
         row, failures, failed, name = finished
         counts = self.counts
         counts.input_rows += 1
@@ -135,11 +123,7 @@ class ShardSink:
         self.counts.skipped += 1
 
     def flush(self) -> None:
-        """Write the buffered rows.
-
-        Raises:
-            DatasetError: As `take` does.
-        """
+        """Write the buffered rows; raise `DatasetError` as `take` does."""
         held, self._held, self._held_bytes = self._held, [], 0
         fitting = fitting_batches([one.row for one in held], self._table.batch)
         for batch in fitting.batches:

@@ -44,11 +44,7 @@ class Glob:
     """
 
     def __init__(self, pattern: str) -> None:
-        """Compile a pattern.
-
-        Raises:
-            DatasetError: If a set of characters is not valid, such as `[z-a]`.
-        """
+        """Compile a pattern; raise `DatasetError` if a set of characters is not valid, such as `[z-a]`."""
         wildcard = _MAGIC.search(pattern)
         self.prefix = pattern[: wildcard.start()] if wildcard else pattern
         self.root = self.prefix.rpartition("/")[0]

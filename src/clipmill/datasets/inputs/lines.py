@@ -98,15 +98,7 @@ def json_records(file: IO[bytes], *, offset: int = 0, line: int = 1) -> Iterator
 
 
 def json_object(text: str, what: str = "the line") -> dict[str, Any]:
-    """Parse a JSON object.
-
-    Args:
-        text: JSON.
-        what: Name of the text in error messages.
-
-    Raises:
-        ValueError: If the text is not a JSON object, or is nested more than `MAX_DEPTH` levels deep.
-    """
+    """Parse a JSON object; raise `ValueError` if `text` is none, or is nested more than `MAX_DEPTH` levels deep."""
     too_deep = f"{what} is nested more than {MAX_DEPTH} levels deep"
     try:
         value = json.loads(text)
@@ -210,15 +202,7 @@ def _lines(file: IO[bytes], offset: int, number: int) -> Iterator[_Line]:
 
 
 def line_starts(path: str, every: int) -> list[int]:
-    """Return the byte offsets of every `every`-th line of a text file, starting with the first line.
-
-    Args:
-        path: A file that is not compressed.
-        every: Number of lines between two offsets.
-
-    Returns:
-        Ascending offsets; [0] for a file that is empty or has at most `every` lines.
-    """
+    """Return the byte offsets of every `every`-th line of an uncompressed file, ascending from 0."""
     starts, base, lines = [0], 0, 0
     with open_input(path) as file:
         while block := file.read(_BLOCK):
@@ -230,11 +214,7 @@ def line_starts(path: str, every: int) -> list[int]:
 
 
 def check_json_lines(path: str) -> None:
-    """Refuse a `.json` file that is one JSON value over many lines, since each of its lines would be a failure.
-
-    Raises:
-        DatasetError: If the file is such a value; the message says how to convert it to JSON lines.
-    """
+    """Raise `DatasetError`, with a hint, for a `.json` file that is one JSON value: each line would be a failure."""
     if not path.lower().removesuffix(".gz").endswith(".json"):
         return  # the extension promises JSON lines: any other line is a failure
     try:

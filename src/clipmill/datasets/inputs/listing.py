@@ -127,11 +127,7 @@ def files_of(matcher: Matcher, candidates: Iterable[Listed]) -> list[Listed]:
 
 
 class AllBelow:
-    """Matches all inputs in a folder, recursively.
-
-    Attributes:
-        prefix: The common beginning of the paths of its files.
-    """
+    """Matches all inputs in a folder, recursively; `prefix` is the common beginning of the paths of its files."""
 
     def __init__(self, folder: str) -> None:
         """Take the folder's absolute path or URL."""

@@ -113,21 +113,13 @@ def _cut_tables(tables: Sequence[tuple[Listed, Kind]], previous: Sequence[Shard]
 
 
 def write_plan(folder: Folder, shards: Sequence[Shard]) -> None:
-    """Store a plan in a dataset's directory: JSON lines, gzipped because the plan names every file of the input.
-
-    Raises:
-        DatasetError: If it cannot be written.
-    """
+    """Store a plan in a dataset's directory: JSON lines, gzipped because the plan names every file of the input."""
     lines = "".join(json.dumps(shard.as_dict()) + "\n" for shard in shards)
     folder.write(PLAN, gzip.compress(lines.encode("ascii"), _COMPRESSION_LEVEL, mtime=0))
 
 
 def read_plan(folder: Folder) -> list[Shard] | None:
-    """Return the plan that is stored in a dataset's directory; None if there is none.
-
-    Raises:
-        DatasetError: If it cannot be read.
-    """
+    """Return the plan stored in a dataset's directory; None if there is none."""
     try:
         compressed = folder.read(PLAN)
     except FileNotFoundError:

@@ -162,16 +162,11 @@ def read_table(
 ) -> Iterator[SourceRow]:
     """Read a shard as rows, if needed with some of its columns only.
 
-    Args:
-        shard: The shard to read.
-        choose: Returns the columns to read from a Parquet file, given all of its columns. By default all are read.
-        max_file_bytes: Maximum bytes of one file in a tar; the sample of a larger one fails.
+    `choose` returns the columns to read from a Parquet file, given all of its columns; by default all are read.
+    `max_file_bytes` limits one file in a tar; the sample of a larger one fails.
 
     Yields:
         Rows in order; a record that could not be read is a row with a `failure`.
-
-    Raises:
-        MissingExtraError: If the driver of a file system is not installed.
     """
     path, at = shard.paths[0], [shard.start if shard.kind == "tar" else shard.line]
     try:
@@ -249,11 +244,7 @@ def _sample_rows(shard: Shard, at: list[int], max_file_bytes: int) -> Iterator[S
 
 
 def csv_header(file: Any, path: str) -> list[str] | None:
-    """Return the names of a CSV file's columns; None for an empty file.
-
-    Raises:
-        BrokenFileError: If the first record is not a valid header.
-    """
+    """Return the columns' names, None for an empty file; raise `BrokenFileError` for an invalid header."""
     record = next(csv_records(file, csv_delimiter(path)), None)
     if record is None:
         return None

@@ -39,7 +39,6 @@ class TarSample(NamedTuple):
         offset: Byte at which its first header begins.
         values: `key`, `image`, `audio` (bytes or None), `text` (the caption or None) and `tags` (a dict); only the key
             if the sample could not be read.
-        failure: Why it could not be read.
     """
 
     number: int
@@ -213,11 +212,7 @@ class _SampleFiles:
 
 
 def values_of(key: str, files: Mapping[str, bytes]) -> dict[str, Any]:
-    """Return the columns of a sample.
-
-    Args:
-        key: The sample's key.
-        files: The bytes of its files, by extension.
+    """Return the columns of a sample from its key and the bytes of its files by extension.
 
     Raises:
         RowError: `malformed`, if it has two images or two audio files, or its caption or metadata cannot be read.
@@ -248,11 +243,7 @@ def _text(data: bytes, name: str) -> str:
 
 
 def metadata_of(data: bytes, name: str) -> dict[str, Any]:
-    """Parse a sample's metadata file.
-
-    Raises:
-        RowError: `malformed`, if it is not a JSON object.
-    """
+    """Parse a sample's metadata file; raise a `RowError` `malformed` if it is not a JSON object."""
     try:
         return json_object(_text(data, name), "the file")
     except RowError:

@@ -58,13 +58,7 @@ class TarStream:
     """
 
     def __init__(self, file: IO[bytes], offset: int = 0, *, is_compressed: bool = False) -> None:
-        """Take an open file that is positioned at a header.
-
-        Args:
-            file: The archive's decompressed content.
-            offset: Position of the file, in bytes.
-            is_compressed: Whether `file` decompresses while reading, so that offsets are not those of the stored file.
-        """
+        """Take an open file at a header, at byte `offset`; `is_compressed` says that it decompresses."""
         self.is_compressed = is_compressed
         self._file = file
         self._at = offset
@@ -114,11 +108,7 @@ class TarStream:
             ended, start, extended = False, self._at, {}
 
     def read(self) -> bytes:
-        """Return the content of the member that was yielded last. Call it at most once per member.
-
-        Raises:
-            BrokenTarError: If the archive is truncated inside the member.
-        """
+        """Return the content of the member yielded last, at most once; raise `BrokenTarError` if it is truncated."""
         data = self._read(self._left)
         self._left -= len(data)
         if self._left:

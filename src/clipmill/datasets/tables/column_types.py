@@ -25,12 +25,8 @@ _LISTS = (
 def column_type(base: pa.Schema, path: str) -> pa.DataType | None:
     """Return the type of an input column; None if JSON lines may hold it undeclared.
 
-    Args:
-        base: The input columns.
-        path: A column, or `a.b.c` into nested structs; a column whose own name contains the dots takes precedence.
-
-    Raises:
-        SpecError: If there is no such column.
+    A path is a column, or `a.b.c` into nested structs; a column whose own name contains the dots takes precedence. If
+    there is no such column, it raises `SpecError`.
     """
     kind = _type_at(base, path)
     if kind is None and not any(REST_KEY in (field.metadata or {}) for field in base):
@@ -39,11 +35,7 @@ def column_type(base: pa.Schema, path: str) -> pa.DataType | None:
 
 
 def dropped_names(rest: pa.Field) -> list[str]:
-    """Return the fields of JSON lines that are dropped.
-
-    Args:
-        rest: The column with `REST_KEY` in its metadata.
-    """
+    """Return the fields of JSON lines that are dropped; `rest` is the column with `REST_KEY` in its metadata."""
     names: list[str] = json.loads((rest.metadata or {})[REST_KEY])
     return names
 

@@ -38,25 +38,15 @@ def ranked_type(candidate: pa.DataType) -> pa.DataType:
 
 
 def row_fields(plan: RowPlan, base: pa.Schema, dtype: str) -> list[pa.Field]:
-    """Return the columns that a plan adds to those of `base`.
-
-    Raises:
-        SpecError: If `base` lacks a column, or a column has an unsupported type.
-    """
+    """Return the columns a plan adds to `base`; raise `SpecError` if one it reads is missing or unsupported."""
     types = {path: column_type(base, path) for path in (*plan.reads, *plan.by)}
     return [new_field(column, dtype, types.get(column.source or "")) for column in plan.added]
 
 
 def new_field(column: NewColumn, dtype: str, source: pa.DataType | None = None) -> pa.Field:
-    """Return the Arrow field of a new column.
+    """Return the Arrow field of a new column, with vectors of `dtype`; raise `SpecError` for an unsupported source.
 
-    Args:
-        column: The new column.
-        dtype: `float32` or `float16`, of vectors.
-        source: Type of its source column; None if no file declares it.
-
-    Raises:
-        SpecError: If it cannot be made from a column of that type.
+    `source` is the type of the column it is made from; None if no file declares it.
     """
     nested = source is not None and is_list_type(source)
     match column.holds:
@@ -78,17 +68,7 @@ def new_field(column: NewColumn, dtype: str, source: pa.DataType | None = None) 
 
 
 def new_array(column: NewColumn, values: Sequence[Any], kind: pa.DataType, dim: int) -> pa.Array:
-    """Return the values of a new column as an Arrow array.
-
-    Args:
-        column: The new column.
-        values: One value for each row.
-        kind: The column's type, from `new_field`.
-        dim: Number of values in a vector.
-
-    Raises:
-        DatasetError: If a vector has another shape.
-    """
+    """Return the values of a new column, one for each row, as an Arrow array; `kind` is from `new_field`."""
     if column.holds == "vector":
         make = nested_vector_array if is_list_type(kind.value_type) else vector_array
         return make(values, dim, dtype_of(kind))
@@ -100,13 +80,7 @@ def new_array(column: NewColumn, values: Sequence[Any], kind: pa.DataType, dim: 
 
 
 def new_provenance(plan: Plan, spec: EncoderSpec, modality: str = "auto") -> dict[str, Any]:
-    """Return the provenance of what a plan makes.
-
-    Args:
-        plan: The plan.
-        spec: Encoder of the vectors.
-        modality: Modality that is embedded.
-    """
+    """Return the provenance of what a plan makes."""
     scoring = plan.scoring()
     return provenance_of(spec, modality) | ({} if scoring is None else {"scores": scoring})
 

@@ -257,11 +257,7 @@ def spec_of_provenance(provenance: Mapping[str, Any], **options: Any) -> Encoder
 
 
 def check_comparable(spec: EncoderSpec, provenance: Mapping[str, Any]) -> None:
-    """Refuse a spec whose vectors are not comparable with those of a column; `normalize` may differ.
-
-    Raises:
-        SpecError: If they are not comparable; the message says what differs.
-    """
+    """Raise `SpecError` if a spec's vectors are not comparable with a column's, saying why; `normalize` may differ."""
     ours = provenance_of(spec, str(provenance.get("modality", "auto")))
     if found := [name for name in differences(ours, provenance) if name != "normalize"]:
         details = "; ".join(f"{name} is {_at(ours, name)!r} and was {_at(provenance, name)!r}" for name in found)

@@ -36,12 +36,7 @@ def failure_records(plan: Plan, source: Any, failures: Sequence[Failure]) -> lis
 
 
 def inner_failure_records(plan: Plan, value: Any) -> list[dict[str, Any]]:
-    """Return the failures that a successful row or document holds in its parts, as they are written.
-
-    Args:
-        plan: The plan that was executed.
-        value: The row with its new columns, or the document.
-    """
+    """Return the failures that a successful row or document holds in its parts, as they are written."""
     if plan.of_rows:
         return _candidate_records(value, plan)  # type: ignore[arg-type]
     # a match has an id of its own; `column` is its position before the document was ranked

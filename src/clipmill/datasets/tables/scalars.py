@@ -14,10 +14,7 @@ def read_scalar(scalar: pa.Scalar) -> Any:
     """Convert an Arrow scalar to a Python value; the samples in an audio struct become an array of their dtype.
 
     Samples with several channels become a list of arrays. Samples with nulls become a list, since an array cannot hold
-    nulls.
-
-    Raises:
-        UnicodeDecodeError: If the value contains a string that is not UTF-8.
+    nulls. A string that is not UTF-8 raises `UnicodeDecodeError`.
     """
     kind = scalar.type
     if not scalar.is_valid or not holds_audio(kind):

@@ -26,9 +26,7 @@ class Batches(NamedTuple):
 def fitting_batches(rows: Sequence[Any], make: Callable[[Sequence[Any]], pa.RecordBatch]) -> Batches:
     """Convert rows to batches: one batch if all rows fit, else several without the rows that do not fit.
 
-    Args:
-        rows: Any number of rows; may be empty.
-        make: Converts rows to a batch, or raises `DatasetError`.
+    `make` converts rows to a batch, or raises `DatasetError`.
     """
     if not rows:
         return Batches([], {})

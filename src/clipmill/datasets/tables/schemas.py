@@ -104,15 +104,7 @@ def documents_batch(documents: Sequence[Document], schema: pa.Schema, dim: int) 
 
 
 def with_content_hash(schema: pa.Schema, *, of_documents: bool) -> pa.Schema:
-    """Return the schema with a column for the content hash of each row.
-
-    Args:
-        schema: Schema of documents or of rows.
-        of_documents: Whether it is a schema of documents, which hold the hash as a tag.
-
-    Raises:
-        SpecError: If the schema has a column of that name already.
-    """
+    """Return the schema with a column for the content hash, a tag in documents; raise `SpecError` if it has one."""
     if CONTENT_HASH in schema.names:
         raise SpecError(
             f"column {CONTENT_HASH!r} exists already, and " + setting("content_hash", True) + " adds one of that name",
@@ -289,10 +281,7 @@ def _text_of(value: Any) -> str | None:
 def in_columns(found: pa.RecordBatch | pa.Table, schema: pa.Schema, rows: int) -> pa.Table:
     """Return rows with the columns of a schema; missing columns are null.
 
-    Args:
-        found: The rows, with some of the columns.
-        schema: The columns.
-        rows: Number of rows, since a table without columns does not have one.
+    The number of rows is given, since a table without columns does not have one.
     """
     columns = [
         found.column(field.name).cast(field.type) if field.name in found.schema.names else pa.nulls(rows, field.type)

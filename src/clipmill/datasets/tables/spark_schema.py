@@ -33,15 +33,7 @@ class _NoEquivalentError(Exception):
 
 
 def spark_schema(schema: pa.Schema, metadata: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return a schema in the JSON format of Spark's StructType.
-
-    Args:
-        schema: Columns of a file.
-        metadata: Metadata of columns, by name.
-
-    Returns:
-        The schema, or None if a column has a type without an equivalent.
-    """
+    """Return a schema in the JSON format of Spark's StructType; None if a column has a type without an equivalent."""
     try:
         fields = [_field(field, metadata.get(field.name, {})) for field in schema]
     except _NoEquivalentError:

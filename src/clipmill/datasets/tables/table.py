@@ -18,24 +18,14 @@ from .schemas import documents_batch, rows_batch
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Table:
-    """How rows or documents are stored in files; small when pickled.
-
-    Attributes:
-        plan: The operation on the rows or documents.
-        schema: Schema from `rows_schema` or `documents_schema`.
-        dim: Number of values in a vector.
-    """
+    """How rows or documents are stored in files; small when pickled."""
 
     plan: Plan
     schema: pa.Schema
     dim: int
 
     def batch(self, rows: Sequence[Any]) -> pa.RecordBatch:
-        """Return rows (mappings of input and new columns) or documents as a batch of the schema.
-
-        Raises:
-            DatasetError: If a value does not fit the type of its column.
-        """
+        """Return rows (mappings) or documents as a batch; raise `DatasetError` if a value does not fit its type."""
         if self.plan.of_rows:
             return rows_batch(rows, self.schema, self.plan, self.dim)  # type: ignore[arg-type]
         return documents_batch(rows, self.schema, self.dim)

@@ -25,12 +25,7 @@ SUFFIX = "_labels"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ClassifyPlan(RowPlan):
-    """Classifies columns of rows.
-
-    Attributes:
-        columns: The columns, their modalities, and the names of the columns of labels.
-        labels: The labels to choose from.
-    """
+    """Classifies columns of rows."""
 
     columns: ColumnPlan
     labels: LabelSet
@@ -80,12 +75,7 @@ class ClassifyPlan(RowPlan):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DocumentClassifyPlan(DocumentPlan):
-    """Classifies documents. Their labels become a tag; in files, they become a column instead.
-
-    Attributes:
-        documents: The documents of a tree to classify, and whether they keep their content.
-        labels: The labels to choose from.
-    """
+    """Classifies documents. Their labels become a tag; in files, they become a column instead."""
 
     documents: DocumentEmbedPlan
     labels: LabelSet

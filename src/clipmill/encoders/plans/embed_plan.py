@@ -127,9 +127,6 @@ class ColumnPlan(RowPlan):
     def items(self, source: Getter) -> list[Item]:
         """Return the items of a row.
 
-        Args:
-            source: The row's getter.
-
         Returns:
             One item for each column, in order. An array column (a list or tuple) has one for each element.
         """
@@ -222,11 +219,7 @@ class DocumentEmbedPlan(DocumentPlan):
         return [NewColumn(EMBEDDING, "vector")]
 
     def items(self, source: Document) -> list[Item]:
-        """Return the items of a document.
-
-        Returns:
-            One item for each document that `access_paths` selects, in order. None if the root could not be read.
-        """
+        """Return one item for each document `access_paths` selects, in order; None if the root was unreadable."""
         return [] if source.failures else [inner.item() for _, inner in self.select(source)]
 
     def places(self, source: Document) -> list[str]:

@@ -30,16 +30,7 @@ _SPARK_IMAGE = frozenset({"height", "width", "nChannels", "data"})
 
 
 def check_kind(name: str, kind: Any, spec: EncoderSpec) -> None:
-    """Check a kind.
-
-    Args:
-        name: The option's name.
-        kind: The given kind.
-        spec: The encoder.
-
-    Raises:
-        SpecError: If the kind is unknown, or the model cannot embed it.
-    """
+    """Raise `SpecError` if the kind that option `name` has is unknown, or the model cannot embed it."""
     if kind not in KINDS:
         raise SpecError(setting(name, kind) + f" must be one of {', '.join(map(repr, KINDS))}")
     if kind not in ("auto", "vector") and kind not in spec.modalities:
@@ -47,25 +38,16 @@ def check_kind(name: str, kind: Any, spec: EncoderSpec) -> None:
 
 
 def check_names(names: dict[str, object]) -> None:
-    """Check that names of columns are non-empty strings.
-
-    Args:
-        names: The given names, by option.
-
-    Raises:
-        SpecError: If one is not. The message names the option.
-    """
+    """Raise `SpecError`, naming the option, if a given name of a column is not a non-empty string."""
     for option, name in names.items():
         if not isinstance(name, str) or not name:
             raise SpecError(setting(option, name) + " names no column")
 
 
 def item_of_kind(kind: Kind, value: Any) -> Item:
-    """Convert a query or a candidate to an item.
+    """Convert a query or a candidate, a value of its kind (see `KINDS`), to an item.
 
-    Args:
-        kind: Its kind.
-        value: A value of that kind: see `KINDS`. None is null; a `RowError` is a value that could not be read.
+    None is null; a `RowError` is a value that could not be read.
 
     Returns:
         The item. A value that is not of that kind becomes an item with a failure.
@@ -85,15 +67,7 @@ def item_of_kind(kind: Kind, value: Any) -> Item:
 
 
 def vector_item(value: Any, modality: str | None = None) -> Item:
-    """Convert a precomputed vector to an item.
-
-    Args:
-        value: (dim,) numbers.
-        modality: The modality of its content, if known.
-
-    Raises:
-        RowError: If it is not a list of numbers.
-    """
+    """Convert a precomputed vector, (dim,) numbers, to an item; raise `RowError` if it is not a list of numbers."""
     try:
         with np.errstate(over="ignore"):  # values beyond float32 become infinite, and the vector fails later
             values = np.asarray(value, np.float32)
@@ -119,14 +93,7 @@ def document_item(document: Document) -> Item:
 
 
 def modality_of_struct(fields: Collection[str]) -> Literal["image", "audio"] | None:
-    """Return the modality of a struct with decoded content: Spark's image, or audio samples with their rate.
-
-    Args:
-        fields: The names of the struct's fields.
-
-    Returns:
-        The modality. None for other structs, such as documents.
-    """
+    """Return the modality of a struct with these fields: Spark's image, or samples and their rate; else None."""
     names = set(fields)
     if names >= _SPARK_IMAGE:
         return "image"

@@ -95,9 +95,6 @@ class LabelSet:
 
         Returns:
             (labels, dim) float64, each of length 1.
-
-        Raises:
-            SpecError: If a label cannot be embedded.
         """
         with _lock:
             cache = _caches.setdefault(encoder, _LabelCache())
@@ -123,11 +120,7 @@ class LabelSet:
 
 
 def _mean(encoder: Encoder, texts: Sequence[str], outcomes: Sequence[Outcome]) -> np.ndarray:
-    """Return the mean of a label's normalised vectors.
-
-    Raises:
-        SpecError: If one of its texts cannot be embedded, or is longer than the context length.
-    """
+    """Return the mean of a label's normalised vectors; raise `SpecError` if a text failed or is too long."""
     vectors = []
     for text, outcome in zip(texts, outcomes, strict=True):
         if not isinstance(outcome, Vector):
@@ -157,15 +150,7 @@ class Classifier:
     """A label set with the labels' vectors, ready to classify."""
 
     def __init__(self, labels: LabelSet, encoder: Encoder) -> None:
-        """Embed the labels, unless this process has already done so.
-
-        Args:
-            labels: The labels to choose from.
-            encoder: Embeds the labels, and has embedded the values.
-
-        Raises:
-            SpecError: If a label cannot be embedded, or the scale is `model` and the model has no learnt scale.
-        """
+        """Embed the labels, unless this process has done so; raise `SpecError` if one fails, or no scale was learnt."""
         self._labels = labels
         self._scorer = Scorer(encoder, labels.scale)
         self._units = labels.vectors(encoder)

@@ -28,14 +28,9 @@ class PairPlan(RowRanking):
     """Ranks flat rows with a query and one candidate each. The rows of one query are a group.
 
     Attributes:
-        query: Path of the query's column.
-        candidate: Path of the candidate's column.
         by: Columns that identify the group. Null is a value like any other, as in SQL's GROUP BY.
-        query_kind: Kind of the query.
-        candidate_kind: Kind of the candidate.
         top_k: Number of best rows of each group that get a `rank`. If None, there is no `rank`.
         key: Column that identifies a row in its failures.
-        scale: Factor for cosines before the softmax.
     """
 
     query: str
@@ -49,11 +44,7 @@ class PairPlan(RowRanking):
     rename_hint = "ranking adds a column of that name: rename yours first"
 
     def checked(self, spec: EncoderSpec) -> Self:
-        """Return the plan after checking it.
-
-        Raises:
-            SpecError: If an option is invalid, or the model cannot embed a kind.
-        """
+        """Return the plan; raise `SpecError` if an option is invalid, or the model cannot embed a kind."""
         check_names({"query": self.query, "candidate": self.candidate, "key": self.key})
         if isinstance(self.by, str) or not self.by or not all(isinstance(name, str) and name for name in self.by):
             raise SpecError(
@@ -83,11 +74,7 @@ class PairPlan(RowRanking):
         return [item_of_kind(self.query_kind, query), item_of_kind(self.candidate_kind, candidate)]
 
     def result(self, source: Getter, outcomes: Sequence[Outcome], tool: Scorer) -> PlanResult:
-        """See `Plan`.
-
-        Returns:
-            `cosine` and `logit`, the scaled cosine. Both are None for a null or a failure.
-        """
+        """Return `cosine` and `logit`, the scaled cosine; both are None for a null or a failure."""
         return self.results([(source, outcomes)], tool)[0]
 
     def results(self, rows: Sequence[tuple[Getter, Sequence[Outcome]]], tool: Scorer) -> list[PlanResult]:

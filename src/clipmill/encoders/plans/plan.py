@@ -29,8 +29,6 @@ class NewColumn(NamedTuple):
     """A column that a plan adds.
 
     Attributes:
-        name: The column's name.
-        holds: The column's content.
         source: Path of the column that it is computed from. If that is an array, so is the new column.
         modality: The embedded modality, for the provenance.
     """
@@ -46,9 +44,7 @@ class InnerFailure(NamedTuple):
 
     Attributes:
         place: Column and element, such as `captions[3]`.
-        reason: `stage`, `code` and `message`.
         kind: The kind that the part was embedded as.
-        value: The part.
     """
 
     place: str
@@ -96,11 +92,7 @@ class Plan(abc.ABC):
         return {}
 
     def tool(self, encoder: Encoder) -> Any:
-        """Create what `result` needs from the loaded model, or return None if it needs nothing.
-
-        Raises:
-            SpecError: If the loaded model does not support the plan.
-        """
+        """Create what `result` needs from the loaded model, or return None if it needs nothing."""
         return None
 
     @abc.abstractmethod
@@ -109,12 +101,9 @@ class Plan(abc.ABC):
 
     @abc.abstractmethod
     def result(self, source: Any, outcomes: Sequence[Outcome], tool: Any) -> PlanResult:
-        """Return the result for the outcomes of a row or document.
+        """Return the result for the outcomes of a row or document, in the order of `items`, with what `tool` returned.
 
-        Args:
-            source: The argument of `items`, possibly without the content that was embedded.
-            outcomes: The outcomes of `items`, in order.
-            tool: The return value of `tool`.
+        The source may be without the content that was embedded.
         """
 
     def results(self, rows: Sequence[tuple[Any, Sequence[Outcome]]], tool: Any) -> list[PlanResult]:
@@ -146,7 +135,6 @@ class RowPlan(Plan):
 
     Attributes:
         lists: Columns that must contain lists.
-        rename_hint: How to choose another name for a new column.
     """
 
     __slots__ = ()
@@ -165,11 +153,7 @@ class RowPlan(Plan):
         return [column.name for column in self.added]
 
     def check_free(self, existing: Sequence[str]) -> None:
-        """Check that the new columns don't overwrite existing ones.
-
-        Raises:
-            SpecError: If one does. The hint says how to choose another name.
-        """
+        """Raise `SpecError` if a new column would overwrite an existing one, with a hint for another name."""
         if taken := [name for name in self.new_names if name in existing]:
             raise SpecError(f"column {taken[0]!r} exists already", hint=self.rename_hint)
 
@@ -183,11 +167,7 @@ class RowPlan(Plan):
 
 
 class DocumentPlan(Plan):
-    """Base class of plans for documents.
-
-    Attributes:
-        keep_content: Whether results keep `blob` and `tensor`.
-    """
+    """Base class of plans for documents; `keep_content` keeps `blob` and `tensor` in results."""
 
     __slots__ = ()
     of_rows = False

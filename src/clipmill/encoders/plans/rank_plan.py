@@ -30,14 +30,7 @@ COSINE, CLIP_SCORE, RANK = "cosine", "clip_score", "rank"
 
 
 class RowRanking(RowPlan):
-    """What plans share that rank rows, with a list of candidates in each or with one.
-
-    Attributes:
-        query_kind: Kind of the query.
-        candidate_kind: Kind of the candidates.
-        top_k: Number of best candidates.
-        scale: Factor for cosines before the softmax.
-    """
+    """What plans share that rank rows, with a list of candidates in each or with one."""
 
     __slots__ = ()
     makes_vectors = False
@@ -47,11 +40,7 @@ class RowRanking(RowPlan):
     scale: Scale
 
     def check_options(self, spec: EncoderSpec) -> None:
-        """Check these options.
-
-        Raises:
-            SpecError: If one is invalid, or the model cannot embed a kind.
-        """
+        """Raise `SpecError` if an option is invalid, or the model cannot embed a kind."""
         check_kind("query_kind", self.query_kind, spec)
         check_kind("candidate_kind", self.candidate_kind, spec)
         check_top_k(self.top_k)
@@ -72,14 +61,8 @@ class RankPlan(RowRanking):
     """Ranks rows with a query and a list of candidates.
 
     Attributes:
-        query: Path of the query's column.
-        candidates: Path of the column with the list.
-        query_kind: Kind of the query.
-        candidate_kind: Kind of each candidate.
-        output: Name of the new column.
         top_k: Number of best candidates to keep; all if None. Candidates without scores are always kept.
         key: Column that identifies a row in its failures.
-        scale: Factor for cosines before the softmax.
     """
 
     query: str
@@ -93,11 +76,7 @@ class RankPlan(RowRanking):
     rename_hint = "choose a name: " + setting("output", ...)
 
     def checked(self, spec: EncoderSpec) -> Self:
-        """Return the plan after checking it.
-
-        Raises:
-            SpecError: If an option is invalid, or the model cannot embed a kind.
-        """
+        """Return the plan; raise `SpecError` if an option is invalid, or the model cannot embed a kind."""
         check_names({"query": self.query, "candidates": self.candidates, "output": self.output, "key": self.key})
         self.check_options(spec)
         return self
@@ -194,7 +173,6 @@ class DocumentRankPlan(DocumentPlan):
         top_k: Number of best matches to keep; all if None. Matches without scores are always kept.
         keep_embeddings: Whether results keep the embeddings.
         keep_content: Whether results keep `blob` and `tensor`.
-        scale: Factor for cosines before the softmax.
     """
 
     top_k: int | None = None

@@ -34,11 +34,7 @@ class Ranked(NamedTuple):
     failure: Failure | None = None
 
     def as_dict(self, candidate: Any) -> dict[str, Any]:
-        """Return the candidate as it appears in a row: with its scores, and stage, code and message if it failed.
-
-        Args:
-            candidate: The value that was ranked.
-        """
+        """Return the candidate as it appears in a row: with its scores, and stage, code and message if it failed."""
         failure = self.failure
         reason = failure and {"stage": str(failure.stage), "code": str(failure.code), "message": failure.message}
         return {
@@ -54,15 +50,7 @@ class Scorer:
     """Scores outcomes, with the dimension and the learnt scales of a loaded encoder."""
 
     def __init__(self, encoder: Encoder, scale: Scale) -> None:
-        """Read the encoder's scales.
-
-        Args:
-            encoder: The encoder of the vectors.
-            scale: A number, or `model`.
-
-        Raises:
-            SpecError: If the scale is invalid, or it is `model` and the model has no learnt scale.
-        """
+        """Read the scales; raise `SpecError` if `scale` is invalid, or `model` and the model learnt none."""
         check_any_scale(scale)
         self._dim = encoder.dim
         self._model = encoder.spec.model
@@ -203,20 +191,12 @@ def because_of_query(failure: Failure) -> Failure:
 
 
 def check_any_scale(scale: Any) -> None:
-    """Check a scale, which may be `model`.
-
-    Raises:
-        SpecError: If it is invalid.
-    """
+    """Raise `SpecError` for an invalid scale; it may be `model`."""
     if scale != "model":
         check_scale(scale)
 
 
 def check_top_k(top_k: Any) -> None:
-    """Check a number of candidates.
-
-    Raises:
-        SpecError: If it is neither None nor an integer of at least 1.
-    """
+    """Raise `SpecError` if a number of candidates is neither None nor an integer of at least 1."""
     if top_k is not None:
         check_integer("top_k", top_k, hint="None means all")

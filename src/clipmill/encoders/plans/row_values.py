@@ -16,10 +16,9 @@ class MissingColumn(LookupError):
 
 
 def get_by_path(row: Mapping[str, Any], path: str) -> Any:
-    """Return the value at `a.b.c` of nested mappings. A key that contains the dots itself takes precedence.
+    """Return the value at `a.b.c` of nested mappings, or raise `MissingColumn`.
 
-    Raises:
-        MissingColumn: If it does not exist. The message lists the existing names.
+    A key that contains the dots itself takes precedence.
     """
     if path in row:
         return row[path]

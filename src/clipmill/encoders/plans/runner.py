@@ -16,10 +16,8 @@ class Done(NamedTuple):
     """A row or document with its results.
 
     Attributes:
-        token: The caller's token.
         source: The row's getter, or the document.
         outcomes: One for each of its items.
-        result: The plan's result.
     """
 
     token: Any
@@ -32,35 +30,19 @@ class PlanRunner:
     """A plan with a loaded encoder. Any number of sessions may share it."""
 
     def __init__(self, plan: Plan, encoder: Encoder) -> None:
-        """Create the plan's tool, such as the vectors of labels.
-
-        Args:
-            plan: The plan.
-            encoder: The loaded encoder.
-
-        Raises:
-            SpecError: If the loaded model does not support the plan.
-        """
+        """Create the plan's tool, such as labels' vectors; raise `SpecError` if the model does not support it."""
         self.plan = plan
         self.encoder = encoder
         self._tool = plan.tool(encoder)
 
     def session(self, stats: Stats, *, hashed: bool = False, least_rows: int = 1) -> PlanSession:
-        """Return a new session.
-
-        Args:
-            stats: Counts values and failures.
-            hashed: Whether vectors have a `content_hash`.
-            least_rows: Collect at least this many rows before returning them: computing results in batches is cheaper.
-        """
+        """Return a new session; it returns at least `least_rows` rows at a time, since batches are cheaper."""
         return PlanSession(self, stats, hashed=hashed, least_rows=least_rows)
 
     def finish(self, rows: Sequence[Finished], stats: Stats) -> list[Done]:
-        """Return rows with their results, and count the failures that the session has not counted.
+        """Return rows with their results, and count failures that the session has not counted.
 
-        Args:
-            rows: Finished rows, each with the token `(token, source, failure)`.
-            stats: Counts the failures.
+        The token of each row is `(token, source, failure)`.
         """
         readable = [(source, outcomes) for (_, source, failure), outcomes in rows if failure is None]
         results = iter(self.plan.results(readable, self._tool))

@@ -92,42 +92,19 @@ def score(queries: Any, candidates: Any, *, scale: float = SCALE, block_rows: in
 
 
 def unit_cosines(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-    """Return the cosines of unit vectors.
-
-    Args:
-        queries: (n, dim) float64, from `unit_rows`.
-        candidates: (m, dim) float64, from `unit_rows`.
-
-    Returns:
-        (n, m) float64.
-    """
+    """Return the (n, m) float64 cosines of unit vectors, (n, dim) and (m, dim) float64 from `unit_rows`."""
     with np.errstate(invalid="ignore"):
         return _rounded(queries @ candidates.T)
 
 
 def pair_cosines(left: Any, right: Any) -> np.ndarray:
-    """Return the cosine of each pair of rows, equal to the last bit to those of `score`.
-
-    Args:
-        left: (n, dim) numbers.
-        right: (n, dim) numbers.
-
-    Returns:
-        (n,) float64.
-    """
+    """Return the (n,) float64 cosine of each pair of (n, dim) rows, equal to the last bit to that of `score`."""
     with np.errstate(invalid="ignore"):
         return _rounded(np.einsum("nd,nd->n", unit_rows(left), unit_rows(right)))
 
 
 def softmax(logits: Any) -> np.ndarray:
-    """Return the softmax along the last axis. Values that are not finite become NaN and are left out of the sum.
-
-    Args:
-        logits: (..., m) numbers.
-
-    Returns:
-        (..., m) float64.
-    """
+    """Return the float64 softmax along the last axis. Values that are not finite become NaN and are not summed."""
     logits = np.asarray(logits, np.float64)
     if logits.size == 0:
         return logits
@@ -139,23 +116,12 @@ def softmax(logits: Any) -> np.ndarray:
 
 
 def order(values: Any) -> np.ndarray:
-    """Return the positions of values in descending order. Ties keep their order, and NaN comes last.
-
-    Args:
-        values: (m,) numbers.
-
-    Returns:
-        (m,) int64.
-    """
+    """Return the int64 positions of (m,) values in descending order. Ties keep their order, and NaN comes last."""
     return np.argsort(-np.asarray(values, np.float64), kind="stable")  # argsort puts NaN last
 
 
 def round_to_steps(values: np.ndarray) -> np.ndarray:
-    """Round values of unit vectors to multiples of 2**-26: see the module's docstring.
-
-    Args:
-        values: float64.
-    """
+    """Round float64 values of unit vectors to multiples of 2**-26: see the module's docstring."""
     rounded: np.ndarray = np.rint(values * _STEPS) / _STEPS
     return rounded
 
@@ -182,11 +148,7 @@ def unit_rows(vectors: Any) -> np.ndarray:
 
 
 def check_scale(scale: Any) -> None:
-    """Check a scale.
-
-    Raises:
-        SpecError: If it is not a finite number above 0.
-    """
+    """Raise `SpecError` if a scale is not a finite number above 0."""
     if isinstance(scale, bool) or not isinstance(scale, int | float | np.number) or not 0 < scale < math.inf:
         raise SpecError(setting("scale", scale) + " is neither a finite number above 0 nor 'model'")
 

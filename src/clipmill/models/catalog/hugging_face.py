@@ -36,12 +36,7 @@ _OTHER_CONFIGS = {
 
 @dataclasses.dataclass(frozen=True)
 class ClipConfig:
-    """A `config.json`, checked to be that of a `CLIPModel`.
-
-    Attributes:
-        values: Its content.
-        where: Its path, for messages.
-    """
+    """A `config.json`, checked to be that of a `CLIPModel`, with its path for messages."""
 
     values: dict[str, Any]
     where: str
@@ -79,10 +74,6 @@ class ClipConfig:
 
 def read_config(place: str, cache_dir: str | None = None) -> ClipConfig:
     """Read the `config.json` of a `CLIPModel`.
-
-    Args:
-        place: Directory or repository.
-        cache_dir: Folder for copies of a repository's files.
 
     Raises:
         WeightsError: If there is none, or it describes another kind of model, which the message names.
