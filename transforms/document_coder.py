@@ -1,4 +1,4 @@
-"""How a `Document` travels between workers: its arrays as their bytes, the rest as one tuple.
+"""The coder of a `Document` between workers: arrays as bytes, the rest as one tuple.
 
 Beam would take the dataclass for a row and ask for a schema, which arrays, tags and nested documents do not have.
 """

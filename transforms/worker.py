@@ -1,4 +1,4 @@
-"""How many cores each of the engine's processes may use: the one place that decides it."""
+"""Decides how many cores each of the engine's processes may use."""
 
 from __future__ import annotations
 

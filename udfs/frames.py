@@ -1,4 +1,4 @@
-"""`embed_columns`: several columns of a DataFrame in one pass; `stamp_provenance`: what an expression lost."""
+"""`embed_columns`: several columns of a DataFrame in one pass; `stamp_provenance`: adds the provenance that an expression cannot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which types of columns can be ranked as which kind: the same question to Spark's types and to Arrow's."""
+"""The types of columns that can be ranked as each kind, for Spark's types and for Arrow's."""
 
 from __future__ import annotations
 

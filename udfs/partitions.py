@@ -30,7 +30,7 @@ class NewArrays(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """Where a row came from."""
+    """The origin of a row."""
 
     batch: pa.RecordBatch
     row: int

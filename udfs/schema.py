@@ -41,7 +41,7 @@ _NUMBERS = (T.FloatType, T.DoubleType, T.ShortType)
 
 
 class InputColumn(NamedTuple):
-    """Where the values of a column are.
+    """The position of a column's values.
 
     Attributes:
         steps: Index of the column in the DataFrame, then of the field in each struct on the way.

@@ -1,4 +1,4 @@
-"""How many threads this worker may use: decided here and nowhere else."""
+"""Decides how many threads this worker may use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Datasets: what a job reads, and the files of vectors, scores and failures that it writes.
+"""Datasets: the inputs of a job, and the files of vectors, scores and failures that it writes.
 
 - `inputs`: lists the user's inputs and reads them as documents or rows
 - `tables`: schemas, record batches and the provenance of vectors

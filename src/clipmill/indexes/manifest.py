@@ -40,7 +40,7 @@ OWN = re.compile(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SearchParameters:
-    """How much of an index is searched; higher values have a better recall and take longer.
+    """The effort of a search; higher values have a better recall and take longer.
 
     Attributes:
         nprobe: Inverted lists that are searched; None in kinds without lists.

@@ -1,4 +1,4 @@
-"""Which kind of index: chosen from rows, dimension and memory, with the reasons."""
+"""Chooses the kind of index from rows, dimension and memory, with the reasons."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class IndexShard:
 
 @dataclasses.dataclass(frozen=True)
 class IndexJob:
-    """What is done with every shard; pickles to its fields.
+    """A job that builds an index, sent to every worker; pickles to its fields.
 
     Attributes:
         directory: Of the index.

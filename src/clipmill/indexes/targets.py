@@ -39,7 +39,7 @@ class Searchable(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """Where a search is done, as it is known when the search is planned; it holds no vectors.
+    """The index or dataset to search, as known when the search is planned; without vectors.
 
     Attributes:
         location: Absolute path or URL.

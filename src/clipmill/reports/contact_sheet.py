@@ -29,7 +29,7 @@ _THREADS = 8
 _LONGEST = 600
 """Characters of a text that are shown."""
 _CONTENT = ("uri", "text", "mime_type")
-"""Columns that say what a hit is; the sheet shows them in their own way."""
+"""Columns that describe a hit; the sheet shows them specially."""
 
 
 @dataclasses.dataclass(frozen=True)

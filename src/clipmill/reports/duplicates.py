@@ -44,7 +44,7 @@ class Duplicates:
 
 
 class Searched(Protocol):
-    """What finds the nearest vectors: `index.OpenIndex`."""
+    """An index that finds the nearest vectors: `OpenIndex`."""
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return cosines and positions, (n, k) each, best first; -1 where there are fewer."""

@@ -17,7 +17,7 @@ def bins_for(count: int) -> int:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Histogram:
-    """How many numbers lie between two edges and the next.
+    """The number of values between neighbouring edges.
 
     Attributes:
         edges: (n + 1,) float64, ascending; a bin holds its lower edge, the last one both.
@@ -29,7 +29,7 @@ class Histogram:
 
     @property
     def total(self) -> int:
-        """How many numbers were counted."""
+        """The number of counted values."""
         return int(self.counts.sum())
 
 

@@ -1,4 +1,4 @@
-"""An index as rows that can be sampled, and what its datasets say of them."""
+"""An index as rows that can be sampled, with the columns of its datasets."""
 
 from __future__ import annotations
 

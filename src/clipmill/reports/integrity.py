@@ -1,4 +1,4 @@
-"""What a dataset lacks: shards that were not made, files that its manifests name and that are not there, or cut off."""
+"""The missing parts of a dataset: shards that were not written, and listed files that are missing or truncated."""
 
 from __future__ import annotations
 

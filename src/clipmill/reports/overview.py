@@ -30,7 +30,7 @@ from .work import Work
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Looked:
-    """What to look at.
+    """The options of an overview.
 
     Attributes:
         columns: Columns of vectors; those that the dataset has if there are none.

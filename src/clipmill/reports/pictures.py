@@ -20,12 +20,12 @@ from .columns import VectorColumn
 from .sample import Entry, Rows, shortened, value_at
 
 _ROWS_AT_ONCE = 16
-"""Rows whose content is held: photographs may be large."""
+"""Rows whose content is in memory at a time: photographs may be large."""
 _LOCAL = (None, "file", "local")
 
 
 class Picture(NamedTuple):
-    """What is seen of a row.
+    """The visible content of a row.
 
     Attributes:
         jpeg: A thumbnail; None where there is none.
@@ -45,7 +45,7 @@ class Picture(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PictureRules:
-    """Which files may be opened for thumbnails.
+    """The rules for opening files for thumbnails.
 
     Attributes:
         remote: Whether what URIs name elsewhere is fetched, within the limits and the checks of `policy`.

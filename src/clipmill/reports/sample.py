@@ -19,11 +19,11 @@ LONGEST_TEXT = 300
 
 
 class Rows(Protocol):
-    """What has rows that can be read by their numbers."""
+    """Rows that are read by number."""
 
     @property
     def rows(self) -> int:
-        """How many there are."""
+        """The number of rows."""
         ...
 
     def take(

@@ -21,7 +21,7 @@ _MOST_LABELS = 100_000
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ColumnScores:
-    """What a column of scores holds.
+    """The content of a column of scores.
 
     Attributes:
         rows: Rows with at least one score.

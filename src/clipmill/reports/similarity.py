@@ -1,4 +1,4 @@
-"""How alike vectors are: cosines of all pairs of a sample, and the pairs that are nearly the same."""
+"""Similarity of vectors: cosines of all pairs of a sample, and near-duplicates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Pair(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Likeness:
-    """How alike the vectors of a sample are.
+    """The similarity of the vectors of a sample.
 
     Attributes:
         vectors: How many were compared; vectors of zeros have no direction and are left out.

@@ -22,7 +22,7 @@ MAX_SAMPLE = 20_000
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SampleOptions:
-    """How a dataset is sampled and shown.
+    """The options for sampling and showing vectors.
 
     Attributes:
         rows: Rows of which vectors are drawn, from 1 to 20,000; memory and time follow from it, not from the dataset.

@@ -1,4 +1,4 @@
-"""How a job went: rows over time, batches, and where the time was spent, from the manifests of its shards."""
+"""The course of a job, from the manifests of its shards: rows over time, batches, and where the time was spent."""
 
 from __future__ import annotations
 
@@ -61,16 +61,16 @@ class Rate:
 
 @dataclasses.dataclass
 class Work:
-    """What the manifests of a dataset say about how it was made.
+    """The course of a job, as the manifests of its shards describe it.
 
     Attributes:
         shards: Manifests that were read.
-        timed: (n, 3) float64: begin, end (seconds since 1970) and rows of the shards that say when.
+        timed: (n, 3) float64: start, end (seconds since 1970) and rows of the shards that record times.
         batch_rows: Calls of the model by their rows.
         msec: Milliseconds of `fetch`, `decode` and `encode`, summed over threads.
         seconds: Seconds of work, summed over shards.
-        resolved: What workers decided at load, and how many shards they made.
-        slowest: Shards that took longest for their rows.
+        resolved: The runtime, precision and device that workers chose, with the number of their shards.
+        slowest: Shards with the most seconds per row.
     """
 
     shards: int

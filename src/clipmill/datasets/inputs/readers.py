@@ -36,7 +36,7 @@ _CAPTION = "caption"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ReaderOptions:
-    """Which columns make documents.
+    """The columns that documents are made of.
 
     Attributes:
         text: Column of texts (a field in JSON lines).
@@ -92,7 +92,7 @@ def read_documents(
 
     Args:
         shard: The shard to read.
-        options: Which columns make documents.
+        options: The columns that documents are made of.
         to_rank: Refuse lines that clipmill wrote as failures and that hold no matches, since they lack the query.
         max_file_bytes: Maximum bytes of one file in a tar; the sample of a larger one fails.
 

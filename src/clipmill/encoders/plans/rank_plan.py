@@ -30,7 +30,7 @@ COSINE, CLIP_SCORE, RANK = "cosine", "clip_score", "rank"
 
 
 class RowRanking(RowPlan):
-    """What plans share that rank rows, with a list of candidates in each or with one."""
+    """The common part of plans that rank rows, with one candidate or a list of candidates in each."""
 
     __slots__ = ()
     makes_vectors = False
