@@ -1,4 +1,4 @@
-"""`embed_columns`: several columns of a DataFrame in one pass; `stamp_provenance`: adds the provenance that an expression cannot."""
+"""`embed_columns`: embeds several columns of a DataFrame in one pass; `stamp_provenance`: adds provenance to fields."""
 
 from __future__ import annotations
 
