@@ -10,12 +10,13 @@ import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
 from ..encoders.document import Document
-from ..encoders.plans.plan import Plan
+from ..encoders.plans.plan import Plan, RowPlan
 from ..errors import SpecError
+from ..indexes.search_plan import SearchPlan
 from ..messages import setting
 from ..models.spec import EncoderSpec
 from . import document_coder as _document_coder  # noqa: F401 - registers the coder of documents
-from .elements import AddsColumns, DocumentElements, Elements, RowElements
+from .elements import DocumentElements, Elements, RowElements
 from .embed_fn import EmbedBatchFn, EmbedFn
 from .failed_row import FailedRow
 from .rows import Vectors, planned_type, row_fields
@@ -163,7 +164,7 @@ def label_of(verb: str, names: Sequence[str]) -> str:
     return f"{verb}({', '.join(names)})".replace("/", "_")  # a slash would make a level of it
 
 
-def check_columns(element_type: Any, plan: AddsColumns, reads: Sequence[str]) -> None:
+def check_columns(element_type: Any, plan: RowPlan | SearchPlan, reads: Sequence[str]) -> None:
     """Refuse rows whose schema does not fit. Without a schema, each row is checked when it is processed.
 
     Args:

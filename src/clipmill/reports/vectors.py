@@ -7,9 +7,10 @@ import dataclasses
 import numpy as np
 
 from ..errors import SpecError
+from ..indexes import OpenIndex
 from ..messages import setting
 from .columns import VectorColumn
-from .duplicates import Duplicates, Searched, duplicates_through, duplicates_within
+from .duplicates import Duplicates, duplicates_through, duplicates_within
 from .histograms import Histogram, histogram_of
 from .pictures import Picture, PictureRules, pictures_of
 from .projection import METHODS, Method, Projection, project
@@ -87,7 +88,7 @@ class VectorSection:
 
 
 def vector_section(
-    source: Rows, column: VectorColumn, options: SampleOptions, rules: PictureRules, *, index: Searched | None = None
+    source: Rows, column: VectorColumn, options: SampleOptions, rules: PictureRules, *, index: OpenIndex | None = None
 ) -> VectorSection:
     """Draw a sample of a column of vectors and look at it.
 

@@ -1,4 +1,4 @@
-"""What all formats share: their names, the names of their files, and the protocols of their writers."""
+"""What all formats share: their names, the names of their files, and the protocol of their writers."""
 
 from __future__ import annotations
 
@@ -51,20 +51,6 @@ class Part(Protocol):
 
     def discard(self) -> None:
         """Close and remove all files that are not published; never raises."""
-        ...
-
-
-class PartWriter(Protocol):
-    """Writes tables of one schema to an open file."""
-
-    is_open: bool
-
-    def write_table(self, table: pa.Table, row_group_size: int | None = None) -> None:
-        """Add rows."""
-        ...
-
-    def close(self) -> None:
-        """Write the remaining data; the file itself stays open."""
         ...
 
 
