@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import numbers
 import re
 from collections.abc import Iterator
@@ -67,6 +68,24 @@ class MissingExtraError(ClipmillError, ImportError):
 
     def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
         return type(self), self._args
+
+
+def require(module: str, extra: str, purpose: str, *, package: str | None = None) -> Any:
+    """Import a module of an optional package.
+
+    Args:
+        module: Its full name.
+        extra: The extra of clipmill that installs the package.
+        purpose: What needs it, for the message.
+        package: The package's name, where the module has another.
+
+    Raises:
+        MissingExtraError: If it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as err:
+        raise MissingExtraError(package or module, extra, purpose) from err
 
 
 class DatasetError(ClipmillError, RuntimeError):

@@ -6,7 +6,7 @@ import os
 import re
 from typing import Any
 
-from ..errors import MissingExtraError, SpecError
+from ..errors import SpecError, require
 from ..messages import setting
 
 _PLACE = re.compile(r"^.* at \S+\.(?:cpp|h):\d+: (?:Error: '.*?' failed: ?)?")
@@ -18,11 +18,7 @@ def faiss_library() -> Any:
     Raises:
         MissingExtraError: If it is not installed.
     """
-    try:
-        import faiss
-    except ImportError as err:
-        raise MissingExtraError("faiss-cpu", "index", "building and searching an index") from err
-    return faiss
+    return require("faiss", "index", "building and searching an index", package="faiss-cpu")
 
 
 def use_threads(cpus: int | None) -> None:

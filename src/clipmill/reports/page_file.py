@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ..errors import DatasetError, MissingExtraError
+from ..errors import DatasetError, require
 from ..files.file_systems import Folder
 from ..messages import setting
 
@@ -54,10 +54,7 @@ def template_of(name: str, purpose: str) -> Any:
     Raises:
         MissingExtraError: If jinja2 is not installed.
     """
-    try:
-        import jinja2
-    except ImportError as err:
-        raise MissingExtraError("jinja2", "report", purpose) from err
+    jinja2 = require("jinja2", "report", purpose)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(__package__, "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )

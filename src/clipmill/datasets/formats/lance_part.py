@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import importlib
 import importlib.util
 import json
 import os
@@ -18,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ...errors import DatasetError, MissingExtraError, SpecError
+from ...errors import DatasetError, MissingExtraError, SpecError, require
 from ...files.file_systems import Folder, dataset_errors, is_local
 from ...messages import setting
 from ..tables.column_types import is_list_type
@@ -27,6 +26,7 @@ from .base import LANCE, Published, part_name
 
 FRAGMENTS, SCHEMA = "fragments", "lance_schema"
 """Keys in a shard's manifest: its fragments, as Lance's JSON, and the schema, which all shards share."""
+_PURPOSE = "writing Lance datasets"
 _SCHEMES = ("az", "abfss", "gs", "s3")
 """Schemes of object stores that Lance opens with the same URLs as fsspec."""
 
@@ -37,14 +37,7 @@ def library() -> Any:
     Raises:
         MissingExtraError: If it is not installed.
     """
-    try:
-        return importlib.import_module("lance")
-    except ImportError as err:
-        raise _missing() from err
-
-
-def _missing() -> MissingExtraError:
-    return MissingExtraError("pylance", "lance", "writing Lance datasets")
+    return require("lance", "lance", _PURPOSE, package="pylance")
 
 
 def check_lance(directory: str, schema: pa.Schema) -> None:
@@ -55,7 +48,7 @@ def check_lance(directory: str, schema: pa.Schema) -> None:
         SpecError: If Lance does not support the URL, or the size of the vectors is not known in advance.
     """
     if importlib.util.find_spec("lance") is None:  # not imported: engines may start processes by forking this one
-        raise _missing()
+        raise MissingExtraError("pylance", "lance", _PURPOSE)
     _location(Folder.of(directory))
     lance_schema(schema)
 
