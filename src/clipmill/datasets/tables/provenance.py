@@ -264,7 +264,9 @@ def check_comparable(spec: EncoderSpec, provenance: Mapping[str, Any]) -> None:
     """
     ours = provenance_of(spec, str(provenance.get("modality", "auto")))
     if found := [name for name in differences(ours, provenance) if name != "normalize"]:
-        details = "; ".join(f"{name} is {_at(ours, name)!r} and was {_at(provenance, name)!r}" for name in found)
+        details = "; ".join(
+            f"{name} is {value_at(ours, name)!r} and was {value_at(provenance, name)!r}" for name in found
+        )
         raise SpecError(f"the searched vectors were made with different options than those of {spec.model}: {details}")
 
 
@@ -283,7 +285,7 @@ def _preprocessing_options(provenance: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _at(provenance: Mapping[str, Any], path: str) -> Any:
+def value_at(provenance: Mapping[str, Any], path: str) -> Any:
     """Return the value at a path such as `image.mean`; None if there is none."""
     head, dot, rest = path.partition(".")
-    return _at(provenance.get(head) or {}, rest) if dot else provenance.get(head)
+    return value_at(provenance.get(head) or {}, rest) if dot else provenance.get(head)
