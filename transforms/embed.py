@@ -8,7 +8,7 @@ from typing import Any, get_args
 from apache_beam.pvalue import PCollection
 
 from ..encoders.plans.embed_plan import Column, ColumnPlan, DocumentEmbedPlan
-from ..errors import SpecError
+from ..errors import SpecError, check_choice
 from ..messages import setting
 from ..models.spec import EncoderSpec, Modality, reject_unknown_options
 from .encoding import Embedded, Encoding, label_of
@@ -93,8 +93,7 @@ class Embed(Encoding):
         for name, given in {"access_paths": access_paths != "@r", "keep_content": keep_content}.items():
             if given and columns is not None:
                 raise SpecError(setting(name) + " is for documents; it has no effect with columns")
-        if vectors not in get_args(Vectors):
-            raise SpecError(setting("vectors", vectors) + f" must be one of {', '.join(map(repr, get_args(Vectors)))}")
+        check_choice("vectors", vectors, get_args(Vectors))
         if vectors != "array" and columns is None:
             raise SpecError(setting("vectors", vectors) + " is for rows; a document's embedding is an array")
         self._vectors: Vectors = vectors

@@ -11,7 +11,7 @@ from apache_beam.pvalue import PCollection
 
 from ..encoders.document import Document
 from ..encoders.plans.plan import Plan, RowPlan
-from ..errors import SpecError
+from ..errors import SpecError, check_choice
 from ..indexes.search_plan import SearchPlan
 from ..messages import setting
 from ..models.spec import EncoderSpec
@@ -64,10 +64,7 @@ class Encoding(beam.PTransform):
             SpecError: If something cannot work.
         """
         super().__init__()
-        if on_failure not in get_args(OnFailure):
-            raise SpecError(
-                setting("on_failure", on_failure) + f" must be one of {', '.join(map(repr, get_args(OnFailure)))}"
-            )
+        check_choice("on_failure", on_failure, get_args(OnFailure))
         if max_wait_s is not None and not max_wait_s > 0:
             raise SpecError(setting("max_wait_s", max_wait_s) + " is not a number of seconds above 0")
         self.spec = spec

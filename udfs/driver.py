@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from ..encoders import EncoderSpec
-from ..errors import SpecError
+from ..errors import SpecError, check_choice
 from ..messages import setting
 from ..models.spec import reject_unknown_options
 
@@ -59,9 +59,7 @@ def check_failures_option(failures: str) -> None:
     Raises:
         SpecError: Naming them.
     """
-    allowed = get_args(FailuresOption)
-    if failures not in allowed:
-        raise SpecError(setting("failures", failures) + f" must be one of {', '.join(map(repr, allowed))}")
+    check_choice("failures", failures, get_args(FailuresOption))
 
 
 def warn_without_worker_reuse(spark: SparkSession | None, *, depth: int = 1) -> None:

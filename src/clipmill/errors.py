@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import numbers
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from .messages import Message, first_option, packed, setting, unpacked
@@ -148,3 +148,19 @@ def check_integer(
     """
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
         raise error(setting(name, value) + f" is not an integer of at least {least}", hint=hint)
+
+
+def check_choice(name: str, value: Any, allowed: Collection[str], *, error: type[ClipmillError] = SpecError) -> None:
+    """Check the value of an option that takes one of several texts.
+
+    Args:
+        name: The option's keyword.
+        value: Its value, of any type.
+        allowed: What it takes.
+        error: Type of the error.
+
+    Raises:
+        ClipmillError: Of the type `error`, if the value is not allowed.
+    """
+    if value not in allowed:
+        raise error(setting(name, value) + f" must be one of {', '.join(map(repr, allowed))}")

@@ -9,7 +9,7 @@ import os
 import re
 from typing import Any, Literal, Self
 
-from ..errors import SpecError, check_integer
+from ..errors import SpecError, check_choice, check_integer
 from ..messages import setting
 from .catalog import ModelFacts, ModelRef, facts_of, resolve_model
 from .catalog.mclip import image_model
@@ -182,13 +182,13 @@ class EncoderSpec:
         self._check_schemes()
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(self.device)):
             raise SpecError(setting("device", self.device) + " must be one of 'auto', 'cpu', 'cuda', 'cuda:X'")
-        self._check_choice("runtime", RUNTIMES)
-        self._check_choice("precision", PRECISIONS)
+        check_choice("runtime", self.runtime, RUNTIMES)
+        check_choice("precision", self.precision, PRECISIONS)
         check_combination(self.runtime, self.precision, str(self.device))
-        self._check_choice("mode", ("reference", "jina"))
+        check_choice("mode", self.mode, ("reference", "jina"))
         self._check_family_options()
-        self._check_choice("decode", ("fast", "exact"))
-        self._check_choice("on_long_text", ("truncate", "fail"))
+        check_choice("decode", self.decode, ("fast", "exact"))
+        check_choice("on_long_text", self.on_long_text, ("truncate", "fail"))
         for name in ("normalize", "preprocess", "apply_exif", "allow_local_files", "allow_private_addresses"):
             if not isinstance(getattr(self, name), bool):
                 raise SpecError(setting(name, getattr(self, name)) + " is neither True nor False")
@@ -242,10 +242,6 @@ class EncoderSpec:
                     hint="local files are allowed by " + setting("allow_local_files", True),
                 )
         object.__setattr__(self, "uri_schemes", schemes)
-
-    def _check_choice(self, name: str, allowed: tuple[str, ...]) -> None:
-        if getattr(self, name) not in allowed:
-            raise SpecError(setting(name, getattr(self, name)) + f" must be one of {', '.join(map(repr, allowed))}")
 
     @classmethod
     def of(cls, model: str | EncoderSpec | None = None, /, **options: Any) -> EncoderSpec:

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from ..errors import SpecError
+from ..errors import SpecError, check_choice
 from ..indexes import OpenIndex
 from ..messages import setting
 from .columns import VectorColumn
@@ -54,8 +54,7 @@ class SampleOptions:
         ):
             if not low <= getattr(self, name) <= high:
                 raise SpecError(setting(name, getattr(self, name)) + f" is not from {low:,} to {high:,}")
-        if self.projection not in METHODS:
-            raise SpecError(setting("projection", self.projection) + f" must be one of {', '.join(map(repr, METHODS))}")
+        check_choice("projection", self.projection, METHODS)
 
 
 @dataclasses.dataclass

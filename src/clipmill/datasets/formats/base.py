@@ -8,9 +8,6 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import pyarrow as pa
 
-from ...errors import SpecError
-from ...messages import setting
-
 Format = Literal["parquet", "jsonl", "clip-retrieval", "lance"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 CLIP_RETRIEVAL: Format = "clip-retrieval"
@@ -52,16 +49,6 @@ class Part(Protocol):
     def discard(self) -> None:
         """Close and remove all files that are not published; never raises."""
         ...
-
-
-def check_format(format: str) -> None:
-    """Refuse an unknown format.
-
-    Raises:
-        SpecError: If there is no such format; the message lists those that exist.
-    """
-    if format not in FORMATS:
-        raise SpecError(setting("format", format) + f" must be one of {', '.join(map(repr, FORMATS))}")
 
 
 def default_dtype(format: str) -> str:

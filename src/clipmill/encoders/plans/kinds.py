@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ...errors import SpecError
+from ...errors import SpecError, check_choice
 from ...failures import Code, RowError, Stage
 from ...messages import setting
 from ...models.spec import EncoderSpec
@@ -40,8 +40,7 @@ def check_kind(name: str, kind: Any, spec: EncoderSpec) -> None:
     Raises:
         SpecError: If the kind is unknown, or the model cannot embed it.
     """
-    if kind not in KINDS:
-        raise SpecError(setting(name, kind) + f" must be one of {', '.join(map(repr, KINDS))}")
+    check_choice(name, kind, KINDS)
     if kind not in ("auto", "vector") and kind not in spec.modalities:
         raise SpecError(setting(name, kind) + f": {spec.model} embeds {' and '.join(sorted(spec.modalities))}")
 
