@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import math
 import os
 import re
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self
 
 from ..errors import SpecError, check_choice, check_integer
@@ -74,6 +76,12 @@ def reject_unknown_options(given: Any, allowed: Any) -> None:
         near = difflib.get_close_matches(name, list(allowed), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; the options are {', '.join(sorted(allowed))}"
         raise TypeError(f"unknown option {name!r}{hint}")
+
+
+def reject_unknown_keywords(given: Mapping[str, Any], called: Callable[..., Any]) -> None:
+    """Raise `TypeError` for the first name in `given` that is neither a field of the spec nor a keyword of `called`."""
+    own = {name for name, one in inspect.signature(called).parameters.items() if one.kind is not one.VAR_KEYWORD}
+    reject_unknown_options(given, own | EncoderSpec.__dataclass_fields__.keys())
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
