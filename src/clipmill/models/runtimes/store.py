@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import functools
 import hashlib
-import importlib.metadata
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...files.cache import cache_root, locked
+from ..installed import versions
 from ..source import Graphs
 from .graphs import make_graphs
 
@@ -169,15 +169,6 @@ class Store:
     def _note(self, name: str, parts: Mapping[str, Any]) -> Path:
         key = hashlib.sha256(json.dumps([self.key("float"), dict(parts)], sort_keys=True).encode()).hexdigest()[:32]
         return self._root / "notes" / f"{name}-{key}.json"
-
-
-def versions(*distributions: str) -> dict[str, str]:
-    """Return the versions of the packages that are installed."""
-    found = {}
-    for name in distributions:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
 
 
 def is_writable(folder: Path) -> bool:
