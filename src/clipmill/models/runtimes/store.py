@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...files.atomic import write_atomic
 from ...files.cache import cache_root, locked
 from ..installed import versions
 from ..source import Graphs
@@ -179,19 +180,6 @@ def is_writable(folder: Path) -> bool:
             return True
     except OSError:
         return False
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a file atomically."""
-    draft = tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8")  # noqa: SIM115
-    try:
-        with draft:
-            draft.write(text)
-        os.chmod(draft.name, 0o644)
-        os.replace(draft.name, path)
-    except BaseException:
-        Path(draft.name).unlink(missing_ok=True)
-        raise
 
 
 @functools.cache
