@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -15,6 +14,7 @@ from typing import Any
 from rich.table import Table
 
 from ..files.cache import cache_root
+from ..models.installed import version_of
 from ..models.runtimes.store import is_writable
 from ..models.support_matrix import PACKAGES, RUNTIMES, combinations, has_native_bfloat16, may_have_gpu
 from ..threads import allowed_cpus
@@ -53,7 +53,7 @@ def examine() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {name: _version(name) for name in _DISTRIBUTIONS},
+        "versions": {name: version_of(name) for name in _DISTRIBUTIONS},
         "cpus": os.cpu_count(),
         "allowed_cpus": allowed_cpus(),
         "devices": _devices(),
@@ -97,13 +97,6 @@ def doctor_table(found: dict[str, Any]) -> Table:
     return table
 
 
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def _devices() -> list[str]:
     if not may_have_gpu() or importlib.util.find_spec("torch") is None:
         return ["cpu"]
@@ -118,7 +111,7 @@ def _examine_runtime(name: str) -> dict[str, Any]:
 
     torch embeds a text by the demo model. The others' libraries are asked: to run them, graphs may have to be made.
     """
-    version = next(filter(None, map(_version, PACKAGES[name])), None)
+    version = next(filter(None, map(version_of, PACKAGES[name])), None)
     found: dict[str, Any] = {"version": version, "problem": None, "precisions": {}}
     if version is None:
         return found

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..errors import MissingExtraError
+from ..errors import require
 from .drawings import CLASSES, draw, sample_scene
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee")
@@ -18,10 +18,7 @@ def write_gallery(directory: Path, *, seed: int = 7) -> None:
 
     Equal seeds give equal pictures.
     """
-    try:
-        from skimage import data
-    except ImportError as err:
-        raise MissingExtraError("scikit-image", "test", "the demo's photographs") from err
+    data = require("skimage.data", "test", "the demo's photographs", package="scikit-image")
     directory.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     for colour, shape in CLASSES:

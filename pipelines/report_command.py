@@ -55,14 +55,15 @@ def report(source: str, output: str, overwrite: bool, **values: Any) -> None:
     from ..files.json_text import clean_text
     from ..reports.columns import Content
     from ..reports.overview import Looked, overview
-    from ..reports.page import check_output, render, said
+    from ..reports.page import MARK, render, said
+    from ..reports.page_file import page_file
     from .jobs import Refused
 
     names = ("rows", "thumbnails", "seed", "duplicates_above", "projection")
     sample = SampleOptions(**{name: values.pop(name) for name in names})
     given = [values.pop(name) for name in ("id_column", "text_column", "uri_column")]
     try:
-        folder, name = check_output(output, overwrite=overwrite)
+        folder, name = page_file(output, "report", MARK, overwrite=overwrite)
         folder.make()  # before the work, which would be lost
         found = overview(source, Looked(sample, content=Content(*given) if any(given) else None, **values))
     except DatasetError as err:

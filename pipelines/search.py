@@ -19,7 +19,8 @@ from ..indexes.search_plan import ID, SCORE, TOP_K, SearchPlan, spec_of_search
 from ..indexes.searcher import Searcher
 from ..indexes.targets import Target, find_target
 from ..metrics.stats import Stats
-from ..reports.contact_sheet import Asked, check_page, content_columns, names_local_files, render, shown_text
+from ..reports.contact_sheet import MARK, Asked, content_columns, names_local_files, render, shown_text
+from ..reports.page_file import page_file
 from ..reports.pictures import PictureRules
 from . import console
 from .cli_messages import in_flags
@@ -40,7 +41,8 @@ def print_found(location: str, queries: Sequence[Query], options: dict[str, Any]
         spec = spec_of_search(target, "auto", model, **options)
         assert spec is not None  # queries are no vectors
         _check_kinds(spec, queries)
-        page = check_page(values["html"], overwrite=values["overwrite"]) if values["html"] else None
+        html = values["html"]
+        page = page_file(html, "contact sheet", MARK, overwrite=values["overwrite"]) if html else None
         plan = _plan(target, spec, asked_for, values)
         target.open()  # before loading the model, which may take long
         encoder = load_encoder(spec)

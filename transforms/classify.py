@@ -12,14 +12,9 @@ from ..encoders.plans.labels import LabelSet
 from ..encoders.plans.scores import SCALE, Scale
 from ..errors import SpecError
 from ..messages import setting
-from ..models.spec import EncoderSpec, Modality, reject_unknown_options
+from ..models.spec import EncoderSpec, Modality, reject_unknown_keywords
 from .encoding import Encoding, label_of
 from .windowed import OnFailure
-
-_OWN_OPTIONS = (
-    *("labels", "templates", "top_k", "scale", "columns", "access_paths", "keep_content", "key"),
-    *("max_wait_s", "on_failure"),
-)
 
 
 class Classify(Encoding):
@@ -87,7 +82,7 @@ class Classify(Encoding):
                 be read.
             TypeError: If an option is unknown or has another name here.
         """
-        reject_unknown_options(spec_options, {*EncoderSpec.__dataclass_fields__, *_OWN_OPTIONS} - {"model"})
+        reject_unknown_keywords(spec_options, Classify)
         super().__init__(EncoderSpec.of(model, **spec_options), max_wait_s=max_wait_s, on_failure=on_failure)
         for name, given in {"access_paths": access_paths != "@r", "keep_content": keep_content}.items():
             if given and columns is not None:

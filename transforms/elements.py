@@ -9,6 +9,7 @@ from ..encoders.document import Document
 from ..encoders.plans.plan import DocumentPlan, Plan, RowPlan
 from ..encoders.plans.runner import Done
 from ..failures import Code, Failure, Stage
+from ..indexes.search_plan import SearchPlan
 from .failed_row import FailedRow
 from .rows import RowFields, Vectors, as_lists, fields_of, make_row
 
@@ -76,26 +77,7 @@ class RowElements:
         return make_row(done.token[0], done.source.fields, values)
 
 
-class AddsColumns(Protocol):
-    """A plan or a search, which adds columns to rows."""
-
-    @property
-    def key(self) -> str:
-        """Column that names a row in its failures."""
-        ...
-
-    @property
-    def new_names(self) -> list[str]:
-        """Names of the new columns."""
-        ...
-
-    @property
-    def rename_hint(self) -> str:
-        """How to resolve a conflict with an existing column."""
-        ...
-
-
-def read_row(element: Any, plan: AddsColumns) -> RowFields | FailedRow:
+def read_row(element: Any, plan: RowPlan | SearchPlan) -> RowFields | FailedRow:
     """Return the fields of a row; refuse other elements, and rows with a column that would be overwritten."""
     fields = fields_of(element)
     if fields is None:

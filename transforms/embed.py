@@ -8,16 +8,14 @@ from typing import Any, get_args
 from apache_beam.pvalue import PCollection
 
 from ..encoders.plans.embed_plan import Column, ColumnPlan, DocumentEmbedPlan
-from ..errors import SpecError
+from ..errors import SpecError, check_choice
 from ..messages import setting
-from ..models.spec import EncoderSpec, Modality, reject_unknown_options
+from ..models.spec import EncoderSpec, Modality, reject_unknown_keywords
 from .encoding import Embedded, Encoding, label_of
 from .rows import Vectors
 from .windowed import OnFailure
 
 __all__ = ["Embed", "Embedded", "embed_of"]
-
-_OWN_OPTIONS = ("columns", "access_paths", "keep_content", "key", "max_wait_s", "on_failure", "vectors")
 
 
 class Embed(Encoding):
@@ -84,7 +82,7 @@ class Embed(Encoding):
             SpecError: If something cannot work.
             TypeError: If an option is unknown or has another name here.
         """
-        reject_unknown_options(spec_options, {*EncoderSpec.__dataclass_fields__, *_OWN_OPTIONS} - {"model"})
+        reject_unknown_keywords(spec_options, Embed)
         super().__init__(EncoderSpec.of(model, **spec_options), max_wait_s=max_wait_s, on_failure=on_failure)
         if columns is None:
             self.plan = DocumentEmbedPlan(access_paths, keep_content)
@@ -93,8 +91,7 @@ class Embed(Encoding):
         for name, given in {"access_paths": access_paths != "@r", "keep_content": keep_content}.items():
             if given and columns is not None:
                 raise SpecError(setting(name) + " is for documents; it has no effect with columns")
-        if vectors not in get_args(Vectors):
-            raise SpecError(setting("vectors", vectors) + f" must be one of {', '.join(map(repr, get_args(Vectors)))}")
+        check_choice("vectors", vectors, get_args(Vectors))
         if vectors != "array" and columns is None:
             raise SpecError(setting("vectors", vectors) + " is for rows; a document's embedding is an array")
         self._vectors: Vectors = vectors

@@ -10,12 +10,13 @@ import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
 from ..encoders.document import Document
-from ..encoders.plans.plan import Plan
-from ..errors import SpecError
+from ..encoders.plans.plan import Plan, RowPlan
+from ..errors import SpecError, check_choice
+from ..indexes.search_plan import SearchPlan
 from ..messages import setting
 from ..models.spec import EncoderSpec
 from . import document_coder as _document_coder  # noqa: F401 - registers the coder of documents
-from .elements import AddsColumns, DocumentElements, Elements, RowElements
+from .elements import DocumentElements, Elements, RowElements
 from .embed_fn import EmbedBatchFn, EmbedFn
 from .failed_row import FailedRow
 from .rows import Vectors, planned_type, row_fields
@@ -53,10 +54,7 @@ class Encoding(beam.PTransform):
         `on_failure` is `split`, or `raise` to end the job at the first failure.
         """
         super().__init__()
-        if on_failure not in get_args(OnFailure):
-            raise SpecError(
-                setting("on_failure", on_failure) + f" must be one of {', '.join(map(repr, get_args(OnFailure)))}"
-            )
+        check_choice("on_failure", on_failure, get_args(OnFailure))
         if max_wait_s is not None and not max_wait_s > 0:
             raise SpecError(setting("max_wait_s", max_wait_s) + " is not a number of seconds above 0")
         self.spec = spec
@@ -139,7 +137,7 @@ def label_of(verb: str, names: Sequence[str]) -> str:
     return f"{verb}({', '.join(names)})".replace("/", "_")  # a slash would make a level of it
 
 
-def check_columns(element_type: Any, plan: AddsColumns, reads: Sequence[str]) -> None:
+def check_columns(element_type: Any, plan: RowPlan | SearchPlan, reads: Sequence[str]) -> None:
     """Raise `SpecError` for rows whose schema does not fit; without a schema, each row is checked when processed."""
     fields = row_fields(element_type)
     if fields is None:

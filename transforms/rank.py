@@ -13,16 +13,12 @@ from ..encoders.plans.rank_plan import RANKED, DocumentRankPlan, RankPlan
 from ..encoders.plans.scores import SCALE, Scale
 from ..errors import SpecError
 from ..messages import setting
-from ..models.spec import EncoderSpec, reject_unknown_options
+from ..models.spec import EncoderSpec, reject_unknown_keywords
 from .encoding import Embedded, Encoding, label_of
 from .groups import GroupScores, PairElements, scored_type
 from .rows import is_array, row_fields
 from .windowed import OnFailure
 
-_OWN_OPTIONS = (
-    *("query", "candidates", "candidate", "by", "query_kind", "candidate_kind", "output", "top_k", "scale"),
-    *("keep_embeddings", "keep_content", "key", "max_wait_s", "on_failure"),
-)
 _WAYS = (
     "give query= and candidates= (a list column), or query=, candidate= and by= (flat rows),"
     " or none of them (documents with matches)"
@@ -117,7 +113,7 @@ class Rank(Encoding):
             SpecError: If something cannot work.
             TypeError: If an option is unknown or has another name here.
         """
-        reject_unknown_options(spec_options, {*EncoderSpec.__dataclass_fields__, *_OWN_OPTIONS} - {"model"})
+        reject_unknown_keywords(spec_options, Rank)
         super().__init__(EncoderSpec.of(model, **spec_options), max_wait_s=max_wait_s, on_failure=on_failure)
         way = _way({"query": query, "candidates": candidates, "candidate": candidate, "by": by})
         given = {"query_kind": query_kind != "auto", "candidate_kind": candidate_kind != "auto", "key": key != "id"}

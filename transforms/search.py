@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from ..indexes.search_plan import HITS, TOP_K, SearchPlan, spec_of_search
 from ..indexes.searcher import Searcher
 from ..indexes.targets import find_target
 from ..metrics.stats import Stats
-from ..models.spec import EncoderSpec, reject_unknown_options
+from ..models.spec import EncoderSpec, reject_unknown_keywords
 from .elements import read_row
 from .encoding import Embedded, Encoding, check_columns, label_of
 from .failed_row import FailedRow
@@ -109,8 +108,7 @@ class Search(Encoding):
             DatasetError: If there is no index and no dataset, or it is damaged.
             TypeError: If an option is unknown or has another name here.
         """
-        own = set(inspect.signature(Search).parameters) - {"model", "spec_options"}
-        reject_unknown_options(spec_options, {*EncoderSpec.__dataclass_fields__, *own} - {"model"})
+        reject_unknown_keywords(spec_options, Search)
         target = find_target(index, column)
         spec = spec_of_search(target, query_kind, model, **spec_options)
         super().__init__(spec, max_wait_s=max_wait_s, on_failure=on_failure)  # type: ignore[arg-type]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -13,9 +12,9 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from ..encoders import EncoderSpec
-from ..errors import SpecError
+from ..errors import SpecError, check_choice
 from ..messages import setting
-from ..models.spec import reject_unknown_options
+from ..models.spec import reject_unknown_keywords
 
 FailuresOption = Literal["null", "struct", "raise"]
 """Result of a bad row in an expression."""
@@ -40,9 +39,7 @@ def spec_of(
             + " is not to be had on Spark: it has no half type and can't read Parquet files with one;"
             " columns of vectors are array<float> (files of half floats: clipmill.transforms.WriteEmbeddings)"
         )
-    parameters = inspect.signature(called).parameters.values()
-    own = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
-    reject_unknown_options(options, own | EncoderSpec.__dataclass_fields__.keys())
+    reject_unknown_keywords(options, called)
     spec = EncoderSpec.of(model, **options)
     if modality is not None and modality not in spec.modalities:
         raise SpecError(f"{spec.model} embeds {' and '.join(sorted(spec.modalities))}, not {modality}")
@@ -51,9 +48,7 @@ def spec_of(
 
 def check_failures_option(failures: str) -> None:
     """Raise `SpecError` for an unknown `failures` option, naming those that exist."""
-    allowed = get_args(FailuresOption)
-    if failures not in allowed:
-        raise SpecError(setting("failures", failures) + f" must be one of {', '.join(map(repr, allowed))}")
+    check_choice("failures", failures, get_args(FailuresOption))
 
 
 def warn_without_worker_reuse(spark: SparkSession | None, *, depth: int = 1) -> None:

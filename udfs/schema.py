@@ -57,38 +57,37 @@ def find_sources(schema: T.StructType, plan: ColumnPlan) -> list[InputColumn]:
     """Find the columns of a plan; raise `SpecError` if one is missing, ambiguous or not of its kind."""
     sources = []
     for path, column in plan.columns.items():
-        steps, found = _find(schema, path, path)
+        steps, found = find_column(schema, path)
         is_array = isinstance(found, T.ArrayType)
         _check_type(path, column.modality, found.elementType if isinstance(found, T.ArrayType) else found, found)
         sources.append(InputColumn(path, steps, is_array))
     return sources
 
 
-def find_column(schema: T.StructType, path: str) -> tuple[tuple[int, ...], T.DataType]:
-    """Find a column: the steps to it, as in `InputColumn`, and its type; `SpecError` if it is missing or ambiguous."""
-    return _find(schema, path, path)
+def find_column(schema: T.StructType, path: str, whole: str | None = None) -> tuple[tuple[int, ...], T.DataType]:
+    """Find a column: the steps to it, as in `InputColumn`, and its type; `SpecError` if it is missing or ambiguous.
+
+    A name that contains the dots itself wins over a struct's field. `whole` is the path for messages.
+    """
+    whole = whole or path
+    if schema.names.count(path) > 1:
+        raise SpecError(f"there are {schema.names.count(path)} columns named {path!r}: rename one")
+    if path in schema.names:
+        place = schema.names.index(path)
+        return (place,), schema.fields[place].dataType
+    head, dot, rest = path.partition(".")
+    if not dot or head not in schema.names:
+        raise SpecError(f"no column {whole!r}; there are {', '.join(map(repr, schema.names)) or 'none'}")
+    steps, inner = find_column(schema, head, whole)
+    if not isinstance(inner, T.StructType):
+        raise SpecError(f"no column {whole!r}: {head!r} is {inner.simpleString()}, not a struct")
+    further, found = find_column(inner, rest, whole)
+    return (*steps, *further), found
 
 
 def with_candidates(candidate: T.DataType) -> T.ArrayType:
     """Return the type of ranked candidates that have their values beside them."""
     return T.ArrayType(T.StructType([T.StructField("candidate", candidate), *_PLACE]), containsNull=False)
-
-
-def _find(struct: T.StructType, path: str, whole: str) -> tuple[tuple[int, ...], T.DataType]:
-    """Return the steps to a path and its type; a name that contains the dots itself wins over a struct's field."""
-    if struct.names.count(path) > 1:
-        raise SpecError(f"there are {struct.names.count(path)} columns named {path!r}: rename one")
-    if path in struct.names:
-        place = struct.names.index(path)
-        return (place,), struct.fields[place].dataType
-    head, dot, rest = path.partition(".")
-    if not dot or head not in struct.names:
-        raise SpecError(f"no column {whole!r}; there are {', '.join(map(repr, struct.names)) or 'none'}")
-    steps, inner = _find(struct, head, whole)
-    if not isinstance(inner, T.StructType):
-        raise SpecError(f"no column {whole!r}: {head!r} is {inner.simpleString()}, not a struct")
-    further, found = _find(inner, rest, whole)
-    return (*steps, *further), found
 
 
 def _check_type(path: str, modality: str, element: T.DataType, whole: T.DataType) -> None:

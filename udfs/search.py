@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from ..errors import SpecError
 from ..indexes.search_plan import HITS, TOP_K, SearchPlan, spec_of_search
 from ..indexes.searcher import Searcher
 from ..indexes.targets import find_target
-from ..models.spec import EncoderSpec, reject_unknown_options
+from ..models.spec import EncoderSpec, reject_unknown_keywords
 from .batches import with_failures
 from .driver import FailuresOption, arrow_udf, as_column, check_failures_option, warn_without_worker_reuse
 from .kind_types import check_shape, shape_of_arrow
@@ -88,8 +87,7 @@ def search(
         TypeError: If an option is unknown or has another name here.
     """
     check_failures_option(failures)
-    own = set(inspect.signature(search).parameters) - {"spec_options"}
-    reject_unknown_options(spec_options, own | EncoderSpec.__dataclass_fields__.keys())
+    reject_unknown_keywords(spec_options, search)
     target = find_target(index, column)
     spec = spec_of_search(target, query_kind, model, **spec_options)
     hit_columns: Any = columns if isinstance(columns, str) else tuple(columns)

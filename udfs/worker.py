@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 from pyspark import TaskContext
 
@@ -13,28 +11,7 @@ from ..errors import DeviceError
 from ..messages import setting
 
 
-class Resource(Protocol):
-    """The addresses of one kind of resource that belong to a task."""
-
-    @property
-    def addresses(self) -> Sequence[str]:
-        """Addresses as the cluster's discovery script prints them; for GPUs their numbers."""
-        ...
-
-
-class Task(Protocol):
-    """The part of `pyspark.TaskContext` that is asked."""
-
-    def resources(self) -> Mapping[str, Resource]:
-        """Return the resources of this task, by name."""
-        ...
-
-    def cpus(self) -> int:
-        """Return the cores that belong to this task (`spark.task.cpus`)."""
-        ...
-
-
-def spec_of_task(spec: EncoderSpec, task: Task | None) -> EncoderSpec:
+def spec_of_task(spec: EncoderSpec, task: TaskContext | None) -> EncoderSpec:
     """Pin a spec to the GPU of its task.
 
     Args:
@@ -67,7 +44,7 @@ def is_from_spark(planned: EncoderSpec, placed: EncoderSpec) -> bool:
     return placed.device != planned.device
 
 
-def encoder_of_task(spec: EncoderSpec, task: Task | None = None) -> Encoder:
+def encoder_of_task(spec: EncoderSpec, task: TaskContext | None = None) -> Encoder:
     """Return the encoder for the task that runs in this Python worker, loaded once for all its tasks.
 
     Args:

@@ -46,23 +46,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Document": "encoders",
-    "EncoderSpec": "encoders",
-    "load_encoder": "encoders",
-    "read_provenance": "encoders",
-    "score": "encoders",
-    "Classify": "transforms",
-    "Embed": "transforms",
-    "Rank": "transforms",
-    "ReadDocuments": "transforms",
-    "WriteEmbeddings": "transforms",
-    "classify": "udfs",
-    "clip_similarity": "udfs",
-    "embed_columns": "udfs",
-    "embed_image": "udfs",
-    "embed_text": "udfs",
-    "rank": "udfs",
-    "rank_groups": "udfs",
+    name: home
+    for home, names in {
+        "encoders": ("Document", "EncoderSpec", "load_encoder", "read_provenance", "score"),
+        "transforms": ("Classify", "Embed", "Rank", "ReadDocuments", "WriteEmbeddings"),
+        "udfs": ("classify", "clip_similarity", "embed_columns", "embed_image", "embed_text", "rank", "rank_groups"),
+    }.items()
+    for name in names
 }
 
 

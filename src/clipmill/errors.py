@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import numbers
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from .messages import Message, first_option, packed, setting, unpacked
@@ -69,6 +70,24 @@ class MissingExtraError(ClipmillError, ImportError):
         return type(self), self._args
 
 
+def require(module: str, extra: str, purpose: str, *, package: str | None = None) -> Any:
+    """Import a module of an optional package.
+
+    Args:
+        module: Its full name.
+        extra: The extra of clipmill that installs the package.
+        purpose: What needs it, for the message.
+        package: The package's name, where the module has another.
+
+    Raises:
+        MissingExtraError: If it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as err:
+        raise MissingExtraError(package or module, extra, purpose) from err
+
+
 class DatasetError(ClipmillError, RuntimeError):
     """A dataset cannot be read or written, for instance because it exists, is incomplete or is inconsistent."""
 
@@ -114,3 +133,19 @@ def check_integer(
     """Raise an `error` naming the option, with the `hint`, if its value is not an integer of at least `least`."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
         raise error(setting(name, value) + f" is not an integer of at least {least}", hint=hint)
+
+
+def check_choice(name: str, value: Any, allowed: Collection[str], *, error: type[ClipmillError] = SpecError) -> None:
+    """Check the value of an option that takes one of several texts.
+
+    Args:
+        name: The option's keyword.
+        value: Its value, of any type.
+        allowed: What it takes.
+        error: Type of the error.
+
+    Raises:
+        ClipmillError: Of the type `error`, if the value is not allowed.
+    """
+    if value not in allowed:
+        raise error(setting(name, value) + f" must be one of {', '.join(map(repr, allowed))}")

@@ -171,6 +171,12 @@ def summarise(directory: str) -> DatasetSummary:
     return _summary(manifests, complete=SUCCESS in folder.list() and (planned is None or len(manifests) >= planned))
 
 
+_TOTALS = (
+    *("input_rows", "failed_rows", "skipped", "rows", "embedded", "scored", "given"),
+    *("nulls", "truncated_texts", "cache_hits", "cache_misses"),
+)
+
+
 def _summary(manifests: Sequence[Mapping[str, Any]], *, complete: bool) -> DatasetSummary:
     failed: collections.Counter[str] = collections.Counter()
     loads: dict[str, int] = {}
@@ -186,18 +192,8 @@ def _summary(manifests: Sequence[Mapping[str, Any]], *, complete: bool) -> Datas
         return sum(manifest.get(name) or 0 for manifest in manifests)
 
     return DatasetSummary(
-        input_rows=total("input_rows"),
-        failed_rows=total("failed_rows"),
-        skipped=total("skipped"),
-        rows=total("rows"),
-        embedded=total("embedded"),
-        scored=total("scored"),
-        given=total("given"),
+        **{name: total(name) for name in _TOTALS},
         failed=dict(sorted(failed.items())),
-        nulls=total("nulls"),
-        truncated_texts=total("truncated_texts"),
-        cache_hits=total("cache_hits"),
-        cache_misses=total("cache_misses"),
         seconds=round(total("seconds"), 3),
         shards=len(manifests),
         loads=sum(loads.values()),

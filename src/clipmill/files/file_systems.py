@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import ClipmillError, DatasetError, MissingExtraError
+from .atomic import move_durably
 from .drivers import DRIVERS
 
 TEMPORARY = ".tmp"
@@ -194,9 +195,7 @@ class Folder:
             size = temporary.stat().st_size
             target = self.at(name)
             if is_local(self.fs):
-                _sync(temporary)
-                os.replace(temporary, target)
-                _sync(Path(target).parent)
+                move_durably(temporary, Path(target))
             else:
                 self.fs.put_file(str(temporary), target)
                 temporary.unlink()
@@ -218,12 +217,3 @@ def remove_temporaries(folder: Folder) -> None:
 def _folder_hash(folder: Folder) -> str:
     """Return a short hash that marks the temporary files of this folder."""
     return hashlib.sha256(folder.url.encode()).hexdigest()[:12]
-
-
-def _sync(path: Path) -> None:
-    """Flush a file, or the entries of a directory, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

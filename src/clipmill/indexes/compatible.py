@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import pyarrow as pa
 from rich.filesize import decimal
 
-from ..datasets.tables.provenance import differences
+from ..datasets.tables.provenance import differences, value_at
 from ..errors import DatasetError, SpecError
 from .footprint import filled_bytes
 from .library import make_index
@@ -46,9 +43,7 @@ def check_fits(where: str, old: IndexManifest, source: VectorSource) -> None:
         )
     ours, theirs = old.provenance or {}, source.provenance or {}
     if differing := differences(ours, theirs):
-        values = ", ".join(
-            f"{name}: {_provenance_value(ours, name)!r} and {_provenance_value(theirs, name)!r}" for name in differing
-        )
+        values = ", ".join(f"{name}: {value_at(ours, name)!r} and {value_at(theirs, name)!r}" for name in differing)
         raise DatasetError(
             f"the vectors come from another model than those of the index {where} ({values}) and cannot be "
             "compared; build an index of their own"
@@ -67,12 +62,6 @@ def check_memory(old: IndexManifest, rows: int) -> None:
             f"with {rows:,} more rows {old.factory} takes some {decimal(needed)} to build, and the index was planned "
             f"for {decimal(allowed)}; rebuild it with more memory or as another kind"
         )
-
-
-def _provenance_value(provenance: Mapping[str, Any], name: str) -> Any:
-    """Return the value of a provenance at a name such as `normalize` or `image.mean`."""
-    part, dot, inner = name.partition(".")
-    return (provenance.get(part) or {}).get(inner) if dot else provenance.get(part)
 
 
 def unify_columns(old: pa.Schema, new: pa.Schema) -> pa.Schema:

@@ -6,7 +6,7 @@ import os
 import re
 from typing import Any
 
-from ..errors import MissingExtraError, SpecError
+from ..errors import SpecError, require
 from ..messages import setting
 
 _PLACE = re.compile(r"^.* at \S+\.(?:cpp|h):\d+: (?:Error: '.*?' failed: ?)?")
@@ -14,11 +14,7 @@ _PLACE = re.compile(r"^.* at \S+\.(?:cpp|h):\d+: (?:Error: '.*?' failed: ?)?")
 
 def faiss_library() -> Any:
     """Return the module `faiss`; raise `MissingExtraError` if it is not installed."""
-    try:
-        import faiss
-    except ImportError as err:
-        raise MissingExtraError("faiss-cpu", "index", "building and searching an index") from err
-    return faiss
+    return require("faiss", "index", "building and searching an index", package="faiss-cpu")
 
 
 def use_threads(cpus: int | None) -> None:

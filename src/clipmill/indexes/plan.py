@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from rich.filesize import decimal
 
-from ..errors import SpecError
+from ..errors import SpecError, check_choice
 from ..messages import setting
 from .codes import ID_BYTES
 from .footprint import GRAPH_GROWTH, HNSW_LINKS, HNSW_ROW_BYTES, filled_bytes, index_bytes
@@ -339,5 +339,4 @@ def check_sizes(rows: int, dim: int, dtype: str) -> None:
     """Raise `SpecError` if there are no rows, no values, or the dtype is neither float32 nor float16."""
     if rows < 1 or dim < 1:
         raise SpecError(f"an index needs at least one vector: {rows} rows of {dim} values were given")
-    if dtype not in ("float32", "float16"):
-        raise SpecError(setting("dtype", dtype) + " must be one of 'float32', 'float16'")
+    check_choice("dtype", dtype, ("float32", "float16"))

@@ -4,37 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
 from ..errors import DatasetError, SpecError
 from ..files.file_systems import Folder, dataset_errors, open_input, url_of
 from ..messages import setting
-from .corpus import check_size, open_corpus
-from .hits import Hits
+from .corpus import Corpus, check_size, open_corpus
 from .manifest import BUILDING, MANIFEST, SearchParameters, check_files, read_manifest
 from .source import VectorSource, open_source
 
+if TYPE_CHECKING:
+    from .opened import OpenIndex
+
 _NAME = "id"
-
-
-class Searchable(Protocol):
-    """An open index, or a corpus in memory."""
-
-    def search(self, queries: np.ndarray, k: int, *, nprobe: int | None = None, ef_search: int | None = None) -> Hits:
-        """Return the k nearest of each query; queries are (n, dim) float32 of any norm."""
-        ...
-
-    def rows(self, positions: np.ndarray, columns: Sequence[str]) -> pa.Table:
-        """Return columns of rows, in the order of their positions."""
-        ...
-
-    def vectors(self, positions: np.ndarray) -> np.ndarray:
-        """Return (n, dim) float32 vectors of length 1."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +50,7 @@ class Target:
         has_name = _NAME in self.schema.names and not pa.types.is_nested(self.schema.field(_NAME).type)
         return _NAME if has_name else None
 
-    def open(self, *, cpus: int | None = None) -> Searchable:
+    def open(self, *, cpus: int | None = None) -> OpenIndex | Corpus:
         """Open the target, once per process: map an index, or read the vectors of a dataset.
 
         `cpus` are the cores that this worker may use, where its engine knows better than the operating system.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from ..datasets.formats.base import Format, check_format, default_dtype
+from ..datasets.formats.base import FORMATS, Format, default_dtype
 from ..datasets.inputs.readers import DEFAULT_READER, ReaderOptions
 from ..datasets.tables.vectors import vector_type
 from ..encoders.plans.embed_plan import DocumentEmbedPlan
 from ..encoders.plans.plan import Plan
-from ..errors import SpecError
+from ..errors import SpecError, check_choice
 from ..messages import setting
 from .skip_existing import SkipExisting
 
@@ -44,7 +44,7 @@ class JobOptions:
 
     def __post_init__(self) -> None:
         """Check what can be checked without the inputs."""
-        check_format(self.format)
+        check_choice("format", self.format, FORMATS)
         vector_type(self.written_dtype)
         if self.plan.of_rows and self.reader != DEFAULT_READER:
             others = ", ".join(self.reader.as_dict())

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 from ..datasets.inputs.readers import ReaderOptions, choose_columns, is_failure_line
-from ..datasets.inputs.rows import read_table, schema_of
+from ..datasets.inputs.rows import read_rows, schema_of
 from ..datasets.inputs.shards import Shard
 from ..encoders.plans.plan import Plan
 from ..errors import DatasetError
@@ -44,7 +44,7 @@ def check_has_matches(plan: Plan, shards: Sequence[Shard]) -> None:
 def _fields_without_matches(shard: Shard) -> list[str]:
     """Return the fields of a shard's first lines, none if one of them has `matches` or there is nothing to tell by."""
     fields: dict[str, None] = {}
-    for row in itertools.islice(read_table(shard), _LINES_LOOKED_AT):
+    for row in itertools.islice(read_rows(shard), _LINES_LOOKED_AT):
         if "matches" in row.values:
             return []
         if not is_failure_line(row.values):  # a candidate's failure, which reading turns into one again

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from ..datasets.inputs.readers import choose_columns
-from ..datasets.inputs.rows import read_table
+from ..datasets.inputs.rows import read_rows
 from ..datasets.inputs.shards import Shard
 from ..encoders.content_hash import content_hash, joined_hash
 from ..encoders.item import Item, Uri
@@ -80,7 +80,7 @@ def _keys_in_parquet(shard: Shard, job: Job) -> Iterator[str | None]:
         column = plan.key if plan.of_rows else choose_columns(there, job.reader, shard.paths[0]).get("id", "")
         return top_level([column], there) or there[:1]  # without keys any column counts the rows
 
-    for row in read_table(shard, choose):
+    for row in read_rows(shard, choose=choose):
         if row.failure is not None:
             continue
         try:

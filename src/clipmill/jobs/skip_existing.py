@@ -14,9 +14,8 @@ from typing import Any, Literal, get_args
 
 from ..datasets.dataset import parse_manifest
 from ..datasets.formats.shard_writer import MANIFESTS
-from ..errors import DatasetError, SpecError, WeightsError
+from ..errors import DatasetError, SpecError, WeightsError, check_choice
 from ..files.file_systems import Folder
-from ..messages import setting
 
 By = Literal["id", "content"]
 FinishedShard = tuple[int, str]
@@ -44,8 +43,7 @@ class SkipExisting:
         """Check the fields and make paths absolute."""
         if not self.datasets:
             raise SpecError("no dataset is named whose rows would be skipped")
-        if self.by not in get_args(By):
-            raise SpecError(setting("by", self.by) + f" must be one of {', '.join(map(repr, get_args(By)))}")
+        check_choice("by", self.by, get_args(By))
         object.__setattr__(self, "datasets", tuple(dict.fromkeys(Folder.of(one).url for one in self.datasets)))
 
     def check_weights(self, sha256: str | None) -> None:

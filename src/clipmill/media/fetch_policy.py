@@ -18,10 +18,29 @@ from .uri import fetch_error, scheme_of
 
 _T = TypeVar("_T")
 
+DOCUMENT_SCHEMES = ("http", "https", "data", "gs", "s3", "az", "abfs")
 LOCAL_SCHEMES = ("file", "local")
 """fsspec treats `local` like `file`, so both need `allow_local_files`."""
 _ZLIB_OR_GZIP = 47  # lets zlib detect the format by the header
 _CHUNK_BYTES = 64 * 1024
+
+
+def checked_schemes(given: Iterable[str]) -> tuple[str, ...]:
+    """Return the schemes that a document's URI may have, in lower case.
+
+    Raises:
+        SpecError: If `given` is a text, or one of them is no scheme or that of local files.
+    """
+    if isinstance(given, str):
+        raise SpecError(f"uri_schemes is the text {given!r}; give several: ({given!r},)")
+    schemes = tuple(name.lower() for name in given)
+    for name in schemes:
+        holds = setting("uri_schemes") + f" holds {name!r}"
+        if scheme_of(f"{name}:") != name:
+            raise SpecError(holds + ", which is no scheme; write it without '://': 's3'")
+        if name in LOCAL_SCHEMES:
+            raise SpecError(holds, hint="local files are allowed by " + setting("allow_local_files", True))
+    return schemes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,7 +60,7 @@ class FetchPolicy:
             object stores have their own rules for retries.
     """
 
-    schemes: tuple[str, ...] = ("http", "https", "data", "gs", "s3", "az", "abfs")
+    schemes: tuple[str, ...] = DOCUMENT_SCHEMES
     allow_local_files: bool = False
     allow_private_addresses: bool = False
     timeout_s: float = 30.0
@@ -50,19 +69,7 @@ class FetchPolicy:
     retries: int = 2
 
     def __post_init__(self) -> None:
-        given: object = self.schemes
-        if isinstance(given, str):
-            raise SpecError(f"uri_schemes is the text {given!r}; give a tuple: ({given!r},)")
-        schemes = tuple(name.lower() for name in self.schemes)
-        for name in schemes:
-            if scheme_of(f"{name}:") != name:
-                raise SpecError(f"uri_schemes holds {name!r}, which is no scheme; write it without '://': 's3'")
-            if name in LOCAL_SCHEMES:
-                raise SpecError(
-                    setting("uri_schemes") + f" holds {name!r}",
-                    hint="local files are allowed by " + setting("allow_local_files", True),
-                )
-        object.__setattr__(self, "schemes", schemes)
+        object.__setattr__(self, "schemes", checked_schemes(self.schemes))
         for field, least in (("max_bytes", 1), ("max_redirects", 0), ("retries", 0)):
             if getattr(self, field) < least:
                 raise SpecError(f"{field} is {getattr(self, field)!r}; it must be at least {least}")

@@ -11,7 +11,7 @@ import socket
 from typing import Any, Self
 from urllib.parse import quote, unquote, unquote_to_bytes, urljoin, urlsplit
 
-from ..errors import ClipmillError, MissingExtraError
+from ..errors import ClipmillError, require
 from ..failures import Code, RowError, Stage
 from ..messages import setting
 
@@ -256,10 +256,7 @@ def _encode(text: str, safe: str) -> str:
 
 def _ascii_host(host: str, uri: str) -> str:
     if not host.isascii():
-        try:
-            import idna
-        except ImportError as err:
-            raise MissingExtraError("idna", "remote", "a non-ASCII host name") from err
+        idna = require("idna", "remote", "a non-ASCII host name")
         try:
             host = idna.encode(host, uts46=True).decode()
         except idna.IDNAError as err:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-import importlib.metadata
 import itertools
 import logging
 import socket
@@ -20,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any, NoReturn
 
+from .. import __version__
 from ..errors import MissingExtraError
 from ..failures import Code, RowError
 from ..files.retries import RetryPolicy, TransientFetchError, is_transient_status, read_retry_after
@@ -224,7 +223,7 @@ class HttpClient:
             httpcore.URL(scheme=address.scheme, host=host, port=address.port, target=address.target),
             headers={
                 "Host": address.authority,
-                "User-Agent": _user_agent(),
+                "User-Agent": f"clipmill/{__version__}",
                 "Accept-Encoding": "identity",  # images and audio are compressed already
             },
             extensions={"timeout": dict.fromkeys(("connect", "read", "write", "pool"), _time_left(None))},
@@ -323,11 +322,3 @@ def _drain(response: httpcore.Response) -> None:
     with contextlib.suppress(httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError):
         for _ in itertools.islice(response.iter_stream(), _MAX_DRAINED_CHUNKS):
             pass
-
-
-@functools.cache
-def _user_agent() -> str:
-    try:
-        return f"clipmill/{importlib.metadata.version('clipmill')}"
-    except importlib.metadata.PackageNotFoundError:  # run from a source tree
-        return "clipmill/0"

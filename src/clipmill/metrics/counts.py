@@ -12,7 +12,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from ..failures import Code
 from .stats import Stats
@@ -45,6 +45,11 @@ class Metric:
     manifest: str | None = None
     label: str | None = None
 
+    @classmethod
+    def of_session(cls, name: str, help: str, *, kind: Kind = "counter", label: str | None = None) -> Self:
+        """Describe a metric that `Stats` and the manifests of shards hold under its own name."""
+        return cls(name, kind, help, name, name, label)
+
     @property
     def prometheus(self) -> str:
         """The name in Prometheus, without the suffixes of the parts of a histogram."""
@@ -67,38 +72,20 @@ METRICS = (
         "skipped",
     ),
     Metric("rows_written", "counter", "Rows and documents in the files of a dataset.", None, "rows"),
-    Metric("embedded", "counter", "Values that got a vector; a row of two columns has two.", "embedded", "embedded"),
+    Metric.of_session("embedded", "Values that got a vector; a row of two columns has two."),
     Metric("scored", "counter", "Candidates with scores, or values with labels, in the files.", None, "scored"),
-    Metric("nulls", "counter", "Values that were null.", "nulls", "nulls"),
+    Metric.of_session("nulls", "Values that were null."),
     Metric("given_vectors", "counter", "Values with precomputed vectors.", "given", "given"),
-    Metric("failed", "counter", "Values that failed, by reason.", "failed", "failed", "code"),
-    Metric("truncated_texts", "counter", "Texts cut to the context length.", "truncated_texts", "truncated_texts"),
-    Metric("cache_hits", "counter", "Values whose vectors were reused from equal values.", "cache_hits", "cache_hits"),
-    Metric(
-        "cache_misses",
-        "counter",
-        "Values whose vectors could be reused, and that were the first of their kind.",
-        "cache_misses",
-        "cache_misses",
-    ),
-    Metric("batches", "counter", "Calls of the model.", "batches", "batches"),
-    Metric("batch_rows", "histogram", "Rows in a call of the model.", "batch_rows", "batch_rows"),
-    Metric("fetch_msec", "counter", "Milliseconds of fetching, summed over threads.", "fetch_msec", "fetch_msec"),
-    Metric(
-        "decode_msec",
-        "counter",
-        "Milliseconds of decoding and tokenising, summed over threads.",
-        "decode_msec",
-        "decode_msec",
-    ),
-    Metric("encode_msec", "counter", "Milliseconds in the model.", "encode_msec", "encode_msec"),
-    Metric(
-        "out_of_memory_retries",
-        "counter",
-        "Micro-batches halved because memory ran out.",
-        "out_of_memory_retries",
-        "out_of_memory_retries",
-    ),
+    Metric.of_session("failed", "Values that failed, by reason.", label="code"),
+    Metric.of_session("truncated_texts", "Texts cut to the context length."),
+    Metric.of_session("cache_hits", "Values whose vectors were reused from equal values."),
+    Metric.of_session("cache_misses", "Values whose vectors could be reused, and that were the first of their kind."),
+    Metric.of_session("batches", "Calls of the model."),
+    Metric.of_session("batch_rows", "Rows in a call of the model.", kind="histogram"),
+    Metric.of_session("fetch_msec", "Milliseconds of fetching, summed over threads."),
+    Metric.of_session("decode_msec", "Milliseconds of decoding and tokenising, summed over threads."),
+    Metric.of_session("encode_msec", "Milliseconds in the model."),
+    Metric.of_session("out_of_memory_retries", "Micro-batches halved because memory ran out."),
     Metric(MODELS_LOADED, "counter", "Models loaded."),
     Metric("shards", "counter", "Finished shards of a dataset."),
     Metric("shards_planned", "gauge", "Shards that a dataset will have."),

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from ..errors import MissingExtraError
+from ..errors import require
 from .counts import CODES, METRICS, Counts, Metric, batch_sizes, process_counts
 
 if TYPE_CHECKING:
@@ -82,10 +82,7 @@ def check_installed(purpose: str) -> None:
     Raises:
         MissingExtraError: With the command that installs it.
     """
-    try:
-        import prometheus_client  # noqa: F401 - only checks that it is installed
-    except ImportError as err:
-        raise MissingExtraError("prometheus_client", "metrics", purpose) from err
+    require("prometheus_client", "metrics", purpose)
 
 
 def _registry(source: Source | None, labels: Mapping[str, str] | None, purpose: str) -> CollectorRegistry:

@@ -6,6 +6,7 @@
 - `frontend`, `tokenizers`: how values are prepared for a network
 - `model`: the interface of loaded models; `towers`: the networks; `runtimes`: the backends that execute them
 - `source`: the files and settings of one model, as `towers` finds them; `weight_files`: their formats and hashes
+- `installed`: versions of installed packages
 - `exporting`: exports models as graphs in a directory
 - `demo`: the small model inside the package; `fake`: a fake model for tests, with vectors that are easy to predict
 """

@@ -15,9 +15,10 @@ from ..messages import setting
 from ..threads import allowed_cpus
 from .catalog.manifest import FILE, write_manifest
 from .frontend import Frontend
+from .installed import versions
 from .runtimes import GRAPH_KINDS
 from .runtimes.choice import can_run, measure
-from .runtimes.store import Store, versions
+from .runtimes.store import Store
 from .spec import EncoderSpec
 from .support_matrix import Combination, has_native_bfloat16
 from .tokenizers.saved import save_tokenizer

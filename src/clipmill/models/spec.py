@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import math
 import os
 import re
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self
 
-from ..errors import SpecError, check_integer
+from ..errors import SpecError, check_choice, check_integer
+from ..media.fetch_policy import DOCUMENT_SCHEMES, checked_schemes
 from ..messages import setting
 from .catalog import ModelFacts, ModelRef, facts_of, resolve_model
 from .catalog.mclip import image_model
@@ -19,7 +22,6 @@ from .support_matrix import PRECISIONS, RUNTIMES, check_combination
 Modality = Literal["text", "image", "audio"]
 
 DEFAULT_MODEL = "ViT-B-32::openai"
-DOCUMENT_SCHEMES = ("http", "https", "data", "gs", "s3", "az", "abfs")
 
 RENAMED = {
     "name": "model",
@@ -74,6 +76,12 @@ def reject_unknown_options(given: Any, allowed: Any) -> None:
         near = difflib.get_close_matches(name, list(allowed), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; the options are {', '.join(sorted(allowed))}"
         raise TypeError(f"unknown option {name!r}{hint}")
+
+
+def reject_unknown_keywords(given: Mapping[str, Any], called: Callable[..., Any]) -> None:
+    """Raise `TypeError` for the first name in `given` that is neither a field of the spec nor a keyword of `called`."""
+    own = {name for name, one in inspect.signature(called).parameters.items() if one.kind is not one.VAR_KEYWORD}
+    reject_unknown_options(given, own | EncoderSpec.__dataclass_fields__.keys())
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -179,34 +187,35 @@ class EncoderSpec:
                     setting("cache_dir", self.cache_dir) + " is no path; None means the platform's own place"
                 )
             put(self, "cache_dir", os.path.abspath(os.path.expanduser(self.cache_dir)))
-        self._check_schemes()
+        put(self, "uri_schemes", checked_schemes(self.uri_schemes))
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(self.device)):
             raise SpecError(setting("device", self.device) + " must be one of 'auto', 'cpu', 'cuda', 'cuda:X'")
-        self._check_choice("runtime", RUNTIMES)
-        self._check_choice("precision", PRECISIONS)
+        check_choice("runtime", self.runtime, RUNTIMES)
+        check_choice("precision", self.precision, PRECISIONS)
         check_combination(self.runtime, self.precision, str(self.device))
-        self._check_choice("mode", ("reference", "jina"))
+        check_choice("mode", self.mode, ("reference", "jina"))
         self._check_family_options()
-        self._check_choice("decode", ("fast", "exact"))
-        self._check_choice("on_long_text", ("truncate", "fail"))
-        for name in ("normalize", "preprocess", "apply_exif", "allow_local_files", "allow_private_addresses"):
-            if not isinstance(getattr(self, name), bool):
-                raise SpecError(setting(name, getattr(self, name)) + " is neither True nor False")
-        for name in _COUNTS:
-            value = getattr(self, name)
-            if value is None and name in ("max_batch_rows", "preprocess_threads", "max_text_tokens"):
-                continue
-            least = {"max_redirects": 0, "max_cache_bytes": 0, "max_text_tokens": 2}.get(name, 1)
-            check_integer(name, value, least=least)
+        check_choice("decode", self.decode, ("fast", "exact"))
+        check_choice("on_long_text", self.on_long_text, ("truncate", "fail"))
+        for field in dataclasses.fields(self):
+            self._check_type(field.name, str(field.type))
         if self.max_image_pixels > MAX_PILLOW_PIXELS:
             raise SpecError(
                 setting("max_image_pixels", self.max_image_pixels)
                 + f" is over {MAX_PILLOW_PIXELS:,}, Pillow's own limit"
             )
-        for name in ("fetch_timeout_s", "max_audio_seconds"):
-            seconds = getattr(self, name)
-            if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 < seconds < math.inf:
-                raise SpecError(setting(name, seconds) + " is not a number of seconds above 0")
+
+    def _check_type(self, name: str, annotation: str) -> None:
+        """Check the value of a flag, a count or a number of seconds."""
+        value = getattr(self, name)
+        if annotation == "bool" and not isinstance(value, bool):
+            raise SpecError(setting(name, value) + " is neither True nor False")
+        if annotation == "int" or (annotation == "int | None" and value is not None):
+            check_integer(name, value, least=_LEAST.get(name, 1))
+        if annotation == "float" and (
+            not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf
+        ):
+            raise SpecError(setting(name, value) + " is not a number of seconds above 0")
 
     def _check_family_options(self) -> None:
         """Refuse options that do not apply to the model's family; make their paths absolute."""
@@ -225,27 +234,6 @@ class EncoderSpec:
                 object.__setattr__(self, name, absolute_if_path(value))
         if self.image_weights:
             resolve_model(image_model(self.ref.architecture, self.image_weights))  # an unknown tag fails here
-
-    def _check_schemes(self) -> None:
-        given: Any = self.uri_schemes
-        if isinstance(given, str):
-            raise SpecError(f"uri_schemes is the text {given!r}; give several: ({given!r},)")
-        schemes = tuple(scheme.lower() for scheme in given)
-        for scheme in schemes:
-            if not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
-                raise SpecError(
-                    setting("uri_schemes") + f" holds {scheme!r}, which is no scheme; write it without '://': 's3'"
-                )
-            if scheme in ("file", "local"):
-                raise SpecError(
-                    setting("uri_schemes") + f" holds {scheme!r}",
-                    hint="local files are allowed by " + setting("allow_local_files", True),
-                )
-        object.__setattr__(self, "uri_schemes", schemes)
-
-    def _check_choice(self, name: str, allowed: tuple[str, ...]) -> None:
-        if getattr(self, name) not in allowed:
-            raise SpecError(setting(name, getattr(self, name)) + f" must be one of {', '.join(map(repr, allowed))}")
 
     @classmethod
     def of(cls, model: str | EncoderSpec | None = None, /, **options: Any) -> EncoderSpec:
@@ -289,16 +277,5 @@ _FAMILY_OPTIONS = {
 }
 """Options that apply only to some families of models."""
 
-_COUNTS = (
-    "max_text_tokens",
-    "max_batch_rows",
-    "max_batch_bytes",
-    "max_batch_pixels",
-    "max_cache_bytes",
-    "preprocess_threads",
-    "fetch_threads",
-    "max_fetch_bytes",
-    "max_redirects",
-    "max_image_pixels",
-    "max_text_chars",
-)
+_LEAST = {"max_redirects": 0, "max_cache_bytes": 0, "max_text_tokens": 2}
+"""The smallest values of counts that are not 1."""

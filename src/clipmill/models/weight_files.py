@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import zipfile
 from pathlib import Path
+
+from ..files.atomic import write_atomic
 
 
 def is_torchscript(path: Path) -> bool:
@@ -62,15 +62,9 @@ def remember_digest(path: Path, kind: str, digest: str) -> None:
         digest: The hash in hexadecimal digits.
     """
     stamp = _stamp_of(path)
-    draft = None
     try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as draft:
-            json.dump({**stamp, kind: digest}, draft)
-        os.chmod(draft.name, 0o644)  # other users' workers read the same weights
-        os.replace(draft.name, _note_of(path, kind))
+        write_atomic(_note_of(path, kind), json.dumps({**stamp, kind: digest}))
     except OSError:  # a read-only folder, or a full disk: the hash is still valid
-        if draft is not None:
-            Path(draft.name).unlink(missing_ok=True)
         _unsaved[kind, str(path), stamp["size"], stamp["mtime_ns"]] = digest
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..datasets.tables.column_types import is_list_type
+from ..datasets.tables.column_types import is_list_type, type_at
 from ..datasets.tables.provenance import read_provenance
 from ..encoders.plans.rank_plan import CLIP_SCORE, COSINE
 from ..errors import DatasetError
@@ -149,16 +149,6 @@ def content_of(name: str, schema: pa.Schema, job: Mapping[str, Any] | None) -> C
 
 def _is_binary(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-
-
-def type_at(schema: pa.Schema, path: str) -> pa.DataType | None:
-    """Return the type of a column, or of a field of a struct (`page.photo`); None where there is none."""
-    if path in schema.names:
-        return schema.field(path).type
-    head, dot, rest = path.partition(".")
-    if not dot or head not in schema.names or not pa.types.is_struct(schema.field(head).type):
-        return None
-    return type_at(pa.schema(list(schema.field(head).type)), rest)
 
 
 def score_columns(schema: pa.Schema) -> list[ScoreColumn]:

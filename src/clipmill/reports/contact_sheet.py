@@ -10,13 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from .. import __version__
-from ..files.file_systems import Folder
 from ..files.json_text import clean_text, json_text
 from ..indexes.manifest import read_manifest
 from ..indexes.targets import Target
 from ..media.uri import shown
 from .integrity import trusts_local_files
-from .page_file import page_file, template_of
+from .page_file import template_of
 from .pictures import Picture, PictureRules, picture_of
 from .words import many
 
@@ -59,11 +58,6 @@ def names_local_files(target: Target) -> bool:
     if target.dataset is not None:
         return trusts_local_files([target.location])
     return trusts_local_files(str(one.get("location")) for one in read_manifest(target.location).datasets)
-
-
-def check_page(path: str, *, overwrite: bool = False) -> tuple[Folder, str]:
-    """Return the folder and the page's name; `DatasetError` for a file that is no contact sheet, unless `overwrite`."""
-    return page_file(path, "contact sheet", MARK, overwrite=overwrite)
 
 
 def render(target: Target, model: str, asked: Sequence[Asked], columns: Sequence[str], rules: PictureRules) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
+from ..indexes import OpenIndex
 from .columns import VectorColumn
 from .sample import Entry, Rows, RowSample, entry_of
 from .similarity import Likeness
@@ -43,14 +44,6 @@ class Duplicates:
     threshold: float
 
 
-class Searched(Protocol):
-    """An index that finds the nearest vectors: `OpenIndex`."""
-
-    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return cosines and positions, (n, k) each, best first; -1 where there are fewer."""
-        ...
-
-
 def duplicates_within(sample: RowSample, likeness: Likeness, threshold: float) -> Duplicates:
     """Take the pairs that were found among the vectors of a sample."""
     entries = sample.entries
@@ -59,7 +52,7 @@ def duplicates_within(sample: RowSample, likeness: Likeness, threshold: float) -
 
 
 def duplicates_through(
-    index: Searched, source: Rows, column: VectorColumn, sample: RowSample, *, threshold: float, most: int
+    index: OpenIndex, source: Rows, column: VectorColumn, sample: RowSample, *, threshold: float, most: int
 ) -> Duplicates:
     """Look up the nearest rows of every row of a sample in the whole index; `threshold` is a cosine."""
     neighbours = min(_NEIGHBOURS, source.rows)

@@ -11,12 +11,11 @@ from typing import Any
 from rich.filesize import decimal
 
 from .. import __version__
-from ..files.file_systems import Folder
 from ..indexes import IndexManifest
 from . import plots, words
 from .columns import VectorColumn
 from .overview import Overview
-from .page_file import page_file, template_of
+from .page_file import template_of
 from .provenance import plain, provenance_rows, resolved_rows
 from .sample import Entry, readable, shortened
 from .scores import ColumnScores
@@ -69,11 +68,6 @@ def render(found: Overview) -> str:
     context["scripts"] = Resources(mode="inline", components=["bokeh"], log_level="warn").js_raw
     context["plots"] = page.plots
     return template_of("page.html", "clipmill report").render(context)
-
-
-def check_output(output: str, *, overwrite: bool = False) -> tuple[Folder, str]:
-    """Return the folder and the file's name; raise `DatasetError` for a file that is no report, unless `overwrite`."""
-    return page_file(output, "report", MARK, overwrite=overwrite)
 
 
 def _tiles(found: Overview) -> list[tuple[str, str, str]]:

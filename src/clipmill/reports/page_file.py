@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ..errors import DatasetError, MissingExtraError
+from ..errors import DatasetError, require
 from ..files.file_systems import Folder
 from ..messages import setting
 
@@ -42,10 +42,7 @@ def page_file(path: str, what: str, mark: str, *, overwrite: bool = False) -> tu
 
 def template_of(name: str, purpose: str) -> Any:
     """Return a template of jinja2; what comes out of rows is text and stays text, since everything is escaped."""
-    try:
-        import jinja2
-    except ImportError as err:
-        raise MissingExtraError("jinja2", "report", purpose) from err
+    jinja2 = require("jinja2", "report", purpose)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(__package__, "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )

@@ -4,33 +4,22 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from ..encoders.plans.row_values import MissingColumn, get_by_path
 from ..media.uri import shown
 from .columns import VectorColumn
+from .indexes import IndexRows
+from .parts import Parts
 
 LONGEST_TEXT = 300
 """Characters of a text or name that are kept."""
 
-
-class Rows(Protocol):
-    """Rows that are read by number."""
-
-    @property
-    def rows(self) -> int:
-        """The number of rows."""
-        ...
-
-    def take(
-        self, positions: np.ndarray, columns: Sequence[str], batch_rows: int = ...
-    ) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
-        """Yield certain rows, some at a time; see `parts.Parts.take`."""
-        ...
+Rows = Parts | IndexRows
+"""Rows that are read by number."""
 
 
 class Entry(NamedTuple):

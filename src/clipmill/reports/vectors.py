@@ -6,10 +6,11 @@ import dataclasses
 
 import numpy as np
 
-from ..errors import SpecError
+from ..errors import SpecError, check_choice
+from ..indexes import OpenIndex
 from ..messages import setting
 from .columns import VectorColumn
-from .duplicates import Duplicates, Searched, duplicates_through, duplicates_within
+from .duplicates import Duplicates, duplicates_through, duplicates_within
 from .histograms import Histogram, histogram_of
 from .pictures import Picture, PictureRules, pictures_of
 from .projection import METHODS, Method, Projection, project
@@ -53,8 +54,7 @@ class SampleOptions:
         ):
             if not low <= getattr(self, name) <= high:
                 raise SpecError(setting(name, getattr(self, name)) + f" is not from {low:,} to {high:,}")
-        if self.projection not in METHODS:
-            raise SpecError(setting("projection", self.projection) + f" must be one of {', '.join(map(repr, METHODS))}")
+        check_choice("projection", self.projection, METHODS)
 
 
 @dataclasses.dataclass
@@ -83,7 +83,7 @@ class VectorSection:
 
 
 def vector_section(
-    source: Rows, column: VectorColumn, options: SampleOptions, rules: PictureRules, *, index: Searched | None = None
+    source: Rows, column: VectorColumn, options: SampleOptions, rules: PictureRules, *, index: OpenIndex | None = None
 ) -> VectorSection:
     """Draw a sample of a column of vectors and look at it.
 

@@ -1,4 +1,4 @@
-"""What all formats share: their names, the names of their files, and the protocols of their writers."""
+"""What all formats share: their names, the names of their files, and the protocol of their writers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import pyarrow as pa
-
-from ...errors import SpecError
-from ...messages import setting
 
 Format = Literal["parquet", "jsonl", "clip-retrieval", "lance"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -52,26 +49,6 @@ class Part(Protocol):
     def discard(self) -> None:
         """Close and remove all files that are not published; never raises."""
         ...
-
-
-class PartWriter(Protocol):
-    """Writes tables of one schema to an open file."""
-
-    is_open: bool
-
-    def write_table(self, table: pa.Table, row_group_size: int | None = None) -> None:
-        """Add rows."""
-        ...
-
-    def close(self) -> None:
-        """Write the remaining data; the file itself stays open."""
-        ...
-
-
-def check_format(format: str) -> None:
-    """Raise `SpecError` for an unknown format; the message lists those that exist."""
-    if format not in FORMATS:
-        raise SpecError(setting("format", format) + f" must be one of {', '.join(map(repr, FORMATS))}")
 
 
 def default_dtype(format: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import importlib
 import importlib.util
 import json
 import os
@@ -18,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ...errors import DatasetError, MissingExtraError, SpecError
+from ...errors import DatasetError, MissingExtraError, SpecError, require
 from ...files.file_systems import Folder, dataset_errors, is_local
 from ...messages import setting
 from ..tables.column_types import is_list_type
@@ -27,26 +26,20 @@ from .base import LANCE, Published, part_name
 
 FRAGMENTS, SCHEMA = "fragments", "lance_schema"
 """Keys in a shard's manifest: its fragments, as Lance's JSON, and the schema, which all shards share."""
+_PURPOSE = "writing Lance datasets"
 _SCHEMES = ("az", "abfss", "gs", "s3")
 """Schemes of object stores that Lance opens with the same URLs as fsspec."""
 
 
 def library() -> Any:
     """Import and return the `lance` module. Never call it in a process that forks: Lance does not survive a fork."""
-    try:
-        return importlib.import_module("lance")
-    except ImportError as err:
-        raise _missing() from err
-
-
-def _missing() -> MissingExtraError:
-    return MissingExtraError("pylance", "lance", "writing Lance datasets")
+    return require("lance", "lance", _PURPOSE, package="pylance")
 
 
 def check_lance(directory: str, schema: pa.Schema) -> None:
     """Check on the driver that Lance is installed, supports the URL, and that the vectors' size is known in advance."""
     if importlib.util.find_spec("lance") is None:  # not imported: engines may start processes by forking this one
-        raise _missing()
+        raise MissingExtraError("pylance", "lance", _PURPOSE)
     _location(Folder.of(directory))
     lance_schema(schema)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -15,7 +15,10 @@ from ...files.json_text import json_text
 from ...files.parquet import parquet_writer
 from ...models.spec import EncoderSpec
 from ..tables.column_types import is_list_type
-from .base import CLIP_RETRIEVAL, LANCE, Format, Part, PartWriter, Published, part_name
+from .base import CLIP_RETRIEVAL, LANCE, Format, Part, Published, part_name
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 
 def schema_in_format(format: str, schema: pa.Schema, *, plan: Any, spec: EncoderSpec, directory: str) -> pa.Schema:
@@ -97,12 +100,11 @@ class FilePart:
             self.temporary.unlink(missing_ok=True)
 
 
-def _open_writer(sink: pa.NativeFile, schema: pa.Schema, format: Format) -> PartWriter:
+def _open_writer(sink: pa.NativeFile, schema: pa.Schema, format: Format) -> pq.ParquetWriter | LinesWriter:
     if format == "jsonl":
         return LinesWriter(sink, schema)
     # No dictionary encoding: nearly all bytes are vectors and keys, which don't repeat.
-    writer: PartWriter = parquet_writer(sink, schema, use_dictionary=False)
-    return writer
+    return parquet_writer(sink, schema, use_dictionary=False)
 
 
 class LinesWriter:
@@ -124,7 +126,7 @@ class LinesWriter:
         self._sink.write("".join(lines).encode())
 
     def close(self) -> None:
-        """See `PartWriter`."""
+        """Close the writer; the file itself stays open."""
         self.is_open = False
 
 

@@ -10,12 +10,12 @@ from typing import IO, Any, Self
 
 import pyarrow as pa
 
-from ...errors import DatasetError
+from ...errors import DatasetError, check_choice
 from ...files.file_systems import Folder, dataset_errors, is_local
 from ...files.json_text import json_object, json_text
 from ...files.lock import one_at_a_time
 from ...messages import for_any_reader
-from .base import Format, Part, check_format, part_name
+from .base import FORMATS, Format, Part, part_name
 from .part_writers import mismatch_of, open_part
 
 FAILURES, MANIFESTS = "_failures", "_manifest"
@@ -57,7 +57,7 @@ class ShardWriter:
             row_group_rows: Maximum rows of a row group, and of the buffer.
             format: Format of the files of rows, one of `FORMATS`.
         """
-        check_format(format)
+        check_choice("format", format, FORMATS)
         if not name or "/" in name or name.startswith("."):
             raise DatasetError(f"{name!r} cannot be the name of a shard, because file names contain it")
         self._folder = Folder.of(directory)

@@ -3,25 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Protocol
 
 from ...errors import DatasetError
 
 _MAGIC = re.compile(r"[*?\[]")
 _SET = re.compile(r"\[(!?)(\]?[^\]]*)\]")
-
-
-class Matcher(Protocol):
-    """Decides which files are inputs; implemented by `Glob` and `AllBelow`."""
-
-    @property
-    def prefix(self) -> str:
-        """The common beginning of the paths of all matches."""
-        ...
-
-    def matches(self, path: str) -> bool:
-        """Return whether a file is an input."""
-        ...
 
 
 def is_glob(path: str) -> bool:

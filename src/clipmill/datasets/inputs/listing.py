@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from ...errors import DatasetError
 from ...files.file_systems import dataset_errors, is_local, open_location, url_of
-from .globs import Glob, Matcher, is_glob
+from .globs import Glob, is_glob
 
 Kind = Literal["files", "jsonl", "csv", "parquet", "tar"]
 
@@ -121,7 +121,7 @@ def list_location(location: str) -> tuple[list[Listed], str]:
         return files_of(glob, candidates), NO_MATCH
 
 
-def files_of(matcher: Matcher, candidates: Iterable[Listed]) -> list[Listed]:
+def files_of(matcher: Glob | AllBelow, candidates: Iterable[Listed]) -> list[Listed]:
     """Return the candidates that are inputs, sorted by path, each image with its sidecar files."""
     return sorted(_attach_sidecars([f for f in candidates if matcher.matches(f.path)]), key=lambda file: file.path)
 

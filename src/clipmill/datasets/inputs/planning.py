@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from ...errors import DatasetError, check_integer
+from ...errors import DatasetError, check_choice, check_integer
 from ...files.file_systems import Folder
 from ...messages import setting
 from ..directory import PLAN
@@ -57,8 +57,8 @@ def plan_shards(
         inputs = [inputs]
     if not inputs:
         raise DatasetError("no inputs: name files, folders or globs")
-    if kind is not None and kind not in ("files", *SPANS):
-        raise DatasetError(setting("kind", kind) + f" must be one of 'files', {', '.join(map(repr, SPANS))}")
+    if kind is not None:
+        check_choice("kind", kind, ("files", *SPANS), error=DatasetError)
     check_integer("rows_per_shard", rows_per_shard, error=DatasetError)
     listed = [(file, kind or kind_of(file.path)) for file in list_inputs(inputs)]
     files = [file for file, kind in listed if kind == "files"]

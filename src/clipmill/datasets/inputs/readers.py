@@ -15,7 +15,7 @@ from ...encoders.plans.row_values import MissingColumn, get_by_path
 from ...failures import Code, RowError, Stage
 from ...media.audio import Waveform
 from ...messages import setting
-from .rows import malformed, read_table
+from .rows import malformed, read_rows
 from .samples import AUDIO, IMAGE, KEY, MAX_FILE_BYTES, TAGS, TEXT
 from .shards import Shard
 
@@ -100,7 +100,7 @@ def read_documents(
         Documents in order; a document that could not be read has `failures` and no content.
     """
     if shard.kind == "files":
-        for row in read_table(shard, max_file_bytes=max_file_bytes):
+        for row in read_rows(shard, max_file_bytes=max_file_bytes):
             failures = () if row.failure is None else (row.failure,)
             tags = {} if failures else _tags_of_sample(row.values)
             yield Document.from_listed_uri(row.place, id=row.place, tags=tags, failures=failures)
@@ -111,7 +111,7 @@ def read_documents(
         return sorted({name if name in existing else name.split(".")[0] for name in chosen})
 
     columns = None
-    for row in read_table(shard, choose, max_file_bytes=max_file_bytes):
+    for row in read_rows(shard, choose=choose, max_file_bytes=max_file_bytes):
         if row.failure is not None:
             yield Document(id=row.values.get(KEY) or row.place, failures=(row.failure,))
             continue

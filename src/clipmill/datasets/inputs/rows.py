@@ -45,23 +45,6 @@ class SourceRow(NamedTuple):
     failure: Failure | None = None
 
 
-def read_rows(shard: Shard, *, max_file_bytes: int = MAX_FILE_BYTES) -> Iterator[SourceRow]:
-    """Read a shard as rows with all their columns.
-
-    A row of JSON lines is the line's object, unchanged; the values of CSV are strings or None. A sample of a tar is a
-    row of `key`, `image`, `audio`, `text` and `tags`, and so is a file of a folder with its sidecar files; see
-    `samples`.
-
-    Args:
-        shard: The shard to read.
-        max_file_bytes: Maximum bytes of one file in a tar; the sample of a larger one fails.
-
-    Yields:
-        Rows in order; a record that could not be read is a row with a `failure`.
-    """
-    yield from read_table(shard, max_file_bytes=max_file_bytes)
-
-
 def schema_of(shards: Sequence[Shard], plan: RowPlan | None = None) -> pa.Schema:
     """Return the schema that all rows of a job share, whichever file they come from.
 
@@ -157,13 +140,15 @@ def _with_rest(field: pa.Field, fields: Iterable[pa.Field]) -> pa.Field:
 # --- records ---------------------------------------------------------------------------------------------------------
 
 
-def read_table(
-    shard: Shard, choose: Callable[[list[str]], list[str]] | None = None, *, max_file_bytes: int = MAX_FILE_BYTES
+def read_rows(
+    shard: Shard, *, choose: Callable[[list[str]], list[str]] | None = None, max_file_bytes: int = MAX_FILE_BYTES
 ) -> Iterator[SourceRow]:
     """Read a shard as rows, if needed with some of its columns only.
 
-    `choose` returns the columns to read from a Parquet file, given all of its columns; by default all are read.
-    `max_file_bytes` limits one file in a tar; the sample of a larger one fails.
+    A row of JSON lines is the line's object, unchanged; the values of CSV are strings or None. A sample of a tar is a
+    row of `key`, `image`, `audio`, `text` and `tags`, and so is a file of a folder with its sidecar files; see
+    `samples`. `choose` returns the columns to read from a Parquet file, given all of its columns; by default all are
+    read. `max_file_bytes` limits one file in a tar; the sample of a larger one fails.
 
     Yields:
         Rows in order; a record that could not be read is a row with a `failure`.

@@ -28,7 +28,7 @@ def column_type(base: pa.Schema, path: str) -> pa.DataType | None:
     A path is a column, or `a.b.c` into nested structs; a column whose own name contains the dots takes precedence. If
     there is no such column, it raises `SpecError`.
     """
-    kind = _type_at(base, path)
+    kind = type_at(base, path)
     if kind is None and not any(REST_KEY in (field.metadata or {}) for field in base):
         raise SpecError(f"there is no column {path!r}; the columns are {', '.join(map(repr, base.names))}")
     return kind
@@ -50,9 +50,10 @@ def is_vector_type(kind: pa.DataType) -> bool:
     return is_list_type(kind) and pa.types.is_floating(kind.value_type)
 
 
-def _type_at(schema: pa.Schema, path: str) -> pa.DataType | None:
+def type_at(schema: pa.Schema, path: str) -> pa.DataType | None:
+    """Return the type of a column, or of a field of a struct (`page.photo`); None where there is none."""
     if path in schema.names:
         return schema.field(path).type
     head, _, rest = path.partition(".")
     kind = schema.field(head).type if rest and head in schema.names else None
-    return _type_at(pa.schema(list(kind)), rest) if kind is not None and pa.types.is_struct(kind) else None
+    return type_at(pa.schema(list(kind)), rest) if kind is not None and pa.types.is_struct(kind) else None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.metadata
 import json
 import os
 from collections.abc import Mapping
@@ -15,6 +13,7 @@ from ... import __version__
 from ...errors import DatasetError, SpecError
 from ...files.file_systems import Folder, dataset_errors, is_local
 from ...models.catalog.mclip import image_model
+from ...models.installed import versions
 from ...models.spec import EncoderSpec
 from .spark_schema import SPARK_SCHEMA_KEY, spark_schema
 
@@ -72,23 +71,13 @@ def provenance_of(spec: EncoderSpec, modality: str) -> dict[str, Any]:
             "on_long_text": spec.on_long_text,
             **_optional(spec, "base_tokenizer"),
         }
-    return {**provenance, "versions": dict(_versions(*(_AUDIO_LIBRARIES if "audio" in spec.modalities else ())))}
+    libraries = (*_LIBRARIES, *(_AUDIO_LIBRARIES if "audio" in spec.modalities else ()))
+    return {**provenance, "versions": versions(*libraries)}
 
 
 def _optional(spec: EncoderSpec, name: str) -> dict[str, Any]:
     """Return an option that few models have, if it is set."""
     return {} if getattr(spec, name) is None else {name: getattr(spec, name)}
-
-
-@functools.cache
-def _versions(*more: str) -> tuple[tuple[str, str], ...]:
-    found = []
-    for library in (*_LIBRARIES, *more):
-        try:
-            found.append((library, importlib.metadata.version(library)))
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return tuple(found)
 
 
 def with_provenance(schema: pa.Schema, provenances: Mapping[str, Mapping[str, Any]]) -> pa.Schema:
@@ -260,7 +249,9 @@ def check_comparable(spec: EncoderSpec, provenance: Mapping[str, Any]) -> None:
     """Raise `SpecError` if a spec's vectors are not comparable with a column's, saying why; `normalize` may differ."""
     ours = provenance_of(spec, str(provenance.get("modality", "auto")))
     if found := [name for name in differences(ours, provenance) if name != "normalize"]:
-        details = "; ".join(f"{name} is {_at(ours, name)!r} and was {_at(provenance, name)!r}" for name in found)
+        details = "; ".join(
+            f"{name} is {value_at(ours, name)!r} and was {value_at(provenance, name)!r}" for name in found
+        )
         raise SpecError(f"the searched vectors were made with different options than those of {spec.model}: {details}")
 
 
@@ -279,7 +270,7 @@ def _preprocessing_options(provenance: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _at(provenance: Mapping[str, Any], path: str) -> Any:
+def value_at(provenance: Mapping[str, Any], path: str) -> Any:
     """Return the value at a path such as `image.mean`; None if there is none."""
     head, dot, rest = path.partition(".")
-    return _at(provenance.get(head) or {}, rest) if dot else provenance.get(head)
+    return value_at(provenance.get(head) or {}, rest) if dot else provenance.get(head)

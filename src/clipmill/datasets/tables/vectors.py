@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from ...errors import DatasetError
-from ...messages import setting
+from ...errors import DatasetError, check_choice
 from .column_types import is_list_type
 
 _TYPES = {"float32": pa.float32(), "float16": pa.float16()}
@@ -27,8 +26,7 @@ def vector_type(dtype: str = "float32", *, nested: bool = False) -> pa.DataType:
     Raises:
         DatasetError: If `dtype` is neither of them.
     """
-    if dtype not in _TYPES:
-        raise DatasetError(setting("dtype", dtype) + " must be one of 'float32', 'float16'")
+    check_choice("dtype", dtype, _TYPES, error=DatasetError)
     one = pa.list_(_TYPES[dtype])
     return pa.list_(one) if nested else one
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ...errors import SpecError
+from ...errors import SpecError, check_choice
 from ...failures import Code, RowError, Stage
 from ...messages import setting
 from ...models.spec import EncoderSpec
@@ -31,8 +31,7 @@ _SPARK_IMAGE = frozenset({"height", "width", "nChannels", "data"})
 
 def check_kind(name: str, kind: Any, spec: EncoderSpec) -> None:
     """Raise `SpecError` if the kind that option `name` has is unknown, or the model cannot embed it."""
-    if kind not in KINDS:
-        raise SpecError(setting(name, kind) + f" must be one of {', '.join(map(repr, KINDS))}")
+    check_choice(name, kind, KINDS)
     if kind not in ("auto", "vector") and kind not in spec.modalities:
         raise SpecError(setting(name, kind) + f": {spec.model} embeds {' and '.join(sorted(spec.modalities))}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from ...errors import WeightsError
+from ...files.atomic import move_durably
 from ...files.cache import VARIABLE, cache_root, locked
 
 WEB = ("http", "https")
@@ -86,13 +86,6 @@ def part_of(target: Path) -> Path:
 
 def publish(part: Path, target: Path) -> Path:
     """Rename a complete file to its target, durably and atomically."""
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(part, target)
+    move_durably(part, target)
     part.with_name(part.name + ".json").unlink(missing_ok=True)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
     return target

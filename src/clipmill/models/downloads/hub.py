@@ -32,7 +32,7 @@ def fetch_file(repository: str, filename: str, cache_dir: str | None = None) -> 
     Raises:
         WeightsError: If the file cannot be fetched; the message has host, repository and file.
     """
-    path = _fetch(repository, filename, cache_dir)
+    path = fetch_optional_file(repository, filename, cache_dir)
     if path is None:
         raise WeightsError(f"{filename!r} could not be fetched: {repository!r} has no such file")
     return path
@@ -44,7 +44,12 @@ def fetch_optional_file(repository: str, filename: str, cache_dir: str | None = 
     Raises:
         WeightsError: If the repository cannot be reached.
     """
-    return _fetch(repository, filename, cache_dir)
+    path = find_file(repository, filename, cache_dir)
+    if path is None:
+        path = download_file(RepositoryFile.of(repository, filename), _caches(cache_dir)[0])
+    if path is not None:
+        observer().finished(filename, path)
+    return path
 
 
 def find_file(repository: str, filename: str, cache_dir: str | None = None) -> Path | None:
@@ -101,12 +106,3 @@ def _caches(cache_dir: str | None) -> list[Path]:
 
     root = cache_root(cache_dir)
     return [root / "huggingface", root, Path(constants.HF_HUB_CACHE)]
-
-
-def _fetch(repository: str, filename: str, cache_dir: str | None) -> Path | None:
-    path = find_file(repository, filename, cache_dir)
-    if path is None:
-        path = download_file(RepositoryFile.of(repository, filename), _caches(cache_dir)[0])
-    if path is not None:
-        observer().finished(filename, path)
-    return path

@@ -19,10 +19,11 @@ import numpy as np
 
 from ...errors import ClipmillError, DeviceError, MissingExtraError, SpecError, WeightsError
 from ...messages import setting
+from ..installed import versions
 from ..support_matrix import PACKAGES, Combination, combinations, has_native_bfloat16, processor
 from . import GRAPH_KINDS, start_runtime
 from .probes import probes_of
-from .store import Store, largest_error, smallest_cosine, versions
+from .store import Store, largest_error, smallest_cosine
 
 if TYPE_CHECKING:
     from ..model import Runtime

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import MissingExtraError, WeightsError
+from ...errors import WeightsError, require
 from ...media.options import Preprocessing
 from ...messages import setting
 from ..frontend import Frontend
@@ -59,20 +59,6 @@ def make_graphs(towers: Mapping[str, torch.nn.Module], frontend: Frontend, folde
         files["image"] = "image.onnx"
         prepend_normalisation(folder / files["normalised_image"], folder / "image.onnx", frontend.image)
     return Graphs(folder, files)
-
-
-def require(package: str, extra: str, purpose: str) -> Any:
-    """Import an optional package.
-
-    Raises:
-        MissingExtraError: If it is not installed.
-    """
-    import importlib
-
-    try:
-        return importlib.import_module(package)
-    except ImportError as err:
-        raise MissingExtraError(package, extra, purpose) from err
 
 
 def _example(modality: str, frontend: Frontend) -> tuple[list[str], list[np.ndarray], list[dict[int, str]]]:

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import DeviceError, WeightsError
+from ...errors import DeviceError, WeightsError, require
 from ...media.options import Preprocessing
 from ...messages import setting
 from ..source import Graphs
 from .feeding import feed, normalise, route, translated
-from .graphs import require
 
 TENSORRT = "CLIPMILL_TENSORRT"
 """Environment variable; with 1, CUDA devices use TensorRT: it takes minutes for each new shape, and is then faster."""

@@ -13,14 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import DeviceError, WeightsError
+from ...errors import DeviceError, WeightsError, require
 from ...files.cache import locked
 from ...media.options import Preprocessing
 from ...messages import setting
 from ..source import Graphs
 from ..support_matrix import processor
 from .feeding import feed, normalise, route, translated
-from .graphs import require
 from .store import is_writable
 
 _log = logging.getLogger("clipmill")

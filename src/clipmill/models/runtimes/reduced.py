@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ...errors import WeightsError
+from ...errors import WeightsError, require
 from ...messages import setting
 from ..frontend import Frontend
 from ..source import Graphs
-from .graphs import prepend_normalisation, require
+from .graphs import prepend_normalisation
 
 _QUANTISED_OPERATORS = ["MatMul", "Gemm"]
 """Operators in int8. Convolutions are not included: dynamically quantised, they are slower than in float32."""

@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import functools
 import hashlib
-import importlib.metadata
 import json
 import logging
 import os
@@ -19,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...files.atomic import write_atomic
 from ...files.cache import cache_root, locked
+from ..installed import versions
 from ..source import Graphs
 from .graphs import make_graphs
 
@@ -171,15 +172,6 @@ class Store:
         return self._root / "notes" / f"{name}-{key}.json"
 
 
-def versions(*distributions: str) -> dict[str, str]:
-    """Return the versions of the packages that are installed."""
-    found = {}
-    for name in distributions:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
-
-
 def is_writable(folder: Path) -> bool:
     """Create a folder if needed; return whether files can be created in it."""
     try:
@@ -188,19 +180,6 @@ def is_writable(folder: Path) -> bool:
             return True
     except OSError:
         return False
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a file atomically."""
-    draft = tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8")  # noqa: SIM115
-    try:
-        with draft:
-            draft.write(text)
-        os.chmod(draft.name, 0o644)
-        os.replace(draft.name, path)
-    except BaseException:
-        Path(draft.name).unlink(missing_ok=True)
-        raise
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import MissingExtraError, WeightsError
+from ...errors import WeightsError, require
 from .cleaning import CLEANERS
 
 
@@ -50,10 +50,7 @@ class FastTokenizer:
             MissingExtraError: If the `tokenizers` package is missing.
             WeightsError: If the definition is invalid, or `clean` is unknown.
         """
-        try:
-            from tokenizers import Tokenizer
-        except ImportError as err:
-            raise MissingExtraError("tokenizers", "hf", "this model's tokenizer") from err
+        tokenizers = require("tokenizers", "hf", "this model's tokenizer")
         if clean is not None and clean not in CLEANERS:
             raise WeightsError(f"a tokenizer needs the text cleaning {clean!r}; known: {', '.join(CLEANERS)}")
         self.definition = definition
@@ -63,7 +60,7 @@ class FastTokenizer:
         self.blank_id = blank_id
         self.max_tokens = max_tokens or context_length
         try:
-            self._tokenizer: Any = Tokenizer.from_str(definition)
+            self._tokenizer: Any = tokenizers.Tokenizer.from_str(definition)
         except Exception as err:  # the library raises bare Exceptions
             raise WeightsError(f"invalid tokenizer.json: {err}") from err
         self._tokenizer.no_padding()

@@ -6,7 +6,7 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import MissingExtraError, SpecError, WeightsError
+from ...errors import SpecError, WeightsError, require
 from ...messages import setting
 from ..catalog.hugging_face import describe
 from ..downloads.model_files import find_first, find_weights, read_json
@@ -93,12 +93,9 @@ def _check_settings(place: str, cache_dir: str | None) -> None:
 
 def _definition(vocabulary: str, merges: str) -> str:
     """Return the `tokenizer.json` that transformers makes from CLIP's two older files."""
+    transformers = require("transformers", "hf", "a tokenizer in vocab.json and merges.txt")
     try:
-        from transformers import CLIPTokenizer
-    except ImportError as err:
-        raise MissingExtraError("transformers", "hf", "a tokenizer in vocab.json and merges.txt") from err
-    try:
-        return CLIPTokenizer(vocab=vocabulary, merges=merges).backend_tokenizer.to_str()
+        return transformers.CLIPTokenizer(vocab=vocabulary, merges=merges).backend_tokenizer.to_str()
     except Exception as err:  # the Rust library raises bare Exceptions
         raise WeightsError(f"no tokenizer can be made from {vocabulary!r} and {merges!r}: {err}") from err
 
@@ -112,10 +109,7 @@ def _relevant(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _build(settings: dict[str, Any], where: str, files: tuple[Path, ...]) -> dict[str, torch.nn.Module]:
-    try:
-        import transformers  # noqa: F401 - for a message that says what to install
-    except ImportError as err:
-        raise MissingExtraError("transformers", "hf", "a Hugging Face model") from err
+    require("transformers", "hf", "a Hugging Face model")
     from .hugging_face_build import build  # imports torch and transformers, which cached graphs do not need
 
     return build(settings, where, files)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import MissingExtraError, SpecError, WeightsError
+from ...errors import SpecError, WeightsError, require
 from ...messages import setting
 from ..catalog import mclip
 from ..downloads.model_files import CONFIG, find_file, find_first, find_weights, read_json
@@ -83,10 +83,7 @@ def _build(
     text_files: tuple[Path, ...],
     build_image: Callable[[], Mapping[str, torch.nn.Module]],
 ) -> dict[str, torch.nn.Module]:
-    try:
-        import transformers  # noqa: F401 - for a message that says what to install
-    except ImportError as err:
-        raise MissingExtraError("transformers", "hf", "M-CLIP") from err
+    require("transformers", "hf", "M-CLIP")
     from .mclip_build import build_text, image_tower
 
     return {"image": image_tower(build_image()), "text": build_text(base, dim, text_files)}

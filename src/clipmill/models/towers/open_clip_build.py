@@ -13,7 +13,7 @@ import torch
 from open_clip.convert import convert_state_dict
 from open_clip.transformer import TextTransformer, text_global_pool
 
-from ...errors import MissingExtraError
+from ...errors import require
 from .weights import empty_parameters, fit_weights, read_weights
 
 
@@ -75,10 +75,7 @@ def build_module(config: dict[str, Any], backbone: dict[str, Any] | None = None)
     network = open_clip.CoCa if "multimodal_cfg" in config else _CLASSES[custom_text]
     if backbone is None:
         return network(**config)
-    try:
-        import transformers  # noqa: F401 - for a message that says what to install
-    except ImportError as err:
-        raise MissingExtraError("transformers", "hf", f"the text tower {text['hf_model_name']!r}") from err
+    require("transformers", "hf", f"the text tower {text['hf_model_name']!r}")
     with tempfile.TemporaryDirectory(prefix="clipmill-") as folder:
         Path(folder, "config.json").write_text(json.dumps(backbone), encoding="utf-8")
         text |= {"hf_model_name": folder, "hf_model_pretrained": False}
