@@ -26,7 +26,7 @@ from ..reports.words import many
 from . import console
 from .engines import beam_shards, spark_session, split_engine_options
 from .jobs import Refused
-from .options import refuse_unknown
+from .options import check_engine, refuse_unknown
 
 _AGAIN = "begins it anew"
 
@@ -48,11 +48,7 @@ class IndexArguments:
     def of(cls, tokens: Sequence[str], flags: Sequence[str], unchecked: Sequence[str], values: dict[str, Any]) -> Self:
         """Check a command line; `tokens` mixes datasets with options that clipmill does not know."""
         engine = values["engine"]
-        for name in ("master", "remote", "conf"):
-            if values[name] and engine != "spark":
-                raise click.UsageError(f"--{name} is an option of --engine spark")
-        if unchecked and engine != "beam":
-            raise click.UsageError("options after '--' go to Beam, with --engine beam")
+        check_engine(values, unchecked)
         if engine == "local":
             refuse_unknown(tuple(tokens))
         datasets, options = (list(tokens), []) if engine == "local" else split_engine_options(engine, tokens, flags)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .options import Command, own_flags, refuse_others, unchecked_of
+from .options import Command, own_flags, refuse_others, running_options, unchecked_of
 
 _ENGINES = ("local", "beam", "spark")
 _ADDING = {
@@ -48,10 +48,7 @@ _ADDING = {
     "--engine", type=click.Choice(_ENGINES), default="local", show_default=True, help="Where shards are built."
 )
 @click.option("--rows-per-shard", type=click.IntRange(min=1), default=65_536, show_default=True)
-@click.option("--master", help="Spark master, such as local[4]. [default: local[*]]")
-@click.option("--remote", help="Spark Connect server, such as sc://host:15002.")
-@click.option("--conf", multiple=True, metavar="KEY=VALUE", help="Spark setting; may be repeated.")
-@click.option("--json", "as_json", is_flag=True, help="Print for programs.")
+@running_options
 @click.pass_context
 def index(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> None:
     """Make datasets of vectors searchable.

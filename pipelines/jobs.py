@@ -36,6 +36,7 @@ from .cli_messages import in_flags
 from .dry_run import resumed_text, show_plan
 from .engines import is_local, run_beam, run_spark, split_engine_options
 from .job_metrics import check_metrics_file, exported
+from .options import check_engine
 from .outcome import allowed_failures, judge, summary_table
 
 
@@ -155,14 +156,7 @@ def _check_usage(inputs: Sequence[str], line: CommandLine) -> None:
         raise click.UsageError("missing option --output: the directory or URL of the dataset")
     if values["resume"] and values["overwrite"]:
         raise click.UsageError("--resume keeps the dataset and --overwrite deletes it; give one of them")
-    for name in ("master", "remote", "conf"):
-        if values[name] and values["engine"] != "spark":
-            raise click.UsageError(f"--{name} is an option of --engine spark")
-    if line.unchecked and values["engine"] != "beam":
-        raise click.UsageError("options after '--' go to Beam; Spark's are --master, --remote and --conf KEY=VALUE")
-    for pair in values["conf"]:
-        if "=" not in pair:
-            raise click.UsageError(f"--conf {pair!r} is not of the form KEY=VALUE")
+    check_engine(values, line.unchecked)
     check_metrics_file(values["metrics"])
     if values["max_failures"] is not None:
         allowed_failures(values["max_failures"], 0)

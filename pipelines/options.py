@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -53,6 +53,12 @@ def _flags_of(option: click.Option) -> str:
 _ENTRY = re.compile(r"^ {4}(\w+): (.*(?:\n {8,}\S.*)*)", re.MULTILINE)
 
 
+_RUNNING = (
+    click.option("--master", help="Spark master, such as local[4]. [default: local[*]]"),
+    click.option("--remote", help="Spark Connect server, such as sc://host:15002."),
+    click.option("--conf", multiple=True, metavar="KEY=VALUE", help="Spark setting; may be repeated."),
+    click.option("--json", "as_json", is_flag=True, help="Print for programs."),
+)
 _JOB = (
     click.option("--output", "-o", metavar="DIR", help="Directory or URL of the dataset to write."),
     click.option("--engine", type=click.Choice(ENGINES), default="beam", show_default=True),
@@ -66,10 +72,7 @@ _JOB = (
     click.option("--rows-per-shard", type=click.IntRange(min=1), default=1024, show_default=True),
     click.option("--fail-fast", is_flag=True, help="End the job at the first failure."),
     click.option("--max-failures", default=None, metavar="N|N%", help="End with code 1 if more rows than this failed."),
-    click.option("--master", help="Spark master, such as local[4]. [default: local[*]]"),
-    click.option("--remote", help="Spark Connect server, such as sc://host:15002."),
-    click.option("--conf", multiple=True, metavar="KEY=VALUE", help="Spark setting; may be repeated."),
-    click.option("--json", "as_json", is_flag=True, help="Print for programs."),
+    *_RUNNING,
     click.option("--metrics", metavar="FILE", help="Keep this file up to date with the job's numbers, for Prometheus."),
     click.option("--metrics-port", type=click.IntRange(1, 65535), help="Serve them on this port while the job runs."),
 )
@@ -96,22 +99,28 @@ _SCORING = (
 )
 
 
+def running_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of Spark, and of what is printed."""
+    return with_options(_RUNNING, command)
+
+
 def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of every job: output, engine, failures."""
-    return _with(_JOB, command)
+    return with_options(_JOB, command)
 
 
 def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that name columns."""
-    return _with(_READING, command)
+    return with_options(_READING, command)
 
 
 def scoring_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of scores."""
-    return _with(_SCORING, command)
+    return with_options(_SCORING, command)
 
 
-def _with(options: tuple[Callable[..., Any], ...], command: Callable[..., Any]) -> Callable[..., Any]:
+def with_options(options: tuple[Callable[..., Any], ...], command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add options to a command, in this order."""
     for option in reversed(options):
         command = option(command)
     return command
@@ -125,6 +134,26 @@ def own_flags(context: click.Context) -> list[str]:
 def unchecked_of(context: click.Context) -> tuple[str, ...]:
     """Return the arguments after `--`."""
     return tuple(context.find_root().meta.get(PASSED_UNCHECKED, ()))
+
+
+def check_engine(values: Mapping[str, Any], unchecked: Sequence[str]) -> None:
+    """Refuse options of another engine than the chosen one, and settings of Spark that are none.
+
+    Args:
+        values: The command's options.
+        unchecked: What followed `--`.
+
+    Raises:
+        click.UsageError: Naming the first one.
+    """
+    for name in ("master", "remote", "conf"):
+        if values[name] and values["engine"] != "spark":
+            raise click.UsageError(f"--{name} is an option of --engine spark")
+    if unchecked and values["engine"] != "beam":
+        raise click.UsageError("options after '--' go to Beam; Spark's are --master, --remote and --conf KEY=VALUE")
+    for pair in values["conf"]:
+        if "=" not in pair:
+            raise click.UsageError(f"--conf {pair!r} is not of the form KEY=VALUE")
 
 
 def refuse_others(context: click.Context, allowed: set[str], why: str) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .options import with_options
+
 if TYPE_CHECKING:
     from ..jobs.skip_existing import SkipExisting
 
@@ -30,9 +32,7 @@ _OPTIONS = (
 
 def skip_existing_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the flags that select the rows to skip."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+    return with_options(_OPTIONS, command)
 
 
 def skip_existing_of(values: dict[str, Any]) -> SkipExisting | None:

@@ -7,6 +7,7 @@ import os
 import pickle
 import sys
 import threading
+import time
 import weakref
 
 import numpy as np
@@ -249,8 +250,9 @@ def test_the_pixel_budget_is_fair() -> None:
             threads.append(threading.Thread(target=use, args=(name, pixels, started)))
             threads[-1].start()
             started.wait()
+            deadline = time.monotonic() + 20
             while len(budget._queue) < len(threads):
-                pass
+                assert time.monotonic() < deadline, f"{name} does not wait"
         with budget.hold(0, 100):
             order.append("text")
     [t.join() for t in threads]

@@ -22,6 +22,7 @@ from clipmill.datasets import finish_job, plan_shards, read_dataset, read_failur
 from clipmill.datasets.directory import ATTEMPTS
 from clipmill.datasets.inputs.shards import Shard
 from clipmill.encoders import EncoderSpec
+from clipmill.encoders.plans.embed_plan import ColumnPlan
 from clipmill.encoders.testing import fake_text_vector
 from clipmill.errors import DatasetError, WeightsError
 from clipmill.files.file_systems import Folder
@@ -82,11 +83,11 @@ def directory(request, tmp_path) -> Iterator[str]:
     fsspec.filesystem("memory").rm(url.rpartition("/")[0], recursive=True)
 
 
-def begin(directory: str, tmp_path: Path, texts: list[str]) -> tuple[Job, Shard]:
+def begin(directory: str, tmp_path: Path, texts: list[str], **options: object) -> tuple[Job, Shard]:
     table = tmp_path / "in.jsonl"
     table.write_text("".join(json.dumps({"id": str(n), "text": text}) + "\n" for n, text in enumerate(texts)))
     (shard,) = shards = plan_shards([str(table)])
-    job = job_options.plan(EncoderSpec("custom:resume_killer:make", device="cpu"), directory, shards)
+    job = job_options.plan(EncoderSpec("custom:resume_killer:make", device="cpu"), directory, shards, **options)
     start_job(job, shards)
     return job, shard
 
@@ -254,9 +255,11 @@ def test_a_row_at_which_whole_containers_died_is_not_tried(dataset, tmp_path, ki
     assert not killer.exists()
 
 
-def test_reading_that_kills_is_one_failure_for_the_rest(dataset, tmp_path):
+@pytest.mark.parametrize("columns", [None, {"text": "text"}], ids=["documents", "rows"])
+def test_reading_that_kills_is_one_failure_for_the_rest(dataset, tmp_path, columns):
     """As of a file that is cut off: what came before is there."""
-    job, shard = begin(dataset, tmp_path, ["a", "b", "c"])
+    plan = {} if columns is None else {"plan": ColumnPlan.of(columns)}
+    job, shard = begin(dataset, tmp_path, ["a", "b", "c"], **plan)
     for _ in range(2):
         die(dataset, shard, "reading row 2")
     embed_shard(shard, job)

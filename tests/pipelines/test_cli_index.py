@@ -145,6 +145,7 @@ def test_a_recall_that_is_not_reached_is_a_warning(tmp_path, capsys):
             "Foo in IVF4,Foo; give one such as 'Flat' (exact), 'HNSW32,SQ8'",
         ),
         (("DATA", "-o", "X", "--master", "local[2]"), "--master is an option of --engine spark"),
+        (("DATA", "-o", "X", "--engine", "spark", "--conf", "a"), "--conf 'a' is not of the form KEY=VALUE"),
         (("DATA", "-o", "X", "--runner=FnApiRunner"), "no such option: --runner"),
         (("DATA", "-o", "X", "--engine", "beam", "--runer=FnApiRunner"), "did you mean --runner?"),
         (("DATA", "-o", "X", "--column-name", "photo"), "has no column 'photo'"),

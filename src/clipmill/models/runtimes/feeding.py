@@ -1,13 +1,18 @@
-"""Shared by both graph runtimes: names and types of inputs, normalisation, translation of errors."""
+"""Shared by both graph runtimes: their base, names and types of inputs, normalisation, translation of errors."""
 
 from __future__ import annotations
 
+import threading
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ...errors import ClipmillError, DeviceError, OutOfMemoryError, WeightsError
 from ...media.options import Preprocessing
+from ..source import Graphs
 
 TEXT_INPUTS = ("input_ids", "attention_mask")
 
@@ -20,19 +25,6 @@ _OUT_OF_MEMORY = (
     "alloc_failed",
 )
 _BROKEN_GPU = "cuda failure"
-
-
-def route(model_input: str, model_inputs: Mapping[str, object], preprocessing: Preprocessing | None) -> str:
-    """Return the graph to run for a model input.
-
-    Raises:
-        WeightsError: If there is none.
-    """
-    if model_input in model_inputs:
-        return model_input
-    if model_input == "image" and "normalised_image" in model_inputs and preprocessing is not None:
-        return "normalised_image"
-    raise WeightsError(f"these graphs take {', '.join(sorted(model_inputs))}, not {model_input}")
 
 
 def normalise(crops: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
@@ -73,3 +65,61 @@ def translated(error: Exception, device: str) -> Exception:
     if _BROKEN_GPU in text.lower():
         return DeviceError(f"{device} failed, and so will every later call: {text[:300]}")
     return error
+
+
+class GraphRuntime(ABC):
+    """Executes graphs; a session for each model input.
+
+    Attributes:
+        device: As in `Runtime`.
+    """
+
+    device: str
+
+    def __init__(self, graphs: Graphs, preprocessing: Preprocessing | None) -> None:
+        """Start the sessions of all model inputs; that of `normalised_image`, which is rare, starts when first used.
+
+        Args:
+            graphs: The graphs for the precision.
+            preprocessing: Normalises crops for graphs that do not.
+        """
+        self._graphs = graphs
+        self._preprocessing = preprocessing
+        self._sessions: dict[str, tuple[Any, Mapping[str, np.dtype]]] = {}
+        self._lock = threading.Lock()
+        for model_input in graphs.files:
+            if model_input != "normalised_image" or "image" not in graphs.files:
+                self._session(model_input)
+
+    def encode(self, model_input: str, inputs: Sequence[np.ndarray]) -> np.ndarray:
+        """See `Runtime.encode`."""
+        there = self._graphs.files
+        is_left_to_us = model_input == "image" and "image" not in there
+        if is_left_to_us and "normalised_image" in there and self._preprocessing is not None:
+            model_input, inputs = "normalised_image", [normalise(inputs[0], self._preprocessing)]
+        if model_input not in there:
+            raise WeightsError(f"these graphs take {', '.join(sorted(there))}, not {model_input}")
+        session, expected = self._session(model_input)
+        values = feed(inputs, expected, model_input)
+        try:
+            return self._run(session, values)
+        except Exception as err:  # ONNX Runtime's exceptions have no common base class
+            problem = translated(err, self.device)
+            if problem is err:
+                raise
+        # outside the handler, since the error's traceback would keep the memory of the failed call
+        raise problem
+
+    def _session(self, model_input: str) -> tuple[Any, Mapping[str, np.dtype]]:
+        with self._lock:
+            if model_input not in self._sessions:
+                self._sessions[model_input] = self._start(self._graphs.path(model_input))
+            return self._sessions[model_input]
+
+    @abstractmethod
+    def _start(self, path: Path) -> tuple[Any, Mapping[str, np.dtype]]:
+        """Return a session for a graph, and the types of its inputs by name."""
+
+    @abstractmethod
+    def _run(self, session: Any, values: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the vectors of a batch, float32."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from ...errors import DeviceError, WeightsError, require
 from ...media.options import Preprocessing
 from ...messages import setting
 from ..source import Graphs
-from .feeding import feed, normalise, route, translated
+from .feeding import GraphRuntime
 
 TENSORRT = "CLIPMILL_TENSORRT"
 """Environment variable; with 1, CUDA devices use TensorRT: it takes minutes for each new shape, and is then faster."""
@@ -29,8 +28,8 @@ _TYPES = {
 }
 
 
-class OnnxRuntime:
-    """Executes graphs with ONNX Runtime; a session for each model input."""
+class OnnxRuntime(GraphRuntime):
+    """Executes graphs with ONNX Runtime."""
 
     name = "onnx"
 
@@ -61,36 +60,10 @@ class OnnxRuntime:
         self.device = device
         self.precision = precision
         self._ort: Any = require("onnxruntime", "onnx-gpu" if device != "cpu" else "onnx", setting("runtime", "onnx"))
-        self._graphs = graphs
-        self._preprocessing = preprocessing
         self._threads = threads
         self._cache = cache
-        self._sessions: dict[str, Any] = {}
-        self._lock = threading.Lock()
         self._providers = self._choose_providers()
-        for model_input in graphs.files:
-            if model_input != "normalised_image" or "image" not in graphs.files:
-                self._session(model_input)
-
-    def encode(self, model_input: str, inputs: Sequence[np.ndarray]) -> np.ndarray:
-        """See `Runtime.encode`."""
-        graph = route(model_input, self._graphs.files, self._preprocessing)
-        if graph != model_input:
-            assert self._preprocessing is not None
-            inputs = [normalise(inputs[0], self._preprocessing)]
-        session = self._session(graph)
-        expected = {node.name: np.dtype(_TYPES.get(node.type, np.float32)) for node in session.get_inputs()}
-        values = feed(inputs, expected, graph)
-        try:
-            vectors = session.run(None, values)[0]
-        except Exception as err:  # its exceptions have no common base class
-            problem = translated(err, self.device)
-            if problem is err:
-                raise
-        else:
-            return np.asarray(vectors, np.float32)
-        # outside the handler, since the error's traceback would keep the memory of the failed call
-        raise problem
+        super().__init__(graphs, preprocessing)
 
     def _choose_providers(self) -> list[Any]:
         if self.device == "cpu":
@@ -112,13 +85,10 @@ class OnnxRuntime:
             providers.insert(0, ("TensorrtExecutionProvider", {**number, **cache}))
         return providers
 
-    def _session(self, model_input: str) -> Any:
-        with self._lock:
-            if model_input not in self._sessions:
-                self._sessions[model_input] = self._start(self._graphs.path(model_input))
-            return self._sessions[model_input]
+    def _run(self, session: Any, values: Mapping[str, np.ndarray]) -> np.ndarray:
+        return np.asarray(session.run(None, values)[0], np.float32)
 
-    def _start(self, path: Path) -> Any:
+    def _start(self, path: Path) -> tuple[Any, dict[str, np.dtype]]:
         options = self._ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
@@ -133,7 +103,7 @@ class OnnxRuntime:
         except Exception as err:
             raise WeightsError(f"ONNX Runtime {self._ort.__version__} cannot run {str(path)!r}: {err}") from err
         self._check_provider(session.get_providers())
-        return session
+        return session, {node.name: np.dtype(_TYPES.get(node.type, np.float32)) for node in session.get_inputs()}
 
     def _check_provider(self, active: Sequence[str]) -> None:
         """Refuse a fallback to another provider, which ONNX Runtime only logs."""

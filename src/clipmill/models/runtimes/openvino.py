@@ -6,8 +6,7 @@ import hashlib
 import json
 import logging
 import shutil
-import threading
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from ...media.options import Preprocessing
 from ...messages import setting
 from ..source import Graphs
 from ..support_matrix import processor
-from .feeding import feed, normalise, route, translated
+from .feeding import GraphRuntime
 from .store import is_writable
 
 _log = logging.getLogger("clipmill")
@@ -30,7 +29,7 @@ _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 _TYPES = {"f32": np.float32, "f16": np.float16, "u8": np.uint8, "i32": np.int32, "i64": np.int64}
 
 
-class OpenVinoRuntime:
+class OpenVinoRuntime(GraphRuntime):
     """Executes graphs with OpenVINO. bfloat16 uses the float32 graphs; int8 has separate graphs."""
 
     name = "openvino"
@@ -57,11 +56,7 @@ class OpenVinoRuntime:
         ov = require("openvino", "openvino", setting("runtime", "openvino"))
         self._version = ov.__version__
         self._core = ov.Core()
-        self._graphs = graphs
         self._cache = cache
-        self._preprocessing = preprocessing
-        self._requests: dict[str, Any] = {}
-        self._lock = threading.Lock()
         supported = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and "BF16" not in supported:
             raise DeviceError(
@@ -77,37 +72,18 @@ class OpenVinoRuntime:
             # with pinning, the threads of two workers would share the same cores
             "ENABLE_CPU_PINNING": False,
         }
-        for model_input in graphs.files:
-            if model_input != "normalised_image" or "image" not in graphs.files:
-                self._request(model_input)
+        super().__init__(graphs, preprocessing)
 
-    def encode(self, model_input: str, inputs: Sequence[np.ndarray]) -> np.ndarray:
-        """See `Runtime.encode`."""
-        graph = route(model_input, self._graphs.files, self._preprocessing)
-        if graph != model_input:
-            assert self._preprocessing is not None
-            inputs = [normalise(inputs[0], self._preprocessing)]
-        request = self._request(graph)
-        expected = {
+    def _run(self, session: Any, values: Mapping[str, np.ndarray]) -> np.ndarray:
+        # a copy, since the next call overwrites the request's memory
+        return np.array(session.infer(values, share_inputs=True)[session.model_outputs[0]], np.float32)
+
+    def _start(self, path: Path) -> tuple[Any, dict[str, np.dtype]]:
+        request = self._compile(path).create_infer_request()
+        return request, {
             node.get_any_name(): np.dtype(_TYPES.get(node.get_element_type().get_type_name(), np.float32))
             for node in request.model_inputs
         }
-        values = feed(inputs, expected, graph)
-        try:
-            # a copy, since the next call overwrites the request's memory
-            return np.array(request.infer(values, share_inputs=True)[request.model_outputs[0]], np.float32)
-        except RuntimeError as err:
-            problem = translated(err, self.device)
-            if problem is err:
-                raise
-        # outside the handler, since the error's traceback would keep the memory of the failed call
-        raise problem
-
-    def _request(self, model_input: str) -> Any:
-        with self._lock:
-            if model_input not in self._requests:
-                self._requests[model_input] = self._compile(self._graphs.path(model_input)).create_infer_request()
-            return self._requests[model_input]
 
     def _compile(self, path: Path) -> Any:
         """Compile a graph, or load one that an earlier process compiled."""
