@@ -75,17 +75,17 @@ def test_a_job_begun_on_one_engine_goes_on_on_the_other(folder):
 
 
 @pytest.mark.parametrize(
-    ("options", "codes"),
+    "runs",
     [
-        pytest.param([], [-signal.SIGKILL, -signal.SIGKILL, 0], id="beam in one process"),
-        pytest.param(BEAM, [1, 1, 0], id="beam"),
-        pytest.param([*SPARK[:-1], "local[2,4]"], [0], id="spark that retries", marks=pytest.mark.spark),
+        pytest.param([([], -signal.SIGKILL), ([], -signal.SIGKILL), ([], 0)], id="beam in one process"),
+        pytest.param([([], -signal.SIGKILL), (BEAM, 1), (BEAM, 0)], id="beam"),
+        pytest.param([([*SPARK[:-1], "local[2,4]"], 0)], id="spark that retries", marks=pytest.mark.spark),
     ],
 )
-def test_a_row_that_kills_its_process_becomes_a_failure(folder, options, codes):
-    """Two deaths over its shard, and the third process is careful; where the engine tries again, within one job."""
+def test_a_row_that_kills_its_process_becomes_a_failure(folder, runs):
+    """After two deaths at its shard, the third process isolates it; Spark, which retries, needs one job for that."""
     output = folder / "out"
-    for code in codes:
+    for options, code in runs:
         assert finish(folder, output, *options, factory="deadly") == code, said(folder)
         if code == 1:
             assert "a worker process died" in said(folder) and "--resume" in said(folder)

@@ -16,7 +16,7 @@ from clipmill.datasets import read_dataset, read_failures, summarise
 from clipmill.encoders.testing import fake_text_vector
 from clipmill.pipelines.engines import _descendants
 
-ROWS, ROWS_PER_SHARD = 80, 2
+ROWS, ROWS_PER_SHARD = 48, 2
 ENGINES = {
     "beam": ["--direct_running_mode=multi_processing", "--direct_num_workers=2"],
     "spark": ["--engine", "spark", "--master", "local[2]"],
