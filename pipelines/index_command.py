@@ -47,7 +47,13 @@ _ADDING = {
 @click.option(
     "--engine", type=click.Choice(_ENGINES), default="local", show_default=True, help="Where shards are built."
 )
-@click.option("--rows-per-shard", type=click.IntRange(min=1), default=65_536, show_default=True)
+@click.option(
+    "--rows-per-shard",
+    type=click.IntRange(min=1),
+    default=65_536,
+    show_default=True,
+    help="Rows of a shard, which one worker processes at a time.",
+)
 @running_options
 @click.pass_context
 def index(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> None:

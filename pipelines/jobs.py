@@ -14,7 +14,7 @@ from typing import Any, Self
 import click
 
 from ..datasets.dataset import DatasetSummary, count_finished, finish_job, summarise
-from ..datasets.directory import ATTEMPTS
+from ..datasets.directory import ATTEMPTS, check_is_no_file
 from ..datasets.inputs.planning import plan_shards
 from ..datasets.inputs.readers import CONTENT_AND_ID, DEFAULT_READER, ReaderOptions
 from ..datasets.inputs.shards import Shard
@@ -204,7 +204,9 @@ def run(arguments: JobArguments) -> int:
 
 def _previous_run(arguments: JobArguments) -> PreviousRun | None:
     """Return the previous run if the job resumes one; raise `DatasetError` if another job is writing there."""
-    refuse_if_held(Folder.of(arguments.output))
+    folder = Folder.of(arguments.output)
+    check_is_no_file(folder)
+    refuse_if_held(folder)
     return read_previous_run(arguments.output) if arguments.resume else None
 
 

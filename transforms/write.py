@@ -111,7 +111,7 @@ class WriteEmbeddings(beam.PTransform):
         folder = Folder.of(self._directory)
         if self._overwrite and folder.fs.exists(folder.at(JOB)):
             remove_staging(folder)  # of an unfinished job: the directory is one of our datasets
-        prepare_directory(self._directory, overwrite=self._overwrite)
+        prepare_directory(self._directory, overwrite=self._overwrite, can_resume=False)
         write_job(self._directory, self._description(embed))
         run = uuid.uuid4().hex
         write = WriteBundleFn(self._directory, run, table, embed.spec, self._rows_per_file)

@@ -276,6 +276,16 @@ def test_a_dataset_is_overwritten_only_when_asked(directory):
     assert Folder.of(directory).list() == {}
 
 
+def test_overwriting_is_not_offered_where_it_would_be_refused(directory):
+    make_dataset(directory)
+    Folder.of(directory).write("notes.txt", b"mine")
+    for options in ({}, {"overwrite": True}):
+        with pytest.raises(DatasetError, match="choose another directory") as refused:
+            prepare_directory(directory, **options)
+        assert Setting("overwrite", True) not in refused.value.text.parts
+    assert Folder.of(directory).read("notes.txt") == b"mine"
+
+
 def test_a_job_that_never_wrote_anything_needs_no_overwrite(directory):
     folder = Folder.of(directory)
     prepare_directory(directory)

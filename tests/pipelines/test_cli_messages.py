@@ -15,8 +15,7 @@ import pytest
 from cli_helpers import run
 
 import clipmill.messages
-from clipmill.datasets import read_failures
-from clipmill.datasets.directory import prepare_directory
+from clipmill.datasets import finish_job, prepare_directory, read_failures, write_job
 from clipmill.encoders import EncoderSpec
 from clipmill.encoders.plans.embed_plan import Column, ColumnPlan
 from clipmill.encoders.plans.labels import LabelSet
@@ -29,6 +28,14 @@ from clipmill.jobs import JobOptions
 from clipmill.messages import Setting, by_surface, setting
 from clipmill.pipelines.cli import cli
 from clipmill.pipelines.cli_messages import flag_of, in_flags
+
+
+def prepare_used_directory(folder: Path) -> None:
+    """Prepare a directory in which another dataset is."""
+    for _ in range(2):
+        prepare_directory(str(folder / "used"))
+        write_job(str(folder / "used"), {}, shards=0)
+        finish_job(str(folder / "used"))
 
 
 @pytest.mark.parametrize(
@@ -81,12 +88,12 @@ def test_errors_and_failures_are_said_with_all_that_they_hold() -> None:
             "--drop leaves out columns of rows, and documents are embedded without --column NAME=KIND",
         ),
         (
-            lambda folder: prepare_directory(str(folder)),
+            prepare_used_directory,
             None,
-            "{folder} is not empty (it holds one.txt); choose another directory, or replace the dataset there with "
-            "overwrite=True",
-            "{folder} is not empty (it holds one.txt); choose another directory, or replace the dataset there with "
-            "--overwrite",
+            "{folder}/used is not empty (it holds _SUCCESS and _job.json); choose another directory, or replace the "
+            "dataset there with overwrite=True",
+            "{folder}/used is not empty (it holds _SUCCESS and _job.json); choose another directory, or replace the "
+            "dataset there with --overwrite",
         ),
         (
             lambda _: RankPlan("q", "c", query_kind="photo").checked(EncoderSpec("fake::")),

@@ -40,7 +40,7 @@ OWN = re.compile(
 _TEMPORARY = re.compile(rf"\.[^/]+{re.escape(TEMPORARY)}")
 
 
-def prepare_directory(directory: str, *, overwrite: bool = False) -> None:
+def prepare_directory(directory: str, *, overwrite: bool = False, can_resume: bool = True) -> None:
     """Prepare a directory for a new dataset: afterwards it exists, is empty and is writable.
 
     A directory that holds only the description of a job that never wrote anything counts as empty.
@@ -48,13 +48,14 @@ def prepare_directory(directory: str, *, overwrite: bool = False) -> None:
     Args:
         directory: Path or URL.
         overwrite: Whether an existing dataset there may be deleted. Nothing else is ever deleted.
+        can_resume: Whether the caller has an option to continue an unfinished dataset, for the message.
 
     Raises:
         DatasetError: If the directory is not empty and `overwrite` is False, holds files that are not part of a
             dataset, is being written by another job, or cannot be written.
     """
     folder = Folder.of(directory)
-    for name in files_to_delete(directory, overwrite=overwrite):
+    for name in files_to_delete(directory, overwrite=overwrite, can_resume=can_resume):
         folder.delete(name)
     clear_lock(folder)
     remove_temporaries(folder)
@@ -64,12 +65,10 @@ def prepare_directory(directory: str, *, overwrite: bool = False) -> None:
     folder.delete(probe)
 
 
-def files_to_delete(directory: str, *, overwrite: bool = False) -> list[str]:
+def files_to_delete(directory: str, *, overwrite: bool = False, can_resume: bool = True) -> list[str]:
     """Return the files that `prepare_directory` would delete, in deletion order; it does not try to write there."""
     folder = Folder.of(directory)
-    with dataset_errors("look at", folder.url):
-        if folder.fs.isfile(folder.path):
-            raise DatasetError(f"{folder.url} is a file; the output must be a directory")
+    check_is_no_file(folder)
     refuse_if_held(folder)
     names = [name for name in folder.list() if name != LOCK]
     orphans = [name for name in names if is_orphan(name)]
@@ -78,15 +77,22 @@ def files_to_delete(directory: str, *, overwrite: bool = False) -> list[str]:
     unfinished = [name for name in orphans if name.startswith((f".{JOB}.", f".{PLAN}."))]
     never_wrote = set(names) - set(unfinished) <= {JOB, PLAN} and is_own(folder)
     if held and not (overwrite or never_wrote):
-        resumed = "continue the job there (" + setting("resume", True) + "), " if PLAN in held else ""
-        raise DatasetError(
-            f"{folder.url} is not empty (it holds {some_of(held)})",
-            hint=resumed + "choose another directory, or replace the dataset there with " + setting("overwrite", True),
-        )
+        resumed = "continue the job there (" + setting("resume", True) + "), " if can_resume and PLAN in held else ""
+        is_replaceable = is_own(folder) and all(map(OWN.fullmatch, held))
+        replaced = ", or replace the dataset there with " + setting("overwrite", True) if is_replaceable else ""
+        what = f"{folder.url} is not empty (it holds {some_of(held)})"
+        raise DatasetError(what, hint=resumed + "choose another directory" + replaced)
     if held:
         _check_own(folder, held)
     # The description is deleted last, so that an interrupted deletion can be resumed.
     return [*sorted(held, key=lambda name: (name == JOB, name != SUCCESS, name)), *orphans]
+
+
+def check_is_no_file(folder: Folder) -> None:
+    """Raise `DatasetError` if the output is a file."""
+    with dataset_errors("look at", folder.url):
+        if folder.fs.isfile(folder.path):
+            raise DatasetError(f"{folder.url} is a file; the output must be a directory")
 
 
 def is_orphan(name: str) -> bool:

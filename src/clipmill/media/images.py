@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from typing import Any
 
@@ -85,7 +86,10 @@ def _decode(data: bytes, max_pixels: int, reduced_to: tuple[int, int] | None) ->
     except RowError:
         raise
     except Image.DecompressionBombError as err:
-        raise RowError(Stage.DECODE, Code.TOO_LARGE, f"Pillow suspects a decompression bomb: {err}") from err
+        pixels = re.search(r"\((\d+) pixels\)", str(err))
+        size = f"{int(pixels[1]):,} pixels" if pixels else "too many pixels"
+        message = f"the image has {size}, allowed are {max_pixels:,} (option max_image_pixels)"
+        raise RowError(Stage.DECODE, Code.TOO_LARGE, message) from err
     except UnidentifiedImageError as err:
         raise RowError(
             Stage.DECODE,

@@ -171,6 +171,9 @@ def _document_of_json(fields: dict[str, Any], place: str, names: Mapping[str, st
         if to_rank and "matches" not in fields:
             message = "the line is the failure of a candidate, or of a line that was not read; rank its source again"
             raise RowError(Stage.READ, Code.MALFORMED, message)
+        if not fields.keys() & {*_CONTENT, *names, *_NESTED}:
+            message = f"the line is a failure without content ({fields['message']}); embed its source again"
+            raise RowError(Stage.READ, Code.MALFORMED, message)
         fields = {name: value for name, value in fields.items() if name not in _FAILURE_FIELDS}
     if kind := next((kind for kind in ("image", "audio") if kind in names), None):
         message = f"JSON lines cannot hold bytes; give {kind} content as 'uri', for example as a data: URI"
