@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from clipmill.datasets import read_dataset, read_failures, summarise
@@ -100,7 +101,13 @@ def check(output: Path) -> None:
 
 
 def kill_again_and_again(
-    folder: Path, engine: str, *, kills: int, moments: random.Random, kinds: tuple[str, ...] = KINDS
+    folder: Path,
+    engine: str,
+    *,
+    kills: int,
+    moments: random.Random,
+    kinds: tuple[str, ...] = KINDS,
+    end_on: Sequence[str] | None = None,
 ) -> collections.Counter[str]:
     """Kill a job at drawn moments and resume it, until it was killed that often; then let it end, and check it.
 
@@ -112,6 +119,7 @@ def kill_again_and_again(
         kills: How many there are.
         moments: Draws when, and what is killed.
         kinds: What may be killed.
+        end_on: Options of the engine of the last run, which is not killed; those of `engine` if None.
 
     Returns:
         How many kills of each kind there were, and under `jobs` how many jobs they were spread over.
@@ -139,7 +147,7 @@ def kill_again_and_again(
             check(output)
             done["jobs"], whole = done["jobs"] + 1, {}
     output = folder / f"out-{done['jobs']}"
-    assert finish(folder, output, *options) == 0, said(folder)
+    assert finish(folder, output, *(options if end_on is None else end_on)) == 0, said(folder)
     assert whole.items() <= manifests(output).items()
     check(output)
     return done
