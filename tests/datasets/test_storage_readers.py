@@ -256,7 +256,7 @@ def test_files_are_rows_with_their_paths(tmp_path):
     path = str(tmp_path / "a.jpg")
     place = Uri(path, trusted=True)
     values = {"key": path, "image": place, "audio": place, "text": None, "tags": {}}
-    assert list(read_rows(shards[0])) == [(path, values, None)]
+    assert list(read_rows(shards[0])) == [(path, values, None, None)]
     assert schema_of(shards).names == ["key", "text", "tags"]
 
 

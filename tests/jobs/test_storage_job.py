@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from storage_helpers import photograph, text_vector
-from storage_jobs import run_job
+from storage_jobs import do_job, run_job
 
 from clipmill.datasets import finish_job, plan_shards, read_dataset, read_failures
 from clipmill.datasets.dataset import read_job, read_manifests
@@ -268,10 +268,14 @@ def test_a_date_that_python_cannot_hold_stops_nothing(tmp_path):
     pq.write_table(pa.table({"id": ["a", "b", "c"], "text": ["a", "b", "c"], "when": times}), tmp_path / "x.parquet")
     rows = run_job(str(tmp_path / "documents"), tmp_path / "x.parquet")
     assert [row["id"] for row in rows] == ["a", "b", "c"]
-    rows = run_job(str(tmp_path / "rows"), tmp_path / "x.parquet", columns={"text": "text"})
-    assert [row["id"] for row in rows] == ["a", "c"]
-    (failure,) = read_failures(str(tmp_path / "rows"))
-    assert (failure["row"], failure["code"]) == (f"{tmp_path}/x.parquet:1", "malformed")
+    do_job(str(tmp_path / "rows"), tmp_path / "x.parquet", columns={"text": "text"})
+    written = read_dataset(str(tmp_path / "rows"))
+    assert written["when"].combine_chunks().equals(times) and list(read_failures(str(tmp_path / "rows"))) == []
+    pq.write_table(pa.table({"id": times, "text": ["a", "b", "c"]}), tmp_path / "key.parquet")
+    do_job(str(tmp_path / "keys"), tmp_path / "key.parquet", columns={"text": "text"})
+    assert read_dataset(str(tmp_path / "keys")).num_rows == 2
+    (failure,) = read_failures(str(tmp_path / "keys"))
+    assert (failure["row"], failure["column"], failure["code"]) == (f"{tmp_path}/key.parquet:1", "id", "malformed")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..datasets.dataset import read_job
-from ..datasets.tables.column_types import column_type
+from ..datasets.tables.column_types import column_type, top_level
 from ..datasets.tables.provenance import differences, read_provenance
 from ..datasets.tables.schemas import CONTENT_HASH, with_content_hash
 from ..encoders.document import AccessPaths
@@ -19,7 +19,6 @@ from ..errors import DatasetError, SpecError
 from ..files.file_systems import Folder, dataset_errors
 from ..messages import setting
 from .job import Job
-from .row_keys import top_level
 from .skip_existing import files_of, finished_shards, shard_manifest
 
 COMPARISON = (CONTENT_HASH, "skip_existing", "skip_by")

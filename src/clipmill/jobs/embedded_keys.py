@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 
 from ..datasets.formats.shard_writer import FAILURES
-from ..datasets.tables.column_types import is_list_type, is_vector_type
+from ..datasets.tables.column_types import is_list_type, is_vector_type, top_level
 from ..datasets.tables.schemas import CONTENT_HASH
 from ..encoders.plans.row_values import get_by_path
 from ..files.file_systems import Folder, dataset_errors
 from ..files.json_text import key_text
 from ..files.parquet import parquet_file
 from .comparison import check_schema, key_column, own_provenances
-from .row_keys import hash_digest, key_digest, top_level
+from .row_keys import hash_digest, key_digest
 from .skip_existing import FinishedShard, files_of, shard_manifest
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ..datasets.tables.column_types import type_key
 from ..files.json_text import json_text
 from ..models.spec import EncoderSpec
 from .options import JobOptions
@@ -52,6 +53,6 @@ class Job(JobOptions):
         given = self.spec.as_dict().items()
         # Without default values: later versions may have fields that this one lacks.
         spec = {name: value for name, value in given if name not in MAY_DIFFER and value != usual.get(name)}
-        columns = [(field.name, str(field.type)) for field in self.schema]
+        columns = [(field.name, type_key(field.type)) for field in self.schema]
         asked = [spec, self.plan.description(), self.read_as, columns, self.format, self.content_hash]
         return hashlib.sha256(json_text(asked).encode()).hexdigest()[:16]

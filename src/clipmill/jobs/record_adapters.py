@@ -11,9 +11,10 @@ import pyarrow as pa
 
 from ..datasets.formats.shard_sink import FinishedRow
 from ..datasets.inputs.readers import read_documents
-from ..datasets.inputs.rows import SourceRow, malformed, read_rows
+from ..datasets.inputs.rows import Selection, SourceRow, malformed, read_rows
 from ..datasets.inputs.samples import AUDIO, IMAGE, KEY
 from ..datasets.inputs.shards import Shard
+from ..datasets.tables.carried import FinishedValues
 from ..datasets.tables.column_types import REST_KEY, dropped_names, is_list_type
 from ..datasets.tables.records import failure_records, inner_failure_records
 from ..datasets.tables.schemas import CONTENT_HASH
@@ -97,10 +98,13 @@ class RowRecords:
         new_names = {*self._plan.new_names, *([CONTENT_HASH] if self._hashed else [])}
         self._taken = new_names - {name for field in rest for name in dropped_names(field)} if rest else set()
         self._single = _single_columns(self._plan, job.schema)
+        with_rest = {field.name for field in rest}  # a table's own column is merged with undeclared fields of others
+        read = {*self._plan.reads, self._plan.key, *with_rest}
+        self._selection = Selection(frozenset(read), frozenset(self._kept - new_names - with_rest))
 
     def read(self, shard: Shard) -> Iterator[Record]:
         """Yield the rows of a shard."""
-        for row in read_rows(shard, max_file_bytes=self._max_file_bytes):
+        for row in read_rows(shard, selection=self._selection, max_file_bytes=self._max_file_bytes):
             if row.failure is None and (problem := self._problem_of(row)):
                 row = row._replace(failure=problem)
             if shard.kind in ("files", "tar") and row.values:
@@ -152,6 +156,8 @@ class RowRecords:
             # Columns that are not written are released here. JSON lines keep all fields, in `tags`.
             kept = {name: value for name, value in row.values.items() if self._is_written(name, value)}
             written = {**kept, **done.result.value}
+            if row.carried is not None:
+                written = FinishedValues(_without_bytes(written), row.carried)
             if self._hashed:
                 content_hash = hash_of_outcomes(self._plan.places(done.source), done.outcomes)
                 written[CONTENT_HASH] = None if failures else content_hash
@@ -162,6 +168,11 @@ class RowRecords:
         if isinstance(value, Uri):  # a file of the input, whose name is the key
             return False
         return name in self._kept or (self._has_rest and not isinstance(value, bytes))
+
+
+def _without_bytes(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values without encoded images and audio, which the carried row holds."""
+    return {name: value for name, value in values.items() if not isinstance(value, bytes | memoryview)}
 
 
 Records = DocumentRecords | RowRecords

@@ -15,6 +15,7 @@ from typing import Any
 from ..datasets.inputs.readers import choose_columns
 from ..datasets.inputs.rows import read_rows
 from ..datasets.inputs.shards import Shard
+from ..datasets.tables.column_types import top_level
 from ..encoders.content_hash import content_hash, joined_hash
 from ..encoders.item import Item, Uri
 from ..encoders.plans.plan import Plan
@@ -57,12 +58,6 @@ def keys_wanted(shard: Shard, job: Job) -> Iterator[tuple[bytes, bytes]]:
 def key_digest(key: str) -> bytes:
     """Return the digest of a key, for joins."""
     return hashlib.blake2b(key.encode(), digest_size=DIGEST_BYTES).digest()
-
-
-def top_level(paths: Sequence[str], there: Sequence[str]) -> list[str]:
-    """Return the top-level columns of a table that contain the values at some paths."""
-    names = [path if path in there else path.partition(".")[0] for path in paths]
-    return [name for name in dict.fromkeys(names) if name in there]
 
 
 def _keys_of(shard: Shard, job: Job) -> Iterator[str | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,8 @@ from ...errors import ClipmillError, DatasetError
 from ...failures import Code, Failure, RowError, Stage
 from ...files.file_systems import open_input, reason_of
 from ...files.parquet import parquet_file
-from ..tables.column_types import LIST_OF_TEXTS, REST_KEY, TAGS
+from ..tables.carried import CarriedRow
+from ..tables.column_types import LIST_OF_TEXTS, REST_KEY, TAGS, top_level
 from ..tables.scalars import holds_audio, read_scalar
 from ..tables.sizes import BATCH_BYTES, BATCH_ROWS
 from .lines import BrokenFileError, csv_records, json_records, open_text
@@ -30,19 +32,33 @@ _FILE_METADATA = (b"PARQUET:field_id", REST_KEY)
 """Metadata of fields that holds only for the file it was read from."""
 
 
+class Selection(NamedTuple):
+    """What is read of the rows of a Parquet file.
+
+    Attributes:
+        read: Paths of the values that are converted to Python.
+        carried: Columns that are carried to the output as Arrow values.
+    """
+
+    read: frozenset[str]
+    carried: frozenset[str]
+
+
 class SourceRow(NamedTuple):
     """A row of an input.
 
     Attributes:
         place: `<path>:<line>` of text files (lines from 1), `<path>:<row>` of Parquet files (rows from 0),
             `<path>:<sample>` of tars (samples from 0), `<path>` of files.
-        values: Its columns; empty if it could not be read.
+        values: Its columns, or those that were selected; empty if it could not be read.
         failure: Why it could not be read.
+        carried: Its columns for the output as Arrow values, if they were selected.
     """
 
     place: str
     values: dict[str, Any]
     failure: Failure | None = None
+    carried: CarriedRow | None = None
 
 
 def schema_of(shards: Sequence[Shard], plan: RowPlan | None = None) -> pa.Schema:
@@ -141,14 +157,19 @@ def _with_rest(field: pa.Field, fields: Iterable[pa.Field]) -> pa.Field:
 
 
 def read_rows(
-    shard: Shard, *, choose: Callable[[list[str]], list[str]] | None = None, max_file_bytes: int = MAX_FILE_BYTES
+    shard: Shard,
+    *,
+    choose: Callable[[list[str]], list[str]] | None = None,
+    selection: Selection | None = None,
+    max_file_bytes: int = MAX_FILE_BYTES,
 ) -> Iterator[SourceRow]:
     """Read a shard as rows, if needed with some of its columns only.
 
     A row of JSON lines is the line's object, unchanged; the values of CSV are strings or None. A sample of a tar is a
     row of `key`, `image`, `audio`, `text` and `tags`, and so is a file of a folder with its sidecar files; see
     `samples`. `choose` returns the columns to read from a Parquet file, given all of its columns; by default all are
-    read. `max_file_bytes` limits one file in a tar; the sample of a larger one fails.
+    read. `selection` does the same, and carries columns to the output without converting them to Python.
+    `max_file_bytes` limits one file in a tar; the sample of a larger one fails.
 
     Yields:
         Rows in order; a record that could not be read is a row with a `failure`.
@@ -162,7 +183,7 @@ def read_rows(
         elif shard.kind == "files" or shard.kind == "tar":  # narrows the type for `assert_never`
             yield from _sample_rows(shard, at, max_file_bytes)
         elif shard.kind == "parquet":
-            yield from _parquet_rows(shard, choose)
+            yield from _parquet_rows(shard, choose, selection)
         else:
             assert_never(shard.kind)
     except ClipmillError:
@@ -240,22 +261,43 @@ def csv_header(file: Any, path: str) -> list[str] | None:
     return list(record.value)
 
 
-def _parquet_rows(shard: Shard, choose: Callable[[list[str]], list[str]] | None) -> Iterator[SourceRow]:
+def _parquet_rows(
+    shard: Shard, choose: Callable[[list[str]], list[str]] | None, selection: Selection | None
+) -> Iterator[SourceRow]:
     path = shard.paths[0]
     # No pre-buffering: it would hold all columns of a row group in memory.
     with open_input(path) as raw, parquet_file(raw, pre_buffer=False, buffer_size=2**20) as file:
-        columns = choose(list(file.schema_arrow.names)) if choose else None
+        there = file.schema_arrow.names
+        columns = choose(list(there)) if choose else None
+        split = None
+        if selection is not None:
+            split = _Split(top_level(selection.read, there), [name for name in there if name in selection.carried])
+            columns = list(dict.fromkeys([*split.read, *split.carried])) or there[:1]  # any column counts the rows
         first, last = 0, file.metadata.num_rows if shard.stop is None else shard.stop
         for group in range(file.metadata.num_row_groups):
             length = file.metadata.row_group(group).num_rows
             start, stop = max(shard.start, first), min(first + length, last)
             if start < stop:
-                yield from _row_group(file, group, columns, path, range(first, first + length), range(start, stop))
+                all_rows, wanted = range(first, first + length), range(start, stop)
+                yield from _row_group(file, group, columns, path, all_rows, wanted, split)
             first += length
 
 
+class _Split(NamedTuple):
+    """The columns of a `Selection` that a file has."""
+
+    read: list[str]
+    carried: list[str]
+
+
 def _row_group(
-    file: pq.ParquetFile, group: int, columns: list[str] | None, path: str, all_rows: range, wanted: range
+    file: pq.ParquetFile,
+    group: int,
+    columns: list[str] | None,
+    path: str,
+    all_rows: range,
+    wanted: range,
+    split: _Split | None,
 ) -> Iterator[SourceRow]:
     at, after = all_rows.start, wanted.start
     row_bytes = file.metadata.row_group(group).total_byte_size // max(len(all_rows), 1)
@@ -264,13 +306,15 @@ def _row_group(
         for batch in file.iter_batches(rows, row_groups=[group], columns=columns):
             low, high = max(wanted.start - at, 0), min(wanted.stop - at, batch.num_rows)
             if low < high:
-                for number, values in enumerate(_values_of(batch.slice(low, high - low)), at + low):
-                    after = number + 1
-                    place = f"{path}:{number}"
+                part = batch.slice(low, high - low)
+                read, carried = (part, None) if split is None else (part.select(split.read), part.select(split.carried))
+                for number, values in enumerate(_values_of(read)):
+                    after = at + low + number + 1
+                    place = f"{path}:{after - 1}"
                     if isinstance(values, Failure):
                         yield SourceRow(place, {}, values.at(row=place))
                     else:
-                        yield SourceRow(place, values)
+                        yield SourceRow(place, values, None, None if carried is None else CarriedRow(carried, number))
             at += batch.num_rows
             if at >= wanted.stop:
                 return
@@ -282,19 +326,18 @@ def _row_group(
 
 
 def _values_of(batch: pa.RecordBatch) -> list[dict[str, Any] | Failure]:
-    audio = [field.name for field in batch.schema if holds_audio(field.type)]
-    try:
-        if not audio:
-            return batch.to_pylist()
-        columns = {
-            name: map(read_scalar, column) if name in audio else column.to_pylist()
-            for name, column in zip(batch.schema.names, batch.columns, strict=True)
-        }
-        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    except Exception as err:  # Python cannot represent a value, such as a string that is not UTF-8: only its row fails
-        if batch.num_rows == 1:
-            return [malformed(f"{type(err).__name__}: {str(err)[:200]}")]
-        return [one for row in range(batch.num_rows) for one in _values_of(batch.slice(row, 1))]
+    columns: dict[str, list[Any]] = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            columns[name] = [*map(read_scalar, column)] if holds_audio(column.type) else column.to_pylist()
+        except Exception as err:  # Python cannot represent a value, such as a text that is not UTF-8
+            if batch.num_rows == 1:
+                failure = malformed(f"the {column.type} cannot be read: {type(err).__name__}: {err}"[:300])
+                return [dataclasses.replace(failure, column=name)]
+            return [one for row in range(batch.num_rows) for one in _values_of(batch.slice(row, 1))]
+    if not columns:
+        return [{} for _ in range(batch.num_rows)]
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 # --- failures --------------------------------------------------------------------------------------------------------

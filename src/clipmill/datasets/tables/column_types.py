@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -20,6 +22,8 @@ _LISTS = (
     pa.types.is_list_view,
     pa.types.is_large_list_view,
 )
+_EXTENSION_PARAMETERS = ("type_name", "vendor_name", "shape", "dim_names", "permutation")
+"""Attributes of Arrow's own extension types: of opaque types and of tensors with a fixed shape."""
 
 
 def column_type(base: pa.Schema, path: str) -> pa.DataType | None:
@@ -48,6 +52,41 @@ def is_list_type(kind: pa.DataType) -> bool:
 def is_vector_type(kind: pa.DataType) -> bool:
     """Return whether a type is a list of floats."""
     return is_list_type(kind) and pa.types.is_floating(kind.value_type)
+
+
+def top_level(paths: Iterable[str], there: Sequence[str]) -> list[str]:
+    """Return the top-level columns of a table that contain the values at some paths."""
+    names = [path if path in there else path.partition(".")[0] for path in paths]
+    return [name for name in dict.fromkeys(names) if name in there]
+
+
+def type_key(kind: pa.DataType) -> list[Any]:
+    """Return JSON values that are equal for equal types, in every process, and differ for others.
+
+    `str` of a type is no such key: it shows names of inner fields that are no data, which pickling and file formats
+    change. They are not part of the key, nor is what pickling loses: whether a map's keys are sorted, and whether items
+    of lists and maps may be null.
+    """
+    if isinstance(kind, pa.BaseExtensionType):
+        own = kind.__arrow_ext_serialize__().hex() if isinstance(kind, pa.ExtensionType) else None
+        parameters = [own, *(getattr(kind, name, None) for name in _EXTENSION_PARAMETERS)]
+        return ["extension", kind.extension_name, parameters, type_key(kind.storage_type)]
+    if pa.types.is_map(kind):
+        return ["map", type_key(kind.key_type), type_key(kind.item_type)]
+    if is_list_type(kind):
+        size = kind.list_size if pa.types.is_fixed_size_list(kind) else None
+        name = str(kind).partition("<")[0]
+        return [name, size, type_key(kind.value_type)]
+    if pa.types.is_dictionary(kind):
+        return ["dictionary", kind.ordered, type_key(kind.index_type), type_key(kind.value_type)]
+    if pa.types.is_run_end_encoded(kind):
+        return ["run_end_encoded", type_key(kind.run_end_type), type_key(kind.value_type)]
+    if pa.types.is_struct(kind) or pa.types.is_union(kind):
+        fields = [kind.field(number) for number in range(kind.num_fields)]
+        codes = list(kind.type_codes) if pa.types.is_union(kind) else []
+        name = str(kind).partition("<")[0]
+        return [name, codes, *([field.name, field.nullable, type_key(field.type)] for field in fields)]
+    return [str(kind)]
 
 
 def type_at(schema: pa.Schema, path: str) -> pa.DataType | None:

@@ -18,6 +18,7 @@ from ...errors import DatasetError, SpecError
 from ...files.json_text import clean_text, json_text
 from ...messages import setting
 from ...models.spec import EncoderSpec
+from .carried import carried_column
 from .column_types import LIST_OF_TEXTS, REST_KEY, TAGS, dropped_names
 from .new_columns import LABELS, REASON, new_array, new_field, new_provenance, row_fields, row_provenances
 from .provenance import with_provenance
@@ -238,9 +239,13 @@ def rows_batch(rows: Sequence[Mapping[str, Any]], schema: pa.Schema, plan: RowPl
             known = {*schema.names, *added, *dropped_names(field)} - {TAGS}
             arrays.append(pa.array([_rest(row, known) for row in rows], field.type))
             continue
-        values = [row.get(field.name) for row in rows]
         with _column_errors(field):
             column = added.get(field.name)
+            carried = carried_column(rows, field) if rows and column is None and field.name != CONTENT_HASH else None
+            if carried is not None:
+                arrays.append(carried)
+                continue
+            values = [row.get(field.name) for row in rows]
             arrays.append(_column(values, field) if column is None else new_array(column, values, field.type, dim))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 

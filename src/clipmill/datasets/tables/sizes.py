@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...encoders.document import Document
+from .carried import FinishedValues
 
 BATCH_ROWS, BATCH_BYTES = 64, 64 * 2**20
 """Maximum number of rows, and of bytes, that are read or written at once."""
@@ -29,5 +30,7 @@ def held_bytes(value: Any) -> int:
     if isinstance(value, Document):
         own = (value.text, value.uri, value.blob, value.tensor, value.embedding, value.tags)
         return sum(map(held_bytes, (*own, *value.matches, *value.chunks)))
+    if isinstance(value, FinishedValues):
+        return value.carried.nbytes + sum(map(held_bytes, value.values()))
     inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
     return sum(map(held_bytes, inner))
