@@ -26,6 +26,9 @@ from .schema import FAILURE
 from .values import reader_of
 from .worker import encoder_of_task
 
+_DECIMAL_DIGITS = 38
+"""Digits of Spark's longest decimals."""
+
 
 def search(
     query_column: str | Column,
@@ -112,6 +115,8 @@ def search_udf(spec: EncoderSpec | None, plan: SearchPlan, failures: str, determ
 def _spark_type(plan: SearchPlan) -> T.StructType:
     fields = []
     for field in plan.hit_type:
+        if (kind := _too_fine(field.type)) is not None:
+            raise SpecError(f"column {field.name!r} holds {kind}, of which Spark holds no value exactly: leave it out")
         try:
             fields.append(T.StructField(field.name, from_arrow_type(field.type)))
         except Exception as err:  # pyspark has errors of its own for it, which differ from release to release
@@ -119,6 +124,15 @@ def _spark_type(plan: SearchPlan) -> T.StructType:
                 f"column {field.name!r} is {field.type}, which Spark has no type for: leave it out"
             ) from err
     return T.StructType(fields)
+
+
+def _too_fine(kind: pa.DataType) -> pa.DataType | None:
+    """Return the type, or a type inside it, that Spark's types round: nanoseconds, and decimals of over 38 digits."""
+    if pa.types.is_timestamp(kind) or pa.types.is_duration(kind) or pa.types.is_time(kind):
+        return kind if kind.unit == "ns" else None
+    if pa.types.is_decimal(kind):
+        return kind if kind.precision > _DECIMAL_DIGITS else None
+    return next(filter(None, (_too_fine(kind.field(number).type) for number in range(kind.num_fields))), None)
 
 
 def search_array(

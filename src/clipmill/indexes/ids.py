@@ -51,6 +51,12 @@ def compare_ids(source: VectorSource, index: OpenIndex, *, skip_existing: bool, 
                 f"{_type_of(index.key_schema)} and the dataset as {_type_of(source.keys)}"
             )
         return IdComparison(np.empty(0, np.int64), source.rows)
+    kind = source.keys.field(_ID).type
+    if pa.types.is_nested(kind):
+        raise DatasetError(
+            f"the column {_ID!r} is {kind}, and ids of this type cannot be compared with those of the index {where}; "
+            "make them texts or numbers"
+        )
     found = [np.empty(0, np.int64)]
     unnamed = 0
     for numbers, ids in _ids_of(source):
@@ -131,6 +137,12 @@ def _are_in(ids: pa.ChunkedArray, index: OpenIndex) -> np.ndarray:
     import pyarrow.compute as pc
 
     found = np.zeros(len(ids), bool)
+    wanted = _storage_of(ids)
     for known in index.column(_ID):
-        found |= np.asarray(pc.is_in(ids, value_set=known, skip_nulls=True))
+        found |= np.asarray(pc.is_in(wanted, value_set=_storage_of(known), skip_nulls=True))
     return found
+
+
+def _storage_of(ids: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Return what Arrow can compare: the bytes of UUIDs, the values of other extension types."""
+    return ids.cast(ids.type.storage_type) if isinstance(ids.type, pa.BaseExtensionType) else ids

@@ -18,7 +18,7 @@ from ..datasets.dataset import read_job
 from ..datasets.dataset_rows import parquet_paths
 from ..datasets.directory import SUCCESS
 from ..datasets.formats.clip_retrieval import vectors_beside
-from ..datasets.tables.column_types import is_vector_type
+from ..datasets.tables.column_types import is_vector_type, plain_batch, plain_type, unified
 from ..datasets.tables.provenance import differences, read_provenance
 from ..datasets.tables.spark_schema import SPARK_SCHEMA_KEY
 from ..errors import DatasetError, SpecError
@@ -208,7 +208,8 @@ def _find_column(path: str, schema: pa.Schema) -> str:
     candidates = with_provenance or vectors
     if not candidates:
         raise DatasetError(
-            f"{path} has no column of vectors (lists of floats); it has {', '.join(map(repr, schema.names))}"
+            f"{path} has no column of vectors (lists of floats); it has "
+            + ", ".join(f"{field.name!r} ({field.type})" for field in schema)
         )
     if len(candidates) > 1 and _DEFAULT_COLUMN not in candidates:
         raise SpecError(
@@ -228,8 +229,8 @@ def _check_column(path: str, schema: pa.Schema, name: str) -> None:
 
 def _key_schema(schema: pa.Schema) -> pa.Schema:
     """Return the columns that are kept, without the metadata, which describes the vectors."""
-    kept = [field for field in schema if not _holds_vectors_or_bytes(field.type)]
-    return pa.schema([pa.field(field.name, field.type) for field in kept])
+    plain = {field.name: plain_type(field.type) for field in schema}
+    return pa.schema([(name, kind) for name, kind in plain.items() if not _holds_vectors_or_bytes(kind)])
 
 
 def _holds_vectors_or_bytes(kind: pa.DataType) -> bool:
@@ -242,8 +243,8 @@ def _unify_schemas(schemas: Sequence[pa.Schema], files: Sequence[str]) -> pa.Sch
     found = schemas[0]
     for schema, path in zip(schemas, files, strict=True):
         try:
-            found = pa.unify_schemas([found, schema])
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as err:
+            found = unified([found, schema])
+        except DatasetError as err:
             raise DatasetError(f"{path} has a column of another type than {files[0]}: {err}") from err
     return found
 
@@ -252,9 +253,9 @@ def _first_dim(groups: Sequence[Piece], column: str) -> int:
     """Return the dimension of the first vector; 0 where there is none."""
     for group in groups:
         for batch in read_piece(group, [column]):
-            lengths = pc.list_value_length(batch.column(0)).drop_null()
-            if len(lengths):
-                return int(lengths[0].as_py())
+            lengths = pc.list_value_length(batch.column(0)).fill_null(0)
+            if len(filled := lengths.filter(pc.greater(lengths, 0))):
+                return int(filled[0].as_py())
     return 0
 
 
@@ -275,7 +276,10 @@ def rows_of_block(dim: int, block_bytes: int) -> int:
 
 
 def read_piece(piece: Piece, columns: Sequence[str], *, block_rows: int = 4096) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a piece, at most `block_rows` at a time, without columns that the file lacks."""
+    """Yield the rows of a piece, at most `block_rows` at a time, without columns that the file lacks.
+
+    Their types are plain (see `plain_type`): Arrow cannot take views by number, nor compare dictionaries with texts.
+    """
     is_remote = "://" in piece.path
     with dataset_errors("read the Parquet file", piece.path), contextlib.ExitStack() as stack:
         file = stack.enter_context(open_input(piece.path)) if is_remote else piece.path
@@ -285,7 +289,7 @@ def read_piece(piece: Piece, columns: Sequence[str], *, block_rows: int = 4096) 
         groups = range(piece.first, piece.stop)
         passed = 0
         for batch in parquet.iter_batches(block_rows, row_groups=groups, columns=names, use_threads=True):
-            yield batch
+            yield plain_batch(batch)
             passed += batch.nbytes
             if passed >= _RELEASE_BYTES:  # otherwise some 60 MB of freed memory stay resident
                 pa.default_memory_pool().release_unused()

@@ -57,12 +57,12 @@ def matrix_of(column: pa.Array, dim: int, where: str) -> tuple[np.ndarray, np.nd
     """Return the vectors of a column as a matrix.
 
     Args:
-        column: Lists of floats, with nulls.
+        column: Lists of floats, with nulls; an empty list is no vector either.
         dim: Values in each.
         where: Where the column is, for messages.
 
     Returns:
-        (n, dim) float32 of the vectors that are not null, and which rows those are, (rows,) bool. A null among the
+        (n, dim) float32 of the vectors that are there, and which rows those are, (rows,) bool. A null among the
         values of a vector becomes NaN.
 
     Raises:
@@ -70,9 +70,9 @@ def matrix_of(column: pa.Array, dim: int, where: str) -> tuple[np.ndarray, np.nd
     """
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
-    valid = ~np.asarray(column.is_null())
-    lengths = np.asarray(pc.list_value_length(column).fill_null(dim))
-    if (wrong := np.flatnonzero(lengths != dim)).size:
+    lengths = np.asarray(pc.list_value_length(column).fill_null(0))
+    valid = lengths > 0
+    if (wrong := np.flatnonzero(valid & (lengths != dim))).size:
         row = int(wrong[0])
         raise DatasetError(
             f"{where}: the vector of row {row} has {lengths[row]} values and others have {dim}; vectors of one model "

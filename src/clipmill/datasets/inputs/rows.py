@@ -16,7 +16,7 @@ from ...failures import Code, Failure, RowError, Stage
 from ...files.file_systems import open_input, reason_of
 from ...files.parquet import parquet_file
 from ..tables.carried import CarriedRow
-from ..tables.column_types import LIST_OF_TEXTS, REST_KEY, TAGS, top_level
+from ..tables.column_types import LIST_OF_TEXTS, REST_KEY, TAGS, top_level, unified
 from ..tables.scalars import holds_audio, read_scalar
 from ..tables.sizes import BATCH_BYTES, BATCH_ROWS
 from .lines import BrokenFileError, csv_records, json_records, open_text
@@ -84,10 +84,7 @@ def schema_of(shards: Sequence[Shard], plan: RowPlan | None = None) -> pa.Schema
     if not schemas:
         example = next(iter(first), "none")
         raise DatasetError(f"none of the {len(first)} inputs can be read as a table; one of them is {example}")
-    try:
-        whole = pa.unify_schemas(schemas, promote_options="permissive")
-    except pa.ArrowException as err:
-        raise DatasetError(f"the inputs have columns with the same name and different types: {err}") from err
+    whole = unified(schemas)
     fields = [field for schema in schemas for field in schema]
     return pa.schema([_with_rest(field, fields) for field in whole], metadata=whole.metadata)
 

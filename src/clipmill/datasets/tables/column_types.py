@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from ...errors import SpecError
+from ...errors import DatasetError, SpecError
 
 REST_KEY = b"clipmill.rest"
 """Metadata key of the column that takes all undeclared fields of JSON lines, as a JSON object. The value is a JSON
@@ -52,6 +53,58 @@ def is_list_type(kind: pa.DataType) -> bool:
 def is_vector_type(kind: pa.DataType) -> bool:
     """Return whether a type is a list of floats."""
     return is_list_type(kind) and pa.types.is_floating(kind.value_type)
+
+
+def unified(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """Return a schema whose types hold the values of all schemas; raise `DatasetError` if there is no such type."""
+    try:
+        return pa.unify_schemas(schemas, promote_options="permissive")
+    except pa.ArrowException:
+        types: dict[str, set[pa.DataType]] = {}
+        for field in itertools.chain.from_iterable(schemas):
+            types.setdefault(field.name, set()).add(field.type)
+        differ = {name for name, some in types.items() if len(some) > 1}
+        plain = [
+            pa.schema([_as_plain(one) if one.name in differ else one for one in schema], schema.metadata)
+            for schema in schemas
+        ]
+    try:
+        return pa.unify_schemas(plain, promote_options="permissive")
+    except pa.ArrowException as err:
+        raise DatasetError(f"the inputs have columns with the same name and different types: {err}") from err
+
+
+def _as_plain(field: pa.Field) -> pa.Field:
+    return field.with_type(plain_type(field.type))
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type without encodings that hold the same values: dictionaries, runs, and views of texts and bytes.
+
+    Views of lists stay: Arrow 25 makes invalid arrays when it casts them to lists.
+    """
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        return plain_type(kind.value_type)
+    if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
+        return pa.string() if pa.types.is_string_view(kind) else pa.binary()
+    if pa.types.is_struct(kind):
+        return pa.struct(list(map(_as_plain, kind)))
+    if pa.types.is_map(kind):
+        return pa.map_(plain_type(kind.key_type), plain_type(kind.item_type))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(_as_plain(kind.value_field), kind.list_size)
+    if pa.types.is_large_list(kind):
+        return pa.large_list(_as_plain(kind.value_field))
+    return pa.list_(_as_plain(kind.value_field)) if pa.types.is_list(kind) else kind
+
+
+def plain_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return rows with columns of plain types; see `plain_type`."""
+    types = [plain_type(field.type) for field in batch.schema]
+    if types == batch.schema.types:
+        return batch
+    columns = [column.cast(kind) for column, kind in zip(batch.columns, types, strict=True)]
+    return pa.record_batch(columns, batch.schema.names)
 
 
 def top_level(paths: Iterable[str], there: Sequence[str]) -> list[str]:
