@@ -29,6 +29,10 @@ FRAGMENTS, SCHEMA = "fragments", "lance_schema"
 _PURPOSE = "writing Lance datasets"
 _SCHEMES = ("az", "abfss", "gs", "s3")
 """Schemes of object stores that Lance opens with the same URLs as fsspec."""
+_UNSUPPORTED = (
+    *(pa.types.is_decimal32, pa.types.is_decimal64, pa.types.is_list_view, pa.types.is_large_list_view),
+    *(pa.types.is_run_end_encoded, pa.types.is_union, pa.types.is_interval),
+)
 
 
 def library() -> Any:
@@ -48,6 +52,11 @@ def lance_schema(schema: pa.Schema) -> pa.Schema:
     """Return the schema with vectors as fixed-size lists; raise `SpecError` if their size is not known in advance."""
     fields = []
     for field in schema:
+        if (kind := _unsupported(field.type)) is not None:
+            raise SpecError(
+                setting("format", LANCE) + f" cannot hold {kind}, the type of column {field.name!r}",
+                hint="leave the column out: " + setting("drop", field.name),
+            )
         provenance = read_provenance(schema).get(field.name)
         if provenance is not None and "scores" not in provenance:
             if not provenance.get("dim"):
@@ -58,6 +67,16 @@ def lance_schema(schema: pa.Schema) -> pa.Schema:
             field = field.with_type(_fixed(field.type, int(provenance["dim"])))
         fields.append(field)
     return pa.schema(fields, metadata=schema.metadata)
+
+
+def _unsupported(kind: pa.DataType) -> str | None:
+    """Return the type, or a type inside it, that Lance rejects or changes; None if there is none."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return str(kind) if kind.extension_name == "arrow.json" else None
+    if any(one(kind) for one in _UNSUPPORTED):
+        return str(kind)
+    inner = [kind.field(number).type for number in range(kind.num_fields)]
+    return next(filter(None, map(_unsupported, inner)), None)
 
 
 def _fixed(kind: pa.DataType, dim: int) -> pa.DataType:
@@ -111,7 +130,9 @@ class LancePart:
         where = _location(self._folder)
         self._folder.make(part_name("", LANCE))
         with dataset_errors("write", where), pa.OSFile(str(self.temporary), "rb") as file:
-            reader = pa.ipc.open_stream(file)
+            # Lance panics at decimals and views in memory that is not aligned, as Arrow's own format leaves it.
+            aligned = pa.ipc.IpcReadOptions(ensure_alignment=pa.ipc.Alignment.DataTypeSpecific)
+            reader = pa.ipc.open_stream(file, options=aligned)
             fragments = self._lance.fragment.write_fragments(reader, where, schema=self._schema, mode="create")
         self.temporary.unlink(missing_ok=True)
         sizes = self._folder.list(f"{part_name('', LANCE)}/data")

@@ -15,6 +15,7 @@ from ...files.json_text import json_text
 from ...files.parquet import parquet_writer
 from ...models.spec import EncoderSpec
 from ..tables.column_types import is_list_type
+from ..tables.scalars import printable
 from .base import CLIP_RETRIEVAL, LANCE, Format, Part, Published, part_name
 
 if TYPE_CHECKING:
@@ -122,12 +123,25 @@ class LinesWriter:
 
     def write_table(self, table: pa.Table, row_group_size: int | None = None) -> None:
         """Add rows; `row_group_size` has no effect."""
-        lines = [json_text(self._parse_tags(row)) + "\n" for row in table.to_pylist()]
+        columns = [_values_of(column) for column in table.columns]
+        rows = (dict(zip(table.column_names, values, strict=True)) for values in zip(*columns, strict=True))
+        lines = [json_text(self._parse_tags(row)) + "\n" for row in rows]
         self._sink.write("".join(lines).encode())
 
     def close(self) -> None:
         """Close the writer; the file itself stays open."""
         self.is_open = False
+
+
+def _values_of(column: pa.ChunkedArray) -> list[Any]:
+    """Return the values of a column as Python values; those that Python cannot hold are texts."""
+    if pa.types.is_time64(column.type) and column.type.unit == "ns":
+        return column.cast(pa.string()).to_pylist()  # Python's times have microseconds
+    try:
+        values: list[Any] = column.to_pylist()
+    except (OverflowError, ValueError):
+        values = [printable(scalar) for chunk in column.chunks for scalar in chunk]
+    return values
 
 
 def _tags_parser(kind: pa.DataType) -> Callable[[Any], Any]:

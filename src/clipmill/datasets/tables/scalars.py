@@ -25,6 +25,24 @@ def read_scalar(scalar: pa.Scalar) -> Any:
     return {name: (_read_samples if name in samples else read_scalar)(scalar[name]) for name in kind.names}
 
 
+def printable(scalar: pa.Scalar) -> Any:
+    """Convert an Arrow scalar to a Python value; dates beyond Python's are texts, as `9 s since 1970-01-01`."""
+    kind = scalar.type
+    try:
+        return scalar.as_py()
+    except (OverflowError, ValueError):
+        if pa.types.is_struct(kind):
+            return {name: printable(scalar[name]) for name in kind.names}
+        if pa.types.is_map(kind):
+            return [(printable(entry["key"]), printable(entry["value"])) for entry in scalar.values]
+        if is_list_type(kind):
+            return [printable(element) for element in scalar.values]
+        if pa.types.is_dictionary(kind):
+            return printable(scalar.value)
+        unit = kind.unit if pa.types.is_timestamp(kind) else "days" if pa.types.is_date32(kind) else "ms"
+        return f"{scalar.value} {unit} since 1970-01-01{' UTC' if getattr(kind, 'tz', None) else ''}"
+
+
 def holds_audio(kind: pa.DataType) -> bool:
     """Return whether a type is, or contains, a struct of samples and their sample rate."""
     if pa.types.is_struct(kind):

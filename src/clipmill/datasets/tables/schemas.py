@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
+import decimal
 import itertools
 import json
+import pathlib
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -280,7 +284,21 @@ def _column_errors(field: pa.Field) -> Iterator[None]:
 
 
 def _text_of(value: Any) -> str | None:
-    return _string(value) if value is None or isinstance(value, str) else json_text(value)
+    """Return a Python value in a column of texts as a text; raise `TypeError` for types that have no usual one.
+
+    Numbers, lists and mappings are written as JSON, since JSON lines may hold them in any column.
+    """
+    if value is None or isinstance(value, str):
+        return _string(value)
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bool | int | float | list | tuple | Mapping):
+        return json_text(value)
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, uuid.UUID | decimal.Decimal | pathlib.PurePath):
+        return _string(value)
+    raise TypeError(f"{type(value).__name__} is no text; convert it, or drop the column")
 
 
 def in_columns(found: pa.RecordBatch | pa.Table, schema: pa.Schema, rows: int) -> pa.Table:
