@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..datasets.formats.part_writers import schema_in_format
-from ..datasets.inputs.rows import schema_of
+from ..datasets.inputs.row_schemas import schema_of
 from ..datasets.inputs.shards import Shard
 from ..datasets.tables.column_types import column_type
 from ..datasets.tables.schemas import documents_schema, rows_schema

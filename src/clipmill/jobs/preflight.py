@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Sequence
 
 from ..datasets.inputs.readers import ReaderOptions, choose_columns, is_failure_line
-from ..datasets.inputs.rows import read_rows, schema_of
+from ..datasets.inputs.row_schemas import schema_of
+from ..datasets.inputs.rows import read_rows
 from ..datasets.inputs.shards import Shard
 from ..encoders.plans.plan import Plan
 from ..errors import DatasetError

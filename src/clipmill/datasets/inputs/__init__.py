@@ -2,7 +2,7 @@
 
 - `globs`: the pattern language; `listing`: lists folders, patterns and files
 - `planning`: `plan_shards` cuts a job's input into shards; `shards`: one shard
-- `readers`: reads a shard as documents; `rows`: reads a shard as rows
+- `readers`: reads a shard as documents; `rows`: reads a shard as rows; `row_schemas`: their common schema
 - `lines`: reads JSON lines and CSV record by record; `tars`: reads archives member by member; `samples`: groups files
   that share a name, in tars and in folders
 """
@@ -10,7 +10,8 @@
 from .listing import Kind
 from .planning import plan_shards
 from .readers import ReaderOptions, read_documents
-from .rows import SourceRow, read_rows, schema_of
+from .row_schemas import schema_of
+from .rows import SourceRow, read_rows
 from .shards import Shard, whole_file
 
 __all__ = [

@@ -125,6 +125,23 @@ def _is_too_deep(value: Any) -> bool:
     return bool(level)
 
 
+def csv_delimiter(path: str) -> str:
+    """Return the delimiter of a file: a tab for `.tsv`, else a comma."""
+    return "\t" if path.lower().removesuffix(".gz").endswith(".tsv") else ","
+
+
+def csv_header(file: IO[bytes], path: str) -> list[str] | None:
+    """Return the columns' names, None for an empty file; raise `BrokenFileError` for an invalid header."""
+    record = next(csv_records(file, csv_delimiter(path)), None)
+    if record is None:
+        return None
+    if record.problem or not record.value:
+        raise BrokenFileError(f"the header cannot be read: {record.problem or 'the first line is blank'}")
+    if len(set(record.value)) < len(record.value):
+        raise BrokenFileError(f"the header names a column twice: {', '.join(record.value)}")
+    return list(record.value)
+
+
 def csv_records(file: IO[bytes], delimiter: str, *, offset: int = 0, line: int = 1) -> Iterator[TextRecord]:
     """Yield the records of a CSV file, including the header; blank lines have an empty list of fields.
 

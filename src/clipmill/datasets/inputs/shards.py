@@ -11,7 +11,7 @@ from typing import Any
 
 from ...files.file_systems import is_local, open_input, open_location
 from ...files.json_text import clean_text
-from .lines import check_json_lines, csv_records, line_starts, open_text
+from .lines import check_json_lines, csv_delimiter, csv_records, line_starts, open_text
 from .listing import Kind, Listed, kind_of
 from .samples import sample_starts
 from .tars import open_tar
@@ -125,11 +125,6 @@ def _csv_spans(path: str, rows: int) -> Iterator[dict[str, Any]]:
     for number, (offset, line) in enumerate(starts):
         stop = (number + 1) * rows if number + 1 < len(starts) else None
         yield {"start": number * rows, "stop": stop, "offset": offset, "line": line}
-
-
-def csv_delimiter(path: str) -> str:
-    """Return the delimiter of a file: a tab for `.tsv`, else a comma."""
-    return "\t" if path.lower().removesuffix(".gz").endswith(".tsv") else ","
 
 
 def _parquet_spans(path: str, rows: int) -> Iterator[dict[str, Any]]:
