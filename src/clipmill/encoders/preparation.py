@@ -13,6 +13,7 @@ from PIL import Image
 from ..errors import ClipmillError
 from ..failures import Code, Failure, RowError, Stage
 from ..media.audio import Waveform, count_samples, sniff_audio_type
+from ..media.containers import without_metadata
 from ..media.fetch import fetch
 from ..media.fetch_policy import FetchPolicy
 from ..media.images import FORMATS, sniff_media_type
@@ -45,6 +46,8 @@ def prepare_item(item: Item, loaded: Loaded, spec: EncoderSpec, *, hashed: bool 
         if modality == "auto":
             modality, content = detect_modality(content, item.media_type)
         check_content(modality, content, loaded, spec)
+        if modality == "image" and isinstance(content, bytes):
+            content = without_metadata(content)
         with loaded.pixels.hold(count_pixels(modality, content, loaded, spec), spec.max_batch_pixels):
             result: Prepared | Failure = loaded.model.prepare(modality, content, spec)
     except RowError as err:

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..failures import Code, RowError, Stage
 from ..messages import setting
+from .containers import without_metadata
 
 # Pillow warns about large images and odd metadata in threads, where warnings cannot be caught; our limit is an option.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -78,7 +79,7 @@ def _decode(data: bytes, max_pixels: int, reduced_to: tuple[int, int] | None) ->
     if not data:
         raise RowError(Stage.DECODE, Code.EMPTY, "the image has zero bytes")
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(without_metadata(data)), formats=FORMATS)
         check_pixels(image.size, max_pixels)
         if reduced_to is not None:
             image.draft(image.mode, reduced_to)
