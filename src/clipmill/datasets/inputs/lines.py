@@ -148,6 +148,13 @@ def csv_records(file: IO[bytes], delimiter: str, *, offset: int = 0, line: int =
     Quotes, doubled quotes and line breaks inside quotes follow RFC 4180. If a record violates it, for example with a
     quote that is never closed, only the record's first line is lost; reading continues at the next line.
 
+    No line is read more than twice. A broken record was inside quotes wherever one of its lines began. A record that
+    begins at one of them and does not end on its line is inside quotes at the next one, too, and breaks at the same
+    place with the same problem:
+
+        broken      1 ──" 2 ── 3 ── 4 ── 5 ✗
+        from 2             2 ──" 3 …            known to break at 5: line 2 alone is lost
+
     Args:
         file: A file opened by `open_text`.
         delimiter: Delimiter of the fields.
@@ -162,13 +169,20 @@ def csv_records(file: IO[bytes], delimiter: str, *, offset: int = 0, line: int =
     csv.field_size_limit(max(csv.field_size_limit(), MAX_RECORD_BYTES))
     lines = _lines(file, offset, line)
     pushed_back: collections.deque[_Line] = collections.deque()
+    known_problem = ""
     while True:
         consumed: list[_Line] = []
         fields, problem = None, ""
+        is_known = len(pushed_back) > 1
+        feed = _feed(lines, pushed_back, consumed, most=1 if is_known else None)
         try:
-            fields = next(csv.reader(_feed(lines, pushed_back, consumed), delimiter=delimiter, strict=True), None)
+            fields = next(csv.reader(feed, delimiter=delimiter, strict=True), None)
         except (csv.Error, UnicodeError, _RecordTooLongError) as err:
-            problem = "a quote is not closed" if "unexpected end" in str(err) else str(err)
+            problem = str(err)
+            if "unexpected end" in problem:
+                problem = known_problem if is_known else "a quote is not closed"
+            if not is_known:
+                known_problem = problem
             pushed_back.extendleft(reversed(consumed[1:]))
         if not consumed:
             return
@@ -179,10 +193,12 @@ class _RecordTooLongError(ValueError):
     pass
 
 
-def _feed(lines: Iterator[_Line], pushed_back: collections.deque[_Line], consumed: list[_Line]) -> Iterator[str]:
-    """Yield lines to the CSV reader, which takes as many as its record has; append each to `consumed`."""
+def _feed(
+    lines: Iterator[_Line], pushed_back: collections.deque[_Line], consumed: list[_Line], *, most: int | None
+) -> Iterator[str]:
+    """Yield lines, `most` of them, to the CSV reader, which takes as many as its record has; append to `consumed`."""
     nbytes = 0
-    while True:
+    while most is None or len(consumed) < most:
         line = pushed_back.popleft() if pushed_back else next(lines, None)
         if line is None:
             return
