@@ -114,9 +114,9 @@ def summary(dataset: str) -> None:
         raise Refused(err) from err
     out.print(found)
     if vectors := vectors_elsewhere(dataset):
-        click.echo(f"Note: this is the metadata of clip-retrieval's layout; the vectors are in {vectors}", err=True)
+        _say(f"Note: this is the metadata of clip-retrieval's layout; the vectors are in {vectors}")
     if missing := missing_of(dataset):
-        click.echo(f"Warning: {dataset} is not complete: {missing}", err=True)
+        _say(f"Warning: {dataset} is not complete: {missing}")
 
 
 @cli.command()
@@ -187,6 +187,12 @@ def export(
     out.print(write(spec, directory, overwrite), soft_wrap=True)
 
 
+def _say(text: str) -> None:
+    from .console import say  # late: rich takes longer to import than the rest of the command line
+
+    say(text)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line (`sys.argv` by default) and exit."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -201,13 +207,13 @@ def main(arguments: list[str] | None = None) -> None:
         err.show()
         code = err.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("clipmill: interrupted", err=True)
+        _say("clipmill: interrupted")
         code = 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # a closed pipe is no error
         code = 1
     except (ClipmillError, OSError) as err:
-        click.echo(f"Error: {in_flags(err)}", err=True)
+        _say(f"Error: {in_flags(err)}")
         code = 2 if isinstance(err, SpecError) else 1
     sys.exit(code or 0)
 

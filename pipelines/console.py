@@ -6,13 +6,46 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
+import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from ..files.json_text import clean_text
 
 _WIDTH_IN_A_PIPE = 200
-out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH_IN_A_PIPE)
-err = Console(stderr=True, highlight=False)
+
+
+def printable(text: str) -> str:
+    """Return untrusted text with control characters escaped, so that the terminal does not obey them."""
+    shown = clean_text(text)
+    if shown.isprintable():
+        return shown
+    return "".join(one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in shown)
+
+
+class Terminal(Console):
+    """A console that shows every text as it is: no markup, no names of emoji, control characters escaped."""
+
+    def __init__(self, **options: Any) -> None:
+        """Take the options of a `Console`."""
+        super().__init__(**options, markup=False, emoji=False, highlight=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
+        """See `Console`, which calls it for every text that is printed, and for those in tables."""
+        return super().render_str(printable(text), **options)
+
+
+out = Terminal(width=None if sys.stdout.isatty() else _WIDTH_IN_A_PIPE)
+err = Terminal(stderr=True)
+
+
+def say(text: str) -> None:
+    """Print a note, a warning or an error on standard error, with control characters escaped."""
+    click.echo(printable(text), err=True)
+
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 

@@ -63,7 +63,7 @@ def _embed(gallery: Path, dataset: Path, engine: str) -> dict[str, np.ndarray]:
 def _run(*arguments: str) -> None:
     """Run a command line."""
     command = ["clipmill", *arguments]
-    out.print(f"\n[bold]$ {shlex.join(command)}[/bold]")
+    out.print(f"\n$ {shlex.join(command)}", style="bold")
     subprocess.run([sys.executable, "-m", *command], check=True)
 
 

@@ -64,7 +64,7 @@ def show_plan(
     else:
         console.out.print(_table(found, progress), soft_wrap=True)
     if refused is not None and not as_json:
-        click.echo(f"Error: it would be refused: {refused}", err=True)
+        console.say(f"Error: it would be refused: {refused}")
     return 0 if refused is None else 2
 
 

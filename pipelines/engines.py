@@ -216,10 +216,9 @@ def _end_unless(ended: threading.Event, code: str, again: str) -> None:
     if ended.wait(_SECONDS_TO_END):
         return
     console.err.show_cursor(True)  # a progress bar has hidden it
-    click.echo(
+    console.say(
         f"Error: a worker process died ({_meaning(code)}), and this runner cannot continue without it; the same "
-        f"command {again}",
-        err=True,
+        f"command {again}"
     )
     for pid in _descendants(os.getpid()):
         with contextlib.suppress(ProcessLookupError, PermissionError):

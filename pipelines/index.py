@@ -177,7 +177,7 @@ def _refused_before(run: RunShards) -> Iterator[RunShards]:
 
 def _tell(plan: IndexPlan) -> None:
     first, *others = plan.lines()
-    click.echo("\n".join([f"Plan: {first}", *(f"  - {line}" for line in others)]), err=True)
+    console.say("\n".join([f"Plan: {first}", *(f"  - {line}" for line in others)]))
 
 
 def _judge(arguments: IndexArguments, found: IndexManifest, added: Added | None, place: str, seconds: float) -> int:
@@ -190,10 +190,9 @@ def _judge(arguments: IndexArguments, found: IndexManifest, added: Added | None,
         return 0
     recall = found.recall
     if recall is not None and not recall.reached:
-        click.echo(
+        console.say(
             f"Warning: recall@{recall.k} is {recall.recall:.4f}, and --target-recall {recall.target} was not reached "
-            "with any parameters; the index holds the best of them",
-            err=True,
+            "with any parameters; the index holds the best of them"
         )
     return 0
 

@@ -46,7 +46,7 @@ class Refused(click.ClickException):
     exit_code = 2
 
     def __init__(self, said: str | Exception) -> None:
-        super().__init__(in_flags(said))
+        super().__init__(console.printable(in_flags(said)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,9 +196,9 @@ def run(arguments: JobArguments) -> int:
         skipped_in = job.skip_existing.datasets if job.skip_existing else ()
         console.out.print(summary_table(found, seconds, job.directory, rows=rows, skipped_in=skipped_in))
     if not found.input_rows:
-        click.echo("Note: the input has no rows", err=True)
+        console.say("Note: the input has no rows")
     elif job.plan.needs_matches and not found.scored and not found.failed:
-        click.echo("Note: nothing was ranked: no document has matches", err=True)
+        console.say("Note: nothing was ranked: no document has matches")
     return judge(found, arguments.max_failures, scores=not job.plan.makes_vectors)
 
 
@@ -240,7 +240,7 @@ def _run_shards(
         except DatasetError as err:
             raise Refused(err) from err
         if previous is not None:
-            click.echo(f"Note: {resumed_text(progress)}", err=True)
+            console.say(f"Note: {resumed_text(progress)}")
         if progress.is_complete:
             return summarise(job.directory), 0.0, 0
         started = time.perf_counter()
@@ -267,9 +267,7 @@ def _hint_to_resume(directory: str, shards: int) -> Iterator[None]:
         with contextlib.suppress(DatasetError):  # the other error says what went wrong
             done = count_finished(directory)
             if done or Folder.of(directory).list(ATTEMPTS):
-                click.echo(
-                    f"Note: {done} of {shards} shards are done; the same command with --resume does the rest", err=True
-                )
+                console.say(f"Note: {done} of {shards} shards are done; the same command with --resume does the rest")
         raise
 
 

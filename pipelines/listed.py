@@ -9,7 +9,7 @@ from rich.text import Text
 
 from ..datasets.inputs.listing import kind_of, list_inputs
 from ..errors import DatasetError
-from ..files.json_text import clean_text
+from .console import printable
 from .jobs import Refused
 
 _WEB = ("http://", "https://", "data:")
@@ -36,17 +36,11 @@ def list_files(given: Sequence[str]) -> list[str]:
 
 def table_of(names: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:
     """Return a table for the terminal; brackets in names have no meaning, and unprintable characters are escaped."""
-    heading = None if title is None else Text(_printable(title))
+    heading = None if title is None else Text(printable(title.strip()))
     table = Table(title=heading, title_justify="left", box=None, pad_edge=False)
     for name in names:
         is_number = name in ("place", "score", "clip_score", "cosine")
         table.add_column(name, justify="right" if is_number else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(_printable(cell)) for cell in row))
+        table.add_row(*(Text(printable(cell.strip())) for cell in row))
     return table
-
-
-def _printable(text: str) -> str:
-    """Return untrusted text with control characters escaped, so that the terminal does not obey them."""
-    shown = clean_text(text).strip()
-    return "".join(one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in shown)

@@ -9,6 +9,7 @@ import click
 from rich.table import Table
 
 from ..datasets.dataset import DatasetSummary
+from . import console
 
 
 def summary_table(
@@ -60,16 +61,15 @@ def judge(found: DatasetSummary, max_failures: str | None, *, scores: bool) -> i
     made = found.scored if scores else found.embedded
     if max_failures is None and not made:
         if 0 < rows == failed:
-            click.echo(f"Error: all {rows} rows failed; --max-failures 100% takes that for a success", err=True)
+            console.say(f"Error: all {rows} rows failed; --max-failures 100% takes that for a success")
             return 1
         if scores and found.failed:
-            click.echo(
+            console.say(
                 f"Error: nothing has a score, and {sum(found.failed.values())} values failed; --max-failures 100% "
-                "takes that for a success",
-                err=True,
+                "takes that for a success"
             )
             return 1
     if max_failures is None or failed <= allowed_failures(max_failures, rows):
         return 0
-    click.echo(f"Error: {failed} of {rows} rows failed, more than --max-failures {max_failures}", err=True)
+    console.say(f"Error: {failed} of {rows} rows failed, more than --max-failures {max_failures}")
     return 1

@@ -157,7 +157,7 @@ def _say_if_files(texts: Sequence[str]) -> None:
         who = "1 candidate is the name of a file or folder and is ranked as a text"
         if named > 1:
             who = f"{named} candidates are names of files or folders and are ranked as texts"
-        click.echo(f"Note: {who}; --candidate-kind image ranks the pictures", err=True)
+        console.say(f"Note: {who}; --candidate-kind image ranks the pictures")
 
 
 def _as_json(candidates: Sequence[str], ranked: Sequence[Ranked]) -> list[dict[str, Any]]:

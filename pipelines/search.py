@@ -64,7 +64,7 @@ def print_found(location: str, queries: Sequence[Query], options: dict[str, Any]
         folder, name = page
         folder.make()
         folder.write(name, render(target, spec.model, asked, asked_for, rules).encode())
-        click.echo(f"contact sheet: {values['html']}", err=True)
+        console.say(f"contact sheet: {values['html']}")
     return 1 if any(one.hits is None for one in asked) else 0
 
 

@@ -16,8 +16,10 @@ import numpy as np
 from rich.console import Group
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 from ..encoders.document import Document
+from .console import printable
 
 _ATTRIBUTES = tuple(field.name for field in dataclasses.fields(Document) if not field.name.startswith("_"))
 
@@ -59,7 +61,7 @@ class Summary:
         table.add_row("Homogenous Documents", str(len(self.kinds) <= 1))
         for kind, count in sorted(self.kinds.items(), key=lambda pair: (-pair[1], pair[0])):
             who = "1 Document has" if count == 1 else f"{count} Documents have"
-            table.add_row(f"{who} attributes", repr(kind))
+            table.add_row(f"{who} attributes", Text(printable(repr(kind))))
         return table
 
     def _attributes(self) -> Table:
@@ -70,7 +72,7 @@ class Summary:
         table.add_column("Has empty value")
         for name, found in sorted(self.attributes.items()):
             empty = str(found.present < self.length)
-            table.add_row(name, repr(tuple(sorted(found.types))), str(len(found.digests)), empty)
+            table.add_row(Text(printable(name)), repr(tuple(sorted(found.types))), str(len(found.digests)), empty)
         return table
 
 
