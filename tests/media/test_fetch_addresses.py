@@ -1,5 +1,6 @@
 """Addresses from which pages are fetched: private ones are refused, also after every redirect."""
 
+import ipaddress
 import socket
 import threading
 
@@ -45,6 +46,27 @@ SPELLINGS = """
 )
 def test_public_addresses(address, public):
     assert is_public(address) is public
+
+
+SPECIAL = """
+    0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.2.0/24
+    192.88.99.0/24 192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/4 240.0.0.0/4
+    255.255.255.255/32 ::1/128 ::/128 ::ffff:0:0/96 64:ff9b:1::/48 100::/64 100:0:0:1::/64 2001::/23 2001::/32
+    2001:1::1/128 2001:1::2/128 2001:1::3/128 2001:2::/48 2001:3::/32 2001:4:112::/48 2001:10::/28 2001:20::/28
+    2001:30::/28 2001:db8::/32 3fff::/20 5f00::/16 fc00::/7 fe80::/10 fec0::/10 ff00::/8
+"""
+# Blocks of IANA's IPv4 and IPv6 Special-Purpose Address Registries (2024), and multicast; without AS112's servers,
+# which are on the public internet, and 6to4 and NAT64, whose addresses are judged by the IPv4 address in them.
+
+
+@pytest.mark.parametrize("block", SPECIAL.split())
+def test_no_address_of_a_special_block_is_public(block) -> None:
+    network = ipaddress.ip_network(block)
+    if block == "::ffff:0:0/96":
+        assert not is_public("::ffff:10.0.0.1")
+        return
+    some = {0, network.num_addresses - 1, network.num_addresses // 2, min(1, network.num_addresses - 1)}
+    assert [str(network[n]) for n in some if is_public(str(network[n]))] == []
 
 
 @pytest.mark.parametrize("host", SPELLINGS.split())

@@ -40,6 +40,15 @@ _NOT_PUBLIC = tuple(
     )
 )
 _UNICAST = ipaddress.IPv6Network("2000::/3")  # the only IPv6 addresses allocated so far
+# Its blocks in IANA's registry of special-purpose addresses; releases of Python know only some of them.
+_NOT_PUBLIC_IPV6 = tuple(
+    ipaddress.IPv6Network(network)
+    for network in (
+        "2001::/23",  # IETF protocols: Teredo, benchmarks, ORCHID and others
+        "2001:db8::/32",  # documentation
+        "3fff::/20",  # documentation
+    )
+)
 _EMBEDDING = (  # networks whose addresses contain an IPv4 address, and the bits to the right of it
     (ipaddress.IPv6Network("::ffff:0:0/96"), 0),  # mapped
     (ipaddress.IPv6Network("64:ff9b::/96"), 0),  # NAT64
@@ -277,7 +286,9 @@ def is_public(address: str) -> bool:
         for network, shift in _EMBEDDING:
             if ip in network:
                 return is_public(str(ipaddress.IPv4Address(int(ip) >> shift & 0xFFFFFFFF)))
-        return ip in _UNICAST and ip.is_global and not ip.is_reserved
+        if ip not in _UNICAST or any(ip in network for network in _NOT_PUBLIC_IPV6):
+            return False
+        return ip.is_global and not ip.is_reserved
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or any(ip in network for network in _NOT_PUBLIC))
 
 
