@@ -1,19 +1,19 @@
 """Beam transforms: documents and rows in, vectors and failures out.
 
-- `embed`: `Embed`; `rank`: `Rank`, and what it does with flat rows in `groups`; `classify`: `Classify`
-- `search`: `Search`, what is nearest to queries in an index or a dataset
-- `encoding`: what these have in common, and the pair `Embedded` that they return; `failed_row`: `FailedRow`, an element
-  of its failures
+- `embed`: `Embed`; `rank`: `Rank`, with flat rows in `groups`; `classify`: `Classify`
+- `search`: `Search`, which finds the nearest rows of an index or a dataset
+- `encoding`: the base of these, and the pair `Embedded` that they return; `failed_row`: `FailedRow`, an element of its
+  failures
 - `read`: `ReadDocuments`, from globs of files on any of Beam's file systems
 - `write`: `WriteEmbeddings`, Parquet with provenance beside failures as JSON lines; `bundles`: its two steps;
-  `finished_rows`: what of an element goes to its files
-- `shards`: `EmbedShards`, whole pieces of a job, from their input to their files: the command line's way
-- `skip_existing`: the rows of them that other datasets have already; `index_shards`: `IndexShards`, pieces of an index
-- `elements`: what an element is, and what comes out for it; `rows`: dicts, `beam.Row`s and NamedTuples
+  `finished_rows`: converts elements to rows of files
+- `shards`: `EmbedShards`, pieces of a job, each from its input to its files, for the command line
+- `skip_existing`: finds their rows that other datasets have already; `index_shards`: `IndexShards`, pieces of an index
+- `elements`: adapters of elements and outputs; `rows`: dicts, `beam.Row`s and NamedTuples
 - `embed_fn`: the `DoFn` that fetches, decodes and encodes, in one stage; `waiting`: batches across bundles
 - `windowed`: elements that waited for others keep their timestamp, window and pane
-- `document_coder`: how a `Document` travels; `meter`: the metrics, and `metrics_of`, which returns them; `worker`: how
-  many cores a worker may use
+- `document_coder`: the coder of `Document`; `meter`: the metrics, and `metrics_of`, which returns them; `worker`: the
+  cores of a worker; `templates`: values of classic templates
 """
 
 from ..errors import MissingExtraError

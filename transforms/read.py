@@ -15,6 +15,7 @@ from ..datasets.inputs.listing import NO_MATCH, AllBelow, Listed, files_of, list
 from ..encoders.document import Document
 from ..errors import SpecError
 from . import document_coder as _document_coder  # noqa: F401 - registers the coder of documents
+from .templates import known
 
 
 class ReadDocuments(beam.PTransform):
@@ -69,7 +70,8 @@ class ReadDocuments(beam.PTransform):
             SpecError: If there is no pattern.
         """
         super().__init__()
-        given = [patterns] if isinstance(patterns, str | os.PathLike) else list(patterns)
+        patterns = known("patterns", patterns)
+        given = [patterns] if isinstance(patterns, str | os.PathLike) else [known("patterns", one) for one in patterns]
         if not given or not all(map(os.fspath, given)):
             raise SpecError(f"ReadDocuments({patterns!r}) names nothing; give a path, a URL or a glob")
         self._patterns = [_absolute(os.fspath(pattern)) for pattern in given]

@@ -21,6 +21,7 @@ from .encoding import Embedded, Encoding, check_columns, label_of
 from .failed_row import FailedRow
 from .meter import BundleMeter
 from .rows import STRUCTS, RowFields, make_row, widened_type
+from .templates import known
 from .windowed import InBatches, OneByOne, OnFailure, Place, PlacedFn
 
 _BATCH_BYTES = 64 * 2**20
@@ -109,7 +110,7 @@ class Search(Encoding):
             TypeError: If an option is unknown or has another name here.
         """
         reject_unknown_keywords(spec_options, Search)
-        target = find_target(index, column)
+        target = find_target(known("index", index), column)
         spec = spec_of_search(target, query_kind, model, **spec_options)
         super().__init__(spec, max_wait_s=max_wait_s, on_failure=on_failure)  # type: ignore[arg-type]
         hit_columns: Any = columns if isinstance(columns, str) else tuple(columns)  # a text is refused below

@@ -26,6 +26,7 @@ from .bundles import FinishFn, PublishFn, WriteBundleFn, remove_staging
 from .embed import embed_of
 from .encoding import Embedded, Encoding
 from .rows import is_array, row_fields
+from .templates import known
 
 _ROWS_PER_FILE = 50_000
 """100 MB of 512 float32: large enough for an object store, small enough to be read by one worker."""
@@ -82,7 +83,7 @@ class WriteEmbeddings(beam.PTransform):
         """
         super().__init__()
         check_integer("rows_per_file", rows_per_file)
-        directory = os.fspath(directory)
+        directory = os.fspath(known("directory", directory))
         self._directory = directory if "://" in directory else os.path.abspath(os.path.expanduser(directory))
         self._embed = embed
         self._schema = schema

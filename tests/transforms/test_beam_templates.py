@@ -1,0 +1,33 @@
+"""Values of classic templates: used where they are known, refused with the way out where they are not."""
+
+from __future__ import annotations
+
+import pytest
+from apache_beam.options.value_provider import RuntimeValueProvider, StaticValueProvider
+
+from clipmill.errors import SpecError
+from clipmill.transforms import ReadDocuments, Search, WriteEmbeddings
+
+LATER = RuntimeValueProvider("input", str, "gs://bucket/default")
+
+
+@pytest.mark.parametrize(
+    ("make", "option"),
+    [
+        (lambda: ReadDocuments(LATER), "patterns"),
+        (lambda: ReadDocuments(["a.jpg", LATER]), "patterns"),
+        (lambda: WriteEmbeddings(LATER), "directory"),
+        (lambda: Search(LATER, query="q"), "index"),
+    ],
+    ids=["read", "read several", "write", "search"],
+)
+def test_a_value_that_is_known_only_when_the_job_runs_is_refused(make, option) -> None:
+    with pytest.raises(SpecError, match="make a flex template") as refused:
+        make()
+    assert refused.value.option == option and "RuntimeValueProvider" in str(refused.value)
+
+
+def test_a_value_that_is_known_is_used(tmp_path) -> None:
+    given = StaticValueProvider(str, f"{tmp_path}/*.jpg")
+    assert ReadDocuments(given).default_label() == ReadDocuments(f"{tmp_path}/*.jpg").default_label()
+    assert WriteEmbeddings(StaticValueProvider(str, str(tmp_path))).default_label().startswith("WriteEmbeddings")
