@@ -8,7 +8,7 @@ import warnings
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from ..failures import Code, RowError, Stage
 from ..messages import setting
@@ -18,7 +18,7 @@ from .containers import without_metadata
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", module=r"PIL\..*")
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", *(["AVIF"] if features.check("avif") else []))
 """Formats that are decoded. Pillow reads more, some by running other programs (EPS): unsafe for untrusted files."""
 
 _SNIFFED = (
@@ -30,12 +30,37 @@ _SNIFFED = (
     (b"II*\x00", "image/tiff"),
     (b"MM\x00*", "image/tiff"),
 )
+_TEXT_BYTES = bytes([9, 10, 13, *range(32, 127), *range(128, 256)])
+_PORTABLE = re.compile(rb"P[1-6][ \t\r\n]")
+_BRANDS = {
+    b"avif": "an AVIF image, which this Pillow cannot decode: install Pillow 11.3 or newer",
+    b"avis": "an AVIF image, which this Pillow cannot decode: install Pillow 11.3 or newer",
+    **dict.fromkeys((b"heic", b"heix", b"hevc", b"mif1", b"msf1"), "a HEIC image, which is not decoded: convert it"),
+}
+"""Brands of files in the ISO container, at their bytes 8 to 12 (ISO/IEC 23008-12, AV1 Image File Format)."""
+_OTHERS = (
+    (b"\x00\x00\x00\x0cJXL ", "a JPEG XL image, which is not decoded: convert it"),
+    (b"\xff\x0a", "a JPEG XL image, which is not decoded: convert it"),
+    (b"PAR1", "a Parquet file: name it .parquet"),
+    (b"ARROW1", "an Arrow file: write its table as Parquet"),
+    (b"\x93NUMPY", "an array of NumPy, no encoded image"),
+    (b"\x1f\x8b", "a gzip file: unpack it, or name it by its content, such as .jsonl.gz"),
+    (b"\x28\xb5\x2f\xfd", "a zstd file: unpack it"),
+    (b"PK\x03\x04", "a zip file: unpack it"),
+    (b"%PDF", "a PDF: convert its pages to images"),
+    (b"8BPS", "a Photoshop file: convert it"),
+)
+"""First bytes of files that are taken for images by mistake, and what to do with them."""
 
 
 def sniff_media_type(data: bytes) -> str | None:
     """Return the media type of an image by its first bytes; None if it is not one of the decoded formats."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "image/webp"
+    if data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis"):
+        return "image/avif"
+    if _PORTABLE.match(data):
+        return "image/x-portable-anymap"
     return next((media_type for magic, media_type in _SNIFFED if data.startswith(magic)), None)
 
 
@@ -95,7 +120,7 @@ def _decode(data: bytes, max_pixels: int, reduced_to: tuple[int, int] | None) ->
         raise RowError(
             Stage.DECODE,
             Code.UNDECODABLE,
-            f"{len(data)} bytes that begin with {data[:8]!r} are no image of a known format ({', '.join(FORMATS)})",
+            f"{len(data)} bytes that begin with {data[:8]!r} are {_described(data)}",
         ) from err
     except MemoryError:
         raise
@@ -104,6 +129,25 @@ def _decode(data: bytes, max_pixels: int, reduced_to: tuple[int, int] | None) ->
     ) as err:  # decoders raise OSError, SyntaxError, ValueError, struct.error, …: all are about this file
         raise RowError(Stage.DECODE, Code.UNDECODABLE, f"the image cannot be decoded: {err}") from err
     return image
+
+
+def _described(data: bytes) -> str:
+    """Return what a file is that is no image, with what to do about it."""
+    start = data[:512]
+    if start[4:8] == b"ftyp" and start[8:12] in _BRANDS:
+        return _BRANDS[start[8:12]]
+    if known := next((what for magic, what in _OTHERS if start.startswith(magic)), None):
+        return known
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "an HTML page, as servers send instead of a missing image"
+    if text.startswith((b"<svg", b"<?xml")):
+        return "an SVG or another XML file, which is not decoded: convert it"
+    if text.startswith((b"http://", b"https://")):
+        return "a list of addresses: give JSON lines with a field 'uri', or CSV with a column 'url'"
+    if text and not start.translate(None, _TEXT_BYTES):
+        return "a text: give texts as JSON lines with a field 'text', or as CSV"
+    return f"no image of a known format ({', '.join(FORMATS)})"
 
 
 def check_pixels(size: tuple[int, int], max_pixels: int) -> None:

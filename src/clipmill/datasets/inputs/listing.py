@@ -28,7 +28,9 @@ _KINDS: dict[str, Kind] = {
 _SIDECAR_EXTENSIONS = (".json", ".txt")
 _IMG2DATASET_RECORD = re.compile(r"((?:.*/)?\d+)(\.parquet|_stats\.json)", re.DOTALL)
 """Files that img2dataset writes next to each of its shards, which are named by numbers."""
-IMAGE_EXTENSIONS = frozenset(["jpg", "jpeg", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "ppm"])
+IMAGE_EXTENSIONS = frozenset(
+    ["jpg", "jpeg", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "ppm", "pgm", "pbm", "pnm"]
+)
 """Extensions of images that may have sidecar files. Whether a file is an image is decided later, by its content."""
 _TAR_EXTENSIONS = (".tar", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tbz2", ".txz", ".tzst")
 """Compressions other than gzip are refused when the archive is read."""

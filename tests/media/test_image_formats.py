@@ -1,0 +1,74 @@
+"""Every format of the table in docs/formats.md, one by one, and what is said of files that are something else."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import numpy as np
+import pytest
+from PIL import Image, features
+from places import DOCS
+
+from clipmill.datasets.inputs.listing import IMAGE_EXTENSIONS
+from clipmill.encoders import Item, load_encoder
+from clipmill.failures import Code, RowError
+from clipmill.media.images import FORMATS, open_image, sniff_media_type
+
+PICTURE = Image.fromarray(np.arange(48 * 64 * 3, dtype=np.uint8).reshape(48, 64, 3))
+
+
+def saved(kind: str, mode: str = "RGB", **options: object) -> bytes:
+    file = io.BytesIO()
+    PICTURE.convert(mode).save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_format_is_recognised_and_decoded(kind: str) -> None:
+    data = saved(kind)
+    assert open_image(data, max_pixels=10**6).size == (64, 48)
+    assert (sniff_media_type(data[:16]) or "").startswith("image/")
+    (vector,) = load_encoder("fake::dim=8").embed_items([Item("auto", data)])
+    assert vector.modality == "image"
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB"], ids=["pbm", "pgm", "ppm"])
+def test_portable_files_of_every_depth(mode: str) -> None:
+    assert open_image(saved("PPM", mode), max_pixels=10**6).convert("RGB").size == (64, 48)
+
+
+def test_the_table_of_the_docs_lists_these_formats_and_their_endings() -> None:
+    page = (DOCS / "formats.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (JPEG|PNG|GIF|WebP|BMP|TIFF|PPM|AVIF)[^|]*\| ([^|]*)\|", page, re.MULTILINE)
+    assert {name.upper() for name, _ in rows} == {*FORMATS, "AVIF"}
+    assert {one for _, endings in rows for one in re.findall(r"`\.(\w+)`", endings)} == IMAGE_EXTENSIONS
+
+
+OTHERS = {
+    "HEIC": (b"\0\0\0\x18ftypheic" + bytes(100), "a HEIC image"),
+    "JPEG XL": (b"\xff\x0a" + bytes(100), "a JPEG XL image"),
+    "Parquet": (b"PAR1" + bytes(100), "name it .parquet"),
+    "Arrow": (b"ARROW1" + bytes(100), "as Parquet"),
+    "NumPy": (b"\x93NUMPY" + bytes(100), "an array of NumPy"),
+    "gzip": (b"\x1f\x8b" + bytes(100), "unpack it"),
+    "zip": (b"PK\x03\x04" + bytes(100), "unpack it"),
+    "PDF": (b"%PDF-1.7\n", "convert its pages"),
+    "page": (b"<!DOCTYPE html><html>", "an HTML page"),
+    "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG"),
+    "addresses": (b"https://example.org/a.jpg\nhttps://example.org/b.jpg\n", "a field 'uri'"),
+    "text": ("für Elise\n".encode(), "a field 'text'"),
+    "nothing known": (bytes(range(256)), "no image of a known format"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_another_file_is_named_with_the_way_out(name: str) -> None:
+    data, message = OTHERS[name]
+    with pytest.raises(RowError) as refused:
+        open_image(data, max_pixels=10**6)
+    assert refused.value.failure.code is Code.UNDECODABLE and message in refused.value.failure.message
+
+
+def test_avif_is_decoded_where_pillow_can() -> None:
+    assert ("AVIF" in FORMATS) == features.check("avif")
