@@ -33,6 +33,7 @@ def exported(
     *,
     file: str | None,
     port: int | None,
+    address: str,
     inputs: Sequence[str],
     shards: Sequence[Shard],
 ) -> Iterator[Callable[[], None]]:
@@ -52,9 +53,10 @@ def exported(
         if port is not None:
             check_installed("--metrics-port")
             try:
-                stack.enter_context(serve_metrics(port, source=counts.counts, labels=labels))
+                stack.enter_context(serve_metrics(port, address=address, source=counts.counts, labels=labels))
             except OSError as err:
-                raise DatasetError(f"--metrics-port {port} cannot be had: {err.strerror}; choose another port") from err
+                what = f"--metrics-port {port} of {address} cannot be had"
+                raise DatasetError(f"{what}: {err.strerror}; choose another port or address") from err
         kept = None
         if file is not None:
             check_installed("--metrics")

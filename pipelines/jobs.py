@@ -31,6 +31,7 @@ from ..jobs.planning import plan_job
 from ..jobs.resume import PreviousRun, Progress, read_previous_run
 from ..jobs.start import start_job
 from ..messages import setting
+from ..metrics.prometheus_text import LOOPBACK
 from . import console
 from .cli_messages import in_flags
 from .dry_run import resumed_text, show_plan
@@ -87,6 +88,7 @@ class JobArguments:
     as_json: bool = False
     metrics: str | None = None
     metrics_port: int | None = None
+    metrics_address: str = LOOPBACK
 
     @classmethod
     def of(cls, line: CommandLine, spec: EncoderSpec, options: Callable[[], JobOptions]) -> Self:
@@ -230,6 +232,7 @@ def _run_shards(
                     job.directory,
                     file=arguments.metrics,
                     port=arguments.metrics_port,
+                    address=arguments.metrics_address,
                     inputs=arguments.inputs,
                     shards=shards,
                 )

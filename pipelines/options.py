@@ -81,6 +81,12 @@ _JOB = (
     *_RUNNING,
     click.option("--metrics", metavar="FILE", help="Keep this file up to date with the job's numbers, for Prometheus."),
     click.option("--metrics-port", type=click.IntRange(1, 65535), help="Serve them on this port while the job runs."),
+    click.option(
+        "--metrics-address",
+        default="127.0.0.1",
+        show_default=True,
+        help="Interface to serve them on; 0.0.0.0 is all, for a Prometheus on another machine.",
+    ),
 )
 _READING = (
     click.option(

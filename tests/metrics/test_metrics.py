@@ -219,6 +219,12 @@ def test_a_directory_that_is_not_there_is_told_at_once(tmp_path) -> None:
         raise AssertionError("the block was entered")
 
 
+@pytest.mark.parametrize(("given", "address"), [({}, "127.0.0.1"), ({"address": "0.0.0.0"}, "0.0.0.0")])
+def test_numbers_are_served_to_this_machine_alone_unless_asked(given, address) -> None:
+    with serve_metrics(0, source=dict, **given) as served:
+        assert served._server.server_address[0] == address
+
+
 def test_served_numbers_are_those_of_the_moment() -> None:
     stats = Stats(rows=1)
     with serve_metrics(0, address="127.0.0.1", source=lambda: counts_of(stats)) as served:

@@ -182,7 +182,7 @@ def test_a_job_that_fails_leaves_what_it_did(tmp_path, lines) -> None:
         (["--metrics", "/nowhere/m.prom"], "--metrics /nowhere/m.prom cannot be written: No such file or directory"),
         (["--metrics", "out/m.prom"], "lies in the output"),
         (["--metrics-port", "0"], "--metrics-port"),
-        (["--metrics-port", "TAKEN"], "cannot be had: Address already in use; choose another port"),
+        (["--metrics-port", "TAKEN"], "cannot be had: Address already in use; choose another port or address"),
     ],
     ids=["url", "nowhere", "inside", "zero", "taken"],
 )

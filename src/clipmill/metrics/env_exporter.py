@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 
 from ..errors import SpecError
 from .counts import on_record
-from .prometheus_text import MetricsFile, serve_metrics
+from .prometheus_text import LOOPBACK, MetricsFile, serve_metrics
 
 FILE_VARIABLE, PORT_VARIABLE = "CLIPMILL_METRICS_FILE", "CLIPMILL_METRICS_PORT"
+ADDRESS_VARIABLE = "CLIPMILL_METRICS_ADDRESS"
 
 _log = logging.getLogger("clipmill")
 
@@ -36,7 +37,8 @@ def start_from_environment(environment: Mapping[str, str] = os.environ) -> None:
 
     `CLIPMILL_METRICS_FILE` is the path of a file, in which `{pid}` is replaced by the process id; the numbers then have
     a label `pid`, without which node_exporter would refuse two files of the same metrics. `CLIPMILL_METRICS_PORT` is a
-    port, or a range (`9400-9431`) of which each process takes the first free one.
+    port, or a range (`9400-9431`) of which each process takes the first free one; `CLIPMILL_METRICS_ADDRESS` is the
+    address of the interface to listen on, by default that of this machine alone.
 
     Raises:
         MissingExtraError: If `prometheus_client` is not installed.
@@ -53,7 +55,7 @@ def start_from_environment(environment: Mapping[str, str] = os.environ) -> None:
         if path:
             _keep_file(path)
         if ports and numbers:  # last: errors above are retried with the next load
-            _serve_on_one_of(ports, numbers)
+            _serve_on_one_of(ports, numbers, environment.get(ADDRESS_VARIABLE) or LOOPBACK)
         _started_in = os.getpid()
 
 
@@ -74,11 +76,11 @@ def _in_process(pid: int, write: Callable[[], None]) -> None:
         write()
 
 
-def _serve_on_one_of(given: str, ports: range) -> None:
+def _serve_on_one_of(given: str, ports: range, address: str) -> None:
     problem: OSError | None = None
     for port in ports:
         try:
-            served = serve_metrics(port)
+            served = serve_metrics(port, address=address)
         except OSError as err:
             problem = err
             continue

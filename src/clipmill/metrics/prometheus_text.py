@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Source = Callable[[], Counts]
 """Returns the numbers; called for each scrape, in a thread of its own."""
 
+LOOPBACK = "127.0.0.1"
 EVERY_S = 5.0
 """Seconds between two writes of a file."""
 SOON_S = 0.5
@@ -114,7 +115,7 @@ def metrics_text(source: Source | None = None, *, labels: Mapping[str, str] | No
 def serve_metrics(
     port: int,
     *,
-    address: str = "0.0.0.0",
+    address: str = LOOPBACK,
     source: Source | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> MetricsServer:
@@ -122,7 +123,8 @@ def serve_metrics(
 
     Args:
         port: TCP port; 0 for any free port.
-        address: Address of the interface to listen on; by default all.
+        address: Address of the interface to listen on. By default only this machine can read the numbers, which name
+            datasets; `0.0.0.0` listens on all interfaces.
         source: As in `metrics_text`.
         labels: As in `metrics_text`.
 
