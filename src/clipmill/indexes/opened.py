@@ -283,12 +283,7 @@ class OpenIndex:
             )
 
     def _queries_at_once(self, k: int, parameters: SearchParameters) -> int:
-        """Return how many queries may be searched together, so that candidates and mapped pages fit into memory.
-
-        Args:
-            k: Hits of each.
-            parameters: How much is searched.
-        """
+        """Return how many queries may be searched together, so that candidates and mapped pages fit into memory."""
         fitting = max(1, min(_QUERIES, _BLOCK_BYTES // (_HIT_BYTES * k * (parameters.rerank or 1))))
         room = max(_BLOCK_BYTES, self._memory_left() // 2)
         if self._candidates is None or self._candidates.mapped_bytes <= room:
