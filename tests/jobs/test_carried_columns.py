@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import json
 import uuid
 from pathlib import Path
 
@@ -14,11 +15,12 @@ import pytest
 from storage_jobs import SPEC, do_job
 
 from clipmill.datasets import read_dataset, read_failures
-from clipmill.encoders import unload_all
+from clipmill.encoders import EncoderSpec, unload_all
 from clipmill.encoders.plans.classify_plan import ClassifyPlan
 from clipmill.encoders.plans.embed_plan import ColumnPlan
 from clipmill.encoders.plans.labels import LabelSet
 from clipmill.encoders.plans.rank_plan import RankPlan
+from clipmill.errors import SpecError
 
 D = decimal.Decimal
 FAR = 10**18
@@ -108,6 +110,64 @@ def test_every_type_of_parquet_arrives_unchanged(tmp_path: Path, plan: str) -> N
         found = pa.concat_arrays([written[name].slice(n, 1).combine_chunks() for n in order])
         assert found.type.equals(expected.type), (name, found.type)
         assert same(found, expected), name
+
+
+LANCE_LACKS = {"decimal32(5, 2)", "decimal64(12, 1)", "list_view<item: int8>", "extension<arrow.json>"}
+
+
+def test_lance_holds_every_type_unchanged_or_refuses_it_by_name(tmp_path: Path) -> None:
+    """A thousand rows too: Lance takes no memory that is not aligned."""
+    import lance
+
+    for name in sorted(LANCE_LACKS):
+        pq.write_table(table([name]), tmp_path / "in.parquet")
+        with pytest.raises(SpecError, match=r"cannot hold .* the type of column 'column 0'") as refused:
+            do_job(str(tmp_path / "refused"), tmp_path / "in.parquet", plan=PLANS["embed"], spec=SPEC, format="lance")
+        assert "drop='column 0'" in str(refused.value) and not (tmp_path / "refused").exists()
+    held = [name for name in CARRIED if name not in LANCE_LACKS]
+    given = pa.concat_tables([table(held)] * 250)
+    pq.write_table(given, tmp_path / "in.parquet")
+    do_job(str(tmp_path / "out"), tmp_path / "in.parquet", plan=PLANS["embed"], spec=SPEC, format="lance")
+    written = lance.dataset(str(tmp_path / "out" / "dataset.lance")).to_table()
+    assert written.num_rows == 750  # a quarter of the captions is empty
+    for number, name in enumerate(held):
+        column = written[f"column {number}"].combine_chunks()
+        expected = pa.concat_arrays([CARRIED[name].slice(n, 1) for n in (0, 2, 3)])
+        for start in (0, 3 * 123):
+            assert same(column.slice(start, 3), expected.cast(column.type)), name
+
+
+def test_metadata_of_clip_retrieval_holds_every_type_but_bytes(tmp_path: Path) -> None:
+    kinds = {name: array.type for name, array in CARRIED.items()}
+    held = [name for name, kind in kinds.items() if not any(one in str(kind) for one in ("binary", "fixed_size_list"))]
+    pq.write_table(table(held), tmp_path / "in.parquet")
+    spec = EncoderSpec("fake::dim=4", device="cpu", normalize=True)
+    do_job(str(tmp_path / "out"), tmp_path / "in.parquet", plan=PLANS["embed"], spec=spec, format="clip-retrieval")
+    (file,) = (tmp_path / "out" / "metadata").glob("*.parquet")
+    written = pq.read_table(file)
+    for number, name in enumerate(held):
+        expected = pa.concat_arrays([CARRIED[name].slice(n, 1) for n in (0, 2, 3)])
+        assert same(written[f"column {number}"].combine_chunks(), expected), name
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("timestamp", ["1970-01-01 00:00:00", f"{-FAR} us since 1970-01-01", None]),
+        ("date beyond Python's", [f"{10**9} days since 1970-01-01", "1970-01-01", None]),
+        ("time in nanoseconds", ["00:00:00.000000001", "00:00:00.000000000", None]),
+        ("map<string, int64>", [[], [["a", 1], ["a", 2]], None]),
+        ("extension<arrow.uuid>", ["00000000-0000-0000-0000-000000000000", ..., None]),
+    ],
+)
+def test_json_lines_have_texts_for_what_json_and_python_lack(tmp_path: Path, name: str, values: list) -> None:
+    pq.write_table(table([name]), tmp_path / "in.parquet")
+    do_job(str(tmp_path / "out"), tmp_path / "in.parquet", plan=PLANS["embed"], spec=SPEC, format="jsonl")
+    (file,) = (tmp_path / "out").glob("*.jsonl")
+    written = [json.loads(line)["column 0"] for line in file.read_text().splitlines()]
+    assert [one for one, value in zip(written, values, strict=True) if value is not ...] == [
+        value for value in values if value is not ...
+    ]
 
 
 def same(found: pa.Array, expected: pa.Array) -> bool:

@@ -131,7 +131,7 @@ class LancePart:
         self._folder.make(part_name("", LANCE))
         with dataset_errors("write", where), pa.OSFile(str(self.temporary), "rb") as file:
             # Lance panics at decimals and views in memory that is not aligned, as Arrow's own format leaves it.
-            aligned = pa.ipc.IpcReadOptions(ensure_alignment=pa.ipc.Alignment.DataTypeSpecific)
+            aligned = pa.ipc.IpcReadOptions(ensure_alignment=pa.ipc.Alignment.At64Byte)
             reader = pa.ipc.open_stream(file, options=aligned)
             fragments = self._lance.fragment.write_fragments(reader, where, schema=self._schema, mode="create")
         self.temporary.unlink(missing_ok=True)
