@@ -116,7 +116,7 @@ def _spark_type(plan: SearchPlan) -> T.StructType:
     fields = []
     for field in plan.hit_type:
         if (kind := _too_fine(field.type)) is not None:
-            raise SpecError(f"column {field.name!r} holds {kind}, of which Spark holds no value exactly: leave it out")
+            raise SpecError(f"column {field.name!r} holds {kind}, which Spark would round: leave it out")
         try:
             fields.append(T.StructField(field.name, from_arrow_type(field.type)))
         except Exception as err:  # pyspark has errors of its own for it, which differ from release to release

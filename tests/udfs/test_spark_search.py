@@ -119,17 +119,27 @@ def test_a_filter_behind_it_computes_nothing_twice(spark, tmp_path) -> None:
     assert plan.count("search(") == 1
 
 
-def test_a_type_that_spark_lacks_is_left_out(spark, tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (pa.uint64(), "is uint64, which Spark has no type for"),
+        (pa.timestamp("ns"), r"holds timestamp\[ns\], which Spark would round"),
+        (pa.list_(pa.duration("ns")), r"holds duration\[ns\], which Spark would round"),
+        (pa.decimal256(60, 2), r"holds decimal256\(60, 2\), which Spark would round"),
+    ],
+    ids=str,
+)
+def test_a_type_that_spark_lacks_is_left_out(spark, tmp_path, kind, message) -> None:
     table = pa.table(
         {
             "id": ["a", "b"],
-            "when": pa.array([1, 2], pa.uint64()),
+            "when": pa.nulls(2, kind),
             "embedding": pa.array(clustered(2).tolist(), pa.list_(pa.float32())),
         }
     )
     pq.write_table(table, tmp_path / "part-0.parquet")
     assert find_target(str(tmp_path)).dim == DIM
-    with pytest.raises(SpecError, match="Spark has no type for: leave it out"):
+    with pytest.raises(SpecError, match=f"column 'when' {message}: leave it out"):
         search("q", index=str(tmp_path), query_kind="vector", top_k=1, columns=["when"])
 
 
