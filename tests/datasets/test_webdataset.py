@@ -179,6 +179,14 @@ def test_another_caption_in_the_metadata_is_kept(tmp_path):
 # --- broken samples --------------------------------------------------------------------------------------------------
 
 
+def test_a_sample_whose_names_have_more_dots_says_how_they_were_cut(tmp_path):
+    write_tar(tmp_path / "x.tar", [("a.left.png", picture(0)), ("a.right.png", picture(1)), ("b.png", picture(2))])
+    embed(tmp_path / "out", tmp_path / "x.tar")
+    assert list(rows_of(tmp_path / "out")) == ["b"]
+    (failure,) = read_failures(str(tmp_path / "out"))
+    assert "'left.png', 'right.png': a name is cut at its first dot" in failure["message"]
+
+
 def test_samples_without_image_are_failures_as_documents_and_null_as_rows(tmp_path):
     write_tar(tmp_path / "x.tar", [("a.txt", b"alone"), ("b.png", picture(1))])
     embed(tmp_path / "documents", tmp_path / "x.tar")

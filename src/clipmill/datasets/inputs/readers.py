@@ -13,10 +13,11 @@ from ...encoders.document import Document
 from ...encoders.item import Uri, item_of_value
 from ...encoders.plans.row_values import MissingColumn, get_by_path
 from ...failures import Code, RowError, Stage
+from ...files.json_text import some_of
 from ...media.audio import Waveform
 from ...messages import setting
 from .rows import malformed, read_rows
-from .samples import AUDIO, IMAGE, KEY, MAX_FILE_BYTES, TAGS, TEXT
+from .samples import AUDIO, IMAGE, KEY, LEFT_OUT, MAX_FILE_BYTES, TAGS, TEXT
 from .shards import Shard
 
 _DEFAULTS = {
@@ -219,7 +220,14 @@ def _document_of_sample(values: Mapping[str, Any], id_name: str | None) -> Docum
     key = values[KEY]
     content = values[IMAGE] if values[IMAGE] is not None else values[AUDIO]
     if content is None:
-        message = f"the sample {key!r} has no image and no audio; to embed its caption, use rows with the column 'text'"
+        endings = values[TAGS].get(LEFT_OUT)
+        way_out = "to embed its caption, use rows with the column 'text'"
+        if endings:
+            way_out = (
+                f"it has files with the endings {some_of(list(map(repr, endings)))}: a name is cut at its first dot, as "
+                "webdataset does"
+            )
+        message = f"the sample {key!r} has no image and no audio; {way_out}"
         raise RowError(Stage.READ, Code.EMPTY, message)
     tags = _tags_of_sample(values)
     name = key if id_name in (None, KEY) else _value(tags, str(id_name))
