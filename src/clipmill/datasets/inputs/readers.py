@@ -224,8 +224,8 @@ def _document_of_sample(values: Mapping[str, Any], id_name: str | None) -> Docum
         way_out = "to embed its caption, use rows with the column 'text'"
         if endings:
             way_out = (
-                f"it has files with the endings {some_of(list(map(repr, endings)))}: a name is cut at its first dot, as "
-                "webdataset does"
+                f"it has files with the endings {some_of(list(map(repr, endings)))}: a name is cut at its first dot, "
+                "as webdataset does"
             )
         message = f"the sample {key!r} has no image and no audio; {way_out}"
         raise RowError(Stage.READ, Code.EMPTY, message)
