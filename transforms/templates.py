@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from apache_beam.options.value_provider import ValueProvider
+from apache_beam.options.value_provider import NestedValueProvider, StaticValueProvider, ValueProvider
 
 from ..errors import SpecError
 
@@ -13,7 +13,10 @@ def known(name: str, value: Any) -> Any:
     """Return the value of an option of a transform; raise `SpecError` if it is only known when the job runs."""
     if not isinstance(value, ValueProvider):
         return value
-    if value.is_accessible():
+    source = value
+    while isinstance(source, NestedValueProvider):
+        source = source.value
+    if isinstance(source, StaticValueProvider):  # others have a value once any pipeline of this process has run
         return value.get()
     raise SpecError(
         f"{name} is a value of a classic template ({value}), and clipmill needs it when the pipeline is built",

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import pytest
-from apache_beam.options.value_provider import RuntimeValueProvider, StaticValueProvider
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.value_provider import NestedValueProvider, RuntimeValueProvider, StaticValueProvider
 
 from clipmill.errors import SpecError
 from clipmill.transforms import ReadDocuments, Search, WriteEmbeddings
 
 LATER = RuntimeValueProvider("input", str, "gs://bucket/default")
+
+
+@pytest.fixture(params=[False, True], ids=["no pipeline", "after a pipeline"], autouse=True)
+def runtime_options(request, monkeypatch) -> None:
+    """Options that a pipeline of this process has left, by which Beam thinks that it knows the value."""
+    monkeypatch.setattr(RuntimeValueProvider, "runtime_options", PipelineOptions() if request.param else None)
 
 
 @pytest.mark.parametrize(
@@ -28,6 +35,8 @@ def test_a_value_that_is_known_only_when_the_job_runs_is_refused(make, option) -
 
 
 def test_a_value_that_is_known_is_used(tmp_path) -> None:
-    given = StaticValueProvider(str, f"{tmp_path}/*.jpg")
-    assert ReadDocuments(given).default_label() == ReadDocuments(f"{tmp_path}/*.jpg").default_label()
+    given, label = StaticValueProvider(str, f"{tmp_path}/*.jpg"), ReadDocuments(f"{tmp_path}/*.jpg").default_label()
+    assert ReadDocuments(given).default_label() == label
+    nested = NestedValueProvider(StaticValueProvider(str, "*.jpg"), f"{tmp_path}/".__add__)
+    assert ReadDocuments(nested).default_label() == label
     assert WriteEmbeddings(StaticValueProvider(str, str(tmp_path))).default_label().startswith("WriteEmbeddings")
