@@ -83,8 +83,8 @@ class WriteEmbeddings(beam.PTransform):
         """
         super().__init__()
         check_integer("rows_per_file", rows_per_file)
-        directory = os.fspath(known("directory", directory))
-        self._directory = directory if "://" in directory else os.path.abspath(os.path.expanduser(directory))
+        place: str = os.fspath(known("directory", directory))
+        self._directory = place if "://" in place else os.path.abspath(os.path.expanduser(place))
         self._embed = embed
         self._schema = schema
         self._drop = tuple(drop)
