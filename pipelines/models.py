@@ -96,7 +96,7 @@ class _Bars:
 
     def __init__(self) -> None:
         self.files: list[str] = []
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
         self._progress = Progress(*columns, console=err, disable=not err.is_terminal)
         self._tasks: dict[str, TaskID] = {}
         self._lock = threading.Lock()  # another thread draws the bars

@@ -112,6 +112,20 @@ def test_every_type_of_parquet_arrives_unchanged(tmp_path: Path, plan: str) -> N
         assert same(found, expected), name
 
 
+def test_columns_that_a_file_lacks_and_a_hash_of_another_job_travel_too(tmp_path: Path) -> None:
+    rows = {"id": ["a", "b"], "caption": ["one", "two"]}
+    pq.write_table(pa.table({**rows, "content_hash": ["x", None], "a.b": [1, 2]}), tmp_path / "1.parquet")
+    pq.write_table(pa.table({**rows, "u": pa.array([uuid.UUID(int=1).bytes, None], pa.uuid())}), tmp_path / "2.parquet")
+    do_job(str(tmp_path / "out"), tmp_path, plan=PLANS["embed"], spec=SPEC)
+    written = read_dataset(str(tmp_path / "out"))
+    found = {name: written[name].to_pylist() for name in ("content_hash", "a.b", "u")}
+    assert found == {
+        "content_hash": ["x", None, None, None],
+        "a.b": [1, 2, None, None],
+        "u": [None, None, uuid.UUID(int=1), None],
+    }
+
+
 LANCE_LACKS = {"decimal32(5, 2)", "decimal64(12, 1)", "list_view<item: int8>", "extension<arrow.json>"}
 
 

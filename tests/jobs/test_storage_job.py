@@ -79,6 +79,15 @@ def test_failures_can_be_embedded_again(tmp_path):
     assert (row["id"], row["embedding"], json.loads(row["tags"])) == ("p", [4, 6, 255, 0], {"lang": "en"})
 
 
+def test_a_failure_without_content_keeps_its_reason_when_it_is_read(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"id": "a", "text": "fine"}\nno json\n')
+    run_job(str(tmp_path / "first"), tmp_path / "x.jsonl")
+    assert run_job(str(tmp_path / "second"), tmp_path / "first" / "_failures" / "*.jsonl") == []
+    (first,), (second,) = (list(read_failures(str(tmp_path / name))) for name in ("first", "second"))
+    assert (first["code"], second["code"]) == ("malformed", "malformed")
+    assert first["message"] in second["message"] and "embed its source again" in second["message"]
+
+
 def test_content_is_written_only_when_asked(tmp_path):
     pq.write_table(pa.table({"id": ["a"], "image": [photograph()]}), tmp_path / "x.parquet")
     (row,) = run_job(str(tmp_path / "without"), tmp_path / "x.parquet")

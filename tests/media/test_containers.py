@@ -87,6 +87,24 @@ def test_a_file_full_of_parts_without_pixels_is_decoded_without_them(name: str) 
     assert np.array_equal(first, second)
 
 
+ENDLESS = {
+    "GIF of one comment": GIF[:13] + bytes(3 * 2 ** ((GIF[10] & 7) + 1)) + comment(8 * 2**20),
+    "GIF of padding": GIF[:13] + bytes(3 * 2 ** ((GIF[10] & 7) + 1)) + bytes(10**6),
+    "JPEG of comments": JPEG[:2] + segment(0xFE, b"") * 100_000,
+    "JPEG of fill bytes": JPEG[:2] + b"\xff" * 10**6,
+    "JPEG of zeros": JPEG[:2] + b"\xff\xe0" + bytes(10**6),
+    "JPEG of escaped bytes": JPEG[:2] + b"\xff\0" * 100_000,
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_file_of_nothing_but_such_parts_is_cut_before_a_decoder_sees_it(name: str) -> None:
+    assert len(without_metadata(ENDLESS[name])) <= (10**6 + 10 if "zeros" in name else 1000)
+    with pytest.raises(RowError) as refused:
+        open_image(ENDLESS[name], max_pixels=10**6)
+    assert refused.value.failure.code is Code.UNDECODABLE
+
+
 ORDINARY = {
     "jpeg": JPEG,
     "jpeg, turned": saved(PICTURE, "JPEG", exif=EXIF),

@@ -132,6 +132,7 @@ def test_pillows_own_limit_is_too_large_as_well() -> None:
     with pytest.raises(RowError) as caught:
         open_image(bomb, max_pixels=178_000_000)
     assert caught.value.failure.code == "too_large"
+    assert "has 400,000,000 pixels, allowed are 178,000,000 (option max_image_pixels)" in caught.value.failure.message
     assert list(warnings.filters) == before
 
 

@@ -371,11 +371,11 @@ def test_downloads_are_shown_as_bars_on_a_terminal_only(monkeypatch, tmp_path, i
     shown = io.StringIO()
     monkeypatch.setattr(models_module, "err", Console(file=shown, force_terminal=is_terminal))
     with models_module._Bars() as bars:
-        bars.started("weights.pt", 0, 100)
-        bars.advanced("weights.pt", 100)
-        bars.finished("weights.pt", tmp_path / "weights.pt")
+        bars.started("[/b]weights.pt", 0, 100)
+        bars.advanced("[/b]weights.pt", 100)
+        bars.finished("[/b]weights.pt", tmp_path / "weights.pt")
     assert bars.files == [str(tmp_path / "weights.pt")]
-    assert ("weights.pt" in shown.getvalue()) == is_terminal
+    assert ("[/b]weights.pt" in shown.getvalue()) == is_terminal
 
 
 def test_the_choices_of_flags_are_those_of_the_code() -> None:

@@ -229,3 +229,12 @@ def test_the_page_says_what_the_code_does() -> None:
         (isolated_run._MOST_BLAMED, "more than {} rows of a shard"),
     ):
         assert text.format(number) in page
+
+
+@pytest.mark.parametrize("options", [[], ["--resume"], ["--dry-run"], ["--overwrite"]], ids=" ".join)
+def test_an_output_that_is_a_file_is_refused_and_stays(texts, capsys, options) -> None:
+    file = texts.parent / "out"
+    file.write_text("mine")
+    assert run(*command(texts, *options)) in (1, 2)
+    assert "is a file; the output must be a directory" in capsys.readouterr().err
+    assert file.read_text() == "mine"

@@ -70,6 +70,8 @@ class Model(abc.ABC):
     def prepare(self, modality: str, content: Any, spec: EncoderSpec) -> Prepared:
         """Prepare one value for `encode`.
 
+        Image files come without comments, texts and profiles: see `clipmill.media.containers`.
+
         Raises:
             RowError: If this value cannot be embedded.
         """

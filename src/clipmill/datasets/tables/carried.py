@@ -45,16 +45,21 @@ class FinishedValues(dict[str, Any]):
 
 
 def carried_column(rows: Sequence[Mapping[str, Any]], field: pa.Field) -> pa.Array | None:
-    """Return a column of rows, of the field's type; None if some rows are not carried or lack the column.
+    """Return a column of rows, of the field's type; None if it is not carried, but among their Python values.
+
+    A column that the rows' file lacks is null.
 
     Raises:
         pyarrow.ArrowException: If a value does not fit the field's type, or a text is not UTF-8.
     """
     if not all(isinstance(row, FinishedValues) for row in rows):
         return None
+    carried = [row.carried for row in rows]  # type: ignore[attr-defined]
+    if not any(field.name in one.batch.schema.names for one in carried) and any(field.name in row for row in rows):
+        return None
     pieces = [
         piece.column(field.name) if field.name in piece.schema.names else pa.nulls(piece.num_rows, field.type)
-        for piece in _slices([row.carried for row in rows])  # type: ignore[attr-defined]
+        for piece in _slices(carried)
     ]
     arrays = [piece if piece.type.equals(field.type) else piece.cast(field.type) for piece in pieces]
     column = arrays[0] if len(arrays) == 1 else pa.concat_arrays(arrays)

@@ -245,7 +245,7 @@ def rows_batch(rows: Sequence[Mapping[str, Any]], schema: pa.Schema, plan: RowPl
             continue
         with _column_errors(field):
             column = added.get(field.name)
-            carried = carried_column(rows, field) if rows and column is None and field.name != CONTENT_HASH else None
+            carried = carried_column(rows, field) if rows and column is None else None
             if carried is not None:
                 arrays.append(carried)
                 continue
