@@ -15,6 +15,7 @@ import pytest
 from storage_jobs import SPEC, do_job
 
 from clipmill.datasets import read_dataset, read_failures
+from clipmill.datasets.tables.scalars import holds_fine_times, printable
 from clipmill.encoders import EncoderSpec, unload_all
 from clipmill.encoders.plans.classify_plan import ClassifyPlan
 from clipmill.encoders.plans.embed_plan import ColumnPlan
@@ -196,6 +197,28 @@ def same(found: pa.Array, expected: pa.Array) -> bool:
         return sink.getvalue().to_pybytes()
 
     return found.equals(expected) or buffers(found) == buffers(expected)
+
+
+FINE, LONG = pa.scalar(1, pa.time64("ns")), pa.scalar(2**62, pa.duration("s"))
+
+
+@pytest.mark.parametrize(
+    ("scalar", "value"),
+    [
+        (FINE, "00:00:00.000000001"),
+        (pa.array([[1, None]], pa.list_(pa.time64("ns")))[0], ["00:00:00.000000001", None]),
+        (pa.array([{"x": 1}], pa.struct([("x", pa.time64("ns"))]))[0], {"x": "00:00:00.000000001"}),
+        (pa.array([[("a", 1)]], pa.map_(pa.string(), pa.time64("ns")))[0], [("a", "00:00:00.000000001")]),
+        (LONG, f"{2**62} s"),
+        (pa.scalar(FAR, pa.timestamp("us", "UTC")), f"{FAR} us since 1970-01-01 UTC"),
+        (pa.scalar(None, pa.timestamp("us")), None),
+        (pa.scalar({"a": [1.5]}), {"a": [1.5]}),
+    ],
+    ids=("time", "list", "struct", "map", "duration", "timestamp", "null", "plain"),
+)
+def test_values_that_python_lacks_are_texts_in_structs_too(scalar: pa.Scalar, value: object) -> None:
+    assert printable(scalar) == value
+    assert holds_fine_times(scalar.type) == ("time64[ns]" in str(scalar.type))
 
 
 def teardown_module() -> None:

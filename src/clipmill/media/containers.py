@@ -1,8 +1,8 @@
 """Removes the parts of image files that hold no pixels, before a decoder sees them.
 
-Decoders read comments, texts, profiles and padding with loops that are slow, some even quadratic: Pillow 12.3 takes
-6 s for a GIF with a comment of 8 MiB, and 39 s for one of 16 MiB. They also refuse whole images for a text of over 1 MiB. None of these parts changes the
-pixels, so they are dropped, in time that grows with the file's size only.
+Decoders read comments, texts, profiles and padding with loops that are slow, some even quadratic: Pillow 12.3 takes 6 s
+for a GIF with a comment of 8 MiB, and 39 s for one of 16 MiB. They also refuse whole images for a text of over 1 MiB.
+None of these parts changes the pixels, so they are dropped, in time that grows with the file's size only.
 """
 
 from __future__ import annotations

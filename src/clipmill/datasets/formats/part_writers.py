@@ -15,7 +15,7 @@ from ...files.json_text import json_text
 from ...files.parquet import parquet_writer
 from ...models.spec import EncoderSpec
 from ..tables.column_types import is_list_type
-from ..tables.scalars import printable
+from ..tables.scalars import holds_fine_times, printable
 from .base import CLIP_RETRIEVAL, LANCE, Format, Part, Published, part_name
 
 if TYPE_CHECKING:
@@ -135,13 +135,11 @@ class LinesWriter:
 
 def _values_of(column: pa.ChunkedArray) -> list[Any]:
     """Return the values of a column as Python values; those that Python cannot hold are texts."""
-    if pa.types.is_time64(column.type) and column.type.unit == "ns":
-        return column.cast(pa.string()).to_pylist()  # Python's times have microseconds
-    try:
-        values: list[Any] = column.to_pylist()
-    except (OverflowError, ValueError):
-        values = [printable(scalar) for chunk in column.chunks for scalar in chunk]
-    return values
+    if not holds_fine_times(column.type):
+        with contextlib.suppress(OverflowError, ValueError):
+            values: list[Any] = column.to_pylist()
+            return values
+    return [printable(scalar) for chunk in column.chunks for scalar in chunk]
 
 
 def _tags_parser(kind: pa.DataType) -> Callable[[Any], Any]:

@@ -26,21 +26,42 @@ def read_scalar(scalar: pa.Scalar) -> Any:
 
 
 def printable(scalar: pa.Scalar) -> Any:
-    """Convert an Arrow scalar to a Python value; dates beyond Python's are texts, as `9 s since 1970-01-01`."""
+    """Convert an Arrow scalar to a Python value; dates and times that Python cannot hold, in structs too, become texts.
+
+    These are times with nanoseconds (`00:00:00.000000001`), dates beyond the year 9999 (`9000000 days since
+    1970-01-01`), and durations of over 3 million years (`9000000000000000 s`).
+    """
     kind = scalar.type
+    if not scalar.is_valid:
+        return None
+    if pa.types.is_struct(kind):
+        return {name: printable(scalar[name]) for name in kind.names}
+    if pa.types.is_map(kind):
+        return [(printable(entry["key"]), printable(entry["value"])) for entry in scalar.values]
+    if is_list_type(kind):
+        return [printable(element) for element in scalar.values]
+    if pa.types.is_dictionary(kind):
+        return printable(scalar.value)
+    if _is_fine_time(kind):
+        return scalar.cast(pa.string()).as_py()
     try:
         return scalar.as_py()
     except (OverflowError, ValueError):
-        if pa.types.is_struct(kind):
-            return {name: printable(scalar[name]) for name in kind.names}
-        if pa.types.is_map(kind):
-            return [(printable(entry["key"]), printable(entry["value"])) for entry in scalar.values]
-        if is_list_type(kind):
-            return [printable(element) for element in scalar.values]
-        if pa.types.is_dictionary(kind):
-            return printable(scalar.value)
+        if pa.types.is_duration(kind):
+            return f"{scalar.value} {kind.unit}"
         unit = kind.unit if pa.types.is_timestamp(kind) else "days" if pa.types.is_date32(kind) else "ms"
         return f"{scalar.value} {unit} since 1970-01-01{' UTC' if getattr(kind, 'tz', None) else ''}"
+
+
+def _is_fine_time(kind: pa.DataType) -> bool:
+    """Return whether a type is a time of day in nanoseconds; Python's have microseconds."""
+    return bool(pa.types.is_time64(kind) and kind.unit == "ns")
+
+
+def holds_fine_times(kind: pa.DataType) -> bool:
+    """Return whether a type is, or contains, a time of day in nanoseconds."""
+    inner = [kind.field(number).type for number in range(kind.num_fields)]
+    return _is_fine_time(kind) or any(map(holds_fine_times, inner))
 
 
 def holds_audio(kind: pa.DataType) -> bool:
