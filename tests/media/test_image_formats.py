@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from PIL import Image, features
+from PIL import Image
 from places import DOCS
 
 from clipmill.datasets.inputs.listing import IMAGE_EXTENSIONS
@@ -68,7 +68,3 @@ def test_another_file_is_named_with_the_way_out(name: str) -> None:
     with pytest.raises(RowError) as refused:
         open_image(data, max_pixels=10**6)
     assert refused.value.failure.code is Code.UNDECODABLE and message in refused.value.failure.message
-
-
-def test_avif_is_decoded_where_pillow_can() -> None:
-    assert ("AVIF" in FORMATS) == features.check("avif")
