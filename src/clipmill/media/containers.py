@@ -68,10 +68,9 @@ def _jpeg(data: bytes) -> bytes:
         if marker in (_SCAN, _END) or stop > len(data) or (has_length and length < _LENGTH_BYTES):
             break
         is_kept = marker not in (_COMMENT, _ESCAPED) and marker not in _APPLICATION
-        if marker in seen:
+        if marker in seen and (marker != _EXIF or data[start + 4 : start + 10] == b"Exif\0\0"):
             seen[marker] += 1
             is_kept = seen[marker] <= (_MOST_EXIF if marker == _EXIF else 1)
-            is_kept = is_kept and (marker != _EXIF or data[start + 4 : start + 10] == b"Exif\0\0")
         if is_kept:
             kept.append(data[start:stop])
         else:
