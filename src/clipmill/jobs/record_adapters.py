@@ -154,10 +154,12 @@ class RowRecords:
         written = None
         if done.result.value is not None:
             # Columns that are not written are released here. JSON lines keep all fields, in `tags`.
-            kept = {name: value for name, value in row.values.items() if self._is_written(name, value)}
+            # Encoded images and audio are in the carried row, too.
+            is_kept = self._is_written if row.carried is None else self._is_repeated
+            kept = {name: value for name, value in row.values.items() if is_kept(name, value)}
             written = {**kept, **done.result.value}
             if row.carried is not None:
-                written = FinishedValues(_without_bytes(written), row.carried)
+                written = FinishedValues(written, row.carried)
             if self._hashed:
                 content_hash = hash_of_outcomes(self._plan.places(done.source), done.outcomes)
                 written[CONTENT_HASH] = None if failures else content_hash
@@ -169,10 +171,9 @@ class RowRecords:
             return False
         return name in self._kept or (self._has_rest and not isinstance(value, bytes))
 
-
-def _without_bytes(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values without encoded images and audio, which the carried row holds."""
-    return {name: value for name, value in values.items() if not isinstance(value, bytes | memoryview)}
+    def _is_repeated(self, name: str, value: Any) -> bool:
+        """Return whether a value of a carried row is kept for the row's failures, too."""
+        return not isinstance(value, bytes | memoryview) and self._is_written(name, value)
 
 
 Records = DocumentRecords | RowRecords

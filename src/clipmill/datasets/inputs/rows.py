@@ -13,7 +13,7 @@ from ...errors import ClipmillError
 from ...failures import Code, Failure, RowError, Stage
 from ...files.file_systems import open_input, reason_of
 from ...files.parquet import parquet_file
-from ..tables.carried import CarriedRow
+from ..tables.carried import CarriedRow, carried_rows
 from ..tables.column_types import top_level
 from ..tables.scalars import holds_audio, read_scalar
 from ..tables.sizes import BATCH_BYTES, BATCH_ROWS
@@ -194,14 +194,15 @@ def _row_group(
             low, high = max(wanted.start - at, 0), min(wanted.stop - at, batch.num_rows)
             if low < high:
                 part = batch.slice(low, high - low)
-                read, carried = (part, None) if split is None else (part.select(split.read), part.select(split.carried))
-                for number, values in enumerate(_values_of(read)):
-                    after = at + low + number + 1
-                    place = f"{path}:{after - 1}"
+                read = part if split is None else part.select(split.read)
+                carried = [None] * len(part) if split is None else carried_rows(part.select(split.carried))
+                for number, (values, row) in enumerate(zip(_values_of(read), carried, strict=True), at + low):
+                    after = number + 1
+                    place = f"{path}:{number}"
                     if isinstance(values, Failure):
                         yield SourceRow(place, {}, values.at(row=place))
                     else:
-                        yield SourceRow(place, values, None, None if carried is None else CarriedRow(carried, number))
+                        yield SourceRow(place, values, None, row)
             at += batch.num_rows
             if at >= wanted.stop:
                 return

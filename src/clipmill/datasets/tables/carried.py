@@ -6,7 +6,7 @@ Python has no date after the year 9999, no nanoseconds in times, and one type fo
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -18,15 +18,18 @@ class CarriedRow(NamedTuple):
     Attributes:
         batch: The columns to carry, and no others: a row holds its whole batch in memory.
         number: The number of the row in the batch.
+        nbytes: The row's share of the batch, in bytes.
     """
 
     batch: pa.RecordBatch
     number: int
+    nbytes: int
 
-    @property
-    def nbytes(self) -> int:
-        """The row's share of the batch, in bytes."""
-        return int(self.batch.nbytes // max(self.batch.num_rows, 1))
+
+def carried_rows(batch: pa.RecordBatch) -> list[CarriedRow]:
+    """Return the rows of a batch."""
+    nbytes = batch.nbytes // max(batch.num_rows, 1)
+    return [CarriedRow(batch, number, nbytes) for number in range(batch.num_rows)]
 
 
 class FinishedValues(dict[str, Any]):
@@ -44,32 +47,34 @@ class FinishedValues(dict[str, Any]):
         self.carried = carried
 
 
-def carried_column(rows: Sequence[Mapping[str, Any]], field: pa.Field) -> pa.Array | None:
-    """Return a column of rows, of the field's type; None if it is not carried, but among their Python values.
+def carried_batches(rows: Sequence[Mapping[str, Any]]) -> list[pa.RecordBatch] | None:
+    """Return the carried columns of finished rows, in slices of their batches; None for rows that are not carried.
 
-    A column that the rows' file lacks is null.
+    Neighbours share a slice. Rows are not taken by number, which Arrow cannot do for every type.
+    """
+    if not rows or not all(isinstance(row, FinishedValues) for row in rows):
+        return None
+    numbered = enumerate(row.carried for row in rows)  # type: ignore[attr-defined]
+    slices = []
+    for _, run in itertools.groupby(numbered, lambda one: (id(one[1].batch), one[1].number - one[0])):
+        neighbours = [row for _, row in run]
+        slices.append(neighbours[0].batch.slice(neighbours[0].number, len(neighbours)))
+    return slices
+
+
+def carried_column(batches: Sequence[pa.RecordBatch], field: pa.Field) -> pa.Array | None:
+    """Return a carried column, of the field's type; None if no batch has it.
 
     Raises:
         pyarrow.ArrowException: If a value does not fit the field's type, or a text is not UTF-8.
     """
-    if not all(isinstance(row, FinishedValues) for row in rows):
+    found = [batch.schema.get_field_index(field.name) for batch in batches]
+    if max(found) < 0:
         return None
-    carried = [row.carried for row in rows]  # type: ignore[attr-defined]
-    if not any(field.name in one.batch.schema.names for one in carried) and any(field.name in row for row in rows):
-        return None
-    pieces = [
-        piece.column(field.name) if field.name in piece.schema.names else pa.nulls(piece.num_rows, field.type)
-        for piece in _slices(carried)
-    ]
-    arrays = [piece if piece.type.equals(field.type) else piece.cast(field.type) for piece in pieces]
+    arrays = []
+    for batch, place in zip(batches, found, strict=True):
+        column = batch.column(place) if place >= 0 else pa.nulls(batch.num_rows, field.type)
+        arrays.append(column if column.type.equals(field.type) else column.cast(field.type))
     column = arrays[0] if len(arrays) == 1 else pa.concat_arrays(arrays)
     column.validate(full=True)
     return column
-
-
-def _slices(rows: Sequence[CarriedRow]) -> Iterator[pa.RecordBatch]:
-    """Yield slices of the rows' batches, one for neighbours. Not every type of Arrow can be taken by number."""
-    numbered = enumerate(rows)
-    for _, run in itertools.groupby(numbered, lambda one: (id(one[1].batch), one[1].number - one[0])):
-        neighbours = [row for _, row in run]
-        yield neighbours[0].batch.slice(neighbours[0].number, len(neighbours))

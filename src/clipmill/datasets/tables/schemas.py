@@ -22,7 +22,7 @@ from ...errors import DatasetError, SpecError
 from ...files.json_text import clean_text, json_text
 from ...messages import setting
 from ...models.spec import EncoderSpec
-from .carried import carried_column
+from .carried import carried_batches, carried_column
 from .column_types import LIST_OF_TEXTS, REST_KEY, TAGS, dropped_names
 from .new_columns import LABELS, REASON, new_array, new_field, new_provenance, row_fields, row_provenances
 from .provenance import with_provenance
@@ -237,6 +237,7 @@ def rows_batch(rows: Sequence[Mapping[str, Any]], schema: pa.Schema, plan: RowPl
         DatasetError: If a value does not fit the type of its column, or a vector has another shape.
     """
     added = {column.name: column for column in plan.added}
+    batches = carried_batches(rows)
     arrays = []
     for field in schema:
         if REST_KEY in (field.metadata or {}):
@@ -245,8 +246,7 @@ def rows_batch(rows: Sequence[Mapping[str, Any]], schema: pa.Schema, plan: RowPl
             continue
         with _column_errors(field):
             column = added.get(field.name)
-            carried = carried_column(rows, field) if rows and column is None else None
-            if carried is not None:
+            if batches is not None and column is None and (carried := carried_column(batches, field)) is not None:
                 arrays.append(carried)
                 continue
             values = [row.get(field.name) for row in rows]
