@@ -8,7 +8,8 @@ None of these parts changes the pixels, so they are dropped, in time that grows 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from ..failures import Code, RowError, Stage
 
@@ -17,9 +18,10 @@ _MOST_PARTS = 250_000
 
 _JPEG, _PNG, _GIF = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", (b"GIF87a", b"GIF89a")
 _NO_FILL = re.compile(rb"[^\xff]")
-_SCAN, _END, _ESCAPED = 0xDA, 0xD9, 0x00
+SCAN, _END, _ESCAPED = 0xDA, 0xD9, 0x00
 _LENGTH_BYTES = 2
 _STANDALONE = frozenset([0x01, *range(0xD0, 0xD8)])
+"""Markers of scans, of the end, escaped bytes, and markers without a length (ITU-T T.81, table B.1)."""
 _JFIF, _EXIF, _ADOBE, _COMMENT = 0xE0, 0xE1, 0xEE, 0xFE
 _APPLICATION = range(0xE0, 0xF0)
 _MOST_EXIF = 16
@@ -53,37 +55,61 @@ def _counted(number: int) -> int:
     return number + 1
 
 
-def _jpeg(data: bytes) -> bytes:
-    """Keep the segments up to the first scan, without comments, other programs' data and fill bytes."""
-    kept, at, parts, dropped = [data[:2]], 2, 0, 0
-    seen = dict.fromkeys((_JFIF, _EXIF, _ADOBE), 0)
+class Segment(NamedTuple):
+    """A segment of a JPEG file, with its marker; the last one holds the rest of the file.
+
+    Attributes:
+        marker: The second byte of the marker; None for the rest of a damaged file.
+        start: Where its marker begins.
+        stop: Where it ends.
+    """
+
+    marker: int | None
+    start: int
+    stop: int
+
+
+def jpeg_segments(data: bytes) -> Iterator[Segment]:
+    """Yield the segments of a JPEG file up to its first scan, which includes the rest, or up to damage.
+
+    Fill bytes and bytes between segments, which decoders skip, are in none of them.
+
+    Raises:
+        RowError: `too_large` if there are more than any real file has.
+    """
+    at, parts = 2, 0
     while (first := data.find(b"\xff", at)) >= 0 and (found := _NO_FILL.search(data, first)):
         parts = _counted(parts)
-        marker, start = data[found.start()], found.start() - 1
-        dropped += start - at  # fill bytes, and bytes between segments, which decoders skip
-        at = start
+        marker, at = data[found.start()], found.start() - 1
+        if marker in (SCAN, _END):
+            yield Segment(marker, at, len(data))
+            return
         has_length = marker not in _STANDALONE and marker != _ESCAPED
-        length = int.from_bytes(data[start + 2 : start + 4]) if has_length else 0
-        stop = start + 2 + length
-        if marker in (_SCAN, _END) or stop > len(data) or (has_length and length < _LENGTH_BYTES):
-            break
-        is_kept = marker not in (_COMMENT, _ESCAPED) and marker not in _APPLICATION
+        length = int.from_bytes(data[at + 2 : at + 4]) if has_length else 0
+        start, at = at, at + 2 + length
+        if at > len(data) or (has_length and length < _LENGTH_BYTES):
+            yield Segment(None, start, len(data))
+            return
+        yield Segment(marker, start, at)
+
+
+def _jpeg(data: bytes) -> bytes:
+    """Keep the segments without comments and other programs' data."""
+    kept = [(0, 2)]
+    seen = dict.fromkeys((_JFIF, _EXIF, _ADOBE), 0)
+    for marker, start, stop in jpeg_segments(data):
+        is_kept = marker is None or (marker not in (_COMMENT, _ESCAPED) and marker not in _APPLICATION)
         if marker in seen and (marker != _EXIF or data[start + 4 : start + 10] == b"Exif\0\0"):
             seen[marker] += 1
             is_kept = seen[marker] <= (_MOST_EXIF if marker == _EXIF else 1)
         if is_kept:
-            kept.append(data[start:stop])
-        else:
-            dropped += stop - start
-        at = stop
-    else:  # no marker follows, and nothing that could be decoded
-        return b"".join(kept)
-    return b"".join([*kept, data[at:]]) if dropped else data
+            kept.append((start, stop))
+    return _of_parts(data, kept)
 
 
 def _png(data: bytes) -> bytes:
     """Keep critical chunks that are not empty, and ancillary ones that decoders use."""
-    kept, at, parts, dropped = [data[:8]], 8, 0, 0
+    kept, at, parts = [(0, 8)], 8, 0
     while at + 12 <= len(data):
         parts = _counted(parts)
         length, name = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
@@ -91,37 +117,37 @@ def _png(data: bytes) -> bytes:
         if stop > len(data):
             break
         if (name in _PNG_KEPT or name[:1].isupper()) and (length or name != b"IDAT"):
-            kept.append(data[at:stop])
-        else:
-            dropped += stop - at
+            kept.append((at, stop))
         at = stop
         if name == b"IEND":
             break
-    return b"".join([*kept, data[at:]]) if dropped else data
+    return _of_parts(data, [*kept, (at, len(data))])
 
 
 def _gif(data: bytes) -> bytes:
     """Keep the header, the graphic controls before the first image, and everything from that image on."""
-    start = 13 + (3 * 2 ** ((data[10] & 7) + 1) if len(data) > 10 and data[10] & 0x80 else 0)
-    kept, at = [data[:start]], start
-    parts, dropped = 0, 0
+    at = 13 + (3 * 2 ** ((data[10] & 7) + 1) if len(data) > 10 and data[10] & 0x80 else 0)
+    kept, parts = [(0, at)], 0
     while found := _GIF_BLOCK.search(data, at):
         parts = _counted(parts)
-        dropped += found.start() - at
-        at = found.start()
-        if data[at] != _EXTENSION:
+        start = found.start()
+        if data[start] != _EXTENSION:
+            kept.append((start, len(data)))
             break
-        stop = at + 2
-        for end in _sub_blocks(data, stop):
-            parts, stop = _counted(parts), end
-        if data[at + 1 : at + 2] == bytes([_GRAPHIC_CONTROL]):
-            kept.append(data[at:stop])
-        else:
-            dropped += stop - at
-        at = stop
-    else:  # no block follows, and nothing that could be decoded
-        return b"".join(kept)
-    return b"".join([*kept, data[at:]]) if dropped else data
+        at = start + 2
+        for end in _sub_blocks(data, at):
+            parts, at = _counted(parts), end
+        if data[start + 1 : start + 2] == bytes([_GRAPHIC_CONTROL]):
+            kept.append((start, at))
+    return _of_parts(data, kept)
+
+
+def _of_parts(data: bytes, parts: Sequence[tuple[int, int]]) -> bytes:
+    """Return the parts of a file between positions; the file itself if they are all of it."""
+    if sum(stop - start for start, stop in parts) >= len(data):
+        return data
+    view = memoryview(data)
+    return b"".join([view[start:stop] for start, stop in parts])
 
 
 def _sub_blocks(data: bytes, at: int) -> Iterator[int]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from .containers import SCAN, jpeg_segments
 from .images import check_pixels
 
 try:
@@ -19,8 +20,7 @@ except ImportError:  # a minimal installation that only runs exported directorie
 _MAGIC = b"\xff\xd8\xff"
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL = (0xC0, 0xC1)
-_SCAN, _STANDALONE = 0xDA, frozenset([0x01, *range(0xD0, 0xD8)])
-"""Markers of frames, of sequential frames, of scans, and markers without a length (ITU-T T.81, table B.1)."""
+"""Markers of frames, and of sequential frames (ITU-T T.81, table B.1)."""
 _ORIENTATION, _FIRST_TRANSPOSED = 0x0112, 5
 """EXIF tag of the orientation, and the first of its values that swap width and height."""
 _REDUCTIONS = (8, 4, 2)
@@ -39,22 +39,14 @@ def is_single_scan(data: bytes) -> bool:
     Files with several scans (progressive ones, and those with a scan for each colour) are in memory as a whole before
     decoding starts, whatever the scale. A file that cannot be parsed counts as one of those.
     """
-    at, colours = 2, None
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:  # a fill byte
-            at += 1
-            continue
-        if marker in _STANDALONE:
-            at += 2
-            continue
+    colours = None
+    for marker, start, _ in jpeg_segments(data):
         if marker in _FRAMES:
-            if marker not in _SEQUENTIAL or at + 10 > len(data):
+            if marker not in _SEQUENTIAL or start + 10 > len(data):
                 return False
-            colours = data[at + 9]
-        if marker == _SCAN:
-            return colours is not None and data[at + 4 : at + 5] == bytes([colours])
-        at += 2 + int.from_bytes(data[at + 2 : at + 4])
+            colours = data[start + 9]
+        if marker == SCAN:
+            return colours is not None and data[start + 4 : start + 5] == bytes([colours])
     return False
 
 
