@@ -79,7 +79,7 @@ def test_a_job_begun_on_one_engine_goes_on_on_the_other(folder):
     "runs",
     [
         pytest.param([([], -signal.SIGKILL), ([], -signal.SIGKILL), ([], 0)], id="beam in one process"),
-        pytest.param([([], -signal.SIGKILL), (BEAM, 1), (BEAM, 0)], id="beam"),
+        pytest.param([([], -signal.SIGKILL), (BEAM, 1), ([], 0)], id="beam"),
         pytest.param([([*SPARK[:-1], "local[2,4]"], 0)], id="spark that retries", marks=pytest.mark.spark),
     ],
 )
