@@ -11,7 +11,8 @@ from apache_beam.pvalue import PBegin, PCollection
 
 from ..datasets.inputs import ReaderOptions, Shard, read_documents, whole_file
 from ..datasets.inputs.globs import Glob, is_glob
-from ..datasets.inputs.listing import NO_MATCH, AllBelow, Listed, files_of, list_inputs, list_location
+from ..datasets.inputs.listing import NO_MATCH, AllBelow, Listed, files_of, list_location
+from ..datasets.inputs.recognition import recognised_inputs
 from ..encoders.document import Document
 from ..errors import SpecError
 from . import document_coder as _document_coder  # noqa: F401 - registers the coder of documents
@@ -21,10 +22,10 @@ from .templates import known
 class ReadDocuments(beam.PTransform):
     """Reads documents; every match of the patterns is one, or a table of them.
 
-    Files that end in `.jsonl`, `.json`, `.ndjson`, `.csv`, `.tsv` (all of them also with `.gz`) and `.parquet` are
-    tables: each line or row is a document, or, where it cannot be read, a document with `failures`, which `Embed` sends
-    to its failures. So is each sample of a `.tar` (compressed or not): its image or audio. Every other file is a
-    document of its own, with its path as id. `Embed` fetches its content on threads, while the model works.
+    Tables (Parquet, CSV, TSV, JSON lines, lists of URIs) have a document in each line or row; one that cannot be read
+    is a document with `failures`, which `Embed` sends to its failures. So is each sample of a tar: its image or audio.
+    Every other file is a document of its own, with its path as id. `Embed` fetches its content on threads, while the
+    model works. The ending of a name says what a file is, or else its first bytes (docs/formats.md, "Inputs").
 
     Folders and patterns mean what they mean on the command line (docs/formats.md, "Patterns"): `photos/**/*.jpg` finds
     photographs at any depth, those at the top too, with the captions and metadata beside them as tags. URLs are listed
@@ -102,7 +103,8 @@ class _ListFn(beam.DoFn):
         self._allow_empty = allow_empty
 
     def process(self, patterns: Sequence[str]) -> Iterable[Shard]:
-        return map(whole_file, list_inputs(patterns, list_input=_list_input, allow_empty=self._allow_empty))
+        files = recognised_inputs(patterns, list_input=_list_input, allow_empty=self._allow_empty)
+        return (whole_file(one.file, one.kind) for one in files)
 
 
 class _ReadFn(beam.DoFn):

@@ -5,5 +5,6 @@
 - `lock`: one job at a time in a directory; `processes`: identifying processes and checking whether they are alive
 - `retries`: when a failed fetch is retried
 - `cache`: the directory for downloads and compiled graphs
+- `compression`: files that are compressed as a whole
 - `parquet`: Parquet files with checksums; `json_text`: values as JSON, and strings that UTF-8 can encode
 """

@@ -120,7 +120,8 @@ def _decode(data: bytes, max_pixels: int, reduced_to: tuple[int, int] | None) ->
         raise RowError(
             Stage.DECODE,
             Code.UNDECODABLE,
-            f"{len(data)} bytes that begin with {data[:8]!r} are {_described(data)}",
+            f"{len(data)} bytes that begin with {data[:8]!r} are "
+            + (described_other(data) or f"no image of a known format ({', '.join(FORMATS)})"),
         ) from err
     except MemoryError:
         raise
@@ -131,8 +132,8 @@ def _decode(data: bytes, max_pixels: int, reduced_to: tuple[int, int] | None) ->
     return image
 
 
-def _described(data: bytes) -> str:
-    """Return what a file is that is no image, with what to do about it."""
+def described_other(data: bytes) -> str | None:
+    """Return what a file is that is no image, with what to do about it; None if it is of no known format."""
     start = data[:512]
     if start[4:8] == b"ftyp" and start[8:12] in _BRANDS:
         return _BRANDS[start[8:12]]
@@ -147,7 +148,7 @@ def _described(data: bytes) -> str:
         return "a list of addresses: give JSON lines with a field 'uri', or CSV with a column 'url'"
     if text and not start.translate(None, _TEXT_BYTES):
         return "a text: give texts as JSON lines with a field 'text', or as CSV"
-    return f"no image of a known format ({', '.join(FORMATS)})"
+    return None
 
 
 def check_pixels(size: tuple[int, int], max_pixels: int) -> None:

@@ -1,6 +1,7 @@
 """Lists the inputs of a job, cuts them into shards, and reads shards as documents or rows.
 
 - `globs`: the pattern language; `listing`: lists folders, patterns and files
+- `recognition`: how each file is read, by its name or its first bytes
 - `planning`: `plan_shards` cuts a job's input into shards; `shards`: one shard
 - `readers`: reads a shard as documents; `rows`: reads a shard as rows; `row_schemas`: their common schema
 - `lines`: reads JSON lines and CSV record by record; `tars`: reads archives member by member; `samples`: groups files

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import csv
-import gzip
 import io
 import json
 from collections.abc import Iterator
@@ -13,7 +12,9 @@ from typing import IO, Any, NamedTuple, cast
 import numpy as np
 
 from ...errors import DatasetError
+from ...files.compression import decompressed
 from ...files.file_systems import open_input
+from .listing import uncompressed_name
 
 MAX_RECORD_BYTES = 128 * 2**20
 """Maximum bytes of one record; a missing line break or quote must not load the rest of a file into memory."""
@@ -51,26 +52,10 @@ class BrokenFileError(ValueError):
     """Raised for a file that cannot be read as UTF-8 text at all, or has no valid header."""
 
 
-class OwningGzipFile(gzip.GzipFile):
-    """A gzip file that also closes the file it reads from.
-
-    It adds no buffer, so that a truncated file still yields everything before the cut.
-    """
-
-    def close(self) -> None:
-        """Close both files."""
-        compressed: Any = self.fileobj
-        super().close()
-        if compressed is not None:
-            compressed.close()
-
-
 def open_text(path: str) -> IO[bytes]:
-    """Open a text file for reading as bytes; decompress it if its name ends in `.gz`."""
-    raw = open_input(path)
-    if path.lower().endswith(".gz"):
-        return cast(IO[bytes], OwningGzipFile(fileobj=raw, mode="rb"))
-    return io.BufferedReader(cast(io.RawIOBase, raw), _BLOCK)
+    """Open a text file for reading as bytes, decompressed if it is compressed."""
+    file, compression = decompressed(open_input(path))
+    return file if compression else io.BufferedReader(cast(io.RawIOBase, file), _BLOCK)
 
 
 def json_records(file: IO[bytes], *, offset: int = 0, line: int = 1) -> Iterator[TextRecord]:
@@ -92,6 +77,18 @@ def json_records(file: IO[bytes], *, offset: int = 0, line: int = 1) -> Iterator
         value, problem = None, ""
         try:
             value = json_object(_text(one).rstrip("\r\n"))
+        except ValueError as err:
+            problem = str(err)
+        yield TextRecord(one.number, one.offset, value, problem)
+
+
+def uri_records(file: IO[bytes], *, offset: int = 0, line: int = 1) -> Iterator[TextRecord]:
+    """Yield the lines of a list of URIs as objects with the field `uri`; see `json_records`."""
+    for one in _lines(file, offset, line):
+        value, problem = None, ""
+        try:
+            uri = _text(one).strip()
+            value = {"uri": uri} if uri else None
         except ValueError as err:
             problem = str(err)
         yield TextRecord(one.number, one.offset, value, problem)
@@ -127,7 +124,7 @@ def _is_too_deep(value: Any) -> bool:
 
 def csv_delimiter(path: str) -> str:
     """Return the delimiter of a file: a tab for `.tsv`, else a comma."""
-    return "\t" if path.lower().removesuffix(".gz").endswith(".tsv") else ","
+    return "\t" if uncompressed_name(path).endswith(".tsv") else ","
 
 
 def csv_header(file: IO[bytes], path: str) -> list[str] | None:
@@ -248,7 +245,7 @@ def line_starts(path: str, every: int) -> list[int]:
 
 def check_json_lines(path: str) -> None:
     """Raise `DatasetError`, with a hint, for a `.json` file that is one JSON value: each line would be a failure."""
-    if not path.lower().removesuffix(".gz").endswith(".json"):
+    if not uncompressed_name(path).endswith(".json"):
         return  # the extension promises JSON lines: any other line is a failure
     try:
         with open_text(path) as file:

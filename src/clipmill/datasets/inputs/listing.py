@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 from ...errors import DatasetError
+from ...files.compression import SUFFIXES
 from ...files.file_systems import dataset_errors, is_local, open_location, url_of
 from .globs import Glob, is_glob
 
-Kind = Literal["files", "jsonl", "csv", "parquet", "tar"]
+Kind = Literal["files", "jsonl", "csv", "uris", "parquet", "tar"]
 
 _KINDS: dict[str, Kind] = {
     ".jsonl": "jsonl",
@@ -32,8 +33,7 @@ IMAGE_EXTENSIONS = frozenset(
     ["jpg", "jpeg", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "ppm", "pgm", "pbm", "pnm"]
 )
 """Extensions of images that may have sidecar files. Whether a file is an image is decided later, by its content."""
-_TAR_EXTENSIONS = (".tar", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tbz2", ".txz", ".tzst")
-"""Compressions other than gzip are refused when the archive is read."""
+_TAR_EXTENSIONS = (".tar", ".tgz", ".tbz2", ".txz", ".tzst")
 _VERSIONS = ("ETag", "etag", "generation", "md5Hash", "LastModified", "last_modified", "updated", "mtime", "created")
 """Names that file systems use for the version of a file's content, the most reliable first."""
 NO_MATCH = " matches no file ('**' crosses folders, '*' does not)"
@@ -63,10 +63,16 @@ Lister = Callable[[str], tuple[list[Listed], str]]
 
 def kind_of(path: str) -> Kind:
     """Return how a file is read, based on its name; a file with an unknown extension is one document."""
-    name = path.lower().removesuffix(".gz")
+    name = uncompressed_name(path)
     if name.endswith(_TAR_EXTENSIONS):
         return "tar"
     return _KINDS.get(os.path.splitext(name)[1], "files")
+
+
+def uncompressed_name(path: str) -> str:
+    """Return a path in lower case, without the ending of a compression."""
+    name = path.lower()
+    return next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), name)
 
 
 def list_inputs(inputs: Sequence[str], *, list_input: Lister | None = None, allow_empty: bool = False) -> list[Listed]:

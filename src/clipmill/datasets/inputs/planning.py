@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+import typing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ...errors import DatasetError, check_choice, check_integer
-from ...files.file_systems import Folder
+from ...files.file_systems import Folder, open_location, url_of
 from ...messages import setting
 from ..directory import PLAN
-from .listing import Kind, Listed, kind_of, list_inputs
-from .shards import ROWS_PER_SHARD, SPANS, Shard, cut, fingerprint_of, piece
+from .listing import Kind, Listed
+from .recognition import InputFile, recognised_inputs
+from .shards import ROWS_PER_SHARD, Shard, cut, fingerprint_of, piece
 
 _PLANNERS = 8
 """Files that are inspected in parallel; the threads mostly wait for object stores."""
@@ -33,11 +35,10 @@ def plan_shards(
 ) -> list[Shard]:
     """List the inputs of a job and cut them into shards.
 
-    The extension of a file decides how it is read: `.jsonl`, `.json`, `.ndjson`, `.csv`, `.tsv` (also with `.gz`) and
-    `.parquet` files are tables, `.tar` files (also compressed) hold samples, and any other file is one document.
-    Planning reads JSON lines and CSV files once, to find where their shards begin. It reads only the footer of Parquet
-    files and only the headers of local tars. A compressed file is one shard, because reading cannot start in its
-    middle, and so is a remote tar. A file that cannot be read is a shard too; reading that shard returns a failure.
+    `input_files` decides how each file is read. Planning reads JSON lines, CSV files and lists of URIs once, to find
+    where their shards begin. It reads only the footer of Parquet files and only the headers of local tars. A compressed
+    file is one shard, because reading cannot start in its middle, and so is a remote tar. A file that cannot be read is
+    a shard too; reading that shard returns a failure.
 
     With a previous plan, unchanged files keep their shards and are not inspected again: one new image in a folder adds
     one shard and moves no other. A changed table is cut again. A shard of files keeps the files that are still there,
@@ -51,19 +52,39 @@ def plan_shards(
         previous: The plan of the same job's first start. Shards keep its numbers; new shards get the numbers after it.
 
     Raises:
-        DatasetError: If an input has no files, cannot be listed, or is a JSON array.
+        DatasetError: If an input has no files, cannot be listed, is a JSON array, or is named and cannot be read.
+    """
+    return cut_inputs(input_files(inputs, kind=kind), rows_per_shard=rows_per_shard, previous=previous)
+
+
+def input_files(inputs: Sequence[str], *, kind: Kind | None = None) -> list[InputFile]:
+    """Return the files of a job's input, and how each is read; see `recognised_inputs`.
+
+    Raises:
+        DatasetError: If an input has no files or cannot be listed, or if one is named by its own path, and its name and
+            content are those of nothing that can be embedded. Such a file of a folder or pattern is a row that fails.
     """
     if isinstance(inputs, str):
         inputs = [inputs]
     if not inputs:
         raise DatasetError("no inputs: name files, folders or globs")
     if kind is not None:
-        check_choice("kind", kind, ("files", *SPANS), error=DatasetError)
+        check_choice("kind", kind, typing.get_args(Kind), error=DatasetError)
+    files = recognised_inputs(inputs, kind=kind)
+    named = {url_of(*open_location(given)) for given in inputs}
+    if wrong := next((one for one in files if one.problem and one.file.path in named), None):
+        raise DatasetError(f"the input {wrong.file.path} is {wrong.problem}")
+    return files
+
+
+def cut_inputs(
+    files: Sequence[InputFile], *, rows_per_shard: int = ROWS_PER_SHARD, previous: Sequence[Shard] = ()
+) -> list[Shard]:
+    """Cut the files of a job's input into shards; see `plan_shards`."""
     check_integer("rows_per_shard", rows_per_shard, error=DatasetError)
-    listed = [(file, kind or kind_of(file.path)) for file in list_inputs(inputs)]
-    files = [file for file, kind in listed if kind == "files"]
-    tables = [(file, kind) for file, kind in listed if kind != "files"]
-    pieces = [*_cut_files(files, previous, rows_per_shard), *_cut_tables(tables, previous, rows_per_shard)]
+    documents = [one.file for one in files if one.kind == "files"]
+    tables = [one for one in files if one.kind != "files"]
+    pieces = [*_cut_files(documents, previous, rows_per_shard), *_cut_tables(tables, previous, rows_per_shard)]
     first_new = max((number_of(shard) for shard in previous), default=-1) + 1
     kept = sorted(((number, one) for number, one in pieces if number is not None), key=lambda pair: pair[0])
     new = enumerate((one for number, one in pieces if number is None), first_new)
@@ -86,15 +107,15 @@ def _cut_files(files: Sequence[Listed], previous: Sequence[Shard], rows: int) ->
         yield None, piece("files", new[first : first + rows])
 
 
-def _cut_tables(tables: Sequence[tuple[Listed, Kind]], previous: Sequence[Shard], rows: int) -> Iterator[_Numbered]:
+def _cut_tables(tables: Sequence[InputFile], previous: Sequence[Shard], rows: int) -> Iterator[_Numbered]:
     """Cut tables into shards; an unchanged table keeps its previous shards."""
     known: dict[str, list[Shard]] = {}
     for shard in previous:
         if shard.kind != "files":
             known.setdefault(shard.paths[0], []).append(shard)
 
-    def cut_one(table: tuple[Listed, Kind]) -> list[_Numbered]:
-        file, kind = table
+    def cut_one(table: InputFile) -> list[_Numbered]:
+        file, kind = table.file, table.kind
         old = known.get(file.path, [])
         numbers = [number_of(shard) for shard in old]
         if old and (old[0].kind, old[0].fingerprint) == (kind, fingerprint_of([file])):

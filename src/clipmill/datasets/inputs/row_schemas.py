@@ -57,6 +57,8 @@ def _schema_of_file(shard: Shard, plan: RowPlan | None) -> pa.Schema | None:
     if shard.kind == "jsonl":
         declared = [] if plan is None else _declared(plan)
         return pa.schema([*declared, pa.field(TAGS, pa.string(), metadata={REST_KEY: b"[]"})])
+    if shard.kind == "uris":
+        return pa.schema([pa.field("uri", pa.string())])
     try:
         if shard.kind == "csv":
             with open_text(path) as file:

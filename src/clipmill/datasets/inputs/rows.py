@@ -17,7 +17,7 @@ from ..tables.carried import CarriedRow, carried_rows
 from ..tables.column_types import top_level
 from ..tables.scalars import holds_audio, read_scalar
 from ..tables.sizes import BATCH_BYTES, BATCH_ROWS
-from .lines import csv_delimiter, csv_header, csv_records, json_records, open_text
+from .lines import TextRecord, csv_delimiter, csv_header, csv_records, json_records, open_text, uri_records
 from .samples import KEY, MAX_FILE_BYTES, read_files, read_samples
 from .shards import Shard
 from .tars import open_tar
@@ -64,7 +64,8 @@ def read_rows(
 ) -> Iterator[SourceRow]:
     """Read a shard as rows, if needed with some of its columns only.
 
-    A row of JSON lines is the line's object, unchanged; the values of CSV are strings or None. A sample of a tar is a
+    A row of JSON lines is the line's object, unchanged; the values of CSV are strings or None. A line of a list of URIs
+    is a row with the column `uri`. A sample of a tar is a
     row of `key`, `image`, `audio`, `text` and `tags`, and so is a file of a folder with its sidecar files; see
     `samples`. `choose` returns the columns to read from a Parquet file, given all of its columns; by default all are
     read. `selection` does the same, and carries columns to the output without converting them to Python.
@@ -76,7 +77,9 @@ def read_rows(
     path, at = shard.paths[0], [shard.start if shard.kind == "tar" else shard.line]
     try:
         if shard.kind == "jsonl":
-            yield from _json_rows(shard, at)
+            yield from _line_rows(shard, at, json_records)
+        elif shard.kind == "uris":
+            yield from _line_rows(shard, at, uri_records)
         elif shard.kind == "csv":
             yield from _csv_rows(shard, at)
         elif shard.kind == "files" or shard.kind == "tar":  # narrows the type for `assert_never`
@@ -92,10 +95,10 @@ def read_rows(
         yield SourceRow(place, {}, _failure_of(err, path).at(row=place))
 
 
-def _json_rows(shard: Shard, at: list[int]) -> Iterator[SourceRow]:
+def _line_rows(shard: Shard, at: list[int], records: Callable[..., Iterator[TextRecord]]) -> Iterator[SourceRow]:
     path = shard.paths[0]
     with open_text(path) as file:
-        for number, record in enumerate(json_records(file, offset=shard.offset, line=shard.line), shard.start):
+        for number, record in enumerate(records(file, offset=shard.offset, line=shard.line), shard.start):
             if number == shard.stop:
                 return
             at[0] = record.line + 1

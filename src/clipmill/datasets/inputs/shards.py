@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ...files.compression import compression_of
 from ...files.file_systems import is_local, open_input, open_location
 from ...files.json_text import clean_text
 from .lines import check_json_lines, csv_delimiter, csv_records, line_starts, open_text
@@ -104,13 +105,16 @@ def cut(file: Listed, kind: Kind, rows: int) -> list[Shard]:
     if kind == "jsonl":
         check_json_lines(file.path)
     spans_of, spans = SPANS[kind], [dict[str, Any]()]
-    if not file.path.lower().endswith(".gz") and file.size != 0:
+    if file.size != 0:
         with contextlib.suppress(Exception):  # a worker reads the file again, and reports the error as a failure
             spans = list(spans_of(file.path, rows))
     return [piece(kind, [file], **span) for span in spans]
 
 
 def _line_spans(path: str, rows: int) -> Iterator[dict[str, Any]]:
+    if _is_compressed(path):
+        yield {}
+        return
     starts = line_starts(path, rows)
     for number, offset in enumerate(starts):
         stop = (number + 1) * rows if number + 1 < len(starts) else None
@@ -118,6 +122,9 @@ def _line_spans(path: str, rows: int) -> Iterator[dict[str, Any]]:
 
 
 def _csv_spans(path: str, rows: int) -> Iterator[dict[str, Any]]:
+    if _is_compressed(path):
+        yield {}
+        return
     with open_text(path) as file:
         records = csv_records(file, csv_delimiter(path))
         next(records, None)  # the header
@@ -159,4 +166,9 @@ def _tar_spans(path: str, rows: int) -> Iterator[dict[str, Any]]:
         yield {"start": number * rows, "stop": stop, "offset": offset}
 
 
-SPANS = {"jsonl": _line_spans, "csv": _csv_spans, "parquet": _parquet_spans, "tar": _tar_spans}
+def _is_compressed(path: str) -> bool:
+    with open_input(path) as file:
+        return compression_of(file.read(10)) is not None
+
+
+SPANS = {"jsonl": _line_spans, "uris": _line_spans, "csv": _csv_spans, "parquet": _parquet_spans, "tar": _tar_spans}

@@ -11,22 +11,16 @@ import dataclasses
 import io
 import tarfile
 from collections.abc import Iterator
-from typing import IO, cast
+from typing import IO
 
+from ...files.compression import decompressed
 from ...files.file_systems import open_input
-from .lines import OwningGzipFile
 
 BLOCK = tarfile.BLOCKSIZE
 _MAX_EXTENDED_BYTES = 2**20
 """Maximum bytes of one extended header (names and times); a broken size must not load the whole file into memory."""
 _MAX_MEMBER_BYTES = 2**50
 """Maximum member size that a header may claim. No real file is larger, and file systems cannot seek beyond it."""
-_COMPRESSIONS = {
-    b"\x1f\x8b": "gzip",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ\x00": "xz",
-    b"\x28\xb5\x2f\xfd": "Zstandard",
-}
 _NAMES_OF_NEXT = {tarfile.GNUTYPE_LONGNAME: "path", tarfile.GNUTYPE_LONGLINK: "linkpath"}
 
 
@@ -184,24 +178,20 @@ class TarStream:
 
 
 def open_tar(path: str, offset: int = 0) -> TarStream:
-    """Open an archive, uncompressed or compressed with gzip; its first bytes decide which.
+    """Open an archive, decompressed if it is compressed; its first bytes tell.
 
     Args:
         path: Path or URL.
         offset: Byte at which a header begins; must be 0 for a compressed archive.
 
     Raises:
-        BrokenTarError: If it is compressed with anything else.
+        CompressionError: If its compression is not read.
     """
     raw = open_input(path)
     with contextlib.ExitStack() as stack:
         stack.callback(raw.close)
-        start = raw.read(8)
-        compression = next((name for magic, name in _COMPRESSIONS.items() if start.startswith(magic)), None)
-        if compression not in (None, "gzip"):
-            raise BrokenTarError(f"it is compressed with {compression}; decompress it, or compress it with gzip")
-        raw.seek(offset)
+        file, compression = decompressed(raw)
+        if not compression:
+            file.seek(offset)
         stack.pop_all()
-    if compression:
-        return TarStream(cast(IO[bytes], OwningGzipFile(fileobj=raw, mode="rb")), offset, is_compressed=True)
-    return TarStream(raw, offset)
+    return TarStream(file, offset, is_compressed=compression is not None)

@@ -1,0 +1,154 @@
+"""What the files of an input are: by their names or, where a name says nothing, by their first bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from ...files.compression import CompressionError, decompressed
+from ...files.file_systems import is_local, open_input, open_location
+from .listing import IMAGE_EXTENSIONS, Kind, Listed, Lister, kind_of, list_inputs
+from .samples import AUDIO_EXTENSIONS
+
+_OPENERS = 16
+"""Files that are opened in parallel; the threads mostly wait for disks and object stores."""
+_MAX_REMOTE = 10_000
+"""Maximum files of object stores that are opened: each costs a request, and millions may have no ending."""
+_START_BYTES = 4096
+_TAR_MARK = slice(257, 262)
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S|data:")
+_READ_COMPRESSED = ("jsonl", "uris", "tar")
+"""Kinds that are recognised in a compressed file."""
+
+
+class InputFile(NamedTuple):
+    """A file of the input, and how it is read.
+
+    Attributes:
+        file: The file.
+        kind: How it is read.
+        problem: What the file is, with a way out, if it holds nothing to embed; "" otherwise.
+    """
+
+    file: Listed
+    kind: Kind
+    problem: str = ""
+
+
+def recognised_inputs(
+    inputs: Sequence[str], *, kind: Kind | None = None, list_input: Lister | None = None, allow_empty: bool = False
+) -> list[InputFile]:
+    """List the files of all inputs, and decide how each is read.
+
+    The ending of a name decides, if it is that of a table, an archive, an image or audio. Any other file is opened, and
+    its first bytes decide: Parquet, tar, JSON lines, a list of URIs, an image or audio. Of object stores, the first
+    10,000 such files are opened; the rest are taken for images or audio.
+
+    Args:
+        inputs: See `list_inputs`.
+        kind: Read every file as this kind, whatever it is.
+        list_input: See `list_inputs`.
+        allow_empty: See `list_inputs`.
+
+    Raises:
+        DatasetError: See `list_inputs`.
+    """
+    files = list_inputs(inputs, list_input=list_input, allow_empty=allow_empty)
+    if kind is not None:
+        return [InputFile(file, kind) for file in files]
+    unclear = [file for file in files if not _is_clear(file.path) and file.size != 0]
+    found: dict[str, InputFile] = {}
+    if unclear:
+        with ThreadPoolExecutor(_OPENERS) as pool:
+            found = {one.file.path: one for one in pool.map(recognised, _few_remote(unclear))}
+    return [found.get(file.path) or InputFile(file, kind_of(file.path)) for file in files]
+
+
+def recognised(file: Listed) -> InputFile:
+    """Return how a file is read, by its first bytes; one that cannot be opened is left to its reader."""
+    try:
+        with open_input(file.path) as opened:
+            start = opened.read(_START_BYTES)
+            opened.seek(0)
+            content, compression = decompressed(opened)
+            inside = content.read(_START_BYTES) if compression else start
+    except CompressionError as err:
+        return InputFile(file, "files", f"a file that is not read: {err}")
+    except Exception:  # drivers and codecs raise errors of their own; the reader reports them as failures
+        return InputFile(file, "files")
+    if not start:
+        return InputFile(file, "files")
+    kind, problem = _kind_of_content(inside)
+    if compression and kind not in _READ_COMPRESSED:
+        what = "a Parquet table" if kind == "parquet" else "a file"
+        return InputFile(file, "files", f"{what} compressed with {compression}: decompress it")
+    return InputFile(file, kind, problem)
+
+
+def _is_clear(path: str) -> bool:
+    """Return whether the ending of a name says how the file is read."""
+    ending = os.path.splitext(path)[1].lower().lstrip(".")
+    return kind_of(path) != "files" or ending in IMAGE_EXTENSIONS or ending in AUDIO_EXTENSIONS
+
+
+def _few_remote(files: Iterable[Listed]) -> list[Listed]:
+    opened, remote = [], 0
+    for file in files:
+        if "://" in file.path and not is_local(open_location(file.path)[0]):
+            remote += 1
+            if remote > _MAX_REMOTE:
+                continue
+        opened.append(file)
+    return opened
+
+
+def _kind_of_content(start: bytes) -> tuple[Kind, str]:
+    """Return how a file that begins with these bytes is read, and its problem if it holds nothing to embed."""
+    from ...media.audio import sniff_audio_type
+    from ...media.images import sniff_media_type
+
+    if start.startswith(b"PAR1"):
+        return "parquet", ""
+    if start[_TAR_MARK] == b"ustar":
+        return "tar", ""
+    if sniff_media_type(start) or sniff_audio_type(start[:16]):
+        return "files", ""
+    for recognise in (_json_kind, _list_kind):
+        if kind := recognise(start):
+            return kind
+    return "files", _described(start)
+
+
+def _json_kind(start: bytes) -> tuple[Kind, str] | None:
+    line, _, rest = start.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")
+    if line.startswith(b"["):
+        return "files", "a JSON array; make JSON lines of it: jq -c '.[]' file.json > file.jsonl"
+    if not line.startswith(b"{"):
+        return None
+    try:
+        json.loads(line)
+    except ValueError:
+        if rest:
+            return "files", "JSON over many lines; make JSON lines of it: jq -c . file.json > file.jsonl"
+    return "jsonl", ""  # a whole line, or the beginning of a long one
+
+
+def _list_kind(start: bytes) -> tuple[Kind, str] | None:
+    """Recognise a list of URIs, one on each line."""
+    try:
+        text = start.decode("utf-8-sig", errors="strict" if len(start) < _START_BYTES else "ignore")
+    except UnicodeDecodeError:
+        return None
+    lines = [line.strip() for line in text.splitlines()]
+    whole = lines if len(start) < _START_BYTES or len(lines) == 1 else lines[:-1]
+    return ("uris", "") if any(whole) and all(_URI.match(line) for line in whole if line) else None
+
+
+def _described(start: bytes) -> str:
+    from ...media.images import described_other
+
+    return described_other(start) or "no table, archive, image or audio of a known format"
