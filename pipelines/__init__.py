@@ -3,7 +3,8 @@
 - `cli`: the commands; `options`: their flags, made from the fields of `EncoderSpec`; `cli_messages`: messages with
   flags instead of keywords; `console`: the terminal
 - `jobs`: the common part of `embed`, `rank` and `classify`; `engines`: runs shards on Beam or Spark
-- `outcome`: summary and exit code; `dry_run`: `--dry-run`; `skip_existing`: `--skip-existing`
+- `outcome`: summary and exit code; `dry_run`: `--dry-run`; `input_notes`: what a job makes of its input;
+  `skip_existing`: `--skip-existing`
 - `job_metrics`: `--metrics`
 - `embed`, `rank`, `classify`: the plan of each command, and its output without a job; `listed`: files given by name
 - `score_commands`: the commands `rank` and `classify`

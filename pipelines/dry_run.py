@@ -12,11 +12,13 @@ from rich.table import Table
 
 from ..datasets.inputs.shards import Shard
 from ..errors import DatasetError
+from ..jobs.input_use import InputUse
 from ..jobs.job import Job
 from ..jobs.resume import Progress
 from ..reports.words import many
 from . import console
 from .cli_messages import in_flags
+from .input_notes import as_dicts, lines_of
 
 
 def resumed_text(progress: Progress) -> str:
@@ -33,7 +35,14 @@ def resumed_text(progress: Progress) -> str:
 
 
 def show_plan(
-    job: Job, shards: Sequence[Shard], start: Callable[[], Progress], *, resumes: bool, engine: str, as_json: bool
+    job: Job,
+    shards: Sequence[Shard],
+    uses: Sequence[InputUse],
+    start: Callable[[], Progress],
+    *,
+    resumes: bool,
+    engine: str,
+    as_json: bool,
 ) -> int:
     """Print what a job would do; `start` checks its start and writes nothing. Return 0, or 2 if it would be refused."""
     refused = None
@@ -49,6 +58,7 @@ def show_plan(
         "output": job.directory,
         "format": job.format,
         **_sizes(shards),
+        "inputs": as_dicts(uses),
         "resumes": resumes,
         "shards_there": progress.done,
         "rows_there": progress.rows,
@@ -62,7 +72,7 @@ def show_plan(
     if as_json:
         click.echo(json.dumps(found, indent=1))
     else:
-        console.out.print(_table(found, progress), soft_wrap=True)
+        console.out.print(_table(found, progress, lines_of(uses, of_rows=job.plan.of_rows)), soft_wrap=True)
     if refused is not None and not as_json:
         console.say(f"Error: it would be refused: {refused}")
     return 0 if refused is None else 2
@@ -89,10 +99,12 @@ def _rows_of(shard: Shard) -> int | None:
     return None if shard.stop is None else shard.stop - shard.start
 
 
-def _table(found: Mapping[str, Any], progress: Progress) -> Table:
+def _table(found: Mapping[str, Any], progress: Progress, taken: Sequence[str]) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_row("model", f"{found['model']}, {found['dim']} values in a vector")
     table.add_row("input", _said(found))
+    for line in taken:
+        table.add_row("", line)
     if found["resumes"]:
         table.add_row(
             "there already", f"{found['shards_there']} of {found['shards']} shards, {found['rows_there']:,} rows"

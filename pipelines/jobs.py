@@ -15,7 +15,7 @@ import click
 
 from ..datasets.dataset import DatasetSummary, count_finished, finish_job, summarise
 from ..datasets.directory import ATTEMPTS, check_is_no_file
-from ..datasets.inputs.planning import plan_shards
+from ..datasets.inputs.planning import cut_inputs, input_files
 from ..datasets.inputs.readers import CONTENT_AND_ID, DEFAULT_READER, ReaderOptions
 from ..datasets.inputs.shards import Shard
 from ..encoders import EncoderSpec, load_encoder
@@ -24,6 +24,7 @@ from ..encoders.plans.plan import Plan
 from ..errors import ClipmillError, DatasetError
 from ..files.file_systems import Folder
 from ..files.lock import DirectoryLock, refuse_if_held
+from ..jobs.input_use import uses_of
 from ..jobs.job import Job
 from ..jobs.job_counts import JobCounts
 from ..jobs.options import JobOptions
@@ -36,6 +37,7 @@ from . import console
 from .cli_messages import in_flags
 from .dry_run import resumed_text, show_plan
 from .engines import is_local, run_beam, run_spark, split_engine_options
+from .input_notes import lines_of
 from .job_metrics import check_metrics_file, exported
 from .options import check_engine
 from .outcome import allowed_failures, judge, summary_table
@@ -173,13 +175,16 @@ def run(arguments: JobArguments) -> int:
     try:
         previous = _previous_run(arguments)
         planned = previous.plan if previous else ()
-        shards = plan_shards(arguments.inputs, rows_per_shard=arguments.rows_per_shard, previous=planned)
+        files = input_files(arguments.inputs)
+        shards = cut_inputs(files, rows_per_shard=arguments.rows_per_shard, previous=planned)
         job = plan_job(arguments.spec, arguments.output, shards, arguments.options)
         _refuse_output_inside(arguments.inputs, job.directory)
+        uses = uses_of(files, arguments.options)
         if arguments.dry_run:
             return show_plan(
                 job,
                 shards,
+                uses,
                 lambda: arguments.start(job, shards, previous, dry_run=True),
                 resumes=previous is not None,
                 engine=arguments.engine,
@@ -191,7 +196,7 @@ def run(arguments: JobArguments) -> int:
             job.plan.tool(load_encoder(arguments.spec))  # no old dataset is deleted for a job that cannot start
     except DatasetError as err:
         raise Refused(err) from err
-    found, seconds, rows = _run_shards(arguments, job, shards, previous)
+    found, seconds, rows = _run_shards(arguments, job, shards, previous, lines_of(uses, of_rows=job.plan.of_rows))
     if arguments.as_json:
         click.echo(json.dumps({**dataclasses.asdict(found), "wall_seconds": seconds}, indent=1))
     else:
@@ -213,9 +218,9 @@ def _previous_run(arguments: JobArguments) -> PreviousRun | None:
 
 
 def _run_shards(
-    arguments: JobArguments, job: Job, shards: Sequence[Shard], previous: PreviousRun | None
+    arguments: JobArguments, job: Job, shards: Sequence[Shard], previous: PreviousRun | None, taken: Sequence[str]
 ) -> tuple[DatasetSummary, float, int]:
-    """Start or resume a job, run it and finish it.
+    """Start or resume a job, say what is taken of its input, run it and finish it.
 
     Returns:
         Its summary, the seconds that this run took, and the rows that it read.
@@ -246,6 +251,8 @@ def _run_shards(
             console.say(f"Note: {resumed_text(progress)}")
         if progress.is_complete:
             return summarise(job.directory), 0.0, 0
+        for line in taken:
+            console.say(f"Input: {line}")
         started = time.perf_counter()
         with _hint_to_resume(job.directory, len(shards)):
             if progress.to_do:

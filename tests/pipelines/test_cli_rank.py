@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from cli_helpers import picture_vector, run, write_pictures
+from cli_helpers import notes_of, picture_vector, run, write_pictures
 from rank_expected import cosine_of, softmax_of
 
 from clipmill.datasets import read_dataset, read_failures
@@ -256,7 +256,7 @@ def test_a_job_that_ranked_nothing_says_so(lines, note, tmp_path, capsys) -> Non
     """And is no error: empty input is a success, and so are documents without matches."""
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, lines)))
     assert run("rank", tmp_path / "in.jsonl", "-o", tmp_path / "out", *MODEL) == 0
-    assert capsys.readouterr().err == note
+    assert notes_of(capsys.readouterr().err) == note.splitlines()
 
 
 def test_lines_that_tell_nothing_of_matches_are_read(tmp_path, capsys) -> None:

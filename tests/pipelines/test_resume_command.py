@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cli_helpers import run, run_example
+from cli_helpers import notes_of, run, run_example
 from places import DOCS
 from scrapes import samples
 
@@ -50,7 +50,7 @@ def test_resume_says_what_it_skips_and_does_the_rest(texts, capsys) -> None:
     capsys.readouterr()
     assert run(*command(texts, "--resume")) == 0
     said = capsys.readouterr()
-    assert said.err == "Note: 3 of 5 shards were done; to do: 2 (not finished)\n"
+    assert notes_of(said.err) == ["Note: 3 of 5 shards were done; to do: 2 (not finished)"]
     assert "rows in          9 " in said.out
     assert sorted(read_dataset(str(out))["id"].to_pylist()) == [str(n) for n in range(1, 10)]
     assert len({manifest["run"] for manifest in read_manifests(str(out))}) == 2
@@ -58,7 +58,7 @@ def test_resume_says_what_it_skips_and_does_the_rest(texts, capsys) -> None:
 
 def test_resume_with_nothing_there_starts(texts, capsys) -> None:
     assert run(*command(texts, "--resume")) == 0
-    assert capsys.readouterr().err == ""
+    assert notes_of(capsys.readouterr().err) == []
     assert summarise(str(texts.parent / "out")).complete
 
 

@@ -45,3 +45,8 @@ def write_pictures(folder: Path) -> Path:
 def picture_vector(number: int, dim: int = 8) -> list[float]:
     """Return the fake's vector of one of the three pictures: height, width, red, green, blue."""
     return ([4.0, 5.0 + number, *[40.0 * number] * 3] + [0.0] * dim)[:dim]
+
+
+def notes_of(said: str) -> list[str]:
+    """Return the lines of standard error, without those that say what is made of the input."""
+    return [line for line in said.splitlines() if not line.startswith("Input: ")]

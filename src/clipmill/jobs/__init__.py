@@ -1,7 +1,7 @@
 """Jobs: process shards from their input to their files.
 
 - `options`: `JobOptions`, the options of a job; `planning`: `plan_job`, which checks them; `preflight`: checks of the
-  input; `job`: `Job`, which is sent to workers
+  input; `input_use`: what of the input is embedded; `job`: `Job`, which is sent to workers
 - `start`: starts a job; `resume`: finds out what a previous run has left to do
 - `embed`: `embed_shard`, which every engine distributes; `shard`: the work on a shard; `record_adapters`: how rows and
   documents are read and written

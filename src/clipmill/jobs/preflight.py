@@ -9,6 +9,7 @@ from ..datasets.inputs.readers import ReaderOptions, choose_columns, is_failure_
 from ..datasets.inputs.row_schemas import schema_of
 from ..datasets.inputs.rows import read_rows
 from ..datasets.inputs.shards import Shard
+from ..datasets.tables.column_types import is_list_type
 from ..encoders.plans.plan import Plan
 from ..errors import DatasetError
 from ..failures import RowError
@@ -69,10 +70,16 @@ def check_reader(shards: Sequence[Shard], reader: ReaderOptions) -> None:
         if shard is None:
             continue
         try:
-            there = schema_of([shard]).names
+            schema = schema_of([shard])
         except DatasetError:  # a broken file is a failure, not the end of the job
             continue
         try:
-            choose_columns(there, reader, shard.paths[0])
+            chosen = choose_columns(schema.names, reader, shard.paths[0])
         except RowError as err:
             raise DatasetError(err.args[0]) from err
+        for field, column in chosen.items():
+            if field != "id" and column in schema.names and is_list_type(schema.field(column).type):
+                raise DatasetError(
+                    f"the column {column!r} of {shard.paths[0]} holds lists, and a document has one {field}",
+                    hint="embed each value of the lists as rows, " + setting("columns", ...),
+                )

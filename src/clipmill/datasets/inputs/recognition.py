@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from ...files.compression import CompressionError, decompressed
-from ...files.file_systems import is_local, open_input, open_location
+from ...files.file_systems import open_input
 from .listing import IMAGE_EXTENSIONS, Kind, Listed, Lister, kind_of, list_inputs
 from .samples import AUDIO_EXTENSIONS
 
@@ -98,11 +98,9 @@ def _is_clear(path: str) -> bool:
 def _few_remote(files: Iterable[Listed]) -> list[Listed]:
     opened, remote = [], 0
     for file in files:
-        if "://" in file.path and not is_local(open_location(file.path)[0]):
-            remote += 1
-            if remote > _MAX_REMOTE:
-                continue
-        opened.append(file)
+        remote += "://" in file.path
+        if "://" not in file.path or remote <= _MAX_REMOTE:
+            opened.append(file)
     return opened
 
 

@@ -1,0 +1,86 @@
+"""Says what a job makes of its input: at its start, and for `--dry-run`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..datasets.inputs.listing import Kind
+from ..jobs.input_use import InputUse
+from ..reports.words import many
+
+_NAMES: Mapping[Kind, str] = {
+    "files": "file",
+    "jsonl": "file of JSON lines",
+    "csv": "CSV file",
+    "uris": "list of URIs",
+    "parquet": "Parquet file",
+    "tar": "tar",
+}
+_PLURALS = {"jsonl": "files of JSON lines", "uris": "lists of URIs"}
+_NAMED = 3
+
+
+def lines_of(uses: Sequence[InputUse], *, of_rows: bool) -> list[str]:
+    """Return sentences that say what is embedded, and what is not although it could be."""
+    return [line for use in uses for line in _lines_of(use, of_rows)]
+
+
+def as_dicts(uses: Sequence[InputUse]) -> list[dict[str, Any]]:
+    """Return what is embedded, and what is not, for programs."""
+    return [
+        {
+            "kind": use.kind,
+            "files": len(use.paths),
+            "first": use.paths[0],
+            "embedded": dict(use.embedded),
+            "left_out": dict(use.left_out),
+            "nothing_to_embed": dict(use.problems),
+        }
+        for use in uses
+    ]
+
+
+def _lines_of(use: InputUse, of_rows: bool) -> list[str]:
+    number = len(use.paths)
+    has_own = number > 1 and use.kind in _PLURALS
+    counted = f"{number:,} {_PLURALS[use.kind]}" if has_own else many(number, _NAMES[use.kind])
+    shown = f"{counted} ({_some(use.paths)})"
+    lines = [f"{shown}: {_embedded(use)}"]
+    if use.left_out:
+        lines.append(f"{shown}: {_left_out(use, of_rows)}")
+    if use.problems:
+        lines += [f"{path} will fail: it is {what}" for path, what in list(use.problems.items())[:_NAMED]]
+        if (more := len(use.problems) - _NAMED) > 0:
+            lines.append(f"{many(more, 'more file')} will fail, too")
+    if use.beside_images:
+        lines.append(
+            f"{_some(use.paths)}: beside images, but embedded as rows of its own; for the images alone, give a pattern "
+            "such as 'folder/**/*.jpg'"
+        )
+    return lines
+
+
+def _some(paths: Sequence[str]) -> str:
+    names = [os.path.basename(path) for path in paths[:_NAMED]]
+    return ", ".join(names) + (", …" if len(paths) > _NAMED else "")
+
+
+def _embedded(use: InputUse) -> str:
+    if not use.embedded:
+        whose = {"files": "each an image or audio", "tar": "the image or audio of each sample"}
+        return whose.get(use.kind, "nothing is known of their columns yet")
+    return ", ".join(f"{column!r} is embedded as {modality}" for column, modality in use.embedded.items())
+
+
+def _left_out(use: InputUse, of_rows: bool) -> str:
+    named = ", ".join(f"{column!r} ({modality})" for column, modality in use.left_out.items())
+    column, modality = next(iter(use.left_out.items()))
+    kind = "audio" if modality == "audio" else "image"
+    if of_rows:
+        return f"not embedded: {named}; --column {column}={kind} embeds it too"
+    flag = "--uri-column" if use.kind == "jsonl" else f"--{kind}-column"
+    also = [f"--column {name}={one if one in ('text', 'audio') else 'image'}" for name, one in use.embedded.items()]
+    both = " ".join([f"--column {column}={kind}", *also])
+    return f"not embedded: {named}; {flag} {column} embeds it instead, {both} embeds both"

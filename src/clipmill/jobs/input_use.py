@@ -1,0 +1,157 @@
+"""What a job makes of its input: which columns of tables are embedded as what, and which media are left out."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from ..datasets.inputs.listing import IMAGE_EXTENSIONS, Kind, is_image
+from ..datasets.inputs.readers import ReaderOptions, choose_columns
+from ..datasets.inputs.recognition import InputFile
+from ..datasets.inputs.rows import read_rows
+from ..datasets.inputs.samples import AUDIO_EXTENSIONS
+from ..datasets.inputs.shards import whole_file
+from ..encoders.item import AUDIO_FIELDS, AUDIO_RATES
+from ..encoders.plans.plan import Plan
+from ..failures import RowError
+from ..media.audio import sniff_audio_type
+from ..media.images import sniff_media_type
+from .options import JobOptions
+
+TABLES_LOOKED_AT = 20
+_ROWS_LOOKED_AT = 64
+_OPENERS = 8
+_TABLES: tuple[Kind, ...] = ("csv", "jsonl", "parquet")
+_CONTENT_FIRST = ("text", "image", "audio", "uri")
+"""Fields of a document; the first that a document has is embedded."""
+_SPARK_IMAGE = {"height", "width", "nChannels", "mode", "data"}
+_NAME = re.compile(r"\S+\.(\w+)(?:\?\S*)?")
+"""A path or URI of a file with an ending."""
+
+
+class InputUse(NamedTuple):
+    """What a job makes of files of one kind that have the same columns.
+
+    Attributes:
+        kind: How the files are read.
+        paths: The files.
+        embedded: What is embedded: the kind or modality of each column; empty for images and audio clips.
+        left_out: The modality of columns that hold images or audio, or name them, and are not embedded.
+        problems: Files that hold nothing to embed, and what they are.
+        beside_images: Whether a file lies in a folder of images, where it may be about them.
+    """
+
+    kind: Kind
+    paths: Sequence[str]
+    embedded: Mapping[str, str]
+    left_out: Mapping[str, str] = {}
+    problems: Mapping[str, str] = {}
+    beside_images: bool = False
+
+
+def uses_of(files: Iterable[InputFile], options: JobOptions) -> list[InputUse]:
+    """Return what a job makes of the files of its input.
+
+    Of each kind of table, the first rows of the first 20 files are read; the others are counted with the first. Nothing
+    is known of a table that cannot be read: its columns are empty.
+    """
+    by_kind: dict[Kind, list[InputFile]] = {}
+    for one in files:
+        by_kind.setdefault(one.kind, []).append(one)
+    folders = {os.path.dirname(one.file.path) for one in by_kind.get("files", ()) if is_image(one.file.path)}
+    uses: list[InputUse] = []
+    for kind, found in by_kind.items():
+        paths = [one.file.path for one in found]
+        if kind in _TABLES:
+            for use in _uses_of_tables(kind, paths, options):
+                is_beside = any(os.path.dirname(path) in folders for path in use.paths)
+                uses.append(use._replace(beside_images=is_beside))
+        else:
+            problems = {one.file.path: one.problem for one in found if one.problem}
+            uses.append(InputUse(kind, paths, _embedded_of_media(kind, options.plan), problems=problems))
+    return uses
+
+
+def _embedded_of_media(kind: Kind, plan: Plan) -> Mapping[str, str]:
+    return plan.reads if plan.of_rows else {"uri": "image or audio"} if kind == "uris" else {}
+
+
+def _uses_of_tables(kind: Kind, paths: Sequence[str], options: JobOptions) -> list[InputUse]:
+    looked_at = paths[:TABLES_LOOKED_AT]
+    with ThreadPoolExecutor(_OPENERS) as pool:
+        columns = pool.map(lambda path: _use_of_columns(kind, path, options), looked_at)
+    groups: dict[Any, tuple[InputUse, list[str]]] = {}
+    for path, (embedded, left_out) in zip(looked_at, columns, strict=True):
+        key = (tuple(embedded.items()), tuple(left_out.items()))
+        groups.setdefault(key, (InputUse(kind, (), embedded, left_out), []))[1].append(path)
+    next(iter(groups.values()))[1].extend(paths[TABLES_LOOKED_AT:])
+    return [use._replace(paths=members) for use, members in groups.values()]
+
+
+def _use_of_columns(kind: Kind, path: str, options: JobOptions) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """Return what is embedded of a table, and the columns of media that are left out."""
+    shard = dataclasses.replace(whole_file(path, kind), stop=_ROWS_LOOKED_AT)
+    rows = [row.values for row in itertools.islice(read_rows(shard), _ROWS_LOOKED_AT) if row.failure is None]
+    names = list(dict.fromkeys(itertools.chain.from_iterable(rows)))
+    media = {name: modality for name in names if (modality := _modality_of_column(rows, name))}
+    plan = options.plan
+    if plan.of_rows:
+        used = {one.split(".")[0] for one in plan.reads} | set(plan.reads) | set(options.drop)
+        return plan.reads, {name: modality for name, modality in media.items() if name not in used}
+    if plan.needs_matches:
+        return {"matches": "candidates"}, {}
+    try:
+        if kind == "jsonl":
+            chosen = _fields_of_lines(names, options.reader)
+        else:
+            chosen = choose_columns(names, options.reader, path)
+    except RowError:  # the job is refused, or its rows fail
+        return {}, {}
+    first = next((field for field in _CONTENT_FIRST if field in chosen), None)
+    if first is None:
+        return {}, {}
+    others = {column: field for field, column in chosen.items() if field not in (first, "id")}
+    left_out = {name: media.get(name) or _modality_of_field(field) for name, field in others.items()}
+    known = {chosen[first], *options.reader.tags, *left_out}
+    left_out |= {name: modality for name, modality in media.items() if name not in known}
+    return {chosen[first]: _modality_of_field(first)}, left_out
+
+
+def _fields_of_lines(names: Sequence[str], reader: ReaderOptions) -> dict[str, str]:
+    named = {field: reader.columns.get(field, field) for field in ("text", "uri")}
+    return {field: name for field, name in named.items() if name in names}
+
+
+def _modality_of_field(field: str) -> str:
+    return "image or audio" if field == "uri" else field
+
+
+def _modality_of_column(rows: Sequence[Mapping[str, Any]], name: str) -> str | None:
+    """Return the modality of the first value of a column, if it holds media or names a file of them."""
+    return _modality_of(next((row[name] for row in rows if row.get(name) is not None), None))
+
+
+def _modality_of(value: Any) -> str | None:
+    if isinstance(value, bytes):
+        return "image" if sniff_media_type(value) else "audio" if sniff_audio_type(value[:16]) else None
+    if isinstance(value, Mapping):
+        if value.keys() >= _SPARK_IMAGE:
+            return "image"
+        if value.keys() <= AUDIO_FIELDS and not value.keys().isdisjoint(AUDIO_RATES):
+            return "audio"
+        is_file = value.keys() <= {"bytes", "path"}
+        return _modality_of(value.get("bytes") or value.get("path")) if is_file else None
+    if isinstance(value, list):
+        return _modality_of(next((one for one in value if one is not None), None))
+    if isinstance(value, str):
+        if value.startswith(("data:image/", "data:audio/")):
+            return value[5:10]
+        match = _NAME.fullmatch(value)
+        ending = match[1].lower() if match else ""
+        return "image" if ending in IMAGE_EXTENSIONS else "audio" if ending in AUDIO_EXTENSIONS else None
+    return None
