@@ -250,7 +250,7 @@ def test_a_file_that_is_not_a_tar_is_a_failure(tmp_path):
 
 def test_columns_that_samples_lack_are_refused_before_anything_is_read(tmp_path):
     write_tar(tmp_path / "x.tar", members([0]))
-    with pytest.raises(DatasetError, match=r"x\.tar has no column 'photo'; .* 'image', 'audio', 'text', 'tags'"):
+    with pytest.raises(DatasetError, match=r"x\.tar has no column 'photo': .* 'image', 'audio', 'text', 'tags'"):
         embed(tmp_path / "out", tmp_path / "x.tar", columns={"photo": "image"})
     with pytest.raises(DatasetError) as refused:
         embed(tmp_path / "out", tmp_path / "x.tar", reader={"image": "jpg"})

@@ -16,7 +16,7 @@ from ..models.spec import EncoderSpec
 from .comparison import compared
 from .job import Job
 from .options import JobOptions
-from .preflight import check_has_matches, check_reader
+from .preflight import check_has_matches, check_members, check_reader
 
 _USUAL_KEY = "id"
 
@@ -43,6 +43,7 @@ def plan_job(spec: EncoderSpec, directory: str, shards: Sequence[Shard], options
         declared = options.reader.tags if isinstance(options.reader.tags, Mapping) else None
         schema = documents_schema(spec, tags=declared, dtype=options.written_dtype, plan=plan)
     else:
+        check_members(plan, shards)
         rows = schema_of(shards, plan)
         if plan.key != _USUAL_KEY:  # rows need not have the default key
             column_type(rows, plan.key)

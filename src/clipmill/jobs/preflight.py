@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Sequence
 
 from ..datasets.inputs.readers import ReaderOptions, choose_columns, is_failure_line
 from ..datasets.inputs.row_schemas import schema_of
 from ..datasets.inputs.rows import read_rows
+from ..datasets.inputs.samples import SAMPLE_COLUMNS, member_columns, split_name
 from ..datasets.inputs.shards import Shard
+from ..datasets.inputs.tars import open_tar
 from ..datasets.tables.column_types import is_list_type
-from ..encoders.plans.plan import Plan
+from ..encoders.plans.plan import Plan, RowPlan
 from ..errors import DatasetError
 from ..failures import RowError
+from ..files.json_text import some_of
 from ..messages import setting
 
 _LINES_LOOKED_AT = 100
 _FIELDS_NAMED = 20
+_MEMBERS_LOOKED_AT = 1000
 _NAME_COLUMNS = (
     "name the columns of the query ("
     + setting("query", ...)
@@ -83,3 +88,21 @@ def check_reader(shards: Sequence[Shard], reader: ReaderOptions) -> None:
                     f"the column {column!r} of {shard.paths[0]} holds lists, and a document has one {field}",
                     hint="embed each value of the lists as rows, " + setting("columns", ...),
                 )
+
+
+def check_members(plan: RowPlan, shards: Sequence[Shard]) -> None:
+    """Raise `DatasetError` for a column that is an ending of files in tars, if no sample of the first tar has it."""
+    wanted = member_columns(plan.reads)
+    shard = next((shard for shard in shards if shard.kind == "tar"), None)
+    if shard is None or not wanted:
+        return
+    seen: dict[str, None] = {}
+    with contextlib.suppress(Exception), open_tar(shard.paths[0]) as stream:  # a broken tar is a failure
+        for member in itertools.islice(stream.members(), _MEMBERS_LOOKED_AT):
+            seen.setdefault(split_name(member.name)[1])
+    if seen and (missing := [name for name in wanted if name.lower() not in seen]):
+        raise DatasetError(
+            f"{shard.paths[0]} has no column {missing[0]!r}: the columns of tars are "
+            f"{', '.join(map(repr, SAMPLE_COLUMNS))} and the endings of their files, here "
+            f"{some_of(list(map(repr, seen)))}"
+        )

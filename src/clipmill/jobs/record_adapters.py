@@ -12,7 +12,7 @@ import pyarrow as pa
 from ..datasets.formats.shard_sink import FinishedRow
 from ..datasets.inputs.readers import read_documents
 from ..datasets.inputs.rows import Selection, SourceRow, malformed, read_rows
-from ..datasets.inputs.samples import AUDIO, IMAGE, KEY
+from ..datasets.inputs.samples import AUDIO, IMAGE, KEY, member_columns
 from ..datasets.inputs.shards import Shard
 from ..datasets.tables.carried import FinishedValues
 from ..datasets.tables.column_types import REST_KEY, dropped_names, is_list_type
@@ -100,11 +100,13 @@ class RowRecords:
         self._single = _single_columns(self._plan, job.schema)
         with_rest = {field.name for field in rest}  # a table's own column is merged with undeclared fields of others
         read = {*self._plan.reads, self._plan.key, *with_rest}
+        self._members = member_columns(self._plan.reads)
         self._selection = Selection(frozenset(read), frozenset(self._kept - new_names - with_rest))
 
     def read(self, shard: Shard) -> Iterator[Record]:
         """Yield the rows of a shard."""
-        for row in read_rows(shard, selection=self._selection, max_file_bytes=self._max_file_bytes):
+        rows = read_rows(shard, selection=self._selection, max_file_bytes=self._max_file_bytes, members=self._members)
+        for row in rows:
             if row.failure is None and (problem := self._problem_of(row)):
                 row = row._replace(failure=problem)
             if shard.kind in ("files", "tar") and row.values:

@@ -225,7 +225,7 @@ def _document_of_sample(values: Mapping[str, Any], id_name: str | None) -> Docum
         if endings:
             way_out = (
                 f"it has files with the endings {some_of(list(map(repr, endings)))}: a name is cut at its first dot, "
-                "as webdataset does"
+                f"as webdataset does; embed rows with a column for each ending, such as --column {endings[0]}=image"
             )
         message = f"the sample {key!r} has no image and no audio; {way_out}"
         raise RowError(Stage.READ, Code.EMPTY, message)

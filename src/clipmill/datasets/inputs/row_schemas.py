@@ -12,7 +12,7 @@ from ...errors import ClipmillError, DatasetError
 from ...files.file_systems import open_input
 from ..tables.column_types import LIST_OF_TEXTS, REST_KEY, TAGS, unified
 from .lines import csv_header, open_text
-from .samples import AUDIO, IMAGE, KEY, SAMPLE_COLUMNS, TEXT
+from .samples import AUDIO, IMAGE, KEY, SAMPLE_COLUMNS, TEXT, member_columns
 from .shards import Shard
 
 _OPENERS = 8
@@ -84,16 +84,18 @@ def _declared(plan: RowPlan) -> list[pa.Field]:
 
 def _sample_schema(shard: Shard, plan: RowPlan | None) -> pa.Schema:
     """Return the columns of samples; bytes only if the plan reads them, since they may be written again."""
-    read = [] if plan is None else list(plan.reads)
-    if missing := [path for path in read if path.split(".")[0] not in SAMPLE_COLUMNS]:
+    reads = {} if plan is None else plan.reads
+    members = member_columns(reads)
+    if members and shard.kind == "files":
         columns = ", ".join(map(repr, SAMPLE_COLUMNS))
         raise DatasetError(
-            f"{shard.paths[0]} has no column {missing[0]!r}; the columns of image files, audio files and tars are "
+            f"{shard.paths[0]} has no column {next(iter(members))!r}; the columns of image files and audio files are "
             f"{columns}"
         )
     types = {KEY if plan is None else plan.key: pa.string(), TEXT: pa.string()}
     if shard.kind == "tar":
-        types |= {name: pa.binary() for name in (IMAGE, AUDIO) if name in read}
+        types |= {name: pa.binary() for name in (IMAGE, AUDIO) if name in reads}
+        types |= {name: pa.string() if kind == "text" else pa.binary() for name, kind in members.items()}
     rest = pa.field(TAGS, pa.string(), metadata={REST_KEY: b"[]"})
     return pa.schema([*(pa.field(name, kind) for name, kind in types.items()), rest])
 

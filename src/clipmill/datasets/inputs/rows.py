@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
 import pyarrow as pa
@@ -61,6 +62,7 @@ def read_rows(
     choose: Callable[[list[str]], list[str]] | None = None,
     selection: Selection | None = None,
     max_file_bytes: int = MAX_FILE_BYTES,
+    members: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[SourceRow]:
     """Read a shard as rows, if needed with some of its columns only.
 
@@ -69,7 +71,8 @@ def read_rows(
     row of `key`, `image`, `audio`, `text` and `tags`, and so is a file of a folder with its sidecar files; see
     `samples`. `choose` returns the columns to read from a Parquet file, given all of its columns; by default all are
     read. `selection` does the same, and carries columns to the output without converting them to Python.
-    `max_file_bytes` limits one file in a tar; the sample of a larger one fails.
+    `max_file_bytes` limits one file in a tar; the sample of a larger one fails. `members` are files of a tar's samples
+    that are columns of their own; see `read_samples`.
 
     Yields:
         Rows in order; a record that could not be read is a row with a `failure`.
@@ -83,7 +86,7 @@ def read_rows(
         elif shard.kind == "csv":
             yield from _csv_rows(shard, at)
         elif shard.kind == "files" or shard.kind == "tar":  # narrows the type for `assert_never`
-            yield from _sample_rows(shard, at, max_file_bytes)
+            yield from _sample_rows(shard, at, max_file_bytes, members)
         elif shard.kind == "parquet":
             yield from _parquet_rows(shard, choose, selection)
         else:
@@ -136,7 +139,7 @@ def _csv_rows(shard: Shard, at: list[int]) -> Iterator[SourceRow]:
                 yield SourceRow(place, {name: value or None for name, value in zip(header, record.value, strict=True)})
 
 
-def _sample_rows(shard: Shard, at: list[int], max_file_bytes: int) -> Iterator[SourceRow]:
+def _sample_rows(shard: Shard, at: list[int], max_file_bytes: int, members: Mapping[str, str]) -> Iterator[SourceRow]:
     if shard.kind == "files":
         for sample in read_files(shard.paths, shard.beside, max_file_bytes=max_file_bytes):
             place = sample.values[KEY]
@@ -144,7 +147,10 @@ def _sample_rows(shard: Shard, at: list[int], max_file_bytes: int) -> Iterator[S
         return
     path = shard.paths[0]
     with open_tar(path, shard.offset) as stream:
-        for sample in read_samples(stream, start=shard.start, stop=shard.stop, max_file_bytes=max_file_bytes):
+        samples = read_samples(
+            stream, start=shard.start, stop=shard.stop, max_file_bytes=max_file_bytes, members=members
+        )
+        for sample in samples:
             at[0] = sample.number + 1
             place = f"{path}:{sample.number}"
             failure = None if sample.failure is None else sample.failure.at(row=place)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ...encoders.item import Uri
@@ -24,6 +25,7 @@ KEY, IMAGE, AUDIO, TEXT, TAGS = "key", "image", "audio", "text", "tags"
 SAMPLE_COLUMNS = (KEY, IMAGE, AUDIO, TEXT, TAGS)
 LEFT_OUT = "left_out"
 """Tag that lists the extensions of a sample's files that are in no column."""
+_READ = IMAGE_EXTENSIONS | AUDIO_EXTENSIONS | {CAPTION, METADATA}
 _OPENERS = 8
 """Files that are opened in parallel; the threads mostly wait for object stores."""
 _FILES_AHEAD = 64
@@ -47,8 +49,18 @@ class TarSample(NamedTuple):
     failure: Failure | None = None
 
 
+def member_columns(reads: Mapping[str, str]) -> dict[str, str]:
+    """Return the columns that a plan reads and that are files of a sample, by their endings: `jpg`, `left.png`."""
+    return {path: kind for path, kind in reads.items() if path.split(".")[0] not in SAMPLE_COLUMNS}
+
+
 def read_samples(
-    stream: TarStream, *, start: int = 0, stop: int | None = None, max_file_bytes: int = MAX_FILE_BYTES
+    stream: TarStream,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    max_file_bytes: int = MAX_FILE_BYTES,
+    members: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[TarSample]:
     """Yield the samples of an archive: consecutive files with the same key.
 
@@ -60,6 +72,8 @@ def read_samples(
         start: Number of that sample.
         stop: Number of the sample before which reading ends; None reads to the end of the archive.
         max_file_bytes: Maximum bytes of one file; a larger one is not read, and its sample fails.
+        members: Endings of files that are columns of their own, each with its kind: `text` is decoded. Such a column is
+            None in samples without the file.
 
     Raises:
         BrokenTarError, OSError, EOFError, zlib.error: If reading fails. The last sample is yielded before that, if its
@@ -77,7 +91,7 @@ def read_samples(
                 gathered, number = None, number + 1
                 if number == stop:
                     return
-            gathered = gathered or _SampleFiles(key, member.offset)
+            gathered = gathered or _SampleFiles(key, member.offset, members)
             gathered.add(stream, member, ending, max_file_bytes)
     except Exception:
         if gathered is not None and gathered.has_content:
@@ -169,9 +183,11 @@ def split_name(name: str) -> tuple[str | None, str]:
 class _SampleFiles:
     """Collects the files of one sample."""
 
-    def __init__(self, key: str, offset: int) -> None:
+    def __init__(self, key: str, offset: int, members: Mapping[str, str]) -> None:
         self._key = key
         self._offset = offset
+        self._members = members
+        self._wanted = _READ | {name.lower() for name in members}
         self._files: dict[str, bytes] = {}
         self._endings: set[str] = set()
         self._left_out: list[str] = []
@@ -179,13 +195,13 @@ class _SampleFiles:
 
     @property
     def has_content(self) -> bool:
-        return self._problem is not None or not self._files.keys().isdisjoint(IMAGE_EXTENSIONS | AUDIO_EXTENSIONS)
+        return self._problem is not None or not self._files.keys().isdisjoint(self._wanted - {CAPTION, METADATA})
 
     def accepts(self, key: str, ending: str) -> bool:
         return key == self._key and ending not in self._endings
 
     def add(self, stream: TarStream, member: Member, ending: str, max_bytes: int) -> None:
-        if ending not in IMAGE_EXTENSIONS | AUDIO_EXTENSIONS | {CAPTION, METADATA}:
+        if ending not in self._wanted:
             self._left_out.append(ending)
         elif member.is_sparse:
             self._fail(Code.UNSUPPORTED, f"{member.name!r} is a sparse file (--sparse), which is not supported")
@@ -203,7 +219,7 @@ class _SampleFiles:
         try:
             if self._problem is not None:
                 raise self._problem
-            values = values_of(self._key, self._files)
+            values = values_of(self._key, self._files, self._members)
         except RowError as err:
             return TarSample(number, self._offset, {KEY: self._key}, err.failure)
         if self._left_out:
@@ -211,17 +227,25 @@ class _SampleFiles:
         return TarSample(number, self._offset, values)
 
 
-def values_of(key: str, files: Mapping[str, bytes]) -> dict[str, Any]:
-    """Return the columns of a sample from its key and the bytes of its files by extension.
+def values_of(
+    key: str, files: Mapping[str, bytes], members: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Any]:
+    """Return the columns of a sample from its key and the bytes of its files by extension; see `read_samples`.
 
     Raises:
         RowError: `malformed`, if it has two images or two audio files, or its caption or metadata cannot be read.
     """
     caption, metadata = files.get(CAPTION), files.get(METADATA)
+    own: dict[str, Any] = {name: files.get(name.lower()) for name in members}
+    for name, kind in members.items():
+        if kind == "text" and own[name] is not None:
+            own[name] = _text(own[name], f"{key}.{name}")
+    rest = {ending: data for ending, data in files.items() if ending not in {name.lower() for name in members}}
     return {
+        **own,
         KEY: key,
-        IMAGE: _single(key, files, IMAGE_EXTENSIONS, "images"),
-        AUDIO: _single(key, files, AUDIO_EXTENSIONS, "audio files"),
+        IMAGE: _single(key, rest, IMAGE_EXTENSIONS, "images"),
+        AUDIO: _single(key, rest, AUDIO_EXTENSIONS, "audio files"),
         TEXT: None if caption is None else _text(caption, f"{key}.{CAPTION}"),
         TAGS: {} if metadata is None else metadata_of(metadata, f"{key}.{METADATA}"),
     }
