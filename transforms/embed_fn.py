@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from ..datasets.tables.sizes import held_bytes
 from ..encoders.plans.runner import Done, PlanRunner, PlanSession
 from ..metrics.stats import Stats
 from ..models.spec import EncoderSpec
 from .elements import Elements
 from .failed_row import FailedRow
 from .meter import BundleMeter
+from .rows import RowFields
 from .windowed import InBatches, OneByOne, OnFailure, Place, PlacedFn
 
 _REPORTED_BATCHES = 16
@@ -59,7 +61,8 @@ class _SessionFn(PlacedFn):
         source = self._elements.read(element)
         if isinstance(source, FailedRow):
             return [self._refused(source, place)]
-        return [self._output(done) for done in self._session.push((element, place), source)]
+        nbytes = held_bytes(source.fields if isinstance(source, RowFields) else source)
+        return [self._output(done) for done in self._session.push((element, place), source, nbytes=nbytes)]
 
     def _output(self, done: Done) -> Any:
         place: Place = done.token[1]

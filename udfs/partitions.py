@@ -59,10 +59,11 @@ def run_partition(
         for batch in batches:
             arrays = {source.path: _values_at(batch, source.steps) for source in sources}
             readers = {path: reader(array.type) for path, array in arrays.items()}
+            nbytes = batch.nbytes // max(batch.num_rows, 1)
             for row in range(batch.num_rows):
                 values = {path: readers[path](array[row]) for path, array in arrays.items()}
                 kept = {path: _without_bytes(value) for path, value in values.items()}
-                if done := session.push(_Place(batch, row), getter(values), kept=getter(kept)):
+                if done := session.push(_Place(batch, row), getter(values), kept=getter(kept), nbytes=nbytes):
                     yield from _write(done, added)
                     meter.report_some(stats)
         yield from _write(session.flush(), added)

@@ -48,7 +48,7 @@ class Row:
 
     Attributes:
         open: How many of its slots have no outcome yet.
-        nbytes: Bytes that the caller holds for the row: its contents and its future vectors.
+        nbytes: Bytes that the caller holds for the row: its contents, its other values and its future vectors.
     """
 
     __slots__ = ("nbytes", "open", "slots", "token")

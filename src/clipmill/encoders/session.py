@@ -105,12 +105,13 @@ class EmbedSession:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def push(self, token: Any, items: Sequence[Item]) -> list[Finished]:
+    def push(self, token: Any, items: Sequence[Item], *, nbytes: int = 0) -> list[Finished]:
         """Add a row and return the rows that are finished.
 
         Args:
             token: Anything by which the caller recognizes the row.
             items: The values to embed, any number.
+            nbytes: Bytes that the caller holds for the row, the contents of the items included, if they are more.
 
         Returns:
             Finished rows, in the order in which they were pushed. Often none.
@@ -120,6 +121,7 @@ class EmbedSession:
         """
         with self._ending_on_error():
             row = Row(token)
+            row.nbytes = max(0, nbytes - sum(item.nbytes for item in items))
             self._rows.append(row)
             self._stats.rows += 1
             for item in items:

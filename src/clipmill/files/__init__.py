@@ -6,5 +6,6 @@
 - `retries`: when a failed fetch is retried
 - `cache`: the directory for downloads and compiled graphs
 - `compression`: files that are compressed as a whole
-- `parquet`: Parquet files with checksums; `json_text`: values as JSON, and strings that UTF-8 can encode
+- `parquet`: Parquet files with checksums; `parquet_pages`: pages are checked before they expand in memory
+- `json_text`: values as JSON, and strings that UTF-8 can encode
 """

@@ -18,6 +18,7 @@ from ..datasets.tables.carried import FinishedValues
 from ..datasets.tables.column_types import REST_KEY, dropped_names, is_list_type
 from ..datasets.tables.records import failure_records, inner_failure_records
 from ..datasets.tables.schemas import CONTENT_HASH
+from ..datasets.tables.sizes import held_bytes
 from ..encoders.content_hash import hash_of_outcomes
 from ..encoders.document import Document
 from ..encoders.item import Uri
@@ -42,6 +43,14 @@ class Record(NamedTuple):
     read: Any
     source: Any
     failure: Failure | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the row or document in memory; contents that are carried, too, count once."""
+        if not isinstance(self.read, SourceRow):
+            return held_bytes(self.read)
+        carried = 0 if self.read.carried is None else self.read.carried.nbytes
+        return max(held_bytes(self.read.values), carried)
 
 
 class DocumentRecords:

@@ -51,7 +51,7 @@ def embed_rows(
         to_do = skip_rows(records.read(shard), read_skip_list(job, shard.name), job.plan, records, sink.skip)
         if row_by_row is None:
             for record in to_do:
-                take(session.push(record, record.source, failure=record.failure))
+                take(session.push(record, record.source, failure=record.failure, nbytes=record.nbytes))
         else:
             for rows in row_by_row.embed(to_do, session, lambda failure: records.unread(shard, failure)):
                 take(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +15,7 @@ from ...errors import ClipmillError
 from ...failures import Code, Failure, RowError, Stage
 from ...files.file_systems import open_input, reason_of
 from ...files.parquet import parquet_file
+from ...files.parquet_pages import PageGuard, PageTooLargeError, TooManyRowsError
 from ..tables.carried import CarriedRow, carried_rows
 from ..tables.column_types import top_level
 from ..tables.scalars import holds_audio, read_scalar
@@ -162,7 +164,10 @@ def _parquet_rows(
 ) -> Iterator[SourceRow]:
     path = shard.paths[0]
     # No pre-buffering: it would hold all columns of a row group in memory.
-    with open_input(path) as raw, parquet_file(raw, pre_buffer=False, buffer_size=2**20) as file:
+    with (
+        open_input(path) as raw,
+        parquet_file(guard := PageGuard(raw, BATCH_ROWS, BATCH_BYTES), pre_buffer=False, buffer_size=2**20) as file,
+    ):
         there = file.schema_arrow.names
         columns = choose(list(there)) if choose else None
         split = None
@@ -174,8 +179,8 @@ def _parquet_rows(
             length = file.metadata.row_group(group).num_rows
             start, stop = max(shard.start, first), min(first + length, last)
             if start < stop:
-                all_rows, wanted = range(first, first + length), range(start, stop)
-                yield from _row_group(file, group, columns, path, all_rows, wanted, split)
+                wanted = range(start, stop)
+                yield from _row_group(_batches(file, guard, group, columns, first, wanted), path, wanted, split)
             first += length
 
 
@@ -186,35 +191,49 @@ class _Split(NamedTuple):
     carried: list[str]
 
 
+def _batches(
+    file: pq.ParquetFile, guard: PageGuard, group: int, columns: list[str] | None, first: int, wanted: range
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Yield the wanted rows of a row group, a few at a time, with the number of the first; `first` is the group's.
+
+    A footer's sizes are claims, and a dictionary's values repeat: rows are read again, fewer at a time, if the pages
+    say that so many may be too large.
+    """
+    metadata = file.metadata.row_group(group)
+    row_bytes = metadata.total_byte_size // max(metadata.num_rows, 1)
+    after = wanted.start
+    while after < wanted.stop:
+        rows, at = max(1, min(guard.max_rows, BATCH_BYTES // max(row_bytes, 1))), first
+        guard.watch(file, group, rows)
+        with contextlib.suppress(TooManyRowsError):
+            # Threads cost more than they save: batches are small, and pages of all columns would be decoded at once.
+            for batch in file.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False):
+                while after < min(at + batch.num_rows, wanted.stop):
+                    left = batch.slice(after - at, wanted.stop - after)
+                    some = left.slice(0, max(1, left.num_rows * BATCH_BYTES // max(left.nbytes, 1)))
+                    yield after, some
+                    after += some.num_rows
+                at += batch.num_rows
+                if at >= wanted.stop:
+                    return
+            return
+
+
 def _row_group(
-    file: pq.ParquetFile,
-    group: int,
-    columns: list[str] | None,
-    path: str,
-    all_rows: range,
-    wanted: range,
-    split: _Split | None,
+    batches: Iterator[tuple[int, pa.RecordBatch]], path: str, wanted: range, split: _Split | None
 ) -> Iterator[SourceRow]:
-    at, after = all_rows.start, wanted.start
-    row_bytes = file.metadata.row_group(group).total_byte_size // max(len(all_rows), 1)
-    rows = max(1, min(BATCH_ROWS, BATCH_BYTES // max(row_bytes, 1)))
+    after = wanted.start
     try:
-        for batch in file.iter_batches(rows, row_groups=[group], columns=columns):
-            low, high = max(wanted.start - at, 0), min(wanted.stop - at, batch.num_rows)
-            if low < high:
-                part = batch.slice(low, high - low)
-                read = part if split is None else part.select(split.read)
-                carried = [None] * len(part) if split is None else carried_rows(part.select(split.carried))
-                for number, (values, row) in enumerate(zip(_values_of(read), carried, strict=True), at + low):
-                    after = number + 1
-                    place = f"{path}:{number}"
-                    if isinstance(values, Failure):
-                        yield SourceRow(place, {}, values.at(row=place))
-                    else:
-                        yield SourceRow(place, values, None, row)
-            at += batch.num_rows
-            if at >= wanted.stop:
-                return
+        for first, batch in batches:
+            read = batch if split is None else batch.select(split.read)
+            carried = [None] * len(batch) if split is None else carried_rows(batch.select(split.carried))
+            for number, (values, row) in enumerate(zip(_values_of(read), carried, strict=True), first):
+                after = number + 1
+                place = f"{path}:{number}"
+                if isinstance(values, Failure):
+                    yield SourceRow(place, {}, values.at(row=place))
+                else:
+                    yield SourceRow(place, values, None, row)
     except Exception as err:  # the rest of this row group is lost; the next one may be readable
         place = f"{path}:{after}"
         failure = _failure_of(err, path)
@@ -247,6 +266,8 @@ def _failure_of(err: Exception, path: str) -> Failure:
     if isinstance(err, RowError):
         return err.failure
     reason = f"{path}: {reason_of(err)[:300]}"
+    if isinstance(err, PageTooLargeError):
+        return Failure(Stage.READ, Code.TOO_LARGE, reason)
     if isinstance(err, FileNotFoundError | NotADirectoryError):
         return Failure(Stage.READ, Code.NOT_FOUND, f"{path}: no such file")
     is_damage = isinstance(err, pa.ArrowException | ValueError | EOFError | zlib.error)

@@ -71,7 +71,9 @@ class PlanSession:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def push(self, token: Any, source: Any, *, kept: Any = None, failure: Failure | None = None) -> list[Done]:
+    def push(
+        self, token: Any, source: Any, *, kept: Any = None, failure: Failure | None = None, nbytes: int = 0
+    ) -> list[Done]:
         """Add a row or document and return those that are finished, oldest first.
 
         Args:
@@ -79,13 +81,14 @@ class PlanSession:
             source: The row's getter, or the document.
             kept: Replaces `source` when the result is computed, so that its content need not stay in memory.
             failure: Set if it could not be read. Then nothing of it is embedded.
+            nbytes: Bytes that the caller holds for it, its contents included; see `EmbedSession.push`.
 
         Raises:
             ClipmillError: See `EmbedSession.push`.
         """
         items = [] if failure is not None else self._runner.plan.items(source)
         row_token = (token, source if kept is None else kept, failure)
-        self._waiting += self._session.push(row_token, items)
+        self._waiting += self._session.push(row_token, items, nbytes=nbytes)
         return self._finish() if len(self._waiting) >= self._least_rows else []
 
     def give_up(self, token: Any, source: Any, failure: Failure) -> list[Done]:

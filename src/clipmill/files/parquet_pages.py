@@ -1,0 +1,304 @@
+"""Reads Parquet files whose pages may expand: how much a page holds is known before it is decoded.
+
+A page of a few bytes may decompress to 2 GiB, and a dictionary may hold one long value that all rows repeat. The
+footer's sizes are claims, so the sizes are taken from the page headers, which Arrow itself uses to allocate memory.
+pyarrow does not show them. `PageGuard` reads them while they pass by:
+
+    column chunk   [dictionary header][page][header][page][header][page] …
+    checked         ▲                        ▲             ▲               each before the bytes after it are decoded
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Iterator
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+MAX_PAGE_BYTES = 256 * 2**20
+"""Maximum bytes of the pages of a row group that are in memory together, one of each column, with dictionaries."""
+MAX_PAGE_RATIO = 32
+"""Larger pages may have this many times the bytes that they take in the file. Photographs written in large row groups
+have pages of 1 GiB, but they hardly compress; texts rarely compress more than tenfold."""
+_HEADER_BYTES, _MAX_HEADER_BYTES = 2**16, 2**24
+"""Bytes that are read of a page header at first, and at most: it may hold two values as statistics. Arrow refuses
+larger ones, too."""
+_DICTIONARY_PAGE = 2
+_DELTA_BYTE_ARRAY = 7
+_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8, "BYTE_ARRAY": 4}
+
+
+class PageTooLargeError(ValueError):
+    """Raised for pages that take much more memory than bytes of the file."""
+
+
+class TooManyRowsError(ValueError):
+    """Raised if the rows that are read at once may take much more memory than the pages that hold them."""
+
+
+class PageHeader(NamedTuple):
+    """What the header of a page says, and its own length.
+
+    Attributes:
+        length: Bytes of the header.
+        kind: The type of the page: 2 is a dictionary.
+        nbytes: Bytes of the page once decompressed.
+        stored: Bytes of the page in the file.
+        values: Number of values, including nulls.
+        encoding: How they are encoded.
+    """
+
+    length: int
+    kind: int
+    nbytes: int
+    stored: int
+    values: int
+    encoding: int
+
+
+class _Sizes(NamedTuple):
+    """Bytes of the page and dictionary of a column that are in memory, and in the file, and of its longest value."""
+
+    held: int = 0
+    stored: int = 0
+    longest: int = 0
+
+    def __add__(self, other: tuple[int, ...]) -> _Sizes:  # type: ignore[override]
+        return _Sizes(*map(int.__add__, self, other))
+
+    def __sub__(self, other: _Sizes) -> _Sizes:
+        return _Sizes(*map(int.__sub__, self, other))
+
+
+class _Chunk:
+    """A column of a row group: where its next page header is, and the sizes of its pages so far."""
+
+    def __init__(self, name: str, at: int, end: int, width: int, *, repeated: bool) -> None:
+        self.name = name
+        self.at = at
+        self.end = end
+        self.sizes = _Sizes()
+        self._width = width
+        self._repeated = repeated
+        self._dictionary_bytes = 0
+
+    def step(self, header: PageHeader) -> None:
+        """Move to the next header, and add this page to the sizes."""
+        _, stored, longest = self.sizes
+        held = header.nbytes
+        if header.kind == _DICTIONARY_PAGE:
+            self._dictionary_bytes = longest = held
+            self._width += held // max(header.values, 1)
+        elif self._repeated:  # a list of a million equal values takes a few bytes
+            held = max(held, header.values * self._width)
+        if header.encoding == _DELTA_BYTE_ARRAY:  # a value may repeat the one before
+            longest = max(longest, header.nbytes)
+        is_dictionary = header.kind == _DICTIONARY_PAGE
+        self.sizes = _Sizes(
+            held if is_dictionary else held + self._dictionary_bytes, max(stored, header.stored), longest
+        )
+        self.at += header.length + header.stored
+
+
+class PageGuard:
+    """A file for pyarrow that checks each page header of a row group before pyarrow gets it.
+
+    Attributes:
+        max_rows: How many rows may be read at once; lower after a `TooManyRowsError`.
+    """
+
+    def __init__(self, file: IO[bytes], max_rows: int, max_expanded_bytes: int) -> None:
+        """Take an open file; `max_expanded_bytes` limits the rows read at once if each repeats the longest values."""
+        self.max_rows = max_rows
+        self._file = file
+        self._max_expanded_bytes = max_expanded_bytes
+        self._chunks: list[_Chunk] = []
+        self._starts: list[int] = []
+        self._sizes = _Sizes()
+        self._rows = 1
+
+    def watch(self, file: pq.ParquetFile, group: int, rows: int) -> None:
+        """Check the pages of a row group from now on, of which `rows` rows are read at once.
+
+        From then on, reading raises:
+            PageTooLargeError: If the pages are over `MAX_PAGE_BYTES` and `MAX_PAGE_RATIO`.
+            TooManyRowsError: If the rows may be over `max_expanded_bytes`; `max_rows` is lower then.
+            ValueError: If a page header cannot be read.
+
+        Raises:
+            ValueError: If columns of the row group overlap in the file.
+        """
+        metadata, schema = file.metadata.row_group(group), file.schema
+        chunks = [_chunk_of(metadata.column(n), schema.column(n)) for n in range(metadata.num_columns)]
+        chunks.sort(key=lambda chunk: (chunk.at, chunk.end))
+        for one, following in itertools.pairwise(chunks):
+            if one.end > following.at:
+                raise ValueError(f"the columns {one.name!r} and {following.name!r} overlap in the file")
+        self._chunks, self._starts = chunks, [chunk.at for chunk in chunks]
+        self._rows, self._sizes = rows, _Sizes()
+
+    def read(self, size: int = -1) -> bytes:
+        """Return bytes of the file."""
+        start = self._file.tell()
+        data = self._file.read(size)
+        end = start + len(data)
+        number = max(bisect.bisect_right(self._starts, start) - 1, 0)
+        while number < len(self._chunks) and self._starts[number] < end:
+            chunk = self._chunks[number]
+            while start <= chunk.at < min(end, chunk.end):
+                self._check(chunk, data, start)
+            number += 1
+        return data
+
+    def _check(self, chunk: _Chunk, data: bytes, start: int) -> None:
+        before = chunk.sizes
+        chunk.step(self._header(chunk, data, start))
+        self._sizes += chunk.sizes - before
+        held, stored, longest = self._sizes
+        if held > max(MAX_PAGE_BYTES, MAX_PAGE_RATIO * stored):
+            raise PageTooLargeError(
+                f"a page of column {chunk.name!r} takes {held / 2**20:,.0f} MiB in memory with those of the columns "
+                f"beside it, and may take {MAX_PAGE_BYTES // 2**20} MiB or {MAX_PAGE_RATIO} times its size in the "
+                "file; write the file again with smaller row groups, or pages of fewer rows"
+            )
+        if self._rows > 1 and self._rows * longest > self._max_expanded_bytes:
+            self.max_rows = max(1, self._max_expanded_bytes // longest)
+            raise TooManyRowsError(f"at most {self.max_rows} rows may be read at once")
+
+    def _header(self, chunk: _Chunk, data: bytes, start: int) -> PageHeader:
+        """Return the header at which a chunk stands; read on where it reaches beyond `data`."""
+        header = page_header(memoryview(data)[chunk.at - start :])
+        size = _HEADER_BYTES
+        while header is None:
+            self._file.seek(chunk.at)
+            header = page_header(memoryview(more := self._file.read(size)))
+            if header is None and (len(more) < size or size >= _MAX_HEADER_BYTES):
+                raise ValueError(f"a page header of column {chunk.name!r} is cut off")
+            size *= 4
+            self._file.seek(start + len(data))
+        if min(header.stored, header.nbytes, header.values) < 0:
+            raise ValueError(f"a page header of column {chunk.name!r} has negative sizes")
+        return header
+
+    # --- the rest of a file, as pyarrow needs it ---
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Move to a byte."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return the byte at which the file stands."""
+        return self._file.tell()
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def writable(self) -> bool:
+        """Return False."""
+        return False
+
+    @property
+    def closed(self) -> bool:
+        """Whether the file is closed."""
+        return self._file.closed
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _chunk_of(metadata: Any, column: Any) -> _Chunk:
+    start = metadata.data_page_offset
+    if metadata.has_dictionary_page and 0 < metadata.dictionary_page_offset < start:
+        start = metadata.dictionary_page_offset
+    end = start + metadata.total_compressed_size
+    width = _WIDTHS.get(column.physical_type, column.length)
+    return _Chunk(metadata.path_in_schema, start, end, width, repeated=column.max_repetition_level > 0)
+
+
+# --- Thrift's compact protocol, in which page headers are written ---------------------------------------------------
+
+
+class _CutOffError(Exception):
+    pass
+
+
+def page_header(data: memoryview) -> PageHeader | None:
+    """Parse the page header at the beginning of `data`; return None if it is not all there.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    reader = _Reader(data)
+    try:
+        fields = dict(reader.struct(depth=0))
+    except _CutOffError:
+        return None
+    inner = next((fields[number] for number in (5, 7, 8) if isinstance(fields.get(number), dict)), {})
+    encoding = inner.get(4 if 8 in fields else 2, 0)
+    try:
+        return PageHeader(reader.at, fields[1], fields[2], fields[3], inner.get(1, 0), encoding)
+    except KeyError as err:
+        raise ValueError(f"a page header lacks field {err}") from None
+
+
+class _Reader:
+    """Reads the integers of a struct and of the structs in it; other values are skipped."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+        self.at = 0
+
+    def struct(self, depth: int) -> Iterator[tuple[int, Any]]:
+        number = 0
+        while (first := self._byte()) != 0:
+            kind = first & 15
+            number = number + (first >> 4) if first >> 4 else self._integer()
+            value = self._value(kind, depth)
+            if value is not None:
+                yield number, value
+
+    def _value(self, kind: int, depth: int) -> Any:
+        if kind in (1, 2):  # a flag, whose value is its type
+            return None
+        if kind == 3:
+            self.at += 1
+        elif kind in (4, 5, 6):
+            return self._integer()
+        elif kind == 7:
+            self.at += 8
+        elif kind == 8:
+            length = self._varint()
+            self.at += length
+        elif kind == 12 and depth < 8:
+            return dict(self.struct(depth + 1))
+        else:
+            raise ValueError(f"a page header has a value of the unknown type {kind}")
+        return None
+
+    def _byte(self) -> int:
+        if self.at >= len(self._data):
+            raise _CutOffError
+        self.at += 1
+        return self._data[self.at - 1]
+
+    def _varint(self) -> int:
+        found = 0
+        for shift in range(0, 70, 7):
+            byte = self._byte()
+            found |= (byte & 127) << shift
+            if byte < 128:
+                return found
+        raise ValueError("a page header has a number of more than 64 bits")
+
+    def _integer(self) -> int:
+        found = self._varint()
+        return (found >> 1) ^ -(found & 1)
