@@ -6,7 +6,7 @@
 - `mclip`, `mclip_build`: M-CLIP's multilingual text towers, with an image tower of open_clip
 - `audioclip`, `audioclip_build`: AudioCLIP; `audioclip_audio`: its audio tower; `audioclip_spectrogram`: that tower's
   input
-- `weights`: reads weight files and loads them into networks
+- `weights`: reads weight files and loads them into networks; `torchscript`: reads the tensors of a TorchScript archive
 - `scales`: reads the learnt scales of cosines
 - `exported`: graphs instead of networks, from a directory
 """

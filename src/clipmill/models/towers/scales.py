@@ -69,9 +69,14 @@ def _read_scales(
     return scales
 
 
+def _check_shape(shape: Collection[int], name: str, path: Path) -> None:
+    """Refuse all but one number, before it is converted: a file of a few bytes may claim any shape."""
+    if math.prod(shape) != 1:
+        what = f"{name!r} in {str(path)!r}"
+        raise WeightsError(f"{what} has shape {tuple(shape)}; a learnt scale must be one number")
+
+
 def _scale(parameter: np.ndarray, bounds: tuple[float, float], what: str) -> float:
-    if parameter.size != 1:
-        raise WeightsError(f"{what} has shape {parameter.shape}; a learnt scale must be one number")
     value = float(parameter.astype(np.float32).item())  # the precision in which models are loaded
     if not math.isfinite(value):
         raise WeightsError(f"{what} is {value!r}, perhaps from a failed training; give a number instead")
@@ -94,8 +99,10 @@ def _read_parameters(path: Path, names: Collection[str]) -> dict[str, np.ndarray
         from .weights import read_weights
     except ImportError as err:
         raise WeightsError(f"reading {str(path)!r} needs torch, which is not installed: pip install torch") from err
-    state = read_weights(path)
-    return {name: state[name].float().numpy() for name in names if name in state}
+    found = {name: tensor for name, tensor in read_weights(path).items() if name in names}
+    for name, tensor in found.items():
+        _check_shape(tensor.shape, name, path)
+    return {name: tensor.float().numpy() for name, tensor in found.items()}
 
 
 def _from_safetensors(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
@@ -105,10 +112,14 @@ def _from_safetensors(path: Path, names: Collection[str]) -> dict[str, np.ndarra
         with safe_open(str(path), framework="np") as file:
             stored_names = {name.removeprefix("module."): name for name in file.keys()}  # noqa: SIM118 - not a mapping
             found = {name: stored_names[name] for name in names if name in stored_names}
+            for name, stored in found.items():
+                _check_shape(file.get_slice(stored).get_shape(), name, path)
             if all(file.get_slice(stored).get_dtype() in _NUMPY_DTYPES for stored in found.values()):
                 return {name: file.get_tensor(stored) for name, stored in found.items()}
         with safe_open(str(path), framework="pt") as file:
             return {name: file.get_tensor(stored).float().numpy() for name, stored in found.items()}
+    except WeightsError:
+        raise
     except Exception as err:  # the Rust library's errors and those of the operating system: all are about this file
         raise WeightsError(f"{str(path)!r} cannot be read as weights: {err}") from err
 

@@ -13,6 +13,7 @@ import torch
 
 from ...errors import WeightsError
 from ..weight_files import is_torchscript
+from .torchscript import read_archive
 
 _ARCHIVE_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 """Entries of OpenAI's TorchScript archives that describe the model and are not parameters."""
@@ -37,7 +38,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         state = _read(path)
     except WeightsError:
         raise
-    except Exception as err:  # errors of unpickling, zip, safetensors and jit: all are about this file
+    except Exception as err:  # errors of unpickling, zip and safetensors: all are about this file
         raise WeightsError(f"{str(path)!r} cannot be read as weights: {err}") from err
     if not state or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise WeightsError(f"{str(path)!r} does not have a state dict (names and tensors)")
@@ -52,8 +53,7 @@ def _read(path: Path) -> dict[str, Any]:
 
         return load_file(str(path))
     if is_torchscript(path):
-        state = torch.jit.load(str(path), map_location="cpu").state_dict()
-        return {name: tensor for name, tensor in state.items() if name not in _ARCHIVE_EXTRAS}
+        return {name: tensor for name, tensor in read_archive(path).items() if name not in _ARCHIVE_EXTRAS}
     loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     if isinstance(loaded, dict) and "state_dict" in loaded:
         loaded = loaded["state_dict"]
@@ -113,9 +113,11 @@ def fit_weights(
     ready: dict[str, torch.Tensor] = {}
     for name in list(state):
         tensor = state.pop(name)
-        if tensor.is_floating_point():
+        # Others are refused below, without a copy: a file of a few bytes may claim any shape.
+        is_converted = name in own and own[name].numel() == tensor.numel()
+        if is_converted and tensor.is_floating_point():
             tensor = tensor.float()
-        if name in own and own[name].numel() == tensor.numel() == 1:
+        if is_converted and tensor.numel() == 1:
             tensor = tensor.reshape(own[name].shape)  # scalars in older files have shape (1,)
         ready[name] = tensor
     try:
