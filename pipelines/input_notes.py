@@ -16,6 +16,7 @@ _NAMES: Mapping[Kind, str] = {
     "csv": "CSV file",
     "uris": "list of URIs",
     "parquet": "Parquet file",
+    "arrow": "Arrow file",
     "tar": "tar",
 }
 _PLURALS = {"jsonl": "files of JSON lines", "uris": "lists of URIs"}

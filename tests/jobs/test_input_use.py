@@ -48,7 +48,8 @@ IMAGES = {
 
 @pytest.mark.parametrize("kind", IMAGES)
 def test_an_image_column_beside_texts_is_named(tmp_path, kind):
-    pq.write_table(pa.table({"text": ["a", "b"], "picture": IMAGES[kind], "n": [1, 2]}), tmp_path / "x.parquet")
+    far = pa.array([10**9, None], pa.int32()).cast(pa.date32())  # Python cannot hold it
+    pq.write_table(pa.table({"text": ["a", "b"], "picture": IMAGES[kind], "far": far}), tmp_path / "x.parquet")
     (use,) = used(tmp_path)
     assert (use.embedded, use.left_out) == ({"text": "text"}, {"picture": "image"})
 

@@ -7,5 +7,6 @@
 - `cache`: the directory for downloads and compiled graphs
 - `compression`: files that are compressed as a whole
 - `parquet`: Parquet files with checksums; `parquet_pages`: pages are checked before they expand in memory
+- `arrow_stream`: Arrow files and streams, whose batches are checked likewise
 - `json_text`: values as JSON, and strings that UTF-8 can encode
 """

@@ -18,6 +18,17 @@ def parquet_writer(sink: Any, schema: pa.Schema, **options: Any) -> pq.ParquetWr
     return pq.ParquetWriter(sink, schema, compression="zstd", write_page_checksum=True, **options)
 
 
+def refused_by_parquet(kind: pa.DataType) -> str | None:
+    """Return why a type cannot be written to Parquet; None if it can."""
+    import pyarrow.parquet as pq
+
+    try:
+        pq.write_table(pa.schema([("x", kind)]).empty_table(), pa.BufferOutputStream())
+    except (pa.ArrowException, NotImplementedError, TypeError, ValueError) as err:
+        return str(err)
+    return None
+
+
 def parquet_file(source: Any, **options: Any) -> pq.ParquetFile:
     """Open a Parquet file for reading. A page that does not match its checksum raises an `OSError`.
 

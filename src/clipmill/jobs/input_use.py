@@ -10,14 +10,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+
 from ..datasets.inputs.listing import IMAGE_EXTENSIONS, Kind, is_image
 from ..datasets.inputs.readers import ReaderOptions, choose_columns
 from ..datasets.inputs.recognition import InputFile
+from ..datasets.inputs.row_schemas import schema_of
 from ..datasets.inputs.rows import read_rows
 from ..datasets.inputs.samples import AUDIO_EXTENSIONS
 from ..datasets.inputs.shards import whole_file
+from ..datasets.tables.column_types import is_list_type
 from ..encoders.item import AUDIO_FIELDS, AUDIO_RATES
 from ..encoders.plans.plan import Plan
+from ..errors import DatasetError
 from ..failures import RowError
 from ..media.audio import sniff_audio_type
 from ..media.images import sniff_media_type
@@ -26,9 +31,13 @@ from .options import JobOptions
 TABLES_LOOKED_AT = 20
 _ROWS_LOOKED_AT = 64
 _OPENERS = 8
-_TABLES: tuple[Kind, ...] = ("csv", "jsonl", "parquet")
+_TABLES: tuple[Kind, ...] = ("csv", "jsonl", "parquet", "arrow")
 _CONTENT_FIRST = ("text", "image", "audio", "uri")
 """Fields of a document; the first that a document has is embedded."""
+_TEXTS_AND_BYTES = (
+    *(pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())),
+    *(pa.binary(), pa.large_binary(), pa.binary_view()),
+)
 _SPARK_IMAGE = {"height", "width", "nChannels", "mode", "data"}
 _NAME = re.compile(r"\S+\.(\w+)(?:\?\S*)?")
 """A path or URI of a file with an ending."""
@@ -96,8 +105,18 @@ def _uses_of_tables(kind: Kind, paths: Sequence[str], options: JobOptions) -> li
 def _use_of_columns(kind: Kind, path: str, options: JobOptions) -> tuple[Mapping[str, str], Mapping[str, str]]:
     """Return what is embedded of a table, and the columns of media that are left out."""
     shard = dataclasses.replace(whole_file(path, kind), stop=_ROWS_LOOKED_AT)
-    rows = [row.values for row in itertools.islice(read_rows(shard), _ROWS_LOOKED_AT) if row.failure is None]
-    names = list(dict.fromkeys(itertools.chain.from_iterable(rows)))
+    names: list[str] = []
+    maybe_media: list[str] = []
+    if kind != "jsonl":
+        try:
+            schema = schema_of([shard])
+        except DatasetError:  # its rows fail
+            return {}, {}
+        names = schema.names
+        maybe_media = [field.name for field in schema if _may_hold_media(field.type)]
+    read = read_rows(shard, choose=lambda there: [name for name in maybe_media if name in there])
+    rows = [row.values for row in itertools.islice(read, _ROWS_LOOKED_AT) if row.failure is None]
+    names = names or list(dict.fromkeys(itertools.chain.from_iterable(rows)))
     media = {name: modality for name in names if (modality := _modality_of_column(rows, name))}
     plan = options.plan
     if plan.of_rows:
@@ -120,6 +139,12 @@ def _use_of_columns(kind: Kind, path: str, options: JobOptions) -> tuple[Mapping
     known = {chosen[first], *options.reader.tags, *left_out}
     left_out |= {name: modality for name, modality in media.items() if name not in known}
     return {chosen[first]: _modality_of_field(first)}, left_out
+
+
+def _may_hold_media(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return any(_may_hold_media(field.type) for field in kind)
+    return _may_hold_media(kind.value_type) if is_list_type(kind) else kind in _TEXTS_AND_BYTES
 
 
 def _fields_of_lines(names: Sequence[str], reader: ReaderOptions) -> dict[str, str]:

@@ -70,7 +70,7 @@ def check_reader(shards: Sequence[Shard], reader: ReaderOptions) -> None:
             setting(*named[0]) + " has no effect with tars: the image or audio clip of a sample is embedded",
             hint="captions are embedded as the column 'text' of rows, " + setting("columns", ...),
         )
-    for kind in ("csv", "parquet"):
+    for kind in ("csv", "parquet", "arrow"):
         shard = next((shard for shard in shards if shard.kind == kind), None)
         if shard is None:
             continue

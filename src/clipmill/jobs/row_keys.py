@@ -46,7 +46,7 @@ def keys_wanted(shard: Shard, job: Job) -> Iterator[tuple[bytes, bytes]]:
     if job.skip_existing.by == "content":
         yield from _contents_wanted(shard, job)
         return
-    for key in _keys_in_parquet(shard, job) if shard.kind == "parquet" else _keys_of(shard, job):
+    for key in _keys_of_columns(shard, job) if shard.kind in ("parquet", "arrow") else _keys_of(shard, job):
         if key is not None:
             digest = key_digest(key)
             yield digest, digest
@@ -66,8 +66,8 @@ def _keys_of(shard: Shard, job: Job) -> Iterator[str | None]:
         yield records.key(record)
 
 
-def _keys_in_parquet(shard: Shard, job: Job) -> Iterator[str | None]:
-    """Yield the keys of rows or documents of a Parquet file without reading other columns."""
+def _keys_of_columns(shard: Shard, job: Job) -> Iterator[str | None]:
+    """Yield the keys of rows or documents of a Parquet or Arrow file without reading other columns."""
     plan, column = job.plan, ""
 
     def choose(there: list[str]) -> list[str]:

@@ -12,6 +12,7 @@ Format = Literal["parquet", "jsonl", "clip-retrieval", "lance"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 CLIP_RETRIEVAL: Format = "clip-retrieval"
 LANCE: Format = "lance"
+PARQUET: Format = "parquet"
 
 
 class Published(NamedTuple):

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ...errors import SpecError
 from ...failures import Failure
 from ...files.file_systems import Folder
 from ...files.json_text import json_text
-from ...files.parquet import parquet_writer
+from ...files.parquet import parquet_writer, refused_by_parquet
+from ...messages import setting
 from ...models.spec import EncoderSpec
 from ..tables.column_types import is_list_type
 from ..tables.scalars import holds_fine_times, printable
-from .base import CLIP_RETRIEVAL, LANCE, Format, Part, Published, part_name
+from .base import CLIP_RETRIEVAL, LANCE, PARQUET, Format, Part, Published, part_name
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -36,6 +38,13 @@ def schema_in_format(format: str, schema: pa.Schema, *, plan: Any, spec: Encoder
         from .lance_part import check_lance
 
         check_lance(directory, schema)
+    if format == PARQUET:
+        for field in schema:
+            if refused_by_parquet(field.type) is not None:
+                raise SpecError(
+                    setting("format", PARQUET) + f" cannot hold {field.type}, the type of column {field.name!r}",
+                    hint="leave the column out: " + setting("drop", field.name),
+                )
     return schema
 
 

@@ -14,7 +14,7 @@ from ...files.compression import SUFFIXES
 from ...files.file_systems import dataset_errors, is_local, open_location, url_of
 from .globs import Glob, is_glob
 
-Kind = Literal["files", "jsonl", "csv", "uris", "parquet", "tar"]
+Kind = Literal["files", "jsonl", "csv", "uris", "parquet", "arrow", "tar"]
 
 _KINDS: dict[str, Kind] = {
     ".jsonl": "jsonl",
@@ -25,6 +25,9 @@ _KINDS: dict[str, Kind] = {
     ".parquet": "parquet",
     ".parq": "parquet",
     ".pq": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
 }
 _SIDECAR_EXTENSIONS = (".json", ".txt")
 _IMG2DATASET_RECORD = re.compile(r"((?:.*/)?\d+)(\.parquet|_stats\.json)", re.DOTALL)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+from ...files.arrow_stream import CONTINUATION, MAGIC
 from ...files.compression import CompressionError, decompressed
 from ...files.file_systems import open_input
 from .listing import IMAGE_EXTENSIONS, Kind, Listed, Lister, kind_of, list_inputs
@@ -45,8 +46,8 @@ def recognised_inputs(
     """List the files of all inputs, and decide how each is read.
 
     The ending of a name decides, if it is that of a table, an archive, an image or audio. Any other file is opened, and
-    its first bytes decide: Parquet, tar, JSON lines, a list of URIs, an image or audio. Of object stores, the first
-    10,000 such files are opened; the rest are taken for images or audio.
+    its first bytes decide: Parquet, Arrow, tar, JSON lines, a list of URIs, an image or audio. Of object stores, the
+    first 10,000 such files are opened; the rest are taken for images or audio.
 
     Args:
         inputs: See `list_inputs`.
@@ -84,7 +85,7 @@ def recognised(file: Listed) -> InputFile:
         return InputFile(file, "files")
     kind, problem = _kind_of_content(inside)
     if compression and kind not in _READ_COMPRESSED:
-        what = "a Parquet table" if kind == "parquet" else "a file"
+        what = "a table" if kind in ("parquet", "arrow") else "a file"
         return InputFile(file, "files", f"{what} compressed with {compression}: decompress it")
     return InputFile(file, kind, problem)
 
@@ -111,6 +112,8 @@ def _kind_of_content(start: bytes) -> tuple[Kind, str]:
 
     if start.startswith(b"PAR1"):
         return "parquet", ""
+    if start.startswith((MAGIC, CONTINUATION)):
+        return "arrow", ""
     if start[_TAR_MARK] == b"ustar":
         return "tar", ""
     if sniff_media_type(start) or sniff_audio_type(start[:16]):

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from ...encoders.plans.plan import RowPlan
 from ...errors import ClipmillError, DatasetError
+from ...files.arrow_stream import ArrowStream
 from ...files.file_systems import open_input
 from ..tables.column_types import LIST_OF_TEXTS, REST_KEY, TAGS, unified
 from .lines import csv_header, open_text
@@ -64,8 +65,12 @@ def _schema_of_file(shard: Shard, plan: RowPlan | None) -> pa.Schema | None:
             with open_text(path) as file:
                 header = csv_header(file, path)
             return None if header is None else pa.schema([pa.field(name, pa.string()) for name in header])
-        with open_input(path) as raw:
-            schema = pq.read_schema(raw)
+        if shard.kind == "arrow":
+            with ArrowStream(path) as stream:
+                schema = stream.schema
+        else:
+            with open_input(path) as raw:
+                schema = pq.read_schema(raw)
     except ClipmillError:
         raise
     except Exception:  # its rows become failures, and other files decide the types

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ...errors import ClipmillError
 from ...failures import Code, Failure, RowError, Stage
+from ...files.arrow_stream import ArrowStream, BatchTooLargeError
 from ...files.file_systems import open_input, reason_of
 from ...files.parquet import parquet_file
 from ...files.parquet_pages import PageGuard, PageTooLargeError, TooManyRowsError
@@ -29,8 +32,11 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 
+_TEXT_OR_BYTES = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
+
+
 class Selection(NamedTuple):
-    """What is read of the rows of a Parquet file.
+    """What is read of the rows of a Parquet or Arrow file.
 
     Attributes:
         read: Paths of the values that are converted to Python.
@@ -69,12 +75,11 @@ def read_rows(
     """Read a shard as rows, if needed with some of its columns only.
 
     A row of JSON lines is the line's object, unchanged; the values of CSV are strings or None. A line of a list of URIs
-    is a row with the column `uri`. A sample of a tar is a
-    row of `key`, `image`, `audio`, `text` and `tags`, and so is a file of a folder with its sidecar files; see
-    `samples`. `choose` returns the columns to read from a Parquet file, given all of its columns; by default all are
-    read. `selection` does the same, and carries columns to the output without converting them to Python.
-    `max_file_bytes` limits one file in a tar; the sample of a larger one fails. `members` are files of a tar's samples
-    that are columns of their own; see `read_samples`.
+    is a row with the column `uri`. A sample of a tar is a row of `key`, `image`, `audio`, `text` and `tags`, and so is
+    a file of a folder with its sidecar files; see `samples`. `choose` returns the columns to read from a Parquet or
+    Arrow file, given all of its columns; by default all are read. `selection` does the same, and carries columns to the
+    output without converting them to Python. `max_file_bytes` limits one file in a tar; the sample of a larger one
+    fails. `members` are files of a tar's samples that are columns of their own; see `read_samples`.
 
     Yields:
         Rows in order; a record that could not be read is a row with a `failure`.
@@ -91,12 +96,14 @@ def read_rows(
             yield from _sample_rows(shard, at, max_file_bytes, members)
         elif shard.kind == "parquet":
             yield from _parquet_rows(shard, choose, selection)
+        elif shard.kind == "arrow":
+            yield from _arrow_rows(shard, choose, selection)
         else:
             assert_never(shard.kind)
     except ClipmillError:
         raise
     except Exception as err:  # formats and file systems raise errors of their own; none may affect the next file
-        place = path if shard.kind == "parquet" else f"{path}:{at[0]}"
+        place = path if shard.kind in ("parquet", "arrow") else f"{path}:{at[0]}"
         yield SourceRow(place, {}, _failure_of(err, path).at(row=place))
 
 
@@ -168,12 +175,7 @@ def _parquet_rows(
         open_input(path) as raw,
         parquet_file(guard := PageGuard(raw, BATCH_ROWS, BATCH_BYTES), pre_buffer=False, buffer_size=2**20) as file,
     ):
-        there = file.schema_arrow.names
-        columns = choose(list(there)) if choose else None
-        split = None
-        if selection is not None:
-            split = _Split(top_level(selection.read, there), [name for name in there if name in selection.carried])
-            columns = list(dict.fromkeys([*split.read, *split.carried])) or there[:1]  # any column counts the rows
+        columns, split = _columns(file.schema_arrow.names, choose, selection)
         first, last = 0, file.metadata.num_rows if shard.stop is None else shard.stop
         for group in range(file.metadata.num_row_groups):
             length = file.metadata.row_group(group).num_rows
@@ -182,6 +184,62 @@ def _parquet_rows(
                 wanted = range(start, stop)
                 yield from _row_group(_batches(file, guard, group, columns, first, wanted), path, wanted, split)
             first += length
+
+
+def _arrow_rows(
+    shard: Shard, choose: Callable[[list[str]], list[str]] | None, selection: Selection | None
+) -> Iterator[SourceRow]:
+    path = shard.paths[0]
+    with ArrowStream(path) as stream:
+        columns, split = _columns(stream.schema.names, choose, selection)
+        wanted = range(shard.start, sys.maxsize if shard.stop is None else shard.stop)
+        yield from _row_group(_arrow_batches(stream, columns, wanted), path, wanted, split)
+
+
+def _arrow_batches(
+    stream: ArrowStream, columns: list[str] | None, wanted: range
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    at = after = 0
+    for batch in stream.batches():
+        part = batch if columns is None else batch.select(columns)
+        after = max(after, wanted.start)
+        for some in _pieces(part, at, after, wanted.stop, most=min(BATCH_ROWS, _rows_of_dictionaries(part))):
+            yield after, some
+            after += some.num_rows
+        at += batch.num_rows
+        if at >= wanted.stop:
+            return
+
+
+def _rows_of_dictionaries(batch: pa.RecordBatch) -> int:
+    """Return how many rows may be held at once if each of them has the longest value of every dictionary."""
+    lengths = [
+        pc.max(pc.binary_length(column.dictionary)).as_py() or 0
+        for column in batch.columns
+        if pa.types.is_dictionary(column.type) and column.type.value_type in _TEXT_OR_BYTES
+    ]
+    return max(1, BATCH_BYTES // max(sum(lengths), 1))
+
+
+def _pieces(
+    batch: pa.RecordBatch, at: int, after: int, stop: int, *, most: int = BATCH_ROWS
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a batch, which begins at row `at`, from row `after` to `stop`, a few at a time."""
+    while after < min(at + batch.num_rows, stop):
+        left = batch.slice(after - at, stop - after)
+        some = left.slice(0, min(most, max(1, left.num_rows * BATCH_BYTES // max(left.nbytes, 1))))
+        yield some
+        after += some.num_rows
+
+
+def _columns(
+    there: list[str], choose: Callable[[list[str]], list[str]] | None, selection: Selection | None
+) -> tuple[list[str] | None, _Split | None]:
+    """Return the columns to read of a table, None for all, and what each is for."""
+    if selection is None:
+        return (choose(list(there)) if choose else None), None
+    split = _Split(top_level(selection.read, there), [name for name in there if name in selection.carried])
+    return list(dict.fromkeys([*split.read, *split.carried])) or there[:1], split  # any column counts the rows
 
 
 class _Split(NamedTuple):
@@ -208,9 +266,7 @@ def _batches(
         with contextlib.suppress(TooManyRowsError):
             # Threads cost more than they save: batches are small, and pages of all columns would be decoded at once.
             for batch in file.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False):
-                while after < min(at + batch.num_rows, wanted.stop):
-                    left = batch.slice(after - at, wanted.stop - after)
-                    some = left.slice(0, max(1, left.num_rows * BATCH_BYTES // max(left.nbytes, 1)))
+                for some in _pieces(batch, at, after, wanted.stop):
                     yield after, some
                     after += some.num_rows
                 at += batch.num_rows
@@ -237,7 +293,8 @@ def _row_group(
     except Exception as err:  # the rest of this row group is lost; the next one may be readable
         place = f"{path}:{after}"
         failure = _failure_of(err, path)
-        message = f"rows {after} to {wanted.stop - 1}: " + failure.message
+        last = "the last" if wanted.stop == sys.maxsize else wanted.stop - 1
+        message = f"rows {after} to {last}: " + failure.message
         yield SourceRow(place, {}, Failure(failure.stage, failure.code, message, failure.transient, row=place))
 
 
@@ -266,7 +323,7 @@ def _failure_of(err: Exception, path: str) -> Failure:
     if isinstance(err, RowError):
         return err.failure
     reason = f"{path}: {reason_of(err)[:300]}"
-    if isinstance(err, PageTooLargeError):
+    if isinstance(err, PageTooLargeError | BatchTooLargeError):
         return Failure(Stage.READ, Code.TOO_LARGE, reason)
     if isinstance(err, FileNotFoundError | NotADirectoryError):
         return Failure(Stage.READ, Code.NOT_FOUND, f"{path}: no such file")

@@ -6,9 +6,10 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from ...files.arrow_stream import ArrowStream
 from ...files.compression import compression_of
 from ...files.file_systems import is_local, open_input, open_location
 from ...files.json_text import clean_text
@@ -135,14 +136,31 @@ def _csv_spans(path: str, rows: int) -> Iterator[dict[str, Any]]:
 
 
 def _parquet_spans(path: str, rows: int) -> Iterator[dict[str, Any]]:
-    """Cut at row groups; join small ones and split large ones."""
+    """Cut at row groups."""
     import pyarrow.parquet as pq
 
     with open_input(path) as file:
         metadata = pq.read_metadata(file)
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    yield from _spans_of_groups((group.num_rows for group in groups), rows)
+
+
+def _arrow_spans(path: str, rows: int) -> Iterator[dict[str, Any]]:
+    """Cut at batches of local files. To begin in the middle, compressed and remote batches would have to be read."""
+    headers = []
+    if is_local(open_location(path)[0]):
+        with ArrowStream(path) as stream:
+            headers = list(stream.headers())
+    if headers and not any(header.is_compressed for header in headers):
+        yield from _spans_of_groups([header.rows for header in headers], rows)
+    else:
+        yield {}
+
+
+def _spans_of_groups(lengths: Iterable[int], rows: int) -> Iterator[dict[str, Any]]:
+    """Cut between groups of rows; join small ones and split large ones."""
     start = stop = 0
-    for number in range(metadata.num_row_groups):
-        length = metadata.row_group(number).num_rows
+    for length in lengths:
         if stop > start and stop - start + length > rows:
             yield {"start": start, "stop": stop}
             start = stop
@@ -171,4 +189,11 @@ def _is_compressed(path: str) -> bool:
         return compression_of(file.read(10)) is not None
 
 
-SPANS = {"jsonl": _line_spans, "uris": _line_spans, "csv": _csv_spans, "parquet": _parquet_spans, "tar": _tar_spans}
+SPANS = {
+    "jsonl": _line_spans,
+    "uris": _line_spans,
+    "csv": _csv_spans,
+    "parquet": _parquet_spans,
+    "arrow": _arrow_spans,
+    "tar": _tar_spans,
+}
