@@ -36,6 +36,8 @@ _DISTRIBUTIONS = {
     "pandas": "spark",
     "soundfile": "audio",
     "soxr": "audio",
+    "pillow-heif": "heif",
+    "pillow-jxl-plugin": "jxl",
     "faiss-cpu": "index",
     "pylance": "lance",
     "bokeh": "report",

@@ -168,7 +168,9 @@ def test_metadata(metadata: email.message.Message) -> None:
     assert metadata["Version"] == clipmill.__version__
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
-    extras = "all all-gpu audio beam dev gcp hf index lance metrics onnx onnx-gpu openvino remote report spark test"
+    extras = (
+        "all all-gpu audio beam dev gcp heif hf index jxl lance metrics onnx onnx-gpu openvino remote report spark test"
+    )
     assert sorted(metadata.get_all("Provides-Extra", [])) == extras.split()
 
 

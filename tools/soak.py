@@ -88,6 +88,15 @@ def _hard_rows(engine: str) -> Callable[[random.Random, Path], Figures]:
     return run
 
 
+def _decode_time(what: str) -> Callable[[random.Random, Path], Figures]:
+    def run(draw: random.Random, folder: Path) -> Figures:
+        import decode_time
+
+        return getattr(decode_time, f"measure_{what}")(draw, folder)
+
+    return run
+
+
 SOAKS = {
     "kills-beam": Soak("a job on Beam, killed at random moments and resumed", 4, _kills("beam")),
     "kills-spark": Soak("the same on Spark", 4, _kills("spark")),
@@ -98,6 +107,8 @@ SOAKS = {
     "fuzz-texts": Soak("odd texts, embedded", 5, _fuzz("texts", 4000)),
     "fuzz-tars": Soak("damaged archives, read", 5, _fuzz("tars", 1000)),
     "fuzz-lines": Soak("damaged JSON lines, read", 5, _fuzz("lines", 4000)),
+    "decode-time": Soak("files that repeat one part, of 0.5, 1 and 2 MiB", 2, _decode_time("repeated_parts")),
+    "decode-time-damaged": Soak("damaged images, CPU time of each", 5, _decode_time("damaged")),
 }
 
 

@@ -3,60 +3,34 @@
 from __future__ import annotations
 
 import io
-import struct
 import zlib
 
 import numpy as np
 import pytest
+from file_parts import (
+    GIF,
+    JPEG,
+    PICTURE,
+    PNG,
+    chunk,
+    comment,
+    saved,
+    segment,
+    with_blocks,
+    with_chunks,
+    with_segments,
+)
 from pictures import encode, photographs
 from PIL import Image, PngImagePlugin
 
 from clipmill.encoders import load_encoder
 from clipmill.failures import Code, RowError
-from clipmill.media import containers
-from clipmill.media.containers import without_metadata
+from clipmill.media.containers import parts, without_metadata
 from clipmill.media.images import open_image
 
 RNG = np.random.default_rng(0)
-PIXELS = RNG.integers(0, 256, (40, 60, 3), np.uint8)
-PICTURE = Image.fromarray(PIXELS)
 EXIF = Image.Exif()
 EXIF[0x0112] = 6
-
-
-def saved(picture: Image.Image, kind: str, **options: object) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, kind, **options)
-    return file.getvalue()
-
-
-def chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-
-def segment(marker: int, data: bytes) -> bytes:
-    return bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data
-
-
-def with_chunks(png: bytes, chunks: bytes) -> bytes:
-    return png[:33] + chunks + png[33:]  # behind the header
-
-
-def with_segments(jpeg: bytes, segments: bytes) -> bytes:
-    return jpeg[:2] + segments + jpeg[2:]
-
-
-def with_blocks(gif: bytes, blocks: bytes) -> bytes:
-    start = 13 + 3 * 2 ** ((gif[10] & 7) + 1)
-    return gif[:start] + blocks + gif[start:]
-
-
-def comment(size: int, block: int = 255) -> bytes:
-    whole = b"".join(bytes([block]) + b"x" * block for _ in range(size // block))
-    return b"\x21\xfe" + whole + b"\0"
-
-
-JPEG, PNG, GIF = saved(PICTURE, "JPEG"), saved(PICTURE, "PNG"), saved(PICTURE.convert("P"), "GIF")
 BIG = b"x" * 3_000_000
 TEXTS = PngImagePlugin.PngInfo()
 TEXTS.add_text("Software", "tests")
@@ -166,7 +140,7 @@ def test_a_damaged_file_is_the_decoders_affair(data: bytes) -> None:
     ids=["jpeg", "png", "gif"],
 )
 def test_more_parts_than_any_real_file_has_are_too_large(monkeypatch, data: bytes) -> None:
-    monkeypatch.setattr(containers, "_MOST_PARTS", 40)
+    monkeypatch.setattr(parts, "MOST_PARTS", 40)
     with pytest.raises(RowError) as refused:
         without_metadata(data)
     assert refused.value.failure.code is Code.TOO_LARGE and "over 40 parts" in refused.value.failure.message

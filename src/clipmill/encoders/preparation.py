@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from ..errors import ClipmillError
 from ..failures import Code, Failure, RowError, Stage
@@ -16,7 +14,7 @@ from ..media.audio import Waveform, count_samples, sniff_audio_type
 from ..media.containers import without_metadata
 from ..media.fetch import fetch
 from ..media.fetch_policy import FetchPolicy
-from ..media.images import FORMATS, sniff_media_type
+from ..media.images import header_size, sniff_media_type
 from ..models.model import Prepared
 from ..models.spec import EncoderSpec
 from .content_hash import content_hash
@@ -122,7 +120,7 @@ def detect_modality(content: Any, media_type: str | None) -> tuple[str, Any]:
         except UnicodeDecodeError as err:
             raise RowError(Stage.DECODE, Code.UNDECODABLE, f"{media_type} that is not UTF-8: {err}") from err
     if isinstance(content, bytes):
-        declared = (media_type or "").lower().startswith("audio/") and sniff_media_type(content[:16]) is None
+        declared = (media_type or "").lower().startswith("audio/") and sniff_media_type(content) is None
         return "audio" if declared or sniff_audio_type(content[:16]) else "image", content
     return "audio" if isinstance(content, Waveform) else "image", content
 
@@ -165,8 +163,5 @@ def count_pixels(modality: str, content: Any, loaded: Loaded, spec: EncoderSpec)
     count = getattr(loaded.model, "decoded_pixels", None)  # custom encoders need not be subclasses of Model
     if count is not None and (pixels := count(content, spec)) is not None:
         return int(pixels)
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            return image.width * image.height
-    except Exception:  # decoding will fail with the reason
-        return 0
+    size = header_size(content)
+    return 0 if size is None else size[0] * size[1]

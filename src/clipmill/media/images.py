@@ -13,13 +13,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError, features
 from ..failures import Code, RowError, Stage
 from ..messages import setting
 from .containers import without_metadata
+from .plugins import is_avif, open_with, plugin_for, plugin_size
 
 # Pillow warns about large images and odd metadata in threads, where warnings cannot be caught; our limit is an option.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", module=r"PIL\..*")
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", *(["AVIF"] if features.check("avif") else []))
-"""Formats that are decoded. Pillow reads more, some by running other programs (EPS): unsafe for untrusted files."""
+"""Formats that Pillow decodes, besides those of `plugins`. It reads more, some by running other programs (EPS), which
+is unsafe for untrusted files."""
 
 _SNIFFED = (
     (b"\xff\xd8\xff", "image/jpeg"),
@@ -32,15 +34,7 @@ _SNIFFED = (
 )
 _TEXT_BYTES = bytes([9, 10, 13, *range(32, 127), *range(128, 256)])
 _PORTABLE = re.compile(rb"P[1-6][ \t\r\n]")
-_BRANDS = {
-    b"avif": "an AVIF image, which this Pillow cannot decode: install Pillow 11.3 or newer",
-    b"avis": "an AVIF image, which this Pillow cannot decode: install Pillow 11.3 or newer",
-    **dict.fromkeys((b"heic", b"heix", b"hevc", b"mif1", b"msf1"), "a HEIC image, which is not decoded: convert it"),
-}
-"""Brands of files in the ISO container, at their bytes 8 to 12 (ISO/IEC 23008-12, AV1 Image File Format)."""
 _OTHERS = (
-    (b"\x00\x00\x00\x0cJXL ", "a JPEG XL image, which is not decoded: convert it"),
-    (b"\xff\x0a", "a JPEG XL image, which is not decoded: convert it"),
     (b"PAR1", "a Parquet file: name it .parquet"),
     (b"ARROW1", "an Arrow file: write its table as Parquet"),
     (b"\x93NUMPY", "an array of NumPy, no encoded image"),
@@ -57,8 +51,10 @@ def sniff_media_type(data: bytes) -> str | None:
     """Return the media type of an image by its first bytes; None if it is not one of the decoded formats."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "image/webp"
-    if data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis"):
+    if is_avif(data):
         return "image/avif"
+    if plugin := plugin_for(data):
+        return plugin.media_type
     if _PORTABLE.match(data):
         return "image/x-portable-anymap"
     return next((media_type for magic, media_type in _SNIFFED if data.startswith(magic)), None)
@@ -96,15 +92,25 @@ def open_image(
             f"an image must be encoded bytes, an array, a Pillow image or a URI, got {type(content).__name__}",
         )
     if apply_exif:
-        image = ImageOps.exif_transpose(image)
+        image = upright(image)
     return _to_eight_bits(image)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Return an image turned by its EXIF orientation; as it is if its EXIF data is damaged."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
+    except Exception:  # Pillow raises SyntaxError, struct.error, ValueError, …
+        return image
 
 
 def _decode(data: bytes, max_pixels: int, reduced_to: tuple[int, int] | None) -> Image.Image:
     if not data:
         raise RowError(Stage.DECODE, Code.EMPTY, "the image has zero bytes")
     try:
-        image = Image.open(io.BytesIO(without_metadata(data)), formats=FORMATS)
+        image = _opened(without_metadata(data), max_pixels)
         check_pixels(image.size, max_pixels)
         if reduced_to is not None:
             image.draft(image.mode, reduced_to)
@@ -132,11 +138,33 @@ def _decode(data: bytes, max_pixels: int, reduced_to: tuple[int, int] | None) ->
     return image
 
 
+def _opened(data: bytes, max_pixels: int) -> Image.Image:
+    """Open an image without decoding it, if its library can do so."""
+    if not (plugin := plugin_for(data)):
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    if plugin.decodes_at_once:
+        if (size := plugin_size(plugin, data)) is None:
+            raise RowError(Stage.DECODE, Code.UNDECODABLE, f"the header of {plugin.title} cannot be read")
+        check_pixels(size, max_pixels)
+    return open_with(plugin, data)
+
+
+def header_size(data: bytes) -> tuple[int, int] | None:
+    """Return the width and height of an image file, from its header; None if it cannot be read."""
+    if plugin := plugin_for(data):
+        return plugin_size(plugin, data)
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return image.size
+    except Exception:  # decoding will fail with the reason
+        return None
+
+
 def described_other(data: bytes) -> str | None:
     """Return what a file is that is no image, with what to do about it; None if it is of no known format."""
     start = data[:512]
-    if start[4:8] == b"ftyp" and start[8:12] in _BRANDS:
-        return _BRANDS[start[8:12]]
+    if is_avif(start) and "AVIF" not in FORMATS:
+        return "an AVIF image, which this Pillow cannot decode: install Pillow 11.3 or newer"
     if known := next((what for magic, what in _OTHERS if start.startswith(magic)), None):
         return known
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()

@@ -115,8 +115,11 @@ _TURNS = {
 
 
 def _apply_orientation(pixels: np.ndarray, size: tuple[int, int], data: bytes) -> Pixels:
-    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-        orientation = image.getexif().get(_ORIENTATION)
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            orientation = image.getexif().get(_ORIENTATION)
+    except Exception:  # damaged EXIF data, as in `images.upright`
+        orientation = None
     if orientation not in _TURNS:
         return Pixels(pixels, size)
     upright = np.array(_TURNS[orientation](pixels), order="C", copy=True)  # torch needs positive strides

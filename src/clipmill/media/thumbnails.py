@@ -6,7 +6,7 @@ import base64
 import io
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from .images import open_image
 
@@ -26,8 +26,7 @@ def thumbnail_of(content: Any, *, side: int = 96, max_pixels: int = 100_000_000)
     Raises:
         RowError: If it cannot be decoded, or is too large.
     """
-    image = open_image(content, max_pixels=max_pixels, reduced_to=(2 * side, 2 * side))
-    image = ImageOps.exif_transpose(image)
+    image = open_image(content, max_pixels=max_pixels, apply_exif=True, reduced_to=(2 * side, 2 * side))
     image.thumbnail((side, side))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")

@@ -212,7 +212,7 @@ class ClipModel(Model):
             array = normalised_array(content, self._frontend.image.image_size)
             return Prepared(array, group="normalised_image", pixels=array.size // 3)
         crop = image_crop(content, self._frontend.image, spec)
-        media_type = sniff_media_type(content[:16]) if isinstance(content, bytes) else None
+        media_type = sniff_media_type(content) if isinstance(content, bytes) else None
         return Prepared(crop, group="image", pixels=crop.shape[0] * crop.shape[1], media_type=media_type)
 
     def _prepare_text(self, text: str, spec: EncoderSpec) -> Prepared:

@@ -33,8 +33,8 @@ _SIDECAR_EXTENSIONS = (".json", ".txt")
 _IMG2DATASET_RECORD = re.compile(r"((?:.*/)?\d+)(\.parquet|_stats\.json)", re.DOTALL)
 """Files that img2dataset writes next to each of its shards, which are named by numbers."""
 IMAGE_EXTENSIONS = frozenset(
-    ["jpg", "jpeg", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "ppm", "pgm", "pbm", "pnm"]
-)
+    ["jpg", "jpeg", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"]
+) | frozenset(["avif", "heic", "heif", "hif", "jxl"])
 """Extensions of images that may have sidecar files. Whether a file is an image is decided later, by its content."""
 _TAR_EXTENSIONS = (".tar", ".tgz", ".tbz2", ".txz", ".tzst")
 _VERSIONS = ("ETag", "etag", "generation", "md5Hash", "LastModified", "last_modified", "updated", "mtime", "created")
