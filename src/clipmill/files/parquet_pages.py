@@ -15,6 +15,8 @@ import itertools
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
+import pyarrow as pa
+
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
@@ -26,6 +28,7 @@ have pages of 1 GiB, but they hardly compress; texts rarely compress more than t
 _HEADER_BYTES, _MAX_HEADER_BYTES = 2**16, 2**24
 """Bytes that are read of a page header at first, and at most: it may hold two values as statistics. Arrow refuses
 larger ones, too."""
+_SMALL_DICTIONARY = 2**16
 _DICTIONARY_PAGE = 2
 _DELTA_BYTE_ARRAY = 7
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8, "BYTE_ARRAY": 4}
@@ -76,8 +79,10 @@ class _Sizes(NamedTuple):
 class _Chunk:
     """A column of a row group: where its next page header is, and the sizes of its pages so far."""
 
-    def __init__(self, name: str, at: int, end: int, width: int, *, repeated: bool) -> None:
+    def __init__(self, name: str, at: int, end: int, width: int, *, codec: str, repeated: bool, texts: bool) -> None:
         self.name = name
+        self.codec = codec
+        self.texts = texts
         self.at = at
         self.end = end
         self.sizes = _Sizes()
@@ -85,12 +90,12 @@ class _Chunk:
         self._repeated = repeated
         self._dictionary_bytes = 0
 
-    def step(self, header: PageHeader) -> None:
+    def step(self, header: PageHeader, longest_of_dictionary: int = 0) -> None:
         """Move to the next header, and add this page to the sizes."""
         _, stored, longest = self.sizes
         held = header.nbytes
         if header.kind == _DICTIONARY_PAGE:
-            self._dictionary_bytes = longest = held
+            self._dictionary_bytes, longest = held, longest_of_dictionary
             self._width += held // max(header.values, 1)
         elif self._repeated:  # a list of a million equal values takes a few bytes
             held = max(held, header.values * self._width)
@@ -155,7 +160,8 @@ class PageGuard:
 
     def _check(self, chunk: _Chunk, data: bytes, start: int) -> None:
         before = chunk.sizes
-        chunk.step(self._header(chunk, data, start))
+        header = self._header(chunk, data, start)
+        chunk.step(header, self._longest(chunk, header, start + len(data)))
         self._sizes += chunk.sizes - before
         held, stored, longest = self._sizes
         if held > max(MAX_PAGE_BYTES, MAX_PAGE_RATIO * stored):
@@ -167,6 +173,17 @@ class PageGuard:
         if self._rows > 1 and self._rows * longest > self._max_expanded_bytes:
             self.max_rows = max(1, self._max_expanded_bytes // longest)
             raise TooManyRowsError(f"at most {self.max_rows} rows may be read at once")
+
+    def _longest(self, chunk: _Chunk, header: PageHeader, back_to: int) -> int:
+        """Return the bytes of the longest value of a dictionary, at most; those of small ones are not looked at."""
+        if header.kind != _DICTIONARY_PAGE or not chunk.texts:
+            return 0
+        if header.nbytes <= _SMALL_DICTIONARY or header.nbytes > MAX_PAGE_BYTES:
+            return header.nbytes
+        self._file.seek(chunk.at + header.length)
+        stored = self._file.read(header.stored)
+        self._file.seek(back_to)
+        return longest_value(stored, header, chunk.codec)
 
     def _header(self, chunk: _Chunk, data: bytes, start: int) -> PageHeader:
         """Return the header at which a chunk stands; read on where it reaches beyond `data`."""
@@ -215,13 +232,42 @@ class PageGuard:
         self._file.close()
 
 
+def longest_value(stored: bytes, header: PageHeader, codec: str) -> int:
+    """Return the bytes of the longest value of a dictionary page; all of its bytes if it cannot be read.
+
+    Args:
+        stored: The page as it is in the file: lengths of four bytes, each with its value behind it, compressed.
+        header: Its header.
+        codec: Its compression, as Parquet's metadata names it.
+    """
+    try:
+        name = "lz4_raw" if codec.startswith("LZ4") else codec.lower()
+        data = stored if name == "uncompressed" else pa.decompress(stored, header.nbytes, codec=name, asbytes=True)
+    except (pa.ArrowException, OSError, ValueError):
+        return header.nbytes
+    at, longest = 0, 0
+    while at + 4 <= len(data):
+        length = int.from_bytes(data[at : at + 4], "little")
+        longest = max(longest, length)
+        at += 4 + length
+    return longest if at == len(data) else header.nbytes
+
+
 def _chunk_of(metadata: Any, column: Any) -> _Chunk:
     start = metadata.data_page_offset
     if metadata.has_dictionary_page and 0 < metadata.dictionary_page_offset < start:
         start = metadata.dictionary_page_offset
     end = start + metadata.total_compressed_size
     width = _WIDTHS.get(column.physical_type, column.length)
-    return _Chunk(metadata.path_in_schema, start, end, width, repeated=column.max_repetition_level > 0)
+    return _Chunk(
+        metadata.path_in_schema,
+        start,
+        end,
+        width,
+        codec=metadata.compression,
+        repeated=column.max_repetition_level > 0,
+        texts=column.physical_type == "BYTE_ARRAY",
+    )
 
 
 # --- Thrift's compact protocol, in which page headers are written ---------------------------------------------------
