@@ -107,6 +107,8 @@ SOAKS = {
     "fuzz-texts": Soak("odd texts, embedded", 5, _fuzz("texts", 4000)),
     "fuzz-tars": Soak("damaged archives, read", 5, _fuzz("tars", 1000)),
     "fuzz-lines": Soak("damaged JSON lines, read", 5, _fuzz("lines", 4000)),
+    "fuzz-hosts": Soak("hosts that are not public, in odd spellings", 5, _fuzz("hosts", 20_000)),
+    "fuzz-http": Soak("damaged answers of a web server", 5, _fuzz("http", 4000)),
     "decode-time": Soak("files that repeat one part, of 0.5, 1 and 2 MiB", 2, _decode_time("repeated_parts")),
     "decode-time-damaged": Soak("damaged images, CPU time of each", 5, _decode_time("damaged")),
 }

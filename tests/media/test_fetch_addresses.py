@@ -7,6 +7,7 @@ import threading
 import httpcore
 import pytest
 from fetch_helpers import LOOPBACK, PUBLIC, STRICT, failure
+from hostile_web import SPECIAL
 from http_server import JPEG
 
 from clipmill.failures import Code
@@ -46,17 +47,6 @@ SPELLINGS = """
 )
 def test_public_addresses(address, public):
     assert is_public(address) is public
-
-
-SPECIAL = """
-    0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.2.0/24
-    192.88.99.0/24 192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/4 240.0.0.0/4
-    255.255.255.255/32 ::1/128 ::/128 ::ffff:0:0/96 64:ff9b:1::/48 100::/64 100:0:0:1::/64 2001::/23 2001::/32
-    2001:1::1/128 2001:1::2/128 2001:1::3/128 2001:2::/48 2001:3::/32 2001:4:112::/48 2001:10::/28 2001:20::/28
-    2001:30::/28 2001:db8::/32 3fff::/20 5f00::/16 fc00::/7 fe80::/10 fec0::/10 ff00::/8
-"""
-# Blocks of IANA's IPv4 and IPv6 Special-Purpose Address Registries (2024), and multicast; without AS112's servers,
-# which are on the public internet, and 6to4 and NAT64, whose addresses are judged by the IPv4 address in them.
 
 
 @pytest.mark.parametrize("block", SPECIAL.split())

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import soundfile
+from hostile_web import fuzz_hosts, fuzz_http
 from image_files import FILES
 from storage_helpers import documents
 from tar_files import members, picture, tar_bytes
@@ -129,6 +130,8 @@ FUZZERS: dict[str, Callable[[random.Random, int, Path], collections.Counter[str]
     "texts": fuzz_texts,
     "tars": fuzz_tars,
     "lines": fuzz_lines,
+    "hosts": fuzz_hosts,
+    "http": fuzz_http,
 }
 """Each draws so many inputs, and returns how often what came of them; an input that is lost is an AssertionError."""
 
