@@ -31,6 +31,7 @@ REFUSED = {
     "TIFF strips that cover each other",
     "TIFF tiles",
     *(f"{kind} {part}" for kind in ("AVIF", "HEIF") for part in ("properties", "items", "associations", "references")),
+    "AVIF chunks of a sequence",
     *(f"{kind} items of the same bytes" for kind in ("AVIF", "HEIF")),
 }
 """Files for which decoders alone take time that grows with the square of the size, or seconds per MiB."""

@@ -134,7 +134,10 @@ def test_the_size_in_the_header_of_jpeg_xl(size: tuple[int, int], in_boxes: bool
 def test_damaged_files_are_failures(kind: str) -> None:
     data = saved(PICTURE, kind)
     for cut in (8, 12, 20, 40, 100, len(data) // 2, len(data) - 40):
-        assert code_of(data[:cut]) is Code.UNDECODABLE
+        with pytest.raises(RowError) as refused:
+            open_image(data[:cut], max_pixels=10**8)
+        assert refused.value.failure.code is Code.UNDECODABLE
+        assert cut < 12 or {"HEIF": "the HEIC image", "JXL": "the JPEG XL image"}[kind] in refused.value.failure.message
     assert code_of(data[:12] + bytes(500)) is Code.UNDECODABLE
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import soundfile
+from file_parts import PICTURE, saved
 from hostile_web import fuzz_hosts, fuzz_http
 from image_files import FILES
 from storage_helpers import documents
@@ -59,6 +60,7 @@ def damaged(data: bytes, draw: random.Random) -> bytes:
 def fuzz_images(draw: random.Random, count: int, folder: Path) -> collections.Counter[str]:
     """Embed damaged pictures of every format."""
     files = [data for data in FILES.values() if len(data) < 200_000]
+    files += [saved(PICTURE, kind) for kind in ("PPM", "AVIF", "HEIF", "JXL")]
     return _fuzz_values("demo", "image", lambda: damaged(draw.choice(files), draw), files[0], count)
 
 

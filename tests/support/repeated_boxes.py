@@ -114,6 +114,29 @@ def _with_table(file: bytes, table: bytes) -> bytes:
     return b"".join(box(*one) for one in kept) + box(name, content + table)
 
 
+def _sequence(size: int) -> bytes:
+    """An AVIF sequence with a line of its table for each of its many chunks."""
+    count = size // 20
+    frames = [PICTURE, PICTURE.rotate(180)]
+    file = saved(frames[0], "AVIF", save_all=True, append_images=frames[1:])
+    tables: dict[bytes, Callable[[bytes], bytes]] = {
+        b"stsc": lambda old: (
+            old[:4]
+            + struct.pack(">I", count)
+            + b"".join(struct.pack(">III", number + 1, 1, 1) for number in range(count))
+        ),
+        b"stco": lambda old: old[:4] + struct.pack(">I", count) + old[8:12] * count,
+        b"stsz": lambda old: old[:4] + struct.pack(">II", 4, count),
+    }
+
+    def changed(content: bytes) -> bytes:
+        inside = (b"moov", b"trak", b"mdia", b"minf", b"stbl")
+        made = ((name, changed(inner) if name in inside else inner) for name, inner in boxes_of(content))
+        return b"".join(box(name, tables.get(name, lambda same: same)(inner)) for name, inner in made)
+
+    return changed(file)
+
+
 def _jxl_container(boxes: bytes, after: bytes = b"") -> bytes:
     return box(b"JXL ", b"\r\n\x87\n") + box(b"ftyp", b"jxl \0\0\0\0jxl ") + boxes + box(b"jxlc", JXL) + after
 
@@ -127,6 +150,7 @@ def _jxl_parts(size: int) -> bytes:
 BOX_FILES: dict[str, Callable[[int], bytes]] = {
     **_of_boxes("AVIF"),
     **_of_boxes("HEIF"),
+    "AVIF chunks of a sequence": _sequence,
     "JXL boxes": lambda n: _jxl_container(box(b"abcd") * (n // 8)),
     "JXL boxes after": lambda n: _jxl_container(b"", box(b"abcd") * (n // 8)),
     "JXL parts": _jxl_parts,

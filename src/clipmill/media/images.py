@@ -134,7 +134,8 @@ def _decode(data: bytes, max_pixels: int, reduced_to: tuple[int, int] | None) ->
     except (
         Exception
     ) as err:  # decoders raise OSError, SyntaxError, ValueError, struct.error, …: all are about this file
-        raise RowError(Stage.DECODE, Code.UNDECODABLE, f"the image cannot be decoded: {err}") from err
+        title = plugin.title if (plugin := plugin_for(data)) else "image"
+        raise RowError(Stage.DECODE, Code.UNDECODABLE, f"the {title} cannot be decoded: {str(err).strip()}") from err
     return image
 
 
@@ -144,7 +145,9 @@ def _opened(data: bytes, max_pixels: int) -> Image.Image:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     if plugin.decodes_at_once:
         if (size := plugin_size(plugin, data)) is None:
-            raise RowError(Stage.DECODE, Code.UNDECODABLE, f"the header of {plugin.title} cannot be read")
+            raise RowError(
+                Stage.DECODE, Code.UNDECODABLE, f"the {plugin.title} cannot be decoded: its header is damaged"
+            )
         check_pixels(size, max_pixels)
     return open_with(plugin, data)
 

@@ -33,8 +33,8 @@ class Plugin(NamedTuple):
     decodes_at_once: bool
 
 
-HEIF = Plugin("HEIF", "a HEIC image", "image/heif", "pillow_heif", "heif", False)
-JXL = Plugin("JXL", "a JPEG XL image", "image/jxl", "pillow_jxl", "jxl", True)
+HEIF = Plugin("HEIF", "HEIC image", "image/heif", "pillow_heif", "heif", False)
+JXL = Plugin("JXL", "JPEG XL image", "image/jxl", "pillow_jxl", "jxl", True)
 PLUGINS = (HEIF, JXL)
 """Formats that are read if their extra is installed."""
 
@@ -93,7 +93,9 @@ def open_with(plugin: Plugin, data: bytes) -> Image.Image:
     try:
         _, header, pixels, *_ = module.Decoder(num_threads=1)(data)
     except RuntimeError as err:  # its message is about how the library was built
-        raise RowError(Stage.DECODE, Code.UNDECODABLE, f"{plugin.title}, which is damaged or cut off") from err
+        raise RowError(
+            Stage.DECODE, Code.UNDECODABLE, f"the {plugin.title} cannot be decoded: it is damaged or cut off"
+        ) from err
     size = (header.width, header.height)
     mode = "F" if header.mode == "F;16" else header.mode  # the library widens such pixels itself
     if mode == "LA" and len(pixels) == 4 * header.width * header.height:
@@ -105,8 +107,5 @@ def _load(plugin: Plugin) -> ModuleType:
     try:
         return importlib.import_module(plugin.module)
     except (ImportError, OSError) as err:  # OSError: the package is installed without its C library
-        raise RowError(
-            Stage.DECODE,
-            Code.UNDECODABLE,
-            f"the file is {plugin.title}, which needs an extra: pip install 'clipmill[{plugin.extra}]' (or convert it)",
-        ) from err
+        message = f"the file is a {plugin.title}, which needs an extra: pip install 'clipmill[{plugin.extra}]'"
+        raise RowError(Stage.DECODE, Code.UNDECODABLE, message) from err

@@ -28,7 +28,7 @@ _SPARE = 65_536
 class _Tag(NamedTuple):
     number: int
     kind: int
-    count: int
+    values: int
     start: int
     stop: int
 
@@ -46,7 +46,7 @@ def check_tiff(data: bytes) -> None:
     values = {_SAMPLES: 1, _ROWS: 2**32}
     for tag in _tags(data, layout):
         if tag.number in _OFFSETS:
-            pieces[tag.number] = tag.count
+            pieces[tag.number] = tag.values
         elif tag.number in _COUNTS:
             counts = layout.numbers(data, tag).astype(np.uint64)
             bytes_of_pieces += int(np.minimum(counts, len(data)).sum())
@@ -108,7 +108,8 @@ class _Layout(NamedTuple):
 
 def _tags(data: bytes, layout: _Layout) -> Iterator[_Tag]:
     """Yield the tags of the first directory that lie in the file; count those of the directories in it as well."""
-    named, seen, pending = 0, set(), [layout.first]
+    named, pending = 0, [layout.first]
+    seen: set[int] = set()
     counter, length = struct.calcsize(layout.counter), struct.calcsize(layout.entry)
     while pending:
         first = pending.pop()
