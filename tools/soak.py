@@ -71,6 +71,12 @@ def _fuzz(kind: str, count: int) -> Callable[[random.Random, Path], Figures]:
     return run
 
 
+def _reader_time(draw: random.Random, folder: Path) -> Figures:
+    from broken_inputs import time_readers
+
+    return time_readers(draw, folder)
+
+
 def _hard_rows(engine: str) -> Callable[[random.Random, Path], Figures]:
     def run(draw: random.Random, folder: Path) -> Figures:
         command = [
@@ -111,6 +117,7 @@ SOAKS = {
     "fuzz-http": Soak("damaged answers of a web server", 5, _fuzz("http", 4000)),
     "decode-time": Soak("files that repeat one part, of 0.5, 1 and 2 MiB", 2, _decode_time("repeated_parts")),
     "decode-time-damaged": Soak("damaged images, CPU time of each", 5, _decode_time("damaged")),
+    "reader-time": Soak("broken inputs of growing size, read in linear time", 1, _reader_time),
 }
 
 

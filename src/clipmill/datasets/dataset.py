@@ -231,7 +231,7 @@ def _read_job(folder: Folder) -> dict[str, Any]:
         job = json.loads(folder.read(JOB))
     except FileNotFoundError:
         raise DatasetError(f"{folder.url} is not a clipmill dataset: there is no {JOB} in it") from None
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise DatasetError(f"{folder.url}/{JOB} is damaged: {err}") from err
     if not isinstance(job, dict) or job.get("format") != FORMAT:
         raise DatasetError(f"{folder.url}/{JOB} does not describe a clipmill dataset")

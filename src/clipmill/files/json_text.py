@@ -35,7 +35,7 @@ def json_object(content: bytes | str) -> dict[str, Any] | None:
     """Parse a file's content as a JSON object. Return None if it is not one, for instance because it is damaged."""
     try:
         found = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 

@@ -242,7 +242,7 @@ def parse_manifest(directory: str, content: bytes) -> IndexManifest:
     where = f"{directory}/{MANIFEST}"
     try:
         fields = json.loads(content)
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise DatasetError(f"{where} is damaged: {err}; build the index again") from err
     if not isinstance(fields, dict) or fields.get("format") != FORMAT:
         raise DatasetError(f"{where} does not describe an index of clipmill; give the directory of an index")

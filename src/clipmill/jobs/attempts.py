@@ -122,6 +122,6 @@ class Attempt:
 def _parsed(content: bytes) -> list[Any]:
     lines = []
     for line in content.splitlines():
-        with contextlib.suppress(ValueError):  # an incomplete line
+        with contextlib.suppress(ValueError, RecursionError):  # an incomplete line
             lines.append(json.loads(line))
     return lines

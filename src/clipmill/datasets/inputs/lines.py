@@ -6,7 +6,7 @@ import collections
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
@@ -20,6 +20,10 @@ MAX_RECORD_BYTES = 128 * 2**20
 """Maximum bytes of one record; a missing line break or quote must not load the rest of a file into memory."""
 MAX_DEPTH = 64
 """Maximum nesting of objects and arrays in a JSON line; copying and pickling would fail on deeper values."""
+MAX_RECORD_LINES = 2 * 2**20
+"""Maximum lines of one CSV record: each takes some 120 bytes in memory beside its text."""
+MAX_RECORD_VALUES = 8 * 2**20
+"""Maximum values of one record, in which an object or array counts twice: a byte in a file may become 50 in memory."""
 _BLOCK = 4 * 2**20
 _BOM = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
@@ -33,12 +37,14 @@ class TextRecord(NamedTuple):
         offset: Byte at which it begins (of the decompressed content).
         value: A JSON line's value, or the fields of a CSV record; None if the record is broken.
         problem: What is wrong with it; "" if nothing is.
+        too_large: Whether it exceeds a limit.
     """
 
     line: int
     offset: int
     value: Any
     problem: str = ""
+    too_large: bool = False
 
 
 class _Line(NamedTuple):
@@ -46,6 +52,10 @@ class _Line(NamedTuple):
     offset: int
     data: bytes
     too_long: bool = False
+
+
+class RecordTooLargeError(ValueError):
+    """Raised for a record that is, or would become, too large for memory."""
 
 
 class BrokenFileError(ValueError):
@@ -74,29 +84,32 @@ def json_records(file: IO[bytes], *, offset: int = 0, line: int = 1) -> Iterator
         if not one.data.strip() and not one.too_long:
             yield TextRecord(one.number, one.offset, None)
             continue
-        value, problem = None, ""
-        try:
-            value = json_object(_text(one).rstrip("\r\n"))
-        except ValueError as err:
-            problem = str(err)
-        yield TextRecord(one.number, one.offset, value, problem)
+        yield _parsed(one, lambda text: json_object(text.rstrip("\r\n")))
 
 
 def uri_records(file: IO[bytes], *, offset: int = 0, line: int = 1) -> Iterator[TextRecord]:
     """Yield the lines of a list of URIs as objects with the field `uri`; see `json_records`."""
     for one in _lines(file, offset, line):
-        value, problem = None, ""
-        try:
-            uri = _text(one).strip()
-            value = {"uri": uri} if uri else None
-        except ValueError as err:
-            problem = str(err)
-        yield TextRecord(one.number, one.offset, value, problem)
+        yield _parsed(one, lambda text: {"uri": uri} if (uri := text.strip()) else None)
+
+
+def _parsed(line: _Line, parse: Callable[[str], Any]) -> TextRecord:
+    try:
+        return TextRecord(line.number, line.offset, parse(_text(line)))
+    except ValueError as err:
+        return TextRecord(line.number, line.offset, None, str(err), isinstance(err, RecordTooLargeError))
 
 
 def json_object(text: str, what: str = "the line") -> dict[str, Any]:
-    """Parse a JSON object; raise `ValueError` if `text` is none, or is nested more than `MAX_DEPTH` levels deep."""
+    """Parse a JSON object.
+
+    Raises:
+        RecordTooLargeError: If it may have more than `MAX_RECORD_VALUES` values.
+        ValueError: If `text` is no JSON object, or is nested more than `MAX_DEPTH` levels deep.
+    """
     too_deep = f"{what} is nested more than {MAX_DEPTH} levels deep"
+    if len(text) > MAX_RECORD_VALUES:  # a value takes a character at least
+        check_values(what, text.count(",") + 2 * (text.count("{") + text.count("[")))
     try:
         value = json.loads(text)
     except json.JSONDecodeError as err:
@@ -108,6 +121,14 @@ def json_object(text: str, what: str = "the line") -> dict[str, Any]:
     if text.count("{") + text.count("[") > MAX_DEPTH and _is_too_deep(value):
         raise ValueError(too_deep)
     return value
+
+
+def check_values(what: str, values: int) -> None:
+    """Raise `RecordTooLargeError` if a record has more than `MAX_RECORD_VALUES` values."""
+    if values > MAX_RECORD_VALUES:
+        raise RecordTooLargeError(
+            f"{what} has up to {values:,} values (objects and arrays count twice), and may have {MAX_RECORD_VALUES:,}"
+        )
 
 
 def _is_too_deep(value: Any) -> bool:
@@ -169,13 +190,13 @@ def csv_records(file: IO[bytes], delimiter: str, *, offset: int = 0, line: int =
     known_problem = ""
     while True:
         consumed: list[_Line] = []
-        fields, problem = None, ""
+        fields, problem, too_large = None, "", False
         is_known = len(pushed_back) > 1
-        feed = _feed(lines, pushed_back, consumed, most=1 if is_known else None)
+        feed = _feed(lines, pushed_back, consumed, delimiter, most=1 if is_known else None)
         try:
             fields = next(csv.reader(feed, delimiter=delimiter, strict=True), None)
-        except (csv.Error, UnicodeError, _RecordTooLongError) as err:
-            problem = str(err)
+        except (csv.Error, UnicodeError, RecordTooLargeError) as err:
+            problem, too_large = str(err), isinstance(err, RecordTooLargeError)
             if "unexpected end" in problem:
                 problem = known_problem if is_known else "a quote is not closed"
             if not is_known:
@@ -183,18 +204,19 @@ def csv_records(file: IO[bytes], delimiter: str, *, offset: int = 0, line: int =
             pushed_back.extendleft(reversed(consumed[1:]))
         if not consumed:
             return
-        yield TextRecord(consumed[0].number, consumed[0].offset, fields, problem)
-
-
-class _RecordTooLongError(ValueError):
-    pass
+        yield TextRecord(consumed[0].number, consumed[0].offset, fields, problem, too_large)
 
 
 def _feed(
-    lines: Iterator[_Line], pushed_back: collections.deque[_Line], consumed: list[_Line], *, most: int | None
+    lines: Iterator[_Line],
+    pushed_back: collections.deque[_Line],
+    consumed: list[_Line],
+    delimiter: str,
+    *,
+    most: int | None,
 ) -> Iterator[str]:
     """Yield lines, `most` of them, to the CSV reader, which takes as many as its record has; append to `consumed`."""
-    nbytes = 0
+    nbytes = values = 0
     while most is None or len(consumed) < most:
         line = pushed_back.popleft() if pushed_back else next(lines, None)
         if line is None:
@@ -202,13 +224,18 @@ def _feed(
         consumed.append(line)
         nbytes += len(line.data)
         if nbytes > MAX_RECORD_BYTES:
-            raise _RecordTooLongError(f"the record is longer than {MAX_RECORD_BYTES} bytes; is a quote missing?")
-        yield _text(line)
+            raise RecordTooLargeError(f"the record is longer than {MAX_RECORD_BYTES} bytes; is a quote missing?")
+        if len(consumed) > MAX_RECORD_LINES:
+            raise RecordTooLargeError(f"the record has more than {MAX_RECORD_LINES} lines; is a quote missing?")
+        text = _text(line)
+        values += text.count(delimiter)
+        check_values("the record", values)
+        yield text
 
 
 def _text(line: _Line) -> str:
     if line.too_long:
-        raise _RecordTooLongError(f"the line is longer than {MAX_RECORD_BYTES} bytes")
+        raise RecordTooLargeError(f"the line is longer than {MAX_RECORD_BYTES} bytes")
     try:
         return line.data.decode("utf-8")
     except UnicodeDecodeError as err:

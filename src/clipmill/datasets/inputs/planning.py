@@ -147,7 +147,7 @@ def read_plan(folder: Folder) -> list[Shard] | None:
         return None
     try:
         return [Shard.from_dict(json.loads(line)) for line in gzip.decompress(compressed).splitlines()]
-    except (OSError, EOFError, ValueError, TypeError, KeyError) as err:
+    except (OSError, EOFError, ValueError, TypeError, KeyError, RecursionError) as err:
         raise DatasetError(
             f"{folder.url}/{PLAN} is damaged ({err}), so the shards of the job are unknown",
             hint="start again in another directory, or with " + setting("overwrite", True),

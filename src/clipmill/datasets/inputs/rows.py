@@ -21,9 +21,19 @@ from ...files.parquet import parquet_file
 from ...files.parquet_pages import PageGuard, PageTooLargeError, TooManyRowsError
 from ..tables.carried import CarriedRow, carried_rows
 from ..tables.column_types import top_level
-from ..tables.scalars import holds_audio, read_scalar
+from ..tables.scalars import holds_audio, inner_values, read_scalar
 from ..tables.sizes import BATCH_BYTES, BATCH_ROWS
-from .lines import TextRecord, csv_delimiter, csv_header, csv_records, json_records, open_text, uri_records
+from .lines import (
+    RecordTooLargeError,
+    TextRecord,
+    check_values,
+    csv_delimiter,
+    csv_header,
+    csv_records,
+    json_records,
+    open_text,
+    uri_records,
+)
 from .samples import KEY, MAX_FILE_BYTES, read_files, read_samples
 from .shards import Shard
 from .tars import open_tar
@@ -116,7 +126,7 @@ def _line_rows(shard: Shard, at: list[int], records: Callable[..., Iterator[Text
             at[0] = record.line + 1
             place = f"{path}:{record.line}"
             if record.problem:
-                yield SourceRow(place, {}, malformed(record.problem).at(row=place))
+                yield SourceRow(place, {}, _failure_of_record(record).at(row=place))
             elif record.value is not None:
                 yield SourceRow(place, record.value)
 
@@ -139,11 +149,11 @@ def _csv_rows(shard: Shard, at: list[int]) -> Iterator[SourceRow]:
                 return
             at[0] = record.line + 1
             place = f"{path}:{record.line}"
-            problem = record.problem
-            if not problem and record.value and len(record.value) != len(header):
+            if not record.problem and record.value and len(record.value) != len(header):
                 problem = f"the record has {len(record.value)} fields, but the header has {len(header)}"
-            if problem:
-                yield SourceRow(place, {}, malformed(problem).at(row=place))
+                record = record._replace(problem=problem)
+            if record.problem:
+                yield SourceRow(place, {}, _failure_of_record(record).at(row=place))
             elif record.value:
                 yield SourceRow(place, {name: value or None for name, value in zip(header, record.value, strict=True)})
 
@@ -299,6 +309,12 @@ def _row_group(
 
 
 def _values_of(batch: pa.RecordBatch) -> list[dict[str, Any] | Failure]:
+    try:
+        check_values("the row", sum(map(inner_values, batch.columns)))
+    except RecordTooLargeError as err:
+        if batch.num_rows == 1:
+            return [Failure(Stage.READ, Code.TOO_LARGE, str(err))]
+        return [one for row in range(batch.num_rows) for one in _values_of(batch.slice(row, 1))]
     columns: dict[str, list[Any]] = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
@@ -311,6 +327,10 @@ def _values_of(batch: pa.RecordBatch) -> list[dict[str, Any] | Failure]:
     if not columns:
         return [{} for _ in range(batch.num_rows)]
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _failure_of_record(record: TextRecord) -> Failure:
+    return Failure(Stage.READ, Code.TOO_LARGE if record.too_large else Code.MALFORMED, record.problem)
 
 
 def malformed(message: str) -> Failure:

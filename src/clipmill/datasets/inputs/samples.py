@@ -6,16 +6,17 @@ are in the same folder. The shared part of the name, up to its first dot, is the
 
 from __future__ import annotations
 
+import collections
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ...encoders.item import Uri
 from ...failures import Code, Failure, RowError, Stage
 from ...files.file_systems import open_input
-from .lines import json_object
+from .lines import RecordTooLargeError, json_object
 from .listing import IMAGE_EXTENSIONS
 from .tars import BrokenTarError, Member, TarStream
 
@@ -28,9 +29,16 @@ LEFT_OUT = "left_out"
 _READ = IMAGE_EXTENSIONS | AUDIO_EXTENSIONS | {CAPTION, METADATA}
 _OPENERS = 8
 """Files that are opened in parallel; the threads mostly wait for object stores."""
-_FILES_AHEAD = 64
+_FILES_AHEAD = 16
+"""Files whose captions and metadata are in memory; together they may have `max_fetch_bytes` 32 times."""
 MAX_FILE_BYTES = 64 * 2**20
 """Default maximum bytes of one file of a sample; the spec's `max_fetch_bytes` overrides it."""
+MAX_FILES_OF_LIMIT = 2
+"""Maximum bytes of all files of a sample that are read, in files of the maximum size: an image and a sound."""
+MAX_SAMPLE_FILES = 4096
+"""Maximum files of a sample in a tar; further files with its key belong to it, and it fails."""
+_MAX_ENDING = 255
+"""Characters of an extension that are compared; no file system has longer names."""
 
 
 class TarSample(NamedTuple):
@@ -71,7 +79,8 @@ def read_samples(
         stream: An archive, positioned at a sample's first header.
         start: Number of that sample.
         stop: Number of the sample before which reading ends; None reads to the end of the archive.
-        max_file_bytes: Maximum bytes of one file; a larger one is not read, and its sample fails.
+        max_file_bytes: Maximum bytes of one file; a larger one is not read, and its sample fails. All files of a sample
+            may have twice as many.
         members: Endings of files that are columns of their own, each with its kind: `text` is decoded. Such a column is
             None in samples without the file.
 
@@ -112,28 +121,42 @@ def read_files(
         max_file_bytes: Maximum bytes of a caption or metadata file; the sample of a larger one fails.
     """
 
-    def read(number: int) -> TarSample:
-        path = paths[number]
-        uri = Uri(path, trusted=True)
-        values: dict[str, Any] = {KEY: path, IMAGE: uri, AUDIO: uri, TEXT: None, TAGS: {}}
+    def fetched(number: int) -> list[bytes] | RowError:
         try:
-            for ending in beside[number] if beside else ():
-                name = os.path.splitext(path)[0] + ending
-                data = _small_file(name, max_file_bytes)
-                if ending == f".{CAPTION}":
-                    values[TEXT] = _text(data, name)
-                else:
-                    values[TAGS] = metadata_of(data, name)
+            return [_small_file(_sidecar(paths[number], ending), max_file_bytes) for ending in beside[number]]
         except RowError as err:
-            return TarSample(number, 0, values, err.failure)
-        return TarSample(number, 0, values)
+            return err
 
     if not any(beside):
-        yield from map(read, range(len(paths)))
+        yield from (_sample_of_file(number, path, (), []) for number, path in enumerate(paths))
         return
-    with ThreadPoolExecutor(_OPENERS) as pool:
-        for first in range(0, len(paths), _FILES_AHEAD):
-            yield from pool.map(read, range(first, min(first + _FILES_AHEAD, len(paths))))
+    with ThreadPoolExecutor(_OPENERS) as pool:  # parsed when they are needed: JSON may take 50 times its bytes
+        ahead: collections.deque[Future[list[bytes] | RowError]] = collections.deque()
+        for number, path in enumerate(paths):
+            while len(ahead) < min(_FILES_AHEAD, len(paths) - number):
+                ahead.append(pool.submit(fetched, number + len(ahead)))
+            yield _sample_of_file(number, path, beside[number], ahead.popleft().result())
+
+
+def _sidecar(path: str, ending: str) -> str:
+    return os.path.splitext(path)[0] + ending
+
+
+def _sample_of_file(number: int, path: str, endings: Sequence[str], contents: list[bytes] | RowError) -> TarSample:
+    uri = Uri(path, trusted=True)
+    values: dict[str, Any] = {KEY: path, IMAGE: uri, AUDIO: uri, TEXT: None, TAGS: {}}
+    try:
+        if isinstance(contents, RowError):
+            raise contents
+        for ending, data in zip(endings, contents, strict=True):
+            name = _sidecar(path, ending)
+            if ending == f".{CAPTION}":
+                values[TEXT] = _text(data, name)
+            else:
+                values[TAGS] = metadata_of(data, name)
+    except RowError as err:
+        return TarSample(number, 0, values, err.failure)
+    return TarSample(number, 0, values)
 
 
 def _small_file(path: str, max_bytes: int) -> bytes:
@@ -161,12 +184,13 @@ def sample_starts(stream: TarStream, every: int) -> Iterator[int]:
             key, ending = split_name(member.name)
             if key is None:
                 continue
-            if key != last or ending in seen:
+            if key != last or (ending in seen and len(seen) < MAX_SAMPLE_FILES):
                 if number % every == 0:
                     yield member.offset
                 last, number = key, number + 1
                 seen.clear()
-            seen.add(ending)
+            if len(seen) < MAX_SAMPLE_FILES:
+                seen.add(ending)
     except BrokenTarError:
         return
 
@@ -177,7 +201,7 @@ def split_name(name: str) -> tuple[str | None, str]:
     stem, _, ending = base.partition(".")
     if not stem:
         return None, ""
-    return (f"{folder}/{stem}" if folder else stem), ending.lower()
+    return (f"{folder}/{stem}" if folder else stem), ending.lower()[:_MAX_ENDING]
 
 
 class _SampleFiles:
@@ -189,6 +213,7 @@ class _SampleFiles:
         self._members = members
         self._wanted = _READ | {name.lower() for name in members}
         self._files: dict[str, bytes] = {}
+        self._nbytes = 0
         self._endings: set[str] = set()
         self._left_out: list[str] = []
         self._problem: RowError | None = None
@@ -198,22 +223,33 @@ class _SampleFiles:
         return self._problem is not None or not self._files.keys().isdisjoint(self._wanted - {CAPTION, METADATA})
 
     def accepts(self, key: str, ending: str) -> bool:
-        return key == self._key and ending not in self._endings
+        return key == self._key and (ending not in self._endings or len(self._endings) >= MAX_SAMPLE_FILES)
 
     def add(self, stream: TarStream, member: Member, ending: str, max_bytes: int) -> None:
+        if len(self._endings) >= MAX_SAMPLE_FILES:
+            self._fail(Code.TOO_LARGE, f"the sample has more than {MAX_SAMPLE_FILES} files")
+            return
+        self._endings.add(ending)
+        name = f"{member.name!r:.300}"
         if ending not in self._wanted:
             self._left_out.append(ending)
         elif member.is_sparse:
-            self._fail(Code.UNSUPPORTED, f"{member.name!r} is a sparse file (--sparse), which is not supported")
+            self._fail(Code.UNSUPPORTED, f"{name} is a sparse file (--sparse), which is not supported")
         elif member.size > max_bytes:
-            message = f"{member.name!r} has {member.size} bytes, and max_fetch_bytes is {max_bytes}"
+            self._fail(Code.TOO_LARGE, f"{name} has {member.size} bytes, and max_fetch_bytes is {max_bytes}")
+        elif self._nbytes + member.size > MAX_FILES_OF_LIMIT * max_bytes:
+            message = (
+                f"with {name}, the sample's files have over {MAX_FILES_OF_LIMIT} times max_fetch_bytes, {max_bytes}"
+            )
             self._fail(Code.TOO_LARGE, message)
-        else:
+        elif self._problem is None:
             self._files[ending] = stream.read()
-        self._endings.add(ending)
+            self._nbytes += member.size
 
     def _fail(self, code: Code, message: str) -> None:
+        """Keep the first problem of the sample, and release its files."""
         self._problem = self._problem or RowError(Stage.READ, code, message)
+        self._files.clear()
 
     def sample(self, number: int) -> TarSample:
         try:
@@ -267,10 +303,11 @@ def _text(data: bytes, name: str) -> str:
 
 
 def metadata_of(data: bytes, name: str) -> dict[str, Any]:
-    """Parse a sample's metadata file; raise a `RowError` `malformed` if it is not a JSON object."""
+    """Parse a sample's metadata file; raise a `RowError` if it is not a JSON object, or too large."""
     try:
         return json_object(_text(data, name), "the file")
     except RowError:
         raise
     except ValueError as err:
-        raise RowError(Stage.READ, Code.MALFORMED, f"{name}: {err}") from None
+        code = Code.TOO_LARGE if isinstance(err, RecordTooLargeError) else Code.MALFORMED
+        raise RowError(Stage.READ, code, f"{name}: {err}") from None

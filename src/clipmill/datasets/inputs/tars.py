@@ -18,7 +18,8 @@ from ...files.file_systems import open_input
 
 BLOCK = tarfile.BLOCKSIZE
 _MAX_EXTENDED_BYTES = 2**20
-"""Maximum bytes of one extended header (names and times); a broken size must not load the whole file into memory."""
+"""Maximum bytes of the extended headers (names and times) of one member; a broken size must not load the whole file
+into memory."""
 _MAX_MEMBER_BYTES = 2**50
 """Maximum member size that a header may claim. No real file is larger, and file systems cannot seek beyond it."""
 _NAMES_OF_NEXT = {tarfile.GNUTYPE_LONGNAME: "path", tarfile.GNUTYPE_LONGLINK: "linkpath"}
@@ -89,6 +90,8 @@ class TarStream:
                 continue
             info = self._header(block, start)
             if info.type in (*_NAMES_OF_NEXT, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE):
+                if self._at - start > _MAX_EXTENDED_BYTES:
+                    raise BrokenTarError(f"extended headers from byte {start} on describe no file")
                 fields = self._extended(info)
                 if info.type == tarfile.XGLTYPE:  # it applies to all members that follow; mostly holds comments
                     start = self._at
@@ -134,13 +137,14 @@ class TarStream:
         if info.type in _NAMES_OF_NEXT:
             return {_NAMES_OF_NEXT[info.type]: data.rstrip(b"\0").decode("utf-8", "surrogateescape")}
         fields: dict[str, str] = {}
-        while data.rstrip(b"\0"):
-            length, space, _ = data[:32].partition(b" ")
-            if not (space and length.isdigit() and len(length) + 2 < int(length) <= len(data)):
+        at, end = 0, len(data.rstrip(b"\0"))
+        while at < end:
+            length, space, _ = data[at : at + 32].partition(b" ")
+            if not (space and length.isdigit() and len(length) + 2 < int(length) <= len(data) - at):
                 raise BrokenTarError(f"the extended header before byte {self._at} is broken")
-            key, _, value = data[len(length) + 1 : int(length) - 1].partition(b"=")
+            key, _, value = data[at + len(length) + 1 : at + int(length) - 1].partition(b"=")
             fields[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
-            data = data[int(length) :]
+            at += int(length)
         return fields
 
     def _start_member(self, info: tarfile.TarInfo, start: int, extended: dict[str, str]) -> Member | None:

@@ -25,6 +25,21 @@ def read_scalar(scalar: pa.Scalar) -> Any:
     return {name: (_read_samples if name in samples else read_scalar)(scalar[name]) for name in kind.names}
 
 
+def inner_values(array: pa.Array) -> int:
+    """Return how many values the lists and maps in an array hold, however deep; samples of audio do not count."""
+    kind = array.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return inner_values(array.storage)
+    if pa.types.is_struct(kind):
+        return 0 if _is_audio(kind) else sum(map(inner_values, array.flatten()))
+    if pa.types.is_map(kind):
+        return 2 * int(array.offsets[-1].as_py() - array.offsets[0].as_py())
+    if not is_list_type(kind):
+        return 0
+    inner = array.flatten()
+    return len(inner) + inner_values(inner)
+
+
 def printable(scalar: pa.Scalar) -> Any:
     """Convert an Arrow scalar to a Python value; dates and times that Python cannot hold, in structs too, become texts.
 

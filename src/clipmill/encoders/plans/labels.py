@@ -211,5 +211,5 @@ def _read(what: str, path: str) -> Any:
         return [line.strip() for line in text.splitlines() if line.strip()]
     try:
         return json.loads(text)
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise SpecError(f"the file of {what} {path!r} is not JSON: {err}") from err
