@@ -1,6 +1,7 @@
 """The command line: `clipmill embed | rank | classify | index | search | report | summary | models | export | doctor`.
 
-Exit codes: 0 when all went well, 2 when what was asked for cannot work (nothing was run), 1 when a job failed.
+Exit codes: 0 when all went well, 2 when what was asked for cannot work (nothing was run), 1 when a job failed,
+128 plus the number of the signal that ended it: 130 after Ctrl-C, 143 after SIGTERM.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ..errors import ClipmillError, SpecError
 from ..models.spec import EncoderSpec
 from .cli_messages import in_flags
 from .index_command import index
+from .interrupts import Interrupted, interruptible
 from .options import (
     PASSED_UNCHECKED,
     CommandGroup,
@@ -134,7 +136,11 @@ def models(pattern: str | None, download: str | None, cache_dir: str | None, as_
     if download is not None:
         if pattern:
             raise click.UsageError(f"--download takes one name and no PATTERN, got {pattern!r}")
-        found = download_model(EncoderSpec(download, cache_dir=cache_dir))
+        try:
+            found = download_model(EncoderSpec(download, cache_dir=cache_dir))
+        except KeyboardInterrupt:
+            _say("Note: the same command continues the download")
+            raise
         lines = [f"{found['name']}: {decimal(found['bytes'])} of weights, SHA-256 {found['weights_sha256']}"]
         click.echo(json.dumps(found, indent=1) if as_json else "\n".join([*lines, *found["files"]]))
         return
@@ -198,7 +204,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     split = given.index("--") if "--" in given else len(given)
     try:
-        with cli.make_context("clipmill", given[:split]) as context:
+        with interruptible(), cli.make_context("clipmill", given[:split]) as context:
             context.meta[PASSED_UNCHECKED] = tuple(given[split + 1 :])
             code = cli.invoke(context)
     except click.exceptions.Exit as err:
@@ -206,6 +212,9 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as err:
         err.show()
         code = err.exit_code
+    except Interrupted as err:
+        _say(f"clipmill: interrupted ({err})")
+        code = 128 + err.number
     except (click.Abort, KeyboardInterrupt):
         _say("clipmill: interrupted")
         code = 130

@@ -9,7 +9,6 @@ import logging
 import os
 import pickle
 import re
-import signal
 import sys
 import tempfile
 import threading
@@ -21,10 +20,10 @@ import click
 
 from ..datasets.inputs.shards import Shard
 from ..errors import ClipmillError, noted_message
-from ..files.lock import release_all
 from ..files.processes import meaning_of_exit
 from ..messages import Message, parts_of
 from . import console
+from .interrupts import end_at_once, interrupt_behind, kept_handlers
 from .options import renamed_flag
 
 if TYPE_CHECKING:
@@ -120,15 +119,39 @@ def beam_shards(
     from ..transforms import EmbedShards as _  # noqa: F401 - fails with the command that installs Beam
 
     flags = list(options)
+    runner = None
     if not any(flag.partition("=")[0] == "--runner" for flag in flags):
         flags.append(f"--runner={LOCAL_RUNNER}")
+        runner = _local_runner()
         if not logging.getLogger("clipmill").isEnabledFor(logging.INFO):
             # its workers log every error with its stack; clipmill prints it in one line
             logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    with _failing_as("Beam"), _ending_with_workers(again), beam.Pipeline(options=PipelineOptions(flags)) as pipeline:
+    with (
+        _failing_as("Beam"),
+        _ending_with_workers(again),
+        beam.Pipeline(runner=runner, options=PipelineOptions(flags)) as pipeline,
+    ):
         # pickled: Beam makes a schema of a dataclass, whose strings cannot hold file names that are not UTF-8
         pickled = pipeline | beam.Create([pickle.dumps(shard) for shard in shards]) | beam.Reshuffle()
         yield pickled | beam.Map(pickle.loads).with_output_types(Any)
+
+
+def _local_runner() -> Any:
+    """Return Beam's local runner, with worker processes that ignore Ctrl-C: the command ends them itself.
+
+    A terminal sends it to all processes of the command, and each worker would print a traceback.
+    """
+    from apache_beam.portability import python_urns
+    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+    class LocalRunner(FnApiRunner):
+        def run_via_runner_api(self, pipeline_proto: Any, options: Any) -> Any:
+            for environment in pipeline_proto.components.environments.values():
+                if environment.urn == python_urns.SUBPROCESS_SDK:
+                    environment.payload = b"trap '' INT; exec " + environment.payload
+            return super().run_via_runner_api(pipeline_proto, options)
+
+    return LocalRunner()
 
 
 def run_spark(
@@ -163,7 +186,8 @@ def _spark_session(master: str | None, remote: str | None, conf: Sequence[str]) 
         else:
             # Spark starts local workers by name from PATH, which may be another environment
             os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-            logging.getLogger("py4j").setLevel(logging.CRITICAL)  # it logs a stack for an interrupt
+            logging.getLogger("py4j").setLevel(logging.CRITICAL)
+            logging.getLogger().addFilter(_is_no_interrupt)  # of which py4j logs a stack
             log4j = Path(home) / "log4j2.properties"
             log4j.write_text(_QUIET)
             builder = builder.master(master or "local[*]")
@@ -176,12 +200,23 @@ def _spark_session(master: str | None, remote: str | None, conf: Sequence[str]) 
             builder = builder.config(name, value)
         # an existing session belongs to the caller; only its thread knows the active one
         was_there = not remote and SparkContext._active_spark_context is not None
-        session = builder.getOrCreate()
+        with kept_handlers():
+            session = builder.getOrCreate()
+        if server := getattr(SparkContext._active_spark_context, "_accumulatorServer", None):
+            server.handle_error = _ignore  # it prints a stack for each connection that ends with Spark's process
         try:
             yield session
         finally:
             if not was_there:
                 session.stop()
+
+
+def _is_no_interrupt(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], KeyboardInterrupt))
+
+
+def _ignore(*of_request: Any) -> None:
+    pass
 
 
 @contextlib.contextmanager
@@ -220,29 +255,12 @@ def _end_unless(ended: threading.Event, code: str, again: str) -> None:
         f"Error: a worker process died ({_meaning(code)}), and this runner cannot continue without it; the same "
         f"command {again}"
     )
-    for pid in _descendants(os.getpid()):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)
-    release_all()
-    os._exit(1)  # the main thread waits for that worker, and nothing wakes it
+    end_at_once(1)  # the main thread waits for that worker, and nothing wakes it
 
 
 def _meaning(code: str) -> str:
     """Return what an exit code means, as Beam prints it."""
     return meaning_of_exit(int(code)) if code.lstrip("-").isdigit() else f"exit code {code}"
-
-
-def _descendants(pid: int) -> list[int]:
-    """Return the descendants of a process, if the system lists them; elsewhere workers end by themselves."""
-    children: dict[int, list[int]] = {}
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # the process has ended
-            parent = status.read_text(errors="replace").rpartition(")")[2].split()[1]
-            children.setdefault(int(parent), []).append(int(status.parent.name))
-    found = children.get(pid, [])
-    for child in found:  # grows as it goes
-        found += children.get(child, [])
-    return found
 
 
 @contextlib.contextmanager
@@ -254,6 +272,8 @@ def _failing_as(engine: str) -> Iterator[None]:
         err.args = tuple(_own_words(said) if isinstance(said, str) else said for said in err.args)
         raise
     except Exception as err:
+        if (interrupt := interrupt_behind(err)) is not None:
+            raise interrupt from None
         cause = _spark_death(err) or noted_message(str(err)) or root_cause(err)
         if "KeyboardInterrupt" in cause:
             raise KeyboardInterrupt from err

@@ -173,6 +173,10 @@ def _refused_before(run: RunShards) -> Iterator[RunShards]:
         if begun:
             raise
         raise Refused(err) from err
+    except KeyboardInterrupt:
+        if begun:
+            console.say(f"Note: nothing was finished; the same command {_AGAIN}")
+        raise
 
 
 def _tell(plan: IndexPlan) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from clipmill.datasets import read_dataset, read_failures, summarise
 from clipmill.encoders.testing import fake_text_vector
-from clipmill.pipelines.engines import _descendants
+from clipmill.pipelines.interrupts import descendants
 
 ROWS, ROWS_PER_SHARD = 48, 2
 ENGINES = {
@@ -63,7 +63,7 @@ def start(folder: Path, output: Path, *options: str, factory: str = "slow") -> s
     with (folder / "said").open("w") as said:
         return subprocess.Popen(
             command,
-            env={**os.environ, "PYTHONPATH": str(folder)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *filter(None, sys.path)])},
             stdout=said,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -155,7 +155,7 @@ def kill_again_and_again(
 
 def kill(process: subprocess.Popen, kind: str, moments: random.Random) -> int:
     """Kill something of a job; return 1, or 0 if it was over."""
-    below = sorted(_descendants(process.pid))
+    below = sorted(descendants(process.pid))
     if process.poll() is not None:
         return 0
     try:
