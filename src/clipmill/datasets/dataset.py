@@ -11,11 +11,13 @@ from typing import Any
 
 from ..errors import DatasetError
 from ..files.file_systems import Folder, dataset_errors, remove_temporaries
-from ..files.json_text import json_object, json_text
+from ..files.json_shape import fits
+from ..files.json_text import json_text
 from ..files.lock import check_held
 from ..messages import setting
 from .directory import ATTEMPTS, FORMAT, JOB, OWN, SKIP_LISTS, STAGING, SUCCESS, is_orphan
 from .formats.base import LANCE
+from .formats.manifest import parse_manifest
 from .formats.shard_writer import FAILURES, MANIFESTS, manifest_name
 from .inputs.planning import read_plan
 
@@ -235,7 +237,24 @@ def _read_job(folder: Folder) -> dict[str, Any]:
         raise DatasetError(f"{folder.url}/{JOB} is damaged: {err}") from err
     if not isinstance(job, dict) or job.get("format") != FORMAT:
         raise DatasetError(f"{folder.url}/{JOB} does not describe a clipmill dataset")
+    if wrong := [name.rstrip("?") for name, shape in _JOB_SHAPE.items() if not fits(job, {name: shape})]:
+        raise DatasetError(f"{folder.url}/{JOB} is damaged: clipmill does not write such values of {', '.join(wrong)}")
     return job
+
+
+_OBJECT = ({}, None)
+_JOB_SHAPE = {
+    "shards?": (int, None),
+    "spec?": _OBJECT,
+    "arguments?": _OBJECT,
+    "reader?": _OBJECT,
+    "provenance?": ({str: {}}, None),
+    "written?": ({str: str}, None),
+    "inputs?": ([str], None),
+    "locations?": ([str], None),
+    "resumed?": ([{}], None),
+    "signature?": (str, None),
+}
 
 
 def read_manifests(directory: str) -> list[dict[str, Any]]:
@@ -250,13 +269,6 @@ def read_manifests(directory: str) -> list[dict[str, Any]]:
         # In one call, since object stores read many at once.
         contents = folder.fs.cat([folder.at(name) for name in names]) if names else {}
     return [parse_manifest(path, content) for path, content in sorted(contents.items())]
-
-
-def parse_manifest(path: str, content: bytes) -> dict[str, Any]:
-    """Parse a manifest; `path` is for the error message. Raise `DatasetError` if it is not a JSON object."""
-    if (manifest := json_object(content)) is None:
-        raise DatasetError(f"{path} is damaged: it does not hold a JSON object; run its shard again")
-    return manifest
 
 
 def read_failures(directory: str) -> Iterator[dict[str, Any]]:

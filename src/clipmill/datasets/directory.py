@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+from collections.abc import Iterable
 
 from ..errors import DatasetError
 from ..files.file_systems import TEMPORARY, Folder, dataset_errors, remove_temporaries
@@ -37,6 +38,7 @@ OWN = re.compile(
     rf"|(?:{STAGING}|{ATTEMPTS})/.+|{JOB}|{re.escape(PLAN)}|{SUCCESS}|{LOCK}"
 )
 """Matches the names of all files that belong to a dataset."""
+_FOLDERS = {MANIFESTS, FAILURES, STAGING, ATTEMPTS, "dataset.lance", "img_emb", "text_emb", "metadata"}
 _TEMPORARY = re.compile(rf"\.[^/]+{re.escape(TEMPORARY)}")
 
 
@@ -93,6 +95,14 @@ def check_is_no_file(folder: Folder) -> None:
     with dataset_errors("look at", folder.url):
         if folder.fs.isfile(folder.path):
             raise DatasetError(f"{folder.url} is a file; the output must be a directory")
+
+
+def check_folders(folder: Folder, names: Iterable[str]) -> None:
+    """Raise `DatasetError` if a folder of a dataset is a file or a link, through which a job would write elsewhere."""
+    if wrong := sorted(_FOLDERS.intersection(names)):
+        raise DatasetError(
+            f"{folder.url}/{wrong[0]} is a link or a file, and must be a folder of the dataset; choose another one"
+        )
 
 
 def is_orphan(name: str) -> bool:

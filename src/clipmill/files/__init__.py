@@ -8,5 +8,6 @@
 - `compression`: files that are compressed as a whole
 - `parquet`: Parquet files with checksums; `parquet_pages`: pages are checked before they expand in memory
 - `arrow_stream`: Arrow files and streams, whose batches are checked likewise
-- `json_text`: values as JSON, and strings that UTF-8 can encode
+- `json_text`: values as JSON, and strings that UTF-8 can encode;
+  `json_shape`: whether JSON that was read is what was written
 """

@@ -8,6 +8,7 @@ import errno
 import hashlib
 import os
 import secrets
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import IO, Any
 from ..errors import ClipmillError, DatasetError, MissingExtraError
 from .atomic import move_durably
 from .drivers import DRIVERS
+from .json_shape import is_inside
 
 TEMPORARY = ".tmp"
 """Suffix of files that are being written. Their names start with a dot, so that readers skip them."""
@@ -68,9 +70,32 @@ def url_of(file_system: Any, path: str) -> str:
 
 
 def open_input(location: str) -> IO[bytes]:
-    """Open an input file for reading."""
+    """Open an input file for reading; raise `DatasetError` for a FIFO or a device, which would block or never end."""
     file_system, path = open_location(location)
-    return open(path, "rb") if is_local(file_system) else file_system.open(path, "rb")
+    if not is_local(file_system):
+        return file_system.open(path, "rb")
+    check_is_no_device(path)
+    return open(path, "rb")
+
+
+def check_is_no_device(path: str) -> None:
+    """Raise `DatasetError` if a local path is a FIFO, a socket or a device; other paths need not exist."""
+    with contextlib.suppress(OSError):  # opening it says more
+        if (kind := special_kind(os.stat(path).st_mode)) is not None:
+            raise DatasetError(f"{path} is a {kind}; only regular files are read")
+
+
+def special_kind(mode: int) -> str | None:
+    """Return what a file is, by its `st_mode`; None for regular files and folders."""
+    return next((name for test, name in _SPECIAL if test(mode)), None)
+
+
+_SPECIAL = (
+    (stat.S_ISFIFO, "FIFO"),
+    (stat.S_ISSOCK, "socket"),
+    (stat.S_ISCHR, "device"),
+    (stat.S_ISBLK, "device"),
+)
 
 
 @contextlib.contextmanager
@@ -126,7 +151,13 @@ class Folder:
         return url_of(self.fs, self.path)
 
     def at(self, name: str) -> str:
-        """Return the path of a file in the folder."""
+        """Return the path of a file in the folder.
+
+        Raises:
+            DatasetError: If the name leads outside of the folder: names come from manifests and plans too.
+        """
+        if not is_inside(name):
+            raise DatasetError(f"{name!r} is not a name in {self.url}: it is empty, or leads outside of this folder")
         return f"{self.path.rstrip('/')}/{name}"
 
     def list(self, below: str = "") -> dict[str, int]:
@@ -137,15 +168,21 @@ class Folder:
 
         Returns:
             Sizes by path relative to the folder. Empty if the directory does not exist.
+
+        Raises:
+            DatasetError: If it cannot be listed, or holds a FIFO, a socket or a device.
         """
         root = self.at(below) if below else self.path
         with dataset_errors("list", self.url):
             self.fs.invalidate_cache(root)  # other workers may have written files since the last listing
             found = self.fs.find(root, detail=True) if self.fs.isdir(root) else {}
+            if is_local(self.fs):
+                for path in (path for path, info in found.items() if info["type"] != "file"):
+                    check_is_no_device(path)
         return {path[len(self.path) :].lstrip("/"): int(info.get("size") or 0) for path, info in sorted(found.items())}
 
-    def read(self, name: str) -> bytes:
-        """Return the bytes of a file.
+    def read(self, name: str, *, max_bytes: int | None = None) -> bytes:
+        """Return the bytes of a file; of a larger local file, only `max_bytes`.
 
         Raises:
             FileNotFoundError: If the file does not exist.
@@ -153,6 +190,10 @@ class Folder:
         """
         try:
             with dataset_errors("read", f"{self.url}/{name}"):
+                if is_local(self.fs):
+                    check_is_no_device(self.at(name))
+                    with open(self.at(name), "rb") as file:
+                        return file.read(-1 if max_bytes is None else max_bytes)
                 return bytes(self.fs.cat_file(self.at(name)))
         except DatasetError as err:
             if isinstance(err.__cause__, FileNotFoundError):
@@ -183,11 +224,18 @@ class Folder:
             self.fs.rm_file(self.at(name))
 
     def temporary(self, name: str) -> Path:
-        """Return a new local path for a file that `publish` will move to `name`."""
+        """Return a new local path for a file that `publish` will move to `name`.
+
+        On an object store, the file exists already, empty, and only this user can read it.
+        """
+        self.at(name)  # refuses names that lead outside
         unique = f"{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}"
         if is_local(self.fs):
             return Path(self.path) / f".{os.path.basename(name)}.{unique}"
-        return Path(tempfile.gettempdir()) / f".{os.path.basename(name)}.{_folder_hash(self)}.{unique}"
+        path = Path(tempfile.gettempdir()) / f".{os.path.basename(name)}.{_folder_hash(self)}.{unique}"
+        with dataset_errors("write", str(path)):  # everybody may list that directory: others must not read rows in it
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        return path
 
     def publish(self, temporary: Path, name: str) -> int:
         """Move a complete temporary file to `name`, replacing an existing file, and return its size in bytes."""

@@ -23,6 +23,7 @@ from typing import Any, Self
 
 from ..errors import DatasetError
 from .file_systems import Folder, dataset_errors, is_local
+from .json_shape import fits
 from .json_text import json_object, json_text
 from .processes import may_be_alive, pid_namespace, this_process
 
@@ -31,6 +32,9 @@ HEARTBEAT_S = 20.0
 """Seconds between heartbeats."""
 DEAD_AFTER_S = 120.0
 """Seconds without a heartbeat after which the lock of a job on another machine is ignored."""
+_SHAPE = {"token": str, "pid": int, "host": str, "beat": float}
+_MAX_BYTES = 64 * 2**10
+"""Bytes of a lock file that are read; clipmill writes a few hundred."""
 _SETTLE_S = 1.0
 """Seconds before a lock that two jobs may have written at the same time is read back."""
 
@@ -159,10 +163,10 @@ class DirectoryLock:
 def read_lock(folder: Folder) -> dict[str, Any] | None:
     """Return the content of a directory's lock: None if it has none, empty if the file is damaged."""
     try:
-        content = json_object(folder.read(LOCK)) or {}
+        content = json_object(folder.read(LOCK, max_bytes=_MAX_BYTES))
     except FileNotFoundError:
         return None
-    return content if {"token", "pid", "host", "beat"} <= content.keys() else {}
+    return content if content is not None and fits(content, _SHAPE) else {}
 
 
 def refuse_if_held(folder: Folder) -> None:
@@ -224,10 +228,11 @@ def _refuse_if_alive(folder: Folder, current: dict[str, Any]) -> None:
 
 
 def _held_by(folder: Folder, current: dict[str, Any]) -> str:
-    age = max(0.0, time.time() - float(current["beat"]))
+    age = time.time() - float(current["beat"])
+    said = f"{age:.0f} s ago" if age > -HEARTBEAT_S else f"{-age:.0f} s ahead of this machine's clock"
     return (
         f"another job is writing to {folder.url}: process {current['pid']} on {current['host']}, started "
-        f"{current.get('since')}, last heartbeat {age:.0f} s ago"
+        f"{current.get('since')}, last heartbeat {said}"
     )
 
 

@@ -10,6 +10,9 @@ import socket
 from pathlib import Path
 from typing import Any
 
+_PIDS = 2**31
+"""PIDs are below it on all systems; `os.kill` takes no larger number, and 0 and -1 for many processes."""
+
 
 @functools.cache
 def pid_namespace() -> str:
@@ -29,9 +32,9 @@ def this_process() -> dict[str, Any]:
 
 def may_be_alive(process: dict[str, Any]) -> bool | None:
     """Return whether the process that `this_process` identified is running, or None if this machine cannot tell."""
-    if process.get("place") != pid_namespace():
+    pid, started_at = process.get("pid"), process.get("started")
+    if process.get("place") != pid_namespace() or not isinstance(pid, int) or not 0 < pid < _PIDS:
         return None
-    pid, started_at = int(process["pid"]), process.get("started")
     if started_at is not None:
         return started(pid) == started_at
     try:

@@ -24,6 +24,7 @@ from typing import Any
 
 from ..errors import DatasetError
 from ..files.file_systems import TEMPORARY, Folder, dataset_errors, is_local
+from ..files.json_shape import fits
 from ..files.json_text import json_text, some_of
 from ..files.lock import LOCK
 from ..messages import by_surface, setting
@@ -31,6 +32,7 @@ from ..messages import by_surface, setting
 MANIFEST, BUILDING, STAGING = "_index.json", "_building.json", "_staging"
 INDEX = "index.faiss"
 FORMAT, FORMAT_VERSION = "clipmill index", 1
+_PART = re.compile(r"index(-\d+)?\.faiss|vectors/\d+(-\w+)?\.npy|keys/\d+(-\w+)?\.parquet")
 _TEMPORARY = re.compile(rf"(.+/)?\.[^/]+{re.escape(TEMPORARY)}")
 OWN = re.compile(
     rf"{MANIFEST}|{BUILDING}|{re.escape(LOCK)}|{STAGING}/.+|index(-\d+)?\.faiss"
@@ -252,9 +254,39 @@ def parse_manifest(directory: str, content: bytes) -> IndexManifest:
             f"{FORMAT_VERSION}; build the index again"
         )
     try:
-        return IndexManifest.from_dict(fields)
+        manifest = IndexManifest.from_dict(fields)
     except (KeyError, TypeError) as err:
         raise DatasetError(f"{where} is damaged: {type(err).__name__}: {err}; build the index again") from err
+    if wrong := [name.rstrip("?") for name, shape in _SHAPE.items() if not fits(fields, {name: shape})]:
+        raise DatasetError(
+            f"{where} is damaged: clipmill does not write such values of {', '.join(wrong)}; build the index again"
+        )
+    return manifest
+
+
+def _is_part(name: str) -> bool:
+    """Return whether a name is that of a complete index's file; any other could lead outside of its folder."""
+    return _PART.fullmatch(name) is not None
+
+
+_NUMBERS = {str: int}
+_SHAPE = {
+    **dict.fromkeys(("clipmill", "created", "updated", "column", "dtype", "kind", "factory"), str),
+    **dict.fromkeys(("dim", "rows", "nulls", "skipped", "trained_rows"), int),
+    "plan": {},
+    "provenance": ({}, None),
+    "search": {str: (int, None)},
+    "recall": (
+        {"k": int, "queries": int, "target": float, "reached": bool, "recall": float, "queries_per_second": float},
+        None,
+    ),
+    "failed": _NUMBERS,
+    "datasets": [{}],
+    "segments": [{"number": int, "rows": int, "run?": lambda run: isinstance(run, str) and re.fullmatch(r"\w*", run)}],
+    "index_file": (lambda name: isinstance(name, str) and _is_part(name), None),
+    "files": lambda files: fits(files, _NUMBERS) and all(map(_is_part, files)),
+    "ids?": ({"missing": int, "repeated": int}, None),
+}
 
 
 def check_files(folder: Folder, manifest: IndexManifest) -> None:

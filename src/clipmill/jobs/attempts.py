@@ -37,6 +37,10 @@ DEATHS_TO_BLAME = 2
 """Processes killed at the same row after which the row becomes a failure: one may have other causes."""
 
 
+_MAX_BYTES = 64 * 2**20
+"""Bytes of a mark that are read: the places of a shard's rows are a few hundred bytes each."""
+
+
 class Attempt:
     """A mark that this process works on a shard; a context manager."""
 
@@ -101,7 +105,7 @@ class Attempt:
         for name in self._folder.list(ATTEMPTS):
             if name.startswith(self._stem):
                 with contextlib.suppress(FileNotFoundError):  # its process has ended meanwhile
-                    found[name] = _parsed(self._folder.read(name))
+                    found[name] = _parsed(self._folder.read(name, max_bytes=_MAX_BYTES))
         return found
 
     def _is_of_dead(self, lines: list[Any]) -> bool:
@@ -122,6 +126,6 @@ class Attempt:
 def _parsed(content: bytes) -> list[Any]:
     lines = []
     for line in content.splitlines():
-        with contextlib.suppress(ValueError, RecursionError):  # an incomplete line
+        with contextlib.suppress(ValueError, RecursionError):  # an incomplete line, or none of ours
             lines.append(json.loads(line))
     return lines

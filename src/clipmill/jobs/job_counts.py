@@ -6,7 +6,7 @@ import threading
 import time
 from typing import Any
 
-from ..datasets.dataset import parse_manifest
+from ..datasets.formats.manifest import parse_manifest
 from ..datasets.formats.shard_writer import MANIFESTS
 from ..files.file_systems import Folder, dataset_errors
 from ..metrics.counts import METRICS, MODELS_LOADED, Counts, add_counts, counts_of_manifest

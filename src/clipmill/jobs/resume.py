@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..datasets.dataset import read_job
-from ..datasets.directory import ATTEMPTS, JOB, OWN, PLAN, SUCCESS, is_orphan, is_own
+from ..datasets.directory import ATTEMPTS, JOB, OWN, PLAN, SUCCESS, check_folders, is_orphan, is_own
+from ..datasets.formats.manifest import manifest_or_none
 from ..datasets.formats.shard_writer import MANIFESTS, manifest_name
 from ..datasets.inputs.planning import number_of, read_plan
 from ..datasets.inputs.shards import Shard
 from ..errors import DatasetError
 from ..files.file_systems import Folder, dataset_errors
-from ..files.json_text import json_object
 from ..files.lock import LOCK
 from ..messages import setting
 
@@ -80,6 +80,7 @@ def read_previous_run(directory: str) -> PreviousRun | None:
     """
     folder = Folder.of(directory)
     names = [name for name in folder.list() if name != LOCK and not is_orphan(name)]
+    check_folders(folder, names)
     if JOB not in names or (set(names) <= {JOB} and is_own(folder)):
         return None  # anything else there is refused when the directory is prepared
     description = read_job(directory)
@@ -133,7 +134,7 @@ def _manifests(folder: Folder, names: Mapping[str, int]) -> dict[str, dict[str, 
     there = [name for name in names if name.startswith(f"{MANIFESTS}/") and OWN.fullmatch(name)]
     with dataset_errors("read the manifests of", folder.url):
         contents = folder.fs.cat([folder.at(name) for name in there]) if there else {}
-    return {name: json_object(contents[folder.at(name)]) for name in there}
+    return {name: manifest_or_none(contents[folder.at(name)]) for name in there}
 
 
 def _reason(

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from ..datasets.dataset import parse_manifest
+from ..datasets.formats.manifest import parse_manifest
 from ..datasets.formats.shard_writer import MANIFESTS
 from ..errors import DatasetError, SpecError, WeightsError, check_choice
 from ..files.file_systems import Folder

@@ -2,6 +2,7 @@
 
 - `shard_writer`: writes one shard atomically: its rows, its failures and its manifest; `shard_sink`: batches and counts
   finished rows for it
+- `manifest`: the manifest of a shard, checked when it is read
 - `base`: names and protocols that all formats share; `part_writers`: selects the writer of a format, and writes Parquet
   and JSON lines
 - `clip_retrieval`, `clip_retrieval_part`: clip-retrieval's layout; `lance_part`: Lance

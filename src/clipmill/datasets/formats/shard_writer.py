@@ -12,10 +12,11 @@ import pyarrow as pa
 
 from ...errors import DatasetError, check_choice
 from ...files.file_systems import Folder, dataset_errors, is_local
-from ...files.json_text import json_object, json_text
+from ...files.json_text import json_text
 from ...files.lock import one_at_a_time
 from ...messages import for_any_reader
 from .base import FORMATS, Format, Part, part_name
+from .manifest import manifest_or_none
 from .part_writers import mismatch_of, open_part
 
 FAILURES, MANIFESTS = "_failures", "_manifest"
@@ -170,7 +171,7 @@ class ShardWriter:
     def _existing_manifest(self) -> dict[str, Any] | None:
         """Return the manifest of an existing shard with this name; an empty one if it is damaged."""
         try:
-            return json_object(self._folder.read(manifest_name(self._name))) or {}
+            return manifest_or_none(self._folder.read(manifest_name(self._name))) or {}
         except FileNotFoundError:
             return None
 

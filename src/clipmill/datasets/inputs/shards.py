@@ -6,12 +6,14 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ...files.arrow_stream import ArrowStream
 from ...files.compression import compression_of
 from ...files.file_systems import is_local, open_input, open_location
+from ...files.json_shape import fits
 from ...files.json_text import clean_text
 from .lines import check_json_lines, csv_delimiter, csv_records, line_starts, open_text
 from .listing import Kind, Listed, kind_of
@@ -21,6 +23,20 @@ from .tars import open_tar
 ROWS_PER_SHARD = 1024
 _MAX_SPLITS = 16
 """Shards of one Parquet row group, at most: each is read from the group's beginning, so many shards are expensive."""
+
+
+_SHAPE: dict[str, Any] = {
+    "name": lambda name: isinstance(name, str) and re.fullmatch(r"\d{1,18}-[0-9a-z]{1,64}", name) is not None,
+    "kind": lambda kind: kind == "files" or kind in SPANS,
+    "paths": lambda paths: bool(paths) and fits(paths, [str]),
+    "start?": int,
+    "stop?": (int, None),
+    "offset?": int,
+    "line?": int,
+    "fingerprint?": str,
+    "nbytes?": (int, None),
+    "beside?": [[str]],
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,7 +73,12 @@ class Shard:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Shard:
-        """Make a shard from the fields that `as_dict` returned."""
+        """Make a shard from the fields that `as_dict` returned; raise `ValueError` for others.
+
+        The name becomes part of names of files.
+        """
+        if wrong := [name.rstrip("?") for name, shape in _SHAPE.items() if not fits(fields, {name: shape})]:
+            raise ValueError(f"no shard has such values of {', '.join(wrong)}")
         beside = tuple(map(tuple, fields.get("beside", ())))
         return cls(**{**fields, "paths": tuple(fields["paths"]), "beside": beside})
 
