@@ -17,7 +17,7 @@ from ..models.spec import DEFAULT_MODEL, EncoderSpec, Modality
 from .batches import embed_batches
 from .driver import spec_of, warn_without_worker_reuse
 from .meter import PartitionMeter, meter_of
-from .schema import InputColumn, embedded_schema, find_sources
+from .schema import InputColumn, check_carried, embedded_schema, find_sources
 
 
 def embed_columns(
@@ -53,8 +53,9 @@ def embed_columns(
         all went well. Rows of a partition stay in order.
 
     Raises:
-        SpecError: If a column is missing, holds what can't be embedded, or would be overwritten; if the model or
-            an option cannot work.
+        SpecError: If a column is missing, holds what can't be embedded, or would be overwritten; if Spark cannot hand a
+            column to Python workers (intervals of months, a struct with one field twice); if the model or an option
+            cannot work.
         TypeError: If an option is unknown or has another name here.
     """
     spec = spec_of(model, spec_options, embed_columns)
@@ -62,6 +63,7 @@ def embed_columns(
     schema = df.schema
     sources = find_sources(schema, plan)
     target = embedded_schema(schema, plan, sources, spec)
+    check_carried(schema)
     warn_without_worker_reuse(df.sparkSession)
     embedded = _with_plain_names(df).mapInArrow(
         _partition_function(spec, plan, sources, meter_of(df.sparkSession)), target

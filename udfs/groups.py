@@ -20,7 +20,7 @@ from ..models.spec import DEFAULT_MODEL, EncoderSpec
 from .driver import spec_of, warn_without_worker_reuse
 from .kind_types import check_shape, shape_of_spark
 from .meter import PartitionMeter, meter_of
-from .schema import FAILURES, InputColumn, find_column
+from .schema import FAILURES, InputColumn, check_carried, find_column
 from .score_batches import score_batches
 
 _HIGHEST, _TOTAL, _PLACE = "highest", "total", "place"
@@ -83,6 +83,7 @@ def rank_groups(
     sources = _find_pair(schema, plan)
     keys = [_key(schema, name) for name in names]
     _check_free(schema, [*plan.new_names, FAILURES_COLUMN])
+    check_carried(schema)
     warn_without_worker_reuse(df.sparkSession)
     numbers = [f"_{number}" for number in range(len(schema))]  # names may come twice, or have dots
     scored = df.toDF(*numbers).mapInArrow(

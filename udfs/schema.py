@@ -38,6 +38,12 @@ _SPARK_IMAGE = {"height", "width", "nChannels", "data"}
 _FILE = {"bytes", "path"}
 _SAMPLES, _RATES = set(AUDIO_SAMPLES), set(AUDIO_RATES)
 _NUMBERS = (T.FloatType, T.DoubleType, T.ShortType)
+_WITHOUT_ARROW = tuple(
+    getattr(T, name)
+    for name in ("YearMonthIntervalType", "CalendarIntervalType", "CharType", "VarcharType")
+    if hasattr(T, name)  # older versions of Spark lack some
+)
+"""Types that Spark cannot convert to Arrow. It declares char and varchar as strings, unless it is set to keep them."""
 
 
 class InputColumn(NamedTuple):
@@ -62,6 +68,38 @@ def find_sources(schema: T.StructType, plan: ColumnPlan) -> list[InputColumn]:
         _check_type(path, column.modality, found.elementType if isinstance(found, T.ArrayType) else found, found)
         sources.append(InputColumn(path, steps, is_array))
     return sources
+
+
+def check_carried(schema: T.StructType) -> None:
+    """Raise `SpecError` for the first column, read or not, that Spark cannot hand to Python workers and take back."""
+    for field in schema.fields:
+        if (problem := _arrow_problem(field.dataType)) is None:
+            continue
+        drop = f"df.drop({field.name!r})"
+        if isinstance(field.dataType, _WITHOUT_ARROW):
+            drop = f"cast it to string, or leave it out: {drop}"
+        raise SpecError(
+            f"column {field.name!r} is {field.dataType.simpleString()}, and Spark cannot convert {problem} to Arrow,"
+            " as its Python workers need it",
+            hint=drop,
+        )
+
+
+def _arrow_problem(kind: T.DataType) -> str | None:
+    """Return what in a type Spark cannot convert to Arrow, None if nothing."""
+    if isinstance(kind, T.UserDefinedType):
+        return _arrow_problem(kind.sqlType())
+    if isinstance(kind, _WITHOUT_ARROW):
+        return kind.simpleString()
+    if isinstance(kind, T.StructType):
+        if twice := [name for name in kind.names if kind.names.count(name) > 1]:
+            return f"a struct with {kind.names.count(twice[0])} fields named {twice[0]!r}"
+        return next(filter(None, map(_arrow_problem, (field.dataType for field in kind.fields))), None)
+    if isinstance(kind, T.MapType):
+        if isinstance(kind.keyType, T.NullType):
+            return "a map without a type of keys"
+        return _arrow_problem(kind.keyType) or _arrow_problem(kind.valueType)
+    return _arrow_problem(kind.elementType) if isinstance(kind, T.ArrayType) else None
 
 
 def find_column(schema: T.StructType, path: str, whole: str | None = None) -> tuple[tuple[int, ...], T.DataType]:
