@@ -12,8 +12,9 @@ from ..encoders.plans.labels import LabelSet
 from ..encoders.plans.scores import SCALE, Scale
 from ..errors import SpecError
 from ..messages import setting
-from ..models.spec import EncoderSpec, Modality, reject_unknown_keywords
+from ..models.spec import EncoderSpec, Modality, explains_slips, reject_unknown_keywords
 from .encoding import Encoding, label_of
+from .templates import with_known_values
 from .windowed import OnFailure
 
 
@@ -44,6 +45,8 @@ class Classify(Encoding):
     plan: ClassifyPlan | DocumentClassifyPlan
     _row_options = "columns={'name': 'image'}"
 
+    @with_known_values
+    @explains_slips
     def __init__(
         self,
         labels: Sequence[str] | str | os.PathLike[str],

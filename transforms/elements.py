@@ -9,6 +9,7 @@ from ..encoders.document import Document
 from ..encoders.plans.plan import DocumentPlan, Plan, RowPlan
 from ..encoders.plans.runner import Done
 from ..failures import Code, Failure, Stage
+from ..files.json_text import key_text
 from ..indexes.search_plan import SearchPlan
 from .failed_row import FailedRow
 from .rows import RowFields, Vectors, as_lists, fields_of, make_row
@@ -86,7 +87,6 @@ def read_row(element: Any, plan: RowPlan | SearchPlan) -> RowFields | FailedRow:
     taken = [name for name in plan.new_names if name in fields]
     if taken:
         message = f"column {taken[0]!r} exists already; " + plan.rename_hint
-        name = fields.get(plan.key)
         failure = Failure(Stage.READ, Code.MALFORMED, message, column=taken[0])
-        return FailedRow(element, (failure.at(row=None if name is None else str(name)),))
+        return FailedRow(element, (failure.at(row=key_text(fields.get(plan.key))),))
     return RowFields(fields)

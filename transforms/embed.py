@@ -13,6 +13,7 @@ from ..messages import setting
 from ..models.spec import EncoderSpec, Modality, reject_unknown_keywords
 from .encoding import Embedded, Encoding, label_of
 from .rows import Vectors
+from .templates import with_known_values
 from .windowed import OnFailure
 
 __all__ = ["Embed", "Embedded", "embed_of"]
@@ -51,6 +52,7 @@ class Embed(Encoding):
     plan: ColumnPlan | DocumentEmbedPlan
     _row_options = "columns={'name': 'text'}"
 
+    @with_known_values
     def __init__(
         self,
         model: str | EncoderSpec | None = None,

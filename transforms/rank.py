@@ -17,6 +17,7 @@ from ..models.spec import EncoderSpec, reject_unknown_keywords
 from .encoding import Embedded, Encoding, label_of
 from .groups import GroupScores, PairElements, scored_type
 from .rows import is_array, row_fields
+from .templates import with_known_values
 from .windowed import OnFailure
 
 _WAYS = (
@@ -67,6 +68,7 @@ class Rank(Encoding):
     plan: RankPlan | PairPlan | DocumentRankPlan
     _row_options = "query= and candidates=, or query=, candidate= and by="
 
+    @with_known_values
     def __init__(
         self,
         model: str | EncoderSpec | None = None,

@@ -16,7 +16,7 @@ from ..datasets.inputs.recognition import recognised_inputs
 from ..encoders.document import Document
 from ..errors import SpecError
 from . import document_coder as _document_coder  # noqa: F401 - registers the coder of documents
-from .templates import known
+from .templates import with_known_values
 
 
 class ReadDocuments(beam.PTransform):
@@ -42,6 +42,7 @@ class ReadDocuments(beam.PTransform):
     a a red circle
     """
 
+    @with_known_values
     def __init__(
         self,
         patterns: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
@@ -71,8 +72,7 @@ class ReadDocuments(beam.PTransform):
             SpecError: If there is no pattern.
         """
         super().__init__()
-        patterns = known("patterns", patterns)
-        given = [patterns] if isinstance(patterns, str | os.PathLike) else [known("patterns", one) for one in patterns]
+        given = [patterns] if isinstance(patterns, str | os.PathLike) else list(patterns)
         if not given or not all(map(os.fspath, given)):
             raise SpecError(f"ReadDocuments({patterns!r}) names nothing; give a path, a URL or a glob")
         self._patterns = [_absolute(os.fspath(pattern)) for pattern in given]

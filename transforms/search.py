@@ -15,13 +15,13 @@ from ..indexes.search_plan import HITS, TOP_K, SearchPlan, spec_of_search
 from ..indexes.searcher import Searcher
 from ..indexes.targets import find_target
 from ..metrics.stats import Stats
-from ..models.spec import EncoderSpec, reject_unknown_keywords
+from ..models.spec import EncoderSpec, explains_slips, reject_unknown_keywords
 from .elements import read_row
 from .encoding import Embedded, Encoding, check_columns, label_of
 from .failed_row import FailedRow
 from .meter import BundleMeter
 from .rows import STRUCTS, RowFields, make_row, widened_type
-from .templates import known
+from .templates import with_known_values
 from .windowed import InBatches, OneByOne, OnFailure, Place, PlacedFn
 
 _BATCH_BYTES = 64 * 2**20
@@ -63,6 +63,8 @@ class Search(Encoding):
     spec: EncoderSpec | None  # type: ignore[assignment]  # of the others there is always one
     plan: SearchPlan  # type: ignore[assignment]  # which is no plan of items and results
 
+    @with_known_values
+    @explains_slips
     def __init__(
         self,
         index: str,
@@ -110,7 +112,7 @@ class Search(Encoding):
             TypeError: If an option is unknown or has another name here.
         """
         reject_unknown_keywords(spec_options, Search)
-        target = find_target(known("index", index), column)
+        target = find_target(index, column)
         spec = spec_of_search(target, query_kind, model, **spec_options)
         super().__init__(spec, max_wait_s=max_wait_s, on_failure=on_failure)  # type: ignore[arg-type]
         hit_columns: Any = columns if isinstance(columns, str) else tuple(columns)  # a text is refused below

@@ -26,7 +26,7 @@ from .bundles import FinishFn, PublishFn, WriteBundleFn, remove_staging
 from .embed import embed_of
 from .encoding import Embedded, Encoding
 from .rows import is_array, row_fields
-from .templates import known
+from .templates import with_known_values
 
 _ROWS_PER_FILE = 50_000
 """100 MB of 512 float32: large enough for an object store, small enough to be read by one worker."""
@@ -53,6 +53,7 @@ class WriteEmbeddings(beam.PTransform):
     ['a']
     """
 
+    @with_known_values
     def __init__(
         self,
         directory: str | os.PathLike[str],
@@ -83,7 +84,7 @@ class WriteEmbeddings(beam.PTransform):
         """
         super().__init__()
         check_integer("rows_per_file", rows_per_file)
-        place: str = os.fspath(known("directory", directory))
+        place: str = os.fspath(directory)
         self._directory = place if "://" in place else os.path.abspath(os.path.expanduser(place))
         self._embed = embed
         self._schema = schema

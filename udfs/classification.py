@@ -13,7 +13,7 @@ from ..encoders.plans.classify_plan import SUFFIX
 from ..encoders.plans.kinds import Kind, check_kind
 from ..encoders.plans.labels import LabelSet
 from ..encoders.plans.scores import SCALE, Scale
-from ..models.spec import DEFAULT_MODEL, EncoderSpec
+from ..models.spec import DEFAULT_MODEL, EncoderSpec, explains_slips
 from .driver import (
     FailuresOption,
     arrow_udf,
@@ -31,6 +31,7 @@ Labels = Sequence[str] | str | os.PathLike[str]
 """Texts, or the path or URL of a file of them, which the driver reads."""
 
 
+@explains_slips
 def classify(
     column: str | Column,
     *,
@@ -78,7 +79,7 @@ def classify(
     check_failures_option(failures)
     spec = spec_of(model, spec_options, classify)
     label_set = LabelSet.of(labels, templates=templates, top_k=top_k, scale=scale, spec=spec)
-    warn_without_worker_reuse(SparkSession.getActiveSession())
+    warn_without_worker_reuse(SparkSession.getActiveSession(), depth=2)
     classified: Column = classification_udf(spec, kind, label_set, failures, deterministic)(as_column(column))
     return classified.alias(output_name(column, SUFFIX))
 

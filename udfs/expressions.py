@@ -9,7 +9,7 @@ from pyspark.sql import Column, SparkSession
 
 from ..datasets.tables.provenance import provenance_of, spark_metadata
 from ..encoders.plans.embed_plan import SUFFIX
-from ..models.spec import DEFAULT_MODEL, EncoderSpec, Modality
+from ..models.spec import DEFAULT_MODEL, EncoderSpec, Modality, explains_slips
 from .batches import embed_array
 from .driver import (
     FailuresOption,
@@ -24,6 +24,7 @@ from .meter import meter_of
 from .schema import VECTOR, VECTOR_OR_FAILURE
 
 
+@explains_slips
 def embed_text(
     column: str | Column,
     *,
@@ -59,6 +60,7 @@ def embed_text(
     return _expression(column, "text", model, failures, deterministic, spec_options)
 
 
+@explains_slips
 def embed_image(
     column: str | Column,
     *,
@@ -84,6 +86,7 @@ def embed_image(
     return _expression(column, "image", model, failures, deterministic, spec_options)
 
 
+@explains_slips
 def embed_audio(
     column: str | Column,
     *,
@@ -111,7 +114,7 @@ def _expression(
 ) -> Column:
     check_failures_option(failures)
     spec = spec_of(model, spec_options, embed_text, modality)  # all three have the same keywords
-    warn_without_worker_reuse(SparkSession.getActiveSession(), depth=2)
+    warn_without_worker_reuse(SparkSession.getActiveSession(), depth=3)
     embedded = embedding_udf(spec, modality, failures, deterministic)(as_column(column))
     return embedded.alias(output_name(column, SUFFIX), metadata=spark_metadata(provenance_of(spec, modality)))
 

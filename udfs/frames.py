@@ -13,13 +13,14 @@ from pyspark.sql import functions as F
 from ..datasets.tables.provenance import provenance_of, spark_metadata
 from ..encoders.plans.embed_plan import FAILURES_COLUMN, Column, ColumnPlan
 from ..errors import SpecError
-from ..models.spec import DEFAULT_MODEL, EncoderSpec, Modality
+from ..models.spec import DEFAULT_MODEL, EncoderSpec, Modality, explains_slips
 from .batches import embed_batches
 from .driver import spec_of, warn_without_worker_reuse
 from .meter import PartitionMeter, meter_of
 from .schema import InputColumn, check_carried, embedded_schema, find_sources
 
 
+@explains_slips
 def embed_columns(
     df: DataFrame,
     columns: Mapping[str, Modality | Column],
@@ -64,7 +65,7 @@ def embed_columns(
     sources = find_sources(schema, plan)
     target = embedded_schema(schema, plan, sources, spec)
     check_carried(schema)
-    warn_without_worker_reuse(df.sparkSession)
+    warn_without_worker_reuse(df.sparkSession, depth=2)
     embedded = _with_plain_names(df).mapInArrow(
         _partition_function(spec, plan, sources, meter_of(df.sparkSession)), target
     )

@@ -16,7 +16,7 @@ from ..encoders.plans.pair_plan import LOGIT, PairPlan
 from ..encoders.plans.rank_plan import CLIP_SCORE, COSINE, RANK
 from ..encoders.plans.scores import SCALE, Scale
 from ..errors import SpecError
-from ..models.spec import DEFAULT_MODEL, EncoderSpec
+from ..models.spec import DEFAULT_MODEL, EncoderSpec, explains_slips
 from .driver import spec_of, warn_without_worker_reuse
 from .kind_types import check_shape, shape_of_spark
 from .meter import PartitionMeter, meter_of
@@ -26,6 +26,7 @@ from .score_batches import score_batches
 _HIGHEST, _TOTAL, _PLACE = "highest", "total", "place"
 
 
+@explains_slips
 def rank_groups(
     df: DataFrame,
     *,
@@ -84,7 +85,7 @@ def rank_groups(
     keys = [_key(schema, name) for name in names]
     _check_free(schema, [*plan.new_names, FAILURES_COLUMN])
     check_carried(schema)
-    warn_without_worker_reuse(df.sparkSession)
+    warn_without_worker_reuse(df.sparkSession, depth=2)
     numbers = [f"_{number}" for number in range(len(schema))]  # names may come twice, or have dots
     scored = df.toDF(*numbers).mapInArrow(
         _partition_function(spec, plan, sources, meter_of(df.sparkSession)), _scored_schema(schema, numbers)

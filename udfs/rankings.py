@@ -14,7 +14,7 @@ from ..encoders.plans.pair_plan import PairPlan
 from ..encoders.plans.rank_plan import RANKED as RANKED_NAME
 from ..encoders.plans.rank_plan import RankPlan
 from ..encoders.plans.scores import SCALE, Scale
-from ..models.spec import DEFAULT_MODEL, EncoderSpec
+from ..models.spec import DEFAULT_MODEL, EncoderSpec, explains_slips
 from .driver import FailuresOption, arrow_udf, as_column, check_failures_option, spec_of, warn_without_worker_reuse
 from .kind_types import check_shape, shape_of_spark
 from .meter import meter_of
@@ -24,6 +24,7 @@ from .score_batches import rank_array, rank_array_with_candidates, similarity_ar
 SIMILARITY = "clip_similarity"
 
 
+@explains_slips
 def rank(
     query_column: str | Column,
     candidates_column: str | Column,
@@ -73,7 +74,7 @@ def rank(
     """
     spec = spec_of(model, spec_options, rank)
     plan = rank_plan(spec, query_kind, candidate_kind, top_k, scale)
-    warn_without_worker_reuse(SparkSession.getActiveSession())
+    warn_without_worker_reuse(SparkSession.getActiveSession(), depth=2)
     meter = meter_of(SparkSession.getActiveSession())
 
     def rank_(queries: pa.Array, candidates: pa.Array) -> pa.Array:
@@ -122,6 +123,7 @@ def rank_udf_with_candidates(spec: EncoderSpec, plan: RankPlan, candidate: T.Dat
     return arrow_udf(rank_, "clip_rank", with_candidates(candidate), deterministic=deterministic)
 
 
+@explains_slips
 def clip_similarity(
     a: str | Column,
     b: str | Column,
@@ -160,7 +162,7 @@ def clip_similarity(
     """
     check_failures_option(failures)
     spec = spec_of(model, spec_options, clip_similarity)
-    warn_without_worker_reuse(SparkSession.getActiveSession())
+    warn_without_worker_reuse(SparkSession.getActiveSession(), depth=2)
     udf = similarity_udf(spec, a_kind, b_kind, failures, deterministic)
     column: Column = udf(as_column(a), as_column(b))
     return column.alias(SIMILARITY)

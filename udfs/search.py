@@ -17,7 +17,7 @@ from ..errors import SpecError
 from ..indexes.search_plan import HITS, TOP_K, SearchPlan, spec_of_search
 from ..indexes.searcher import Searcher
 from ..indexes.targets import find_target
-from ..models.spec import EncoderSpec, reject_unknown_keywords
+from ..models.spec import EncoderSpec, explains_slips, reject_unknown_keywords
 from .batches import with_failures
 from .driver import FailuresOption, arrow_udf, as_column, check_failures_option, warn_without_worker_reuse
 from .kind_types import check_shape, shape_of_arrow
@@ -30,6 +30,7 @@ _DECIMAL_DIGITS = 38
 """Digits of Spark's longest decimals."""
 
 
+@explains_slips
 def search(
     query_column: str | Column,
     *,
@@ -95,7 +96,7 @@ def search(
     spec = spec_of_search(target, query_kind, model, **spec_options)
     hit_columns: Any = columns if isinstance(columns, str) else tuple(columns)
     plan = SearchPlan(target, HITS, query_kind, top_k, hit_columns, rerank, scale, nprobe, ef_search).checked(spec)
-    warn_without_worker_reuse(SparkSession.getActiveSession())
+    warn_without_worker_reuse(SparkSession.getActiveSession(), depth=2)
     found: Column = search_udf(spec, plan, failures, deterministic)(as_column(query_column))
     return found.alias(HITS)
 

@@ -168,7 +168,7 @@ def test_metadata_of_clip_retrieval_holds_every_type_but_bytes(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("timestamp", ["1970-01-01 00:00:00", f"{-FAR} us since 1970-01-01", None]),
+        ("timestamp", ["1970-01-01T00:00:00", f"{-FAR} us since 1970-01-01", None]),
         ("date beyond Python's", [f"{10**9} days since 1970-01-01", "1970-01-01", None]),
         ("time in nanoseconds", ["00:00:00.000000001", "00:00:00.000000000", None]),
         ("map<string, int64>", [[], [["a", 1], ["a", 2]], None]),

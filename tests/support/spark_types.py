@@ -36,7 +36,7 @@ SIMPLE = {
     "day-time interval": "interval '-1 02:03:04.000005' day to second",
     "day interval": "interval '3' day",
     "void": "null",
-    "variant": "parse_json('{\"a\": [1, \"x\", null]}')",
+    "variant": 'parse_json(\'{"a": [1, "x", null]}\')',
     "geometry": "st_geomfromwkb(x'0101000000000000000000F03F0000000000000040')",
     "geography": "st_geogfromwkb(x'0101000000000000000000F03F0000000000000040')",
 }

@@ -16,6 +16,7 @@ from clipmill.udfs import (
     rank,
     rank_groups,
     register,
+    search,
     text_udf,
 )
 
@@ -47,6 +48,28 @@ MODEL = "fake::dim=8&modalities=text,image,audio"
 def test_a_slip_is_told_what_was_meant(call, slip, meant):
     with pytest.raises(TypeError, match=f"unknown option '{slip}'; did you mean '{meant}'\\?"):
         call(model=MODEL, **{slip: 1})
+
+
+@pytest.mark.parametrize(
+    ("call", "slip", "meant"),
+    [
+        (embed_columns, "colums", "columns"),
+        (rank_groups, "buy", "by"),
+        (lambda *df, **slip: classify(**slip), "label", "labels"),
+        (lambda *df, **slip: search("q", **slip), "indx", "index"),
+        (lambda *df, **slip: rank("q", **slip), "candidate_column", "candidates_column"),
+        (lambda *df, **slip: embed_text(**slip), "colum", "column"),
+    ],
+    ids=lambda one: one if isinstance(one, str) else "",
+)
+def test_a_slip_in_a_required_argument_is_told_too(call, slip, meant):
+    with pytest.raises(TypeError, match=f"unknown option '{slip}'; did you mean '{meant}'\\?"):
+        call(None, **{slip: {"caption": "text"}})
+
+
+def test_what_is_missing_is_told_by_python():
+    with pytest.raises(TypeError, match="missing a required argument: 'columns'"):
+        embed_columns(None)
 
 
 def test_own_keywords_are_among_the_options_told():

@@ -5,9 +5,14 @@ These functions accept any value: untrusted records and damaged files must not s
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import json
 import math
-from collections.abc import Mapping, Sequence
+import pathlib
+import sys
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,16 +23,29 @@ _BYTES = {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)}
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
-    """Return a value as strict JSON that UTF-8 can encode.
+    """Return a value as strict JSON that UTF-8 can encode; it never raises.
 
-    NaN and infinities become null. Bytes and arrays become a string with their size, and other types that JSON lacks
+    NaN, infinities, and `NaT` and `NA` of pandas become null. Dates, times, decimals, UUIDs and paths become their
+    usual text, and sets become lists. Bytes and arrays become a string with their size, and other types that JSON lacks
     become their `str`.
     """
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
-    except (ValueError, TypeError):
-        text = json.dumps(_jsonable(value), ensure_ascii=False, allow_nan=False, indent=indent)
-    # Lone surrogates become JSON's own escapes, so that file names survive the round trip.
+    except (ValueError, TypeError, RecursionError):
+        text = json.dumps(_jsonable(value, _noted), ensure_ascii=False, allow_nan=False, indent=indent)
+    return _encodable(text)
+
+
+def exact_json(value: Any) -> str:
+    """Return a value as `json_text` does, or raise `TypeError` for one that JSON cannot hold.
+
+    Arrays become lists here. Bytes, objects of unknown types, and two keys with the same text are refused.
+    """
+    return _encodable(json.dumps(_jsonable(value, _refused), ensure_ascii=False, allow_nan=False))
+
+
+def _encodable(text: str) -> str:
+    """Write lone surrogates as JSON's own escapes, so that file names survive the round trip."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -57,25 +75,107 @@ def clean_text(text: str) -> str:
 
 
 def key_text(value: Any) -> str | None:
-    """Return a row's key as text, as it is read back from a dataset. None for a missing key: null, "" or NaN."""
-    if value is None or (isinstance(value, str) and not value) or (isinstance(value, float) and math.isnan(value)):
-        return None
-    return json_text(value) if isinstance(value, bool | list | dict) else clean_text(str(value))
+    """Return a row's key as text, as it is read back from a dataset; None for a missing one: null, "" or NaN.
+
+    Numbers and texts are their `str`; dates, times, decimals, UUIDs and paths have their usual text; bytes are
+    hexadecimal; and structs, lists and truth values are JSON.
+    """
+    if isinstance(value, str):
+        return clean_text(str(value)) or None
+    if isinstance(value, float | np.floating):
+        return None if math.isnan(value) else str(float(value))
+    named = _jsonable(value, _named)
+    if named is None or isinstance(named, str):
+        return named or None
+    return json_text(named) if isinstance(named, bool | list | dict) else str(named)
 
 
-def _jsonable(value: Any) -> Any:
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, np.generic):
-        return _jsonable(value.item())
+def usual_text(value: Any) -> str | None:
+    """Return the usual text of a date, time, decimal, UUID or path; None for other types."""
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, uuid.UUID | decimal.Decimal | pathlib.PurePath):
+        return clean_text(str(value))
+    return str(value) if isinstance(value, np.datetime64) else None
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a value stands for a missing one: None, or `NaT` or `NA` of NumPy or pandas."""
+    if isinstance(value, np.datetime64 | np.timedelta64):
+        return bool(np.isnat(value))
+    return value is None or (
+        type(value).__name__ in ("NaTType", "NAType") and type(value).__module__.startswith("pandas")
+    )
+
+
+_MAX_DEPTH = 200
+"""Lists and objects inside each other; more would exhaust Python's stack."""
+
+
+def _jsonable(value: Any, other: Callable[[Any], Any], depth: int = 0) -> Any:
+    """Return a value as JSON has it; `other` is called for what JSON lacks."""
+    if isinstance(value, np.generic) and not isinstance(value, np.datetime64 | np.timedelta64):
+        value = value.item()
+    if isinstance(value, bool):
+        return bool(value)
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, int):
+        limit = sys.get_int_max_str_digits()  # which Python does not write out, as that takes long
+        return int(value) if not limit or value.bit_length() < 3 * limit else other(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _jsonable(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_jsonable(inner) for inner in value]
+    if is_missing(value):
+        return None
+    if isinstance(value, np.ndarray) and other is _refused:
+        value = value.tolist()
+    if isinstance(value, Mapping | list | tuple | set | frozenset):
+        if depth >= _MAX_DEPTH:
+            return other(value)
+        if isinstance(value, Mapping):
+            return _object(value, other, depth)
+        return [_jsonable(inner, other, depth + 1) for inner in value]
+    text = usual_text(value)
+    return other(value) if text is None else text
+
+
+def _object(value: Mapping[Any, Any], other: Callable[[Any], Any], depth: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, inner in value.items():
+        named = key if isinstance(key, str) else _jsonable(key, other, depth + 1)
+        name = named if isinstance(named, str) else json.dumps(named)
+        if name in found and other is _refused:
+            raise TypeError(f"two keys have the text {name!r}")
+        try:
+            found[name] = _jsonable(inner, other, depth + 1)
+        except TypeError as err:
+            raise TypeError(f"{name!r}: {err}") from err
+    return found
+
+
+def _noted(value: Any) -> str:
     if isinstance(value, bytes | bytearray | memoryview):
         return f"<{len(value)} bytes>"
     if isinstance(value, np.ndarray):
         return f"<array of {' × '.join(map(str, value.shape))} {value.dtype}>"
-    return str(value)
+    if isinstance(value, int):
+        return f"<integer of {value.bit_length()} bits>"
+    if isinstance(value, Mapping | list | tuple | set | frozenset):
+        return "<nested too deeply>"
+    try:
+        return str(value)
+    except Exception:  # of a class of the user's
+        return f"<{type(value).__name__}>"
+
+
+def _refused(value: Any) -> Any:
+    problem = "is no JSON"
+    if isinstance(value, Mapping | list | tuple | set | frozenset):
+        problem = "is nested too deeply"
+    elif isinstance(value, int):
+        problem = "has too many digits"
+    raise TypeError(f"{type(value).__name__} {problem}")
+
+
+def _named(value: Any) -> str:
+    return bytes(value).hex() if isinstance(value, bytes | bytearray | memoryview) else _noted(value)

@@ -24,7 +24,7 @@ from ..encoders.document import Document
 from ..encoders.item import Uri
 from ..encoders.plans.embed_plan import EMBEDDING
 from ..encoders.plans.plan import DocumentPlan, RowPlan
-from ..encoders.plans.row_values import Getter, get_by_path, value_or_none
+from ..encoders.plans.row_values import Getter, get_by_path, row_name, value_or_none
 from ..encoders.plans.runner import Done
 from ..failures import Failure
 from ..files.json_text import key_text
@@ -126,10 +126,10 @@ class RowRecords:
 
     def _of_sample(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return a sample with its name in the key column, and without bytes that the plan does not read."""
-        named = value_or_none(_getter(values), self._plan.key)
+        named = row_name(_getter(values), self._plan.key)
         unused = {KEY, self._plan.key, *({IMAGE, AUDIO} - set(self._plan.reads))}
         kept = {name: value for name, value in values.items() if name not in unused}
-        return {self._plan.key: values[KEY] if named is None else str(named), **kept}
+        return {self._plan.key: named or values[KEY], **kept}
 
     def _problem_of(self, row: SourceRow) -> Failure | None:
         """Return why a row of undeclared columns does not fit the output, None if it does.
@@ -158,8 +158,7 @@ class RowRecords:
     def finished(self, done: Done) -> FinishedRow:
         """Return the written columns of a row and its failures, for the files."""
         row: SourceRow = done.token.read
-        key = value_or_none(done.source, self._plan.key)
-        name = row.place if key is None else str(key)
+        name = row_name(done.source, self._plan.key) or row.place
         failures = [failure.at(row=name) for failure in done.result.failures]
         inner = [failure.at(row=row.place) for failure in done.result.inner]
         written = None

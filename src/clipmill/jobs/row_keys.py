@@ -82,11 +82,8 @@ def _keys_of_columns(shard: Shard, job: Job) -> Iterator[str | None]:
             value = get_by_path(row.values, column)
         except MissingColumn:
             value = None
-        if plan.of_rows:
-            yield key_text(value)
-        else:
-            named = row.place if value in (None, "") else value
-            yield key_text(named if isinstance(named, float) else str(named))
+        key = key_text(value)
+        yield key if plan.of_rows else key or row.place
 
 
 # --- by content ------------------------------------------------------------------------------------------------------

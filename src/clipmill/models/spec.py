@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import inspect
 import math
 import os
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal, ParamSpec, Self, TypeVar
 
 from ..errors import SpecError, check_choice, check_integer
 from ..media.fetch_policy import DOCUMENT_SCHEMES, checked_schemes
@@ -62,6 +63,8 @@ MAX_PILLOW_PIXELS = 178_956_970
 """Pillow refuses larger images as decompression bombs."""
 
 _MIB = 2**20
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 def reject_unknown_options(given: Any, allowed: Any) -> None:
@@ -82,6 +85,25 @@ def reject_unknown_keywords(given: Mapping[str, Any], called: Callable[..., Any]
     """Raise `TypeError` for the first name in `given` that is neither a field of the spec nor a keyword of `called`."""
     own = {name for name, one in inspect.signature(called).parameters.items() if one.kind is not one.VAR_KEYWORD}
     reject_unknown_options(given, own | EncoderSpec.__dataclass_fields__.keys())
+
+
+def explains_slips(called: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Make a function with required arguments and options of the spec name a misspelt keyword, not what it replaced.
+
+    Without it, Python reports only that the required argument is missing.
+    """
+    signature = inspect.signature(called)
+
+    @functools.wraps(called)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError:
+            reject_unknown_keywords(kwargs, called)
+            raise
+        return called(*args, **kwargs)
+
+    return call
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from ...files.parquet import parquet_writer, refused_by_parquet
 from ...messages import setting
 from ...models.spec import EncoderSpec
 from ..tables.column_types import is_list_type
-from ..tables.scalars import holds_fine_times, printable
+from ..tables.scalars import printable_values
 from .base import CLIP_RETRIEVAL, LANCE, PARQUET, Format, Part, Published, part_name
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class LinesWriter:
 
     def write_table(self, table: pa.Table, row_group_size: int | None = None) -> None:
         """Add rows; `row_group_size` has no effect."""
-        columns = [_values_of(column) for column in table.columns]
+        columns = [printable_values(column) for column in table.columns]
         rows = (dict(zip(table.column_names, values, strict=True)) for values in zip(*columns, strict=True))
         lines = [json_text(self._parse_tags(row)) + "\n" for row in rows]
         self._sink.write("".join(lines).encode())
@@ -140,15 +140,6 @@ class LinesWriter:
     def close(self) -> None:
         """Close the writer; the file itself stays open."""
         self.is_open = False
-
-
-def _values_of(column: pa.ChunkedArray) -> list[Any]:
-    """Return the values of a column as Python values; those that Python cannot hold are texts."""
-    if not holds_fine_times(column.type):
-        with contextlib.suppress(OverflowError, ValueError):
-            values: list[Any] = column.to_pylist()
-            return values
-    return [printable(scalar) for chunk in column.chunks for scalar in chunk]
 
 
 def _tags_parser(kind: pa.DataType) -> Callable[[Any], Any]:

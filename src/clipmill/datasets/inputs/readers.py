@@ -13,7 +13,7 @@ from ...encoders.document import Document
 from ...encoders.item import Uri, item_of_value
 from ...encoders.plans.row_values import MissingColumn, get_by_path
 from ...failures import Code, RowError, Stage
-from ...files.json_text import some_of
+from ...files.json_text import key_text, some_of
 from ...media.audio import Waveform
 from ...messages import setting
 from .rows import malformed, read_rows
@@ -231,7 +231,7 @@ def _document_of_sample(values: Mapping[str, Any], id_name: str | None) -> Docum
         raise RowError(Stage.READ, Code.EMPTY, message)
     tags = _tags_of_sample(values)
     name = key if id_name in (None, KEY) else _value(tags, str(id_name))
-    return Document(blob=content, id=key if name in (None, "") else str(name), tags=tags)
+    return Document(blob=content, id=key_text(name) or key, tags=tags)
 
 
 def _tags_of_sample(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,7 +248,7 @@ def _document_of_row(
     values: Mapping[str, Any], place: str, columns: Mapping[str, str], tags: Sequence[str]
 ) -> Document:
     found = {field: _value(values, name) for field, name in columns.items()}
-    fields: dict[str, Any] = {"id": place if found.get("id") in (None, "") else str(found["id"])}
+    fields: dict[str, Any] = {"id": key_text(found.get("id")) or place}
     if found.get("text") is not None:
         fields["text"] = _content("text", found["text"], columns["text"])
     if found.get("uri") is not None:

@@ -21,7 +21,7 @@ from ...files.parquet import parquet_file
 from ...files.parquet_pages import PageGuard, PageTooLargeError, TooManyRowsError
 from ..tables.carried import CarriedRow, carried_rows
 from ..tables.column_types import top_level
-from ..tables.scalars import holds_audio, inner_values, read_scalar
+from ..tables.scalars import holds_audio, inner_values, printable_values, read_scalar
 from ..tables.sizes import BATCH_BYTES, BATCH_ROWS
 from .lines import (
     RecordTooLargeError,
@@ -318,7 +318,7 @@ def _values_of(batch: pa.RecordBatch) -> list[dict[str, Any] | Failure]:
     columns: dict[str, list[Any]] = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
-            columns[name] = [*map(read_scalar, column)] if holds_audio(column.type) else column.to_pylist()
+            columns[name] = [*map(read_scalar, column)] if holds_audio(column.type) else printable_values(column)
         except Exception as err:  # Python cannot represent a value, such as a text that is not UTF-8
             if batch.num_rows == 1:
                 failure = malformed(f"the {column.type} cannot be read: {type(err).__name__}: {err}"[:300])

@@ -13,6 +13,7 @@ from ...encoders.item import Uri
 from ...encoders.plans.plan import Plan, RowPlan
 from ...encoders.plans.row_values import Getter, row_name, value_or_none
 from ...failures import Failure
+from ...files.json_text import key_text
 
 _NESTED = {"m": "matches", "c": "chunks"}
 _STEP = re.compile(r"([mc])\[(\d+)\]")
@@ -99,11 +100,11 @@ def _listed(candidates: Any) -> Sequence[Any]:
 
 def _candidate_records(row: Mapping[str, Any], plan: RowPlan) -> list[dict[str, Any]]:
     """Return the failures of a row's candidates; a row does not hold whether a failure is transient."""
-    key = row.get(plan.key)
-    name = {} if key is None else {"id": str(key)}
+    key = key_text(row.get(plan.key))
+    name = {} if key is None else {"id": key}
     return [
         {
-            "row": None if key is None else str(key),
+            "row": key,
             "column": inner.place,
             **inner.reason,
             "transient": None,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pyarrow as pa
 
 from ...encoders.item import AUDIO_FIELDS, AUDIO_RATES, AUDIO_SAMPLES
 from .column_types import is_list_type
+
+_TO_MICROSECONDS = len("2026-01-02T03:04:05.000006")
 
 
 def read_scalar(scalar: pa.Scalar) -> Any:
@@ -40,6 +43,18 @@ def inner_values(array: pa.Array) -> int:
     return len(inner) + inner_values(inner)
 
 
+def printable_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
+    """Return the values of a column as Python values; those that Python cannot hold are texts, as of `printable`.
+
+    A string that is not UTF-8 raises `UnicodeDecodeError`.
+    """
+    if not holds_fine_times(column.type):
+        with contextlib.suppress(OverflowError, ValueError):
+            values: list[Any] = column.to_pylist()
+            return values
+    return [printable(scalar) for scalar in column]
+
+
 def printable(scalar: pa.Scalar) -> Any:
     """Convert an Arrow scalar to a Python value; dates and times that Python cannot hold, in structs too, become texts.
 
@@ -61,7 +76,13 @@ def printable(scalar: pa.Scalar) -> Any:
         return scalar.cast(pa.string()).as_py()
     try:
         return scalar.as_py()
+    except UnicodeDecodeError:
+        raise
     except (OverflowError, ValueError):
+        if pa.types.is_timestamp(kind) and kind.unit == "ns":  # where pandas, which has nanoseconds, is not installed
+            moment = pa.scalar(scalar.value // 1000, pa.timestamp("us", kind.tz)).as_py()
+            text: str = moment.isoformat(timespec="microseconds")
+            return f"{text[:_TO_MICROSECONDS]}{scalar.value % 1000:03d}{text[_TO_MICROSECONDS:]}"
         if pa.types.is_duration(kind):
             return f"{scalar.value} {kind.unit}"
         unit = kind.unit if pa.types.is_timestamp(kind) else "days" if pa.types.is_date32(kind) else "ms"

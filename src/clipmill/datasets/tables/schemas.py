@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
-import decimal
 import itertools
 import json
-import pathlib
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,13 +15,14 @@ from ...encoders.document import Document
 from ...encoders.plans.embed_plan import EMBEDDING, LABELS_TAG, DocumentEmbedPlan
 from ...encoders.plans.plan import DocumentPlan, RowPlan
 from ...errors import DatasetError, SpecError
-from ...files.json_text import clean_text, json_text
+from ...files.json_text import clean_text, exact_json, json_text
 from ...messages import setting
 from ...models.spec import EncoderSpec
 from .carried import carried_batches, carried_column
-from .column_types import LIST_OF_TEXTS, REST_KEY, TAGS, dropped_names
+from .column_types import REST_KEY, TAGS, dropped_names
 from .new_columns import LABELS, REASON, new_array, new_field, new_provenance, row_fields, row_provenances
 from .provenance import with_provenance
+from .python_values import converter, value_array
 from .vectors import dtype_of, vector_array
 
 _NESTED = {"m": "matches", "c": "chunks"}
@@ -124,14 +121,13 @@ def _remaining_tags(document: Document, written: Mapping[str, Any]) -> dict[str,
 
 
 def _fitting(value: Any, kind: pa.DataType) -> Any:
-    """Return a value if Arrow can convert it to the type, else None."""
-    if isinstance(value, str):
-        value = clean_text(value)
+    """Return a value as pyarrow takes it for the type, None if the type cannot hold it without loss."""
     try:
-        pa.scalar(value, kind)
+        converted = converter(kind)(value)
+        pa.scalar(converted, kind)
     except (pa.ArrowException, ValueError, TypeError, OverflowError):
         return None
-    return value
+    return converted
 
 
 def _document_arrays(
@@ -142,7 +138,7 @@ def _document_arrays(
         labels = [_fitting(d.tags.get(LABELS_TAG), LABELS) for d in documents]
         tags = [_without(LABELS_TAG, t) if own else t for t, own in zip(tags, labels, strict=True)]
     make: dict[str, Callable[[pa.Field], pa.Array]] = {
-        "tags": lambda field: pa.array([json_text(t) if t else None for t in tags], field.type),
+        "tags": lambda field: pa.array([_tags_text(t) for t in tags], field.type),
         LABELS_TAG: lambda field: pa.array(labels, field.type),
         "scores": lambda field: pa.array([d.scores or None for d in documents], field.type),
         "failure": lambda field: pa.array([_reason(d) for d in documents], field.type),
@@ -157,6 +153,13 @@ def _document_arrays(
         return pa.array([_string(getattr(d, field.name)) for d in documents], field.type)
 
     return [make.get(field.name, strings)(field) for field in fields]
+
+
+def _tags_text(tags: Mapping[str, Any]) -> str | None:
+    try:
+        return exact_json(tags) if tags else None
+    except TypeError as err:
+        raise DatasetError(f"the tag {err}; convert it, give its column a type, or leave it out") from err
 
 
 def _without(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -250,7 +253,9 @@ def rows_batch(rows: Sequence[Mapping[str, Any]], schema: pa.Schema, plan: RowPl
                 arrays.append(carried)
                 continue
             values = [row.get(field.name) for row in rows]
-            arrays.append(_column(values, field) if column is None else new_array(column, values, field.type, dim))
+            arrays.append(
+                value_array(values, field.type) if column is None else new_array(column, values, field.type, dim)
+            )
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
@@ -264,14 +269,6 @@ def _rest(row: Mapping[str, Any], known: set[str]) -> str | None:
     return json_text(rest) if rest else None
 
 
-def _column(values: list[Any], field: pa.Field) -> pa.Array:
-    if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
-        values = [_text_of(value) for value in values]
-    elif field.type in (LIST_OF_TEXTS, pa.list_(pa.large_string()), pa.large_list(pa.large_string())):
-        values = [list(map(_text_of, value)) if isinstance(value, list | tuple) else value for value in values]
-    return pa.array(values, field.type)
-
-
 @contextlib.contextmanager
 def _column_errors(field: pa.Field) -> Iterator[None]:
     """Turn errors of Arrow into a `DatasetError` that names the column."""
@@ -281,24 +278,6 @@ def _column_errors(field: pa.Field) -> Iterator[None]:
         raise
     except (pa.ArrowException, ValueError, TypeError, OverflowError) as err:
         raise DatasetError(f"column {field.name!r} is {field.type}, but a row holds another type: {err}") from err
-
-
-def _text_of(value: Any) -> str | None:
-    """Return a Python value in a column of texts as a text; raise `TypeError` for types that have no usual one.
-
-    Numbers, lists and mappings are written as JSON, since JSON lines may hold them in any column.
-    """
-    if value is None or isinstance(value, str):
-        return _string(value)
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, bool | int | float | list | tuple | Mapping):
-        return json_text(value)
-    if isinstance(value, datetime.date | datetime.time):
-        return value.isoformat()
-    if isinstance(value, uuid.UUID | decimal.Decimal | pathlib.PurePath):
-        return _string(value)
-    raise TypeError(f"{type(value).__name__} is no text; convert it, or drop the column")
 
 
 def in_columns(found: pa.RecordBatch | pa.Table, schema: pa.Schema, rows: int) -> pa.Table:

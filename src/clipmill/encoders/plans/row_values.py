@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...failures import Code, Failure, Stage
+from ...files.json_text import key_text
 
 Getter = Callable[[str], Any]
 """Returns the value at a path of a row, or raises `MissingColumn`."""
@@ -42,9 +43,8 @@ def value_or_none(get: Getter, path: str) -> Any:
 
 
 def row_name(get: Getter, key: str) -> str | None:
-    """Return the value that identifies a row in its failures. None if the column is missing or null."""
-    value = value_or_none(get, key)
-    return None if value is None else str(value)
+    """Return the text of the value that identifies a row in its failures. None if it has no such value."""
+    return key_text(value_or_none(get, key))
 
 
 def missing_column(get: Getter, paths: Sequence[str]) -> Failure | None:

@@ -1,0 +1,342 @@
+"""Python values as Arrow values of a declared type, by an explicit table of types.
+
+Without it, pyarrow truncates (1.5 to 1, a datetime to its date), reads numbers as moments, and takes anything with an
+`__int__` for an integer, a UUID among others. A value is converted without loss here, or refused.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import datetime
+import decimal
+import functools
+import math
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ...files.json_text import clean_text, exact_json, is_missing, usual_text
+from .column_types import is_list_type
+
+Convert = Callable[[Any], Any]
+
+_MISSING_FLOATS = (pa.types.is_floating, pa.types.is_null)
+_BYTES = (bytes, bytearray, memoryview)
+_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_EPOCH = datetime.datetime(1970, 1, 1)
+
+
+class _WrongType(TypeError):
+    """A value that its column cannot hold."""
+
+    def __init__(self, value: Any, kind: pa.DataType, reason: str = "") -> None:
+        super().__init__(f"{type(value).__name__} is no {kind}" + (f": {reason}" if reason else ""))
+
+
+def value_array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """Return Python values as an Arrow array.
+
+    NumPy's scalars count as Python's; `NaT` and `NA` of pandas are nulls, and so is NaN where the type has none.
+
+    Raises:
+        TypeError: If the type cannot hold a value.
+        ValueError: If it cannot hold it without loss; `pyarrow.ArrowException` too.
+        OverflowError: The same.
+    """
+    plain = _PLAIN.get(kind)
+    if plain is None or not plain.issuperset(map(type, values)):
+        convert = converter(kind)
+        values = [convert(value) for value in values]
+    return pa.array(values, kind)
+
+
+def converter(kind: pa.DataType) -> Convert:
+    """Return a function that returns a value as pyarrow takes it for a type, or raises as `value_array` does."""
+    inner = _converter(kind)
+    nan_is_null = not any(one(kind) for one in _MISSING_FLOATS)
+
+    def convert(value: Any) -> Any:
+        if value is None:
+            return None
+        if isinstance(value, np.generic) and not isinstance(value, np.datetime64 | np.timedelta64):
+            value = value.item()
+        if is_missing(value) or (nan_is_null and isinstance(value, float) and math.isnan(value)):
+            return None
+        return inner(value)
+
+    return convert
+
+
+@functools.lru_cache(maxsize=1024)
+def _converter(kind: pa.DataType) -> Convert:
+    for is_kind, make in _MAKERS:
+        if is_kind(kind):
+            return make(kind)
+
+    def refuse(value: Any) -> Any:
+        raise _WrongType(value, kind, "Python values are not converted to this type")
+
+    return refuse
+
+
+def _of_types(types: tuple[type, ...], refused: tuple[type, ...] = ()) -> Callable[[pa.DataType], Convert]:
+    """Return a maker for types whose values pyarrow converts without loss, or refuses."""
+
+    def make(kind: pa.DataType) -> Convert:
+        def convert(value: Any) -> Any:
+            if not isinstance(value, types) or isinstance(value, refused):
+                raise _WrongType(value, kind)
+            return value
+
+        return convert
+
+    return make
+
+
+def _integer(kind: pa.DataType) -> Convert:
+    def convert(value: Any) -> int:
+        if isinstance(value, float) and value.is_integer():  # as pandas has integers with nulls
+            return int(value)
+        if not isinstance(value, int) or isinstance(value, bool):
+            reason = "it has a fraction" if isinstance(value, float) else ""
+            raise _WrongType(value, kind, reason)
+        return int(value)
+
+    return convert
+
+
+def _float(kind: pa.DataType) -> Convert:
+    largest = float(np.finfo(kind.to_pandas_dtype()).max)
+
+    def convert(value: Any) -> float:
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise _WrongType(value, kind)
+        if isinstance(value, int) and int(float(value)) != value:
+            raise _WrongType(value, kind, "it has too many digits")
+        if math.isfinite(value) and abs(value) > largest:
+            raise _WrongType(value, kind, f"it is beyond {largest:.6g}")
+        return float(value)
+
+    return convert
+
+
+def _text(kind: pa.DataType) -> Convert:
+    def convert(value: Any) -> str:
+        if isinstance(value, str):
+            return clean_text(str(value))
+        if isinstance(value, bool | int | float | list | tuple | Mapping):
+            return exact_json(value)  # JSON lines may hold them in any column
+        if (text := usual_text(value)) is None:
+            raise TypeError(f"{type(value).__name__} is no text; convert it, or drop the column")
+        return text
+
+    return convert
+
+
+def _binary(kind: pa.DataType) -> Convert:
+    def convert(value: Any) -> bytes:
+        if not isinstance(value, _BYTES):
+            raise _WrongType(value, kind)
+        return bytes(value)
+
+    return convert
+
+
+def _date(kind: pa.DataType) -> Convert:
+    def convert(value: Any) -> datetime.date:
+        if isinstance(value, np.datetime64 | datetime.datetime):
+            is_day = value.astype("datetime64[D]") == value if isinstance(value, np.datetime64) else _is_midnight(value)
+            if not is_day:
+                raise _WrongType(value, kind, "it has a time of day or a time zone")
+            value = value.astype("datetime64[D]").item() if isinstance(value, np.datetime64) else value.date()
+        if not isinstance(value, datetime.date):
+            raise _WrongType(value, kind)
+        return value
+
+    return convert
+
+
+def _is_midnight(value: datetime.datetime) -> bool:
+    nanoseconds = getattr(value, "nanosecond", 0)  # of pandas
+    return value.tzinfo is None and value.time() == datetime.time() and not nanoseconds
+
+
+def _time(kind: pa.DataType) -> Convert:
+    def convert(value: Any) -> datetime.time:
+        if not isinstance(value, datetime.time):
+            raise _WrongType(value, kind)
+        if value.tzinfo is not None:
+            raise _WrongType(value, kind, "it has a time zone")
+        _in_units(value.microsecond * 1000, value, kind)
+        return value
+
+    return convert
+
+
+def _moment(kind: pa.TimestampType) -> Convert:
+    def convert(value: Any) -> int:
+        if isinstance(value, np.datetime64):
+            zone, count, unit = None, int(value.astype(np.int64)), np.datetime_data(value)[0]
+            if unit not in _PER_SECOND:  # days and the like
+                count, unit = int(value.astype("datetime64[s]").astype(np.int64)), "s"
+            nanoseconds = count * (10**9 // _PER_SECOND[unit])
+        elif isinstance(value, datetime.date):
+            is_day = not isinstance(value, datetime.datetime)
+            moment = datetime.datetime.combine(value, datetime.time()) if is_day else value
+            zone = moment.tzinfo
+            if zone is not None:
+                moment = moment.astimezone(datetime.UTC).replace(tzinfo=None)
+            nanoseconds = _nanoseconds(moment - _EPOCH)
+        else:
+            raise _WrongType(value, kind)
+        if (zone is None) != (kind.tz is None):
+            which = "it has no time zone, and the column has" if zone is None else "the column has no time zone"
+            raise _WrongType(value, kind, which)
+        return _in_units(nanoseconds, value, kind)
+
+    return convert
+
+
+def _duration(kind: pa.DurationType) -> Convert:
+    def convert(value: Any) -> int:
+        if isinstance(value, np.timedelta64):
+            unit = np.datetime_data(value)[0]
+            in_unit = value if unit in _PER_SECOND else value.astype("timedelta64[s]")
+            nanoseconds = int(in_unit.astype(np.int64)) * (10**9 // _PER_SECOND[np.datetime_data(in_unit)[0]])
+        elif isinstance(value, datetime.timedelta):
+            nanoseconds = _nanoseconds(value)
+        else:
+            raise _WrongType(value, kind)
+        return _in_units(nanoseconds, value, kind)
+
+    return convert
+
+
+def _nanoseconds(duration: datetime.timedelta) -> int:
+    # pandas' durations, and differences of its timestamps, have nanoseconds too
+    whole = duration.days * 86_400 + duration.seconds
+    return (whole * 10**6 + duration.microseconds) * 1000 + int(getattr(duration, "nanoseconds", 0)) % 1000
+
+
+def _in_units(nanoseconds: int, value: Any, kind: Any) -> int:
+    count, rest = divmod(nanoseconds, 10**9 // _PER_SECOND[kind.unit])
+    if rest:
+        raise _WrongType(value, kind, f"it has fractions of {kind.unit}")
+    return count
+
+
+def _list(kind: Any) -> Convert:
+    convert_one, plain = converter(kind.value_type), _PLAIN.get(kind.value_type)
+    is_number = pa.types.is_floating(kind.value_type)
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            if (
+                is_number
+                and value.ndim == 1
+                and value.dtype.kind == "f"
+                and value.itemsize * 8 <= kind.value_type.bit_width
+            ):
+                return value
+            value = list(value)
+        if not isinstance(value, collections.abc.Sequence | collections.deque) or isinstance(value, (str, *_BYTES)):
+            raise _WrongType(value, kind)
+        if plain is not None and plain.issuperset(map(type, value)):
+            return list(value)
+        return [convert_one(one) for one in value]
+
+    return convert
+
+
+def _struct(kind: pa.StructType) -> Convert:
+    inner = {field.name: converter(field.type) for field in kind}
+
+    def convert(value: Any) -> dict[str, Any]:
+        if not isinstance(value, Mapping):
+            raise _WrongType(value, kind)
+        if unknown := [name for name in value if name not in inner]:
+            raise _WrongType(value, kind, f"it has {unknown[0]!r}")
+        return {name: convert_one(value.get(name)) for name, convert_one in inner.items()}
+
+    return convert
+
+
+def _map(kind: pa.MapType) -> Convert:
+    key_of, item_of = converter(kind.key_type), converter(kind.item_type)
+
+    def convert(value: Any) -> list[tuple[Any, Any]]:
+        pairs = list(value.items()) if isinstance(value, Mapping) else value
+        if not isinstance(pairs, list | tuple) or not all(
+            isinstance(one, list | tuple) and len(one) == 2 for one in pairs
+        ):
+            raise _WrongType(value, kind)
+        return [(key_of(key), item_of(item)) for key, item in pairs]
+
+    return convert
+
+
+def _uuid(kind: pa.DataType) -> Convert:
+    def convert(value: Any) -> bytes:
+        if isinstance(value, uuid.UUID):
+            return value.bytes
+        if not isinstance(value, _BYTES):
+            raise _WrongType(value, kind)
+        return bytes(value)
+
+    return convert
+
+
+def _is_uuid(kind: pa.DataType) -> bool:
+    return isinstance(kind, pa.UuidType)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    types = pa.types
+    return (
+        types.is_string(kind)
+        or types.is_large_string(kind)
+        or types.is_string_view(kind)
+        or isinstance(kind, pa.JsonType)
+    )
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    types = pa.types
+    is_plain = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
+    return bool(is_plain or types.is_fixed_size_binary(kind))
+
+
+_TYPES = pa.types
+_MAKERS: tuple[tuple[Callable[[pa.DataType], bool], Callable[[Any], Convert]], ...] = (
+    (_is_uuid, _uuid),
+    (_is_text, _text),
+    (lambda kind: isinstance(kind, pa.BaseExtensionType), lambda kind: _converter(kind.storage_type)),
+    (_TYPES.is_boolean, _of_types((bool,))),
+    (_TYPES.is_integer, _integer),
+    (_TYPES.is_floating, _float),
+    (_TYPES.is_decimal, _of_types((decimal.Decimal, int), (bool,))),
+    (_is_binary, _binary),
+    (_TYPES.is_date, _date),
+    (_TYPES.is_time, _time),
+    (_TYPES.is_timestamp, _moment),
+    (_TYPES.is_duration, _duration),
+    (_TYPES.is_map, _map),
+    (is_list_type, _list),
+    (_TYPES.is_struct, _struct),
+    (_TYPES.is_dictionary, lambda kind: converter(kind.value_type)),
+    (_TYPES.is_null, _of_types(())),
+)
+"""How values of each type are converted: the first that applies."""
+
+_PLAIN: dict[pa.DataType, frozenset[type]] = {
+    pa.bool_(): frozenset({bool, type(None)}),
+    **{kind: frozenset({int, type(None)}) for kind in (pa.int8(), pa.int16(), pa.int32(), pa.int64())},
+    **{kind: frozenset({int, type(None)}) for kind in (pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64())},
+    pa.float64(): frozenset({float, type(None)}),
+    pa.binary(): frozenset({bytes, type(None)}),
+    pa.large_binary(): frozenset({bytes, type(None)}),
+}
+"""Types of Python whose values need no conversion, as in most columns."""
