@@ -140,6 +140,8 @@ _text = {
     **{"datetime64 D": "2020-01-02", "pd.Timestamp": "2020-01-02T03:04:05.123456789"},
     **{"pd.Timestamp Berlin": "2020-01-02T03:04:05+01:00", "list": "[1, null]", "list of texts": '["x", null]'},
     **{"list of floats": "[1.5]", "tuple": "[1, 2]", "dict": '{"a": 1}', "dict of more": '{"a": 1, "zz": 2}'},
+    **{"timedelta": "-86397.999997 s", "timedelta whole": "86402 s", "timedelta64 ns": "0.0000015 s"},
+    **{"timedelta64 h": "7200 s", "pd.Timedelta": "0.0000015 s"},
     **{"dict empty": "{}", "pairs": '[["a", 1]]'},
 }
 _bytes = dict.fromkeys(("bytes", "bytearray", "memoryview", "np.bytes"), b"x")
@@ -195,6 +197,7 @@ EXPECTED = {
     pa.map_(pa.string(), pa.int64()): {"dict": [("a", 1)], "dict of more": [("a", 1), ("zz", 2)], "dict empty": []}
     | {"pairs": [("a", 1)]},
     pa.uuid(): {"uuid": uuid.UUID(int=5)},
+    pa.bool8(): {"bool": True, "np.bool": True},
     pa.month_day_nano_interval(): {},
 }
 """What each type makes of the values that it can hold; it refuses the others."""

@@ -91,12 +91,26 @@ def key_text(value: Any) -> str | None:
 
 
 def usual_text(value: Any) -> str | None:
-    """Return the usual text of a date, time, decimal, UUID or path; None for other types."""
+    """Return the usual text of a date, time, decimal, UUID or path, or of a duration in seconds; None for others."""
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, uuid.UUID | decimal.Decimal | pathlib.PurePath):
         return clean_text(str(value))
+    if isinstance(value, datetime.timedelta | np.timedelta64):
+        return f"{_seconds(value):f} s"
     return str(value) if isinstance(value, np.datetime64) else None
+
+
+def _seconds(duration: datetime.timedelta | np.timedelta64) -> decimal.Decimal:
+    nanoseconds = getattr(duration, "nanoseconds", 0)  # of pandas
+    if isinstance(duration, np.timedelta64):
+        whole: int = duration.astype("timedelta64[s]").astype(np.int64).item()
+        rest = (duration - np.timedelta64(whole, "s")).astype("timedelta64[ns]").astype(np.int64).item()
+    else:
+        whole = duration.days * 86_400 + duration.seconds
+        rest = duration.microseconds * 1000 + nanoseconds
+    seconds = decimal.Decimal(whole * 10**9 + rest).scaleb(-9)
+    return seconds.quantize(decimal.Decimal(1)) if not rest else seconds.normalize()
 
 
 def is_missing(value: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..datasets.inputs.readers import ReaderOptions, choose_columns, is_failure_line
 from ..datasets.inputs.row_schemas import schema_of
@@ -12,7 +12,7 @@ from ..datasets.inputs.rows import read_rows
 from ..datasets.inputs.samples import SAMPLE_COLUMNS, member_columns, split_name
 from ..datasets.inputs.shards import Shard
 from ..datasets.inputs.tars import open_tar
-from ..datasets.tables.column_types import is_list_type
+from ..datasets.tables.column_types import holds_bytes, is_list_type, type_at
 from ..encoders.plans.plan import Plan, RowPlan
 from ..errors import DatasetError
 from ..failures import RowError
@@ -62,7 +62,7 @@ def _fields_without_matches(shard: Shard) -> list[str]:
 def check_reader(shards: Sequence[Shard], reader: ReaderOptions) -> None:
     """Check the first table of each kind, so that a misspelt column does not cost a night.
 
-    A named column that is missing, or has no effect on these inputs, raises a `DatasetError`.
+    A named column that is missing, has no effect on these inputs, or is a tag of bytes raises a `DatasetError`.
     """
     named = [(name, column) for name, column in reader.columns.items() if name != "id"]
     if named and shards and all(shard.kind == "tar" for shard in shards):
@@ -87,6 +87,12 @@ def check_reader(shards: Sequence[Shard], reader: ReaderOptions) -> None:
                 raise DatasetError(
                     f"the column {column!r} of {shard.paths[0]} holds lists, and a document has one {field}",
                     hint="embed each value of the lists as rows, " + setting("columns", ...),
+                )
+        for tag in () if isinstance(reader.tags, Mapping) else reader.tags:
+            if (found := type_at(schema, tag)) is not None and holds_bytes(found):
+                raise DatasetError(
+                    f"{shard.paths[0]}: column {tag!r} is {found}, and tags are JSON, which has no bytes",
+                    hint="leave it out of " + setting("tags", ...),
                 )
 
 

@@ -55,6 +55,14 @@ def is_vector_type(kind: pa.DataType) -> bool:
     return is_list_type(kind) and pa.types.is_floating(kind.value_type)
 
 
+def holds_bytes(kind: pa.DataType) -> bool:
+    """Return whether a type is, or contains, bytes."""
+    types = pa.types
+    is_bytes = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
+    inner = [kind.field(number).type for number in range(kind.num_fields)]
+    return bool(is_bytes or types.is_fixed_size_binary(kind)) or any(map(holds_bytes, inner))
+
+
 def unified(schemas: Sequence[pa.Schema]) -> pa.Schema:
     """Return a schema whose types hold the values of all schemas; raise `DatasetError` if there is no such type."""
     try:

@@ -96,6 +96,11 @@ def _of_types(types: tuple[type, ...], refused: tuple[type, ...] = ()) -> Callab
     return make
 
 
+def _byte_of_bool(kind: pa.DataType) -> Convert:
+    of_bool = _of_types((bool,))(kind)
+    return lambda value: int(of_bool(value))
+
+
 def _integer(kind: pa.DataType) -> Convert:
     def convert(value: Any) -> int:
         if isinstance(value, float) and value.is_integer():  # as pandas has integers with nulls
@@ -313,6 +318,7 @@ _TYPES = pa.types
 _MAKERS: tuple[tuple[Callable[[pa.DataType], bool], Callable[[Any], Convert]], ...] = (
     (_is_uuid, _uuid),
     (_is_text, _text),
+    (lambda kind: isinstance(kind, pa.Bool8Type), _byte_of_bool),
     (lambda kind: isinstance(kind, pa.BaseExtensionType), lambda kind: _converter(kind.storage_type)),
     (_TYPES.is_boolean, _of_types((bool,))),
     (_TYPES.is_integer, _integer),
