@@ -5,6 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Protocol
 
+import numpy as np
+from apache_beam.io.fileio import ReadableFile
+from apache_beam.io.filesystem import FileMetadata
+
 from ..encoders.document import Document
 from ..encoders.plans.plan import DocumentPlan, Plan, RowPlan
 from ..encoders.plans.runner import Done
@@ -46,7 +50,9 @@ class DocumentElements:
     def read(self, element: Any) -> Document | FailedRow:
         """Refuse elements other than documents, and pass on documents that could not be read."""
         if not isinstance(element, Document):
-            message = f"expected a Document, got {type(element).__name__}; for rows give {self.row_options}"
+            message = f"expected a Document, got {type(element).__name__}; {_as_document(element)}"
+            if fields_of(element) is not None:
+                message = f"expected a Document, got {type(element).__name__}; for rows give {self.row_options}"
             return FailedRow(element, (Failure(Stage.READ, Code.UNSUPPORTED, message),))
         if element.failures:
             unread = self.plan.result(element, (), None)
@@ -78,11 +84,42 @@ class RowElements:
         return make_row(done.token[0], done.source.fields, values)
 
 
+def _as_document(element: Any) -> str:
+    """Return how to make documents of what is none."""
+    if (wrapped := _in_pair_or_batch(element, "the id of the document")) is not None:
+        return wrapped
+    if isinstance(element, ReadableFile):
+        return "give Document(blob=file.read(), id=file.metadata.path), or read the files with ReadDocuments"
+    if isinstance(element, FileMetadata):
+        return "give Document.from_listed_uri(metadata.path), or read the files with ReadDocuments"
+    field = "text or uri" if isinstance(element, str) else "blob" if isinstance(element, bytes) else "tensor"
+    shown = "numpy.asarray(element)" if field == "tensor" and not isinstance(element, np.ndarray) else "element"
+    return " or ".join(f"Document({name}={shown})" for name in field.split(" or ")) + " makes one of it"
+
+
+def _as_row(element: Any) -> str:
+    """Return how to make rows of what is none."""
+    if (wrapped := _in_pair_or_batch(element, "a column")) is not None:
+        return wrapped
+    if isinstance(element, Document):
+        return "documents are embedded without columns"
+    return "put it into a column: {'name': element}"
+
+
+def _in_pair_or_batch(element: Any, key_goes_to: str) -> str | None:
+    if isinstance(element, tuple) and len(element) == 2:
+        batch = "; a list of values is taken apart by beam.FlatMapTuple" if isinstance(element[1], list) else ""
+        return f"of a keyed pair give the value alone, and put the key into {key_goes_to}{batch}"
+    if isinstance(element, list | tuple | set):
+        return "take it apart: beam.FlatMap(lambda batch: batch)"
+    return None
+
+
 def read_row(element: Any, plan: RowPlan | SearchPlan) -> RowFields | FailedRow:
     """Return the fields of a row; refuse other elements, and rows with a column that would be overwritten."""
     fields = fields_of(element)
     if fields is None:
-        message = f"expected a dict, a beam.Row or a NamedTuple, got {type(element).__name__}"
+        message = f"expected a dict, a beam.Row or a NamedTuple, got {type(element).__name__}; {_as_row(element)}"
         return FailedRow(element, (Failure(Stage.READ, Code.UNSUPPORTED, message),))
     taken = [name for name in plan.new_names if name in fields]
     if taken:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import collections.abc
+import contextlib
 import dataclasses
+import datetime
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -13,12 +15,15 @@ from apache_beam.pvalue import Row
 from apache_beam.typehints import typehints
 from apache_beam.typehints.native_type_compatibility import convert_to_beam_type
 from apache_beam.typehints.row_type import RowTypeConstraint
+from apache_beam.utils.timestamp import Duration, Timestamp
 
 from ..encoders.plans.plan import RowPlan
 from ..encoders.plans.row_values import get_by_path
 
 Vectors = Literal["array", "list"]
 """The type of a vector in a row: a float32 array, or a list of numbers for transforms in other languages."""
+
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 STRUCTS = Sequence[Mapping[str, Any]] | None
 """A list of dicts in a row, as scores are: after a shuffle it is the same again, values of any type in it."""
@@ -65,10 +70,17 @@ def value_at(fields: Mapping[str, Any], path: str) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Return a value with every row inside it as a dict."""
+    """Return a value with every row inside it as a dict, and Beam's moments and durations as Python's."""
     if (fields := fields_of(value)) is not None:
         return {name: plain(inner) for name, inner in fields.items()}
-    return [plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, Duration):
+        return datetime.timedelta(microseconds=value.micros)
+    if isinstance(value, Timestamp):
+        with contextlib.suppress(OverflowError):  # a moment that Python lacks is refused where it is written
+            return _EPOCH + datetime.timedelta(microseconds=value.micros)
+    return value
 
 
 def row_fields(element_type: Any) -> list[tuple[str, Any]] | None:
@@ -79,7 +91,22 @@ def row_fields(element_type: Any) -> list[tuple[str, Any]] | None:
     if not isinstance(row_type, RowTypeConstraint):
         return None
     hints = _resolved_hints(row_type) if any(_is_unresolved(kind) for _, kind in row_type._fields) else {}
-    return [(name, convert_to_beam_type(hints.get(name, kind))) for name, kind in row_type._fields]
+    return [(name, _resolved_type(hints.get(name, kind))) for name, kind in row_type._fields]
+
+
+def _resolved_type(kind: Any) -> Any:
+    """Return a type as Beam has it, with the types of rows inside it resolved."""
+    kind = convert_to_beam_type(kind)
+    is_tuple = isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields")
+    row_type = RowTypeConstraint.from_user_type(kind) if is_tuple else kind
+    if isinstance(row_type, RowTypeConstraint) and any(_is_unresolved(one) for _, one in row_type._fields):
+        return RowTypeConstraint.from_fields(row_fields(row_type) or [])
+    if isinstance(kind, typehints.UnionConstraint):
+        return typehints.Union[tuple(map(_resolved_type, kind.union_types))]
+    if isinstance(kind, typehints.SequenceTypeConstraint):
+        resolved = _resolved_type(kind.inner_type)
+        return kind if resolved is kind.inner_type else typehints.Sequence[resolved]
+    return kind
 
 
 def _is_unresolved(kind: Any) -> bool:

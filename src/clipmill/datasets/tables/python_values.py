@@ -25,6 +25,7 @@ Convert = Callable[[Any], Any]
 
 _MISSING_FLOATS = (pa.types.is_floating, pa.types.is_null)
 _BYTES = (bytes, bytearray, memoryview)
+_NEVER_MISSING = frozenset({str, int, bool, bytes, list, dict, tuple})
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _EPOCH = datetime.datetime(1970, 1, 1)
 
@@ -61,6 +62,8 @@ def converter(kind: pa.DataType) -> Convert:
     def convert(value: Any) -> Any:
         if value is None:
             return None
+        if type(value) in _NEVER_MISSING:
+            return inner(value)
         if isinstance(value, np.generic) and not isinstance(value, np.datetime64 | np.timedelta64):
             value = value.item()
         if is_missing(value) or (nan_is_null and isinstance(value, float) and math.isnan(value)):

@@ -51,7 +51,7 @@ def _document_record(failure: Failure, document: Document, *, with_matches: bool
     failed = _document_at(document, failure.column)
     matches = [_retry_fields(match, with_vector=True) for match in failed.matches] if with_matches else []
     content = _retry_fields(failed, with_vector=with_matches)
-    return {**failure.as_dict(), **content, **({"matches": matches} if matches else {})}
+    return {**failure.at(row=document.id).as_dict(), **content, **({"matches": matches} if matches else {})}
 
 
 def _document_at(document: Document, place: str | None) -> Document:
@@ -87,7 +87,7 @@ def _row_record(failure: Failure, get: Getter, plan: RowPlan) -> dict[str, Any]:
         value = value[int(element.rstrip("]"))]
     key = row_name(get, plan.key)
     name = {} if key is None else {"id": key}
-    record = {**failure.as_dict(), **name, **_content_of_kind(plan.reads.get(path), value)}
+    record = {**failure.at(row=key).as_dict(), **name, **_content_of_kind(plan.reads.get(path), value)}
     if candidates := plan.candidates_of(path):
         matches = [_content_of_kind(candidates[1], one) for one in _listed(value_or_none(get, candidates[0]))]
         record |= {"matches": matches} if matches and all(matches) else {}
