@@ -2,7 +2,8 @@
 
 - `cli`: the commands; `options`: their flags, made from the fields of `EncoderSpec`; `cli_messages`: messages with
   flags instead of keywords; `console`: the terminal
-- `jobs`: the common part of `embed`, `rank` and `classify`; `engines`: runs shards on Beam or Spark
+- `jobs`: the common part of `embed`, `rank` and `classify`; `engines`: runs shards on Beam or Spark;
+  `spark_session`: the master and settings of Spark
 - `interrupts`: the end of a command by a signal
 - `outcome`: summary and exit code; `dry_run`: `--dry-run`; `input_notes`: what a job makes of its input;
   `skip_existing`: `--skip-existing`

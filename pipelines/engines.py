@@ -6,14 +6,10 @@ import argparse
 import contextlib
 import difflib
 import logging
-import os
 import pickle
 import re
-import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,22 +19,12 @@ from ..errors import ClipmillError, noted_message
 from ..files.processes import meaning_of_exit
 from ..messages import Message, parts_of
 from . import console
-from .interrupts import end_at_once, interrupt_behind, kept_handlers
+from .interrupts import end_at_once, interrupt_behind
 from .options import renamed_flag
+from .spark_session import is_local_master, open_session
 
 if TYPE_CHECKING:
     from ..jobs.job import Job
-
-_QUIET = """
-rootLogger.level = fatal
-rootLogger.appenderRef.stderr.ref = stderr
-appender.stderr.type = Console
-appender.stderr.name = stderr
-appender.stderr.target = SYSTEM_ERR
-appender.stderr.layout.type = PatternLayout
-appender.stderr.layout.pattern = spark: %m%n
-"""
-"""log4j settings of a local Spark: only errors, which clipmill prints itself."""
 
 _log = logging.getLogger("clipmill")
 
@@ -94,7 +80,7 @@ def is_local(engine: str, options: Sequence[str], master: str | None, remote: st
     """Return whether the engine's workers are local processes, as clipmill chose."""
     if engine == "beam":
         return not any(option.partition("=")[0] == "--runner" for option in options)
-    return remote is None and (master or "local").startswith("local")
+    return remote is None and is_local_master(master)
 
 
 def run_beam(shards: Sequence[Shard], job: Job, options: Sequence[str]) -> None:
@@ -167,56 +153,8 @@ def run_spark(
 @contextlib.contextmanager
 def spark_session(master: str | None, remote: str | None, conf: Sequence[str]) -> Iterator[Any]:
     """Yield a Spark session, and stop it unless it existed before; raise `ClipmillError` if the block fails."""
-    with _failing_as("Spark"), _spark_session(master, remote, conf) as spark:
+    with _failing_as("Spark"), open_session(master, remote, conf) as spark:
         yield spark
-
-
-@contextlib.contextmanager
-def _spark_session(master: str | None, remote: str | None, conf: Sequence[str]) -> Iterator[Any]:
-    from pyspark import SparkContext
-    from pyspark.sql import SparkSession
-
-    from ..udfs import embed_shards as _  # noqa: F401 - fails with the command that installs Spark
-
-    builder = SparkSession.builder.appName("clipmill")
-    settings = dict(pair.split("=", 1) for pair in conf)
-    with tempfile.TemporaryDirectory() as home:
-        if remote:
-            builder = builder.remote(remote)
-        else:
-            # Spark starts local workers by name from PATH, which may be another environment
-            os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-            logging.getLogger("py4j").setLevel(logging.CRITICAL)
-            logging.getLogger().addFilter(_is_no_interrupt)  # of which py4j logs a stack
-            log4j = Path(home) / "log4j2.properties"
-            log4j.write_text(_QUIET)
-            builder = builder.master(master or "local[*]")
-            settings = {
-                "spark.ui.enabled": "false",
-                "spark.ui.showConsoleProgress": "false",
-                "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={log4j.as_uri()}",
-            } | settings
-        for name, value in settings.items():
-            builder = builder.config(name, value)
-        # an existing session belongs to the caller; only its thread knows the active one
-        was_there = not remote and SparkContext._active_spark_context is not None
-        with kept_handlers():
-            session = builder.getOrCreate()
-        if server := getattr(SparkContext._active_spark_context, "_accumulatorServer", None):
-            server.handle_error = _ignore  # it prints a stack for each connection that ends with Spark's process
-        try:
-            yield session
-        finally:
-            if not was_there:
-                session.stop()
-
-
-def _is_no_interrupt(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], KeyboardInterrupt))
-
-
-def _ignore(*of_request: Any) -> None:
-    pass
 
 
 @contextlib.contextmanager

@@ -48,5 +48,5 @@ def picture_vector(number: int, dim: int = 8) -> list[float]:
 
 
 def notes_of(said: str) -> list[str]:
-    """Return the lines of standard error, without those that say what is made of the input."""
-    return [line for line in said.splitlines() if not line.startswith("Input: ")]
+    """Return the lines of standard error, without those that say where a job runs and what it makes of its input."""
+    return [line for line in said.splitlines() if not line.startswith(("Engine: ", "Input: "))]
