@@ -57,7 +57,7 @@ def measure_repeated_parts(draw: random.Random, folder: Path) -> dict[str, int]:
     for name, build in draw.sample(list(FILES.items()), len(FILES)):
         files = [build(size) for size in SIZES]
         seconds = [cpu_seconds(data, name in IMAGES, tries=3) for data in files]
-        per_mib = seconds[-1] / max(len(files[-1]) / MIB, 1)
+        per_mib = max(one * MIB / max(len(data), MIB // 2) for one, data in zip(seconds, files, strict=True))
         growth = seconds[-1] / max(seconds[0], 1e-3)
         assert per_mib < MOST_SECONDS_PER_MIB, (name, seconds)
         assert growth < MOST_GROWTH * len(files[-1]) / len(files[0]) / 4 or seconds[-1] < _NOTICEABLE_S, (name, seconds)
