@@ -15,6 +15,8 @@ from click.core import ParameterSource
 from ..models.spec import RENAMED, EncoderSpec
 
 ENGINES = ("beam", "spark")
+_LISTS = {field.name for field in dataclasses.fields(EncoderSpec) if isinstance(field.default, tuple)}
+"""Fields whose flags take several values, separated by commas."""
 PASSED_UNCHECKED = "clipmill.passed_unchecked"
 """Key of the arguments after `--` in the context of a command."""
 
@@ -197,7 +199,7 @@ def spec_options(command: Callable[..., Any], *, defaults: Mapping[str, str] | N
         settings: dict[str, Any] = {"default": None, "help": described, "show_default": False}
         if hints[field.name] is bool:
             flag = f"{flag}/--no-{flag[2:]}"
-        elif field.name == "uri_schemes":
+        elif field.name in _LISTS:
             settings["metavar"] = "A,B,…"
         elif int in typing.get_args(hints[field.name]) or hints[field.name] is int:
             settings["type"] = int
@@ -217,9 +219,7 @@ def spec_fields(values: dict[str, Any]) -> dict[str, Any]:
     names = [field.name for field in dataclasses.fields(EncoderSpec)]
     given = {name: values.pop(name) for name in names if name in values}
     given = {name: value for name, value in given.items() if value is not None}
-    if "uri_schemes" in given:
-        given["uri_schemes"] = tuple(given["uri_schemes"].split(","))
-    return given
+    return {name: tuple(value.split(",")) if name in _LISTS else value for name, value in given.items()}
 
 
 def renamed_flag(token: str) -> str | None:
@@ -230,7 +230,7 @@ def renamed_flag(token: str) -> str | None:
 
 def _help(name: str, default: Any) -> str:
     text = re.sub(r"\s+", " ", _descriptions()[name]).replace("`", "")
-    return f"{text} [default: {','.join(default) if isinstance(default, tuple) else default}]"
+    return f"{text} [default: {','.join(default) or 'none' if isinstance(default, tuple) else default}]"
 
 
 def _descriptions() -> dict[str, str]:

@@ -44,6 +44,9 @@ _COUNT = click.IntRange(1, MAX_SAMPLE)
     "--allow-local-files", is_flag=True, help="Open local files that rows name, whoever wrote the rows, for thumbnails."
 )
 @click.option("--allow-private-addresses", is_flag=True, help="Let http(s) go to private addresses.")
+@click.option(
+    "--allow-buckets", metavar="A,B,…", default=(), help="Buckets (gs://photos) from which --fetch-remote may fetch."
+)
 @click.option("--overwrite", is_flag=True, help="Replace a file that is no report.")
 def report(source: str, output: str, overwrite: bool, **values: Any) -> None:
     """Write one page about a dataset, an index, or Parquet files with vectors of any origin.

@@ -193,7 +193,14 @@ def test_redirects_are_counted(server):
     assert server.counts["/loop"] == 6
 
 
-@pytest.mark.parametrize("target", ["http://intern.example/", "http://127.0.0.1/", "http://[::ffff:10.0.0.1]/", "//0/"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("http://intern.example/", "http://127.0.0.1/", "http://[::ffff:10.0.0.1]/", "//0/", "HTTP://2130706433/"),
+        *("http://[64:ff9b::a00:1]/", "http://[2002:a00:1::]/", "http://127.1/", "//intern.example:443/"),
+        "http://intern.example%23@photos.example/",
+    ],
+)
 def test_redirect_to_a_private_address(server, make_internet, target):
     internet = make_internet(photos_example=[PUBLIC], intern_example=["10.0.0.1"])
     failed = failure(f"http://photos.example/redirect?to={target}", get=internet.get)
@@ -202,7 +209,14 @@ def test_redirect_to_a_private_address(server, make_internet, target):
     assert internet.connected == [PUBLIC]
 
 
-@pytest.mark.parametrize("target", ["file:///etc/hostname", "data:,hello", "s3://bucket/a", "local:/etc/hostname"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("file:///etc/hostname", "data:,hello", "s3://bucket/a", "local:/etc/hostname", "FILE:/etc/hostname"),
+        *("gs://bucket/a", "ftp://host/a", "gopher://127.0.0.1:11211/_stats", "memory://a", "jar:file:///a!/"),
+        *("unix:/run/docker.sock", "http%2Bunix://%252Frun%252Fdocker.sock/", "javascript:1", "simplecache::file:///a"),
+    ],
+)
 def test_redirect_to_another_scheme(server, target):
     failed = failure(server.url(f"/redirect?to={target}"), LOOPBACK)
     assert failed.code == Code.FORBIDDEN_URI

@@ -190,9 +190,22 @@ def test_proxy_is_used_and_logged(server, make_internet, monkeypatch, caplog):
 def test_proxy_never_gets_private_addresses(server, make_internet, monkeypatch):
     monkeypatch.setenv("ALL_PROXY", f"127.0.0.1:{server.port}")
     internet = make_internet()
-    for host in ("127.0.0.1", "localhost", "10.0.0.1", "0xa9fea9fe", "[::ffff:10.0.0.1]"):
+    numbers = ("127.0.0.1", "localhost", "10.0.0.1", "0xa9fea9fe", "[::ffff:10.0.0.1]", "[64:ff9b::a00:1]")
+    names = ("metadata.google.internal", "metadata", "Printer.local", "intern.home.arpa.", "wiki.corp")
+    for host in (*numbers, *names):
         assert failure(f"http://{host}/", get=internet.get).code == Code.FORBIDDEN_URI
     assert not server.counts
+    allowed = make_internet(allow_private_addresses=True)
+    assert allowed.get("http://metadata.google.internal/photo.jpg").data == JPEG
+
+
+def test_redirects_through_a_proxy_are_checked_too(server, make_internet, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", server.url("/"))
+    internet = make_internet()
+    for target in ("http://10.0.0.1/", "http://metadata.google.internal/", "http://[64:ff9b::7f00:1]/", "//localhost/"):
+        failed = failure(f"http://photos.example/redirect?to={target}", get=internet.get)
+        assert failed.code == Code.FORBIDDEN_URI and "redirected to" in failed.message
+    assert {target.partition("?")[0] for target in server.targets} == {"http://photos.example:80/redirect"}
 
 
 def test_no_proxy(server, make_internet, monkeypatch):

@@ -10,8 +10,10 @@ from fetch_helpers import STRICT, failure
 from http_server import JPEG
 
 from clipmill.errors import ClipmillError, MissingExtraError
-from clipmill.failures import Code
+from clipmill.failures import Code, RowError
+from clipmill.files.drivers import DRIVERS
 from clipmill.media.fetch import Fetched, FetchPolicy, fetch
+from clipmill.media.uri import bucket_of
 
 pytest_plugins = ["fetch_helpers"]
 pytestmark = pytest.mark.usefixtures("no_proxy")
@@ -133,7 +135,7 @@ def test_missing_driver_fails_the_row_of_an_untrusted_uri_and_the_job_of_a_trust
         raise ImportError(f"Install {package}")
 
     monkeypatch.setattr(fsspec, "get_filesystem_class", missing)
-    failed = failure(uri, STRICT)
+    failed = failure(uri, FetchPolicy(buckets=bucket_of(uri)))
     assert (failed.code, failed.transient) == (Code.UNSUPPORTED, False)
     assert f"needs '{package}', which is not installed: pip install 'clipmill[{extra}]'" in failed.message
     failed = failure("sftp://host/a", FetchPolicy(schemes=("sftp",)))
@@ -161,3 +163,74 @@ def test_missing_http_client_fails_the_row_of_an_untrusted_uri_and_the_job_of_a_
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith(error)
     assert "needs 'httpcore', which is not installed: pip install 'clipmill[remote]'" in done.stdout
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The URIs that reach a driver, as the driver reads them; it then says that there is no such object."""
+    seen = []
+
+    def url_to_fs(uri, **options):
+        driver = fsspec.get_filesystem_class(uri.partition(":")[0])
+        seen.append(driver._strip_protocol(uri).lstrip("/"))
+        raise FileNotFoundError(uri)
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", url_to_fs)
+    return seen
+
+
+AZURE = "photos@account.dfs.core.windows.net"
+
+
+@pytest.mark.parametrize("scheme", DRIVERS)
+def test_object_stores_are_read_only_by_permission(opened, scheme):
+    """The drivers find the credentials of this process, which the author of a document does not have."""
+    for policy in (STRICT, FetchPolicy(buckets=[f"{one}://other" for one in DRIVERS])):
+        failed = failure(f"{scheme}://photos/1.jpg", policy)
+        assert failed.code == Code.FORBIDDEN_URI and not failed.transient and not opened
+        assert f"allow_buckets='{bucket_of(f'{scheme}://photos/')}'" in failed.message
+    for policy in (FetchPolicy(buckets=f"{scheme}://photos"), FetchPolicy(schemes=(scheme,))):
+        assert failure(f"{scheme}://photos/a b/1.jpg", policy).code == Code.NOT_FOUND
+        assert failure(f"{scheme.upper()}://photos/1.jpg", policy).code == Code.NOT_FOUND
+    assert opened == ["photos/a b/1.jpg", "photos/1.jpg"] * 2
+    with pytest.raises(RowError, match="no such file"):
+        fetch(f"{scheme}://photos/1.jpg", STRICT, trusted=True)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        *("photos2/1.jpg", "Photos/1.jpg", "photos.example/1.jpg", "other/photos/1.jpg", "x@photos/1.jpg"),
+        *("photos@/1.jpg", "photos@other/1.jpg", f"{AZURE}/1.jpg", "photos.dfs.core.windows.net/other/1.jpg"),
+        *("/photos/1.jpg", "//photos/1.jpg", "photos:80/1.jpg", "photos:x@other/1.jpg", "photos%2f/1.jpg"),
+        *("photos/../other/1.jpg", "photos/./1.jpg", "photos/a/..", "../photos/1.jpg", "./photos/1.jpg"),
+        *(
+            "photos?/1.jpg",
+            "photos#/1.jpg",
+            "photos\\other/1.jpg",
+            "photos /1.jpg",
+            "\u0440hotos/1.jpg",
+            "[photos]/1.jpg",
+        ),
+        "arn:aws:s3:us-east-1:123456789012:accesspoint/photos/1.jpg",
+    ],
+)
+@pytest.mark.parametrize("scheme", ["s3", "gs", "az", "abfs"])
+def test_no_spelling_reaches_another_bucket(opened, scheme, rest):
+    failed = failure(f"{scheme}://{rest}", FetchPolicy(buckets=f"{scheme}://photos"))
+    assert failed.code == Code.FORBIDDEN_URI and not opened
+
+
+@pytest.mark.parametrize("uri", ["gs:photos/1.jpg", "gs:/photos/1.jpg", "gs::photos/1.jpg", "gs://photos/a::s3://b/c"])
+def test_other_spellings_of_an_allowed_bucket(opened, uri):
+    assert failure(uri, FetchPolicy(buckets="gs://photos")).code == Code.FORBIDDEN_URI
+    assert not opened
+
+
+def test_a_container_of_another_account_is_another_bucket(opened):
+    """An Azure URI may name an account, which the job's credentials may open as well."""
+    policy = FetchPolicy(buckets=f"abfs://{AZURE}")
+    assert failure(f"abfss://{AZURE}/1.jpg", policy).code == Code.NOT_FOUND
+    for uri in ("az://photos/1.jpg", "abfs://photos@other.dfs.core.windows.net/1.jpg"):
+        assert failure(uri, policy).code == Code.FORBIDDEN_URI
+    assert opened == ["photos/1.jpg"]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -217,6 +218,26 @@ def test_failures_in_files_name_keyword_and_flag(tmp_path, capsys) -> None:
     assert run("rank", given, "-o", tmp_path / "fast", "--model", "fake::", *named, "--fail-fast") == 1
     said = capsys.readouterr().err
     assert "only with --allow-local-files" in said and "=True" not in said
+
+
+def test_buckets_are_allowed_by_a_flag_with_one_or_several(tmp_path, capsys, monkeypatch) -> None:
+    def url_to_fs(uri: str, **options: object) -> object:
+        raise FileNotFoundError(uri)
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", url_to_fs)
+    rows = [{"id": scheme, "uri": f"{scheme}://photos/1.jpg"} for scheme in ("gs", "s3", "az")]
+    (tmp_path / "in.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    given = ("embed", tmp_path / "in.jsonl", "--model", "fake::")
+    assert run(*given, "-o", tmp_path / "none") == 1
+    assert [one["code"] for one in read_failures(str(tmp_path / "none"))] == ["forbidden_uri"] * 3
+    assert run(*given, "-o", tmp_path / "two", "--allow-buckets", "gs://photos,s3://photos") == 1
+    codes = {one["row"]: one["code"] for one in read_failures(str(tmp_path / "two"))}
+    assert codes == {"gs": "not_found", "s3": "not_found", "az": "forbidden_uri"}
+    capsys.readouterr()
+    assert run(*given, "-o", tmp_path / "fast", "--fail-fast") == 1
+    assert "buckets that the job allows: --allow-buckets 'gs://photos'" in capsys.readouterr().err
+    assert run(*given, "-o", tmp_path / "odd", "--allow-buckets", "photos") == 2
+    assert "--allow-buckets holds 'photos', which is no bucket" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("engine", ["beam", "spark"])

@@ -10,6 +10,7 @@ import shlex
 import sys
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -222,6 +223,17 @@ def test_local_files_that_records_name_are_opened_only_if_that_was_allowed(tmp_p
     }
     (allowed,) = overview(str(path), Looked(allow_local_files=True)).vectors
     assert [one.size for one in allowed.pictures.values()] == [(4, 4)] * 2
+
+
+def test_objects_are_fetched_from_allowed_buckets_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def url_to_fs(uri: str, **options: object) -> object:
+        raise FileNotFoundError(uri)
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", url_to_fs)
+    path = write_plain(tmp_path / "v.parquet", clustered(1), uri=["gs://photos/1.png"])
+    for options, reason in (({}, "forbidden_uri"), ({"allow_buckets": "gs://photos"}, "not_found")):
+        (section,) = overview(str(path), Looked(fetch_remote=True, **options)).vectors
+        assert [one.reason.partition(":")[0] for one in section.pictures.values()] == [reason]
 
 
 def test_nothing_is_fetched_unless_asked(tmp_path: Path) -> None:

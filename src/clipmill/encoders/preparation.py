@@ -90,6 +90,7 @@ def fetch_policy(spec: EncoderSpec) -> FetchPolicy:
     """Return the fetch policy of a spec."""
     return FetchPolicy(
         schemes=spec.uri_schemes,
+        buckets=spec.allow_buckets,
         allow_local_files=spec.allow_local_files,
         allow_private_addresses=spec.allow_private_addresses,
         timeout_s=spec.fetch_timeout_s,

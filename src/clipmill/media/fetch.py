@@ -13,7 +13,7 @@ from ..failures import Code, RowError
 from ..files.drivers import DRIVERS
 from ..messages import setting
 from .fetch_policy import LOCAL_SCHEMES, Deadline, Fetched, FetchPolicy
-from .uri import check_characters, decode_data, fetch_error, file_path, scheme_of, shown
+from .uri import bucket_of, check_characters, decode_data, fetch_error, file_path, scheme_of, shown
 
 if TYPE_CHECKING:
     from .web import HttpClient
@@ -71,8 +71,15 @@ def fetch(uri: str, policy: FetchPolicy, *, trusted: bool = False) -> Fetched:
 
 
 def _check_scheme(uri: str, scheme: str, policy: FetchPolicy, trusted: bool) -> None:
-    if trusted or scheme in policy.schemes:
+    bucket = bucket_of(uri)
+    if trusted or scheme in policy.schemes or bucket in policy.buckets:
         return
+    if bucket is not None:
+        raise fetch_error(
+            Code.FORBIDDEN_URI,
+            f"{shown(uri)}: object stores are read with the job's own credentials, and so documents may name only "
+            "buckets that the job allows: " + setting("allow_buckets", bucket),
+        )
     hint = "" if "//" in uri else f"; for a file whose name has a colon write ./{scheme}:… and " + _ALLOWED
     raise fetch_error(
         Code.FORBIDDEN_URI,

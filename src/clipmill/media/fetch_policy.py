@@ -14,11 +14,11 @@ from ..errors import SpecError
 from ..failures import Code
 from ..files.retries import TransientFetchError
 from ..messages import setting
-from .uri import fetch_error, scheme_of
+from .uri import bucket_of, fetch_error, scheme_of
 
 _T = TypeVar("_T")
 
-DOCUMENT_SCHEMES = ("http", "https", "data", "gs", "s3", "az", "abfs")
+DOCUMENT_SCHEMES = ("http", "https", "data")
 LOCAL_SCHEMES = ("file", "local")
 """fsspec treats `local` like `file`, so both need `allow_local_files`."""
 _ZLIB_OR_GZIP = 47  # lets zlib detect the format by the header
@@ -43,6 +43,29 @@ def checked_schemes(given: Iterable[str]) -> tuple[str, ...]:
     return schemes
 
 
+def checked_buckets(given: str | Iterable[str]) -> tuple[str, ...]:
+    """Return the buckets that a document's URI may name, in the spelling of `bucket_of`.
+
+    Args:
+        given: Several such as `gs://photos`; or a text with one, or with several separated by commas.
+
+    Raises:
+        SpecError: If one of them is no bucket.
+    """
+    names = given.split(",") if isinstance(given, str) else given
+    found = []
+    for name in names:
+        bucket = bucket_of(name.rstrip("/")) if isinstance(name, str) else None
+        if bucket is None or bucket.count("/") < name.rstrip("/").count("/"):
+            raise SpecError(
+                setting("allow_buckets") + f" holds {name!r}, which is no bucket",
+                hint="write it as 'gs://name', 's3://name', 'az://container' or"
+                " 'abfs://container@account.dfs.core.windows.net', without a path",
+            )
+        found.append(bucket)
+    return tuple(found)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class FetchPolicy:
     """Which URIs are fetched, and the limits of a fetch. Messages name the options of the spec that set them.
@@ -50,6 +73,8 @@ class FetchPolicy:
     Attributes:
         schemes: The schemes that a document's URI may have; kept in lower case. `file` is not allowed here but
             by `allow_local_files`.
+        buckets: The buckets of object stores that a document's URI may name whatever `schemes` has; see
+            `checked_buckets`. They are read with the credentials of this process.
         allow_local_files: Whether `file://` and plain paths in documents are read.
         allow_private_addresses: Whether http(s) may connect to loopback, private, link-local and other addresses that
             are not public.
@@ -61,6 +86,7 @@ class FetchPolicy:
     """
 
     schemes: tuple[str, ...] = DOCUMENT_SCHEMES
+    buckets: str | tuple[str, ...] = ()
     allow_local_files: bool = False
     allow_private_addresses: bool = False
     timeout_s: float = 30.0
@@ -70,6 +96,7 @@ class FetchPolicy:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "schemes", checked_schemes(self.schemes))
+        object.__setattr__(self, "buckets", checked_buckets(self.buckets))
         for field, least in (("max_bytes", 1), ("max_redirects", 0), ("retries", 0)):
             if getattr(self, field) < least:
                 raise SpecError(f"{field} is {getattr(self, field)!r}; it must be at least {least}")

@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote, unquote_to_bytes, urljoin, urlsplit
 
 from ..errors import ClipmillError, require
 from ..failures import Code, RowError, Stage
+from ..files.drivers import DRIVERS
 from ..messages import setting
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
@@ -20,6 +21,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _CREDENTIALS = re.compile(r"//[^/?#]*@")
 _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
+# Stricter than the drivers, which read a bucket from spellings such as `s3:///name` and from what follows an escape.
+_BUCKET = re.compile(r"([A-Za-z0-9]+)://([\w.$-]+(?:@[\w.-]+)?)(?:/(.*))?", re.ASCII | re.DOTALL)
 _HOST = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]")
 # A query parameter whose name contains one of these is likely a password or a signature.
 _SECRET_NAMES = ("auth", "credential", "key", "password", "secret", "sig", "token")
@@ -27,6 +30,17 @@ _URL_SAFE_BASE64 = bytes.maketrans(b"-_", b"+/")
 # Characters that RFC 3986 allows in a path; and "%", since what is encoded already must not be encoded again.
 _PATH_CHARACTERS = "%/:@!$&'()*+,;=~"
 _MAX_SHOWN = 200
+_PRIVATE_DOMAINS = (
+    ".localhost",
+    ".local",
+    ".internal",
+    ".intranet",
+    ".private",
+    ".corp",
+    ".home",
+    ".lan",
+    ".home.arpa",
+)
 
 _IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 # Networks that `is_global` accepts in some releases of Python, though they are not on the public internet.
@@ -68,6 +82,20 @@ def scheme_of(uri: str) -> str | None:
     """
     match = _SCHEME.match(uri)
     return match[1].lower() if match else None
+
+
+def bucket_of(uri: str) -> str | None:
+    """Return the bucket of an object store that a URI names, such as `gs://photos`; None if it names none clearly.
+
+    Schemes of one store are equal: `s3a://photos/1.jpg` is in `s3://photos`. In Azure's stores, a container with its
+    account (`container@account.dfs.core.windows.net`) is another bucket than the container alone.
+    """
+    match = _BUCKET.fullmatch(uri)
+    scheme = match[1].lower() if match else ""
+    if match is None or scheme not in DRIVERS or {".", ".."} & set((match[3] or "").split("/")) or ".." in match[2]:
+        return None
+    first = next(name for name, driver in DRIVERS.items() if driver == DRIVERS[scheme])
+    return f"{first}://{match[2]}"
 
 
 def shown(uri: str) -> str:
@@ -290,6 +318,12 @@ def is_public(address: str) -> bool:
             return False
         return ip.is_global and not ip.is_reserved
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or any(ip in network for network in _NOT_PUBLIC))
+
+
+def is_private_name(host: str) -> bool:
+    """Return whether a host's name exists in private networks only: one without a dot, or below a reserved domain."""
+    name = host.rstrip(".")
+    return "." not in name or name.endswith(_PRIVATE_DOMAINS)
 
 
 def literal_address(host: str) -> _IpAddress | None:

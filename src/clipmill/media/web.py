@@ -24,7 +24,7 @@ from ..failures import Code, RowError
 from ..files.retries import RetryPolicy, TransientFetchError, is_transient_status, read_retry_after
 from ..messages import setting
 from .fetch_policy import Deadline, Fetched, FetchPolicy, inflate
-from .uri import WebAddress, fetch_error, is_public, literal_address, proxy_options, scheme_of, shown
+from .uri import WebAddress, fetch_error, is_private_name, is_public, literal_address, proxy_options, scheme_of, shown
 
 try:
     import httpcore
@@ -137,7 +137,8 @@ class HttpClient:
     """Fetches pages over pooled connections; safe to share between threads, not between processes.
 
     Proxies are taken from the environment when the client is made. A proxy resolves names itself and is trusted to
-    refuse private addresses. Numeric addresses are checked all the same, and requests to localhost bypass the proxy.
+    refuse private addresses. Numeric addresses and names of private networks are refused all the same, and requests to
+    localhost bypass the proxy.
 
     Args:
         allow_private_addresses: Whether to connect to addresses that are not public.
@@ -238,6 +239,8 @@ class HttpClient:
             return self._direct, address.host
         if number and not self._allow_private and not is_public(str(number)):
             raise _ForbiddenAddressError(f"{address.host!r} has the address {number}, which is not public")
+        if number is None and not self._allow_private and is_private_name(address.host):
+            raise _ForbiddenAddressError(f"{address.host!r} is a name in private networks, which is not public")
         return proxy, address.bracketed_host
 
 

@@ -1,12 +1,15 @@
-"""Format and hash of weight files, without torch."""
+"""Format and hash of weight files, without torch; and the error for odd values in the files beside them."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
+from ..errors import ClipmillError, WeightsError
 from ..files.atomic import write_atomic
 
 
@@ -16,6 +19,23 @@ def is_torchscript(path: Path) -> bool:
         return False
     with zipfile.ZipFile(path) as archive:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+@contextlib.contextmanager
+def description_errors(model: str) -> Iterator[None]:
+    """Turn errors of reading a model's description into a `WeightsError`: its JSON files are untrusted.
+
+    Args:
+        model: The model's name, for the message.
+    """
+    try:
+        yield
+    except ClipmillError:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as err:
+        raise WeightsError(
+            f"a file that describes {model!r} has a value that no model has: {type(err).__name__}: {str(err)[:300]}"
+        ) from err
 
 
 _unsaved: dict[tuple[str, str, int, int], str] = {}

@@ -38,6 +38,7 @@ class Looked:
         fetch_remote: Whether remote URIs are fetched for thumbnails.
         allow_local_files: Whether local files that rows name are read for thumbnails, even in untrusted rows.
         allow_private_addresses: Whether http(s) may go to addresses that are not public.
+        allow_buckets: Buckets of object stores that rows may name.
     """
 
     sample: SampleOptions = dataclasses.field(default_factory=SampleOptions)
@@ -46,11 +47,14 @@ class Looked:
     fetch_remote: bool = False
     allow_local_files: bool = False
     allow_private_addresses: bool = False
+    allow_buckets: str | tuple[str, ...] = ()
 
     @property
     def policy(self) -> FetchPolicy:
         """Limits of a fetch."""
-        return FetchPolicy(timeout_s=10.0, allow_private_addresses=self.allow_private_addresses)
+        return FetchPolicy(
+            timeout_s=10.0, allow_private_addresses=self.allow_private_addresses, buckets=self.allow_buckets
+        )
 
 
 @dataclasses.dataclass

@@ -12,6 +12,7 @@ from typing import Any
 
 from ...errors import WeightsError
 from ...media.options import Preprocessing
+from ..weight_files import description_errors
 from . import exported, hugging_face, mclip, tables
 from .fake_options import fake_modalities
 from .manifest import read_manifest
@@ -42,6 +43,13 @@ class ModelFacts:
     parameters: int | None = None
     licence: str | None = None
 
+    def __post_init__(self) -> None:
+        """Check the sizes, which may be from a file."""
+        for name in ("dim", "image_size", "context_length"):
+            value = getattr(self, name)
+            if not (value is None and name != "dim") and (type(value) is not int or value < 1):
+                raise WeightsError(f"{name} is {value!r}; it must be an integer of at least 1")
+
 
 @functools.lru_cache(maxsize=1024)
 def facts_of(
@@ -64,15 +72,16 @@ def facts_of(
     Raises:
         WeightsError: If a file that is needed cannot be read or fetched, or a factory cannot be imported.
     """
-    match ref.family:
-        case "hf-hub":
-            return _hub_facts(ref, cache_dir)
-        case "hf":
-            return _hugging_face_facts(ref, cache_dir, base_image_processor)
-        case "m-clip":
-            return _mclip_facts(ref, image_weights)
-        case "onnx":
-            return _directory_facts(ref)
+    with description_errors(ref.name):
+        match ref.family:
+            case "hf-hub":
+                return _hub_facts(ref, cache_dir)
+            case "hf":
+                return _hugging_face_facts(ref, cache_dir, base_image_processor)
+            case "m-clip":
+                return _mclip_facts(ref, image_weights)
+            case "onnx":
+                return _directory_facts(ref)
     return _FACTS[ref.family](ref)
 
 

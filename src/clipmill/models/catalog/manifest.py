@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import WeightsError
+from ..weight_files import description_errors
 
 FILE = "clipmill.json"
 FORMAT = 1
@@ -49,10 +50,24 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
             f"{str(folder / FILE)!r} was changed since `clipmill export` wrote it; export the model"
             " again (max_text_tokens and other options of a spec are given when it is loaded)"
         )
-    for name in (*manifest["graphs"].values(), *manifest["files"]):
-        if Path(name).name != name:
-            raise WeightsError(f"{str(folder / FILE)!r} names {name!r}, which is not a file in its directory")
+    with description_errors(f"onnx:{folder}"):
+        _check_names(manifest, folder)
     return manifest
+
+
+def _check_names(manifest: dict[str, Any], folder: Path) -> None:
+    """Raise `WeightsError` for a file outside of the directory, or for a graph whose files are not all listed."""
+    graphs, files = [str(name) for name in manifest["graphs"].values()], [str(name) for name in manifest["files"]]
+    for name in (*graphs, *files):
+        if Path(name).name != name or "\0" in name:
+            raise WeightsError(f"{str(folder / FILE)!r} names {name!r}, which is not a file in its directory")
+    for name in graphs:
+        own = [name, str(Path(name).with_suffix(".bin"))] if name.endswith(".xml") else [name]
+        if not name.endswith((".onnx", ".xml")) or not set(own) <= set(files):
+            raise WeightsError(
+                f"{str(folder / FILE)!r} has the graph {name!r}; it must end with .onnx or .xml, and its files must"
+                f" include {' and '.join(own)} with their hashes"
+            )
 
 
 def _digest(manifest: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import WeightsError, require
+from ...failures import Code, RowError, Stage
 from .cleaning import CLEANERS
 
 
@@ -61,10 +62,12 @@ class FastTokenizer:
         self.max_tokens = max_tokens or context_length
         try:
             self._tokenizer: Any = tokenizers.Tokenizer.from_str(definition)
-        except Exception as err:  # the library raises bare Exceptions
+            self._tokenizer.no_padding()
+            self._tokenizer.enable_truncation(self.max_tokens)
+        except BaseException as err:
+            if not _is_of_library(err):
+                raise
             raise WeightsError(f"invalid tokenizer.json: {err}") from err
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(self.max_tokens)
 
     @classmethod
     def of_file(cls, path: Path, context_length: int, pad_id: int, **options: Any) -> FastTokenizer:
@@ -92,10 +95,23 @@ class FastTokenizer:
 
         Raises:
             UnicodeEncodeError: If the text is not valid Unicode.
+            RowError: If the definition has no ids for it, or a pattern gives up on it.
         """
         text.encode()  # raises with the position of a lone surrogate; the library only says "must be str"
-        encoding = self._tokenizer.encode(CLEANERS[self.clean](text) if self.clean else text)
+        cleaned = CLEANERS[self.clean](text) if self.clean else text
+        try:
+            encoding = self._tokenizer.encode(cleaned)
+        except BaseException as err:
+            if not _is_of_library(err):
+                raise
+            message = f"the tokenizer cannot read the text: {str(err)[:200]}"
+            raise RowError(Stage.TOKENIZE, Code.ENCODE_FAILED, message) from err
         ids = np.array(encoding.ids, np.int64)
         if self.blank_id is not None:
             ids[ids == self.blank_id] = 0
         return ids, bool(encoding.overflowing)
+
+
+def _is_of_library(error: BaseException) -> bool:
+    """Return whether the library raised an error. It raises bare Exceptions, and its panics are no `Exception`."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"

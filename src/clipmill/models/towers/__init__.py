@@ -17,6 +17,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from ...errors import SpecError
+from ..weight_files import description_errors
 
 if TYPE_CHECKING:
     from ..source import ModelSource
@@ -43,4 +44,6 @@ def find_source(spec: EncoderSpec) -> ModelSource:
     if spec.ref.family not in _MODULES:
         raise SpecError(f"{spec.model!r} is not a model of the catalog, so it has no towers that could be exported")
     family = importlib.import_module(f".{_MODULES[spec.ref.family]}", __package__)
-    return family.find_source(spec)
+    with description_errors(spec.model):
+        source: ModelSource = family.find_source(spec)
+    return source

@@ -14,6 +14,7 @@ installed open_clip, M-CLIP's `tokenizer.json` from the directory.
 from __future__ import annotations
 
 import functools
+import mmap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ from ..tokenizers.fast import FastTokenizer
 from ..tokenizers.saved import CLIP_FILE, FAST_FILE, clip_tokenizer, load_tokenizer
 from ..weight_files import sha256_of
 from .scales import scales_of_dict
+
+_MEMORY = b"_MEM_ADDR_/*"
+"""End of the names by which ONNX Runtime calls memory instead of a file with weights."""
 
 
 def find_source(spec: EncoderSpec) -> ModelSource:
@@ -59,6 +63,7 @@ def _exported(folder: Path, manifest: Mapping[str, Any], spec: EncoderSpec) -> M
     )
     kind = manifest["kind"]
     graphs = Graphs(folder, manifest["graphs"], kind, manifest["runtime"], manifest["precision"])
+    _check_graphs(graphs)
     known = ("weights_sha256", "checked_cosine")
     return ModelSource(
         frontend,
@@ -90,6 +95,21 @@ def _check_files(folder: Path, hashes: Mapping[str, str]) -> None:
             )
 
 
+def _check_graphs(graphs: Graphs) -> None:
+    """Refuse graphs that read the memory of this process.
+
+    ONNX Runtime names memory of its own process in this way, and OpenVINO follows such an address in any file.
+    Files outside of the directory are refused by both runtimes themselves.
+    """
+    for model_input in graphs.files:
+        path = graphs.path(model_input)
+        if path.stat().st_size == 0:
+            continue
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content.find(_MEMORY) >= 0:
+                raise WeightsError(f"{str(path)!r} has weights at an address in memory, which no file can hold")
+
+
 def _no_towers() -> Any:
     raise WeightsError("an exported directory has graphs instead of towers; use runtime 'onnx' or 'openvino'")
 
@@ -110,6 +130,8 @@ def _clip_as_service(folder: Path, spec: EncoderSpec) -> ModelSource:
         tokenizer = clip_tokenizer(folder / CLIP_FILE, facts.context_length or 77, limit)
         text = TextFrontend(tokenizer, fixed_length=True)
     frontend = Frontend(facts.dim, image=facts.preprocessing, text=text)
+    graphs = Graphs(folder, FOREIGN_GRAPHS)
+    _check_graphs(graphs)
     return ModelSource(
         frontend,
         tuple(folder / name for name in sorted(FOREIGN_GRAPHS.values())),
@@ -117,5 +139,5 @@ def _clip_as_service(folder: Path, spec: EncoderSpec) -> ModelSource:
         settings={"model": ref.name},
         resolved={"exported_from": ref.name},
         runtimes=GRAPH_RUNTIMES,
-        graphs=Graphs(folder, FOREIGN_GRAPHS),
+        graphs=graphs,
     )

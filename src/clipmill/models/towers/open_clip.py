@@ -59,6 +59,8 @@ def find_source(spec: EncoderSpec) -> ModelSource:
         config = hub.fetch_config(ref.weights, spec.cache_dir)
         weights = hub.fetch_weights(ref.weights, spec.cache_dir)
     model = config["model_cfg"]
+    if ":" in (tower := str(model["vision_cfg"].get("timm_model_name", ""))):
+        raise WeightsError(f"{spec.model} has the image tower {tower!r}; it must be an architecture of timm")
     preprocessing = Preprocessing.of(model["vision_cfg"].get("image_size", 224), config.get("preprocess_cfg", {}))
     source = _source(model["embed_dim"], preprocessing, model["text_cfg"], weights, spec, {"config": model})
     return dataclasses.replace(source, auto_precision=DEMO_PRECISION) if ref.family == "demo" else source
@@ -192,7 +194,16 @@ def find_backbone(name: str, cache_dir: str | None) -> dict[str, Any]:
     config = json.loads(hub.fetch_file(name, "config.json", cache_dir).read_text(encoding="utf-8"))
     if config.get("model_type") not in KINDS:
         raise WeightsError(f"the text tower {name!r} is a {config.get('model_type')!r}; allowed: {', '.join(KINDS)}")
-    return {key: value for key, value in config.items() if key != "auto_map"}  # code of a repository is never run
+    return _without_code(config)
+
+
+def _without_code(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration without entries that make transformers import code: of a repository, or of a kernel."""
+    return {
+        name: _without_code(value) if isinstance(value, dict) else value
+        for name, value in config.items()
+        if name != "auto_map" and "implementation" not in name and "kernel" not in name
+    }
 
 
 def make_tokenizer(text: dict[str, Any], spec: EncoderSpec) -> Tokenizer:

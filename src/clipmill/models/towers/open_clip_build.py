@@ -13,7 +13,7 @@ import torch
 from open_clip.convert import convert_state_dict
 from open_clip.transformer import TextTransformer, text_global_pool
 
-from ...errors import require
+from ...errors import ClipmillError, WeightsError, require
 from .weights import empty_parameters, fit_weights, read_weights
 
 
@@ -33,7 +33,12 @@ def build(settings: dict[str, Any], weights: Path) -> dict[str, torch.nn.Module]
     if config is None:
         config = {**open_clip.get_model_config(settings["architecture"]), "quick_gelu": settings["quick_gelu"]}
     state = read_weights(weights)
-    module = build_unfilled(config, settings.get("backbone"))
+    try:
+        module = build_unfilled(config, settings.get("backbone"))
+    except (ClipmillError, MemoryError):
+        raise
+    except Exception as err:  # the library checks a configuration with exceptions of many kinds
+        raise WeightsError(f"open_clip cannot build the architecture of {str(weights)!r}: {err}") from err
     if any(name.startswith("image_encoder.") for name in state):
         state = convert_state_dict(module, state)  # with MobileCLIP's original names
     fit_weights(module, state, weights)
