@@ -10,23 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from arrow_types import SIMPLE, Tagged, drawn_type
 
 from clipmill.datasets.tables.column_types import type_key
-
-
-class Tagged(pa.ExtensionType):
-    """An extension type of a user."""
-
-    def __init__(self, storage: pa.DataType, tag: str) -> None:
-        self.tag = tag
-        super().__init__(storage, "tests.tagged")
-
-    def __arrow_ext_serialize__(self) -> bytes:
-        return self.tag.encode()
-
-    @classmethod
-    def __arrow_ext_deserialize__(cls, storage: pa.DataType, serialized: bytes) -> Tagged:
-        return cls(storage, serialized.decode())
 
 
 @pytest.fixture(autouse=True)
@@ -34,51 +20,6 @@ def registered():
     pa.register_extension_type(Tagged(pa.string(), ""))
     yield
     pa.unregister_extension_type("tests.tagged")
-
-
-SIMPLE = [
-    *(pa.null(), pa.bool_(), pa.int8(), pa.uint64(), pa.float16(), pa.float64(), pa.string(), pa.large_string()),
-    *(pa.binary(), pa.large_binary(), pa.binary(7), pa.string_view(), pa.binary_view(), pa.date32(), pa.date64()),
-    *(pa.time32("s"), pa.time32("ms"), pa.time64("ns"), pa.duration("us"), pa.month_day_nano_interval()),
-    *(pa.timestamp("ns"), pa.timestamp("us", "UTC"), pa.timestamp("us", "Europe/Berlin"), pa.decimal128(5, 2)),
-    *(pa.decimal32(5, 2), pa.decimal64(12, -3), pa.decimal256(60, 3), pa.uuid(), pa.json_(), pa.bool8()),
-]
-
-
-def drawn_type(rng: random.Random, depth: int) -> pa.DataType:
-    """Return a random type with children to a depth, whose inner fields have random names and nullability."""
-    if depth == 0 or rng.random() < 0.2:
-        return rng.choice(SIMPLE)
-
-    def field(name: str | None = None, *, nullable: bool | None = None) -> pa.Field:
-        may_be_null = rng.random() < 0.5 if nullable is None else nullable
-        kind = drawn_type(rng, depth - 1)
-        while pa.types.is_null(kind) and not may_be_null:
-            kind = drawn_type(rng, depth - 1)
-        return pa.field(name or rng.choice("abcdef"), kind, may_be_null)
-
-    def fields() -> list[pa.Field]:
-        return [field(name) for name in rng.sample("abcdef", rng.randint(0, 3))]
-
-    makers = [
-        lambda: pa.list_(field()),
-        lambda: pa.list_(field(), 3),
-        lambda: pa.large_list(field()),
-        lambda: pa.list_view(field()),
-        lambda: pa.large_list_view(field()),
-        lambda: pa.map_(field(nullable=False), field(), keys_sorted=rng.random() < 0.5),
-        lambda: pa.struct(fields()),
-        lambda: pa.dense_union(fields(), None),
-        lambda: pa.sparse_union(fields(), None),
-        lambda: pa.dictionary(
-            rng.choice([pa.int8(), pa.uint32()]), rng.choice(SIMPLE[:-3]), ordered=rng.random() < 0.5
-        ),
-        lambda: pa.run_end_encoded(rng.choice([pa.int16(), pa.int64()]), field().type),
-        lambda: pa.fixed_shape_tensor(pa.float32(), [2, rng.randint(1, 3)], dim_names=["x", rng.choice("yz")]),
-        lambda: pa.opaque(rng.choice(SIMPLE[:-3]), rng.choice("ab"), rng.choice("ab")),
-        lambda: Tagged(rng.choice([pa.string(), pa.binary()]), rng.choice("ab")),
-    ]
-    return rng.choice(makers)()
 
 
 def plain_of(kind: pa.DataType) -> pa.DataType:

@@ -74,6 +74,8 @@ GIVEN: dict[str, tuple[pa.DataType, object, object]] = {
     "array_2d": (pa.list_(pa.list_(pa.int64())), np.eye(2, dtype=np.int64), [[1, 0], [0, 1]]),
     "tuple": (pa.list_(pa.int64()), (1, None), [1, None]),
     "null": (pa.null(), None, None),
+    "required": (pa.int64(), 1, 1),
+    "inner_required": (pa.struct([pa.field("a", pa.int64(), nullable=False)]), {"a": 1}, {"a": 1}),
 }
 """Columns: their type, a value, and what comes out."""
 
@@ -101,12 +103,14 @@ UNFIT: dict[str, object] = {
     "array_2d": [1],
     "tuple": b"ab",
     "null": 0,
+    "required": None,
+    "inner_required": {"a": None},
 }
 """Values that their columns cannot hold."""
 
 SCHEMA = pa.schema(
     [("id", pa.string()), ("caption", pa.string()), ("choices", pa.list_(pa.string()))]
-    + [(name, kind) for name, (kind, _, _) in GIVEN.items()]
+    + [pa.field(name, kind, name != "required") for name, (kind, _, _) in GIVEN.items()]
 )
 GOOD = {"id": "good", "caption": "one", "choices": ["x", "y"], **{name: value for name, (_, value, _) in GIVEN.items()}}
 ROWS = [GOOD, *({**GOOD, "id": name, name: value} for name, value in UNFIT.items())]

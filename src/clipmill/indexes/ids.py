@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from ..datasets.tables.column_types import as_type
 from ..errors import DatasetError
 from ..messages import setting
 from .manifest import Ids
@@ -123,7 +124,7 @@ def _ids_of(source: VectorSource) -> Iterator[tuple[np.ndarray, pa.ChunkedArray]
     first = rows = 0
     for group in source.groups:
         for batch in read_piece(group, [_ID], block_rows=_IDS_READ):
-            ids = _named_ids(batch.column(0).cast(kind)) if batch.num_columns else pa.nulls(batch.num_rows, kind)
+            ids = _named_ids(as_type(batch.column(0), kind)) if batch.num_columns else pa.nulls(batch.num_rows, kind)
             held.append(ids)
             rows += batch.num_rows
             if rows >= _IDS_HELD:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..datasets.tables.column_types import as_type
 from ..datasets.tables.schemas import in_columns
 from ..errors import DatasetError, SpecError
 from ..files.file_systems import dataset_errors
@@ -72,7 +73,7 @@ class KeyFiles:
                     yield pa.nulls(segment.rows, kind)
                     continue
                 for batch in file.iter_batches(_ROWS_READ, columns=[name]):
-                    yield batch.column(0).cast(kind)
+                    yield as_type(batch.column(0), kind)
 
     def _read(self, positions: np.ndarray, schema: pa.Schema) -> Iterator[pa.Table]:
         """Yield the rows at rising positions."""

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from ..datasets.tables.column_types import as_type
 from ..encoders.encoder import Encoder
 from ..encoders.item import Item
 from ..encoders.outcome import Outcome, Vector
@@ -170,7 +171,7 @@ class Searcher:
             else:
                 assert table is not None
                 column = table[str(name) if field.name == ID else field.name].combine_chunks()
-                arrays.append(column.cast(field.type).take(pa.array(inverse)))
+                arrays.append(as_type(column, field.type).take(pa.array(inverse)))
         structs = pa.StructArray.from_arrays(arrays, fields=list(kind))
         offsets = np.zeros(len(lengths) + 1, np.int32)
         np.cumsum(lengths, out=offsets[1:])

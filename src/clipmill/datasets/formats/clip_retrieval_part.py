@@ -16,7 +16,7 @@ from ...errors import DatasetError
 from ...files.file_systems import Folder
 from ...files.json_text import json_text
 from ...files.parquet import parquet_writer
-from ..tables.column_types import TAGS, is_list_type
+from ..tables.column_types import TAGS, holds_bytes
 from ..tables.provenance import read_provenance
 from .base import CLIP_RETRIEVAL, Published, part_name
 from .clip_retrieval import CAPTION, IMAGE_PATH, URL, Layout
@@ -160,20 +160,12 @@ def _metadata_columns(schema: pa.Schema, layout: Layout) -> tuple[pa.Schema, dic
         {IMAGE_PATH} & {*layout.image_path}
     )
     for field in schema:
-        if field.name in layout.vectors or field.name in renamed or _holds_bytes(field.type):
+        if field.name in layout.vectors or field.name in renamed or holds_bytes(field.type):
             continue
         name = f"{_RENAMED_PREFIX}{field.name}" if field.name in sources else field.name
         fields.append(pa.field(name, field.type, metadata=field.metadata))
         sources[name] = (field.name,)
     return pa.schema(fields), sources
-
-
-def _holds_bytes(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return any(_holds_bytes(field.type) for field in kind)
-    if is_list_type(kind):
-        return _holds_bytes(kind.value_type)
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
 
 
 def _metadata_of(table: pa.Table, schema: pa.Schema, sources: Mapping[str, tuple[str, ...]]) -> pa.Table:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from ...errors import DatasetError, MissingExtraError, SpecError, require
 from ...files.file_systems import Folder, dataset_errors, is_local
 from ...messages import setting
-from ..tables.column_types import is_list_type
+from ..tables.column_types import as_schema, is_list_type
 from ..tables.provenance import read_provenance
 from .base import LANCE, Published, part_name
 
@@ -33,6 +33,13 @@ _UNSUPPORTED = (
     *(pa.types.is_decimal32, pa.types.is_decimal64, pa.types.is_list_view, pa.types.is_large_list_view),
     *(pa.types.is_run_end_encoded, pa.types.is_union, pa.types.is_interval),
 )
+_IN_DICTIONARIES = (
+    *(pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_string, pa.types.is_large_string),
+    *(pa.types.is_binary, pa.types.is_large_binary),
+)
+"""Types of values that Lance takes in dictionaries."""
+_OF_FIXED_SIZE = (pa.types.is_decimal, pa.types.is_fixed_size_binary, pa.types.is_null, pa.types.is_struct)
+"""Types of items that Lance takes in fixed-size lists, beside numbers and moments."""
 
 
 def library() -> Any:
@@ -71,12 +78,33 @@ def lance_schema(schema: pa.Schema) -> pa.Schema:
 
 def _unsupported(kind: pa.DataType) -> str | None:
     """Return the type, or a type inside it, that Lance rejects or changes; None if there is none."""
+    types = pa.types
     if isinstance(kind, pa.BaseExtensionType):
-        return str(kind) if kind.extension_name == "arrow.json" else None
-    if any(one(kind) for one in _UNSUPPORTED):
-        return str(kind)
+        storage = kind.storage_type
+        is_changed = kind.extension_name == "arrow.json" or types.is_null(storage) or _is_view(storage)
+        return str(kind) if is_changed else _unsupported(storage)
     inner = [kind.field(number).type for number in range(kind.num_fields)]
-    return next(filter(None, map(_unsupported, inner)), None)
+    is_rejected = any(one(kind) for one in _UNSUPPORTED) or (types.is_struct(kind) and not inner)
+    if types.is_map(kind):
+        is_rejected |= kind.keys_sorted
+    if types.is_fixed_size_list(kind):
+        is_rejected |= not _has_fixed_size(kind.value_type)
+    if types.is_dictionary(kind):
+        is_rejected |= not any(one(kind.value_type) for one in _IN_DICTIONARIES)
+    return str(kind) if is_rejected else next(filter(None, map(_unsupported, inner)), None)
+
+
+def _is_view(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string_view(kind) or pa.types.is_binary_view(kind))
+
+
+def _has_fixed_size(kind: pa.DataType) -> bool:
+    """Return whether values may be the items of fixed-size lists: neither texts, bytes and lists nor extensions."""
+    if isinstance(kind, pa.BaseExtensionType) or pa.types.is_dictionary(kind) or _is_view(kind):
+        return False
+    if pa.types.is_fixed_size_list(kind):
+        return _has_fixed_size(kind.value_type)
+    return pa.types.is_primitive(kind) or any(one(kind) for one in _OF_FIXED_SIZE)
 
 
 def _fixed(kind: pa.DataType, dim: int) -> pa.DataType:
@@ -114,7 +142,7 @@ class LancePart:
 
     def write_table(self, table: pa.Table) -> None:
         """See `base.Part`."""
-        self._writer.write_table(table.cast(self._schema))
+        self._writer.write_table(as_schema(table, self._schema))
         self._rows += table.num_rows
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from ...files.file_systems import Folder, dataset_errors, is_local
 from ...files.json_text import json_text
 from ...files.lock import one_at_a_time
 from ...messages import for_any_reader
+from ..tables.column_types import as_schema
 from .base import FORMATS, Format, Part, part_name
 from .manifest import manifest_or_none
 from .part_writers import mismatch_of, open_part
@@ -182,7 +183,7 @@ class ShardWriter:
             raise DatasetError(f"shard {self._name!r}: write rows inside the writer's with block, before commit")
         table = pa.Table.from_batches([b.replace_schema_metadata(None) for b in self._buffer])
         with self._errors():
-            self._part.write_table(table.cast(self._schema))
+            self._part.write_table(as_schema(table, self._schema))
         self._rows += self._buffered_rows
         self._buffer, self._buffered_rows, self._buffered_bytes = [], 0, 0
 

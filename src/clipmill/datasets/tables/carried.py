@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from .column_types import as_type
+
 
 class CarriedRow(NamedTuple):
     """A row of a record batch.
@@ -74,7 +76,7 @@ def carried_column(batches: Sequence[pa.RecordBatch], field: pa.Field) -> pa.Arr
     arrays = []
     for batch, place in zip(batches, found, strict=True):
         column = batch.column(place) if place >= 0 else pa.nulls(batch.num_rows, field.type)
-        arrays.append(column if column.type.equals(field.type) else column.cast(field.type))
+        arrays.append(as_type(column, field.type))
     column = arrays[0] if len(arrays) == 1 else pa.concat_arrays(arrays)
     column.validate(full=True)
     return column

@@ -58,6 +58,10 @@ def is_vector_type(kind: pa.DataType) -> bool:
 def holds_bytes(kind: pa.DataType) -> bool:
     """Return whether a type is, or contains, bytes."""
     types = pa.types
+    if isinstance(kind, pa.BaseExtensionType):
+        return not isinstance(kind, pa.UuidType) and holds_bytes(kind.storage_type)
+    if types.is_dictionary(kind):
+        return holds_bytes(kind.value_type)
     is_bytes = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
     inner = [kind.field(number).type for number in range(kind.num_fields)]
     return bool(is_bytes or types.is_fixed_size_binary(kind)) or any(map(holds_bytes, inner))
@@ -106,12 +110,23 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
     return pa.list_(_as_plain(kind.value_field)) if pa.types.is_list(kind) else kind
 
 
+def as_type(column: Any, kind: pa.DataType) -> Any:
+    """Return an array or chunked array of a type. Arrow 25 crashes at casts of some types to themselves."""
+    return column if column.type.equals(kind) else column.cast(kind)
+
+
+def as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return the columns of a table, in their order, with the types and the metadata of a schema."""
+    columns = [as_type(column, kind) for column, kind in zip(table.columns, schema.types, strict=True)]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
 def plain_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Return rows with columns of plain types; see `plain_type`."""
     types = [plain_type(field.type) for field in batch.schema]
     if types == batch.schema.types:
         return batch
-    columns = [column.cast(kind) for column, kind in zip(batch.columns, types, strict=True)]
+    columns = [as_type(column, kind) for column, kind in zip(batch.columns, types, strict=True)]
     return pa.record_batch(columns, batch.schema.names)
 
 

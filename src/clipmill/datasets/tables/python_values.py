@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections.abc
 import datetime
 import decimal
-import functools
 import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -47,11 +46,22 @@ def value_array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
         ValueError: If it cannot hold it without loss; `pyarrow.ArrowException` too.
         OverflowError: The same.
     """
-    plain = _PLAIN.get(kind)
+    plain = _plain(kind)
     if plain is None or not plain.issuperset(map(type, values)):
         convert = converter(kind)
         values = [convert(value) for value in values]
-    return pa.array(values, kind)
+    if isinstance(kind, pa.BaseExtensionType):
+        return pa.ExtensionArray.from_storage(kind, pa.array(values, kind.storage_type))
+    try:
+        return pa.array(values, kind)
+    except pa.ArrowNotImplementedError:
+        if any(value is not None for value in values):
+            raise
+        return pa.nulls(len(values), kind)  # of extensions inside lists, for example
+
+
+def _plain(kind: pa.DataType) -> frozenset[type] | None:
+    return None if isinstance(kind, pa.BaseExtensionType) else _PLAIN.get(kind)  # a user's own types may have no hash
 
 
 def converter(kind: pa.DataType) -> Convert:
@@ -73,7 +83,6 @@ def converter(kind: pa.DataType) -> Convert:
     return convert
 
 
-@functools.lru_cache(maxsize=1024)
 def _converter(kind: pa.DataType) -> Convert:
     for is_kind, make in _MAKERS:
         if is_kind(kind):
@@ -237,7 +246,7 @@ def _in_units(nanoseconds: int, value: Any, kind: Any) -> int:
 
 
 def _list(kind: Any) -> Convert:
-    convert_one, plain = converter(kind.value_type), _PLAIN.get(kind.value_type)
+    convert_one, plain = converter(kind.value_type), _plain(kind.value_type)
     is_number = pa.types.is_floating(kind.value_type)
 
     def convert(value: Any) -> Any:
@@ -253,21 +262,29 @@ def _list(kind: Any) -> Convert:
         if not isinstance(value, collections.abc.Sequence | collections.deque) or isinstance(value, (str, *_BYTES)):
             raise _WrongType(value, kind)
         if plain is not None and plain.issuperset(map(type, value)):
-            return list(value)
-        return [convert_one(one) for one in value]
+            items = list(value)
+        else:
+            items = [convert_one(one) for one in value]
+        if not kind.value_field.nullable and any(one is None for one in items):
+            raise _WrongType(value, kind, "an item is null")
+        return items
 
     return convert
 
 
 def _struct(kind: pa.StructType) -> Convert:
     inner = {field.name: converter(field.type) for field in kind}
+    required = [field.name for field in kind if not field.nullable]
 
     def convert(value: Any) -> dict[str, Any]:
         if not isinstance(value, Mapping):
             raise _WrongType(value, kind)
         if unknown := [name for name in value if name not in inner]:
             raise _WrongType(value, kind, f"it has {unknown[0]!r}")
-        return {name: convert_one(value.get(name)) for name, convert_one in inner.items()}
+        found = {name: convert_one(value.get(name)) for name, convert_one in inner.items()}
+        if missing := [name for name in required if found[name] is None]:
+            raise _WrongType(value, kind, f"{missing[0]!r} is null")
+        return found
 
     return convert
 
@@ -281,7 +298,11 @@ def _map(kind: pa.MapType) -> Convert:
             isinstance(one, list | tuple) and len(one) == 2 for one in pairs
         ):
             raise _WrongType(value, kind)
-        return [(key_of(key), item_of(item)) for key, item in pairs]
+        entries = [(key_of(key), item_of(item)) for key, item in pairs]
+        nullable = kind.item_field.nullable
+        if any(key is None or (item is None and not nullable) for key, item in entries):
+            raise _WrongType(value, kind, "a key or value is null")
+        return entries
 
     return convert
 

@@ -64,6 +64,8 @@ def printable(scalar: pa.Scalar) -> Any:
     kind = scalar.type
     if not scalar.is_valid:
         return None
+    if isinstance(kind, pa.BaseExtensionType) and not isinstance(kind, pa.UuidType | pa.Bool8Type):
+        return printable(scalar.value)
     if pa.types.is_struct(kind):
         return {name: printable(scalar[name]) for name in kind.names}
     if pa.types.is_map(kind):
@@ -96,6 +98,10 @@ def _is_fine_time(kind: pa.DataType) -> bool:
 
 def holds_fine_times(kind: pa.DataType) -> bool:
     """Return whether a type is, or contains, a time of day in nanoseconds."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return holds_fine_times(kind.storage_type)
+    if pa.types.is_dictionary(kind):
+        return holds_fine_times(kind.value_type)
     inner = [kind.field(number).type for number in range(kind.num_fields)]
     return _is_fine_time(kind) or any(map(holds_fine_times, inner))
 

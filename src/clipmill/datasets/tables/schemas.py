@@ -19,10 +19,10 @@ from ...files.json_text import clean_text, exact_json, json_text
 from ...messages import setting
 from ...models.spec import EncoderSpec
 from .carried import carried_batches, carried_column
-from .column_types import REST_KEY, TAGS, dropped_names
+from .column_types import REST_KEY, TAGS, as_type, dropped_names
 from .new_columns import LABELS, REASON, new_array, new_field, new_provenance, row_fields, row_provenances
 from .provenance import with_provenance
-from .python_values import converter, value_array
+from .python_values import value_array
 from .vectors import dtype_of, vector_array
 
 _NESTED = {"m": "matches", "c": "chunks"}
@@ -101,7 +101,7 @@ def documents_batch(documents: Sequence[Document], schema: pa.Schema, dim: int) 
     tags = [_remaining_tags(d, {name: columns[name][row] for name in declared}) for row, d in enumerate(documents)]
     plain = [field for field in schema if field.name not in declared]
     made = dict(zip((field.name for field in plain), _document_arrays(documents, plain, dim, tags), strict=True))
-    made |= {name: pa.array(values, declared[name].type) for name, values in columns.items()}
+    made |= {name: value_array(values, declared[name].type) for name, values in columns.items()}
     return pa.RecordBatch.from_arrays([made[name] for name in schema.names], schema=schema)
 
 
@@ -123,11 +123,10 @@ def _remaining_tags(document: Document, written: Mapping[str, Any]) -> dict[str,
 def _fitting(value: Any, kind: pa.DataType) -> Any:
     """Return a value as pyarrow takes it for the type, None if the type cannot hold it without loss."""
     try:
-        converted = converter(kind)(value)
-        pa.scalar(converted, kind)
+        value_array([value], kind)
     except (pa.ArrowException, ValueError, TypeError, OverflowError):
         return None
-    return converted
+    return value
 
 
 def _document_arrays(
@@ -253,9 +252,10 @@ def rows_batch(rows: Sequence[Mapping[str, Any]], schema: pa.Schema, plan: RowPl
                 arrays.append(carried)
                 continue
             values = [row.get(field.name) for row in rows]
-            arrays.append(
-                value_array(values, field.type) if column is None else new_array(column, values, field.type, dim)
-            )
+            array = value_array(values, field.type) if column is None else new_array(column, values, field.type, dim)
+            if not field.nullable and array.null_count:
+                raise ValueError("null, which the column may not hold")
+            arrays.append(array)
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
@@ -286,7 +286,9 @@ def in_columns(found: pa.RecordBatch | pa.Table, schema: pa.Schema, rows: int) -
     The number of rows is given, since a table without columns does not have one.
     """
     columns = [
-        found.column(field.name).cast(field.type) if field.name in found.schema.names else pa.nulls(rows, field.type)
+        as_type(found.column(field.name), field.type)
+        if field.name in found.schema.names
+        else pa.nulls(rows, field.type)
         for field in schema
     ]
     return pa.table(columns, schema=schema)

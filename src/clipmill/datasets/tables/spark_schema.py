@@ -48,7 +48,7 @@ def _field(field: pa.Field, metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 def _type(kind: pa.DataType) -> Any:
     types = pa.types
-    if kind in _NAMES:
+    if not isinstance(kind, pa.BaseExtensionType) and kind in _NAMES:  # a user's own types may have no hash
         return _NAMES[kind]
     if types.is_dictionary(kind):  # Parquet stores the values
         return _type(kind.value_type)
