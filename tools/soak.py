@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ sys.path[:0] = [str(ROOT / "tests" / room) for room in ("support", "contracts")]
 # Spark starts its workers with the first `python3` in PATH, which may belong to another environment.
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 
-Figures = dict[str, int]
+Figures = Mapping[str, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,11 +103,40 @@ def _decode_time(what: str) -> Callable[[random.Random, Path], Figures]:
     return run
 
 
+def _drawn_types(engine: str) -> Callable[[random.Random, Path], Figures]:
+    def run(draw: random.Random, folder: Path) -> Figures:
+        import pyarrow as pa
+        from arrow_types import Tagged
+        from carried_jobs import ENGINES, carry
+
+        pa.register_extension_type(Tagged(pa.string(), ""))
+        try:
+            return carry(draw, folder / "job", ENGINES[engine], columns=60)
+        finally:
+            pa.unregister_extension_type(Tagged(pa.string(), "").extension_name)
+
+    return run
+
+
+def _spark_types(draw: random.Random, folder: Path) -> Figures:
+    from spark_session import open_session
+    from spark_types import assert_carried, drawn_expression
+
+    spark = open_session()
+    spark.conf.set("spark.sql.timeType.enabled", "true")
+    expressions = [drawn_expression(draw, draw.randint(1, 4)) for _ in range(100)]
+    assert_carried(spark, expressions)
+    return {"columns": len(expressions)}
+
+
 SOAKS = {
     "kills-beam": Soak("a job on Beam, killed at random moments and resumed", 4, _kills("beam")),
     "kills-spark": Soak("the same on Spark", 4, _kills("spark")),
     "hard-rows-beam": Soak("50,000 hard rows in one bundle of Beam", 1, _hard_rows("beam")),
     "hard-rows-spark": Soak("50,000 hard rows in one task of Spark", 1, _hard_rows("spark")),
+    "types-beam": Soak("columns of drawn types through jobs of every plan and format on Beam", 5, _drawn_types("beam")),
+    "types-spark": Soak("the same on Spark", 5, _drawn_types("spark")),
+    "types-frames": Soak("columns of drawn types of Spark through every function", 5, _spark_types),
     "fuzz-images": Soak("damaged pictures, embedded", 5, _fuzz("images", 4000)),
     "fuzz-audio": Soak("damaged audio, embedded", 5, _fuzz("audio", 4000)),
     "fuzz-texts": Soak("odd texts, embedded", 5, _fuzz("texts", 4000)),

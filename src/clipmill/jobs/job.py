@@ -41,6 +41,16 @@ class Job(JobOptions):
     run: str = dataclasses.field(default_factory=lambda: secrets.token_hex(4), compare=False)
     weights_sha256: str | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the fields, with the schema in Arrow's own format too; see `_unpickled`."""
+        state = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return state | {"schema": (self.schema, self.schema.serialize().to_pybytes())}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Set the fields."""
+        for name, value in (state | {"schema": _unpickled(*state["schema"])}).items():
+            object.__setattr__(self, name, value)
+
     @property
     def read_as(self) -> dict[str, Any]:
         """The columns that documents are made of, as plain values; empty for rows."""
@@ -56,3 +66,15 @@ class Job(JobOptions):
         columns = [(field.name, type_key(field.type)) for field in self.schema]
         asked = [spec, self.plan.description(), self.read_as, columns, self.format, self.content_hash]
         return hashlib.sha256(json_text(asked).encode()).hexdigest()[:16]
+
+
+def _unpickled(pickled: pa.Schema, serialized: bytes) -> pa.Schema:
+    """Return a schema with the types of Arrow's format where they are whole, else those that were pickled.
+
+    Pickling loses whether the keys of a map are sorted, and Arrow does not cast all types from one to the other.
+    Arrow's format loses extension types that this process has not registered.
+    """
+    read = pa.ipc.read_schema(pa.py_buffer(serialized))
+    pairs = zip(read, pickled, strict=True)
+    fields = [one if type_key(one.type) == type_key(other.type) else other for one, other in pairs]
+    return pa.schema(fields, metadata=pickled.metadata)
