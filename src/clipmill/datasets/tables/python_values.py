@@ -201,8 +201,8 @@ def _moment(kind: pa.TimestampType) -> Convert:
                 count, unit = int(value.astype("datetime64[s]").astype(np.int64)), "s"
             nanoseconds = count * (10**9 // _PER_SECOND[unit])
         elif isinstance(value, datetime.date):
-            is_day = not isinstance(value, datetime.datetime)
-            moment = datetime.datetime.combine(value, datetime.time()) if is_day else value
+            day = value
+            moment = day if isinstance(day, datetime.datetime) else datetime.datetime.combine(day, datetime.time())
             zone = moment.tzinfo
             if zone is not None:
                 moment = moment.astimezone(datetime.UTC).replace(tzinfo=None)
