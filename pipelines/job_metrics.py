@@ -12,7 +12,7 @@ import click
 from ..datasets.inputs.listing import is_matched
 from ..datasets.inputs.shards import Shard
 from ..errors import DatasetError
-from ..files.file_systems import is_local, open_location
+from ..files.file_systems import check_local_path, is_local, open_location
 from ..jobs.job_counts import JobCounts
 from ..metrics.prometheus_text import MetricsFile, check_installed, serve_metrics
 
@@ -24,6 +24,8 @@ def check_metrics_file(given: str | None) -> None:
     """Raise `click.UsageError` for a value that is not a local file."""
     if given is not None and "://" in given:
         raise click.UsageError(f"--metrics {given!r} is no file of this machine; give a path, such as clipmill.prom")
+    if given is not None:
+        check_local_path(given)
 
 
 @contextlib.contextmanager

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import os
 import uuid
 from pathlib import Path
 
 import fsspec
 import pytest
 
-from clipmill.errors import DatasetError, MissingExtraError
+from clipmill.encoders import EncoderSpec
+from clipmill.errors import DatasetError, MissingExtraError, SpecError
 from clipmill.files import file_systems
+from clipmill.files.cache import cache_root
 from clipmill.files.file_systems import (
     Folder,
     dataset_errors,
@@ -20,6 +23,7 @@ from clipmill.files.file_systems import (
     remove_temporaries,
     url_of,
 )
+from clipmill.models.exporting import export_model
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -155,3 +159,48 @@ def test_errors_say_the_action_the_location_and_a_hint(raised, message):
     with pytest.raises(DatasetError) as caught, dataset_errors("read", "it"):
         raise raised
     assert str(caught.value).startswith(message)
+
+
+# --- names that look like URLs ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *("gs:name", "s3:bucket/x", "gs:/bucket/x", "GS:x", "http:x", "https:/x/y", "file:x", "memory:x", "hdfs:x"),
+        *("c:\\x", "C:/data", "gs://", "gs:///x", "s3:///", "file://relative", "file://localhost/x", "local://x"),
+    ],
+)
+def test_a_url_with_a_slip_of_the_pen_is_no_relative_path(tmp_path, monkeypatch, given) -> None:
+    """Nothing is made in a folder that is called `gs:`."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DatasetError):
+        Folder.of(given)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("given", ["12:30.png", "a b:c", "photos:2024/x", "./gs:x", "x/gs:y", "c:x", "café:1"])
+def test_other_colons_are_parts_of_names(tmp_path, monkeypatch, given) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Folder.of(given).path == os.path.abspath(given)
+
+
+def test_a_path_that_exists_is_that_path(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gs:x").mkdir()
+    assert Folder.of("gs:x").path == str(tmp_path / "gs:x")
+    assert Folder.of(f"file://{tmp_path}").path == str(tmp_path)
+
+
+@pytest.mark.parametrize("given", ["gs://b/c", "gs:c", "file:///x"])
+def test_directories_of_this_machine_are_no_urls(tmp_path, monkeypatch, given) -> None:
+    """The cache, and exported models."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SpecError):
+        EncoderSpec("demo", cache_dir=given)
+    with pytest.raises(DatasetError):
+        export_model(EncoderSpec("demo"), given)
+    monkeypatch.setenv("CLIPMILL_CACHE", given)
+    with pytest.raises(DatasetError):
+        cache_root()
+    assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from ..errors import DatasetError
-from ..files.file_systems import Folder, dataset_errors, url_of
+from ..files.file_systems import Folder, check_is_no_device, dataset_errors, is_local, url_of
 from ..files.parquet import parquet_dataset
 from .formats.base import LANCE, part_name
 
@@ -62,6 +62,8 @@ def parquet_paths(location: str) -> tuple[Folder, list[str]]:
     with dataset_errors("read", location):
         if not folder.fs.exists(folder.path):
             raise DatasetError(f"{location}: no such file or directory")
+        if is_local(folder.fs):
+            check_is_no_device(folder.path)
         if folder.fs.isdir(folder.path):
             paths = [folder.at(name) for name in folder.list() if _is_part(name)]
         if not paths:

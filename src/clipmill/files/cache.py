@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .file_systems import local_directory
+
 _log = logging.getLogger("clipmill")
 
 VARIABLE = "CLIPMILL_CACHE"
@@ -25,7 +27,7 @@ def cache_root(cache_dir: str | None = None) -> Path:
             takes precedence over the default, `$XDG_CACHE_HOME/clipmill` (`~/.cache/clipmill`).
     """
     if chosen := cache_dir or os.environ.get(VARIABLE):
-        return Path(chosen).expanduser().absolute()
+        return local_directory(chosen, "the cache directory")
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "clipmill"
 
 

@@ -12,3 +12,8 @@ DRIVERS = {
     "abfss": ("adlfs", "remote"),
 }
 """By scheme: the package that fsspec needs, and the extra of clipmill that installs it."""
+
+SCHEMES = frozenset(
+    {*DRIVERS, "file", "local", "http", "https", "ftp", "sftp", "ssh", "hdfs", "webhdfs", "memory", "r2"}
+)
+"""Schemes that a name such as `gs:bucket/x` is taken to misspell."""

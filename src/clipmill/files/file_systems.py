@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import hashlib
 import os
+import re
 import secrets
 import stat
 import tempfile
@@ -16,7 +17,7 @@ from typing import IO, Any
 
 from ..errors import ClipmillError, DatasetError, MissingExtraError
 from .atomic import move_durably
-from .drivers import DRIVERS
+from .drivers import DRIVERS, SCHEMES
 from .json_shape import is_inside
 
 TEMPORARY = ".tmp"
@@ -44,17 +45,53 @@ def open_location(location: str | os.PathLike[str]) -> tuple[Any, str]:
     location = os.fspath(location)
     scheme, mark, _ = location.partition("://")
     if not mark:
+        check_local_path(location)
         return LocalFileSystem(), os.path.abspath(os.path.expanduser(location))
+    rest = location[len(scheme) + len(mark) :]
+    if scheme.lower() in ("file", "local") and not rest.startswith("/"):
+        raise DatasetError(f"{location}: such a URL needs an absolute path, as in file:///data; or give the path alone")
+    if scheme.lower() in DRIVERS and (not rest or rest.startswith("/")):
+        raise DatasetError(f"{location} names no bucket; write {scheme}://bucket/path")
     if scheme.lower() in ("http", "https"):
         raise DatasetError(f"{location}: http(s) cannot be listed; put such URLs into the 'uri' of JSON lines")
     try:
-        file_system, path = fsspec.core.url_to_fs(scheme.lower() + mark + location[len(scheme) + len(mark) :])
+        file_system, path = fsspec.core.url_to_fs(scheme.lower() + mark + rest)
     except ValueError as err:
         raise DatasetError(f"{location}: no file system for the scheme {scheme!r}: {err}") from err
     except ImportError as err:
         package, extra = DRIVERS.get(scheme.lower(), (f"an fsspec driver for {scheme}", "remote"))
         raise MissingExtraError(package, extra, f"reading and writing {scheme}://") from err
     return file_system, str(path)
+
+
+def check_local_path(path: str) -> None:
+    """Raise `DatasetError` for a path that is a URL, or a path of Windows, with a slip of the pen; unless it exists.
+
+    Otherwise the output of a whole night would lie in a folder called `gs:bucket`.
+    """
+    if (match := _URL_LIKE.match(path)) is None or os.path.lexists(path):
+        return
+    scheme, rest = match.group(1), path[match.end() :].lstrip("/")
+    if scheme.lower() in SCHEMES:
+        raise DatasetError(f"{path!r} is neither a URL nor a path that exists; write {scheme}://{rest}, or ./{path}")
+    if len(scheme) == 1 and path[2:3] in ("\\", "/"):
+        raise DatasetError(f"{path!r} is a path of Windows; write it as this machine names it, or ./{path}")
+
+
+_URL_LIKE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+
+
+def local_directory(path: str | os.PathLike[str], what: str) -> Path:
+    """Return the absolute path of a directory that must be on this machine; `what` names it in the message.
+
+    Raises:
+        DatasetError: If it is a URL, which would become a relative path.
+    """
+    given = os.fspath(path)
+    if "://" in given:
+        raise DatasetError(f"{what} {given!r} is a URL, and must be a directory of this machine")
+    check_local_path(given)
+    return Path(os.path.abspath(os.path.expanduser(given)))
 
 
 def is_local(file_system: Any) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DatasetError, SpecError, WeightsError
+from ..files.file_systems import local_directory
 from ..messages import setting
 from ..threads import allowed_cpus
 from .catalog.manifest import FILE, write_manifest
@@ -50,7 +51,7 @@ def export_model(spec: EncoderSpec, folder: str | os.PathLike[str], *, overwrite
         WeightsError: If the weights are not available, or no graph can be made.
         MissingExtraError: If the packages that make graphs are not installed.
     """
-    target = Path(folder).expanduser().absolute()
+    target = local_directory(folder, "the output")
     _check_target(target, overwrite)
     combination = _combination(spec)
     store = Store(find_source(spec), spec.cache_dir)

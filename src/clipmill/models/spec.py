@@ -12,7 +12,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, ParamSpec, Self, TypeVar
 
-from ..errors import SpecError, check_choice, check_integer
+from ..errors import DatasetError, SpecError, check_choice, check_integer
+from ..files.file_systems import local_directory
 from ..media.fetch_policy import DOCUMENT_SCHEMES, checked_schemes
 from ..messages import setting
 from .catalog import ModelFacts, ModelRef, facts_of, resolve_model
@@ -208,7 +209,10 @@ class EncoderSpec:
                 raise SpecError(
                     setting("cache_dir", self.cache_dir) + " is no path; None means the platform's own place"
                 )
-            put(self, "cache_dir", os.path.abspath(os.path.expanduser(self.cache_dir)))
+            try:
+                put(self, "cache_dir", str(local_directory(self.cache_dir, "the cache directory")))
+            except DatasetError as err:
+                raise SpecError(setting("cache_dir", os.fspath(self.cache_dir)) + f" cannot be used: {err}") from err
         put(self, "uri_schemes", checked_schemes(self.uri_schemes))
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(self.device)):
             raise SpecError(setting("device", self.device) + " must be one of 'auto', 'cpu', 'cuda', 'cuda:X'")

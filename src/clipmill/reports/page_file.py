@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from ..errors import DatasetError, require
-from ..files.file_systems import Folder
+from ..files.file_systems import Folder, check_is_no_device, check_local_path, is_local
 from ..messages import setting
 
 _MARK_WITHIN = 2048
@@ -22,6 +22,8 @@ def page_file(path: str, what: str, mark: str, *, overwrite: bool = False) -> tu
         DatasetError: If the path is not a file name, or exists and is not such a page.
     """
     head, _, name = path.replace(os.sep, "/").rpartition("/")
+    if "://" not in path:
+        check_local_path(path)
     folder = Folder.of(head if head else "/" if path.startswith("/") else ".")
     if not name:
         raise DatasetError(f"{path!r} names no file; the {what} is one, such as page.html")
@@ -30,6 +32,8 @@ def page_file(path: str, what: str, mark: str, *, overwrite: bool = False) -> tu
         raise DatasetError(f"{path} is a directory; the {what} is a file, such as {path.rstrip('/')}/page.html")
     if not folder.fs.isdir(folder.path) and folder.fs.exists(folder.path):
         raise DatasetError(f"{head} is a file; the {what} goes into a folder")
+    if is_local(folder.fs):
+        check_is_no_device(at)
     if not overwrite and folder.fs.exists(at):
         with folder.fs.open(at, "rb") as file:
             if mark.encode() not in file.read(_MARK_WITHIN):

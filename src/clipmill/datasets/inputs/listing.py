@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import re
 import stat
@@ -12,7 +13,10 @@ from typing import Any, Literal
 from ...errors import DatasetError
 from ...files.compression import SUFFIXES
 from ...files.file_systems import dataset_errors, is_local, open_location, url_of
+from ...files.json_text import some_of
 from .globs import Glob, is_glob
+
+_log = logging.getLogger("clipmill")
 
 Kind = Literal["files", "jsonl", "csv", "uris", "parquet", "arrow", "tar"]
 
@@ -39,6 +43,7 @@ IMAGE_EXTENSIONS = frozenset(
 _TAR_EXTENSIONS = (".tar", ".tgz", ".tbz2", ".txz", ".tzst")
 _VERSIONS = ("ETag", "etag", "generation", "md5Hash", "LastModified", "last_modified", "updated", "mtime", "created")
 """Names that file systems use for the version of a file's content, the most reliable first."""
+_HIDDEN = "because a name begins with '.' or '_'"
 NO_MATCH = " matches no file ('**' crosses folders, '*' does not)"
 
 
@@ -83,7 +88,8 @@ def list_inputs(inputs: Sequence[str], *, list_input: Lister | None = None, allo
 
     Folders are searched recursively. Names that begin with a dot are skipped. Tables, and files without an extension,
     are skipped if their name or a folder's name begins with `_`: Spark and clipmill write such files. Other files, such
-    as `_1.jpg`, are inputs. Patterns are those of `globs.Glob`; an existing path is never treated as a pattern.
+    as `_1.jpg`, are inputs. FIFOs, sockets, devices and folders that were listed already are skipped too. A warning
+    names what is skipped in a folder. Patterns are those of `globs.Glob`; an existing path is never a pattern.
 
     A `.txt` or `.json` file with the name of an image next to it is the image's caption or metadata, and not an input
     by itself. Neither are the records that img2dataset writes about a shard: `00000.parquet` and `00000_stats.json`
@@ -101,12 +107,15 @@ def list_inputs(inputs: Sequence[str], *, list_input: Lister | None = None, allo
         DatasetError: If an input has no files, or cannot be listed.
     """
     listed: dict[str, Listed] = {}
+    again: dict[str, None] = {}
     for location in map(os.fspath, inputs):
         files, reason = (list_input or list_location)(location)
         if not files and not allow_empty:
             raise DatasetError(f"input {location!r}{reason}")
+        again |= {file.path: None for file in files if file.path in listed}
         for file in files:
             listed.setdefault(file.path, file)
+    _warn_of(list(again), "named more than once, and read once")
     return list(listed.values())
 
 
@@ -133,8 +142,21 @@ def list_location(location: str) -> tuple[list[Listed], str]:
 
 
 def files_of(matcher: Glob | AllBelow, candidates: Iterable[Listed]) -> list[Listed]:
-    """Return the candidates that are inputs, sorted by path, each image with its sidecar files."""
-    return sorted(_attach_sidecars([f for f in candidates if matcher.matches(f.path)]), key=lambda file: file.path)
+    """Return the candidates that are inputs, sorted by path, each image with its sidecar files.
+
+    The files of a folder that are none because of their names are named in a warning.
+    """
+    there = list(candidates)
+    files = [file for file in there if matcher.matches(file.path)]
+    if isinstance(matcher, AllBelow) and len(files) < len(there):
+        _warn_of([file.path for file in there if not matcher.matches(file.path)], f"skipped, {_HIDDEN}")
+    return sorted(_attach_sidecars(files), key=lambda file: file.path)
+
+
+def _warn_of(paths: Sequence[str], what: str) -> None:
+    """Log what happened to files that are not read, with the names of a few; names may hold any characters."""
+    if paths:
+        _log.warning("%s: %s", what, some_of([path if path.isprintable() else ascii(path) for path in paths]))
 
 
 class AllBelow:
@@ -218,19 +240,30 @@ def _walk_local(root: str, depth: int | None, hidden: bool) -> Iterator[Listed]:
         raise err
 
     seen: set[tuple[int, int]] = set()
+    special: list[str] = []
+    again: list[str] = []
+    unseen: list[str] = []
     for folder, folders, names in os.walk(root, followlinks=True, onerror=fail):
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in seen:  # a link to a parent folder, or to one that was listed already
+            again.append(folder)
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
         relative = os.path.relpath(folder, root)
         level = 0 if relative == "." else relative.count("/") + 1
         is_deepest = depth is not None and level + 1 >= depth
+        if depth is None and not hidden:
+            unseen += [f"{folder}/{name}/" for name in folders if name.startswith(".")]
         folders[:] = [] if is_deepest else sorted(f for f in folders if hidden or not f.startswith("."))
         for name in names:
             if (file := _stat(os.path.join(folder, name))) is not None:
                 yield file
+            else:
+                special.append(os.path.join(folder, name))
+    _warn_of(special, "skipped, because only regular files are read (no FIFO, socket or device)")
+    _warn_of(again, "skipped, because it is a link to a folder that is listed already")
+    _warn_of(unseen, f"skipped, {_HIDDEN}")
 
 
 def _stat(path: str) -> Listed | None:
