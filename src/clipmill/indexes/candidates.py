@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DatasetError
-from .library import faiss_library, hnsw_of, ivf_of
+from .library import faiss_library, hnsw_of, ivf_of, refuse_lists_elsewhere
 from .manifest import SearchParameters
 from .pages import release_pages
 
@@ -28,6 +28,7 @@ class Candidates:
         faiss = faiss_library()
         try:
             index = faiss.read_index(path, faiss.IO_FLAG_MMAP)
+            refuse_lists_elsewhere(index, path)
             if ivf_of(index) is None:
                 index = faiss.read_index(path, faiss.IO_FLAG_MMAP_IFC)
         except RuntimeError as err:

@@ -6,9 +6,10 @@ import os
 import re
 from typing import Any
 
-from ..errors import SpecError, require
+from ..errors import DatasetError, SpecError, require
 from ..messages import setting
 
+_MAX_DEPTH = 8
 _PLACE = re.compile(r"^.* at \S+\.(?:cpp|h):\d+: (?:Error: '.*?' failed: ?)?")
 
 
@@ -66,6 +67,32 @@ def reason_of(error: RuntimeError) -> str:
 def ivf_of(index: Any) -> Any:
     """Return the IVF index inside an index, None where there is none."""
     return faiss_library().try_extract_index_ivf(index)
+
+
+def refuse_lists_elsewhere(index: Any, path: str) -> None:
+    """Raise `DatasetError` if an index file names another file with its inverted lists.
+
+    Faiss would read any file as lists, and write to it when rows are added. clipmill never writes such an index.
+
+    Args:
+        index: Opened with `IO_FLAG_MMAP`, with which Faiss does not open the other file yet.
+        path: The index file, for the message.
+    """
+    faiss = faiss_library()
+    inner, depth = index, 0
+    while inner is not None and depth < _MAX_DEPTH:
+        ivf, graph = ivf_of(inner), hnsw_of(inner)
+        if ivf is not None:
+            lists = faiss.downcast_InvertedLists(ivf.invlists)
+            if isinstance(lists, faiss.OnDiskInvertedLists) and lists.filename:
+                raise DatasetError(
+                    f"{path} has its lists in another file, {lists.filename!r}, which is not opened; build the index"
+                    " again"
+                )
+        inner = ivf.quantizer if ivf is not None else None if graph is None else graph.storage
+        depth += 1
+    if inner is not None:
+        raise DatasetError(f"{path} has over {_MAX_DEPTH} indexes inside each other; build the index again")
 
 
 def code_bytes_of(index: Any) -> int:
