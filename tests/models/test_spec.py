@@ -118,6 +118,7 @@ def test_a_misspelt_option_names_the_nearest() -> None:
         {"fetch_timeout_s": 0},
         {"uri_schemes": "https"},
         {"uri_schemes": ("file",)},
+        {"allow_buckets": ("photos",)},
         {"model": 5},
         {"model": "fake::dim=x"},
         {"model": "fake::dim=0"},

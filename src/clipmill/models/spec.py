@@ -14,7 +14,7 @@ from typing import Any, Literal, ParamSpec, Self, TypeVar
 
 from ..errors import DatasetError, SpecError, check_choice, check_integer
 from ..files.file_systems import local_directory
-from ..media.fetch_policy import DOCUMENT_SCHEMES, checked_schemes
+from ..media.fetch_policy import DOCUMENT_SCHEMES, checked_buckets, checked_schemes
 from ..messages import setting
 from .catalog import ModelFacts, ModelRef, facts_of, resolve_model
 from .catalog.mclip import image_model
@@ -148,7 +148,10 @@ class EncoderSpec:
         cache_dir: Folder for downloads and graphs made from them; None means $CLIPMILL_CACHE, or ~/.cache/clipmill.
         allow_local_files: Whether a document's or row's URI may be a file on this machine.
         allow_private_addresses: Whether http(s) may connect to loopback, private and link-local addresses.
-        uri_schemes: Allowed schemes of a document's or row's URI.
+        allow_buckets: Buckets of object stores (`gs://photos`) that a document's or row's URI may name. They are read
+            with the job's own credentials.
+        uri_schemes: Allowed schemes of a document's or row's URI. One of an object store (`gs`) allows all buckets that
+            the job's credentials open.
         fetch_timeout_s: Seconds for one URI, retries included.
         max_fetch_bytes: Bytes of one URI's content, and of one file in a tar.
         max_redirects: Redirects that are followed for one http(s) URI.
@@ -184,6 +187,7 @@ class EncoderSpec:
     cache_dir: str | None = None
     allow_local_files: bool = False
     allow_private_addresses: bool = False
+    allow_buckets: str | tuple[str, ...] = ()
     uri_schemes: tuple[str, ...] = DOCUMENT_SCHEMES
     fetch_timeout_s: float = 30.0
     max_fetch_bytes: int = 64 * _MIB
@@ -198,7 +202,7 @@ class EncoderSpec:
         return object.__new__(cls)
 
     def __post_init__(self) -> None:
-        """Validate every field; normalise `model`, `device`, `cache_dir` and `uri_schemes`."""
+        """Validate every field; normalise `model`, `device`, `cache_dir`, `allow_buckets`, `uri_schemes`."""
         if not isinstance(self.model, str):
             raise SpecError(f"model is a name such as {DEFAULT_MODEL!r}, got {self.model!r}")
         put = object.__setattr__  # the object is frozen from here on
@@ -213,6 +217,7 @@ class EncoderSpec:
                 put(self, "cache_dir", str(local_directory(self.cache_dir, "the cache directory")))
             except DatasetError as err:
                 raise SpecError(setting("cache_dir", os.fspath(self.cache_dir)) + f" cannot be used: {err}") from err
+        put(self, "allow_buckets", checked_buckets(self.allow_buckets))
         put(self, "uri_schemes", checked_schemes(self.uri_schemes))
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(self.device)):
             raise SpecError(setting("device", self.device) + " must be one of 'auto', 'cpu', 'cuda', 'cuda:X'")
