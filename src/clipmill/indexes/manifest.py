@@ -273,7 +273,7 @@ _NUMBERS = {str: int}
 _SHAPE = {
     **dict.fromkeys(("clipmill", "created", "updated", "column", "dtype", "kind", "factory"), str),
     **dict.fromkeys(("dim", "rows", "nulls", "skipped", "trained_rows"), int),
-    "plan": {},
+    "plan": {"max_memory_bytes": int},
     "provenance": ({}, None),
     "search": {str: (int, None)},
     "recall": (
@@ -290,9 +290,11 @@ _SHAPE = {
 
 
 def check_files(folder: Folder, manifest: IndexManifest) -> None:
-    """Raise `DatasetError` if a file that the manifest lists is missing or has another size."""
+    """Raise `DatasetError` if a file of the manifest is missing or has another size than it lists."""
     there = folder.list()
-    for name, size in manifest.files.items():
+    parts = {name for segment in manifest.segments for name in (segment.vectors, segment.keys)}
+    sizes = {**dict.fromkeys(sorted(parts), 0), **manifest.files}
+    for name, size in sizes.items():
         if name not in there:
             raise DatasetError(f"{folder.url}/{name} is missing: the index is not complete; build it again")
         if there[name] != size:
