@@ -50,9 +50,8 @@ class DocumentElements:
     def read(self, element: Any) -> Document | FailedRow:
         """Refuse elements other than documents, and pass on documents that could not be read."""
         if not isinstance(element, Document):
-            message = f"expected a Document, got {type(element).__name__}; {_as_document(element)}"
-            if fields_of(element) is not None:
-                message = f"expected a Document, got {type(element).__name__}; for rows give {self.row_options}"
+            advice = _as_document(element) or f"for rows give {self.row_options}"
+            message = f"expected a Document, got {type(element).__name__}; {advice}"
             return FailedRow(element, (Failure(Stage.READ, Code.UNSUPPORTED, message),))
         if element.failures:
             unread = self.plan.result(element, (), None)
@@ -84,17 +83,22 @@ class RowElements:
         return make_row(done.token[0], done.source.fields, values)
 
 
-def _as_document(element: Any) -> str:
-    """Return how to make documents of what is none."""
+def _as_document(element: Any) -> str | None:
+    """Return how to make a document of an element; None for a row, and what cannot be one."""
+    if fields_of(element) is not None:
+        return None
     if (wrapped := _in_pair_or_batch(element, "the id of the document")) is not None:
         return wrapped
     if isinstance(element, ReadableFile):
         return "give Document(blob=file.read(), id=file.metadata.path), or read the files with ReadDocuments"
     if isinstance(element, FileMetadata):
         return "give Document.from_listed_uri(metadata.path), or read the files with ReadDocuments"
-    field = "text or uri" if isinstance(element, str) else "blob" if isinstance(element, bytes) else "tensor"
-    shown = "numpy.asarray(element)" if field == "tensor" and not isinstance(element, np.ndarray) else "element"
-    return " or ".join(f"Document({name}={shown})" for name in field.split(" or ")) + " makes one of it"
+    if isinstance(element, str):
+        return "give Document(text=element) or Document(uri=element)"
+    if isinstance(element, bytes | np.ndarray):
+        return f"give Document({'blob' if isinstance(element, bytes) else 'tensor'}=element)"
+    is_image = hasattr(element, "__array_interface__")  # of Pillow
+    return "give Document(tensor=numpy.asarray(element))" if is_image else None
 
 
 def _as_row(element: Any) -> str:

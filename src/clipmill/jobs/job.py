@@ -75,6 +75,8 @@ def _unpickled(pickled: pa.Schema, serialized: bytes) -> pa.Schema:
     Arrow's format loses extension types that this process has not registered.
     """
     read = pa.ipc.read_schema(pa.py_buffer(serialized))
-    pairs = zip(read, pickled, strict=True)
-    fields = [one if type_key(one.type) == type_key(other.type) else other for one, other in pairs]
+    fields = []
+    for whole, field in zip(read, pickled, strict=True):
+        is_whole = type_key(whole.type) == type_key(field.type)
+        fields.append(field.with_type(whole.type) if is_whole else field)
     return pa.schema(fields, metadata=pickled.metadata)
