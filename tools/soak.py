@@ -77,6 +77,12 @@ def _reader_time(draw: random.Random, folder: Path) -> Figures:
     return time_readers(draw, folder)
 
 
+def _expansion(draw: random.Random, folder: Path) -> Figures:
+    from expanding_inputs import check_peaks
+
+    return check_peaks(folder)
+
+
 def _hard_rows(engine: str) -> Callable[[random.Random, Path], Figures]:
     def run(draw: random.Random, folder: Path) -> Figures:
         command = [
@@ -146,6 +152,7 @@ SOAKS = {
     "fuzz-http": Soak("damaged answers of a web server", 5, _fuzz("http", 4000)),
     "decode-time": Soak("files that repeat one part, of 0.5, 1 and 2 MiB", 2, _decode_time("repeated_parts")),
     "decode-time-damaged": Soak("damaged images, CPU time of each", 5, _decode_time("damaged")),
+    "expansion": Soak("small inputs that may take gigabytes, read", 1, _expansion),
     "reader-time": Soak("broken inputs of growing size, read in linear time", 1, _reader_time),
 }
 

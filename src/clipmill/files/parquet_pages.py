@@ -288,7 +288,7 @@ def page_header(data: memoryview) -> PageHeader | None:
         fields = dict(reader.struct(depth=0))
     except _CutOffError:
         return None
-    inner = next((fields[number] for number in (5, 7, 8) if isinstance(fields.get(number), dict)), {})
+    inner: dict[int, int] = next((fields[number] for number in (5, 7, 8) if isinstance(fields.get(number), dict)), {})
     encoding = inner.get(4 if 8 in fields else 2, 0)
     try:
         return PageHeader(reader.at, fields[1], fields[2], fields[3], inner.get(1, 0), encoding)

@@ -153,7 +153,7 @@ class EncoderSpec:
         uri_schemes: Allowed schemes of a document's or row's URI. One of an object store (`gs`) allows all buckets that
             the job's credentials open.
         fetch_timeout_s: Seconds for one URI, retries included.
-        max_fetch_bytes: Bytes of one URI's content, and of one file in a tar.
+        max_fetch_bytes: Bytes of one URI's content, and of one file in a tar; a sample's files may have twice as many.
         max_redirects: Redirects that are followed for one http(s) URI.
         max_image_pixels: Pixels of one image, checked before it is decoded.
         max_text_chars: Characters of one text.
