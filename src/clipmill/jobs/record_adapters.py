@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from ..datasets.formats.shard_sink import FinishedRow
+from ..datasets.inputs.columnar import Selection
 from ..datasets.inputs.readers import read_documents
-from ..datasets.inputs.rows import Selection, SourceRow, malformed, read_rows
+from ..datasets.inputs.rows import read_rows
 from ..datasets.inputs.samples import AUDIO, IMAGE, KEY, member_columns
 from ..datasets.inputs.shards import Shard
+from ..datasets.inputs.source_row import SourceRow, malformed
 from ..datasets.tables.carried import FinishedValues
 from ..datasets.tables.column_types import REST_KEY, dropped_names, is_list_type
 from ..datasets.tables.records import failure_records, inner_failure_records

@@ -3,17 +3,19 @@
 - `globs`: the pattern language; `listing`: lists folders, patterns and files
 - `recognition`: how each file is read, by its name or its first bytes
 - `planning`: `plan_shards` cuts a job's input into shards; `shards`: one shard
-- `readers`: reads a shard as documents; `rows`: reads a shard as rows; `row_schemas`: their common schema
-- `lines`: reads JSON lines and CSV record by record; `tars`: reads archives member by member; `samples`: groups files
-  that share a name, in tars and in folders
+- `readers`: reads a shard as documents; `rows`: reads a shard as rows; `source_row`: one row; `row_schemas`: the
+  common schema of all rows
+- `lines`: reads JSON lines and CSV record by record; `columnar`: reads Parquet and Arrow files a few rows at a time;
+  `tars`: reads archives member by member; `samples`: groups files that share a name, in tars and in folders
 """
 
 from .listing import Kind
 from .planning import plan_shards
 from .readers import ReaderOptions, read_documents
 from .row_schemas import schema_of
-from .rows import SourceRow, read_rows
+from .rows import read_rows
 from .shards import Shard, whole_file
+from .source_row import SourceRow
 
 __all__ = [
     "Kind",

@@ -16,9 +16,10 @@ from ...failures import Code, RowError, Stage
 from ...files.json_text import key_text, some_of
 from ...media.audio import Waveform
 from ...messages import setting
-from .rows import malformed, read_rows
+from .rows import read_rows
 from .samples import AUDIO, IMAGE, KEY, LEFT_OUT, MAX_FILE_BYTES, TAGS, TEXT
 from .shards import Shard
+from .source_row import malformed
 
 _DEFAULTS = {
     "text": ("text", "caption"),
