@@ -53,7 +53,7 @@ def paths(monkeypatch) -> list[str]:
 FAST_JPEGS = ("jpeg", "jpeg-progressive")
 FAST_SIZES = ("png", "webp", "bmp", "tiff", "exact-size", "odd", "1x1")
 LONG = ("very-wide", "very-tall")
-"""Torch resizes these, except very long ones, which are resized only inside the crop."""
+"""Torch resizes these, except very long ones, which Pillow resizes in strips."""
 
 
 @pytest.mark.parametrize("size", [224, 97])
