@@ -23,6 +23,7 @@ from clipmill.files.file_systems import (
     remove_temporaries,
     url_of,
 )
+from clipmill.files.lock import one_at_a_time
 from clipmill.models.exporting import export_model
 
 
@@ -204,3 +205,19 @@ def test_directories_of_this_machine_are_no_urls(tmp_path, monkeypatch, given) -
     with pytest.raises(DatasetError):
         cache_root()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_output_has_a_name_that_is_not_utf_8(tmp_path) -> None:
+    """Arrow cannot open it, and workers of Spark cannot even say so."""
+    folder = Folder.of(os.fsdecode(os.fsencode(tmp_path) + b"/out\xff"))
+    with pytest.raises(DatasetError, match=r"out\\xff is not UTF-8"):
+        folder.make()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_was_deleted_meanwhile_is_said(tmp_path) -> None:
+    folder = Folder.of(tmp_path / "gone")
+    with pytest.raises(DatasetError, match="deleted meanwhile"):
+        folder.write("x", b"")
+    with pytest.raises(DatasetError, match="deleted meanwhile"), one_at_a_time(folder):
+        pass

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -142,9 +143,12 @@ def test_a_directory_is_replaced_only_on_request_and_atomically(directory: Path,
         patch.setattr("clipmill.models.exporting.write_manifest", _fail)
         export_model(EncoderSpec("demo"), target, overwrite=True)
     assert (target / "old").exists() and (target / FILE).exists()
+    umask = os.umask(0o027)
     for flag, code in (([], 1), (["--overwrite"], 0)):
         assert run("export", "demo", target, *flag) == code
         assert (target / "old").exists() == (code != 0)
+    os.umask(umask)
+    assert stat.S_IMODE(target.stat().st_mode) == 0o750
     assert [path.name for path in tmp_path.iterdir()] == ["target"], "drafts are gone"
     foreign = tmp_path / "photos"
     foreign.mkdir()

@@ -19,6 +19,7 @@ from ..errors import ClipmillError, DatasetError, MissingExtraError
 from .atomic import move_durably
 from .drivers import DRIVERS, SCHEMES
 from .json_shape import is_inside
+from .json_text import clean_text
 
 TEMPORARY = ".tmp"
 """Suffix of files that are being written. Their names start with a dot, so that readers skip them."""
@@ -144,6 +145,8 @@ def dataset_errors(action: str, where: str) -> Iterator[None]:
         raise
     except OSError as err:
         hint = _HINTS.get(err.errno or 0)
+        if action == "write" and err.errno == errno.ENOENT:
+            hint = "was the directory deleted meanwhile?"
         reason = os.strerror(err.errno).lower() if err.errno else reason_of(err)
         raise DatasetError(f"cannot {action} {where}: {reason}{f'; {hint}' if hint else ''}") from err
     except Exception as err:  # drivers raise errors of their own client libraries, without a common base class
@@ -248,7 +251,13 @@ class Folder:
             temporary.unlink(missing_ok=True)
 
     def make(self, below: str = "") -> None:
-        """Create the directory, or a subdirectory, with its parents."""
+        """Create the directory, or a subdirectory, with its parents.
+
+        Raises:
+            DatasetError: If it cannot be created, or its name is not UTF-8: Arrow and Spark take no such path.
+        """
+        if clean_text(self.path) != self.path:
+            raise DatasetError(f"the name of the directory {clean_text(self.url)} is not UTF-8; choose another one")
         protocol = self.fs.protocol if isinstance(self.fs.protocol, str) else self.fs.protocol[0]
         if protocol in DRIVERS:
             return  # object stores have no directories, and their drivers would create a bucket for a misspelt name

@@ -153,7 +153,12 @@ class DirectoryLock:
                 with self._writing:
                     self._check_owner()
                     if self._taken_by is not None:
-                        _log.error("another job took over %s: this job was considered dead", self._folder.url)
+                        _log.error(
+                            "another job took over %s: this job was considered dead"
+                            if self._taken_by
+                            else "%s, or the lock in it, was deleted while this job runs",
+                            self._folder.url,
+                        )
                         return
                     self._folder.write(LOCK, self._content())
             except DatasetError as err:
@@ -246,7 +251,8 @@ def one_at_a_time(folder: Folder) -> Iterator[bool]:
     if not is_local(folder.fs):
         yield True  # object stores create the lock file conditionally instead
         return
-    descriptor = os.open(folder.path, os.O_RDONLY)
+    with dataset_errors("write", folder.url):
+        descriptor = os.open(folder.path, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from ..errors import DatasetError, SpecError, WeightsError
-from ..files.file_systems import local_directory
+from ..files.file_systems import dataset_errors, local_directory
 from ..messages import setting
 from ..threads import allowed_cpus
 from .catalog.manifest import FILE, write_manifest
@@ -64,13 +65,15 @@ def export_model(spec: EncoderSpec, folder: str | os.PathLike[str], *, overwrite
     is_measurable = combination.precision != "fp16" and (combination.precision != "bf16" or has_native_bfloat16())
     figures = measure(store, combination, "cpu", allowed_cpus()) if is_measurable else {}
     store.drop_towers()
-    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    with dataset_errors("write", str(target)):
+        draft.mkdir()  # not by `tempfile`: the directory has the permissions that the umask gives
     try:
-        os.chmod(draft, 0o755)
         names = [path.name for path in graphs.folder.iterdir() if path.is_file() and path.suffix != ".json"]
         names = [name for name in names if not name.startswith(".")]
-        for name in names:
-            shutil.copyfile(graphs.folder / name, draft / name)
+        with dataset_errors("write", str(target)):
+            for name in names:
+                shutil.copyfile(graphs.folder / name, draft / name)
         manifest = {
             **_description(spec, store, draft),
             "runtime": spec.runtime,
