@@ -29,7 +29,7 @@ export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
 .PHONY: help
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' Makefile
-	@echo "  ARGS=… is handed on (test, test-beam, test-browser, bench, soak, mutants), PYTHON=… names the Python to build $(VENV) with."
+	@echo "  ARGS=… is handed on (test, test-beam, test-browser, bench, soak, fuzz, mutants), PYTHON=… names the Python to build $(VENV) with."
 
 .PHONY: java
 java:
@@ -73,6 +73,10 @@ test-beam: $(INSTALLED) ## Run the tests that need no Java
 .PHONY: soak
 soak: java $(INSTALLED) ## Long runs with a seed: kills, hard rows, damaged inputs; goes on where it stopped (hours)
 	@$(BIN)/python tools/soak.py $(ARGS)
+
+.PHONY: fuzz
+fuzz: $(INSTALLED) copy ## Coverage-guided fuzzing of everything that reads what others wrote (half an hour)
+	@PYTHONPATH=build/copy $(BIN)/python tools/fuzz.py $(ARGS)
 
 .PHONY: mutants
 mutants: java $(INSTALLED) ## Small changes of the code, one at a time: do the tests of their room notice? (an hour)

@@ -34,7 +34,9 @@ if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
     os.sched_setaffinity(0, cpus[number::workers] or [cpus[number % len(cpus)]])
 
 # Shared test bodies: their assertions should show values, too.
-pytest.register_assert_rewrite(*(path.stem for room in ("contracts", "support") for path in (HERE / room).glob("*.py")))
+pytest.register_assert_rewrite(
+    *(path.stem for room in ("contracts", "fuzz", "support") for path in (HERE / room).glob("*.py"))
+)
 
 
 @pytest.fixture(scope="session")

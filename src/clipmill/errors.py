@@ -122,9 +122,14 @@ def options_noted() -> Iterator[None]:
 
 
 def noted_message(traceback: str) -> Message | None:
-    """Return the message that `options_noted` added to a traceback, with its options. None if there is none."""
-    found = re.search(re.escape(_NOTE) + r"([\w+/=]+)", traceback)
-    return unpacked(found[1]) if found else None
+    """Return the message that `options_noted` added to a traceback, with its options. None if there is none.
+
+    What only looks like such a note, because a message quotes a value, is ignored.
+    """
+    for found in re.finditer(re.escape(_NOTE) + r"([A-Za-z0-9+/=]+)", traceback):
+        with contextlib.suppress(ValueError):
+            return unpacked(found[1])
+    return None
 
 
 def check_integer(

@@ -110,10 +110,13 @@ def packed(message: Message) -> str:
 
 
 def unpacked(word: str) -> Message:
-    """Return the message that `packed` serialized."""
+    """Return the message that `packed` serialized; raise `ValueError` if it did not serialize this word."""
     kinds = {kind.__name__: kind for kind in (Setting, BySurface)}
-    parts = json.loads(base64.b64decode(word))
-    return Message(*(one if isinstance(one, str) else kinds[one[0]](*one[1:]) for one in parts))
+    try:
+        parts = json.loads(base64.b64decode(word, validate=True))
+        return Message(*(one if isinstance(one, str) else kinds[one[0]](*one[1:]) for one in parts))
+    except (LookupError, TypeError, RecursionError) as err:
+        raise ValueError(f"not a message: {err}") from err
 
 
 def first_option(text: str) -> str | None:

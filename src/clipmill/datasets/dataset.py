@@ -5,14 +5,13 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import DatasetError
 from ..files.file_systems import Folder, dataset_errors, remove_temporaries
 from ..files.json_shape import fits
-from ..files.json_text import json_text
+from ..files.json_text import json_object, json_text, parse_json
 from ..files.lock import check_held
 from ..messages import setting
 from .directory import ATTEMPTS, FORMAT, JOB, OWN, SKIP_LISTS, STAGING, SUCCESS, is_orphan
@@ -230,10 +229,10 @@ def read_job(directory: str) -> dict[str, Any]:
 
 def _read_job(folder: Folder) -> dict[str, Any]:
     try:
-        job = json.loads(folder.read(JOB))
+        job = parse_json(folder.read(JOB))
     except FileNotFoundError:
         raise DatasetError(f"{folder.url} is not a clipmill dataset: there is no {JOB} in it") from None
-    except (ValueError, RecursionError) as err:
+    except ValueError as err:
         raise DatasetError(f"{folder.url}/{JOB} is damaged: {err}") from err
     if not isinstance(job, dict) or job.get("format") != FORMAT:
         raise DatasetError(f"{folder.url}/{JOB} does not describe a clipmill dataset")
@@ -280,8 +279,10 @@ def read_failures(directory: str) -> Iterator[dict[str, Any]]:
     folder = Folder.of(directory)
     for name in _names(folder, FAILURES):
         with dataset_errors("read", f"{folder.url}/{name}"), folder.fs.open(folder.at(name), "rb") as file:
-            for line in file:
-                yield json.loads(line)
+            for number, line in enumerate(file, 1):
+                if (failure := json_object(line)) is None:
+                    raise DatasetError(f"{folder.url}/{name} is damaged: line {number} is not a JSON object")
+                yield failure
 
 
 def _names(folder: Folder, below: str) -> list[str]:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from typing import Any
 
+_INTEGERS = 2**63
+"""Larger integers, which neither Arrow nor a float holds, are never written."""
+
 
 def fits(value: Any, shape: Any) -> bool:
     """Return whether a JSON value has a shape.
 
     Args:
         value: What `json.loads` returned.
-        shape: A type (`float` is any finite number, `int` no bool); a tuple of alternatives, with `None` for null;
-            `[shape]` for a list; `{str: shape}` for an object with any names; `{"name": shape, "other?": shape}` for an
-            object with these fields, of which those with a question mark may be absent, and any others; or a function
-            that returns whether a value is valid.
+        shape: A type (`float` is any finite number, `int` one of 64 bits and no bool); a tuple of alternatives, with
+            `None` for null; `[shape]` for a list; `{str: shape}` for an object with any names; `{"name": shape,
+            "other?": shape}` for an object with these fields, of which those with a question mark may be absent, and
+            any others; or a function that returns whether a value is valid.
     """
     if shape is None:
         return value is None
@@ -29,9 +32,9 @@ def fits(value: Any, shape: Any) -> bool:
             return all(fits(one, shape[str]) for one in value.values())
         return all(_has(value, name, inner) for name, inner in shape.items())
     if shape is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return fits(value, int) or (isinstance(value, float) and math.isfinite(value))
     if shape is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < _INTEGERS
     return isinstance(value, shape) if isinstance(shape, type) else bool(shape(value))
 
 

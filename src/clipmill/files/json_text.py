@@ -49,11 +49,19 @@ def _encodable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def parse_json(content: bytes | str) -> Any:
+    """Parse JSON of any origin. Raise `ValueError` if it is not valid, or is nested deeper than Python can follow."""
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def json_object(content: bytes | str) -> dict[str, Any] | None:
     """Parse a file's content as a JSON object. Return None if it is not one, for instance because it is damaged."""
     try:
-        found = json.loads(content)
-    except (ValueError, RecursionError):
+        found = parse_json(content)
+    except ValueError:
         return None
     return found if isinstance(found, dict) else None
 

@@ -33,10 +33,22 @@ def parquet_file(source: Any, **options: Any) -> pq.ParquetFile:
     """Open a Parquet file for reading. A page that does not match its checksum raises an `OSError`.
 
     Pages without a checksum are read unchecked.
+
+    Raises:
+        ValueError: If its footer contradicts itself.
     """
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(source, page_checksum_verification=True, **options)
+    file = pq.ParquetFile(source, page_checksum_verification=True, **options)
+    check_row_counts(file.metadata)
+    return file
+
+
+def check_row_counts(footer: pq.FileMetaData) -> None:
+    """Raise `ValueError` if the rows of the row groups are not those of the file: some would be lost silently."""
+    rows = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
+    if min(rows, default=0) < 0 or sum(rows) != footer.num_rows:
+        raise ValueError(f"the footer is damaged: it counts {footer.num_rows} rows, and {sum(rows)} in its row groups")
 
 
 def parquet_dataset(paths: list[str], file_system: Any) -> pyarrow.dataset.Dataset:

@@ -29,6 +29,8 @@ _HEADER_BYTES, _MAX_HEADER_BYTES = 2**16, 2**24
 """Bytes that are read of a page header at first, and at most: it may hold two values as statistics. Arrow refuses
 larger ones, too."""
 _SMALL_DICTIONARY = 2**16
+_PADDING = 100
+"""Bytes by which the pages of a column may be longer than the footer says: early writers left a header out."""
 _DICTIONARY_PAGE = 2
 _DELTA_BYTE_ARRAY = 7
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8, "BYTE_ARRAY": 4}
@@ -91,7 +93,16 @@ class _Chunk:
         self._dictionary_bytes = 0
 
     def step(self, header: PageHeader, longest_of_dictionary: int = 0) -> None:
-        """Move to the next header, and add this page to the sizes."""
+        """Move to the next header, and add this page to the sizes.
+
+        Raises:
+            ValueError: If Arrow would make room for more bytes than the file has, or more values than the bytes hold.
+        """
+        damaged = f"a page header of column {self.name!r} is damaged: "
+        if header.stored > self.end - self.at + _PADDING:
+            raise ValueError(damaged + f"{header.stored:,} bytes, which are more than the column has")
+        if header.kind == _DICTIONARY_PAGE and header.values * self._width > header.nbytes:
+            raise ValueError(damaged + f"{header.values:,} values in {header.nbytes:,} bytes")
         _, stored, longest = self.sizes
         held = header.nbytes
         if header.kind == _DICTIONARY_PAGE:

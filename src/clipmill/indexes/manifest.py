@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -25,7 +24,7 @@ from typing import Any
 from ..errors import DatasetError
 from ..files.file_systems import TEMPORARY, Folder, dataset_errors, is_local
 from ..files.json_shape import fits
-from ..files.json_text import json_text, some_of
+from ..files.json_text import json_text, parse_json, some_of
 from ..files.lock import LOCK
 from ..messages import by_surface, setting
 
@@ -243,8 +242,8 @@ def parse_manifest(directory: str, content: bytes) -> IndexManifest:
     """Parse the bytes of a manifest; raise `DatasetError` if they are damaged, or of another format."""
     where = f"{directory}/{MANIFEST}"
     try:
-        fields = json.loads(content)
-    except (ValueError, RecursionError) as err:
+        fields = parse_json(content)
+    except ValueError as err:
         raise DatasetError(f"{where} is damaged: {err}; build the index again") from err
     if not isinstance(fields, dict) or fields.get("format") != FORMAT:
         raise DatasetError(f"{where} does not describe an index of clipmill; give the directory of an index")

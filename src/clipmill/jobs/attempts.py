@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import json
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +27,7 @@ from ..datasets.directory import ATTEMPTS
 from ..datasets.inputs.shards import Shard
 from ..errors import DatasetError
 from ..files.file_systems import Folder, dataset_errors, is_local
-from ..files.json_text import json_text
+from ..files.json_text import json_text, parse_json
 from ..files.processes import may_be_alive, this_process
 
 _DEATHS_TO_ISOLATE = 2
@@ -126,6 +125,6 @@ class Attempt:
 def _parsed(content: bytes) -> list[Any]:
     lines = []
     for line in content.splitlines():
-        with contextlib.suppress(ValueError, RecursionError):  # an incomplete line, or none of ours
-            lines.append(json.loads(line))
+        with contextlib.suppress(ValueError):  # an incomplete line, or none of ours
+            lines.append(parse_json(line))
     return lines

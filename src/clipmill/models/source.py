@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files.json_text import parse_json
 from .frontend import Frontend
 from .support_matrix import RUNTIMES
 from .weight_files import sha256_of
@@ -54,7 +55,7 @@ class Graphs:
     def read(cls, folder: Path) -> Graphs | None:
         """Return the graphs of a folder; None if there are none, or the folder is incomplete."""
         try:
-            note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+            note = parse_json((folder / NOTE).read_text(encoding="utf-8"))
             is_complete = all((folder / name).stat().st_size == size for name, size in note["sizes"].items())
             return cls(folder, note["files"], note["kind"]) if is_complete else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..errors import ClipmillError, WeightsError
 from ..files.atomic import write_atomic
+from ..files.json_text import parse_json
 
 
 def is_torchscript(path: Path) -> bool:
@@ -59,7 +60,7 @@ def digest_of(path: Path, kind: str) -> str:
     """
     stamp = _stamp_of(path)
     try:
-        known = json.loads(_note_of(path, kind).read_text())
+        known = parse_json(_note_of(path, kind).read_text())
         if all(known[key] == value for key, value in stamp.items()):
             return str(known[kind])
     except (OSError, ValueError, KeyError, TypeError):

@@ -49,23 +49,41 @@ class Glob:
 
 
 def _translate(pattern: str) -> str:
-    out, at = [], 0
+    """Return the regular expression of a pattern; it is matched in time that does not explode with the wildcards.
+
+    Between two `**`, and between two `*`, the first place that fits is as good as any later one: whatever follows may
+    begin earlier. So atomic groups keep it. What follows the last wildcard has to fit at the end of the path.
+    """
+    *before, last = _groups(pattern)
+    out = [f"(?>{_joined(group, is_last=False)})" for group in before]
+    return "".join([*out, _joined(last, is_last=True)])
+
+
+def _groups(pattern: str) -> list[list[str]]:
+    """Cut a pattern where it crosses folders, and each part at its `*`; each part begins with how it is reached."""
+    groups, at = [["", ""]], 0
     while at < len(pattern):
         if pattern.startswith("**/", at) and (at == 0 or pattern[at - 1] == "/"):
-            out.append("(?:.*/)?")
+            groups.append(["(?:[^/]*/)*?", ""])
             at += 3
         elif pattern.startswith("**", at):
-            out.append(".*")
+            groups.append([".*?", ""])
             at += 2
-        elif pattern[at] in "*?":
-            out.append("[^/]*" if pattern[at] == "*" else "[^/]")
+        elif pattern[at] == "*":
+            groups[-1].append("")
             at += 1
         elif match := _SET.match(pattern, at):
             negated, characters = match.groups()
             escaped = re.sub(r"[\\\[\]^&~|]", r"\\\g<0>", characters)
-            out.append(f"(?!/)[{'^' if negated else ''}{escaped}]")
+            groups[-1][-1] += f"(?!/)[{'^' if negated else ''}{escaped}]"
             at = match.end()
         else:
-            out.append(re.escape(pattern[at]))
+            groups[-1][-1] += "[^/]" if pattern[at] == "?" else re.escape(pattern[at])
             at += 1
-    return "".join(out)
+    return groups
+
+
+def _joined(group: list[str], *, is_last: bool) -> str:
+    reach, first, *starred = group
+    end = [f"[^/]*{starred.pop()}"] if is_last and starred else []
+    return "".join([reach, first, *(f"(?>[^/]*?{part})" for part in starred), *end])

@@ -6,11 +6,13 @@ import dataclasses
 import gzip
 import json
 import typing
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ...errors import DatasetError, check_choice, check_integer
 from ...files.file_systems import Folder, open_location, url_of
+from ...files.json_text import parse_json
 from ...messages import setting
 from ..directory import PLAN
 from .listing import Kind, Listed
@@ -146,8 +148,8 @@ def read_plan(folder: Folder) -> list[Shard] | None:
     except FileNotFoundError:
         return None
     try:
-        return [Shard.from_dict(json.loads(line)) for line in gzip.decompress(compressed).splitlines()]
-    except (OSError, EOFError, ValueError, TypeError, KeyError, RecursionError) as err:
+        return [Shard.from_dict(parse_json(line)) for line in gzip.decompress(compressed).splitlines()]
+    except (OSError, EOFError, ValueError, TypeError, KeyError, zlib.error) as err:
         raise DatasetError(
             f"{folder.url}/{PLAN} is damaged ({err}), so the shards of the job are unknown",
             hint="start again in another directory, or with " + setting("overwrite", True),

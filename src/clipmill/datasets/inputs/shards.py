@@ -15,6 +15,7 @@ from ...files.compression import compression_of
 from ...files.file_systems import is_local, open_input, open_location
 from ...files.json_shape import fits
 from ...files.json_text import clean_text
+from ...files.parquet import check_row_counts
 from .lines import check_json_lines, csv_delimiter, csv_records, line_starts, open_text
 from .listing import Kind, Listed, kind_of
 from .samples import sample_starts
@@ -162,6 +163,7 @@ def _parquet_spans(path: str, rows: int) -> Iterator[dict[str, Any]]:
 
     with open_input(path) as file:
         metadata = pq.read_metadata(file)
+    check_row_counts(metadata)
     groups = map(metadata.row_group, range(metadata.num_row_groups))
     yield from _spans_of_groups((group.num_rows for group in groups), rows)
 

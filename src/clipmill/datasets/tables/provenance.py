@@ -12,6 +12,8 @@ import pyarrow as pa
 from ... import __version__
 from ...errors import DatasetError, SpecError
 from ...files.file_systems import Folder, dataset_errors, is_local
+from ...files.json_shape import fits
+from ...files.json_text import parse_json
 from ...models.catalog.mclip import image_model
 from ...models.installed import versions
 from ...models.spec import EncoderSpec
@@ -25,6 +27,19 @@ _LIBRARIES = ("open_clip_torch", "torch", "pillow")
 _COMPARED = ("model", "weights", "normalize", "dim")
 _DEFAULT_MODE = "reference"
 _MAY_DIFFER = frozenset({"decode"})
+
+
+_SHAPE = {
+    **dict.fromkeys(("model?", "modality?", "mode?"), str),
+    "weights?": (str, None),
+    "dim?": (int, None),
+    "normalize?": bool,
+    "image?": {},
+    "text?": {},
+}
+"""What is read of a provenance; everything else in it is only compared."""
+_FOOTER = {"fields": [{"name": str, "metadata?": ({}, None)}]}
+"""What is read of a schema of Spark."""
 
 
 def provenance_of(spec: EncoderSpec, modality: str) -> dict[str, Any]:
@@ -126,7 +141,13 @@ def _metadata_by_column(footer: bytes | None) -> dict[str, dict[str, Any]]:
     """Return the metadata of the columns in a Spark schema, by name; columns without metadata are omitted."""
     if footer is None:
         return {}
-    return {field["name"]: field["metadata"] for field in json.loads(footer)["fields"] if field.get("metadata")}
+    try:
+        found = parse_json(footer)
+    except ValueError as err:
+        raise DatasetError(f"the metadata {SPARK_SCHEMA_KEY!r} is not JSON: {err}") from err
+    if not fits(found, _FOOTER):
+        raise DatasetError(f"the metadata {SPARK_SCHEMA_KEY!r} is not a schema of Spark: {footer!r:.80}")
+    return {field["name"]: field["metadata"] for field in found["fields"] if field.get("metadata")}
 
 
 def read_provenance(source: Any) -> dict[str, dict[str, Any]]:
@@ -164,9 +185,13 @@ def _from_arrow(schema: pa.Schema) -> dict[str, dict[str, Any]]:
 
 def _parsed(metadata: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     try:
-        return {name: json.loads(values[KEY]) for name, values in metadata.items() if KEY in values}
+        found = {name: parse_json(values[KEY]) for name, values in metadata.items() if KEY in values}
     except (ValueError, TypeError) as err:
         raise DatasetError(f"the metadata {KEY!r} of a column is not the JSON that clipmill writes: {err}") from err
+    for name, provenance in found.items():
+        if not fits(provenance, _SHAPE):
+            raise DatasetError(f"the metadata {KEY!r} of column {name!r} is no provenance: {provenance!r:.80}")
+    return found
 
 
 def _schema_at(location: str) -> pa.Schema:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import json
 import os
 import threading
 import weakref
@@ -15,6 +14,7 @@ import numpy as np
 
 from ...errors import DatasetError, SpecError
 from ...failures import Failure
+from ...files.json_text import parse_json
 from ...messages import by_surface, setting
 from ...metrics.stats import Stats
 from ...models.spec import EncoderSpec
@@ -210,6 +210,6 @@ def _read(what: str, path: str) -> Any:
     if not path.lower().endswith(".json"):
         return [line.strip() for line in text.splitlines() if line.strip()]
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as err:
+        return parse_json(text)
+    except ValueError as err:
         raise SpecError(f"the file of {what} {path!r} is not JSON: {err}") from err

@@ -17,8 +17,8 @@ _STANDALONE = frozenset([0x01, *range(0xD0, 0xD8)])
 """Markers of scans, of the end, escaped bytes, and markers without a length (ITU-T T.81, table B.1)."""
 _JFIF, _EXIF, _ADOBE, _COMMENT = 0xE0, 0xE1, 0xEE, 0xFE
 _APPLICATION = range(0xE0, 0xF0)
-_MOST_EXIF = 16
-"""Segments of EXIF data, which continue each other; the orientation is in the first."""
+_MOST_EACH = 16
+"""Segments of each of these kinds. Those of EXIF data continue each other, and decoders follow the last Adobe one."""
 _MOST_SCANS = 100
 """Scans of a file, each of which decoders apply to all pixels: libtiff's limit. Encoders write 10, or 18 for CMYK."""
 _AFTER_SCAN = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")
@@ -74,9 +74,9 @@ def jpeg_pixels(data: bytes) -> bytes:
     seen = dict.fromkeys((_JFIF, _EXIF, _ADOBE), 0)
     for marker, start, stop in jpeg_segments(data):
         is_kept = marker is None or (marker not in (_COMMENT, _ESCAPED) and marker not in _APPLICATION)
-        if marker in seen and (marker != _EXIF or data[start + 4 : start + 10] == b"Exif\0\0"):
+        if marker in seen and (marker != _EXIF or data.startswith(b"Exif\0\0", start + 4, stop)):
             seen[marker] += 1
-            is_kept = seen[marker] <= (_MOST_EXIF if marker == _EXIF else 1)
+            is_kept = seen[marker] <= _MOST_EACH
             if is_kept and marker == _EXIF:
                 exif.append(data[start + 10 : stop])
         if is_kept:

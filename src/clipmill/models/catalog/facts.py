@@ -156,7 +156,7 @@ def _directory_facts(ref: ModelRef) -> ModelFacts:
         modalities=frozenset(manifest["modalities"]),
         preprocessing=exported.preprocessing_of(image) if image else None,
         image_size=image["image_size"] if image else None,
-        context_length=text["tokenizer"]["context_length"] if text else None,
+        context_length=text["tokenizer"].get("context_length") if text else None,
         parameters=manifest.get("parameters"),
         licence=manifest.get("licence"),
     )

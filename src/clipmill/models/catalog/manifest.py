@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import WeightsError
+from ...files.json_shape import fits
+from ...files.json_text import parse_json
 from ..weight_files import description_errors
 
 FILE = "clipmill.json"
@@ -16,7 +18,21 @@ FORMAT = 1
 _DIGEST = "manifest_sha256"
 """The hash of all other entries: an edit by hand would silently change the vectors or their provenance."""
 
-_REQUIRED = ("model", "dim", "modalities", "kind", "runtime", "precision", "graphs", "files")
+
+_SHAPE = {
+    **dict.fromkeys(("model", "kind", "runtime", "precision"), str),
+    "dim": int,
+    "modalities": [("text", "image", "audio").__contains__],
+    "graphs": {str: str},
+    "files": {str: str},
+    "image?": ({"image_size": int, "mean": [float], "std": [float]}, None),
+    "text?": ({"tokenizer": {"context_length?": (int, None)}, "fixed_length": bool, "masked": bool}, None),
+    "audio?": ({}, None),
+    "learnt_scales?": ({str: float}, None),
+    "parameters?": (int, None),
+    "licence?": (str, None),
+}
+"""What is read of a manifest; graphs and files are names by model input, and hashes by name."""
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
@@ -43,8 +59,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
             f"{str(folder / FILE)!r} has the format {manifest.get('format')!r}, and this version reads {FORMAT}; export"
             " the model again"
         )
-    if missing := [name for name in _REQUIRED if name not in manifest]:
-        raise WeightsError(f"{str(folder / FILE)!r} lacks {', '.join(map(repr, missing))}; export the model again")
+    if wrong := [name.removesuffix("?") for name, shape in _SHAPE.items() if not fits(manifest, {name: shape})]:
+        raise WeightsError(f"{str(folder / FILE)!r} lacks valid values of {', '.join(wrong)}; export the model again")
     if manifest.pop(_DIGEST, None) != _digest(manifest):
         raise WeightsError(
             f"{str(folder / FILE)!r} was changed since `clipmill export` wrote it; export the model"
@@ -84,7 +100,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
     if not folder.is_dir():
         raise WeightsError(f"no directory {str(folder)!r} on this machine; `clipmill export` writes one")
     try:
-        manifest = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        manifest = parse_json((folder / FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as err:

@@ -17,7 +17,8 @@ from . import mclip, tables
 from .fake_options import fake_modalities, fake_scales
 from .tables import simplify
 
-_WEIGHT_FILE = re.compile(r".*(/|\.pt$|\.bin$|\.safetensors$)", re.IGNORECASE | re.DOTALL)
+_FILE_NAME = re.compile(r".*(/|\.pt|\.bin|\.safetensors)", re.IGNORECASE | re.DOTALL)
+_WEIGHT_FILE = re.compile(r".*/.*|" + _FILE_NAME.pattern, re.IGNORECASE | re.DOTALL)
 _RELATIVE_FILE = re.compile(r"::[^/]|^(hf|onnx):[^/]")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _MODALITIES = frozenset({"text", "image", "audio"})
@@ -74,6 +75,8 @@ def resolve_model(name: str) -> ModelRef:
         SpecError: If the name is of a known kind but invalid.
     """
     name = name.strip()
+    if "\0" in name:
+        raise SpecError(f"{name!r} holds a null character, which no model's name and no path may hold")
     return _resolve(name, os.getcwd() if _RELATIVE_FILE.search(name) else "")
 
 
@@ -103,9 +106,16 @@ def _resolve(name: str, working_directory: str) -> ModelRef:
 def absolute_if_path(value: str) -> str:
     """Return the absolute form of a path; return anything else (a tag, a repository) unchanged."""
     is_path = value.startswith((".", "/", "~")) or bool(
-        _WEIGHT_FILE.fullmatch(value) and not _REPOSITORY.fullmatch(value)
+        _FILE_NAME.fullmatch(value) and not _REPOSITORY.fullmatch(value)
     )
-    return str(Path(value).expanduser().absolute()) if is_path and "://" not in value else value
+    return _absolute(value) if is_path and "://" not in value else value
+
+
+def _absolute(path: str) -> str:
+    try:
+        return str(Path(path).expanduser().absolute())
+    except (RuntimeError, ValueError) as err:
+        raise SpecError(f"{path!r} begins with the home directory of a user who has none; write the path out") from err
 
 
 def _directory(family: str, rest: str) -> ModelRef:
@@ -114,7 +124,7 @@ def _directory(family: str, rest: str) -> ModelRef:
     if not rest or "://" in rest or (family == "hf" and not rest.startswith((".", "/", "~"))):
         forms = "'hf:organisation/name' or 'hf:./directory'" if family == "hf" else "'onnx:./directory'"
         raise SpecError(f"'{family}:{rest}' is not of the form {forms}")
-    path = str(Path(rest).expanduser().absolute())
+    path = _absolute(rest)
     return ModelRef(family, f"{family}:{path}", weights=path)
 
 
@@ -128,7 +138,7 @@ def _mclip(name: str) -> ModelRef:
         return ModelRef("m-clip", known, known)
     if not directory or "://" in directory:
         raise SpecError(f"{name!r} needs the directory with the text tower after '::', such as {known}::./directory")
-    path = str(Path(directory).expanduser().absolute())
+    path = _absolute(directory)
     return ModelRef("m-clip", f"{known}::{path}", known, path)
 
 
@@ -194,7 +204,7 @@ def _weight_file(name: str, architecture: str, quickgelu: bool, path: str) -> Mo
 def _file_or_url(name: str, weights: str) -> str:
     """Return the absolute path of a weights file, or its URL unchanged (it is fetched once per machine)."""
     if "://" not in weights:
-        return str(Path(weights).expanduser().absolute())
+        return _absolute(weights)
     scheme, _, rest = weights.partition("://")
     if scheme not in _URL_SCHEMES:
         raise SpecError(f"{name!r}: the URL of weights must have one of the schemes {', '.join(_URL_SCHEMES)}")
@@ -210,7 +220,7 @@ def named_models() -> list[str]:
 
 
 def _unknown_model(name: str, given: str, has_weights: bool) -> str:
-    if not has_weights and (Path(name).expanduser().is_dir() or name.startswith((".", "/", "~"))):
+    if not has_weights and (os.path.isdir(os.path.expanduser(name)) or name.startswith((".", "/", "~"))):
         return f"{name!r} is not a model name; for a directory with a Hugging Face model write 'hf:{name}'"
     known = [*tables.architectures(), *(name.partition("::")[0] for name in named_models())]
     by_simple = {tables.simplify(k): k for k in known}

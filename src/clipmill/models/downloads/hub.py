@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
 from ...errors import WeightsError
 from ...files.cache import cache_root
+from ...files.json_text import parse_json
 from .progress import observer
 from .repository import RepositoryFile, download_file, is_whole
 
@@ -72,7 +72,7 @@ def fetch_config(repository: str, cache_dir: str | None = None) -> dict[str, Any
     """
     path = fetch_file(repository, CONFIG_FILE, cache_dir)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as err:
         raise WeightsError(f"{str(path)!r} is not valid JSON: {err}") from err
     if not isinstance(config, dict) or "model_cfg" not in config:

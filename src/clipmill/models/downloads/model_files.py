@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...errors import WeightsError
+from ...files.json_text import parse_json
 from . import hub
 
 CONFIG = "config.json"
@@ -76,7 +76,7 @@ def read_json(path: Path) -> dict[str, Any]:
         WeightsError: If it is not a JSON object.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as err:
         raise WeightsError(f"{str(path)!r} is not valid JSON: {err}") from err
     if not isinstance(found, dict):

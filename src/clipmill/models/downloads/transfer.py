@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from ...errors import WeightsError
+from ...files.json_text import parse_json
 from ...files.retries import RetryPolicy, TransientFetchError, is_transient_status, read_retry_after
 from .progress import observer
 
@@ -195,7 +196,7 @@ def _strong_version(response: Any) -> str | None:
 
 def _version_of(origin: Path, url: str) -> str | None:
     try:
-        known = json.loads(origin.read_text())
+        known = parse_json(origin.read_text())
         return known["version"] if known["url"] == url else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

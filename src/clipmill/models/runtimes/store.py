@@ -20,6 +20,7 @@ import numpy as np
 
 from ...files.atomic import write_atomic
 from ...files.cache import cache_root, locked
+from ...files.json_text import parse_json
 from ..installed import versions
 from ..source import Graphs
 from .graphs import make_graphs
@@ -145,7 +146,7 @@ class Store:
             parts: What the result depends on besides the model.
         """
         try:
-            found = json.loads(self._note(name, parts).read_text(encoding="utf-8"))
+            found = parse_json(self._note(name, parts).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         return found if isinstance(found, dict) else None

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from ...errors import WeightsError
+from ...files.json_text import parse_json
 from ..downloads.hub import fetch_optional_file
 from .fast import FastTokenizer
 
@@ -45,11 +46,11 @@ def fetch_tokenizer(
         )
     config_path = fetch_optional_file(repository, "tokenizer_config.json", cache_dir)
     try:
-        config = json.loads(config_path.read_text(encoding="utf-8")) if config_path else {}
+        config = parse_json(config_path.read_text(encoding="utf-8")) if config_path else {}
     except ValueError as err:
         raise WeightsError(f"{str(config_path)!r} is not a valid tokenizer_config.json: {err}") from err
     try:
-        definition = json.loads(path.read_text(encoding="utf-8"))
+        definition = parse_json(path.read_text(encoding="utf-8"))
         ids = _special_ids(definition)
     except (ValueError, KeyError, TypeError) as err:
         raise WeightsError(f"{str(path)!r} is not a valid tokenizer.json: {err}") from err
