@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmill.files.json_text import clean_text, exact_json, json_object, json_text, key_text, some_of
+from clipmill.files.json_text import clean_text, exact_json, json_object, json_text, key_text, parse_json, some_of
 
 
 class Unprintable:
@@ -187,3 +187,12 @@ def test_strings_that_utf8_cannot_encode_are_escaped():
 )
 def test_keys_become_text_and_missing_keys_none(value, expected):
     assert key_text(value) == expected
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, b'{"a":' * 100_000, "{", b"\xff"], ids=["arrays", "objects", "cut", "bytes"]
+)
+def test_no_json_raises_another_error(content):
+    with pytest.raises(ValueError):
+        parse_json(content)
+    assert json_object(content) is None

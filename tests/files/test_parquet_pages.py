@@ -13,7 +13,7 @@ import pytest
 
 from clipmill.files import parquet_pages
 from clipmill.files.parquet import parquet_file
-from clipmill.files.parquet_pages import PageGuard, PageTooLargeError, TooManyRowsError, page_header
+from clipmill.files.parquet_pages import PageGuard, PageHeader, PageTooLargeError, TooManyRowsError, page_header
 
 
 def written(table: pa.Table, **options: Any) -> bytes:
@@ -157,3 +157,19 @@ def test_columns_that_overlap_are_refused() -> None:
 
     with pytest.raises(ValueError, match="overlap"):
         guard.watch(Crafted(), 0, 1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        PageHeader(20, 2, 10, 2**30, 2, 0),  # bytes in the file
+        PageHeader(20, 0, 10, 2**30, 2, 0),
+        PageHeader(20, 2, 10, 10, 2**30, 0),  # values of a dictionary
+    ],
+    ids=str,
+)
+def test_a_header_for_which_arrow_would_make_too_much_room_is_refused(header: PageHeader) -> None:
+    chunk = parquet_pages._Chunk("x", 0, 100, 4, codec="UNCOMPRESSED", repeated=False, texts=True)
+    chunk.step(PageHeader(20, 2, 10, 10, 2, 0))
+    with pytest.raises(ValueError, match="'x' is damaged"):
+        chunk.step(header)

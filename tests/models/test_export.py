@@ -195,7 +195,7 @@ _GONE = object()
         (lambda d: (d / FILE).write_text("{"), r"clipmill.json' cannot be read"),
         (lambda d: (d / FILE).write_text("[]"), r"is not a JSON object"),
         (lambda d: _edit(d, format=2), r"has the format 2, and this version reads 1"),
-        (lambda d: _edit(d, graphs=_GONE), r"lacks 'graphs'; export"),
+        (lambda d: _edit(d, graphs=_GONE), r"lacks valid values of 'graphs'; export"),
         (lambda d: _edit(d, files={"../w": "0"}), r"'../w', which is not a file in its directory"),
         (lambda d: _edit(d, signed=False, weights_sha256="0"), r"was changed since `clipmill export` wrote it"),
         (lambda d: (d / FILE).unlink(), r"neither a clipmill.json .* nor textual.onnx and visual.onnx"),

@@ -60,7 +60,9 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
             " the model again"
         )
     if wrong := [name.removesuffix("?") for name, shape in _SHAPE.items() if not fits(manifest, {name: shape})]:
-        raise WeightsError(f"{str(folder / FILE)!r} lacks valid values of {', '.join(wrong)}; export the model again")
+        raise WeightsError(
+            f"{str(folder / FILE)!r} lacks valid values of {', '.join(map(repr, wrong))}; export the model again"
+        )
     if manifest.pop(_DIGEST, None) != _digest(manifest):
         raise WeightsError(
             f"{str(folder / FILE)!r} was changed since `clipmill export` wrote it; export the model"
