@@ -128,7 +128,7 @@ def _local_runner() -> Any:
     A terminal sends it to all processes of the command, and each worker would print a traceback.
     """
     from apache_beam.portability import python_urns
-    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+    from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
     class LocalRunner(FnApiRunner):
         def run_via_runner_api(self, pipeline_proto: Any, options: Any) -> Any:

@@ -56,7 +56,8 @@ def operator_settings() -> dict[str, str]:
     defaults = _conf_directory() / "spark-defaults.conf"
     for flag, value in itertools.pairwise(arguments):
         if flag in ("--conf", "-c") and "=" in value:
-            given.update([value.split("=", 1)])
+            name, _, setting = value.partition("=")
+            given[name] = setting
         elif flag in _FLAGS:
             given[_FLAGS[flag]] = value
         elif flag == "--properties-file":

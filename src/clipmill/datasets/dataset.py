@@ -241,8 +241,8 @@ def _read_job(folder: Folder) -> dict[str, Any]:
     return job
 
 
-_OBJECT = ({}, None)
-_JOB_SHAPE = {
+_OBJECT: Any = ({}, None)
+_JOB_SHAPE: dict[str, Any] = {
     "shards?": (int, None),
     "spec?": _OBJECT,
     "arguments?": _OBJECT,

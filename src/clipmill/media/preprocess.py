@@ -159,7 +159,7 @@ def _resize_in_strips(
     rows = image.resize((width, image.height), resample).crop((left, 0, left + size, image.height))
     result = Image.new(rows.mode, (size, size))
     if rows.mode == "P" and rows.palette is not None:
-        result.putpalette(rows.getpalette(None), rows.palette.mode)
+        result.putpalette(rows.palette)
         result.info = rows.info
     at_once = max(1, _STRIP_PIXELS // height)
     for first in range(0, size, at_once):

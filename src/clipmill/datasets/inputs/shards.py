@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from ...files.arrow_stream import ArrowStream
 from ...files.compression import compression_of
@@ -28,7 +28,7 @@ _MAX_SPLITS = 16
 
 _SHAPE: dict[str, Any] = {
     "name": lambda name: isinstance(name, str) and re.fullmatch(r"\d{1,18}-[0-9a-z]{1,64}", name) is not None,
-    "kind": lambda kind: kind == "files" or kind in SPANS,
+    "kind": lambda kind: kind in get_args(Kind),
     "paths": lambda paths: bool(paths) and fits(paths, [str]),
     "start?": int,
     "stop?": (int, None),

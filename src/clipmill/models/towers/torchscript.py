@@ -106,7 +106,7 @@ class _Objects(pickle.Unpickler):
         content = _read(archive, f"{root}data.pkl")
         for operation, number, _ in pickletools.genops(content):
             # The unpickler makes room for all numbers up to this one.
-            if operation.name in _PUTS and isinstance(number, int) and number > len(content):
+            if operation.name in _PUTS and int(number or 0) > len(content):
                 raise WeightsError(f"its pickle has the number {number:,}, which no archive needs")
         super().__init__(io.BytesIO(content))
         self._archive = archive
