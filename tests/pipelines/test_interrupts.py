@@ -20,8 +20,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @pytest.fixture
 def handlers() -> Iterator[None]:
-    """Restore the handlers of signals, which a command that was interrupted leaves behind."""
+    """Set the usual handlers of signals, and restore those before, which Spark may have set."""
     before = {one: signal.getsignal(one) for one in SIGNALS}
+    for one in SIGNALS:
+        signal.signal(one, signal.default_int_handler if one == signal.SIGINT else signal.SIG_DFL)
     yield
     signal.set_wakeup_fd(-1)
     for one, handler in before.items():

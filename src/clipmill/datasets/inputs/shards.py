@@ -212,7 +212,7 @@ def _is_compressed(path: str) -> bool:
         return compression_of(file.read(10)) is not None
 
 
-SPANS = {
+SPANS: dict[str, Any] = {
     "jsonl": _line_spans,
     "uris": _line_spans,
     "csv": _csv_spans,
