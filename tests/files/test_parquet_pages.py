@@ -153,7 +153,7 @@ def test_columns_that_overlap_are_refused() -> None:
             return file.metadata.row_group(0).column(0)
 
     class Crafted:
-        metadata, schema = Same(), file.schema
+        metadata, schema, iter_batches = Same(), file.schema, file.iter_batches
 
     with pytest.raises(ValueError, match="overlap"):
         guard.watch(Crafted(), 0, 1)  # type: ignore[arg-type]

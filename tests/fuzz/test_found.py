@@ -19,6 +19,15 @@ _PAGE_BEYOND_COLUMN = (
     "y}3&mN`6P_RuS(?dqr}V|2maQer*V+QvQdBl2^XneW3hR@Jo8E=%6cdPTbXz&n?utnx@XrgPjZO(UZ8bH64WEbUlhT+PPLE+N4jBn=8y*oSAj<bT"
     "Q@K{7!kU((nHVLF~Rx"
 )
+_COLUMN_METADATA = (
+    "c-nPTO>fgc5FI;?Q<X?G6&u--54qIpfrb>3s8r#w4vlGPAc-iU+)QG*LHQyvq(%IM3UNS!6Q`;-u87_c9N@%HKp<}X2P9_4i4#cJU3+JC-n@A`a#"
+    "H5ib*8XIoM%7YoSw@wnZYuE1OO)t*ae(FU%hx9GZ3}JRHhm^c~v^pq{Bo4F%j{|AjyF7Wt^w)K73ZkEK!U)>0ZbCFH@AlTCmMBlCF=RzQ?9@Imnj"
+    "6`TN`3v-5xJax}>y78xHU;EF*4^os}shMa(C8S=?RUDc_E{wxccI;bDGZHFmvMb@Itw&S^Iv-k>n4~~3y5ZFr3@efvD*FfGZy1wHLP?)-#7YB-_w"
+    "3-87R1x5q+j84(#~<O7if-t66ATvDv!E{Nt3jQBpJ6<CEa5UY&4uY6&q|k3dQPS*&eD-YVmpy=nO`OIr8KY8^II~@yFs_4n~iTo^sgmc<}cZNFHg"
+    "6Ao?KG_y$Atw@=GMCm<zapZfJ2{t=_I}2Hn?=BbUTD;uhz;!h>;>^C7o9UgX^41&_`w1eAnP;C!17COZ#Is~-BrJ4m{L##X6FhePq+BB-chRYJdE"
+    "7dv$dTiZg4SH_p{D|-a8!=zvkzun5*uVu)u3w-Y3xZW*$Br>cg^pgm_$H%4ZmcL(Xw1nRk`B%gIA|+YgB!41$xPPzOCAUQQiXbbH#5%t|5*H>_Dk"
+    "S>Gzxt{EPPSp+eL6{@_%+Z{J*WTZvFoqZd%ZQM-|r4nPu%{X+3ln*XVaPVx}L``J6N!TKejUdoBRROYu^("
+)
 _NO_ROW_GROUPS = (
     "c-oaz&1(}u6n`_>tcfm?7G~ImJuG6E6#8Kc2_o_E5~B$kYyw5_7Pm_bR2#R^6i<3n|An3e@g!9$p1pYRP%7js6r>l$gQwC$E6(h0Hwj6RzQfMUoA"
     "-Vn`<7k6+8k4u#pc=To%P)_IYt?b1EfFA9$Bg902%<)Eze!DoTle2yA0SkyT~@Tw%?yOMQ4hsOf|DKt@T&w1E;Yu2oaNI04feKLMVj1>xY|f&*j8"
@@ -55,6 +64,7 @@ FOUND = {
     "a file of weights without an ending lost its last slash": {"model-name": b"ViT-B-32::https]:/"},
     "a plan with an unknown field": {"plan": b'{"name": "00000-0a", "kind": "csv", "paths": ["a"], "line_": 1}'},
     "a page header claimed 1.2 GiB, for which Arrow made room": {"parquet": _unpacked(_PAGE_BEYOND_COLUMN)},
+    "pyarrow ends the process where a column's metadata is damaged": {"parquet": _unpacked(_COLUMN_METADATA)},
     "rows in the footer and in no row group were lost silently": {"parquet": _unpacked(_NO_ROW_GROUPS)},
     "wildcards in a row took exponential time": {"glob": b"**a***a*a*a\xff\xff*??"},
     "a value in a traceback that looks like our note about options": {

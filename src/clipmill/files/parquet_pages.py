@@ -119,6 +119,10 @@ class _Chunk:
         self.at += header.length + header.stored
 
 
+class _FirstPageError(Exception):
+    pass
+
+
 class PageGuard:
     """A file for pyarrow that checks each page header of a row group before pyarrow gets it.
 
@@ -135,6 +139,7 @@ class PageGuard:
         self._starts: list[int] = []
         self._sizes = _Sizes()
         self._rows = 1
+        self._withheld: _FirstPageError | None = None
 
     def watch(self, file: pq.ParquetFile, group: int, rows: int) -> None:
         """Check the pages of a row group from now on, of which `rows` rows are read at once.
@@ -146,7 +151,9 @@ class PageGuard:
 
         Raises:
             ValueError: If columns of the row group overlap in the file.
+            OSError: If what the footer says of a column is damaged.
         """
+        self._check_columns(file, group)
         metadata, schema = file.metadata.row_group(group), file.schema
         chunks = [_chunk_of(metadata.column(n), schema.column(n)) for n in range(metadata.num_columns)]
         chunks.sort(key=lambda chunk: (chunk.at, chunk.end))
@@ -156,8 +163,23 @@ class PageGuard:
         self._chunks, self._starts = chunks, [chunk.at for chunk in chunks]
         self._rows, self._sizes = rows, _Sizes()
 
+    def _check_columns(self, file: pq.ParquetFile, group: int) -> None:
+        """Let Arrow look at all columns' metadata where it raises errors: `RowGroupMetaData.column` ends the process.
+
+        A reader looks at them before its first page, which it is not given.
+        """
+        self._withheld = _FirstPageError()
+        try:
+            next(file.iter_batches(1, row_groups=[group], use_threads=False), None)
+        except _FirstPageError:
+            pass
+        finally:
+            self._withheld = None
+
     def read(self, size: int = -1) -> bytes:
         """Return bytes of the file."""
+        if self._withheld is not None:
+            raise self._withheld
         start = self._file.tell()
         data = self._file.read(size)
         end = start + len(data)
