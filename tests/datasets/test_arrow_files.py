@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import io
+import itertools
 
 import fsspec
 import numpy as np
@@ -114,6 +115,26 @@ def test_headers_tell_sizes_before_batches_are_decoded(tmp_path):
     assert [one.rows for one in compressed] == [one.rows for one in plain] == [4, 4, 2]
     assert all(one.is_compressed for one in compressed) and not any(one.is_compressed for one in plain)
     assert all(one.nbytes < 1000 for one in (*compressed, *plain))
+
+
+@pytest.mark.parametrize("field", ["body", "rows"])
+def test_headers_with_negative_sizes_end_the_stream(tmp_path, field):
+    """A body of a negative length would lead back to the same header, again and again."""
+    write(tmp_path / "x.arrow", table(), "stream", batch=10)
+    data = bytearray((tmp_path / "x.arrow").read_bytes())
+    whole = next(batch_headers(io.BytesIO(data)))
+    start = data.rindex(b"\xff\xff\xff\xff", 0, -8)  # of the last batch
+    size = 8 + int.from_bytes(data[start + 4 : start + 8], "little")
+    body = len(data) - 8 - start - size
+    number = body if field == "body" else whole.rows
+    at = data.index(number.to_bytes(8, "little"), start)
+    data[at : at + 8] = (-size).to_bytes(8, "little", signed=True)
+    (tmp_path / "x.arrow").write_bytes(data)
+    with pytest.raises(ValueError, match="negative"):
+        list(itertools.islice(batch_headers(io.BytesIO(data)), 100))
+    (shard,) = plan_shards([str(tmp_path / "x.arrow")])
+    (row,) = read_rows(shard)
+    assert row.failure is not None and row.failure.code == "malformed"
 
 
 def test_offsets_that_point_elsewhere_are_refused(tmp_path):

@@ -11,6 +11,7 @@ headers are read ahead (https://arrow.apache.org/docs/format/Columnar.html#seria
 from __future__ import annotations
 
 import contextlib
+import itertools
 import struct
 from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple, Self
@@ -139,6 +140,8 @@ def _next_header(file: IO[bytes], at: int) -> tuple[BatchHeader | None, int]:
             kind, body_bytes, rows, buffers, compressed = _message(metadata)
         except (struct.error, IndexError) as err:
             raise ValueError("the header of an Arrow batch is damaged") from err
+        if min(body_bytes, rows, *itertools.chain.from_iterable(buffers)) < 0:
+            raise ValueError("the header of an Arrow batch has negative sizes")
         stored += length + body_bytes
         is_compressed |= compressed
         nbytes += _decompressed_bytes(file, body, buffers) if compressed else body_bytes
