@@ -228,6 +228,32 @@ def test_nanoseconds_are_kept_or_refused() -> None:
             value_array([VALUES[name]], pa.timestamp("us"))
 
 
+@pytest.mark.parametrize(
+    ("value", "kind", "count"),
+    [
+        (np.datetime64(1_500, "ps"), pa.timestamp("us"), None),
+        (np.datetime64(3_000_000, "ps"), pa.timestamp("us"), 3),
+        (np.datetime64("2026"), pa.timestamp("s"), 1_767_225_600),
+        (np.datetime64("2026-02"), pa.timestamp("s"), 1_769_904_000),
+        (np.datetime64(3, "10s"), pa.timestamp("s"), 30),
+        (np.datetime64("9999999-01-01"), pa.timestamp("s"), 315_507_321_244_800),
+        (np.timedelta64(1_500, "ps"), pa.duration("us"), None),
+        (np.timedelta64(7_000_000, "fs"), pa.duration("ns"), 7),
+        (np.timedelta64(3, "10s"), pa.duration("s"), 30),
+        (np.timedelta64(2, "W"), pa.duration("s"), 1_209_600),
+        (np.timedelta64(1, "Y"), pa.duration("s"), None),
+        (np.timedelta64(1, "M"), pa.duration("s"), None),
+    ],
+    ids=repr,
+)
+def test_every_unit_of_numpy_is_exact_or_refused(value: object, kind: pa.DataType, count: int | None) -> None:
+    if count is None:
+        with pytest.raises(TypeError, match="no whole number of nanoseconds"):
+            value_array([value], kind)
+        return
+    assert value_array([value], kind).cast(pa.int64()).to_pylist() == [count]
+
+
 @pytest.mark.parametrize("missing", [None, pd.NA, pd.NaT, np.datetime64("NaT"), math.nan, np.float32("nan")], ids=repr)
 @pytest.mark.parametrize("kind", [kind for kind in EXPECTED if not pa.types.is_null(kind)], ids=str)
 def test_what_stands_for_a_missing_value_is_null(kind: pa.DataType, missing: object) -> None:

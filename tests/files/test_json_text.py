@@ -136,6 +136,22 @@ def test_keys_of_every_type_are_readable_texts(value, text):
     assert key_text(value) == text
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (datetime.timedelta(days=-1, microseconds=1), "-86399.999999 s"),
+        (datetime.timedelta(seconds=100), "100 s"),
+        (np.timedelta64(1, "ns"), "0.000000001 s"),
+        (np.timedelta64(2**62, "W"), f"{2**62 * 604_800} s"),
+        (np.timedelta64(1500, "ps"), "1500 picoseconds"),
+        (np.timedelta64(1, "Y"), "1 years"),
+    ],
+    ids=repr,
+)
+def test_durations_of_every_unit_are_texts(value, text):
+    assert json.loads(json_text([value])) == [text]
+
+
 def test_json_can_be_indented():
     assert json_text({"a": 1}, indent=1) == '{\n "a": 1\n}'
     assert json_text({"a": math.nan}, indent=1) == '{\n "a": null\n}'

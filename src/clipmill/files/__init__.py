@@ -10,4 +10,5 @@
 - `arrow_stream`: Arrow files and streams, whose batches are checked likewise
 - `json_text`: values as JSON, and strings that UTF-8 can encode;
   `json_shape`: whether JSON that was read is what was written
+- `times`: durations and moments in nanoseconds
 """

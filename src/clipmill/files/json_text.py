@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from .times import duration_text, nanoseconds_of
+
 _MAX_NAMES = 3
 _BYTES = {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)}
 """The surrogates that Python uses for bytes of file names that are not UTF-8, and the escapes they are written as."""
@@ -105,20 +107,9 @@ def usual_text(value: Any) -> str | None:
     if isinstance(value, uuid.UUID | decimal.Decimal | pathlib.PurePath):
         return clean_text(str(value))
     if isinstance(value, datetime.timedelta | np.timedelta64):
-        return f"{_seconds(value):f} s"
+        nanoseconds = nanoseconds_of(value)
+        return str(value) if nanoseconds is None else duration_text(nanoseconds)
     return str(value) if isinstance(value, np.datetime64) else None
-
-
-def _seconds(duration: datetime.timedelta | np.timedelta64) -> decimal.Decimal:
-    nanoseconds = getattr(duration, "nanoseconds", 0)  # of pandas
-    if isinstance(duration, np.timedelta64):
-        whole: int = duration.astype("timedelta64[s]").astype(np.int64).item()
-        rest = (duration - np.timedelta64(whole, "s")).astype("timedelta64[ns]").astype(np.int64).item()
-    else:
-        whole = duration.days * 86_400 + duration.seconds
-        rest = duration.microseconds * 1000 + nanoseconds
-    seconds = decimal.Decimal(whole * 10**9 + rest).scaleb(-9)
-    return seconds.quantize(decimal.Decimal(1)) if not rest else seconds.normalize()
 
 
 def is_missing(value: Any) -> bool:

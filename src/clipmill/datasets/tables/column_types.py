@@ -55,6 +55,19 @@ def is_vector_type(kind: pa.DataType) -> bool:
     return is_list_type(kind) and pa.types.is_floating(kind.value_type)
 
 
+def is_text_type(kind: pa.DataType) -> bool:
+    """Return whether a type is one of texts, in any of Arrow's layouts."""
+    types = pa.types
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+def is_bytes_type(kind: pa.DataType) -> bool:
+    """Return whether a type is one of bytes, in any of Arrow's layouts."""
+    types = pa.types
+    is_variable = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
+    return bool(is_variable or types.is_fixed_size_binary(kind))
+
+
 def holds_bytes(kind: pa.DataType) -> bool:
     """Return whether a type is, or contains, bytes."""
     types = pa.types
@@ -62,9 +75,8 @@ def holds_bytes(kind: pa.DataType) -> bool:
         return not isinstance(kind, pa.UuidType) and holds_bytes(kind.storage_type)
     if types.is_dictionary(kind):
         return holds_bytes(kind.value_type)
-    is_bytes = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
     inner = [kind.field(number).type for number in range(kind.num_fields)]
-    return bool(is_bytes or types.is_fixed_size_binary(kind)) or any(map(holds_bytes, inner))
+    return is_bytes_type(kind) or any(map(holds_bytes, inner))
 
 
 def unified(schemas: Sequence[pa.Schema]) -> pa.Schema:

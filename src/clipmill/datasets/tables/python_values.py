@@ -18,14 +18,14 @@ import numpy as np
 import pyarrow as pa
 
 from ...files.json_text import clean_text, exact_json, is_missing, usual_text
-from .column_types import is_list_type
+from ...files.times import PER_SECOND, nanoseconds_of
+from .column_types import is_bytes_type, is_list_type, is_text_type
 
 Convert = Callable[[Any], Any]
 
 _MISSING_FLOATS = (pa.types.is_floating, pa.types.is_null)
 _BYTES = (bytes, bytearray, memoryview)
 _NEVER_MISSING = frozenset({str, int, bool, bytes, list, dict, tuple})
-_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _EPOCH = datetime.datetime(1970, 1, 1)
 
 
@@ -196,17 +196,14 @@ def _time(kind: pa.DataType) -> Convert:
 def _moment(kind: pa.TimestampType) -> Convert:
     def convert(value: Any) -> int:
         if isinstance(value, np.datetime64):
-            zone, count, unit = None, int(value.astype(np.int64)), np.datetime_data(value)[0]
-            if unit not in _PER_SECOND:  # days and the like
-                count, unit = int(value.astype("datetime64[s]").astype(np.int64)), "s"
-            nanoseconds = count * (10**9 // _PER_SECOND[unit])
+            zone, nanoseconds = None, nanoseconds_of(value)
         elif isinstance(value, datetime.date):
             day = value
             moment = day if isinstance(day, datetime.datetime) else datetime.datetime.combine(day, datetime.time())
             zone = moment.tzinfo
             if zone is not None:
                 moment = moment.astimezone(datetime.UTC).replace(tzinfo=None)
-            nanoseconds = _nanoseconds(moment - _EPOCH)
+            nanoseconds = nanoseconds_of(moment - _EPOCH)
         else:
             raise _WrongType(value, kind)
         if (zone is None) != (kind.tz is None):
@@ -219,27 +216,17 @@ def _moment(kind: pa.TimestampType) -> Convert:
 
 def _duration(kind: pa.DurationType) -> Convert:
     def convert(value: Any) -> int:
-        if isinstance(value, np.timedelta64):
-            unit = np.datetime_data(value)[0]
-            in_unit = value if unit in _PER_SECOND else value.astype("timedelta64[s]")
-            nanoseconds = int(in_unit.astype(np.int64)) * (10**9 // _PER_SECOND[np.datetime_data(in_unit)[0]])
-        elif isinstance(value, datetime.timedelta):
-            nanoseconds = _nanoseconds(value)
-        else:
+        if not isinstance(value, datetime.timedelta | np.timedelta64):
             raise _WrongType(value, kind)
-        return _in_units(nanoseconds, value, kind)
+        return _in_units(nanoseconds_of(value), value, kind)
 
     return convert
 
 
-def _nanoseconds(duration: datetime.timedelta) -> int:
-    # pandas' durations, and differences of its timestamps, have nanoseconds too
-    whole = duration.days * 86_400 + duration.seconds
-    return (whole * 10**6 + duration.microseconds) * 1000 + int(getattr(duration, "nanoseconds", 0)) % 1000
-
-
-def _in_units(nanoseconds: int, value: Any, kind: Any) -> int:
-    count, rest = divmod(nanoseconds, 10**9 // _PER_SECOND[kind.unit])
+def _in_units(nanoseconds: int | None, value: Any, kind: Any) -> int:
+    if nanoseconds is None:
+        raise _WrongType(value, kind, "it is no whole number of nanoseconds")
+    count, rest = divmod(nanoseconds, 10**9 // PER_SECOND[kind.unit])
     if rest:
         raise _WrongType(value, kind, f"it has fractions of {kind.unit}")
     return count
@@ -322,33 +309,17 @@ def _is_uuid(kind: pa.DataType) -> bool:
     return isinstance(kind, pa.UuidType)
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    types = pa.types
-    return (
-        types.is_string(kind)
-        or types.is_large_string(kind)
-        or types.is_string_view(kind)
-        or isinstance(kind, pa.JsonType)
-    )
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    types = pa.types
-    is_plain = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
-    return bool(is_plain or types.is_fixed_size_binary(kind))
-
-
 _TYPES = pa.types
 _MAKERS: tuple[tuple[Callable[[pa.DataType], bool], Callable[[Any], Convert]], ...] = (
     (_is_uuid, _uuid),
-    (_is_text, _text),
+    (lambda kind: is_text_type(kind) or isinstance(kind, pa.JsonType), _text),
     (lambda kind: isinstance(kind, pa.Bool8Type), _byte_of_bool),
     (lambda kind: isinstance(kind, pa.BaseExtensionType), lambda kind: _converter(kind.storage_type)),
     (_TYPES.is_boolean, _of_types((bool,))),
     (_TYPES.is_integer, _integer),
     (_TYPES.is_floating, _float),
     (_TYPES.is_decimal, _of_types((decimal.Decimal, int), (bool,))),
-    (_is_binary, _binary),
+    (is_bytes_type, _binary),
     (_TYPES.is_date, _date),
     (_TYPES.is_time, _time),
     (_TYPES.is_timestamp, _moment),

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from ...encoders.item import AUDIO_FIELDS, AUDIO_RATES, AUDIO_SAMPLES
+from ...files.times import PER_SECOND, duration_text
 from .column_types import is_list_type
 
 _TO_MICROSECONDS = len("2026-01-02T03:04:05.000006")
@@ -86,7 +87,7 @@ def printable(scalar: pa.Scalar) -> Any:
             text: str = moment.isoformat(timespec="microseconds")
             return f"{text[:_TO_MICROSECONDS]}{scalar.value % 1000:03d}{text[_TO_MICROSECONDS:]}"
         if pa.types.is_duration(kind):
-            return f"{scalar.value} {kind.unit}"
+            return duration_text(scalar.value * (10**9 // PER_SECOND[kind.unit]))
         unit = kind.unit if pa.types.is_timestamp(kind) else "days" if pa.types.is_date32(kind) else "ms"
         return f"{scalar.value} {unit} since 1970-01-01{' UTC' if getattr(kind, 'tz', None) else ''}"
 
