@@ -44,11 +44,9 @@ _COUNT = click.IntRange(1, MAX_SAMPLE)
     "--allow-local-files", is_flag=True, help="Open local files that rows name, whoever wrote the rows, for thumbnails."
 )
 @click.option("--allow-private-addresses", is_flag=True, help="Let http(s) go to private addresses.")
-@click.option(
-    "--allow-buckets", metavar="A,B,…", default=(), help="Buckets (gs://photos) from which --fetch-remote may fetch."
-)
+@click.option("--allow-buckets", metavar="A,B,…", help="Buckets (gs://photos) from which --fetch-remote may fetch.")
 @click.option("--overwrite", is_flag=True, help="Replace a file that is no report.")
-def report(source: str, output: str, overwrite: bool, **values: Any) -> None:
+def report(source: str, output: str, overwrite: bool, allow_buckets: str | None, **values: Any) -> None:
     """Write one page about a dataset, an index, or Parquet files with vectors of any origin.
 
     It shows failures, provenance, throughput, a map of a sample with thumbnails, near-duplicates, and of an index its
@@ -68,7 +66,8 @@ def report(source: str, output: str, overwrite: bool, **values: Any) -> None:
     try:
         folder, name = page_file(output, "report", MARK, overwrite=overwrite)
         folder.make()  # before the work, which would be lost
-        found = overview(source, Looked(sample, content=Content(*given) if any(given) else None, **values))
+        content = Content(*given) if any(given) else None
+        found = overview(source, Looked(sample, content=content, allow_buckets=allow_buckets or (), **values))
     except DatasetError as err:
         raise Refused(err) from err
     page = clean_text(render(found)).encode()  # a path may contain bytes that are not UTF-8
