@@ -1,8 +1,9 @@
-"""Checks parsed JSON against a shape, because manifests and locks may come from strangers, or be damaged."""
+"""Checks parsed JSON against a shape, because manifests and locks may be crafted or damaged."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 _INTEGERS = 2**63
@@ -38,6 +39,11 @@ def fits(value: Any, shape: Any) -> bool:
     return isinstance(value, shape) if isinstance(shape, type) else bool(shape(value))
 
 
+def mismatches(value: Any, shape: Mapping[str, Any]) -> list[str]:
+    """Return the names of the fields of an object that do not have their shape; all of them if it is no object."""
+    return [name.removesuffix("?") for name, inner in shape.items() if not fits(value, {name: inner})]
+
+
 def _has(value: dict[str, Any], name: str, shape: Any) -> bool:
     bare = name.removesuffix("?")
     return fits(value[bare], shape) if bare in value else name.endswith("?")
@@ -45,4 +51,6 @@ def _has(value: dict[str, Any], name: str, shape: Any) -> bool:
 
 def is_inside(name: Any) -> bool:
     """Return whether a value is the name of a file in a folder, or below it, and cannot lead outside of it."""
-    return isinstance(name, str) and bool(name) and "\0" not in name and name[0] != "/" and ".." not in name.split("/")
+    if not isinstance(name, str) or not name or "\0" in name or name.startswith("/"):
+        return False
+    return {".", ".."}.isdisjoint(name.split("/"))

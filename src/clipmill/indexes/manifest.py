@@ -23,7 +23,7 @@ from typing import Any
 
 from ..errors import DatasetError
 from ..files.file_systems import TEMPORARY, Folder, dataset_errors, is_local
-from ..files.json_shape import fits
+from ..files.json_shape import fits, mismatches
 from ..files.json_text import json_text, parse_json, some_of
 from ..files.lock import LOCK
 from ..messages import by_surface, setting
@@ -256,7 +256,7 @@ def parse_manifest(directory: str, content: bytes) -> IndexManifest:
         manifest = IndexManifest.from_dict(fields)
     except (KeyError, TypeError) as err:
         raise DatasetError(f"{where} is damaged: {type(err).__name__}: {err}; build the index again") from err
-    if wrong := [name.rstrip("?") for name, shape in _SHAPE.items() if not fits(fields, {name: shape})]:
+    if wrong := mismatches(fields, _SHAPE):
         raise DatasetError(
             f"{where} is damaged: clipmill does not write such values of {', '.join(wrong)}; build the index again"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...errors import DatasetError
-from ...files.json_shape import fits, is_inside
+from ...files.json_shape import fits, is_inside, mismatches
 from ...files.json_text import json_object
 
 _COUNT = (int, float, None)
@@ -31,7 +31,7 @@ def parse_manifest(path: str, content: bytes) -> dict[str, Any]:
     """Parse a manifest; `path` is for the error message. Raise `DatasetError` if it is not the manifest of a shard."""
     if (manifest := json_object(content)) is None:
         raise DatasetError(f"{path} is damaged: it does not hold a JSON object; run its shard again")
-    if wrong := [name.rstrip("?") for name, shape in _SHAPE.items() if not fits(manifest, {name: shape})]:
+    if wrong := mismatches(manifest, _SHAPE):
         raise DatasetError(
             f"{path} is damaged: clipmill does not write such values of {', '.join(wrong)}; run its shard again"
         )

@@ -13,7 +13,7 @@ from typing import Any, get_args
 from ...files.arrow_stream import ArrowStream
 from ...files.compression import compression_of
 from ...files.file_systems import is_local, open_input, open_location
-from ...files.json_shape import fits
+from ...files.json_shape import fits, mismatches
 from ...files.json_text import clean_text
 from ...files.parquet import check_row_counts
 from .lines import check_json_lines, csv_delimiter, csv_records, line_starts, open_text
@@ -78,7 +78,7 @@ class Shard:
 
         The name becomes part of names of files.
         """
-        if wrong := [name.rstrip("?") for name, shape in _SHAPE.items() if not fits(fields, {name: shape})]:
+        if wrong := mismatches(fields, _SHAPE):
             raise ValueError(f"no shard has such values of {', '.join(wrong)}")
         beside = tuple(map(tuple, fields.get("beside", ())))
         return cls(**{**fields, "paths": tuple(fields["paths"]), "beside": beside})

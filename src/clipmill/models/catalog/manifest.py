@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import WeightsError
-from ...files.json_shape import fits
+from ...files.json_shape import is_inside, mismatches
 from ...files.json_text import parse_json
-from ..weight_files import description_errors
 
 FILE = "clipmill.json"
 FORMAT = 1
@@ -59,7 +58,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
             f"{str(folder / FILE)!r} has the format {manifest.get('format')!r}, and this version reads {FORMAT}; export"
             " the model again"
         )
-    if wrong := [name.removesuffix("?") for name, shape in _SHAPE.items() if not fits(manifest, {name: shape})]:
+    if wrong := mismatches(manifest, _SHAPE):
         raise WeightsError(
             f"{str(folder / FILE)!r} lacks valid values of {', '.join(map(repr, wrong))}; export the model again"
         )
@@ -68,16 +67,15 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
             f"{str(folder / FILE)!r} was changed since `clipmill export` wrote it; export the model"
             " again (max_text_tokens and other options of a spec are given when it is loaded)"
         )
-    with description_errors(f"onnx:{folder}"):
-        _check_names(manifest, folder)
+    _check_names(manifest, folder)
     return manifest
 
 
 def _check_names(manifest: dict[str, Any], folder: Path) -> None:
     """Raise `WeightsError` for a file outside of the directory, or for a graph whose files are not all listed."""
-    graphs, files = [str(name) for name in manifest["graphs"].values()], [str(name) for name in manifest["files"]]
+    graphs, files = list(manifest["graphs"].values()), list(manifest["files"])
     for name in (*graphs, *files):
-        if Path(name).name != name or "\0" in name:
+        if not is_inside(name) or "/" in name:
             raise WeightsError(f"{str(folder / FILE)!r} names {name!r}, which is not a file in its directory")
     for name in graphs:
         own = [name, str(Path(name).with_suffix(".bin"))] if name.endswith(".xml") else [name]
