@@ -13,7 +13,8 @@ import pytest
 
 from clipmill.files import parquet_pages
 from clipmill.files.parquet import parquet_file
-from clipmill.files.parquet_pages import PageGuard, PageHeader, PageTooLargeError, TooManyRowsError, page_header
+from clipmill.files.page_headers import PageHeader, page_header
+from clipmill.files.parquet_pages import PageGuard, PageTooLargeError, TooManyRowsError
 
 
 def written(table: pa.Table, **options: Any) -> bytes:
@@ -76,6 +77,20 @@ def test_a_header_that_is_cut_off_anywhere_is_not_all_there() -> None:
     assert [page_header(memoryview(content)[:end]) for end in range(whole.length)] == [None] * whole.length
     with pytest.raises(ValueError, match="unknown type"):
         page_header(memoryview(b"\x19" + content))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"\x15\x00\x15\x02\x00",  # without the bytes in the file
+        b"\x15\x00\x15\x01\x15\x02\x00",  # negative
+        b"\x1c\x00\x15\x02\x15\x02\x00",  # a struct instead of a number
+        b"\x15\x00\x15\x02\x15\x02\x2c\x1c\x00\x00\x00",
+    ],
+)
+def test_a_header_without_valid_sizes_is_refused(header: bytes) -> None:
+    with pytest.raises(ValueError, match="lacks its sizes, or has negative ones"):
+        page_header(memoryview(header))
 
 
 def test_headers_are_found_wherever_reads_end() -> None:

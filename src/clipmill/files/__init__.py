@@ -6,7 +6,8 @@
 - `retries`: when a failed fetch is retried
 - `cache`: the directory for downloads and compiled graphs
 - `compression`: files that are compressed as a whole
-- `parquet`: Parquet files with checksums; `parquet_pages`: pages are checked before they expand in memory
+- `parquet`: Parquet files with checksums; `parquet_pages`: pages are checked before they expand in memory;
+  `page_headers`: what their headers say
 - `arrow_stream`: Arrow files and streams, whose batches are checked likewise
 - `json_text`: values as JSON, and strings that UTF-8 can encode;
   `json_shape`: whether JSON that was read is what was written
