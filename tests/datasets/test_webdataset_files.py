@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +27,7 @@ from tar_files import (
 )
 
 from clipmill.datasets import plan_shards, read_dataset, read_documents, summarise
+from clipmill.datasets.inputs import samples
 
 # --- images with sidecar files ---------------------------------------------------------------------------------------
 
@@ -47,6 +49,34 @@ def test_a_folder_of_img2dataset_keeps_captions_and_metadata(tmp_path, img2datas
     assert list(found) == [str(img2dataset_files / f"{n // 3:05d}" / f"{n:09d}.png") for n in range(6)]
     assert [json.loads(row["tags"]) for row in found.values()] == [about(n) for n in range(6)]
     assert [row["embedding"] for row in found.values()] == [picture_vector(n) for n in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "transient"),
+    [
+        (RuntimeError("503: try later"), "fetch_failed", True),  # as drivers of object stores raise their own
+        (PermissionError(13, "Permission denied"), "fetch_failed", False),
+        (FileNotFoundError(2, "No such file"), "not_found", False),
+    ],
+    ids=repr,
+)
+def test_a_caption_that_cannot_be_read_fails_its_image_alone(tmp_path, monkeypatch, error, code, transient):
+    write_beside(tmp_path / "in", members(range(4)))
+    (shard,) = plan_shards([str(tmp_path / "in")])
+    opened = samples.open_input
+
+    def open_input(path: str) -> Any:
+        if path.endswith("000000001.txt"):
+            raise error
+        return opened(path)
+
+    monkeypatch.setattr(samples, "open_input", open_input)
+    found = list(read_documents(shard))
+    assert [document.id for document in found] == list(shard.paths)
+    assert [len(document.failures) for document in found] == [0, 1, 0, 0]
+    (failure,) = found[1].failures
+    assert (failure.code, failure.transient, failure.row) == (code, transient, shard.paths[1])
+    assert "000000001.txt" in failure.message
 
 
 def test_a_folder_can_be_read_as_rows(tmp_path, img2dataset_files):
@@ -141,7 +171,8 @@ COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", FORMATS_PAGE, re.DO
 def test_the_commands_of_the_page_on_formats_run(tmp_path, monkeypatch, command):
     write_beside(tmp_path / "photos", members(range(2)))
     write_tar(tmp_path / "tars" / "00000.tar", members(range(2)))
-    write_tar(tmp_path / "stereo" / "00000.tar", [("0.left.png", picture(0)), ("0.right.png", picture(1))])
+    stereo = [(f"{n}.{side}.png", picture(n)) for n in range(2) for side in ("left", "right")]
+    write_tar(tmp_path / "stereo" / "00000.tar", stereo)
     (tmp_path / "tables").mkdir()
     table = {name: [f"{name} {n}" for n in range(2)] for name in ("key", "txt", "caption", "url")}
     pq.write_table(pa.table({**table, "jpg": [picture(0), picture(1)]}), tmp_path / "tables" / "00000.parquet")

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipmill.files import parquet_pages
-from clipmill.files.parquet import parquet_file
 from clipmill.files.page_headers import PageHeader, page_header
+from clipmill.files.parquet import parquet_file
 from clipmill.files.parquet_pages import PageGuard, PageTooLargeError, TooManyRowsError
 
 

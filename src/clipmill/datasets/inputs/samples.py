@@ -14,10 +14,12 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ...encoders.item import Uri
+from ...errors import ClipmillError
 from ...failures import Code, Failure, RowError, Stage
 from ...files.file_systems import open_input
 from .lines import RecordTooLargeError, json_object
 from .listing import IMAGE_EXTENSIONS
+from .source_row import failure_of
 from .tars import BrokenTarError, Member, TarStream
 
 AUDIO_EXTENSIONS = frozenset(["wav", "flac", "mp3", "ogg", "oga", "opus", "m4a", "aac"])
@@ -121,17 +123,23 @@ def read_files(
         max_file_bytes: Maximum bytes of a caption or metadata file; the sample of a larger one fails.
     """
 
-    def fetched(number: int) -> list[bytes] | RowError:
-        try:
-            return [_small_file(_sidecar(paths[number], ending), max_file_bytes) for ending in beside[number]]
-        except RowError as err:
-            return err
+    def fetched(number: int) -> list[bytes] | Failure:
+        contents = []
+        for ending in beside[number]:
+            name = _sidecar(paths[number], ending)
+            try:
+                contents.append(_small_file(name, max_file_bytes))
+            except ClipmillError:
+                raise
+            except Exception as err:  # drivers of object stores raise errors of their own
+                return failure_of(err, name)
+        return contents
 
     if not any(beside):
         yield from (_sample_of_file(number, path, (), []) for number, path in enumerate(paths))
         return
     with ThreadPoolExecutor(_OPENERS) as pool:  # parsed when they are needed: JSON may take 50 times its bytes
-        ahead: collections.deque[Future[list[bytes] | RowError]] = collections.deque()
+        ahead: collections.deque[Future[list[bytes] | Failure]] = collections.deque()
         for number, path in enumerate(paths):
             while len(ahead) < min(_FILES_AHEAD, len(paths) - number):
                 ahead.append(pool.submit(fetched, number + len(ahead)))
@@ -142,12 +150,12 @@ def _sidecar(path: str, ending: str) -> str:
     return os.path.splitext(path)[0] + ending
 
 
-def _sample_of_file(number: int, path: str, endings: Sequence[str], contents: list[bytes] | RowError) -> TarSample:
+def _sample_of_file(number: int, path: str, endings: Sequence[str], contents: list[bytes] | Failure) -> TarSample:
     uri = Uri(path, trusted=True)
     values: dict[str, Any] = {KEY: path, IMAGE: uri, AUDIO: uri, TEXT: None, TAGS: {}}
+    if isinstance(contents, Failure):
+        return TarSample(number, 0, values, contents)
     try:
-        if isinstance(contents, RowError):
-            raise contents
         for ending, data in zip(endings, contents, strict=True):
             name = _sidecar(path, ending)
             if ending == f".{CAPTION}":
@@ -160,13 +168,8 @@ def _sample_of_file(number: int, path: str, endings: Sequence[str], contents: li
 
 
 def _small_file(path: str, max_bytes: int) -> bytes:
-    try:
-        with open_input(path) as file:
-            data = file.read(max_bytes + 1)
-    except FileNotFoundError:
-        raise RowError(Stage.READ, Code.NOT_FOUND, f"{path}: no such file; it existed when it was listed") from None
-    except OSError as err:
-        raise RowError(Stage.READ, Code.FETCH_FAILED, f"{path}: {err}", transient=True) from err
+    with open_input(path) as file:
+        data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
         raise RowError(Stage.READ, Code.TOO_LARGE, f"{path} has more bytes than max_fetch_bytes, {max_bytes}")
     return data
