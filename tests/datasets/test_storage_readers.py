@@ -13,6 +13,7 @@ import pytest
 from storage_helpers import codes, documents, fill, rows_of
 
 from clipmill.datasets import plan_shards, read_documents, read_rows, schema_of, whole_file
+from clipmill.datasets.inputs import ReaderOptions
 from clipmill.encoders.item import Uri
 from clipmill.encoders.plans.embed_plan import ColumnPlan
 from clipmill.errors import DatasetError
@@ -240,6 +241,24 @@ def test_failures_are_read_as_documents_to_retry(tmp_path):
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ids", "id_column", "expected"),
+    [
+        ([b"\x01", b"\x02"], None, ["01", "02"]),
+        ([0, 1], None, ["0", "1"]),
+        ([{"n": "a"}, {"n": "b"}], "id.n", ["a", "b"]),
+    ],
+    ids=["bytes", "numbers", "inside a struct"],
+)
+def test_a_row_that_fails_has_its_id_as_the_others_have(tmp_path, ids, id_column, expected):
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"id": ids, "url": pa.array([b"no", None], pa.binary()), "text": ["a", "b"]}), path)
+    reader = ReaderOptions(id=id_column, uri="url", text="text")
+    found = [document for shard in plan_shards([str(path)]) for document in read_documents(shard, reader)]
+    assert [document.id for document in found] == expected
+    assert [len(document.failures) for document in found] == [1, 0]
 
 
 def test_rows_have_all_columns_and_broken_ones_a_failure(tmp_path):

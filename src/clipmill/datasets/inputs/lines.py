@@ -270,18 +270,25 @@ def line_starts(path: str, every: int) -> list[int]:
     return [start for start in starts if start < base or start == 0]
 
 
+JSON_OVER_LINES = "JSON over many lines; make JSON lines of it: jq -c . file.json > file.jsonl"
+
+
+def json_problem(start: bytes) -> str:
+    """Return what JSON that begins like this is, with a hint, if it cannot be JSON lines; "" if it may be."""
+    line = start.removeprefix(_BOM).lstrip().partition(b"\n")[0].rstrip()
+    if line.startswith(b"["):
+        return "a JSON array; make JSON lines of it: jq -c '.[]' file.json > file.jsonl"
+    return JSON_OVER_LINES if line == b"{" else ""
+
+
 def check_json_lines(path: str) -> None:
     """Raise `DatasetError`, with a hint, for a `.json` file that is one JSON value: each line would be a failure."""
     if not uncompressed_name(path).endswith(".json"):
         return  # the extension promises JSON lines: any other line is a failure
     try:
         with open_text(path) as file:
-            first = file.readline(1024).removeprefix(_BOM).strip()
+            problem = json_problem(file.read(1024))
     except Exception:  # reading the shard reports the error as a failure
         return
-    if first.startswith(b"[") or first == b"{":
-        shape = "a JSON array" if first.startswith(b"[") else "one JSON object over many lines"
-        raise DatasetError(
-            f"{path} is {shape}, but must be JSON lines (one object on each line); convert it with "
-            "jq -c '.[]' file.json > file.jsonl, or use a glob that does not match it"
-        )
+    if problem:
+        raise DatasetError(f"{path} is {problem}, or give a pattern that does not match it")

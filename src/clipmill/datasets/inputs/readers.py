@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 
 from ...encoders.document import Document
 from ...encoders.item import Uri, item_of_value
-from ...encoders.plans.row_values import MissingColumn, get_by_path
+from ...encoders.plans.row_values import MissingColumn, get_by_path, row_name
 from ...failures import Code, RowError, Stage
 from ...files.json_text import key_text, some_of
 from ...media.audio import Waveform
@@ -127,8 +128,9 @@ def read_documents(
                 yield _document_of_row(row.values, row.place, columns, list(options.tags))
         except (RowError, RecursionError) as err:
             failure = err.failure if isinstance(err, RowError) else malformed("nested too deeply")
-            name = row.values.get(KEY if shard.kind == "tar" else options.id or "id")
-            yield Document(id=str(name or row.place), failures=(failure.at(row=row.place),))
+            id_name = KEY if shard.kind == "tar" else (columns or options.columns).get("id", "id")
+            name = row_name(functools.partial(get_by_path, row.values), id_name) or row.place
+            yield Document(id=name, failures=(failure.at(row=row.place),))
 
 
 def choose_columns(existing: Sequence[str], options: ReaderOptions, path: str) -> dict[str, str]:
@@ -222,13 +224,13 @@ def _document_of_sample(values: Mapping[str, Any], id_name: str | None) -> Docum
     content = values[IMAGE] if values[IMAGE] is not None else values[AUDIO]
     if content is None:
         endings = values[TAGS].get(LEFT_OUT)
-        way_out = "to embed its caption, use rows with the column 'text'"
+        hint = "to embed its caption, use rows with the column 'text'"
         if endings:
-            way_out = (
+            hint = (
                 f"it has files with the endings {some_of(list(map(repr, endings)))}: a name is cut at its first dot, "
                 f"as webdataset does; embed rows with a column for each ending, such as --column {endings[0]}=image"
             )
-        message = f"the sample {key!r} has no image and no audio; {way_out}"
+        message = f"the sample {key!r} has no image and no audio; {hint}"
         raise RowError(Stage.READ, Code.EMPTY, message)
     tags = _tags_of_sample(values)
     name = key if id_name in (None, KEY) else _value(tags, str(id_name))

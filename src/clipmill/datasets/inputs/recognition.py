@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -12,6 +11,8 @@ from typing import NamedTuple
 from ...files.arrow_stream import CONTINUATION, MAGIC
 from ...files.compression import CompressionError, decompressed
 from ...files.file_systems import open_input
+from ...files.json_text import parse_json
+from .lines import JSON_OVER_LINES, json_problem
 from .listing import IMAGE_EXTENSIONS, Kind, Listed, Lister, kind_of, list_inputs
 from .samples import AUDIO_EXTENSIONS
 
@@ -32,7 +33,7 @@ class InputFile(NamedTuple):
     Attributes:
         file: The file.
         kind: How it is read.
-        problem: What the file is, with a way out, if it holds nothing to embed; "" otherwise.
+        problem: What the file is, with a hint, if it holds nothing to embed; "" otherwise.
     """
 
     file: Listed
@@ -125,16 +126,16 @@ def _kind_of_content(start: bytes) -> tuple[Kind, str]:
 
 
 def _json_kind(start: bytes) -> tuple[Kind, str] | None:
+    if problem := json_problem(start):
+        return "files", problem
     line, _, rest = start.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")
-    if line.startswith(b"["):
-        return "files", "a JSON array; make JSON lines of it: jq -c '.[]' file.json > file.jsonl"
     if not line.startswith(b"{"):
         return None
     try:
-        json.loads(line)
+        parse_json(line)
     except ValueError:
         if rest:
-            return "files", "JSON over many lines; make JSON lines of it: jq -c . file.json > file.jsonl"
+            return "files", JSON_OVER_LINES
     return "jsonl", ""  # a whole line, or the beginning of a long one
 
 
