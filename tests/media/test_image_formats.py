@@ -59,14 +59,15 @@ def test_the_table_of_the_docs_lists_these_formats_and_their_endings() -> None:
 
 OTHERS = {
     "Parquet": (b"PAR1" + bytes(100), "name it .parquet"),
-    "Arrow": (b"ARROW1" + bytes(100), "as Parquet"),
+    "Arrow": (b"ARROW1" + bytes(100), "name it .arrow"),
     "NumPy": (b"\x93NUMPY" + bytes(100), "an array of NumPy"),
-    "gzip": (b"\x1f\x8b" + bytes(100), "unpack it"),
+    "gzip": (b"\x1f\x8b\x08" + bytes(100), "compressed with gzip"),
+    "xz": (b"\xfd7zXZ\x00" + bytes(100), "compressed with xz"),
     "zip": (b"PK\x03\x04" + bytes(100), "unpack it"),
     "PDF": (b"%PDF-1.7\n", "convert its pages"),
     "page": (b"<!DOCTYPE html><html>", "an HTML page"),
     "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG"),
-    "addresses": (b"https://example.org/a.jpg\nhttps://example.org/b.jpg\n", "a field 'uri'"),
+    "addresses": (b"https://example.org/a.jpg\nhttps://example.org/b.jpg\n", "a list of URIs"),
     "text": ("für Elise\n".encode(), "a field 'text'"),
     "nothing known": (bytes(range(256)), "no image of a known format"),
 }

@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from ..failures import Code, RowError, Stage
+from ..files.compression import compression_of
 from ..messages import setting
-from .containers import without_metadata
-from .plugins import is_avif, open_with, plugin_for, plugin_size
+from .containers import is_avif, without_metadata
+from .plugins import open_with, plugin_for, plugin_size
 
 # Pillow warns about large images and odd metadata in threads, where warnings cannot be caught; our limit is an option.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -35,11 +36,9 @@ _SNIFFED = (
 _TEXT_BYTES = bytes([9, 10, 13, *range(32, 127), *range(128, 256)])
 _PORTABLE = re.compile(rb"P[1-6][ \t\r\n]")
 _OTHERS = (
-    (b"PAR1", "a Parquet file: name it .parquet"),
-    (b"ARROW1", "an Arrow file: write its table as Parquet"),
+    (b"PAR1", "a Parquet file, which is read as an input: name it .parquet"),
+    (b"ARROW1", "an Arrow file, which is read as an input: name it .arrow"),
     (b"\x93NUMPY", "an array of NumPy, no encoded image"),
-    (b"\x1f\x8b", "a gzip file: unpack it, or name it by its content, such as .jsonl.gz"),
-    (b"\x28\xb5\x2f\xfd", "a zstd file: unpack it"),
     (b"PK\x03\x04", "a zip file: unpack it"),
     (b"%PDF", "a PDF: convert its pages to images"),
     (b"8BPS", "a Photoshop file: convert it"),
@@ -170,13 +169,15 @@ def described_other(data: bytes) -> str | None:
         return "an AVIF image, which this Pillow cannot decode: install Pillow 11.3 or newer"
     if known := next((what for magic, what in _OTHERS if start.startswith(magic)), None):
         return known
+    if compression := compression_of(start):
+        return f"a file compressed with {compression}: decompress it"
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"<!doctype html", b"<html")):
         return "an HTML page, as servers send instead of a missing image"
     if text.startswith((b"<svg", b"<?xml")):
         return "an SVG or another XML file, which is not decoded: convert it"
     if text.startswith((b"http://", b"https://")):
-        return "a list of addresses: give JSON lines with a field 'uri', or CSV with a column 'url'"
+        return "a list of URIs, which is read as an input if there is one on each line"
     if text and not start.translate(None, _TEXT_BYTES):
         return "a text: give texts as JSON lines with a field 'text', or as CSV"
     return None

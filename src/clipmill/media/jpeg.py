@@ -118,6 +118,8 @@ def _apply_orientation(pixels: np.ndarray, size: tuple[int, int], data: bytes) -
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
             orientation = image.getexif().get(_ORIENTATION)
+    except MemoryError:
+        raise
     except Exception:  # damaged EXIF data, as in `images.upright`
         orientation = None
     if orientation not in _TURNS:

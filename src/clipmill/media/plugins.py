@@ -10,7 +10,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from ..failures import Code, RowError, Stage
-from .containers import is_jxl, jxl_size
+from .containers import is_heif, is_jxl, jxl_size
 
 
 class Plugin(NamedTuple):
@@ -38,35 +38,10 @@ JXL = Plugin("JXL", "JPEG XL image", "image/jxl", "pillow_jxl", "jxl", True)
 PLUGINS = (HEIF, JXL)
 """Formats that are read if their extra is installed."""
 
-_HEIC_BRANDS = frozenset(b"heic heix heim heis hevc hevx hevm hevs".split())
-_AVIF_BRANDS = frozenset([b"avif", b"avis"])
-_SHARED_BRANDS = frozenset([b"mif1", b"msf1", b"mif2", b"miaf", b"MiHE", b"MiHB", b"1pic", b"heif"])
-"""Brands of files of boxes, at their bytes 8 to 12 and from 16 on (ISO/IEC 23008-12); the last have any coding."""
-
-
-def is_avif(data: bytes) -> bool:
-    """Return whether these are the first bytes of an AVIF file, by its brands."""
-    brands = _brands(data)
-    return bool(brands) and (
-        brands[0] in _AVIF_BRANDS or (brands[0] in _SHARED_BRANDS and not _AVIF_BRANDS.isdisjoint(brands))
-    )
-
 
 def plugin_for(data: bytes) -> Plugin | None:
     """Return the plugin that decodes a file, by its first bytes; None if it is in another format."""
-    if is_jxl(data):
-        return JXL
-    brands = _brands(data)
-    is_heif = bool(brands) and not is_avif(data) and (brands[0] in _HEIC_BRANDS or brands[0] in _SHARED_BRANDS)
-    return HEIF if is_heif else None
-
-
-def _brands(data: bytes) -> list[bytes]:
-    """Return the brands of a file of boxes, the major one first."""
-    if data[4:8] != b"ftyp":
-        return []
-    end = min(int.from_bytes(data[:4]), 256)
-    return [data[8:12], *(data[at : at + 4] for at in range(16, end, 4))]
+    return JXL if is_jxl(data) else HEIF if is_heif(data) else None
 
 
 def plugin_size(plugin: Plugin, data: bytes) -> tuple[int, int] | None:

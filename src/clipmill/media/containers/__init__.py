@@ -13,8 +13,9 @@ are from the damage on, for the decoder to judge. BMP files have no parts.
 - `heif`: AVIF and HEIF; `boxes`: what those and JPEG XL consist of
 """
 
+from .heif import is_avif, is_heif
 from .jpeg import SCAN, jpeg_segments
 from .jxl import is_jxl, jxl_size
 from .walk import without_metadata
 
-__all__ = ["SCAN", "is_jxl", "jpeg_segments", "jxl_size", "without_metadata"]
+__all__ = ["SCAN", "is_avif", "is_heif", "is_jxl", "jpeg_segments", "jxl_size", "without_metadata"]

@@ -1,4 +1,7 @@
-"""AVIF and HEIF files: the tables of their images are bounded, and their EXIF data is checked (ISO/IEC 23008-12)."""
+"""AVIF and HEIF files (ISO/IEC 23008-12), which their brands tell apart.
+
+The tables of their images are bounded, and their EXIF data is checked.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,38 @@ from .boxes import Box, boxes
 from .parts import too_large
 from .tiff import check_exif
 
+_HEIC_BRANDS = frozenset(b"heic heix heim heis hevc hevx hevm hevs".split())
+_AVIF_BRANDS = frozenset([b"avif", b"avis"])
+_SHARED_BRANDS = frozenset([b"mif1", b"msf1", b"mif2", b"miaf", b"MiHE", b"MiHB", b"1pic", b"heif"])
+"""Brands of files of boxes, at their bytes 8 to 12 and from 16 on (ISO/IEC 23008-12); the last have any coding."""
 _MOST_BYTES = 65_536
 """Bytes of a table. The 1,000 images that libheif allows in a file take 21,000; decoders search tables line by line."""
 _TABLES = frozenset(b"iinf iloc iref ipma grpl stsc stco co64 stsz stts ctts stss".split())
 _INSIDE = {b"meta": 4, **dict.fromkeys(b"iprp ipco moov trak mdia minf stbl".split(), 0)}
 _MOST_PROPERTIES = 4_096
 _SPARE = 65_536
+
+
+def is_avif(data: bytes) -> bool:
+    """Return whether these are the first bytes of an AVIF file, by its brands."""
+    brands = _brands(data)
+    return bool(brands) and (
+        brands[0] in _AVIF_BRANDS or (brands[0] in _SHARED_BRANDS and not _AVIF_BRANDS.isdisjoint(brands))
+    )
+
+
+def is_heif(data: bytes) -> bool:
+    """Return whether these are the first bytes of an HEIF file that is no AVIF file, by its brands."""
+    brands = _brands(data)
+    return bool(brands) and not is_avif(data) and (brands[0] in _HEIC_BRANDS or brands[0] in _SHARED_BRANDS)
+
+
+def _brands(data: bytes) -> list[bytes]:
+    """Return the brands of a file of boxes, the major one first."""
+    if data[4:8] != b"ftyp":
+        return []
+    end = min(int.from_bytes(data[:4]), 256)
+    return [data[8:12], *(data[at : at + 4] for at in range(16, end, 4))]
 
 
 def check_heif(data: bytes) -> None:
