@@ -8,11 +8,11 @@ import pyarrow as pa
 from pyspark.sql import types as T
 
 from ..datasets.tables.column_types import is_list_type
+from ..encoders.item import FILE_FIELDS
 from ..encoders.plans.kinds import CONTENT, Kind, modality_of_struct
 from ..errors import SpecError
 from .values import is_number
 
-_FILE = {"bytes", "path"}
 _TAKES = {
     "auto": "strings (texts), binary, or structs: documents (text, uri, blob, embedding, …), images or audio of Spark",
     "text": "strings",
@@ -93,7 +93,7 @@ def _fits(kind: Kind, shape: Shape) -> bool:
         modality = modality_of_struct(shape.fields)
         if kind == "auto":
             return modality is not None or not set(CONTENT).isdisjoint(shape.fields)
-        return kind == modality or (kind in ("image", "audio") and set(shape.fields) <= _FILE)
+        return kind == modality or (kind in ("image", "audio") and set(shape.fields) <= FILE_FIELDS)
     return shape.family in {
         "auto": ("string", "binary"),
         "text": ("string",),

@@ -8,7 +8,7 @@ import pyarrow as pa
 from pyspark.sql import types as T
 
 from ..datasets.tables.provenance import provenance_of, spark_metadata
-from ..encoders.item import AUDIO_RATES, AUDIO_SAMPLES
+from ..encoders.item import AUDIO_FIELDS, AUDIO_RATES, AUDIO_SAMPLES, FILE_FIELDS, SPARK_IMAGE_FIELDS
 from ..encoders.plans.embed_plan import FAILURES_COLUMN, ColumnPlan
 from ..errors import SpecError
 from ..models.spec import EncoderSpec
@@ -34,8 +34,6 @@ LABELS = T.ArrayType(T.StructType([T.StructField("label", T.StringType()), *_SCO
 ARROW_LABELS = pa.list_(pa.struct([("label", pa.string()), *_ARROW_SCORES]))
 LABELS_OR_FAILURE = T.StructType([T.StructField("labels", LABELS), T.StructField("failure", FAILURE)])
 
-_SPARK_IMAGE = {"height", "width", "nChannels", "data"}
-_FILE = {"bytes", "path"}
 _SAMPLES, _RATES = set(AUDIO_SAMPLES), set(AUDIO_RATES)
 _NUMBERS = (T.FloatType, T.DoubleType, T.ShortType)
 _WITHOUT_ARROW = tuple(
@@ -146,18 +144,18 @@ def _check_type(path: str, modality: str, element: T.DataType, whole: T.DataType
 
 
 def _is_image_struct(names: set[str]) -> bool:
-    return names >= _SPARK_IMAGE or (bool(names) and names <= _FILE)
+    return names >= SPARK_IMAGE_FIELDS or (bool(names) and names <= FILE_FIELDS)
 
 
 def _is_sound_struct(struct: T.StructType) -> bool:
     """Return whether a struct is audio: samples (a channel, or an array of them) with their rate, or a file."""
     names = set(struct.names)
     samples = [field.dataType for field in struct.fields if field.name in _SAMPLES]
-    if not names <= _SAMPLES | _RATES | _FILE or (samples and not names & _RATES):
+    if not names <= AUDIO_FIELDS or (samples and not names & _RATES):
         return False
     kinds = [kind.elementType if isinstance(kind, T.ArrayType) else None for kind in samples]
     kinds = [kind.elementType if isinstance(kind, T.ArrayType) else kind for kind in kinds]
-    return bool(samples or names & _FILE) and all(isinstance(kind, _NUMBERS) for kind in kinds)
+    return bool(samples or names & FILE_FIELDS) and all(isinstance(kind, _NUMBERS) for kind in kinds)
 
 
 def embedded_schema(

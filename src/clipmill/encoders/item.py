@@ -15,6 +15,10 @@ AUDIO_SAMPLES = ("waveform", "array")
 AUDIO_RATES = ("sampling_rate", "sample_rate")
 AUDIO_FIELDS = frozenset({*AUDIO_SAMPLES, *AUDIO_RATES, "bytes", "path"})
 """Fields of an audio struct. Hugging Face datasets have `array`, `sampling_rate`, `path` and `bytes`."""
+SPARK_IMAGE_FIELDS = frozenset({"height", "width", "nChannels", "data"})
+"""Fields of Spark's image struct that are read."""
+FILE_FIELDS = frozenset({"bytes", "path"})
+"""Fields of a struct with a file's content or its path."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -95,10 +99,10 @@ def _content_of_value(modality: str, value: Any) -> Any:
 
 
 def _content_of_struct(struct: Mapping[str, Any]) -> Any:
-    if {"height", "width", "nChannels", "data"} <= struct.keys():
+    if struct.keys() >= SPARK_IMAGE_FIELDS:
         # all fields are null: an outer join without a match
         return None if all(value is None for value in struct.values()) else array_of_spark_image(struct)
-    if struct.keys() <= {"bytes", "path"} and struct:
+    if struct.keys() <= FILE_FIELDS and struct:
         return _content_of_file(struct)
     raise RowError(
         Stage.READ,

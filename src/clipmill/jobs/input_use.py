@@ -20,7 +20,8 @@ from ..datasets.inputs.rows import read_rows
 from ..datasets.inputs.samples import AUDIO_EXTENSIONS
 from ..datasets.inputs.shards import whole_file
 from ..datasets.tables.column_types import is_list_type
-from ..encoders.item import AUDIO_FIELDS, AUDIO_RATES
+from ..encoders.item import AUDIO_FIELDS
+from ..encoders.plans.kinds import modality_of_struct
 from ..encoders.plans.plan import Plan
 from ..errors import DatasetError
 from ..failures import RowError
@@ -38,7 +39,6 @@ _TEXTS_AND_BYTES = (
     *(pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())),
     *(pa.binary(), pa.large_binary(), pa.binary_view()),
 )
-_SPARK_IMAGE = {"height", "width", "nChannels", "mode", "data"}
 _NAME = re.compile(r"\S+\.(\w+)(?:\?\S*)?")
 """A path or URI of a file with an ending."""
 
@@ -165,11 +165,9 @@ def _modality_of(value: Any) -> str | None:
     if isinstance(value, bytes):
         return "image" if sniff_media_type(value) else "audio" if sniff_audio_type(value[:16]) else None
     if isinstance(value, Mapping):
-        if value.keys() >= _SPARK_IMAGE:
-            return "image"
-        if value.keys() <= AUDIO_FIELDS and not value.keys().isdisjoint(AUDIO_RATES):
-            return "audio"
-        is_file = value.keys() <= {"bytes", "path"}
+        if modality := modality_of_struct(value):
+            return modality
+        is_file = value.keys() <= AUDIO_FIELDS
         return _modality_of(value.get("bytes") or value.get("path")) if is_file else None
     if isinstance(value, list):
         return _modality_of(next((one for one in value if one is not None), None))

@@ -13,7 +13,7 @@ from ...failures import Code, RowError, Stage
 from ...messages import setting
 from ...models.spec import EncoderSpec
 from ..document import Document
-from ..item import AUDIO_FIELDS, AUDIO_RATES, AUDIO_SAMPLES, Item, is_pair, item_of_value
+from ..item import AUDIO_FIELDS, AUDIO_RATES, AUDIO_SAMPLES, SPARK_IMAGE_FIELDS, Item, is_pair, item_of_value
 from ..outcome import Vector
 
 Kind = Literal["auto", "text", "image", "audio", "vector"]
@@ -25,8 +25,6 @@ Spark's `image` source is an image, and a struct of samples and sample rate is a
 
 CONTENT = ("text", "uri", "blob", "bytes", "path", "tensor", "embedding")
 """A struct that is ranked as a document has at least one of these fields."""
-
-_SPARK_IMAGE = frozenset({"height", "width", "nChannels", "data"})
 
 
 def check_kind(name: str, kind: Any, spec: EncoderSpec) -> None:
@@ -94,7 +92,7 @@ def document_item(document: Document) -> Item:
 def modality_of_struct(fields: Collection[str]) -> Literal["image", "audio"] | None:
     """Return the modality of a struct with these fields: Spark's image, or samples and their rate; else None."""
     names = set(fields)
-    if names >= _SPARK_IMAGE:
+    if names >= SPARK_IMAGE_FIELDS:
         return "image"
     is_audio = names <= AUDIO_FIELDS and not names.isdisjoint(AUDIO_SAMPLES) and not names.isdisjoint(AUDIO_RATES)
     return "audio" if is_audio else None
