@@ -95,7 +95,7 @@ def test_failures_never_hold_image_bytes():
     failure = Failure(Stage.DECODE, Code.UNDECODABLE, "x")
     document = Document(id="d", blob=b"bytes", uri="data:image/png;base64,AAAA", failures=(failure,))
     (record,) = failure_records(DocumentEmbedPlan(), document, document.failures)
-    assert record == {**failure.as_dict(), "id": "d"}
+    assert record == {**failure.as_dict(), "row": "d", "id": "d"}
 
 
 def test_rows_as_a_batch():

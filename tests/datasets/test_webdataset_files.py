@@ -171,8 +171,8 @@ COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", FORMATS_PAGE, re.DO
 def test_the_commands_of_the_page_on_formats_run(tmp_path, monkeypatch, command):
     write_beside(tmp_path / "photos", members(range(2)))
     write_tar(tmp_path / "tars" / "00000.tar", members(range(2)))
-    stereo = [(f"{n}.{side}.png", picture(n)) for n in range(2) for side in ("left", "right")]
-    write_tar(tmp_path / "stereo" / "00000.tar", stereo)
+    sides = [(f"{number}.{side}.png", picture(number)) for number in range(2) for side in ("left", "right")]
+    write_tar(tmp_path / "stereo" / "00000.tar", sides)
     (tmp_path / "tables").mkdir()
     table = {name: [f"{name} {n}" for n in range(2)] for name in ("key", "txt", "caption", "url")}
     pq.write_table(pa.table({**table, "jpg": [picture(0), picture(1)]}), tmp_path / "tables" / "00000.parquet")

@@ -137,7 +137,7 @@ def test_bad_labels_are_said_and_are_2(labels, message, pictures, tmp_path, monk
         ),
         (
             ["pictures", "--labels", "a,b", "-o", "out", "--column", "q=text"],
-            "has no column 'q'; the columns of image files, audio files and tars are",
+            "has no column 'q'; the columns of image files and audio files are",
         ),
         (["pictures", "--labels", "a,b", "--scale", "much"], "--scale 'much' is neither"),
         (["pictures", "--labels", "a,b", "--engine", "spark"], "--engine has no effect without --output"),

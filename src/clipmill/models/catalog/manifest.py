@@ -27,7 +27,6 @@ _SHAPE = {
     "image?": ({"image_size": int, "mean": [float], "std": [float]}, None),
     "text?": ({"tokenizer": {"context_length?": (int, None)}, "fixed_length": bool, "masked": bool}, None),
     "audio?": ({}, None),
-    "learnt_scales?": ({str: float}, None),
     "parameters?": (int, None),
     "licence?": (str, None),
 }
