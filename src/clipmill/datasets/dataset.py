@@ -263,11 +263,8 @@ def read_manifests(directory: str) -> list[dict[str, Any]]:
         DatasetError: If a manifest cannot be read.
     """
     folder = Folder.of(directory)
-    names = _names(folder, MANIFESTS)
-    with dataset_errors("read the manifests of", folder.url):
-        # In one call, since object stores read many at once.
-        contents = folder.fs.cat([folder.at(name) for name in names]) if names else {}
-    return [parse_manifest(path, content) for path, content in sorted(contents.items())]
+    contents = folder.read_many(sorted(_names(folder, MANIFESTS)))
+    return [parse_manifest(folder.at(name), content) for name, content in contents.items()]
 
 
 def read_failures(directory: str) -> Iterator[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..datasets.formats.manifest import parse_manifest
 from ..datasets.formats.shard_writer import MANIFESTS
-from ..files.file_systems import Folder, dataset_errors
+from ..files.file_systems import Folder
 from ..metrics.counts import METRICS, MODELS_LOADED, Counts, add_counts, counts_of_manifest
 
 LOOK_EVERY_S = 1.0
@@ -54,12 +54,8 @@ class JobCounts:
     def _look(self) -> None:
         folder = Folder.of(self._directory)
         new = sorted(name for name in folder.list(MANIFESTS) if name.endswith(".json") and name not in self._seen)
-        if not new:
-            return
-        with dataset_errors("read the manifests of", folder.url):
-            contents = folder.fs.cat([folder.at(name) for name in new])
         # all are read before any is counted: a look counts all new manifests, or none
-        manifests = [parse_manifest(folder.at(name), contents[folder.at(name)]) for name in new]
+        manifests = [parse_manifest(folder.at(name), content) for name, content in folder.read_many(new).items()]
         for name, manifest in zip(new, manifests, strict=True):
             add_counts(self._counts, counts_of_manifest(manifest))
             self._count_loads(manifest)

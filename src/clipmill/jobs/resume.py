@@ -14,7 +14,7 @@ from ..datasets.formats.shard_writer import MANIFESTS, manifest_name
 from ..datasets.inputs.planning import number_of, read_plan
 from ..datasets.inputs.shards import Shard
 from ..errors import DatasetError
-from ..files.file_systems import Folder, dataset_errors
+from ..files.file_systems import Folder
 from ..files.lock import LOCK
 from ..messages import setting
 
@@ -132,9 +132,7 @@ def look_back(directory: str, shards: Sequence[Shard], previous: PreviousRun) ->
 def _manifests(folder: Folder, names: Mapping[str, int]) -> dict[str, dict[str, Any] | None]:
     """Return the manifests by name; None for one that is damaged."""
     there = [name for name in names if name.startswith(f"{MANIFESTS}/") and OWN.fullmatch(name)]
-    with dataset_errors("read the manifests of", folder.url):
-        contents = folder.fs.cat([folder.at(name) for name in there]) if there else {}
-    return {name: manifest_or_none(contents[folder.at(name)]) for name in there}
+    return {name: manifest_or_none(content) for name, content in folder.read_many(there).items()}
 
 
 def _reason(
