@@ -49,7 +49,7 @@ def _lines_of(use: InputUse, of_rows: bool) -> list[str]:
     counted = f"{number:,} {_PLURALS[use.kind]}" if has_own else many(number, _NAMES[use.kind])
     shown = f"{counted} ({_some(use.paths)})"
     lines = [f"{shown}: {_embedded(use)}"]
-    if use.left_out:
+    if use.left_out and not use.beside_images:
         lines.append(f"{shown}: {_left_out(use, of_rows)}")
     if use.problems:
         lines += [f"{path} will fail: it is {what}" for path, what in list(use.problems.items())[:_NAMED]]

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ..datasets.tables.scalars import printable_values
 from ..encoders import EncoderSpec, load_encoder
 from ..encoders.item import Item
 from ..encoders.outcome import Outcome
@@ -50,7 +51,7 @@ def print_found(location: str, queries: Sequence[Query], options: dict[str, Any]
         found = searcher.find([_item(query, values["prompt"]) for query in queries], Stats())
     except DatasetError as err:
         raise Refused(err) from err
-    asked = [_asked(*one) for one in zip(queries, found.hits.to_pylist(), found.outcomes, strict=True)]
+    asked = [_asked(*one) for one in zip(queries, printable_values(found.hits), found.outcomes, strict=True)]
     if all(one.hits is None for one in asked):
         raise Refused("; ".join(f"the query {one.value!r}: {one.reason}" for one in asked))
     if values["as_json"]:

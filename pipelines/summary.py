@@ -133,9 +133,10 @@ def _rows(path: str) -> Iterator[dict[str, Any]]:
 def _cells(column: Any) -> list[Any]:
     """Return a column's values, with vectors as arrays, because lists of Python floats would be slow."""
     from ..datasets.tables.column_types import is_vector_type
+    from ..datasets.tables.scalars import printable_values
 
     if not is_vector_type(column.type):
-        return column.to_pylist()
+        return printable_values(column)
     return [cell.values.to_numpy(zero_copy_only=False) if cell.is_valid else None for cell in column]
 
 

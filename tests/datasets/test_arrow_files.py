@@ -185,3 +185,38 @@ def test_times_in_seconds_become_milliseconds(tmp_path):
     write(tmp_path / "x.arrow", pa.table({"id": ["1", "2"], "caption": ["a", "b"], "at": moments}), "stream")
     rows = run_job(str(tmp_path / "out"), tmp_path / "x.arrow", plan=PLAN, spec=SPEC)
     assert [row["at"] for row in rows] == [datetime.datetime(2026, 1, 2), None]
+
+
+def test_fixed_size_lists_that_may_be_null_become_lists_which_parquet_can_hold(tmp_path):
+    """From an Arrow file, and from Parquet files of which one lacks the column; elsewhere they stay."""
+    kinds = {
+        "fixed": pa.array([[1.5, 2.0], None], pa.list_(pa.float32(), 2)),
+        "inner": pa.array([{"v": [1, 2]}, None], pa.struct([("v", pa.list_(pa.int8(), 2))])),
+        "tensor": pa.ExtensionArray.from_storage(
+            pa.fixed_shape_tensor(pa.int32(), [2]), pa.array([[1, 2], None], pa.list_(pa.int32(), 2))
+        ),
+    }
+    rows = {"id": ["1", "2"], "caption": ["a", "b"]}
+    write(tmp_path / "x.arrow", pa.table({**rows, **kinds}), "stream")
+    do_job(str(tmp_path / "arrow"), tmp_path / "x.arrow", plan=PLAN, spec=SPEC)
+    written = pq.read_table(tmp_path / "arrow")
+    for name, column in kinds.items():
+        assert written[name].to_pylist() == column.to_pylist()
+    whole = pa.table({**rows, "fixed": kinds["fixed"].slice(0, 1).take(pa.array([0, 0]))})
+    (tmp_path / "in").mkdir()
+    pq.write_table(whole, tmp_path / "in" / "1.parquet")
+    do_job(str(tmp_path / "one"), tmp_path / "in", plan=PLAN, spec=SPEC)
+    assert pq.read_table(tmp_path / "one").schema.field("fixed").type == pa.list_(pa.float32(), 2)
+    pq.write_table(pa.table({"id": ["3"], "caption": ["c"]}), tmp_path / "in" / "2.parquet")
+    do_job(str(tmp_path / "two"), tmp_path / "in", plan=PLAN, spec=SPEC)
+    assert pq.read_table(tmp_path / "two")["fixed"].to_pylist() == [[1.5, 2.0], [1.5, 2.0], None]
+
+
+def test_a_table_that_is_compressed_as_a_whole_says_so(tmp_path):
+    import gzip
+
+    for name in ("x.arrow.gz", "y.parquet.gz"):
+        (tmp_path / name).write_bytes(gzip.compress(b"PAR1" + bytes(100)))
+    for shard in plan_shards([str(tmp_path)]):
+        (row,) = read_rows(shard)
+        assert row.failure is not None and "compressed with gzip as a whole" in row.failure.message

@@ -158,10 +158,15 @@ def test_a_compressed_file_is_one_shard(tmp_path):
     assert [d.text for d in documents(tmp_path)] == ["a", "b"]
 
 
-def test_a_json_array_is_refused_with_the_command_that_converts_it(tmp_path):
-    (tmp_path / "x.json").write_text('[\n{"text": "a"}\n]')
-    with pytest.raises(DatasetError, match=r"JSON array.*jq -c"):
-        plan_shards([str(tmp_path)])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [('[\n{"text": "a"}\n]', r"JSON array.*jq -c '\.\[\]'"), ('{\n "text": "a"\n}', r"over many lines.*jq -c \. ")],
+)
+def test_other_json_is_refused_if_it_is_named_and_is_one_failure_in_a_folder(tmp_path, content, words):
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(DatasetError, match=words):
+        plan_shards([str(tmp_path / "x.json")])
+    assert len(documents(tmp_path)) == 1
 
 
 def test_kind_overrides_the_extension(tmp_path):

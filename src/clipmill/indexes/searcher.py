@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..datasets.tables.column_types import as_type
+from ..datasets.tables.scalars import printable_values
 from ..encoders.encoder import Encoder
 from ..encoders.item import Item
 from ..encoders.outcome import Outcome, Vector
@@ -86,7 +87,7 @@ class Searcher:
         """
         found = self.find([item for _, item in rows], stats)
         made = []
-        for (get, _), hits, outcome in zip(rows, found.hits.to_pylist(), found.outcomes, strict=True):
+        for (get, _), hits, outcome in zip(rows, printable_values(found.hits), found.outcomes, strict=True):
             failures = []
             if isinstance(outcome, Failure):
                 failures = [outcome.at(column=self.plan.query, row=row_name(get, self.plan.key))]

@@ -11,7 +11,6 @@ from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 
-from ...errors import DatasetError
 from ...files.compression import decompressed
 from ...files.file_systems import open_input
 from .listing import uncompressed_name
@@ -279,16 +278,3 @@ def json_problem(start: bytes) -> str:
     if line.startswith(b"["):
         return "a JSON array; make JSON lines of it: jq -c '.[]' file.json > file.jsonl"
     return JSON_OVER_LINES if line == b"{" else ""
-
-
-def check_json_lines(path: str) -> None:
-    """Raise `DatasetError`, with a hint, for a `.json` file that is one JSON value: each line would be a failure."""
-    if not uncompressed_name(path).endswith(".json"):
-        return  # the extension promises JSON lines: any other line is a failure
-    try:
-        with open_text(path) as file:
-            problem = json_problem(file.read(1024))
-    except Exception:  # reading the shard reports the error as a failure
-        return
-    if problem:
-        raise DatasetError(f"{path} is {problem}, or give a pattern that does not match it")

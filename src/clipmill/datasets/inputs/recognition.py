@@ -13,7 +13,7 @@ from ...files.compression import CompressionError, decompressed
 from ...files.file_systems import open_input
 from ...files.json_text import parse_json
 from .lines import JSON_OVER_LINES, json_problem
-from .listing import IMAGE_EXTENSIONS, Kind, Listed, Lister, kind_of, list_inputs
+from .listing import IMAGE_EXTENSIONS, Kind, Listed, Lister, kind_of, list_inputs, uncompressed_name
 from .samples import AUDIO_EXTENSIONS
 
 _OPENERS = 16
@@ -72,6 +72,7 @@ def recognised_inputs(
 
 def recognised(file: Listed) -> InputFile:
     """Return how a file is read, by its first bytes; one that cannot be opened is left to its reader."""
+    by_name = kind_of(file.path)
     try:
         with open_input(file.path) as opened:
             start = opened.read(_START_BYTES)
@@ -79,11 +80,16 @@ def recognised(file: Listed) -> InputFile:
             content, compression = decompressed(opened)
             inside = content.read(_START_BYTES) if compression else start
     except CompressionError as err:
-        return InputFile(file, "files", f"a file that is not read: {err}")
+        return InputFile(file, by_name, f"a file that is not read: {err}")
     except Exception:  # drivers and codecs raise errors of their own; the reader reports them as failures
-        return InputFile(file, "files")
+        return InputFile(file, by_name)
     if not start:
-        return InputFile(file, "files")
+        return InputFile(file, by_name)
+    if by_name != "files":
+        kind, problem = (_json_kind(inside) if by_name == "jsonl" else None) or (by_name, "")
+        if compression and kind in ("parquet", "arrow"):
+            problem = f"a table compressed with {compression}: decompress it"
+        return InputFile(file, kind, problem)
     kind, problem = _kind_of_content(inside)
     if compression and kind not in _READ_COMPRESSED:
         what = "a table" if kind in ("parquet", "arrow") else "a file"
@@ -92,9 +98,11 @@ def recognised(file: Listed) -> InputFile:
 
 
 def _is_clear(path: str) -> bool:
-    """Return whether the ending of a name says how the file is read."""
+    """Return whether the ending of a name says how the file is read. `.json` does not: it may be an array."""
+    if kind_of(path) != "files":
+        return uncompressed_name(path) == path.lower() and not path.lower().endswith(".json")
     ending = os.path.splitext(path)[1].lower().lstrip(".")
-    return kind_of(path) != "files" or ending in IMAGE_EXTENSIONS or ending in AUDIO_EXTENSIONS
+    return ending in IMAGE_EXTENSIONS or ending in AUDIO_EXTENSIONS
 
 
 def _few_remote(files: Iterable[Listed]) -> list[Listed]:
@@ -147,10 +155,18 @@ def _list_kind(start: bytes) -> tuple[Kind, str] | None:
         return None
     lines = [line.strip() for line in text.splitlines()]
     whole = lines if len(start) < _START_BYTES or len(lines) == 1 else lines[:-1]
-    return ("uris", "") if any(whole) and all(_URI.match(line) for line in whole if line) else None
+    if not any(whole) or not _URI.match(next(filter(None, whole))):
+        return None
+    other = next((number for number, line in enumerate(whole, 1) if line and not _URI.match(line)), None)
+    if other is None:
+        return "uris", ""
+    return "files", f"a list of URIs whose line {other} is none: remove it, or give JSON lines with a field 'uri'"
 
 
 def _described(start: bytes) -> str:
     from ...media.images import described_other
 
-    return described_other(start) or "no table, archive, image or audio of a known format"
+    described = described_other(start)
+    if described and described.startswith("a text"):
+        return "a text: a table needs an ending such as .csv, .tsv or .jsonl; give texts as JSON lines or CSV"
+    return described or "no table, archive, image or audio of a known format"

@@ -11,7 +11,7 @@ from ...encoders.plans.plan import RowPlan
 from ...errors import ClipmillError, DatasetError
 from ...files.arrow_stream import ArrowStream
 from ...files.file_systems import open_input
-from ..tables.column_types import LIST_OF_TEXTS, REST_KEY, TAGS, unified
+from ..tables.column_types import LIST_OF_TEXTS, REST_KEY, TAGS, unified, variable_lists
 from .lines import csv_header, open_text
 from .samples import AUDIO, IMAGE, KEY, SAMPLE_COLUMNS, TEXT, member_columns
 from .shards import Shard
@@ -46,7 +46,13 @@ def schema_of(shards: Sequence[Shard], plan: RowPlan | None = None) -> pa.Schema
         raise DatasetError(f"none of the {len(first)} inputs can be read as a table; one of them is {example}")
     whole = unified(schemas)
     fields = [field for schema in schemas for field in schema]
-    return pa.schema([_with_rest(field, fields) for field in whole], metadata=whole.metadata)
+    whole = pa.schema([_with_rest(field, fields) for field in whole], metadata=whole.metadata)
+    has_nulls = any(shard.kind == "arrow" for shard in shards)
+    there = [set(schema.names) for schema in schemas]
+    for number, field in enumerate(whole):
+        if has_nulls or not all(field.name in names for names in there):
+            whole = whole.set(number, field.with_type(variable_lists(field.type)))
+    return whole
 
 
 def _schema_of_file(shard: Shard, plan: RowPlan | None) -> pa.Schema | None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import assert_never
 
 from ...errors import ClipmillError
 from ...failures import Code, Failure, Stage
+from ...files.compression import compression_of
+from ...files.file_systems import open_input
 from .columnar import Selection, arrow_rows, parquet_rows
 from .lines import TextRecord, csv_delimiter, csv_header, csv_records, json_records, open_text, uri_records
 from .samples import KEY, MAX_FILE_BYTES, read_files, read_samples
 from .shards import Shard
-from .source_row import SourceRow, failure_of
+from .source_row import SourceRow, failure_of, malformed
 from .tars import open_tar
 
 
@@ -55,8 +58,17 @@ def read_rows(
     except ClipmillError:
         raise
     except Exception as err:  # formats and file systems raise errors of their own; none may affect the next file
-        place = path if shard.kind in ("parquet", "arrow") else f"{path}:{at[0]}"
-        yield SourceRow(place, {}, failure_of(err, path).at(row=place))
+        is_columnar = shard.kind in ("parquet", "arrow")
+        place = path if is_columnar else f"{path}:{at[0]}"
+        yield SourceRow(place, {}, ((is_columnar and _compressed(path)) or failure_of(err, path)).at(row=place))
+
+
+def _compressed(path: str) -> Failure | None:
+    """Return the failure of a Parquet or Arrow file that is compressed as a whole; None for any other."""
+    with contextlib.suppress(Exception), open_input(path) as file:
+        if compression := compression_of(file.read(10)):
+            return malformed(f"{path}: it is compressed with {compression} as a whole; decompress it")
+    return None
 
 
 def _line_rows(shard: Shard, at: list[int], records: Callable[..., Iterator[TextRecord]]) -> Iterator[SourceRow]:

@@ -16,7 +16,7 @@ from ...files.file_systems import is_local, open_input, open_location
 from ...files.json_shape import fits, mismatches
 from ...files.json_text import clean_text
 from ...files.parquet import check_row_counts
-from .lines import check_json_lines, csv_delimiter, csv_records, line_starts, open_text
+from .lines import csv_delimiter, csv_records, line_starts, open_text
 from .listing import Kind, Listed, kind_of
 from .samples import sample_starts
 from .tars import open_tar
@@ -125,8 +125,6 @@ def _digest(value: Any, length: int) -> str:
 
 def cut(file: Listed, kind: Kind, rows: int) -> list[Shard]:
     """Cut a table into shards of at most `rows` rows, whose names are only digests."""
-    if kind == "jsonl":
-        check_json_lines(file.path)
     spans_of, spans = SPANS[kind], [dict[str, Any]()]
     if file.size != 0:
         with contextlib.suppress(Exception):  # a worker reads the file again, and reports the error as a failure

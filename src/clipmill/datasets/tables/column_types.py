@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from ...errors import DatasetError, SpecError
+from ...messages import setting
 
 REST_KEY = b"clipmill.rest"
 """Metadata key of the column that takes all undeclared fields of JSON lines, as a JSON object. The value is a JSON
@@ -95,7 +96,10 @@ def unified(schemas: Sequence[pa.Schema]) -> pa.Schema:
     try:
         return pa.unify_schemas(plain, promote_options="permissive")
     except pa.ArrowException as err:
-        raise DatasetError(f"the inputs have columns with the same name and different types: {err}") from err
+        raise DatasetError(
+            f"the inputs have columns with the same name and different types: {err}",
+            hint="leave such a column out with " + setting("drop", ...) + ", or give the files to jobs of their own",
+        ) from err
 
 
 def _as_plain(field: pa.Field) -> pa.Field:
@@ -120,6 +124,30 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_large_list(kind):
         return pa.large_list(_as_plain(kind.value_field))
     return pa.list_(_as_plain(kind.value_field)) if pa.types.is_list(kind) else kind
+
+
+def variable_lists(kind: pa.DataType) -> pa.DataType:
+    """Return the type with lists of variable size for those of a fixed size, which Parquet cannot hold beside a null.
+
+    pyarrow before 26 writes such files, and cannot read them.
+    """
+    if not _holds_fixed_lists(kind):
+        return kind
+    if isinstance(kind, pa.BaseExtensionType):
+        return variable_lists(kind.storage_type)
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(variable_lists(field.type)) for field in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(variable_lists(kind.key_type), variable_lists(kind.item_type))
+    make = pa.large_list if pa.types.is_large_list(kind) else pa.list_
+    return make(kind.value_field.with_type(variable_lists(kind.value_type)))
+
+
+def _holds_fixed_lists(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.BaseExtensionType):
+        return _holds_fixed_lists(kind.storage_type)
+    inner = [kind.field(number).type for number in range(kind.num_fields)]
+    return pa.types.is_fixed_size_list(kind) or any(map(_holds_fixed_lists, inner))
 
 
 def as_type(column: Any, kind: pa.DataType) -> Any:
