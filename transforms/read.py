@@ -15,6 +15,7 @@ from ..datasets.inputs.listing import NO_MATCH, AllBelow, Listed, files_of, list
 from ..datasets.inputs.recognition import recognised_inputs
 from ..encoders.document import Document
 from ..errors import SpecError
+from ..files.file_systems import check_local_path
 from . import document_coder as _document_coder  # noqa: F401 - registers the coder of documents
 from .templates import with_known_values
 
@@ -70,6 +71,7 @@ class ReadDocuments(beam.PTransform):
 
         Raises:
             SpecError: If there is no pattern.
+            DatasetError: If one is no path but looks like a URL, such as `gs:photos/1.jpg`.
         """
         super().__init__()
         given = [patterns] if isinstance(patterns, str | os.PathLike) else list(patterns)
@@ -132,4 +134,7 @@ def _list_input(given: str) -> tuple[list[Listed], str]:
 
 def _absolute(pattern: str) -> str:
     """Return a pattern that means the same files in every process of this machine."""
-    return pattern if "://" in pattern else os.path.abspath(os.path.expanduser(pattern))
+    if "://" in pattern:
+        return pattern
+    check_local_path(pattern)
+    return os.path.abspath(os.path.expanduser(pattern))

@@ -17,7 +17,7 @@ from PIL import Image
 
 from clipmill.encoders import unload_all
 from clipmill.encoders.testing import fake_image_vector, fake_text_vector
-from clipmill.errors import SpecError
+from clipmill.errors import DatasetError, SpecError
 from clipmill.failures import Code
 from clipmill.transforms import Document, Embed, ReadDocuments
 
@@ -190,3 +190,8 @@ def test_two_in_one_pipeline_do_not_clash(tmp_path, photographs):
 def test_nothing_named_is_refused(nothing):
     with pytest.raises(SpecError, match="names nothing; give a path, a URL or a glob"):
         ReadDocuments(nothing)
+
+
+def test_a_name_that_only_looks_like_a_url_is_refused():
+    with pytest.raises(DatasetError, match=r"write gs://bucket/1\.jpg, or \./gs:bucket/1\.jpg"):
+        ReadDocuments("gs:bucket/1.jpg")

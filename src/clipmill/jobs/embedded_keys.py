@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ..datasets.formats.shard_writer import FAILURES
 from ..datasets.tables.column_types import is_list_type, is_vector_type, top_level
-from ..datasets.tables.scalars import printable_values
+from ..datasets.tables.scalars import printable_rows
 from ..datasets.tables.schemas import CONTENT_HASH
 from ..encoders.plans.row_values import get_by_path
 from ..files.file_systems import Folder, dataset_errors
@@ -69,8 +69,7 @@ def _digests_of_rows(folder: Folder, name: str, job: Job) -> Iterator[bytes]:
             is_certain = column == CONTENT_HASH or _none_missing(file.metadata.row_group(group), schema, vectors)
             read = top if is_certain else [*top, *(one for one in vectors if one not in top)]
             for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=read):
-                columns = [printable_values(column) for column in batch.select(top).columns]
-                rows = [dict(zip(top, values, strict=True)) for values in zip(*columns, strict=True)]
+                rows = list(printable_rows(batch.select(top)))
                 there = [True] * len(rows) if is_certain else _any_vector(batch.select(vectors).columns).tolist()
                 for row, has_vector in zip(rows, there, strict=True):
                     if has_vector and (key := key_text(get_by_path(row, column))) is not None:

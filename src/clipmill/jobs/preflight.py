@@ -1,4 +1,4 @@
-"""Checks of the input of documents, on the driver, before anything is written."""
+"""Checks of the input of a job, on the driver, before anything is written."""
 
 from __future__ import annotations
 

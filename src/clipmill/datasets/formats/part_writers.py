@@ -17,7 +17,7 @@ from ...files.parquet import parquet_writer, refused_by_parquet
 from ...messages import setting
 from ...models.spec import EncoderSpec
 from ..tables.column_types import is_list_type
-from ..tables.scalars import printable_values
+from ..tables.scalars import printable_rows
 from .base import CLIP_RETRIEVAL, LANCE, PARQUET, Format, Part, Published, part_name
 
 if TYPE_CHECKING:
@@ -132,9 +132,7 @@ class LinesWriter:
 
     def write_table(self, table: pa.Table, row_group_size: int | None = None) -> None:
         """Add rows; `row_group_size` has no effect."""
-        columns = [printable_values(column) for column in table.columns]
-        rows = (dict(zip(table.column_names, values, strict=True)) for values in zip(*columns, strict=True))
-        lines = [json_text(self._parse_tags(row)) + "\n" for row in rows]
+        lines = [json_text(self._parse_tags(row)) + "\n" for row in printable_rows(table)]
         self._sink.write("".join(lines).encode())
 
     def close(self) -> None:

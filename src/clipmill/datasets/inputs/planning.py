@@ -38,9 +38,9 @@ def plan_shards(
     """List the inputs of a job and cut them into shards.
 
     `input_files` decides how each file is read. Planning reads JSON lines, CSV files and lists of URIs once, to find
-    where their shards begin. It reads only the footer of Parquet files and only the headers of local tars. A compressed
-    file is one shard, because reading cannot start in its middle, and so is a remote tar. A file that cannot be read is
-    a shard too; reading that shard returns a failure.
+    where their shards begin. It reads only the footer of Parquet files, and only the headers of local tars and Arrow
+    files. A compressed file is one shard, because reading cannot start in its middle, and so is a remote tar or Arrow
+    file. A file that cannot be read is a shard too; reading that shard returns a failure.
 
     With a previous plan, unchanged files keep their shards and are not inspected again: one new image in a folder adds
     one shard and moves no other. A changed table is cut again. A shard of files keeps the files that are still there,
@@ -48,9 +48,9 @@ def plan_shards(
 
     Args:
         inputs: Paths and URLs of files and folders, and globs; see `listing.list_inputs`.
-        kind: Read every file as this kind, whatever its name.
-        rows_per_shard: Maximum number of rows in a shard; a Parquet row group is cut into at most 16 shards, which may
-            be larger.
+        kind: Read every file as this kind, whatever it is.
+        rows_per_shard: Maximum number of rows in a shard; a row group of Parquet or a batch of Arrow is cut into at
+            most 16 shards, which may be larger.
         previous: The plan of the same job's first start. Shards keep its numbers; new shards get the numbers after it.
 
     Raises:

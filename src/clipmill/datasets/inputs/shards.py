@@ -23,7 +23,7 @@ from .tars import open_tar
 
 ROWS_PER_SHARD = 1024
 _MAX_SPLITS = 16
-"""Shards of one Parquet row group, at most: each is read from the group's beginning, so many shards are expensive."""
+"""Shards of one row group or batch, at most: each is read from the group's beginning, so many shards are expensive."""
 
 
 _SHAPE: dict[str, Any] = {
@@ -46,7 +46,7 @@ class Shard:
 
     Attributes:
         name: Name of the shard and of its files in the output: its number and a digest of what it covers.
-        kind: How it is read: `files` (each a document), `jsonl`, `csv`, `parquet`, `tar`.
+        kind: How it is read; each of `files` is a document.
         paths: The files, as absolute paths or URLs; exactly one unless the kind is `files`.
         start: Number of the first record, row or sample in the file, from 0 (blank lines count, a header does not).
         stop: Number after the last record; None means the end of the file.

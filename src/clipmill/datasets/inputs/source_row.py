@@ -18,7 +18,7 @@ class SourceRow(NamedTuple):
     """A row of an input.
 
     Attributes:
-        place: `<path>:<line>` of text files (lines from 1), `<path>:<row>` of Parquet files (rows from 0),
+        place: `<path>:<line>` of text files (lines from 1), `<path>:<row>` of Parquet and Arrow files (rows from 0),
             `<path>:<sample>` of tars (samples from 0), `<path>` of files.
         values: Its columns, or those that were selected; empty if it could not be read.
         failure: Why it could not be read.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -54,6 +55,12 @@ def printable_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
             values: list[Any] = column.to_pylist()
             return values
     return [printable(scalar) for scalar in column]
+
+
+def printable_rows(table: pa.Table | pa.RecordBatch) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a table with columns, whose values are those of `printable_values`."""
+    columns = map(printable_values, table.columns)
+    return (dict(zip(table.schema.names, values, strict=True)) for values in zip(*columns, strict=True))
 
 
 def printable(scalar: pa.Scalar) -> Any:
