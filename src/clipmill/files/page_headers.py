@@ -41,7 +41,7 @@ def page_header(data: memoryview) -> PageHeader | None:
         fields = dict(reader.struct(depth=0))
     except _CutOffError:
         return None
-    inner = next((fields[number] for number in (5, 7, 8) if isinstance(fields.get(number), dict)), {})
+    inner: dict[int, Any] = next((fields[number] for number in (5, 7, 8) if isinstance(fields.get(number), dict)), {})
     encoding = inner.get(4 if 8 in fields else 2, 0)
     numbers = [*(fields.get(number) for number in (1, 2, 3)), inner.get(1, 0), encoding]
     if not all(isinstance(number, int) and number >= 0 for number in numbers):

@@ -21,9 +21,13 @@ def nanoseconds_of(value: datetime.timedelta | np.timedelta64 | np.datetime64) -
     Returns:
         None if it is no whole number of nanoseconds, or not known: months differ in length.
     """
-    if isinstance(value, datetime.timedelta):
-        nanoseconds = int(getattr(value, "nanoseconds", 0))  # of pandas
-        return ((value.days * 86_400 + value.seconds) * 10**6 + value.microseconds) * 1000 + nanoseconds
+    if isinstance(value, np.datetime64 | np.timedelta64):
+        return _of_numpy(value)
+    nanoseconds = int(getattr(value, "nanoseconds", 0))  # of pandas
+    return ((value.days * 86_400 + value.seconds) * 10**6 + value.microseconds) * 1000 + nanoseconds
+
+
+def _of_numpy(value: np.datetime64 | np.timedelta64) -> int | None:
     if isinstance(value, np.datetime64) and np.datetime_data(value)[0] in ("Y", "M"):
         value = value.astype("datetime64[D]")
     unit, step = np.datetime_data(value)
