@@ -35,7 +35,7 @@ class Code(StrEnum):
     FETCH_FAILED = "fetch_failed"
     """The content could not be fetched: connection refused or interrupted, timeout, or server error."""
     TOO_LARGE = "too_large"
-    """The content has more bytes, pixels or characters than the spec allows, or the record more than its format."""
+    """The content exceeds a limit of the spec, the record one of its format, or the image file what real ones have."""
     UNDECODABLE = "undecodable"
     """The bytes are not a decodable image or audio file, or are truncated."""
     UNSUPPORTED = "unsupported"

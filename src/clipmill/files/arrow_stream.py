@@ -98,8 +98,8 @@ class ArrowStream:
         for header in self.headers():
             if header.is_too_large:
                 raise BatchTooLargeError(
-                    f"a batch of {header.rows} rows takes {header.nbytes} bytes of memory, allowed are "
-                    f"{MAX_BATCH_BYTES}, or {MAX_BATCH_RATIO} times its bytes in the file; write smaller batches"
+                    f"a batch of {header.rows:,} rows takes {header.nbytes:,} bytes of memory, allowed are "
+                    f"{MAX_BATCH_BYTES:,}, or {MAX_BATCH_RATIO} times its bytes in the file; write smaller batches"
                 )
             batch = self._reader.read_next_batch()
             batch.validate(full=True)

@@ -34,8 +34,6 @@ _DEATHS_TO_ISOLATE = 2
 """Killed processes after which a shard is processed row by row."""
 DEATHS_TO_BLAME = 2
 """Processes killed at the same row after which the row becomes a failure: one may have other causes."""
-
-
 _MAX_BYTES = 64 * 2**20
 """Bytes of a mark that are read: the places of a shard's rows are a few hundred bytes each."""
 
@@ -125,6 +123,6 @@ class Attempt:
 def _parsed(content: bytes) -> list[Any]:
     lines = []
     for line in content.splitlines():
-        with contextlib.suppress(ValueError):  # an incomplete line, or none of ours
+        with contextlib.suppress(ValueError):  # an incomplete line, or one that clipmill did not write
             lines.append(parse_json(line))
     return lines

@@ -223,9 +223,9 @@ def _feed(
         consumed.append(line)
         nbytes += len(line.data)
         if nbytes > MAX_RECORD_BYTES:
-            raise RecordTooLargeError(f"the record is longer than {MAX_RECORD_BYTES} bytes; is a quote missing?")
+            raise RecordTooLargeError(f"the record is longer than {MAX_RECORD_BYTES:,} bytes; is a quote missing?")
         if len(consumed) > MAX_RECORD_LINES:
-            raise RecordTooLargeError(f"the record has more than {MAX_RECORD_LINES} lines; is a quote missing?")
+            raise RecordTooLargeError(f"the record has more than {MAX_RECORD_LINES:,} lines; is a quote missing?")
         text = _text(line)
         values += text.count(delimiter)
         check_values("the record", values)
@@ -234,7 +234,7 @@ def _feed(
 
 def _text(line: _Line) -> str:
     if line.too_long:
-        raise RecordTooLargeError(f"the line is longer than {MAX_RECORD_BYTES} bytes")
+        raise RecordTooLargeError(f"the line is longer than {MAX_RECORD_BYTES:,} bytes")
     try:
         return line.data.decode("utf-8")
     except UnicodeDecodeError as err:

@@ -36,7 +36,7 @@ _FILES_AHEAD = 16
 MAX_FILE_BYTES = 64 * 2**20
 """Default maximum bytes of one file of a sample; the spec's `max_fetch_bytes` overrides it."""
 MAX_FILES_OF_LIMIT = 2
-"""Maximum bytes of all files of a sample that are read, in files of the maximum size: an image and a sound."""
+"""Maximum bytes of all files of a sample that are read, in files of the maximum size: an image and an audio clip."""
 MAX_SAMPLE_FILES = 4096
 """Maximum files of a sample in a tar; further files with its key belong to it, and it fails."""
 _MAX_ENDING = 255
