@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..datasets.inputs.listing import Kind
+from ..files.json_text import some_of
 from ..jobs.input_use import InputUse
 from ..reports.words import many
 
@@ -21,6 +22,7 @@ _NAMES: Mapping[Kind, str] = {
 }
 _PLURALS = {"jsonl": "files of JSON lines", "uris": "lists of URIs"}
 _NAMED = 3
+"""Files with a problem that are named."""
 
 
 def lines_of(uses: Sequence[InputUse], *, of_rows: bool) -> list[str]:
@@ -47,7 +49,7 @@ def _lines_of(use: InputUse, of_rows: bool) -> list[str]:
     number = len(use.paths)
     has_own = number > 1 and use.kind in _PLURALS
     counted = f"{number:,} {_PLURALS[use.kind]}" if has_own else many(number, _NAMES[use.kind])
-    shown = f"{counted} ({_some(use.paths)})"
+    shown = f"{counted} ({_named(use.paths)})"
     lines = [f"{shown}: {_embedded(use)}"]
     if use.left_out and not use.beside_images:
         lines.append(f"{shown}: {_left_out(use, of_rows)}")
@@ -57,15 +59,14 @@ def _lines_of(use: InputUse, of_rows: bool) -> list[str]:
             lines.append(f"{many(more, 'more file')} will fail, too")
     if use.beside_images:
         lines.append(
-            f"{_some(use.paths)}: beside images, but embedded as rows of its own; for the images alone, give a pattern "
-            "such as 'folder/**/*.jpg'"
+            f"{_named(use.paths)}: beside images, but embedded as rows of its own; for the images alone, give a "
+            "pattern such as 'folder/**/*.jpg'"
         )
     return lines
 
 
-def _some(paths: Sequence[str]) -> str:
-    names = [os.path.basename(path) for path in paths[:_NAMED]]
-    return ", ".join(names) + (", …" if len(paths) > _NAMED else "")
+def _named(paths: Sequence[str]) -> str:
+    return some_of(list(map(os.path.basename, paths)))
 
 
 def _embedded(use: InputUse) -> str:

@@ -8,14 +8,14 @@ from ...errors import DatasetError
 from ...files.json_shape import fits, is_inside, mismatches
 from ...files.json_text import json_object
 
-_COUNT = (int, float, None)
+_COUNT = (float, None)
 _SHAPE = {
     **dict.fromkeys(("input_rows?", "failed_rows?", "skipped?", "rows?", "embedded?", "scored?", "given?"), _COUNT),
     **dict.fromkeys(("nulls?", "truncated_texts?", "cache_hits?", "cache_misses?", "failures?", "batches?"), _COUNT),
     **dict.fromkeys(("loads?", "seconds?", "out_of_memory_retries?", "first_row_at?", "last_row_at?"), _COUNT),
     **dict.fromkeys(("fetch_msec?", "decode_msec?", "encode_msec?"), _COUNT),
-    "failed?": ({str: (int, float)}, None),
-    "batch_rows?": (lambda sizes: fits(sizes, {str: (int, float)}) and all(map(str.isdecimal, sizes)), None),
+    "failed?": ({str: float}, None),
+    "batch_rows?": (lambda sizes: fits(sizes, {str: float}) and all(map(str.isdecimal, sizes)), None),
     "files?": ([{"name": is_inside, "bytes": int}], None),
     "name?": (lambda name: is_inside(name) and "/" not in name),
     "shard?": ({"kind?": str, "first_path?": str}, None),

@@ -20,6 +20,7 @@ from ..catalog.backbones import BACKBONES, KINDS
 from ..catalog.facts import demo_directory
 from ..downloads import elsewhere, hub
 from ..downloads.copies import place_of
+from ..downloads.model_files import CONFIG, read_json
 from ..downloads.urls import fetch_url, find_copy, local_file
 from ..frontend import Frontend, TextFrontend, Tokenizer
 from ..source import ModelSource
@@ -191,7 +192,7 @@ def find_backbone(name: str, cache_dir: str | None) -> dict[str, Any]:
     """
     if name in BACKBONES:
         return BACKBONES[name]
-    config = json.loads(hub.fetch_file(name, "config.json", cache_dir).read_text(encoding="utf-8"))
+    config = read_json(hub.fetch_file(name, CONFIG, cache_dir))
     if config.get("model_type") not in KINDS:
         raise WeightsError(f"the text tower {name!r} is a {config.get('model_type')!r}; allowed: {', '.join(KINDS)}")
     return _without_code(config)

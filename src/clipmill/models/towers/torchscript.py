@@ -58,7 +58,7 @@ def read_archive(path: Path) -> dict[str, torch.Tensor]:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         root = next(name for name in names if name.endswith("/constants.pkl")).removesuffix("constants.pkl")
-        if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
+        if f"{root}byteorder" in names and _read(archive, f"{root}byteorder") != b"little":
             raise WeightsError("it was written on a machine with another order of bytes")
         objects = _Objects(archive, root)
         return dict(_tensors(objects.load(), _Program(archive, root)))
