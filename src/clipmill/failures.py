@@ -32,6 +32,8 @@ class Code(StrEnum):
     """The job does not allow the URI's scheme or address."""
     NOT_FOUND = "not_found"
     """The file or page does not exist (404, 410, no such file)."""
+    CHANGED = "changed"
+    """The file changed after the job listed it, so that rows would be missing, or there twice."""
     FETCH_FAILED = "fetch_failed"
     """The content could not be fetched: connection refused or interrupted, timeout, or server error."""
     TOO_LARGE = "too_large"

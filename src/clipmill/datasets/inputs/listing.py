@@ -141,6 +141,16 @@ def list_location(location: str) -> tuple[list[Listed], str]:
         return files_of(glob, candidates), NO_MATCH
 
 
+def listed_again(path: str) -> Listed:
+    """Return a listed file as it is now; raise `FileNotFoundError`, or what its file system raises."""
+    fs, path = open_location(path)
+    if is_local(fs):
+        os.stat(path)
+    else:
+        fs.invalidate_cache(path)  # a listing of the folder would be old
+    return _list_file(fs, path)
+
+
 def files_of(matcher: Glob | AllBelow, candidates: Iterable[Listed]) -> list[Listed]:
     """Return the candidates that are inputs, sorted by path, each image with its sidecar files.
 

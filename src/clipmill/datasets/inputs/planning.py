@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gzip
 import json
@@ -15,7 +16,7 @@ from ...files.file_systems import Folder, open_location, url_of
 from ...files.json_text import parse_json
 from ...messages import setting
 from ..directory import PLAN
-from .listing import Kind, Listed
+from .listing import Kind, Listed, listed_again
 from .recognition import InputFile, recognised_inputs
 from .shards import ROWS_PER_SHARD, Shard, cut, fingerprint_of, piece
 
@@ -120,7 +121,13 @@ def _cut_tables(tables: Sequence[InputFile], previous: Sequence[Shard], rows: in
         file, kind = table.file, table.kind
         old = known.get(file.path, [])
         numbers = [number_of(shard) for shard in old]
-        if old and (old[0].kind, old[0].fingerprint) == (kind, fingerprint_of([file])):
+
+        def is_unchanged(now: Listed) -> bool:
+            return bool(old) and (old[0].kind, old[0].fingerprint) == (kind, fingerprint_of([now]))
+
+        if not is_unchanged(file):
+            file = _asked_again(file)
+        if is_unchanged(file):
             unnumbered = [dataclasses.replace(shard, name=shard.name.partition("-")[2]) for shard in old]
             return list(zip(numbers, unnumbered, strict=True))
         new = cut(file, kind, rows)
@@ -130,6 +137,14 @@ def _cut_tables(tables: Sequence[InputFile], previous: Sequence[Shard], rows: in
     with ThreadPoolExecutor(_PLANNERS) as pool:
         for shards in pool.map(cut_one, tables):
             yield from shards
+
+
+def _asked_again(file: Listed) -> Listed:
+    """Return a file of a store as `read_rows` will see it: some drivers spell versions otherwise when they list."""
+    if "://" in file.path:
+        with contextlib.suppress(Exception):  # its reader reports the error as a failure
+            return dataclasses.replace(listed_again(file.path), path=file.path)
+    return file
 
 
 # --- stored in the dataset -------------------------------------------------------------------------------------------

@@ -8,13 +8,14 @@ from types import MappingProxyType
 from typing import assert_never
 
 from ...errors import ClipmillError
-from ...failures import Code, Failure, Stage
+from ...failures import Code, Failure, RowError, Stage
 from ...files.compression import compression_of
 from ...files.file_systems import open_input
 from .columnar import Selection, arrow_rows, parquet_rows
+from .listing import listed_again
 from .lines import TextRecord, csv_delimiter, csv_header, csv_records, json_records, open_text, uri_records
 from .samples import KEY, MAX_FILE_BYTES, read_files, read_samples
-from .shards import Shard
+from .shards import Shard, is_listed
 from .source_row import SourceRow, failure_of, malformed
 from .tars import open_tar
 
@@ -36,25 +37,22 @@ def read_rows(
     output without converting them to Python. `max_file_bytes` limits one file in a tar; the sample of a larger one
     fails. `members` are files of a tar's samples that are columns of their own; see `read_samples`.
 
+    Where a shard of a table or tar begins and ends holds for the file that was listed. Of another file rows would be
+    missing, or in two shards: if the file has changed, the shard is one failure, `changed`. If it changes while it is
+    read, such a failure follows the rows. A file of a folder is one row, whatever it holds by then.
+
     Yields:
         Rows in order; a record that could not be read is a row with a `failure`.
     """
     path, at = shard.paths[0], [shard.start if shard.kind == "tar" else shard.line]
+    is_table = shard.kind != "files"
     try:
-        if shard.kind == "jsonl":
-            yield from _line_rows(shard, at, json_records)
-        elif shard.kind == "uris":
-            yield from _line_rows(shard, at, uri_records)
-        elif shard.kind == "csv":
-            yield from _csv_rows(shard, at)
-        elif shard.kind == "files" or shard.kind == "tar":  # narrows the type for `assert_never`
-            yield from _sample_rows(shard, at, max_file_bytes, members)
-        elif shard.kind == "parquet":
-            yield from parquet_rows(shard, choose, selection)
-        elif shard.kind == "arrow":
-            yield from arrow_rows(shard, choose, selection)
-        else:
-            assert_never(shard.kind)
+        listed = listed_again(path) if is_table else None
+        if listed is not None and not is_listed(shard, listed):
+            raise _changed(path, "after the job listed it")
+        yield from _rows(shard, at, choose, selection, max_file_bytes, members)
+        if is_table and listed_again(path) != listed:
+            raise _changed(path, "while it was read")
     except ClipmillError:
         raise
     except Exception as err:  # formats and file systems raise errors of their own; none may affect the next file
@@ -69,6 +67,36 @@ def _compressed(path: str) -> Failure | None:
         if compression := compression_of(file.read(10)):
             return malformed(f"{path}: it is compressed with {compression} as a whole; decompress it")
     return None
+
+
+def _changed(path: str, when: str) -> RowError:
+    message = f"{path} changed {when}; run the job again when nothing writes to it (--resume reads only what changed)"
+    return RowError(Stage.READ, Code.CHANGED, message, transient=True)
+
+
+def _rows(
+    shard: Shard,
+    at: list[int],
+    choose: Callable[[list[str]], list[str]] | None,
+    selection: Selection | None,
+    max_file_bytes: int,
+    members: Mapping[str, str],
+) -> Iterator[SourceRow]:
+    """Yield the rows of a shard; `at` is set to the line or sample that comes next."""
+    if shard.kind == "jsonl":
+        yield from _line_rows(shard, at, json_records)
+    elif shard.kind == "uris":
+        yield from _line_rows(shard, at, uri_records)
+    elif shard.kind == "csv":
+        yield from _csv_rows(shard, at)
+    elif shard.kind == "files" or shard.kind == "tar":  # narrows the type for `assert_never`
+        yield from _sample_rows(shard, at, max_file_bytes, members)
+    elif shard.kind == "parquet":
+        yield from parquet_rows(shard, choose, selection)
+    elif shard.kind == "arrow":
+        yield from arrow_rows(shard, choose, selection)
+    else:
+        assert_never(shard.kind)
 
 
 def _line_rows(shard: Shard, at: list[int], records: Callable[..., Iterator[TextRecord]]) -> Iterator[SourceRow]:

@@ -119,6 +119,13 @@ def fingerprint_of(files: Sequence[Listed]) -> str:
     return _digest([(file.path, file.size, file.version) for file in files], 16)
 
 
+def is_listed(shard: Shard, file: Listed) -> bool:
+    """Return whether a file is still as it was when the shard of a table was planned, as far as that is known."""
+    of_nothing = fingerprint_of([Listed(shard.paths[0])])  # of engines that list names only
+    is_known = shard.fingerprint not in ("", of_nothing) and not shard.beside
+    return not is_known or shard.fingerprint == fingerprint_of([dataclasses.replace(file, path=shard.paths[0])])
+
+
 def _digest(value: Any, length: int) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:length]
 
