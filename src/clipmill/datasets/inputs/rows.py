@@ -12,8 +12,8 @@ from ...failures import Code, Failure, RowError, Stage
 from ...files.compression import compression_of
 from ...files.file_systems import open_input
 from .columnar import Selection, arrow_rows, parquet_rows
-from .listing import listed_again
 from .lines import TextRecord, csv_delimiter, csv_header, csv_records, json_records, open_text, uri_records
+from .listing import listed_again
 from .samples import KEY, MAX_FILE_BYTES, read_files, read_samples
 from .shards import Shard, is_listed
 from .source_row import SourceRow, failure_of, malformed
