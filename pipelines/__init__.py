@@ -4,7 +4,7 @@
   flags instead of keywords; `console`: the terminal
 - `jobs`: the common part of `embed`, `rank` and `classify`; `engines`: runs shards on Beam or Spark;
   `spark_session`: the master and settings of Spark
-- `interrupts`: the end of a command by a signal
+- `interrupts`: the end of a command by a signal; `limits`: memory and open files
 - `outcome`: summary and exit code; `dry_run`: `--dry-run`; `input_notes`: what a job makes of its input;
   `skip_existing`: `--skip-existing`
 - `job_metrics`: `--metrics`

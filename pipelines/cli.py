@@ -19,6 +19,7 @@ from ..models.spec import EncoderSpec
 from .cli_messages import in_flags
 from .index_command import index
 from .interrupts import Interrupted, interruptible
+from .limits import memory_error
 from .options import (
     PASSED_UNCHECKED,
     CommandGroup,
@@ -221,8 +222,13 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # a closed pipe is no error
         code = 1
-    except (ClipmillError, OSError) as err:
-        _say(f"Error: {in_flags(err)}")
+    except Exception as err:
+        if (of_memory := memory_error(err)) is not None and not isinstance(err, ClipmillError):
+            click.echo(f"Error: {in_flags(of_memory)}", err=True)  # `_say` would import more
+        elif isinstance(err, ClipmillError | OSError):
+            _say(f"Error: {in_flags(err)}")
+        else:
+            raise
         code = 2 if isinstance(err, SpecError) else 1
     sys.exit(code or 0)
 

@@ -20,6 +20,7 @@ from ..files.processes import meaning_of_exit
 from ..messages import Message, parts_of
 from . import console
 from .interrupts import end_at_once, interrupt_behind
+from .limits import memory_error
 from .options import renamed_flag
 from .spark_session import is_local_master, open_session
 
@@ -213,6 +214,8 @@ def _failing_as(engine: str) -> Iterator[None]:
         if (interrupt := interrupt_behind(err)) is not None:
             raise interrupt from None
         cause = _spark_death(err) or noted_message(str(err)) or root_cause(err)
+        if (of_memory := memory_error(Exception(_own_words(cause)), f"the {engine} job failed: ")) is not None:
+            raise of_memory from err
         if "KeyboardInterrupt" in cause:
             raise KeyboardInterrupt from err
         raise ClipmillError(f"the {engine} job failed: " + _own_words(cause)) from err
@@ -242,4 +245,6 @@ def root_cause(error: BaseException) -> str:
 
 def _is_cause(line: str) -> bool:
     name, colon, _ = line.partition(":")
-    return bool(colon) and name.split(".")[-1].endswith(("Error", "Exception")) and " " not in name
+    return line == MemoryError.__name__ or (
+        bool(colon) and name.split(".")[-1].endswith(("Error", "Exception")) and " " not in name
+    )

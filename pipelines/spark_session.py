@@ -16,6 +16,7 @@ from typing import Any
 
 from . import console
 from .interrupts import kept_handlers
+from .limits import check_open_files_for_spark
 
 LOCAL_MASTER = "local[*]"
 _QUIET = """
@@ -110,6 +111,8 @@ def open_session(master: str | None, remote: str | None, conf: Sequence[str]) ->
                 builder = builder.master(chosen)
             if "spark.app.name" not in given:
                 builder = builder.appName("clipmill")
+            if not was_there:
+                check_open_files_for_spark()
             if chosen.startswith("local") and not was_there:
                 settings = _for_a_laptop({**given, **settings}, Path(home)) | settings
         for name, value in settings.items():

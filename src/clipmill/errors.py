@@ -58,6 +58,30 @@ class OutOfMemoryError(ClipmillError, MemoryError):
     """A call of the model needed more memory than its device has. A smaller micro-batch may fit."""
 
 
+_MEMORY_SIGNS = (
+    "bad_alloc",
+    "bad allocation",
+    "failed to allocate",
+    "out of memory",
+    "cannot allocate",
+    "can't allocate",
+    "alloc_failed",
+    "not enough memory",
+    "can't start new thread",
+    "failed to map segment",
+    "memoryerror",
+)
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means that memory ran out: libraries have types of their own, or only texts.
+
+    A thread needs memory for its stack, and a library for its code.
+    """
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or any(sign in said for sign in _MEMORY_SIGNS)
+
+
 class MissingExtraError(ClipmillError, ImportError):
     """An optional dependency is not installed. The message contains the command that installs it."""
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import ClipmillError
+from ..errors import ClipmillError, ran_out_of_memory
 from ..failures import Code, Failure, RowError, Stage
 from ..media.audio import Waveform, count_samples, sniff_audio_type
 from ..media.containers import without_metadata
@@ -52,10 +52,11 @@ def prepare_item(item: Item, loaded: Loaded, spec: EncoderSpec, *, hashed: bool 
         result = err.failure
     except ClipmillError:
         raise
-    except MemoryError as err:
-        result = Failure(Stage.DECODE, Code.OUT_OF_MEMORY, f"decoding needs more memory than there is: {err}")
     except Exception as err:  # any error of a decoder or of a custom encoder is a failure of this item
-        result = Failure(Stage.PREPROCESS, Code.UNDECODABLE, f"{type(err).__name__}: {err}")
+        if ran_out_of_memory(err):
+            result = _too_big(Stage.DECODE, err)
+        else:
+            result = Failure(Stage.PREPROCESS, Code.UNDECODABLE, f"{type(err).__name__}: {err}")
     digest = content_hash(item.content) if hashed and isinstance(result, Prepared) else None
     return Preparation(modality, result, item.nbytes, 0.0, (time.perf_counter() - started) * 1000, digest)
 
@@ -77,13 +78,19 @@ def fetch_and_prepare(
     uri: Uri = item.content
     try:
         found = fetch(uri.uri, policy, trusted=uri.trusted)
-    except RowError as err:
-        return Preparation(str(item.modality), err.failure, fetch_msec=(time.perf_counter() - started) * 1000)
+    except (RowError, MemoryError) as err:
+        failure = err.failure if isinstance(err, RowError) else _too_big(Stage.FETCH, err)
+        return Preparation(str(item.modality), failure, fetch_msec=(time.perf_counter() - started) * 1000)
     fetch_msec = (time.perf_counter() - started) * 1000
     media_type = item.media_type or _declared_type(found.media_type, uri)
     fetched = Item(item.modality, found.data, media_type)
     prepared = decoders.submit(prepare_item, fetched, loaded, spec, hashed=hashed).result()
     return prepared._replace(fetch_msec=fetch_msec)
+
+
+def _too_big(stage: Stage, error: Exception) -> Failure:
+    said = f" ({error})" if str(error) else ""
+    return Failure(stage, Code.OUT_OF_MEMORY, f"the row needs more memory than there is{said}")
 
 
 def fetch_policy(spec: EncoderSpec) -> FetchPolicy:

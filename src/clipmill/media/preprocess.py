@@ -7,12 +7,15 @@ scales by 1/255 and applies mean and standard deviation, so that crops are passe
 from __future__ import annotations
 
 import functools
+import importlib
+import importlib.util
 import math
 from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
 
+from ..errors import ClipmillError
 from ..failures import Code, RowError, Stage
 from ..messages import setting
 from .options import Preprocessing
@@ -93,10 +96,16 @@ def has_byte_resizer() -> bool:
 @functools.cache
 def _byte_resizer() -> Callable[[np.ndarray, tuple[int, int], str], np.ndarray] | None:
     """Return a function that resizes (height, width, 3) bytes to (width, height) with a filter; None without torch."""
-    try:
-        import torch
-    except ImportError:  # exported directories run without it
+    if importlib.util.find_spec("torch") is None:  # exported directories run without it
         return None
+    try:
+        # unlike the statement, it gives no half of a module to threads that wait while the import of another one fails
+        torch = importlib.import_module("torch")
+    except (ImportError, OSError, MemoryError) as err:
+        raise ClipmillError(
+            f"torch is installed, but cannot be loaded ({err})",
+            hint="repair it or give it more memory, or use " + setting("decode", "exact"),
+        ) from err
 
     def resize(pixels: np.ndarray, size: tuple[int, int], filter_name: str) -> np.ndarray:
         if pixels.shape[1::-1] == size:

@@ -45,6 +45,8 @@ def failure_of(err: Exception, path: str) -> Failure:
         return Failure(Stage.READ, Code.TOO_LARGE, reason)
     if isinstance(err, FileNotFoundError | NotADirectoryError):
         return Failure(Stage.READ, Code.NOT_FOUND, f"{path}: no such file")
+    if isinstance(err, MemoryError):
+        return Failure(Stage.READ, Code.OUT_OF_MEMORY, f"{path}: reading on needs more memory than there is", True)
     is_damage = isinstance(err, pa.ArrowException | ValueError | EOFError | zlib.error)
     if is_damage or (isinstance(err, OSError) and err.errno is None):
         return malformed(reason)

@@ -10,20 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import ClipmillError, DeviceError, OutOfMemoryError, WeightsError
+from ...errors import ClipmillError, DeviceError, OutOfMemoryError, WeightsError, ran_out_of_memory
 from ...media.options import Preprocessing
 from ..source import Graphs
 
 TEXT_INPUTS = ("input_ids", "attention_mask")
 
-_OUT_OF_MEMORY = (
-    "bad_alloc",
-    "bad allocation",
-    "failed to allocate",
-    "out of memory",
-    "cannot allocate",
-    "alloc_failed",
-)
 _BROKEN_GPU = "cuda failure"
 
 
@@ -60,7 +52,7 @@ def translated(error: Exception, device: str) -> Exception:
     if isinstance(error, ClipmillError):
         return error
     text = str(error)
-    if any(sign in text.lower() for sign in _OUT_OF_MEMORY):
+    if ran_out_of_memory(error):
         return OutOfMemoryError(f"{device}: {text[:300]}")
     if _BROKEN_GPU in text.lower():
         return DeviceError(f"{device} failed, and so will every later call: {text[:300]}")

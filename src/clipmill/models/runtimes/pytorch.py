@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...errors import DeviceError, OutOfMemoryError
+from ...errors import DeviceError, OutOfMemoryError, ran_out_of_memory
 from ...media.options import Preprocessing
 from ...messages import setting
 from ..support_matrix import has_native_bfloat16
@@ -84,7 +84,7 @@ class TorchRuntime:
                 vectors = tower(*(self._move(array, position) for position, array in enumerate(inputs)))
                 return vectors.float().cpu().numpy()
         except RuntimeError as err:
-            if not _is_out_of_memory(err):
+            if not isinstance(err, torch.OutOfMemoryError) and not ran_out_of_memory(err):
                 if isinstance(err, torch.AcceleratorError):
                     raise DeviceError(f"{self.device} failed, and so will every later call: {err}") from err
                 raise
@@ -165,15 +165,6 @@ def _reduce(tower: torch.nn.Module, dtype: torch.dtype) -> None:
         if isinstance(module, _REDUCED_MODULES):
             for parameter in module.parameters(recurse=False):
                 parameter.data = parameter.data.to(dtype)
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Return whether an error means out of memory; only CUDA's allocator has a separate exception type.
-
-    Kernels that are loaded on their first call, and page-locked memory, fail with a CUDA error.
-    """
-    signs = ("DefaultCPUAllocator", "not enough memory", "ALLOC_FAILED", "CUDA error: out of memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in signs)
 
 
 def resolve_device(device: str) -> str:
