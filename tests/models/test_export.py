@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from weights import relative_error
 from clipmill.encoders import EncoderSpec, load_encoder, unload_all
 from clipmill.errors import DatasetError, DeviceError, SpecError, WeightsError
 from clipmill.messages import Setting
+from clipmill.models import exporting
 from clipmill.models.catalog.manifest import FILE, write_manifest
 from clipmill.models.exporting import export_model
 from clipmill.models.frontend import Frontend
@@ -49,6 +51,21 @@ def copy(directory: Path, tmp_path) -> Path:
     """A copy to damage."""
     yield Path(shutil.copytree(directory, tmp_path / "copy"))
     unload_all()
+
+
+@pytest.mark.parametrize("step", ["copyfile", "save_tokenizer", "write_manifest", "rename"])
+def test_a_full_disk_leaves_nothing(step: str, directory: Path, tmp_path: Path, monkeypatch) -> None:
+    """The graphs are in the cache already, since `directory` was exported."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    owner = {"copyfile": shutil, "rename": Path}.get(step, exporting)
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, step, full)
+        with pytest.raises(DatasetError, match=r"cannot write .*/model: no space left on device"):
+            export_model(EncoderSpec("demo"), tmp_path / "model")
+    assert not list(tmp_path.iterdir())
 
 
 def exact_vectors() -> tuple[np.ndarray, np.ndarray]:

@@ -261,7 +261,8 @@ class Folder:
                 temporary.write_bytes(data)
             self.publish(temporary, name)
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # gone, or on a disk that has become read-only, as the other error says
+                temporary.unlink()
 
     def make(self, below: str = "") -> None:
         """Create the directory, or a subdirectory, with its parents.

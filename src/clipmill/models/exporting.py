@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -86,9 +87,10 @@ def export_model(spec: EncoderSpec, folder: str | os.PathLike[str], *, overwrite
         manifest["files"] = {name: sha256_of(draft / name) for name in written}
         write_manifest(draft, manifest)
         _publish(draft, target)
-    except BaseException:
+    except BaseException as err:
         shutil.rmtree(draft, ignore_errors=True)
-        raise
+        with dataset_errors("write", str(target)) if isinstance(err, OSError) else contextlib.nullcontext():
+            raise
     return manifest
 
 

@@ -34,6 +34,8 @@ def page_file(path: str, what: str, mark: str, *, overwrite: bool = False) -> tu
         raise DatasetError(f"{head} is a file; the {what} goes into a folder")
     if is_local(folder.fs):
         check_is_no_device(at)
+        if os.path.isdir(folder.path) and not os.access(folder.path, os.W_OK):  # before the work, which would be lost
+            raise DatasetError(f"cannot write {path}: its folder is read-only", hint="choose another place")
     if not overwrite and folder.fs.exists(at):
         with folder.fs.open(at, "rb") as file:
             if mark.encode() not in file.read(_MARK_WITHIN):
