@@ -63,7 +63,6 @@ def report(source: str, output: str, overwrite: bool, allow_buckets: str | None,
     names = ("rows", "thumbnails", "seed", "duplicates_above", "projection")
     sample = SampleOptions(**{name: values.pop(name) for name in names})
     given = [values.pop(name) for name in ("id_column", "text_column", "uri_column")]
-    values["allow_buckets"] = values["allow_buckets"] or ()  # as a default, click would make a text of ()
     try:
         folder, name = page_file(output, "report", MARK, overwrite=overwrite)
         folder.make()  # before the work, which would be lost
