@@ -22,7 +22,7 @@ from . import console
 from .interrupts import end_at_once, interrupt_behind
 from .limits import memory_error
 from .options import renamed_flag
-from .spark_session import is_local_master, open_session
+from .spark_session import open_session
 
 if TYPE_CHECKING:
     from ..jobs.job import Job
@@ -75,13 +75,6 @@ def _beam_parser() -> argparse.ArgumentParser:
         with contextlib.suppress(argparse.ArgumentError):  # several subclasses may define one option
             options._add_argparse_args(parser)  # type: ignore[arg-type]  # Beam's own parser differs in messages
     return parser
-
-
-def is_local(engine: str, options: Sequence[str], master: str | None, remote: str | None) -> bool:
-    """Return whether the engine's workers are local processes, as clipmill chose."""
-    if engine == "beam":
-        return not any(option.partition("=")[0] == "--runner" for option in options)
-    return remote is None and is_local_master(master)
 
 
 def run_beam(shards: Sequence[Shard], job: Job, options: Sequence[str]) -> None:

@@ -15,10 +15,12 @@ import click
 
 from ..datasets.dataset import DatasetSummary, count_finished, finish_job, summarise
 from ..datasets.directory import ATTEMPTS, check_is_no_file
+from ..datasets.if_exists import IfExists, if_exists_of
 from ..datasets.inputs.planning import cut_inputs, input_files
 from ..datasets.inputs.readers import CONTENT_AND_ID, DEFAULT_READER, ReaderOptions
 from ..datasets.inputs.shards import Shard
-from ..encoders import EncoderSpec, load_encoder
+from ..datasets.replacing import folder_written
+from ..encoders import EncoderSpec
 from ..encoders.plans.embed_plan import Column, ColumnPlan
 from ..encoders.plans.plan import Plan
 from ..errors import ClipmillError, DatasetError
@@ -36,7 +38,7 @@ from ..metrics.prometheus_text import LOOPBACK
 from . import console
 from .cli_messages import in_flags
 from .dry_run import resumed_text, show_plan
-from .engines import is_local, run_beam, run_spark, split_engine_options
+from .engines import run_beam, run_spark, split_engine_options
 from .input_notes import lines_of
 from .job_metrics import check_metrics_file, exported
 from .options import check_engine
@@ -80,8 +82,7 @@ class JobArguments:
     engine: str = "beam"
     engine_options: tuple[str, ...] = ()
     rows_per_shard: int = 1024
-    overwrite: bool = False
-    resume: bool = False
+    if_exists: IfExists = "fail"
     dry_run: bool = False
     max_failures: str | None = None
     master: str | None = None
@@ -99,6 +100,7 @@ class JobArguments:
         inputs, engine_options = split_engine_options(values["engine"], line.tokens, line.flags)
         _check_usage(inputs, line)
         own = {field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values}
+        own["if_exists"] = if_exists_of(values["if_exists"], overwrite=values["overwrite"], resume=values["resume"])
         return cls(
             spec=spec,
             inputs=tuple(inputs),
@@ -116,7 +118,7 @@ class JobArguments:
             shards,
             inputs=self.inputs,
             arguments={"rows_per_shard": self.rows_per_shard},
-            overwrite=self.overwrite,
+            if_exists=self.if_exists,
             previous=previous,
             dry_run=dry_run,
         )
@@ -158,8 +160,6 @@ def _check_usage(inputs: Sequence[str], line: CommandLine) -> None:
         raise click.UsageError(f"nothing to {line.verb}: give an INPUT (a folder, a pattern, a file){otherwise}")
     if not values["output"]:
         raise click.UsageError("missing option --output: the directory or URL of the dataset")
-    if values["resume"] and values["overwrite"]:
-        raise click.UsageError("--resume keeps the dataset and --overwrite deletes it; give one of them")
     check_engine(values, line.unchecked)
     check_metrics_file(values["metrics"])
     if values["max_failures"] is not None:
@@ -190,10 +190,6 @@ def run(arguments: JobArguments) -> int:
                 engine=arguments.engine,
                 as_json=arguments.as_json,
             )
-        if arguments.overwrite and is_local(
-            arguments.engine, arguments.engine_options, arguments.master, arguments.remote
-        ):
-            job.plan.tool(load_encoder(arguments.spec))  # no old dataset is deleted for a job that cannot start
     except DatasetError as err:
         raise Refused(err) from err
     found, seconds, rows = _run_shards(arguments, job, shards, previous, lines_of(uses, of_rows=job.plan.of_rows))
@@ -214,7 +210,7 @@ def _previous_run(arguments: JobArguments) -> PreviousRun | None:
     folder = Folder.of(arguments.output)
     check_is_no_file(folder)
     refuse_if_held(folder)
-    return read_previous_run(arguments.output) if arguments.resume else None
+    return read_previous_run(arguments.output) if arguments.if_exists == "resume" else None
 
 
 def _run_shards(
@@ -276,7 +272,7 @@ def _hint_to_resume(directory: str, shards: int) -> Iterator[None]:
     except (ClipmillError, KeyboardInterrupt):
         with contextlib.suppress(DatasetError):  # the other error says what went wrong
             done = count_finished(directory)
-            if done or Folder.of(directory).list(ATTEMPTS):
+            if done or folder_written(directory).list(ATTEMPTS):
                 console.say(f"Note: {done} of {shards} shards are done; the same command with --resume does the rest")
         raise
 

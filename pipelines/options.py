@@ -7,11 +7,12 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import click
 from click.core import ParameterSource
 
+from ..datasets.if_exists import IfExists
 from ..models.spec import RENAMED, EncoderSpec
 
 ENGINES = ("beam", "spark")
@@ -21,12 +22,22 @@ PASSED_UNCHECKED = "clipmill.passed_unchecked"
 """Key of the arguments after `--` in the context of a command."""
 
 
+_NOT_FOR_ENGINES = {
+    "dry_run": "is an option of Beam, which would still start the job; use --dry-run",
+    "template_location": "would make a template of a job whose inputs and output are prepared now, which can run only "
+    "once; use a flex template of this command, or of a pipeline of your own",
+}
+"""Options of Beam that make no sense for a command that prepares its job itself, and why."""
+
+
 class Command(click.Command):
     """A command that refuses repeated options, of which click takes the last, and empty values."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Refuse repeated options and empty values."""
+        """Refuse repeated options, empty values, and options that would harm the job if they went to the engine."""
         if not ctx.resilient_parsing:
+            if any("--dry-run" in one.opts for one in self.params):
+                _refuse_harmful([*args, *ctx.meta.get(PASSED_UNCHECKED, ())], ctx)
             _, _, order = self.make_parser(ctx).parse_args(list(args))
             for option in (one for one in order if isinstance(one, click.Option)):
                 if order.count(option) > 1 and not (option.multiple or option.is_eager):
@@ -47,6 +58,14 @@ class CommandGroup(click.Group):
     command_class = Command
 
 
+def _refuse_harmful(args: Sequence[str], ctx: click.Context) -> None:
+    for token in args:
+        flag = token.partition("=")[0]
+        why = _NOT_FOR_ENGINES.get(flag.removeprefix("--").replace("-", "_").lower())
+        if why is not None and flag.startswith("--") and flag != "--dry-run":
+            raise click.UsageError(f"{flag} {why}", ctx)
+
+
 def _flags_of(option: click.Option) -> str:
     """Return the flags of an option: `--output`, `--normalize/--no-normalize`."""
     return "/".join([max(option.opts, key=len), *option.secondary_opts])
@@ -64,8 +83,14 @@ _RUNNING = (
 _JOB = (
     click.option("--output", "-o", metavar="DIR", help="Directory or URL of the dataset to write."),
     click.option("--engine", type=click.Choice(ENGINES), default="beam", show_default=True),
-    click.option("--overwrite", is_flag=True, help="Replace an existing dataset."),
-    click.option("--resume", is_flag=True, help="Resume a job that did not finish; do only what is missing."),
+    click.option(
+        "--if-exists",
+        type=click.Choice(get_args(IfExists)),
+        help="If there is a dataset: refuse it; replace it when the new one is whole; resume its job; or replace only "
+        "one that is unfinished. [default: fail]",
+    ),
+    click.option("--overwrite", is_flag=True, help="The same as --if-exists replace."),
+    click.option("--resume", is_flag=True, help="The same as --if-exists resume: do only what is missing."),
     click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing."),
     click.option("--id-column", help="Column or field that names a document or row."),
     click.option("--tag-column", "tags", multiple=True, metavar="NAME", help="Carry this column along; repeatable."),

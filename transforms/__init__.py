@@ -5,8 +5,8 @@
 - `encoding`: the base of these, and the pair `Embedded` that they return; `failed_row`: `FailedRow`, an element of its
   failures
 - `read`: `ReadDocuments`, from globs of files on any of Beam's file systems
-- `write`: `WriteEmbeddings`, Parquet with provenance beside failures as JSON lines; `bundles`: its two steps;
-  `finished_rows`: converts elements to rows of files
+- `write`: `WriteEmbeddings`, Parquet with provenance beside failures as JSON lines; `prepare`: its first step;
+  `bundles`: the steps that write; `finished_rows`: converts elements to rows of files
 - `shards`: `EmbedShards`, pieces of a job, each from its input to its files, for the command line
 - `skip_existing`: finds their rows that other datasets have already; `index_shards`: `IndexShards`, pieces of an index
 - `elements`: adapters of elements and outputs; `rows`: dicts, `beam.Row`s and NamedTuples

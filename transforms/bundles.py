@@ -19,17 +19,20 @@ import pyarrow as pa
 from apache_beam.transforms.window import BoundedWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from ..datasets.dataset import count_finished, finish_job
+from ..datasets.dataset import count_finished, finish_job, read_job
+from ..datasets.directory import STAGING
 from ..datasets.formats.shard_sink import ShardSink
 from ..datasets.formats.shard_writer import ShardWriter, manifest_name
+from ..datasets.replacing import finish_replacing, folder_written, move
 from ..datasets.tables.table import Table
 from ..encoders.registry import count_loads
+from ..errors import DatasetError, options_noted
 from ..files.file_systems import Folder, dataset_errors
 from ..models.spec import EncoderSpec
 from .finished_rows import finished_row
 from .meter import resolved_here
+from .prepare import Output
 
-STAGING = "_staging"
 _OPEN_SHARDS = 64
 """Files that are written at once, one or two for each window: a bundle may hold thousands of windows."""
 
@@ -37,9 +40,8 @@ _OPEN_SHARDS = 64
 class WriteBundleFn(beam.DoFn):
     """Writes the rows and failures of a bundle as shards in `_staging/`; outputs their manifests."""
 
-    def __init__(self, directory: str, run: str, table: Table, spec: EncoderSpec, rows_per_file: int) -> None:
-        """Set what is written where; `run` names this run, so that two can share `_staging/`."""
-        self._staging = f"{directory.rstrip('/')}/{STAGING}/{run}"
+    def __init__(self, table: Table, spec: EncoderSpec, rows_per_file: int) -> None:
+        """Set what is written."""
         self._table = table
         self._spec = spec
         self._rows_per_file = rows_per_file
@@ -51,14 +53,15 @@ class WriteBundleFn(beam.DoFn):
     def process(
         self,
         element: Any,
+        output: Output,
         window: BoundedWindow = beam.DoFn.WindowParam,  # type: ignore[assignment]
     ) -> Iterable[WindowedValue]:
-        """Take a row or a failure; each window has files of its own."""
+        """Take a row or a failure; each window has files of its own, in a folder of this run."""
         shard = self._open.get(window)
         if shard is None:
             if len(self._open) >= _OPEN_SHARDS:
                 yield self._commit(max(self._open, key=lambda window: self._open[window].elements))
-            shard = self._open[window] = _OpenShard(self._staging, self._table)
+            shard = self._open[window] = _OpenShard(output, self._table)
         shard.add(element)
         if shard.elements >= self._rows_per_file:
             yield self._commit(window)
@@ -82,9 +85,10 @@ class WriteBundleFn(beam.DoFn):
 class _OpenShard:
     """The files of one window while they are written."""
 
-    def __init__(self, staging: str, table: Table) -> None:
+    def __init__(self, output: Output, table: Table) -> None:
         self._table = table
-        self._writer = ShardWriter(staging, uuid.uuid4().hex, table.schema)
+        self._run, folder = output
+        self._writer = ShardWriter(f"{folder.rstrip('/')}/{STAGING}/{self._run}", uuid.uuid4().hex, table.schema)
         self._open = contextlib.ExitStack()
         self._open.enter_context(self._writer)
         self._sink = ShardSink(self._writer, table)
@@ -102,6 +106,7 @@ class _OpenShard:
             counts = self._sink.counts
             made = {"embedded": counts.made, "nulls": counts.nulls}
             about: dict[str, Any] = {
+                "signature": self._run,  # `finish_job` refuses shards of other runs
                 **counts.manifest(),
                 **(made if self._table.plan.makes_vectors else {"scored": counts.made}),
                 "process": f"{socket.gethostname()}:{os.getpid()}",
@@ -118,54 +123,51 @@ class _OpenShard:
 class PublishFn(beam.DoFn):
     """Moves a shard from `_staging/` into place, its manifest last; outputs its manifest."""
 
-    def __init__(self, directory: str, run: str) -> None:
-        """Set the directory; see `WriteBundleFn`."""
-        self._directory = directory
-        self._run = run
-
-    def process(self, manifest: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
-        """Move one shard's files."""
-        folder = Folder.of(self._directory)
+    def process(self, manifest: Mapping[str, Any], output: Output) -> Iterable[Mapping[str, Any]]:
+        """Move one shard's files, unless an earlier run of the same bundle has moved them."""
+        run, target = output
+        folder = Folder.of(target)
         for name in (*(file["name"] for file in manifest["files"]), manifest_name(manifest["name"])):
-            _move(folder, f"{STAGING}/{self._run}/{name}", name)
+            if below := name.rpartition("/")[0]:
+                folder.make(below)
+            move(folder, f"{STAGING}/{run}/{name}", name)
         yield manifest
 
 
-def _move(folder: Folder, source: str, target: str) -> None:
-    """Move a file, unless an earlier run of the same bundle has moved it."""
-    if below := target.rpartition("/")[0]:
-        folder.make(below)
-    with dataset_errors("move", f"{folder.url}/{source}"):
-        folder.fs.invalidate_cache()
-        if folder.fs.exists(folder.at(source)) or not folder.fs.exists(folder.at(target)):
-            folder.fs.mv(folder.at(source), folder.at(target))
-
-
 class FinishFn(beam.DoFn):
-    """Finishes a dataset when all shards are in place: removes uncommitted files, and writes `_SUCCESS`."""
+    """Finishes a dataset when all shards are in place: removes uncommitted files, and writes `_SUCCESS`.
 
-    def __init__(self, directory: str, run: str, schema: pa.Schema) -> None:
-        """Set the directory, and the columns of a dataset without rows; see `WriteBundleFn`."""
+    If the dataset replaces another one, it takes that one's place now.
+    """
+
+    def __init__(self, directory: str, schema: pa.Schema) -> None:
+        """Set the directory, and the columns of a dataset without rows."""
         self._directory = directory
-        self._run = run
         self._schema = schema
 
-    def process(self, _: Any) -> Iterable[str]:
+    def process(self, _: Any, output: Output) -> Iterable[str]:
         """Finish; safe to repeat."""
-        folder = Folder.of(self._directory)
-        remove_staging(folder, self._run)
-        if not count_finished(self._directory):
-            with ShardWriter(self._directory, "empty", self._schema) as writer:
-                writer.commit({})  # a dataset without rows reads like any other
-        finish_job(self._directory)
+        run, _folder = output
+        with options_noted():
+            finish_replacing(Folder.of(self._directory))
+            folder = folder_written(self._directory)
+            if read_job(folder.url).get("signature") != run:
+                raise DatasetError(
+                    f"another job has prepared {folder.url} since this one started, and writes there now"
+                )
+            remove_staging(folder, run)
+            if not count_finished(folder.url):
+                with ShardWriter(folder.url, f"empty-{run}", self._schema) as writer:
+                    writer.commit({"signature": run})  # a dataset without rows reads like any other
+            finish_job(self._directory)
         yield self._directory
 
 
-def remove_staging(folder: Folder, run: str = "") -> None:
-    """Remove the files of a run in `_staging/`; without a run, all of them."""
+def remove_staging(folder: Folder, run: str) -> None:
+    """Remove the files of a run in `_staging/`."""
     with dataset_errors("remove", f"{folder.url}/{STAGING}"):
         folder.fs.invalidate_cache()
-        own = folder.at(f"{STAGING}/{run}".rstrip("/"))
+        own = folder.at(f"{STAGING}/{run}")
         if folder.fs.isdir(own):
             folder.fs.rm(own, recursive=True)
         if folder.fs.isdir(folder.at(STAGING)) and not folder.list(STAGING):

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.pvalue import PCollection
+from apache_beam.pvalue import AsSingleton, PCollection
 from apache_beam.transforms.combiners import Count
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.typehints import arrow_type_compatibility, schemas
 from apache_beam.typehints.row_type import RowTypeConstraint
 
-from ..datasets.dataset import write_job
-from ..datasets.directory import JOB, prepare_directory
+from ..datasets.if_exists import IfExists, if_exists_of
 from ..datasets.tables.schemas import documents_schema, rows_schema
 from ..datasets.tables.table import Table
 from ..encoders.plans.plan import RowPlan
 from ..errors import SpecError, check_integer
-from ..files.file_systems import Folder
-from .bundles import FinishFn, PublishFn, WriteBundleFn, remove_staging
+from ..files.file_systems import check_location
+from ..messages import setting
+from .bundles import FinishFn, PublishFn, WriteBundleFn
 from .embed import embed_of
 from .encoding import Embedded, Encoding
+from .prepare import PrepareOutput
 from .rows import is_array, row_fields
 from .templates import with_known_values
 
@@ -41,7 +41,10 @@ class WriteEmbeddings(beam.PTransform):
     and none of them twice, even if the runner retries; see `bundles`. When a bounded pipeline is done, the directory
     gets `_SUCCESS`; an unbounded one keeps writing files for each window and bundle.
 
-    Gives the names of the Parquet files.
+    Building the pipeline reads and writes nothing. The directory is checked and prepared by the first step of each run,
+    and a dataset that is replaced stays as it is until the new one is whole (until then, that one is in `_next/`).
+
+    Gives the names of the Parquet files: of a bounded pipeline, when the dataset is whole.
 
     >>> import apache_beam as beam
     >>> from clipmill.datasets import read_dataset
@@ -64,12 +67,13 @@ class WriteEmbeddings(beam.PTransform):
         tags: Mapping[str, pa.DataType] | None = None,
         dtype: str = "float32",
         rows_per_file: int = _ROWS_PER_FILE,
+        if_exists: IfExists | None = None,
         overwrite: bool = False,
     ) -> None:
-        """Set what is written where. The directory is checked when the pipeline is built.
+        """Set what is written where. Nothing is read or written before the pipeline runs.
 
         Args:
-            directory: Path or URL that fsspec can write; empty or new.
+            directory: Path or URL that fsspec can write.
             embed: The transform that made the vectors or scores, if there are other steps between it and this one.
             schema: The columns that dicts had before that, since no file may guess its own. Documents, and rows with a
                 schema, need none.
@@ -77,7 +81,11 @@ class WriteEmbeddings(beam.PTransform):
             tags: Tags of documents that become columns of these types; the others are in the column `tags` as JSON.
             dtype: `float32`, or `float16`, which Spark cannot read.
             rows_per_file: Most rows in a file.
-            overwrite: Whether an older dataset in the directory is removed when the pipeline is built.
+            if_exists: What a run does with a dataset in the directory. `fail`, the default, ends the job before the
+                first row. `replace` replaces it when the new one is whole. `replace_unfinished` replaces only one that
+                has no `_SUCCESS`, because its job failed. Both are for bounded pipelines, whose datasets become whole.
+                `resume` is for unbounded ones: they add to what an earlier run with the same options wrote.
+            overwrite: Short for `if_exists="replace"`.
 
         Raises:
             SpecError: If something cannot work.
@@ -86,57 +94,57 @@ class WriteEmbeddings(beam.PTransform):
         check_integer("rows_per_file", rows_per_file)
         place: str = os.fspath(directory)
         self._directory = place if "://" in place else os.path.abspath(os.path.expanduser(place))
+        check_location(self._directory)
         self._embed = embed
         self._schema = schema
         self._drop = tuple(drop)
         self._tags = tags
         self._dtype = dtype
         self._rows_per_file = rows_per_file
-        self._overwrite = overwrite
+        self._if_exists = if_exists_of(if_exists, overwrite=overwrite)
 
     def default_label(self) -> str:
         """Name the directory, so that a pipeline can use two of these."""
         return f"WriteEmbeddings({self._directory})".replace("/", "_")  # a slash would make a level of it
 
     def expand(self, embedded: Embedded | PCollection) -> PCollection:
-        """Check and prepare the directory, then write, spread the names, publish.
+        """Prepare the directory, then write, spread the names, publish.
 
         Raises:
-            SpecError: If it is not known what made the vectors or scores, or which columns there are.
-            DatasetError: If the directory holds something already.
+            SpecError: If it is not known what made the vectors or scores, which columns there are, or if `if_exists`
+                does not fit the input.
         """
         inputs = list(embedded) if isinstance(embedded, tuple) else [embedded]
         embed = self._embed or embed_of(inputs[0])
         if embed is None:
             raise SpecError("which model made these vectors or scores? give the transform: WriteEmbeddings(…, embed=…)")
         table = self._table(embed, inputs[0].element_type)
-        folder = Folder.of(self._directory)
-        if self._overwrite and folder.fs.exists(folder.at(JOB)):
-            remove_staging(folder)  # of an unfinished job: the directory is one of our datasets
-        prepare_directory(self._directory, overwrite=self._overwrite, can_resume=False)
-        write_job(self._directory, self._description(embed))
-        run = uuid.uuid4().hex
-        write = WriteBundleFn(self._directory, run, table, embed.spec, self._rows_per_file)
+        is_bounded = all(pcoll.is_bounded for pcoll in inputs)
+        _check_if_exists(self._if_exists, is_bounded=is_bounded)
+        prepare = PrepareOutput(self._directory, self._description(embed, table), self._if_exists)
+        output = AsSingleton(inputs[0].pipeline | "Prepare" >> prepare)
+        write = WriteBundleFn(table, embed.spec, self._rows_per_file)
         # each for itself, behind the step that made it: put together first, all rows would be held between two stages
         written = [
-            pcoll | f"Write{number or ''}" >> beam.ParDo(write).with_output_types(dict[str, Any])
+            pcoll | f"Write{number or ''}" >> beam.ParDo(write, output).with_output_types(dict[str, Any])
             for number, pcoll in enumerate(inputs)
         ]
         together = written[0] if len(written) == 1 else written | "Together" >> beam.Flatten()
         published = (
             together
             | "OnceOnly" >> beam.Reshuffle()
-            | "Publish" >> beam.ParDo(PublishFn(self._directory, run)).with_output_types(dict[str, Any])
+            | "Publish" >> beam.ParDo(PublishFn(), output).with_output_types(dict[str, Any])
         )
-        if together.is_bounded:
-            _ = (
-                published
-                | "AllWindows" >> beam.WindowInto(GlobalWindows())
-                | "Wait" >> Count.Globally()
-                | "Finish" >> beam.ParDo(FinishFn(self._directory, run, table.schema))
-            )
-        directory = self._directory
-        return published | "Names" >> beam.Map(lambda m: f"{directory}/{m['files'][0]['name']}").with_output_types(str)
+        names = published | "Names" >> beam.Map(_name, self._directory).with_output_types(str)
+        if not is_bounded:
+            return names
+        finished = (
+            published
+            | "AllWindows" >> beam.WindowInto(GlobalWindows())
+            | "Wait" >> Count.Globally()
+            | "Finish" >> beam.ParDo(FinishFn(self._directory, table.schema), output).with_output_types(str)
+        )
+        return names | "Whole" >> beam.Map(_first, AsSingleton(finished)).with_output_types(str)
 
     def _table(self, embed: Encoding, element_type: Any) -> Table:
         plan: Any = embed.plan
@@ -151,8 +159,35 @@ class WriteEmbeddings(beam.PTransform):
         schema = rows_schema(base, plan, embed.spec, drop=self._drop, dtype=self._dtype)
         return Table(plan, schema, embed.spec.dim)
 
-    def _description(self, embed: Encoding) -> dict[str, Any]:
-        return {"spec": embed.spec.as_dict(), "dtype": self._dtype, **embed.plan.description()}
+    def _description(self, embed: Encoding, table: Table) -> dict[str, Any]:
+        written = {field.name: str(field.type) for field in table.schema}
+        return {"spec": embed.spec.as_dict(), "dtype": self._dtype, "written": written, **embed.plan.description()}
+
+
+def _check_if_exists(if_exists: IfExists, *, is_bounded: bool) -> None:
+    """Refuse what cannot be done with such an input."""
+    if is_bounded and if_exists == "resume":
+        raise SpecError(
+            setting("if_exists", if_exists) + " cannot continue a bounded pipeline: its input is read again from the "
+            "start, and which rows an earlier run has written is not known, so that they would be there twice",
+            hint="start anew with "
+            + setting("if_exists", "replace_unfinished")
+            + ", or use clipmill embed, which resumes shard by shard",
+        )
+    if not is_bounded and if_exists in ("replace", "replace_unfinished"):
+        raise SpecError(
+            setting("if_exists", if_exists) + " cannot be kept for an unbounded pipeline: an old dataset is replaced "
+            "when the new one is whole, and a stream's never is",
+            hint="add to the dataset with " + setting("if_exists", "resume") + ", or choose another directory",
+        )
+
+
+def _name(manifest: Mapping[str, Any], directory: str) -> str:
+    return f"{directory}/{manifest['files'][0]['name']}"
+
+
+def _first(name: str, _: Any) -> str:
+    return name
 
 
 def _arrow_schema(element_type: Any, plan: RowPlan, drop: Sequence[str]) -> pa.Schema:

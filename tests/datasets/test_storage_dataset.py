@@ -272,8 +272,10 @@ def test_a_dataset_is_overwritten_only_when_asked(directory):
         prepare_directory(directory)
     assert Setting("overwrite", True) in refused.value.text.parts
     assert read_dataset(directory)["id"].to_pylist() == ["a"]
-    prepare_directory(directory, overwrite=True)
-    assert Folder.of(directory).list() == {}
+    for options in ({"overwrite": True}, {"if_exists": "replace"}):
+        below = prepare_directory(directory, **options)
+        assert Folder.of(below).list() == {} and below == f"{Folder.of(directory).url}/_next"
+        assert read_dataset(directory)["id"].to_pylist() == ["a"] and summarise(directory).complete
 
 
 def test_overwriting_is_not_offered_where_it_would_be_refused(directory):
@@ -345,25 +347,6 @@ def test_a_directory_that_is_not_a_clipmill_dataset_is_never_deleted(directory, 
     with pytest.raises(DatasetError, match="not a clipmill dataset"):
         prepare_directory(directory, overwrite=True)
     assert folder.read("part-00000-1234.snappy.parquet") == b"Spark's"
-
-
-def test_an_interrupted_deletion_can_be_resumed(directory, monkeypatch):
-    make_dataset(directory)
-    delete, deleted = Folder.delete, []
-
-    def delete_twice(folder: Folder, name: str) -> None:
-        if len(deleted) == 2:
-            raise KeyboardInterrupt
-        deleted.append(name)
-        delete(folder, name)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Folder, "delete", delete_twice)
-        with pytest.raises(KeyboardInterrupt):
-            prepare_directory(directory, overwrite=True)
-    assert deleted[0] == "_SUCCESS"
-    prepare_directory(directory, overwrite=True)
-    assert Folder.of(directory).list() == {}
 
 
 def test_a_file_instead_of_the_directory_is_refused(tmp_path):

@@ -15,11 +15,12 @@ from apache_beam.transforms.window import FixedWindows, IntervalWindow, Timestam
 from beam_helpers import Keep, kept, pipeline
 
 from clipmill.datasets import read_dataset, read_failures, summarise, write_job
-from clipmill.datasets.directory import prepare_directory
+from clipmill.datasets.if_exists import prepare_directory
 from clipmill.datasets.tables.provenance import read_provenance
 from clipmill.encoders import unload_all
 from clipmill.encoders.testing import fake_text_vector
 from clipmill.errors import DatasetError, SpecError
+from clipmill.files.file_systems import Folder
 from clipmill.transforms import Document, Embed, ReadDocuments, WriteEmbeddings
 from clipmill.transforms.bundles import PublishFn, WriteBundleFn
 
@@ -187,26 +188,29 @@ def test_nothing_in_gives_a_finished_dataset_of_nothing(tmp_path):
     assert read_provenance(str(tmp_path / "out"))["embedding"]["model"] == "fake::dim=8"
 
 
-def test_a_directory_that_holds_something_is_refused_when_the_pipeline_is_built(tmp_path):
+def test_what_is_there_is_refused_when_the_job_runs_and_replaced_on_request(tmp_path):
     write(tmp_path / "out", [Document(text="one", id="a")])
-    p = pipeline()
-    embedded = p | "Again" >> beam.Create([Document(text="two", id="b")]) | Embed("fake::dim=8")
     with pytest.raises(DatasetError, match="is not empty"):
-        _ = embedded | WriteEmbeddings(tmp_path / "out")
+        write(tmp_path / "out", [Document(text="two", id="b")])
     assert set(rows_by(tmp_path / "out")) == {"a"}
-    _ = embedded | "Write again" >> WriteEmbeddings(tmp_path / "out", overwrite=True)
-    p.run().wait_until_finish()
+    write(tmp_path / "out", [Document(text="two", id="b")], overwrite=True)
+    assert set(rows_by(tmp_path / "out")) == {"b"}
+    with pytest.raises(DatasetError, match="is not empty"):
+        write(tmp_path / "out", [Document(text="three", id="c")], if_exists="replace_unfinished")
     assert set(rows_by(tmp_path / "out")) == {"b"}
 
 
-def test_what_a_job_that_did_not_end_left_is_replaced_on_request(tmp_path):
+@pytest.mark.parametrize("policy", ["replace", "replace_unfinished"])
+def test_what_a_job_that_did_not_end_left_is_replaced_on_request(tmp_path, policy):
     write(tmp_path / "out", [Document(text="one", id="a")])
     (tmp_path / "out" / "_SUCCESS").unlink()
     (tmp_path / "out" / "_staging" / "other-run").mkdir(parents=True)
     (tmp_path / "out" / "_staging" / "other-run" / "part-x.parquet").write_bytes(b"half")
-    write(tmp_path / "out", [Document(text="two", id="b")], overwrite=True)
+    with pytest.raises(DatasetError, match="replace_unfinished"):
+        write(tmp_path / "out", [Document(text="two", id="b")])
+    write(tmp_path / "out", [Document(text="two", id="b")], if_exists=policy)
     assert set(rows_by(tmp_path / "out")) == {"b"}
-    assert not (tmp_path / "out" / "_staging").exists()
+    assert not (tmp_path / "out" / "_staging").exists() and not (tmp_path / "out" / "_next").exists()
 
 
 def test_a_directory_of_somebody_else_is_never_overwritten(tmp_path):
@@ -228,10 +232,11 @@ def test_file_systems_of_fsspec(tmp_path):
     assert summarise(out).complete
     names = kept(tmp_path / "names")
     assert len(names) == 2 and all(name.startswith(f"{out}/part-") for name in names)
-    again = pipeline()
-    embedded = again | beam.Create([Document(text="two")]) | Embed("fake::dim=8")
     with pytest.raises(DatasetError, match="is not empty"):
-        _ = embedded | WriteEmbeddings(out)
+        write(out, [Document(text="two")])
+    write(out, [Document(text="two", id="b")], overwrite=True)
+    assert set(rows_by(out)) == {"b"}
+    assert not [name for name in Folder.of(out).list() if name.startswith("_next")]
 
 
 def test_windows_have_files_of_their_own(tmp_path):
@@ -252,13 +257,13 @@ def test_windows_have_files_of_their_own(tmp_path):
 
 def test_a_bundle_of_many_windows_has_few_files_open(tmp_path, table):
     """Each window's rows are in files of its own, and a window that comes back gets another."""
-    fn = WriteBundleFn(str(tmp_path / "out"), "run", table, Embed("fake::dim=8").spec, 100)
+    fn, output = WriteBundleFn(table, Embed("fake::dim=8").spec, 100), ("run", str(tmp_path / "out"))
     staging = tmp_path / "out" / "_staging" / "run"
     fn.start_bundle()
     written, most_open = [], 0
     for number in [0, *range(200), 0]:
         document = Document(id=str(number), text="a", embedding=fake_text_vector("a"))
-        written += list(fn.process(document, IntervalWindow(number, number + 1)) or ())
+        written += list(fn.process(document, output, IntervalWindow(number, number + 1)) or ())
         most_open = max(most_open, len(list(staging.glob(".part-*"))))
     written += list(fn.finish_bundle())
     assert most_open == 64
@@ -285,13 +290,13 @@ def test_many_windows_in_a_pipeline(tmp_path):
     assert (summarise(str(tmp_path / "out")).shards, summarise(str(tmp_path / "out")).complete) == (150, True)
 
 
-def run_bundle(fn, elements):
+def run_bundle(fn, elements, output):
     """Run a `DoFn` as a runner does, on one bundle in the global window."""
     from apache_beam.transforms.window import GlobalWindow
 
     fn.setup()
     fn.start_bundle()
-    out = [output for element in elements for output in fn.process(element, GlobalWindow()) or ()]
+    out = [value for element in elements for value in fn.process(element, output, GlobalWindow()) or ()]
     return [value.value for value in out + list(fn.finish_bundle() or ())]
 
 
@@ -306,14 +311,14 @@ def table(tmp_path):
 def test_a_bundle_that_is_run_twice_is_seen_once(tmp_path, table):
     """Only the names of one run come through the shuffle; what the other wrote stays where no reader looks."""
     spec = Embed("fake::dim=8").spec
-    out = str(tmp_path / "out")
+    output = ("run", out := str(tmp_path / "out"))
     documents = [Document(text=t, id=t, embedding=fake_text_vector(t)) for t in ("a", "b")]
-    lost = run_bundle(WriteBundleFn(out, "run", table, spec, 100), documents)
-    (counted,) = run_bundle(WriteBundleFn(out, "run", table, spec, 100), documents)
+    lost = run_bundle(WriteBundleFn(table, spec, 100), documents, output)
+    (counted,) = run_bundle(WriteBundleFn(table, spec, 100), documents, output)
     assert len(lost) == 1
     assert not list((tmp_path / "out").glob("*.parquet"))
     for _ in range(2):  # publishing may be repeated as well
-        assert list(PublishFn(out, "run").process(counted)) == [counted]
+        assert list(PublishFn().process(counted, output)) == [counted]
     assert sorted(rows_by(tmp_path / "out")) == ["a", "b"]
     assert summarise(out).rows == 2
     assert ds.dataset(tmp_path / "out").count_rows() == 2
@@ -322,10 +327,10 @@ def test_a_bundle_that_is_run_twice_is_seen_once(tmp_path, table):
 def test_publishing_goes_on_where_it_was_interrupted(tmp_path, table):
     out = tmp_path / "out"
     documents = [Document(text="a", id="a", embedding=fake_text_vector("a"))]
-    (manifest,) = run_bundle(WriteBundleFn(str(out), "run", table, Embed("fake::dim=8").spec, 100), documents)
+    (manifest,) = run_bundle(WriteBundleFn(table, Embed("fake::dim=8").spec, 100), documents, ("run", str(out)))
     name = manifest["files"][0]["name"]
     (out / "_staging" / "run" / name).rename(out / name)
-    list(PublishFn(str(out), "run").process(manifest))
+    list(PublishFn().process(manifest, ("run", str(out))))
     assert sorted(rows_by(out)) == ["a"]
     assert summarise(str(out)).shards == 1
 
@@ -333,17 +338,17 @@ def test_publishing_goes_on_where_it_was_interrupted(tmp_path, table):
 def test_files_that_are_in_neither_place_end_the_job(tmp_path, table):
     out = tmp_path / "out"
     documents = [Document(text="a", id="a", embedding=fake_text_vector("a"))]
-    (manifest,) = run_bundle(WriteBundleFn(str(out), "run", table, Embed("fake::dim=8").spec, 100), documents)
+    (manifest,) = run_bundle(WriteBundleFn(table, Embed("fake::dim=8").spec, 100), documents, ("run", str(out)))
     (out / "_staging" / "run" / manifest["files"][0]["name"]).unlink()
     with pytest.raises(DatasetError, match=manifest["files"][0]["name"]):
-        list(PublishFn(str(out), "run").process(manifest))
+        list(PublishFn().process(manifest, ("run", str(out))))
 
 
 def test_a_bundle_that_fails_leaves_no_open_files(tmp_path, table):
-    fn = WriteBundleFn(str(tmp_path / "out"), "run", table, Embed("fake::dim=8").spec, 100)
+    fn = WriteBundleFn(table, Embed("fake::dim=8").spec, 100)
     fn.setup()
     fn.start_bundle()
-    list(fn.process(Document(text="a", id="a", embedding=fake_text_vector("a"))) or ())
+    list(fn.process(Document(text="a", id="a", embedding=fake_text_vector("a")), ("run", str(tmp_path / "out"))) or ())
     assert len(list((tmp_path / "out" / "_staging" / "run").iterdir())) == 1
     fn.teardown()
     assert list((tmp_path / "out" / "_staging" / "run").iterdir()) == []

@@ -3,8 +3,9 @@
 - `inputs`: lists the user's inputs and reads them as documents or rows
 - `tables`: schemas, record batches and the provenance of vectors
 - `formats`: Parquet, JSON lines, clip-retrieval's layout, Lance
-- `directory`: the files in a dataset's directory; `dataset`: describes, finishes and summarises a dataset;
-  `dataset_rows`: reads its rows
+- `directory`: the files in a dataset's directory; `if_exists`: what a job does with a dataset that is there already;
+  `replacing`: how a dataset that is whole takes the place of another
+- `dataset`: describes, finishes and summarises a dataset; `dataset_rows`: reads its rows
 """
 
 from .dataset import (
@@ -17,8 +18,8 @@ from .dataset import (
     write_job,
 )
 from .dataset_rows import read_dataset
-from .directory import prepare_directory
 from .formats.shard_writer import ShardWriter
+from .if_exists import IfExists, prepare_directory
 from .inputs import ReaderOptions, Shard, SourceRow, plan_shards, read_documents, read_rows, schema_of, whole_file
 from .tables.provenance import differences, provenance_of, read_provenance, spark_metadata, with_provenance
 from .tables.records import failure_records
@@ -27,6 +28,7 @@ from .tables.vectors import nested_vector_array, vector_array, vector_type
 
 __all__ = [
     "DatasetSummary",
+    "IfExists",
     "ReaderOptions",
     "Shard",
     "ShardWriter",

@@ -14,11 +14,12 @@ from ..files.json_shape import fits
 from ..files.json_text import json_object, json_text, parse_json
 from ..files.lock import check_held
 from ..messages import setting
-from .directory import ATTEMPTS, FORMAT, JOB, OWN, SKIP_LISTS, STAGING, SUCCESS, is_orphan
+from .directory import ATTEMPTS, FORMAT, JOB, NEXT, OWN, SKIP_LISTS, STAGING, SUCCESS, is_orphan
 from .formats.base import LANCE
 from .formats.manifest import parse_manifest
 from .formats.shard_writer import FAILURES, MANIFESTS, manifest_name
 from .inputs.planning import read_plan
+from .replacing import directory_of, finish_replacing, folder_written
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ def write_job(directory: str, description: Mapping[str, Any], *, shards: int | N
     """Write the description of a job. Call it before any shard is written.
 
     Args:
-        directory: Path or URL, prepared by `prepare_directory`.
+        directory: Path or URL, as `prepare_directory` returned it.
         description: JSON values: the spec, the provenance of the columns, inputs and arguments.
         shards: How many shards the dataset will have, if that is known.
     """
@@ -90,22 +91,35 @@ def write_job(directory: str, description: Mapping[str, Any], *, shards: int | N
 
 
 def finish_job(directory: str) -> DatasetSummary:
-    """Mark a dataset as finished and return its summary.
+    """Mark a dataset as finished and return its summary; safe to repeat.
+
+    If the job replaces an older dataset, it takes that one's place now; see `replacing`.
 
     Raises:
         DatasetError: If shards or their files are missing, or this process has lost the `DirectoryLock` that it held.
     """
-    folder = Folder.of(directory)
+    folder = directory_of(directory)
     check_held(folder)  # before anything is deleted
+    finish_replacing(folder)
+    written = folder_written(folder.url)
+    manifests = _finished_manifests(written)
+    check_held(folder)  # again, because the steps above can take long
+    written.write(SUCCESS, b"")
+    finish_replacing(folder)
+    return _summary(manifests, complete=True)
+
+
+def _finished_manifests(folder: Folder) -> list[dict[str, Any]]:
+    """Check that all shards of a dataset are there, and delete what is not needed any more; return their manifests."""
     job = _read_job(folder)
     planned = job.get("shards")
-    manifests = _planned_manifests(folder, planned, read_manifests(directory))
+    manifests = _planned_manifests(folder, planned, read_manifests(folder.url))
     sizes = folder.list()
     for manifest in manifests:
         if manifest.get("signature") != job.get("signature"):
             raise DatasetError(
                 f"{folder.url}: shard {manifest.get('name')} was written by another job, whose workers still run",
-                hint="stop them, and start again with " + setting("resume", True),
+                hint="stop them, and start again with " + setting("overwrite" if planned is None else "resume", True),
             )
         for file in manifest.get("files") or ():
             if sizes.get(file["name"]) != file["bytes"]:
@@ -117,9 +131,13 @@ def finish_job(directory: str) -> DatasetSummary:
     if job.get("rows_as") == LANCE:
         from .formats.lance_part import commit_fragments
 
-        commit_fragments(directory, manifests)
+        commit_fragments(folder.url, manifests)
     below = (f"{ATTEMPTS}/", f"{SKIP_LISTS}/")
-    leftovers = [folder.at(name) for name in sizes if name.startswith(below) or is_orphan(name)]
+    leftovers = [
+        folder.at(name)
+        for name in sizes
+        if not name.startswith(f"{NEXT}/") and (name.startswith(below) or is_orphan(name))
+    ]
     if leftovers:
         with dataset_errors("clear", folder.url), contextlib.suppress(FileNotFoundError):
             folder.fs.rm(leftovers)  # in one call, since object stores delete many at once
@@ -127,9 +145,7 @@ def finish_job(directory: str) -> DatasetSummary:
     for name in (ATTEMPTS, SKIP_LISTS, STAGING):
         with contextlib.suppress(Exception):  # the directory is empty now; object stores have none
             folder.fs.rmdir(folder.at(name))
-    check_held(folder)  # again, because the steps above can take long
-    folder.write(SUCCESS, b"")
-    return _summary(manifests, complete=True)
+    return manifests
 
 
 def _planned_manifests(
@@ -156,8 +172,11 @@ def _planned_manifests(
 
 
 def count_finished(directory: str) -> int:
-    """Return how many shards of a dataset are finished, without reading their manifests."""
-    return len(_names(Folder.of(directory), MANIFESTS))
+    """Return how many shards of a dataset are finished, without reading their manifests.
+
+    While the dataset is being replaced, these are those of the new one.
+    """
+    return len(_names(folder_written(directory), MANIFESTS))
 
 
 def summarise(directory: str) -> DatasetSummary:

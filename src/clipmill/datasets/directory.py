@@ -1,4 +1,4 @@
-"""The directory of a dataset: its files, and how it is prepared for a job.
+"""The directory of a dataset: its files, and checks of them.
 
     part-<shard>.parquet            rows with vectors or scores; part-<shard>.jsonl with the format jsonl
     _failures/part-<shard>.jsonl    one line for each value that failed
@@ -9,6 +9,7 @@
     _lock.json                      the process that is writing the dataset, while there is one
     _attempts/                      which process is working on which shard, or died while it was
     _staging/                       files that an engine has not committed yet
+    _next/                          the dataset that is about to replace this one, with all of these files
 
 Spark and pyarrow ignore names that begin with `_`: the directory reads as an ordinary Parquet dataset.
 """
@@ -17,77 +18,28 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 from collections.abc import Iterable
 
 from ..errors import DatasetError
-from ..files.file_systems import TEMPORARY, Folder, dataset_errors, remove_temporaries
+from ..files.file_systems import TEMPORARY, Folder, dataset_errors
 from ..files.json_text import json_object, some_of
-from ..files.lock import LOCK, clear_lock, refuse_if_held
-from ..messages import setting
+from ..files.lock import LOCK
 from .formats.shard_writer import FAILURES, MANIFESTS
 
 JOB, PLAN, SUCCESS = "_job.json", "_plan.jsonl.gz", "_SUCCESS"
-STAGING, ATTEMPTS = "_staging", "_attempts"
+STAGING, ATTEMPTS, NEXT = "_staging", "_attempts", "_next"
 SKIP_LISTS = f"{STAGING}/skip"
 FORMAT = "clipmill dataset"
 
-OWN = re.compile(
+_NAMES = (
     rf"part-[^/]+\.(?:parquet|jsonl)|(?:img_emb|text_emb|metadata)/(?:img_emb|text_emb|metadata)_[^/]+\.(?:npy|parquet)"
     rf"|dataset\.lance/.+|{FAILURES}/part-[^/]+\.jsonl|{MANIFESTS}/part-[^/]+\.json"
     rf"|(?:{STAGING}|{ATTEMPTS})/.+|{JOB}|{re.escape(PLAN)}|{SUCCESS}|{LOCK}"
 )
-"""Matches the names of all files that belong to a dataset."""
-_FOLDERS = {MANIFESTS, FAILURES, STAGING, ATTEMPTS, "dataset.lance", "img_emb", "text_emb", "metadata"}
-_TEMPORARY = re.compile(rf"\.[^/]+{re.escape(TEMPORARY)}")
-
-
-def prepare_directory(directory: str, *, overwrite: bool = False, can_resume: bool = True) -> None:
-    """Prepare a directory for a new dataset: afterwards it exists, is empty and is writable.
-
-    A directory that holds only the description of a job that never wrote anything counts as empty.
-
-    Args:
-        directory: Path or URL.
-        overwrite: Whether an existing dataset there may be deleted. Nothing else is ever deleted.
-        can_resume: Whether the caller has an option to continue an unfinished dataset, for the message.
-
-    Raises:
-        DatasetError: If the directory is not empty and `overwrite` is False, holds files that are not part of a
-            dataset, is being written by another job, or cannot be written.
-    """
-    folder = Folder.of(directory)
-    for name in files_to_delete(directory, overwrite=overwrite, can_resume=can_resume):
-        folder.delete(name)
-    clear_lock(folder)
-    remove_temporaries(folder)
-    folder.make()
-    probe = f".{secrets.token_hex(4)}{TEMPORARY}"
-    folder.write(probe, b"")
-    folder.delete(probe)
-
-
-def files_to_delete(directory: str, *, overwrite: bool = False, can_resume: bool = True) -> list[str]:
-    """Return the files that `prepare_directory` would delete, in deletion order; it does not try to write there."""
-    folder = Folder.of(directory)
-    check_is_no_file(folder)
-    refuse_if_held(folder)
-    names = [name for name in folder.list() if name != LOCK]
-    orphans = [name for name in names if is_orphan(name)]
-    held = [name for name in names if name not in set(orphans)]
-    # Only these count as unfinished: other temporary files may belong to a running sink, which holds no lock.
-    unfinished = [name for name in orphans if name.startswith((f".{JOB}.", f".{PLAN}."))]
-    never_wrote = set(names) - set(unfinished) <= {JOB, PLAN} and is_own(folder)
-    if held and not (overwrite or never_wrote):
-        resumed = "continue the job there (" + setting("resume", True) + "), " if can_resume and PLAN in held else ""
-        is_replaceable = is_own(folder) and all(map(OWN.fullmatch, held))
-        replaced = ", or replace the dataset there with " + setting("overwrite", True) if is_replaceable else ""
-        what = f"{folder.url} is not empty (it holds {some_of(held)})"
-        raise DatasetError(what, hint=resumed + "choose another directory" + replaced)
-    if held:
-        _check_own(folder, held)
-    # The description is deleted last, so that an interrupted deletion can be resumed.
-    return [*sorted(held, key=lambda name: (name == JOB, name != SUCCESS, name)), *orphans]
+OWN = re.compile(rf"(?:{NEXT}/)?(?:{_NAMES})")
+"""Matches the names of all files that belong to a dataset, and to the one that is about to replace it."""
+_FOLDERS = {MANIFESTS, FAILURES, STAGING, ATTEMPTS, NEXT, "dataset.lance", "img_emb", "text_emb", "metadata"}
+_TEMPORARY = re.compile(rf"(?:{NEXT}/)?\.[^/]+{re.escape(TEMPORARY)}")
 
 
 def check_is_no_file(folder: Folder) -> None:
@@ -122,7 +74,8 @@ def is_own(folder: Folder) -> bool:
     return job is not None and job.get("format") == FORMAT
 
 
-def _check_own(folder: Folder, names: list[str]) -> None:
+def check_own(folder: Folder, names: list[str]) -> None:
+    """Raise `DatasetError` if files of a folder are not those of a clipmill dataset, so that none is deleted."""
     if not is_own(folder):
         raise DatasetError(
             f"{folder.url} holds {some_of(names)} and is not a clipmill dataset (no valid {JOB}), so it is not "

@@ -26,12 +26,12 @@ def write_atomic(path: Path, text: str) -> None:
 
 def move_durably(part: Path, target: Path) -> None:
     """Move a complete file to its place on the same disk, atomically, and flush both to the disk."""
-    _sync(part)
+    sync_to_disk(part)
     os.replace(part, target)
-    _sync(target.parent)
+    sync_to_disk(target.parent)
 
 
-def _sync(path: Path) -> None:
+def sync_to_disk(path: Path) -> None:
     """Flush a file, or the entries of a directory, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -44,25 +44,47 @@ def open_location(location: str | os.PathLike[str]) -> tuple[Any, str]:
     from fsspec.implementations.local import LocalFileSystem
 
     location = os.fspath(location)
-    scheme, mark, _ = location.partition("://")
+    check_location(location)
+    scheme, mark, rest = location.partition("://")
+    if not mark:
+        return LocalFileSystem(), os.path.abspath(os.path.expanduser(location))
+    with _driver_errors(location, scheme):
+        file_system, path = fsspec.core.url_to_fs(scheme.lower() + mark + rest)
+    return file_system, str(path)
+
+
+def check_location(location: str) -> None:
+    """Check a path or URL from the user, and that there is a driver for its scheme, without connecting to anything.
+
+    Raises:
+        DatasetError: As `open_location`.
+    """
+    scheme, mark, rest = location.partition("://")
     if not mark:
         check_local_path(location)
-        return LocalFileSystem(), os.path.abspath(os.path.expanduser(location))
-    rest = location[len(scheme) + len(mark) :]
+        return
+    import fsspec
+
     if scheme.lower() in ("file", "local") and not rest.startswith("/"):
         raise DatasetError(f"{location}: such a URL needs an absolute path, as in file:///data; or give the path alone")
     if scheme.lower() in DRIVERS and (not rest or rest.startswith("/")):
         raise DatasetError(f"{location} names no bucket; write {scheme}://bucket/path")
     if scheme.lower() in ("http", "https"):
         raise DatasetError(f"{location}: http(s) cannot be listed; put such URLs into the 'uri' of JSON lines")
+    with _driver_errors(location, scheme):
+        fsspec.get_filesystem_class(scheme.lower().rpartition("::")[2])
+
+
+@contextlib.contextmanager
+def _driver_errors(location: str, scheme: str) -> Iterator[None]:
+    """Turn the errors of fsspec about a scheme into ours, which say what to install."""
     try:
-        file_system, path = fsspec.core.url_to_fs(scheme.lower() + mark + rest)
+        yield
     except ValueError as err:
         raise DatasetError(f"{location}: no file system for the scheme {scheme!r}: {err}") from err
     except ImportError as err:
         package, extra = DRIVERS.get(scheme.lower(), (f"an fsspec driver for {scheme}", "remote"))
         raise MissingExtraError(package, extra, f"reading and writing {scheme}://") from err
-    return file_system, str(path)
 
 
 def check_local_path(path: str) -> None:

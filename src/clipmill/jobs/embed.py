@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from ..datasets.inputs.shards import Shard
+from ..datasets.replacing import folder_written
 from ..metrics.counts import counts_of_manifest, record
 from .attempts import Attempt
 from .isolated_run import run_isolated
@@ -33,6 +35,8 @@ def embed_shard(shard: Shard, job: Job, *, cpus: int | None = None, exclusive: b
         WeightsError, DeviceError: If the encoder cannot be loaded.
         SpecError: If the loaded model does not support the plan.
     """
+    # looked up for each shard, so that the shards of every caller are where `finish_job` expects them
+    job = dataclasses.replace(job, directory=folder_written(job.directory).url)
     with Attempt(job.directory, shard) as attempt:
         if attempt.is_dangerous:
             manifest = run_isolated(shard, job, attempt, cpus=cpus, exclusive=exclusive)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..datasets.formats.manifest import parse_manifest
 from ..datasets.formats.shard_writer import MANIFESTS
-from ..files.file_systems import Folder
+from ..datasets.replacing import folder_written
 from ..metrics.counts import METRICS, MODELS_LOADED, Counts, add_counts, counts_of_manifest
 
 LOOK_EVERY_S = 1.0
@@ -52,7 +52,7 @@ class JobCounts:
             return found
 
     def _look(self) -> None:
-        folder = Folder.of(self._directory)
+        folder = folder_written(self._directory)
         new = sorted(name for name in folder.list(MANIFESTS) if name.endswith(".json") and name not in self._seen)
         # all are read before any is counted: a look counts all new manifests, or none
         manifests = [parse_manifest(folder.at(name), content) for name, content in folder.read_many(new).items()]

@@ -13,6 +13,7 @@ from ..datasets.formats.manifest import manifest_or_none
 from ..datasets.formats.shard_writer import MANIFESTS, manifest_name
 from ..datasets.inputs.planning import number_of, read_plan
 from ..datasets.inputs.shards import Shard
+from ..datasets.replacing import folder_written
 from ..errors import DatasetError
 from ..files.file_systems import Folder
 from ..files.lock import LOCK
@@ -75,6 +76,8 @@ class Progress:
 def read_previous_run(directory: str) -> PreviousRun | None:
     """Return what a previous run of a job left in a directory; None if there is nothing to resume.
 
+    If that job was replacing a dataset, it is what is there of the new one.
+
     Raises:
         DatasetError: If there is a dataset that was made without a plan, or the description or the plan is damaged.
     """
@@ -83,8 +86,11 @@ def read_previous_run(directory: str) -> PreviousRun | None:
     check_folders(folder, names)
     if JOB not in names or (set(names) <= {JOB} and is_own(folder)):
         return None  # anything else there is refused when the directory is prepared
-    description = read_job(directory)
-    plan = read_plan(folder)
+    written = folder_written(directory)
+    description = read_job(written.url)
+    plan = read_plan(written)
+    if plan is None and written != folder:
+        plan = read_plan(folder)  # it may have moved there already
     if plan is None:
         raise DatasetError(
             f"{folder.url} holds a dataset without a plan of its shards ({PLAN}), as WriteEmbeddings makes them, which "

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from ..datasets.directory import SKIP_LISTS
+from ..datasets.replacing import folder_written
 from ..encoders.plans.plan import Plan
 from ..errors import DatasetError
-from ..files.file_systems import Folder
 from .job import Job
 from .record_adapters import Record, Records
 from .row_keys import DIGEST_BYTES, key_digest, mark_of
@@ -63,7 +63,7 @@ def read_skip_list(job: Job, shard: str) -> SkipList | None:
     """Return which rows of a shard are skipped, None if the job skips none; `DatasetError` if it was not compared."""
     if job.skip_existing is None:
         return None
-    folder = Folder.of(job.directory)
+    folder = folder_written(job.directory)
     try:
         marks = folder.read(_name(shard))
     except FileNotFoundError:
@@ -76,7 +76,7 @@ def read_skip_list(job: Job, shard: str) -> SkipList | None:
 
 def write_skip_list(job: Job, shard: str, marks: Iterable[bytes]) -> None:
     """Write the list of rows to skip in a shard, atomically, over an older one; `marks` are their second digests."""
-    folder = Folder.of(job.directory)
+    folder = folder_written(job.directory)
     folder.make(SKIP_LISTS)
     folder.write(_name(shard), b"".join(marks))
 

@@ -11,10 +11,12 @@ from typing import Any
 
 from .. import __version__
 from ..datasets.dataset import write_job
-from ..datasets.directory import SUCCESS, files_to_delete, prepare_directory
+from ..datasets.directory import SUCCESS
 from ..datasets.formats.shard_writer import MANIFESTS
+from ..datasets.if_exists import IfExists, if_exists_of, look_at_directory, prepare_directory
 from ..datasets.inputs.planning import write_plan
 from ..datasets.inputs.shards import Shard
+from ..datasets.replacing import finish_replacing, folder_written, is_replacing
 from ..datasets.tables.provenance import differences, read_provenance
 from ..errors import DatasetError
 from ..files.file_systems import Folder, open_location, remove_temporaries, url_of
@@ -36,6 +38,7 @@ def start_job(
     *,
     inputs: Sequence[str] = (),
     arguments: Mapping[str, Any] | None = None,
+    if_exists: IfExists | None = None,
     overwrite: bool = False,
     previous: PreviousRun | None = None,
     dry_run: bool = False,
@@ -49,7 +52,9 @@ def start_job(
         shards: All of its shards.
         inputs: The inputs as the user named them.
         arguments: The user's other options that decide what is written: plain values without secrets.
-        overwrite: Whether an existing dataset is replaced.
+        if_exists: What is done with a dataset in the directory; see `datasets.if_exists`. A dataset that is replaced
+            stays as it is until `finish_job`: the shards are written into `_next/` in its directory.
+        overwrite: Short for `if_exists="replace"`.
         previous: What `read_previous_run` returned: the job is resumed. `shards` were planned with its plan.
         dry_run: Whether to check everything that can be checked without writing, and to write nothing.
 
@@ -60,18 +65,22 @@ def start_job(
         DatasetError: If the directory holds the job's own input, another job is writing it, or the job was started
             with different arguments; or see `prepare_directory`.
     """
-    progress = _check(job, shards, inputs, arguments, overwrite, previous)
+    policy = if_exists_of(if_exists, overwrite=overwrite, resume=previous is not None)
+    if not dry_run:
+        refuse_if_held(folder := Folder.of(job.directory))
+        finish_replacing(folder)
+    progress = _check(job, shards, inputs, arguments, policy, previous)
     if dry_run:
         return progress
-    folder = Folder.of(job.directory)
     description = _description(job, inputs, arguments)
     if previous is None:
-        prepare_directory(job.directory, overwrite=overwrite)
-        write_job(job.directory, description, shards=len(shards))
-        write_plan(folder, shards)
+        target = prepare_directory(job.directory, if_exists=policy)
+        write_job(target, description, shards=len(shards))
+        write_plan(Folder.of(target), shards)
         return progress
     if progress.is_complete:
         return progress
+    folder = folder_written(job.directory)
     folder.delete(SUCCESS)
     # Manifests first: without its manifest, a shard is not finished.
     for name in sorted(progress.leftovers, key=lambda name: (not name.startswith(MANIFESTS), name)):
@@ -81,7 +90,7 @@ def start_job(
     again = {"started": description["started"], "clipmill": __version__, **_other_ways(job, previous)}
     kept = {**previous.description, "shards": len(shards), "resumed": [*previous.description.get("resumed", ()), again]}
     named = {name: description[name] for name in ("inputs", "locations")}
-    write_job(job.directory, {**kept, **named}, shards=len(shards))
+    write_job(folder.url, {**kept, **named}, shards=len(shards))
     return progress
 
 
@@ -90,18 +99,26 @@ def _check(
     shards: Sequence[Shard],
     inputs: Sequence[str],
     arguments: Mapping[str, Any] | None,
-    overwrite: bool,
+    if_exists: IfExists,
     previous: PreviousRun | None,
 ) -> Progress:
     """Return the progress of the job, or refuse to resume it."""
     refuse_input_inside(job, shards)
     if previous is None:
-        return Progress(shards, shards, leftovers=files_to_delete(job.directory, overwrite=overwrite))
-    refuse_if_held(Folder.of(job.directory))
+        found = look_at_directory(job.directory, if_exists=if_exists)
+        return Progress(shards, shards, leftovers=[*found.leftovers, *found.replaced])
+    folder = Folder.of(job.directory)
+    refuse_if_held(folder)
     refuse_changes(job, inputs, arguments, previous)
+    if is_replacing(folder):
+        raise DatasetError(
+            f"{folder.url} holds a dataset whose job was interrupted while it replaced another one, which the next "
+            "start finishes: how much is left is known then",
+            hint="start the job to find out",
+        )
     if read_previous_run(job.directory) != previous:
         raise DatasetError(f"another job wrote {job.directory} a moment ago; start again to resume it as it is now")
-    return look_back(job.directory, shards, previous)
+    return look_back(folder_written(job.directory).url, shards, previous)
 
 
 def refuse_input_inside(job: Job, shards: Sequence[Shard]) -> None:
@@ -116,12 +133,7 @@ def refuse_changes(job: Job, inputs: Sequence[str], arguments: Mapping[str, Any]
 
     Inputs may be added; a missing one is refused, because its results would be deleted.
     """
-    then, now = _comparable(previous.description), _comparable(_plain(_description(job, inputs, arguments)))
-    changed = [
-        f"{name} was {_shown(then.get(name))} and is {_shown(now.get(name))}"
-        for name in sorted(then.keys() | now.keys())
-        if then.get(name) != now.get(name)
-    ]
+    changed = changes_of(previous.description, _description(job, inputs, arguments))
     if not changed:  # same arguments, but another version of clipmill that preprocesses images differently
         changed = _differing_provenance(previous.description, read_provenance(job.schema))
     missing = [one for one in previous.description.get("locations", ()) if one not in _locations(inputs)]
@@ -132,6 +144,16 @@ def refuse_changes(job: Job, inputs: Sequence[str], arguments: Mapping[str, Any]
             hint="give the same arguments to resume it, choose another directory, or replace the dataset with "
             + setting("overwrite", True),
         )
+
+
+def changes_of(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return how two descriptions of jobs differ in what decides the output, as a sentence for each option."""
+    before, after = _comparable(then), _comparable(_plain(now))
+    return [
+        f"{name} was {_shown(before.get(name))} and is {_shown(after.get(name))}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
 
 
 def _flat(name: str, value: Any) -> dict[str, Any]:
