@@ -191,6 +191,31 @@ def test_an_index_is_replaced_only_if_that_is_asked_for(tmp_path, overwrite):
         assert (tmp_path / "index" / "_index.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("step", ["run", "measure_and_publish", "clear_orphans"])
+@pytest.mark.parametrize("factory", [None, "IVF4,SQ8", "HNSW16,SQ8"], ids=str)
+def test_an_index_opens_until_the_one_that_replaces_it_is_complete(tmp_path, monkeypatch, factory, step):
+    """Wherever the build ends early; the next one starts over, and leaves nothing of either."""
+    dataset = write_dataset(tmp_path / "data", list(clustered(300)))
+    other = write_dataset(tmp_path / "other", list(clustered(100, seed=1)))
+    options, path = IndexOptions(factory=factory, **SMALL), str(tmp_path / "index")
+    build_index([str(dataset)], path, options)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        if step != "run":
+            patch.setattr(f"clipmill.indexes.build.{step}", killed)
+        build_index([str(other)], path, options, overwrite=True, run=killed if step == "run" else run_locally)
+    index = open_index(path)
+    assert index.manifest.rows == (100 if step == "clear_orphans" else 300)
+    np.testing.assert_allclose(np.linalg.norm(index.vectors(np.arange(100)), axis=1), 1, atol=1e-5)
+    manifest = build_index([str(other)], path, options, overwrite=True)
+    assert open_index(path).manifest.rows == 100
+    there = {str(one.relative_to(path)) for one in (tmp_path / "index").rglob("*.*")}
+    assert there == {"_index.json", *manifest.files}
+
+
 def test_files_of_others_are_never_deleted(tmp_path):
     dataset = write_dataset(tmp_path / "data", list(clustered(100)))
     (tmp_path / "index").mkdir()

@@ -7,7 +7,7 @@
 - `build`: `build_index`; `add`: `add_to_index`; `assemble`: the steps that both share; `codes`, `merge`: codes of
   shards, merged into one index file; `compatible`: whether rows fit an index; `ids`: ids that it has already
 - `recall`: recall of an index against the ground truth, and the search parameters for a target
-- `manifest`: the directory of an index and its manifest
+- `manifest`: the directory of an index and its manifest; `prepare`: prepares the directory, keeping an old index
 - `opened`: `open_index`; `candidates`: search in the codes; `keys`: metadata of rows; `pages`: memory-mapped files;
   `local_copy`: copies of an index in an object store
 - `exact`: exact search and ground truth; `corpus`: the vectors of a dataset in memory; `hits`: results

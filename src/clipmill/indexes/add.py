@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,10 +31,11 @@ from .exact import merge_hits, nearest_of_blocks
 from .ids import IdComparison, compare_ids
 from .library import faiss_library, use_threads
 from .local_copy import local_path
-from .manifest import BUILDING, MANIFEST, OWN, IndexManifest, clear, manifest_bytes, parse_manifest
+from .manifest import BUILDING, IndexManifest, manifest_bytes, parse_manifest
 from .merge import codes_of_index
 from .opened import OpenIndex, open_index
 from .plan import IndexPlan
+from .prepare import clear, clear_orphans, next_index_file
 from .recall import GroundTruth, K
 from .sample import draw_sample
 from .shard import IndexShard, cut_shards
@@ -101,7 +100,7 @@ def add_to_index(
         if not source.rows or not source.dim:
             return Added(old, nulls=source.rows)
         check_fits(folder.url, old, source)
-        _clear_orphans(folder, old)
+        clear_orphans(folder, old)
         index = open_index(folder.url)
         source, compared = _compare_ids(source, index, skip_existing=skip_existing, where=folder.url)
         if len(compared.existing) == source.rows:
@@ -187,12 +186,12 @@ class _AddRun:
         totals = sum_reports(folder, job, [shard.number for shard in shards])
         added = Added(old, totals.rows, len(skipped), totals.nulls, totals.failed, compared.unnamed)
         if not totals.rows:
-            _clear_orphans(folder, old)
+            clear_orphans(folder, old)
             return added
         files = {**old.files, **totals.files}
         index_file = None
         if path is not None and old.index_file is not None:
-            index_file = _next_name(old.index_file)
+            index_file = next_index_file(old)
             del files[old.index_file]
             files[index_file] = self._write_index(index_file, path, mergeable, totals)
         hits, new_positions = gather_ground_truth(folder, job, totals, old.rows, queries, self.scratch)
@@ -275,16 +274,3 @@ def _without_skipped(shards: Sequence[IndexShard], skipped: np.ndarray) -> list[
             local = np.asarray(skipped[first:stop] - start, np.int64)
             found.append(dataclasses.replace(shard, skipped=local.tobytes()))
     return found
-
-
-def _clear_orphans(folder: Folder, manifest: IndexManifest) -> None:
-    """Delete the files that an interrupted addition has left."""
-    kept = {MANIFEST, *manifest.files}
-    own = [name for name in folder.list() if OWN.fullmatch(name) and name not in kept and not name.startswith("_lock")]
-    clear(folder, own)
-
-
-def _next_name(name: str) -> str:
-    match = re.fullmatch(r"index(?:-(\d+))?\.faiss", os.path.basename(name))
-    number = int(match.group(1) or 0) if match else 0
-    return f"index-{number + 1}.faiss"

@@ -25,10 +25,11 @@ from .hits import Hits
 from .ids import count_ids
 from .library import faiss_library, hnsw_of, ivf_of
 from .local_copy import local_path
-from .manifest import BUILDING, STAGING, IndexManifest, Segment, clear, write_manifest
+from .manifest import BUILDING, STAGING, IndexManifest, Segment, write_manifest
 from .merge import merge_codes
 from .opened import OpenIndex
 from .pages import MappedArray, trim_heap
+from .prepare import clear
 from .recall import GroundTruth, tune
 from .shard import IndexJob
 

@@ -26,10 +26,11 @@ from .assemble import (
     utc_now,
 )
 from .library import faiss_library, hnsw_of, ivf_of, make_index, reason_of, use_threads
-from .manifest import INDEX, IndexManifest, SearchParameters, prepare_index
+from .manifest import IndexManifest, SearchParameters
 from .merge import can_merge
 from .pages import trim_heap
 from .plan import DEFAULT_MEMORY, PROCESS_BYTES, IndexPlan, plan_factory, plan_index
+from .prepare import clear_orphans, next_index_file, prepare_index
 from .recall import QUERIES, GroundTruth, K
 from .sample import draw_sample
 from .shard import IndexJob, IndexShard, build_shard, cut_shards
@@ -112,13 +113,14 @@ def build_index(
 ) -> IndexManifest:
     """Build an index of datasets.
 
-    A build that is killed leaves a directory that does not open as an index. The same call starts over.
+    A build that is killed leaves a directory that does not open as an index, or the index that it was to replace. The
+    same call starts over.
 
     Args:
         datasets: Directories that `clipmill embed` wrote, or Parquet files with vectors.
         output: Directory or URL of the index.
         options: Options of the index.
-        overwrite: Whether an existing index is replaced.
+        overwrite: Whether an existing index is replaced; it opens until the new one is complete.
         run: Builds the shards, on an engine.
         on_plan: Called with the plan before anything is written.
 
@@ -139,7 +141,8 @@ def build_index(
         on_plan(plan)
     refuse_own_input(folder := Folder.of(output), source)
     with DirectoryLock(folder.url) as lock, scratch_for(folder) as scratch:
-        prepare_index(folder, overwrite=overwrite, description={"clipmill": __version__, "plan": plan.as_dict()})
+        about = {"clipmill": __version__, "plan": plan.as_dict()}
+        index_file = next_index_file(prepare_index(folder, overwrite=overwrite, description=about))
         trained, queries, rows = _train_and_draw(source, plan, options)
         has_lists = trained is not None and can_merge(trained)
         job = job_of(folder, source, plan, lock.token, has_lists=has_lists)
@@ -152,14 +155,16 @@ def build_index(
         files = found.files
         if has_lists:
             parts = staged_parts(folder, trained, found, 0, scratch)
-            files = {**files, INDEX: publish_merged(folder, INDEX, trained, parts, lock)}
+            files = {**files, index_file: publish_merged(folder, index_file, trained, parts, lock)}
         elif trained is not None:
-            files = {**files, INDEX: fill_index(folder, INDEX, trained, found.segments, scratch, lock)}
+            files = {**files, index_file: fill_index(folder, index_file, trained, found.segments, scratch, lock)}
         del trained
-        manifest = _unmeasured_manifest(source, plan, options, found, files)
+        manifest = _unmeasured_manifest(source, plan, options, found, files, index_file)
         hits, own_positions = gather_ground_truth(folder, job, found, 0, queries, scratch)
         ground_truth = GroundTruth(queries, own_positions, hits)
-        return measure_and_publish(folder, manifest, ground_truth, options.target_recall, scratch, lock)
+        manifest = measure_and_publish(folder, manifest, ground_truth, options.target_recall, scratch, lock)
+        clear_orphans(folder, manifest)
+        return manifest
 
 
 def _check_any_rows(source: VectorSource, found: ShardTotals) -> None:
@@ -174,7 +179,12 @@ def _check_any_rows(source: VectorSource, found: ShardTotals) -> None:
 
 
 def _unmeasured_manifest(
-    source: VectorSource, plan: IndexPlan, options: IndexOptions, found: ShardTotals, files: dict[str, int]
+    source: VectorSource,
+    plan: IndexPlan,
+    options: IndexOptions,
+    found: ShardTotals,
+    files: dict[str, int],
+    index_file: str,
 ) -> IndexManifest:
     """Return the manifest of an index before its recall is measured."""
     return IndexManifest(
@@ -195,9 +205,9 @@ def _unmeasured_manifest(
         failed=found.failed,
         skipped=0,
         datasets=source.datasets,
-        trained_rows=found.rows if INDEX in files else 0,
+        trained_rows=found.rows if index_file in files else 0,
         segments=found.segments,
-        index_file=INDEX if INDEX in files else None,
+        index_file=index_file if index_file in files else None,
         files=files,
     )
 

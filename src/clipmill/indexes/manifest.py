@@ -14,25 +14,21 @@ still be alive, never write to a file of this one.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from ..errors import DatasetError
-from ..files.file_systems import TEMPORARY, Folder, dataset_errors, is_local
+from ..files.file_systems import TEMPORARY, Folder
 from ..files.json_shape import fits, mismatches
-from ..files.json_text import json_text, parse_json, some_of
+from ..files.json_text import json_text, parse_json
 from ..files.lock import LOCK
-from ..messages import by_surface, setting
 
 MANIFEST, BUILDING, STAGING = "_index.json", "_building.json", "_staging"
 INDEX = "index.faiss"
 FORMAT, FORMAT_VERSION = "clipmill index", 1
 _PART = re.compile(r"index(-\d+)?\.faiss|vectors/\d+(-\w+)?\.npy|keys/\d+(-\w+)?\.parquet")
-_TEMPORARY = re.compile(rf"(.+/)?\.[^/]+{re.escape(TEMPORARY)}")
 OWN = re.compile(
     rf"{MANIFEST}|{BUILDING}|{re.escape(LOCK)}|{STAGING}/.+|index(-\d+)?\.faiss"
     rf"|vectors/\d+(-\w+)?\.npy|keys/\d+(-\w+)?\.parquet|(.+/)?\.[^/]+{re.escape(TEMPORARY)}"
@@ -301,48 +297,3 @@ def check_files(folder: Folder, manifest: IndexManifest) -> None:
                 f"{folder.url}/{name} is damaged: it has {there[name]:,} bytes and was written with {size:,}; "
                 "build the index again"
             )
-
-
-def prepare_index(folder: Folder, *, overwrite: bool, description: Mapping[str, Any]) -> None:
-    """Prepare a directory for a new index: afterwards its only file is `_building.json`.
-
-    Files of an interrupted build are deleted; those of a complete index only with `overwrite`.
-
-    Raises:
-        DatasetError: If it has an index and `overwrite` is False, has other files, or cannot be written.
-    """
-    with dataset_errors("look at", folder.url):
-        if folder.fs.isfile(folder.path):
-            raise DatasetError(f"{folder.url} is a file; the output is a directory")
-    names = [name for name in folder.list() if name != LOCK]
-    if foreign := [name for name in names if not OWN.fullmatch(name)]:
-        raise DatasetError(
-            f"{folder.url} is not empty (it holds {some_of(foreign)}, no part of an index), and other files are never "
-            "deleted; choose another directory"
-        )
-    if MANIFEST in names and not overwrite:
-        raise DatasetError(
-            f"{folder.url} holds an index already",
-            hint="choose another directory, replace it with "
-            + setting("overwrite", True)
-            + by_surface(python=", or add rows to it with add_to_index", flags=", or add rows to it with --add-to"),
-        )
-    held = [name for name in names if not _TEMPORARY.fullmatch(name)]
-    if held and MANIFEST not in names and BUILDING not in names and not overwrite:
-        raise DatasetError(
-            f"{folder.url} is not empty (it holds {some_of(held)}) and no index",
-            hint="choose another directory, or replace these files with " + setting("overwrite", True),
-        )
-    folder.delete(MANIFEST)  # first, so that nobody opens an index that is losing its files
-    folder.write(BUILDING, json_text(dict(description), indent=1).encode())
-    clear(folder, [name for name in names if name not in (MANIFEST, BUILDING)])
-
-
-def clear(folder: Folder, names: list[str]) -> None:
-    """Delete files of an index, and its folders that are then empty."""
-    for name in names:
-        folder.delete(name)
-    if is_local(folder.fs):
-        for below in (STAGING, "vectors", "keys"):
-            with contextlib.suppress(OSError):  # it does not exist, or is not empty
-                os.rmdir(folder.at(below))
