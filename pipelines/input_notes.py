@@ -35,8 +35,8 @@ def as_dicts(uses: Sequence[InputUse]) -> list[dict[str, Any]]:
     return [
         {
             "kind": use.kind,
-            "files": len(use.paths),
-            "first": use.paths[0],
+            "files": len(use.paths) + len(use.problems),
+            "first": next(iter([*use.paths, *use.problems])),
             "embedded": dict(use.embedded),
             "left_out": dict(use.left_out),
             "nothing_to_embed": dict(use.problems),
@@ -50,7 +50,7 @@ def _lines_of(use: InputUse, of_rows: bool) -> list[str]:
     has_own = number > 1 and use.kind in _PLURALS
     counted = f"{number:,} {_PLURALS[use.kind]}" if has_own else many(number, _NAMES[use.kind])
     shown = f"{counted} ({_named(use.paths)})"
-    lines = [f"{shown}: {_embedded(use)}"]
+    lines = [f"{shown}: {_embedded(use)}"] if use.paths else []
     if use.left_out and not use.beside_images:
         lines.append(f"{shown}: {_left_out(use, of_rows)}")
     if use.problems:

@@ -68,6 +68,7 @@ READ = {
     "long-line": (b'{"text": "' + b"a" * 9000 + b'"}', "jsonl"),
     "a.jsonl.zst": (_zstd(LINE), "jsonl"),
     "a.jsonl.bz2": (bz2.compress(LINE), "jsonl"),
+    "a.json": (LINE, "jsonl"),
     "a.jsonl.GZ": (gzip.compress(LINE), "jsonl"),
     "lines-in-gzip": (gzip.compress(LINE), "jsonl"),
     "b.csv.bz2": (bz2.compress(b"id,caption\n1,a ring\n"), "csv"),
@@ -86,6 +87,7 @@ UNREADABLE = {
     "array.txt": b'[{"text": "a"}]',
     "pretty.txt": b'{\n "text": "a"\n}',
     "mixed.txt": b"http://example.com/a.jpg\nnothing\n",
+    "captioned.txt": b"http://example.com/a.jpg a ring\nhttp://example.com/b.jpg a star\n",
     "a.zip": b"PK\x03\x04" + bytes(40),
     "a.tfrecord": b"\x10" + bytes(60),
     "lines.xz": lzma.compress(LINE),
@@ -163,3 +165,10 @@ def test_of_a_truncated_file_the_lines_before_the_cut_are_read(tmp_path, compres
     assert len(rows) > 5000
     assert [row.values["id"] for row in rows[:-1]] == [str(n) for n in range(len(rows) - 1)]
     assert rows[-1].failure is not None
+
+
+def test_a_broken_first_line_of_lines_is_one_failure(tmp_path):
+    for name, content in {"a.jsonl.gz": gzip.compress(b'{"broken\n' + LINE), "b.json": b'{"broken\n' + LINE}.items():
+        (tmp_path / name).write_bytes(content)
+        rows = [row for shard in plan_shards([str(tmp_path / name)]) for row in read_rows(shard)]
+        assert [row.failure is None for row in rows] == [False, True]

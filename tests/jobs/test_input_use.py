@@ -101,8 +101,10 @@ def test_tables_beside_images_and_files_that_hold_nothing(tmp_path):
     (tmp_path / "p" / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "a red card"}\n')
     (tmp_path / "p" / "README.md").write_text("# data\n")
     (tmp_path / "q.csv").write_text("text\na\n")
-    files, lines, table = sorted(used(tmp_path), key=lambda use: ["files", "jsonl", "csv"].index(use.kind))
-    assert [path.rsplit("/")[-1] for path in files.problems] == ["README.md"]
+    uses = used(tmp_path)
+    files, lines, table = sorted(uses[:-1], key=lambda use: ["files", "jsonl", "csv"].index(use.kind))
+    assert [path.rsplit("/")[-1] for path in files.paths] == ["0.png"] and not files.problems
+    assert [path.rsplit("/")[-1] for path in uses[-1].problems] == ["README.md"]
     assert (lines.beside_images, lines.left_out) == (True, {"file_name": "image"})
     assert not table.beside_images
 

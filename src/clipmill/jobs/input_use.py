@@ -48,7 +48,7 @@ class InputUse(NamedTuple):
 
     Attributes:
         kind: How the files are read.
-        paths: The files.
+        paths: The files; none for those with problems.
         embedded: What is embedded: the kind or modality of each column; empty for images and audio clips.
         left_out: The modality of columns that hold images or audio, or name them, and are not embedded.
         problems: Files that hold nothing to embed, and what they are.
@@ -69,21 +69,23 @@ def uses_of(files: Iterable[InputFile], options: JobOptions) -> list[InputUse]:
     Of each kind of table, the first rows of the first 20 files are read; the others are counted with the first. Nothing
     is known of a table that cannot be read: its columns are empty.
     """
-    by_kind: dict[Kind, list[InputFile]] = {}
+    by_kind: dict[Kind, list[str]] = {}
+    problems: dict[str, str] = {}
     for one in files:
-        by_kind.setdefault(one.kind, []).append(one)
-    folders = {os.path.dirname(one.file.path) for one in by_kind.get("files", ()) if is_image(one.file.path)}
+        if one.problem:
+            problems[one.file.path] = one.problem
+        else:
+            by_kind.setdefault(one.kind, []).append(one.file.path)
+    folders = {os.path.dirname(path) for path in by_kind.get("files", ()) if is_image(path)}
     uses: list[InputUse] = []
-    for kind, found in by_kind.items():
-        paths = [one.file.path for one in found]
+    for kind, paths in by_kind.items():
         if kind in _TABLES:
             for use in _uses_of_tables(kind, paths, options):
                 is_beside = any(os.path.dirname(path) in folders for path in use.paths)
                 uses.append(use._replace(beside_images=is_beside))
         else:
-            problems = {one.file.path: one.problem for one in found if one.problem}
-            uses.append(InputUse(kind, paths, _embedded_of_media(kind, options.plan), problems=problems))
-    return uses
+            uses.append(InputUse(kind, paths, _embedded_of_media(kind, options.plan)))
+    return [*uses, *([InputUse("files", (), {}, problems=problems)] if problems else [])]
 
 
 def _embedded_of_media(kind: Kind, plan: Plan) -> Mapping[str, str]:

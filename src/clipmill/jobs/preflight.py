@@ -21,7 +21,7 @@ from ..messages import setting
 
 _LINES_LOOKED_AT = 100
 _FIELDS_NAMED = 20
-_MEMBERS_LOOKED_AT = 1000
+_MEMBERS_LOOKED_AT = 10_000
 _NAME_COLUMNS = (
     "name the columns of the query ("
     + setting("query", ...)
@@ -97,16 +97,21 @@ def check_reader(shards: Sequence[Shard], reader: ReaderOptions) -> None:
 
 
 def check_members(plan: RowPlan, shards: Sequence[Shard]) -> None:
-    """Raise `DatasetError` for a column that is an ending of files in tars, if no sample of the first tar has it."""
+    """Raise `DatasetError` for a column that is an ending of files in tars, if no sample of the first tar has it.
+
+    Of a large tar not all is read: a column that is not in it has nulls.
+    """
     wanted = member_columns(plan.reads)
     shard = next((shard for shard in shards if shard.kind == "tar"), None)
     if shard is None or not wanted:
         return
     seen: dict[str, None] = {}
+    members = 0
     with contextlib.suppress(Exception), open_tar(shard.paths[0]) as stream:  # a broken tar is a failure
         for member in itertools.islice(stream.members(), _MEMBERS_LOOKED_AT):
             seen.setdefault(split_name(member.name)[1])
-    if seen and (missing := [name for name in wanted if name.lower() not in seen]):
+            members += 1
+    if 0 < members < _MEMBERS_LOOKED_AT and (missing := [name for name in wanted if name.lower() not in seen]):
         raise DatasetError(
             f"{shard.paths[0]} has no column {missing[0]!r}: the columns of tars are "
             f"{', '.join(map(repr, SAMPLE_COLUMNS))} and the endings of their files, here "

@@ -157,7 +157,7 @@ def choose_columns(existing: Sequence[str], options: ReaderOptions, path: str) -
             Code.MISSING_COLUMN,
             f"{path} has no column named {wanted}; name the column of content ("
             + (setting("text", ...) + ", " + setting("uri", ...) + ", " + setting("image", ...) + " or ")
-            + (setting("audio", ...) + f"): {listed}"),
+            + (setting("audio", ...) + f"): {listed}; if it is no input, give a pattern that does not match it"),
         )
     return chosen
 

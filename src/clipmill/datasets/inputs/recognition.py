@@ -22,7 +22,8 @@ _MAX_REMOTE = 10_000
 """Maximum files of object stores that are opened: each costs a request, and millions may have no ending."""
 _START_BYTES = 4096
 _TAR_MARK = slice(257, 262)
-_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S|data:")
+_URI = re.compile(r"(?:https?://|data:)\S+|(?!https?:)[A-Za-z][A-Za-z0-9+.-]*://\S.*", re.IGNORECASE)
+"""A whole line. Names of objects may have spaces; behind an address, a space begins something else: a caption."""
 _READ_COMPRESSED = ("jsonl", "uris", "tar")
 """Kinds that are recognised in a compressed file."""
 
@@ -86,10 +87,11 @@ def recognised(file: Listed) -> InputFile:
     if not start:
         return InputFile(file, by_name)
     if by_name != "files":
-        kind, problem = (_json_kind(inside) if by_name == "jsonl" else None) or (by_name, "")
-        if compression and kind in ("parquet", "arrow"):
-            problem = f"a table compressed with {compression}: decompress it"
-        return InputFile(file, kind, problem)
+        if compression and by_name in ("parquet", "arrow"):
+            return InputFile(file, by_name, f"a table compressed with {compression}: decompress it")
+        is_json = uncompressed_name(file.path).endswith(".json")  # `.jsonl` promises lines: any other is a failure
+        problem = json_problem(inside) if is_json else ""
+        return InputFile(file, "files" if problem else by_name, problem)
     kind, problem = _kind_of_content(inside)
     if compression and kind not in _READ_COMPRESSED:
         what = "a table" if kind in ("parquet", "arrow") else "a file"
@@ -157,7 +159,7 @@ def _list_kind(start: bytes) -> tuple[Kind, str] | None:
     whole = lines if len(start) < _START_BYTES or len(lines) == 1 else lines[:-1]
     if not any(whole) or not _URI.match(next(filter(None, whole))):
         return None
-    other = next((number for number, line in enumerate(whole, 1) if line and not _URI.match(line)), None)
+    other = next((number for number, line in enumerate(whole, 1) if line and not _URI.fullmatch(line)), None)
     if other is None:
         return "uris", ""
     return "files", f"a list of URIs whose line {other} is none: remove it, or give JSON lines with a field 'uri'"
