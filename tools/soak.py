@@ -71,6 +71,15 @@ def _fuzz(kind: str, count: int) -> Callable[[random.Random, Path], Figures]:
     return run
 
 
+def _fuzz_untrusted(kind: str, count: int) -> Callable[[random.Random, Path], Figures]:
+    def run(draw: random.Random, folder: Path) -> Figures:
+        from untrusted_files import UNTRUSTED
+
+        return UNTRUSTED[kind](draw, count, folder)
+
+    return run
+
+
 def _reader_time(draw: random.Random, folder: Path) -> Figures:
     from broken_inputs import time_readers
 
@@ -150,6 +159,15 @@ SOAKS = {
     "fuzz-lines": Soak("damaged JSON lines, read", 5, _fuzz("lines", 4000)),
     "fuzz-hosts": Soak("hosts that are not public, in odd spellings", 5, _fuzz("hosts", 20_000)),
     "fuzz-http": Soak("damaged answers of a web server", 5, _fuzz("http", 4000)),
+    "fuzz-archives": Soak("damaged TorchScript archives, read", 3, _fuzz_untrusted("archives", 4000)),
+    "fuzz-exports": Soak("odd and damaged manifests of exported models", 3, _fuzz_untrusted("exports", 4000)),
+    "fuzz-tokenizers": Soak("odd and damaged tokenizer.json", 3, _fuzz_untrusted("tokenizers", 10_000)),
+    "fuzz-indexes": Soak(
+        "odd manifests, damaged vectors and keys of indexes, searched", 3, _fuzz_untrusted("indexes", 2000)
+    ),
+    "fuzz-index-files": Soak(
+        "Faiss files with a changed byte, searched in other processes", 3, _fuzz_untrusted("index-files", 4000)
+    ),
     "decode-time": Soak("files that repeat one part, of 0.5, 1 and 2 MiB", 2, _decode_time("repeated_parts")),
     "decode-time-damaged": Soak("damaged images, CPU time of each", 5, _decode_time("damaged")),
     "expansion": Soak("small inputs that may take gigabytes, read", 1, _expansion),

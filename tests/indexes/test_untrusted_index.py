@@ -6,9 +6,6 @@ import copy
 import json
 import random
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,8 @@ import faiss
 import numpy as np
 import pytest
 from index_helpers import DIM, clustered, write_dataset
+from odd_values import ODD, changed, places
+from untrusted_files import damage_index_file
 
 from clipmill.errors import ClipmillError, DatasetError
 from clipmill.indexes import opened
@@ -24,7 +23,6 @@ from clipmill.indexes.manifest import MANIFEST
 from clipmill.indexes.opened import open_index
 
 ROWS = 600
-ODD = (None, True, -1, 2.5, 1e400, 2**70, "", "../x", "a\0b", [], [1], {}, {"x": 1}, [None])
 OUTSIDE = ("../secret.npy", "/etc/passwd", "vectors/../../secret.npy", "..", "", ".", "_staging/../../x", "a\0b")
 
 
@@ -107,24 +105,12 @@ def test_names_that_lead_outside_are_refused(name: str, mine: Path, tmp_path: Pa
             open_index(mine)
 
 
-def _places(value: Any, at: tuple = ()) -> Iterator[tuple]:
-    yield at
-    if isinstance(value, dict | list):
-        for key in value if isinstance(value, dict) else range(min(2, len(value))):
-            yield from _places(value[key], (*at, key))
-
-
 def test_odd_values_in_a_manifest_are_errors_of_ours(mine: Path) -> None:
     content = _content(mine)
-    cases = [(at, odd) for at in _places(content) if at for odd in ODD]
+    cases = [(at, odd) for at in places(content) if at for odd in ODD]
     queries = clustered(3)
     for at, odd in random.Random(1).sample(cases, 250):
-        changed = copy.deepcopy(content)
-        inner = changed
-        for key in at[:-1]:
-            inner = inner[key]
-        inner[at[-1]] = odd
-        _put(mine, changed)
+        _put(mine, changed(content, at, odd))
         try:
             found = open_index(mine)
             found.search(queries, 5)
@@ -133,35 +119,8 @@ def test_odd_values_in_a_manifest_are_errors_of_ours(mine: Path) -> None:
             pass
 
 
-_MUTATE = """
-import random, sys
-import numpy as np
-from clipmill.errors import DatasetError
-from clipmill.indexes.candidates import Candidates
-from clipmill.indexes.manifest import SearchParameters
-source, target, rows, dim, count = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
-content, draw = open(source, "rb").read(), random.Random(7)
-queries = np.eye(dim, dtype=np.float32)[:4]
-for number in range(count):
-    changed = bytearray(content)
-    at = draw.randrange(min(400, len(changed)) if number % 2 else len(changed) - 8)
-    changed[at : at + 1] = bytes([draw.randrange(256)])
-    open(target, "wb").write(changed)
-    try:
-        found = Candidates(target, rows, dim).search(queries, 5, SearchParameters(nprobe=4, ef_search=16))
-        assert found.shape == (4, 5)
-    except (DatasetError, MemoryError):
-        pass
-print("whole", flush=True)
-"""
-
-
 @pytest.mark.parametrize("name", ["lists", "graph"])
 def test_damaged_index_files_end_no_process(name: str, indexes: dict[str, Path], tmp_path: Path) -> None:
     """Faiss checks what it reads. Only single bytes are changed: an intended change may do more (SECURITY.md)."""
     file = indexes[name] / _content(indexes[name])["index_file"]
-    arguments = [file, tmp_path / "changed.faiss", ROWS, DIM, 120]
-    done = subprocess.run(
-        [sys.executable, "-c", _MUTATE, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0 and "whole" in done.stdout, done.stderr[-500:]
+    damage_index_file(file, tmp_path / "changed.faiss", rows=ROWS, dim=DIM, count=120, seed=7)

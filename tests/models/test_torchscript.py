@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
 import shutil
@@ -11,44 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchscript_files import Layer, Network, changed_archive, write_archive
 
 from clipmill.errors import WeightsError
 from clipmill.models.towers.scales import clip_scales
 from clipmill.models.towers.torchscript import read_archive
 from clipmill.models.towers.weights import fit_weights, read_weights
 from clipmill.models.weight_files import is_torchscript
-
-
-class _Layer(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = torch.nn.Linear(3, 2).half()
-        self.empty = torch.nn.Parameter(torch.zeros(0, 4))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x
-
-
-class _Network(torch.nn.Module):
-    """Shared storages, views, types and attributes that are no parameters, as in published archives."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        table = torch.arange(12.0).reshape(3, 4)
-        self.view = torch.nn.Parameter(table.t()[1:3])
-        self.register_buffer("row", table[2])
-        self.register_buffer("count", torch.tensor(7))
-        self.register_buffer("flags", torch.tensor([True, False]))
-        self.register_buffer("brain", torch.ones(2, dtype=torch.bfloat16))
-        self.register_buffer("wide", torch.ones(1).expand(5))
-        self.blocks = torch.nn.Sequential(_Layer(), _Layer(), torch.nn.BatchNorm1d(2))
-        self.attn_mask = torch.full((2, 2), -1.0)
-        self.names = ["a", "b"]
-        self.sizes = {"a": 1}
-        self.name = torch.nn.Linear(1, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.attn_mask.sum()
 
 
 class _Writes(torch.nn.Module):
@@ -72,15 +40,9 @@ class _Writes(torch.nn.Module):
         return x @ self.w
 
 
-def _write(network: torch.nn.Module, path: Path, *, traced: bool = False) -> Path:
-    made = torch.jit.trace(network, torch.zeros(2)) if traced else torch.jit.script(network)
-    made.save(str(path))
-    return path
-
-
 @pytest.mark.parametrize("traced", [False, True], ids=["scripted", "traced"])
 def test_an_archive_gives_the_state_dict_that_torch_reads(traced: bool, tmp_path: Path) -> None:
-    path = _write(_Network(), tmp_path / "w.pt", traced=traced)
+    path = write_archive(Network(), tmp_path / "w.pt", traced=traced)
     expected = torch.jit.load(str(path)).state_dict()
     found = read_archive(path)
     assert found.keys() == expected.keys() and "attn_mask" not in found
@@ -90,13 +52,15 @@ def test_an_archive_gives_the_state_dict_that_torch_reads(traced: bool, tmp_path
 
 def test_buffers_of_old_archives_are_all_their_tensors(tmp_path: Path) -> None:
     """Programs of torch 1.4 do not list them."""
-    path = _changed(_write(_Layer(), tmp_path / "w.pt"), code=lambda text: text.replace(b"  __buffers__ = []\n", b""))
+    path = changed_archive(
+        write_archive(Layer(), tmp_path / "w.pt"), code=lambda text: text.replace(b"  __buffers__ = []\n", b"")
+    )
     assert read_archive(path).keys() == {"linear.weight", "linear.bias", "empty"}
 
 
 def test_the_program_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    path = _write(_Writes(), tmp_path / "w.pt")
+    path = write_archive(_Writes(), tmp_path / "w.pt")
     (tmp_path / "mark.pt").unlink(missing_ok=True)
     with pytest.raises(WeightsError):  # its state is whatever its program makes of it
         read_weights(path)
@@ -128,7 +92,7 @@ class _Call:
 )
 def test_a_pickle_inside_calls_nothing(content: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    path = _changed(_write(_Layer(), tmp_path / "w.pt"), pickled=pickle.dumps(content, protocol=2))
+    path = changed_archive(write_archive(Layer(), tmp_path / "w.pt"), pickled=pickle.dumps(content, protocol=2))
     assert is_torchscript(path)
     with pytest.raises(WeightsError, match="no part of plain weights"):
         read_weights(path)
@@ -151,7 +115,7 @@ def test_a_pickle_inside_calls_nothing(content: object, tmp_path: Path, monkeypa
 )
 def test_odd_pickles_are_no_weights(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(WeightsError):
-        read_weights(_changed(_write(_Layer(), tmp_path / "w.pt"), pickled=content))
+        read_weights(changed_archive(write_archive(Layer(), tmp_path / "w.pt"), pickled=content))
 
 
 def test_endless_modules_are_refused(tmp_path: Path) -> None:
@@ -163,26 +127,26 @@ def test_endless_modules_are_refused(tmp_path: Path) -> None:
         chain += b"q\x01" + named + b"}(X\x01\x00\x00\x00ah\x01X\x01\x00\x00\x00bh\x01ub"
     code = b"class Root(Module):\n  __parameters__ = []\n  __buffers__ = []\n"
     for number, content in enumerate((itself, b"\x80\x02" + chain + b".")):
-        path = _write(_Layer(), tmp_path / f"{number}.pt")
+        path = write_archive(Layer(), tmp_path / f"{number}.pt")
         with pytest.raises(WeightsError, match="modules"):
-            read_weights(_changed(path, pickled=content, code=lambda _: code))
+            read_weights(changed_archive(path, pickled=content, code=lambda _: code))
 
 
 def test_a_view_outside_of_its_storage_is_refused(tmp_path: Path) -> None:
-    path = _write(_Layer(), tmp_path / "w.pt")
+    path = write_archive(Layer(), tmp_path / "w.pt")
     with zipfile.ZipFile(path) as archive:
         content = archive.read("w/data.pkl")
     assert content.count(b"(K\x02K\x03t") == 1
     for size in (b"K\xff", b"J\xff\xff\xff\x7f", b"J\xff\xff\xff\xff"):
         with pytest.raises(WeightsError):
-            read_weights(_changed(path, pickled=content.replace(b"(K\x02K\x03t", b"(K\x02" + size + b"t", 1)))
+            read_weights(changed_archive(path, pickled=content.replace(b"(K\x02K\x03t", b"(K\x02" + size + b"t", 1)))
 
 
 def test_compressed_tensors_are_refused(tmp_path: Path) -> None:
     """A few kB could expand to any size."""
-    path = _write(_Layer(), tmp_path / "w.pt")
+    path = write_archive(Layer(), tmp_path / "w.pt")
     with pytest.raises(WeightsError, match="compressed"):
-        read_weights(_changed(path, compress=True))
+        read_weights(changed_archive(path, compress=True))
 
 
 def test_a_shape_that_a_file_only_claims_is_not_made(tmp_path: Path) -> None:
@@ -194,19 +158,3 @@ def test_a_shape_that_a_file_only_claims_is_not_made(tmp_path: Path) -> None:
     torch.save({"logit_scale": torch.ones(1).half().expand(2**50)}, tmp_path / "w.pt")
     with pytest.raises(WeightsError, match="must be one number"):
         clip_scales([tmp_path / "w.pt"])
-
-
-def _changed(path: Path, pickled: bytes | None = None, code: object = None, *, compress: bool = False) -> Path:
-    """Write an archive again with another pickle, another program or compressed tensors."""
-    made = io.BytesIO()
-    with zipfile.ZipFile(path) as old, zipfile.ZipFile(made, "w") as new:
-        for name in old.namelist():
-            content = old.read(name)
-            if pickled is not None and name.endswith("/data.pkl"):
-                content = pickled
-            if code is not None and name.endswith(".py"):
-                content = code(content)  # type: ignore[operator]
-            new.writestr(name, content, zipfile.ZIP_DEFLATED if compress and "/data/" in name else zipfile.ZIP_STORED)
-    target = path.with_name(f"changed-{path.name}")
-    target.write_bytes(made.getvalue())
-    return target

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import pickle
@@ -19,21 +18,20 @@ import torch
 import transformers
 from hub_cache import put_repository
 from hugging_face_weights import EXACT, drawn_clip, small_config, write_model
+from odd_values import ODD, changed, places
 from onnx import TensorProto, helper
 from transformers.integrations import hub_kernels
+from untrusted_files import PLAIN_TOKENIZER, TOKENIZER, look_at, sign, write_export
 
 from clipmill.encoders import EncoderSpec, load_encoder, unload_all
-from clipmill.errors import ClipmillError, WeightsError
+from clipmill.errors import WeightsError
 from clipmill.failures import Code, RowError, Stage
 from clipmill.models.catalog.facts import demo_directory, facts_of
 from clipmill.models.catalog.manifest import FILE, write_manifest
-from clipmill.models.exporting import export_model
 from clipmill.models.tokenizers.fast import FastTokenizer
 from clipmill.models.towers import find_source
 from clipmill.models.towers.open_clip import find_backbone
-from clipmill.models.weight_files import sha256_of
 
-ODD = (None, True, -1, 2.5, 1e400, "", "../x", "a\0b", [], [1], {}, {"x": 1}, [None])
 CODE = "import pathlib; pathlib.Path({mark!r}).write_text('run')\nclass Model: pass\nclass Tokenizer: pass\n"
 
 
@@ -52,9 +50,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("exported") / "demo"
-    export_model(EncoderSpec("demo"), folder)
-    return folder
+    return write_export(tmp_path_factory.mktemp("exported") / "demo")
 
 
 def _edit(path: Path, change: Callable[[dict], object]) -> None:
@@ -165,15 +161,6 @@ def _graph_with_weights_at(location: str, path: Path) -> None:
     path.write_bytes(model.SerializeToString())
 
 
-def _sign(folder: Path, **values: Any) -> None:
-    """Write a manifest that fits the files of a directory, as its author can."""
-    manifest = {**json.loads((folder / FILE).read_text()), **values}
-    manifest.pop("manifest_sha256"), manifest.pop("format")
-    if "files" not in values:
-        manifest["files"] = {name: sha256_of(folder / name) for name in manifest["files"]}
-    write_manifest(folder, manifest)
-
-
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
 def test_a_graph_reads_no_file_outside_of_its_directory(runtime: str, exported: Path, tmp_path: Path) -> None:
     """Their vectors would show what is in it."""
@@ -187,7 +174,7 @@ def test_a_graph_reads_no_file_outside_of_its_directory(runtime: str, exported: 
     for place in places:
         unload_all()
         _graph_with_weights_at(place, model / "image.onnx")
-        _sign(model, graphs={"image": "image.onnx"}, modalities=["image"], text=None)
+        sign(model, graphs={"image": "image.onnx"}, modalities=["image"], text=None)
         options = {"device": "cpu", "precision": "fp32", "runtime": runtime}
         if place == "inside.bin":
             vectors = load_encoder(f"onnx:{model}", **options).embed_images([np.full((64, 64, 3), 4, np.uint8)])
@@ -203,11 +190,11 @@ def test_graphs_are_listed_with_all_their_files(exported: Path, tmp_path: Path) 
     for name in ("image.xml", "image.pb", "image.tflite", "image.onnx.bin", "other.onnx"):
         (model / name).write_bytes(b"x")
         listed = {"files": {"image.xml": "0"}} if name == "image.xml" else {}
-        _sign(model, graphs={"image": name}, **listed)
+        sign(model, graphs={"image": name}, **listed)
         with pytest.raises(WeightsError, match="must end with"):
             load_encoder(f"onnx:{model}", device="cpu", runtime="openvino")
     for name in ("../image.onnx", "..", "a/b.onnx", "", "/etc/passwd", "a\0.onnx", 5):
-        _sign(model, graphs={"image": name})
+        sign(model, graphs={"image": name})
         with pytest.raises(WeightsError):
             load_encoder(f"onnx:{model}", device="cpu", runtime="openvino")
 
@@ -215,40 +202,12 @@ def test_graphs_are_listed_with_all_their_files(exported: Path, tmp_path: Path) 
 # --- descriptions ----------------------------------------------------------------------------------------------------
 
 
-def _places(value: Any, at: tuple = ()) -> Iterator[tuple]:
-    yield at
-    if isinstance(value, dict | list):
-        for key in list(value)[:40] if isinstance(value, dict) else range(min(3, len(value))):
-            yield from _places(value[key], (*at, key))
-
-
-def _changed(value: Any, at: tuple, odd: Any) -> Any:
-    if not at:
-        return odd
-    value = copy.deepcopy(value)
-    inner = value
-    for key in at[:-1]:
-        inner = inner[key]
-    inner[at[-1]] = odd
-    return value
-
-
 def _odd_values(path: Path, count: int) -> Iterator[Any]:
     """Yield a file's content with one value changed, drawn with a seed."""
     content = json.loads(path.read_text())
-    cases = [(at, odd) for at in _places(content) for odd in ODD]
+    cases = [(at, odd) for at in places(content) for odd in ODD]
     for at, odd in random.Random(path.name).sample(cases, min(count, len(cases))):
-        yield _changed(content, at, odd)
-
-
-def _look(model: str, **options: Any) -> None:
-    facts_of.cache_clear()
-    spec = EncoderSpec(model, device="cpu", **options)
-    try:
-        assert isinstance(spec.dim, int) and spec.dim > 0
-        find_source(spec)
-    except ClipmillError:
-        pass
+        yield changed(content, at, odd)
 
 
 def test_odd_values_in_a_manifest_are_errors_of_ours(exported: Path, tmp_path: Path) -> None:
@@ -259,7 +218,7 @@ def test_odd_values_in_a_manifest_are_errors_of_ours(exported: Path, tmp_path: P
             write_manifest(model, {name: one for name, one in odd.items() if name not in ("format", "manifest_sha256")})
         else:
             (model / FILE).write_text(json.dumps(odd))
-        _look(f"onnx:{model}")
+        look_at(f"onnx:{model}")
 
 
 def test_odd_values_of_a_hugging_face_model_are_errors_of_ours(small: Path, tmp_path: Path) -> None:
@@ -268,7 +227,7 @@ def test_odd_values_of_a_hugging_face_model_are_errors_of_ours(small: Path, tmp_
         content = (model / name).read_bytes()
         for odd in _odd_values(model / name, count):
             (model / name).write_text(json.dumps(odd))
-            _look(f"hf:{model}")
+            look_at(f"hf:{model}")
         (model / name).write_bytes(content)
 
 
@@ -282,29 +241,15 @@ def test_odd_values_of_an_open_clip_repository_are_errors_of_ours(tmp_path: Path
     path.write_bytes(files[path.name])  # no longer a link, so that no hash is known
     for odd in _odd_values(path, 25):
         path.write_text(json.dumps(odd))
-        _look("hf-hub:own/model", cache_dir=str(tmp_path))
-
-
-TOKENIZER = {"version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 0, "<unk>": 1}, "unk_token": "<unk>"}}
+        look_at("hf-hub:own/model", cache_dir=str(tmp_path))
 
 
 def test_odd_tokenizers_are_errors_of_ours() -> None:
     """The library is written in Rust, whose panics are no `Exception`."""
-    parts: dict[str, Any] = {
-        "added_tokens": [{"id": 5, "content": "<s>", "special": True, "single_word": False, "lstrip": False,
-                          "rstrip": False, "normalized": False}],
-        "normalizer": {"type": "Replace", "pattern": {"Regex": "a+"}, "content": "b"},
-        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "\\s"}, "behavior": "Removed", "invert": False},
-        "post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}},
-            {"Sequence": {"id": "A", "type_id": 0}}], "pair": [], "special_tokens": {"<s>": {"id": "<s>", "ids": [5],
-            "tokens": ["<s>"]}}},
-        "truncation": None, "padding": None, "decoder": None,
-    }  # fmt: skip
-    content = {**TOKENIZER, **parts}
-    cases = [(at, odd) for at in _places(content) for odd in ODD]
+    cases = [(at, odd) for at in places(TOKENIZER) for odd in ODD]
     for at, odd in random.Random(1).sample(cases, 400):
         try:
-            tokenizer = FastTokenizer(json.dumps(_changed(content, at, odd)), 8, 0)
+            tokenizer = FastTokenizer(json.dumps(changed(TOKENIZER, at, odd)), 8, 0)
             tokenizer("a b c")
         except (WeightsError, RowError):
             pass
@@ -313,13 +258,13 @@ def test_odd_tokenizers_are_errors_of_ours() -> None:
 def test_a_panic_at_a_definition_is_an_error() -> None:
     normalizer = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
     with pytest.raises(WeightsError, match=r"invalid tokenizer\.json"):
-        FastTokenizer(json.dumps({**TOKENIZER, "normalizer": normalizer}), 8, 0)
+        FastTokenizer(json.dumps({**PLAIN_TOKENIZER, "normalizer": normalizer}), 8, 0)
 
 
 def test_a_panic_at_a_text_fails_its_row() -> None:
     """A pattern that gives up on a long text, so that the author of a text decides when."""
     split = {"type": "Split", "pattern": {"Regex": "(x+x+)+y"}, "behavior": "Removed", "invert": False}
-    tokenizer = FastTokenizer(json.dumps({**TOKENIZER, "pre_tokenizer": split}), 8, 0)
+    tokenizer = FastTokenizer(json.dumps({**PLAIN_TOKENIZER, "pre_tokenizer": split}), 8, 0)
     assert tokenizer("a")[0].tolist() == [0]
     with pytest.raises(RowError) as caught:
         tokenizer("x" * 50)

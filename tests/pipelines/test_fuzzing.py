@@ -6,13 +6,14 @@ import random
 
 import pytest
 from fuzzing import FUZZERS, damaged
+from untrusted_files import UNTRUSTED
 
 COUNT = 200
 
 
-@pytest.mark.parametrize("kind", FUZZERS)
+@pytest.mark.parametrize("kind", [*FUZZERS, *UNTRUSTED])
 def test_damaged_inputs_come_out_once_each(kind, tmp_path):
-    seen = FUZZERS[kind](random.Random(kind), COUNT, tmp_path)
+    seen = {**FUZZERS, **UNTRUSTED}[kind](random.Random(kind), COUNT, tmp_path)
     assert seen["inputs"] == COUNT
     assert sum(count for what, count in seen.items() if what != "inputs") >= COUNT // 2
 
