@@ -23,11 +23,11 @@ from ..datasets.dataset import count_finished, finish_job, read_job
 from ..datasets.directory import STAGING
 from ..datasets.formats.shard_sink import ShardSink
 from ..datasets.formats.shard_writer import ShardWriter, manifest_name
-from ..datasets.replacing import finish_replacing, folder_written, move
+from ..datasets.replacing import finish_replacing, folder_written, for_each, move, remove_empty
 from ..datasets.tables.table import Table
 from ..encoders.registry import count_loads
 from ..errors import DatasetError, options_noted
-from ..files.file_systems import Folder, dataset_errors
+from ..files.file_systems import Folder
 from ..models.spec import EncoderSpec
 from .finished_rows import finished_row
 from .meter import resolved_here
@@ -164,11 +164,9 @@ class FinishFn(beam.DoFn):
 
 
 def remove_staging(folder: Folder, run: str) -> None:
-    """Remove the files of a run in `_staging/`."""
-    with dataset_errors("remove", f"{folder.url}/{STAGING}"):
-        folder.fs.invalidate_cache()
-        own = folder.at(f"{STAGING}/{run}")
-        if folder.fs.isdir(own):
-            folder.fs.rm(own, recursive=True)
-        if folder.fs.isdir(folder.at(STAGING)) and not folder.list(STAGING):
-            folder.fs.rmdir(folder.at(STAGING))
+    """Remove the files of a run in `_staging/`, and then that folder if it is empty."""
+    own = f"{STAGING}/{run}"
+    for_each(folder.delete, folder.list(own), folder)
+    remove_empty(folder, own)
+    with contextlib.suppress(Exception):  # other runs have files in it; object stores have no folders
+        folder.fs.rmdir(folder.at(STAGING))

@@ -24,7 +24,9 @@ SCHEMA = pa.schema([("id", pa.string())])
 
 @pytest.fixture(params=["local", "memory"])
 def directory(request, tmp_path):
-    return str(tmp_path / "dataset") if request.param == "local" else f"memory://{uuid.uuid4().hex}/dataset"
+    """Names with brackets are patterns for some functions of fsspec."""
+    name = "data [set]*"
+    return str(tmp_path / name) if request.param == "local" else f"memory://{uuid.uuid4().hex}/{name}"
 
 
 def write(directory: str, ids: str, shards: str = "ab") -> None:
@@ -88,7 +90,7 @@ def kill_at(monkeypatch, step: int, *, after: bool) -> list[str]:
 
     for owner, name in (
         *((Folder, "delete"), (Folder, "write"), (os, "replace")),
-        *((MemoryFileSystem, "mv"), (MemoryFileSystem, "cp_file"), (MemoryFileSystem, "rm_file")),
+        *((MemoryFileSystem, "cp_file"), (MemoryFileSystem, "rm_file")),
     ):
         patched(owner, name)
     return begun

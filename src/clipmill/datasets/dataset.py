@@ -19,7 +19,7 @@ from .formats.base import LANCE
 from .formats.manifest import parse_manifest
 from .formats.shard_writer import FAILURES, MANIFESTS, manifest_name
 from .inputs.planning import read_plan
-from .replacing import directory_of, finish_replacing, folder_written
+from .replacing import directory_of, finish_replacing, folder_written, for_each
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -134,13 +134,9 @@ def _finished_manifests(folder: Folder) -> list[dict[str, Any]]:
         commit_fragments(folder.url, manifests)
     below = (f"{ATTEMPTS}/", f"{SKIP_LISTS}/")
     leftovers = [
-        folder.at(name)
-        for name in sizes
-        if not name.startswith(f"{NEXT}/") and (name.startswith(below) or is_orphan(name))
+        name for name in sizes if not name.startswith(f"{NEXT}/") and (name.startswith(below) or is_orphan(name))
     ]
-    if leftovers:
-        with dataset_errors("clear", folder.url), contextlib.suppress(FileNotFoundError):
-            folder.fs.rm(leftovers)  # in one call, since object stores delete many at once
+    for_each(folder.delete, leftovers, folder)
     remove_temporaries(folder)
     for name in (ATTEMPTS, SKIP_LISTS, STAGING):
         with contextlib.suppress(Exception):  # the directory is empty now; object stores have none

@@ -117,7 +117,9 @@ def move(folder: Folder, source: str, target: str) -> None:
             return
         folder.fs.invalidate_cache()
         if folder.fs.exists(folder.at(source)) or not folder.fs.exists(folder.at(target)):
-            folder.fs.mv(folder.at(source), folder.at(target))
+            # not `mv`, which takes brackets in names for patterns
+            folder.fs.cp_file(folder.at(source), folder.at(target))
+            folder.fs.rm_file(folder.at(source))
 
 
 def for_each(work: Callable[[str], None], names: Iterable[str], folder: Folder) -> None:
