@@ -119,8 +119,28 @@ def test_odd_values_in_a_manifest_are_errors_of_ours(mine: Path) -> None:
             pass
 
 
+@pytest.mark.parametrize("damage", ["header", "type", "archive"])
+def test_damaged_vectors_are_an_error_of_ours(damage: str, mine: Path) -> None:
+    """Of some headers numpy raises errors of Python's tokenizer; a zip archive would have no shape."""
+    path = next((mine / "vectors").iterdir())
+    whole = np.load(path)
+    if damage == "header":
+        path.write_bytes(path.read_bytes().replace(b"}", b"\0"))
+    elif damage == "type":
+        np.save(path, np.zeros(whole.shape, "<U4"))
+    else:
+        with path.open("wb") as file:
+            np.savez(file, whole)
+    content = _content(mine)
+    content["files"][f"vectors/{path.name}"] = path.stat().st_size
+    _put(mine, content)
+    with pytest.raises(DatasetError, match="build the index again"):
+        open_index(mine)
+
+
 @pytest.mark.parametrize("name", ["lists", "graph"])
 def test_damaged_index_files_end_no_process(name: str, indexes: dict[str, Path], tmp_path: Path) -> None:
     """Faiss checks what it reads. Only single bytes are changed: an intended change may do more (SECURITY.md)."""
     file = indexes[name] / _content(indexes[name])["index_file"]
-    damage_index_file(file, tmp_path / "changed.faiss", rows=ROWS, dim=DIM, count=120, seed=7)
+    seen = damage_index_file(file, tmp_path / "changed.faiss", rows=ROWS, dim=DIM, count=120, seed=7)
+    assert seen.total() == 120 and not seen["ended"]

@@ -76,7 +76,7 @@ def test_an_interrupt_is_found_behind_what_its_handling_raised() -> None:
     [
         pytest.param([], signal.SIGTERM, id="beam in one process"),
         pytest.param(ENGINES["beam"], signal.SIGINT, id="beam"),
-        pytest.param(ENGINES["spark"], signal.SIGINT, id="spark", marks=pytest.mark.spark),
+        pytest.param(["--engine", "spark", "--master", "local[1]"], signal.SIGINT, id="spark", marks=pytest.mark.spark),
     ],
 )
 def test_a_job_ends_cleanly(tmp_path, engine, number) -> None:

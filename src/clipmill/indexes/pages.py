@@ -36,9 +36,11 @@ class MappedArray:
     def __init__(self, path: str, shape: tuple[int, int]) -> None:
         """Map a file; raise `DatasetError` if it cannot be read, or has another shape."""
         try:
-            self.array: np.memmap = np.load(path, mmap_mode="r")
-        except (OSError, ValueError) as err:
+            self.array: np.memmap = np.lib.format.open_memmap(path, mode="r")
+        except Exception as err:  # of a damaged header numpy raises errors of Python's parser, too
             raise DatasetError(f"{path} cannot be read as an array: {err}; build the index again") from err
+        if self.array.dtype not in (np.float16, np.float32):
+            raise DatasetError(f"{path} holds values of type {self.array.dtype}; build the index again")
         if self.array.shape != shape:
             raise DatasetError(
                 f"{path} has the shape {self.array.shape}, and the manifest has {shape}; build the index again"
