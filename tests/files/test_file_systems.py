@@ -133,7 +133,7 @@ def test_a_missing_driver_is_named_with_its_extra(monkeypatch):
     def missing(url):
         raise ImportError("no such driver")
 
-    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
+    monkeypatch.setattr(fsspec, "get_filesystem_class", missing)
     with pytest.raises(MissingExtraError, match=r"gs://.*pip install 'clipmill\[gcp\]'"):
         open_location("gs://bucket/a")
     with pytest.raises(MissingExtraError, match=r"an fsspec driver for odd.*clipmill\[remote\]"):
