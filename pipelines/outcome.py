@@ -63,7 +63,7 @@ def judge(found: DatasetSummary, max_failures: str | None, *, scores: bool) -> i
         if 0 < rows == failed:
             console.say(f"Error: all {rows} rows failed; --max-failures 100% takes that for a success")
             return 1
-        if found.failed:
+        if found.failed and not found.skipped:
             what = "has a score" if scores else "was embedded"
             console.say(
                 f"Error: nothing {what}, and {sum(found.failed.values())} values failed; --max-failures 100% "

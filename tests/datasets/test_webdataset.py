@@ -234,10 +234,11 @@ def test_a_file_that_is_too_large_is_not_read_and_fails_alone(tmp_path):
 
 
 def test_compressions_that_are_not_read_are_named(tmp_path):
-    path = tmp_path / "x.tar.xz"
-    with tarfile.open(path, "w:xz") as archive:
+    with tarfile.open(tmp_path / "x.tar.xz", "w:xz") as archive:
         archive.addfile(tarfile.TarInfo("a.png"))
-    (failed,) = documents(path)
+    with pytest.raises(DatasetError, match="compressed with xz"):
+        documents(tmp_path / "x.tar.xz")
+    (failed,) = documents(tmp_path)
     assert failed.failures[0].code == "malformed"
     assert "compressed with xz" in failed.failures[0].message
 

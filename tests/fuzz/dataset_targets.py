@@ -17,7 +17,8 @@ import pyarrow as pa
 from fuzz_target import Target, changed_json, empty_folder
 
 from clipmill.datasets.dataset import finish_job, read_failures, read_job, summarise
-from clipmill.datasets.directory import JOB, PLAN, files_to_delete, is_own
+from clipmill.datasets.directory import JOB, PLAN, is_own
+from clipmill.datasets.if_exists import look_at_directory
 from clipmill.datasets.inputs.planning import number_of, read_plan
 from clipmill.datasets.inputs.shards import Shard
 from clipmill.datasets.tables.provenance import KEY, SPARK_SCHEMA_KEY, differences, read_provenance, spec_of_provenance
@@ -141,9 +142,10 @@ def check_job(data: bytes) -> None:
         (folder / JOB).write_bytes(changed_json(_JOB, data))
         (folder / PLAN).write_bytes(gzip.compress(json.dumps(_SHARD.as_dict()).encode(), mtime=0))
         is_own(Folder.of(str(folder)))
-        for overwrite in (False, True):
+        for if_exists in ("fail", "replace", "replace_unfinished"):
             with contextlib.suppress(DatasetError):
-                assert set(files_to_delete(str(folder), overwrite=overwrite)) <= {JOB, PLAN}
+                found = look_at_directory(str(folder), if_exists=if_exists)
+                assert {*found.leftovers, *found.replaced} <= {JOB, PLAN}
         with contextlib.suppress(DatasetError):
             assert read_job(str(folder))["format"] == "clipmill dataset"
         with contextlib.suppress(DatasetError):

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from fuzz_target import Target, choice_of, scratch_file
 
 from clipmill.datasets.inputs.lines import BrokenFileError, csv_header, csv_records, open_text
-from clipmill.datasets.inputs.listing import Kind, Listed
+from clipmill.datasets.inputs.listing import Kind, listed_again
 from clipmill.datasets.inputs.readers import DEFAULT_READER, read_documents
 from clipmill.datasets.inputs.rows import read_rows
 from clipmill.datasets.inputs.samples import metadata_of, read_samples
@@ -34,7 +34,7 @@ _EVERYWHERE = AccessPaths.parse("@r,m,c,mm,cc")
 def _read_both(name: str, kind: Kind, data: bytes, rows: int) -> list[Document]:
     """Read a file as documents and as rows, whole and in shards; return its documents."""
     path = str(scratch_file(name, data))
-    file = Listed(path, len(data))
+    file = listed_again(path)
     whole, pieces = cut(file, kind, 10**9), cut(file, kind, rows)
     found = [document for shard in pieces for document in read_documents(shard)]
     at_once = [document for shard in whole for document in read_documents(shard)]
@@ -206,7 +206,7 @@ def check_parquet(data: bytes) -> None:
     except (pa.ArrowException, OSError, ValueError):
         rows = None
     found = []
-    for shard in cut(Listed(path, len(data)), "parquet", 2)[:50]:
+    for shard in cut(listed_again(path), "parquet", 2)[:50]:
         for document in read_documents(shard, DEFAULT_READER):
             found.append(document)
             if len(found) > 1000:  # the footer may claim any number of rows
