@@ -15,7 +15,7 @@ from ..datasets.inputs.listing import NO_MATCH, AllBelow, Listed, files_of, list
 from ..datasets.inputs.recognition import recognised_inputs
 from ..encoders.document import Document
 from ..errors import SpecError
-from ..files.file_systems import check_local_path
+from ..files.file_systems import absolute
 from . import document_coder as _document_coder  # noqa: F401 - registers the coder of documents
 from .templates import with_known_values
 
@@ -77,7 +77,7 @@ class ReadDocuments(beam.PTransform):
         given = [patterns] if isinstance(patterns, str | os.PathLike) else list(patterns)
         if not given or not all(map(os.fspath, given)):
             raise SpecError(f"ReadDocuments({patterns!r}) names nothing; give a path, a URL or a glob")
-        self._patterns = [_absolute(os.fspath(pattern)) for pattern in given]
+        self._patterns = [absolute(os.fspath(pattern)) for pattern in given]
         self._options = ReaderOptions(text, uri, image, audio, id, tuple(tags))
         self._allow_empty = allow_empty
 
@@ -130,11 +130,3 @@ def _list_input(given: str) -> tuple[list[Listed], str]:
     # An object whose name ends in a slash marks a folder.
     there = [Listed(file.path) for file in found.metadata_list if not file.path.endswith("/")]
     return files_of(matcher, there), NO_MATCH if is_glob(given) else ": no such file or folder"
-
-
-def _absolute(pattern: str) -> str:
-    """Return a pattern that means the same files in every process of this machine."""
-    if "://" in pattern:
-        return pattern
-    check_local_path(pattern)
-    return os.path.abspath(os.path.expanduser(pattern))

@@ -19,7 +19,7 @@ from ..datasets.tables.schemas import documents_schema, rows_schema
 from ..datasets.tables.table import Table
 from ..encoders.plans.plan import RowPlan
 from ..errors import SpecError, check_integer
-from ..files.file_systems import check_location
+from ..files.file_systems import absolute, check_location
 from ..messages import setting
 from .bundles import FinishFn, PublishFn, WriteBundleFn
 from .embed import embed_of
@@ -92,8 +92,7 @@ class WriteEmbeddings(beam.PTransform):
         """
         super().__init__()
         check_integer("rows_per_file", rows_per_file)
-        place: str = os.fspath(directory)
-        self._directory = place if "://" in place else os.path.abspath(os.path.expanduser(place))
+        self._directory = absolute(os.fspath(directory))
         check_location(self._directory)
         self._embed = embed
         self._schema = schema

@@ -268,3 +268,15 @@ def test_the_flags_are_short_for_the_option(options, expected):
 def test_contradictions_are_refused(options):
     with pytest.raises(SpecError):
         if_exists_of(**options)
+
+
+def test_an_output_that_is_no_directory_is_refused_by_what_it_is(tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for place, words in (
+        (tmp_path / "file", "is a file"),
+        (tmp_path / "link", "is a link to nothing"),
+        ("/dev/null", "is a file"),
+    ):
+        with pytest.raises(DatasetError, match=words):
+            prepare_directory(str(place), overwrite=True)

@@ -120,3 +120,15 @@ def test_lists_are_refused_as_documents(tmp_path):
     options = JobOptions(reader=ReaderOptions(image="images"))
     with pytest.raises(DatasetError, match="holds lists"):
         plan_job(EncoderSpec("fake::dim=8"), str(tmp_path / "out"), plan_shards([str(tmp_path)]), options)
+
+
+def test_names_of_rows_and_the_fields_of_failures_are_no_media_that_are_left_out(tmp_path):
+    failed = {"row": "/a/1.png", "stage": "decode", "code": "undecodable", "message": "m", "transient": False}
+    (tmp_path / "a.jsonl").write_text(json.dumps({**failed, "id": "/a/1.png", "uri": "/a/1.png"}) + "\n")
+    (tmp_path / "b.csv").write_text("key,caption,file\n/a/1.png,a ring,/a/2.png\n")
+    lines, table = used(tmp_path)
+    assert (lines.embedded, lines.left_out) == ({"uri": "image or audio"}, {})
+    assert (table.embedded, table.left_out) == ({"caption": "text"}, {"file": "image"})
+    plan = ColumnPlan.of({"caption": "text"}, key="key")
+    (table,) = uses_of(input_files([str(tmp_path / "b.csv")]), JobOptions(plan=plan))
+    assert table.left_out == {"file": "image"}

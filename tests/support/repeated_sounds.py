@@ -50,7 +50,7 @@ def _mp3_frames(count: int) -> bytes:
 
 
 def _id3_frames(size: int) -> bytes:
-    return _id3(b"TXXX\0\0\0\4\0\0\3a\0b" * (size // 14)) + MP3
+    return _id3(b"TIT2\0\0\0\4\0\0\3abc" * (size // 14)) + MP3
 
 
 def _ogg_split() -> tuple[bytes, bytes]:

@@ -290,3 +290,9 @@ def test_a_stream_never_adds_to_another_dataset(tmp_path):
 def test_a_stream_replaces_nothing(tmp_path, policy):
     with pytest.raises(SpecError, match="never is"):
         stream(tmp_path / "out", "a", if_exists=policy)
+
+
+def test_a_directory_that_only_looks_like_a_url_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DatasetError, match="gs://"):
+        WriteEmbeddings("gs:bucket/vectors")

@@ -21,7 +21,7 @@ import re
 from collections.abc import Iterable
 
 from ..errors import DatasetError
-from ..files.file_systems import TEMPORARY, Folder, dataset_errors
+from ..files.file_systems import TEMPORARY, Folder, dataset_errors, is_local
 from ..files.json_text import json_object, some_of
 from ..files.lock import LOCK
 from .formats.shard_writer import FAILURES, MANIFESTS
@@ -43,10 +43,15 @@ _TEMPORARY = re.compile(rf"(?:{NEXT}/)?\.[^/]+{re.escape(TEMPORARY)}")
 
 
 def check_is_no_file(folder: Folder) -> None:
-    """Raise `DatasetError` if the output is a file."""
+    """Raise `DatasetError` if the output is a file, a device, or a link to nothing."""
     with dataset_errors("look at", folder.url):
-        if folder.fs.isfile(folder.path):
-            raise DatasetError(f"{folder.url} is a file; the output must be a directory")
+        if is_local(folder.fs):
+            is_other = os.path.lexists(folder.path) and not os.path.isdir(folder.path)
+        else:
+            is_other = folder.fs.isfile(folder.path)
+        if is_other:
+            what = "a link to nothing" if is_local(folder.fs) and not os.path.exists(folder.path) else "a file"
+            raise DatasetError(f"{folder.url} is {what}; the output must be a directory")
 
 
 def check_folders(folder: Folder, names: Iterable[str]) -> None:

@@ -101,6 +101,18 @@ def check_local_path(path: str) -> None:
         raise DatasetError(f"{path!r} is a path of Windows; write it as this machine names it, or ./{path}")
 
 
+def absolute(location: str) -> str:
+    """Return a path, glob or URL that means the same in every process of this machine.
+
+    Raises:
+        DatasetError: If it is no path but looks like a URL; see `check_local_path`.
+    """
+    if "://" in location:
+        return location
+    check_local_path(location)
+    return os.path.abspath(os.path.expanduser(location))
+
+
 _URL_LIKE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 
 

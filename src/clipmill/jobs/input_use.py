@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from ..datasets.inputs.listing import IMAGE_EXTENSIONS, Kind, is_image
-from ..datasets.inputs.readers import ReaderOptions, choose_columns
+from ..datasets.inputs.readers import ReaderOptions, choose_columns, is_failure_line, without_failure
 from ..datasets.inputs.recognition import InputFile
 from ..datasets.inputs.row_schemas import schema_of
 from ..datasets.inputs.rows import read_rows
@@ -118,11 +118,12 @@ def _use_of_columns(kind: Kind, path: str, options: JobOptions) -> tuple[Mapping
         maybe_media = [field.name for field in schema if _may_hold_media(field.type)]
     read = read_rows(shard, choose=lambda there: [name for name in maybe_media if name in there])
     rows = [row.values for row in itertools.islice(read, _ROWS_LOOKED_AT) if row.failure is None]
+    rows = [without_failure(row) if is_failure_line(row) else row for row in rows]
     names = names or list(dict.fromkeys(itertools.chain.from_iterable(rows)))
     media = {name: modality for name in names if (modality := _modality_of_column(rows, name))}
     plan = options.plan
     if plan.of_rows:
-        used = {one.split(".")[0] for one in plan.reads} | set(plan.reads) | set(options.drop)
+        used = {plan.key, *(one.split(".")[0] for one in plan.reads), *plan.reads, *options.drop}
         return plan.reads, {name: modality for name, modality in media.items() if name not in used}
     if plan.needs_matches:
         return {"matches": "candidates"}, {}
@@ -138,7 +139,7 @@ def _use_of_columns(kind: Kind, path: str, options: JobOptions) -> tuple[Mapping
         return {}, {}
     others = {column: field for field, column in chosen.items() if field not in (first, "id")}
     left_out = {name: media.get(name) or _modality_of_field(field) for name, field in others.items()}
-    known = {chosen[first], *options.reader.tags, *left_out}
+    known = {*chosen.values(), *options.reader.tags}
     left_out |= {name: modality for name, modality in media.items() if name not in known}
     return {chosen[first]: _modality_of_field(first)}, left_out
 
@@ -150,7 +151,7 @@ def _may_hold_media(kind: pa.DataType) -> bool:
 
 
 def _fields_of_lines(names: Sequence[str], reader: ReaderOptions) -> dict[str, str]:
-    named = {field: reader.columns.get(field, field) for field in ("text", "uri")}
+    named = {field: reader.columns.get(field, field) for field in ("text", "uri", "id")}
     return {field: name for field, name in named.items() if name in names}
 
 

@@ -170,6 +170,11 @@ def is_failure_line(fields: Mapping[str, Any]) -> bool:
     return fields.keys() >= _ALWAYS
 
 
+def without_failure(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a line that was written as a failure says of the document to retry."""
+    return {name: value for name, value in fields.items() if name not in _FAILURE_FIELDS}
+
+
 def _document_of_json(fields: dict[str, Any], place: str, names: Mapping[str, str], *, to_rank: bool) -> Document:
     if is_failure_line(fields):
         if to_rank and "matches" not in fields:
@@ -178,7 +183,7 @@ def _document_of_json(fields: dict[str, Any], place: str, names: Mapping[str, st
         if not fields.keys() & {*_CONTENT, *names, *_NESTED}:
             message = f"the line is a failure without content ({fields['message']}); embed its source again"
             raise RowError(Stage.READ, Code.MALFORMED, message)
-        fields = {name: value for name, value in fields.items() if name not in _FAILURE_FIELDS}
+        fields = without_failure(fields)
     if kind := next((kind for kind in ("image", "audio") if kind in names), None):
         message = f"JSON lines cannot hold bytes; give {kind} content as 'uri', for example as a data: URI"
         raise RowError(Stage.READ, Code.UNSUPPORTED, message)
