@@ -179,7 +179,7 @@ def described_other(data: bytes) -> str | None:
     if text.startswith((b"http://", b"https://")):
         return "a list of URIs, which is read as an input if there is one on each line"
     if text and not start.translate(None, _TEXT_BYTES):
-        return "a text: give texts as JSON lines with a field 'text', or as CSV"
+        return "a text, no image: embed it as a text, in a column of texts or a field 'text' of JSON lines"
     return None
 
 

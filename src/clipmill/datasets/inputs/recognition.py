@@ -170,5 +170,5 @@ def _described(start: bytes) -> str:
 
     described = described_other(start)
     if described and described.startswith("a text"):
-        return "a text: a table needs an ending such as .csv, .tsv or .jsonl; give texts as JSON lines or CSV"
+        return "a text: a table needs an ending such as .csv or .tsv; give texts as JSON lines or CSV"
     return described or "no table, archive, image or audio of a known format"
