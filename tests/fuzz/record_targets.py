@@ -217,6 +217,40 @@ def check_parquet(data: bytes) -> None:
         assert len(found) == max(rows, 0)
 
 
+def _arrow_seeds() -> list[bytes]:
+    table = pa.table(
+        {
+            "id": ["a", "b", "c"],
+            "text": pa.array(["x", "y", "x"]).dictionary_encode(),
+            "image": [b"1", None, b"33"],
+            "list": [[1], [], None],
+        }
+    )
+    files = []
+    for compression in (None, "zstd", "lz4"):
+        for new in (pa.ipc.new_file, pa.ipc.new_stream):
+            out = io.BytesIO()
+            with new(out, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+                writer.write_table(table, max_chunksize=2)
+            files.append(out.getvalue())
+    return files
+
+
+def check_arrow(data: bytes) -> None:
+    """Every row is a document, with the same values wherever the file is cut; the rest may share one failure."""
+    path = str(scratch_file("x.arrow", data))
+    file = listed_again(path)
+    found = []
+    for shard in cut(file, "arrow", 2)[:50]:
+        for document in read_documents(shard, DEFAULT_READER):
+            found.append(document)
+            if len(found) > 1000:  # a header may claim any number of rows
+                return
+    at_once = list(itertools.islice(read_documents(cut(file, "arrow", 10**9)[0], DEFAULT_READER), 1000))
+    if not any(document.failures for document in (*found, *at_once)):
+        assert [_essence(one) for one in found] == [_essence(one) for one in at_once]
+
+
 def check_sidecar(data: bytes) -> None:
     """The metadata of a sample: `RowError`, or values that every engine can carry."""
     try:
@@ -267,6 +301,12 @@ TARGETS = {
         "the same, compressed",
         _tar_gz_seeds,
         check_tar_gz,
+    ),
+    "arrow": Target(
+        "Arrow files and streams: as many documents as rows, wherever they are cut, or a failure for the rest",
+        _arrow_seeds,
+        check_arrow,
+        (b"ARROW1\0\0", b"\xff\xff\xff\xff", b"\xff" * 8, b"\0" * 8),
     ),
     "parquet": Target(
         "Parquet files: as many documents as rows, or a failure for the rest of a damaged row group",
