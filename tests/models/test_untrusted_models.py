@@ -124,6 +124,14 @@ def test_a_text_tower_of_a_repository_imports_nothing(
     assert module.config._attn_implementation in ("sdpa", "eager") and not fetched
 
 
+def test_only_what_names_code_is_left_out_of_a_configuration(tmp_path: Path) -> None:
+    """A size decides the architecture; without it, the tower would silently be another one."""
+    config = {"model_type": "bert", "conv_kernel_size": 5, "hidden_size": 32, "use_kernels": True}
+    put_repository(tmp_path / "huggingface", "own/tower", {"config.json": json.dumps(config).encode()})
+    backbone = find_backbone("own/tower", str(tmp_path))
+    assert backbone == {"model_type": "bert", "conv_kernel_size": 5, "hidden_size": 32}
+
+
 def test_an_image_tower_from_elsewhere_is_refused(tmp_path: Path) -> None:
     """The library timm would fetch the configuration of another repository, or read another directory."""
     for tower in ("hf-hub:own/tower", "local-dir:/tmp/tower"):

@@ -198,12 +198,16 @@ def find_backbone(name: str, cache_dir: str | None) -> dict[str, Any]:
     return _without_code(config)
 
 
+_CODE = frozenset({"auto_map", "use_kernels", "kernel_config", "allow_all_kernels"})
+"""Entries that name code, like those that end with `implementation`. Others with "kernel" in them are sizes."""
+
+
 def _without_code(config: dict[str, Any]) -> dict[str, Any]:
     """Return a configuration without entries that make transformers import code: of a repository, or of a kernel."""
     return {
         name: _without_code(value) if isinstance(value, dict) else value
         for name, value in config.items()
-        if name != "auto_map" and "implementation" not in name and "kernel" not in name
+        if name not in _CODE and not name.endswith("implementation")
     }
 
 
