@@ -152,13 +152,22 @@ def test_a_death_leaves_its_mark(tmp_path):
     assert marks(directory) == []
 
 
-def test_marks_of_another_machine_count_as_deaths(directory, tmp_path):
-    """Nobody can look at that; the worst is that a shard is worked on with care."""
+ELSEWHERE = {"host": "elsewhere", "place": "elsewhere 1 2"}
+
+
+@pytest.mark.parametrize(
+    ("killed", "unknown", "is_suspected"), [(2, 0, True), (1, 1, True), (0, 2, False), (1, 0, False), (0, 3, True)]
+)
+def test_two_machines_that_were_lost_suspect_no_row(directory, tmp_path, killed, unknown, is_suspected):
+    """Nobody can ask another machine: it may have been preempted. Three, or one beside a sure death, are no chance."""
     _, shard = begin(directory, tmp_path, ["a"])
-    for _ in range(2):
-        die(directory, shard, host="elsewhere", place="elsewhere 1 2")
+    for says in [{}] * killed + [ELSEWHERE] * unknown:
+        die(directory, shard, "row 0", **says)
     with Attempt(directory, shard) as attempt:
-        assert attempt.is_dangerous
+        assert attempt.is_dangerous == is_suspected
+        assert attempt.blamed == ({"row 0"} if is_suspected else set())
+        attempt.forget()
+    assert marks(directory) == []
 
 
 def test_marks_of_other_input_or_of_another_shard_do_not_count(directory, tmp_path):

@@ -9,8 +9,10 @@ also after an error. A mark that is left therefore belongs to a process that was
     process 4 ── mark, row 17 ── killed  2 marks end at row 17: it becomes a failure, `killed`
     process 5 ── done                    deletes the marks of the others
 
-Whether a process on another machine still runs is unknown. It counts as dead: at worst, its shard runs row by row
-without need.
+A mark of this machine (and boot, and container) tells for certain whether its process was killed. One of another
+machine does not: the process may have been killed by a row, alone or with its container, or the machine was lost
+(preempted, scaled down), or it still runs (a speculative copy). Two such marks prove nothing, which three, or one
+beside a certain death, do: lost machines hit the shards at random, a bad row hits one again and again.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, NamedTuple, Self
 
 from ..datasets.directory import ATTEMPTS
 from ..datasets.inputs.shards import Shard
@@ -30,12 +32,24 @@ from ..files.file_systems import Folder, dataset_errors, is_local
 from ..files.json_text import json_text, parse_json
 from ..files.processes import may_be_alive, this_process
 
-_DEATHS_TO_ISOLATE = 2
-"""Killed processes after which a shard is processed row by row."""
 DEATHS_TO_BLAME = 2
 """Processes killed at the same row after which the row becomes a failure: one may have other causes."""
+_KILLED = 3
+"""Weight of a mark whose process was killed for certain."""
+_UNKNOWN = 2
+"""Weight of a mark of another machine, which may have been lost."""
+_SUSPECT = 5
+"""Weight of marks from which on the shard, or the row where they end, is suspected: of 2 killed processes, of one and
+an unknown one, or of 3 unknown ones."""
 _MAX_BYTES = 64 * 2**20
 """Bytes of a mark that are read: the places of a shard's rows are a few hundred bytes each."""
+
+
+class _Death(NamedTuple):
+    """What the mark of an ended process says: how certain its death is, and the row where it ended, if noted."""
+
+    weight: int
+    place: str | None
 
 
 class Attempt:
@@ -49,10 +63,11 @@ class Attempt:
         self._name = f"{self._stem}{secrets.token_hex(4)}.jsonl"
         self._file: IO[bytes] | None = None
         self._head = b""
-        self._dead: dict[str, list[Any]] = {}
+        self._dead: dict[str, _Death] = {}
 
     def __enter__(self) -> Self:
-        self._dead = {name: lines for name, lines in self._marks().items() if self._is_of_dead(lines)}
+        found = {name: self._death(lines) for name, lines in self._marks().items()}
+        self._dead = {name: death for name, death in found.items() if death is not None}
         self._head = json_text({**this_process(), "fingerprint": self._fingerprint}).encode() + b"\n"
         with self._errors():
             if is_local(self._folder.fs):
@@ -74,13 +89,16 @@ class Attempt:
     @property
     def is_dangerous(self) -> bool:
         """Whether enough processes were killed at this shard that one of its rows may be the cause."""
-        return len(self._dead) >= _DEATHS_TO_ISOLATE
+        return sum(death.weight for death in self._dead.values()) >= _SUSPECT
 
     @property
     def blamed(self) -> set[str]:
         """The places, as given to `note`, at which earlier processes were killed often enough."""
-        last = collections.Counter(lines[-1] for lines in self._dead.values() if isinstance(lines[-1], str))
-        return {place for place, deaths in last.items() if deaths >= DEATHS_TO_BLAME}
+        weights: collections.Counter[str] = collections.Counter()
+        for death in self._dead.values():
+            if death.place is not None:
+                weights[death.place] += death.weight
+        return {place for place, weight in weights.items() if weight >= _SUSPECT}
 
     def note(self, place: str) -> None:
         """Write the next place to the mark, for the case that this process is killed there."""
@@ -105,12 +123,14 @@ class Attempt:
                     found[name] = _parsed(self._folder.read(name, max_bytes=_MAX_BYTES))
         return found
 
-    def _is_of_dead(self, lines: list[Any]) -> bool:
+    def _death(self, lines: list[Any]) -> _Death | None:
+        """Return what a mark says of its process; None if that still runs, or had other rows in this shard."""
         head = lines[0] if lines and isinstance(lines[0], Mapping) else None
         if head is None:
-            lines.insert(0, {})
-            return True  # killed while writing its first line
-        return head.get("fingerprint") == self._fingerprint and may_be_alive(dict(head)) is not True
+            return _Death(_KILLED, None)  # while writing its first line
+        if head.get("fingerprint") != self._fingerprint or (alive := may_be_alive(dict(head))) is True:
+            return None
+        return _Death(_KILLED if alive is False else _UNKNOWN, lines[-1] if isinstance(lines[-1], str) else None)
 
     def _delete(self, name: str) -> None:
         with contextlib.suppress(DatasetError):  # a mark that is left costs time only
