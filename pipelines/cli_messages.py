@@ -14,7 +14,6 @@ _FLAGS = {
     "candidates": "candidates-column",
     "output": "ranked-column",
     "columns": "column",
-    "column": "column-name",
     "by": "skip-by",
     "tags": "tag-column",
     "k": "top-k",
@@ -35,5 +34,5 @@ def flag_of(option: Setting) -> str:
     if option.value is False:
         return f"--no-{flag}"
     if option.value == "…":
-        return f"--{flag} NAME=KIND" if flag == "column" else f"--{flag} NAME"
+        return f"--{flag} NAME=KIND" if option.name == "columns" else f"--{flag} NAME"
     return f"--{flag} {option.value}"

@@ -69,7 +69,7 @@ class IndexArguments:
             output=values["output"],
             add_to=values["add_to"],
             options=IndexOptions(
-                column=values["column_name"],
+                column=values["column"],
                 max_memory_bytes=bytes_of(values["max_memory"]),
                 **{name: values[name] for name in names},
             ),

@@ -10,7 +10,7 @@ from .options import Command, own_flags, refuse_others, running_options, uncheck
 
 _ENGINES = ("local", "beam", "spark")
 _ADDING = {
-    *("add_to", "column_name", "target_recall", "queries", "seed", "rows_per_shard", "partial", "skip_existing"),
+    *("add_to", "column", "target_recall", "queries", "seed", "rows_per_shard", "partial", "skip_existing"),
     *("dry_run", "engine", "master", "remote", "conf", "as_json"),
 }
 
@@ -20,7 +20,7 @@ _ADDING = {
 @click.option("--output", "-o", metavar="DIR", help="Directory or URL of the index to write.")
 @click.option("--add-to", metavar="DIR", help="Add the rows to this index, and write no new one.")
 @click.option("--skip-existing", is_flag=True, help="With --add-to: leave out rows whose id is in the index.")
-@click.option("--column-name", metavar="NAME", help="Column of vectors. [default: the one there is, or embedding]")
+@click.option("--column", metavar="NAME", help="Column of vectors. [default: the one there is, or embedding]")
 @click.option(
     "--max-memory",
     default="4GB",

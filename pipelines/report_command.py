@@ -16,7 +16,7 @@ _COUNT = click.IntRange(1, MAX_SAMPLE)
 @click.command(cls=Command)
 @click.argument("source", metavar="DATASET|INDEX")
 @click.option("--output", "-o", required=True, metavar="FILE", help="The page to write, such as report.html.")
-@click.option("--column-name", "columns", multiple=True, metavar="NAME", help="Column of vectors. [default: all]")
+@click.option("--column", "columns", multiple=True, metavar="NAME", help="Column of vectors. [default: all]")
 @click.option(
     "--sample", "rows", type=_COUNT, default=2000, show_default=True, help="Rows of which vectors are drawn, at most."
 )

@@ -38,7 +38,7 @@ def print_found(location: str, queries: Sequence[Query], options: dict[str, Any]
     asked_for = [name for given in values["columns"] for name in given.split(",")]
     model, allowed = options.pop("model", None), options.get("allow_local_files")
     try:
-        target = find_target(location, values["column_name"])
+        target = find_target(location, values["column"])
         spec = spec_of_search(target, "auto", model, **options)
         assert spec is not None  # queries are no vectors
         _check_kinds(spec, queries)

@@ -33,7 +33,7 @@ _DEFAULTS = {
 @click.option("--scale", metavar="N|model", help="What cosines are multiplied by for clip_scores. [default: 100]")
 @click.option("--nprobe", type=click.IntRange(min=1), help="Inverted lists to look into. [default: as the index says]")
 @click.option("--ef-search", type=click.IntRange(min=1), help="Rows of a graph in view. [default: as the index says]")
-@click.option("--column-name", metavar="NAME", help="Column of vectors of a dataset that has several.")
+@click.option("--column", metavar="NAME", help="Column of vectors of a dataset that has several.")
 @click.option("--json", "as_json", is_flag=True, help="Print for programs.")
 @click.option("--html", metavar="FILE", help="Write a contact sheet, such as page.html.")
 @click.option(

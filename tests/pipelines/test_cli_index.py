@@ -148,7 +148,7 @@ def test_a_recall_that_is_not_reached_is_a_warning(tmp_path, capsys):
         (("DATA", "-o", "X", "--engine", "spark", "--conf", "a"), "--conf 'a' is not of the form KEY=VALUE"),
         (("DATA", "-o", "X", "--runner=FnApiRunner"), "no such option: --runner"),
         (("DATA", "-o", "X", "--engine", "beam", "--runer=FnApiRunner"), "did you mean --runner?"),
-        (("DATA", "-o", "X", "--column-name", "photo"), "has no column 'photo'"),
+        (("DATA", "-o", "X", "--column", "photo"), "has no column 'photo'"),
         (("NOWHERE", "-o", "X"), "no such file or directory"),
         (("DATA", "--add-to", "NOWHERE"), "is no index of clipmill"),
     ],

@@ -120,7 +120,7 @@ def test_each_column_of_vectors_has_a_section_of_its_own(tmp_path: Path) -> None
     assert captions.pictures == {}
     assert [entry.name for entry in photos.sample.entries] == ["r0", "r1", "r2", "r3"]
     assert all(photos.picture(entry).jpeg for entry in photos.sample.entries)
-    page = page_of(tmp_path, tmp_path / "out", "--column-name", "photo_embedding")
+    page = page_of(tmp_path, tmp_path / "out", "--column", "photo_embedding")
     assert "photo_embedding" in page and "<code>caption_embedding</code>" not in page
 
 
@@ -317,7 +317,7 @@ def test_an_older_report_is_replaced_and_nothing_else(tmp_path: Path, capsys) ->
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [(("--column-name", "id"), "no column of vectors"), (("--text-column", "nix"), "no column 'nix'")],
+    [(("--column", "id"), "no column of vectors"), (("--text-column", "nix"), "no column 'nix'")],
 )
 def test_columns_that_are_not_there_are_refused(tmp_path: Path, capsys, options: tuple, words: str) -> None:
     path = write_plain(tmp_path / "v.parquet", clustered(3), id=["a", "b", "c"])

@@ -121,7 +121,7 @@ def hover(browser: Browser, column: str) -> tuple[str, list]:
 
 
 def test_hovering_shows_the_thumbnail_of_a_point(browser: Browser, tmp_path: Path) -> None:
-    page_of(tmp_path, photographs(tmp_path), "--column-name", "photo_embedding")
+    page_of(tmp_path, photographs(tmp_path), "--column", "photo_embedding")
     browser.open(tmp_path / "report.html")
     name, (text, source, width, tags) = hover(browser, "picture")
     assert name in text and name.startswith("<script>")
@@ -131,7 +131,7 @@ def test_hovering_shows_the_thumbnail_of_a_point(browser: Browser, tmp_path: Pat
 
 
 def test_hovering_shows_the_text_of_a_point(browser: Browser, tmp_path: Path) -> None:
-    page_of(tmp_path, photographs(tmp_path), "--column-name", "caption_embedding")
+    page_of(tmp_path, photographs(tmp_path), "--column", "caption_embedding")
     browser.open(tmp_path / "report.html")
     _, (text, source, _, tags) = hover(browser, "text")
     assert f"{EVIL} $$x$$" in text and source is None and tags == "DIV DIV"
