@@ -59,10 +59,10 @@ class Jobs:
     def run(self, job: Job) -> Figures:
         """Return what a command took, run now if it was not yet."""
         if job not in self.found:
-            self.found[job] = self._run(job)
+            self.found[job] = self.run_again(job)
         return self.found[job]
 
-    def _run(self, job: Job) -> Figures:
+    def run_again(self, job: Job) -> Figures:
         """Embed a folder of drawn pictures."""
         pictures = self._home / f"drawings-{job.rows}"
         if not pictures.is_dir():

@@ -9,11 +9,17 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.timestamp import MIN_TIMESTAMP
+from apache_beam.utils.windowed_value import PANE_INFO_UNKNOWN
 from pyspark.sql import DataFrame
 from turns import Contender
 
 from clipmill.encoders import Encoder, EncoderSpec, load_encoder
+from clipmill.encoders.plans.embed_plan import Column, ColumnPlan
 from clipmill.transforms import Embed
+from clipmill.transforms.elements import RowElements
+from clipmill.transforms.embed_fn import EmbedFn
 from clipmill.udfs import embed_columns
 
 Batch = tuple[str, list[Any]]
@@ -60,6 +66,23 @@ def core(name: str, spec: EncoderSpec, modality: str, values: Sequence[Any]) -> 
     """Run the engine-free core, from encoded bytes or strings to vectors."""
     encoder = load_encoder(spec)
     return Contender(f"core, {name}", len(values), lambda: embed(encoder, modality, values))
+
+
+def embed_fn(name: str, spec: EncoderSpec, modality: str, values: Sequence[Any]) -> Contender:
+    """Run Beam's `DoFn` as a runner calls it, on rows that are dicts, in one bundle and without a runner."""
+    plan = ColumnPlan({"value": Column(modality, output="value_embedding")})
+    fn = EmbedFn(spec, RowElements(plan), on_failure="split", cpus=None)
+    fn.setup()
+    rows = [{"id": number, "value": value} for number, value in enumerate(values)]
+    where = (MIN_TIMESTAMP, GlobalWindow(), PANE_INFO_UNKNOWN)
+
+    def run() -> np.ndarray:
+        fn.start_bundle()
+        outputs = [output for row in rows for output in fn.process(row, *where)]
+        outputs += fn.finish_bundle()
+        return np.stack([output.value["value_embedding"] for output in outputs])
+
+    return Contender(f"EmbedFn, {name}", len(values), run)
 
 
 def on_beam(name: str, spec: EncoderSpec, modality: str, table: Path, rows: int) -> Contender:

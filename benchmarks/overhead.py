@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from cProfile import Profile
 from pathlib import Path
 
-from ours import core, on_beam, on_spark
+from ours import core, embed_fn, on_beam, on_spark
 from turns import Contender, Rates, take_turns
 from workload import captions
 from workplace import Workplace
@@ -25,11 +25,12 @@ _TOP = 25
 
 
 def contenders(place: Workplace, rows: int) -> list[Contender]:
-    """Return the fake encoder in the core, on Beam and on Spark."""
+    """Return the fake encoder in the core, in Beam's `DoFn` alone, on Beam and on Spark."""
     texts = captions(rows)
     table = place.table("short-texts", texts)
     return [
         core("fake", SPEC, "text", texts),
+        embed_fn("fake", SPEC, "text", texts),
         on_beam("fake", SPEC, "text", table, rows),
         on_spark("fake", SPEC, "text", *place.frames(table), rows),
     ]
