@@ -30,6 +30,8 @@ appender.stderr.layout.pattern = spark: %m%n
 """
 """log4j settings of a local Spark: only errors, which clipmill prints itself."""
 _JAVA_OPTIONS = "spark.driver.extraJavaOptions"
+_PY4J = ("py4j.java_gateway", "py4j.clientserver")
+"""Its loggers, which get a stack of each interrupted call."""
 _FLAGS = {"--master": "spark.master", "--name": "spark.app.name"}
 _PROPERTY = re.compile(r"([^\s=:#!][^\s=:]*)\s*[=:\s]\s*(.*)")
 
@@ -117,7 +119,7 @@ def open_session(master: str | None, remote: str | None, conf: Sequence[str]) ->
                 settings = _for_a_laptop({**given, **settings}, Path(home)) | settings
         for name, value in settings.items():
             builder = builder.config(name, value)
-        logging.getLogger().addFilter(_is_no_interrupt)  # of which py4j logs a stack
+        _log_no_interrupts()
         with kept_handlers():
             session = builder.getOrCreate()
         context = SparkContext._active_spark_context
@@ -145,6 +147,11 @@ def _for_a_laptop(given: Mapping[str, str], home: Path) -> dict[str, str]:
         log4j.write_text(_QUIET)
         settings[_JAVA_OPTIONS] = f"{java} -Dlog4j2.configurationFile={log4j.as_uri()}".strip()
     return settings
+
+
+def _log_no_interrupts() -> None:
+    for name in _PY4J:  # a filter holds for what is logged there, not for the loggers below
+        logging.getLogger(name).addFilter(_is_no_interrupt)
 
 
 def _is_no_interrupt(record: logging.LogRecord) -> bool:

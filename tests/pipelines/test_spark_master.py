@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -65,6 +66,17 @@ def test_a_laptops_settings_fill_in_what_nobody_gave(nobody, monkeypatch, tmp_pa
     assert made["spark.driver.extraJavaOptions"].startswith("-Djavax.net.ssl.trustStore=x -Dlog4j2")
     own = {"spark.driver.extraJavaOptions": "-Dlog4j2.configurationFile=file:/x"}
     assert "spark.driver.extraJavaOptions" not in spark_session._for_a_laptop(own, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["py4j.java_gateway", "py4j.clientserver"])
+def test_an_interrupted_call_of_java_is_not_logged(name, caplog, monkeypatch):
+    logger = logging.getLogger(name)
+    monkeypatch.setattr(logger, "filters", [])
+    monkeypatch.setattr(logging.getLogger("py4j"), "level", logging.NOTSET)
+    spark_session._log_no_interrupts()
+    for error in (KeyboardInterrupt(), ConnectionError("refused")):
+        logger.error("Exception while sending command.", exc_info=error)
+    assert [record.exc_info[0] for record in caplog.records] == [ConnectionError]
 
 
 def test_spark_submit_decides_where_a_job_runs(tmp_path):
