@@ -105,7 +105,7 @@ class JobArguments:
             spec=spec,
             inputs=tuple(inputs),
             engine_options=(*engine_options, *line.unchecked),
-            options=options(),
+            options=dataclasses.replace(options(), relative_to=tuple(inputs) if values["ids"] == "relative" else ()),
             **own,
         )
 

@@ -10,6 +10,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.pvalue import PBegin, PCollection
 
 from ..datasets.inputs import ReaderOptions, Shard, read_documents, whole_file
+from ..datasets.inputs.file_names import RelativeNames, as_they_are
 from ..datasets.inputs.globs import Glob, is_glob
 from ..datasets.inputs.listing import NO_MATCH, AllBelow, Listed, files_of, list_location
 from ..datasets.inputs.recognition import recognised_inputs
@@ -55,6 +56,7 @@ class ReadDocuments(beam.PTransform):
         id: str | None = None,
         tags: Sequence[str] = (),
         allow_empty: bool = False,
+        relative_ids: bool = False,
     ) -> None:
         """Set what is read.
 
@@ -68,6 +70,8 @@ class ReadDocuments(beam.PTransform):
             id: Column of document ids.
             tags: Columns that documents keep as tags.
             allow_empty: Whether a pattern may match nothing; if not, the job fails there.
+            relative_ids: Whether ids of files, and of documents without one, are relative to the pattern that they
+                match, so that a folder may move. The caller sees to it that two patterns don't hold files of one name.
 
         Raises:
             SpecError: If there is no pattern.
@@ -80,6 +84,7 @@ class ReadDocuments(beam.PTransform):
         self._patterns = [absolute(os.fspath(pattern)) for pattern in given]
         self._options = ReaderOptions(text, uri, image, audio, id, tuple(tags))
         self._allow_empty = allow_empty
+        self._relative_to = self._patterns if relative_ids else []
 
     def default_label(self) -> str:
         """Name the first pattern, so that a pipeline can use two of these."""
@@ -93,7 +98,7 @@ class ReadDocuments(beam.PTransform):
             | "Patterns" >> beam.Create([self._patterns])
             | "List" >> beam.ParDo(_ListFn(self._allow_empty)).with_output_types(Shard)
             | "SpreadFiles" >> beam.Reshuffle()
-            | "Read" >> beam.ParDo(_ReadFn(self._options)).with_output_types(Document)
+            | "Read" >> beam.ParDo(_ReadFn(self._options, self._relative_to)).with_output_types(Document)
             | "SpreadDocuments" >> beam.Reshuffle()
         )
 
@@ -112,11 +117,13 @@ class _ListFn(beam.DoFn):
 class _ReadFn(beam.DoFn):
     """Reads one file."""
 
-    def __init__(self, options: ReaderOptions) -> None:
+    def __init__(self, options: ReaderOptions, relative_to: Sequence[str]) -> None:
         self._options = options
+        self._relative_to = relative_to
 
     def process(self, file: Shard) -> Iterable[Document]:
-        return read_documents(file, self._options)
+        name_of = RelativeNames(self._relative_to) if self._relative_to else as_they_are
+        return read_documents(file, self._options, name_of=name_of)
 
 
 def _list_input(given: str) -> tuple[list[Listed], str]:

@@ -17,11 +17,12 @@ from ..encoders.document import AccessPaths
 from ..encoders.plans.row_values import MissingColumn, get_by_path
 from ..errors import DatasetError, SpecError
 from ..files.file_systems import Folder, dataset_errors
-from ..messages import setting
+from ..messages import by_surface, setting
 from .job import Job
 from .skip_existing import files_of, finished_shards, shard_manifest
 
-COMPARISON = (CONTENT_HASH, "skip_existing", "skip_by")
+_RELATIVE = "relative_ids"
+COMPARISON = (CONTENT_HASH, "skip_existing", "skip_by", _RELATIVE)
 """Settings that must not change when a job is resumed."""
 _OTHER_KEY = setting("id", ...) + ", or skip with " + setting("by", "content")
 
@@ -56,6 +57,7 @@ def described_comparison(job: Job) -> dict[str, Any]:
         CONTENT_HASH: job.content_hash,
         "skip_existing": None if skip_existing is None else list(skip_existing.datasets),
         "skip_by": None if skip_existing is None else skip_existing.by,
+        _RELATIVE: bool(job.relative_to) or None,
     }
 
 
@@ -98,6 +100,16 @@ def _check_description(description: Mapping[str, Any], directory: str, job: Job)
         raise DatasetError(
             f"the rows of {directory} are named by their column {key!r}, and those of this job by {job.plan.key!r}",
             hint="name the same one, " + _OTHER_KEY,
+        )
+    if job.skip_existing.by == "id" and bool(description.get(_RELATIVE)) != bool(job.relative_to):
+        theirs, ours = ("relative", "absolute") if description.get(_RELATIVE) else ("absolute", "relative")
+        raise DatasetError(
+            f"ids of files are {theirs} in {directory}, and {ours} in this job, so that none of them would be found",
+            hint=by_surface(
+                python=f"make them {theirs} here too (relative_to), or skip with ",
+                flags=f"give --id {theirs}, or skip with ",
+            )
+            + setting("by", "content"),
         )
     if job.skip_existing.by == "content" and not description.get(CONTENT_HASH):
         raise DatasetError(

@@ -65,6 +65,7 @@ class Job(JobOptions):
         spec = {name: value for name, value in given if name not in MAY_DIFFER and value != usual.get(name)}
         columns = [(field.name, type_key(field.type)) for field in self.schema]
         asked = [spec, self.plan.description(), self.read_as, columns, self.format, self.content_hash]
+        asked += ["relative ids"] if self.relative_to else []
         return hashlib.sha256(json_text(asked).encode()).hexdigest()[:16]
 
 

@@ -11,6 +11,7 @@ from ..datasets.tables.vectors import vector_type
 from ..encoders.plans.embed_plan import DocumentEmbedPlan
 from ..encoders.plans.plan import Plan
 from ..errors import SpecError, check_choice
+from ..files.file_systems import absolute
 from ..messages import setting
 from .skip_existing import SkipExisting
 
@@ -28,6 +29,7 @@ class JobOptions:
         content_hash: Whether a column `content_hash` is written, the SHA-256 of each row's content.
         skip_existing: Datasets whose rows are skipped; if the match key is the content, `content_hash` is implied.
         fail_fast: Whether the first failure ends the job.
+        relative_to: The inputs, if ids of files, and of rows that have none, are relative to them; else ids are paths.
 
     Raises:
         SpecError: If an option is invalid, or has no effect with the plan.
@@ -41,11 +43,13 @@ class JobOptions:
     content_hash: bool = False
     skip_existing: SkipExisting | None = None
     fail_fast: bool = False
+    relative_to: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check what can be checked without the inputs."""
         check_choice("format", self.format, FORMATS)
         vector_type(self.written_dtype)
+        object.__setattr__(self, "relative_to", tuple(map(absolute, self.relative_to)))
         if self.plan.of_rows and self.reader != DEFAULT_READER:
             others = ", ".join(self.reader.as_dict())
             raise SpecError(setting("columns", ...) + f" embeds rows; {others} are for documents")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..datasets.formats.part_writers import schema_in_format
+from ..datasets.inputs.file_names import RelativeNames
 from ..datasets.inputs.row_schemas import schema_of
 from ..datasets.inputs.shards import Shard
 from ..datasets.tables.column_types import column_type
@@ -32,11 +33,13 @@ def plan_job(spec: EncoderSpec, directory: str, shards: Sequence[Shard], options
 
     Raises:
         SpecError: If the options contradict the inputs.
-        DatasetError: If the inputs don't have the columns that are named.
+        DatasetError: If the inputs don't have the columns that are named, or two relative ids would be equal.
     """
     options = options or JobOptions()
     plan: Any = options.plan
     rows = None
+    if options.relative_to:
+        RelativeNames(options.relative_to).check(shards)
     if not plan.of_rows:
         check_has_matches(plan, shards)
         check_reader(shards, options.reader)

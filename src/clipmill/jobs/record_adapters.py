@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from ..datasets.formats.shard_sink import FinishedRow
 from ..datasets.inputs.columnar import Selection
+from ..datasets.inputs.file_names import RelativeNames, as_they_are
 from ..datasets.inputs.readers import read_documents
 from ..datasets.inputs.rows import read_rows
 from ..datasets.inputs.samples import AUDIO, IMAGE, KEY, member_columns
@@ -62,12 +63,17 @@ class DocumentRecords:
         self._plan: DocumentPlan = job.plan  # type: ignore[assignment]  # see `records_of`
         self._hashed = job.content_hash
         self._reader = job.reader
+        self._name_of = name_of(job)
         self._max_file_bytes = job.spec.max_fetch_bytes
 
     def read(self, shard: Shard) -> Iterator[Record]:
         """Yield the documents of a shard."""
         documents = read_documents(
-            shard, self._reader, to_rank=self._plan.needs_matches, max_file_bytes=self._max_file_bytes
+            shard,
+            self._reader,
+            to_rank=self._plan.needs_matches,
+            max_file_bytes=self._max_file_bytes,
+            name_of=self._name_of,
         )
         for document in documents:
             for inner in self._plan.precomputed(document):
@@ -76,7 +82,8 @@ class DocumentRecords:
 
     def unread(self, shard: Shard, failure: Failure) -> Record:
         """Return a record in place of the documents of a shard that cannot be read."""
-        document = Document(id=shard.paths[0], failures=(failure.at(row=shard.paths[0]),))
+        name = self._name_of(shard.paths[0])
+        document = Document(id=name, failures=(failure.at(row=name),))
         return Record(document, document)
 
     def key(self, record: Record) -> str | None:
@@ -102,6 +109,7 @@ class RowRecords:
     def __init__(self, job: Job) -> None:
         self._plan: RowPlan = job.plan  # type: ignore[assignment]  # see `records_of`
         self._hashed = job.content_hash
+        self._name_of = name_of(job)
         self._max_file_bytes = job.spec.max_fetch_bytes
         rest = [field for field in job.schema if REST_KEY in (field.metadata or {})]
         self._has_rest = bool(rest)
@@ -120,8 +128,11 @@ class RowRecords:
         for row in rows:
             if row.failure is None and (problem := self._problem_of(row)):
                 row = row._replace(failure=problem)
+            place = self._name_of(row.place)
+            row = row._replace(place=place, failure=row.failure and dataclasses.replace(row.failure, row=place))
             if shard.kind in ("files", "tar") and row.values:
-                row = row._replace(values=self._of_sample(row.values))
+                own = {KEY: row.place} if shard.kind == "files" else {}
+                row = row._replace(values=self._of_sample({**row.values, **own}))
             if shard.kind == "jsonl" and row.values and row.values.get(self._plan.key) is None:
                 row = row._replace(values={self._plan.key: row.place, **_without(row.values, self._plan.key)})
             yield Record(row, _getter(row.values), row.failure)
@@ -150,7 +161,7 @@ class RowRecords:
 
     def unread(self, shard: Shard, failure: Failure) -> Record:
         """Return a record in place of the rows of a shard that cannot be read."""
-        row = SourceRow(shard.paths[0], {}, failure)
+        row = SourceRow(self._name_of(shard.paths[0]), {}, failure)
         return Record(row, _getter(row.values), failure)
 
     def key(self, record: Record) -> str | None:
@@ -189,6 +200,11 @@ class RowRecords:
 
 
 Records = DocumentRecords | RowRecords
+
+
+def name_of(job: Job) -> Callable[[str], str]:
+    """Return the function that names files, and rows without an id, by their places."""
+    return RelativeNames(job.relative_to) if job.relative_to else as_they_are
 
 
 def records_of(job: Job) -> Records:

@@ -26,7 +26,7 @@ from ..files.json_text import key_text
 from ..media.fetch import fetch
 from ..media.fetch_policy import FetchPolicy
 from .job import Job
-from .record_adapters import Record, records_of
+from .record_adapters import Record, name_of, records_of
 
 DIGEST_BYTES = 16
 _AHEAD = 4
@@ -68,7 +68,7 @@ def _keys_of(shard: Shard, job: Job) -> Iterator[str | None]:
 
 def _keys_of_columns(shard: Shard, job: Job) -> Iterator[str | None]:
     """Yield the keys of rows or documents of a Parquet or Arrow file without reading other columns."""
-    plan, column = job.plan, ""
+    plan, column, named = job.plan, "", name_of(job)
 
     def choose(there: list[str]) -> list[str]:
         nonlocal column
@@ -83,7 +83,7 @@ def _keys_of_columns(shard: Shard, job: Job) -> Iterator[str | None]:
         except MissingColumn:
             value = None
         key = key_text(value)
-        yield key if plan.of_rows else key or row.place
+        yield key if plan.of_rows else key or named(row.place)
 
 
 # --- by content ------------------------------------------------------------------------------------------------------

@@ -3,12 +3,14 @@
 - `globs`: the pattern language; `listing`: lists folders, patterns and files
 - `recognition`: how each file is read, by its name or its first bytes
 - `planning`: `plan_shards` cuts a job's input into shards; `shards`: one shard
+- `file_names`: ids of files, relative to the input
 - `readers`: reads a shard as documents; `rows`: reads a shard as rows; `source_row`: one row; `row_schemas`: the
   common schema of all rows
 - `lines`: reads JSON lines and CSV record by record; `columnar`: reads Parquet and Arrow files a few rows at a time;
   `tars`: reads archives member by member; `samples`: groups files that share a name, in tars and in folders
 """
 
+from .file_names import RelativeNames
 from .listing import Kind
 from .planning import plan_shards
 from .readers import ReaderOptions, read_documents
@@ -20,6 +22,7 @@ from .source_row import SourceRow
 __all__ = [
     "Kind",
     "ReaderOptions",
+    "RelativeNames",
     "Shard",
     "SourceRow",
     "plan_shards",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from ...failures import Code, RowError, Stage
 from ...files.json_text import key_text, some_of
 from ...media.audio import Waveform
 from ...messages import setting
+from .file_names import as_they_are
 from .rows import read_rows
 from .samples import AUDIO, IMAGE, KEY, LEFT_OUT, MAX_FILE_BYTES, TAGS, TEXT
 from .shards import Shard
@@ -78,6 +79,7 @@ def read_documents(
     *,
     to_rank: bool = False,
     max_file_bytes: int = MAX_FILE_BYTES,
+    name_of: Callable[[str], str] = as_they_are,
 ) -> Iterator[Document]:
     """Read a shard as documents, one for each file, line, row or sample.
 
@@ -98,6 +100,7 @@ def read_documents(
         options: The columns that documents are made of.
         to_rank: Refuse lines that clipmill wrote as failures and that hold no matches, since they lack the query.
         max_file_bytes: Maximum bytes of one file in a tar; the sample of a larger one fails.
+        name_of: Returns the id for a location, such as `RelativeNames`.
 
     Yields:
         Documents in order; a document that could not be read has `failures` and no content.
@@ -106,7 +109,7 @@ def read_documents(
         for row in read_rows(shard, max_file_bytes=max_file_bytes):
             failures = () if row.failure is None else (row.failure,)
             tags = {} if failures else _tags_of_sample(row.values)
-            yield Document.from_listed_uri(row.place, id=row.place, tags=tags, failures=failures)
+            yield Document.from_listed_uri(row.place, id=name_of(row.place), tags=tags, failures=failures)
         return
 
     def choose(existing: list[str]) -> list[str]:
@@ -115,22 +118,23 @@ def read_documents(
 
     columns = None
     for row in read_rows(shard, choose=choose, max_file_bytes=max_file_bytes):
+        place = name_of(row.place)
         if row.failure is not None:
-            yield Document(id=row.values.get(KEY) or row.place, failures=(row.failure,))
+            yield Document(id=row.values.get(KEY) or place, failures=(dataclasses.replace(row.failure, row=place),))
             continue
         try:
             if shard.kind == "tar":
                 yield _document_of_sample(row.values, options.id)
             elif shard.kind == "jsonl":
-                yield _document_of_json(row.values, row.place, options.columns, to_rank=to_rank)
+                yield _document_of_json(row.values, place, options.columns, to_rank=to_rank)
             else:
                 columns = columns or choose_columns(list(row.values), options, shard.paths[0])
-                yield _document_of_row(row.values, row.place, columns, list(options.tags))
+                yield _document_of_row(row.values, place, columns, list(options.tags))
         except (RowError, RecursionError) as err:
             failure = err.failure if isinstance(err, RowError) else malformed("nested too deeply")
             id_name = KEY if shard.kind == "tar" else (columns or options.columns).get("id", "id")
-            name = row_name(functools.partial(get_by_path, row.values), id_name) or row.place
-            yield Document(id=name, failures=(failure.at(row=row.place),))
+            name = row_name(functools.partial(get_by_path, row.values), id_name) or place
+            yield Document(id=name, failures=(failure.at(row=place),))
 
 
 def choose_columns(existing: Sequence[str], options: ReaderOptions, path: str) -> dict[str, str]:

@@ -1,0 +1,110 @@
+"""Names of files relative to the input: equal wherever the input is mounted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.dataset as pads
+import pytest
+from cli_helpers import run
+
+from clipmill.datasets.inputs import RelativeNames, plan_shards
+from clipmill.datasets.inputs.listing import list_inputs
+from clipmill.errors import DatasetError
+
+
+@pytest.mark.parametrize(
+    ("location", "path", "name"),
+    [
+        ("/m/photos", "/m/photos/a/1.jpg", "a/1.jpg"),
+        ("/m/photos/", "/m/photos/a/1.jpg", "a/1.jpg"),
+        ("/m/photos/a/1.jpg", "/m/photos/a/1.jpg", "1.jpg"),
+        ("/m/photos/**/*.jpg", "/m/photos/a/1.jpg", "a/1.jpg"),
+        ("/m/photos/a*/1.jpg", "/m/photos/ab/1.jpg", "ab/1.jpg"),
+        ("/m/t.jsonl", "/m/t.jsonl:17", "t.jsonl:17"),
+        ("/m/photos", "/m/photos2/1.jpg", "photos2/1.jpg"),  # never an input of it: below the folder beside it
+        ("/m/photos", "/elsewhere/1.jpg", "/elsewhere/1.jpg"),
+        ("memory:///b/photos", "memory:///b/photos/a/1.jpg", "a/1.jpg"),
+        ("memory:///b/photos/*.jpg", "memory:///b/photos/1.jpg", "1.jpg"),
+    ],
+)
+def test_a_name_is_relative_to_its_input(location, path, name):
+    assert RelativeNames([location])(path) == name
+
+
+def test_the_nearest_input_names_a_file():
+    assert RelativeNames(["/m", "/m/photos"])("/m/photos/1.jpg") == "1.jpg"
+    assert RelativeNames(["/m", "/m/photos"])("/m/captions/1.txt") == "captions/1.txt"
+
+
+@pytest.mark.parametrize("pattern", ["", "/*", "/**/*.png", "/[ab]", "/[ab]/*.png"])
+def test_every_listed_file_has_a_name_below_its_input(tmp_path, pattern):
+    """For folders, patterns, and folders that look like patterns."""
+    for folder in ("a", "b", "[ab]"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1.png").write_bytes(b"")
+    location = f"{tmp_path}{pattern}"
+    names = [RelativeNames([location])(file.path) for file in list_inputs([location], allow_empty=True)]
+    assert all(
+        not name.startswith("/") and (tmp_path / "[ab]" / name).exists() != (tmp_path / name).exists() for name in names
+    )
+
+
+def test_two_files_of_one_name_are_refused(tmp_path, capsys):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1.png").write_bytes(b"")
+    inputs = [str(tmp_path / "a"), str(tmp_path / "b")]
+    with pytest.raises(DatasetError, match=r"both named '1\.png', .*; give the folder that holds both as one input"):
+        RelativeNames(inputs).check(plan_shards(inputs))
+    RelativeNames([str(tmp_path)]).check(plan_shards([str(tmp_path)]))
+    assert run("embed", *inputs, "--id", "relative", "-o", tmp_path / "out", "--model", "fake::dim=4") == 2
+    assert "both named '1.png'" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def ids(dataset: Path) -> set[str]:
+    files = list(dataset.glob("*.parquet"))
+    return set(pads.dataset(files).to_table(["id"])["id"].to_pylist()) if files else set()
+
+
+def failures(dataset: Path) -> list[dict]:
+    return [json.loads(line) for file in dataset.glob("_failures/*") for line in file.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("rows", [[], ["--column", "text=text"]])
+def test_a_moved_mount_changes_nothing(tmp_path, capsys, rows):
+    """Ids, failures and what is skipped are the same; a failure still says where its file is."""
+    mount = tmp_path / "mount"
+    (mount / "in" / "sub").mkdir(parents=True)
+    (mount / "in" / "sub" / "t.jsonl").write_text('{"text": "x"}\n{"text": "y"}\n{bad\n')
+    if not rows:
+        (mount / "in" / "sub" / "bad.jpg").write_bytes(b"no picture")
+    shared = ["--model", "fake::dim=4", "--id", "relative", *rows]
+    assert run("embed", mount / "in", "-o", tmp_path / "first", *shared) == 0
+    assert ids(tmp_path / "first") == {"sub/t.jsonl:1", "sub/t.jsonl:2"}
+    lost = {failure["row"]: failure.get("uri") for failure in failures(tmp_path / "first")}
+    expected = {"sub/t.jsonl:3": None} | ({} if rows else {"sub/bad.jpg": f"{mount}/in/sub/bad.jpg"})
+    assert lost == expected
+    moved = mount.rename(tmp_path / "moved")
+    again = ["embed", moved / "in", *shared, "--skip-existing", tmp_path / "first", "--max-failures", "100%"]
+    assert run(*again, "-o", tmp_path / "second") == 0
+    assert ids(tmp_path / "second") == set()
+    capsys.readouterr()
+    again[again.index("relative")] = "absolute"
+    assert run(*again, "-o", tmp_path / "third") == 2
+    assert "give --id relative, or skip with --skip-by 'content'" in capsys.readouterr().err
+
+
+def test_beam_reads_documents_with_relative_ids(tmp_path):
+    import apache_beam as beam
+    from apache_beam.testing.util import assert_that, equal_to
+
+    from clipmill.transforms import ReadDocuments
+
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "1.png").write_bytes(b"")
+    (tmp_path / "t.jsonl").write_text('{"text": "x"}\n')
+    with beam.Pipeline("FnApiRunner") as p:
+        found = p | ReadDocuments(tmp_path, relative_ids=True) | beam.Map(lambda one: (one.id, one.uri))
+        assert_that(found, equal_to([("sub/1.png", f"{tmp_path}/sub/1.png"), ("t.jsonl:1", None)]))
