@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ..datasets.formats.shard_sink import FinishedRow
 from ..datasets.inputs.columnar import Selection
-from ..datasets.inputs.file_names import RelativeNames, as_they_are
+from ..datasets.inputs.file_names import RelativeNames, as_they_are, renamed
 from ..datasets.inputs.readers import read_documents
 from ..datasets.inputs.rows import read_rows
 from ..datasets.inputs.samples import AUDIO, IMAGE, KEY, member_columns
@@ -128,8 +128,7 @@ class RowRecords:
         for row in rows:
             if row.failure is None and (problem := self._problem_of(row)):
                 row = row._replace(failure=problem)
-            place = self._name_of(row.place)
-            row = row._replace(place=place, failure=row.failure and dataclasses.replace(row.failure, row=place))
+            row = renamed(row, self._name_of)
             if shard.kind in ("files", "tar") and row.values:
                 own = {KEY: row.place} if shard.kind == "files" else {}
                 row = row._replace(values=self._of_sample({**row.values, **own}))

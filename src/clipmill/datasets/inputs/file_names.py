@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
 
 from ...errors import DatasetError
 from ...files.file_systems import open_location, url_of
 from .globs import Glob, is_glob
 from .shards import Shard
+from .source_row import SourceRow
 
 
 class RelativeNames:
@@ -45,6 +47,14 @@ class RelativeNames:
                         f"relative to their inputs, {other} and {path} are both named {self(path)!r}, and ids would be "
                         "there twice; give the folder that holds both as one input, or keep absolute ids"
                     )
+
+
+def renamed(row: SourceRow, name_of: Callable[[str], str]) -> SourceRow:
+    """Return a row whose place, and that of its failure, are named by a function."""
+    place, failure = name_of(row.place), row.failure
+    if failure is not None and failure.row == row.place:
+        failure = dataclasses.replace(failure, row=place)
+    return row._replace(place=place, failure=failure)
 
 
 def as_they_are(place: str) -> str:

@@ -17,7 +17,7 @@ from ...failures import Code, RowError, Stage
 from ...files.json_text import key_text, some_of
 from ...media.audio import Waveform
 from ...messages import setting
-from .file_names import as_they_are
+from .file_names import as_they_are, renamed
 from .rows import read_rows
 from .samples import AUDIO, IMAGE, KEY, LEFT_OUT, MAX_FILE_BYTES, TAGS, TEXT
 from .shards import Shard
@@ -118,23 +118,23 @@ def read_documents(
 
     columns = None
     for row in read_rows(shard, choose=choose, max_file_bytes=max_file_bytes):
-        place = name_of(row.place)
+        row = renamed(row, name_of)
         if row.failure is not None:
-            yield Document(id=row.values.get(KEY) or place, failures=(dataclasses.replace(row.failure, row=place),))
+            yield Document(id=row.values.get(KEY) or row.place, failures=(row.failure,))
             continue
         try:
             if shard.kind == "tar":
                 yield _document_of_sample(row.values, options.id)
             elif shard.kind == "jsonl":
-                yield _document_of_json(row.values, place, options.columns, to_rank=to_rank)
+                yield _document_of_json(row.values, row.place, options.columns, to_rank=to_rank)
             else:
                 columns = columns or choose_columns(list(row.values), options, shard.paths[0])
-                yield _document_of_row(row.values, place, columns, list(options.tags))
+                yield _document_of_row(row.values, row.place, columns, list(options.tags))
         except (RowError, RecursionError) as err:
             failure = err.failure if isinstance(err, RowError) else malformed("nested too deeply")
             id_name = KEY if shard.kind == "tar" else (columns or options.columns).get("id", "id")
-            name = row_name(functools.partial(get_by_path, row.values), id_name) or place
-            yield Document(id=name, failures=(failure.at(row=place),))
+            name = row_name(functools.partial(get_by_path, row.values), id_name) or row.place
+            yield Document(id=name, failures=(failure.at(row=row.place),))
 
 
 def choose_columns(existing: Sequence[str], options: ReaderOptions, path: str) -> dict[str, str]:
