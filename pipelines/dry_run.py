@@ -80,17 +80,20 @@ def show_plan(
 
 def _sizes(shards: Sequence[Shard]) -> dict[str, Any]:
     """Return the sizes of shards; row counts that are only known after reading are counted as unknown."""
-    rows = [_rows_of(shard) for shard in shards]
-    once = {(shard.paths, shard.nbytes) for shard in shards}
-    sizes = [nbytes for _, nbytes in once]
-    return {
-        "shards": len(shards),
-        "rows": sum(count for count in rows if count is not None),
-        "shards_of_unknown_rows": rows.count(None),
-        "files": sum(len(paths) for paths, _ in once),
-        "bytes": sum(size for size in sizes if size is not None),
-        "bytes_known": None not in sizes,
-    }
+    found = {"shards": len(shards), "rows": 0, "shards_of_unknown_rows": 0, "files": 0, "bytes": 0, "bytes_known": True}
+    tables: set[tuple[tuple[str, ...], int | None]] = set()
+    for shard in shards:
+        rows = _rows_of(shard)
+        found["rows"] += rows or 0
+        found["shards_of_unknown_rows"] += rows is None
+        if shard.kind != "files":  # a table is that of several shards
+            if (table := (shard.paths, shard.nbytes)) in tables:
+                continue
+            tables.add(table)
+        found["files"] += len(shard.paths)
+        found["bytes"] += shard.nbytes or 0
+        found["bytes_known"] &= shard.nbytes is not None
+    return found
 
 
 def _rows_of(shard: Shard) -> int | None:

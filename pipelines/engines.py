@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import difflib
 import logging
-import pickle
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -91,12 +90,13 @@ def beam_shards(
 ) -> Iterator[Any]:
     """Yield the shards of a job as a PCollection; the pipeline runs at the end of the block.
 
+    `shards` is a list that pickles to its address, as `start_job` returns it: the graph has no shard.
     `again` says, for the message, what the same command does after a worker died.
     """
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    from ..transforms import EmbedShards as _  # noqa: F401 - fails with the command that installs Beam
+    from ..transforms.stored_items import StoredItems
 
     flags = list(options)
     runner = None
@@ -111,9 +111,7 @@ def beam_shards(
         _ending_with_workers(again),
         beam.Pipeline(runner=runner, options=PipelineOptions(flags)) as pipeline,
     ):
-        # pickled: Beam makes a schema of a dataclass, whose strings cannot hold file names that are not UTF-8
-        pickled = pipeline | beam.Create([pickle.dumps(shard) for shard in shards]) | beam.Reshuffle()
-        yield pickled | beam.Map(pickle.loads).with_output_types(Any)
+        yield pipeline | "Shards" >> StoredItems(shards)
 
 
 def _local_runner() -> Any:

@@ -97,7 +97,7 @@ def _place_of(file: str, directory: str, inputs: Sequence[str], shards: Sequence
         raise DatasetError(f"--metrics {file} is no regular file; give the path of a file, such as clipmill.prom")
     if _holds(directory, place):
         raise DatasetError(f"--metrics {file} lies in the output {directory}, which holds nothing else")
-    if place in _input_files(shards):
+    if _is_input(place, shards):
         raise DatasetError(f"--metrics {file} is a file of the input, which would be lost; choose another path")
     if folder := next((given for given in inputs if _holds(given, place)), None):
         raise DatasetError(
@@ -122,10 +122,13 @@ def _holds(location: str, place: str) -> bool:
     return is_local(file_system) and Path(place).is_relative_to(os.path.realpath(path))
 
 
-def _input_files(shards: Sequence[Shard]) -> set[str]:
-    """Return the input files. Links are resolved for tables only, because there are few."""
-    tables = {path for shard in shards if shard.kind != "files" for path in shard.paths}
-    return {path for shard in shards for path in shard.paths} | {os.path.realpath(path) for path in tables}
+def _is_input(place: str, shards: Sequence[Shard]) -> bool:
+    """Return whether a path is an input file. Links are resolved for tables only, because there are few."""
+    return any(
+        path == place or (shard.kind != "files" and os.path.realpath(path) == place)
+        for shard in shards
+        for path in shard.paths
+    )
 
 
 def _may_be_replaced(place: str) -> bool:

@@ -8,6 +8,7 @@
 - `write`: `WriteEmbeddings`, Parquet with provenance beside failures as JSON lines; `prepare`: its first step;
   `bundles`: the steps that write; `finished_rows`: converts elements to rows of files
 - `shards`: `EmbedShards`, pieces of a job, each from its input to its files, for the command line
+- `stored_items`: `StoredItems`, the items of a stored list, whose address alone is in the graph
 - `skip_existing`: finds their rows that other datasets have already; `index_shards`: `IndexShards`, pieces of an index
 - `elements`: adapters of elements and outputs; `rows`: dicts, `beam.Row`s and NamedTuples
 - `embed_fn`: the `DoFn` that fetches, decodes and encodes, in one stage; `waiting`: batches across bundles

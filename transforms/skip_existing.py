@@ -18,16 +18,19 @@ from ..jobs.skip_existing import FinishedShard, finished_shards, is_embedded
 from ..jobs.skip_lists import write_skip_list
 
 _Wanted = tuple[str, bytes]
-"""The shard that has a row, and the digest by which the row is known there; b"" where it is the one of the join."""
+"""A shard, and the digests, one behind the other, by which its rows are known there; b"" for the one of the join."""
 _There = tuple[int, bool]
+_GROUPED = 10_000
+"""Keys of a shard that are held, so that equal ones go through the join once."""
 
 
 class WriteSkipLists(beam.PTransform):
     """Turns a PCollection of `Shard`s into the same shards, each after the list of its rows to skip is written.
 
     Two joins of small elements: digests of 16 bytes with the numbers of datasets and the names of shards, then those
-    that were found with their shards. No process holds more than what belongs to one digest or one shard; but a local
-    runner holds in memory all that goes through a shuffle.
+    that were found with their shards. A digest that many rows have, such as that of one picture which is everywhere,
+    goes through the join once for each shard, with 16 bytes for each of its rows. No process holds more than what
+    belongs to one digest or one shard; but a local runner holds in memory all that goes through a shuffle.
     """
 
     def __init__(self, job: Job) -> None:
@@ -38,7 +41,8 @@ class WriteSkipLists(beam.PTransform):
     def expand(self, shards: PCollection) -> PCollection:
         """Join, and write a list for every shard."""
         assert self._job.skip_existing is not None
-        parts = shards.pipeline | "Parts" >> beam.Create(finished_shards(self._job.skip_existing)) | beam.Reshuffle()
+        once = shards.pipeline | "Once" >> beam.Create([None])
+        parts = once | "Parts" >> beam.ParDo(_PartsFn(self._job)).with_output_types(FinishedShard) | beam.Reshuffle()
         there = parts | "There" >> beam.ParDo(_ThereFn(self._job)).with_output_types(KV[bytes, _There])
         wanted = shards | "Wanted" >> beam.ParDo(_WantedFn(self._job)).with_output_types(KV[bytes, _Wanted])
         found = (
@@ -55,6 +59,17 @@ class WriteSkipLists(beam.PTransform):
             | "Spread" >> beam.Reshuffle()
             | "Shard" >> beam.Map(pickle.loads).with_output_types(Any)
         )
+
+
+class _PartsFn(beam.DoFn):
+    """Yields the finished shards of the other datasets."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def process(self, _: None) -> Iterable[FinishedShard]:
+        assert self._job.skip_existing is not None
+        return finished_shards(self._job.skip_existing)
 
 
 class _ThereFn(beam.DoFn):
@@ -74,8 +89,13 @@ class _WantedFn(beam.DoFn):
         self._job = job
 
     def process(self, shard: Shard) -> Iterator[tuple[bytes, _Wanted]]:
+        held: dict[bytes, set[bytes]] = {}
         for digest, mark in keys_wanted(shard, self._job):
-            yield digest, (shard.name, b"" if mark == digest else mark)
+            held.setdefault(digest, set()).add(mark)
+            if len(held) >= _GROUPED:
+                yield from _grouped(shard, held)
+                held = {}
+        yield from _grouped(shard, held)
 
 
 class _WriteFn(beam.DoFn):
@@ -90,6 +110,12 @@ class _WriteFn(beam.DoFn):
         yield from values["shards"]
 
 
+def _grouped(shard: Shard, held: Mapping[bytes, set[bytes]]) -> Iterator[tuple[bytes, _Wanted]]:
+    """Yield each digest with the marks of all of its rows."""
+    for digest, marks in held.items():
+        yield digest, (shard.name, b"" if marks == {digest} else b"".join(marks))
+
+
 def _named(shard: Shard) -> tuple[str, bytes]:
     return shard.name, pickle.dumps(shard)
 
@@ -97,5 +123,5 @@ def _named(shard: Shard) -> tuple[str, bytes]:
 def _found(digest: bytes, values: Mapping[str, Iterable[Any]]) -> Iterator[tuple[str, bytes]]:
     """Yield the rows with a digest, if they have their vectors, each with its shard."""
     if is_embedded(values["there"]):
-        for shard, mark in values["wanted"]:
-            yield shard, mark or digest
+        for shard, marks in values["wanted"]:
+            yield shard, marks or digest

@@ -8,7 +8,7 @@
 - `sql`: `register`, all that is an expression as functions of SQL
 - `pandas_functions`: `text_udf`, `image_udf`, `audio_udf`, for those who compose pandas UDFs
 - `shards`: `embed_shards`, the files of a job spread over a cluster; `index_shards`: pieces of an index
-- `payloads`: how each task is handed its own shard alone
+- `pieces`: how each task finds its own shard, by number
 - `skip_existing`: the rows of a job that other datasets have already
 - `batches`: what a worker does with an Arrow batch that is embedded; `score_batches`: ranked, compared or classified
 - `partitions`: a partition's rows through an encoder; `values`: Arrow's values as Python's

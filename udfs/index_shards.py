@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Sequence
 
 from pyspark import TaskContext
 from pyspark.sql import SparkSession
 
 from ..indexes.shard import IndexJob, IndexShard, build_shard
-from .payloads import report_each
+from .pieces import do_each
 
 
-def index_shards(spark: SparkSession, shards: Iterable[IndexShard], job: IndexJob) -> list[dict[str, Any]]:
+def index_shards(spark: SparkSession, shards: Sequence[IndexShard], job: IndexJob) -> None:
     """Build and write the shards of an index, one Spark task for each, so that Spark retries them one by one.
 
     Args:
         spark: A classic or a Connect session.
-        shards: The shards to read; each task receives only its own.
+        shards: The shards to read, in a list that pickles to its address; tasks get their numbers.
         job: What is made of each.
-
-    Returns:
-        What `build_shard` reported, in the order of the shards.
     """
 
-    def build(shard: IndexShard) -> dict[str, Any]:
+    def build(shard: IndexShard) -> None:
         task = TaskContext.get()
-        return build_shard(shard, job, cpus=task.cpus() if task is not None else None)
+        build_shard(shard, job, cpus=task.cpus() if task is not None else None)
 
-    return report_each(spark, list(shards), build)
+    do_each(spark, shards, build)

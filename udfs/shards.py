@@ -3,50 +3,49 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from pyspark import TaskContext
 from pyspark.sql import SparkSession
 
 from ..datasets.inputs import Shard
+from ..datasets.inputs.planning import stored_shards
+from ..datasets.replacing import folder_written
 from ..jobs.embed import embed_shard
 from ..jobs.job import Job
 from ..metrics.counts import counts_of_manifest
 from .driver import warn_without_worker_reuse
 from .meter import meter_of
-from .payloads import report_each
+from .pieces import do_each
 from .skip_existing import write_skip_lists
 from .worker import is_from_spark, spec_of_task
 
 
-def embed_shards(spark: SparkSession, shards: Iterable[Shard], job: Job) -> list[dict[str, Any]]:
+def embed_shards(spark: SparkSession, shards: Sequence[Shard], job: Job) -> None:
     """Embed and write the shards of a job, one Spark task for each, so that Spark retries them one by one.
 
-    Where the job skips rows that other datasets have, they are looked up first, by a join.
+    Where the job skips rows that other datasets have, they are looked up first, by a join. The results are in the
+    dataset: `finish_job` checks and summarises them.
 
     Args:
         spark: A classic or a Connect session.
-        shards: The shards to read; each task receives only its own.
+        shards: The shards to read. Tasks get their numbers, and read their own from the stored plan if it is a list of
+            it, as `start_job` returns them in `to_do`; any other list is stored in the dataset first.
         job: What is done with each.
-
-    Returns:
-        What `embed_shard` reported, in the order of the shards.
     """
-    shards = list(shards)
-    if not shards:
-        return []
+    if not len(shards):
+        return
+    shards = stored_shards(shards, folder_written(job.directory))
     warn_without_worker_reuse(spark)
     if job.skip_existing is not None:
         write_skip_lists(spark, shards, job)
     meter = meter_of(spark)
 
-    def embed(shard: Shard) -> dict[str, Any]:
-        manifest = _embed_shard_in_task(shard, job)
-        meter.tell(counts_of_manifest(manifest))
-        return manifest
+    def embed(shard: Shard) -> None:
+        meter.tell(counts_of_manifest(_embed_shard_in_task(shard, job)))
 
-    return report_each(spark, shards, embed)
+    do_each(spark, shards, embed)
 
 
 def _embed_shard_in_task(shard: Shard, job: Job) -> dict[str, Any]:

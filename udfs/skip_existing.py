@@ -12,12 +12,13 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from ..datasets.inputs.shards import Shard
+from ..datasets.replacing import folder_written
 from ..jobs.embedded_keys import embedded_keys
 from ..jobs.job import Job
 from ..jobs.row_keys import keys_wanted
-from ..jobs.skip_existing import finished_shards
+from ..jobs.skip_existing import stored_parts
 from ..jobs.skip_lists import write_skip_list
-from .payloads import payloads_of, spread
+from .pieces import pieces_of, spread
 
 _BATCH_ROWS = 4096
 _SHARDS_PER_TASK = 16
@@ -48,7 +49,7 @@ def write_skip_lists(spark: SparkSession, shards: Sequence[Shard], job: Job) -> 
     wanted = _each(spark, shards, together, _WANTED, lambda n, shard: ((*one, n) for one in keys_wanted(shard, job)))
     there = _each(
         spark,
-        finished_shards(job.skip_existing),
+        stored_parts(job.skip_existing, folder_written(job.directory)),
         _SHARDS_PER_TASK,
         _THERE,
         lambda _, part: ((key, *said) for key, said in embedded_keys(part, job)),
@@ -59,25 +60,23 @@ def write_skip_lists(spark: SparkSession, shards: Sequence[Shard], job: Job) -> 
     failed = F.collect_set(F.when(~F.col("has_vector"), F.col("dataset")))
     whole = there.groupBy("digest").agg(F.array_except(made, failed).alias("datasets")).filter(F.size("datasets") > 0)
     found = wanted.join(whole.select("digest"), "digest", "left_semi").select("shard", "mark")
-    every = spark.createDataFrame(
-        pa.table({"shard": pa.array(range(len(shards)), pa.int64()), "name": [shard.name for shard in shards]})
-    )
+    every = spread(spark, len(shards), _tasks_of(len(shards), _SHARDS_PER_TASK)).withColumnRenamed("id", "shard")
     both = found.unionByName(every, allowMissingColumns=True)
-    both.groupBy("shard").applyInArrow(_writing(job), "shard long").collect()
+    both.groupBy("shard").applyInArrow(_writing(shards, job), "shard long").collect()
 
 
 def _each(
     spark: SparkSession,
-    payloads: Sequence[Any],
+    pieces: Sequence[Any],
     together: int,
     columns: _Columns,
     rows: Callable[[int, Any], Iterator[tuple[Any, ...]]],
 ) -> DataFrame:
-    """Return the rows that a function makes of each payload and its number, so many payloads together in a task."""
+    """Return the rows that a function makes of each piece and its number, so many pieces together in a task."""
 
     def task(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for number, payload in payloads_of(batches):
-            made = rows(number, payload)
+        for number, piece in pieces_of(batches, pieces):
+            made = rows(number, piece)
             while some := list(itertools.islice(made, _BATCH_ROWS)):
                 arrays = [
                     pa.array(values, field.type)
@@ -85,14 +84,17 @@ def _each(
                 ]
                 yield pa.RecordBatch.from_arrays(arrays, schema=columns.arrow)
 
-    tasks = max(math.ceil(len(payloads) / together), 1)
-    return spread(spark, payloads, tasks).mapInArrow(task, columns.spark)
+    return spread(spark, len(pieces), _tasks_of(len(pieces), together)).mapInArrow(task, columns.spark)
 
 
-def _writing(job: Job) -> Callable[[pa.Table], pa.Table]:
+def _tasks_of(pieces: int, together: int) -> int:
+    return max(math.ceil(pieces / together), 1)
+
+
+def _writing(shards: Sequence[Shard], job: Job) -> Callable[[pa.Table], pa.Table]:
     def write(found: pa.Table) -> pa.Table:
-        (name,) = found.column("name").drop_null().to_pylist()  # of the one row that every shard has
-        write_skip_list(job, name, found.column("mark").drop_null().to_pylist())
-        return found.select(["shard"]).slice(0, 1)
+        shard = shards[found.column("shard")[0].as_py()]  # every shard has one row without a mark
+        write_skip_list(job, shard.name, found.column("mark").drop_null().to_pylist())
+        return found.select(["shard"]).slice(0, 0)  # nothing that the driver would collect
 
     return write

@@ -15,6 +15,7 @@ from unittest import mock
 
 import pyarrow as pa
 from fuzz_target import Target, changed_json, empty_folder
+from plan_files import PART, write_part
 
 from clipmill.datasets.dataset import finish_job, read_failures, read_job, summarise
 from clipmill.datasets.directory import JOB, PLAN, is_own
@@ -140,12 +141,12 @@ def check_job(data: bytes) -> None:
     """A description: `DatasetError`, or that of a dataset; nothing outside it would be deleted."""
     with empty_folder("job") as folder:
         (folder / JOB).write_bytes(changed_json(_JOB, data))
-        (folder / PLAN).write_bytes(gzip.compress(json.dumps(_SHARD.as_dict()).encode(), mtime=0))
+        write_part(folder, json.dumps(_SHARD.as_dict()).encode())
         is_own(Folder.of(str(folder)))
         for if_exists in ("fail", "replace", "replace_unfinished"):
             with contextlib.suppress(DatasetError):
                 found = look_at_directory(str(folder), if_exists=if_exists)
-                assert {*found.leftovers, *found.replaced} <= {JOB, PLAN}
+                assert {*found.leftovers, *found.replaced} <= {JOB, PLAN, PART}
         with contextlib.suppress(DatasetError):
             assert read_job(str(folder))["format"] == "clipmill dataset"
         with contextlib.suppress(DatasetError):
@@ -157,8 +158,12 @@ def check_job(data: bytes) -> None:
 def check_plan(data: bytes) -> None:
     """A plan: `DatasetError`, or shards that can be named and read; raw bytes where it isn't even compressed."""
     with empty_folder("plan") as folder:
-        content = data[1:] if data[:1] == b"!" else gzip.compress(changed_json(_SHARD.as_dict(), data), 1, mtime=0)
-        (folder / PLAN).write_bytes(content)
+        if data[:1] == b"?":
+            (folder / PLAN).write_bytes(changed_json({"id": "0a", "starts": [0, 1]}, data[1:]))
+        else:
+            write_part(folder, changed_json(_SHARD.as_dict(), data))
+        if data[:1] == b"!":
+            (folder / PART).write_bytes(data[1:])
         with contextlib.suppress(DatasetError):
             for shard in read_plan(Folder.of(str(folder))) or ():
                 number_of(shard)
@@ -173,7 +178,7 @@ def check_manifest(data: bytes) -> None:
         (folder / JOB).write_text(json.dumps(_JOB))
         if data[:1] > b"\x7f":  # an older plan, whose shards are deleted
             other = dataclasses.replace(_SHARD, name="00001-0a")
-            (folder / PLAN).write_bytes(gzip.compress(json.dumps(other.as_dict()).encode(), mtime=0))
+            write_part(folder, json.dumps(other.as_dict()).encode())
         (folder / "_manifest" / f"part-{_SHARD.name}.json").write_bytes(changed_json(_MANIFEST, data[1:]))
         (folder / f"part-{_SHARD.name}.parquet").write_bytes(b"rows")
         previous = None

@@ -142,27 +142,44 @@ def test_a_plan_is_small(directory):
     folder = Folder.of(directory)
     folder.make()
     write_plan(folder, [Shard("00000-a", "files", paths)])
-    assert folder.list()["_plan.jsonl.gz"] < 10 * len(paths)
+    assert sum(folder.list().values()) < 10 * len(paths)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"id": "a"}', b'{"id": "../a", "starts": [0]}'])
+def test_a_damaged_index_of_the_plan_is_said(directory, texts, content):
+    begun(directory, texts)
+    Folder.of(directory).write("_plan.json", content)
+    with pytest.raises(DatasetError, match=r"_plan.json is damaged") as refused:
+        read_previous_run(directory)
+    assert Setting("overwrite", True) in refused.value.text.parts
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"no gzip", gzip.compress(b"{", mtime=0), gzip.compress(b'{"a": 1}', mtime=0)]
+    "content", [b"", b"no gzip", *(gzip.compress(one, mtime=0) for one in (b"", b"{", b'{"a": 1}'))]
 )
-def test_a_damaged_plan_is_said(directory, texts, content):
+def test_a_damaged_part_of_the_plan_is_said(directory, texts, content):
     begun(directory, texts)
-    Folder.of(directory).write("_plan.jsonl.gz", content)
-    if content == b"":
-        assert read_plan(Folder.of(directory)) == []
-        return
-    with pytest.raises(DatasetError, match=r"_plan.jsonl.gz is damaged") as refused:
-        read_previous_run(directory)
+    folder = Folder.of(directory)
+    (part,) = folder.list("_plan")
+    folder.write(part, content)
+    with pytest.raises(DatasetError, match=rf"{part} is damaged") as refused:
+        begin(directory, texts)
     assert Setting("overwrite", True) in refused.value.text.parts
+
+
+def test_a_job_killed_while_it_wrote_its_plan_begins_again(directory, texts):
+    begun(directory, texts, done=0)
+    folder = Folder.of(directory)
+    folder.delete("_plan.json")
+    assert read_previous_run(directory) is None
+    _, progress = begin(directory, texts)
+    assert len(progress.to_do) == 5
 
 
 def test_a_dataset_without_a_plan_is_not_resumed(directory, texts):
     """As `WriteEmbeddings` makes them."""
     undisturbed(directory, texts)
-    Folder.of(directory).delete("_plan.jsonl.gz")
+    Folder.of(directory).delete("_plan.json")
     with pytest.raises(DatasetError, match="without a plan of its shards"):
         read_previous_run(directory)
 

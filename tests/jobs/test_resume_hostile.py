@@ -94,12 +94,12 @@ def test_values_that_versions_may_lack_are_no_damage() -> None:
 
 @pytest.mark.parametrize("name", ["../../x", "5-../../x", "00001-a/../../..", "x", "1-" + "n" * 300, "", 5, None])
 def test_a_plan_with_other_names_is_damaged(output, name) -> None:
-    plan = output / "_plan.jsonl.gz"
-    lines = [json.loads(line) for line in gzip.decompress(plan.read_bytes()).splitlines()]
+    (part,) = (output / "_plan").iterdir()
+    lines = [json.loads(line) for line in gzip.decompress(part.read_bytes()).splitlines()]
     lines[1]["name"] = name
-    plan.write_bytes(gzip.compress("\n".join(map(json.dumps, lines)).encode()))
-    with pytest.raises(DatasetError, match=r"_plan\.jsonl\.gz is damaged.*name"):
-        read_plan(Folder.of(output))
+    part.write_bytes(gzip.compress("\n".join(map(json.dumps, lines)).encode()))
+    with pytest.raises(DatasetError, match=r"-00000\.jsonl\.gz is damaged.*name"):
+        list(read_plan(Folder.of(output)))
     assert embed(output, "--resume") == 2
 
 
@@ -112,7 +112,7 @@ def test_a_description_with_nonsense_is_damaged(output, content) -> None:
     assert embed(output, "--resume") == 2
 
 
-@pytest.mark.parametrize("name", ["_manifest", "_attempts", "_failures", "_staging"])
+@pytest.mark.parametrize("name", ["_manifest", "_attempts", "_failures", "_plan", "_staging"])
 def test_nothing_is_written_through_a_linked_folder(output, name) -> None:
     if (output / name).exists():
         (output / name).rename(output / "moved")

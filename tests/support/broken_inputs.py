@@ -17,6 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from plan_files import PART, write_index
 
 from clipmill.datasets import read_failures
 from clipmill.datasets.dataset import parse_manifest
@@ -202,6 +203,13 @@ def _refused(error: type[Exception], read: Callable[..., Any], *arguments: Any) 
     return 1, 0
 
 
+def _read_part(folder: Path) -> tuple[int, int]:
+    write_index(folder)
+    plan = read_plan(Folder.of(folder))
+    assert plan is not None
+    return _refused(DatasetError, list, plan)
+
+
 OTHERS: dict[str, tuple[Callable[[int], bytes], Callable[[Path], tuple[int, int]]]] = {
     "labels-blank.txt": (repeated(b" \n"), lambda path: _refused(SpecError, LabelSet.of, str(path))),
     "labels-equal.txt": (repeated(b"cat\n"), lambda path: _refused(SpecError, LabelSet.of, str(path))),
@@ -215,10 +223,8 @@ OTHERS: dict[str, tuple[Callable[[int], bytes], Callable[[Path], tuple[int, int]
         lambda path: _refused(DatasetError, parse_manifest, str(path), path.read_bytes()),
     ),
     "_lock.json": (repeated(b"["), lambda path: (1, int(not read_lock(Folder.of(path.parent))))),
-    PLAN: (
-        lambda size: gzip.compress(b"{}\n" * (size * 20)),
-        lambda path: _refused(DatasetError, read_plan, Folder.of(path.parent)),
-    ),
+    PLAN: (repeated(b"["), lambda path: _refused(DatasetError, read_plan, Folder.of(path.parent))),
+    PART: (lambda size: gzip.compress(b"{}\n" * (size * 20)), lambda path: _read_part(path.parent.parent)),
 }
 """The other files that are read, broken throughout: their builders and readers, by their names."""
 ALL = (*BROKEN, *OTHERS)

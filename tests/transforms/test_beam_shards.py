@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 
@@ -12,11 +13,15 @@ from beam_helpers import Keep, counters, kept, pipeline
 from cli_helpers import run
 from storage_helpers import photograph
 
-from clipmill.datasets import Shard, finish_job, plan_shards, read_dataset, summarise
+from clipmill.datasets import Shard, finish_job, plan_shards, read_dataset, summarise, whole_file
+from clipmill.datasets.inputs.planning import read_plan
 from clipmill.encoders import EncoderSpec, unload_all
 from clipmill.encoders.testing import fake_text_vector, read_log
+from clipmill.files.file_systems import Folder
+from clipmill.files.parted_list import Chosen
 from clipmill.jobs import start_job
 from clipmill.transforms import EmbedShards
+from clipmill.transforms.stored_items import StoredItems
 
 
 @pytest.fixture(autouse=True)
@@ -92,3 +97,26 @@ def test_names_of_files_that_are_not_utf8(tmp_path):
     assert run(*command, "--output", tmp_path / "two", "--skip-existing", tmp_path / "one") == 0
     found = summarise(str(tmp_path / "two"))
     assert (found.skipped, found.rows) == (4, 0)
+
+
+def test_the_graph_does_not_grow_with_the_shards(tmp_path):
+    sizes = []
+    for name, files in (("a", 10), ("b", 10_000)):
+        shards = [whole_file(f"/data/photographs/{n:09d}.jpg") for n in range(files)]
+        shards = [dataclasses.replace(shard, name=f"{n:05d}-{shard.name}") for n, shard in enumerate(shards)]
+        job = job_options.plan(EncoderSpec("fake::dim=8"), str(tmp_path / name), shards)
+        p = pipeline()
+        _ = p | StoredItems(start_job(job, shards).to_do) | EmbedShards(job)
+        sizes.append(len(p.to_runner_api().SerializeToString()))
+    assert abs(sizes[0] - sizes[1]) < 200  # what is pickled is compressed
+    assert sizes[1] < 100_000
+
+
+def test_stored_shards_become_their_manifests(tmp_path, planned):
+    job, shards = planned
+    plan = read_plan(Folder.of(job.directory))
+    p = pipeline()
+    _ = p | StoredItems(Chosen(plan, [0, 2])) | EmbedShards(job) | Keep(tmp_path / "kept")
+    p.run().wait_until_finish()
+    names = sorted(manifest["name"] for manifest in kept(tmp_path / "kept"))
+    assert names == [shards[0].name, shards[2].name]

@@ -4,11 +4,11 @@
     _failures/part-<shard>.jsonl    one line for each value that failed
     _manifest/part-<shard>.json     results of a shard; written last, so that a shard with a manifest is complete
     _job.json                       description of the job; written first
-    _plan.jsonl.gz                  the shards; written second
+    _plan.json, _plan/              the shards; written second (see `files.parted_list`)
     _SUCCESS                        written when all shards are complete
     _lock.json                      the process that is writing the dataset, while there is one
     _attempts/                      which process is working on which shard, or died while it was
-    _staging/                       files that an engine has not committed yet
+    _staging/                       files that an engine has not committed yet, and lists for its workers
     _next/                          the dataset that is about to replace this one, with all of these files
 
 Spark and pyarrow ignore names that begin with `_`: the directory reads as an ordinary Parquet dataset.
@@ -26,20 +26,43 @@ from ..files.json_text import json_object, some_of
 from ..files.lock import LOCK
 from .formats.shard_writer import FAILURES, MANIFESTS
 
-JOB, PLAN, SUCCESS = "_job.json", "_plan.jsonl.gz", "_SUCCESS"
+JOB, PLAN, SUCCESS = "_job.json", "_plan.json", "_SUCCESS"
+PLAN_PARTS = PLAN.removesuffix(".json")
 STAGING, ATTEMPTS, NEXT = "_staging", "_attempts", "_next"
-SKIP_LISTS = f"{STAGING}/skip"
+SKIP_LISTS, LISTS = f"{STAGING}/skip", f"{STAGING}/lists"
 FORMAT = "clipmill dataset"
 
 _NAMES = (
     rf"part-[^/]+\.(?:parquet|jsonl)|(?:img_emb|text_emb|metadata)/(?:img_emb|text_emb|metadata)_[^/]+\.(?:npy|parquet)"
     rf"|dataset\.lance/.+|{FAILURES}/part-[^/]+\.jsonl|{MANIFESTS}/part-[^/]+\.json"
-    rf"|(?:{STAGING}|{ATTEMPTS})/.+|{JOB}|{re.escape(PLAN)}|{SUCCESS}|{LOCK}"
+    rf"|(?:{STAGING}|{ATTEMPTS})/.+|{JOB}|{PLAN}|{PLAN_PARTS}/[^/]+\.jsonl\.gz|{SUCCESS}|{LOCK}"
 )
 OWN = re.compile(rf"(?:{NEXT}/)?(?:{_NAMES})")
 """Matches the names of all files that belong to a dataset, and to the one that is about to replace it."""
-_FOLDERS = {MANIFESTS, FAILURES, STAGING, ATTEMPTS, NEXT, "dataset.lance", "img_emb", "text_emb", "metadata"}
+_FOLDERS = {
+    MANIFESTS,
+    FAILURES,
+    PLAN_PARTS,
+    STAGING,
+    ATTEMPTS,
+    NEXT,
+    "dataset.lance",
+    "img_emb",
+    "text_emb",
+    "metadata",
+}
+_START = re.compile(rf"\.(?:{JOB}|{PLAN}|[0-9a-f]+-[0-9]+\.jsonl\.gz)\..+")
 _TEMPORARY = re.compile(rf"(?:{NEXT}/)?\.[^/]+{re.escape(TEMPORARY)}")
+
+
+def is_plan(name: str) -> bool:
+    """Return whether a file is the plan, or a part of it."""
+    return name == PLAN or name.startswith(f"{PLAN_PARTS}/")
+
+
+def is_start(name: str) -> bool:
+    """Return whether a temporary file is one that a job writes before it has a shard to write."""
+    return _START.fullmatch(name) is not None
 
 
 def check_is_no_file(folder: Folder) -> None:

@@ -12,7 +12,7 @@ from ..files.file_systems import TEMPORARY, Folder, remove_temporaries
 from ..files.json_text import some_of
 from ..files.lock import LOCK, clear_lock, refuse_if_held
 from ..messages import Message, setting
-from .directory import JOB, NEXT, OWN, PLAN, SUCCESS, check_is_no_file, check_own, is_orphan, is_own
+from .directory import JOB, NEXT, OWN, PLAN, SUCCESS, check_is_no_file, check_own, is_orphan, is_own, is_plan, is_start
 from .replacing import finish_replacing, for_each, next_of, remove_empty
 
 IfExists = Literal["fail", "replace", "resume", "replace_unfinished"]
@@ -77,8 +77,8 @@ def look_at_directory(directory: str, *, if_exists: IfExists = "fail", can_resum
     started = [name for name in names if name.startswith(f"{NEXT}/") and name not in set(orphans)]
     held = [name for name in names if name not in {*orphans, *started}]
     # Only these count as unfinished: other temporary files may belong to a running sink, which holds no lock.
-    unfinished = [name for name in orphans if name.startswith((f".{JOB}.", f".{PLAN}."))]
-    never_wrote = set(names) - set(unfinished) <= {JOB, PLAN} and is_own(folder)
+    unfinished = [name for name in orphans if is_start(name)]
+    never_wrote = all(name == JOB or is_plan(name) for name in set(names) - set(unfinished)) and is_own(folder)
     is_finished = SUCCESS in held or f"{NEXT}/{SUCCESS}" in started
     may_replace = if_exists == "replace" or (if_exists == "replace_unfinished" and not is_finished)
     if (held or started) and not (may_replace or never_wrote):

@@ -77,7 +77,8 @@ def finish_replacing(folder: Folder) -> bool:
         below.write(SUCCESS, _MOVING)
     check_held(folder)
     names = [name for name in below.list() if name != SUCCESS and not is_orphan(name)]
-    # readers of a resumed job look for the description and the plan, so these leave the folder last
+    # readers of a resumed job look for the description and the plan, so these leave the folder last; parts of the plan
+    # are looked for in both places
     last = [name for name in (PLAN, JOB) if name in names]
     folders = sorted({name.rpartition("/")[0] for name in names} - {""})
     for one in folders:

@@ -20,6 +20,7 @@ from .atomic import move_durably
 from .drivers import DRIVERS, SCHEMES
 from .json_shape import is_inside
 from .json_text import clean_text
+from .local_files import sizes_below
 
 TEMPORARY = ".tmp"
 """Suffix of files that are being written. Their names start with a dot, so that readers skip them."""
@@ -248,12 +249,15 @@ class Folder:
         """
         root = self.at(below) if below else self.path
         with dataset_errors("list", self.url):
-            self.fs.invalidate_cache(root)  # other workers may have written files since the last listing
-            found = self.fs.find(root, detail=True) if self.fs.isdir(root) else {}
             if is_local(self.fs):
-                for path in (path for path, info in found.items() if info["type"] != "file"):
+                sizes = dict(sizes_below(root)) if os.path.isdir(root) else {}
+                for path in (path for path, size in sizes.items() if size < 0):
                     check_is_no_device(path)
-        return {path[len(self.path) :].lstrip("/"): int(info.get("size") or 0) for path, info in sorted(found.items())}
+            else:
+                self.fs.invalidate_cache(root)  # other workers may have written files since the last listing
+                found = self.fs.find(root, detail=True) if self.fs.isdir(root) else {}
+                sizes = {path: int(info.get("size") or 0) for path, info in found.items()}
+        return {path[len(self.path) :].lstrip("/"): size for path, size in sorted(sizes.items())}
 
     def read(self, name: str, *, max_bytes: int | None = None) -> bytes:
         """Return the bytes of a file; of a larger local file, only `max_bytes`.

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..files.file_systems import Folder
 from ..files.lock import DirectoryLock
+from ..files.parted_list import store
 from .assemble import (
     ShardTotals,
     fill_index,
@@ -38,7 +39,7 @@ from .plan import IndexPlan
 from .prepare import clear, clear_orphans, next_index_file
 from .recall import GroundTruth, K
 from .sample import draw_sample
-from .shard import IndexShard, cut_shards
+from .shard import STORED_SHARDS, IndexShard, cut_shards
 from .source import VectorSource, open_source
 
 _log = logging.getLogger("clipmill")
@@ -181,7 +182,7 @@ class _AddRun:
         stage_inputs(folder, job, None if mergeable is None else mergeable[0], queries, query_rows)
         first = max(segment.number for segment in old.segments) + 1
         shards = _without_skipped(cut_shards(self.source.groups, self.options.rows_per_shard, first=first), skipped)
-        run(shards, job)
+        run(store(shards, folder, job.staged.shards, STORED_SHARDS), job)
         self.lock.check()
         totals = sum_reports(folder, job, [shard.number for shard in shards])
         added = Added(old, totals.rows, len(skipped), totals.nulls, totals.failed, compared.unnamed)

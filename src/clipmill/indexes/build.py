@@ -12,6 +12,7 @@ from .. import __version__
 from ..errors import DatasetError, SpecError, check_integer
 from ..files.file_systems import Folder
 from ..files.lock import DirectoryLock
+from ..files.parted_list import store
 from ..messages import setting
 from .assemble import (
     ShardTotals,
@@ -33,7 +34,7 @@ from .plan import DEFAULT_MEMORY, PROCESS_BYTES, IndexPlan, plan_factory, plan_i
 from .prepare import clear_orphans, next_index_file, prepare_index
 from .recall import QUERIES, GroundTruth, K
 from .sample import draw_sample
-from .shard import IndexJob, IndexShard, build_shard, cut_shards
+from .shard import STORED_SHARDS, IndexJob, IndexShard, build_shard, cut_shards
 from .source import VectorSource, open_source
 
 ROWS_PER_SHARD = 65_536
@@ -47,7 +48,7 @@ _EF_SEARCH, _EF_CONSTRUCTION = 64, 200
 lower values the graph misses the nearest one."""
 
 RunShards = Callable[[Sequence[IndexShard], IndexJob], None]
-"""Calls `build_shard` with every shard, on an engine."""
+"""Calls `build_shard` with every shard, on an engine. The list of shards pickles to its address."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -148,7 +149,7 @@ def build_index(
         job = job_of(folder, source, plan, lock.token, has_lists=has_lists)
         stage_inputs(folder, job, trained if has_lists else None, queries, rows)
         shards = cut_shards(source.groups, options.rows_per_shard)
-        run(shards, job)
+        run(store(shards, folder, job.staged.shards, STORED_SHARDS), job)
         lock.check()
         found = sum_reports(folder, job, [shard.number for shard in shards])
         _check_any_rows(source, found)

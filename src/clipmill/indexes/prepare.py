@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ..datasets.replacing import remove_empty
 from ..errors import DatasetError
 from ..files.file_systems import TEMPORARY, Folder, dataset_errors, is_local
 from ..files.json_text import json_text, some_of
@@ -88,7 +89,8 @@ def clear(folder: Folder, names: list[str]) -> None:
     """Delete files of an index, and its folders that are then empty."""
     for name in names:
         folder.delete(name)
+    remove_empty(folder, STAGING)
     if is_local(folder.fs):
-        for below in (STAGING, "vectors", "keys"):
+        for below in ("vectors", "keys"):
             with contextlib.suppress(OSError):  # it does not exist, or is not empty
                 os.rmdir(folder.at(below))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import io
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ import pyarrow as pa
 
 from ..files.file_systems import Folder
 from ..files.json_text import json_text
+from ..files.parted_list import Codec
 from .exact import ExactSearch
 from .library import use_threads
 from .list_encoder import ListEncoder
@@ -43,10 +45,25 @@ class IndexShard:
         """Rows that are read, skipped ones included."""
         return sum(piece.rows for piece in self.pieces)
 
+    def as_json(self) -> list[Any]:
+        """Return the fields as JSON values, from which `from_json` makes the shard again."""
+        pieces = [[piece.path, piece.first, piece.stop, piece.rows, piece.start] for piece in self.pieces]
+        return [self.number, pieces, base64.b64encode(self.skipped).decode("ascii")]
+
+    @classmethod
+    def from_json(cls, fields: list[Any]) -> IndexShard:
+        """Make a shard from what `as_json` returned."""
+        number, pieces, skipped = fields
+        return cls(number, tuple(Piece(*piece) for piece in pieces), base64.b64decode(skipped))
+
     @property
     def skipped_rows(self) -> np.ndarray:
         """The numbers of the skipped rows, (n,) int64."""
         return np.frombuffer(self.skipped, np.int64)
+
+
+STORED_SHARDS = Codec(IndexShard.as_json, IndexShard.from_json, "build the index again")
+"""How the shards of a run are stored for its workers."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,6 +29,11 @@ class StagedFiles:
         """The queries that recall is measured with."""
         return f"{STAGING}/{self.run}-queries.npz"
 
+    @property
+    def shards(self) -> str:
+        """The list of the shards; see `files.parted_list`."""
+        return f"{STAGING}/{self.run}-shards"
+
     def codes(self, shard: int, part: int) -> str:
         """Codes of some rows of a shard."""
         return f"{STAGING}/{self.run}-{shard:05d}-{part:03d}.codes"

@@ -65,15 +65,15 @@ def check_reader(shards: Sequence[Shard], reader: ReaderOptions) -> None:
     A named column that is missing, has no effect on these inputs, or is a tag of bytes raises a `DatasetError`.
     """
     named = [(name, column) for name, column in reader.columns.items() if name != "id"]
-    if named and shards and all(shard.kind == "tar" for shard in shards):
+    firsts: dict[str, Shard] = {}
+    for shard in shards:
+        firsts.setdefault(shard.kind, shard)
+    if named and firsts.keys() == {"tar"}:
         raise DatasetError(
             setting(*named[0]) + " has no effect with tars: the image or audio clip of a sample is embedded",
             hint="captions are embedded as the column 'text' of rows, " + setting("columns", ...),
         )
-    for kind in ("csv", "parquet", "arrow"):
-        shard = next((shard for shard in shards if shard.kind == kind), None)
-        if shard is None:
-            continue
+    for shard in filter(None, map(firsts.get, ("csv", "parquet", "arrow"))):
         try:
             schema = schema_of([shard])
         except DatasetError:  # a broken file is a failure, not the end of the job

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..datasets.dataset import read_job
-from ..datasets.directory import ATTEMPTS, JOB, OWN, PLAN, SUCCESS, check_folders, is_orphan, is_own
+from ..datasets.directory import ATTEMPTS, JOB, OWN, PLAN, SUCCESS, check_folders, is_orphan, is_own, is_plan
 from ..datasets.formats.manifest import manifest_or_none
 from ..datasets.formats.shard_writer import MANIFESTS, manifest_name
 from ..datasets.inputs.planning import number_of, read_plan
@@ -17,11 +18,14 @@ from ..datasets.replacing import folder_written
 from ..errors import DatasetError
 from ..files.file_systems import Folder
 from ..files.lock import LOCK
+from ..files.parted_list import Chosen
 from ..messages import setting
 
 NEW, CHANGED, UNFINISHED, DAMAGED = "new input", "changed input", "not finished", "damaged files"
 FOREIGN = "made by another job"
 """Why a shard has to be processed."""
+_AT_ONCE = 500
+"""Shards whose manifests are read together, and held."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +34,11 @@ class PreviousRun:
 
     Attributes:
         description: `_job.json`.
-        plan: Its shards.
+        plan: Its shards; their numbers rise.
     """
 
     description: Mapping[str, Any]
-    plan: tuple[Shard, ...]
+    plan: Sequence[Shard]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +76,11 @@ class Progress:
         """Number of finished shards."""
         return len(self.shards) - len(self.to_do)
 
+    def planned(self, plan: Sequence[Shard]) -> Progress:
+        """Return the same progress with the shards of a stored plan, which are equal."""
+        to_do = self.to_do.of(plan) if isinstance(self.to_do, Chosen) else plan
+        return dataclasses.replace(self, shards=plan, to_do=to_do)
+
 
 def read_previous_run(directory: str) -> PreviousRun | None:
     """Return what a previous run of a job left in a directory; None if there is nothing to resume.
@@ -84,7 +93,8 @@ def read_previous_run(directory: str) -> PreviousRun | None:
     folder = Folder.of(directory)
     names = [name for name in folder.list() if name != LOCK and not is_orphan(name)]
     check_folders(folder, names)
-    if JOB not in names or (set(names) <= {JOB} and is_own(folder)):
+    is_planned = PLAN in names or any(name != JOB and not is_plan(name) for name in names)
+    if JOB not in names or (not is_planned and is_own(folder)):
         return None  # anything else there is refused when the directory is prepared
     written = folder_written(directory)
     description = read_job(written.url)
@@ -97,48 +107,76 @@ def read_previous_run(directory: str) -> PreviousRun | None:
             "cannot be resumed",
             hint="choose another directory, or replace it with " + setting("overwrite", True),
         )
-    return PreviousRun(description, tuple(plan))
+    return PreviousRun(description, plan)
 
 
 def look_back(directory: str, shards: Sequence[Shard], previous: PreviousRun) -> Progress:
-    """Find the finished shards: their manifest is of the current input, and the files have the sizes that it names."""
+    """Find the finished shards: their manifest is of the current input, and the files have the sizes that it names.
+
+    Memory holds the names of the files, and the manifests of a few shards.
+    """
     folder = Folder.of(directory)
     sizes = folder.list()
-    manifests = _manifests(folder, sizes)
-    before = {number_of(shard): shard for shard in previous.plan}
-    accounted = {JOB, PLAN, SUCCESS, LOCK}
-    to_do, reasons, whole = [], collections.Counter[str](), []
-    for shard in shards:
-        manifest = manifests.get(manifest_name(shard.name))
-        reason = _reason(shard, before.get(number_of(shard)), manifest, sizes)
-        if reason is None and (manifest or {}).get("signature") != previous.description.get("signature"):
-            reason = FOREIGN
-        if reason is None and manifest is not None:
-            whole.append(manifest)
-            accounted |= {manifest_name(shard.name), *(file["name"] for file in manifest["files"])}
-            continue
-        to_do.append(shard)
-        reasons[str(reason)] += 1
-    marked = {f"{ATTEMPTS}/{shard.name}" for shard in to_do}
-    accounted |= {name for name in sizes if name.rsplit(".", 2)[0] in marked}
-    leftovers = [name for name in sizes if name not in accounted and (OWN.fullmatch(name) or is_orphan(name))]
-    there = {number_of(shard) for shard in shards}
+    left = set(sizes).difference({JOB, PLAN, SUCCESS, LOCK})
+    left.difference_update([name for name in left if is_plan(name)])  # replaced when the plan is written
+    to_do, reasons, rows, weights, gone = [], collections.Counter[str](), 0, None, 0
+    marked = set()
+    at = 0
+    for pairs in _batches(_paired(shards, previous.plan)):
+        there = [name for now, _ in pairs if now is not None and (name := manifest_name(now.name)) in sizes]
+        manifests = {name: manifest_or_none(content) for name, content in folder.read_many(there).items()}
+        for now, before in pairs:
+            if now is None:
+                gone += before is not None and manifest_name(before.name) in sizes
+                continue
+            manifest = manifests.get(manifest_name(now.name))
+            reason = _reason(now, before, manifest, sizes)
+            if reason is None and (manifest or {}).get("signature") != previous.description.get("signature"):
+                reason = FOREIGN
+            if reason is None and manifest is not None:
+                left.difference_update((manifest_name(now.name), *(file["name"] for file in manifest["files"])))
+                rows += manifest.get("input_rows") or 0
+                weights = weights or (manifest.get("resolved") or {}).get("weights_sha256")
+            else:
+                to_do.append(at)
+                marked.add(f"{ATTEMPTS}/{now.name}")
+                reasons[str(reason)] += 1
+            at += 1
+    left.difference_update([name for name in left if name.rsplit(".", 2)[0] in marked])
     return Progress(
         shards=shards,
-        to_do=to_do,
+        to_do=shards if len(to_do) == at else Chosen(shards, to_do),
         reasons=dict(reasons),
-        rows=sum(manifest.get("input_rows") or 0 for manifest in whole),
-        gone=sum(number not in there and manifest_name(shard.name) in sizes for number, shard in before.items()),
-        leftovers=leftovers,
-        weights=next(filter(None, ((one.get("resolved") or {}).get("weights_sha256") for one in whole)), None),
+        rows=rows,
+        gone=gone,
+        leftovers=[name for name in sizes if name in left and (OWN.fullmatch(name) or is_orphan(name))],
+        weights=weights,
         finished=SUCCESS in sizes,
     )
 
 
-def _manifests(folder: Folder, names: Mapping[str, int]) -> dict[str, dict[str, Any] | None]:
-    """Return the manifests by name; None for one that is damaged."""
-    there = [name for name in names if name.startswith(f"{MANIFESTS}/") and OWN.fullmatch(name)]
-    return {name: manifest_or_none(content) for name, content in folder.read_many(there).items()}
+def _paired(shards: Iterable[Shard], before: Iterable[Shard]) -> Iterator[tuple[Shard | None, Shard | None]]:
+    """Yield shards with the shard of the previous plan that has the same number; None where one plan has no such."""
+    olds = iter(before)
+    old = next(olds, None)
+    for shard in shards:
+        number = number_of(shard)
+        while old is not None and number_of(old) < number:
+            yield None, old
+            old = next(olds, None)
+        if old is not None and number_of(old) == number:
+            yield shard, old
+            old = next(olds, None)
+        else:
+            yield shard, None
+    while old is not None:
+        yield None, old
+        old = next(olds, None)
+
+
+def _batches(pairs: Iterator[tuple[Shard | None, Shard | None]]) -> Iterator[list[tuple[Shard | None, Shard | None]]]:
+    while some := list(itertools.islice(pairs, _AT_ONCE)):
+        yield some
 
 
 def _reason(

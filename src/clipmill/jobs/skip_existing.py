@@ -12,10 +12,12 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
+from ..datasets.directory import LISTS
 from ..datasets.formats.manifest import parse_manifest
 from ..datasets.formats.shard_writer import MANIFESTS
 from ..errors import DatasetError, SpecError, WeightsError, check_choice
 from ..files.file_systems import Folder
+from ..files.parted_list import Codec, PartedList, store
 
 By = Literal["id", "content"]
 FinishedShard = tuple[int, str]
@@ -70,6 +72,11 @@ def finished_shards(skip_existing: SkipExisting) -> list[FinishedShard]:
     """Return the finished shards of all datasets; a job that did not end has those that it finished."""
     names = [Folder.of(directory).list(MANIFESTS) for directory in skip_existing.datasets]
     return [(number, name) for number, found in enumerate(names) for name in found if name.endswith(".json")]
+
+
+def stored_parts(skip_existing: SkipExisting, folder: Folder) -> PartedList[FinishedShard]:
+    """Return `finished_shards` as a list that pickles to its address; it is in the dataset until its job ends."""
+    return store(finished_shards(skip_existing), folder, f"{LISTS}/parts", Codec(list, tuple))
 
 
 def shard_manifest(part: FinishedShard, skip_existing: SkipExisting) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def start_job(
         dry_run: Whether to check everything that can be checked without writing, and to write nothing.
 
     Returns:
-        What is left to do: all shards, or the missing ones.
+        What is left to do: all shards, or the missing ones, as lists that pickle to the address of the stored plan.
 
     Raises:
         DatasetError: If the directory holds the job's own input, another job is writing it, or the job was started
@@ -76,8 +76,7 @@ def start_job(
     if previous is None:
         target = prepare_directory(job.directory, if_exists=policy)
         write_job(target, description, shards=len(shards))
-        write_plan(Folder.of(target), shards)
-        return progress
+        return progress.planned(write_plan(Folder.of(target), shards))
     if progress.is_complete:
         return progress
     folder = folder_written(job.directory)
@@ -86,12 +85,12 @@ def start_job(
     for name in sorted(progress.leftovers, key=lambda name: (not name.startswith(MANIFESTS), name)):
         folder.delete(name)
     remove_temporaries(folder)
-    write_plan(folder, shards)
+    plan = write_plan(folder, shards)
     again = {"started": description["started"], "clipmill": __version__, **_other_ways(job, previous)}
     kept = {**previous.description, "shards": len(shards), "resumed": [*previous.description.get("resumed", ()), again]}
     named = {name: description[name] for name in ("inputs", "locations")}
     write_job(folder.url, {**kept, **named}, shards=len(shards))
-    return progress
+    return progress.planned(plan)
 
 
 def _check(

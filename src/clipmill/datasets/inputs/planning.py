@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gzip
-import json
+import itertools
 import typing
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ...errors import DatasetError, check_choice, check_integer
 from ...files.file_systems import Folder, open_location, url_of
-from ...files.json_text import parse_json
+from ...files.parted_list import Codec, PartedList, is_stored, open_stored, parted, store
 from ...messages import setting
-from ..directory import PLAN
+from ..directory import LISTS, PLAN_PARTS
+from ..replacing import directory_of
 from .listing import Kind, Listed, listed_again
 from .recognition import InputFile, recognised_inputs
 from .shards import ROWS_PER_SHARD, Shard, cut, fingerprint_of, piece
 
 _PLANNERS = 8
 """Files that are inspected in parallel; the threads mostly wait for object stores."""
-_COMPRESSION_LEVEL = 1
-"""Paths are so repetitive that a higher level would gain little, and a plan may hold millions of them."""
 
 _Numbered = tuple[int | None, Shard]
 """A shard, and its number if it replaces a shard of the previous plan."""
@@ -57,7 +54,7 @@ def plan_shards(
     Raises:
         DatasetError: If an input has no files, cannot be listed, is a JSON array, or is named and cannot be read.
     """
-    return cut_inputs(input_files(inputs, kind=kind), rows_per_shard=rows_per_shard, previous=previous)
+    return list(cut_inputs(input_files(inputs, kind=kind), rows_per_shard=rows_per_shard, previous=previous))
 
 
 def input_files(inputs: Sequence[str], *, kind: Kind | None = None) -> list[InputFile]:
@@ -81,17 +78,35 @@ def input_files(inputs: Sequence[str], *, kind: Kind | None = None) -> list[Inpu
 
 
 def cut_inputs(
-    files: Sequence[InputFile], *, rows_per_shard: int = ROWS_PER_SHARD, previous: Sequence[Shard] = ()
-) -> list[Shard]:
-    """Cut the files of a job's input into shards; see `plan_shards`."""
+    files: Iterable[InputFile], *, rows_per_shard: int = ROWS_PER_SHARD, previous: Sequence[Shard] = ()
+) -> PartedList[Shard]:
+    """Cut the files of a job's input into shards, whose numbers rise; see `plan_shards`.
+
+    Files are taken one by one. Without a previous plan, memory holds one shard of files, and the tables; with one, it
+    holds all of both.
+    """
     check_integer("rows_per_shard", rows_per_shard, error=DatasetError)
+    numbered = _continued(files, previous, rows_per_shard) if len(previous) else _anew(files, rows_per_shard)
+    return parted((dataclasses.replace(one, name=f"{number:05d}-{one.name}") for number, one in numbered), _CODEC)
+
+
+def _anew(files: Iterable[InputFile], rows: int) -> Iterator[tuple[int, Shard]]:
+    """Yield the shards of files, then those of tables, with their numbers."""
+    tables: list[InputFile] = []
+    documents = (one.file for one in files if one.kind == "files" or tables.append(one))
+    pieces = itertools.chain(_cut_new_files(documents, rows), (one for _, one in _cut_tables(tables, (), rows)))
+    yield from enumerate(pieces)
+
+
+def _continued(files: Iterable[InputFile], previous: Sequence[Shard], rows: int) -> Iterator[tuple[int, Shard]]:
+    """Yield the shards that have a number in the previous plan, by number, then the new ones."""
+    files = list(files)
     documents = [one.file for one in files if one.kind == "files"]
     tables = [one for one in files if one.kind != "files"]
-    pieces = [*_cut_files(documents, previous, rows_per_shard), *_cut_tables(tables, previous, rows_per_shard)]
+    pieces = [*_cut_files(documents, previous, rows), *_cut_tables(tables, previous, rows)]
     first_new = max((number_of(shard) for shard in previous), default=-1) + 1
-    kept = sorted(((number, one) for number, one in pieces if number is not None), key=lambda pair: pair[0])
-    new = enumerate((one for number, one in pieces if number is None), first_new)
-    return [dataclasses.replace(one, name=f"{number:05d}-{one.name}") for number, one in (*kept, *new)]
+    yield from sorted(((number, one) for number, one in pieces if number is not None), key=lambda pair: pair[0])
+    yield from enumerate((one for number, one in pieces if number is None), first_new)
 
 
 def number_of(shard: Shard) -> int:
@@ -105,9 +120,14 @@ def _cut_files(files: Sequence[Listed], previous: Sequence[Shard], rows: int) ->
     for shard in previous:
         if shard.kind == "files" and (kept := [remaining.pop(path) for path in shard.paths if path in remaining]):
             yield number_of(shard), piece("files", kept)
-    new = list(remaining.values())
-    for first in range(0, len(new), rows):
-        yield None, piece("files", new[first : first + rows])
+    for new in _cut_new_files(remaining.values(), rows):
+        yield None, new
+
+
+def _cut_new_files(files: Iterable[Listed], rows: int) -> Iterator[Shard]:
+    remaining = iter(files)
+    while some := list(itertools.islice(remaining, rows)):
+        yield piece("files", some)
 
 
 def _cut_tables(tables: Sequence[InputFile], previous: Sequence[Shard], rows: int) -> Iterator[_Numbered]:
@@ -149,23 +169,33 @@ def _asked_again(file: Listed) -> Listed:
 
 # --- stored in the dataset -------------------------------------------------------------------------------------------
 
-
-def write_plan(folder: Folder, shards: Sequence[Shard]) -> None:
-    """Store a plan in a dataset's directory: JSON lines, gzipped because the plan names every file of the input."""
-    lines = "".join(json.dumps(shard.as_dict()) + "\n" for shard in shards)
-    folder.write(PLAN, gzip.compress(lines.encode("ascii"), _COMPRESSION_LEVEL, mtime=0))
+_CODEC = Codec(
+    Shard.as_dict, Shard.from_dict, "start again in another directory, or with " + setting("overwrite", True)
+)
 
 
-def read_plan(folder: Folder) -> list[Shard] | None:
-    """Return the plan stored in a dataset's directory; None if there is none."""
-    try:
-        compressed = folder.read(PLAN)
-    except FileNotFoundError:
-        return None
-    try:
-        return [Shard.from_dict(parse_json(line)) for line in gzip.decompress(compressed).splitlines()]
-    except (OSError, EOFError, ValueError, TypeError, KeyError, zlib.error) as err:
-        raise DatasetError(
-            f"{folder.url}/{PLAN} is damaged ({err}), so the shards of the job are unknown",
-            hint="start again in another directory, or with " + setting("overwrite", True),
-        ) from err
+def write_plan(folder: Folder, shards: Sequence[Shard]) -> PartedList[Shard]:
+    """Store a plan in a dataset's directory, and return it as it is read from there: workers are sent its address."""
+    return store(shards, folder, PLAN_PARTS, _CODEC, moved_to=_moved_to(folder))
+
+
+def read_plan(folder: Folder) -> PartedList[Shard] | None:
+    """Return the plan stored in a dataset's directory; None if there is none.
+
+    Its parts are read when they are needed; `DatasetError` if one is damaged.
+    """
+    return open_stored(folder, PLAN_PARTS, _CODEC, moved_to=_moved_to(folder))
+
+
+def _moved_to(folder: Folder) -> Folder | None:
+    """Return where the plan goes when its dataset replaces an older one."""
+    whole = directory_of(folder.url)
+    return None if whole == folder else whole
+
+
+def stored_shards(shards: Sequence[Shard], folder: Folder) -> Sequence[Shard]:
+    """Return shards of a job as a list that pickles to its address; `write_plan` and `start_job` return such lists.
+
+    Any other list is stored in the dataset's directory, beside the plan, until the job is finished.
+    """
+    return shards if is_stored(shards) else store(shards, folder, f"{LISTS}/shards", _CODEC)

@@ -17,6 +17,7 @@ from .samples import AUDIO, IMAGE, KEY, SAMPLE_COLUMNS, TEXT, member_columns
 from .shards import Shard
 
 _OPENERS = 8
+_WITH_SCHEMA = ("csv", "parquet", "arrow")
 _FILE_METADATA = (b"PARQUET:field_id", REST_KEY)
 """Metadata of fields that holds only for the file it was read from."""
 
@@ -37,17 +38,20 @@ def schema_of(shards: Sequence[Shard], plan: RowPlan | None = None) -> pa.Schema
     Raises:
         DatasetError: If no file can be read, samples lack a column, or two files have incompatible columns.
     """
-    first = {shard.paths[0]: shard for shard in reversed(shards)}
+    first: dict[str, Shard] = {}
+    for shard in shards:
+        # the schema of other kinds is the same for all files
+        first.setdefault(shard.paths[0] if shard.kind in _WITH_SCHEMA else shard.kind, shard)
     with ThreadPoolExecutor(_OPENERS) as pool:
         found = list(pool.map(lambda shard: _schema_of_file(shard, plan), first.values()))
-    schemas = [schema for schema in reversed(found) if schema is not None]
+    schemas = [schema for schema in found if schema is not None]
     if not schemas:
-        example = next(iter(first), "none")
+        example = next((shard.paths[0] for shard in first.values()), "none")
         raise DatasetError(f"none of the {len(first)} inputs can be read as a table; one of them is {example}")
     whole = unified(schemas)
     fields = [field for schema in schemas for field in schema]
     whole = pa.schema([_with_rest(field, fields) for field in whole], metadata=whole.metadata)
-    has_nulls = any(shard.kind == "arrow" for shard in shards)
+    has_nulls = any(shard.kind == "arrow" for shard in first.values())
     there = [set(schema.names) for schema in schemas]
     for number, field in enumerate(whole):
         if has_nulls or not all(field.name in names for names in there):

@@ -70,7 +70,8 @@ class Shard:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values, from which `Shard.from_dict` makes the shard again."""
-        return {**dataclasses.asdict(self), "paths": list(self.paths), "beside": list(map(list, self.beside))}
+        found = {field: getattr(self, field) for field in self.__slots__}  # `asdict` would copy each path
+        return {**found, "paths": list(self.paths), "beside": list(map(list, self.beside))}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Shard:
