@@ -19,7 +19,7 @@ pytest_plugins = ["fetch_helpers"]
 pytestmark = pytest.mark.usefixtures("no_proxy")
 
 
-MEMORY = FetchPolicy(schemes=("memory",), max_bytes=1000)
+MEMORY = FetchPolicy(schemes=("memory",), max_bytes=1000, retries=0)
 
 
 @pytest.fixture

@@ -37,9 +37,7 @@ def folder_written(directory: str) -> Folder:
     if _is_elsewhere(folder):
         return folder
     below = next_of(folder)
-    with dataset_errors("look at", below.url):
-        folder.fs.invalidate_cache()
-        return below if folder.fs.exists(below.at(JOB)) else folder
+    return below if below.exists(JOB) else folder
 
 
 def next_of(folder: Folder) -> Folder:
@@ -116,11 +114,10 @@ def move(folder: Folder, source: str, target: str) -> None:
                 if not os.path.exists(folder.at(target)):
                     raise
             return
-        folder.fs.invalidate_cache()
-        if folder.fs.exists(folder.at(source)) or not folder.fs.exists(folder.at(target)):
+        if folder.exists(source) or not folder.exists(target):
             # not `mv`, which takes brackets in names for patterns
-            folder.fs.cp_file(folder.at(source), folder.at(target))
-            folder.fs.rm_file(folder.at(source))
+            folder.call(lambda: folder.fs.cp_file(folder.at(source), folder.at(target)))
+            folder.delete(source)
 
 
 def for_each(work: Callable[[str], None], names: Iterable[str], folder: Folder) -> None:

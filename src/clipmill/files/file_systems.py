@@ -11,9 +11,9 @@ import re
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from ..errors import ClipmillError, DatasetError, MissingExtraError
 from .atomic import move_durably
@@ -21,6 +21,9 @@ from .drivers import DRIVERS, SCHEMES
 from .json_shape import is_inside
 from .json_text import clean_text
 from .local_files import sizes_below
+from .retries import is_failing_store, retry_store
+
+_T = TypeVar("_T")
 
 TEMPORARY = ".tmp"
 """Suffix of files that are being written. Their names start with a dot, so that readers skip them."""
@@ -146,7 +149,8 @@ def open_input(location: str) -> IO[bytes]:
     """Open an input file for reading; raise `DatasetError` for a FIFO or a device, which would block or never end."""
     file_system, path = open_location(location)
     if not is_local(file_system):
-        return file_system.open(path, "rb")
+        opened: IO[bytes] = retry_store(lambda: file_system.open(path, "rb"))
+        return opened
     check_is_no_device(path)
     return open(path, "rb")
 
@@ -183,9 +187,21 @@ def dataset_errors(action: str, where: str) -> Iterator[None]:
         if action == "write" and err.errno == errno.ENOENT:
             hint = "was the directory deleted meanwhile?"
         reason = os.strerror(err.errno).lower() if err.errno else reason_of(err)
+        if err.errno and "://" in where and (said := (err.strerror or "")[:300]).lower() != reason:
+            reason += f" ({said})"  # a store says more than the number
         raise DatasetError(f"cannot {action} {where}: {reason}{f'; {hint}' if hint else ''}") from err
     except Exception as err:  # drivers raise errors of their own client libraries, without a common base class
         raise DatasetError(f"cannot {action} {where}: {type(err).__name__}: {str(err)[:300]}") from err
+
+
+def raise_failing_store(err: Exception, path: str) -> None:
+    """Raise `DatasetError` if an object store failed while a file was read; see `is_failing_store`.
+
+    What was not read is there: it is no failure of rows, and is read when the work is done again.
+    """
+    if "://" in path and is_failing_store(err):
+        with dataset_errors("read", path):
+            raise err
 
 
 def reason_of(error: BaseException) -> str:
@@ -254,10 +270,33 @@ class Folder:
                 for path in (path for path, size in sizes.items() if size < 0):
                     check_is_no_device(path)
             else:
-                self.fs.invalidate_cache(root)  # other workers may have written files since the last listing
-                found = self.fs.find(root, detail=True) if self.fs.isdir(root) else {}
+                found = self.call(lambda: self._find(root))
                 sizes = {path: int(info.get("size") or 0) for path, info in found.items()}
         return {path[len(self.path) :].lstrip("/"): size for path, size in sorted(sizes.items())}
+
+    def _find(self, root: str) -> dict[str, Any]:
+        self.fs.invalidate_cache(root)  # other workers may have written files since the last listing
+        try:  # `isdir` would be False also for a store that did not answer
+            found = self.fs.find(root, detail=True)
+        except FileNotFoundError:
+            return {}
+        return {path: info for path, info in found.items() if path != root}
+
+    def call(self, call: Callable[[], _T]) -> _T:
+        """Call the driver; again, if it is that of an object store and the error may pass. See `retry_store`."""
+        return call() if is_local(self.fs) else retry_store(call)
+
+    def exists(self, name: str) -> bool:
+        """Return whether there is a file of that name now."""
+        with dataset_errors("look at", f"{self.url}/{name}"):
+            if is_local(self.fs):
+                return os.path.exists(self.at(name))
+            try:
+                self.fs.invalidate_cache()
+                self.call(lambda: self.fs.info(self.at(name)))  # some drivers' `exists` is False after any error
+            except FileNotFoundError:
+                return False
+            return True
 
     def read(self, name: str, *, max_bytes: int | None = None) -> bytes:
         """Return the bytes of a file; of a larger local file, only `max_bytes`.
@@ -272,7 +311,7 @@ class Folder:
                     check_is_no_device(self.at(name))
                     with open(self.at(name), "rb") as file:
                         return file.read(-1 if max_bytes is None else max_bytes)
-                return bytes(self.fs.cat_file(self.at(name)))
+                return bytes(self.call(lambda: self.fs.cat_file(self.at(name))))
         except DatasetError as err:
             if isinstance(err.__cause__, FileNotFoundError):
                 raise err.__cause__ from None
@@ -287,8 +326,9 @@ class Folder:
         with dataset_errors("read", f"{self.url}/{names[0]}" if names else self.url):
             if is_local(self.fs):
                 return {name: self.read(name) for name in names}
+            paths = [self.at(name) for name in names]
             # not `cat`, which takes brackets in paths for patterns
-            found = self.fs.cat_ranges([self.at(name) for name in names], None, None, on_error="raise") if names else []
+            found = self.call(lambda: self.fs.cat_ranges(paths, None, None, on_error="raise")) if names else []
         return dict(zip(names, map(bytes, found), strict=True))
 
     def write(self, name: str, data: bytes) -> None:
@@ -319,7 +359,7 @@ class Folder:
     def delete(self, name: str) -> None:
         """Delete a file if it exists."""
         with dataset_errors("delete", f"{self.url}/{name}"), contextlib.suppress(FileNotFoundError):
-            self.fs.rm_file(self.at(name))
+            self.call(lambda: self.fs.rm_file(self.at(name)))
 
     def temporary(self, name: str) -> Path:
         """Return a new local path for a file that `publish` will move to `name`.
@@ -343,9 +383,19 @@ class Folder:
             if is_local(self.fs):
                 move_durably(temporary, Path(target))
             else:
-                self.fs.put_file(str(temporary), target)
+                self.call(lambda: _upload(self.fs, temporary, target))
                 temporary.unlink()
         return size
+
+
+def _upload(file_system: Any, temporary: Path, target: str) -> None:
+    try:
+        file_system.put_file(str(temporary), target)
+    except FileNotFoundError as err:
+        if not temporary.exists():
+            raise
+        # An upload in parts was completed, the answer was lost, and the driver asked again: it is gone by then.
+        raise TimeoutError(str(err)) from err
 
 
 def remove_temporaries(folder: Folder) -> None:

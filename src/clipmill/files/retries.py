@@ -1,18 +1,31 @@
-"""Retries of failed fetches, of media and of weights: which failures are retried, after how long and how often."""
+"""Retries of fetches and of calls of object stores: which failures are retried, after how long and how often."""
 
 from __future__ import annotations
 
 import dataclasses
 import email.utils
+import errno
 import math
 import random
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from ..errors import ClipmillError
+
 _T = TypeVar("_T")
 
 _TRANSIENT_STATUSES = (408, 425, 429)  # beside every 5xx
+# Errors of the operating system that a retry may overcome: a busy disk, a lost connection. Drivers of object stores
+# use them too, EREMOTEIO for an internal error of the store.
+_TRANSIENT_ERRNOS = frozenset(
+    {errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ETIMEDOUT}
+    | {getattr(errno, "EREMOTEIO", errno.EIO)}
+)
+_PERMANENT = (
+    *(FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError),
+    *(ValueError, TypeError, NotImplementedError),
+)
 
 
 class TransientFetchError(Exception):
@@ -80,6 +93,57 @@ class RetryPolicy:
                     raise
                 on_retry(err, pause_s)
             self.sleep(pause_s)
+
+
+STORE_RETRIES = RetryPolicy(attempts=4, pause_s=0.5, max_pause_s=10.0)
+"""Beyond the retries of the drivers, which end after a few seconds."""
+
+
+def retry_store(
+    call: Callable[[], _T], policy: RetryPolicy | None = None, *, time_left: Callable[[], float] = lambda: math.inf
+) -> _T:
+    """Return what a call of an object store's driver returns; call again after an error that a retry may overcome.
+
+    Args:
+        call: It must be safe to repeat: a store may have done what it was asked for although its answer was lost.
+        policy: `STORE_RETRIES` by default.
+        time_left: As `RetryPolicy.call` takes it.
+    """
+
+    def attempt() -> _T:
+        try:
+            return call()
+        except Exception as err:
+            if is_transient_error(err):
+                raise TransientFetchError(str(err)) from err
+            raise
+
+    try:
+        return (policy or STORE_RETRIES).call(attempt, time_left=time_left)
+    except TransientFetchError as err:
+        assert err.__cause__ is not None
+        raise err.__cause__ from None
+
+
+def is_transient_error(err: Exception) -> bool:
+    """Return whether a retry may help after an error of a file system. In doubt it may: a retry costs little."""
+    if isinstance(err, OSError) and err.errno is not None:
+        return isinstance(err, ConnectionError) or err.errno in _TRANSIENT_ERRNOS
+    return not isinstance(err, (*_PERMANENT, ClipmillError)) and "Credential" not in type(err).__name__
+
+
+def is_failing_store(err: Exception) -> bool:
+    """Return whether an error while a file in a store was read is that of the store, and the file may be whole.
+
+    Unlike `is_transient_error`, it is not in doubt: errors of other libraries are about what the file holds.
+    """
+    is_of_store = isinstance(err, OSError) or type(err).__module__.partition(".")[0] in _CLIENTS
+    return is_of_store and is_transient_error(err) and (type(err) is not OSError or err.errno is not None)
+
+
+_CLIENTS = frozenset(
+    {"adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google", "requests", "s3fs", "urllib3"}
+)
 
 
 def is_transient_status(status: int) -> bool:

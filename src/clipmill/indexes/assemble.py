@@ -11,6 +11,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +222,7 @@ def measure_and_publish(
             place = Path(directory) / name
             place.parent.mkdir(parents=True, exist_ok=True)
             with dataset_errors("copy", f"{folder.url}/{name}"):
-                folder.fs.get_file(folder.at(name), str(place))
+                folder.call(partial(folder.fs.get_file, folder.at(name), str(place)))
     index = OpenIndex(directory, manifest)
     parameters, recall = tune(index, ground_truth, target)
     manifest = dataclasses.replace(manifest, search=parameters, recall=recall, ids=count_ids(index))

@@ -126,7 +126,7 @@ def _copy(folder: Folder, name: str, size: int, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     part = part_of(target)
     with dataset_errors("copy", f"{folder.url}/{name}"):
-        folder.fs.get_file(folder.at(name), os.fspath(part))
+        folder.call(lambda: folder.fs.get_file(folder.at(name), os.fspath(part)))
     publish(part, target)
 
 
@@ -136,5 +136,5 @@ def local_path(folder: Folder, name: str, scratch: Path) -> str:
         return folder.at(name)
     target = scratch / name.replace("/", "-").removeprefix(STAGING)
     with dataset_errors("copy", f"{folder.url}/{name}"):
-        folder.fs.get_file(folder.at(name), str(target))
+        folder.call(lambda: folder.fs.get_file(folder.at(name), str(target)))
     return str(target)

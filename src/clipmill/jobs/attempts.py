@@ -76,7 +76,7 @@ class Attempt:
                 self._file = path.open("xb", buffering=0)
                 self._file.write(self._head)
             else:
-                self._folder.fs.pipe_file(self._folder.at(self._name), self._head)
+                self._upload(self._head)
         return self
 
     def __exit__(
@@ -107,7 +107,7 @@ class Attempt:
             if self._file is not None:
                 self._file.write(line)
             else:
-                self._folder.fs.pipe_file(self._folder.at(self._name), self._head + line)
+                self._upload(self._head + line)
 
     def forget(self) -> None:
         """Delete the marks of dead processes: the shard is written."""
@@ -135,6 +135,9 @@ class Attempt:
     def _delete(self, name: str) -> None:
         with contextlib.suppress(DatasetError):  # a mark that is left costs time only
             self._folder.delete(name)
+
+    def _upload(self, content: bytes) -> None:
+        self._folder.call(lambda: self._folder.fs.pipe_file(self._folder.at(self._name), content))
 
     def _errors(self) -> contextlib.AbstractContextManager[None]:
         return dataset_errors("write", f"{self._folder.url}/{self._name}")

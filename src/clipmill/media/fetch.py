@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import threading
@@ -11,18 +10,15 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ClipmillError, MissingExtraError
 from ..failures import Code, RowError
 from ..files.drivers import DRIVERS
+from ..files.retries import RetryPolicy, is_transient_error, retry_store
 from ..messages import setting
-from .fetch_policy import LOCAL_SCHEMES, Deadline, Fetched, FetchPolicy
+from .fetch_policy import FIRST_PAUSE_S, LOCAL_SCHEMES, Deadline, Fetched, FetchPolicy
 from .uri import bucket_of, check_characters, decode_data, fetch_error, file_path, scheme_of, shown
 
 if TYPE_CHECKING:
     from .web import HttpClient
 
 _WEB_SCHEMES = ("http", "https")
-# Errors of the operating system that a retry may overcome: a busy disk, a lost connection.
-_TRANSIENT_ERRNOS = frozenset(
-    {errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ETIMEDOUT}
-)
 
 _ALLOWED = setting("allow_local_files", True)
 
@@ -141,7 +137,7 @@ def _fetch_local(uri: str, policy: FetchPolicy, trusted: bool) -> Fetched:
         raise fetch_error(Code.MALFORMED, f"{shown(uri)}: the path is not valid Unicode") from err
     except OSError as err:
         message = f"{shown(uri)}: cannot be read: {(err.strerror or str(err)).lower()}"
-        raise fetch_error(Code.FETCH_FAILED, message, transient=err.errno in _TRANSIENT_ERRNOS) from err
+        raise fetch_error(Code.FETCH_FAILED, message, transient=is_transient_error(err)) from err
     return Fetched(_check_size(data, uri, policy))
 
 
@@ -160,7 +156,10 @@ def _fetch_remote(uri: str, scheme: str, policy: FetchPolicy) -> Fetched:
         )
     deadline = Deadline(policy.timeout_s)
     try:
-        data = deadline.run(lambda: _read_remote(uri, scheme, policy))
+        retries = RetryPolicy(policy.retries + 1, FIRST_PAUSE_S)
+        data = deadline.run(
+            lambda: retry_store(lambda: _read_remote(uri, scheme, policy), retries, time_left=deadline.remaining)
+        )
     except (ClipmillError, RowError):
         raise
     except (FileNotFoundError, NotADirectoryError) as err:
@@ -170,7 +169,7 @@ def _fetch_remote(uri: str, scheme: str, policy: FetchPolicy) -> Fetched:
         raise fetch_error(Code.FETCH_FAILED, late, transient=True) from err
     except Exception as err:  # each driver raises the errors of its client, which have no common base class
         message = f"{shown(uri)}: cannot be read: {type(err).__name__}: {str(err)[:200]}"
-        raise fetch_error(Code.FETCH_FAILED, message, transient=_is_transient(err)) from err
+        raise fetch_error(Code.FETCH_FAILED, message, transient=is_transient_error(err)) from err
     return Fetched(_check_size(data, uri, policy))
 
 
@@ -197,14 +196,6 @@ def _read_remote(uri: str, scheme: str, policy: FetchPolicy) -> bytes:
         if size is not None and size > policy.max_bytes:
             raise fetch_error(Code.TOO_LARGE, _too_large(uri, size, policy))
         return file.read(policy.max_bytes + 1)
-
-
-def _is_transient(err: Exception) -> bool:
-    """Return whether a retry may help. In doubt it may: a needless retry costs less than a lost row."""
-    if isinstance(err, OSError) and err.errno is not None:
-        return isinstance(err, ConnectionError) or err.errno in _TRANSIENT_ERRNOS
-    permanent = (PermissionError, IsADirectoryError, ValueError, TypeError, NotImplementedError)
-    return not isinstance(err, permanent) and "Credential" not in type(err).__name__
 
 
 def _check_size(data: bytes, uri: str, policy: FetchPolicy) -> bytes:

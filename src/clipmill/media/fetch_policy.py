@@ -21,6 +21,8 @@ _T = TypeVar("_T")
 DOCUMENT_SCHEMES = ("http", "https", "data")
 LOCAL_SCHEMES = ("file", "local")
 """fsspec treats `local` like `file`, so both need `allow_local_files`."""
+FIRST_PAUSE_S = 0.25
+"""Seconds before the first retry of a fetch."""
 _ZLIB_OR_GZIP = 47  # lets zlib detect the format by the header
 _CHUNK_BYTES = 64 * 1024
 
@@ -81,8 +83,8 @@ class FetchPolicy:
         timeout_s: Seconds for a whole fetch with its redirects, retries and pauses. Local files have no timeout.
         max_bytes: The most bytes of content, after decoding.
         max_redirects: How many redirects are followed.
-        retries: How often http(s) is retried after a transient failure (429, 5xx, a lost connection). The drivers of
-            object stores have their own rules for retries.
+        retries: How often a fetch is retried after a transient failure (429, 5xx, a lost connection). Drivers of object
+            stores retry beforehand, by rules of their own.
     """
 
     schemes: tuple[str, ...] = DOCUMENT_SCHEMES

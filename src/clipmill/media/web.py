@@ -23,7 +23,7 @@ from ..errors import MissingExtraError
 from ..failures import Code, RowError
 from ..files.retries import RetryPolicy, TransientFetchError, is_transient_status, read_retry_after
 from ..messages import setting
-from .fetch_policy import Deadline, Fetched, FetchPolicy, inflate
+from .fetch_policy import FIRST_PAUSE_S, Deadline, Fetched, FetchPolicy, inflate
 from .uri import WebAddress, fetch_error, is_private_name, is_public, literal_address, proxy_options, scheme_of, shown
 
 try:
@@ -40,7 +40,6 @@ _LOGGER = logging.getLogger(__name__)
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MAX_CONNECTIONS = 64  # more than the decoding threads of any worker
 _KEEP_ALIVE_S = 15.0
-_FIRST_PAUSE_S = 0.25
 _MAX_DRAINED_CHUNKS = 4  # reading the rest of a short error page is cheaper than opening a new connection
 
 # Not an attribute of the connection, which outlives a fetch; httpcore handles a request in the thread that made it.
@@ -193,7 +192,7 @@ class HttpClient:
             RowError: See `fetch`.
         """
         deadline = Deadline(policy.timeout_s)
-        retries = RetryPolicy(policy.retries + 1, _FIRST_PAUSE_S, sleep=self._sleep)
+        retries = RetryPolicy(policy.retries + 1, FIRST_PAUSE_S, sleep=self._sleep)
         token = _DEADLINE.set(deadline)
         try:
             return retries.call(lambda: self._follow(uri, policy, schemes), time_left=deadline.remaining)

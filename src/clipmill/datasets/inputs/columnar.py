@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from ...failures import Code, Failure, Stage
 from ...files.arrow_stream import ArrowStream
-from ...files.file_systems import open_input
+from ...files.file_systems import open_input, raise_failing_store
 from ...files.parquet import parquet_file
 from ...files.parquet_pages import PageGuard, TooManyRowsError
 from ..tables.carried import carried_rows
@@ -169,6 +169,7 @@ def _row_group(
                 else:
                     yield SourceRow(place, values, None, row)
     except Exception as err:  # the rest of this row group is lost; the next one may be readable
+        raise_failing_store(err, path)
         place = f"{path}:{after}"
         failure = failure_of(err, path)
         last = "the last" if wanted.stop == sys.maxsize else wanted.stop - 1

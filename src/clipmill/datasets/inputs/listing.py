@@ -14,6 +14,7 @@ from ...errors import DatasetError
 from ...files.compression import SUFFIXES
 from ...files.file_systems import dataset_errors, is_local, open_location, url_of
 from ...files.json_text import some_of
+from ...files.retries import retry_store
 from .globs import Glob, is_glob
 
 _log = logging.getLogger("clipmill")
@@ -129,6 +130,12 @@ def list_location(location: str) -> tuple[list[Listed], str]:
         DatasetError: If it cannot be listed.
     """
     fs, path = open_location(location)
+    if not is_local(fs):
+        return retry_store(lambda: _list_location(location, fs, path))
+    return _list_location(location, fs, path)
+
+
+def _list_location(location: str, fs: Any, path: str) -> tuple[list[Listed], str]:
     with dataset_errors("list", location):
         if fs.isdir(path):
             return files_of(AllBelow(url_of(fs, path)), _walk(fs, path)), ": the folder holds no files"
@@ -148,6 +155,7 @@ def listed_again(path: str) -> Listed:
         os.stat(path)
     else:
         fs.invalidate_cache(path)  # a listing of the folder would be old
+        return retry_store(lambda: _list_file(fs, path))
     return _list_file(fs, path)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import typing
@@ -10,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ...errors import DatasetError, check_choice, check_integer
-from ...files.file_systems import Folder, open_location, url_of
+from ...files.file_systems import Folder, open_location, raise_failing_store, url_of
 from ...files.parted_list import Codec, PartedList, is_stored, open_stored, parted, store
 from ...messages import setting
 from ..directory import LISTS, PLAN_PARTS
@@ -162,8 +161,10 @@ def _cut_tables(tables: Sequence[InputFile], previous: Sequence[Shard], rows: in
 def _asked_again(file: Listed) -> Listed:
     """Return a file of a store as `read_rows` will see it: some drivers spell versions otherwise when they list."""
     if "://" in file.path:
-        with contextlib.suppress(Exception):  # its reader reports the error as a failure
+        try:
             return dataclasses.replace(listed_again(file.path), path=file.path)
+        except Exception as err:  # its reader reports the error as a failure
+            raise_failing_store(err, file.path)
     return file
 
 

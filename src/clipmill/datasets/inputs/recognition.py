@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ...files.arrow_stream import CONTINUATION, MAGIC
 from ...files.compression import CompressionError, decompressed
-from ...files.file_systems import open_input
+from ...files.file_systems import open_input, raise_failing_store
 from ...files.json_text import parse_json
 from .lines import JSON_OVER_LINES, json_problem
 from .listing import IMAGE_EXTENSIONS, Kind, Listed, Lister, kind_of, list_inputs, uncompressed_name
@@ -82,7 +82,8 @@ def recognised(file: Listed) -> InputFile:
             inside = content.read(_START_BYTES) if compression else start
     except CompressionError as err:
         return InputFile(file, by_name, f"a file that is not read: {err}")
-    except Exception:  # drivers and codecs raise errors of their own; the reader reports them as failures
+    except Exception as err:  # drivers and codecs raise errors of their own; the reader reports them as failures
+        raise_failing_store(err, file.path)
         return InputFile(file, by_name)
     if not start:
         return InputFile(file, by_name)

@@ -10,7 +10,7 @@ import pyarrow as pa
 from ...encoders.plans.plan import RowPlan
 from ...errors import ClipmillError, DatasetError
 from ...files.arrow_stream import ArrowStream
-from ...files.file_systems import open_input
+from ...files.file_systems import open_input, raise_failing_store
 from ..tables.column_types import LIST_OF_TEXTS, REST_KEY, TAGS, unified, variable_lists
 from .lines import csv_header, open_text
 from .samples import AUDIO, IMAGE, KEY, SAMPLE_COLUMNS, TEXT, member_columns
@@ -83,7 +83,8 @@ def _schema_of_file(shard: Shard, plan: RowPlan | None) -> pa.Schema | None:
                 schema = pq.read_schema(raw)
     except ClipmillError:
         raise
-    except Exception:  # its rows become failures, and other files decide the types
+    except Exception as err:  # its rows become failures, and other files decide the types
+        raise_failing_store(err, path)
         return None
     # The pandas metadata would not describe the new columns.
     metadata = {key: value for key, value in (schema.metadata or {}).items() if key != b"pandas"}

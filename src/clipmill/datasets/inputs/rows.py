@@ -10,7 +10,7 @@ from typing import assert_never
 from ...errors import ClipmillError
 from ...failures import Code, Failure, RowError, Stage
 from ...files.compression import compression_of
-from ...files.file_systems import open_input
+from ...files.file_systems import open_input, raise_failing_store
 from .columnar import Selection, arrow_rows, parquet_rows
 from .lines import TextRecord, csv_delimiter, csv_header, csv_records, json_records, open_text, uri_records
 from .listing import listed_again
@@ -43,6 +43,10 @@ def read_rows(
 
     Yields:
         Rows in order; a record that could not be read is a row with a `failure`.
+
+    Raises:
+        DatasetError: If an object store does not answer. The rows that were not read are there, so this is no failure
+            of theirs: the shard is done again.
     """
     path, at = shard.paths[0], [shard.start if shard.kind == "tar" else shard.line]
     is_table = shard.kind != "files"
@@ -56,6 +60,7 @@ def read_rows(
     except ClipmillError:
         raise
     except Exception as err:  # formats and file systems raise errors of their own; none may affect the next file
+        raise_failing_store(err, path)
         is_columnar = shard.kind in ("parquet", "arrow")
         place = path if is_columnar else f"{path}:{at[0]}"
         yield SourceRow(place, {}, ((is_columnar and _compressed(path)) or failure_of(err, path)).at(row=place))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -12,7 +11,7 @@ from typing import Any, get_args
 
 from ...files.arrow_stream import ArrowStream
 from ...files.compression import compression_of
-from ...files.file_systems import is_local, open_input, open_location
+from ...files.file_systems import is_local, open_input, open_location, raise_failing_store
 from ...files.json_shape import fits, mismatches
 from ...files.json_text import clean_text
 from ...files.parquet import check_row_counts
@@ -135,8 +134,10 @@ def cut(file: Listed, kind: Kind, rows: int) -> list[Shard]:
     """Cut a table into shards of at most `rows` rows, whose names are only digests."""
     spans_of, spans = SPANS[kind], [dict[str, Any]()]
     if file.size != 0:
-        with contextlib.suppress(Exception):  # a worker reads the file again, and reports the error as a failure
+        try:
             spans = list(spans_of(file.path, rows))
+        except Exception as err:  # a worker reads the file again, and reports the error as a failure
+            raise_failing_store(err, file.path)
     return [piece(kind, [file], **span) for span in spans]
 
 
