@@ -209,7 +209,7 @@ def _previous_run(arguments: JobArguments) -> PreviousRun | None:
     """Return the previous run if the job resumes one; raise `DatasetError` if another job is writing there."""
     folder = Folder.of(arguments.output)
     check_is_no_file(folder)
-    refuse_if_held(folder)
+    refuse_if_held(folder, may_write=not arguments.dry_run)
     return read_previous_run(arguments.output) if arguments.if_exists == "resume" else None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import json
 import os
 import subprocess
@@ -51,6 +53,16 @@ def write_foreign_lock(directory: str, **fields: object) -> dict:
     return content
 
 
+def age_lock(directory: str, seconds: float) -> None:
+    """Let the file system say that the lock was written so long ago."""
+    folder = Folder.of(directory)
+    if directory.startswith("memory"):
+        written = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=seconds)
+        folder.fs.store[folder.at(LOCK)].modified = written
+    else:
+        os.utime(folder.at(LOCK), (time.time() - seconds,) * 2)
+
+
 def dead_process() -> dict:
     """Return the identity of a process of this machine that has ended."""
     program = "import json; from clipmill.files.processes import this_process as t; print(json.dumps(t()))"
@@ -90,15 +102,75 @@ def test_a_process_with_a_reused_pid_is_another_process(directory):
 
 
 def test_a_lock_of_another_machine_is_valid_while_its_heartbeat_is_recent(directory):
-    write_foreign_lock(directory, **ELSEWHERE, beat=time.time() - 100)
+    write_foreign_lock(directory, **ELSEWHERE)
+    age_lock(directory, 100)
     message = rf"process 7 on elsewhere.*last heartbeat 10\d s ago.*try again 120 seconds after .*delete .*{LOCK}"
     with pytest.raises(DatasetError, match=message):
         DirectoryLock(directory).__enter__()
     with pytest.raises(DatasetError, match="process 7 on elsewhere"):
         prepare_directory(directory, overwrite=True)
-    write_foreign_lock(directory, **ELSEWHERE, beat=time.time() - 121)
+    assert list(Folder.of(directory).list()) == [LOCK]
+    age_lock(directory, 125)
     with DirectoryLock(directory):
         pass
+
+
+@pytest.mark.parametrize("hours", [-5, 5])
+@pytest.mark.parametrize("seconds", [60, 125])
+def test_clocks_of_two_machines_may_be_hours_apart(directory, hours, seconds):
+    """A lock is neither taken from a job that runs nor held for ever: only the clock of the file system counts."""
+    write_foreign_lock(directory, **ELSEWHERE, beat=time.time() + hours * 3600)
+    age_lock(directory, seconds)
+    if seconds < lock_module.DEAD_AFTER_S:
+        with pytest.raises(DatasetError, match=r"process 7 on elsewhere.*last heartbeat 6\d s ago"):
+            DirectoryLock(directory).__enter__()
+        with pytest.raises(DatasetError, match="process 7 on elsewhere"):
+            refuse_if_held(Folder.of(directory))
+        assert list(Folder.of(directory).list()) == [LOCK]
+        return
+    refuse_if_held(Folder.of(directory))
+    assert prepare_directory(directory) == Folder.of(directory).url
+    write_foreign_lock(directory, **ELSEWHERE, beat=time.time() + hours * 3600)
+    age_lock(directory, seconds)
+    with DirectoryLock(directory) as lock:
+        assert read_lock(Folder.of(directory))["token"] == lock.token
+
+
+def test_without_times_of_the_file_system_the_clocks_of_both_machines_count(directory, monkeypatch):
+    def unknown(*given):
+        raise NotImplementedError
+
+    monkeypatch.setattr(type(Folder.of(directory).fs), "modified", unknown)
+    write_foreign_lock(directory, **ELSEWHERE, beat=time.time() - 100)
+    with pytest.raises(DatasetError, match=r"last heartbeat 10\d s ago"):
+        refuse_if_held(Folder.of(directory))
+    write_foreign_lock(directory, **ELSEWHERE, beat=time.time() - 121)
+    refuse_if_held(Folder.of(directory))
+
+
+def test_a_dry_run_judges_a_lock_without_writing(directory):
+    """A lock whose time is far from this machine's may be of a dead job: the run itself will know."""
+    folder = Folder.of(directory)
+    for hours, is_refused in ((0, True), (5, False), (-5, False)):
+        write_foreign_lock(directory, **ELSEWHERE, beat=time.time() + hours * 3600)
+        with pytest.raises(DatasetError, match="elsewhere") if is_refused else contextlib.nullcontext():
+            refuse_if_held(folder, may_write=False)
+
+
+def test_a_lock_that_could_not_be_released_does_not_hold_up_its_own_process(directory, monkeypatch):
+    """The store did not answer when the job ended; the process may be a service that runs for months."""
+
+    def fail(self, name):
+        raise DatasetError("the store is busy")
+
+    lock = DirectoryLock(directory)
+    with monkeypatch.context() as patch, lock:
+        patch.setattr(Folder, "delete", fail)
+        lock.release()
+    assert read_lock(Folder.of(directory))["token"] == lock.token
+    refuse_if_held(Folder.of(directory))
+    with DirectoryLock(directory) as again:
+        assert read_lock(Folder.of(directory))["token"] == again.token
 
 
 def test_a_lock_created_at_the_last_moment_is_respected(directory, monkeypatch):

@@ -71,7 +71,7 @@ def look_at_directory(directory: str, *, if_exists: IfExists = "fail", can_resum
     """
     folder = Folder.of(directory)
     check_is_no_file(folder)
-    refuse_if_held(folder)
+    refuse_if_held(folder, may_write=False)
     names = [name for name in folder.list() if name != LOCK]
     orphans = [name for name in names if is_orphan(name)]
     started = [name for name in names if name.startswith(f"{NEXT}/") and name not in set(orphans)]

@@ -1,10 +1,11 @@
 """One job at a time in a directory: a lock file that identifies its holder, and that replaces locks of dead jobs.
 
 The file holds the process, its machine, and a heartbeat, which a thread renews. A lock is ignored if its process no
-longer runs on this machine. Processes on other machines cannot be checked, so there the age of the heartbeat decides,
-which compares the clocks of both machines. On a local file system, the file is created atomically, under a lock of the
-operating system. On S3, Google Cloud Storage and Azure, it is created with the condition that it does not exist. On
-other stores, and wherever a dead lock was removed, it is read back after a moment: the last writer holds it.
+longer runs on this machine. Processes on other machines cannot be checked, so there the age of the heartbeat decides:
+by the clock of the file system, which is one for all, since the clocks of two machines may be hours apart. On a local
+file system, the file is created atomically, under a lock of the operating system. On S3, Google Cloud Storage and
+Azure, it is created with the condition that it does not exist. On other stores, and wherever a dead lock was removed,
+it is read back after a moment: the last writer holds it.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..errors import DatasetError
-from .file_systems import Folder, dataset_errors, is_local
+from .file_systems import TEMPORARY, Folder, dataset_errors, is_local
 from .json_shape import fits
 from .json_text import json_object, json_text
 from .processes import may_be_alive, pid_namespace, this_process
+from .retries import is_transient_error
 
 LOCK = "_lock.json"
 HEARTBEAT_S = 20.0
@@ -40,6 +42,8 @@ _SETTLE_S = 1.0
 
 _log = logging.getLogger("clipmill")
 _held: set[DirectoryLock] = set()
+_in_use: set[str] = set()
+"""Tokens of the locks that this process holds or is about to acquire."""
 
 
 class DirectoryLock:
@@ -64,7 +68,12 @@ class DirectoryLock:
         return str(self._record["token"])
 
     def __enter__(self) -> Self:
-        self._acquire()
+        _in_use.add(self.token)
+        try:
+            self._acquire()
+        except BaseException:
+            _in_use.discard(self.token)
+            raise
         _held.add(self)
         self._heartbeat = threading.Thread(target=self._send_heartbeats, name="clipmill-lock", daemon=True)
         self._heartbeat.start()
@@ -102,6 +111,7 @@ class DirectoryLock:
         with contextlib.suppress(DatasetError):
             if (read_lock(self._folder) or {}).get("token") == self.token:
                 self._folder.delete(LOCK)
+        _in_use.discard(self.token)
 
     def _acquire(self) -> None:
         folder = self._folder
@@ -124,10 +134,13 @@ class DirectoryLock:
                 if is_local(folder.fs):
                     _create_local(folder, content)
                 else:
-                    folder.fs.pipe_file(folder.at(LOCK), content, mode="create")
-        except DatasetError:
+                    folder.call(lambda: folder.fs.pipe_file(folder.at(LOCK), content, mode="create"))
+        except DatasetError as err:
             if (current := read_lock(folder)) is not None:
                 self._refuse_others(current)
+                return True  # it was created, but the answer was lost
+            if isinstance(err.__cause__, Exception) and is_transient_error(err.__cause__):
+                raise
             folder.write(LOCK, content)  # the store does not support the condition
             return False
         return True
@@ -174,11 +187,15 @@ def read_lock(folder: Folder) -> dict[str, Any] | None:
     return content if content is not None and fits(content, _SHAPE) else {}
 
 
-def refuse_if_held(folder: Folder) -> None:
-    """Raise `DatasetError` if another process holds the lock of a directory."""
+def refuse_if_held(folder: Folder, *, may_write: bool = True) -> None:
+    """Raise `DatasetError` if another process holds the lock of a directory.
+
+    Without `may_write`, the age of a heartbeat from another machine is judged by the clocks of both machines, since the
+    time of the file system is that of a file written now. Then a lock whose time is far from this machine's passes.
+    """
     current = read_lock(folder)
-    if current and current["token"] not in {lock.token for lock in _held}:
-        _refuse_if_alive(folder, current)
+    if current and current["token"] not in _in_use:
+        _refuse_if_alive(folder, current, may_write=may_write)
 
 
 def check_held(folder: Folder) -> None:
@@ -192,7 +209,7 @@ def clear_lock(folder: Folder) -> None:
     """Delete the lock of a dead job; raise `DatasetError` if another process holds it."""
     refuse_if_held(folder)
     current = read_lock(folder)
-    if current is not None and current.get("token") not in {lock.token for lock in _held}:
+    if current is not None and current.get("token") not in _in_use:
         folder.delete(LOCK)
 
 
@@ -216,24 +233,54 @@ def _settled(folder: Folder) -> dict[str, Any] | None:
     return current
 
 
-def _refuse_if_alive(folder: Folder, current: dict[str, Any]) -> None:
+def _refuse_if_alive(folder: Folder, current: dict[str, Any], *, may_write: bool = True) -> None:
     if not current:
         return
+    age_s, hint = None, ""
     alive = may_be_alive(current)
+    if alive and _is_this_process(current) and current["token"] not in _in_use:
+        return  # this process could not delete its lock when it released it
     if alive is None:
-        alive = time.time() - float(current["beat"]) < DEAD_AFTER_S
+        age_s = _seconds_since_heartbeat(folder, current, may_write=may_write)
+        alive = age_s < DEAD_AFTER_S and (may_write or age_s > -DEAD_AFTER_S)
         hint = (
             f"; if that machine is gone, try again {DEAD_AFTER_S:.0f} seconds after its last heartbeat, or delete "
             f"{folder.url}/{LOCK}"
         )
-    else:
-        hint = ""
     if alive:
-        raise DatasetError(f"{_held_by(folder, current)}; wait until it ends, or choose another directory{hint}")
+        held = _held_by(folder, current, age_s)
+        raise DatasetError(f"{held}; wait until it ends, or choose another directory{hint}")
 
 
-def _held_by(folder: Folder, current: dict[str, Any]) -> str:
-    age = time.time() - float(current["beat"])
+def _is_this_process(current: dict[str, Any]) -> bool:
+    return all(current.get(name) == value for name, value in this_process().items())
+
+
+def _seconds_since_heartbeat(folder: Folder, current: dict[str, Any], *, may_write: bool) -> float:
+    """Return the age of a lock by the clock of its file system: how much older it is than a file written now."""
+    probe = f".{LOCK}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}"
+    if may_write:
+        try:
+            beat = _written_at(folder, LOCK)
+            folder.write(probe, b"")
+            return (_written_at(folder, probe) - beat).total_seconds()
+        except (DatasetError, NotImplementedError, TypeError) as err:  # not all file systems know times
+            _log.info("the age of %s/%s is taken from the clocks of two machines: %s", folder.url, LOCK, err)
+        finally:
+            with contextlib.suppress(DatasetError):
+                folder.delete(probe)
+    return time.time() - float(current["beat"])
+
+
+def _written_at(folder: Folder, name: str) -> datetime.datetime:
+    with dataset_errors("look at", f"{folder.url}/{name}"):
+        folder.fs.invalidate_cache()
+        written: datetime.datetime = folder.call(lambda: folder.fs.modified(folder.at(name)))
+        return written
+
+
+def _held_by(folder: Folder, current: dict[str, Any], age_s: float | None = None) -> str:
+    age = time.time() - float(current["beat"]) if age_s is None else age_s
     said = f"{age:.0f} s ago" if age > -HEARTBEAT_S else f"{-age:.0f} s ahead of this machine's clock"
     return (
         f"another job is writing to {folder.url}: process {current['pid']} on {current['host']}, started "
