@@ -2,7 +2,7 @@
 
 - `options`: `JobOptions`, the options of a job; `planning`: `plan_job`, which checks them; `preflight`: checks of the
   input; `input_use`: what of the input is embedded; `job`: `Job`, which is sent to workers
-- `start`: starts a job; `resume`: finds out what a previous run has left to do
+- `start`: starts a job; `resume`: finds out what a previous run has left to do; `runs`: workers of an earlier start
 - `embed`: `embed_shard`, which every engine distributes; `shard`: the work on a shard; `record_adapters`: how rows and
   documents are read and written
 - `attempts`, `isolated_run`, `row_by_row`: shards that kill their processes

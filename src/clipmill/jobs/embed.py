@@ -11,6 +11,7 @@ from ..metrics.counts import counts_of_manifest, record
 from .attempts import Attempt
 from .isolated_run import run_isolated
 from .job import Job
+from .runs import check_is_current
 from .shard import embed_rows
 
 
@@ -31,12 +32,14 @@ def embed_shard(shard: Shard, job: Job, *, cpus: int | None = None, exclusive: b
         The manifest that was written.
 
     Raises:
-        DatasetError: If the output cannot be written, or a value failed and the job ends at its first failure.
+        DatasetError: If the output cannot be written, a value failed and the job ends at its first failure, or the job
+            was started again meanwhile.
         WeightsError, DeviceError: If the encoder cannot be loaded.
         SpecError: If the loaded model does not support the plan.
     """
     # looked up for each shard, so that the shards of every caller are where `finish_job` expects them
     job = dataclasses.replace(job, directory=folder_written(job.directory).url)
+    check_is_current(job)
     with Attempt(job.directory, shard) as attempt:
         if attempt.is_dangerous:
             manifest = run_isolated(shard, job, attempt, cpus=cpus, exclusive=exclusive)

@@ -21,6 +21,7 @@ from ..metrics.stats import Stats
 from .job import Job
 from .record_adapters import records_of
 from .row_by_row import RowByRow
+from .runs import check_is_current
 from .skip_lists import read_skip_list, skip_rows
 
 
@@ -40,7 +41,9 @@ def embed_rows(
     stats = Stats()
     with (
         runner.session(stats, hashed=job.content_hash) as session,
-        ShardWriter(job.directory, shard.name, job.schema, format=job.format) as writer,
+        ShardWriter(
+            job.directory, shard.name, job.schema, format=job.format, before_publishing=lambda: check_is_current(job)
+        ) as writer,
     ):
         sink = ShardSink(writer, Table(job.plan, job.schema, encoder.dim), fail_fast=job.fail_fast)
 

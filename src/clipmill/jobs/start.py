@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .. import __version__
-from ..datasets.dataset import write_job
 from ..datasets.directory import SUCCESS
 from ..datasets.formats.shard_writer import MANIFESTS
 from ..datasets.if_exists import IfExists, if_exists_of, look_at_directory, prepare_directory
@@ -27,6 +26,7 @@ from ..models.spec import EncoderSpec
 from .comparison import COMPARISON, described_comparison
 from .job import MAY_DIFFER, Job
 from .resume import PreviousRun, Progress, look_back, read_previous_run
+from .runs import write_current
 
 _SPEC_DEFAULTS = {field.name: field.default for field in dataclasses.fields(EncoderSpec)}
 _SHOWN = 60
@@ -75,7 +75,7 @@ def start_job(
     description = _description(job, inputs, arguments)
     if previous is None:
         target = prepare_directory(job.directory, if_exists=policy)
-        write_job(target, description, shards=len(shards))
+        write_current(target, job, description, shards=len(shards))
         return progress.planned(write_plan(Folder.of(target), shards))
     if progress.is_complete:
         return progress
@@ -89,7 +89,7 @@ def start_job(
     again = {"started": description["started"], "clipmill": __version__, **_other_ways(job, previous)}
     kept = {**previous.description, "shards": len(shards), "resumed": [*previous.description.get("resumed", ()), again]}
     named = {name: description[name] for name in ("inputs", "locations")}
-    write_job(folder.url, {**kept, **named}, shards=len(shards))
+    write_current(folder.url, job, {**kept, **named}, shards=len(shards))
     return progress.planned(plan)
 
 
@@ -107,7 +107,7 @@ def _check(
         found = look_at_directory(job.directory, if_exists=if_exists)
         return Progress(shards, shards, leftovers=[*found.leftovers, *found.replaced])
     folder = Folder.of(job.directory)
-    refuse_if_held(folder)
+    refuse_if_held(folder, may_write=False)
     refuse_changes(job, inputs, arguments, previous)
     if is_replacing(folder):
         raise DatasetError(

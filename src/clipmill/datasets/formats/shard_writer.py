@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -48,7 +48,14 @@ class ShardWriter:
     """
 
     def __init__(
-        self, directory: str, name: str, schema: pa.Schema, *, row_group_rows: int = 1024, format: Format = "parquet"
+        self,
+        directory: str,
+        name: str,
+        schema: pa.Schema,
+        *,
+        row_group_rows: int = 1024,
+        format: Format = "parquet",
+        before_publishing: Callable[[], None] = lambda: None,
     ) -> None:
         """Create a writer; files are opened when the `with` block is entered.
 
@@ -58,6 +65,8 @@ class ShardWriter:
             schema: Columns of every batch.
             row_group_rows: Maximum rows of a row group, and of the buffer.
             format: Format of the files of rows, one of `FORMATS`.
+            before_publishing: Called before a file of the dataset is replaced, and again before the manifest is; it
+                raises an exception if this process may not write there any more.
         """
         check_choice("format", format, FORMATS)
         if not name or "/" in name or name.startswith("."):
@@ -74,6 +83,7 @@ class ShardWriter:
         self._failed = 0
         self._is_closed = False
         self._format = format
+        self._before_publishing = before_publishing
         self._part: Part | None = None
         self._failures: Path | None = None
         self._lines: IO[str] | None = None
@@ -144,6 +154,7 @@ class ShardWriter:
 
     def _publish(self, part: Part, manifest: Mapping[str, Any]) -> dict[str, Any]:
         folder, name = self._folder, self._name
+        self._before_publishing()
         existing = self._existing_manifest()
         if existing is not None:
             if manifest.get("shard") is not None and all(existing.get(one) == manifest.get(one) for one in _SAME):
@@ -165,6 +176,7 @@ class ShardWriter:
             "failures": self._failed,
             "files": [{"name": file, "bytes": size} for file, size in files.items()],
         }
+        self._before_publishing()  # uploading the rows may have taken long
         folder.make(MANIFESTS)
         folder.write(manifest_name(name), json_text(written, indent=1).encode())
         return written
