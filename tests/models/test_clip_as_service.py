@@ -18,8 +18,8 @@ from weights import relative_error
 
 from clipmill.encoders import EncoderSpec, load_encoder
 from clipmill.errors import SpecError, WeightsError
-from clipmill.models.catalog.facts import demo_directory
 from clipmill.models.catalog.manifest import FILE
+from clipmill.models.demo import demo_directory
 from clipmill.models.runtimes.graphs import Graphs
 from clipmill.models.runtimes.onnx import OnnxRuntime
 from clipmill.models.runtimes.openvino import OpenVinoRuntime

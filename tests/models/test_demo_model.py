@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 
 import numpy as np
 import open_clip
@@ -12,7 +13,7 @@ from safetensors.numpy import load_file
 from weights import relative_error
 
 from clipmill.encoders import Encoder, load_encoder
-from clipmill.models.catalog.facts import demo_directory
+from clipmill.models.demo import demo_directory
 from clipmill.pipelines.drawings import CLASSES, HELD_OUT, class_caption, draw, sample_scene
 
 GALLERIES = 3
@@ -89,3 +90,21 @@ def test_photographs_are_not_mistaken_for_shapes(encoder: Encoder, cosines: np.n
     texts = encoder.embed_texts([class_caption(*pair) for pair in CLASSES])
     photos = encoder.embed_images([encode(array, "JPEG") for array in photographs().values()])
     assert np.median((photos @ texts.T).max(axis=1)) < np.median(cosines.max(axis=2))
+
+
+def test_a_package_in_a_zip_archive_has_the_model_too(monkeypatch, tmp_path) -> None:
+    """Spark's `--py-files` sends such archives; the weights go to the cache, once."""
+    from clipmill.models import demo
+
+    files = {path.name: path.read_bytes() for path in demo_directory().iterdir() if path.name.startswith("open_clip")}
+    with zipfile.ZipFile(tmp_path / "package.zip", "w") as archive:
+        for name, content in files.items():
+            archive.writestr(f"demo/{name}", content)
+    monkeypatch.setattr(demo.resources, "files", lambda package: zipfile.Path(tmp_path / "package.zip", "demo/"))
+    found = demo_directory(str(tmp_path / "cache"))
+    assert {path.name: path.read_bytes() for path in found.iterdir() if not path.name.startswith(".")} == files
+    before = (found / demo.WEIGHTS).stat()
+    demo_directory.cache_clear()
+    assert demo_directory(str(tmp_path / "cache")) == found
+    assert (found / demo.WEIGHTS).stat().st_mtime_ns == before.st_mtime_ns
+    demo_directory.cache_clear()

@@ -36,7 +36,7 @@ from clipmill.encoders import EncoderSpec, load_encoder, unload_all
 from clipmill.encoders.plans.scores import score
 from clipmill.errors import WeightsError
 from clipmill.models.catalog import mclip
-from clipmill.models.catalog.facts import demo_directory
+from clipmill.models.demo import demo_directory
 from clipmill.models.towers import find_source
 from clipmill.models.towers.scales import clip_scales
 

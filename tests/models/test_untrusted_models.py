@@ -26,8 +26,9 @@ from untrusted_files import PLAIN_TOKENIZER, TOKENIZER, look_at, sign, write_exp
 from clipmill.encoders import EncoderSpec, load_encoder, unload_all
 from clipmill.errors import WeightsError
 from clipmill.failures import Code, RowError, Stage
-from clipmill.models.catalog.facts import demo_directory, facts_of
+from clipmill.models.catalog.facts import facts_of
 from clipmill.models.catalog.manifest import FILE, write_manifest
+from clipmill.models.demo import demo_directory
 from clipmill.models.tokenizers.fast import FastTokenizer
 from clipmill.models.towers import find_source
 from clipmill.models.towers.open_clip import find_backbone

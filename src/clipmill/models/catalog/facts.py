@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
-import json
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -106,13 +104,9 @@ def _hub_facts(ref: ModelRef, cache_dir: str | None) -> ModelFacts:
 
 
 def _demo_facts(ref: ModelRef) -> ModelFacts:
-    config = json.loads((demo_directory() / "open_clip_config.json").read_text(encoding="utf-8"))
-    return dataclasses.replace(_config_facts(config), licence="Apache-2.0")
+    from ..demo import demo_config
 
-
-def demo_directory() -> Path:
-    """Return the directory of the model inside the package."""
-    return Path(str(resources.files("clipmill.models") / "demo"))
+    return dataclasses.replace(_config_facts(demo_config()), licence="Apache-2.0")
 
 
 def _config_facts(config: dict[str, Any]) -> ModelFacts:

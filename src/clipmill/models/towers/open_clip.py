@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from ...media.options import Preprocessing
 from ...messages import setting
 from ..catalog import ModelRef, tables
 from ..catalog.backbones import BACKBONES, KINDS
-from ..catalog.facts import demo_directory
+from ..demo import WEIGHTS, demo_config, demo_directory
 from ..downloads import elsewhere, hub
 from ..downloads.copies import place_of
 from ..downloads.model_files import CONFIG, read_json
@@ -53,9 +52,8 @@ def find_source(spec: EncoderSpec) -> ModelSource:
     if ref.family == "open_clip":
         return _published(ref, spec)
     if ref.family == "demo":
-        directory = demo_directory()
-        config = json.loads((directory / hub.CONFIG_FILE).read_text(encoding="utf-8"))
-        weights = directory / hub.WEIGHT_FILES[0]
+        config = demo_config()
+        weights = demo_directory(spec.cache_dir) / WEIGHTS
     else:
         config = hub.fetch_config(ref.weights, spec.cache_dir)
         weights = hub.fetch_weights(ref.weights, spec.cache_dir)
