@@ -33,6 +33,11 @@ LOCAL_RUNNER = "FnApiRunner"
 
 _WORKER_DIED = "Worker subprocess exited with return code"
 """The start of the message of Beam's local runner about a worker process that ended with an error."""
+_MISSING_MODULE = {
+    "Beam": "the workers' Python does not have it: install it there, or send it with --setup_file or a container",
+    "Spark": "the workers' Python does not have it: install it there, name an interpreter that has it with --conf "
+    "spark.pyspark.python=…, or send an environment with --conf spark.archives=…",
+}
 _SECONDS_TO_END = 5.0
 
 
@@ -209,7 +214,10 @@ def _failing_as(engine: str) -> Iterator[None]:
             raise of_memory from err
         if "KeyboardInterrupt" in cause:
             raise KeyboardInterrupt from err
-        raise ClipmillError(f"the {engine} job failed: " + _own_words(cause)) from err
+        said = f"the {engine} job failed: " + _own_words(cause)
+        raise ClipmillError(
+            said, hint=_MISSING_MODULE[engine] if cause.startswith("ModuleNotFoundError") else None
+        ) from err
 
 
 def _own_words(said: str) -> Message:

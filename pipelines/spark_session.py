@@ -32,6 +32,7 @@ appender.stderr.layout.pattern = spark: %m%n
 _JAVA_OPTIONS = "spark.driver.extraJavaOptions"
 _PY4J = ("py4j.java_gateway", "py4j.clientserver")
 """Its loggers, which get a stack of each interrupted call."""
+_PYTHON = "spark.pyspark.python"
 _FLAGS = {"--master": "spark.master", "--name": "spark.app.name"}
 _PROPERTY = re.compile(r"([^\s=:#!][^\s=:]*)\s*[=:\s]\s*(.*)")
 
@@ -117,6 +118,7 @@ def open_session(master: str | None, remote: str | None, conf: Sequence[str]) ->
                 check_open_files_for_spark()
             if chosen.startswith("local") and not was_there:
                 settings = _for_a_laptop({**given, **settings}, Path(home)) | settings
+            _take_interpreter({**given, **settings})
         for name, value in settings.items():
             builder = builder.config(name, value)
         _log_no_interrupts()
@@ -136,7 +138,7 @@ def open_session(master: str | None, remote: str | None, conf: Sequence[str]) ->
 def _for_a_laptop(given: Mapping[str, str], home: Path) -> dict[str, str]:
     """Return the settings of a local Spark that nobody gave: quiet, without its web pages, with this interpreter."""
     logging.getLogger("py4j").setLevel(logging.CRITICAL)
-    if "spark.pyspark.python" not in given:
+    if _PYTHON not in given:
         # Spark starts local workers by name from PATH, which may be another environment
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     settings = {"spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false"}
@@ -152,6 +154,12 @@ def _for_a_laptop(given: Mapping[str, str], home: Path) -> dict[str, str]:
 def _log_no_interrupts() -> None:
     for name in _PY4J:  # a filter holds for what is logged there, not for the loggers below
         logging.getLogger(name).addFilter(_is_no_interrupt)
+
+
+def _take_interpreter(settings: Mapping[str, str]) -> None:
+    """Start workers with the interpreter of `spark.pyspark.python`: PySpark leaves that setting to spark-submit."""
+    if _PYTHON in settings:
+        os.environ["PYSPARK_PYTHON"] = settings[_PYTHON]
 
 
 def _is_no_interrupt(record: logging.LogRecord) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from clipmill.datasets import read_dataset
-from clipmill.errors import DeviceError
+from clipmill.errors import ClipmillError, DeviceError
 from clipmill.pipelines import limits
 from clipmill.pipelines.engines import _failing_as, root_cause
 
@@ -76,3 +76,12 @@ def test_what_ran_out_in_a_worker_is_said_once() -> None:
 def test_other_errors_are_none_of_memory() -> None:
     assert limits.memory_error(ValueError("a memory of summer")) is None
     assert limits.memory_error(SystemError("error return without exception set")) is None
+
+
+@pytest.mark.parametrize(("engine", "flag"), [("Beam", "--setup_file"), ("Spark", "spark.pyspark.python")])
+def test_a_worker_without_the_package_is_told_from_its_error(engine, flag):
+    """Which interpreter workers run is set in another place than that of the command."""
+    said = "PythonException: Traceback\nModuleNotFoundError: No module named 'clipmill'\n SQLSTATE: 38000"
+    with pytest.raises(ClipmillError) as refused, _failing_as(engine):
+        raise RuntimeError(said)
+    assert flag in refused.value.hint

@@ -79,6 +79,15 @@ def test_an_interrupted_call_of_java_is_not_logged(name, caplog, monkeypatch):
     assert [record.exc_info[0] for record in caplog.records] == [ConnectionError]
 
 
+def test_the_interpreter_of_the_settings_starts_workers(nobody, monkeypatch):
+    """As spark-submit takes it: before that of the environment."""
+    monkeypatch.setenv("PYSPARK_PYTHON", "python3")
+    spark_session._take_interpreter({})
+    assert os.environ["PYSPARK_PYTHON"] == "python3"
+    spark_session._take_interpreter({"spark.pyspark.python": "./env/bin/python"})
+    assert os.environ["PYSPARK_PYTHON"] == "./env/bin/python"
+
+
 def test_spark_submit_decides_where_a_job_runs(tmp_path):
     """Its master and name hold; the first line says where the job runs."""
     from pyspark.find_spark_home import _find_spark_home

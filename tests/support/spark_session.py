@@ -1,4 +1,7 @@
-"""The Spark session of the tests: classic, or Spark Connect where the environment asks for it. One for each process."""
+"""The Spark session of the tests: local, or of a cluster or Spark Connect where the environment asks for it.
+
+There is one for each process.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ from places import SUPPORT
 from pyspark.sql import SparkSession
 
 CONNECT = "CLIPMILL_TEST_SPARK_CONNECT"
-"""Set by `make test-connect`: the two kinds of session can't share a process."""
+"""Set by `make test-connect`: the two kinds of session can't share a process. `1`, or the URL of a server."""
+MASTER = "CLIPMILL_TEST_SPARK_MASTER"
+"""The master of a cluster (`spark_cluster.py`), whose operator has given it settings."""
 
 SETTINGS = {
     "spark.ui.enabled": "false",
@@ -28,8 +33,11 @@ SETTINGS = {
 def open_session() -> SparkSession:
     """Start this process's session, or return the one that is there."""
     builder: Any = SparkSession.builder
-    if os.environ.get(CONNECT):
-        builder = builder.remote("local[2]")
+    server = os.environ.get(CONNECT, "")
+    if server:
+        builder = builder.remote(server if server.startswith("sc://") else "local[2]")
+    elif os.environ.get(MASTER):
+        builder = builder.master(os.environ[MASTER]).appName("clipmill tests")
     else:
         builder = builder.master("local[2]").appName("clipmill tests")
         # Queries of a few rows cost what their code takes to compile; on Spark Connect the same contracts run compiled.
