@@ -62,6 +62,17 @@ def _kills(engine: str) -> Callable[[random.Random, Path], Figures]:
     return run
 
 
+def _cluster_kills(draw: random.Random, folder: Path) -> Figures:
+    from cluster_kills import KilledJobs, prepare
+    from spark_cluster import running_cluster
+
+    with running_cluster(folder / "cluster") as cluster:
+        jobs = KilledJobs(cluster, prepare(folder), draw)
+        jobs.embed(7)
+        jobs.index(3)
+    return jobs.done
+
+
 def _fuzz(kind: str, count: int) -> Callable[[random.Random, Path], Figures]:
     def run(draw: random.Random, folder: Path) -> Figures:
         from fuzzing import FUZZERS
@@ -147,6 +158,9 @@ def _spark_types(draw: random.Random, folder: Path) -> Figures:
 SOAKS = {
     "kills-beam": Soak("a job on Beam, killed at random moments and resumed", 4, _kills("beam")),
     "kills-spark": Soak("the same on Spark", 4, _kills("spark")),
+    "kills-cluster-spark": Soak(
+        "jobs and indexes on a standalone cluster of Spark, killed likewise", 4, _cluster_kills
+    ),
     "hard-rows-beam": Soak("50,000 hard rows in one bundle of Beam", 1, _hard_rows("beam")),
     "hard-rows-spark": Soak("50,000 hard rows in one task of Spark", 1, _hard_rows("spark")),
     "types-beam": Soak("columns of drawn types through jobs of every plan and format on Beam", 5, _drawn_types("beam")),

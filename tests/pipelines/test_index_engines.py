@@ -5,11 +5,9 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-import numpy as np
 import pytest
-from index_helpers import clustered, files_of, write_dataset
+from index_helpers import assert_same, clustered, write_dataset
 
-from clipmill.indexes import open_index
 from clipmill.indexes.add import add_to_index
 from clipmill.indexes.build import IndexOptions, build_index, run_locally
 from clipmill.indexes.shard import IndexShard
@@ -41,20 +39,6 @@ def make(folder: Path, name: str, run) -> None:
     build_index([str(folder / "data")], str(folder / name), OPTIONS, run=counted)
     add_to_index([str(folder / "more")], str(folder / name), OPTIONS, run=counted)
     assert len(seen) > 4
-
-
-def assert_same(one: Path, other: Path) -> None:
-    ours, theirs = files_of(one), files_of(other)
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        if name != "_index.json":  # which has times and speeds
-            assert ours[name].read_bytes() == theirs[name].read_bytes(), name
-    left, right = open_index(str(one)), open_index(str(other))
-    assert [segment.rows for segment in left.manifest.segments] == [segment.rows for segment in right.manifest.segments]
-    queries = clustered(60, seed=2)
-    here, there = left.search(queries, 10, nprobe=4, rerank=3), right.search(queries, 10, nprobe=4, rerank=3)
-    np.testing.assert_array_equal(here.positions, there.positions)
-    np.testing.assert_array_equal(here.scores, there.scores)
 
 
 @pytest.mark.parametrize("options", [(), PROCESSES], ids=["one process", "two processes"])

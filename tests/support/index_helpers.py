@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from clipmill.datasets import provenance_of, with_provenance
 from clipmill.encoders import EncoderSpec
+from clipmill.indexes import open_index
 
 DIM = 16
 SPEC = EncoderSpec(f"fake::dim={DIM}", device="cpu")
@@ -78,3 +79,18 @@ def files_of(index: Path) -> dict[str, Path]:
     found = {re.sub(r"-[0-9a-f]{16}\.", ".", str(path.relative_to(index))): path for path in there}
     assert len(found) == len(there)
     return found
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Assert that two indexes have the same files, but for times and speeds, and find the same."""
+    ours, theirs = files_of(one), files_of(other)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        if name != "_index.json":  # which has times and speeds
+            assert ours[name].read_bytes() == theirs[name].read_bytes(), name
+    left, right = open_index(str(one)), open_index(str(other))
+    assert [segment.rows for segment in left.manifest.segments] == [segment.rows for segment in right.manifest.segments]
+    queries = clustered(60, seed=2)
+    here, there = left.search(queries, 10, nprobe=4, rerank=3), right.search(queries, 10, nprobe=4, rerank=3)
+    np.testing.assert_array_equal(here.positions, there.positions)
+    np.testing.assert_array_equal(here.scores, there.scores)

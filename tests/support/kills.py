@@ -57,12 +57,17 @@ def write_inputs(folder: Path) -> Path:
 
 
 def start(folder: Path, output: Path, *options: str, factory: str = "slow") -> subprocess.Popen:
-    """Start the command with `--resume`, in a process group of its own."""
-    command = [sys.executable, "-m", "clipmill", "embed", str(folder / "in.jsonl"), "-o", str(output), "--resume"]
-    command += ["--model", f"custom:resume_kills_encoders:{factory}", "--rows-per-shard", str(ROWS_PER_SHARD), *options]
+    """Start `clipmill embed … --resume`."""
+    command = ["embed", str(folder / "in.jsonl"), "-o", str(output), "--resume"]
+    command += ["--model", f"custom:resume_kills_encoders:{factory}", "--rows-per-shard", str(ROWS_PER_SHARD)]
+    return start_command(folder, *command, *options)
+
+
+def start_command(folder: Path, *arguments: str) -> subprocess.Popen:
+    """Start a command in a process group of its own, with the modules of a folder."""
     with (folder / "said").open("w") as said:
         return subprocess.Popen(
-            command,
+            [sys.executable, "-m", "clipmill", *arguments],
             env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *filter(None, sys.path)])},
             stdout=said,
             stderr=subprocess.STDOUT,

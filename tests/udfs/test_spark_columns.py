@@ -235,7 +235,8 @@ def test_many_partitions_load_once_in_each_worker(spark, tmp_path):
     log = read_log(tmp_path)
     assert log.rows == 640
     assert set(log.loads.values()) == {1}
-    assert len(log.loads) <= 4  # two slots; workers that earlier tests left idle may take their turn
+    # a worker for each slot, and perhaps one that earlier tests left idle and that takes its turn
+    assert len(log.loads) <= 2 * spark.sparkContext.defaultParallelism
 
 
 def test_strings_and_bytes_of_the_large_arrow_types(spark):
