@@ -58,17 +58,21 @@ demo: java-or-say $(INSTALLED) ## Embed a few photographs and captions with Beam
 
 .PHONY: test
 test: java $(INSTALLED) ## Run all tests but those in a browser (Java 17 or newer), in a process for each core
-	@$(BIN)/pytest $(SIDE_BY_SIDE) -m "not browser and not connect_only" $(ARGS)
+	@$(BIN)/pytest $(SIDE_BY_SIDE) -m "not browser and not connect_only and not cluster" $(ARGS)
 	@echo "left out: tests in a browser ('make test-browser') and long runs ('make soak')"
-	@$(if $(findstring tests/,$(ARGS)),echo "left out: 'make test-connect'",$(MAKE) --no-print-directory test-connect ARGS=)
+	@$(if $(findstring tests/,$(ARGS)),echo "left out: 'make test-connect' and 'make test-cluster'",$(MAKE) --no-print-directory test-connect test-cluster ARGS=)
 
 .PHONY: test-connect
 test-connect: java $(INSTALLED) ## Run on Spark Connect what holds there, in one process (its server has one port); `make test` does at its end
 	@CLIPMILL_TEST_SPARK_CONNECT=1 $(BIN)/pytest -m "connect or connect_only" tests/udfs $(ARGS)
 
+.PHONY: test-cluster
+test-cluster: java $(INSTALLED) ## Run the tests on a standalone cluster of Spark, which they start; `make test` does at its end
+	@$(BIN)/pytest -m cluster tests/pipelines $(ARGS)
+
 .PHONY: test-beam
 test-beam: $(INSTALLED) ## Run the tests that need no Java
-	@$(BIN)/pytest $(SIDE_BY_SIDE) -m "not spark and not browser and not connect_only" $(ARGS)
+	@$(BIN)/pytest $(SIDE_BY_SIDE) -m "not spark and not browser and not connect_only and not cluster" $(ARGS)
 
 .PHONY: soak
 soak: java $(INSTALLED) ## Long runs with a seed: kills, hard rows, damaged inputs; goes on where it stopped (hours)

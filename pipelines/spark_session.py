@@ -33,6 +33,7 @@ _JAVA_OPTIONS = "spark.driver.extraJavaOptions"
 _PY4J = ("py4j.java_gateway", "py4j.clientserver")
 """Its loggers, which get a stack of each interrupted call."""
 _PYTHON = "spark.pyspark.python"
+_SPARKS_BAR = "spark.ui.showConsoleProgress"
 _FLAGS = {"--master": "spark.master", "--name": "spark.app.name"}
 _PROPERTY = re.compile(r"([^\s=:#!][^\s=:]*)\s*[=:\s]\s*(.*)")
 
@@ -116,9 +117,9 @@ def open_session(master: str | None, remote: str | None, conf: Sequence[str]) ->
                 builder = builder.appName("clipmill")
             if not was_there:
                 check_open_files_for_spark()
+                settings = {**_for_a_command({**given, **settings}), **settings}
             if chosen.startswith("local") and not was_there:
-                settings = _for_a_laptop({**given, **settings}, Path(home)) | settings
-            _take_interpreter({**given, **settings})
+                settings = {**_for_a_laptop({**given, **settings}, Path(home)), **settings}
         for name, value in settings.items():
             builder = builder.config(name, value)
         _log_no_interrupts()
@@ -135,14 +136,24 @@ def open_session(master: str | None, remote: str | None, conf: Sequence[str]) ->
                 session.stop()
 
 
+def _for_a_command(given: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings of any Spark that a command starts, where nobody gave them.
+
+    Workers start with the interpreter of `spark.pyspark.python`: PySpark leaves that setting to spark-submit.
+    """
+    if _PYTHON in given:
+        os.environ["PYSPARK_PYTHON"] = given[_PYTHON]
+    # clipmill has a bar of its own, and each would overwrite the other
+    return {} if _SPARKS_BAR in given else {_SPARKS_BAR: "false"}
+
+
 def _for_a_laptop(given: Mapping[str, str], home: Path) -> dict[str, str]:
     """Return the settings of a local Spark that nobody gave: quiet, without its web pages, with this interpreter."""
     logging.getLogger("py4j").setLevel(logging.CRITICAL)
     if _PYTHON not in given:
         # Spark starts local workers by name from PATH, which may be another environment
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    settings = {"spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false"}
-    settings = {name: value for name, value in settings.items() if name not in given}
+    settings = {} if "spark.ui.enabled" in given else {"spark.ui.enabled": "false"}
     java = given.get(_JAVA_OPTIONS, "")
     if "log4j2.configurationFile" not in java:
         log4j = home / "log4j2.properties"
@@ -154,12 +165,6 @@ def _for_a_laptop(given: Mapping[str, str], home: Path) -> dict[str, str]:
 def _log_no_interrupts() -> None:
     for name in _PY4J:  # a filter holds for what is logged there, not for the loggers below
         logging.getLogger(name).addFilter(_is_no_interrupt)
-
-
-def _take_interpreter(settings: Mapping[str, str]) -> None:
-    """Start workers with the interpreter of `spark.pyspark.python`: PySpark leaves that setting to spark-submit."""
-    if _PYTHON in settings:
-        os.environ["PYSPARK_PYTHON"] = settings[_PYTHON]
 
 
 def _is_no_interrupt(record: logging.LogRecord) -> bool:

@@ -82,9 +82,10 @@ def test_an_interrupted_call_of_java_is_not_logged(name, caplog, monkeypatch):
 def test_the_interpreter_of_the_settings_starts_workers(nobody, monkeypatch):
     """As spark-submit takes it: before that of the environment."""
     monkeypatch.setenv("PYSPARK_PYTHON", "python3")
-    spark_session._take_interpreter({})
+    assert spark_session._for_a_command({}) == {"spark.ui.showConsoleProgress": "false"}
     assert os.environ["PYSPARK_PYTHON"] == "python3"
-    spark_session._take_interpreter({"spark.pyspark.python": "./env/bin/python"})
+    given = {"spark.pyspark.python": "./env/bin/python", "spark.ui.showConsoleProgress": "true"}
+    assert spark_session._for_a_command(given) == {}
     assert os.environ["PYSPARK_PYTHON"] == "./env/bin/python"
 
 

@@ -41,20 +41,24 @@ SETTINGS: Mapping[str, Mapping[str, str]] = {
     "two cores for a task": {"spark.task.cpus": "2"},
 }
 """Settings that an operator may have given, by a name."""
+LINGERING = "lingering_encoder:lingering"
 
-_LINGERING = r"""
+_LINGERING = """
 import os, time
 from clipmill.encoders.testing import FakeModel
+from clipmill.files.processes import started
 
-HERE = os.path.dirname(os.path.abspath(__file__))
+ATTEMPTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "attempts")
 
 class Lingering(FakeModel):
     def encode(self, modality, payloads):
-        if "text 5" in payloads:
-            with open(os.path.join(HERE, "attempts"), "a") as attempts:
-                attempts.write("attempt\n")
-                first = attempts.tell() == len("attempt\n")
-            if first:
+        time.sleep(0.2)
+        if "text 47" in payloads:
+            with open(ATTEMPTS, "a+") as file:
+                file.seek(0)
+                is_copy = any(started(int(pid)) for pid in file.read().split())
+                file.write(f"{os.getpid()} ")
+            if not is_copy:
                 time.sleep(600)
         return super().encode(modality, payloads)
 
@@ -64,7 +68,7 @@ def lingering():
 
 
 def write_inputs(folder: Path) -> Path:
-    """Write inputs, and an encoder whose first attempt at a row takes longer than any test."""
+    """Write inputs, and encoders, one of which comes to no end at a row unless another process is at it already."""
     folder.mkdir(parents=True, exist_ok=True)
     kills.write_inputs(folder)
     (folder / "lingering_encoder.py").write_text(_LINGERING)
@@ -73,11 +77,20 @@ def write_inputs(folder: Path) -> Path:
 
 def run_job(cluster: Cluster, folder: Path, output: Path, settings: Mapping[str, str], **more: str) -> None:
     """Run a job with the executors' package at the same path, and compare it with an undisturbed one."""
+    process = kills.start(folder, output, *_options(cluster, folder, settings), **more)
+    check_end(cluster, folder, output, process)
+
+
+def check_end(cluster: Cluster, folder: Path, output: Path, process: subprocess.Popen) -> None:
+    """Wait for the end of a job, and compare it with an undisturbed one."""
+    assert process.wait(timeout=300) == 0, kills.said(folder) + cluster.logs()
+    kills.check(output)
+
+
+def _options(cluster: Cluster, folder: Path, settings: Mapping[str, str]) -> list[str]:
     ours = same_path()
     path = f"{folder}{os.pathsep}{ours['spark.executorEnv.PYTHONPATH']}"
-    options = command_options(cluster, {**ours, "spark.executorEnv.PYTHONPATH": path, **settings})
-    assert kills.finish(folder, output, *options, **more) == 0, kills.said(folder) + cluster.logs()
-    kills.check(output)
+    return command_options(cluster, {**ours, "spark.executorEnv.PYTHONPATH": path, **settings})
 
 
 def check_settings(cluster: Cluster, folder: Path) -> collections.Counter[str]:
@@ -88,21 +101,14 @@ def check_settings(cluster: Cluster, folder: Path) -> collections.Counter[str]:
         run_job(cluster, folder, output, settings)
         loads = [manifest["loads"] for manifest in read_manifests(str(output))]
         assert (set(loads) == {1}) if name == "no worker reuse" else max(loads) <= 2, name
-    run_speculative_job(cluster, folder, folder / "lingering")
+    output = folder / "lingering"
+    check_end(cluster, folder, output, start_speculative_job(cluster, folder, output))
     return collections.Counter(rows=kills.ROWS * (len(SETTINGS) + 1), settings=len(SETTINGS))
 
 
-def run_speculative_job(cluster: Cluster, folder: Path, output: Path) -> None:
-    """Run a job of which one task would not end: only its speculative copy does."""
-    command = ["embed", str(folder / "in.jsonl"), "-o", str(output), "--model", "custom:lingering_encoder:lingering"]
-    ours = same_path()
-    path = f"{folder}{os.pathsep}{ours['spark.executorEnv.PYTHONPATH']}"
-    settings = {**ours, "spark.executorEnv.PYTHONPATH": path, **SETTINGS["speculation"]}
-    command += ["--rows-per-shard", str(kills.ROWS_PER_SHARD), *command_options(cluster, settings)]
-    process = kills.start_command(folder, *command)
-    assert process.wait(timeout=300) == 0, kills.said(folder) + cluster.logs()
-    assert (folder / "attempts").read_text().count("attempt") >= 2
-    kills.check(output)
+def start_speculative_job(cluster: Cluster, folder: Path, output: Path) -> subprocess.Popen:
+    """Start a job of which one task ends only as the speculative copy of another one that still runs."""
+    return kills.start(folder, output, *_options(cluster, folder, SETTINGS["speculation"]), encoders=LINGERING)
 
 
 def check_packages(cluster: Cluster, folder: Path) -> collections.Counter[str]:

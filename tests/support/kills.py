@@ -56,10 +56,11 @@ def write_inputs(folder: Path) -> Path:
     return folder
 
 
-def start(folder: Path, output: Path, *options: str, factory: str = "slow") -> subprocess.Popen:
+def start(folder: Path, output: Path, *options: str, factory: str = "slow", encoders: str = "") -> subprocess.Popen:
     """Start `clipmill embed … --resume`."""
     command = ["embed", str(folder / "in.jsonl"), "-o", str(output), "--resume"]
-    command += ["--model", f"custom:resume_kills_encoders:{factory}", "--rows-per-shard", str(ROWS_PER_SHARD)]
+    model = encoders or f"resume_kills_encoders:{factory}"
+    command += ["--model", f"custom:{model}", "--rows-per-shard", str(ROWS_PER_SHARD)]
     return start_command(folder, *command, *options)
 
 
