@@ -73,6 +73,25 @@ def _cluster_kills(draw: random.Random, folder: Path) -> Figures:
     return jobs.done
 
 
+def _cluster(what: str) -> Callable[[random.Random, Path], Figures]:
+    def run(draw: random.Random, folder: Path) -> Figures:
+        import cluster_jobs
+        from spark_cluster import running_cluster
+
+        checks = {
+            "contracts": lambda cluster: cluster_jobs.check_contracts(cluster, folder, connect=False),
+            "connect": lambda cluster: cluster_jobs.check_contracts(cluster, folder, connect=True),
+            "jobs": lambda cluster: (
+                cluster_jobs.check_settings(cluster, folder / "settings")
+                + cluster_jobs.check_packages(cluster, folder / "packages")
+            ),
+        }
+        with running_cluster(folder / "cluster") as cluster:
+            return checks[what](cluster)
+
+    return run
+
+
 def _fuzz(kind: str, count: int) -> Callable[[random.Random, Path], Figures]:
     def run(draw: random.Random, folder: Path) -> Figures:
         from fuzzing import FUZZERS
@@ -161,6 +180,9 @@ SOAKS = {
     "kills-cluster-spark": Soak(
         "jobs and indexes on a standalone cluster of Spark, killed likewise", 4, _cluster_kills
     ),
+    "cluster-spark": Soak("the tests of Spark's functions, on a standalone cluster", 1, _cluster("contracts")),
+    "cluster-connect": Soak("those that hold on Spark Connect, with a server on the cluster", 1, _cluster("connect")),
+    "cluster-jobs": Soak("jobs under an operator's settings, and with the package sent along", 1, _cluster("jobs")),
     "hard-rows-beam": Soak("50,000 hard rows in one bundle of Beam", 1, _hard_rows("beam")),
     "hard-rows-spark": Soak("50,000 hard rows in one task of Spark", 1, _hard_rows("spark")),
     "types-beam": Soak("columns of drawn types through jobs of every plan and format on Beam", 5, _drawn_types("beam")),

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 
 import cluster_jobs
 import kills
 import pytest
-from places import ROOT
 from spark_cluster import SETTINGS, running_cluster, same_path, wait_until
 from spark_session import MASTER
 
@@ -26,19 +23,8 @@ def cluster(tmp_path_factory):
 def test_the_contract_of_rows(cluster, tmp_path):
     """That of `embed_columns`, as the tests of the local Spark have it, in a process of its own."""
     given = {**SETTINGS, **same_path()}
-    (tmp_path / "spark-defaults.conf").write_text("".join(f"{name} {value}\n" for name, value in given.items()))
-    environment = {**os.environ, MASTER: cluster.url, "SPARK_CONF_DIR": str(tmp_path), "PYSPARK_PYTHON": sys.executable}
     tests = ["tests/udfs/test_spark_contract.py", "-k", "TestEmbedColumns"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *tests],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert " passed" in done.stdout
+    assert cluster_jobs.run_tests(tmp_path, given, {MASTER: cluster.url}, *tests)["tests passed"] > 10
 
 
 def test_an_executor_is_killed_and_a_task_ends_only_as_its_speculative_copy(cluster, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,9 @@ from pathlib import Path
 
 import kills
 from places import ROOT
+from spark_cluster import SETTINGS as SETTINGS_OF_CLUSTER
 from spark_cluster import Cluster, command_options, same_path
+from spark_session import CONNECT, MASTER
 
 import clipmill
 from clipmill.datasets import read_dataset, summarise
@@ -138,6 +141,35 @@ def check_packages(cluster: Cluster, folder: Path) -> collections.Counter[str]:
         assert summarise(str(folder / name)).complete
         assert len(read_dataset(str(folder / name))) == 8
     return collections.Counter({"ways of the package": len(ways)})
+
+
+def check_contracts(cluster: Cluster, folder: Path, *, connect: bool) -> collections.Counter[str]:
+    """Run the tests of `udfs` on the cluster, classic or through a Connect server on it."""
+    given = {**SETTINGS_OF_CLUSTER, **same_path()}
+    if connect:
+        chosen, which = {CONNECT: cluster.start_connect(**same_path())}, "connect or connect_only"
+    else:
+        chosen, which = {MASTER: cluster.url}, "spark and not connect_only"
+    return run_tests(folder, given, chosen, "tests/udfs", "-m", which)
+
+
+def run_tests(
+    folder: Path, settings: Mapping[str, str], environment: Mapping[str, str], *tests: str
+) -> collections.Counter[str]:
+    """Run tests in a process of their own, whose Spark has settings; return how many passed."""
+    lines = [f"{name} {value}\n" for name, value in settings.items()]
+    (folder / "spark-defaults.conf").write_text("".join(lines))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *tests],
+        cwd=ROOT,
+        env={**os.environ, "PYSPARK_PYTHON": sys.executable, "SPARK_CONF_DIR": str(folder), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-5000:]
+    (passed,) = re.findall(r"(\d+) passed", done.stdout)
+    return collections.Counter({"tests passed": int(passed)})
 
 
 def build_package(folder: Path) -> Path:
