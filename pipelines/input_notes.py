@@ -35,7 +35,7 @@ def as_dicts(uses: Sequence[InputUse]) -> list[dict[str, Any]]:
     return [
         {
             "kind": use.kind,
-            "files": len(use.paths) + len(use.problems),
+            "files": use.files + len(use.problems),
             "first": next(iter([*use.paths, *use.problems])),
             "embedded": dict(use.embedded),
             "left_out": dict(use.left_out),
@@ -46,10 +46,10 @@ def as_dicts(uses: Sequence[InputUse]) -> list[dict[str, Any]]:
 
 
 def _lines_of(use: InputUse, of_rows: bool) -> list[str]:
-    number = len(use.paths)
+    number = use.files
     has_own = number > 1 and use.kind in _PLURALS
     counted = f"{number:,} {_PLURALS[use.kind]}" if has_own else many(number, _NAMES[use.kind])
-    shown = f"{counted} ({_named(use.paths)})"
+    shown = f"{counted} ({_named(use)})"
     lines = [f"{shown}: {_embedded(use)}"] if use.paths else []
     if use.left_out and not use.beside_images:
         lines.append(f"{shown}: {_left_out(use, of_rows)}")
@@ -59,14 +59,14 @@ def _lines_of(use: InputUse, of_rows: bool) -> list[str]:
             lines.append(f"{many(more, 'more file')} will fail, too")
     if use.beside_images:
         lines.append(
-            f"{_named(use.paths)}: beside images, but embedded as rows of its own; for the images alone, give a "
+            f"{_named(use)}: beside images, but embedded as rows of its own; for the images alone, give a "
             "pattern such as 'folder/**/*.jpg'"
         )
     return lines
 
 
-def _named(paths: Sequence[str]) -> str:
-    return some_of(list(map(os.path.basename, paths)))
+def _named(use: InputUse) -> str:
+    return some_of(list(map(os.path.basename, use.paths)), use.files)
 
 
 def _embedded(use: InputUse) -> str:

@@ -26,7 +26,7 @@ from ..encoders.plans.plan import Plan
 from ..errors import ClipmillError, DatasetError
 from ..files.file_systems import Folder
 from ..files.lock import DirectoryLock, refuse_if_held
-from ..jobs.input_use import uses_of
+from ..jobs.input_use import InputTally, uses_of
 from ..jobs.job import Job
 from ..jobs.job_counts import JobCounts
 from ..jobs.options import JobOptions
@@ -175,11 +175,12 @@ def run(arguments: JobArguments) -> int:
     try:
         previous = _previous_run(arguments)
         planned = previous.plan if previous else ()
-        files = input_files(arguments.inputs)
+        tally = InputTally()
+        files = tally.counted(input_files(arguments.inputs))
         shards = cut_inputs(files, rows_per_shard=arguments.rows_per_shard, previous=planned)
         job = plan_job(arguments.spec, arguments.output, shards, arguments.options)
         _refuse_output_inside(arguments.inputs, job.directory)
-        uses = uses_of(files, arguments.options)
+        uses = uses_of(tally, arguments.options)
         if arguments.dry_run:
             return show_plan(
                 job,

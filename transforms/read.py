@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
@@ -12,8 +12,9 @@ from apache_beam.pvalue import PBegin, PCollection
 from ..datasets.inputs import ReaderOptions, Shard, read_documents, whole_file
 from ..datasets.inputs.file_names import RelativeNames, as_they_are
 from ..datasets.inputs.globs import Glob, is_glob
-from ..datasets.inputs.listing import NO_MATCH, AllBelow, Listed, files_of, list_location
+from ..datasets.inputs.listing import NO_MATCH, AllBelow, files_of, list_location
 from ..datasets.inputs.recognition import recognised_inputs
+from ..datasets.inputs.walking import Listed
 from ..encoders.document import Document
 from ..errors import SpecError
 from ..files.file_systems import absolute
@@ -126,14 +127,14 @@ class _ReadFn(beam.DoFn):
         return read_documents(file, self._options, name_of=name_of)
 
 
-def _list_input(given: str) -> tuple[list[Listed], str]:
+def _list_input(given: str) -> tuple[Iterator[Listed], str]:
     """List a path of this machine by ourselves, and a URL by Beam's file systems, whose patterns differ from ours."""
     if "://" not in given:
         return list_location(given)
     if FileSystems.exists(given):
-        return [Listed(given)], ""
+        return iter([Listed(given)]), ""
     matcher = Glob(given) if is_glob(given) else AllBelow(given)
     (found,) = FileSystems.match([f"{matcher.prefix}**"])
     # An object whose name ends in a slash marks a folder.
-    there = [Listed(file.path) for file in found.metadata_list if not file.path.endswith("/")]
+    there = sorted(Listed(file.path) for file in found.metadata_list if not file.path.endswith("/"))
     return files_of(matcher, there), NO_MATCH if is_glob(given) else ": no such file or folder"

@@ -64,7 +64,7 @@ def test_special_files_are_skipped_and_said(folder, caplog, monkeypatch, kind) -
         assert "special.jsonl" not in found
         assert len(said) == 1 and str(special) in said[0]
     with pytest.raises(DatasetError, match="neither a regular file nor a folder"):
-        list_inputs([str(special)])
+        list(list_inputs([str(special)]))
 
 
 def test_links_that_lead_back_are_said(folder, caplog) -> None:

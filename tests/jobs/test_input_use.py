@@ -92,7 +92,7 @@ def test_tables_are_grouped_by_their_columns(tmp_path):
         (tmp_path / f"{number:03d}.csv").write_text(f"{name}\na\n")
     (first, second) = used(tmp_path)
     assert (first.embedded, second.embedded) == ({"text": "text"}, {"caption": "text"})
-    assert len(first.paths) + len(second.paths) == TABLES_LOOKED_AT + 5
+    assert first.files + second.files == TABLES_LOOKED_AT + 5
 
 
 def test_tables_beside_images_and_files_that_hold_nothing(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageDraw
 from places import DOCS
 
-from clipmill.datasets.inputs.listing import IMAGE_EXTENSIONS
+from clipmill.datasets.inputs.sidecars import IMAGE_EXTENSIONS
 from clipmill.encoders import Item, load_encoder
 from clipmill.failures import Code, RowError
 from clipmill.media.images import FORMATS, open_image, sniff_media_type

@@ -36,7 +36,7 @@ MODEL = ("--model", "fake::dim=4")
 )
 def test_sentences(use: InputUse, said: list[str]) -> None:
     assert lines_of([use], of_rows=False) == said
-    assert as_dicts([use])[0]["files"] == len(use.paths) + len(use.problems)
+    assert as_dicts([use])[0]["files"] == use.files + len(use.problems)
 
 
 def test_the_start_and_a_dry_run_say_the_same(tmp_path, capsys) -> None:

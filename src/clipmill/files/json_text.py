@@ -68,9 +68,10 @@ def json_object(content: bytes | str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def some_of(names: Sequence[str]) -> str:
-    """Return the first few names, and how many more there are."""
-    return ", ".join(names[:_MAX_NAMES]) + (f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else "")
+def some_of(names: Sequence[str], count: int | None = None) -> str:
+    """Return the first few names, and how many more there are; `count` is how many there are if not all are given."""
+    more = (len(names) if count is None else count) - _MAX_NAMES
+    return ", ".join(names[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def clean_text(text: str) -> str:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
-import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from ..datasets.inputs.listing import IMAGE_EXTENSIONS, Kind, is_image
+from ..datasets.inputs.listing import Kind
 from ..datasets.inputs.readers import ReaderOptions, choose_columns, is_failure_line, without_failure
 from ..datasets.inputs.recognition import InputFile
 from ..datasets.inputs.row_schemas import schema_of
 from ..datasets.inputs.rows import read_rows
 from ..datasets.inputs.samples import AUDIO_EXTENSIONS
 from ..datasets.inputs.shards import whole_file
+from ..datasets.inputs.sidecars import IMAGE_EXTENSIONS, is_image
 from ..datasets.tables.column_types import is_list_type
 from ..encoders.item import AUDIO_FIELDS
 from ..encoders.plans.kinds import modality_of_struct
@@ -48,11 +49,12 @@ class InputUse(NamedTuple):
 
     Attributes:
         kind: How the files are read.
-        paths: The files; none for those with problems.
+        paths: The first files; none for those with problems.
         embedded: What is embedded: the kind or modality of each column; empty for images and audio clips.
         left_out: The modality of columns that hold images or audio, or name them, and are not embedded.
         problems: Files that hold nothing to embed, and what they are.
         beside_images: Whether a file lies in a folder of images, where it may be about them.
+        others: How many more files there are.
     """
 
     kind: Kind
@@ -61,46 +63,82 @@ class InputUse(NamedTuple):
     left_out: Mapping[str, str] = {}
     problems: Mapping[str, str] = {}
     beside_images: bool = False
+    others: int = 0
+
+    @property
+    def files(self) -> int:
+        """How many files there are, without those with problems."""
+        return len(self.paths) + self.others
 
 
-def uses_of(files: Iterable[InputFile], options: JobOptions) -> list[InputUse]:
+class InputTally:
+    """What is kept of the files of an input, which pass by one at a time: their numbers, and the first of each kind."""
+
+    def __init__(self) -> None:
+        """Start with no file."""
+        self.problems: dict[str, str] = {}
+        self.counts: collections.Counter[Kind] = collections.Counter()
+        self.firsts: dict[Kind, list[str]] = {}
+        self.folders_of_images: set[str] = set()
+        self.folders_of_others: dict[Kind, set[str]] = {}
+        """Folders of the tables that are counted only."""
+
+    def counted(self, files: Iterable[InputFile]) -> Iterator[InputFile]:
+        """Yield the files, each of which is counted."""
+        for one in files:
+            path = one.file.path
+            if one.problem:
+                self.problems[path] = one.problem
+            else:
+                self.counts[one.kind] += 1
+                firsts = self.firsts.setdefault(one.kind, [])
+                if len(firsts) < TABLES_LOOKED_AT:
+                    firsts.append(path)
+                elif one.kind in _TABLES:
+                    self.folders_of_others.setdefault(one.kind, set()).add(path[: path.rfind("/")])
+                if one.kind == "files" and is_image(path):
+                    self.folders_of_images.add(path[: path.rfind("/")])
+            yield one
+
+
+def uses_of(files: Iterable[InputFile] | InputTally, options: JobOptions) -> list[InputUse]:
     """Return what a job makes of the files of its input.
 
     Of each kind of table, the first rows of the first 20 files are read; the others are counted with the first. Nothing
     is known of a table that cannot be read: its columns are empty.
     """
-    by_kind: dict[Kind, list[str]] = {}
-    problems: dict[str, str] = {}
-    for one in files:
-        if one.problem:
-            problems[one.file.path] = one.problem
-        else:
-            by_kind.setdefault(one.kind, []).append(one.file.path)
-    folders = {os.path.dirname(path) for path in by_kind.get("files", ()) if is_image(path)}
+    if isinstance(files, InputTally):
+        tally = files
+    else:
+        tally = InputTally()
+        for _ in tally.counted(files):
+            pass
     uses: list[InputUse] = []
-    for kind, paths in by_kind.items():
+    for kind, paths in tally.firsts.items():
         if kind in _TABLES:
-            for use in _uses_of_tables(kind, paths, options):
-                is_beside = any(os.path.dirname(path) in folders for path in use.paths)
-                uses.append(use._replace(beside_images=is_beside))
+            for number, use in enumerate(_uses_of_tables(kind, paths, options)):
+                folders = {path[: path.rfind("/")] for path in use.paths}
+                if number == 0:
+                    folders |= tally.folders_of_others.get(kind, set())
+                    use = use._replace(others=tally.counts[kind] - len(paths))
+                uses.append(use._replace(beside_images=not folders.isdisjoint(tally.folders_of_images)))
         else:
-            uses.append(InputUse(kind, paths, _embedded_of_media(kind, options.plan)))
-    return [*uses, *([InputUse("files", (), {}, problems=problems)] if problems else [])]
+            others = tally.counts[kind] - len(paths)
+            uses.append(InputUse(kind, paths, _embedded_of_media(kind, options.plan), others=others))
+    return [*uses, *([InputUse("files", (), {}, problems=tally.problems)] if tally.problems else [])]
 
 
 def _embedded_of_media(kind: Kind, plan: Plan) -> Mapping[str, str]:
     return plan.reads if plan.of_rows else {"uri": "image or audio"} if kind == "uris" else {}
 
 
-def _uses_of_tables(kind: Kind, paths: Sequence[str], options: JobOptions) -> list[InputUse]:
-    looked_at = paths[:TABLES_LOOKED_AT]
+def _uses_of_tables(kind: Kind, looked_at: Sequence[str], options: JobOptions) -> list[InputUse]:
     with ThreadPoolExecutor(_OPENERS) as pool:
         columns = pool.map(lambda path: _use_of_columns(kind, path, options), looked_at)
     groups: dict[Any, tuple[InputUse, list[str]]] = {}
     for path, (embedded, left_out) in zip(looked_at, columns, strict=True):
         key = (tuple(embedded.items()), tuple(left_out.items()))
         groups.setdefault(key, (InputUse(kind, (), embedded, left_out), []))[1].append(path)
-    next(iter(groups.values()))[1].extend(paths[TABLES_LOOKED_AT:])
     return [use._replace(paths=members) for use, members in groups.values()]
 
 

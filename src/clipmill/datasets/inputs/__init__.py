@@ -1,6 +1,7 @@
 """Lists the inputs of a job, cuts them into shards, and reads shards as documents or rows.
 
-- `globs`: the pattern language; `listing`: lists folders, patterns and files
+- `globs`: the pattern language; `listing`: lists folders, patterns and files; `walking`: walks through folders and
+  prefixes; `sidecars`: captions and metadata beside images
 - `recognition`: how each file is read, by its name or its first bytes
 - `planning`: `plan_shards` cuts a job's input into shards; `shards`: one shard
 - `file_names`: ids of files, relative to the input

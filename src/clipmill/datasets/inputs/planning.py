@@ -14,9 +14,10 @@ from ...files.parted_list import Codec, PartedList, is_stored, open_stored, part
 from ...messages import setting
 from ..directory import LISTS, PLAN_PARTS
 from ..replacing import directory_of
-from .listing import Kind, Listed, listed_again
+from .listing import Kind, listed_again
 from .recognition import InputFile, recognised_inputs
 from .shards import ROWS_PER_SHARD, Shard, cut, fingerprint_of, piece
+from .walking import Listed
 
 _PLANNERS = 8
 """Files that are inspected in parallel; the threads mostly wait for object stores."""
@@ -56,8 +57,8 @@ def plan_shards(
     return list(cut_inputs(input_files(inputs, kind=kind), rows_per_shard=rows_per_shard, previous=previous))
 
 
-def input_files(inputs: Sequence[str], *, kind: Kind | None = None) -> list[InputFile]:
-    """Return the files of a job's input, and how each is read; see `recognised_inputs`.
+def input_files(inputs: Sequence[str], *, kind: Kind | None = None) -> Iterator[InputFile]:
+    """Yield the files of a job's input, and how each is read; see `recognised_inputs`.
 
     Raises:
         DatasetError: If an input has no files or cannot be listed, or if one is named by its own path, and its name and
@@ -69,11 +70,11 @@ def input_files(inputs: Sequence[str], *, kind: Kind | None = None) -> list[Inpu
         raise DatasetError("no inputs: name files, folders or globs")
     if kind is not None:
         check_choice("kind", kind, typing.get_args(Kind), error=DatasetError)
-    files = recognised_inputs(inputs, kind=kind)
     named = {url_of(*open_location(given)) for given in inputs}
-    if wrong := next((one for one in files if one.problem and one.file.path in named), None):
-        raise DatasetError(f"the input {wrong.file.path} is {wrong.problem}")
-    return files
+    for one in recognised_inputs(inputs, kind=kind):
+        if one.problem and one.file.path in named:
+            raise DatasetError(f"the input {one.file.path} is {one.problem}")
+        yield one
 
 
 def cut_inputs(
@@ -162,7 +163,7 @@ def _asked_again(file: Listed) -> Listed:
     """Return a file of a store as `read_rows` will see it: some drivers spell versions otherwise when they list."""
     if "://" in file.path:
         try:
-            return dataclasses.replace(listed_again(file.path), path=file.path)
+            return listed_again(file.path)._replace(path=file.path)
         except Exception as err:  # its reader reports the error as a failure
             raise_failing_store(err, file.path)
     return file

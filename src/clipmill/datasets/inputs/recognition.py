@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -13,14 +15,18 @@ from ...files.compression import CompressionError, decompressed
 from ...files.file_systems import open_input, raise_failing_store
 from ...files.json_text import parse_json
 from .lines import JSON_OVER_LINES, json_problem
-from .listing import IMAGE_EXTENSIONS, Kind, Listed, Lister, kind_of, list_inputs, uncompressed_name
+from .listing import Kind, Lister, kind_of, list_inputs, name_with_ending, uncompressed_name
 from .samples import AUDIO_EXTENSIONS
+from .sidecars import IMAGE_EXTENSIONS
+from .walking import Listed
 
 _OPENERS = 16
 """Files that are opened in parallel; the threads mostly wait for disks and object stores."""
 _MAX_REMOTE = 10_000
 """Maximum files of object stores that are opened: each costs a request, and millions may have no ending."""
 _START_BYTES = 4096
+_AT_ONCE = 1000
+"""Files that are held while some of them are opened."""
 _TAR_MARK = slice(257, 262)
 _URI = re.compile(r"(?:https?://|data:)\S+|(?!https?:)[A-Za-z][A-Za-z0-9+.-]*://\S.*", re.IGNORECASE)
 """A whole line. Names of objects may have spaces; behind an address, a space begins something else: a caption."""
@@ -44,8 +50,8 @@ class InputFile(NamedTuple):
 
 def recognised_inputs(
     inputs: Sequence[str], *, kind: Kind | None = None, list_input: Lister | None = None, allow_empty: bool = False
-) -> list[InputFile]:
-    """List the files of all inputs, and decide how each is read.
+) -> Iterator[InputFile]:
+    """List the files of all inputs, and decide how each is read; they are taken, and held, a few at a time.
 
     The ending of a name decides, if it is that of a table, an archive, an image or audio. Any other file is opened, and
     its first bytes decide: Parquet, Arrow, tar, JSON lines, a list of URIs, an image or audio. Of object stores, the
@@ -62,13 +68,17 @@ def recognised_inputs(
     """
     files = list_inputs(inputs, list_input=list_input, allow_empty=allow_empty)
     if kind is not None:
-        return [InputFile(file, kind) for file in files]
-    unclear = [file for file in files if not _is_clear(file.path) and file.size != 0]
-    found: dict[str, InputFile] = {}
-    if unclear:
-        with ThreadPoolExecutor(_OPENERS) as pool:
-            found = {one.file.path: one for one in pool.map(recognised, _few_remote(unclear))}
-    return [found.get(file.path) or InputFile(file, kind_of(file.path)) for file in files]
+        yield from (InputFile(file, kind) for file in files)
+        return
+    remote = 0
+    with ThreadPoolExecutor(_OPENERS) as pool:
+        while some := list(itertools.islice(files, _AT_ONCE)):
+            found: dict[str, InputFile] = {}
+            if unclear := [file for file in some if not _is_clear(file.path) and file.size != 0]:
+                opened = _few_remote(unclear, _MAX_REMOTE - remote)
+                remote += sum("://" in file.path for file in opened)
+                found = {one.file.path: one for one in pool.map(recognised, opened)}
+            yield from (found.get(file.path) or InputFile(file, kind_of(file.path)) for file in some)
 
 
 def recognised(file: Listed) -> InputFile:
@@ -102,17 +112,22 @@ def recognised(file: Listed) -> InputFile:
 
 def _is_clear(path: str) -> bool:
     """Return whether the ending of a name says how the file is read. `.json` does not: it may be an array."""
-    if kind_of(path) != "files":
-        return uncompressed_name(path) == path.lower() and not path.lower().endswith(".json")
-    ending = os.path.splitext(path)[1].lower().lstrip(".")
+    return _is_clear_name(name_with_ending(path))
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_clear_name(name: str) -> bool:
+    if kind_of(name) != "files":
+        return uncompressed_name(name) == name.lower() and not name.lower().endswith(".json")
+    ending = os.path.splitext(name)[1].lower().lstrip(".")
     return ending in IMAGE_EXTENSIONS or ending in AUDIO_EXTENSIONS
 
 
-def _few_remote(files: Iterable[Listed]) -> list[Listed]:
+def _few_remote(files: Iterable[Listed], most: int) -> list[Listed]:
     opened, remote = [], 0
     for file in files:
         remote += "://" in file.path
-        if "://" not in file.path or remote <= _MAX_REMOTE:
+        if "://" not in file.path or remote <= most:
             opened.append(file)
     return opened
 

@@ -18,7 +18,7 @@ from ...errors import ClipmillError
 from ...failures import Code, Failure, RowError, Stage
 from ...files.file_systems import open_input
 from .lines import RecordTooLargeError, json_object
-from .listing import IMAGE_EXTENSIONS
+from .sidecars import IMAGE_EXTENSIONS
 from .source_row import failure_of
 from .tars import BrokenTarError, Member, TarStream
 

@@ -16,9 +16,10 @@ from ...files.json_shape import fits, mismatches
 from ...files.json_text import clean_text
 from ...files.parquet import check_row_counts
 from .lines import csv_delimiter, csv_records, line_starts, open_text
-from .listing import Kind, Listed, kind_of
+from .listing import Kind, kind_of
 from .samples import sample_starts
 from .tars import open_tar
+from .walking import Listed
 
 ROWS_PER_SHARD = 1024
 _MAX_SPLITS = 16
@@ -123,7 +124,7 @@ def is_listed(shard: Shard, file: Listed) -> bool:
     """Return whether a file is still as it was when the shard of a table was planned, as far as that is known."""
     of_nothing = fingerprint_of([Listed(shard.paths[0])])  # of engines that list names only
     is_known = shard.fingerprint not in ("", of_nothing) and not shard.beside
-    return not is_known or shard.fingerprint == fingerprint_of([dataclasses.replace(file, path=shard.paths[0])])
+    return not is_known or shard.fingerprint == fingerprint_of([file._replace(path=shard.paths[0])])
 
 
 def _digest(value: Any, length: int) -> str:
