@@ -92,6 +92,16 @@ def _cluster(what: str) -> Callable[[random.Random, Path], Figures]:
     return run
 
 
+def _retries(draw: random.Random, folder: Path) -> Figures:
+    from retried_jobs import SCENARIOS, run_drawn
+
+    counts: collections.Counter[str] = collections.Counter()
+    for name in SCENARIOS:
+        counts += run_drawn(name, draw, folder, times=20)
+        counts["schedules"] += 20
+    return counts
+
+
 def _fuzz(kind: str, count: int) -> Callable[[random.Random, Path], Figures]:
     def run(draw: random.Random, folder: Path) -> Figures:
         from fuzzing import FUZZERS
@@ -183,6 +193,7 @@ SOAKS = {
     "cluster-spark": Soak("the tests of Spark's functions, on a standalone cluster", 1, _cluster("contracts")),
     "cluster-connect": Soak("those that hold on Spark Connect, with a server on the cluster", 1, _cluster("connect")),
     "cluster-jobs": Soak("jobs under an operator's settings, and with the package sent along", 1, _cluster("jobs")),
+    "retries-beam": Soak("bundles of Beam that fail, die, run twice and lose their outputs", 5, _retries),
     "hard-rows-beam": Soak("50,000 hard rows in one bundle of Beam", 1, _hard_rows("beam")),
     "hard-rows-spark": Soak("50,000 hard rows in one task of Spark", 1, _hard_rows("spark")),
     "types-beam": Soak("columns of drawn types through jobs of every plan and format on Beam", 5, _drawn_types("beam")),

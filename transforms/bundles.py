@@ -3,6 +3,9 @@
 A runner may run a bundle again, or twice at the same time, and only its commit decides which run counts. Each run
 therefore writes files of its own into `_staging/`, which readers skip, and outputs their names. Only the names of the
 committed run pass the shuffle that follows; the next step moves those files into place. Moving is safe to repeat.
+
+A job may outlive the process that started it, and another job may replace its dataset meanwhile. The steps of a bounded
+pipeline therefore end with an error when the directory is prepared for another run: see `prepare`.
 """
 
 from __future__ import annotations
@@ -19,19 +22,20 @@ import pyarrow as pa
 from apache_beam.transforms.window import BoundedWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from ..datasets.dataset import count_finished, finish_job, read_job
+from ..datasets.dataset import delete_shards_of_others, finish_job
 from ..datasets.directory import STAGING
 from ..datasets.formats.shard_sink import ShardSink
 from ..datasets.formats.shard_writer import ShardWriter, manifest_name
-from ..datasets.replacing import finish_replacing, folder_written, for_each, move, remove_empty
+from ..datasets.replacing import directory_of, finish_replacing, folder_written, for_each, move, remove_empty
 from ..datasets.tables.table import Table
 from ..encoders.registry import count_loads
-from ..errors import DatasetError, options_noted
+from ..errors import options_noted
 from ..files.file_systems import Folder
+from ..files.lock import one_at_a_time
 from ..models.spec import EncoderSpec
 from .finished_rows import finished_row
 from .meter import resolved_here
-from .prepare import Output
+from .prepare import Output, check_prepared
 
 _OPEN_SHARDS = 64
 """Files that are written at once, one or two for each window: a bundle may hold thousands of windows."""
@@ -40,11 +44,12 @@ _OPEN_SHARDS = 64
 class WriteBundleFn(beam.DoFn):
     """Writes the rows and failures of a bundle as shards in `_staging/`; outputs their manifests."""
 
-    def __init__(self, table: Table, spec: EncoderSpec, rows_per_file: int) -> None:
+    def __init__(self, table: Table, spec: EncoderSpec, rows_per_file: int, *, is_bounded: bool = True) -> None:
         """Set what is written."""
         self._table = table
         self._spec = spec
         self._rows_per_file = rows_per_file
+        self._is_bounded = is_bounded
 
     def start_bundle(self) -> None:
         """Start with nothing written."""
@@ -61,6 +66,9 @@ class WriteBundleFn(beam.DoFn):
         if shard is None:
             if len(self._open) >= _OPEN_SHARDS:
                 yield self._commit(max(self._open, key=lambda window: self._open[window].elements))
+            if self._is_bounded:  # of a stream, two jobs may write for a while, one of which is drained
+                with options_noted():
+                    check_prepared(output[1], output[0])
             shard = self._open[window] = _OpenShard(output, self._table)
         shard.add(element)
         if shard.elements >= self._rows_per_file:
@@ -123,14 +131,21 @@ class _OpenShard:
 class PublishFn(beam.DoFn):
     """Moves a shard from `_staging/` into place, its manifest last; outputs its manifest."""
 
+    def __init__(self, *, is_bounded: bool = True) -> None:
+        """Set whether the pipeline comes to an end."""
+        self._is_bounded = is_bounded
+
     def process(self, manifest: Mapping[str, Any], output: Output) -> Iterable[Mapping[str, Any]]:
         """Move one shard's files, unless an earlier run of the same bundle has moved them."""
         run, target = output
         folder = Folder.of(target)
-        for name in (*(file["name"] for file in manifest["files"]), manifest_name(manifest["name"])):
-            if below := name.rpartition("/")[0]:
-                folder.make(below)
-            move(folder, f"{STAGING}/{run}/{name}", name)
+        with options_noted(), one_at_a_time(directory_of(target)):
+            if self._is_bounded:
+                check_prepared(target, run)
+            for name in (*(file["name"] for file in manifest["files"]), manifest_name(manifest["name"])):
+                if below := name.rpartition("/")[0]:
+                    folder.make(below)
+                move(folder, f"{STAGING}/{run}/{name}", name)
         yield manifest
 
 
@@ -145,21 +160,23 @@ class FinishFn(beam.DoFn):
         self._directory = directory
         self._schema = schema
 
-    def process(self, _: Any, output: Output) -> Iterable[str]:
-        """Finish; safe to repeat."""
+    def process(self, shards: int, output: Output) -> Iterable[str]:
+        """Finish; safe to repeat. `shards` is how many were published."""
         run, _folder = output
+        whole = Folder.of(self._directory)
         with options_noted():
-            finish_replacing(Folder.of(self._directory))
-            folder = folder_written(self._directory)
-            if read_job(folder.url).get("signature") != run:
-                raise DatasetError(
-                    f"another job has prepared {folder.url} since this one started, and writes there now"
-                )
-            remove_staging(folder, run)
-            if not count_finished(folder.url):
+            with one_at_a_time(whole):
+                finish_replacing(whole)
+                folder = folder_written(self._directory)
+            check_prepared(folder.url, run)
+            if not shards:
                 with ShardWriter(folder.url, f"empty-{run}", self._schema) as writer:
                     writer.commit({"signature": run})  # a dataset without rows reads like any other
-            finish_job(self._directory)
+            with one_at_a_time(whole):  # no other run prepares or publishes meanwhile
+                check_prepared(folder.url, run)
+                remove_staging(folder, run)
+                delete_shards_of_others(folder.url, run)
+                finish_job(self._directory)
         yield self._directory
 
 

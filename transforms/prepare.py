@@ -15,15 +15,20 @@ import apache_beam as beam
 from apache_beam.pvalue import PBegin, PCollection
 
 from ..datasets.dataset import read_job, write_job
-from ..datasets.directory import JOB, PLAN, SUCCESS, is_own
+from ..datasets.directory import JOB, PLAN, SUCCESS, check_is_no_file, is_own
 from ..datasets.if_exists import IfExists, prepare_directory
-from ..datasets.replacing import folder_written
+from ..datasets.replacing import directory_of, folder_written
 from ..errors import DatasetError, options_noted
 from ..files.file_systems import Folder
+from ..files.lock import one_at_a_time
 from ..jobs.start import changes_of
 
 Output = tuple[str, str]
 """A run's id, and the folder that it writes to: the directory, or `_next/` in it while it replaces a dataset."""
+
+_EARLIER_RUNS = "earlier_runs"
+"""Ids of the runs that prepared the directory before, in the description."""
+_KEPT_RUNS = 100
 
 
 class PrepareOutput(beam.PTransform):
@@ -62,6 +67,8 @@ class _PrepareFn(beam.DoFn):
 def prepare_output(directory: str, run: str, description: Mapping[str, Any], if_exists: IfExists) -> str:
     """Prepare a directory for a run, and return the folder to write to; safe to repeat.
 
+    The last run that prepares a directory has it: an earlier one, whose workers may still run, is refused from then on.
+
     Args:
         directory: Path or URL.
         run: Id of the run.
@@ -70,20 +77,42 @@ def prepare_output(directory: str, run: str, description: Mapping[str, Any], if_
             right for streams only: they don't read their input again.
 
     Raises:
-        DatasetError: As `prepare_directory`; or if the dataset cannot be resumed.
+        DatasetError: As `prepare_directory`; if the dataset cannot be resumed; or if another run has prepared the
+            directory since this one did.
     """
-    folder = folder_written(directory)
-    if is_own(folder):
-        there = read_job(folder.url)
+    whole = Folder.of(directory)
+    check_is_no_file(whole)
+    whole.make()
+    with one_at_a_time(whole):  # against another attempt, and another run that prepares or finishes
+        folder = folder_written(directory)
+        there = read_job(folder.url) if is_own(folder) else {}
         if there.get("signature") == run:
             return folder.url
-        if if_exists == "resume":
-            _check_resumable(Folder.of(directory), folder, there, description)
-            write_job(folder.url, {**description, "signature": run})
+        earlier = there.get(_EARLIER_RUNS, [])
+        if run in earlier:
+            raise _taken_over(folder)
+        ours = {**description, "signature": run, _EARLIER_RUNS: [*earlier, there.get("signature")][-_KEPT_RUNS:]}
+        if there and if_exists == "resume":
+            _check_resumable(whole, folder, there, description)
+            write_job(folder.url, ours)
             return folder.url
-    target = prepare_directory(directory, if_exists=if_exists, can_resume=False)
-    write_job(target, {**description, "signature": run})
-    return target
+        target = prepare_directory(directory, if_exists=if_exists, can_resume=False)
+        write_job(target, ours)
+        return target
+
+
+def check_prepared(location: str, run: str) -> None:
+    """Raise `DatasetError` if a directory was prepared for another run since it was for this one.
+
+    `location` is the directory, or `_next/` in it.
+    """
+    folder = folder_written(directory_of(location).url)
+    if read_job(folder.url).get("signature") != run:
+        raise _taken_over(folder)
+
+
+def _taken_over(folder: Folder) -> DatasetError:
+    return DatasetError(f"another job has prepared {folder.url} since this one started, and writes there now")
 
 
 def _check_resumable(folder: Folder, written: Folder, there: Mapping[str, Any], description: Mapping[str, Any]) -> None:

@@ -122,7 +122,8 @@ class WriteEmbeddings(beam.PTransform):
         _check_if_exists(self._if_exists, is_bounded=is_bounded)
         prepare = PrepareOutput(self._directory, self._description(embed, table), self._if_exists)
         output = AsSingleton(inputs[0].pipeline | "Prepare" >> prepare)
-        write = WriteBundleFn(table, embed.spec, self._rows_per_file)
+        write = WriteBundleFn(table, embed.spec, self._rows_per_file, is_bounded=is_bounded)
+        publish = PublishFn(is_bounded=is_bounded)
         # each for itself, behind the step that made it: put together first, all rows would be held between two stages
         written = [
             pcoll | f"Write{number or ''}" >> beam.ParDo(write, output).with_output_types(dict[str, Any])
@@ -132,7 +133,7 @@ class WriteEmbeddings(beam.PTransform):
         published = (
             together
             | "OnceOnly" >> beam.Reshuffle()
-            | "Publish" >> beam.ParDo(PublishFn(), output).with_output_types(dict[str, Any])
+            | "Publish" >> beam.ParDo(publish, output).with_output_types(dict[str, Any])
         )
         names = published | "Names" >> beam.Map(_name, self._directory).with_output_types(str)
         if not is_bounded:

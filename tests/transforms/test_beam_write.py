@@ -304,7 +304,7 @@ def run_bundle(fn, elements, output):
 def table(tmp_path):
     """The table of a `WriteEmbeddings`, its directory made ready."""
     prepare_directory(str(tmp_path / "out"))
-    write_job(str(tmp_path / "out"), {})
+    write_job(str(tmp_path / "out"), {"signature": "run"})
     return WriteEmbeddings(tmp_path / "unused")._table(Embed("fake::dim=8"), Document)
 
 

@@ -16,10 +16,11 @@ from beam_helpers import Keep, kept, pipeline
 from fsspec.implementations.memory import MemoryFileSystem
 
 from clipmill.datasets import read_dataset, summarise
+from clipmill.encoders.testing import fake_text_vector
 from clipmill.errors import DatasetError, SpecError
 from clipmill.files.file_systems import Folder
 from clipmill.transforms import Document, Embed, WriteEmbeddings
-from clipmill.transforms.bundles import FinishFn
+from clipmill.transforms.bundles import FinishFn, PublishFn, WriteBundleFn
 from clipmill.transforms.prepare import prepare_output
 
 
@@ -226,17 +227,39 @@ def test_a_run_never_finishes_what_another_has_started(tmp_path):
 
 
 def test_rows_of_two_runs_are_never_mixed(tmp_path):
-    """Of two jobs that started at once, neither ends well."""
+    """What a job has published that was replaced meanwhile, because only its driver had died, leaves the dataset."""
     out = str(tmp_path / "out")
     run(build(out, "a"))
     prepare_output(out, "late", {"spec": {}}, "replace")
-    (name,) = [name for name in Folder.of(out).list("_manifest") if "_next" not in name]
-    below = Folder.of(out).at("_next")
-    Folder.of(below).make("_manifest")
-    Folder.of(below).write(name, Folder.of(out).read(name))
-    with pytest.raises(DatasetError, match="another job"):
-        list(FinishFn(out, read_dataset(out).schema).process(0, ("late", below)))
-    assert ids_of(out) == ["a"] and summarise(out).complete
+    below = Folder.of(Folder.of(out).at("_next"))
+    for name in Folder.of(out).list():
+        if name.startswith(("part-", "_manifest/")):
+            below.make("_manifest")
+            below.write(name, Folder.of(out).read(name))
+    list(FinishFn(out, read_dataset(out).schema).process(0, ("late", below.url)))
+    assert ids_of(out) == [] and summarise(out).complete
+
+
+def test_a_job_that_was_replaced_ends_at_its_next_file(tmp_path):
+    out = str(tmp_path / "out")
+    folder = prepare_output(out, "first", {"spec": {}}, "replace")
+    prepare_output(out, "second", {"spec": {}}, "replace")
+    table = WriteEmbeddings(tmp_path / "unused")._table(Embed("fake::dim=8"), Document)
+    write = WriteBundleFn(table, Embed("fake::dim=8").spec, 100)
+    write.start_bundle()
+    refused = [
+        lambda: list(write.process(Document(id="a"), ("first", folder))),
+        lambda: list(PublishFn().process({"files": [], "name": "a"}, ("first", folder))),
+        lambda: prepare_output(out, "first", {"spec": {}}, "replace"),  # a bundle that is run again
+    ]
+    for call in refused:
+        with pytest.raises(DatasetError, match="another job"):
+            call()
+    assert state_of(tmp_path / "out").keys() == {"_job.json"}
+    stream = WriteBundleFn(table, Embed("fake::dim=8").spec, 100, is_bounded=False)  # which may be drained meanwhile
+    stream.start_bundle()
+    assert not list(stream.process(Document(id="a", text="a", embedding=fake_text_vector("a")), ("first", folder)))
+    stream.teardown()
 
 
 def test_a_bounded_job_is_not_resumed_and_says_why(tmp_path):

@@ -126,6 +126,24 @@ def _check_shard(folder: Folder, job: Mapping[str, Any], manifest: Mapping[str, 
             )
 
 
+def delete_shards_of_others(directory: str, signature: str) -> None:
+    """Delete the shards that were not written with a signature: those of workers that outlived another job.
+
+    For datasets without a plan, in which every shard has a name of its own.
+    """
+    folder = Folder.of(directory)
+    names = sorted(_named(folder.list(MANIFESTS), MANIFESTS))
+    foreign: dict[str, None] = {}
+    for name, manifest in zip(names, _manifests(folder, names), strict=True):
+        if manifest.get("signature") != signature:
+            foreign |= dict.fromkeys([name, *(str(file["name"]) for file in manifest.get("files") or ())])
+    if foreign:
+        for manifest in _manifests(folder, [name for name in names if name not in foreign]):
+            for file in manifest.get("files") or ():
+                foreign.pop(file["name"], None)
+    for_each(folder.delete, foreign, folder)
+
+
 def count_finished(directory: str) -> int:
     """Return how many shards of a dataset are finished, without reading their manifests.
 
