@@ -44,6 +44,8 @@ SETTINGS: Mapping[str, Mapping[str, str]] = {
     "two cores for a task": {"spark.task.cpus": "2"},
 }
 """Settings that an operator may have given, by a name."""
+_COMMANDS = ("cli", "cli_messages", "engine_parity", "index_engines", "metrics_engines", "patterns", "rank_demo")
+"""Tests of commands that take the session of the tests."""
 LINGERING = "lingering_encoder:lingering"
 
 _LINGERING = """
@@ -144,13 +146,13 @@ def check_packages(cluster: Cluster, folder: Path) -> collections.Counter[str]:
 
 
 def check_contracts(cluster: Cluster, folder: Path, *, connect: bool) -> collections.Counter[str]:
-    """Run the tests of `udfs` on the cluster, classic or through a Connect server on it."""
+    """Run the tests of functions and commands on the cluster, or those of Connect with a server on it."""
     given = {**SETTINGS_OF_CLUSTER, **same_path()}
     if connect:
-        chosen, which = {CONNECT: cluster.start_connect(**same_path())}, "connect or connect_only"
-    else:
-        chosen, which = {MASTER: cluster.url}, "spark and not connect_only"
-    return run_tests(folder, given, chosen, "tests/udfs", "-m", which)
+        chosen = {CONNECT: cluster.start_connect(**same_path())}
+        return run_tests(folder, given, chosen, "tests/udfs", "-m", "connect or connect_only")
+    commands = [f"tests/pipelines/test_{name}.py" for name in _COMMANDS]
+    return run_tests(folder, given, {MASTER: cluster.url}, "tests/udfs", *commands, "-m", "spark and not connect_only")
 
 
 def run_tests(
