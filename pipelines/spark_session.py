@@ -30,8 +30,6 @@ appender.stderr.layout.pattern = spark: %m%n
 """
 """log4j settings of a local Spark: only errors, which clipmill prints itself."""
 _JAVA_OPTIONS = "spark.driver.extraJavaOptions"
-_PY4J = ("py4j.java_gateway", "py4j.clientserver")
-"""Its loggers, which get a stack of each interrupted call."""
 _PYTHON = "spark.pyspark.python"
 _SPARKS_BAR = "spark.ui.showConsoleProgress"
 _FLAGS = {"--master": "spark.master", "--name": "spark.app.name"}
@@ -122,7 +120,7 @@ def open_session(master: str | None, remote: str | None, conf: Sequence[str]) ->
                 settings = {**_for_a_laptop({**given, **settings}, Path(home)), **settings}
         for name, value in settings.items():
             builder = builder.config(name, value)
-        _log_no_interrupts()
+        logging.getLogger().addFilter(_is_not_of_py4j)
         with kept_handlers():
             session = builder.getOrCreate()
         context = SparkContext._active_spark_context
@@ -162,13 +160,9 @@ def _for_a_laptop(given: Mapping[str, str], home: Path) -> dict[str, str]:
     return settings
 
 
-def _log_no_interrupts() -> None:
-    for name in _PY4J:  # a filter holds for what is logged there, not for the loggers below
-        logging.getLogger(name).addFilter(_is_no_interrupt)
-
-
-def _is_no_interrupt(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], KeyboardInterrupt))
+def _is_not_of_py4j(record: logging.LogRecord) -> bool:
+    """Return False for what py4j logs as root: the stack of an interrupt or of a lost JVM, which it raises as well."""
+    return "py4j" not in Path(record.pathname).parts
 
 
 def _ignore(*of_request: Any) -> None:

@@ -68,8 +68,8 @@ def _cluster_kills(draw: random.Random, folder: Path) -> Figures:
 
     with running_cluster(folder / "cluster") as cluster:
         jobs = KilledJobs(cluster, prepare(folder), draw)
-        jobs.embed(7)
-        jobs.index(3)
+        jobs.embed(4)
+        jobs.index(2)
     return jobs.done
 
 

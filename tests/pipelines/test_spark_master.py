@@ -68,17 +68,6 @@ def test_a_laptops_settings_fill_in_what_nobody_gave(nobody, monkeypatch, tmp_pa
     assert "spark.driver.extraJavaOptions" not in spark_session._for_a_laptop(own, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["py4j.java_gateway", "py4j.clientserver"])
-def test_an_interrupted_call_of_java_is_not_logged(name, caplog, monkeypatch):
-    logger = logging.getLogger(name)
-    monkeypatch.setattr(logger, "filters", [])
-    monkeypatch.setattr(logging.getLogger("py4j"), "level", logging.NOTSET)
-    spark_session._log_no_interrupts()
-    for error in (KeyboardInterrupt(), ConnectionError("refused")):
-        logger.error("Exception while sending command.", exc_info=error)
-    assert [record.exc_info[0] for record in caplog.records] == [ConnectionError]
-
-
 def test_the_interpreter_of_the_settings_starts_workers(nobody, monkeypatch):
     """As spark-submit takes it: before that of the environment."""
     monkeypatch.setenv("PYSPARK_PYTHON", "python3")
@@ -87,6 +76,19 @@ def test_the_interpreter_of_the_settings_starts_workers(nobody, monkeypatch):
     given = {"spark.pyspark.python": "./env/bin/python", "spark.ui.showConsoleProgress": "true"}
     assert spark_session._for_a_command(given) == {}
     assert os.environ["PYSPARK_PYTHON"] == "./env/bin/python"
+
+
+def test_stacks_that_py4j_logs_as_root_are_left_out():
+    """It raises the same error, of which the command says one line."""
+    import logging
+
+    from py4j import java_gateway
+
+    def record(path):
+        return logging.LogRecord("root", logging.ERROR, path, 1, "Exception while sending command.", (), None)
+
+    assert not spark_session._is_not_of_py4j(record(java_gateway.__file__))
+    assert spark_session._is_not_of_py4j(record(__file__))
 
 
 def test_spark_submit_decides_where_a_job_runs(tmp_path):
