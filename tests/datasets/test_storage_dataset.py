@@ -294,7 +294,7 @@ def test_a_job_that_never_wrote_anything_needs_no_overwrite(directory):
     write_job(directory, {}, shards=1)
     folder.make("_failures")
     folder.make("_manifest")
-    folder.write("._plan.jsonl.gz.1-ab.tmp", b"killed while it was written")
+    folder.write("._plan.json.1-ab.tmp", b"killed while it was written")
     prepare_directory(directory)
     assert folder.list() == {}
 

@@ -80,8 +80,6 @@ def test_the_interpreter_of_the_settings_starts_workers(nobody, monkeypatch):
 
 def test_stacks_that_py4j_logs_as_root_are_left_out():
     """It raises the same error, of which the command says one line."""
-    import logging
-
     from py4j import java_gateway
 
     def record(path):

@@ -103,7 +103,7 @@ def check(output: Path) -> None:
     summary = summarise(str(output))
     assert summary.complete and (summary.input_rows, summary.shards) == (ROWS, ROWS // ROWS_PER_SHARD)
     left = {path.name for path in output.iterdir() if not path.name.startswith("part-")}
-    assert left == {"_SUCCESS", "_failures", "_job.json", "_manifest", "_plan.jsonl.gz"}
+    assert left == {"_SUCCESS", "_failures", "_job.json", "_manifest", "_plan", "_plan.json"}
 
 
 def kill_again_and_again(
