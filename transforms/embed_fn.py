@@ -13,6 +13,7 @@ from ..datasets.tables.sizes import held_bytes
 from ..encoders.plans.runner import Done, PlanRunner, PlanSession
 from ..metrics.stats import Stats
 from ..models.spec import EncoderSpec
+from ..threads import Cores
 from .elements import Elements
 from .failed_row import FailedRow
 from .meter import BundleMeter
@@ -26,17 +27,17 @@ _REPORTED_BATCHES = 16
 class _SessionFn(PlacedFn):
     """Embeds elements. A session lives as long as a bundle, the model as long as the process."""
 
-    def __init__(self, spec: EncoderSpec, elements: Elements, *, on_failure: OnFailure, cpus: int | None) -> None:
-        """Store what is sent to workers: no weights. `cpus` is None to detect the cores of each worker process."""
+    def __init__(self, spec: EncoderSpec, elements: Elements, *, on_failure: OnFailure, cores: Cores) -> None:
+        """Store what is sent to workers: no weights."""
         super().__init__(spec.model, on_failure)
         self._spec = spec
         self._elements = elements
-        self._cpus = cpus
+        self._cores = cores
 
     def setup(self) -> None:
         """Load the model and embed labels, unless another of these in this process did."""
         self._meter = BundleMeter()
-        self._runner = PlanRunner(self._elements.plan, self._meter.load(self._spec, cpus=self._cpus))
+        self._runner = PlanRunner(self._elements.plan, self._meter.load(self._spec, cpus=self._cores.here()))
 
     def start_bundle(self) -> None:
         """Start with nothing in flight, even if the last bundle failed."""

@@ -22,7 +22,7 @@ from .failed_row import FailedRow
 from .rows import Vectors, planned_type, row_fields
 from .waiting import WaitForBatches
 from .windowed import FAILURES, OnFailure, PlacedFn
-from .worker import cpus_per_process
+from .worker import cores_per_process
 
 _WAITING_ROWS = 128
 
@@ -115,8 +115,8 @@ class Encoding(beam.PTransform):
         if self._max_wait_s is not None and not pcoll.is_bounded:
             pcoll = pcoll | WaitForBatches(waiting_rows, self._max_wait_s)
             fn = in_batches
-        cpus = cpus_per_process(pcoll.pipeline.options, pcoll.pipeline.runner)
-        stage = fn(*arguments, on_failure=self._on_failure, cpus=cpus)
+        cores = cores_per_process(pcoll.pipeline.options, pcoll.pipeline.runner)
+        stage = fn(*arguments, on_failure=self._on_failure, cores=cores)
         outputs = pcoll | label >> beam.ParDo(stage).with_outputs(FAILURES, main="rows")
         embedded = Embedded(outputs.rows, outputs[FAILURES])
         embedded.rows.element_type = rows_type

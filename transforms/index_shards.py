@@ -10,7 +10,8 @@ from apache_beam.pvalue import PCollection
 
 from ..errors import options_noted
 from ..indexes.shard import IndexJob, IndexShard, build_shard
-from .worker import cpus_per_process
+from ..threads import Cores
+from .worker import cores_per_process
 
 
 class IndexShards(beam.PTransform):
@@ -34,18 +35,18 @@ class IndexShards(beam.PTransform):
 
     def expand(self, shards: PCollection) -> PCollection:
         """Put the stage into the pipeline."""
-        cpus = cpus_per_process(shards.pipeline.options, shards.pipeline.runner)
-        return shards | "Build" >> beam.ParDo(_IndexShardFn(self._job, cpus)).with_output_types(dict[str, Any])
+        cores = cores_per_process(shards.pipeline.options, shards.pipeline.runner)
+        return shards | "Build" >> beam.ParDo(_IndexShardFn(self._job, cores)).with_output_types(dict[str, Any])
 
 
 class _IndexShardFn(beam.DoFn):
     """Builds one shard at a time."""
 
-    def __init__(self, job: IndexJob, cpus: int | None) -> None:
+    def __init__(self, job: IndexJob, cores: Cores) -> None:
         self._job = job
-        self._cpus = cpus
+        self._cores = cores
 
     def process(self, shard: IndexShard) -> Iterable[dict[str, Any]]:
         with options_noted():
-            report = build_shard(shard, self._job, cpus=self._cpus)
+            report = build_shard(shard, self._job, cpus=self._cores.here())
         yield report

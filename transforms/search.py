@@ -16,6 +16,7 @@ from ..indexes.searcher import Searcher
 from ..indexes.targets import find_target
 from ..metrics.stats import Stats
 from ..models.spec import EncoderSpec, explains_slips, reject_unknown_keywords
+from ..threads import Cores
 from .elements import read_row
 from .encoding import Embedded, Encoding, check_columns, label_of
 from .failed_row import FailedRow
@@ -155,20 +156,20 @@ class Search(Encoding):
 class _SearchingFn(PlacedFn):
     """Searches for the queries of a bundle together, in batches."""
 
-    def __init__(self, spec: EncoderSpec | None, plan: SearchPlan, *, on_failure: OnFailure, cpus: int | None) -> None:
+    def __init__(self, spec: EncoderSpec | None, plan: SearchPlan, *, on_failure: OnFailure, cores: Cores) -> None:
         """Store what is sent to workers: no weights, no vectors. `spec` is None where queries are vectors."""
         super().__init__(spec.model if spec is not None else _VECTORS, on_failure)
         self._spec = spec
         self._plan = plan
-        self._cpus = cpus
+        self._cores = cores
 
     def setup(self) -> None:
         """Load the model and open what is searched, unless another of these in this process did."""
         self._meter = BundleMeter()
         encoder: Encoder | None = None
         if self._spec is not None:
-            encoder = self._meter.load(self._spec, cpus=self._cpus)
-        self._searcher = Searcher(self._plan, encoder, cpus=self._cpus)
+            encoder = self._meter.load(self._spec, cpus=self._cores.here())
+        self._searcher = Searcher(self._plan, encoder, cpus=self._cores.here())
 
     def start_bundle(self) -> None:
         """Start with nothing waiting, even if the last bundle failed."""

@@ -13,9 +13,10 @@ from ..errors import options_noted
 from ..jobs.embed import embed_shard
 from ..jobs.job import Job
 from ..metrics.counts import counts_of_manifest
+from ..threads import Cores
 from .meter import BundleMeter
 from .skip_existing import WriteSkipLists
-from .worker import cpus_per_process
+from .worker import cores_per_process
 
 
 class EmbedShards(beam.PTransform):
@@ -44,26 +45,26 @@ class EmbedShards(beam.PTransform):
 
     def expand(self, shards: PCollection) -> PCollection:
         """Put the stage into the pipeline."""
-        cpus = cpus_per_process(shards.pipeline.options, shards.pipeline.runner)
+        cores = cores_per_process(shards.pipeline.options, shards.pipeline.runner)
         if self._job.skip_existing is not None:
             shards = shards | "WriteSkipLists" >> WriteSkipLists(self._job)
-        return shards | "Embed" >> beam.ParDo(_EmbedShardFn(self._job, cpus)).with_output_types(dict[str, Any])
+        return shards | "Embed" >> beam.ParDo(_EmbedShardFn(self._job, cores)).with_output_types(dict[str, Any])
 
 
 class _EmbedShardFn(beam.DoFn):
     """Embeds one shard at a time; its counts are those of the manifests."""
 
-    def __init__(self, job: Job, cpus: int | None) -> None:
+    def __init__(self, job: Job, cores: Cores) -> None:
         self._job = job
-        self._cpus = cpus
+        self._cores = cores
 
     def setup(self) -> None:
         self._meter = BundleMeter()
         with options_noted():
-            self._meter.load(self._job.spec, cpus=self._cpus)
+            self._meter.load(self._job.spec, cpus=self._cores.here())
 
     def process(self, shard: Shard) -> Iterable[dict[str, Any]]:
         with options_noted():
-            manifest = embed_shard(shard, self._job, cpus=self._cpus)
+            manifest = embed_shard(shard, self._job, cpus=self._cores.here())
         self._meter.tell(counts_of_manifest(manifest))
         yield manifest

@@ -1,16 +1,22 @@
-"""Decides how many cores each of the engine's processes may use."""
+"""Decides how many worker processes share the cores of a machine."""
 
 from __future__ import annotations
 
 import os
 
-from apache_beam.options.pipeline_options import DebugOptions, DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import (
+    DebugOptions,
+    DirectOptions,
+    PipelineOptions,
+    PortableOptions,
+    StandardOptions,
+)
 
-from ..threads import allowed_cpus
+from ..threads import Cores
 
 
-def cpus_per_process(options: PipelineOptions, runner: object = None) -> int | None:
-    """Return the cores that one worker process of a pipeline may use; None if it has the machine to itself.
+def cores_per_process(options: PipelineOptions, runner: object = None) -> Cores:
+    """Return the cores that one worker process of a pipeline may use.
 
     `runner` is the pipeline's runner, if it was given as an object instead of an option.
     """
@@ -18,9 +24,9 @@ def cpus_per_process(options: PipelineOptions, runner: object = None) -> int | N
     if "Dataflow" in name:
         # Dataflow starts one process for each core, unless an experiment disables it.
         experiments = options.view_as(DebugOptions).experiments or []
-        return None if "no_use_multiple_sdk_containers" in experiments else 1
+        return Cores() if "no_use_multiple_sdk_containers" in experiments else Cores(None)
     direct = options.view_as(DirectOptions)
     if direct.direct_running_mode == "multi_processing":
-        workers = direct.direct_num_workers or os.cpu_count() or 1
-        return max(1, allowed_cpus() // workers)
-    return None
+        return Cores(direct.direct_num_workers or os.cpu_count() or 1)
+    # Flink and Spark start so many for each of their own workers, about one for each core if it is 0
+    return Cores(int(options.view_as(PortableOptions).sdk_worker_parallelism) or None)

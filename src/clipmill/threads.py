@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from pathlib import Path
@@ -12,6 +13,21 @@ def allowed_cpus() -> int:
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cgroup_quota()
     return max(1, min(cpus, math.ceil(quota)) if quota else cpus)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cores:
+    """The cores of each process of an engine. It travels to workers, which alone know their machines.
+
+    Attributes:
+        processes: How many processes share the cores of a machine; None for as many as it has cores.
+    """
+
+    processes: int | None = 1
+
+    def here(self) -> int:
+        """Return how many cores this process may use, which runs on such a machine, or in its container."""
+        return 1 if self.processes is None else max(1, allowed_cpus() // self.processes)
 
 
 def _cgroup_quota() -> float | None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import collections
+import os
 import pickle
+import shlex
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-LOCAL = ("--runner=FnApiRunner",)
-"""Beam's default would first try to download another runner."""
+LOCAL = tuple(shlex.split(os.environ.get("CLIPMILL_TEST_BEAM", "--runner=FnApiRunner")))
+"""Beam's default would first try to download another runner. `make test-prism` names another one."""
 
 
 def pipeline(*options: str) -> beam.Pipeline:

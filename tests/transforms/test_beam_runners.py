@@ -16,20 +16,21 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import PANE_INFO_UNKNOWN
-from beam_helpers import LOCAL, Keep, counters, kept, pipeline
+from beam_helpers import Keep, counters, kept, pipeline
 from places import SUPPORT
 
 from clipmill.encoders import Document, EncoderSpec, Stats, load_encoder, unload_all
 from clipmill.encoders.plans.embed_plan import DocumentEmbedPlan
 from clipmill.encoders.plans.runner import PlanSession
 from clipmill.encoders.testing import FakeModel, fake_text_vector, read_log
+from clipmill.threads import Cores
 from clipmill.transforms import Embed
 from clipmill.transforms import worker as worker_module
 from clipmill.transforms.elements import DocumentElements
 from clipmill.transforms.embed_fn import EmbedBatchFn, EmbedFn
 from clipmill.transforms.meter import BundleMeter
 from clipmill.transforms.windowed import Place
-from clipmill.transforms.worker import cpus_per_process
+from clipmill.transforms.worker import cores_per_process
 
 ENCODE = "Embed(fake::dim=8)/Encode/ParDo(EmbedFn)"
 
@@ -136,7 +137,7 @@ def test_what_a_failed_bundle_left_in_flight_is_let_go(fn, monkeypatch):
         close(session)
 
     monkeypatch.setattr(PlanSession, "close", noted)
-    stage = fn(EncoderSpec("fake::dim=8"), DocumentElements(DocumentEmbedPlan(), ""), on_failure="split", cpus=None)
+    stage = fn(EncoderSpec("fake::dim=8"), DocumentElements(DocumentEmbedPlan(), ""), on_failure="split", cores=Cores())
     stage.setup()
     stage.start_bundle()
     left = stage._session
@@ -231,21 +232,26 @@ def test_dataflow_builds_the_job(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "cpus", "expected"),
     [
-        (LOCAL, 8, None),
-        ((*LOCAL, "--direct_running_mode=multi_threading", "--direct_num_workers=4"), 8, None),
-        ((*LOCAL, "--direct_running_mode=multi_processing", "--direct_num_workers=2"), 8, 4),
-        ((*LOCAL, "--direct_running_mode=multi_processing", "--direct_num_workers=4"), 2, 1),
-        ((*LOCAL, "--direct_running_mode=multi_processing", "--direct_num_workers=0"), 4, 2),
+        (("--runner=FnApiRunner",), 8, 8),
+        (("--runner=FnApiRunner", "--direct_running_mode=multi_threading", "--direct_num_workers=4"), 8, 8),
+        (("--runner=FnApiRunner", "--direct_running_mode=multi_processing", "--direct_num_workers=2"), 8, 4),
+        (("--runner=FnApiRunner", "--direct_running_mode=multi_processing", "--direct_num_workers=4"), 2, 1),
+        (("--runner=FnApiRunner", "--direct_running_mode=multi_processing", "--direct_num_workers=0"), 4, 2),
         (("--runner=DataflowRunner",), 8, 1),
-        (("--runner=DataflowRunner", "--experiments=no_use_multiple_sdk_containers"), 8, None),
-        (("--runner=FlinkRunner",), 8, None),
+        (("--runner=DataflowRunner", "--experiments=no_use_multiple_sdk_containers"), 8, 8),
+        (("--runner=FlinkRunner",), 8, 8),
+        (("--runner=FlinkRunner", "--sdk_worker_parallelism=4"), 8, 2),
+        (("--runner=PortableRunner", "--sdk_worker_parallelism=16"), 8, 1),
+        (("--runner=SparkRunner", "--sdk_worker_parallelism=0"), 8, 1),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
 )
 def test_processes_share_the_cores(monkeypatch, options, cpus, expected):
-    monkeypatch.setattr(worker_module, "allowed_cpus", lambda: cpus)
+    """Of the machine of the worker, which a driver does not know."""
     monkeypatch.setattr(worker_module.os, "cpu_count", lambda: 2)
-    assert cpus_per_process(PipelineOptions(list(options))) == expected
+    cores = pickle.loads(pickle.dumps(cores_per_process(PipelineOptions(list(options)))))
+    monkeypatch.setattr("clipmill.threads.allowed_cpus", lambda: cpus)
+    assert cores.here() == expected
 
 
 def test_the_core_learns_how_many_cores_it_has(monkeypatch):
@@ -256,8 +262,8 @@ def test_the_core_learns_how_many_cores_it_has(monkeypatch):
         raise RuntimeError("enough")
 
     monkeypatch.setattr(BundleMeter, "load", record)
-    monkeypatch.setattr(worker_module, "allowed_cpus", lambda: 6)
-    monkeypatch.setattr("clipmill.transforms.encoding.cpus_per_process", lambda options, runner: 3)
+    monkeypatch.setattr("clipmill.threads.allowed_cpus", lambda: 6)
+    monkeypatch.setattr("clipmill.transforms.encoding.cores_per_process", lambda options, runner: Cores(2))
     p = pipeline()
     _ = p | beam.Create([Document(text="a")]) | Embed("fake::dim=8")
     with pytest.raises(RuntimeError, match="enough"):

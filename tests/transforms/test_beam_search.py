@@ -23,6 +23,7 @@ from search_contract import SearchContract, cloud, index, words  # noqa: F401 - 
 from clipmill.errors import SpecError
 from clipmill.indexes.corpus import count_corpora_read, forget_corpora
 from clipmill.indexes.targets import Target
+from clipmill.threads import Cores
 from clipmill.transforms import Search
 from clipmill.transforms.rows import plain
 
@@ -84,7 +85,8 @@ def test_an_index_is_opened_for_the_cores_of_a_process(small, monkeypatch) -> No
     directory, vectors = small
     opened, usual = [], Target.open
     monkeypatch.setattr(Target, "open", lambda self, *, cpus=None: opened.append(cpus) or usual(self, cpus=cpus))
-    monkeypatch.setattr("clipmill.transforms.encoding.cpus_per_process", lambda options, runner: 3)
+    monkeypatch.setattr("clipmill.transforms.encoding.cores_per_process", lambda options, runner: Cores(2))
+    monkeypatch.setattr("clipmill.threads.allowed_cpus", lambda: 6)
     with pipeline() as p:
         rows = [{"id": "a", "q": vectors[0].tolist()}]
         _ = p | beam.Create(rows) | to_dicts(["id", "q"]) | Search(directory, query="q", query_kind="vector")

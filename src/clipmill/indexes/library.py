@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Any
 
 from ..errors import DatasetError, SpecError, require
 from ..messages import setting
+from ..threads import allowed_cpus
 
 _MAX_DEPTH = 8
 _PLACE = re.compile(r"^.* at \S+\.(?:cpp|h):\d+: (?:Error: '.*?' failed: ?)?")
@@ -23,7 +23,7 @@ def use_threads(cpus: int | None) -> None:
 
     Spark sets OMP_NUM_THREADS=1 for its Python workers by default, however many cores a task has.
     """
-    faiss_library().omp_set_num_threads(cpus or len(os.sched_getaffinity(0)))
+    faiss_library().omp_set_num_threads(cpus or allowed_cpus())
 
 
 def make_index(dim: int, factory: str) -> Any:

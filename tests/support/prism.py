@@ -1,0 +1,199 @@
+"""Prism, the portable runner of Beam's own project, for tests: built with Go, kept, started, and given workers.
+
+    python tests/support/prism.py                        # build it now, as `make prism` does: minutes the first time
+    python tests/support/prism.py pytest tests/transforms    # run tests of transforms on it, as `make test-prism` does
+
+Prism and the program that starts a worker's process (`boot`) are built from the Go module proxy, in Beam's own version,
+into a folder that later runs find again: `CLIPMILL_TEST_TOOLS`, or `~/.cache/clipmill-tests`. Where there is no Go, or
+it cannot get the modules, tests that need them are skipped, and say why; in CI the latter is an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+_PROGRAMS = {"prism": "go/cmd/prism", "container": "python/container"}
+"""Programs by their paths in Beam's Go module. The second is called `boot` in Beam's images."""
+_BUILD_S = 1800
+
+
+class NoPrismError(Exception):
+    """Prism cannot be had here, and why."""
+
+
+def find_go() -> str:
+    """Return the Go command; raise `NoPrismError` without one."""
+    if (found := shutil.which("go") or shutil.which("/usr/local/go/bin/go")) is None:
+        raise NoPrismError("no Go, which Prism is built with: install it (https://go.dev/doc/install)")
+    return found
+
+
+def build(program: str) -> Path:
+    """Return a program of Beam's Go module, built once for this version of Beam.
+
+    Raises:
+        NoPrismError: Without Go.
+        RuntimeError: If it cannot be built.
+    """
+    import apache_beam
+
+    root = Path(os.environ.get("CLIPMILL_TEST_TOOLS") or Path.home() / ".cache" / "clipmill-tests")
+    folder = root / f"beam-{apache_beam.__version__}"
+    if (folder / program).exists():
+        return folder / program
+    go = find_go()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes second waits for the first
+        if (folder / program).exists():
+            return folder / program
+        module = f"github.com/apache/beam/sdks/v2/{_PROGRAMS[program]}@v{apache_beam.__version__}"
+        environment = {**os.environ, "GOBIN": str(folder / ".new"), "GOFLAGS": "-buildvcs=false"}
+        try:
+            ran = subprocess.run(
+                [go, "install", "-p", "1", module], env=environment, capture_output=True, text=True, timeout=_BUILD_S
+            )
+        except subprocess.TimeoutExpired as err:
+            raise RuntimeError(f"go install {module} took over {_BUILD_S} s") from err
+        if ran.returncode:
+            raise RuntimeError(f"go install {module} failed: {ran.stderr[-2000:]}")
+        os.replace(folder / ".new" / program, folder / program)
+    return folder / program
+
+
+def built_or_skipped(program: str) -> Path:
+    """Return a program, or skip the test that asks for it, with the reason."""
+    import pytest
+
+    try:
+        return build(program)
+    except NoPrismError as err:
+        pytest.skip(f"Prism: {err}")
+    except RuntimeError as err:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"Prism: {err}")
+
+
+class Prism:
+    """A running Prism; a context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        """Start it.
+
+        Args:
+            folder: For its log, and what it keeps.
+        """
+        self.port = free_port()
+        self._log = (folder / "prism.log").open("w")
+        command = [str(build("prism")), f"-job_port={self.port}", "-serve_http=false", "-log_level=warn"]
+        self.process = subprocess.Popen(
+            [*command, "-log_kind=text"], cwd=folder, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        wait_for(self.port, self.process)
+
+    def __enter__(self) -> Prism:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._log.close()
+
+    def options(self, *more: str) -> list[str]:
+        """Return the options of a pipeline that it runs; without others, in the process that submits it."""
+        return [
+            "--runner=PortableRunner",
+            f"--job_endpoint=localhost:{self.port}",
+            *(more or ["--environment_type=LOOPBACK"]),
+        ]
+
+
+@contextlib.contextmanager
+def worker_pool(folder: Path, **environment: str) -> Iterator[tuple[list[str], subprocess.Popen]]:
+    """Yield the options for workers in a pool, and the process of that pool."""
+    port = free_port()
+    command = [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}"]
+    with (folder / "pool.log").open("w") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, env=_environment(**environment), stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            wait_for(port, process)
+            yield ["--environment_type=EXTERNAL", f"--environment_config=localhost:{port}"], process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def process_options(folder: Path, **environment: str) -> list[str]:
+    """Return the options for a process for each worker, which installs what is staged, into the folder.
+
+    Prism quotes the ids of workers, which `boot` hands on to where they are looked up without quotes.
+    """
+    boot = folder / "boot"
+    # an environment of its own: what is staged (--setup_file) is installed into it
+    start = shlex.join([str(build("container"))])
+    boot.write_text(
+        "#!/usr/bin/env bash\n"
+        'arguments=()\nfor one in "$@"; do arguments+=("${one//\\\'/}"); done\n'
+        f'exec {start} "${{arguments[@]}}" --semi_persist_dir={shlex.quote(str(folder))} >>{shlex.quote(str(folder / "boot.log"))} 2>&1\n'
+    )
+    boot.chmod(0o755)
+    config = {
+        "command": str(boot),
+        "env": {"RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT": "1", **_environment(**environment)},
+    }
+    return ["--environment_type=PROCESS", f"--environment_config={json.dumps(config)}"]
+
+
+def _environment(**more: str) -> dict[str, str]:
+    """Return the environment of workers: the interpreter and the packages of this process."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return {**os.environ, "PATH": path, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **more}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(port: int, process: subprocess.Popen, seconds: float = 60) -> None:
+    """Wait until a process listens at a port."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        assert process.poll() is None, f"{process.args} ended with {process.returncode}"
+        with contextlib.suppress(OSError), socket.create_connection(("localhost", port), timeout=1):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{process.args} does not listen at {port}")
+
+
+def _run_on_prism(command: list[str]) -> int:
+    """Run a command whose pipelines, made by `beam_helpers`, run on Prism, in its own process."""
+    with tempfile.TemporaryDirectory(prefix="clipmill-prism-") as folder, Prism(Path(folder)) as prism:
+        environment = {**os.environ, "CLIPMILL_TEST_BEAM": shlex.join(prism.options())}
+        return subprocess.run(command, env=environment).returncode
+
+
+if __name__ == "__main__":
+    try:
+        if len(sys.argv) > 1:
+            sys.exit(_run_on_prism(sys.argv[1:]))
+        for name in _PROGRAMS:
+            print(build(name))
+    except NoPrismError as err:
+        print(f"left out: tests on Prism; {err}", file=sys.stderr)
