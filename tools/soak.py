@@ -63,11 +63,11 @@ def _kills(engine: str) -> Callable[[random.Random, Path], Figures]:
 
 
 def _cluster_kills(draw: random.Random, folder: Path) -> Figures:
-    from cluster_kills import KilledJobs, prepare
+    from cluster_kills import KilledOnSpark, prepare
     from spark_cluster import running_cluster
 
     with running_cluster(folder / "cluster") as cluster:
-        jobs = KilledJobs(cluster, prepare(folder), draw)
+        jobs = KilledOnSpark(cluster, prepare(folder), draw)
         jobs.embed(4)
         jobs.index(2)
     return jobs.done
@@ -90,6 +90,17 @@ def _cluster(what: str) -> Callable[[random.Random, Path], Figures]:
             return checks[what](cluster)
 
     return run
+
+
+def _prism_kills(draw: random.Random, folder: Path) -> Figures:
+    from cluster_kills import KilledOnPrism, prepare
+    from prism import PrismCluster
+
+    with PrismCluster(folder) as cluster:
+        jobs = KilledOnPrism(cluster, prepare(folder), draw)
+        jobs.embed(7)
+        jobs.index(3)
+    return jobs.done
 
 
 def _retries(draw: random.Random, folder: Path) -> Figures:
@@ -193,6 +204,11 @@ SOAKS = {
     "cluster-spark": Soak("the tests of Spark's functions, on a standalone cluster", 1, _cluster("contracts")),
     "cluster-connect": Soak("those that hold on Spark Connect, with a server on the cluster", 1, _cluster("connect")),
     "cluster-jobs": Soak("jobs under an operator's settings, and with the package sent along", 1, _cluster("jobs")),
+    "kills-prism": Soak(
+        "jobs and indexes of Beam on Prism with a pool of workers: worker, pool, job server or driver is killed",
+        4,
+        _prism_kills,
+    ),
     "retries-beam": Soak("bundles of Beam that fail, die, run twice and lose their outputs", 5, _retries),
     "hard-rows-beam": Soak("50,000 hard rows in one bundle of Beam", 1, _hard_rows("beam")),
     "hard-rows-spark": Soak("50,000 hard rows in one task of Spark", 1, _hard_rows("spark")),

@@ -1,4 +1,4 @@
-"""Jobs on a Spark cluster of which something is killed again and again, and what they must leave.
+"""Jobs on a cluster of which something is killed again and again, and what they must leave: on Spark's, and on Prism.
 
 File operations below the folder of the inputs take longer than they would, in every process of a job, so that kills hit
 the moments between them.
@@ -20,6 +20,7 @@ from pathlib import Path
 import kills
 import pyarrow.parquet as pq
 from index_helpers import assert_same, clustered, write_dataset
+from prism import PrismCluster
 from spark_cluster import Cluster, command_options, same_path
 
 from clipmill.indexes import open_index
@@ -27,7 +28,6 @@ from clipmill.indexes.add import add_to_index
 from clipmill.indexes.build import IndexOptions, build_index
 from clipmill.pipelines.interrupts import descendants
 
-VICTIMS = ("executor", "python daemon", "python worker", "spark worker", "driver")
 SHARDS = kills.ROWS // kills.ROWS_PER_SHARD
 OLD_ROWS, NEW_ROWS, GROUP_ROWS = 1200, 600, 150
 _INDEX = IndexOptions(factory="IVF16_HNSW16,SQ8", queries=50, rows_per_shard=GROUP_ROWS)
@@ -66,22 +66,33 @@ def prepare(folder: Path) -> Path:
 
 
 class KilledJobs:
-    """Jobs on a cluster, and the kills that they went through."""
+    """Jobs, and the kills that they went through. Subclasses know a cluster."""
 
-    def __init__(self, cluster: Cluster, folder: Path, draw: random.Random) -> None:
-        """`folder` is from `prepare`; `draw` decides when, and what is killed."""
+    victims: tuple[str, ...] = ("driver",)
+
+    def __init__(self, folder: Path, draw: random.Random, options: list[str]) -> None:
+        """`folder` is from `prepare`; `draw` decides when, and what is killed; `options` are the engine's."""
         self.done: collections.Counter[str] = collections.Counter()
-        self._cluster = cluster
         self._folder = folder
         self._draw = draw
-        settings = same_path()
-        settings["spark.executorEnv.PYTHONPATH"] = f"{folder}{os.pathsep}{settings['spark.executorEnv.PYTHONPATH']}"
-        self._options = command_options(cluster, settings)
+        self._options = options
+
+    def _alive(self, process: subprocess.Popen, victim: str) -> list[int]:
+        """Return the processes of a kind."""
+        raise NotImplementedError
+
+    def _replace_dead(self) -> None:
+        """Start what was killed and does not come back by itself."""
+        raise NotImplementedError
+
+    def _orphans(self) -> list[int]:
+        """Return processes that may still work for a driver that is gone."""
+        raise NotImplementedError
 
     @property
     def kills(self) -> int:
         """How many there were."""
-        return sum(self.done[f"{victim} killed"] for victim in VICTIMS)
+        return sum(self.done[f"{victim} killed"] for victim in self.victims)
 
     def embed(self, count: int) -> None:
         """Kill embedding so many times more, and compare every dataset with that of an undisturbed job."""
@@ -144,7 +155,7 @@ class KilledJobs:
         while process.poll() is None and self.kills < until:
             name = self._draw.choice(list(moments))
             is_of_driver = name.endswith(("finish", "merge"))
-            victim = self._draw.choice(VICTIMS + ("driver",) * (5 if is_of_driver else 0))
+            victim = self._draw.choice(self.victims + ("driver",) * (5 if is_of_driver else 0))
             end = time.monotonic() + _PATIENCE_S
             while process.poll() is None and not moments[name]() and time.monotonic() < end:
                 time.sleep(0.005)
@@ -154,7 +165,7 @@ class KilledJobs:
                 self.done[f"kills in {name}"] += 1
             if victim == "driver":
                 break
-            self._cluster.replace_dead_workers()
+            self._replace_dead()
             time.sleep(self._draw.random())
         code = process.wait(timeout=_PATIENCE_S)
         said = kills.said(self._folder)
@@ -166,13 +177,7 @@ class KilledJobs:
         return code
 
     def _kill(self, process: subprocess.Popen, victim: str) -> bool:
-        alive = {
-            "executor": lambda: self._cluster.executors,
-            "python daemon": lambda: self._cluster.daemons,
-            "python worker": lambda: self._cluster.python_workers,
-            "spark worker": lambda: self._cluster.workers,
-            "driver": lambda: [process.pid, *(pid for pid in descendants(process.pid) if _is_java(pid))],
-        }[victim]()
+        alive = self._alive(process, victim)
         if process.poll() is not None or not alive:
             return False
         with contextlib.suppress(ProcessLookupError):
@@ -181,10 +186,58 @@ class KilledJobs:
         return False
 
     def _wait_for_orphans(self) -> None:
-        """Sometimes start the next command while executors of the last one still run, and sometimes after them."""
+        """Sometimes start the next command while workers of the last one still run, and sometimes after them."""
         end = time.monotonic() + self._draw.choice([0, 20])
-        while self._cluster.executors and time.monotonic() < end:
+        while self._orphans() and time.monotonic() < end:
             time.sleep(0.1)
+
+
+class KilledOnSpark(KilledJobs):
+    """Jobs on a standalone cluster."""
+
+    victims = ("executor", "python daemon", "python worker", "spark worker", "driver")
+
+    def __init__(self, cluster: Cluster, folder: Path, draw: random.Random) -> None:
+        settings = same_path()
+        settings["spark.executorEnv.PYTHONPATH"] = f"{folder}{os.pathsep}{settings['spark.executorEnv.PYTHONPATH']}"
+        super().__init__(folder, draw, command_options(cluster, settings))
+        self._cluster = cluster
+
+    def _alive(self, process: subprocess.Popen, victim: str) -> list[int]:
+        return {
+            "executor": lambda: self._cluster.executors,
+            "python daemon": lambda: self._cluster.daemons,
+            "python worker": lambda: self._cluster.python_workers,
+            "spark worker": lambda: self._cluster.workers,
+            "driver": lambda: [process.pid, *(pid for pid in descendants(process.pid) if _is_java(pid))],
+        }[victim]()
+
+    def _replace_dead(self) -> None:
+        self._cluster.replace_dead_workers()
+
+    def _orphans(self) -> list[int]:
+        return self._cluster.executors
+
+
+class KilledOnPrism(KilledJobs):
+    """Jobs of Beam on Prism, whose workers a pool starts. Neither tries a bundle again: the command does."""
+
+    victims = ("sdk worker", "pool", "job server", "driver")
+
+    def __init__(self, cluster: PrismCluster, folder: Path, draw: random.Random) -> None:
+        super().__init__(folder, draw, ["--engine", "beam", *cluster.options])
+        self._cluster = cluster
+
+    def _alive(self, process: subprocess.Popen, victim: str) -> list[int]:
+        workers = sorted(self._cluster.workers)  # also before their pool is killed, which they outlive
+        pool, server = self._cluster.pool.pid, self._cluster.prism.pid
+        return {"sdk worker": workers, "pool": [pool], "job server": [server], "driver": [process.pid]}[victim]
+
+    def _replace_dead(self) -> None:
+        self._cluster.replace_dead()
+
+    def _orphans(self) -> list[int]:
+        return sorted(self._cluster.workers)
 
 
 def _check_visible(output: Path) -> None:

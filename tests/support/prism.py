@@ -16,13 +16,16 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
+
+from clipmill.files.processes import started
+from clipmill.pipelines.interrupts import descendants
 
 _PROGRAMS = {"prism": "go/cmd/prism", "container": "python/container"}
 """Programs by their paths in Beam's Go module. The second is called `boot` in Beam's images."""
@@ -63,7 +66,12 @@ def build(program: str) -> Path:
         environment = {**os.environ, "GOBIN": str(folder / ".new"), "GOFLAGS": "-buildvcs=false"}
         try:
             ran = subprocess.run(
-                [go, "install", "-p", "1", module], env=environment, capture_output=True, text=True, timeout=_BUILD_S
+                [go, "install", "-p", "1", module],
+                check=False,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=_BUILD_S,
             )
         except subprocess.TimeoutExpired as err:
             raise RuntimeError(f"go install {module} took over {_BUILD_S} s") from err
@@ -90,14 +98,15 @@ def built_or_skipped(program: str) -> Path:
 class Prism:
     """A running Prism; a context manager."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, port: int = 0) -> None:
         """Start it.
 
         Args:
             folder: For its log, and what it keeps.
+            port: Where it listens; 0 for one that is free.
         """
-        self.port = free_port()
-        self._log = (folder / "prism.log").open("w")
+        self.port = port or free_port()
+        self._log = (folder / "prism.log").open("a")
         command = [str(build("prism")), f"-job_port={self.port}", "-serve_http=false", "-log_level=warn"]
         self.process = subprocess.Popen(
             [*command, "-log_kind=text"], cwd=folder, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True
@@ -108,8 +117,7 @@ class Prism:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
+        end(self.process)
         self._log.close()
 
     def options(self, *more: str) -> list[str]:
@@ -121,21 +129,93 @@ class Prism:
         ]
 
 
-@contextlib.contextmanager
-def worker_pool(folder: Path, **environment: str) -> Iterator[tuple[list[str], subprocess.Popen]]:
-    """Yield the options for workers in a pool, and the process of that pool."""
-    port = free_port()
-    command = [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}"]
-    with (folder / "pool.log").open("w") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, env=_environment(**environment), stdout=log, stderr=log, start_new_session=True
+class WorkerPool:
+    """A pool that starts a process for each worker; a context manager."""
+
+    def __init__(self, folder: Path, port: int = 0, **environment: str) -> None:
+        """Start it; `environment` is added to that of the workers."""
+        self.port = port or free_port()
+        self.options = ["--environment_type=EXTERNAL", f"--environment_config=localhost:{self.port}"]
+        self._log = (folder / "pool.log").open("a")
+        module = "apache_beam.runners.worker.worker_pool_main"
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module, f"--service_port={self.port}"],
+            cwd=folder,
+            env=_environment(**environment),
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
-        try:
-            wait_for(port, process)
-            yield ["--environment_type=EXTERNAL", f"--environment_config=localhost:{port}"], process
-        finally:
-            process.kill()
-            process.wait()
+        wait_for(self.port, self.process)
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        end(self.process)
+        self._log.close()
+
+
+class PrismCluster:
+    """Prism and a pool, of which either may be killed and started again; a context manager.
+
+    Workers have the modules of the folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Start both."""
+        self._folder = folder
+        self._path = os.pathsep.join([str(folder), *filter(None, sys.path)])
+        self._prism = Prism(folder)
+        self._pool = WorkerPool(folder, PYTHONPATH=self._path)
+        self._seen: set[tuple[int, int]] = set()
+        self.options = self._prism.options(*self._pool.options)
+
+    def __enter__(self) -> PrismCluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        left = self.workers
+        self._pool.__exit__()
+        self._prism.__exit__()
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    @property
+    def prism(self) -> subprocess.Popen:
+        """The process of the job server."""
+        return self._prism.process
+
+    @property
+    def pool(self) -> subprocess.Popen:
+        """The process of the pool."""
+        return self._pool.process
+
+    @property
+    def workers(self) -> set[int]:
+        """The processes of workers, also of a pool that was killed."""
+        found = {(pid, began) for pid in descendants(self.pool.pid) if (began := started(pid)) is not None}
+        self._seen = {(pid, began) for pid, began in self._seen | found if started(pid) == began}
+        return {pid for pid, _ in self._seen}
+
+    def replace_dead(self) -> None:
+        """Start again what was killed, where it was before."""
+        _ = self.workers
+        if self.prism.poll() is not None:
+            self._prism = Prism(self._folder, self._prism.port)
+        if self.pool.poll() is not None:
+            self._pool = WorkerPool(self._folder, self._pool.port, PYTHONPATH=self._path)
+
+
+def end(process: subprocess.Popen) -> None:
+    """End a process and all that it started."""
+    below = descendants(process.pid)
+    process.kill()
+    process.wait()
+    for pid in below:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def process_options(folder: Path, **environment: str) -> list[str]:
@@ -144,12 +224,13 @@ def process_options(folder: Path, **environment: str) -> list[str]:
     Prism quotes the ids of workers, which `boot` hands on to where they are looked up without quotes.
     """
     boot = folder / "boot"
-    # an environment of its own: what is staged (--setup_file) is installed into it
-    start = shlex.join([str(build("container"))])
+    log, kept = shlex.quote(str(folder / "boot.log")), shlex.quote(str(folder))
     boot.write_text(
-        "#!/usr/bin/env bash\n"
-        'arguments=()\nfor one in "$@"; do arguments+=("${one//\\\'/}"); done\n'
-        f'exec {start} "${{arguments[@]}}" --semi_persist_dir={shlex.quote(str(folder))} >>{shlex.quote(str(folder / "boot.log"))} 2>&1\n'
+        f"""#!/usr/bin/env bash
+arguments=()
+for one in "$@"; do arguments+=("${{one//\\'/}}"); done
+exec {shlex.quote(str(build("container")))} "${{arguments[@]}}" --semi_persist_dir={kept} >>{log} 2>&1
+"""
     )
     boot.chmod(0o755)
     config = {
@@ -186,7 +267,7 @@ def _run_on_prism(command: list[str]) -> int:
     """Run a command whose pipelines, made by `beam_helpers`, run on Prism, in its own process."""
     with tempfile.TemporaryDirectory(prefix="clipmill-prism-") as folder, Prism(Path(folder)) as prism:
         environment = {**os.environ, "CLIPMILL_TEST_BEAM": shlex.join(prism.options())}
-        return subprocess.run(command, env=environment).returncode
+        return subprocess.run(command, check=False, env=environment).returncode
 
 
 if __name__ == "__main__":
