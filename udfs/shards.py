@@ -19,7 +19,7 @@ from .driver import warn_without_worker_reuse
 from .meter import meter_of
 from .pieces import do_each
 from .skip_existing import write_skip_lists
-from .worker import is_from_spark, spec_of_task
+from .worker import cpus_of_task, is_from_spark, spec_of_task
 
 
 def embed_shards(spark: SparkSession, shards: Sequence[Shard], job: Job) -> None:
@@ -52,6 +52,5 @@ def _embed_shard_in_task(shard: Shard, job: Job) -> dict[str, Any]:
     """Embed a shard on the GPU and with the cores of the task that runs in this worker."""
     task = TaskContext.get()
     spec = spec_of_task(job.spec, task)
-    cpus = task.cpus() if task is not None else None
     placed = dataclasses.replace(job, spec=spec)
-    return embed_shard(shard, placed, cpus=cpus, exclusive=is_from_spark(job.spec, spec))
+    return embed_shard(shard, placed, cpus=cpus_of_task(task), exclusive=is_from_spark(job.spec, spec))

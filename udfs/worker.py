@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 
 from pyspark import TaskContext
 
 from ..encoders import Encoder, EncoderSpec, load_encoder
 from ..errors import DeviceError
 from ..messages import setting
+from ..threads import CpuShare
 
 
 def spec_of_task(spec: EncoderSpec, task: TaskContext | None) -> EncoderSpec:
@@ -44,6 +47,20 @@ def is_from_spark(planned: EncoderSpec, placed: EncoderSpec) -> bool:
     return placed.device != planned.device
 
 
+def cpus_of_task(task: TaskContext | None) -> int | None:
+    """Return the cores of a task, with the number of Python workers beside it where Spark says it; None outside of one.
+
+    An executor has as many workers as tasks fit its cores: `spark.executor.cores`, or those of a local master.
+    """
+    if task is None:
+        return None
+    local = re.fullmatch(r"local\[(\d+|\*)(,.*)?\]", task.getLocalProperty("spark.master") or "")
+    cores = task.getLocalProperty("resource.executor.cores") or (local[1] if local else "")
+    if cores == "*":
+        cores = str(os.cpu_count())
+    return CpuShare(task.cpus(), max(1, int(cores) // task.cpus())) if cores.isdecimal() else task.cpus()
+
+
 def encoder_of_task(spec: EncoderSpec, task: TaskContext | None = None) -> Encoder:
     """Return the encoder for the task that runs in this Python worker, loaded once for all its tasks.
 
@@ -57,6 +74,5 @@ def encoder_of_task(spec: EncoderSpec, task: TaskContext | None = None) -> Encod
         devices that the user named stay side by side, since the expressions of one select share a worker.
     """
     task = task or TaskContext.get()
-    cpus = task.cpus() if task is not None else None
     placed = spec_of_task(spec, task)
-    return load_encoder(placed, cpus=cpus, exclusive=is_from_spark(spec, placed))
+    return load_encoder(placed, cpus=cpus_of_task(task), exclusive=is_from_spark(spec, placed))

@@ -35,6 +35,9 @@ class FakeTask:
     def cpus(self):
         return self._cpus
 
+    def getLocalProperty(self, name):
+        return None
+
 
 class FakeSession:
     """A session of which only the settings are asked."""

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from ..models.model import Model
+from ..models.model import ClipModel, Model
 
 
 class PixelBudget:
@@ -84,7 +84,9 @@ class Loaded:
         self._row_limits[modality, group] = min(rows, self._row_limits.get((modality, group), rows))
 
     def close(self) -> None:
-        """Shut down the threads."""
+        """Shut down the threads, and let the model go."""
+        if isinstance(self.model, ClipModel):
+            self.model.close()
         with self._pools_lock:
             for pool in self._pools.values():
                 pool.shutdown(wait=False, cancel_futures=True)

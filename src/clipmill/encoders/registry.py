@@ -3,6 +3,9 @@
 A copy's key consists of the model's name and the options of its family, the runtime, the precision, the device and the
 cache directory. Specs that differ only in limits, normalisation, preprocessing or decoding share the copy, its lock and
 its threads. So do a spec with `auto` and one that names the value to which `auto` resolves here.
+
+With `encoder_process`, the copy holds no weights: it is the connection to the process that has them for all workers of
+this host (`clipmill.models.encoder_process`). A load counts in the worker that caused it.
 """
 
 from __future__ import annotations
@@ -12,26 +15,33 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
+from typing import TYPE_CHECKING
 
 from ..errors import DeviceError, WeightsError
 from ..messages import setting
 from ..metrics.counts import record_load
 from ..metrics.env_exporter import start_from_environment
+from ..models.encoder_process.choice import say_in_process, takes_process
+from ..models.encoder_process.client import HostRuntime
+from ..models.encoder_process.place import Unavailable
 from ..models.model import ClipModel, Model
 from ..models.spec import EncoderSpec
 from ..models.support_matrix import Combination, may_have_gpu
-from ..threads import allowed_cpus
+from ..threads import allowed_cpus, cpus_of_host
 from .encoder import Encoder
 from .loaded import Loaded
+
+if TYPE_CHECKING:
+    from ..models.runtimes.store import Store
 
 _log = logging.getLogger("clipmill")
 
 _Request = tuple[Hashable, ...]
 """The options that select a model, with `auto` unresolved, and the device."""
 
-_Key = tuple[Hashable, str]
-"""The options that select a model, with `auto` resolved, and the device."""
+_Key = tuple[Hashable, str, bool]
+"""The options that select a model, with `auto` resolved, the device, and whether it is in the encoder process."""
 
 _lock = threading.Lock()  # guards the dicts; each model has a lock for loading, so that two models can load at once
 _load_locks: dict[Hashable, threading.Lock] = {}
@@ -55,7 +65,8 @@ def load_encoder(
 
     Args:
         spec: A spec or a model's name. The default model if omitted.
-        cpus: Cores that this worker may use, if its engine knows better than the operating system.
+        cpus: Cores that this worker may use, if its engine knows better than the operating system; a `CpuShare` if the
+            engine also knows how many workers share this host.
         exclusive: Whether to unload the same model from other GPUs, for workers that an engine moves between devices.
         **options: Fields of the spec.
 
@@ -68,7 +79,7 @@ def load_encoder(
     """
     spec = EncoderSpec.of(spec, **options)
     device = _resolve_device(spec)
-    request = (_identity(spec), spec.runtime, spec.precision, device)
+    request = (_identity(spec), spec.runtime, spec.precision, spec.encoder_process, device)
     with _lock:
         known = _keys.get(request)
         if known is not None and (spec, known) in _encoders:
@@ -80,28 +91,25 @@ def load_encoder(
         if key is None or key not in _models:
             if exclusive:
                 _drop_others(_identity(spec), device)
-            key = _load(spec, device, cpus or allowed_cpus())
+            key = _load(spec, device, cpus)
         with _lock:
             _keys[request] = key
             return _encoders.setdefault((spec, key), Encoder(spec, _models[key]))
 
 
-def _load(spec: EncoderSpec, device: str, threads: int) -> _Key:
+def _load(spec: EncoderSpec, device: str, cpus: int | None) -> _Key:
     """Load a model, unless an equivalent request has loaded it, and return its key. The caller holds its lock."""
-    global _loads
     start_from_environment()
     started = time.perf_counter()
-    identity = _identity(spec)
-
-    def key_of(combination: Combination | None) -> _Key:
-        return ((*identity, combination), device)
-
+    threads = int(cpus or allowed_cpus())
     load = {"fake": _load_fake, "custom": _load_custom}.get(spec.ref.family)
     if load is not None:
-        key, model = key_of(None), None if key_of(None) in _models else load(spec)
+        key = _key(spec, None, device)
+        model = None if key in _models else load(spec)
+        if spec.encoder_process == "per_host":
+            say_in_process(spec, f"{spec.ref.family} models have no towers")
     else:
-        combination, model = _load_catalog(spec, device, threads, lambda one: key_of(one) in _models)
-        key = key_of(combination)
+        key, model = _load_catalog(spec, device, cpus)
     if model is not None:
         _log.info(
             "loaded %s on %s in %.1f s, %d threads; %s",
@@ -109,9 +117,20 @@ def _load(spec: EncoderSpec, device: str, threads: int) -> _Key:
         )  # fmt: skip
         with _lock:
             _models[key] = Loaded(model, threads)
-            _loads += 1
-        record_load()
+        if not key[-1]:
+            _count_load()
     return key
+
+
+def _key(spec: EncoderSpec, combination: Combination | None, device: str, *, in_process: bool = True) -> _Key:
+    return (*_identity(spec), combination), device, not in_process
+
+
+def _count_load() -> None:
+    global _loads
+    with _lock:
+        _loads += 1
+    record_load()
 
 
 def count_loads() -> int:
@@ -179,23 +198,50 @@ def _resolve_device(spec: EncoderSpec) -> str:
     return resolve_device(device)
 
 
-def _load_catalog(
-    spec: EncoderSpec, device: str, threads: int, is_loaded: Callable[[Combination], bool]
-) -> tuple[Combination, Model | None]:
-    """Resolve `auto`, and load the model. Return None instead of the model if it is already loaded."""
-    from ..models.runtimes import start_runtime
-    from ..models.runtimes.choice import decide
+def _load_catalog(spec: EncoderSpec, device: str, cpus: int | None) -> tuple[_Key, Model | None]:
+    """Resolve `auto`, and load the model, here or in the encoder process. Return None instead of one that is loaded."""
+    from ..models.runtimes.choice import Decision, start_decided
     from ..models.runtimes.store import Store
     from ..models.towers import find_source
 
     source = find_source(spec)
     store = Store(source, spec.cache_dir)
-    decision = decide(store, spec, device, threads, is_loaded)
-    if is_loaded(decision.combination):
-        return decision.combination, None
-    runtime = decision.runtime or start_runtime(store, decision.combination, device, threads)
+    remote = _connect(spec, device, store, cpus) if takes_process(spec, source, cpus) else None
+    if remote is not None:
+        decision = Decision(Combination(remote.name, remote.precision), remote.figures, remote)
+    else:
+        threads = int(cpus or allowed_cpus())
+        decision = start_decided(store, spec, device, threads, lambda one: _key(spec, one, device) in _models)
+    key = _key(spec, decision.combination, device, in_process=remote is None)
+    if remote is not None and key in _models:
+        remote.close()
+        return key, None
+    if decision.runtime is None:
+        return key, None
     resolved = {"weights_sha256": source.weights_sha256, **source.resolved, **decision.figures}
-    return decision.combination, ClipModel(source.frontend, runtime, resolved, source.scales)
+    return key, ClipModel(source.frontend, decision.runtime, resolved, source.scales)
+
+
+def _connect(spec: EncoderSpec, device: str, store: Store, cpus: int | None) -> HostRuntime | None:
+    """Connect to the encoder process of this host; return None, and log why, if there can be none."""
+    from ..models.runtimes import start_runtime
+    from ..models.runtimes.choice import check_files
+
+    check_files(store.source)
+    threads = int(cpus or allowed_cpus())
+    try:
+        return HostRuntime(
+            spec,
+            device,
+            store.key("float"),
+            dim=store.source.frontend.dim,
+            threads=cpus_of_host(cpus),
+            start_here=lambda combination: start_runtime(store, combination, device, threads),
+            on_load=_count_load,
+        )
+    except Unavailable as err:
+        say_in_process(spec, str(err))
+        return None
 
 
 def _load_custom(spec: EncoderSpec) -> Model:

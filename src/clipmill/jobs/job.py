@@ -17,7 +17,7 @@ from .options import JobOptions
 MAY_DIFFER = frozenset(
     {
         *("device", "runtime", "decode", "cache_dir", "fetch_timeout_s", "preprocess_threads", "fetch_threads"),
-        *("max_batch_rows", "max_batch_bytes", "max_batch_pixels", "max_cache_bytes"),
+        *("max_batch_rows", "max_batch_bytes", "max_batch_pixels", "max_cache_bytes", "encoder_process"),
     }
 )
 """Fields of a spec that do not change the vectors; workers of one job may differ in them too."""

@@ -5,6 +5,7 @@
 - `catalog`: model names; `downloads`: downloads of weights and other files
 - `frontend`, `tokenizers`: how values are prepared for a network
 - `model`: the interface of loaded models; `towers`: the networks; `runtimes`: the backends that execute them
+- `encoder_process`: one process for each model and host, which executes it for all workers
 - `source`: the files and settings of one model, as `towers` finds them; `weight_files`: their formats and hashes
 - `installed`: versions of installed packages
 - `exporting`: exports models as graphs in a directory

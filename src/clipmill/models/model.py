@@ -187,6 +187,12 @@ class ClipModel(Model):
         self._runtime = runtime
         self._scales = functools.cache(scales)
 
+    def close(self) -> None:
+        """Release what the runtime holds outside of this process."""
+        close = getattr(self._runtime, "close", None)
+        if close is not None:
+            close()
+
     def decoded_pixels(self, content: bytes, spec: EncoderSpec) -> int | None:
         """Return how many pixels are held while an image is decoded; see `Model.decoded_pixels`."""
         preprocessing = self._frontend.image

@@ -145,6 +145,9 @@ class EncoderSpec:
             0 turns it off.
         preprocess_threads: Threads that decode; None means one for each core that this worker may use.
         fetch_threads: Threads that fetch URIs.
+        encoder_process: Where the model runs: `off`, in the worker; `per_host`, in one process for all workers of a
+            host, which saves their copies of the weights; `auto` takes that process where the engine says how many
+            workers share the host, and their copies would take over a quarter of its memory.
         cache_dir: Folder for downloads and graphs made from them; None means $CLIPMILL_CACHE, or ~/.cache/clipmill.
         allow_local_files: Whether a document's or row's URI may be a file on this machine.
         allow_private_addresses: Whether http(s) may connect to loopback, private and link-local addresses.
@@ -184,6 +187,7 @@ class EncoderSpec:
     max_cache_bytes: int = 64 * _MIB
     preprocess_threads: int | None = None
     fetch_threads: int = 16
+    encoder_process: str = "auto"
     cache_dir: str | None = None
     allow_local_files: bool = False
     allow_private_addresses: bool = False
@@ -227,6 +231,7 @@ class EncoderSpec:
         check_choice("mode", self.mode, ("reference", "jina"))
         self._check_family_options()
         check_choice("decode", self.decode, ("fast", "exact"))
+        check_choice("encoder_process", self.encoder_process, ("auto", "per_host", "off"))
         check_choice("on_long_text", self.on_long_text, ("truncate", "fail"))
         for field in dataclasses.fields(self):
             self._check_type(field.name, str(field.type))

@@ -78,6 +78,21 @@ class Decision:
     runtime: Runtime | None = None
 
 
+def start_decided(
+    store: Store, spec: EncoderSpec, device: str, threads: int, is_loaded: Callable[[Combination], bool]
+) -> Decision:
+    """Select the runtime and precision as `decide` does, and start the runtime, unless `is_loaded`.
+
+    Raises:
+        ClipmillError: Those of `decide` and `start_runtime`.
+    """
+    decision = decide(store, spec, device, threads, is_loaded)
+    if is_loaded(decision.combination):
+        return dataclasses.replace(decision, runtime=None)
+    runtime = decision.runtime or start_runtime(store, decision.combination, device, threads)
+    return dataclasses.replace(decision, runtime=runtime)
+
+
 def decide(
     store: Store, spec: EncoderSpec, device: str, threads: int, is_loaded: Callable[[Combination], bool]
 ) -> Decision:
@@ -96,9 +111,7 @@ def decide(
         WeightsError: If weights or graphs are not available.
         MissingExtraError: If the given runtime is not installed.
     """
-    for path in store.source.files:
-        if not path.is_file():
-            raise WeightsError(f"no weights at {str(path)!r} on this machine; random weights are never used")
+    check_files(store.source)
     possible = candidates(store, spec, device)
     if len(possible) == 1:
         (only,) = possible
@@ -121,6 +134,13 @@ def decide(
             return decision
         refusals.append(f"{combination}: vectors differ too much from float32")
     raise DeviceError(f"{spec.model} cannot run on {device} within the bounds: {'; '.join(refusals)}")
+
+
+def check_files(source: ModelSource) -> None:
+    """Raise `WeightsError` if a file of the weights is not on this machine."""
+    for path in source.files:
+        if not path.is_file():
+            raise WeightsError(f"no weights at {str(path)!r} on this machine; random weights are never used")
 
 
 def candidates(store: Store, spec: EncoderSpec, device: str) -> list[Combination]:
