@@ -24,7 +24,8 @@ TEXTS = [f"a circle, number {number}" for number in range(90)]
 
 
 @pytest.fixture
-def folder(monkeypatch):
+def folder(monkeypatch, tmp_path_factory):
+    tmp_path_factory.getbasetemp()  # not in the folder below, which is deleted
     unload_all()
     with own_folder(monkeypatch) as path:
         yield path
