@@ -71,6 +71,8 @@ def _check_finished(folder: Folder) -> Totals:
         of_foreign.difference_update(file["name"] for file in manifest.get("files") or ())
         if job.get("rows_as") == LANCE:
             fragments.append({key: manifest[key] for key in ("fragments", "lance_schema") if key in manifest})
+    if totals.shards < len(names):
+        raise DatasetError(f"{folder.url}: {len(names) - totals.shards} shards were deleted while the job was finished")
     # A worker that outlived an earlier start of the job may have written shards that the current plan cuts differently.
     for_each(folder.delete, [*foreign, *sorted(of_foreign)], folder)
     if job.get("rows_as") == LANCE:
@@ -98,12 +100,16 @@ def _planned_names(folder: Folder, planned: int | None, names: Iterable[str]) ->
     """
     plan = read_plan(folder)
     there = sorted(_named(names, MANIFESTS))
+    found = set(there)
     if plan is None:
         kept, foreign, expected = there, [], planned or 0
     else:
         wanted = {manifest_name(shard.name) for shard in plan}
         kept, foreign = [one for one in there if one in wanted], [one for one in there if one not in wanted]
         expected = len(wanted)
+        unseen = sorted(wanted - found)
+        if unseen and all(map(folder.exists, unseen)):  # a listing may be old, but the names are known
+            kept = sorted(wanted)
     if (missing := expected - len(kept)) > 0:
         raise DatasetError(f"{folder.url}: {missing} of {planned} shards are missing; the job did not finish")
     return kept, foreign
@@ -118,9 +124,9 @@ def _check_shard(folder: Folder, job: Mapping[str, Any], manifest: Mapping[str, 
             + setting("overwrite" if job.get("shards") is None else "resume", True),
         )
     for file in manifest.get("files") or ():
-        if sizes.get(file["name"]) != file["bytes"]:
+        if sizes.get(file["name"]) != file["bytes"] and (size := folder.size(file["name"])) != file["bytes"]:
             raise DatasetError(
-                f"{folder.url}/{file['name']} has {sizes.get(file['name'], 0)} bytes, but was written with "
+                f"{folder.url}/{file['name']} has {size or 0} bytes, but was written with "
                 f"{file['bytes']}; the job did not finish",
                 hint=setting("resume", True) + " writes its shard again",
             )
@@ -134,7 +140,8 @@ def delete_shards_of_others(directory: str, signature: str) -> None:
     folder = Folder.of(directory)
     names = sorted(_named(folder.list(MANIFESTS), MANIFESTS))
     foreign: dict[str, None] = {}
-    for name, manifest in zip(names, _manifests(folder, names), strict=True):
+    for manifest in _manifests(folder, names):
+        name = manifest_name(str(manifest.get("name")))
         if manifest.get("signature") != signature:
             foreign |= dict.fromkeys([name, *(str(file["name"]) for file in manifest.get("files") or ())])
     if foreign:

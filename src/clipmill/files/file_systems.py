@@ -54,6 +54,7 @@ def open_location(location: str | os.PathLike[str]) -> tuple[Any, str]:
         return LocalFileSystem(), os.path.abspath(os.path.expanduser(location))
     with _driver_errors(location, scheme):
         file_system, path = fsspec.core.url_to_fs(scheme.lower() + mark + rest)
+    file_system.invalidate_cache()  # one object serves the whole process, and would show what an earlier job listed
     return file_system, str(path)
 
 
@@ -275,7 +276,6 @@ class Folder:
         return {path[len(self.path) :].lstrip("/"): size for path, size in sorted(sizes.items())}
 
     def _find(self, root: str) -> dict[str, Any]:
-        self.fs.invalidate_cache(root)  # other workers may have written files since the last listing
         try:  # `isdir` would be False also for a store that did not answer
             found = self.fs.find(root, detail=True)
         except FileNotFoundError:
@@ -284,19 +284,28 @@ class Folder:
 
     def call(self, call: Callable[[], _T]) -> _T:
         """Call the driver; again, if it is that of an object store and the error may pass. See `retry_store`."""
-        return call() if is_local(self.fs) else retry_store(call)
+        if is_local(self.fs):
+            return call()
+
+        def ask() -> _T:
+            self.fs.invalidate_cache()  # drivers answer from old listings, also that a file does not exist
+            return call()
+
+        return retry_store(ask)
 
     def exists(self, name: str) -> bool:
         """Return whether there is a file of that name now."""
         with dataset_errors("look at", f"{self.url}/{name}"):
-            if is_local(self.fs):
-                return os.path.exists(self.at(name))
+            return os.path.exists(self.at(name)) if is_local(self.fs) else self.size(name) is not None
+
+    def size(self, name: str) -> int | None:
+        """Return the bytes of a file as it is now, None if it does not exist: listings of some stores are old."""
+        with dataset_errors("look at", f"{self.url}/{name}"):
             try:
-                self.fs.invalidate_cache()
-                self.call(lambda: self.fs.info(self.at(name)))  # some drivers' `exists` is False after any error
+                info = self.call(lambda: self.fs.info(self.at(name)))  # some drivers' `exists` is False after any error
             except FileNotFoundError:
-                return False
-            return True
+                return None
+            return int(info.get("size") or 0)
 
     def read(self, name: str, *, max_bytes: int | None = None) -> bytes:
         """Return the bytes of a file; of a larger local file, only `max_bytes`.
@@ -320,16 +329,28 @@ class Folder:
     def read_many(self, names: Sequence[str]) -> dict[str, bytes]:
         """Return the bytes of files by name, in one call, since object stores read many at once.
 
+        Files that do not exist are left out: some stores list files for a while that were deleted.
+
         Raises:
             DatasetError: If one cannot be read.
         """
-        with dataset_errors("read", f"{self.url}/{names[0]}" if names else self.url):
-            if is_local(self.fs):
-                return {name: self.read(name) for name in names}
-            paths = [self.at(name) for name in names]
-            # not `cat`, which takes brackets in paths for patterns
-            found = self.call(lambda: self.fs.cat_ranges(paths, None, None, on_error="raise")) if names else []
-        return dict(zip(names, map(bytes, found), strict=True))
+        found: dict[str, bytes] = {}
+        for name in names if is_local(self.fs) else ():
+            with contextlib.suppress(FileNotFoundError):
+                found[name] = self.read(name)
+        if names and not is_local(self.fs):
+            with dataset_errors("read", f"{self.url}/{names[0]}"):
+                found = self.call(lambda: self._read_many(names))
+        return found
+
+    def _read_many(self, names: Sequence[str]) -> dict[str, bytes]:
+        paths = [self.at(name) for name in names]
+        contents = self.fs.cat_ranges(paths, None, None, on_error="return")  # `cat` takes brackets for patterns
+        for content in contents:
+            if isinstance(content, Exception) and not isinstance(content, FileNotFoundError):
+                raise content
+        pairs = zip(names, contents, strict=True)
+        return {name: bytes(content) for name, content in pairs if not isinstance(content, Exception)}
 
     def write(self, name: str, data: bytes) -> None:
         """Write a small file atomically."""

@@ -274,7 +274,6 @@ def _seconds_since_heartbeat(folder: Folder, current: dict[str, Any], *, may_wri
 
 def _written_at(folder: Folder, name: str) -> datetime.datetime:
     with dataset_errors("look at", f"{folder.url}/{name}"):
-        folder.fs.invalidate_cache()
         written: datetime.datetime = folder.call(lambda: folder.fs.modified(folder.at(name)))
         return written
 

@@ -149,29 +149,29 @@ def list_location(location: str) -> tuple[Iterator[Listed], str]:
         DatasetError: If it cannot be listed; also while the files are taken.
     """
     fs, path = open_location(location)
-    if not is_local(fs):
+    with dataset_errors("list", location):
+        if is_local(fs):
+            return _list_location(location, fs, path)
         return retry_store(lambda: _list_location(location, fs, path))
-    return _list_location(location, fs, path)
 
 
 def _list_location(location: str, fs: Any, path: str) -> tuple[Iterator[Listed], str]:
-    with dataset_errors("list", location):
-        if fs.isdir(path):
-            skipped: dict[str, Skipped] = {}
-            found = files_of(AllBelow(url_of(fs, path)), walk(fs, path, skipped=skipped), skipped)
-            return _listing(location, found), ": the folder holds no files"
-        if fs.exists(path) or (is_local(fs) and os.path.lexists(path)):
-            if (file := list_file(fs, path)) is None:
-                raise DatasetError(f"input {path!r} is neither a regular file nor a folder")
-            return iter([file]), ""
-        if not is_glob(path):
-            return iter(()), ": no such file or folder"
-        glob, root = Glob(url_of(fs, path)), Glob(path).root or "/"
-        skipped = {}
-        candidates = iter(())
-        if fs.isdir(root):
-            candidates = walk(fs, root, glob.depth, hidden=glob.finds_hidden, skipped=skipped)
-        return _listing(location, files_of(glob, candidates, skipped)), NO_MATCH
+    if fs.isdir(path):
+        skipped: dict[str, Skipped] = {}
+        found = files_of(AllBelow(url_of(fs, path)), walk(fs, path, skipped=skipped), skipped)
+        return _listing(location, found), ": the folder holds no files"
+    if fs.exists(path) or (is_local(fs) and os.path.lexists(path)):
+        if (file := list_file(fs, path)) is None:
+            raise DatasetError(f"input {path!r} is neither a regular file nor a folder")
+        return iter([file]), ""
+    if not is_glob(path):
+        return iter(()), ": no such file or folder"
+    glob, root = Glob(url_of(fs, path)), Glob(path).root or "/"
+    skipped = {}
+    candidates = iter(())
+    if fs.isdir(root):
+        candidates = walk(fs, root, glob.depth, hidden=glob.finds_hidden, skipped=skipped)
+    return _listing(location, files_of(glob, candidates, skipped)), NO_MATCH
 
 
 def _listing(location: str, files: Iterator[Listed]) -> Iterator[Listed]:
