@@ -60,11 +60,11 @@ def parquet_paths(location: str) -> tuple[Folder, list[str]]:
     folder = Folder.of(location)
     paths = [folder.path]
     with dataset_errors("read", location):
-        if not folder.fs.exists(folder.path):
+        if (kind := folder.kind()) is None:
             raise DatasetError(f"{location}: no such file or directory")
         if is_local(folder.fs):
             check_is_no_device(folder.path)
-        if folder.fs.isdir(folder.path):
+        if kind == "directory":
             paths = [folder.at(name) for name in folder.list() if _is_part(name)]
         if not paths:
             lines = any(name.startswith("part-") and name.endswith(".jsonl") for name in folder.list())

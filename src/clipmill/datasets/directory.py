@@ -71,7 +71,7 @@ def check_is_no_file(folder: Folder) -> None:
         if is_local(folder.fs):
             is_other = os.path.lexists(folder.path) and not os.path.isdir(folder.path)
         else:
-            is_other = folder.fs.isfile(folder.path)
+            is_other = folder.kind() == "file"
         if is_other:
             what = "a link to nothing" if is_local(folder.fs) and not os.path.exists(folder.path) else "a file"
             raise DatasetError(f"{folder.url} is {what}; the output must be a directory")

@@ -293,6 +293,17 @@ class Folder:
 
         return retry_store(ask)
 
+    def kind(self) -> str | None:
+        """Return what the path is: `directory`, `file` (or a device), None if it does not exist."""
+        with dataset_errors("look at", self.url):
+            if is_local(self.fs):
+                is_there = os.path.exists(self.path)
+                return "directory" if os.path.isdir(self.path) else "file" if is_there else None
+            try:
+                return str(self.call(lambda: self.fs.info(self.path))["type"])
+            except FileNotFoundError:
+                return None
+
     def exists(self, name: str) -> bool:
         """Return whether there is a file of that name now."""
         with dataset_errors("look at", f"{self.url}/{name}"):

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..datasets.replacing import remove_empty
 from ..errors import DatasetError
-from ..files.file_systems import TEMPORARY, Folder, dataset_errors, is_local
+from ..files.file_systems import TEMPORARY, Folder, is_local
 from ..files.json_text import json_text, some_of
 from ..files.lock import LOCK
 from ..messages import by_surface, setting
@@ -34,9 +34,8 @@ def prepare_index(folder: Folder, *, overwrite: bool, description: Mapping[str, 
     Raises:
         DatasetError: If it has an index and `overwrite` is False, has other files, or cannot be written.
     """
-    with dataset_errors("look at", folder.url):
-        if folder.fs.isfile(folder.path):
-            raise DatasetError(f"{folder.url} is a file; the output is a directory")
+    if folder.kind() == "file":
+        raise DatasetError(f"{folder.url} is a file; the output is a directory")
     names = [name for name in folder.list() if name != LOCK]
     if foreign := [name for name in names if not OWN.fullmatch(name)]:
         raise DatasetError(

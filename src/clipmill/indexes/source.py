@@ -169,7 +169,7 @@ def _files_of(location: str, *, partial: bool) -> list[str]:
 def _identity(location: str, files: Sequence[str]) -> dict[str, Any]:
     """Return what identifies this version of a dataset: when its job started, and a digest of its files."""
     folder = Folder.of(location)
-    sizes = folder.list() if folder.fs.isdir(folder.path) else {location: int(folder.fs.size(folder.path) or 0)}
+    sizes = folder.list() if folder.kind() == "directory" else {location: int(folder.fs.size(folder.path) or 0)}
     parts = sorted((name, size) for name, size in sizes.items() if name.endswith((".parquet", ".json")))
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
     try:

@@ -80,7 +80,8 @@ def find_target(location: str, column: str | None = None) -> Target:
         raise SpecError(f"index={location!r} is not a path; give the path or URL of an index or a dataset")
     folder = Folder.of(location)
     with dataset_errors("look at", folder.url):
-        names = folder.list() if folder.fs.isdir(folder.path) else {}
+        is_folder = folder.kind() == "directory"
+        names = folder.list() if is_folder else {}
     if MANIFEST in names or BUILDING in names:
         if column is not None:
             raise SpecError(
@@ -91,7 +92,7 @@ def find_target(location: str, column: str | None = None) -> Target:
     try:
         source = open_source([folder.url], column=column)
     except DatasetError as err:
-        if folder.fs.isdir(folder.path) and not any(name.endswith(".parquet") for name in names):
+        if is_folder and not any(name.endswith(".parquet") for name in names):
             raise DatasetError(f"{folder.url} is neither an index (no {MANIFEST}) nor a dataset: {err}") from err
         raise
     if not source.rows or not source.dim:

@@ -96,10 +96,10 @@ def overview(location: str, looked: Looked) -> Overview:
     """
     folder = Folder.of(location)
     found = Overview(folder.url)
-    if folder.fs.exists(folder.at(MANIFEST)) or folder.fs.exists(folder.at(BUILDING)):
+    if folder.exists(MANIFEST) or folder.exists(BUILDING):
         return _of_index(found, looked)
     manifests: list[dict[str, Any]] = []
-    if folder.fs.isdir(folder.path) and folder.fs.exists(folder.at(JOB)):
+    if folder.kind() == "directory" and folder.exists(JOB):
         found.job = read_job(location)
         manifests = read_manifests(location)
         found.summary = summarise(location)

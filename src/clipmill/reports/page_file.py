@@ -28,15 +28,15 @@ def page_file(path: str, what: str, mark: str, *, overwrite: bool = False) -> tu
     if not name:
         raise DatasetError(f"{path!r} names no file; the {what} is one, such as page.html")
     at = folder.at(name)
-    if folder.fs.isdir(at):
+    if Folder(folder.fs, at).kind() == "directory":
         raise DatasetError(f"{path} is a directory; the {what} is a file, such as {path.rstrip('/')}/page.html")
-    if not folder.fs.isdir(folder.path) and folder.fs.exists(folder.path):
+    if folder.kind() == "file":
         raise DatasetError(f"{head} is a file; the {what} goes into a folder")
     if is_local(folder.fs):
         check_is_no_device(at)
         if os.path.isdir(folder.path) and not os.access(folder.path, os.W_OK):  # before the work, which would be lost
             raise DatasetError(f"cannot write {path}: its folder is read-only", hint="choose another place")
-    if not overwrite and folder.fs.exists(at):
+    if not overwrite and folder.exists(name):
         with folder.fs.open(at, "rb") as file:
             if mark.encode() not in file.read(_MARK_WITHIN):
                 raise DatasetError(

@@ -197,9 +197,9 @@ def _parsed(metadata: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, An
 def _schema_at(location: str) -> pa.Schema:
     folder = Folder.of(location)
     with dataset_errors("read", location):
-        if not folder.fs.exists(folder.path):
+        if (kind := folder.kind()) is None:
             raise DatasetError(f"{location}: no such file or directory")
-        if folder.fs.isfile(folder.path):
+        if kind == "file":
             return _schema_of_file(folder.fs, folder.path)
         for name in folder.list():
             if name.endswith(".parquet") and not any(part.startswith((".", "_")) for part in name.split("/")):
