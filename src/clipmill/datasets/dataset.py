@@ -12,7 +12,7 @@ from ..files.json_shape import fits
 from ..files.json_text import json_object, json_text, parse_json
 from ..files.lock import check_held
 from ..messages import setting
-from .directory import ATTEMPTS, FORMAT, JOB, LISTS, NEXT, OWN, SKIP_LISTS, STAGING, SUCCESS, is_orphan
+from .directory import ATTEMPTS, FORMAT, JOB, LISTS, NEXT, OWN, SHARD_FILE, SKIP_LISTS, STAGING, SUCCESS, is_orphan
 from .formats.base import LANCE
 from .formats.manifest import parse_manifest
 from .formats.shard_writer import FAILURES, MANIFESTS, manifest_name
@@ -63,18 +63,20 @@ def _check_finished(folder: Folder) -> Totals:
     job = _read_job(folder)
     sizes = folder.list()
     names, foreign = _planned_names(folder, job.get("shards"), sizes)
-    of_foreign = {str(file["name"]) for one in _manifests(folder, foreign) for file in one.get("files") or ()}
+    unnamed = {str(file["name"]) for one in _manifests(folder, foreign) for file in one.get("files") or ()}
+    if job.get("shards") is not None:  # a worker of an earlier start may have been refused before it named its files
+        unnamed.update(filter(SHARD_FILE.fullmatch, sizes))
     totals, fragments = Totals(), []
     for manifest in _manifests(folder, names):
         _check_shard(folder, job, manifest, sizes)
         totals.add(manifest)
-        of_foreign.difference_update(file["name"] for file in manifest.get("files") or ())
+        unnamed.difference_update(file["name"] for file in manifest.get("files") or ())
         if job.get("rows_as") == LANCE:
             fragments.append({key: manifest[key] for key in ("fragments", "lance_schema") if key in manifest})
     if totals.shards < len(names):
         raise DatasetError(f"{folder.url}: {len(names) - totals.shards} shards were deleted while the job was finished")
     # A worker that outlived an earlier start of the job may have written shards that the current plan cuts differently.
-    for_each(folder.delete, [*foreign, *sorted(of_foreign)], folder)
+    for_each(folder.delete, [*foreign, *sorted(unnamed)], folder)
     if job.get("rows_as") == LANCE:
         from .formats.lance_part import commit_fragments
 

@@ -32,9 +32,14 @@ STAGING, ATTEMPTS, NEXT = "_staging", "_attempts", "_next"
 SKIP_LISTS, LISTS = f"{STAGING}/skip", f"{STAGING}/lists"
 FORMAT = "clipmill dataset"
 
+_SHARD_FILES = (
+    r"part-[^/]+\.(?:parquet|jsonl)|(?:img_emb|text_emb|metadata)/(?:img_emb|text_emb|metadata)_[^/]+\.(?:npy|parquet)"
+    rf"|{FAILURES}/part-[^/]+\.jsonl"
+)
+SHARD_FILE = re.compile(_SHARD_FILES)
+"""Matches the names of the files of shards, which their manifests name; those of Lance have names of their own."""
 _NAMES = (
-    rf"part-[^/]+\.(?:parquet|jsonl)|(?:img_emb|text_emb|metadata)/(?:img_emb|text_emb|metadata)_[^/]+\.(?:npy|parquet)"
-    rf"|dataset\.lance/.+|{FAILURES}/part-[^/]+\.jsonl|{MANIFESTS}/part-[^/]+\.json"
+    rf"{_SHARD_FILES}|dataset\.lance/.+|{MANIFESTS}/part-[^/]+\.json"
     rf"|(?:{STAGING}|{ATTEMPTS})/.+|{JOB}|{PLAN}|{PLAN_PARTS}/[^/]+\.jsonl\.gz|{SUCCESS}|{LOCK}"
 )
 OWN = re.compile(rf"(?:{NEXT}/)?(?:{_NAMES})")
