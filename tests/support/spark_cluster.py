@@ -20,7 +20,7 @@ from typing import Self
 from clipmill.pipelines.interrupts import descendants
 
 WORKERS, CORES = 2, 2
-_START_S = 90.0
+_START_S = 300.0
 _END_S = 10.0
 _ENDING_WITH_PARENT = ["setpriv", "--pdeathsig", "KILL", "--"]
 _MASTER = "org.apache.spark.deploy.master.Master"
@@ -203,7 +203,7 @@ def _environment() -> Mapping[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SPARK_", "PYSPARK_", "PYTHON"))}
     return {
         **kept,
-        "SPARK_DAEMON_JAVA_OPTS": _LIGHT_JAVA,
+        "SPARK_DAEMON_JAVA_OPTS": f"{_LIGHT_JAVA} -Dspark.master.rest.enabled=false",  # which has a port of its own
         "SPARK_LAUNCHER_OPTS": _LIGHT_JAVA,
         "SPARK_SUBMIT_OPTS": _LIGHT_JAVA,
         "SPARK_LOCAL_IP": "127.0.0.1",
