@@ -120,7 +120,7 @@ def open_session(master: str | None, remote: str | None, conf: Sequence[str]) ->
                 settings = {**_for_a_laptop({**given, **settings}, Path(home)), **settings}
         for name, value in settings.items():
             builder = builder.config(name, value)
-        logging.getLogger().addFilter(_is_not_of_py4j)
+        _leave_out_stacks_of_py4j()
         with kept_handlers():
             session = builder.getOrCreate()
         context = SparkContext._active_spark_context
@@ -147,7 +147,6 @@ def _for_a_command(given: Mapping[str, str]) -> dict[str, str]:
 
 def _for_a_laptop(given: Mapping[str, str], home: Path) -> dict[str, str]:
     """Return the settings of a local Spark that nobody gave: quiet, without its web pages, with this interpreter."""
-    logging.getLogger("py4j").setLevel(logging.CRITICAL)
     if _PYTHON not in given:
         # Spark starts local workers by name from PATH, which may be another environment
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
@@ -160,8 +159,13 @@ def _for_a_laptop(given: Mapping[str, str], home: Path) -> dict[str, str]:
     return settings
 
 
+def _leave_out_stacks_of_py4j() -> None:
+    """Show no stack of an interrupt or of a lost JVM: py4j raises the same, and logs it by its own name or as root."""
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)
+    logging.getLogger().addFilter(_is_not_of_py4j)
+
+
 def _is_not_of_py4j(record: logging.LogRecord) -> bool:
-    """Return False for what py4j logs as root: the stack of an interrupt or of a lost JVM, which it raises as well."""
     return "py4j" not in Path(record.pathname).parts
 
 

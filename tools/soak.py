@@ -68,8 +68,8 @@ def _cluster_kills(draw: random.Random, folder: Path) -> Figures:
 
     with running_cluster(folder / "cluster") as cluster:
         jobs = KilledOnSpark(cluster, prepare(folder), draw)
-        jobs.embed(4)
-        jobs.index(2)
+        jobs.embed(7)
+        jobs.index(3)
     return jobs.done
 
 

@@ -78,15 +78,26 @@ def test_the_interpreter_of_the_settings_starts_workers(nobody, monkeypatch):
     assert os.environ["PYSPARK_PYTHON"] == "./env/bin/python"
 
 
-def test_stacks_that_py4j_logs_as_root_are_left_out():
-    """It raises the same error, of which the command says one line."""
+@pytest.mark.parametrize("name", ["py4j.java_gateway", "py4j.clientserver", "root"])
+def test_stacks_that_py4j_logs_are_left_out(name, caplog, monkeypatch):
+    """It raises the same error, of which the command says one line. It logs some by its own name, some as root."""
     from py4j import java_gateway
 
-    def record(path):
-        return logging.LogRecord("root", logging.ERROR, path, 1, "Exception while sending command.", (), None)
+    caplog.set_level(logging.NOTSET, logger="py4j")
+    monkeypatch.setattr(logging.getLogger(), "filters", [])
+    logger = logging.getLogger(None if name == "root" else name)
 
-    assert not spark_session._is_not_of_py4j(record(java_gateway.__file__))
-    assert spark_session._is_not_of_py4j(record(__file__))
+    def log():
+        if logger.isEnabledFor(logging.ERROR):
+            logger.handle(record)
+
+    record = logging.LogRecord(name, logging.ERROR, java_gateway.__file__, 1, "while sending", (), None)
+    log()
+    spark_session._leave_out_stacks_of_py4j()
+    log()
+    assert [one.message for one in caplog.records] == ["while sending"]
+    logging.getLogger().error("another")
+    assert caplog.messages[-1] == "another"
 
 
 def test_spark_submit_decides_where_a_job_runs(tmp_path):

@@ -118,7 +118,8 @@ class KilledJobs:
         while self.kills < until:
             output = self._folder / f"out-index-{self.done['indexes']}"
             build = ["-o", str(output), "--factory", str(_INDEX.factory)]
-            self._until_done(output, "index build", "data", build, OLD_ROWS, until)
+            some = min(until, self.kills + self._draw.randint(0, 2))
+            self._until_done(output, "index build", "data", build, OLD_ROWS, some)
             self._until_done(output, "index add", "more", ["--add-to", str(output)], OLD_ROWS + NEW_ROWS, until)
             assert_same(self._folder / "expected", output)
             self.done["indexes"] += 1
