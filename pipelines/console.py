@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -47,14 +48,14 @@ def say(text: str) -> None:
     click.echo(printable(text), err=True)
 
 
-_SECONDS_BETWEEN_LOOKS = 0.5
-
-
 @contextlib.contextmanager
-def progress(total: int, count_done: Callable[[], int]) -> Iterator[None]:
+def progress(total: int, count_done: Callable[[], int], pause: Callable[[float], float]) -> Iterator[None]:
     """Show a progress line on a terminal while the block runs; show nothing in a pipe.
 
-    `count_done` returns the number of shards that are done; it is called from a thread of its own.
+    Args:
+        total: The number of shards.
+        count_done: Returns the number of shards that are done; it is called from a thread of its own.
+        pause: Returns the seconds until the next call, from those that the last one took.
     """
     if not err.is_terminal:
         yield
@@ -71,9 +72,12 @@ def progress(total: int, count_done: Callable[[], int]) -> Iterator[None]:
     ended = threading.Event()
 
     def look() -> None:
-        while not ended.wait(_SECONDS_BETWEEN_LOOKS):
+        took = 0.0
+        while not ended.wait(pause(took)):
+            started = time.monotonic()
             with contextlib.suppress(Exception):  # reading a file that is being written must not end the job
                 bar.update(task, completed=count_done())
+            took = time.monotonic() - started
 
     with bar:
         task = bar.add_task("shards", total=total)

@@ -28,7 +28,7 @@ from ..files.file_systems import Folder
 from ..files.lock import DirectoryLock, refuse_if_held
 from ..jobs.input_use import InputTally, uses_of
 from ..jobs.job import Job
-from ..jobs.job_counts import JobCounts
+from ..jobs.job_counts import JobCounts, pause_before_look
 from ..jobs.options import JobOptions
 from ..jobs.planning import plan_job
 from ..jobs.resume import PreviousRun, Progress, read_previous_run
@@ -259,7 +259,11 @@ def _run_shards(
 
 
 def _run_on_engine(arguments: JobArguments, job: Job, progress: Progress) -> None:
-    with console.progress(len(progress.shards), lambda: count_finished(job.directory)):
+    with console.progress(
+        len(progress.shards),
+        lambda: count_finished(job.directory),
+        lambda took_s: pause_before_look(job.directory, took_s),
+    ):
         if arguments.engine == "beam":
             run_beam(progress.to_do, job, arguments.engine_options)
         else:

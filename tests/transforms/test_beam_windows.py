@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 
 import apache_beam as beam
@@ -10,11 +11,13 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing import test_stream
 from apache_beam.transforms import trigger
 from apache_beam.transforms.window import FixedWindows, IntervalWindow, SlidingWindows, TimestampedValue
+from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import PaneInfo
 from beam_helpers import Keep, kept, kept_in_time, pipeline
 
 from clipmill.encoders import Document, unload_all
 from clipmill.encoders.testing import fake_text_vector, read_log
-from clipmill.transforms import Embed
+from clipmill.transforms import Embed, waiting
 
 FIRST, SECOND = IntervalWindow(0, 60), IntervalWindow(60, 120)
 
@@ -180,3 +183,19 @@ def test_waiting_says_nothing_in_a_bounded_pipeline(tmp_path):
     names = [transform.unique_name for transform in proto.components.transforms.values()]
     assert any("Embed(" in name for name in names)
     assert not [name for name in names if "WaitForBatches" in name]
+
+
+def test_batches_go_to_different_keys_and_each_is_filled_by_elements_that_follow_one_another():
+    fn = pickle.loads(pickle.dumps(waiting._KeepTimeAndPane(rows=3)))
+    panes = PaneInfo(True, True, 0, 0, 0)
+    keys = []
+    for number in range(3 * waiting._KEYS * 2):
+        if number % 2:
+            fn = pickle.loads(pickle.dumps(fn))  # as runners do that make one for each bundle
+        ((key, _),) = fn.process(number, Timestamp(0), panes, FIRST)
+        _ = list(fn.process(number, Timestamp(60), panes, SECOND))  # those of other windows fill other batches
+        keys.append(key)
+    runs = [keys[at : at + 3] for at in range(0, len(keys), 3)]
+    assert all(len(set(run)) == 1 for run in runs)
+    assert len({run[0] for run in runs[: waiting._KEYS]}) == waiting._KEYS
+    assert [run[0] for run in runs[waiting._KEYS :]] == [run[0] for run in runs[: waiting._KEYS]]

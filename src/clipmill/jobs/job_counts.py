@@ -9,10 +9,19 @@ from typing import Any
 from ..datasets.formats.manifest import parse_manifest
 from ..datasets.formats.shard_writer import MANIFESTS
 from ..datasets.replacing import folder_written
+from ..files.file_systems import Folder, is_local
 from ..metrics.counts import METRICS, MODELS_LOADED, Counts, add_counts, counts_of_manifest
 
-LOOK_EVERY_S = 1.0
-"""Seconds between two looks: each lists a directory, which costs money on object stores."""
+LOOK_EVERY_S, LOOK_AT_STORE_EVERY_S = 1.0, 30.0
+"""Seconds between two looks at the least: each lists a directory, which costs money on object stores."""
+_PAUSE_FACTOR = 20
+"""A pause is so many times as long as the look before it, so that looking takes at most 5 % of the time."""
+
+
+def pause_before_look(directory: str, took_s: float) -> float:
+    """Return how many seconds to wait before a job's directory is listed again; `took_s` is how long it took."""
+    least = LOOK_EVERY_S if is_local(Folder.of(directory).fs) else LOOK_AT_STORE_EVERY_S
+    return max(least, _PAUSE_FACTOR * took_s)
 
 
 class JobCounts:
@@ -30,7 +39,7 @@ class JobCounts:
         self._seen: set[str] = set()
         self._counts: Counts = {}
         self._loads: dict[str, int] = {}
-        self._looked_at: float | None = None
+        self._look_again_at = 0.0
 
     def start(self) -> None:
         """Start counting, once the directory belongs to this job: it may have held another dataset."""
@@ -40,9 +49,10 @@ class JobCounts:
         """Return the numbers, zeros included; `now` looks even if that was done a moment ago."""
         with self._lock:
             at = time.monotonic()
-            if self._started and (now or self._looked_at is None or at - self._looked_at >= LOOK_EVERY_S):
+            if self._started and (now or at >= self._look_again_at):
                 self._look()
-                self._looked_at = time.monotonic()
+                ended = time.monotonic()
+                self._look_again_at = ended + pause_before_look(self._directory, ended - at)
             found: Counts = {
                 (metric.name, ""): 0 for metric in METRICS if not (metric.label or metric.kind == "histogram")
             }

@@ -163,10 +163,9 @@ class LancePart:
             reader = pa.ipc.open_stream(file, options=aligned)
             fragments = self._lance.fragment.write_fragments(reader, where, schema=self._schema, mode="create")
         self.temporary.unlink(missing_ok=True)
-        sizes = self._folder.list(f"{part_name('', LANCE)}/data")
         names = [f"{part_name('', LANCE)}/data/{file.path}" for one in fragments for file in one.files]
         manifest[FRAGMENTS] = [one.to_json() for one in fragments]
-        return Published({name: sizes[name] for name in names}, manifest)
+        return Published({name: self._folder.size(name) or 0 for name in names}, manifest)
 
     def discard(self) -> None:
         """See `base.Part`."""

@@ -56,6 +56,9 @@ def _kind_of_name(name: str) -> Kind:
 
 def name_with_ending(path: str) -> str:
     """Return a name with the ending of a file, compression included, that many files share: it is looked up faster."""
+    name, at = path.rfind("/") + 1, path.rfind(".")
+    if at > name and path[name] != "." and path[at:].lower() not in SUFFIXES:
+        return f"x{path[at:]}"
     stem, dot, ending = path[path.rfind("/") + 1 :].rpartition(".")
     if f".{ending.lower()}" in SUFFIXES:
         inner, inner_dot, inside = stem.rpartition(".")

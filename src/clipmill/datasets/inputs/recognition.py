@@ -74,11 +74,13 @@ def recognised_inputs(
     with ThreadPoolExecutor(_OPENERS) as pool:
         while some := list(itertools.islice(files, _AT_ONCE)):
             found: dict[str, InputFile] = {}
-            if unclear := [file for file in some if not _is_clear(file.path) and file.size != 0]:
+            kinds = [_clear_kind(name_with_ending(file.path)) for file in some]
+            if unclear := [file for file, clear in zip(some, kinds, strict=True) if clear is None and file.size != 0]:
                 opened = _few_remote(unclear, _MAX_REMOTE - remote)
                 remote += sum("://" in file.path for file in opened)
                 found = {one.file.path: one for one in pool.map(recognised, opened)}
-            yield from (found.get(file.path) or InputFile(file, kind_of(file.path)) for file in some)
+            for file, clear in zip(some, kinds, strict=True):
+                yield InputFile(file, clear) if clear else found.get(file.path) or InputFile(file, kind_of(file.path))
 
 
 def recognised(file: Listed) -> InputFile:
@@ -110,17 +112,13 @@ def recognised(file: Listed) -> InputFile:
     return InputFile(file, kind, problem)
 
 
-def _is_clear(path: str) -> bool:
-    """Return whether the ending of a name says how the file is read. `.json` does not: it may be an array."""
-    return _is_clear_name(name_with_ending(path))
-
-
 @functools.lru_cache(maxsize=4096)
-def _is_clear_name(name: str) -> bool:
-    if kind_of(name) != "files":
-        return uncompressed_name(name) == name.lower() and not name.lower().endswith(".json")
+def _clear_kind(name: str) -> Kind | None:
+    """Return how a file is read if the ending of its name says so. `.json` does not: it may be an array."""
+    if (kind := kind_of(name)) != "files":
+        return kind if uncompressed_name(name) == name.lower() and not name.lower().endswith(".json") else None
     ending = os.path.splitext(name)[1].lower().lstrip(".")
-    return ending in IMAGE_EXTENSIONS or ending in AUDIO_EXTENSIONS
+    return kind if ending in IMAGE_EXTENSIONS or ending in AUDIO_EXTENSIONS else None
 
 
 def _few_remote(files: Iterable[Listed], most: int) -> list[Listed]:

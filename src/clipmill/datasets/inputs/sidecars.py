@@ -35,6 +35,11 @@ def attach_sidecars(files: Iterable[Listed]) -> Iterator[Listed]:
     waiting: list[Listed] = []
     """A table that may be the record of a folder whose images would come next, and what came after it."""
     for block in _blocks(files):
+        if len(block) == 1 and not waiting and is_image(path := block[0].path):  # nearly all files
+            if _is_numbered(folder := path[: path.rfind("/")]):
+                shards.add(folder)
+            yield block[0]
+            continue
         shards.update(_shards_of(block))
         for file in _of_block(block):
             if waiting and (_stem(waiting[0].path) in shards or not file.path.startswith(_folder_of(waiting[0]))):
