@@ -22,7 +22,6 @@ from typing import Any
 import click
 
 _SIGNATURE = "0123456789abcdef"
-_FILES_IN_FOLDER = 1000
 
 _STEP = """
 import json, resource, sys, time
@@ -115,11 +114,11 @@ def write_dataset(directory: Path, shards: int) -> None:
         (directory / "_manifest" / f"part-{shard.name}.json").write_text(json.dumps(manifest))
 
 
-def write_files(directory: Path, files: int) -> None:
-    """Write empty images, 1,000 in a folder."""
+def write_files(directory: Path, files: int, in_folder: int) -> None:
+    """Write empty images, so many in a folder."""
     for number in range(files):
-        below = directory / f"{number // _FILES_IN_FOLDER:05d}"
-        if number % _FILES_IN_FOLDER == 0:
+        below = directory / f"{number // in_folder:05d}"
+        if number % in_folder == 0:
             below.mkdir(parents=True)
         os.close(os.open(below / f"{number:09d}.jpg", os.O_CREAT | os.O_WRONLY))
 
@@ -144,13 +143,14 @@ def finish(shards: int, folder: Path | None) -> None:
 
 @main.command()
 @click.option("--files", default=1_000_000, show_default=True)
+@click.option("--in-folder", default=1000, show_default=True, help="Files in a folder.")
 @click.option("--folder", type=click.Path(path_type=Path))
-def plan(files: int, folder: Path | None) -> None:
+def plan(files: int, in_folder: int, folder: Path | None) -> None:
     """Measure listing and planning."""
     with tempfile.TemporaryDirectory(dir=folder) as home:
         directory = Path(home) / "photographs"
         started = time.perf_counter()
-        write_files(directory, files)
+        write_files(directory, files, in_folder)
         click.echo(f"wrote {files:,} files in {time.perf_counter() - started:.1f} s")
         click.echo("| step | files or shards | time | CPU | memory |\n|---|---|---|---|---|")
         for step in ("list", "plan"):

@@ -15,6 +15,7 @@ import pytest
 from storage_helpers import documents, fill, relative, rows_of
 
 from clipmill.datasets import Shard, plan_shards, read_documents, read_rows
+from clipmill.datasets.inputs import shards as shards_module
 from clipmill.datasets.inputs.listing import list_inputs
 from clipmill.errors import DatasetError
 
@@ -149,6 +150,14 @@ def test_parquet_is_the_same_however_it_is_cut(tmp_path, every, group):
     assert [row.values["n"] for row in found] == list(range(20))
     assert [row.place for row in found] == [f"{tmp_path}/x.parquet:{n}" for n in range(20)]
     assert all(shard.stop - shard.start <= max(every, group // 16 + 1) for shard in shards)
+
+
+def test_one_large_row_group_is_the_work_of_many(tmp_path, monkeypatch):
+    pq.write_table(pa.table({"n": list(range(2000))}), tmp_path / "x.parquet", row_group_size=2000)
+    path = str(tmp_path / "x.parquet")
+    assert [shard.stop - shard.start for shard in plan_shards([path], rows_per_shard=10)] == [32] * 62 + [16]
+    monkeypatch.setattr(shards_module, "_READ_AGAIN_BYTES", 1000)
+    assert len(plan_shards([path], rows_per_shard=10)) == 16
 
 
 def test_a_compressed_file_is_one_shard(tmp_path):

@@ -47,8 +47,8 @@ def plan_shards(
     Args:
         inputs: Paths and URLs of files and folders, and globs; see `listing.list_inputs`.
         kind: Read every file as this kind, whatever it is.
-        rows_per_shard: Maximum number of rows in a shard; a row group of Parquet or a batch of Arrow is cut into at
-            most 16 shards, which may be larger.
+        rows_per_shard: Maximum number of rows in a shard; a row group of Parquet is cut into at most 64 shards
+            (16 if it has over a gigabyte), and a batch of Arrow into 16, which may be larger.
         previous: The plan of the same job's first start. Shards keep its numbers; new shards get the numbers after it.
 
     Raises:

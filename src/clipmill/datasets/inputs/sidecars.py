@@ -42,7 +42,7 @@ def attach_sidecars(files: Iterable[Listed]) -> Iterator[Listed]:
             continue
         shards.update(_shards_of(block))
         for file in _of_block(block):
-            if waiting and (_stem(waiting[0].path) in shards or not file.path.startswith(_folder_of(waiting[0]))):
+            if waiting and (_stem(waiting[0].path) in shards or _is_behind(file, _folder_of(waiting[0]))):
                 yield from (one for one in waiting if not _is_record(one.path, shards))
                 waiting = []
             if waiting or _is_table_with_number(file.path):
@@ -125,6 +125,11 @@ def _is_record(path: str, shards: set[str]) -> bool:
 def _is_table_with_number(path: str) -> bool:
     """Return whether a file would be a record if images lay in the folder that comes next."""
     return path.endswith(".parquet") and _is_numbered(_stem(path))
+
+
+def _is_behind(file: Listed, folder: str) -> bool:
+    """Return whether a file comes after all files of a folder."""
+    return file.path > folder and not file.path.startswith(folder)
 
 
 def _stem(path: str) -> str:
