@@ -13,13 +13,14 @@ from typing import Any, Self
 
 import click
 
-from ..datasets.dataset import DatasetSummary, count_finished, finish_job, summarise
+from ..datasets.dataset import count_finished, finish_job, summarise
 from ..datasets.directory import ATTEMPTS, check_is_no_file
 from ..datasets.if_exists import IfExists, if_exists_of
 from ..datasets.inputs.planning import cut_inputs, input_files
 from ..datasets.inputs.readers import CONTENT_AND_ID, DEFAULT_READER, ReaderOptions
 from ..datasets.inputs.shards import Shard
 from ..datasets.replacing import folder_written
+from ..datasets.summary import DatasetSummary
 from ..encoders import EncoderSpec
 from ..encoders.plans.embed_plan import Column, ColumnPlan
 from ..encoders.plans.plan import Plan

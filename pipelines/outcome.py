@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import click
 from rich.table import Table
 
-from ..datasets.dataset import DatasetSummary
+from ..datasets.summary import DatasetSummary
 from . import console
 
 

@@ -26,7 +26,8 @@ import pytest
 from storage_helpers import photograph, text_vector
 
 from clipmill.datasets import finish_job, plan_shards, read_dataset, read_failures
-from clipmill.datasets.dataset import DatasetSummary, read_manifests
+from clipmill.datasets.dataset import read_manifests
+from clipmill.datasets.summary import DatasetSummary
 from clipmill.encoders import EncoderSpec
 from clipmill.encoders.testing import read_log
 from clipmill.jobs import embed_shard, start_job

@@ -8,19 +8,12 @@
 - `dataset`: describes and finishes a dataset; `summary`: its sums; `dataset_rows`: reads its rows
 """
 
-from .dataset import (
-    DatasetSummary,
-    finish_job,
-    read_failures,
-    read_job,
-    read_manifests,
-    summarise,
-    write_job,
-)
+from .dataset import finish_job, read_failures, read_job, read_manifests, summarise, write_job
 from .dataset_rows import read_dataset
 from .formats.shard_writer import ShardWriter
 from .if_exists import IfExists, prepare_directory
 from .inputs import ReaderOptions, Shard, SourceRow, plan_shards, read_documents, read_rows, schema_of, whole_file
+from .summary import DatasetSummary
 from .tables.provenance import differences, provenance_of, read_provenance, spark_metadata, with_provenance
 from .tables.records import failure_records
 from .tables.schemas import documents_batch, documents_schema, rows_batch, rows_schema

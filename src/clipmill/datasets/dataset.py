@@ -66,7 +66,8 @@ def _check_finished(folder: Folder) -> Totals:
     unnamed = {str(file["name"]) for one in _manifests(folder, foreign) for file in one.get("files") or ()}
     if job.get("shards") is not None:  # a worker of an earlier start may have been refused before it named its files
         unnamed.update(filter(SHARD_FILE.fullmatch, sizes))
-    totals, fragments = Totals(), []
+    totals = Totals()
+    fragments: list[dict[str, Any]] = []
     for manifest in _manifests(folder, names):
         _check_shard(folder, job, manifest, sizes)
         totals.add(manifest)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..datasets.dataset import DatasetSummary, read_job, read_manifests
+from ..datasets.dataset import read_job, read_manifests
+from ..datasets.summary import DatasetSummary
 from ..errors import DatasetError
 from ..files.file_systems import Folder
 from ..files.json_text import some_of

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..datasets.dataset import DatasetSummary, read_failures, read_job, read_manifests, summarise
+from ..datasets.dataset import read_failures, read_job, read_manifests, summarise
+from ..datasets.summary import DatasetSummary
 from ..datasets.directory import JOB
 from ..datasets.formats.base import part_name
 from ..encoders.plans.rank_plan import CLIP_SCORE

@@ -171,7 +171,7 @@ def _list_location(location: str, fs: Any, path: str) -> tuple[Iterator[Listed],
         return iter(()), ": no such file or folder"
     glob, root = Glob(url_of(fs, path)), Glob(path).root or "/"
     skipped = {}
-    candidates = iter(())
+    candidates: Iterator[Listed] = iter(())
     if fs.isdir(root):
         candidates = walk(fs, root, glob.depth, hidden=glob.finds_hidden, skipped=skipped)
     return _listing(location, files_of(glob, candidates, skipped)), NO_MATCH

@@ -93,8 +93,15 @@ def cut_inputs(
 def _anew(files: Iterable[InputFile], rows: int) -> Iterator[tuple[int, Shard]]:
     """Yield the shards of files, then those of tables, with their numbers."""
     tables: list[InputFile] = []
-    documents = (one.file for one in files if one.kind == "files" or tables.append(one))
-    pieces = itertools.chain(_cut_new_files(documents, rows), (one for _, one in _cut_tables(tables, (), rows)))
+
+    def documents() -> Iterator[Listed]:
+        for one in files:
+            if one.kind == "files":
+                yield one.file
+            else:
+                tables.append(one)
+
+    pieces = itertools.chain(_cut_new_files(documents(), rows), (one for _, one in _cut_tables(tables, (), rows)))
     yield from enumerate(pieces)
 
 
