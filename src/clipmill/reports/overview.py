@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..datasets.dataset import read_failures, read_job, read_manifests, summarise
-from ..datasets.summary import DatasetSummary
 from ..datasets.directory import JOB
 from ..datasets.formats.base import part_name
+from ..datasets.summary import DatasetSummary
 from ..encoders.plans.rank_plan import CLIP_SCORE
 from ..errors import DatasetError
 from ..files.file_systems import Folder
