@@ -171,13 +171,13 @@ def test_workers_of_an_earlier_job_do_not_write_into_a_later_one(tmp_path, facto
 
     def die(shards, job):
         given = {name: Folder.of(job.directory).read(name) for name in Folder.of(job.directory).list("_staging")}
-        survivors.append((shards, job, given))
+        survivors.append((list(shards), job, given))
         raise KeyboardInterrupt
 
     def survive():
         ((shards, job, given),) = survivors
         for name, content in given.items():  # they have read it when their job was alive
-            Folder.of(job.directory).make("_staging")
+            Folder.of(job.directory).make(name.rpartition("/")[0])
             Folder.of(job.directory).write(name, content)
         for shard in shards:
             build_shard(shard, job)

@@ -53,15 +53,5 @@ def test_spark_builds_the_same_index(expected, spark):
     assert_same(expected / "index", expected / "spark")
 
 
-def test_spark_reports_in_the_order_of_the_shards(expected, spark):
-    reports = []
-    build_index(
-        [str(expected / "data")],
-        str(expected / "reports"),
-        OPTIONS,
-        run=lambda shards, job: reports.extend(index_shards(spark, shards, job)),
-    )
-    assert [report["number"] for report in reports] == list(range(len(reports)))
-    assert sum(report["rows"] for report in reports) == 1000
-    assert sum(report["nulls"] for report in reports) == 1
-    assert index_shards(spark, [], None) == []
+def test_no_shards(spark):
+    index_shards(spark, [], None)
