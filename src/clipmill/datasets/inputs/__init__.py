@@ -3,7 +3,8 @@
 - `globs`: the pattern language; `listing`: lists folders, patterns and files; `walking`: walks through folders and
   prefixes; `sidecars`: captions and metadata beside images
 - `recognition`: how each file is read, by its name or its first bytes
-- `planning`: `plan_shards` cuts a job's input into shards; `shards`: one shard
+- `planning`: `plan_shards` cuts a job's input into shards; `kept_files`: the files of a previous plan; `shards`: one
+  shard
 - `file_names`: ids of files, relative to the input
 - `readers`: reads a shard as documents; `rows`: reads a shard as rows; `source_row`: one row; `row_schemas`: the
   common schema of all rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import heapq
 import itertools
 import typing
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +15,7 @@ from ...files.parted_list import Codec, PartedList, is_stored, open_stored, part
 from ...messages import setting
 from ..directory import LISTS, PLAN_PARTS
 from ..replacing import directory_of
+from .kept_files import KeptFiles
 from .listing import Kind, listed_again
 from .recognition import InputFile, recognised_inputs
 from .shards import ROWS_PER_SHARD, Shard, cut, fingerprint_of, piece
@@ -82,8 +84,8 @@ def cut_inputs(
 ) -> PartedList[Shard]:
     """Cut the files of a job's input into shards, whose numbers rise; see `plan_shards`.
 
-    Files are taken one by one. Without a previous plan, memory holds one shard of files, and the tables; with one, it
-    holds all of both.
+    Files are taken one by one. Memory holds one shard of files, and the tables; with a previous plan, also some 50 bytes for
+    each file.
     """
     check_integer("rows_per_shard", rows_per_shard, error=DatasetError)
     numbered = _continued(files, previous, rows_per_shard) if len(previous) else _anew(files, rows_per_shard)
@@ -93,27 +95,46 @@ def cut_inputs(
 def _anew(files: Iterable[InputFile], rows: int) -> Iterator[tuple[int, Shard]]:
     """Yield the shards of files, then those of tables, with their numbers."""
     tables: list[InputFile] = []
-
-    def documents() -> Iterator[Listed]:
-        for one in files:
-            if one.kind == "files":
-                yield one.file
-            else:
-                tables.append(one)
-
-    pieces = itertools.chain(_cut_new_files(documents(), rows), (one for _, one in _cut_tables(tables, (), rows)))
-    yield from enumerate(pieces)
+    documents = _documents(files, tables)
+    yield from enumerate(
+        itertools.chain(_cut_files(documents, rows), (one for _, one in _cut_tables(tables, (), rows)))
+    )
 
 
 def _continued(files: Iterable[InputFile], previous: Sequence[Shard], rows: int) -> Iterator[tuple[int, Shard]]:
-    """Yield the shards that have a number in the previous plan, by number, then the new ones."""
-    files = list(files)
-    documents = [one.file for one in files if one.kind == "files"]
-    tables = [one for one in files if one.kind != "files"]
-    pieces = [*_cut_files(documents, previous, rows), *_cut_tables(tables, previous, rows)]
-    first_new = max((number_of(shard) for shard in previous), default=-1) + 1
-    yield from sorted(((number, one) for number, one in pieces if number is not None), key=lambda pair: pair[0])
-    yield from enumerate((one for number, one in pieces if number is None), first_new)
+    """Yield the shards that have a number in the previous plan, by number, then the new ones.
+
+    Files of a previous shard stay together, and new files make new shards.
+    """
+    tables: list[InputFile] = []
+    listed = KeptFiles(_documents(files, tables))
+    cut_tables = list(_cut_tables(tables, previous, rows))
+    first_new = 0
+
+    def kept_files() -> Iterator[tuple[int, Shard]]:
+        nonlocal first_new
+        for shard in previous:
+            first_new = max(first_new, number_of(shard) + 1)
+            if shard.kind == "files" and (kept := listed.take(shard.paths)):
+                yield number_of(shard), piece("files", kept)
+
+    kept_tables = [(number, one) for number, one in cut_tables if number is not None]
+    yield from heapq.merge(kept_files(), sorted(kept_tables, key=_number), key=_number)
+    new_tables = (one for number, one in cut_tables if number is None)
+    yield from enumerate(itertools.chain(_cut_files(listed.others(), rows), new_tables), first_new)
+
+
+def _number(numbered: tuple[int, Shard]) -> int:
+    return numbered[0]
+
+
+def _documents(files: Iterable[InputFile], tables: list[InputFile]) -> Iterator[Listed]:
+    """Yield the files that are documents, and add the others to the tables."""
+    for one in files:
+        if one.kind == "files":
+            yield one.file
+        else:
+            tables.append(one)
 
 
 def number_of(shard: Shard) -> int:
@@ -121,17 +142,7 @@ def number_of(shard: Shard) -> int:
     return int(shard.name.partition("-")[0])
 
 
-def _cut_files(files: Sequence[Listed], previous: Sequence[Shard], rows: int) -> Iterator[_Numbered]:
-    """Group files into shards: files of a previous shard stay together, and new files make new shards."""
-    remaining = {file.path: file for file in files}
-    for shard in previous:
-        if shard.kind == "files" and (kept := [remaining.pop(path) for path in shard.paths if path in remaining]):
-            yield number_of(shard), piece("files", kept)
-    for new in _cut_new_files(remaining.values(), rows):
-        yield None, new
-
-
-def _cut_new_files(files: Iterable[Listed], rows: int) -> Iterator[Shard]:
+def _cut_files(files: Iterable[Listed], rows: int) -> Iterator[Shard]:
     remaining = iter(files)
     while some := list(itertools.islice(remaining, rows)):
         yield piece("files", some)
