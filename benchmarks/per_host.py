@@ -146,7 +146,8 @@ def _prepare(architecture: str, rows: int, weights: Path, photos: Path) -> None:
 
 def _measure(runtime: str, options: dict, bare: dict[int, int], rows: int, rounds: int, workers: int) -> str:
     alone = 0
-    Workers(1, {**options, "encoder_process": "off"}).close()  # makes the graphs, which takes more memory
+    for count in COUNTS:  # makes and compiles graphs, also for one thread, which takes more memory
+        Workers(count, {**options, "encoder_process": "off"}).close()
     for count in COUNTS:
         own = _pss(count, {**options, "encoder_process": "off"})[0]
         alone = alone or own

@@ -62,6 +62,12 @@ def _kills(engine: str) -> Callable[[random.Random, Path], Figures]:
     return run
 
 
+def _encoder_process_kills(draw: random.Random, folder: Path) -> Figures:
+    from encoder_process_kills import kill_while_they_work
+
+    return kill_while_they_work(draw, folder, kills=40)
+
+
 def _cluster_kills(draw: random.Random, folder: Path) -> Figures:
     from cluster_kills import KilledOnSpark, prepare
     from spark_cluster import running_cluster
@@ -208,6 +214,9 @@ SOAKS = {
         "jobs and indexes of Beam on Prism with a pool of workers: worker, pool, job server or driver is killed",
         4,
         _prism_kills,
+    ),
+    "kills-encoder-process": Soak(
+        "three workers with one encoder process: it is killed, or one of them", 1, _encoder_process_kills
     ),
     "retries-beam": Soak("bundles of Beam that fail, die, run twice and lose their outputs", 5, _retries),
     "hard-rows-beam": Soak("50,000 hard rows in one bundle of Beam", 1, _hard_rows("beam")),

@@ -52,7 +52,7 @@ def say_in_process(spec: EncoderSpec, reason: str) -> None:
 
 def _auto(spec: EncoderSpec, source: ModelSource, cpus: int | None) -> tuple[bool, str]:
     if spec.runtime == "torch":  # measured: an encoder process saves a tenth of the memory of four workers
-        return False, "torch maps files of weights into memory, and workers share their pages"
+        return False, "with torch, workers share the pages of a weights file"
     if not isinstance(cpus, CpuShare):
         return False, "the number of workers on this host is not known"
     processes, memory = cpus.processes, memory_bytes()
