@@ -17,6 +17,7 @@ import datetime
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -119,6 +120,45 @@ def _retries(draw: random.Random, folder: Path) -> Figures:
     return counts
 
 
+def _patched(name: str, function: str, *given: Any, times: int = 1, **options: Any) -> Callable[..., Figures]:
+    """Return a round that calls a function of a module in tests/support so many times, each in a folder of its own."""
+
+    def run(draw: random.Random, folder: Path) -> Figures:
+        import importlib
+
+        import pytest
+
+        check = getattr(importlib.import_module(name), function)
+        counts: collections.Counter[str] = collections.Counter()
+        for number in range(times):
+            place = folder / str(number)
+            place.mkdir()
+            with pytest.MonkeyPatch.context() as patch:
+                counts.update(check(draw, place, *given, monkeypatch=patch, **options))
+            shutil.rmtree(place)
+        return counts
+
+    return run
+
+
+def _two_drivers(draw: random.Random, folder: Path) -> Figures:
+    """Draw pairs of drivers in this process, and start pairs of commands."""
+    import pytest
+    from store_commands import two_commands
+    from two_drivers import check_two_drivers
+
+    counts: collections.Counter[str] = collections.Counter()
+    for number in range(40):
+        place = folder / str(number)
+        directory = str(place / "out") if number % 2 else f"memory://{draw.random()}/out"
+        with pytest.MonkeyPatch.context() as patch:
+            counts.update(check_two_drivers(draw, place, directory, patch))
+    for engine in ("beam", "spark"):
+        (folder / engine).mkdir()
+        counts.update(two_commands(draw, folder / engine, engine))
+    return counts
+
+
 def _fuzz(kind: str, count: int) -> Callable[[random.Random, Path], Figures]:
     def run(draw: random.Random, folder: Path) -> Figures:
         from fuzzing import FUZZERS
@@ -217,6 +257,22 @@ SOAKS = {
     ),
     "kills-encoder-process": Soak(
         "three workers with one encoder process: it is killed, or one of them", 1, _encoder_process_kills
+    ),
+    "faults-store": Soak(
+        "jobs and indexes on an object store that fails and lists what is old, without the driver's retries",
+        4,
+        _patched("store_jobs", "job_with_faults", rows=14, share=0.03, stale_s=1.0),
+    ),
+    "faults-store-beam": Soak(
+        "commands on Beam on an object store that fails", 2, _patched("store_commands", "command_with_faults", "beam")
+    ),
+    "faults-store-spark": Soak("the same on Spark", 2, _patched("store_commands", "command_with_faults", "spark")),
+    "clock-skew": Soak(
+        "jobs of hosts whose clocks are hours apart", 2, _patched("skewed_clocks", "check_skewed_clocks", times=20)
+    ),
+    "two-drivers": Soak("two drivers that start in one directory at once", 4, _two_drivers),
+    "orphans": Soak(
+        "workers of a dead driver beside the job that goes on", 4, _patched("orphans", "check_orphan", times=40)
     ),
     "retries-beam": Soak("bundles of Beam that fail, die, run twice and lose their outputs", 5, _retries),
     "hard-rows-beam": Soak("50,000 hard rows in one bundle of Beam", 1, _hard_rows("beam")),

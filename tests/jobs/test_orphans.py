@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import uuid
 
 import pytest
+from orphans import check_orphan
 from resume_jobs import begin, begun, contents, undisturbed, work, write_texts
 
 from clipmill.datasets import ShardWriter, finish_job, plan_shards
@@ -159,3 +161,10 @@ def test_a_writer_asks_before_it_replaces_anything(tmp_path, texts):
         assert not asked
         writer.commit({})
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_an_orphan_beside_the_job_that_goes_on(tmp_path, monkeypatch, seed):
+    """In orders that are drawn; `make soak` draws more."""
+    ended = check_orphan(random.Random(seed), tmp_path / "work", monkeypatch)
+    assert ended["refused shards"] + ended["late shards"] > 0

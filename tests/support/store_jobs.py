@@ -152,7 +152,7 @@ def job_with_faults(
             assert contents(output) == both
             left = {key.split("/")[1] for key in store.objects(BUCKET) if key.startswith("out/")}
             assert {name for name in left if not name.startswith("part-")} == (
-                {"_SUCCESS", "_job.json", "_plan.jsonl.gz", "_manifest", "_failures"}
+                {"_SUCCESS", "_job.json", "_plan.json", "_plan", "_manifest", "_failures"}
             )
         if index:
             place, vectors = f"s3://{BUCKET}/index", [row["embedding"] for row in both if "embedding" in row]

@@ -111,8 +111,7 @@ def check_two_drivers(
                 errors.append(err)
 
     with monkeypatch.context() as patch:
-        for name in _STEPS:
-            _take_turns(patch, name, turns)
+        take_turns(patch, turns)
         threads = [threading.Thread(target=run, args=(number,), name=f"driver-{number}") for number in range(2)]
         for thread in threads:
             thread.start()
@@ -130,7 +129,13 @@ def check_two_drivers(
     return {**ended, "pairs": 1}
 
 
-def _take_turns(patch: pytest.MonkeyPatch, name: str, turns: Turns) -> None:
+def take_turns(patch: pytest.MonkeyPatch, turns: Turns) -> None:
+    """Make each call of a folder a step of the threads that take part."""
+    for name in _STEPS:
+        _step_by_step(patch, name, turns)
+
+
+def _step_by_step(patch: pytest.MonkeyPatch, name: str, turns: Turns) -> None:
     usual = getattr(Folder, name)
 
     def step(self: Folder, *given: object, **options: object) -> object:

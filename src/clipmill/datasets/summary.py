@@ -84,7 +84,7 @@ class Totals:
         self._failed: collections.Counter[str] = collections.Counter()
         self._loads: dict[str, int] = {}
         self._resolved: list[dict[str, Any]] = []
-        self._spans: dict[Any, tuple[float, float]] = {}
+        self._spans: dict[Any, dict[str, tuple[float, float]]] = {}  # by start of the job, and host
         self._first: float | None = None
         self._last: float | None = None
 
@@ -104,8 +104,10 @@ class Totals:
         if last:
             self._last = last if self._last is None else max(self._last, last)
         if first and last:
-            start, stop = self._spans.get(manifest.get("run"), (first, last))
-            self._spans[manifest.get("run")] = min(start, first), max(stop, last)
+            of_run = self._spans.setdefault(manifest.get("run"), {})
+            host = process.rpartition(":")[0]
+            start, stop = of_run.get(host, (first, last))
+            of_run[host] = min(start, first), max(stop, last)
 
     def summary(self, *, complete: bool) -> DatasetSummary:
         """Return the sums; the time between two starts of a job is no part of its `active_seconds`."""
@@ -119,9 +121,18 @@ class Totals:
             resolved=self._resolved,
             first_row_at=self._first,
             last_row_at=self._last,
-            active_seconds=sum(stop - start for start, stop in self._spans.values()),
+            active_seconds=sum(map(_seconds_of, self._spans.values())),
             complete=complete,
         )
+
+
+def _seconds_of(hosts: Mapping[str, tuple[float, float]]) -> float:
+    """Return the seconds from the first to the last row of a start of a job, of which every host had its own clock.
+
+    If the clocks are apart, all hosts together seem to take longer than one after the other, which is then returned.
+    """
+    starts, stops = zip(*hosts.values(), strict=True)
+    return min(max(stops) - min(starts), sum(stop - start for start, stop in hosts.values()))
 
 
 def _whole(number: float) -> Any:
