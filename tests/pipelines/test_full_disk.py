@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
-import resource
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cli_helpers import run
+from full_disk import full_after
 
 from clipmill.errors import DatasetError
 from clipmill.files.file_systems import Folder
 
 OPTIONS = ["--model", "fake::dim=8", "--device", "cpu"]
-
-
-@contextlib.contextmanager
-def _full_after(nbytes: int) -> Iterator[None]:
-    """Let no file grow beyond some bytes, as on a disk with little space."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +37,7 @@ COMMANDS = {
 def test_a_page_on_a_full_disk(name: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "page.html"
     for before in (None, "an older page"):
-        with _full_after(2048):
+        with full_after(2048):
             assert run(*COMMANDS[name](made, page), *(["--overwrite"] if before else [])) == 1
         said = capsys.readouterr().err
         assert f"cannot write {page}" in said and "raise the limit" in said and "Traceback" not in said
@@ -86,7 +73,7 @@ def test_the_first_error_of_a_disk_is_said(tmp_path: Path, monkeypatch: pytest.M
 def test_metrics_on_a_full_disk(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Before the job they are refused."""
     file = tmp_path / "clipmill.prom"
-    with _full_after(500):
+    with full_after(500):
         assert run("embed", made / "in.jsonl", "-o", tmp_path / "out", "--metrics", file, *OPTIONS) == 2
     assert "--metrics" in capsys.readouterr().err
     assert not file.exists() and not list(tmp_path.glob(".*"))
