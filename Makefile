@@ -6,6 +6,9 @@ ARGS ?=
 # The last one counts: `make test ARGS="-n 0"` runs everything in one process, where a debugger can stop.
 SIDE_BY_SIDE := -n logical --dist worksteal
 
+ON_PRISM := tests/transforms/test_beam_contract.py tests/transforms/test_beam_rank_contract.py \
+	tests/transforms/test_beam_search.py tests/transforms/test_beam_existing.py
+
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.clipmill-installed
 JAVA := $(if $(JAVA_HOME),$(JAVA_HOME)/bin/java,java)
@@ -73,6 +76,14 @@ test-cluster: java $(INSTALLED) ## Run the tests on a standalone cluster of Spar
 .PHONY: test-beam
 test-beam: $(INSTALLED) ## Run the tests that need no Java
 	@$(BIN)/pytest $(SIDE_BY_SIDE) -m "not spark and not browser and not connect_only and not cluster" $(ARGS)
+
+.PHONY: prism
+prism: $(INSTALLED) ## Build Prism, Beam's portable runner, with Go, and keep it for tests (4 minutes the first time)
+	@$(BIN)/python tests/support/prism.py
+
+.PHONY: test-prism
+test-prism: prism ## Run the tests of transforms that hold on every runner on Prism
+	@$(BIN)/python tests/support/prism.py $(BIN)/pytest $(SIDE_BY_SIDE) $(ON_PRISM) $(ARGS)
 
 .PHONY: soak
 soak: java $(INSTALLED) ## Long runs with a seed: kills, hard rows, damaged inputs; goes on where it stopped (hours)

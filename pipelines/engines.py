@@ -169,7 +169,7 @@ def _ending_with_workers(again: str) -> Iterator[None]:
         if raised.exc_type is RuntimeError and said.startswith(_WORKER_DIED):
             code = said.removeprefix(_WORKER_DIED).strip()
             threading.Thread(target=_end_unless, args=(ended, code, again), daemon=True).start()
-        elif raised.exc_type.__name__ == "RpcError":  # the runner's side of a dead worker: pages without information
+        elif _is_of_grpc(raised.exc_type):  # the other side is dead: pages without information
             _log.info("thread %s of Beam ended: %r", raised.thread and raised.thread.name, raised.exc_value)
         else:
             usual(raised)
@@ -209,7 +209,7 @@ def _failing_as(engine: str) -> Iterator[None]:
     except Exception as err:
         if (interrupt := interrupt_behind(err)) is not None:
             raise interrupt from None
-        cause = _spark_death(err) or noted_message(str(err)) or root_cause(err)
+        cause = _spark_death(err) or _beam_death(err) or noted_message(str(err)) or root_cause(err)
         if (of_memory := memory_error(Exception(_own_words(cause)), f"the {engine} job failed: ")) is not None:
             raise of_memory from err
         if "KeyboardInterrupt" in cause:
@@ -233,6 +233,20 @@ def _spark_death(error: BaseException) -> str | None:
     if isinstance(error, ConnectionError) or type(error).__name__ == "Py4JNetworkError":
         return f"Spark's own process died, or cannot be reached ({error})"
     return None
+
+
+def _beam_death(error: BaseException) -> str | None:
+    """Return that the server of a portable runner died, if it did; gRPC itself says little on many lines."""
+    if not _is_of_grpc(type(error)):
+        return None
+    lines = [line.strip() for line in str(error).splitlines()]
+    details = next((line.removeprefix("details = ").strip('"') for line in lines if line.startswith("details = ")), "")
+    return f"the server of the runner ended, or cannot be reached ({details or type(error).__name__})"
+
+
+def _is_of_grpc(kind: type[BaseException]) -> bool:
+    """Return whether an error is one of gRPC, which Spark Connect uses too, and which need not be installed."""
+    return any(one.__name__ == "RpcError" for one in kind.__mro__)
 
 
 def root_cause(error: BaseException) -> str:

@@ -110,6 +110,12 @@ def _prism_kills(draw: random.Random, folder: Path) -> Figures:
     return jobs.done
 
 
+def _staged_package(draw: random.Random, folder: Path) -> Figures:
+    from staged_package import embed_with_staged_package
+
+    return embed_with_staged_package(folder)
+
+
 def _retries(draw: random.Random, folder: Path) -> Figures:
     from retried_jobs import SCENARIOS, run_drawn
 
@@ -274,6 +280,7 @@ SOAKS = {
     "orphans": Soak(
         "workers of a dead driver beside the job that goes on", 4, _patched("orphans", "check_orphan", times=40)
     ),
+    "setup-file-prism": Soak("a job on Prism whose workers install the staged package", 1, _staged_package),
     "retries-beam": Soak("bundles of Beam that fail, die, run twice and lose their outputs", 5, _retries),
     "hard-rows-beam": Soak("50,000 hard rows in one bundle of Beam", 1, _hard_rows("beam")),
     "hard-rows-spark": Soak("50,000 hard rows in one task of Spark", 1, _hard_rows("spark")),

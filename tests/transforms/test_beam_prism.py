@@ -1,15 +1,12 @@
-"""Transforms and commands on Prism, Beam's portable runner: workers in the driver, in a pool, in processes.
+"""Transforms and commands on Prism, Beam's portable runner, with workers in the process of the driver and in a pool.
 
-A short version: `make test-prism` runs the contract suites there, and `make soak` kills its processes.
+A short version: `make test-prism` runs the contract suites there, `make soak` kills its processes, and lets workers
+install what `--setup_file` stages.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,15 +16,13 @@ import pyarrow as pa
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from beam_helpers import Keep, kept
-from prism import Prism, WorkerPool, built_or_skipped, process_options
+from prism import Prism, WorkerPool, built_or_skipped
 
 from clipmill.datasets import read_dataset, read_failures
-from clipmill.encoders import Document
 from clipmill.encoders.testing import fake_text_vector
 from clipmill.pipelines.cli import main
 from clipmill.transforms import Classify, Embed, Rank, ReadDocuments, Search, WriteEmbeddings
 
-ROOT = Path(__file__).resolve().parents[2]
 TEXTS = ["one", "", "three", "four"]
 GOOD = {text: fake_text_vector(text).tolist() for text in TEXTS if text}
 
@@ -121,44 +116,3 @@ def test_the_commands_with_a_pool_of_workers(tmp_path, prism):
     for row in rows:
         np.testing.assert_array_equal(row["embedding"], fake_text_vector(row["id"]))
     assert command("search", tmp_path / "index", "text 7", "--top-k", 1) == 0
-
-
-def test_what_is_staged_with_a_setup_file_is_what_workers_run(tmp_path, prism, monkeypatch):
-    """In an interpreter that has all that clipmill needs, and not clipmill."""
-    built_or_skipped("container")
-    home = tmp_path / "worker"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", home], check=True)
-    (site,) = home.glob("lib/python*/site-packages")
-    libraries = [path for path in sys.path if path.endswith("site-packages")]
-    (site / "libraries.pth").write_text("\n".join(libraries) + "\n")  # read after the folder itself, without their .pth
-    source = tmp_path / "source"
-    names = (
-        "setup.py",
-        "pyproject.toml",
-        "MANIFEST.in",
-        "LICENSE",
-        "README.md",
-        "src",
-        "transforms",
-        "udfs",
-        "pipelines",
-    )
-    for name in names:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, source / name) if (source.mkdir(exist_ok=True) is None) else None
-    offline = {"PIP_NO_BUILD_ISOLATION": "0", "PIP_NO_DEPS": "1", "PIP_NO_INDEX": "1", "PYTHONPATH": ""}
-    path = os.pathsep.join([str(home / "bin"), os.environ["PATH"]])
-    workers = process_options(tmp_path, PATH=path, **offline)
-    options = prism.options(*workers, f"--setup_file={source / 'setup.py'}")
-    with beam.Pipeline(options=PipelineOptions(options)) as p:
-        embedded = p | beam.Create([Document(id=text, text=text) for text in GOOD]) | Embed("fake::dim=8")
-        _ = embedded | WriteEmbeddings(tmp_path / "out")
-        _ = embedded.rows | beam.Map(_where) | Keep(tmp_path / "kept")
-    assert {row["id"]: row["embedding"] for row in read_dataset(str(tmp_path / "out")).to_pylist()} == GOOD
-    assert set(kept(tmp_path / "kept")) == {str(site / "clipmill")}
-
-
-def _where(_: Document) -> str:
-    import clipmill
-
-    return str(Path(clipmill.__file__).parent)
