@@ -39,6 +39,8 @@ _MISSING_MODULE = {
     "spark.pyspark.python=…, or send an environment with --conf spark.archives=…",
 }
 _SECONDS_TO_END = 5.0
+_READER = "wait_until_finish_read"
+"""Beam's thread that reads the messages of a portable runner."""
 
 
 def split_engine_options(engine: str, tokens: Sequence[str], known_flags: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -179,6 +181,9 @@ def _ending_with_workers(again: str) -> Iterator[None]:
         yield
     finally:
         ended.set()
+        for thread in threading.enumerate():
+            if thread.name == _READER:  # it ends with an error of gRPC, a moment after the job
+                thread.join(_SECONDS_TO_END)
         threading.excepthook = usual
 
 

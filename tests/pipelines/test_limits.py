@@ -75,15 +75,15 @@ def test_what_ran_out_in_a_worker_is_said_once() -> None:
 
 
 def test_a_lost_server_of_a_runner_is_said_in_one_line() -> None:
-    """gRPC says it on many, and the caller's own thread of Beam prints a traceback beside it."""
+    """An error of gRPC has many, and the caller's own thread of Beam prints a traceback beside it."""
 
     class Rendezvous(grpc.RpcError):
         def __str__(self) -> str:
             return '<_Rendezvous of RPC that ended with:\n\tstatus = UNAVAILABLE\n\tdetails = "Stream removed"\n>'
 
-    with pytest.raises(ClipmillError, match=r"the server of the runner ended, or .* \(Stream removed\)$"):
-        with _failing_as("Beam"):
-            raise Rendezvous
+    lost = r"the server of the runner ended, or .* \(Stream removed\)$"
+    with pytest.raises(ClipmillError, match=lost), _failing_as("Beam"):
+        raise Rendezvous
 
 
 def test_other_errors_are_none_of_memory() -> None:
