@@ -84,8 +84,8 @@ def cut_inputs(
 ) -> PartedList[Shard]:
     """Cut the files of a job's input into shards, whose numbers rise; see `plan_shards`.
 
-    Files are taken one by one. Memory holds one shard of files, and the tables; with a previous plan, also some 50 bytes for
-    each file.
+    Files are taken one by one. Memory holds one shard of files, and the tables; with a previous plan, also some 50
+    bytes for each file.
     """
     check_integer("rows_per_shard", rows_per_shard, error=DatasetError)
     numbered = _continued(files, previous, rows_per_shard) if len(previous) else _anew(files, rows_per_shard)
