@@ -5,7 +5,7 @@
 
 Prism and the program that starts a worker's process (`boot`) are built from the Go module proxy, in Beam's own version,
 into a folder that later runs find again: `CLIPMILL_TEST_TOOLS`, or `~/.cache/clipmill-tests`. Where there is no Go, or
-it cannot get the modules, tests that need them are skipped, and say why; in CI the latter is an error.
+the module proxy cannot be reached, tests that need them are skipped, and say why; in CI any other failure is an error.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -30,6 +31,9 @@ from clipmill.pipelines.interrupts import descendants
 _PROGRAMS = {"prism": "go/cmd/prism", "container": "python/container"}
 """Programs by their paths in Beam's Go module. The second is called `boot` in Beam's images."""
 _BUILD_S = 1800
+_UNREACHABLE = re.compile(
+    r"dial tcp|no such host|proxyconnect|i/o timeout|connection re(fused|set)|50[234] |403 Forbidden"
+)
 
 
 class NoPrismError(Exception):
@@ -75,6 +79,8 @@ def build(program: str) -> Path:
             )
         except subprocess.TimeoutExpired as err:
             raise RuntimeError(f"go install {module} took over {_BUILD_S} s") from err
+        if ran.returncode and _UNREACHABLE.search(ran.stderr):
+            raise NoPrismError(f"the Go module proxy cannot be reached ({ran.stderr.strip().splitlines()[-1][-300:]})")
         if ran.returncode:
             raise RuntimeError(f"go install {module} failed: {ran.stderr[-2000:]}")
         os.replace(folder / ".new" / program, folder / program)
