@@ -118,9 +118,12 @@ def test_a_job_that_is_killed_while_it_replaces_is_continued_by_the_next(old, ca
         assert run(*command(given, "--overwrite")) == 130
     before = everything(old)
     assert (old / "_next" / "_SUCCESS").read_bytes() and not (old / "_SUCCESS").exists()
-    assert run(*command(given, next_flag, "--dry-run")) == (0 if next_flag == "--overwrite" else 2)
-    assert everything(old) == before
     capsys.readouterr()
+    assert run(*command(given, next_flag, "--dry-run", "--json")) == (2 if next_flag == "--if-exists=fail" else 0)
+    assert everything(old) == before
+    if next_flag == "--resume":  # of what is in its place already and of what is not
+        found = json.loads(capsys.readouterr().out)
+        assert (found["shards_there"], found["rows_there"], found["files_deleted"]) == (3, 5, 0)
     assert run(*command(given, next_flag)) == (2 if next_flag == "--if-exists=fail" else 0)
     if next_flag == "--resume":
         assert "3 of 3 shards were done; the job is complete" in capsys.readouterr().err

@@ -52,9 +52,21 @@ def directory_of(location: str) -> Folder:
     return Folder(folder.fs, above) if name == NEXT else folder
 
 
-def is_replacing(folder: Folder) -> bool:
-    """Return whether a whole dataset in `_next/` has not completely replaced the old one: a job was interrupted."""
-    return _marker(folder) is not None
+def files_of(directory: str) -> tuple[dict[str, int], dict[str, str]]:
+    """Return the files that the current job of a directory has written, also while they move to their places.
+
+    Returns:
+        Their sizes, and where in the directory those are that are not in their places, both by name.
+    """
+    folder, below = Folder.of(directory), f"{NEXT}/"
+    marker, found = _marker(folder), folder.list()
+    if marker is None and folder_written(directory) == folder:
+        return found, {}
+    places = {name.removeprefix(below): name for name in found if name.startswith(below)}
+    sizes = {name: found[place] for name, place in places.items()}
+    if marker == _MOVING:  # before, the files beside `_next/` are those of the old dataset
+        sizes = {name: size for name, size in found.items() if not name.startswith(below)} | sizes
+    return sizes, places
 
 
 def finish_replacing(folder: Folder) -> bool:

@@ -14,7 +14,7 @@ from ..datasets.formats.manifest import manifest_or_none
 from ..datasets.formats.shard_writer import MANIFESTS, manifest_name
 from ..datasets.inputs.planning import number_of, read_plan
 from ..datasets.inputs.shards import Shard
-from ..datasets.replacing import folder_written
+from ..datasets.replacing import files_of, folder_written
 from ..errors import DatasetError
 from ..files.file_systems import Folder
 from ..files.lock import LOCK
@@ -113,10 +113,11 @@ def read_previous_run(directory: str) -> PreviousRun | None:
 def look_back(directory: str, shards: Sequence[Shard], previous: PreviousRun) -> Progress:
     """Find the finished shards: their manifest is of the current input, and the files have the sizes that it names.
 
-    Memory holds the names of the files, and the manifests of a few shards.
+    Files are found where they are, if the job was interrupted while its dataset replaced another one. Memory holds the
+    names of the files, and the manifests of a few shards.
     """
     folder = Folder.of(directory)
-    sizes = folder.list()
+    sizes, places = files_of(directory)
     left = set(sizes).difference({JOB, PLAN, SUCCESS, LOCK})
     left.difference_update([name for name in left if is_plan(name)])  # replaced when the plan is written
     to_do, reasons, rows, weights, gone = [], collections.Counter[str](), 0, None, 0
@@ -124,7 +125,8 @@ def look_back(directory: str, shards: Sequence[Shard], previous: PreviousRun) ->
     at = 0
     for pairs in _batches(_paired(shards, previous.plan)):
         there = [name for now, _ in pairs if now is not None and (name := manifest_name(now.name)) in sizes]
-        manifests = {name: manifest_or_none(content) for name, content in folder.read_many(there).items()}
+        contents = folder.read_many([places.get(name, name) for name in there])
+        manifests = {name: manifest_or_none(contents[places.get(name, name)]) for name in there}
         for now, before in pairs:
             if now is None:
                 gone += before is not None and manifest_name(before.name) in sizes

@@ -15,7 +15,7 @@ from ..datasets.formats.shard_writer import MANIFESTS
 from ..datasets.if_exists import IfExists, if_exists_of, look_at_directory, prepare_directory
 from ..datasets.inputs.planning import write_plan
 from ..datasets.inputs.shards import Shard
-from ..datasets.replacing import finish_replacing, folder_written, is_replacing
+from ..datasets.replacing import finish_replacing, folder_written
 from ..datasets.tables.provenance import differences, read_provenance
 from ..errors import DatasetError
 from ..files.file_systems import Folder, open_location, remove_temporaries, url_of
@@ -109,15 +109,9 @@ def _check(
     folder = Folder.of(job.directory)
     refuse_if_held(folder, may_write=False)
     refuse_changes(job, inputs, arguments, previous)
-    if is_replacing(folder):
-        raise DatasetError(
-            f"{folder.url} holds a dataset whose job was interrupted while it replaced another one, which the next "
-            "start finishes: how much is left is known then",
-            hint="start the job to find out",
-        )
     if read_previous_run(job.directory) != previous:
         raise DatasetError(f"another job wrote {job.directory} a moment ago; start again to resume it as it is now")
-    return look_back(folder_written(job.directory).url, shards, previous)
+    return look_back(job.directory, shards, previous)
 
 
 def refuse_input_inside(job: Job, shards: Sequence[Shard]) -> None:
