@@ -10,7 +10,7 @@ from two_drivers import check_two_drivers
 pytest_plugins = ["resume_jobs"]
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_two_drivers_at_once(directory, tmp_path, monkeypatch, seed):
     ended = check_two_drivers(random.Random(seed), tmp_path / "work", directory, monkeypatch)
     assert ended.get("ended well", 0) + ended.get("refused", 0) == 2
