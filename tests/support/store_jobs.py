@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import io
 import json
+import os
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +25,8 @@ from clipmill.files.lock import DirectoryLock
 from clipmill.indexes import build_index, open_index
 from clipmill.jobs import plan_job, read_previous_run, start_job
 
-BUCKET = "bucket"
+BUCKET = f"bucket-{os.getpid()}"
+"""Unlike that of other processes: a job deletes temporary files of its output that earlier ones left."""
 MOST_STARTS = 200
 KINDS = ("throttled", "limited", "broken", "reset", "lost", "cut", "slow")
 
@@ -139,16 +141,16 @@ def job_with_faults(
             assert made == expected(store, folder / "first", "out")
             assert summarise(output).complete
             put_texts(store, "b", rows, text="y")
+            both = expected(store, folder / "second", "out")
 
         def check_old() -> None:
             check_output()
             if "out/_next/_SUCCESS" not in store.objects(BUCKET):
-                assert contents(output) == made
+                assert contents(output) in (made, both)  # an error may come after the last step
 
         time.sleep(stale_s)
         persist(lambda: embed("*.jsonl", "replace"), store, check_old, counts)
         with store.without_faults():
-            both = expected(store, folder / "second", "out")
             assert contents(output) == both
             left = {key.split("/")[1] for key in store.objects(BUCKET) if key.startswith("out/")}
             assert {name for name in left if not name.startswith("part-")} == (
