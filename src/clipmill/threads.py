@@ -84,3 +84,12 @@ def cpus_of_host(cpus: int | None) -> int:
     """
     allowed = allowed_cpus()
     return min(allowed, cpus * cpus.processes) if isinstance(cpus, CpuShare) else allowed
+
+
+def streams_of_host(cpus: int | None) -> int:
+    """Return how many calls a process should execute at once that computes for all workers of a host.
+
+    Calls on one core each don't wait for one another's threads, as those of workers with a model of their own don't.
+    1 if the number of workers is not known, since one alone would have a single core.
+    """
+    return min(cpus_of_host(cpus), cpus.processes) if isinstance(cpus, CpuShare) else 1

@@ -7,6 +7,7 @@ import os
 import pickle
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,12 @@ from clipmill.models.encoder_process import choice, wire
 from clipmill.models.encoder_process.batching import Batcher, Call
 from clipmill.models.encoder_process.choice import takes_process
 from clipmill.models.encoder_process.memory import MAX_BYTES, Region, create, needed_bytes
+from clipmill.models.runtimes import start_runtime
+from clipmill.models.runtimes.probes import probes_of
+from clipmill.models.runtimes.store import Store
+from clipmill.models.support_matrix import Combination
 from clipmill.models.towers import find_source
-from clipmill.threads import CpuShare, allowed_cpus, cpus_of_host
+from clipmill.threads import CpuShare, allowed_cpus, cpus_of_host, streams_of_host
 
 
 @pytest.mark.parametrize(
@@ -144,7 +149,7 @@ def test_an_odd_client_gets_errors_and_harms_nobody(monkeypatch):
         place = {"dtype": "int64", "shape": [2, 3], "offset": 0}
         target = {"dtype": "float32", "shape": [2, DIM], "offset": 64}
         encode = {"do": "encode", "input": "text", "arrays": [place], "answer": target}
-        load = {"do": "load", "spec": {"model": "demo"}, "device": "cpu", "threads": 1, "model": "x"}
+        load = {"do": "load", "spec": {"model": "demo"}, "device": "cpu", "threads": 1, "streams": 1, "model": "x"}
         assert "error" in ask(**encode)[0]
         for odd in ({"do": "stop"}, {"do": None}, {"spec": {"model": "none"}, "do": "load"}, {"do": "reserve"}):
             assert "error" in ask(**odd)[0]
@@ -186,7 +191,7 @@ def test_calls_that_wait_share_one():
     gone = [False]
     submitted = [Call("text", rows(0))]
     batcher.submit(submitted[0])
-    wait_until(batcher._arrived.empty)  # the first is being executed
+    wait_until(lambda: not batcher.waiting)  # the first is being executed
     others = [
         Call("text", rows(1, 2)),
         Call("text", rows(3), lambda: not gone[0]),
@@ -215,11 +220,36 @@ def test_a_shared_call_that_does_not_fit_is_not_tried_again():
     for _ in range(2):
         gate.clear()
         first = batcher.submit(Call("text", rows(0)))
-        wait_until(batcher._arrived.empty)
+        wait_until(lambda: not batcher.waiting)
         answers = [batcher.submit(Call("text", rows(1, 2))) for _ in range(2)]
         gate.set()
         assert all(isinstance(answer.result(20), np.ndarray) for answer in (first, *answers))
     assert runtime.calls == [("text", n) for n in (1, 4, 2, 2, 1, 2, 2)]
+
+
+def test_streams_execute_calls_at_once():
+    both = threading.Barrier(2)
+
+    class Together(FragileRuntime):
+        def encode(self, model_input, inputs):
+            both.wait(20)
+            return super().encode(model_input, inputs)
+
+    batcher = Batcher(Together(), streams=2)
+    answers = [batcher.submit(Call("text", rows(number))) for number in range(2)]
+    assert [answer.result(20)[0, 0] for answer in answers] == [0, 1]
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnx", "openvino"])
+def test_runtimes_execute_calls_at_once(runtime):
+    source = find_source(EncoderSpec("demo"))
+    started = start_runtime(Store(source, None), Combination(runtime, "fp32"), "cpu", 2, 2)
+    inputs = [probes_of(source.frontend, "text", seed=seed) for seed in range(8)]
+    expected = [started.encode("text", one) for one in inputs]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda one: started.encode("text", one), inputs * 3))
+    for one, other in zip(found, expected * 3, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 GIB = 2**30
@@ -262,4 +292,7 @@ def test_cores_of_workers_and_of_the_host():
     assert (share, share.processes) == (2, 3)
     assert [cpus_of_host(cpus) for cpus in (None, 1, CpuShare(1, 1), CpuShare(1, 10_000))] == [
         allowed_cpus(), allowed_cpus(), 1, allowed_cpus()
+    ]  # fmt: skip
+    assert [streams_of_host(cpus) for cpus in (None, 3, CpuShare(1, 1), CpuShare(1, 10_000))] == [
+        1, 1, 1, allowed_cpus()
     ]  # fmt: skip

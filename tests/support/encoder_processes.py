@@ -87,7 +87,7 @@ def serving(spec: EncoderSpec, runtime: FragileRuntime | Exception) -> Iterator[
     """
     combination = Combination("onnx", "fp32")
 
-    def load(spec, model, device, threads, is_loaded):
+    def load(spec, model, device, threads, streams, is_loaded):
         if isinstance(runtime, Exception):
             raise runtime
         return Decision(combination, {}, None if is_loaded(combination) else runtime)

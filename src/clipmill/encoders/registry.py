@@ -28,7 +28,7 @@ from ..models.encoder_process.place import Unavailable
 from ..models.model import ClipModel, Model
 from ..models.spec import EncoderSpec
 from ..models.support_matrix import Combination, may_have_gpu
-from ..threads import allowed_cpus, cpus_of_host
+from ..threads import allowed_cpus, cpus_of_host, streams_of_host
 from .encoder import Encoder
 from .loaded import Loaded
 
@@ -236,6 +236,7 @@ def _connect(spec: EncoderSpec, device: str, store: Store, cpus: int | None) -> 
             store.key("float"),
             dim=store.source.frontend.dim,
             threads=cpus_of_host(cpus),
+            streams=streams_of_host(cpus) if device == "cpu" else 1,
             start_here=lambda combination: start_runtime(store, combination, device, threads),
             on_load=_count_load,
         )

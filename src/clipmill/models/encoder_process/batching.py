@@ -1,11 +1,10 @@
-"""Executes the calls of all workers, one at a time; calls that wait for the same model input share one."""
+"""Executes the calls of all workers, as many at once as there are streams; calls that wait may share one."""
 
 from __future__ import annotations
 
 import collections
 import logging
 import os
-import queue
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
@@ -53,41 +52,55 @@ class Call:
 
 
 class Batcher:
-    """The calls of one model, executed by a thread of its own in the order in which they came."""
+    """The calls of one model, executed by threads of its own in the order in which they came."""
 
-    def __init__(self, runtime: Runtime, max_rows: int | None = None) -> None:
-        """Start the thread.
+    def __init__(self, runtime: Runtime, max_rows: int | None = None, streams: int = 1) -> None:
+        """Start the threads.
 
         Args:
             runtime: Executes the calls.
             max_rows: Rows of a shared call; by default those of the runtime's device.
+            streams: Calls that it executes at once.
         """
         self._runtime = runtime
         self._max_rows = max_rows or (CPU_ROWS if runtime.device == "cpu" else GPU_ROWS)
         self._limits: dict[Hashable, int] = {}
-        self._arrived: queue.SimpleQueue[Call] = queue.SimpleQueue()
-        threading.Thread(target=self._work, name="clipmill-encode", daemon=True).start()
+        self._waiting: collections.deque[Call] = collections.deque()
+        self._arrived = threading.Condition()
+        self._idle = 0
+        for _ in range(streams):
+            threading.Thread(target=self._work, name="clipmill-encode", daemon=True).start()
 
     def submit(self, call: Call) -> Future[Answer]:
         """Add a call, and return its answer."""
-        self._arrived.put(call)
+        with self._arrived:
+            self._waiting.append(call)
+            self._arrived.notify()
         return call.answer
 
+    @property
+    def waiting(self) -> int:
+        """Calls that wait."""
+        return len(self._waiting)
+
     def _work(self) -> None:
-        waiting: collections.deque[Call] = collections.deque()
         try:
             while True:
-                if not waiting:
-                    waiting.append(self._arrived.get())
-                while not self._arrived.empty():
-                    waiting.append(self._arrived.get())
-                self._execute(self._take(waiting))
+                with self._arrived:
+                    self._idle += 1
+                    self._arrived.wait_for(lambda: self._waiting)
+                    calls = self._take(self._waiting, -(-len(self._waiting) // self._idle))
+                    self._idle -= 1
+                self._execute(calls)
         except BaseException:  # without this thread all workers would wait for ever: without the process they go on
             _log.exception("the encoder process ends")
             os._exit(1)
 
-    def _take(self, waiting: collections.deque[Call]) -> list[Call]:
-        """Remove and return the oldest call, with later ones that may share it; drop those of workers that are gone."""
+    def _take(self, waiting: collections.deque[Call], most: int) -> list[Call]:
+        """Remove and return the oldest call, with later ones that may share it; drop those of workers that are gone.
+
+        `most` calls share one, so that streams that are idle have some, too.
+        """
         gone = [call for call in waiting if not call.is_wanted()]
         for call in gone:
             waiting.remove(call)
@@ -98,7 +111,7 @@ class Batcher:
         group, rows = taken[0].group, taken[0].rows
         limit = self._limits.get(group, self._max_rows)
         for call in list(waiting):
-            if call.group == group and rows + call.rows <= limit:
+            if call.group == group and rows + call.rows <= limit and len(taken) < most:
                 waiting.remove(call)
                 taken.append(call)
                 rows += call.rows

@@ -58,6 +58,7 @@ class HostRuntime:
         *,
         dim: int,
         threads: int,
+        streams: int,
         start_here: Callable[[Combination], Runtime],
         on_load: Callable[[], None],
     ) -> None:
@@ -69,6 +70,7 @@ class HostRuntime:
             model: Identifies weights and preprocessing, so that both sides mean the same.
             dim: Values in a vector.
             threads: Cores for the process.
+            streams: Calls that it executes at once on a CPU, each on an equal part of the cores.
             start_here: Starts the model in this process, in case that the other dies again and again.
             on_load: Called for each load that this worker causes.
 
@@ -77,7 +79,7 @@ class HostRuntime:
             ClipmillError: Those of loading the model here.
         """
         self._spec = {name: getattr(spec, name) for name in _IDENTITY}
-        self._request = {"device": device, "threads": threads, "model": model}
+        self._request = {"device": device, "threads": threads, "streams": streams, "model": model}
         self._dim = dim
         self._start_here = start_here
         self._on_load = on_load

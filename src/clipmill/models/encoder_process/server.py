@@ -40,7 +40,8 @@ LINGER_S = 30.0
 _TICK_S = 0.5
 """Seconds between looks at the connections."""
 
-_LOAD = {"spec": {str: (str, int, None)}, "device": str, "threads": lambda n: fits(n, int) and n > 0, "model": str}
+_COUNT = lambda found: fits(found, int) and 0 < found < 10_000  # noqa: E731 - a shape
+_LOAD = {"spec": {str: (str, int, None)}, "device": str, "threads": _COUNT, "streams": _COUNT, "model": str}
 _ENCODE = {"input": str, "arrays": lambda found: fits(found, [dict]) and 1 <= len(found) <= 2, "answer": dict}
 
 
@@ -58,9 +59,9 @@ class Hosted(NamedTuple):
     figures: Mapping[str, Any]
 
 
-Load = Callable[[EncoderSpec, str, str, int, Callable[[Combination], bool]], "Decision"]
-"""Takes a spec, what identifies its model, its device, the cores for it, and whether a combination is loaded. Returns
-what was loaded, without a runtime if it is loaded already."""
+Load = Callable[[EncoderSpec, str, str, int, int, Callable[[Combination], bool]], "Decision"]
+"""Takes a spec, what identifies its model, its device, the cores for it, its streams, and whether a combination is
+loaded. Returns what was loaded, without a runtime if it is loaded already."""
 
 
 class Server:
@@ -143,14 +144,16 @@ class Server:
                 self._connections -= 1
                 self._idle_since = time.monotonic()
 
-    def _model(self, spec: EncoderSpec, model: str, device: str, threads: int) -> tuple[Combination, Hosted, bool]:
+    def _model(
+        self, spec: EncoderSpec, model: str, device: str, threads: int, streams: int
+    ) -> tuple[Combination, Hosted, bool]:
         """Return a loaded model, and whether it was loaded now."""
         with self._loading:  # one after the other: two requests may resolve to the same model
             started = time.perf_counter()
-            decision = self._load(spec, model, device, threads, lambda one: (model, one) in self._hosted)
+            decision = self._load(spec, model, device, threads, streams, lambda one: (model, one) in self._hosted)
             key, runtime = (model, decision.combination), decision.runtime
             if runtime is not None:
-                self._hosted[key] = Hosted(runtime, Batcher(runtime), decision.figures)
+                self._hosted[key] = Hosted(runtime, Batcher(runtime, streams=streams), decision.figures)
                 _log.info(
                     "loaded %s (%s) on %s in %.1f s, %d threads",
                     spec.model, decision.combination, device, time.perf_counter() - started, threads,
@@ -162,7 +165,9 @@ class _Conversation:
     """One connection: its model, and the memory shared with its worker."""
 
     def __init__(
-        self, connection: socket.socket, model: Callable[[EncoderSpec, str, str, int], tuple[Combination, Hosted, bool]]
+        self,
+        connection: socket.socket,
+        model: Callable[[EncoderSpec, str, str, int, int], tuple[Combination, Hosted, bool]],
     ) -> None:
         self._connection = connection
         self._find = model
@@ -190,7 +195,9 @@ class _Conversation:
         if not fits(question, _LOAD):
             raise ClipmillError("the encoder process was asked for no model")
         spec = EncoderSpec(**question["spec"], device=question["device"], encoder_process="off")
-        combination, self._hosted, new = self._find(spec, question["model"], question["device"], question["threads"])
+        combination, self._hosted, new = self._find(
+            spec, question["model"], question["device"], question["threads"], question["streams"]
+        )
         send(
             self._connection,
             {
@@ -248,7 +255,7 @@ class _Conversation:
 
 
 def load(
-    spec: EncoderSpec, model: str, device: str, threads: int, is_loaded: Callable[[Combination], bool]
+    spec: EncoderSpec, model: str, device: str, threads: int, streams: int, is_loaded: Callable[[Combination], bool]
 ) -> Decision:
     """Load a model of the catalog; see `Load`.
 
@@ -262,7 +269,7 @@ def load(
     store = Store(find_source(spec), spec.cache_dir)
     if store.key("float") != model:
         raise ClipmillError(f"{spec.model} changed while it was loaded: its files or packages are others now")
-    return start_decided(store, spec, device, threads, is_loaded)
+    return start_decided(store, spec, device, threads, is_loaded, streams)
 
 
 def main() -> None:

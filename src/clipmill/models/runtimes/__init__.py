@@ -29,7 +29,7 @@ GRAPH_KINDS = {
 """The kind of graphs for each runtime and precision."""
 
 
-def start_runtime(store: Store, combination: Combination, device: str, threads: int) -> Runtime:
+def start_runtime(store: Store, combination: Combination, device: str, threads: int, streams: int = 1) -> Runtime:
     """Start the runtime of a model.
 
     Args:
@@ -37,6 +37,7 @@ def start_runtime(store: Store, combination: Combination, device: str, threads: 
         combination: Runtime and precision.
         device: `cpu` or `cuda:X`.
         threads: Cores that this worker may use.
+        streams: Calls that run at once on a CPU, from as many threads, on an equal part of the cores each.
 
     Raises:
         WeightsError: If the weights do not fit, or no graph can be made from them.
@@ -49,7 +50,7 @@ def start_runtime(store: Store, combination: Combination, device: str, threads: 
         from .pytorch import TorchRuntime, use_threads
 
         if device == "cpu":
-            use_threads(threads)
+            use_threads(max(1, threads // streams))
         towers = store.towers
         store.drop_towers()  # the runtime owns them from here on, and may change them
         return TorchRuntime(towers, preprocessing, device, precision)
@@ -59,11 +60,11 @@ def start_runtime(store: Store, combination: Combination, device: str, threads: 
     if runtime == "onnx":
         from .onnx import OnnxRuntime
 
-        started = OnnxRuntime(graphs, preprocessing, device, precision, threads, cache)
+        started = OnnxRuntime(graphs, preprocessing, device, precision, max(1, threads // streams), cache)
     elif runtime == "openvino":
         from .openvino import OpenVinoRuntime
 
-        started = OpenVinoRuntime(graphs, preprocessing, precision, threads, cache)
+        started = OpenVinoRuntime(graphs, preprocessing, precision, threads, cache, streams)
     else:
         raise NotImplementedError(runtime)
     if store.source.graphs is not None:

@@ -79,22 +79,34 @@ class Decision:
 
 
 def start_decided(
-    store: Store, spec: EncoderSpec, device: str, threads: int, is_loaded: Callable[[Combination], bool]
+    store: Store,
+    spec: EncoderSpec,
+    device: str,
+    threads: int,
+    is_loaded: Callable[[Combination], bool],
+    streams: int = 1,
 ) -> Decision:
     """Select the runtime and precision as `decide` does, and start the runtime, unless `is_loaded`.
+
+    `streams` is that of `start_runtime`.
 
     Raises:
         ClipmillError: Those of `decide` and `start_runtime`.
     """
-    decision = decide(store, spec, device, threads, is_loaded)
+    decision = decide(store, spec, device, threads, is_loaded, streams)
     if is_loaded(decision.combination):
         return dataclasses.replace(decision, runtime=None)
-    runtime = decision.runtime or start_runtime(store, decision.combination, device, threads)
+    runtime = decision.runtime or start_runtime(store, decision.combination, device, threads, streams)
     return dataclasses.replace(decision, runtime=runtime)
 
 
 def decide(
-    store: Store, spec: EncoderSpec, device: str, threads: int, is_loaded: Callable[[Combination], bool]
+    store: Store,
+    spec: EncoderSpec,
+    device: str,
+    threads: int,
+    is_loaded: Callable[[Combination], bool],
+    streams: int = 1,
 ) -> Decision:
     """Select the runtime and precision for a spec on this machine.
 
@@ -104,6 +116,7 @@ def decide(
         device: `cpu` or `cuda:X`.
         threads: Cores that this worker may use.
         is_loaded: Whether this process has loaded the model in a combination; then nothing is started.
+        streams: That of `start_runtime`.
 
     Raises:
         SpecError: If no machine can run this model as the spec asks.
@@ -115,8 +128,8 @@ def decide(
     possible = candidates(store, spec, device)
     if len(possible) == 1:
         (only,) = possible
-        return Decision(only) if is_loaded(only) else _Trial(store, device, threads).insist(only)
-    trial = _Trial(store, device, threads)
+        return Decision(only) if is_loaded(only) else _Trial(store, device, threads, streams).insist(only)
+    trial = _Trial(store, device, threads, streams)
     refusals: list[str] = []
     for combination in possible:
         if is_loaded(combination) and trial.is_known_good(combination):
@@ -212,8 +225,9 @@ def can_run(source: ModelSource, combination: Combination) -> bool:
 class _Trial:
     """Starts and measures candidates; the float32 vectors of the probes are computed once, when first needed."""
 
-    def __init__(self, store: Store, device: str, threads: int) -> None:
+    def __init__(self, store: Store, device: str, threads: int, streams: int = 1) -> None:
         self._store = store
+        self._streams = streams
         self._device = device
         self._threads = threads
         self.is_broken = False
@@ -270,7 +284,7 @@ class _Trial:
         return combination.runtime == "torch" or self._store.source.graphs is not None
 
     def _start(self, combination: Combination) -> Runtime:
-        return start_runtime(self._store, combination, self._device, self._threads)
+        return start_runtime(self._store, combination, self._device, self._threads, self._streams)
 
     def _measured(self, combination: Combination) -> tuple[Runtime, dict[str, Any]]:
         """Start a runtime, measure it and cache the results."""
