@@ -79,7 +79,7 @@ def write_dataset(directory: Path, shards: int) -> None:
     """Write a dataset that lacks its end: a plan, and a file of rows and a manifest for each shard."""
     from clipmill.datasets import Shard, write_job
     from clipmill.datasets.inputs.planning import write_plan
-    from clipmill.files.file_systems import Folder
+    from clipmill.files.folder import Folder
 
     folder = Folder.of(directory)
     folder.make("_manifest")

@@ -25,7 +25,7 @@ from ..encoders import EncoderSpec
 from ..encoders.plans.embed_plan import Column, ColumnPlan
 from ..encoders.plans.plan import Plan
 from ..errors import ClipmillError, DatasetError
-from ..files.file_systems import Folder
+from ..files.folder import Folder
 from ..files.lock import DirectoryLock, refuse_if_held
 from ..jobs.input_use import InputTally, uses_of
 from ..jobs.job import Job

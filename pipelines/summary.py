@@ -116,7 +116,7 @@ def missing_of(path: str) -> str | None:
 def vectors_elsewhere(path: str) -> str | None:
     """Return where a dataset in clip-retrieval's layout has its vectors; None if they are in the rows."""
     from ..datasets.formats.clip_retrieval import vectors_beside
-    from ..files.file_systems import Folder
+    from ..files.folder import Folder
 
     return vectors_beside(Folder.of(path).list())
 

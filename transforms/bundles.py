@@ -30,7 +30,7 @@ from ..datasets.replacing import directory_of, finish_replacing, folder_written,
 from ..datasets.tables.table import Table
 from ..encoders.registry import count_loads
 from ..errors import options_noted
-from ..files.file_systems import Folder
+from ..files.folder import Folder
 from ..files.lock import one_at_a_time
 from ..models.spec import EncoderSpec
 from .finished_rows import finished_row

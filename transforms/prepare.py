@@ -19,7 +19,7 @@ from ..datasets.directory import JOB, PLAN, SUCCESS, check_is_no_file, is_own
 from ..datasets.if_exists import IfExists, prepare_directory
 from ..datasets.replacing import directory_of, folder_written
 from ..errors import DatasetError, options_noted
-from ..files.file_systems import Folder
+from ..files.folder import Folder
 from ..files.lock import one_at_a_time
 from ..jobs.start import changes_of
 

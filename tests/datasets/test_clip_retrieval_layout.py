@@ -207,7 +207,7 @@ def test_a_shard_is_written_atomically(tmp_path, monkeypatch):
     shards = plan_shards([str(tmp_path / "x.tar")])
     job = job_options.plan(SPEC, str(tmp_path / "out"), shards, format="clip-retrieval", **BOTH)
     start_job(job, shards)
-    from clipmill.files.file_systems import Folder
+    from clipmill.files.folder import Folder
 
     publish = Folder.publish
 

@@ -15,7 +15,7 @@ from clipmill.datasets.dataset import count_finished
 from clipmill.datasets.if_exists import if_exists_of, look_at_directory
 from clipmill.datasets.replacing import finish_replacing, folder_written
 from clipmill.errors import DatasetError, SpecError
-from clipmill.files.file_systems import Folder
+from clipmill.files.folder import Folder
 from clipmill.files.lock import DirectoryLock
 from clipmill.messages import Setting
 

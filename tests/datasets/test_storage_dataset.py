@@ -29,7 +29,7 @@ from clipmill.datasets import (
 )
 from clipmill.datasets.dataset import count_finished
 from clipmill.errors import DatasetError
-from clipmill.files.file_systems import Folder
+from clipmill.files.folder import Folder
 from clipmill.messages import Setting
 
 SCHEMA = pa.schema([("id", pa.string()), ("v", vector_type())])

@@ -12,17 +12,9 @@ import pytest
 
 from clipmill.encoders import EncoderSpec
 from clipmill.errors import DatasetError, MissingExtraError, SpecError
-from clipmill.files import file_systems
 from clipmill.files.cache import cache_root
-from clipmill.files.file_systems import (
-    Folder,
-    dataset_errors,
-    is_local,
-    open_input,
-    open_location,
-    remove_temporaries,
-    url_of,
-)
+from clipmill.files.file_systems import dataset_errors, is_local, open_input, open_location, url_of
+from clipmill.files.folder import Folder, remove_temporaries
 from clipmill.files.lock import one_at_a_time
 from clipmill.models.exporting import export_model
 
@@ -89,7 +81,7 @@ def test_a_failed_write_leaves_no_temporary_file(folder, monkeypatch):
 
 def test_temporary_files_for_an_object_store_are_removed(tmp_path, monkeypatch):
     """Only those for that folder. Those of a local folder are in the folder itself and are not removed here."""
-    monkeypatch.setattr(file_systems.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr("clipmill.files.folder.tempfile.gettempdir", lambda: str(tmp_path))
     one, other = (Folder.of(f"memory://{name}/data") for name in ("one", "other"))
     left, kept = one.temporary("a"), other.temporary("a")
     for path in (left, kept):

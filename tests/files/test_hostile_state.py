@@ -12,9 +12,9 @@ import fsspec
 import pytest
 
 from clipmill.errors import DatasetError
-from clipmill.files import file_systems
 from clipmill.files import lock as lock_module
-from clipmill.files.file_systems import Folder, open_input
+from clipmill.files.file_systems import open_input
+from clipmill.files.folder import Folder
 from clipmill.files.json_shape import fits, is_inside
 from clipmill.files.lock import LOCK, DirectoryLock, read_lock
 from clipmill.files.processes import may_be_alive, this_process
@@ -136,7 +136,7 @@ def test_no_special_file_is_opened(tmp_path, kind) -> None:
 
 def test_temporary_files_of_an_object_store_are_private(tmp_path, monkeypatch) -> None:
     """They lie in the directory for temporary files, which everybody can list, under a name nobody else made."""
-    monkeypatch.setattr(file_systems.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr("clipmill.files.folder.tempfile.gettempdir", lambda: str(tmp_path))
     folder = Folder(fsspec.filesystem("memory"), "/private")
     umask = os.umask(0)
     try:

@@ -10,7 +10,7 @@ import pytest
 
 from clipmill.errors import DatasetError
 from clipmill.files import parted_list
-from clipmill.files.file_systems import Folder
+from clipmill.files.folder import Folder
 from clipmill.files.parted_list import Chosen, Codec, is_stored, open_stored, parted, store
 
 NUMBERS = Codec(int, int, hint="start again")

@@ -22,7 +22,7 @@ from clipmill.datasets import dataset as dataset_module
 from clipmill.datasets.directory import ATTEMPTS, SUCCESS
 from clipmill.errors import DatasetError
 from clipmill.files import lock as lock_module
-from clipmill.files.file_systems import Folder
+from clipmill.files.folder import Folder
 from clipmill.files.lock import LOCK, DirectoryLock, read_lock, refuse_if_held, release_all
 from clipmill.files.processes import may_be_alive, meaning_of_exit, started, this_process
 

@@ -25,7 +25,7 @@ from clipmill.datasets.inputs.shards import Shard
 from clipmill.datasets.tables.provenance import KEY, SPARK_SCHEMA_KEY, differences, read_provenance, spec_of_provenance
 from clipmill.errors import ClipmillError, DatasetError
 from clipmill.files import lock
-from clipmill.files.file_systems import Folder
+from clipmill.files.folder import Folder
 from clipmill.indexes.manifest import MANIFEST as INDEX_MANIFEST
 from clipmill.indexes.manifest import check_files
 from clipmill.indexes.manifest import read_manifest as read_index_manifest

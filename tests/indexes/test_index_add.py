@@ -17,7 +17,7 @@ from index_helpers import DIM, SPEC, brute_force, clustered, files_of, recall_of
 
 from clipmill.encoders import EncoderSpec
 from clipmill.errors import DatasetError, SpecError
-from clipmill.files.file_systems import Folder
+from clipmill.files.folder import Folder
 from clipmill.indexes import add, ids, open_index
 from clipmill.indexes.add import Added, add_to_index, preview_add
 from clipmill.indexes.assemble import measure_and_publish
@@ -302,7 +302,7 @@ KILLED = """
 import os, signal, sys
 from clipmill.indexes.add import add_to_index
 from clipmill.indexes.build import IndexOptions
-from clipmill.files.file_systems import Folder
+from clipmill.files.folder import Folder
 
 after = int(sys.argv[3])
 changes = 0

@@ -316,7 +316,7 @@ import os, signal, sys
 import clipmill.indexes.build as build
 import clipmill.indexes.assemble as assemble
 import clipmill.indexes.shard as shard
-from clipmill.files.file_systems import Folder
+from clipmill.files.folder import Folder
 
 after = int(sys.argv[3])
 usual = Folder.publish

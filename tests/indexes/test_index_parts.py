@@ -18,7 +18,7 @@ import pytest
 from index_helpers import clustered, write_dataset
 
 from clipmill.errors import DatasetError
-from clipmill.files.file_systems import Folder
+from clipmill.files.folder import Folder
 from clipmill.files.lock import LOCK
 from clipmill.files.parquet import parquet_file
 from clipmill.indexes import assemble, build, merge, open_index, source

@@ -13,7 +13,8 @@ from clipmill.datasets import plan_shards, read_rows
 from clipmill.datasets.replacing import move
 from clipmill.errors import DatasetError
 from clipmill.failures import RowError
-from clipmill.files.file_systems import Folder, dataset_errors
+from clipmill.files.file_systems import dataset_errors
+from clipmill.files.folder import Folder
 from clipmill.files.lock import LOCK, DirectoryLock, read_lock
 from clipmill.media.fetch import FetchPolicy, fetch
 

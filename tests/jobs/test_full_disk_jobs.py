@@ -14,7 +14,7 @@ from two_drivers import drive
 
 from clipmill.errors import ClipmillError, DatasetError
 from clipmill.files import lock
-from clipmill.files.file_systems import Folder
+from clipmill.files.folder import Folder
 from clipmill.indexes import build_index, open_index
 
 LIMITS = (0, 100, 400, 1_000, 2_000, 3_000)

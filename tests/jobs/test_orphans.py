@@ -13,7 +13,7 @@ from resume_jobs import begin, begun, contents, undisturbed, work, write_texts
 from clipmill.datasets import ShardWriter, finish_job, plan_shards
 from clipmill.datasets.formats.shard_sink import ShardSink
 from clipmill.errors import DatasetError
-from clipmill.files.file_systems import Folder
+from clipmill.files.folder import Folder
 from clipmill.jobs import Job, embed_shard, plan_job, start_job
 
 pytest_plugins = ["resume_jobs"]

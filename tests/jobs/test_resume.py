@@ -13,7 +13,7 @@ from clipmill.datasets.dataset import read_job, read_manifests
 from clipmill.datasets.inputs.planning import read_plan, write_plan
 from clipmill.datasets.inputs.shards import Shard
 from clipmill.errors import DatasetError
-from clipmill.files.file_systems import Folder
+from clipmill.files.folder import Folder
 from clipmill.jobs import read_previous_run
 from clipmill.messages import Setting
 

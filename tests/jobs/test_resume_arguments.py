@@ -12,7 +12,7 @@ from clipmill.datasets import finish_job
 from clipmill.datasets.dataset import read_job
 from clipmill.encoders import EncoderSpec
 from clipmill.errors import DatasetError, WeightsError
-from clipmill.files.file_systems import Folder
+from clipmill.files.folder import Folder
 from clipmill.jobs import embed_shard
 
 pytest_plugins = ["resume_jobs"]

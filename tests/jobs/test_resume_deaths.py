@@ -25,7 +25,7 @@ from clipmill.encoders import EncoderSpec
 from clipmill.encoders.plans.embed_plan import ColumnPlan
 from clipmill.encoders.testing import fake_text_vector
 from clipmill.errors import DatasetError, WeightsError
-from clipmill.files.file_systems import Folder
+from clipmill.files.folder import Folder
 from clipmill.files.processes import this_process
 from clipmill.jobs import Job, embed_shard, isolated_run, start_job
 from clipmill.jobs.attempts import Attempt

@@ -14,7 +14,7 @@ from clipmill.datasets import finish_job, read_dataset, read_manifests, summaris
 from clipmill.datasets.formats.manifest import parse_manifest
 from clipmill.datasets.inputs.planning import read_plan
 from clipmill.errors import DatasetError
-from clipmill.files.file_systems import Folder
+from clipmill.files.folder import Folder
 from clipmill.files.processes import this_process
 
 

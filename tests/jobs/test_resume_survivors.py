@@ -10,7 +10,7 @@ from resume_jobs import SPEC, begin, work, write_texts
 
 from clipmill.datasets import finish_job, read_dataset, read_manifests
 from clipmill.errors import DatasetError
-from clipmill.files.file_systems import Folder
+from clipmill.files.folder import Folder
 from clipmill.jobs import embed_shard
 from clipmill.messages import Setting
 

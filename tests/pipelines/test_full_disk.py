@@ -12,7 +12,7 @@ from cli_helpers import run
 from full_disk import full_after
 
 from clipmill.errors import DatasetError
-from clipmill.files.file_systems import Folder
+from clipmill.files.folder import Folder
 
 OPTIONS = ["--model", "fake::dim=8", "--device", "cpu"]
 

@@ -26,7 +26,7 @@ from clipmill.datasets.inputs import plan_shards, read_rows
 from clipmill.datasets.inputs.planning import read_plan
 from clipmill.encoders.plans.labels import LabelSet
 from clipmill.errors import DatasetError, SpecError
-from clipmill.files.file_systems import Folder
+from clipmill.files.folder import Folder
 from clipmill.files.lock import read_lock
 
 MARGIN = 2.0

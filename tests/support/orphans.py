@@ -13,7 +13,7 @@ from two_drivers import Turns, drive, take_turns
 
 from clipmill.errors import ClipmillError
 from clipmill.files import lock
-from clipmill.files.file_systems import Folder
+from clipmill.files.folder import Folder
 from clipmill.jobs import embed_shard
 
 CHANGES = ("nothing", "rows", "another input")

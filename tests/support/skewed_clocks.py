@@ -17,7 +17,7 @@ from resume_jobs import begin, contents, undisturbed, work, write_texts
 from clipmill.datasets import finish_job, summarise
 from clipmill.errors import DatasetError
 from clipmill.files import lock
-from clipmill.files.file_systems import Folder
+from clipmill.files.folder import Folder
 from clipmill.files.lock import LOCK, DirectoryLock
 from clipmill.files.processes import this_process
 

@@ -15,7 +15,7 @@ from resume_jobs import SPEC, begun, contents, undisturbed, work, write_texts
 from clipmill.datasets import finish_job, plan_shards, summarise
 from clipmill.errors import ClipmillError
 from clipmill.files import lock
-from clipmill.files.file_systems import Folder
+from clipmill.files.folder import Folder
 from clipmill.files.lock import LOCK, DirectoryLock
 from clipmill.jobs import plan_job, read_previous_run, start_job
 

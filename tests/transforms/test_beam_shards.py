@@ -17,7 +17,7 @@ from clipmill.datasets import Shard, finish_job, plan_shards, read_dataset, summ
 from clipmill.datasets.inputs.planning import read_plan
 from clipmill.encoders import EncoderSpec, unload_all
 from clipmill.encoders.testing import fake_text_vector, read_log
-from clipmill.files.file_systems import Folder
+from clipmill.files.folder import Folder
 from clipmill.files.parted_list import Chosen
 from clipmill.jobs import start_job
 from clipmill.transforms import EmbedShards

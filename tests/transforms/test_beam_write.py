@@ -20,7 +20,7 @@ from clipmill.datasets.tables.provenance import read_provenance
 from clipmill.encoders import unload_all
 from clipmill.encoders.testing import fake_text_vector
 from clipmill.errors import DatasetError, SpecError
-from clipmill.files.file_systems import Folder
+from clipmill.files.folder import Folder
 from clipmill.transforms import Document, Embed, ReadDocuments, WriteEmbeddings
 from clipmill.transforms.bundles import PublishFn, WriteBundleFn
 

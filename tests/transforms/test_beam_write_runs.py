@@ -18,7 +18,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from clipmill.datasets import read_dataset, summarise
 from clipmill.encoders.testing import fake_text_vector
 from clipmill.errors import DatasetError, SpecError
-from clipmill.files.file_systems import Folder
+from clipmill.files.folder import Folder
 from clipmill.transforms import Document, Embed, WriteEmbeddings
 from clipmill.transforms.bundles import FinishFn, PublishFn, WriteBundleFn
 from clipmill.transforms.prepare import prepare_output

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from pyspark import TaskContext
 
-from clipmill.files.file_systems import Folder
+from clipmill.files.folder import Folder
 from clipmill.files.parted_list import Codec, store
 from clipmill.udfs.pieces import do_each, pieces_of, spread
 

@@ -13,7 +13,7 @@ from clipmill.datasets.inputs import plan_shards
 from clipmill.datasets.inputs.planning import read_plan
 from clipmill.encoders import EncoderSpec
 from clipmill.encoders.testing import fake_text_vector, read_log
-from clipmill.files.file_systems import Folder
+from clipmill.files.folder import Folder
 from clipmill.jobs import embed_shard, start_job
 from clipmill.udfs import embed_shards
 

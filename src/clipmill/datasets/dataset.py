@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import DatasetError
-from ..files.file_systems import Folder, dataset_errors, remove_temporaries
+from ..files.file_systems import dataset_errors
+from ..files.folder import Folder, remove_temporaries
 from ..files.json_shape import fits
 from ..files.json_text import json_object, json_text, parse_json
 from ..files.lock import check_held

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from ..errors import DatasetError
-from ..files.file_systems import Folder, check_is_no_device, dataset_errors, is_local, url_of
+from ..files.file_systems import check_is_no_device, dataset_errors, is_local, url_of
+from ..files.folder import Folder
 from ..files.parquet import parquet_dataset
 from .formats.base import LANCE, part_name
 

@@ -21,7 +21,8 @@ import re
 from collections.abc import Iterable
 
 from ..errors import DatasetError
-from ..files.file_systems import TEMPORARY, Folder, dataset_errors, is_local
+from ..files.file_systems import dataset_errors, is_local
+from ..files.folder import TEMPORARY, Folder
 from ..files.json_text import json_object, some_of
 from ..files.lock import LOCK
 from .formats.shard_writer import FAILURES, MANIFESTS

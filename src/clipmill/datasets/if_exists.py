@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 from ..errors import DatasetError, SpecError, check_choice
-from ..files.file_systems import TEMPORARY, Folder, remove_temporaries
+from ..files.folder import TEMPORARY, Folder, remove_temporaries
 from ..files.json_text import some_of
 from ..files.lock import LOCK, clear_lock, refuse_if_held
 from ..messages import Message, setting

@@ -22,7 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..files.atomic import sync_to_disk
-from ..files.file_systems import Folder, dataset_errors, is_local, remove_temporaries
+from ..files.file_systems import dataset_errors, is_local
+from ..files.folder import Folder, remove_temporaries
 from ..files.lock import LOCK, check_held
 from .directory import ATTEMPTS, JOB, NEXT, OWN, PLAN, SKIP_LISTS, STAGING, SUCCESS, is_orphan
 

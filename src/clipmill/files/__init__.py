@@ -1,6 +1,7 @@
 """Local and remote files: file systems, atomic writes, locks, Parquet, JSON.
 
-- `file_systems`: local paths and everything that fsspec opens; `drivers`: the packages that open object stores
+- `file_systems`: local paths and everything that fsspec opens; `folder`: a directory there; `drivers`: the packages
+  that open object stores
 - `atomic`: files that are complete or not there
 - `lock`: one job at a time in a directory; `processes`: identifying processes and checking whether they are alive
 - `retries`: when a failed fetch is retried

@@ -23,7 +23,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..errors import DatasetError
-from .file_systems import TEMPORARY, Folder, dataset_errors, is_local
+from .file_systems import dataset_errors, is_local
+from .folder import TEMPORARY, Folder
 from .json_shape import fits
 from .json_text import json_object, json_text
 from .processes import may_be_alive, pid_namespace, this_process

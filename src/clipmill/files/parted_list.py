@@ -31,7 +31,8 @@ import numpy as np
 
 from ..errors import DatasetError
 from ..messages import Message
-from .file_systems import Folder, is_local
+from .file_systems import is_local
+from .folder import Folder
 from .json_shape import fits
 from .json_text import json_text, parse_json
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files.file_systems import Folder
+from ..files.folder import Folder
 from ..files.lock import DirectoryLock
 from ..files.parted_list import store
 from .assemble import (

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import DatasetError
-from ..files.file_systems import Folder, dataset_errors, is_local
+from ..files.file_systems import dataset_errors, is_local
+from ..files.folder import Folder
 from ..files.lock import DirectoryLock
 from .codes import Codes, StagedCodes
 from .exact import merge_hits

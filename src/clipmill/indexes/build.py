@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import __version__
 from ..errors import DatasetError, SpecError, check_integer
-from ..files.file_systems import Folder
+from ..files.folder import Folder
 from ..files.lock import DirectoryLock
 from ..files.parted_list import store
 from ..messages import setting

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..files.file_systems import Folder, dataset_errors
+from ..files.file_systems import dataset_errors
+from ..files.folder import Folder
 from .library import faiss_library, ivf_of
 from .shard_files import temporary_of
 from .staged import StagedFiles, read_staged

@@ -16,7 +16,8 @@ from typing import IO, NamedTuple
 
 from ..errors import DatasetError
 from ..files.cache import NO_LOCKS, cache_root
-from ..files.file_systems import Folder, dataset_errors, is_local
+from ..files.file_systems import dataset_errors, is_local
+from ..files.folder import Folder
 from ..models.downloads.copies import only_one, part_of, publish
 from .manifest import MANIFEST, STAGING, IndexManifest, manifest_bytes
 

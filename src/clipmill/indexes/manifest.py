@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import DatasetError
-from ..files.file_systems import TEMPORARY, Folder
+from ..files.folder import TEMPORARY, Folder
 from ..files.json_shape import fits, mismatches
 from ..files.json_text import json_text, parse_json
 from ..files.lock import LOCK

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import DatasetError, check_integer
-from ..files.file_systems import Folder, is_local
+from ..files.file_systems import is_local
+from ..files.folder import Folder
 from ..messages import setting
 from .candidates import Candidates
 from .exact import nearest_of_blocks

@@ -14,7 +14,8 @@ from typing import Any
 
 from ..datasets.replacing import remove_empty
 from ..errors import DatasetError
-from ..files.file_systems import TEMPORARY, Folder, is_local
+from ..files.file_systems import is_local
+from ..files.folder import TEMPORARY, Folder
 from ..files.json_text import json_text, some_of
 from ..files.lock import LOCK
 from ..messages import by_surface, setting

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..files.file_systems import Folder
+from ..files.folder import Folder
 from ..files.json_text import json_text
 from ..files.parted_list import Codec
 from .exact import ExactSearch

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from ..datasets.tables.schemas import in_columns
-from ..files.file_systems import Folder, dataset_errors, is_local
+from ..files.file_systems import dataset_errors, is_local
+from ..files.folder import Folder
 from ..files.parquet import parquet_writer
 from .keys import ROW_GROUP_ROWS
 

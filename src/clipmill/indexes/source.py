@@ -22,7 +22,8 @@ from ..datasets.tables.column_types import is_vector_type, plain_batch, plain_ty
 from ..datasets.tables.provenance import differences, read_provenance
 from ..datasets.tables.spark_schema import SPARK_SCHEMA_KEY
 from ..errors import DatasetError, SpecError
-from ..files.file_systems import Folder, dataset_errors, open_input, url_of
+from ..files.file_systems import dataset_errors, open_input, url_of
+from ..files.folder import Folder
 from ..files.parquet import parquet_file
 from ..messages import setting
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 from ..errors import DatasetError
-from ..files.file_systems import Folder
+from ..files.folder import Folder
 from .manifest import STAGING
 
 

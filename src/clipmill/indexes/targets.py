@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ..errors import DatasetError, SpecError
-from ..files.file_systems import Folder, dataset_errors, open_input, url_of
+from ..files.file_systems import dataset_errors, open_input, url_of
+from ..files.folder import Folder
 from ..messages import setting
 from .corpus import Corpus, check_size, open_corpus
 from .manifest import BUILDING, MANIFEST, SearchParameters, check_files, read_manifest

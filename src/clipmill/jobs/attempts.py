@@ -28,7 +28,8 @@ from typing import IO, Any, NamedTuple, Self
 from ..datasets.directory import ATTEMPTS
 from ..datasets.inputs.shards import Shard
 from ..errors import DatasetError
-from ..files.file_systems import Folder, dataset_errors, is_local
+from ..files.file_systems import dataset_errors, is_local
+from ..files.folder import Folder
 from ..files.json_text import json_text, parse_json
 from ..files.processes import may_be_alive, this_process
 

@@ -16,7 +16,8 @@ from ..datasets.tables.schemas import CONTENT_HASH, with_content_hash
 from ..encoders.document import AccessPaths
 from ..encoders.plans.row_values import MissingColumn, get_by_path
 from ..errors import DatasetError, SpecError
-from ..files.file_systems import Folder, dataset_errors
+from ..files.file_systems import dataset_errors
+from ..files.folder import Folder
 from ..messages import by_surface, setting
 from .job import Job
 from .skip_existing import files_of, finished_shards, shard_manifest

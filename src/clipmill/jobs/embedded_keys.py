@@ -14,7 +14,8 @@ from ..datasets.tables.column_types import is_list_type, is_vector_type, top_lev
 from ..datasets.tables.scalars import printable_rows
 from ..datasets.tables.schemas import CONTENT_HASH
 from ..encoders.plans.row_values import get_by_path
-from ..files.file_systems import Folder, dataset_errors
+from ..files.file_systems import dataset_errors
+from ..files.folder import Folder
 from ..files.json_text import key_text
 from ..files.parquet import parquet_file
 from .comparison import check_schema, key_column, own_provenances

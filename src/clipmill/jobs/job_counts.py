@@ -9,7 +9,8 @@ from typing import Any
 from ..datasets.formats.manifest import parse_manifest
 from ..datasets.formats.shard_writer import MANIFESTS
 from ..datasets.replacing import folder_written
-from ..files.file_systems import Folder, is_local
+from ..files.file_systems import is_local
+from ..files.folder import Folder
 from ..metrics.counts import METRICS, MODELS_LOADED, Counts, add_counts, counts_of_manifest
 
 LOOK_EVERY_S, LOOK_AT_STORE_EVERY_S = 1.0, 30.0

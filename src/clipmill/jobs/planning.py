@@ -12,7 +12,7 @@ from ..datasets.inputs.row_schemas import schema_of
 from ..datasets.inputs.shards import Shard
 from ..datasets.tables.column_types import column_type
 from ..datasets.tables.schemas import documents_schema, rows_schema
-from ..files.file_systems import Folder
+from ..files.folder import Folder
 from ..models.spec import EncoderSpec
 from .comparison import compared
 from .job import Job

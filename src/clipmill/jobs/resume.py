@@ -16,7 +16,7 @@ from ..datasets.inputs.planning import number_of, read_plan
 from ..datasets.inputs.shards import Shard
 from ..datasets.replacing import files_of, folder_written
 from ..errors import DatasetError
-from ..files.file_systems import Folder
+from ..files.folder import Folder
 from ..files.lock import LOCK
 from ..files.parted_list import Chosen
 from ..messages import setting

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..datasets.dataset import read_job, write_job
 from ..errors import DatasetError
-from ..files.file_systems import Folder
+from ..files.folder import Folder
 from ..files.lock import one_at_a_time
 from .job import Job
 

@@ -16,7 +16,7 @@ from ..datasets.directory import LISTS
 from ..datasets.formats.manifest import parse_manifest
 from ..datasets.formats.shard_writer import MANIFESTS
 from ..errors import DatasetError, SpecError, WeightsError, check_choice
-from ..files.file_systems import Folder
+from ..files.folder import Folder
 from ..files.parted_list import Codec, PartedList, store
 
 By = Literal["id", "content"]

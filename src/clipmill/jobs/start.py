@@ -18,7 +18,8 @@ from ..datasets.inputs.shards import Shard
 from ..datasets.replacing import finish_replacing, folder_written
 from ..datasets.tables.provenance import differences, read_provenance
 from ..errors import DatasetError
-from ..files.file_systems import Folder, open_location, remove_temporaries, url_of
+from ..files.file_systems import open_location, url_of
+from ..files.folder import Folder, remove_temporaries
 from ..files.json_text import json_text
 from ..files.lock import refuse_if_held
 from ..messages import setting

@@ -8,7 +8,7 @@ from typing import Any
 from ..datasets.dataset import read_job, read_manifests
 from ..datasets.summary import DatasetSummary
 from ..errors import DatasetError
-from ..files.file_systems import Folder
+from ..files.folder import Folder
 from ..files.json_text import some_of
 
 

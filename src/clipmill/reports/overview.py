@@ -14,7 +14,7 @@ from ..datasets.formats.base import part_name
 from ..datasets.summary import DatasetSummary
 from ..encoders.plans.rank_plan import CLIP_SCORE
 from ..errors import DatasetError
-from ..files.file_systems import Folder
+from ..files.folder import Folder
 from ..indexes import IndexManifest, open_index
 from ..indexes.manifest import BUILDING, MANIFEST
 from ..media.fetch_policy import FetchPolicy

@@ -6,7 +6,8 @@ import os
 from typing import Any
 
 from ..errors import DatasetError, require
-from ..files.file_systems import Folder, check_is_no_device, check_local_path, is_local
+from ..files.file_systems import check_is_no_device, check_local_path, is_local
+from ..files.folder import Folder
 from ..messages import setting
 
 _MARK_WITHIN = 2048

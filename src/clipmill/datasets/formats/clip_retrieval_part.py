@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from ...encoders.plans.row_values import MissingColumn, get_by_path
 from ...errors import DatasetError
-from ...files.file_systems import Folder
+from ...files.folder import Folder
 from ...files.json_text import json_text
 from ...files.parquet import parquet_writer
 from ..tables.column_types import TAGS, holds_bytes

@@ -18,7 +18,8 @@ from typing import Any
 import pyarrow as pa
 
 from ...errors import DatasetError, MissingExtraError, SpecError, require
-from ...files.file_systems import Folder, dataset_errors, is_local
+from ...files.file_systems import dataset_errors, is_local
+from ...files.folder import Folder
 from ...messages import setting
 from ..tables.column_types import as_schema, is_list_type
 from ..tables.provenance import read_provenance

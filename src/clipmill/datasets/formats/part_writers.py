@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ...errors import SpecError
 from ...failures import Failure
-from ...files.file_systems import Folder
+from ...files.folder import Folder
 from ...files.json_text import json_text
 from ...files.parquet import parquet_writer, refused_by_parquet
 from ...messages import setting

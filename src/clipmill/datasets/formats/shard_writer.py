@@ -11,7 +11,8 @@ from typing import IO, Any, Self
 import pyarrow as pa
 
 from ...errors import DatasetError, check_choice
-from ...files.file_systems import Folder, dataset_errors, is_local
+from ...files.file_systems import dataset_errors, is_local
+from ...files.folder import Folder
 from ...files.json_text import json_text
 from ...files.lock import one_at_a_time
 from ...messages import for_any_reader

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ...errors import DatasetError, check_choice, check_integer
-from ...files.file_systems import Folder, open_location, raise_failing_store, url_of
+from ...files.file_systems import open_location, raise_failing_store, url_of
+from ...files.folder import Folder
 from ...files.parted_list import Codec, PartedList, is_stored, open_stored, parted, store
 from ...messages import setting
 from ..directory import LISTS, PLAN_PARTS

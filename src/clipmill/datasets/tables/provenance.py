@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from ... import __version__
 from ...errors import DatasetError, SpecError
-from ...files.file_systems import Folder, dataset_errors, is_local
+from ...files.file_systems import dataset_errors, is_local
+from ...files.folder import Folder
 from ...files.json_shape import fits
 from ...files.json_text import parse_json
 from ...models.catalog.mclip import image_model
