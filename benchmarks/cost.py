@@ -31,7 +31,7 @@ from clipmill.threads import allowed_cpus
 
 _FEW = 16
 """Rows of the job that shows the startup: enough that every worker loads the model."""
-_SHARD_ROWS = 512
+_SHARDS, _SHARD_ROWS = 6, 512
 
 
 class Stages(NamedTuple):
@@ -57,7 +57,7 @@ def measure_stages(jobs: Jobs, home: Path, engine: str, rounds: int) -> Stages:
     workers = WORKERS[engine]
     pictures = home / "stage"
     if not pictures.is_dir():
-        write_drawings(pictures, 2 * (1 + workers) * _SHARD_ROWS)
+        write_drawings(pictures, _SHARDS * _SHARD_ROWS)
     starts = [jobs.run_again(Job(engine, workers, _FEW)).seconds for _ in range(rounds)]
     listings, rows = [], []
     for number in range(rounds):
