@@ -17,6 +17,7 @@ from turns import Contender
 
 from clipmill.encoders import Encoder, EncoderSpec, load_encoder
 from clipmill.encoders.plans.embed_plan import Column, ColumnPlan
+from clipmill.threads import Cores
 from clipmill.transforms import Embed
 from clipmill.transforms.elements import RowElements
 from clipmill.transforms.embed_fn import EmbedFn
@@ -71,7 +72,7 @@ def core(name: str, spec: EncoderSpec, modality: str, values: Sequence[Any]) -> 
 def embed_fn(name: str, spec: EncoderSpec, modality: str, values: Sequence[Any]) -> Contender:
     """Run Beam's `DoFn` as a runner calls it, on rows that are dicts, in one bundle and without a runner."""
     plan = ColumnPlan({"value": Column(modality, output="value_embedding")})
-    fn = EmbedFn(spec, RowElements(plan), on_failure="split", cpus=None)
+    fn = EmbedFn(spec, RowElements(plan), on_failure="split", cores=Cores())
     fn.setup()
     rows = [{"id": number, "value": value} for number, value in enumerate(values)]
     where = (MIN_TIMESTAMP, GlobalWindow(), PANE_INFO_UNKNOWN)

@@ -298,9 +298,11 @@ def test_a_worker_on_another_gpu_releases_only_the_copies_on_gpus(monkeypatch) -
     """In every precision; a copy on the CPU belongs to another spec, which would reload it again and again."""
     place = "cpu"
     monkeypatch.setattr(registry, "_resolve_device", lambda spec: place)
-    monkeypatch.setattr(
-        registry, "_load_catalog", lambda spec, *_: (Combination("torch", spec.precision), FakeModel({"dim": "8"}))
-    )
+
+    def load(spec, device, cpus):
+        return registry._key(spec, Combination("torch", spec.precision), device), FakeModel({"dim": "8"})
+
+    monkeypatch.setattr(registry, "_load_catalog", load)
     kept = load_encoder("demo", precision="fp32")
     place = "cuda:0"
     exact, reduced = (load_encoder("demo", precision=precision, exclusive=True) for precision in ("fp32", "bf16"))
@@ -308,7 +310,7 @@ def test_a_worker_on_another_gpu_releases_only_the_copies_on_gpus(monkeypatch) -
     assert load_encoder("demo", precision="fp32", exclusive=True) is exact, "both stay on one GPU"
     place = "cuda:1"
     load_encoder("demo", precision="fp32", exclusive=True)
-    assert {device for _, device in registry._models} == {"cpu", "cuda:1"}
+    assert {device for _, device, _ in registry._models} == {"cpu", "cuda:1"}
     place = "cpu"
     assert load_encoder("demo", precision="fp32") is kept
 

@@ -124,7 +124,9 @@ def test_jobs_find_them_on_disks_and_in_object_stores(tree, memory, pattern, exp
 def test_read_documents_finds_the_same(tree, tmp_path, monkeypatch, pattern, expected, of):
     root = str(tree) if of == "disk" else "bucket://b"
     if of == "bucket":  # which nothing can open
-        monkeypatch.setattr("clipmill.transforms.read.read_documents", lambda file, _: [Document(id=file.paths[0])])
+        monkeypatch.setattr(
+            "clipmill.transforms.read.read_documents", lambda file, *_, **__: [Document(id=file.paths[0])]
+        )
     p = pipeline()
     _ = p | ReadDocuments(f"{root}/{pattern}") | Keep(tmp_path / "kept")
     if not expected:

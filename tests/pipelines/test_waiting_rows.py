@@ -17,6 +17,7 @@ from clipmill.datasets import plan_shards
 from clipmill.encoders import Document, EncoderSpec, Item, load_encoder
 from clipmill.encoders.plans.embed_plan import ColumnPlan, DocumentEmbedPlan
 from clipmill.jobs.record_adapters import records_of
+from clipmill.threads import Cores
 from clipmill.transforms.elements import DocumentElements, RowElements
 from clipmill.transforms.embed_fn import EmbedFn
 from clipmill.transforms.windowed import Place
@@ -77,7 +78,7 @@ def _documents() -> tuple[DocumentElements, list[Any]]:
 @pytest.mark.parametrize("made", [_rows, _documents])
 def test_beam_elements_that_wait_are_few(made: Any) -> None:
     elements, given = made()
-    fn = EmbedFn(SPEC, elements, on_failure="split", cpus=1)
+    fn = EmbedFn(SPEC, elements, on_failure="split", cores=Cores())
     fn.setup()
     fn.start_bundle()
     place = Place(Timestamp(0), None, None)  # type: ignore[arg-type]
