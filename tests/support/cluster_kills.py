@@ -121,8 +121,16 @@ class KilledJobs:
             some = min(until, self.kills + self._draw.randint(0, 2))
             self._until_done(output, "index build", "data", build, OLD_ROWS, some)
             self._until_done(output, "index add", "more", ["--add-to", str(output)], OLD_ROWS + NEW_ROWS, until)
+            self._clean_up(output)
             assert_same(self._folder / "expected", output)
             self.done["indexes"] += 1
+
+    def _clean_up(self, output: Path) -> None:
+        """Let the next command delete what is left by one that was killed after its index was complete."""
+        if (output / "_building.json").exists():
+            command = ["index", str(self._folder / "more"), "--add-to", str(output), "--skip-existing"]
+            process = kills.start_command(self._folder, *command, *self._options)
+            assert process.wait(timeout=_PATIENCE_S) == 0, kills.said(self._folder)
 
     def _until_done(self, output: Path, phase: str, dataset: str, options: list[str], rows: int, until: int) -> None:
         """Start a command until the index has so many rows; before, it does not open, or has those that it had."""
