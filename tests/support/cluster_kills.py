@@ -101,6 +101,7 @@ class KilledJobs:
             output = self._folder / f"out-{self.done['embed jobs']}"
             whole: dict[str, bytes] = {}
             while True:
+                self._replace_dead()
                 process = kills.start(self._folder, output, *self._options)
                 code = self._disturb(process, self._moments_of_embedding(output), until)
                 there = kills.manifests(output)
@@ -140,6 +141,7 @@ class KilledJobs:
         command += ["--rows-per-shard", str(GROUP_ROWS), *self._options]
         while (found := _rows_of(output)) != rows:
             assert found == before
+            self._replace_dead()
             process = kills.start_command(self._folder, *command)
             self._disturb(process, self._moments_of_index(output, phase, shards), until)
 
@@ -235,7 +237,8 @@ class KilledOnPrism(KilledJobs):
     victims = ("sdk worker", "pool", "job server", "driver")
 
     def __init__(self, cluster: PrismCluster, folder: Path, draw: random.Random) -> None:
-        super().__init__(folder, draw, ["--engine", "beam", *cluster.options])
+        # Prism ends some time after its pool, perhaps as the next command starts, which would wait for it 300 s
+        super().__init__(folder, draw, ["--engine", "beam", *cluster.options, "--job_server_timeout=30"])
         self._cluster = cluster
 
     def _alive(self, process: subprocess.Popen, victim: str) -> list[int]:

@@ -84,7 +84,7 @@ def files_of(index: Path) -> dict[str, Path]:
 def assert_same(one: Path, other: Path) -> None:
     """Assert that two indexes have the same files, but for times and speeds, and find the same."""
     ours, theirs = files_of(one), files_of(other)
-    assert ours.keys() == theirs.keys()
+    assert ours.keys() == theirs.keys(), sorted(ours.keys() ^ theirs.keys())
     for name in ours:
         if name != "_index.json":  # which has times and speeds
             assert ours[name].read_bytes() == theirs[name].read_bytes(), name
