@@ -128,7 +128,7 @@ class KilledJobs:
 
     def _clean_up(self, output: Path) -> None:
         """Let the next command delete what is left by one that was killed after its index was complete."""
-        if (output / "_building.json").exists():
+        if (output / "_lock.json").exists() or (output / "_staging").exists():
             command = ["index", str(self._folder / "more"), "--add-to", str(output), "--skip-existing"]
             process = kills.start_command(self._folder, *command, *self._options)
             assert process.wait(timeout=_PATIENCE_S) == 0, kills.said(self._folder)
