@@ -31,7 +31,7 @@ from clipmill.threads import allowed_cpus
 
 _FEW = 16
 """Rows of the job that shows the startup: enough that every worker loads the model."""
-_SHARDS, _SHARD_ROWS = 6, 512
+_SHARDS, _SHARD_ROWS = 14, 512
 
 
 class Stages(NamedTuple):
