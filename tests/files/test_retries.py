@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import socket
+
 import pytest
 
-from clipmill.files.retries import RetryPolicy, TransientFetchError, is_transient_status, read_retry_after
+from clipmill.files.retries import (
+    RetryPolicy,
+    TransientFetchError,
+    is_failing_store,
+    is_transient_error,
+    is_transient_status,
+    read_retry_after,
+    retry_store,
+)
 
 
 class Fetch:
@@ -95,3 +106,31 @@ def test_retry_after_is_a_number_of_seconds_or_a_date(value: str, seconds: float
 
 def test_transient_statuses():
     assert [status for status in range(200, 600) if is_transient_status(status)] == [408, 425, 429, *range(500, 600)]
+
+
+def test_a_lost_connection_may_come_back_whatever_the_client_calls_it():
+    """Errors of aiohttp, which gcsfs passes on, have numbers of the operating system, and are no `ConnectionError`."""
+    import aiohttp
+
+    for number in (errno.ECONNRESET, errno.ECONNREFUSED, errno.EPIPE, errno.EHOSTUNREACH, errno.ENETUNREACH):
+        for made in (OSError, aiohttp.ClientOSError):
+            error = made(number, "lost")
+            assert is_transient_error(error) and is_failing_store(error), repr(error)
+    for error in (socket.gaierror(socket.EAI_AGAIN, "name"), aiohttp.ClientOSError(socket.EAI_AGAIN, "name")):
+        assert is_transient_error(error) and is_failing_store(error)
+
+
+@pytest.mark.parametrize("number", [None, 0], ids=["without a number", "with one"])
+@pytest.mark.parametrize("kind", [FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError])
+def test_what_does_not_pass_is_asked_once(kind, number):
+    numbers = {FileNotFoundError: errno.ENOENT, PermissionError: errno.EACCES, FileExistsError: errno.EEXIST}
+    asked = []
+
+    def call() -> None:
+        asked.append(1)
+        raise kind("x") if number is None else kind(numbers.get(kind, errno.EISDIR), "x")
+
+    policy = RetryPolicy(5, 1.0, sleep=lambda _: pytest.fail("waited"))
+    with pytest.raises(kind):
+        retry_store(call, policy)
+    assert asked == [1]

@@ -7,6 +7,7 @@ import email.utils
 import errno
 import math
 import random
+import socket
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -16,11 +17,14 @@ from ..errors import ClipmillError
 _T = TypeVar("_T")
 
 _TRANSIENT_STATUSES = (408, 425, 429)  # beside every 5xx
-# Errors of the operating system that a retry may overcome: a busy disk, a lost connection. Drivers of object stores
-# use them too, EREMOTEIO for an internal error of the store.
+# Errors of the operating system that a retry may overcome: a busy disk, a lost connection, a name that was not looked
+# up. Drivers of object stores use them too, EREMOTEIO for an internal error of the store; the errors of aiohttp, which
+# gcsfs passes on, have the numbers of lost connections and are no `ConnectionError`.
 _TRANSIENT_ERRNOS = frozenset(
     {errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ETIMEDOUT}
-    | {getattr(errno, "EREMOTEIO", errno.EIO)}
+    | {errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE, errno.ESHUTDOWN}
+    | {errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETRESET, errno.ENETUNREACH}
+    | {getattr(errno, "EREMOTEIO", errno.EIO), socket.EAI_AGAIN}
 )
 _PERMANENT = (
     *(FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError),
