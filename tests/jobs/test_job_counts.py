@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from resume_jobs import begun
 
+from clipmill.files.folder import Folder
 from clipmill.jobs import job_counts
 from clipmill.jobs.job_counts import JobCounts, pause_before_look
+
+pytest_plugins = ["resume_jobs"]
 
 
 @pytest.mark.parametrize(
@@ -31,3 +35,23 @@ def test_counts_are_asked_for_often_and_looked_up_seldom(tmp_path, monkeypatch):
     assert len(looks) == 2
     counts.counts(now=True)
     assert len(looks) == 3
+
+
+def test_a_manifest_that_moves_while_they_are_read_is_counted_later(directory, texts, monkeypatch):
+    """As when the dataset takes the place of an older one."""
+    begun(directory, texts, done=3)
+    read_many, away = Folder.read_many, {}
+
+    def moving(self: Folder, names: list[str]) -> dict[str, bytes]:
+        if not away:
+            away[names[0]] = self.read(names[0])
+            self.delete(names[0])
+        return read_many(self, names)
+
+    monkeypatch.setattr(Folder, "read_many", moving)
+    counts = JobCounts(directory, shards=5)
+    counts.start()
+    assert counts.counts(now=True)["shards", ""] == 2
+    for name, content in away.items():
+        Folder.of(directory).write(name, content)
+    assert counts.counts(now=True)["shards", ""] == 3

@@ -84,6 +84,22 @@ def test_a_shard_that_is_not_whole_is_done_again(directory, texts, tmp_path, dam
     assert contents(directory) == expected
 
 
+def test_a_manifest_that_only_a_listing_has_is_done_again(directory, texts, monkeypatch):
+    """Listings of some stores are old."""
+    undisturbed(directory, texts)
+    folder = Folder.of(directory)
+    third = read_plan(folder)[2].name
+    read_many = Folder.read_many
+
+    def gone(self: Folder, names: list[str]) -> dict[str, bytes]:
+        self.delete(f"_manifest/part-{third}.json")
+        return read_many(self, names)
+
+    monkeypatch.setattr(Folder, "read_many", gone)
+    _, progress = begin(directory, texts)
+    assert [shard.name for shard in progress.to_do] == [third]
+
+
 def test_a_dataset_whose_files_changed_is_not_called_finished(directory, texts):
     job, progress = begin(directory, texts)
     work(job, progress.to_do)

@@ -65,9 +65,11 @@ class JobCounts:
     def _look(self) -> None:
         folder = folder_written(self._directory)
         new = sorted(name for name in folder.list(MANIFESTS) if name.endswith(".json") and name not in self._seen)
-        # all are read before any is counted: a look counts all new manifests, or none
-        manifests = [parse_manifest(folder.at(name), content) for name, content in folder.read_many(new).items()]
-        for name, manifest in zip(new, manifests, strict=True):
+        # all are read before any is counted: a look counts all new manifests, or none; those that have moved to the
+        # place of an older dataset since they were listed are counted by the next look
+        read = folder.read_many(new)
+        manifests = {name: parse_manifest(folder.at(name), content) for name, content in read.items()}
+        for name, manifest in manifests.items():
             add_counts(self._counts, counts_of_manifest(manifest))
             self._count_loads(manifest)
             self._seen.add(name)

@@ -126,7 +126,8 @@ def look_back(directory: str, shards: Sequence[Shard], previous: PreviousRun) ->
     for pairs in _batches(_paired(shards, previous.plan)):
         there = [name for now, _ in pairs if now is not None and (name := manifest_name(now.name)) in sizes]
         contents = folder.read_many([places.get(name, name) for name in there])
-        manifests = {name: manifest_or_none(contents[places.get(name, name)]) for name in there}
+        found = {name: contents.get(places.get(name, name)) for name in there}
+        manifests = {name: manifest_or_none(content) for name, content in found.items() if content is not None}
         for now, before in pairs:
             if now is None:
                 gone += before is not None and manifest_name(before.name) in sizes
