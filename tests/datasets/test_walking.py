@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import random
@@ -16,6 +17,8 @@ from clipmill.datasets.inputs import walking
 from clipmill.datasets.inputs.listing import list_inputs
 from clipmill.datasets.inputs.sidecars import attach_sidecars, is_image
 from clipmill.datasets.inputs.walking import Listed, walk
+from clipmill.errors import DatasetError
+from clipmill.files import retries
 from clipmill.files.file_systems import open_location
 
 NAMES = [
@@ -156,3 +159,31 @@ def test_inputs_that_overlap_are_read_once(tmp_path):
     write_tree(fsspec.filesystem("file"), str(tmp_path), ["a/1.jpg", "a/2.jpg", "ab/3.jpg", "b/4.jpg"])
     given = [f"{tmp_path}/b", f"{tmp_path}/a/2.jpg", f"{tmp_path}/a", f"{tmp_path}/ab", f"{tmp_path}/*/3.jpg"]
     assert [Path(file.path).name for file in list_inputs(given)] == ["4.jpg", "2.jpg", "1.jpg", "3.jpg"]
+
+
+@pytest.mark.parametrize("pattern", ["", "/*.jpg", "/1.jpg"])
+@pytest.mark.parametrize("failures", [1, 2, 3])
+def test_a_store_that_did_not_answer_has_the_same_inputs(tmp_path, monkeypatch, pattern, failures):
+    """`isdir` and `exists` of most drivers are False then: a folder would be read as a file, or not be there."""
+    fs, root = open_location(f"memory://{tmp_path.name}")
+    write_tree(fs, root, ["1.jpg", "2.jpg"])
+    location = f"memory://{tmp_path.name}{pattern}"
+    expected = [file.path for file in list_inputs([location])]
+    left, info = [0], type(fs).info
+
+    def failing(self, *args, **options):
+        if left[0]:
+            left[0] -= 1
+            raise OSError(errno.EIO, "internal error")
+        return info(self, *args, **options)
+
+    monkeypatch.setattr(retries, "STORE_RETRIES", retries.RetryPolicy(attempts=4, pause_s=0.0))
+    for name, own in (("info", failing), ("isdir", fsspec.AbstractFileSystem.isdir)):
+        monkeypatch.setattr(type(fs), name, own)
+    monkeypatch.setattr(type(fs), "exists", fsspec.AbstractFileSystem.exists)
+    left[0] = failures
+    assert [file.path for file in list_inputs([location])] == expected
+    assert left == [0]
+    left[0] = 1000
+    with pytest.raises(DatasetError, match=r"cannot look at .*: input/output error"):
+        list(list_inputs([location]))

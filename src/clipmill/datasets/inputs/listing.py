@@ -12,6 +12,7 @@ from typing import Any, Literal
 from ...errors import DatasetError
 from ...files.compression import SUFFIXES
 from ...files.file_systems import dataset_errors, is_local, open_location, url_of
+from ...files.folder import Folder
 from ...files.retries import retry_store
 from .globs import Glob, is_glob
 from .sidecars import attach_sidecars
@@ -159,11 +160,12 @@ def list_location(location: str) -> tuple[Iterator[Listed], str]:
 
 
 def _list_location(location: str, fs: Any, path: str) -> tuple[Iterator[Listed], str]:
-    if fs.isdir(path):
+    kind = _kind_of_place(fs, path)
+    if kind == "directory":
         skipped: dict[str, Skipped] = {}
         found = files_of(AllBelow(url_of(fs, path)), walk(fs, path, skipped=skipped), skipped)
         return _listing(location, found), ": the folder holds no files"
-    if fs.exists(path) or (is_local(fs) and os.path.lexists(path)):
+    if kind is not None or (is_local(fs) and os.path.lexists(path)):
         if (file := list_file(fs, path)) is None:
             raise DatasetError(f"input {path!r} is neither a regular file nor a folder")
         return iter([file]), ""
@@ -172,9 +174,17 @@ def _list_location(location: str, fs: Any, path: str) -> tuple[Iterator[Listed],
     glob, root = Glob(url_of(fs, path)), Glob(path).root or "/"
     skipped = {}
     candidates: Iterator[Listed] = iter(())
-    if fs.isdir(root):
+    if _kind_of_place(fs, root) == "directory":
         candidates = walk(fs, root, glob.depth, hidden=glob.finds_hidden, skipped=skipped)
     return _listing(location, files_of(glob, candidates, skipped)), NO_MATCH
+
+
+def _kind_of_place(fs: Any, path: str) -> str | None:
+    """Return what a path is, as `Folder.kind`; an object that is a prefix of others too is a directory.
+
+    For a store that did not answer, `isdir` and `exists` of some drivers are False.
+    """
+    return "directory" if fs.isdir(path) else Folder(fs, path).kind()
 
 
 def _listing(location: str, files: Iterator[Listed]) -> Iterator[Listed]:
