@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.dataset as pads
@@ -11,6 +14,7 @@ from cli_helpers import run
 
 from clipmill.datasets.inputs import RelativeNames, plan_shards
 from clipmill.datasets.inputs.listing import list_inputs
+from clipmill.datasets.inputs.shards import Shard
 from clipmill.errors import DatasetError
 
 
@@ -61,6 +65,49 @@ def test_two_files_of_one_name_are_refused(tmp_path, capsys):
     RelativeNames([str(tmp_path)]).check(plan_shards([str(tmp_path)]))
     assert run("embed", *inputs, "--id", "relative", "-o", tmp_path / "out", "--model", "fake::dim=4") == 2
     assert "both named '1.png'" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+class Generated(Sequence):
+    """Shards of files in two folders, of which none is held."""
+
+    def __init__(self, shards: int, files: int) -> None:
+        self._shards, self._files = shards, files
+
+    def __len__(self) -> int:
+        return self._shards
+
+    def __getitem__(self, number: int) -> Shard:
+        if number >= self._shards:
+            raise IndexError
+        paths = tuple(f"/m/{'ab'[number % 2]}/{number:05d}/{file:05d}.jpg" for file in range(self._files))
+        return Shard(f"{number:05d}-a", "files", paths)
+
+
+def test_the_names_of_files_are_not_held_while_they_are_checked():
+    shards = Generated(100, 1000)
+    names = RelativeNames(["/m/a", "/m/b"])
+    tracemalloc.start()
+    try:
+        names.check(shards)
+        assert tracemalloc.get_traced_memory()[1] < 40 * 100 * 1000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_name_takes_few_steps_among_many_inputs():
+    names = RelativeNames([f"/m/photos/{number}.jpg" for number in range(500)])
+    steps = 0
+
+    def count(frame: object, event: str, called: object) -> None:
+        nonlocal steps
+        steps += event == "c_call"
+
+    sys.setprofile(count)
+    try:
+        name = names("/m/photos/7.jpg")
+    finally:
+        sys.setprofile(None)
+    assert name == "7.jpg" and steps < 20
 
 
 def ids(dataset: Path) -> set[str]:

@@ -203,7 +203,13 @@ Records = DocumentRecords | RowRecords
 
 def name_of(job: Job) -> Callable[[str], str]:
     """Return the function that names files, and rows without an id, by their places."""
-    return RelativeNames(job.relative_to) if job.relative_to else as_they_are
+    return _relative_names(job.relative_to) if job.relative_to else as_they_are
+
+
+@functools.lru_cache(maxsize=4)
+def _relative_names(inputs: tuple[str, ...]) -> RelativeNames:
+    """Return the names relative to inputs, of which there may be many: a process makes them once for all shards."""
+    return RelativeNames(inputs)
 
 
 def records_of(job: Job) -> Records:

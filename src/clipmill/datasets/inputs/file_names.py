@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import array
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from ...errors import DatasetError
 from ...files.file_systems import open_location, url_of
@@ -22,31 +25,41 @@ class RelativeNames:
     def __init__(self, inputs: Sequence[str]) -> None:
         """Take the inputs of a job as the user named them."""
         self._inputs = list(inputs)
-        folders: dict[str, None] = {}
+        folders: set[str] = set()
         for location in inputs:
             path = url_of(*open_location(location)).rstrip("/")
             # an input is a folder, a file or a pattern: whichever it is, the longest that a path begins with is right
-            folders[path + "/"] = folders[path.rpartition("/")[0] + "/"] = None
+            folders |= {path + "/", path.rpartition("/")[0] + "/"}
             if is_glob(path):
-                folders[Glob(path).root + "/"] = None
-        self._folders = sorted(folders, key=len, reverse=True)
+                folders.add(Glob(path).root + "/")
+        self._folders = folders
 
     def __call__(self, place: str) -> str:
         """Return the name of a path or URL, or of a place such as `<path>:<line>`; unchanged outside all inputs."""
-        return next((place[len(one) :] for one in self._folders if place.startswith(one)), place)
+        end = place.rfind("/") + 1
+        while end and place[:end] not in self._folders:
+            end = place.rfind("/", 0, end - 1) + 1
+        return place[end:]
 
-    def check(self, shards: Iterable[Shard]) -> None:
-        """Raise `DatasetError` for two files of several inputs that would have one name."""
+    def check(self, shards: Sequence[Shard]) -> None:
+        """Raise `DatasetError` for two files of several inputs that would have one name.
+
+        Memory holds 16 bytes for each file, and the names that may be there twice: of tables with several shards, too.
+        """
         if len(self._inputs) < 2:
             return
+        hashes = array.array("q", (hash(self(path)) for shard in shards for path in shard.paths))
+        if not hashes:
+            return
+        found = np.sort(np.frombuffer(hashes, np.int64))
+        twice = set(found[1:][found[1:] == found[:-1]].tolist())
         taken: dict[str, str] = {}
-        for shard in shards:
-            for path in shard.paths:
-                if (other := taken.setdefault(self(path), path)) != path:
-                    raise DatasetError(
-                        f"relative to their inputs, {other} and {path} are both named {self(path)!r}, and ids would be "
-                        "there twice; give the folder that holds both as one input, or keep absolute ids"
-                    )
+        for path in (path for shard in shards if twice for path in shard.paths):
+            if hash(name := self(path)) in twice and (other := taken.setdefault(name, path)) != path:
+                raise DatasetError(
+                    f"relative to their inputs, {other} and {path} are both named {name!r}, and ids would be there "
+                    "twice; give the folder that holds both as one input, or keep absolute ids"
+                )
 
 
 def renamed(row: SourceRow, name_of: Callable[[str], str]) -> SourceRow:
