@@ -116,6 +116,14 @@ def test_a_worker_reads_a_part_once_and_keeps_a_few(folder, small_parts, monkeyp
     assert read == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
 
 
+def test_chosen_items_are_all_that_is_read(folder, small_parts, monkeypatch):
+    """A job that lacks one of many shards does not read the plan of all."""
+    decoded = []
+    codec = Codec(int, lambda value: decoded.append(value) or value)
+    chosen = Chosen(store(range(40), folder, "numbers", codec), [5, 38, 39])
+    assert list(chosen) == [5, 38, 39] and decoded == [5, 38, 39]
+
+
 @pytest.mark.parametrize("starts", ["[1]", "[0, 0]", "[0, 9, 4]", "[]", "[0, 0.5]", "null"])
 def test_a_damaged_index_is_said(folder, starts):
     store(range(3), folder, "numbers", NUMBERS)

@@ -182,14 +182,8 @@ class Chosen(Sequence[T]):
         return self._whole[int(self._positions[at])]
 
     def __iter__(self) -> Iterator[T]:
-        wanted = iter(self._positions.tolist())
-        following = next(wanted, None)
-        for number, item in enumerate(self._whole):
-            if following is None:
-                return
-            if number == following:
-                yield item
-                following = next(wanted, None)
+        for position in self._positions.tolist():  # other parts of the other list are not read
+            yield self._whole[position]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and len(self) == len(other) and all(map(_equal, self, other))
