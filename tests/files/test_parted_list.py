@@ -9,7 +9,7 @@ import fsspec
 import pytest
 
 from clipmill.errors import DatasetError
-from clipmill.files import parted_list
+from clipmill.files import list_parts, parted_list
 from clipmill.files.folder import Folder
 from clipmill.files.parted_list import Chosen, Codec, is_stored, open_stored, parted, store
 
@@ -29,7 +29,7 @@ def folder(request, tmp_path):
 @pytest.fixture
 def small_parts(monkeypatch):
     monkeypatch.setattr(parted_list, "_PART_ITEMS", 4)
-    monkeypatch.setattr(parted_list, "_IN_MEMORY", 10)
+    monkeypatch.setattr(list_parts, "_IN_MEMORY", 10)
 
 
 @pytest.mark.parametrize("count", [0, 1, 4, 5, 19])
@@ -59,7 +59,7 @@ def test_one_list_takes_the_place_of_another(folder, small_parts):
     new = store(range(50, 55), folder, "numbers", NUMBERS)
     assert list(open_stored(folder, "numbers", NUMBERS)) == list(range(50, 55))
     assert all(name.startswith(f"numbers/{new.id}-") for name in folder.list("numbers"))
-    parted_list._starts_of.cache_clear()  # as in another process
+    list_parts._starts_of.cache_clear()  # as in another process
     with pytest.raises(DatasetError, match="is gone: the job that this worker was started for has ended"):
         list(pickle.loads(sent))
 
@@ -71,7 +71,7 @@ def test_a_list_is_found_where_it_was_moved_to(folder, small_parts):
     for name in list(below.list()):
         folder.write(name, below.read(name))
         below.delete(name)
-        parted_list._starts_of.cache_clear()
+        list_parts._starts_of.cache_clear()
         assert list(pickle.loads(sent)) == list(range(9))
     assert open_stored(below, "numbers", NUMBERS) is None
 
@@ -105,10 +105,8 @@ def test_chosen_items(folder, small_parts, positions):
 def test_a_worker_reads_a_part_once_and_keeps_a_few(folder, small_parts, monkeypatch):
     read = []
     there = store(range(40), folder, "numbers", NUMBERS)
-    original = parted_list._Stored.read
-    monkeypatch.setattr(
-        parted_list._Stored, "read", lambda self, *given: read.append(given[0]) or original(self, *given)
-    )
+    original = list_parts.Stored.read
+    monkeypatch.setattr(list_parts.Stored, "read", lambda self, *given: read.append(given[0]) or original(self, *given))
     parted_list._cache.clear()
     assert [there[n] for n in range(8)] == list(range(8))
     assert read == [0, 1]

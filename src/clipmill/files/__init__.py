@@ -12,6 +12,7 @@
 - `arrow_stream`: Arrow files and streams, whose batches are checked likewise
 - `json_text`: values as JSON, and strings that UTF-8 can encode;
   `json_shape`: whether JSON that was read is what was written
-- `parted_list`: long lists in parts, of which memory holds a few; `local_files`: lists the files below a folder
+- `parted_list`: long lists in parts, of which memory holds a few; `list_parts`: where the parts are
+- `local_files`: lists the files below a folder
 - `times`: durations and moments in nanoseconds
 """

@@ -13,19 +13,14 @@ from __future__ import annotations
 
 import bisect
 import collections
-import contextlib
-import functools
 import gzip
-import hashlib
-import itertools
 import json
-import tempfile
+import operator
 import threading
-import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import IO, Any, NamedTuple, Self, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 
@@ -33,18 +28,14 @@ from ..errors import DatasetError
 from ..messages import Message
 from .file_systems import is_local
 from .folder import Folder
-from .json_shape import fits
-from .json_text import json_text, parse_json
+from .json_text import parse_json
+from .list_parts import Index, Spool, Stored
 
 T = TypeVar("T")
 
 _PART_ITEMS, _PART_BYTES = 1000, 2 * 2**20
 """Limits of a part, in items and in bytes before it is compressed: a worker reads a part for one of its items."""
-_IN_MEMORY = 8 * 2**20
-"""Bytes of compressed parts above which a list that is in no folder goes to a temporary file."""
 _CACHED_PARTS = 4
-_LEVEL = 1
-"""Of compression. Items are so repetitive that a higher level would gain little."""
 _AT_ONCE = 16
 """Parts that are written to an object store in parallel; the threads only wait."""
 
@@ -66,14 +57,34 @@ class Codec(NamedTuple):
     hint: Message | str = ""
 
 
-class PartedList(Sequence[T]):
+class _Items(Sequence[T]):
+    """A sequence whose items are made when they are asked for; equal to any sequence of equal items."""
+
+    def _at(self, number: int) -> T:
+        raise NotImplementedError
+
+    @overload
+    def __getitem__(self, at: int) -> T: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[T]: ...
+    def __getitem__(self, at: int | slice) -> T | list[T]:
+        numbers = range(len(self))[at]
+        return [self._at(number) for number in numbers] if isinstance(numbers, range) else self._at(numbers)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(operator.eq, self, other))
+
+    __hash__ = None  # type: ignore[assignment]  # compares with lists
+
+
+class PartedList(_Items[T]):
     """A list whose parts are read when they are needed; see `parted` and `store`.
 
     Iterating holds one part. Equal if the items are. A list in a folder pickles to its address, any other one cannot
     be pickled.
     """
 
-    def __init__(self, source: _Spool | _Stored, codec: Codec) -> None:
+    def __init__(self, source: Spool | Stored, codec: Codec) -> None:
         self._source = source
         self._codec = codec
 
@@ -85,19 +96,12 @@ class PartedList(Sequence[T]):
     @property
     def is_stored(self) -> bool:
         """Whether the list is in a folder."""
-        return isinstance(self._source, _Stored)
+        return isinstance(self._source, Stored)
 
     def __len__(self) -> int:
         return self._source.starts[-1]
 
-    @overload
-    def __getitem__(self, at: int) -> T: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[T]: ...
-    def __getitem__(self, at: int | slice) -> T | list[T]:
-        if isinstance(at, slice):
-            return [self[number] for number in range(*at.indices(len(self)))]
-        number = range(len(self))[at]
+    def _at(self, number: int) -> T:
         part = bisect.bisect_right(self._source.starts, number) - 1
         return self._item(part, self._cached_lines(part)[number - self._source.starts[part]])
 
@@ -109,7 +113,7 @@ class PartedList(Sequence[T]):
     def __eq__(self, other: object) -> bool:
         if isinstance(other, PartedList):
             return self.id == other.id
-        return isinstance(other, Sequence) and len(self) == len(other) and all(map(_equal, self, other))
+        return super().__eq__(other)
 
     __hash__ = None  # type: ignore[assignment]  # compares with lists
 
@@ -140,7 +144,7 @@ class PartedList(Sequence[T]):
     def _lines(self, part: int) -> list[bytes]:
         """Read the encoded items of a part."""
         try:
-            lines = gzip.decompress(self._source.read(part, self._codec)).splitlines()
+            lines = gzip.decompress(self._source.read(part)).splitlines()
         except (OSError, EOFError, ValueError, zlib.error) as err:
             raise self._damaged(part, err) from err
         starts = self._source.starts
@@ -152,7 +156,7 @@ class PartedList(Sequence[T]):
         return DatasetError(f"{self._source.name_of(part)} is damaged ({error})", hint=self._codec.hint)
 
 
-class Chosen(Sequence[T]):
+class Chosen(_Items[T]):
     """Some items of another list, in its order; pickles to that list and a bit for each of its items, compressed."""
 
     def __init__(self, whole: Sequence[T], positions: Sequence[int] | np.ndarray) -> None:
@@ -172,32 +176,17 @@ class Chosen(Sequence[T]):
     def __len__(self) -> int:
         return len(self._positions)
 
-    @overload
-    def __getitem__(self, at: int) -> T: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[T]: ...
-    def __getitem__(self, at: int | slice) -> T | list[T]:
-        if isinstance(at, slice):
-            return [self._whole[number] for number in self._positions[at].tolist()]
-        return self._whole[int(self._positions[at])]
+    def _at(self, number: int) -> T:
+        return self._whole[int(self._positions[number])]
 
     def __iter__(self) -> Iterator[T]:
         for position in self._positions.tolist():  # other parts of the other list are not read
             yield self._whole[position]
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and len(self) == len(other) and all(map(_equal, self, other))
-
-    __hash__ = None  # type: ignore[assignment]  # compares with lists
-
     def __reduce__(self) -> tuple[Any, ...]:
         bits = np.zeros(len(self._whole), bool)
         bits[self._positions] = True
         return _chosen, (self._whole, zlib.compress(np.packbits(bits).tobytes()))
-
-
-def _equal(one: object, other: object) -> bool:
-    return one == other
 
 
 def _chosen(whole: Sequence[T], bits: bytes) -> Chosen[T]:
@@ -212,7 +201,7 @@ def is_stored(items: Sequence[Any]) -> bool:
 
 def parted(items: Iterable[T], codec: Codec) -> PartedList[T]:
     """Take items one by one into a list that is in no folder yet; if it is long, it is in a temporary file."""
-    spool = _Spool()
+    spool = Spool()
     held: list[bytes] = []
     nbytes = 0
     for item in items:
@@ -233,12 +222,12 @@ def store(
     """Write a list into a folder, in the place of one that has the same name; see `open_stored`."""
     made = items if isinstance(items, PartedList) else parted(items, codec)
     urls = [folder.url] if moved_to is None else [folder.url, moved_to.url]
-    there = _Stored(urls, name, made.id, made._source.starts)
+    there = Stored(urls, name, made.id, made._source.starts)
     parts = range(len(made._source.starts) - 1)
     folder.make(name)
 
     def write(part: int) -> None:
-        folder.write(there.part_name(part), made._source.read(part, codec))
+        folder.write(there.part_name(part), made._source.read(part))
 
     old = [one for one in folder.list(name) if one.startswith(f"{name}/") and not one.startswith(f"{name}/{made.id}-")]
     if is_local(folder.fs):
@@ -247,7 +236,7 @@ def store(
     else:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             list(pool.map(write, parts))
-    folder.write(f"{name}.json", json_text({"id": made.id, "starts": made._source.starts}).encode())
+    Index(made.id, made._source.starts).write(folder, name)
     for one in old:
         folder.delete(one)
     return PartedList(there, codec)
@@ -266,127 +255,8 @@ def open_stored(folder: Folder, name: str, codec: Codec, *, moved_to: Folder | N
         DatasetError: If its index is damaged.
     """
     try:
-        index = _Index.read(folder, name, codec)
+        index = Index.read(folder, name, codec.hint)
     except FileNotFoundError:
         return None
     urls = [folder.url] if moved_to is None else [folder.url, moved_to.url]
-    return PartedList(_Stored(urls, name, index.id, index.starts), codec)
-
-
-class _Index(NamedTuple):
-    """What `name.json` holds."""
-
-    id: str
-    starts: list[int]
-
-    @classmethod
-    def read(cls, folder: Folder, name: str, codec: Codec) -> Self:
-        """Read the index of a list; raise `FileNotFoundError` if there is none, `DatasetError` if it is damaged."""
-        content = folder.read(f"{name}.json")
-        try:
-            found = parse_json(content)
-            if not fits(found, {"id": _is_id, "starts": [int]}):
-                raise ValueError("clipmill does not write such values")
-            starts = found["starts"]
-            if starts[:1] != [0] or any(one >= two for one, two in itertools.pairwise(starts)):
-                raise ValueError("its parts are not in order")
-        except ValueError as err:
-            raise DatasetError(f"{folder.url}/{name}.json is damaged ({err})", hint=codec.hint) from err
-        return cls(found["id"], starts)
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= 64 and value.isalnum() and value.isascii()
-
-
-class _Spool:
-    """The parts of a list that is in no folder."""
-
-    def __init__(self) -> None:
-        self.starts = [0]
-        self._places = [0]
-        self._file: IO[bytes] = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - lives as long as the list
-        weakref.finalize(self, self._file.close)
-        self._hash = hashlib.sha256()
-        self._lock = threading.Lock()
-
-    @property
-    def id(self) -> str:
-        return self._hash.hexdigest()[:16]
-
-    @property
-    def key(self) -> Any:
-        return self.id
-
-    def name_of(self, part: int) -> str:
-        return f"part {part} of a temporary list"
-
-    def add(self, lines: list[bytes]) -> None:
-        content = b"\n".join(lines) + b"\n"
-        self._hash.update(content)
-        self._places.append(self._places[-1] + self._file.write(gzip.compress(content, _LEVEL, mtime=0)))
-        self.starts.append(self.starts[-1] + len(lines))
-
-    def read(self, part: int, codec: Codec) -> bytes:
-        with self._lock:
-            self._file.seek(self._places[part])
-            content = self._file.read(self._places[part + 1] - self._places[part])
-            self._file.seek(self._places[-1])
-        return content
-
-    def __reduce__(self) -> Any:
-        raise TypeError("a list in a temporary file cannot be pickled; store it in a folder")
-
-
-class _Stored:
-    """The parts of a list in a folder; pickles to its address."""
-
-    def __init__(self, urls: Sequence[str], name: str, id: str, starts: list[int] | None = None) -> None:
-        self._urls = urls
-        self._name = name
-        self.id = id
-        self._starts = starts
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Stored, (self._urls, self._name, self.id)
-
-    @property
-    def starts(self) -> list[int]:
-        if self._starts is None:
-            self._starts = _starts_of(tuple(self._urls), self._name, self.id)
-        return self._starts
-
-    @property
-    def key(self) -> Any:
-        return tuple(self._urls), self._name, self.id
-
-    def name_of(self, part: int) -> str:
-        return f"{self._urls[0]}/{self.part_name(part)}"
-
-    def part_name(self, part: int) -> str:
-        return f"{self._name}/{self.id}-{part:05d}.jsonl.gz"
-
-    def read(self, part: int, codec: Codec) -> bytes:
-        for url in self._urls:
-            try:
-                return Folder.of(url).read(self.part_name(part))
-            except FileNotFoundError:
-                continue
-        raise _gone(self.name_of(part))
-
-
-@functools.lru_cache(maxsize=16)
-def _starts_of(urls: tuple[str, ...], name: str, id: str) -> list[int]:
-    """Return where the parts of a list begin; a process reads its index once."""
-    for url in urls:
-        with contextlib.suppress(FileNotFoundError):
-            index = _Index.read(Folder.of(url), name, Codec(str, str))
-            if index.id == id:
-                return index.starts
-    raise _gone(f"{urls[0]}/{name}.json of the list {id}")
-
-
-def _gone(what: str) -> DatasetError:
-    return DatasetError(
-        f"{what} is gone: the job that this worker was started for has ended, or was started again and planned anew"
-    )
+    return PartedList(Stored(urls, name, index.id, index.starts), codec)
