@@ -55,6 +55,19 @@ def test_every_listed_file_has_a_name_below_its_input(tmp_path, pattern):
     )
 
 
+@pytest.mark.parametrize("given", [["{0}"], ["{0}/1.png"], ["{0}", "{0}/1.png"]])
+def test_an_existing_folder_is_no_pattern_though_it_looks_like_a_wrong_one(tmp_path, given):
+    """`3-0` would be no range."""
+    folder = tmp_path / "photos [2023-01]"
+    folder.mkdir()
+    (folder / "1.png").write_bytes(b"")
+    inputs = [one.format(folder) for one in given]
+    assert [file.path for file in list_inputs(inputs)] == [f"{folder}/1.png"]
+    assert RelativeNames(inputs)(f"{folder}/1.png") == "1.png"
+    with pytest.raises(DatasetError, match=r"the pattern '.*\[3-0\]' is not valid"):
+        list(list_inputs([f"{tmp_path}/[3-0]"]))
+
+
 def test_two_files_of_one_name_are_refused(tmp_path, capsys):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

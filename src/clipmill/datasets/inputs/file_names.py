@@ -10,7 +10,7 @@ import numpy as np
 
 from ...errors import DatasetError
 from ...files.file_systems import open_location, url_of
-from .globs import Glob, is_glob
+from .globs import is_glob, root_of
 from .shards import Shard
 from .source_row import SourceRow
 
@@ -31,7 +31,7 @@ class RelativeNames:
             # an input is a folder, a file or a pattern: whichever it is, the longest that a path begins with is right
             folders |= {path + "/", path.rpartition("/")[0] + "/"}
             if is_glob(path):
-                folders.add(Glob(path).root + "/")
+                folders.add(root_of(path) + "/")
         self._folders = folders
 
     def __call__(self, place: str) -> str:

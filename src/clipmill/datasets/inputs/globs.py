@@ -15,6 +15,17 @@ def is_glob(path: str) -> bool:
     return _MAGIC.search(path) is not None
 
 
+def prefix_of(path: str) -> str:
+    """Return the text before the first wildcard, of paths that need not be patterns."""
+    wildcard = _MAGIC.search(path)
+    return path[: wildcard.start()] if wildcard else path
+
+
+def root_of(path: str) -> str:
+    """Return the folder above the first part with a wildcard, of paths that need not be patterns."""
+    return prefix_of(path).rpartition("/")[0]
+
+
 class Glob:
     """A pattern of absolute paths or URLs.
 
@@ -31,9 +42,7 @@ class Glob:
 
     def __init__(self, pattern: str) -> None:
         """Compile a pattern; raise `DatasetError` if a set of characters is not valid, such as `[z-a]`."""
-        wildcard = _MAGIC.search(pattern)
-        self.prefix = pattern[: wildcard.start()] if wildcard else pattern
-        self.root = self.prefix.rpartition("/")[0]
+        self.prefix, self.root = prefix_of(pattern), root_of(pattern)
         rest = pattern[len(self.root) :].lstrip("/")
         self.depth = None if "**" in rest else rest.count("/") + 1
         self.finds_hidden = any(part.startswith(".") for part in rest.split("/"))

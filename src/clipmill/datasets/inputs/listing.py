@@ -14,7 +14,7 @@ from ...files.compression import SUFFIXES
 from ...files.file_systems import dataset_errors, is_local, open_location, url_of
 from ...files.folder import Folder
 from ...files.retries import retry_store
-from .globs import Glob, is_glob
+from .globs import Glob, is_glob, prefix_of, root_of
 from .sidecars import attach_sidecars
 from .walking import HIDDEN, Listed, Skipped, list_file, walk
 
@@ -136,7 +136,7 @@ def _overlapping(locations: Sequence[str]) -> set[str]:
 def _start_of(location: str) -> str:
     """Return how the paths of all files of an input begin, without the scheme, which may have several names."""
     _, mark, rest = location.partition("://")
-    return Glob(rest if mark else os.path.abspath(os.path.expanduser(location))).prefix
+    return prefix_of(rest if mark else os.path.abspath(os.path.expanduser(location)))
 
 
 def _digest_of(path: str) -> bytes:
@@ -171,7 +171,7 @@ def _list_location(location: str, fs: Any, path: str) -> tuple[Iterator[Listed],
         return iter([file]), ""
     if not is_glob(path):
         return iter(()), ": no such file or folder"
-    glob, root = Glob(url_of(fs, path)), Glob(path).root or "/"
+    glob, root = Glob(url_of(fs, path)), root_of(path) or "/"
     skipped = {}
     candidates: Iterator[Listed] = iter(())
     if _kind_of_place(fs, root) == "directory":
