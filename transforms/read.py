@@ -10,7 +10,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.pvalue import PBegin, PCollection
 
 from ..datasets.inputs import ReaderOptions, Shard, read_documents, whole_file
-from ..datasets.inputs.file_names import RelativeNames, as_they_are
+from ..datasets.inputs.file_names import namer
 from ..datasets.inputs.globs import Glob, is_glob
 from ..datasets.inputs.listing import NO_MATCH, AllBelow, files_of, list_location
 from ..datasets.inputs.recognition import recognised_inputs
@@ -123,8 +123,7 @@ class _ReadFn(beam.DoFn):
         self._relative_to = relative_to
 
     def process(self, file: Shard) -> Iterable[Document]:
-        name_of = RelativeNames(self._relative_to) if self._relative_to else as_they_are
-        return read_documents(file, self._options, name_of=name_of)
+        return read_documents(file, self._options, name_of=namer(self._relative_to))
 
 
 def _list_input(given: str) -> tuple[Iterator[Listed], str]:

@@ -12,10 +12,11 @@ import pyarrow.dataset as pads
 import pytest
 from cli_helpers import run
 
-from clipmill.datasets.inputs import RelativeNames, plan_shards
+from clipmill.datasets.inputs import RelativeNames, file_names, plan_shards
 from clipmill.datasets.inputs.listing import list_inputs
 from clipmill.datasets.inputs.shards import Shard
 from clipmill.errors import DatasetError
+from clipmill.files.file_systems import open_location
 
 
 @pytest.mark.parametrize(
@@ -48,9 +49,10 @@ def test_every_listed_file_has_a_name_below_its_input(tmp_path, pattern):
     for folder in ("a", "b", "[ab]"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "1.png").write_bytes(b"")
+    (tmp_path / "0.png").write_bytes(b"")
     location = f"{tmp_path}{pattern}"
-    names = [RelativeNames([location])(file.path) for file in list_inputs([location], allow_empty=True)]
-    assert all(
+    names = [RelativeNames([location])(file.path) for file in list_inputs([location])]
+    assert names and all(
         not name.startswith("/") and (tmp_path / "[ab]" / name).exists() != (tmp_path / name).exists() for name in names
     )
 
@@ -168,3 +170,13 @@ def test_beam_reads_documents_with_relative_ids(tmp_path):
     with beam.Pipeline("FnApiRunner") as p:
         found = p | ReadDocuments(tmp_path, relative_ids=True) | beam.Map(lambda one: (one.id, one.uri))
         assert_that(found, equal_to([("sub/1.png", f"{tmp_path}/sub/1.png"), ("t.jsonl:1", None)]))
+
+
+def test_a_process_prepares_many_inputs_once(monkeypatch):
+    """There may be 100,000, and they take longer than a shard."""
+    prepared = []
+    monkeypatch.setattr(file_names, "open_location", lambda one: prepared.append(one) or open_location(one))
+    inputs = [f"/m/{number}/once.jpg" for number in range(5)]
+    for _ in range(3):
+        assert file_names.namer(list(inputs))("/m/3/once.jpg") == "once.jpg"
+    assert len(prepared) == 5

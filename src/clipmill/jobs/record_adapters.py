@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ..datasets.formats.shard_sink import FinishedRow
 from ..datasets.inputs.columnar import Selection
-from ..datasets.inputs.file_names import RelativeNames, as_they_are, renamed
+from ..datasets.inputs.file_names import namer, renamed
 from ..datasets.inputs.readers import read_documents
 from ..datasets.inputs.rows import read_rows
 from ..datasets.inputs.samples import AUDIO, IMAGE, KEY, member_columns
@@ -203,13 +203,7 @@ Records = DocumentRecords | RowRecords
 
 def name_of(job: Job) -> Callable[[str], str]:
     """Return the function that names files, and rows without an id, by their places."""
-    return _relative_names(job.relative_to) if job.relative_to else as_they_are
-
-
-@functools.lru_cache(maxsize=4)
-def _relative_names(inputs: tuple[str, ...]) -> RelativeNames:
-    """Return the names relative to inputs, of which there may be many: a process makes them once for all shards."""
-    return RelativeNames(inputs)
+    return namer(job.relative_to)
 
 
 def records_of(job: Job) -> Records:

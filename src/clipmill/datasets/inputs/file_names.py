@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -68,6 +69,19 @@ def renamed(row: SourceRow, name_of: Callable[[str], str]) -> SourceRow:
     if failure is not None and failure.row == row.place:
         failure = dataclasses.replace(failure, row=place)
     return row._replace(place=place, failure=failure)
+
+
+def namer(relative_to: Sequence[str]) -> Callable[[str], str]:
+    """Return the function that names places: relative to inputs, or as they are if there are none.
+
+    There may be many inputs: a process prepares them once for all shards.
+    """
+    return _relative(tuple(relative_to)) if relative_to else as_they_are
+
+
+@functools.lru_cache(maxsize=4)
+def _relative(inputs: tuple[str, ...]) -> RelativeNames:
+    return RelativeNames(inputs)
 
 
 def as_they_are(place: str) -> str:
