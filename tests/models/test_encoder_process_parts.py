@@ -7,6 +7,7 @@ import os
 import pickle
 import socket
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -211,6 +212,16 @@ def test_calls_that_wait_share_one():
     assert [one["type"] if isinstance(one, dict) else one[:, 0].tolist() for one in answers] == [
         [1, 2], [7], "ValueError", [6, 7], [8, 9]
     ]  # fmt: skip
+
+
+def test_an_answered_call_is_let_go():
+    """Its inputs are in memory shared with its worker."""
+    batcher = Batcher(FragileRuntime())
+    call = Call("text", rows(0))
+    left = weakref.ref(call)
+    batcher.submit(call).result(20)
+    del call
+    wait_until(lambda: left() is None)
 
 
 def test_a_shared_call_that_does_not_fit_is_not_tried_again():

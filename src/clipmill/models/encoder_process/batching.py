@@ -92,6 +92,7 @@ class Batcher:
                     calls = self._take(self._waiting, -(-len(self._waiting) // self._idle))
                     self._idle -= 1
                 self._execute(calls)
+                del calls  # else memory shared with workers that are gone stays until the next call
         except BaseException:  # without this thread all workers would wait for ever: without the process they go on
             _log.exception("the encoder process ends")
             os._exit(1)
