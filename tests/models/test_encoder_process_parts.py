@@ -24,7 +24,7 @@ from clipmill.errors import (
     UnknownModelError,
     WeightsError,
 )
-from clipmill.messages import render, setting
+from clipmill.messages import Message, render, setting
 from clipmill.models.encoder_process import choice, wire
 from clipmill.models.encoder_process.batching import Batcher, Call
 from clipmill.models.encoder_process.choice import takes_process
@@ -69,6 +69,20 @@ def test_errors_of_unknown_types_are_named():
 
     found = wire.raised(wire.packed_error(Odd("x" * 100_000)))
     assert type(found) is RuntimeError and str(found).startswith("Odd: xxx") and len(str(found)) < 10_000
+
+
+@pytest.mark.parametrize("character", ["a", "文", "\ud800", "\x00", "😀", setting("runtime", "onnx")], ids=ascii)
+@pytest.mark.parametrize("length", [1000, 100_000])
+def test_long_errors_arrive(character, length):
+    """Cut if need be: without an answer, the worker would take the process for dead."""
+    text = Message(*[character] * length)
+    error = MissingExtraError(text, text, text)
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with left, right:
+        wire.send(left, {"error": wire.packed_error(error)})
+        found = wire.raised(wire.receive(right)[0]["error"])
+    assert type(found) is MissingExtraError
+    assert str(found).startswith(str(text)[:1000])
 
 
 @pytest.mark.parametrize("content", [b"", b"no JSON", b"[1]", b"{" * 5000, b"x" * 100_000], ids=len)

@@ -28,8 +28,10 @@ from ...messages import Message, packed, unpacked
 
 _MAX_BYTES = 64 * 2**10
 """Bytes of a message: a spec, or an error."""
-_MAX_TEXT = 8 * 2**10
-"""Characters of an error's text."""
+_MAX_WORD = 20 * 2**10
+"""Bytes of an error's text on the way; at most three are in a message."""
+_CHARACTER = 16
+"""Bytes of a character on the way, at most."""
 
 _OURS = {
     kind.__name__: kind
@@ -129,4 +131,5 @@ def _text(text: Message | None) -> Message:
 
 
 def _packed(text: str) -> str:
-    return packed(text if isinstance(text, Message) and len(text) <= _MAX_TEXT else Message(text[:_MAX_TEXT]))
+    word = packed(Message(text))
+    return word if len(word) <= _MAX_WORD else packed(Message(text[: _MAX_WORD // _CHARACTER]))
