@@ -127,7 +127,10 @@ def test_a_call_that_kills_runs_in_the_worker(folder, caplog, monkeypatch):
     monkeypatch.setattr(server._Conversation, "_encode", die)
     expected = load_encoder("demo", **OPTIONS, encoder_process="off").embed_texts(TEXTS[:3])
     with serving(SHARED, FragileRuntime()):
-        np.testing.assert_array_equal(load_encoder(SHARED, normalize=False).embed_texts(TEXTS[:3]), expected)
+        encoder = load_encoder(SHARED, normalize=False)
+        loads = count_loads()
+        np.testing.assert_array_equal(encoder.embed_texts(TEXTS[:3]), expected)
+    assert count_loads() == loads + 1
     assert "died 3 times in one call" in caplog.text
 
 

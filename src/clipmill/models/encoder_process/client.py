@@ -110,6 +110,7 @@ class HostRuntime:
                     reason = f"the encoder process died {_MAX_DEATHS} times in one call{self._reason()}"
                 say_in_process(self._planned, reason)
                 self._here = self._start_here(Combination(self.name, self.precision))
+                self._on_load()
             return self._here.encode(model_input, inputs)
 
     def close(self) -> None:
