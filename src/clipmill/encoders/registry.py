@@ -26,7 +26,7 @@ from ..models.encoder_process.choice import say_in_process, takes_process
 from ..models.encoder_process.client import HostRuntime
 from ..models.encoder_process.place import Unavailable
 from ..models.model import ClipModel, Model
-from ..models.spec import EncoderSpec
+from ..models.spec import IDENTITY, EncoderSpec
 from ..models.support_matrix import Combination, may_have_gpu
 from ..threads import allowed_cpus, cpus_of_host, streams_of_host
 from .encoder import Encoder
@@ -168,16 +168,7 @@ def _free_gpu_memory() -> None:
 
 
 def _identity(spec: EncoderSpec) -> tuple[Hashable, ...]:
-    """Return the options that select a model, apart from runtime, precision and device."""
-    return (
-        spec.model,
-        spec.mode,
-        spec.image_weights,
-        spec.base_tokenizer,
-        spec.base_image_processor,
-        spec.max_text_tokens,
-        spec.cache_dir,
-    )
+    return tuple(getattr(spec, name) for name in IDENTITY)
 
 
 def _resolve_device(spec: EncoderSpec) -> str:

@@ -25,6 +25,17 @@ Modality = Literal["text", "image", "audio"]
 
 DEFAULT_MODEL = "ViT-B-32::openai"
 
+IDENTITY = (
+    "model",
+    "mode",
+    "image_weights",
+    "base_tokenizer",
+    "base_image_processor",
+    "max_text_tokens",
+    "cache_dir",
+)
+"""Options that select a model, apart from runtime, precision and device."""
+
 RENAMED = {
     "name": "model",
     "model_name": "model",

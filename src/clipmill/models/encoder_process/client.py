@@ -14,7 +14,7 @@ import numpy as np
 
 from ...files.json_shape import fits
 from ..model import Runtime
-from ..spec import EncoderSpec
+from ..spec import IDENTITY, EncoderSpec
 from ..support_matrix import Combination
 from .choice import say_in_process
 from .memory import Region, needed_bytes
@@ -28,12 +28,6 @@ _MAX_DEATHS = 3
 would be without the process: if it kills the worker, that is known what to do about."""
 
 _LOADED = {"runtime": str, "precision": str, "device": str, "figures": dict, "new": bool, "pid": int}
-
-_IDENTITY = (
-    *("model", "runtime", "precision", "mode", "image_weights", "base_tokenizer", "base_image_processor"),
-    *("max_text_tokens", "cache_dir"),
-)
-"""Fields of a spec that select what is loaded."""
 
 _all: weakref.WeakSet[HostRuntime] = weakref.WeakSet()
 
@@ -78,7 +72,7 @@ class HostRuntime:
             Unavailable: If there can be no such process, or if it dies while it loads.
             ClipmillError: Those of loading the model here.
         """
-        self._spec = {name: getattr(spec, name) for name in _IDENTITY}
+        self._spec = {name: getattr(spec, name) for name in (*IDENTITY, "runtime", "precision")}
         self._request = {"device": device, "threads": threads, "streams": streams, "model": model}
         self._dim = dim
         self._start_here = start_here
