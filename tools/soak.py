@@ -6,52 +6,28 @@
 
 A soak consists of rounds. Each round is drawn from the seed, the soak's name and the round's number, so a failure can
 be reproduced with the same name and seed. Finished rounds are kept under `build/soak/`, so an interrupted run continues
-where it stopped. The table in docs/reliability.md is rewritten from all kept rounds.
+where it stopped. The table in docs/reliability.md gets the rows of what was run; see `soak_rounds`.
 """
 
 from __future__ import annotations
 
 import collections
-import dataclasses
-import datetime
 import json
 import os
 import random
 import shutil
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+from soak_rounds import PAGE, ROOT, Figures, Soak, do_round, done_rounds, rewritten, rows_of, table
 
-ROOT = Path(__file__).resolve().parent.parent
-KEPT = ROOT / "build" / "soak"
-PAGE = ROOT / "docs" / "reliability.md"
-BEGIN, END = "<!-- soak: begin -->", "<!-- soak: end -->"
 sys.path[:0] = [str(ROOT / "tests" / room) for room in ("support", "contracts")]
 # Spark starts its workers with the first `python3` in PATH, which may belong to another environment.
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-
-Figures = Mapping[str, int]
-
-
-@dataclasses.dataclass(frozen=True)
-class Soak:
-    """One kind of long run.
-
-    Attributes:
-        what: Its description in the table.
-        rounds: The number of rounds of a complete soak.
-        run: Runs one round in its own folder and returns counts. It raises an exception if anything is wrong.
-    """
-
-    what: str
-    rounds: int
-    run: Callable[[random.Random, Path], Figures]
 
 
 def _kills(engine: str) -> Callable[[random.Random, Path], Figures]:
@@ -310,50 +286,6 @@ SOAKS = {
 }
 
 
-def done_rounds(seed: int) -> list[dict[str, Any]]:
-    """Return the kept rounds."""
-    path = KEPT / f"{seed}.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def do_round(name: str, number: int, seed: int) -> dict[str, Any]:
-    """Run one round, keep its figures, and return them."""
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix=f"clipmill-{name}-") as folder:
-        figures = SOAKS[name].run(random.Random(f"{seed} {name} {number}"), Path(folder))
-    kept = {
-        "soak": name,
-        "round": number,
-        "seconds": round(time.monotonic() - started),
-        "date": datetime.date.today().isoformat(),
-        "figures": dict(figures),
-    }
-    KEPT.mkdir(parents=True, exist_ok=True)
-    with (KEPT / f"{seed}.jsonl").open("a") as file:
-        file.write(json.dumps(kept) + "\n")
-    return kept
-
-
-def table(seed: int, rounds: list[dict[str, Any]]) -> str:
-    """Return the table of finished rounds. Counts are summed over rounds; of peaks, the largest is shown."""
-    lines = ["| soak | what | rounds | seconds | counted | last |", "|---|---|---|---|---|---|"]
-    for name, soak in SOAKS.items():
-        mine = [one for one in rounds if one["soak"] == name]
-        if not mine:
-            continue
-        counted: collections.Counter[str] = collections.Counter()
-        for one in mine:
-            for what, count in one["figures"].items():
-                counted[what] = max(counted[what], count) if what.startswith("peak") else counted[what] + count
-        counts = ", ".join(f"{count:,} {what}" for what, count in sorted(counted.items()))
-        seconds = sum(one["seconds"] for one in mine)
-        last = max(one["date"] for one in mine)
-        lines.append(f"| `{name}` | {soak.what} | {len(mine)} of {soak.rounds} | {seconds:,} | {counts} | {last} |")
-    return f"Seed {seed}; a round ends at the first error, so all these rounds are free of errors.\n\n" + "\n".join(
-        lines
-    )
-
-
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(list(SOAKS)), metavar="[SOAK]...")
 @click.option("--seed", default=1, show_default=True)
@@ -371,11 +303,14 @@ def main(names: tuple[str, ...], seed: int, rounds: int | None, listed: bool) ->
             if any((one["soak"], one["round"]) == (name, number) for one in done):
                 continue
             click.echo(f"{name}, round {number}, seed {seed}")
-            kept = do_round(name, number, seed)
+            kept = do_round(name, SOAKS[name], number, seed)
             done.append(kept)
             click.echo(f"  {kept['seconds']} s: {kept['figures']}")
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}\n{table(seed, done)}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    page = rewritten(PAGE.read_text(encoding="utf-8"), seed, SOAKS, names or SOAKS, done)
+    if page is not None:
+        PAGE.write_text(page, encoding="utf-8")
+    else:
+        click.echo(table(seed, list(rows_of(SOAKS, done).values())))
 
 
 if __name__ == "__main__":
