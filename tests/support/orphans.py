@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-import threading
 import uuid
 from pathlib import Path
 
 import pytest
 from resume_jobs import begin, contents, undisturbed, work, write_texts
-from two_drivers import Turns, drive, take_turns
+from two_drivers import drive, run_by_turns
 
 from clipmill.errors import ClipmillError
 from clipmill.files import lock
@@ -38,36 +37,24 @@ def check_orphan(draw: random.Random, folder: Path, monkeypatch: pytest.MonkeyPa
     if change == "another input" and if_exists == "replace":
         given = write_texts(folder / "b.jsonl", 4)
     right = undisturbed(str(folder / "right"), given)
-    turns, ended, errors = Turns(draw), {"orphans": 1, "refused shards": 0, "late shards": 0}, []
+    ended = {"orphans": 1, "refused shards": 0, "late shards": 0}
 
     def driver() -> None:
-        with turns.taking_part():
-            try:
-                drive(directory, given, if_exists)
-                ended["ended well"] = 1
-            except ClipmillError:
-                ended["repeated"] = 1
-            except BaseException as err:
-                errors.append(err)
+        try:
+            drive(directory, given, if_exists)
+            ended["ended well"] = 1
+        except ClipmillError:
+            ended["repeated"] = 1
 
     def worker() -> None:
-        with turns.taking_part():
-            for shard in shards:
-                try:
-                    embed_shard(shard, orphan)
-                    ended["late shards"] += 1
-                except ClipmillError:
-                    ended["refused shards"] += 1
-                except BaseException as err:
-                    errors.append(err)
+        for shard in shards:
+            try:
+                embed_shard(shard, orphan)
+                ended["late shards"] += 1
+            except ClipmillError:
+                ended["refused shards"] += 1
 
-    with monkeypatch.context() as patch:
-        take_turns(patch, turns)
-        threads = [threading.Thread(target=target, name=target.__name__) for target in (driver, worker)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    errors = run_by_turns(draw, monkeypatch, {"driver": driver, "worker": worker})
     what = f"{directory}, {change}, {if_exists}, {ended}"
     assert not errors, (what, errors)
     if "repeated" in ended:

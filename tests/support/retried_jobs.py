@@ -77,10 +77,7 @@ def write_once(seed: object, folder: Path) -> Counts:
     out = folder / "out"
     runner = RetryingRunner(seed, out, look=check_if_whole(out, "text"))
     write(runner, out).run()
-    check_written(out)
-    runner.drain()
-    check_written(out)
-    return runner.counts
+    return _checked(runner, lambda: check_written(out))
 
 
 def write_over(seed: object, folder: Path) -> Counts:
@@ -89,10 +86,7 @@ def write_over(seed: object, folder: Path) -> Counts:
     write(RetryingRunner(f"{seed} before", out), out, "old").run()
     runner = RetryingRunner(seed, out, look=check_if_whole(out, "old", "text"))
     write(runner, out, if_exists="replace").run()
-    check_written(out)
-    runner.drain()
-    check_written(out)
-    return runner.counts
+    return _checked(runner, lambda: check_written(out))
 
 
 def orphan(seed: object, folder: Path) -> Counts:
@@ -143,10 +137,7 @@ def embed_shards(seed: object, folder: Path) -> Counts:
     p.run()
     assert sorted(one["name"] for one in runner.output(manifests)) == sorted(shard.name for shard in shards)
     finish_job(str(out))
-    check_written(out)
-    runner.drain()
-    check_written(out)
-    return runner.counts
+    return _checked(runner, lambda: check_written(out))
 
 
 def index_shards(seed: object, folder: Path) -> Counts:
@@ -176,6 +167,11 @@ def index_shards(seed: object, folder: Path) -> Counts:
         mine, other = ([hits.tolist() for hits in one.search(vectors[:8], k=5)] for one in (ours, theirs))
         assert mine == other
 
+    return _checked(runner, check)
+
+
+def _checked(runner: RetryingRunner, check: Callable[[], None]) -> Counts:
+    """Check what a job left, and again after the attempts that outlive it."""
     check()
     runner.drain()
     check()

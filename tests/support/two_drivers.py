@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -97,26 +98,17 @@ def check_two_drivers(
     given = [draw.choice(inputs) for _ in range(2)]
     locked = draw.random() < 0.7
     ended: collections.Counter[str] = collections.Counter()
-    errors: list[BaseException] = []
-    turns = Turns(draw)
 
     def run(number: int) -> None:
-        with turns.taking_part():
-            try:
-                drive(directory, given[number], ways[number], locked=locked)
-                ended["ended well"] += 1
-            except ClipmillError:
-                ended["refused"] += 1
-            except BaseException as err:
-                errors.append(err)
+        try:
+            drive(directory, given[number], ways[number], locked=locked)
+            ended["ended well"] += 1
+        except ClipmillError:
+            ended["refused"] += 1
 
-    with monkeypatch.context() as patch:
-        take_turns(patch, turns)
-        threads = [threading.Thread(target=run, args=(number,), name=f"driver-{number}") for number in range(2)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    errors = run_by_turns(
+        draw, monkeypatch, {f"driver-{number}": functools.partial(run, number) for number in range(2)}
+    )
     what = f"{before}, {ways}, {[one.stem for one in given]}, locked={locked}, {dict(ended)}"
     assert not errors, (what, errors)
     if ended["ended well"]:
@@ -129,10 +121,28 @@ def check_two_drivers(
     return {**ended, "pairs": 1}
 
 
-def take_turns(patch: pytest.MonkeyPatch, turns: Turns) -> None:
-    """Make each call of a folder a step of the threads that take part."""
-    for name in _STEPS:
-        _step_by_step(patch, name, turns)
+def run_by_turns(
+    draw: random.Random, monkeypatch: pytest.MonkeyPatch, works: Mapping[str, Callable[[], None]]
+) -> list[BaseException]:
+    """Run two functions at once, in threads with these names, by turns of a step of a folder; return their errors."""
+    turns, errors = Turns(draw), []
+
+    def run(work: Callable[[], None]) -> None:
+        with turns.taking_part():
+            try:
+                work()
+            except BaseException as err:
+                errors.append(err)
+
+    with monkeypatch.context() as patch:
+        for name in _STEPS:
+            _step_by_step(patch, name, turns)
+        threads = [threading.Thread(target=run, args=(work,), name=name) for name, work in works.items()]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    return errors
 
 
 def _step_by_step(patch: pytest.MonkeyPatch, name: str, turns: Turns) -> None:
