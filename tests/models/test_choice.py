@@ -18,8 +18,9 @@ from clipmill.encoders.testing import FakeModel
 from clipmill.errors import ClipmillError, DeviceError, SpecError, WeightsError
 from clipmill.models import support_matrix as table
 from clipmill.models.frontend import Frontend
+from clipmill.models.runtimes import candidates as candidates_of
 from clipmill.models.runtimes import choice, pytorch
-from clipmill.models.runtimes.choice import candidates
+from clipmill.models.runtimes.candidates import candidates
 from clipmill.models.runtimes.store import Store
 from clipmill.models.source import ModelSource
 from clipmill.models.support_matrix import Combination
@@ -46,7 +47,7 @@ def cold(quick_maker, tmp_path, monkeypatch):
 @pytest.fixture(params=[True, False], ids=["bfloat16", "no bfloat16"])
 def native(request, monkeypatch) -> bool:
     """A processor with native bfloat16, or one without."""
-    monkeypatch.setattr(choice, "has_native_bfloat16", lambda: request.param)
+    monkeypatch.setattr(candidates_of, "has_native_bfloat16", lambda: request.param)
     return request.param
 
 
@@ -318,7 +319,7 @@ def test_a_worker_on_another_gpu_releases_only_the_copies_on_gpus(monkeypatch) -
 def test_auto_means_float32_for_the_demo(monkeypatch) -> None:
     """A cosine of 0.9999 does not keep the order of the demo's close neighbours, so its `auto` is exact."""
     monkeypatch.setattr(open_clip, "DEMO_PRECISION", DEMO_PRECISION)
-    monkeypatch.setattr(choice, "has_native_bfloat16", lambda: True)
+    monkeypatch.setattr(candidates_of, "has_native_bfloat16", lambda: True)
     assert _candidates(EncoderSpec("demo")) == ["openvino fp32", "onnx fp32", "torch fp32"]
     assert _candidates(EncoderSpec("demo"), "cuda:0") == ["torch fp32"]
     assert _candidates(EncoderSpec("demo", precision="bf16")) == ["openvino bf16", "torch bf16"]

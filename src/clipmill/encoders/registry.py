@@ -191,7 +191,7 @@ def _resolve_device(spec: EncoderSpec) -> str:
 
 def _load_catalog(spec: EncoderSpec, device: str, cpus: int | None) -> tuple[_Key, Model | None]:
     """Resolve `auto`, and load the model, here or in the encoder process. Return None instead of one that is loaded."""
-    from ..models.runtimes.choice import Decision, start_decided
+    from ..models.runtimes.choice import Decision, decide
     from ..models.runtimes.store import Store
     from ..models.towers import find_source
 
@@ -202,7 +202,7 @@ def _load_catalog(spec: EncoderSpec, device: str, cpus: int | None) -> tuple[_Ke
         decision = Decision(Combination(remote.name, remote.precision), remote.figures, remote)
     else:
         threads = int(cpus or allowed_cpus())
-        decision = start_decided(store, spec, device, threads, lambda one: _key(spec, one, device) in _models)
+        decision = decide(store, spec, device, threads, lambda one: _key(spec, one, device) in _models)
     key = _key(spec, decision.combination, device, in_process=remote is None)
     if remote is not None and key in _models:
         remote.close()

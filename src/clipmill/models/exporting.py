@@ -20,7 +20,8 @@ from .catalog.manifest import FILE, write_manifest
 from .frontend import Frontend
 from .installed import versions
 from .runtimes import GRAPH_KINDS
-from .runtimes.choice import can_run, measure
+from .runtimes.candidates import can_run
+from .runtimes.choice import measure
 from .runtimes.store import Store
 from .spec import EncoderSpec
 from .support_matrix import Combination, has_native_bfloat16

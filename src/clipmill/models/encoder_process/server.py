@@ -260,16 +260,16 @@ def load(
     """Load a model of the catalog; see `Load`.
 
     Raises:
-        ClipmillError: Those of `start_decided`, or if the files are not those that the worker found.
+        ClipmillError: Those of `decide`, or if the files are not those that the worker found.
     """
-    from ..runtimes.choice import start_decided
+    from ..runtimes.choice import decide
     from ..runtimes.store import Store
     from ..towers import find_source
 
     store = Store(find_source(spec), spec.cache_dir)
     if store.key("float") != model:
         raise ClipmillError(f"{spec.model} changed while it was loaded: its files or packages are others now")
-    return start_decided(store, spec, device, threads, is_loaded, streams)
+    return decide(store, spec, device, threads, is_loaded, streams)
 
 
 def main() -> None:

@@ -3,7 +3,8 @@
 - `pytorch`: torch, on CPU and CUDA
 - `onnx`, `openvino`: graphs, on ONNX Runtime (CPU and CUDA) and OpenVINO (CPU); `feeding`: code that both share
 - `graphs`, `reduced`: make graphs from towers, and graphs with smaller weights from those; `store` caches them
-- `choice`: selects a runtime and precision for a spec on this machine; `probes`: inputs to check them with
+- `choice`: selects a runtime and precision for a spec on this machine, of its `candidates`; `probes`: inputs to check
+  them with
 """
 
 from __future__ import annotations

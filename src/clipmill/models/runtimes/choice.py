@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import ClipmillError, DeviceError, MissingExtraError, SpecError, WeightsError
-from ...messages import setting
+from ...errors import ClipmillError, DeviceError, MissingExtraError, WeightsError
 from ..installed import versions
-from ..support_matrix import PACKAGES, Combination, combinations, has_native_bfloat16, processor
+from ..support_matrix import PACKAGES, Combination, processor
 from . import GRAPH_KINDS, start_runtime
+from .candidates import candidates
 from .probes import probes_of
 from .store import Store, largest_error, smallest_cosine
 
@@ -38,30 +38,6 @@ MIN_COSINE = 0.999
 MAX_ERROR = 5e-5
 """Largest |a - b| / |b| of float32 on the probes: half of the promised bound, since there are few probes."""
 
-_ORDER = {
-    "cpu": (
-        Combination("openvino", "bf16"),
-        Combination("torch", "bf16"),
-        Combination("openvino", "fp32"),
-        Combination("onnx", "fp32"),
-        Combination("torch", "fp32"),
-        Combination("onnx", "int8"),
-        Combination("openvino", "int8"),
-    ),
-    "cuda": (
-        Combination("torch", "bf16"),
-        Combination("torch", "fp32"),
-        Combination("onnx", "fp32"),
-        Combination("torch", "fp16"),
-        Combination("onnx", "fp16"),
-    ),
-}
-"""By device, in order of measured speed; those after float32 are only used if the precision is given."""
-
-_NEVER_AUTO = ("fp16", "int8")
-
-_MODULES = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
-
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
@@ -70,34 +46,12 @@ class Decision:
     Attributes:
         combination: Runtime and precision.
         figures: Results of the check, for the provenance; empty without a check.
-        runtime: The runtime, if it was started for the selection.
+        runtime: The runtime; None if it is loaded already.
     """
 
     combination: Combination
     figures: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     runtime: Runtime | None = None
-
-
-def start_decided(
-    store: Store,
-    spec: EncoderSpec,
-    device: str,
-    threads: int,
-    is_loaded: Callable[[Combination], bool],
-    streams: int = 1,
-) -> Decision:
-    """Select the runtime and precision as `decide` does, and start the runtime, unless `is_loaded`.
-
-    `streams` is that of `start_runtime`.
-
-    Raises:
-        ClipmillError: Those of `decide` and `start_runtime`.
-    """
-    decision = decide(store, spec, device, threads, is_loaded, streams)
-    if is_loaded(decision.combination):
-        return dataclasses.replace(decision, runtime=None)
-    runtime = decision.runtime or start_runtime(store, decision.combination, device, threads, streams)
-    return dataclasses.replace(decision, runtime=runtime)
 
 
 def decide(
@@ -108,14 +62,14 @@ def decide(
     is_loaded: Callable[[Combination], bool],
     streams: int = 1,
 ) -> Decision:
-    """Select the runtime and precision for a spec on this machine.
+    """Select the runtime and precision for a spec on this machine, and start the runtime.
 
     Args:
         store: The model, and its cached graphs and results of checks.
         spec: Its `runtime` and `precision` limit the selection.
         device: `cpu` or `cuda:X`.
         threads: Cores that this worker may use.
-        is_loaded: Whether this process has loaded the model in a combination; then nothing is started.
+        is_loaded: Whether this process has loaded the model in a combination; then it is not started again.
         streams: That of `start_runtime`.
 
     Raises:
@@ -144,7 +98,7 @@ def decide(
             continue
         if decision is not None:
             _log.info("%s runs with %s (auto): %s", spec.model, combination, dict(decision.figures) or "exact")
-            return decision
+            return dataclasses.replace(decision, runtime=None) if is_loaded(combination) else decision
         refusals.append(f"{combination}: vectors differ too much from float32")
     raise DeviceError(f"{spec.model} cannot run on {device} within the bounds: {'; '.join(refusals)}")
 
@@ -154,48 +108,6 @@ def check_files(source: ModelSource) -> None:
     for path in source.files:
         if not path.is_file():
             raise WeightsError(f"no weights at {str(path)!r} on this machine; random weights are never used")
-
-
-def candidates(store: Store, spec: EncoderSpec, device: str) -> list[Combination]:
-    """Return the combinations that a spec allows for a model on a device, fastest first.
-
-    Raises:
-        SpecError: If its towers support none of them on any device.
-        DeviceError: If they do on another device.
-    """
-    kind = device.partition(":")[0]
-    allowed = {found for found, where in combinations(spec.runtime, spec.precision, kind) if where == kind}
-    able = [c for c in _ORDER[kind] if c in allowed and can_run(store.source, c)]
-    if not able:
-        supported = {(c, p) for p, order in _ORDER.items() for c in order if can_run(store.source, c)}
-        requested = {(c, p) for c, p in combinations(spec.runtime, spec.precision, str(spec.device))}
-        message = (
-            f"{spec.model} cannot run with "
-            + (
-                setting("runtime", spec.runtime)
-                + ", "
-                + setting("precision", spec.precision)
-                + f" on {kind}; it can in "
-            )
-            + ", ".join(sorted(f"{c} on {p}" for c, p in supported))
-        )
-        raise DeviceError(message) if supported & requested else SpecError(message)
-    if (graphs := store.source.graphs) is not None:  # as it was exported, unless the spec differs
-        if spec.precision == "auto":
-            able = [c for c in able if c.precision == graphs.precision] or able
-        if spec.runtime == "auto":
-            able = [c for c in able if c.runtime == graphs.runtime] or able
-    if spec.precision == "auto" and store.source.auto_precision is not None:
-        able = [c for c in able if c.precision == store.source.auto_precision] or able
-    if spec.precision == "auto" and any(c.precision not in _NEVER_AUTO for c in able):
-        able = [c for c in able if c.precision not in _NEVER_AUTO]
-    if spec.runtime == "auto" and len({c.runtime for c in able}) > 1:
-        able = [c for c in able if importlib.util.find_spec(_MODULES[c.runtime])] or able[:1]
-        if kind == "cuda" and any(c.runtime == "torch" for c in able):
-            able = [c for c in able if c.runtime == "torch"]
-    if spec.precision == "auto" and kind == "cpu" and not has_native_bfloat16():
-        able = [c for c in able if c.precision != "bf16"] or able
-    return able
 
 
 def measure(store: Store, combination: Combination, device: str, threads: int) -> dict[str, Any]:
@@ -213,13 +125,6 @@ def measure(store: Store, combination: Combination, device: str, threads: int) -
     figures = _Trial(store, device, threads).figures(combination)
     _warn_if_inaccurate(combination, figures)
     return _provenance(figures)
-
-
-def can_run(source: ModelSource, combination: Combination) -> bool:
-    """Return whether a model supports a combination: towers by their runtimes, exported graphs by their kind."""
-    if combination.runtime not in source.runtimes:
-        return False
-    return source.graphs is None or source.graphs.kind == GRAPH_KINDS[combination]
 
 
 class _Trial:
