@@ -7,7 +7,7 @@ import random
 
 import pytest
 from object_store import Faults
-from store_jobs import BUCKET, job_with_faults, put_texts
+from store_jobs import BUCKET, check_whole, job_with_faults, put_texts
 
 from clipmill.datasets import plan_shards, read_rows
 from clipmill.datasets.replacing import move
@@ -153,3 +153,13 @@ def test_clocks_of_drivers_and_the_store_differ(store):
     store.clock_s += 130
     with DirectoryLock(OUT) as lock:
         assert read_lock(folder)["token"] == lock.token
+
+
+def test_what_is_checked_after_each_error(store):
+    """A manifest whose files are not there, or not whole, is noticed."""
+    described = {"files": [{"name": "part-0.jsonl", "bytes": 3}]}
+    store.put(BUCKET, "out/_manifest/part-0.json", json.dumps(described).encode())
+    with pytest.raises(AssertionError):
+        check_whole(store, "out")
+    store.put(BUCKET, "out/part-0.jsonl", b"{}\n")
+    check_whole(store, "out")

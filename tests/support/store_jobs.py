@@ -73,7 +73,10 @@ def check_whole(store: ObjectStore, below: str) -> None:
         if key.startswith(f"{below}/") and key.endswith(".parquet"):
             pq.ParquetFile(io.BytesIO(data)).read()
         elif key.startswith(f"{below}/") and key.endswith((".json", ".jsonl")):
-            [json.loads(line) for line in data.splitlines()] if key.endswith(".jsonl") else json.loads(data)
+            said = [json.loads(line) for line in data.splitlines()] if key.endswith(".jsonl") else json.loads(data)
+            folder, found, _ = key.partition("_manifest/")
+            for file in said["files"] if found else ():
+                assert len(there.get(folder + file["name"], b"")) == file["bytes"], (key, file)
 
 
 def persist(run: Callable[[], Any], store: ObjectStore, check: Callable[[], None], counts: collections.Counter) -> Any:
