@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import threading
 
 import numpy as np
 import pytest
+from encoder_process_kills import kill_while_they_work
 from encoder_processes import FragileRuntime, own_folder, pids, serving, wait_until
 
 from clipmill.encoders import EncoderSpec, Failure, Stats, Vector, count_loads, load_encoder, unload_all
@@ -100,6 +102,12 @@ def test_a_killed_worker_leaves_nothing(folder):
             worker.kill()
         wait_until(has_ended)
     assert [path.name for path in folder.iterdir()] == ["lock"]
+
+
+def test_workers_outlive_the_process_and_it_outlives_them(tmp_path):
+    """A short version; `make soak` kills more."""
+    done = kill_while_they_work(random.Random(1), tmp_path, kills=4)
+    assert min(done["encoder process"], done["worker"]) > 0
 
 
 def test_a_fork_has_its_own_connection(folder):

@@ -21,6 +21,7 @@ from clipmill.encoders import load_encoder
 
 _OPTIONS = {"device": "cpu", "runtime": "onnx", "precision": "fp32", "max_batch_rows": 8, "max_cache_bytes": 0}
 _WORKERS = 3
+_PATIENCE_S = 120.0
 _ROWS = 24
 
 _WORKER = f"""
@@ -50,10 +51,10 @@ def kill_while_they_work(draw: random.Random, folder: Path, *, kills: int) -> di
         for thread in threads:
             thread.start()
         while done["encoder process"] + done["worker"] < kills:
-            before = done["rows"]
+            before, limit = done["rows"], time.monotonic() + _PATIENCE_S
             while done["rows"] == before:  # they have found each other again
                 time.sleep(0.02)
-                assert all(thread.is_alive() for thread in threads)
+                assert all(thread.is_alive() for thread in threads) and time.monotonic() < limit
             time.sleep(draw.uniform(0, 0.3))
             if draw.random() < 0.75 and (found := pids(place)):
                 os.kill(found[0], signal.SIGKILL)
@@ -103,5 +104,7 @@ class _Worker(threading.Thread):
         self._process.kill()
 
     def end(self) -> None:
+        """Let it finish what it does."""
         self._ended = True
-        self.join(60)
+        self.join(_PATIENCE_S)
+        assert not self.is_alive()
