@@ -207,8 +207,10 @@ class PrismCluster:
         """Start again what was killed, where it was before."""
         _ = self.workers
         if self.prism.poll() is not None:
+            self._prism.__exit__()
             self._prism = Prism(self._folder, self._prism.port)
         if self.pool.poll() is not None:
+            self._pool.__exit__()
             self._pool = WorkerPool(self._folder, self._pool.port, PYTHONPATH=self._path)
 
 
@@ -257,13 +259,14 @@ def free_port() -> int:
 
 
 def wait_for(port: int, process: subprocess.Popen, seconds: float = 60) -> None:
-    """Wait until a process listens at a port."""
+    """Wait until a process listens at a port; end it if it does not."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         assert process.poll() is None, f"{process.args} ended with {process.returncode}"
         with contextlib.suppress(OSError), socket.create_connection(("localhost", port), timeout=1):
             return
         time.sleep(0.05)
+    end(process)
     raise AssertionError(f"{process.args} does not listen at {port}")
 
 

@@ -7,6 +7,7 @@ install what `--setup_file` stages.
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from beam_helpers import Keep, kept
-from prism import Prism, WorkerPool, built_or_skipped
+from prism import Prism, WorkerPool, built_or_skipped, free_port, wait_for
 
 from clipmill.datasets import read_dataset, read_failures
 from clipmill.encoders.testing import fake_text_vector
@@ -116,3 +117,10 @@ def test_the_commands_with_a_pool_of_workers(tmp_path, prism):
     for row in rows:
         np.testing.assert_array_equal(row["embedding"], fake_text_vector(row["id"]))
     assert command("search", tmp_path / "index", "text 7", "--top-k", 1) == 0
+
+
+def test_a_process_that_does_not_listen_is_ended():
+    process = subprocess.Popen(["sleep", "60"])
+    with pytest.raises(AssertionError, match="does not listen"):
+        wait_for(free_port(), process, seconds=0.1)
+    assert process.poll() is not None
