@@ -11,7 +11,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from ..datasets.inputs.shards import Shard
-from ..errors import DatasetError
+from ..errors import DatasetError, StoreError
 from ..jobs.input_use import InputUse
 from ..jobs.job import Job
 from ..jobs.resume import Progress
@@ -44,11 +44,16 @@ def show_plan(
     engine: str,
     as_json: bool,
 ) -> int:
-    """Print what a job would do; `start` checks its start and writes nothing. Return 0, or 2 if it would be refused."""
-    refused = None
+    """Print what a job would do; `start` checks its start and writes nothing. Return 0, or 2 if it would be refused.
+
+    A job may run elsewhere, so an output that cannot be reached from here is no reason to refuse it.
+    """
+    refused = unread = None
     progress = Progress(shards, shards)
     try:
         progress = start()
+    except StoreError as err:
+        unread = str(err)
     except DatasetError as err:
         refused = in_flags(err)
     found = {
@@ -68,11 +73,14 @@ def show_plan(
         "skip_existing": job.skip_existing.datasets if job.skip_existing else (),
         "skip_by": job.skip_existing.by if job.skip_existing else None,
         "refused": refused,
+        "output_unread": unread,
     }
     if as_json:
         click.echo(json.dumps(found, indent=1))
     else:
         console.out.print(_table(found, progress, lines_of(uses, of_rows=job.plan.of_rows)), soft_wrap=True)
+    if unread is not None and not as_json:
+        console.say(f"Note: the output was not looked at, so the job may be refused where it runs: {unread}")
     if refused is not None and not as_json:
         console.say(f"Error: it would be refused: {refused}")
     return 0 if refused is None else 2

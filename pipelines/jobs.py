@@ -209,6 +209,8 @@ def run(arguments: JobArguments) -> int:
 
 def _previous_run(arguments: JobArguments) -> PreviousRun | None:
     """Return the previous run if the job resumes one; raise `DatasetError` if another job is writing there."""
+    if arguments.dry_run and arguments.if_exists != "resume":
+        return None  # the plan is shown even if the output would be refused, or cannot be reached from here
     folder = Folder.of(arguments.output)
     check_is_no_file(folder)
     refuse_if_held(folder, may_write=not arguments.dry_run)

@@ -116,6 +116,10 @@ class DatasetError(ClipmillError, RuntimeError):
     """A dataset cannot be read or written, for instance because it exists, is incomplete or is inconsistent."""
 
 
+class StoreError(DatasetError):
+    """An object store cannot be reached, or refused or failed a call; what it holds is unknown."""
+
+
 class EmbeddingError(ClipmillError, ValueError):
     """Rows failed in a call that must return a vector for every row; `failures` has them by position in the call."""
 

@@ -181,6 +181,29 @@ def test_a_dry_run_says_what_would_be_refused(texts, capsys, options, message) -
     assert message in capsys.readouterr().err
 
 
+@pytest.fixture
+def no_credentials(monkeypatch, tmp_path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+def test_a_dry_run_needs_no_access_to_the_output(texts, no_credentials, capsys) -> None:
+    there = command(texts)
+    there[there.index("-o") + 1] = "s3://nobodys-bucket/vectors"
+    assert run(*there, "--dry-run") == 0
+    said, notes = capsys.readouterr()
+    assert "5 shards of 1 file," in said and "s3://nobodys-bucket/vectors" in said
+    assert "the output was not looked at" in notes and "cannot look at s3://nobodys-bucket/vectors" in notes
+    assert run(*there, "--dry-run", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["refused"] is None and "NoCredentialsError" in found["output_unread"]
+    assert run(*there, "--dry-run", "--resume") == 2  # what would be done again is only known there
+    assert "cannot look at s3://nobodys-bucket/vectors" in capsys.readouterr().err
+
+
 def test_a_dry_run_of_an_overwrite_says_what_it_deletes(texts, capsys) -> None:
     out = interrupted(texts)
     before = everything(out)

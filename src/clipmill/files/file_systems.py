@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import ClipmillError, DatasetError, MissingExtraError
+from ..errors import ClipmillError, DatasetError, MissingExtraError, StoreError
 from .drivers import DRIVERS, SCHEMES
 from .retries import is_failing_store, retry_store
 
@@ -29,7 +29,8 @@ def open_location(location: str | os.PathLike[str]) -> tuple[Any, str]:
     """Return the file system of a path or URL from the user, and the path in it.
 
     Raises:
-        DatasetError: If the scheme is unknown, or is http(s), which cannot be listed.
+        DatasetError: If the scheme is unknown, or is http(s), which cannot be listed. It is a `StoreError` if the
+            driver cannot be set up, for instance without credentials.
     """
     import fsspec  # imported here: it imports asyncio and ssl, which many users of an encoder never need
     from fsspec.implementations.local import LocalFileSystem
@@ -39,7 +40,7 @@ def open_location(location: str | os.PathLike[str]) -> tuple[Any, str]:
     scheme, mark, rest = location.partition("://")
     if not mark:
         return LocalFileSystem(), os.path.abspath(os.path.expanduser(location))
-    with _driver_errors(location, scheme):
+    with dataset_errors("connect to", location):
         file_system, path = fsspec.core.url_to_fs(scheme.lower() + mark + rest)
     file_system.invalidate_cache()  # one object serves the whole process, and would show what an earlier job listed
     return file_system, str(path)
@@ -63,15 +64,8 @@ def check_location(location: str) -> None:
         raise DatasetError(f"{location} names no bucket; write {scheme}://bucket/path")
     if scheme.lower() in ("http", "https"):
         raise DatasetError(f"{location}: http(s) cannot be listed; put such URLs into the 'uri' of JSON lines")
-    with _driver_errors(location, scheme):
-        fsspec.get_filesystem_class(scheme.lower().rpartition("::")[2])
-
-
-@contextlib.contextmanager
-def _driver_errors(location: str, scheme: str) -> Iterator[None]:
-    """Turn the errors of fsspec about a scheme into ours, which say what to install."""
     try:
-        yield
+        fsspec.get_filesystem_class(scheme.lower().rpartition("::")[2])
     except ValueError as err:
         raise DatasetError(f"{location}: no file system for the scheme {scheme!r}: {err}") from err
     except ImportError as err:
@@ -165,7 +159,11 @@ _SPECIAL = (
 
 @contextlib.contextmanager
 def dataset_errors(action: str, where: str) -> Iterator[None]:
-    """Turn errors of file systems into a `DatasetError` "cannot {action} {where}", with a hint."""
+    """Turn errors of file systems into a `DatasetError` "cannot {action} {where}", with a hint.
+
+    For a URL it is a `StoreError`.
+    """
+    kind = StoreError if "://" in where else DatasetError
     try:
         yield
     except ClipmillError:
@@ -177,9 +175,9 @@ def dataset_errors(action: str, where: str) -> Iterator[None]:
         reason = os.strerror(err.errno).lower() if err.errno else reason_of(err)
         if err.errno and "://" in where and (said := (err.strerror or "")[:300]).lower() != reason:
             reason += f" ({said})"  # a store says more than the number
-        raise DatasetError(f"cannot {action} {where}: {reason}{f'; {hint}' if hint else ''}") from err
+        raise kind(f"cannot {action} {where}: {reason}{f'; {hint}' if hint else ''}") from err
     except Exception as err:  # drivers raise errors of their own client libraries, without a common base class
-        raise DatasetError(f"cannot {action} {where}: {type(err).__name__}: {str(err)[:300]}") from err
+        raise kind(f"cannot {action} {where}: {type(err).__name__}: {str(err)[:300]}") from err
 
 
 def raise_failing_store(err: Exception, path: str) -> None:
