@@ -6,6 +6,7 @@ import collections.abc
 import contextlib
 import dataclasses
 import datetime
+import functools
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from apache_beam.pvalue import Row
 from apache_beam.typehints import typehints
 from apache_beam.typehints.native_type_compatibility import convert_to_beam_type
 from apache_beam.typehints.row_type import RowTypeConstraint
+from apache_beam.typehints.schemas import typing_to_runner_api
 from apache_beam.utils.timestamp import Duration, Timestamp
 
 from ..encoders.plans.plan import RowPlan
@@ -128,7 +130,7 @@ def planned_type(element_type: Any, plan: RowPlan, vectors: Vectors = "array") -
     back as lists of Python floats.
     """
     known = dict(row_fields(element_type) or ())
-    vector = Sequence[np.float32] if vectors == "list" else np.ndarray
+    vector = Sequence[np.float32] if vectors == "list" else _array_type()
     single = {"flag": bool, "score": float | None, "rank": int | None, "ranked": STRUCTS}
     added: dict[str, Any] = {}
     for column in plan.added:
@@ -138,6 +140,16 @@ def planned_type(element_type: Any, plan: RowPlan, vectors: Vectors = "array") -
         one: Any = vector if column.holds == "vector" else STRUCTS
         added[column.name] = Sequence[one | None] | None if is_array(known.get(column.source or "")) else one | None
     return widened_type(element_type, added)
+
+
+@functools.cache
+def _array_type() -> Any:
+    """Return the type of arrays in schemas; Beam before 2.77 fails on `np.ndarray`, and writes what may be `Any` alike."""
+    try:
+        typing_to_runner_api(np.ndarray)
+    except IndexError:
+        return Any
+    return np.ndarray
 
 
 def widened_type(element_type: Any, added: Mapping[str, Any]) -> Any:

@@ -14,6 +14,7 @@
 - `partitions`: a partition's rows through an encoder; `values`: Arrow's values as Python's
 - `meter`: what workers count, `metrics_of`
 - `worker`: the encoder of a task, its device and threads
+- `scalar_udf`: UDFs of Arrow arrays, on every version of Spark
 - `driver`: checks on the driver; `schema`: the columns that go in and those that are added;
   `kind_types`: which types of columns can be ranked
 

@@ -16,7 +16,6 @@ from ..encoders.plans.scores import SCALE, Scale
 from ..models.spec import DEFAULT_MODEL, EncoderSpec, explains_slips
 from .driver import (
     FailuresOption,
-    arrow_udf,
     as_column,
     check_failures_option,
     output_name,
@@ -24,6 +23,7 @@ from .driver import (
     warn_without_worker_reuse,
 )
 from .meter import meter_of
+from .scalar_udf import applied, arrow_udf
 from .schema import LABELS, LABELS_OR_FAILURE
 from .score_batches import classify_array
 
@@ -80,7 +80,7 @@ def classify(
     spec = spec_of(model, spec_options, classify)
     label_set = LabelSet.of(labels, templates=templates, top_k=top_k, scale=scale, spec=spec)
     warn_without_worker_reuse(SparkSession.getActiveSession(), depth=2)
-    classified: Column = classification_udf(spec, kind, label_set, failures, deterministic)(as_column(column))
+    classified = applied(classification_udf(spec, kind, label_set, failures, deterministic), as_column(column))
     return classified.alias(output_name(column, SUFFIX))
 
 

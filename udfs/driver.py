@@ -6,10 +6,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
-import pyarrow as pa
 from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql import types as T
 
 from ..encoders import EncoderSpec
 from ..errors import SpecError, check_choice
@@ -65,13 +63,6 @@ def warn_without_worker_reuse(spark: SparkSession | None, *, depth: int = 1) -> 
         RuntimeWarning,
         stacklevel=depth + 2,
     )
-
-
-def arrow_udf(function: Callable[..., pa.Array], name: str, result: T.DataType, *, deterministic: bool) -> Any:
-    """Return a scalar Arrow UDF: those in one select share a Python worker, which iterator UDFs don't."""
-    function.__name__ = name
-    udf: Any = F.arrow_udf(function, result)  # type: ignore[attr-defined]
-    return udf if deterministic else udf.asNondeterministic()
 
 
 def as_column(column: str | Column) -> Column:

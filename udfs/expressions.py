@@ -13,7 +13,6 @@ from ..models.spec import DEFAULT_MODEL, EncoderSpec, Modality, explains_slips
 from .batches import embed_array
 from .driver import (
     FailuresOption,
-    arrow_udf,
     as_column,
     check_failures_option,
     output_name,
@@ -21,6 +20,7 @@ from .driver import (
     warn_without_worker_reuse,
 )
 from .meter import meter_of
+from .scalar_udf import applied, arrow_udf
 from .schema import VECTOR, VECTOR_OR_FAILURE
 
 
@@ -115,7 +115,7 @@ def _expression(
     check_failures_option(failures)
     spec = spec_of(model, spec_options, embed_text, modality)  # all three have the same keywords
     warn_without_worker_reuse(SparkSession.getActiveSession(), depth=3)
-    embedded = embedding_udf(spec, modality, failures, deterministic)(as_column(column))
+    embedded = applied(embedding_udf(spec, modality, failures, deterministic), as_column(column))
     return embedded.alias(output_name(column, SUFFIX), metadata=spark_metadata(provenance_of(spec, modality)))
 
 

@@ -15,9 +15,10 @@ from ..encoders.plans.rank_plan import RANKED as RANKED_NAME
 from ..encoders.plans.rank_plan import RankPlan
 from ..encoders.plans.scores import SCALE, Scale
 from ..models.spec import DEFAULT_MODEL, EncoderSpec, explains_slips
-from .driver import FailuresOption, arrow_udf, as_column, check_failures_option, spec_of, warn_without_worker_reuse
+from .driver import FailuresOption, as_column, check_failures_option, spec_of, warn_without_worker_reuse
 from .kind_types import check_shape, shape_of_spark
 from .meter import meter_of
+from .scalar_udf import applied, arrow_udf
 from .schema import RANKED, SIMILARITY_OR_FAILURE, with_candidates
 from .score_batches import rank_array, rank_array_with_candidates, similarity_array
 
@@ -81,7 +82,8 @@ def rank(
         return rank_array(queries, candidates, spec, plan, meter)
 
     candidates = as_column(candidates_column)
-    ranked = arrow_udf(rank_, "rank", RANKED, deterministic=deterministic)(as_column(query_column), candidates)
+    udf = arrow_udf(rank_, "rank", RANKED, deterministic=deterministic)
+    ranked = applied(udf, as_column(query_column), candidates)
     return _with_candidates(candidates, ranked).alias(RANKED_NAME)
 
 
@@ -164,8 +166,7 @@ def clip_similarity(
     spec = spec_of(model, spec_options, clip_similarity)
     warn_without_worker_reuse(SparkSession.getActiveSession(), depth=2)
     udf = similarity_udf(spec, a_kind, b_kind, failures, deterministic)
-    column: Column = udf(as_column(a), as_column(b))
-    return column.alias(SIMILARITY)
+    return applied(udf, as_column(a), as_column(b)).alias(SIMILARITY)
 
 
 def similarity_udf(spec: EncoderSpec, a_kind: Kind, b_kind: Kind, failures: str, deterministic: bool) -> Any:

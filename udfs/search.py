@@ -19,9 +19,10 @@ from ..indexes.searcher import Searcher
 from ..indexes.targets import find_target
 from ..models.spec import EncoderSpec, explains_slips, reject_unknown_keywords
 from .batches import with_failures
-from .driver import FailuresOption, arrow_udf, as_column, check_failures_option, warn_without_worker_reuse
+from .driver import FailuresOption, as_column, check_failures_option, warn_without_worker_reuse
 from .kind_types import check_shape, shape_of_arrow
 from .meter import NO_DRIVER, PartitionMeter, meter_of
+from .scalar_udf import applied, arrow_udf
 from .schema import FAILURE
 from .values import reader_of
 from .worker import encoder_of_task
@@ -97,7 +98,7 @@ def search(
     hit_columns: Any = columns if isinstance(columns, str) else tuple(columns)
     plan = SearchPlan(target, HITS, query_kind, top_k, hit_columns, rerank, scale, nprobe, ef_search).checked(spec)
     warn_without_worker_reuse(SparkSession.getActiveSession(), depth=2)
-    found: Column = search_udf(spec, plan, failures, deterministic)(as_column(query_column))
+    found = applied(search_udf(spec, plan, failures, deterministic), as_column(query_column))
     return found.alias(HITS)
 
 

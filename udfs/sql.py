@@ -21,9 +21,10 @@ from ..indexes.targets import find_target
 from ..messages import setting
 from ..models.spec import DEFAULT_MODEL, EncoderSpec, Modality
 from .classification import Labels, classification_udf
-from .driver import FailuresOption, arrow_udf, check_failures_option, spec_of, warn_without_worker_reuse
+from .driver import FailuresOption, check_failures_option, spec_of, warn_without_worker_reuse
 from .expressions import embedding_udf
 from .rankings import rank_plan, rank_udf_with_candidates, similarity_udf
+from .scalar_udf import arrow_udf, function_of
 from .search import search_udf
 
 _CANDIDATE_TYPES: dict[Kind, T.DataType] = {
@@ -160,7 +161,7 @@ def _check_prefix(prefix: str) -> None:
 
 def _with_counted_arguments(name: str, udf: Any) -> Any:
     """Return a UDF that reports a wrong number of arguments, which Spark does not check."""
-    function = udf.func
+    function = function_of(udf)
     signature = inspect.signature(function)
 
     @functools.wraps(function)

@@ -12,7 +12,8 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-LOCAL = tuple(shlex.split(os.environ.get("CLIPMILL_TEST_BEAM", "--runner=FnApiRunner")))
+FN_API_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"  # its short name is new in Beam 2.7x
+LOCAL = tuple(shlex.split(os.environ.get("CLIPMILL_TEST_BEAM", f"--runner={FN_API_RUNNER}")))
 """Beam's default would first try to download another runner. `make test-prism` names another one."""
 
 

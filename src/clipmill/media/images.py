@@ -20,7 +20,9 @@ from .plugins import open_with, plugin_for, plugin_size
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", module=r"PIL\..*")
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", *(["AVIF"] if features.check("avif") else []))
+_HAS_AVIF = "avif" in features.modules and bool(features.check("avif"))  # Pillow before 11.3 warns of the name
+
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", *(["AVIF"] if _HAS_AVIF else []))
 """Formats that Pillow decodes, besides those of `plugins`. It reads more, some by running other programs (EPS), which
 is unsafe for untrusted files."""
 

@@ -30,8 +30,9 @@ FRAGMENTS, SCHEMA = "fragments", "lance_schema"
 _PURPOSE = "writing Lance datasets"
 _SCHEMES = ("az", "abfss", "gs", "s3")
 """Schemes of object stores that Lance opens with the same URLs as fsspec."""
+_LATER = ("is_decimal32", "is_decimal64", "is_list_view", "is_large_list_view")  # not in every pyarrow
 _UNSUPPORTED = (
-    *(pa.types.is_decimal32, pa.types.is_decimal64, pa.types.is_list_view, pa.types.is_large_list_view),
+    *(getattr(pa.types, name) for name in _LATER if hasattr(pa.types, name)),
     *(pa.types.is_run_end_encoded, pa.types.is_union, pa.types.is_interval),
 )
 _IN_DICTIONARIES = (

@@ -92,6 +92,11 @@ def _trace(
         require(package, "onnx", purpose)
     import torch
 
+    if not hasattr(torch.export.Dim, "DYNAMIC"):
+        raise WeightsError(
+            f"{purpose} needs torch 2.6 or newer, and this is {torch.__version__}",
+            hint="use " + setting("runtime", "torch") + ", or a directory that clipmill export made elsewhere",
+        )
     dims = tuple({axis: torch.export.Dim.DYNAMIC for axis in axes} for axes in dynamic)
     try:
         with torch.no_grad(), _quiet():

@@ -199,8 +199,9 @@ def use_exact_float32() -> None:
     """
     cudnn: Any = torch.backends.cudnn  # only partly typed
     cudnn.allow_tf32 = False
-    # overrides torch.backends.fp32_precision; both are set, since torch raises on reading allow_tf32 if they differ
-    cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = "ieee"
+    if hasattr(cudnn, "conv"):  # from torch 2.9
+        # overrides torch.backends.fp32_precision; both are set, since torch raises on reading allow_tf32 if they differ
+        cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = "ieee"
     torch.set_float32_matmul_precision("highest")
 
 
