@@ -126,7 +126,9 @@ def _table(found: Mapping[str, Any], progress: Progress, taken: Sequence[str]) -
         if found["shards_gone"]:
             table.add_row("leave the dataset", f"{many(found['shards_gone'], 'shard')}, whose input is gone")
     if found["files_deleted"]:
-        table.add_row("files to delete", f"{found['files_deleted']:,} of an earlier job")
+        table.add_row(
+            "files to replace", f"{found['files_deleted']:,} of an earlier job; a dataset, once the new one is whole"
+        )
     for dataset in found["skip_existing"]:
         table.add_row("skipped", f"rows that {dataset} has by {found['skip_by']}; how many, only a join tells")
     table.add_row("written to", f"{found['output']} ({found['format']})")

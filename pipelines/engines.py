@@ -242,6 +242,8 @@ def _spark_death(error: BaseException) -> str | None:
 
 def _beam_death(error: BaseException) -> str | None:
     """Return that the server of a portable runner died, if it did; gRPC itself says little on many lines."""
+    if type(error).__name__ == "FutureTimeoutError":
+        return "no server of the runner answered in time: is it there, at the address of --job_endpoint?"
     if not _is_of_grpc(type(error)):
         return None
     lines = [line.strip() for line in str(error).splitlines()]

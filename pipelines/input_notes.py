@@ -39,6 +39,7 @@ def as_dicts(uses: Sequence[InputUse]) -> list[dict[str, Any]]:
             "first": next(iter([*use.paths, *use.problems])),
             "embedded": dict(use.embedded),
             "left_out": dict(use.left_out),
+            "embedded_otherwise": dict(use.otherwise),
             "nothing_to_embed": dict(use.problems),
         }
         for use in uses
@@ -51,8 +52,9 @@ def _lines_of(use: InputUse, of_rows: bool) -> list[str]:
     counted = f"{number:,} {_PLURALS[use.kind]}" if has_own else many(number, _NAMES[use.kind])
     shown = f"{counted} ({_named(use)})"
     lines = [f"{shown}: {_embedded(use)}"] if use.paths else []
-    if use.left_out and not use.beside_images:
-        lines.append(f"{shown}: {_left_out(use, of_rows)}")
+    if not use.beside_images:
+        said = {"not embedded": use.left_out, f"embedded only where {_names(use.embedded)} is empty": use.otherwise}
+        lines += [f"{shown}: {what}: {_with_flags(use, of, of_rows)}" for what, of in said.items() if of]
     if use.problems:
         lines += [f"{path} will fail: it is {what}" for path, what in list(use.problems.items())[:_NAMED]]
         if (more := len(use.problems) - _NAMED) > 0:
@@ -76,13 +78,18 @@ def _embedded(use: InputUse) -> str:
     return ", ".join(f"{column!r} is embedded as {modality}" for column, modality in use.embedded.items())
 
 
-def _left_out(use: InputUse, of_rows: bool) -> str:
-    named = ", ".join(f"{column!r} ({modality})" for column, modality in use.left_out.items())
-    column, modality = next(iter(use.left_out.items()))
+def _names(columns: Mapping[str, str]) -> str:
+    return ", ".join(map(repr, columns))
+
+
+def _with_flags(use: InputUse, columns: Mapping[str, str], of_rows: bool) -> str:
+    """Return the names of columns, and the flags that embed the first of them."""
+    named = ", ".join(f"{column!r} ({modality})" for column, modality in columns.items())
+    column, modality = next(iter(columns.items()))
     kind = "audio" if modality == "audio" else "image"
     if of_rows:
-        return f"not embedded: {named}; --column {column}={kind} embeds it too"
+        return f"{named}; --column {column}={kind} embeds it too"
     flag = "--uri-column" if use.kind == "jsonl" else f"--{kind}-column"
     also = [f"--column {name}={one if one in ('text', 'audio') else 'image'}" for name, one in use.embedded.items()]
     both = " ".join([f"--column {column}={kind}", *also])
-    return f"not embedded: {named}; {flag} {column} embeds it instead, {both} embeds both"
+    return f"{named}; {flag} {column} embeds it instead, {both} embeds both"

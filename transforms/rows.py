@@ -144,7 +144,7 @@ def planned_type(element_type: Any, plan: RowPlan, vectors: Vectors = "array") -
 
 @functools.cache
 def _array_type() -> Any:
-    """Return the type of arrays in schemas; Beam before 2.77 fails on `np.ndarray`, and writes what may be `Any` alike."""
+    """Return the type of arrays in schemas; older Beam fails on `np.ndarray`, and writes `Any` the same."""
     try:
         typing_to_runner_api(np.ndarray)
     except IndexError:

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import pyarrow as pa
 from pyspark.sql import types as T
 
-from ..datasets.tables.column_types import is_list_type
+from ..datasets.tables.column_types import field_names, is_list_type
 from ..encoders.item import FILE_FIELDS
 from ..encoders.plans.kinds import CONTENT, Kind, modality_of_struct
 from ..errors import SpecError
@@ -58,7 +58,7 @@ def shape_of_arrow(kind: pa.DataType) -> Shape:
     if is_list_type(kind):
         return Shape("numbers" if is_number(kind.value_type) else "list", (), shown)
     if types.is_struct(kind):
-        return Shape("struct", tuple(kind.names), shown)
+        return Shape("struct", tuple(field_names(kind)), shown)
     if types.is_string(kind) or types.is_large_string(kind):
         return Shape("string", (), shown)
     if types.is_binary(kind) or types.is_large_binary(kind):

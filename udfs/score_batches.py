@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_type
 
+from ..datasets.tables.column_types import field_names
 from ..encoders.plans.embed_plan import FAILURES_COLUMN
 from ..encoders.plans.kinds import Kind, item_of_kind
 from ..encoders.plans.labels import Classifier, LabelSet
@@ -80,7 +81,7 @@ def rank_array_with_candidates(
     given = pc.list_value_length(candidates).fill_null(0).to_numpy().astype(np.int64)
     indices = np.repeat(given.cumsum() - given, lengths) + places.field("position").to_numpy()
     taken = candidates.flatten().take(pa.array(indices))
-    whole = pa.StructArray.from_arrays([taken, *places.flatten()], ["candidate", *places.type.names])
+    whole = pa.StructArray.from_arrays([taken, *places.flatten()], ["candidate", *field_names(places.type)])
     return pa.ListArray.from_arrays(ranked.offsets, whole, mask=ranked.is_null())
 
 

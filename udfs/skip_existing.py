@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
@@ -19,6 +19,9 @@ from ..jobs.row_keys import keys_wanted
 from ..jobs.skip_existing import stored_parts
 from ..jobs.skip_lists import write_skip_list
 from .pieces import pieces_of, spread
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _BATCH_ROWS = 4096
 _SHARDS_PER_TASK = 16
@@ -62,7 +65,7 @@ def write_skip_lists(spark: SparkSession, shards: Sequence[Shard], job: Job) -> 
     found = wanted.join(whole.select("digest"), "digest", "left_semi").select("shard", "mark")
     every = spread(spark, len(shards), _tasks_of(len(shards), _SHARDS_PER_TASK)).withColumnRenamed("id", "shard")
     both = found.unionByName(every, allowMissingColumns=True)
-    both.groupBy("shard").applyInArrow(_writing(shards, job), "shard long").collect()
+    both.groupBy("shard").applyInPandas(_writing(shards, job), "shard long").collect()
 
 
 def _each(
@@ -91,10 +94,10 @@ def _tasks_of(pieces: int, together: int) -> int:
     return max(math.ceil(pieces / together), 1)
 
 
-def _writing(shards: Sequence[Shard], job: Job) -> Callable[[pa.Table], pa.Table]:
-    def write(found: pa.Table) -> pa.Table:
-        shard = shards[found.column("shard")[0].as_py()]  # every shard has one row without a mark
-        write_skip_list(job, shard.name, found.column("mark").drop_null().to_pylist())
-        return found.select(["shard"]).slice(0, 0)  # nothing that the driver would collect
+def _writing(shards: Sequence[Shard], job: Job) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    def write(found: pd.DataFrame) -> pd.DataFrame:  # Spark 3.5 groups into no tables of Arrow
+        shard = shards[int(found["shard"].iloc[0])]  # every shard has one row without a mark
+        write_skip_list(job, shard.name, found["mark"].dropna().tolist())
+        return found[["shard"]].head(0)  # nothing that the driver would collect
 
     return write

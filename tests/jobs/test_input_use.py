@@ -65,10 +65,11 @@ def test_the_content_that_comes_second_is_named(tmp_path):
     (tmp_path / "a.csv").write_text("caption,url,key\na ring,https://example.com/x,1\n")
     (tmp_path / "b.jsonl").write_text(json.dumps({"text": "a ring", "uri": "https://example.com/x"}) + "\n")
     csv, lines = used(tmp_path)
-    assert (csv.embedded, csv.left_out) == ({"caption": "text"}, {"url": "image or audio"})
-    assert (lines.embedded, lines.left_out) == ({"text": "text"}, {"uri": "image or audio"})
+    assert (csv.embedded, csv.otherwise) == ({"caption": "text"}, {"url": "image or audio"})
+    assert (lines.embedded, lines.otherwise) == ({"text": "text"}, {"uri": "image or audio"})
+    assert (csv.left_out, lines.left_out) == ({}, {})
     (csv, _) = used(tmp_path, uri="url")
-    assert (csv.embedded, csv.left_out) == ({"url": "image or audio"}, {})
+    assert (csv.embedded, csv.otherwise) == ({"url": "image or audio"}, {})
 
 
 def test_tags_that_were_asked_for_are_not_left_out(tmp_path):

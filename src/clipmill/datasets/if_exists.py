@@ -96,13 +96,14 @@ def _refused(folder: Folder, names: list[str], *, is_finished: bool, can_resume:
     """Return the error for a directory that holds something, with what can be done about it."""
     has_plan = PLAN in names or f"{NEXT}/{PLAN}" in names
     resumed = "continue the job there (" + setting("resume", True) + "), " if can_resume and has_plan else ""
-    replaced = ""
+    replaced = whole = ""
     if is_own(folder) and all(map(OWN.fullmatch, names)):
+        whole = ": a finished dataset" if is_finished else ""
         replaced = ", or replace the dataset there with " + setting("overwrite", True)
         if not is_finished:
             only = setting("if_exists", "replace_unfinished")
             replaced += " (" + only + " replaces only a dataset whose job did not finish, as here)"
-    what = f"{folder.url} is not empty (it holds {some_of(names)})"
+    what = f"{folder.url} is not empty (it holds {some_of(names)}{whole})"
     return DatasetError(what, hint=resumed + "choose another directory" + replaced)
 
 

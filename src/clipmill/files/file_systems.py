@@ -87,6 +87,20 @@ def check_local_path(path: str) -> None:
         raise DatasetError(f"{path!r} is a path of Windows; write it as this machine names it, or ./{path}")
 
 
+def named(location: str) -> str:
+    """Return the absolute path or URL of a location as messages and documents have it.
+
+    A URL whose driver cannot be set up here stays as it is: it may be usable where a job runs.
+
+    Raises:
+        DatasetError: As `open_location`, but for `StoreError`.
+    """
+    try:
+        return url_of(*open_location(location)).rstrip("/") or "/"
+    except StoreError:
+        return location.rstrip("/")
+
+
 def absolute(location: str) -> str:
     """Return a path, glob or URL that means the same in every process of this machine.
 

@@ -52,6 +52,7 @@ class InputUse(NamedTuple):
         paths: The first files; none for those with problems.
         embedded: What is embedded: the kind or modality of each column; empty for images and audio clips.
         left_out: The modality of columns that hold images or audio, or name them, and are not embedded.
+        otherwise: The modality of columns that are embedded only in rows where the column before them is empty.
         problems: Files that hold nothing to embed, and what they are.
         beside_images: Whether a file lies in a folder of images, where it may be about them.
         others: How many more files there are.
@@ -61,6 +62,7 @@ class InputUse(NamedTuple):
     paths: Sequence[str]
     embedded: Mapping[str, str]
     left_out: Mapping[str, str] = {}
+    otherwise: Mapping[str, str] = {}
     problems: Mapping[str, str] = {}
     beside_images: bool = False
     others: int = 0
@@ -136,14 +138,15 @@ def _uses_of_tables(kind: Kind, looked_at: Sequence[str], options: JobOptions) -
     with ThreadPoolExecutor(_OPENERS) as pool:
         columns = pool.map(lambda path: _use_of_columns(kind, path, options), looked_at)
     groups: dict[Any, tuple[InputUse, list[str]]] = {}
-    for path, (embedded, left_out) in zip(looked_at, columns, strict=True):
-        key = (tuple(embedded.items()), tuple(left_out.items()))
-        groups.setdefault(key, (InputUse(kind, (), embedded, left_out), []))[1].append(path)
+    for path, use in zip(looked_at, columns, strict=True):
+        key = tuple(tuple(one.items()) for one in (use.embedded, use.left_out, use.otherwise))
+        groups.setdefault(key, (use, []))[1].append(path)
     return [use._replace(paths=members) for use, members in groups.values()]
 
 
-def _use_of_columns(kind: Kind, path: str, options: JobOptions) -> tuple[Mapping[str, str], Mapping[str, str]]:
-    """Return what is embedded of a table, and the columns of media that are left out."""
+def _use_of_columns(kind: Kind, path: str, options: JobOptions) -> InputUse:
+    """Return what a job makes of the columns of a table."""
+    nothing = InputUse(kind, (), {})
     shard = dataclasses.replace(whole_file(path, kind), stop=_ROWS_LOOKED_AT)
     names: list[str] = []
     maybe_media: list[str] = []
@@ -151,7 +154,7 @@ def _use_of_columns(kind: Kind, path: str, options: JobOptions) -> tuple[Mapping
         try:
             schema = schema_of([shard])
         except DatasetError:  # its rows fail
-            return {}, {}
+            return nothing
         names = schema.names
         maybe_media = [field.name for field in schema if _may_hold_media(field.type)]
     read = read_rows(shard, choose=lambda there: [name for name in maybe_media if name in there])
@@ -162,24 +165,27 @@ def _use_of_columns(kind: Kind, path: str, options: JobOptions) -> tuple[Mapping
     plan = options.plan
     if plan.of_rows:
         used = {plan.key, *(one.split(".")[0] for one in plan.reads), *plan.reads, *options.drop}
-        return plan.reads, {name: modality for name, modality in media.items() if name not in used}
+        left_out = {name: modality for name, modality in media.items() if name not in used}
+        return nothing._replace(embedded=plan.reads, left_out=left_out)
     if plan.needs_matches:
-        return {"matches": "candidates"}, {}
+        return nothing._replace(embedded={"matches": "candidates"})
     try:
         if kind == "jsonl":
             chosen = _fields_of_lines(names, options.reader)
         else:
             chosen = choose_columns(names, options.reader, path)
     except RowError:  # the job is refused, or its rows fail
-        return {}, {}
+        return nothing
     first = next((field for field in _CONTENT_FIRST if field in chosen), None)
     if first is None:
-        return {}, {}
+        return nothing
     others = {column: field for field, column in chosen.items() if field not in (first, "id")}
-    left_out = {name: media.get(name) or _modality_of_field(field) for name, field in others.items()}
     known = {*chosen.values(), *options.reader.tags}
-    left_out |= {name: modality for name, modality in media.items() if name not in known}
-    return {chosen[first]: _modality_of_field(first)}, left_out
+    return nothing._replace(
+        embedded={chosen[first]: _modality_of_field(first)},
+        left_out={name: modality for name, modality in media.items() if name not in known},
+        otherwise={name: media.get(name) or _modality_of_field(field) for name, field in others.items()},
+    )
 
 
 def _may_hold_media(kind: pa.DataType) -> bool:

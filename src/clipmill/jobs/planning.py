@@ -12,7 +12,7 @@ from ..datasets.inputs.row_schemas import schema_of
 from ..datasets.inputs.shards import Shard
 from ..datasets.tables.column_types import column_type
 from ..datasets.tables.schemas import documents_schema, rows_schema
-from ..files.folder import Folder
+from ..files.file_systems import named
 from ..models.spec import EncoderSpec
 from .comparison import compared
 from .job import Job
@@ -52,6 +52,6 @@ def plan_job(spec: EncoderSpec, directory: str, shards: Sequence[Shard], options
             column_type(rows, plan.key)
         schema = rows_schema(rows, plan, spec, drop=options.drop, dtype=options.written_dtype)
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
-    job = compared(Job(**given, spec=spec, directory=Folder.of(directory).url, schema=schema), rows)
+    job = compared(Job(**given, spec=spec, directory=named(directory), schema=schema), rows)
     written = schema_in_format(job.format, job.schema, plan=job.plan, spec=spec, directory=job.directory)
     return dataclasses.replace(job, schema=written)

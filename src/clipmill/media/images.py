@@ -181,7 +181,10 @@ def described_other(data: bytes) -> str | None:
     if text.startswith((b"http://", b"https://")):
         return "a list of URIs, which is read as an input if there is one on each line"
     if text and not start.translate(None, _TEXT_BYTES):
-        return "a text, no image: embed it as a text, in a column of texts or a field 'text' of JSON lines"
+        return (
+            "a text, no image, unless they are damaged: embed it as a text, in a column of texts or a field 'text' of "
+            "JSON lines"
+        )
     return None
 
 

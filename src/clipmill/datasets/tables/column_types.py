@@ -69,11 +69,27 @@ def is_bytes_type(kind: pa.DataType) -> bool:
     return bool(is_variable or types.is_fixed_size_binary(kind))
 
 
+# Not in every pyarrow; nothing is an instance of ().
+_UUID: Any = getattr(pa, "UuidType", ())
+JSON: Any = getattr(pa, "JsonType", ())
+BOOL8: Any = getattr(pa, "Bool8Type", ())
+
+
+def is_uuid(kind: pa.DataType) -> bool:
+    """Return whether a type is Arrow's one of UUIDs."""
+    return isinstance(kind, _UUID)
+
+
+def field_names(kind: pa.StructType) -> list[str]:
+    """Return the names of the fields of a struct, as `names` does in newer versions of pyarrow."""
+    return [field.name for field in kind]
+
+
 def holds_bytes(kind: pa.DataType) -> bool:
     """Return whether a type is, or contains, bytes."""
     types = pa.types
     if isinstance(kind, pa.BaseExtensionType):
-        return not isinstance(kind, pa.UuidType) and holds_bytes(kind.storage_type)
+        return not is_uuid(kind) and holds_bytes(kind.storage_type)
     if types.is_dictionary(kind):
         return holds_bytes(kind.value_type)
     inner = [kind.field(number).type for number in range(kind.num_fields)]

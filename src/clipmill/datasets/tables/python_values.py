@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from ...files.json_text import clean_text, exact_json, is_missing, usual_text
 from ...files.times import PER_SECOND, nanoseconds_of
-from .column_types import is_bytes_type, is_list_type, is_text_type
+from .column_types import BOOL8, JSON, is_bytes_type, is_list_type, is_text_type, is_uuid
 
 Convert = Callable[[Any], Any]
 
@@ -305,15 +305,11 @@ def _uuid(kind: pa.DataType) -> Convert:
     return convert
 
 
-def _is_uuid(kind: pa.DataType) -> bool:
-    return isinstance(kind, pa.UuidType)
-
-
 _TYPES = pa.types
 _MAKERS: tuple[tuple[Callable[[pa.DataType], bool], Callable[[Any], Convert]], ...] = (
-    (_is_uuid, _uuid),
-    (lambda kind: is_text_type(kind) or isinstance(kind, pa.JsonType), _text),
-    (lambda kind: isinstance(kind, pa.Bool8Type), _byte_of_bool),
+    (is_uuid, _uuid),
+    (lambda kind: is_text_type(kind) or isinstance(kind, JSON), _text),
+    (lambda kind: isinstance(kind, BOOL8), _byte_of_bool),
     (lambda kind: isinstance(kind, pa.BaseExtensionType), lambda kind: _converter(kind.storage_type)),
     (_TYPES.is_boolean, _of_types((bool,))),
     (_TYPES.is_integer, _integer),

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from ...encoders.item import AUDIO_FIELDS, AUDIO_RATES, AUDIO_SAMPLES
 from ...files.times import PER_SECOND, duration_text
-from .column_types import is_list_type
+from .column_types import BOOL8, field_names, is_list_type, is_uuid
 
 _TO_MICROSECONDS = len("2026-01-02T03:04:05.000006")
 
@@ -27,7 +27,7 @@ def read_scalar(scalar: pa.Scalar) -> Any:
     if not pa.types.is_struct(kind):
         return [read_scalar(element) for element in scalar.values]
     samples = AUDIO_SAMPLES if _is_audio(kind) else ()
-    return {name: (_read_samples if name in samples else read_scalar)(scalar[name]) for name in kind.names}
+    return {name: (_read_samples if name in samples else read_scalar)(scalar[name]) for name in field_names(kind)}
 
 
 def inner_values(array: pa.Array) -> int:
@@ -72,10 +72,10 @@ def printable(scalar: pa.Scalar) -> Any:
     kind = scalar.type
     if not scalar.is_valid:
         return None
-    if isinstance(kind, pa.BaseExtensionType) and not isinstance(kind, pa.UuidType | pa.Bool8Type):
+    if isinstance(kind, pa.BaseExtensionType) and not (is_uuid(kind) or isinstance(kind, BOOL8)):
         return printable(scalar.value)
     if pa.types.is_struct(kind):
-        return {name: printable(scalar[name]) for name in kind.names}
+        return {name: printable(scalar[name]) for name in field_names(kind)}
     if pa.types.is_map(kind):
         return [(printable(entry["key"]), printable(entry["value"])) for entry in scalar.values]
     if is_list_type(kind):
@@ -122,7 +122,7 @@ def holds_audio(kind: pa.DataType) -> bool:
 
 
 def _is_audio(struct: pa.StructType) -> bool:
-    names = set(struct.names)
+    names = set(field_names(struct))
     return names <= AUDIO_FIELDS and not names.isdisjoint(AUDIO_SAMPLES) and not names.isdisjoint(AUDIO_RATES)
 
 

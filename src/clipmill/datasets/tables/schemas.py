@@ -19,7 +19,7 @@ from ...files.json_text import clean_text, exact_json, json_text
 from ...messages import setting
 from ...models.spec import EncoderSpec
 from .carried import carried_batches, carried_column
-from .column_types import REST_KEY, TAGS, as_type, dropped_names
+from .column_types import REST_KEY, TAGS, as_type, dropped_names, field_names
 from .new_columns import LABELS, REASON, new_array, new_field, new_provenance, row_fields, row_provenances
 from .provenance import with_provenance
 from .python_values import value_array
@@ -170,7 +170,7 @@ def _reason(document: Document) -> dict[str, Any] | None:
     if not document.failures:
         return None
     failure = document.failures[0].as_dict()
-    return {name: clean_text(failure[name]) for name in REASON.names}
+    return {name: clean_text(failure[name]) for name in field_names(REASON)}
 
 
 def _nested_array(groups: Sequence[Sequence[Document]], kind: pa.DataType, dim: int) -> pa.Array:

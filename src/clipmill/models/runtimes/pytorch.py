@@ -85,7 +85,7 @@ class TorchRuntime:
                 return vectors.float().cpu().numpy()
         except RuntimeError as err:
             if not isinstance(err, torch.OutOfMemoryError) and not ran_out_of_memory(err):
-                if isinstance(err, torch.AcceleratorError):
+                if isinstance(err, getattr(torch, "AcceleratorError", ())):  # not in every torch
                     raise DeviceError(f"{self.device} failed, and so will every later call: {err}") from err
                 raise
             message = f"{self.device}: {err}"
