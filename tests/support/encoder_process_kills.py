@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import random
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from encoder_processes import own_folder, pids
+from encoder_processes import own_folder, pids, wait_until
 
 from clipmill.encoders import load_encoder
 
@@ -29,10 +30,10 @@ import sys
 import numpy as np
 from clipmill import load_encoder
 encoder = load_encoder("demo", **{_OPTIONS}, encoder_process="per_host")
-expected = np.load(sys.argv[1])
-texts = [f"a circle, number {{number}}" for number in range({_ROWS})]
+given = np.load(sys.argv[1])
 for line in sys.stdin:
-    np.testing.assert_allclose(encoder.embed_texts(texts), expected, rtol=1e-4, atol=1e-5)
+    found = encoder.embed_texts(list(given["texts"])), encoder.embed_images(list(given["images"]))
+    np.testing.assert_allclose(found, given["expected"], rtol=1e-4, atol=1e-5)
     print("whole", flush=True)
 """
 
@@ -41,13 +42,16 @@ def kill_while_they_work(draw: random.Random, folder: Path, *, kills: int) -> di
     """Kill the encoder process (three times of four) or a worker, again and again, while all workers embed.
 
     Returns:
-        How many of each were killed, and the rows that were embedded and compared.
+        How many of each were killed, and the texts and images that were embedded and compared.
     """
     texts = [f"a circle, number {number}" for number in range(_ROWS)]
-    np.save(folder / "expected.npy", load_encoder("demo", **_OPTIONS, encoder_process="off").embed_texts(texts))
+    images = np.random.default_rng(draw.randrange(2**32)).integers(0, 256, (_ROWS, 48, 64, 3), np.uint8)
+    encoder = load_encoder("demo", **_OPTIONS, encoder_process="off")
+    expected = np.stack([encoder.embed_texts(texts), encoder.embed_images(list(images))])
+    np.savez(folder / "given.npz", texts=texts, images=images, expected=expected)
     done: collections.Counter[str] = collections.Counter()
     with pytest.MonkeyPatch.context() as patch, own_folder(patch) as place:
-        threads = [_Worker(folder / "expected.npy", done) for _ in range(_WORKERS)]
+        threads = [_Worker(folder / "given.npz", done) for _ in range(_WORKERS)]
         for thread in threads:
             thread.start()
         while done["encoder process"] + done["worker"] < kills:
@@ -56,24 +60,37 @@ def kill_while_they_work(draw: random.Random, folder: Path, *, kills: int) -> di
                 time.sleep(0.02)
                 assert all(thread.is_alive() for thread in threads) and time.monotonic() < limit
             time.sleep(draw.uniform(0, 0.3))
-            if draw.random() < 0.75 and (found := pids(place)):
-                os.kill(found[0], signal.SIGKILL)
-                done["encoder process"] += 1
+            if draw.random() < 0.75:
+                for pid in pids(place)[:1]:
+                    with contextlib.suppress(ProcessLookupError):  # killed just now, and nobody has noticed yet
+                        os.kill(pid, signal.SIGKILL)
+                        done["encoder process"] += 1
             else:
                 draw.choice(threads).kill()
                 done["worker"] += 1
         for thread in threads:
             thread.end()
         assert [thread.error for thread in threads] == [None] * _WORKERS
+        wait_until(lambda: _serving(place) == pids(place))  # none was left behind by those that started others
     return dict(done)
+
+
+def _serving(place: Path) -> list[int]:
+    """Return the encoder processes that run, found by their command lines."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if f"{place}/".encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
 
 
 class _Worker(threading.Thread):
     """A worker process that is given work as long as it is wanted, and is started again after it was killed."""
 
-    def __init__(self, expected: Path, done: collections.Counter[str]) -> None:
+    def __init__(self, given: Path, done: collections.Counter[str]) -> None:
         super().__init__(daemon=True)
-        self._command = [sys.executable, "-c", _WORKER, str(expected)]
+        self._command = [sys.executable, "-c", _WORKER, str(given)]
         self._done = done
         self._process: subprocess.Popen[bytes] | None = None
         self._ended = False
@@ -92,7 +109,7 @@ class _Worker(threading.Thread):
                         process.stdin.flush()
                         if process.stdout.readline() != b"whole\n":
                             break
-                        self._done["rows"] += _ROWS
+                        self._done["rows"] += 2 * _ROWS
                     process.stdin.close()
                 except BrokenPipeError:
                     pass
