@@ -12,10 +12,17 @@
 - `skip_existing`: finds their rows that other datasets have already; `index_shards`: `IndexShards`, pieces of an index
 - `elements`: adapters of elements and outputs; `rows`: dicts, `beam.Row`s and NamedTuples
 - `embed_fn`: the `DoFn` that fetches, decodes and encodes, in one stage; `waiting`: batches across bundles
+- `model_handler`: `ClipModelHandler`, for Beam's `RunInference`; `embeddings`: `ClipEmbeddings`, for its `MLTransform`;
+  `embeddable`: items of its `rag` package, which `Embed` takes like documents
 - `windowed`: elements that waited for others keep their timestamp, window and pane
 - `document_coder`: the coder of `Document`; `meter`: the metrics, and `metrics_of`, which returns them; `worker`: the
   cores of a worker; `templates`: values of classic templates
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingExtraError
 
@@ -38,8 +45,14 @@ from .search import Search
 from .shards import EmbedShards
 from .write import WriteEmbeddings
 
+if TYPE_CHECKING:
+    from .embeddings import ClipEmbeddings
+    from .model_handler import ClipModelHandler, raise_failed
+
 __all__ = [
     "Classify",
+    "ClipEmbeddings",
+    "ClipModelHandler",
     "Embed",
     "EmbedShards",
     "Embedded",
@@ -50,4 +63,17 @@ __all__ = [
     "Search",
     "WriteEmbeddings",
     "metrics_of",
+    "raise_failed",
 ]
+
+_LAZY = {"ClipEmbeddings": "embeddings", "ClipModelHandler": "model_handler", "raise_failed": "model_handler"}
+"""Adapters of `apache_beam.ml`, which takes a second to import."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import an adapter of `apache_beam.ml` on first use."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+    globals()[name] = value
+    return value

@@ -9,12 +9,14 @@ import numpy as np
 from apache_beam.io.fileio import ReadableFile
 from apache_beam.io.filesystem import FileMetadata
 
+from ..datasets.tables.sizes import held_bytes
 from ..encoders.document import Document
 from ..encoders.plans.plan import DocumentPlan, Plan, RowPlan
 from ..encoders.plans.runner import Done
 from ..failures import Code, Failure, Stage
 from ..files.json_text import key_text
 from ..indexes.search_plan import SearchPlan
+from ..metrics.stats import Stats
 from .failed_row import FailedRow
 from .rows import RowFields, Vectors, as_lists, fields_of, make_row
 
@@ -81,6 +83,18 @@ class RowElements:
         if self.vectors == "list":
             values = {name: as_lists(value) for name, value in values.items()}
         return make_row(done.token[0], done.source.fields, values)
+
+
+def source_bytes(source: Any) -> int:
+    """Return the bytes that the caller of a session holds for a source."""
+    return held_bytes(source.fields if isinstance(source, RowFields) else source)
+
+
+def count_refused(stats: Stats, refused: FailedRow) -> None:
+    """Count an element that cannot be processed."""
+    stats.rows += 1
+    for failure in refused.failures:
+        stats.count_failure(failure)
 
 
 def _as_document(element: Any) -> str | None:

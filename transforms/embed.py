@@ -11,6 +11,8 @@ from ..encoders.plans.embed_plan import Column, ColumnPlan, DocumentEmbedPlan
 from ..errors import SpecError, check_choice
 from ..messages import setting
 from ..models.spec import EncoderSpec, Modality, reject_unknown_keywords
+from .elements import Elements
+from .embeddable import ItemElements, type_of_items
 from .encoding import Embedded, Encoding, label_of
 from .rows import Vectors
 from .templates import with_known_values
@@ -22,9 +24,10 @@ __all__ = ["Embed", "Embedded", "embed_of"]
 class Embed(Encoding):
     """Embeds documents or columns of rows. Every element comes out once, as a row or as a failure.
 
-    Without `columns`, elements are `Document`s, and copies with `embedding` come out. With `columns`, elements are
-    dicts, `beam.Row`s or NamedTuples, and each column gets a column of vectors: dicts come out as dicts, the others as
-    `beam.Row`s, with a schema if the input has one.
+    Without `columns`, elements are `Document`s, and copies with `embedding` come out; the same for the items of
+    `apache_beam.ml.rag` (`EmbeddableItem`, or `Chunk`), which Beam's writers of vector databases take. With `columns`,
+    elements are dicts, `beam.Row`s or NamedTuples, and each column gets a column of vectors: dicts come out as dicts,
+    the others as `beam.Row`s, with a schema if the input has one.
 
     A bad row does not end the job, unless `on_failure="raise"`. It goes to `failures` with the reason and with the
     vectors of its other columns.
@@ -97,6 +100,13 @@ class Embed(Encoding):
         if vectors != "array" and columns is None:
             raise SpecError(setting("vectors", vectors) + " is for rows; a document's embedding is an array")
         self._vectors: Vectors = vectors
+
+    def _elements(self, element_type: Any) -> tuple[Any, Elements]:
+        """Return the output type and the adapter of the elements; see `Encoding`."""
+        if self.plan.of_rows:
+            return super()._elements(element_type)
+        plan: Any = self.plan
+        return type_of_items(element_type), ItemElements(plan, self._row_options)
 
     def default_label(self) -> str:
         """Name the model and the columns, so that a pipeline can use two of these."""

@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ..datasets.tables.sizes import held_bytes
 from ..encoders.plans.runner import Done, PlanRunner, PlanSession
 from ..metrics.stats import Stats
 from ..models.spec import EncoderSpec
 from ..threads import Cores
-from .elements import Elements
+from .elements import Elements, source_bytes
 from .failed_row import FailedRow
 from .meter import BundleMeter
-from .rows import RowFields
 from .windowed import InBatches, OneByOne, OnFailure, Place, PlacedFn
 
 _REPORTED_BATCHES = 16
@@ -62,8 +60,8 @@ class _SessionFn(PlacedFn):
         source = self._elements.read(element)
         if isinstance(source, FailedRow):
             return [self._refused(source, place)]
-        nbytes = held_bytes(source.fields if isinstance(source, RowFields) else source)
-        return [self._output(done) for done in self._session.push((element, place), source, nbytes=nbytes)]
+        pushed = self._session.push((element, place), source, nbytes=source_bytes(source))
+        return [self._output(done) for done in pushed]
 
     def _output(self, done: Done) -> Any:
         place: Place = done.token[1]

@@ -25,17 +25,27 @@ class FailedRow:
 
 
 class FailedRowError(ClipmillError, ValueError):
-    """A row failed in a job with `on_failure="raise"`."""
+    """A row failed where failures are raised, as with `on_failure="raise"`; `hint` says how to keep such rows."""
 
-    def __init__(self, failures: Sequence[Failure], model: str) -> None:
+    def __init__(
+        self,
+        failures: Sequence[Failure],
+        model: str,
+        hint: str = "on_failure='split' puts such rows into .failures",
+    ) -> None:
         first = failures[0]
-        place = f"{first.row!r}" + (f", column {first.column!r}" if first.column else "")
+        named = f" {first.row!r}" if first.row is not None else ""
+        place = named + (f", column {first.column!r}" if first.column else "")
         more = f" (and {len(failures) - 1} more failures of it)" if len(failures) > 1 else ""
         super().__init__(
-            f"row {place} failed at {first.stage} with {first.code}, model {model}: {first.message}{more};"
-            " on_failure='split' puts such rows into .failures"
+            f"row{place} failed at {first.stage} with {first.code}, model {model}: {first.message}{more}",
+            hint=hint,
         )
-        self._args = (tuple(failures), model)
+        self._args = (tuple(failures), model, hint)
 
-    def __reduce__(self) -> tuple[type, tuple[tuple[Failure, ...], str]]:
+    def __repr__(self) -> str:
+        # Beam's dead letters hold this text; how to get dead letters is no news there.
+        return f"{type(self).__name__}({self.args[0]!r})"
+
+    def __reduce__(self) -> tuple[type, tuple[tuple[Failure, ...], str, str]]:
         return type(self), self._args

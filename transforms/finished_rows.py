@@ -11,6 +11,7 @@ from ..datasets.tables.records import failure_records, inner_failure_records
 from ..datasets.tables.table import Table
 from ..encoders.document import Document
 from ..failures import Code
+from .embeddable import document_of, is_item
 from .failed_row import FailedRow
 from .rows import RowFields, fields_of, plain
 
@@ -30,6 +31,8 @@ def finished_row(element: Any, table: Table) -> FinishedRow:
 
 
 def _source(value: Any, table: Table) -> RowFields | Document | None:
+    if not table.plan.of_rows and is_item(value):
+        return document_of(value)
     if not table.plan.of_rows:
         return value if isinstance(value, Document) else None
     fields = fields_of(value)

@@ -74,8 +74,12 @@ class BundleMeter:
         for rows, times in batch_sizes(counts).items():
             for _ in range(int(times)):
                 sizes.update(rows)
-        self.count(MODELS_LOADED, self._loads)
-        self._loads = 0
+        self.count(MODELS_LOADED, self.take_loads())
+
+    def take_loads(self) -> int:
+        """Return the models loaded since the last call."""
+        loads, self._loads = self._loads, 0
+        return loads
 
     def count(self, name: str, number: int) -> None:
         """Add to a counter."""

@@ -12,6 +12,7 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import PaneInfo, WindowedValue
 
 from ..metrics.stats import Stats
+from .elements import count_refused
 from .failed_row import FailedRow, FailedRowError
 
 FAILURES = "failures"
@@ -48,9 +49,7 @@ class PlacedFn(beam.DoFn):
 
     def _refused(self, refused: FailedRow, place: Place) -> TaggedOutput:
         """Count an element that cannot be processed, and output it as a failure."""
-        self._stats.rows += 1
-        for failure in refused.failures:
-            self._stats.count_failure(failure)
+        count_refused(self._stats, refused)
         return self._failed(refused, place)
 
     def _failed(self, failed: FailedRow, place: Place) -> TaggedOutput:

@@ -207,7 +207,7 @@ def test_the_callers_documents_are_unchanged(tmp_path):
 
 def test_nothing_in_gives_nothing_of_the_right_type(tmp_path):
     with pipeline() as p:
-        embedded = p | beam.Create([]) | Embed("fake::dim=8")
+        embedded = p | beam.Create([]).with_output_types(Document) | Embed("fake::dim=8")
         assert (embedded.rows.element_type, embedded.failures.element_type) == (Document, FailedRow)
         _ = embedded.rows | "Rows" >> Keep(tmp_path / "rows")
         _ = embedded.failures | "Failures" >> Keep(tmp_path / "failures")

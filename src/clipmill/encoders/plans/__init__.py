@@ -2,7 +2,7 @@
 
 - `plan`: the base classes of plans; `row_values`: reading values from a row
 - `runner`: `PlanRunner`, which runs rows through a plan and a session
-- `embed_plan`: embeds columns of rows, or documents of a tree
+- `embed_plan`: embeds columns of rows, or documents of a tree; `value_plan`: embeds single values
 - `rank_plan`, `pair_plan`: score candidates in a list, in matches, or one per row
 - `kinds`: converts queries and candidates to items; `ranking`: ranks the candidates of a query
 - `classify_plan`, `labels`: zero-shot classification

@@ -1,0 +1,36 @@
+"""The files examples/beam_*.py run as they stand there, and embed what they say."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+
+import pytest
+from places import ROOT
+
+EXAMPLES = ROOT / "examples"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run an example on the local runner; return the lines that it prints, sorted."""
+
+    def run_file(name: str) -> list[str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [name, "--runner=FnApiRunner"])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return sorted(capsys.readouterr().out.splitlines())
+
+    return run_file
+
+
+def test_run_inference(run):
+    embedded, failed = run("beam_run_inference.py")
+    assert embedded == "embedded a (96,)"
+    assert failed.startswith("failed b undecodable at decode")
+
+
+def test_ml_transform(run):
+    lines = run("beam_ml_transform.py")
+    assert lines[1:] == ["first a 96", "first b 96", "second q 96"]
+    assert lines[0].startswith("failed r ") and "empty" in lines[0]
