@@ -17,6 +17,7 @@
 - `windowed`: elements that waited for others keep their timestamp, window and pane
 - `document_coder`: the coder of `Document`; `meter`: the metrics, and `metrics_of`, which returns them; `worker`: the
   cores of a worker; `templates`: values of classic templates
+- `yaml`: these transforms in Beam YAML
 """
 
 from __future__ import annotations

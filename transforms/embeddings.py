@@ -90,7 +90,7 @@ class ClipEmbeddings(EmbeddingsManager):
     def get_model_handler(self) -> ModelHandler:
         """Return the handler for `RunInference` of the same columns."""
         given = self._transform
-        columns = given.columns and {path: Column(*one) for path, one in given.columns.items()}
+        columns = None if given.columns is None else given.embedded_columns()
         return ClipModelHandler(EncoderSpec(**given.spec), columns=columns, key=given.key)
 
     def get_ptransform_for_processing(self, **kwargs: Any) -> beam.PTransform:
@@ -121,7 +121,7 @@ class EmbedColumns(beam.PTransform):
         check_choice("vectors", vectors, get_args(Vectors))
         if columns is None:
             return
-        plan = ColumnPlan.of(self._columns(), spec=EncoderSpec(**spec), key=key)
+        plan = ColumnPlan.of(self.embedded_columns(), spec=EncoderSpec(**spec), key=key)
         for path, column in plan.columns.items():
             if replace and (columns[path][1] is not None or "." in path):
                 name = setting("output", column.output) if columns[path][1] is not None else f"column {path!r}"
@@ -151,7 +151,7 @@ class EmbedColumns(beam.PTransform):
         if self.columns is None:
             embed = Embed(spec)
         else:
-            embed = Embed(spec, columns=self._columns(), key=self.key, vectors=self.vectors)
+            embed = Embed(spec, columns=self.embedded_columns(), key=self.key, vectors=self.vectors)
         rows, failures = pcoll | embed
         rows_type = rows.element_type
         if self.columns is not None and self.replace:
@@ -170,7 +170,8 @@ class EmbedColumns(beam.PTransform):
         check: Any = beam.Map(_raise_failed, model).with_output_types(rows_type)
         return check if self._handling is None else check.with_exception_handling(**self._handling)
 
-    def _columns(self) -> dict[str, Modality | Column]:
+    def embedded_columns(self) -> dict[str, Modality | Column]:
+        """Return how each column is embedded."""
         return {path: Column(*one) for path, one in (self.columns or {}).items()}
 
 

@@ -1,0 +1,189 @@
+"""Beam YAML: `Embed`, `Rank`, `Classify` and `WriteEmbeddings` as transforms of a YAML pipeline.
+
+    providers:
+      - type: python
+        config: {}
+        transforms:
+          ClipEmbed: clipmill.transforms.yaml.Embed
+          ClipRank: clipmill.transforms.yaml.Rank
+          ClipClassify: clipmill.transforms.yaml.Classify
+          ClipWrite: clipmill.transforms.yaml.WriteEmbeddings
+
+They take rows with a schema, as every source of Beam YAML gives them, and the options of the transforms they are named
+after. Vectors are lists of numbers, which Beam's sinks can write. A bad row ends the job, unless the config has
+
+    error_handling:
+      output: failures
+
+Then `ClipEmbed.failures` has a row for each failure: `row`, `column`, `stage`, `code`, `message` and `transient`, as in
+the files of failures, and `element`, the row that was given.
+"""
+
+# Beam YAML reads the types of these functions' arguments, and does not understand postponed ones.
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.pvalue import PCollection, Row
+from apache_beam.typehints.row_type import RowTypeConstraint
+
+from ..datasets.tables.records import failure_records
+from ..encoders.plans.embed_plan import Column
+from ..errors import SpecError
+from ..messages import setting
+from . import classify as _classify
+from . import embed as _embed
+from . import rank as _rank
+from . import write as _write
+from .encoding import Encoding
+from .failed_row import FailedRow
+from .rows import RowFields, fields_of, make_row, row_fields
+
+__all__ = ["Classify", "Embed", "Rank", "WriteEmbeddings"]
+
+_REASON = {"row": str | None, "column": str | None, "stage": str, "code": str, "message": str}
+_NAMES = (*_REASON, "transient")
+
+
+class _Yaml(beam.PTransform):
+    """An `Encoding` whose failures end the job, or come out under the name that YAML gives them."""
+
+    def __init__(self, encoding: Encoding, error_handling: Mapping[str, Any] | None) -> None:
+        super().__init__()
+        self._encoding = encoding
+        self._output = _output_of(error_handling)
+
+    def expand(self, pcoll: PCollection) -> Any:
+        if row_fields(pcoll.element_type) is None:
+            raise SpecError(f"Beam YAML's rows have a schema, and these are {pcoll.element_type}")
+        if self._output is None:
+            return pcoll | self._encoding.with_error_handler(None)
+        rows, failures = pcoll | self._encoding
+        plan: Any = self._encoding.plan
+        fields: list[Any] = [*_REASON.items(), ("transient", bool), ("element", pcoll.element_type)]
+        records = failures | "Reasons" >> beam.FlatMap(_reasons, plan).with_output_types(
+            RowTypeConstraint.from_fields(fields)
+        )
+        return {"good": rows, self._output: records}
+
+
+class Embed(_Yaml):
+    """Adds a column of vectors for each column that is embedded."""
+
+    def __init__(
+        self,
+        columns: Mapping[str, Any],
+        model: str | None = None,
+        *,
+        error_handling: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        """See `clipmill.transforms.Embed`.
+
+        Args:
+            columns: Kind by column: `text`, `image`, `audio`; or a mapping of `modality`, `output` and `truncated`.
+            model: Name of a model.
+            error_handling: `output`, the name of the output of failures.
+            **options: Other options of `Embed`, and fields of `EncoderSpec`.
+        """
+        options = {"vectors": "list", **options}
+        super().__init__(_embed.Embed(model, columns=_columns(columns), **options), error_handling)
+
+
+class Rank(_Yaml):
+    """Scores candidates against their query."""
+
+    def __init__(
+        self,
+        query: str,
+        candidates: str | None = None,
+        candidate: str | None = None,
+        by: str | Sequence[str] | None = None,
+        model: str | None = None,
+        *,
+        error_handling: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        """See `clipmill.transforms.Rank`.
+
+        Args:
+            query: Column of the query.
+            candidates: Column of the list of candidates.
+            candidate: Column of the one candidate of flat rows.
+            by: Column or columns whose values the flat rows of one query share.
+            model: Name of a model.
+            error_handling: `output`, the name of the output of failures.
+            **options: Other options of `Rank`, and fields of `EncoderSpec`.
+        """
+        rank = _rank.Rank(model, query=query, candidates=candidates, candidate=candidate, by=by, **options)
+        super().__init__(rank, error_handling)
+
+
+class Classify(_Yaml):
+    """Adds a list of the best labels for each column that is classified."""
+
+    def __init__(
+        self,
+        labels: str | Sequence[str],
+        columns: Mapping[str, Any],
+        model: str | None = None,
+        *,
+        error_handling: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        """See `clipmill.transforms.Classify`.
+
+        Args:
+            labels: Labels, or a file of them.
+            columns: Kind by column; see `Embed`.
+            model: Name of a model.
+            error_handling: `output`, the name of the output of failures.
+            **options: Other options of `Classify`, and fields of `EncoderSpec`.
+        """
+        classify = _classify.Classify(labels, model=model, columns=_columns(columns), **options)
+        super().__init__(classify, error_handling)
+
+
+class WriteEmbeddings(_write.WriteEmbeddings):
+    """Writes what comes right out of `Embed`, `Rank` or `Classify`: Parquet with provenance."""
+
+    def __init__(self, path: str, **options: Any) -> None:
+        """See `clipmill.transforms.WriteEmbeddings`.
+
+        Args:
+            path: Path or URL of the directory.
+            **options: Other options of `WriteEmbeddings`.
+        """
+        super().__init__(path, **options)
+
+
+def _columns(given: Mapping[str, Any]) -> Any:
+    """Return columns with what YAML can say of one: a kind, or a mapping of the fields of `Column`."""
+    if not isinstance(given, Mapping):
+        return given  # `Embed` says what it takes
+    fields = set(Column.__dataclass_fields__)
+    columns = {}
+    for path, one in given.items():
+        if isinstance(one, Mapping) and (unknown := sorted(set(one) - fields)):
+            raise SpecError(f"column {path!r} has {unknown[0]!r}; it may have {', '.join(sorted(fields))}")
+        columns[path] = Column(**one) if isinstance(one, Mapping) else one
+    return columns
+
+
+def _output_of(error_handling: Mapping[str, Any] | None) -> str | None:
+    if error_handling is None:
+        return None
+    if set(error_handling) != {"output"} or not isinstance(error_handling["output"], str):
+        raise SpecError(
+            setting("error_handling", dict(error_handling)) + " must be a mapping with 'output' alone, a name"
+        )
+    return str(error_handling["output"])
+
+
+def _reasons(failed: FailedRow, plan: Any) -> list[Row]:
+    """Return a row for each failure."""
+    fields = fields_of(failed.row) or {}
+    records = failure_records(plan, RowFields(fields), failed.failures)
+    element = make_row(failed.row, {name: one for name, one in fields.items() if name not in plan.new_names}, {})
+    return [Row(**{name: record[name] for name in _NAMES}, element=element) for record in records]
