@@ -34,3 +34,9 @@ def test_ml_transform(run):
     lines = run("beam_ml_transform.py")
     assert lines[1:] == ["first a 96", "first b 96", "second q 96"]
     assert lines[0].startswith("failed r ") and "empty" in lines[0]
+
+
+def test_vector_database(run):
+    lines = run("beam_vector_database.py")
+    assert lines[0] == "failed 3 empty at tokenize: the text is empty"
+    assert lines[2] == "found 2 a blue star 1.0" and lines[1].startswith("found 1 a red circle 0.")
