@@ -97,6 +97,10 @@ fuzz: $(INSTALLED) copy ## Coverage-guided fuzzing of everything that reads what
 mutants: java $(INSTALLED) ## Small changes of the code, one at a time: do the tests of their room notice? (an hour)
 	@$(BIN)/python tools/mutants.py $(ARGS)
 
+.PHONY: test-versions
+test-versions: java $(INSTALLED) ## Run contract suites and tests of each room with the oldest and newest packages (hours; docs/versions.md)
+	@$(BIN)/python tools/versions.py $(ARGS)
+
 .PHONY: browser
 browser:
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { echo "$(BROWSER_LINE)" >&2; exit 1; }
