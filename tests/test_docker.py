@@ -39,6 +39,7 @@ IGNORE = (DOCKER / "Dockerfile.dockerignore").read_text(encoding="utf-8")
 PAGE = (ROOT / "docs" / "docker.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 TARGETS = ("cpu", "gpu")
+LAUNCHER = "gcr.io/dataflow-templates-base/python311-template-launcher-base:latest"
 FOLDERS = ("pipelines", "transforms", "udfs")
 
 
@@ -47,7 +48,7 @@ def problems_of(text: str, ignore: str = IGNORE) -> list[str]:
     return [
         *copy_problems(file, ROOT, ignore),
         *variable_problems(file),
-        *target_problems(file, TARGETS),
+        *target_problems(file, (*TARGETS, "flex")),
         *install_problems(file, [target for target in TARGETS if target in file.stages]),
         *version_problems(file, PROJECT),
     ]
@@ -63,13 +64,18 @@ def version_problems(file: Dockerfile, project: dict) -> list[str]:
         (bound,) = Requirement(extras[extra][0]).specifier
         if Version(release).release[:2] != Version(bound.version).release[:2]:
             problems.append(f"{argument} {release}, where the tests are run with {bound.version}")
-    images = [f"python:{python}-slim-bookworm", f"apache/beam_python{python}_sdk:{file.arguments['BEAM_VERSION']}"]
+    launcher = LAUNCHER.replace("311", python.replace(".", ""))
+    images = [
+        f"python:{python}-slim-bookworm",
+        f"apache/beam_python{python}_sdk:{file.arguments['BEAM_VERSION']}",
+        launcher,
+    ]
     return problems + [f"image {image}" for image in file.images() if image not in images]
 
 
 def test_the_dockerfile_holds_together() -> None:
     assert problems_of(TEXT) == []
-    assert "FROM" in TEXT and len(parse(TEXT).stages) == 5
+    assert "FROM" in TEXT and len(parse(TEXT).stages) == 7
 
 
 @pytest.mark.parametrize(
@@ -94,6 +100,9 @@ def test_the_dockerfile_holds_together() -> None:
         ("BEAM_VERSION=2.77.0", "BEAM_VERSION=2.76.0", "BEAM_VERSION 2.76.0, where the tests are run with 2.77"),
         ("SPARK_VERSION=4.3.0", "SPARK_VERSION=4.2.1", "SPARK_VERSION 4.2.1, where the tests are run with 4.3"),
         ("_sdk:${BEAM_VERSION}", "_sdk:2.76.0", "image apache/beam_python3.11_sdk:2.76.0"),
+        ("AS flex", "AS template", "there is no target flex"),
+        ("python311-template", "python312-template", f"image {LAUNCHER.replace('311', '312')}"),
+        ("--from=launcher", "--from=lancher", "flex copies from lancher, which is no stage"),
         ("WORKDIR /source", "WORKDIRS /source", None),
     ],
 )
