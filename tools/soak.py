@@ -123,18 +123,32 @@ def _patched(name: str, function: str, *given: Any, times: int = 1, **options: A
     return run
 
 
+def _directories(name: str, function: str, *, times: int, in_store: bool = False) -> Callable[..., Figures]:
+    """Return a round of checks of a directory: in turn in memory and on the local disk, or each on an object store."""
+
+    def run(draw: random.Random, folder: Path) -> Figures:
+        import importlib
+
+        import pytest
+        from store_jobs import on_store
+
+        check = getattr(importlib.import_module(name), function)
+        counts: collections.Counter[str] = collections.Counter()
+        for number in range(times):
+            place = folder / str(number)
+            directory = str(place / "out") if number % 2 else f"memory://{draw.random()}/out"
+            with pytest.MonkeyPatch.context() as patch:
+                counts.update(on_store(check, draw, place, patch) if in_store else check(draw, place, directory, patch))
+        return counts
+
+    return run
+
+
 def _two_drivers(draw: random.Random, folder: Path) -> Figures:
     """Draw pairs of drivers in this process, and start pairs of commands."""
-    import pytest
     from store_commands import two_commands
-    from two_drivers import check_two_drivers
 
-    counts: collections.Counter[str] = collections.Counter()
-    for number in range(40):
-        place = folder / str(number)
-        directory = str(place / "out") if number % 2 else f"memory://{draw.random()}/out"
-        with pytest.MonkeyPatch.context() as patch:
-            counts.update(check_two_drivers(draw, place, directory, patch))
+    counts = collections.Counter(_directories("two_drivers", "check_two_drivers", times=40)(draw, folder))
     for engine in ("beam", "spark"):
         (folder / engine).mkdir()
         counts.update(two_commands(draw, folder / engine, engine))
@@ -253,8 +267,14 @@ SOAKS = {
         "jobs of hosts whose clocks are hours apart", 2, _patched("skewed_clocks", "check_skewed_clocks", times=20)
     ),
     "two-drivers": Soak("two drivers that start in one directory at once", 4, _two_drivers),
+    "two-drivers-store": Soak(
+        "the same on an object store", 4, _directories("two_drivers", "check_two_drivers", times=40, in_store=True)
+    ),
     "orphans": Soak(
-        "workers of a dead driver beside the job that goes on", 4, _patched("orphans", "check_orphan", times=40)
+        "workers of a dead driver beside the job that goes on", 4, _directories("orphans", "check_orphan", times=80)
+    ),
+    "orphans-store": Soak(
+        "the same on an object store", 4, _directories("orphans", "check_orphan", times=40, in_store=True)
     ),
     "setup-file-prism": Soak("a job on Prism whose workers install the staged package", 1, _staged_package),
     "retries-beam": Soak("bundles of Beam that fail, die, run twice and lose their outputs", 5, _retries),

@@ -7,8 +7,10 @@ import random
 import uuid
 
 import pytest
-from orphans import check_orphan
+from orphans import change_texts, check_orphan, run_elsewhere
 from resume_jobs import begin, begun, contents, undisturbed, work, write_texts
+from store_jobs import on_store
+from two_drivers import drive
 
 from clipmill.datasets import ShardWriter, finish_job, plan_shards
 from clipmill.datasets.formats.shard_sink import ShardSink
@@ -163,8 +165,46 @@ def test_a_writer_asks_before_it_replaces_anything(tmp_path, texts):
     assert len(asked) == 2
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_an_orphan_beside_the_job_that_goes_on(tmp_path, monkeypatch, seed):
+@pytest.mark.parametrize("seed", range(6))
+def test_an_orphan_beside_the_job_that_goes_on(directory, tmp_path, monkeypatch, seed):
     """In orders that are drawn; `make soak` draws more."""
-    ended = check_orphan(random.Random(seed), tmp_path / "work", monkeypatch)
+    ended = check_orphan(random.Random(seed), tmp_path / "work", directory, monkeypatch)
     assert ended["refused shards"] + ended["late shards"] > 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_orphan_on_an_object_store(tmp_path, monkeypatch, seed):
+    ended = on_store(check_orphan, random.Random(seed), tmp_path / "work", monkeypatch)
+    assert ended["refused shards"] + ended["late shards"] > 0
+
+
+@pytest.mark.parametrize("request_of", ["part-", "_failures/", "_manifest/"])
+@pytest.mark.parametrize("change", ["nothing", "rows", "replaced"])
+def test_a_request_that_ends_after_the_newer_job(tmp_path, monkeypatch, texts, request_of, change):
+    """Whatever an orphan's last request is: the store does it when the job that went on has finished the dataset."""
+    directory = f"memory://{uuid.uuid4().hex}/dataset"
+    run_elsewhere(monkeypatch)
+    orphan, progress = begin(directory, texts)
+    late, there = [], {}
+
+    def go_on(name: str) -> None:
+        if late or not name.startswith(request_of):
+            return
+        late.append(name)
+        if change != "nothing":
+            change_texts(texts, 11)
+        drive(directory, texts, "replace" if change == "replaced" else "resume")
+        there.update(files(directory))
+
+    for step in ("publish", "create"):
+        usual = getattr(Folder, step)
+
+        def wait(folder, given, other, usual=usual, step=step):
+            go_on(other if step == "publish" else given)
+            return usual(folder, given, other)
+
+        monkeypatch.setattr(Folder, step, wait)
+    with contextlib.suppress(DatasetError):
+        embed_shard(progress.to_do[2], orphan)  # it has a row and a failure
+    assert late and there and files(directory) == there
+    assert contents(directory) == undisturbed(str(tmp_path / "other"), texts)

@@ -6,8 +6,9 @@ import collections
 import contextlib
 import functools
 import random
+import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -24,19 +25,24 @@ WAYS = ("fail", "resume", "replace", "replace_unfinished")
 BEFORE = ("nothing", "unfinished", "finished")
 _STEPS = ("list", "read", "read_many", "write", "publish", "delete", "exists", "size")
 _STUCK_S = 0.1
+_MOST_STEPS = 100
+"""About as many as a driver takes for five shards, or their workers."""
 
 
 class Turns:
-    """Lets two threads go on in turns, one step each; whose turn it is is drawn.
+    """Lets two threads go on in turns; whose turn it is is drawn.
 
-    A thread that waits for the other one outside of a step, such as for a lock of the operating system, is skipped.
+    Either at each step; or one of them stops at a drawn step, until the other one is at its end. A thread that waits
+    for the other one outside of a step, such as for a lock of the operating system, is skipped.
     """
 
-    def __init__(self, draw: random.Random) -> None:
+    def __init__(self, draw: random.Random, names: Iterable[str]) -> None:
         self._draw = draw
         self._change = threading.Condition()
-        self._turn: str | None = None
-        self._there: set[str] = set()
+        self._there = set(names)
+        self._turn = draw.choice(sorted(self._there))
+        self._left = draw.randrange(_MOST_STEPS) if draw.random() < 0.5 else 0
+        self._stops = self._left > 0
 
     def step(self) -> None:
         """Wait for this thread's turn, if it is one of the two."""
@@ -44,22 +50,31 @@ class Turns:
         if me not in self._there:
             return
         with self._change:
-            self._turn = self._draw.choice(sorted(self._there))
+            if self._turn == me:
+                self._next()
             self._change.notify_all()
             while self._turn != me:
-                if not self._change.wait(_STUCK_S):
+                if not self._change.wait(_STUCK_S if self._left == 0 else 10 * _STUCK_S):
                     self._turn = me
+
+    def _next(self) -> None:
+        if self._left > 0:
+            self._left -= 1
+        elif self._stops:
+            self._turn = next(iter(self._there - {self._turn}), self._turn)
+            self._left, self._stops = sys.maxsize, False
+        else:
+            self._turn = self._draw.choice(sorted(self._there))
 
     @contextlib.contextmanager
     def taking_part(self) -> Iterator[None]:
         me = threading.current_thread().name
-        self._there.add(me)
         try:
             yield
         finally:
             with self._change:
                 self._there.discard(me)
-                self._turn = next(iter(self._there), None)
+                self._turn, self._left = next(iter(self._there), me), 0
                 self._change.notify_all()
 
 
@@ -125,7 +140,7 @@ def run_by_turns(
     draw: random.Random, monkeypatch: pytest.MonkeyPatch, works: Mapping[str, Callable[[], None]]
 ) -> list[BaseException]:
     """Run two functions at once, in threads with these names, by turns of a step of a folder; return their errors."""
-    turns, errors = Turns(draw), []
+    turns, errors = Turns(draw, works), []
 
     def run(work: Callable[[], None]) -> None:
         with turns.taking_part():

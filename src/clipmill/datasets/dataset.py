@@ -11,9 +11,22 @@ from ..files.file_systems import dataset_errors
 from ..files.folder import Folder, remove_temporaries
 from ..files.json_shape import fits
 from ..files.json_text import json_object, json_text, parse_json
-from ..files.lock import check_held
+from ..files.lock import check_held, one_at_a_time
 from ..messages import setting
-from .directory import ATTEMPTS, FORMAT, JOB, LISTS, NEXT, OWN, SHARD_FILE, SKIP_LISTS, STAGING, SUCCESS, is_orphan
+from .directory import (
+    ATTEMPTS,
+    FORMAT,
+    JOB,
+    LISTS,
+    NEXT,
+    OWN,
+    PLAN,
+    SHARD_FILE,
+    SKIP_LISTS,
+    STAGING,
+    SUCCESS,
+    is_orphan,
+)
 from .formats.base import LANCE
 from .formats.manifest import parse_manifest
 from .formats.shard_writer import FAILURES, MANIFESTS, manifest_name
@@ -49,15 +62,21 @@ def finish_job(directory: str) -> DatasetSummary:
     check_held(folder)  # before anything is deleted
     finish_replacing(folder)
     written = folder_written(folder.url)
-    totals = _check_finished(written)
+    totals, names = _check_finished(written)
     check_held(folder)  # again, because the steps above can take long
-    written.write(SUCCESS, b"")
-    finish_replacing(folder)
+    with one_at_a_time(
+        folder
+    ):  # a worker that publishes a shard of the old dataset goes first: that one is deleted now
+        written.write(SUCCESS, b"")
+    finish_replacing(folder, names)
     return totals.summary(complete=True)
 
 
-def _check_finished(folder: Folder) -> Totals:
-    """Check that all shards of a dataset are there, and delete what is not needed any more; return their sums.
+def _check_finished(folder: Folder) -> tuple[Totals, set[str]]:
+    """Check that all shards of a dataset are there, and delete what is not needed any more.
+
+    Returns:
+        Their sums, and the names of all files: some stores do not list new ones for a while.
 
     Memory holds the names and sizes of files, and a few manifests; of Lance, the fragments too.
     """
@@ -67,18 +86,19 @@ def _check_finished(folder: Folder) -> Totals:
     unnamed = {str(file["name"]) for one in _manifests(folder, foreign) for file in one.get("files") or ()}
     if job.get("shards") is not None:  # a worker of an earlier start may have been refused before it named its files
         unnamed.update(filter(SHARD_FILE.fullmatch, sizes))
-    totals = Totals()
+    plan = read_plan(folder)
+    totals, known = Totals(), {JOB, *names, *((PLAN, *plan.part_names) if plan is not None else ())}
     fragments: list[dict[str, Any]] = []
     for manifest in _manifests(folder, names):
         _check_shard(folder, job, manifest, sizes)
         totals.add(manifest)
-        unnamed.difference_update(file["name"] for file in manifest.get("files") or ())
+        known.update(str(file["name"]) for file in manifest.get("files") or ())
         if job.get("rows_as") == LANCE:
             fragments.append({key: manifest[key] for key in ("fragments", "lance_schema") if key in manifest})
     if totals.shards < len(names):
         raise DatasetError(f"{folder.url}: {len(names) - totals.shards} shards were deleted while the job was finished")
     # A worker that outlived an earlier start of the job may have written shards that the current plan cuts differently.
-    for_each(folder.delete, [*foreign, *sorted(unnamed)], folder)
+    for_each(folder.delete, [*foreign, *sorted(unnamed - known)], folder)
     if job.get("rows_as") == LANCE:
         from .formats.lance_part import commit_fragments
 
@@ -93,7 +113,7 @@ def _check_finished(folder: Folder) -> Totals:
         remove_empty(folder, name)
     with contextlib.suppress(Exception):  # the directory is empty now; object stores have none
         folder.fs.rmdir(folder.at(STAGING))
-    return totals
+    return totals, known
 
 
 def _planned_names(folder: Folder, planned: int | None, names: Iterable[str]) -> tuple[list[str], list[str]]:

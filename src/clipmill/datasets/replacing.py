@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from ..errors import DatasetError
 from ..files.atomic import sync_to_disk
 from ..files.file_systems import dataset_errors, is_local
 from ..files.folder import Folder, remove_temporaries
@@ -44,6 +45,12 @@ def folder_written(directory: str) -> Folder:
 def next_of(folder: Folder) -> Folder:
     """Return the folder of the dataset that is about to replace the one in a folder."""
     return Folder(folder.fs, folder.at(NEXT))
+
+
+def is_being_replaced(directory: str) -> bool:
+    """Return whether another dataset is whole and takes the place of the one in a directory."""
+    folder = Folder.of(directory)
+    return not _is_elsewhere(folder) and next_of(folder).exists(SUCCESS)
 
 
 def directory_of(location: str) -> Folder:
@@ -70,10 +77,14 @@ def files_of(directory: str) -> tuple[dict[str, int], dict[str, str]]:
     return sizes, places
 
 
-def finish_replacing(folder: Folder) -> bool:
+def finish_replacing(folder: Folder, known: Iterable[str] = ()) -> bool:
     """Let the dataset in `_next/` take the place of the old one, if it is whole; return whether it did.
 
     Files that are no part of a dataset stay.
+
+    Args:
+        folder: The directory.
+        known: Names of files of the new dataset, which move also if a listing does not show them yet.
 
     Raises:
         DatasetError: If a file cannot be deleted or moved, or this process has lost the lock of the directory.
@@ -87,16 +98,17 @@ def finish_replacing(folder: Folder) -> bool:
         _delete_old(folder)
         below.write(SUCCESS, _MOVING)
     check_held(folder)
-    names = [name for name in below.list() if name != SUCCESS and not is_orphan(name)]
+    listed = [name for name in below.list() if name != SUCCESS and not is_orphan(name)]
+    names = sorted({*listed, *known})
     # readers of a resumed job look for the description and the plan, so these leave the folder last; parts of the plan
     # are looked for in both places
     last = [name for name in (PLAN, JOB) if name in names]
     folders = sorted({name.rpartition("/")[0] for name in names} - {""})
     for one in folders:
         folder.make(one)
-    for_each(lambda name: move(folder, f"{NEXT}/{name}", name), [name for name in names if name not in last], folder)
+    for_each(lambda name: _move_up(folder, name), [name for name in names if name not in last], folder)
     for name in last:
-        move(folder, f"{NEXT}/{name}", name)
+        _move_up(folder, name)
     if is_local(folder.fs):
         for one in folders:
             sync_to_disk(Path(folder.at(one)))
@@ -115,6 +127,14 @@ def _delete_old(folder: Folder) -> None:
     for_each(folder.delete, [name for name in names if OWN.fullmatch(name) or is_orphan(name)], folder)
     for name in (ATTEMPTS, SKIP_LISTS, STAGING):
         remove_empty(folder, name)
+
+
+def _move_up(folder: Folder, name: str) -> None:
+    try:
+        move(folder, f"{NEXT}/{name}", name)
+    except DatasetError as err:  # some stores list files for a while that were deleted
+        if is_local(folder.fs) or not isinstance(err.__cause__, FileNotFoundError):
+            raise
 
 
 def move(folder: Folder, source: str, target: str) -> None:

@@ -19,7 +19,7 @@ from .file_systems import check_is_no_device, dataset_errors, is_local, open_loc
 from .json_shape import is_inside
 from .json_text import clean_text
 from .local_files import sizes_below
-from .retries import retry_store
+from .retries import is_transient_error, retry_store
 
 _T = TypeVar("_T")
 
@@ -184,6 +184,23 @@ class Folder:
         finally:
             with contextlib.suppress(OSError):  # gone, or on a disk that has become read-only, as the other error says
                 temporary.unlink()
+
+    def create(self, name: str, data: bytes) -> bytes | None:
+        """Write a small file to an object store, unless there is one of that name; return what is there then.
+
+        Returns:
+            `data`, or the content that was there. None if the store does not support this condition: nothing is done.
+        """
+        try:
+            with dataset_errors("write", f"{self.url}/{name}"):
+                self.call(lambda: self.fs.pipe_file(self.at(name), data, mode="create"))
+        except DatasetError as err:
+            with contextlib.suppress(FileNotFoundError):
+                return self.read(name)  # also if it was created, and the answer was lost
+            if isinstance(err.__cause__, Exception) and is_transient_error(err.__cause__):
+                raise
+            return None
+        return data
 
     def make(self, below: str = "") -> None:
         """Create the directory, or a subdirectory, with its parents.

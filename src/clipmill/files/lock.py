@@ -45,6 +45,8 @@ _log = logging.getLogger("clipmill")
 _held: set[DirectoryLock] = set()
 _in_use: set[str] = set()
 """Tokens of the locks that this process holds or is about to acquire."""
+_entered = threading.local()
+"""The local directories for which this thread is inside `one_at_a_time`, and whether others are kept out."""
 
 
 class DirectoryLock:
@@ -130,19 +132,23 @@ class DirectoryLock:
     def _create(self) -> bool:
         """Create the lock file; return whether the file system guarantees that none existed."""
         folder, content = self._folder, self._content()
+        if not is_local(folder.fs):
+            there = folder.create(LOCK, content)
+            if there is not None and there != content:
+                self._refuse_others(read_lock(folder) or {})
+            elif there is None:
+                folder.write(LOCK, content)
+            return there is not None
         try:
             with dataset_errors("write", f"{folder.url}/{LOCK}"):
-                if is_local(folder.fs):
-                    _create_local(folder, content)
-                else:
-                    folder.call(lambda: folder.fs.pipe_file(folder.at(LOCK), content, mode="create"))
+                _create_local(folder, content)
         except DatasetError as err:
             if (current := read_lock(folder)) is not None:
                 self._refuse_others(current)
-                return True  # it was created, but the answer was lost
+                return True
             if isinstance(err.__cause__, Exception) and is_transient_error(err.__cause__):
                 raise
-            folder.write(LOCK, content)  # the store does not support the condition
+            folder.write(LOCK, content)
             return False
         return True
 
@@ -290,7 +296,9 @@ def _held_by(folder: Folder, current: dict[str, Any], age_s: float | None = None
 
 @contextlib.contextmanager
 def one_at_a_time(folder: Folder) -> Iterator[bool]:
-    """Run the block while no other process of this machine runs one for the same local directory.
+    """Run the block while no other process or thread of this machine runs one for the same local directory.
+
+    Blocks may be nested.
 
     Yields:
         False if the file system does not support locks on directories, so that others are not excluded.
@@ -298,16 +306,21 @@ def one_at_a_time(folder: Folder) -> Iterator[bool]:
     if not is_local(folder.fs):
         yield True  # object stores create the lock file conditionally instead
         return
+    entered = vars(_entered).setdefault("paths", {})
+    if folder.path in entered:
+        yield entered[folder.path]
+        return
     with dataset_errors("write", folder.url):
         descriptor = os.open(folder.path, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            is_locked = True
+            entered[folder.path] = True
         except OSError:  # some network file systems don't support locks on directories
-            is_locked = False
-        yield is_locked
+            entered[folder.path] = False
+        yield entered[folder.path]
     finally:
+        entered.pop(folder.path, None)
         os.close(descriptor)
 
 

@@ -98,6 +98,12 @@ class PartedList(_Items[T]):
         """Whether the list is in a folder."""
         return isinstance(self._source, Stored)
 
+    @property
+    def part_names(self) -> list[str]:
+        """The names of its parts' files in the folder; none if it is not stored."""
+        source = self._source
+        return [source.part_name(part) for part in range(len(source.starts) - 1)] if isinstance(source, Stored) else []
+
     def __len__(self) -> int:
         return self._source.starts[-1]
 

@@ -11,7 +11,7 @@ from ..metrics.counts import counts_of_manifest, record
 from .attempts import Attempt
 from .isolated_run import run_isolated
 from .job import Job
-from .runs import check_is_current
+from .runs import check_is_current, take_back_if_late
 from .shard import embed_rows
 
 
@@ -45,6 +45,7 @@ def embed_shard(shard: Shard, job: Job, *, cpus: int | None = None, exclusive: b
             manifest = run_isolated(shard, job, attempt, cpus=cpus, exclusive=exclusive)
         else:
             manifest = embed_rows(shard, job, cpus=cpus, exclusive=exclusive)
+        take_back_if_late(job, manifest)
         attempt.forget()
     record(counts_of_manifest(manifest))
     return manifest

@@ -42,7 +42,12 @@ def embed_rows(
     with (
         runner.session(stats, hashed=job.content_hash) as session,
         ShardWriter(
-            job.directory, shard.name, job.schema, format=job.format, before_publishing=lambda: check_is_current(job)
+            job.directory,
+            shard.name,
+            job.schema,
+            format=job.format,
+            run=job.run,
+            before_publishing=lambda: check_is_current(job),
         ) as writer,
     ):
         sink = ShardSink(writer, Table(job.plan, job.schema, encoder.dim), fail_fast=job.fail_fast)

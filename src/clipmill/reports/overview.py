@@ -10,7 +10,6 @@ import numpy as np
 
 from ..datasets.dataset import read_failures, read_job, read_manifests, summarise
 from ..datasets.directory import JOB
-from ..datasets.formats.base import part_name
 from ..datasets.summary import DatasetSummary
 from ..encoders.plans.rank_plan import CLIP_SCORE
 from ..errors import DatasetError
@@ -171,7 +170,8 @@ def _trusted_rows(
     """Return a function that says whether the user allowed a job to read the local file of a row."""
     if allowed:
         return lambda _: True
-    own = {part_name(str(one.get("name"))) for one in manifests if reads_own_files(job or {}, [one])}
+    trusted = [one for one in manifests if reads_own_files(job or {}, [one])]
+    own = {str(file["name"]) for one in trusted for file in one.get("files") or ()}
     flags = [part.path.rpartition("/")[2] in own for part in parts.parts]
     ends = np.cumsum([part.rows for part in parts.parts])
     return lambda position: bool(flags[int(np.searchsorted(ends, position, side="right"))])

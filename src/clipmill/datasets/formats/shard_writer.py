@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -37,12 +37,20 @@ def manifest_name(shard: str) -> str:
     return f"{MANIFESTS}/part-{shard}.json"
 
 
+def _is_same(existing: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
+    return manifest.get("shard") is not None and all(existing.get(one) == manifest.get(one) for one in _SAME)
+
+
 class ShardWriter:
     """Writes one shard; a context manager that leaves no files behind unless `commit` was called.
 
     The writer buffers rows until they fill a row group (`row_group_rows` rows or 64 MiB), so memory does not grow with
-    the shard. An existing shard with the same name is replaced; its manifest is deleted first, and the new one written
-    last. If another attempt of the engine has already committed the same shard of the same job, that one is kept.
+    the shard. An existing shard with the same name is replaced; the manifest is written last. If another attempt of the
+    engine has already committed the same shard of the same job, that one is kept.
+
+    On a local file system, publishing a shard is one step for all who ask `one_at_a_time`. On an object store an upload
+    may end at any time, also long after another start of the job has finished the dataset. So each start of a job has
+    names of its own for files there, and none replaces files of another one.
 
     Raises:
         DatasetError: If the directory cannot be written or is full.
@@ -56,6 +64,7 @@ class ShardWriter:
         *,
         row_group_rows: int = 1024,
         format: Format = "parquet",
+        run: str | None = None,
         before_publishing: Callable[[], None] = lambda: None,
     ) -> None:
         """Create a writer; files are opened when the `with` block is entered.
@@ -66,6 +75,7 @@ class ShardWriter:
             schema: Columns of every batch.
             row_group_rows: Maximum rows of a row group, and of the buffer.
             format: Format of the files of rows, one of `FORMATS`.
+            run: The start of the job, which is part of the names of files on an object store.
             before_publishing: Called before a file of the dataset is replaced, and again before the manifest is; it
                 raises an exception if this process may not write there any more.
         """
@@ -74,6 +84,7 @@ class ShardWriter:
             raise DatasetError(f"{name!r} cannot be the name of a shard, because file names contain it")
         self._folder = Folder.of(directory)
         self._name = name
+        self._stem = name if run is None or is_local(self._folder.fs) else f"{name}-{run}"
         self._schema = schema
         self._row_group_rows = row_group_rows
         self._buffer: list[pa.RecordBatch] = []
@@ -92,7 +103,7 @@ class ShardWriter:
     def __enter__(self) -> Self:
         self._folder.make()
         with self._errors():
-            self._part = open_part(self._folder, self._name, self._schema, self._format)
+            self._part = open_part(self._folder, self._stem, self._schema, self._format)
         return self
 
     def __exit__(
@@ -122,7 +133,7 @@ class ShardWriter:
         """Add a failure: `Failure.as_dict()` and the content for a retry, as JSON values."""
         with self._errors():
             if self._lines is None:
-                self._failures = self._folder.temporary(failures_name(self._name))
+                self._failures = self._folder.temporary(failures_name(self._stem))
                 self._lines = self._failures.open("w", encoding="utf-8")
             said = {"message": for_any_reader(record["message"])} if "message" in record else {}
             self._lines.write(json_text({**record, **said}) + "\n")
@@ -154,33 +165,60 @@ class ShardWriter:
             return self._publish(self._part, manifest)
 
     def _publish(self, part: Part, manifest: Mapping[str, Any]) -> dict[str, Any]:
-        folder, name = self._folder, self._name
+        folder, failures = self._folder, failures_name(self._stem)
         self._before_publishing()
         existing = self._existing_manifest()
         if existing is not None:
-            if manifest.get("shard") is not None and all(existing.get(one) == manifest.get(one) for one in _SAME):
+            if _is_same(existing, manifest):
                 self._clean_up()
                 return existing
-            folder.delete(manifest_name(name))
+            if self._stem == self._name:
+                folder.delete(manifest_name(self._name))  # first, because the files that it names are replaced
         published = part.publish()
         files = dict(published.files)
-        if self._failures is None:
-            folder.delete(failures_name(name))
-        else:
+        if self._failures is not None:
             folder.make(FAILURES)
-            files[failures_name(name)] = folder.publish(self._failures, failures_name(name))
+            files[failures] = folder.publish(self._failures, failures)
+        elif self._stem == self._name:
+            folder.delete(failures)
         written = {
             **manifest,
             **published.manifest,
-            "name": name,
+            "name": self._name,
             "rows": self._rows,
             "failures": self._failed,
             "files": [{"name": file, "bytes": size} for file, size in files.items()],
         }
-        self._before_publishing()  # uploading the rows may have taken long
+        try:
+            self._before_publishing()  # uploading the rows may have taken long
+            return self._write_manifest(written)
+        except DatasetError:
+            self._withdraw(files)
+            raise
+
+    def _write_manifest(self, written: dict[str, Any]) -> dict[str, Any]:
+        """Write the manifest, unless there is one of the same shard, which is kept; return what is there."""
+        folder, name, content = self._folder, manifest_name(self._name), json_text(written, indent=1).encode()
         folder.make(MANIFESTS)
-        folder.write(manifest_name(name), json_text(written, indent=1).encode())
+        if self._stem != self._name and (there := folder.create(name, content)) is not None:
+            existing = written if there == content else manifest_or_none(there) or {}
+            if _is_same(existing, written):
+                if there != content:
+                    self._withdraw(file["name"] for file in written["files"])
+                return existing
+            self._before_publishing()
+        folder.write(name, content)
         return written
+
+    def _withdraw(self, names: Iterable[str]) -> None:
+        """Delete published files of this start, unless the shard's manifest names them."""
+        if self._stem == self._name:
+            return  # another start may have replaced them
+        with contextlib.suppress(DatasetError):  # the end of a job deletes them, too
+            kept = {str(file["name"]) for file in (self._existing_manifest() or {}).get("files") or ()}
+            for name in names:
+                if name not in kept:
+                    self._folder.delete(name)
 
     def _existing_manifest(self) -> dict[str, Any] | None:
         """Return the manifest of an existing shard with this name; an empty one if it is damaged."""
@@ -201,7 +239,7 @@ class ShardWriter:
         self._buffer, self._buffered_rows, self._buffered_bytes = [], 0, 0
 
     def _errors(self) -> contextlib.AbstractContextManager[None]:
-        where = f"{self._folder.url}/{part_name(self._name, self._format)}"
+        where = f"{self._folder.url}/{part_name(self._stem, self._format)}"
         if not is_local(self._folder.fs) and self._part is not None:
             where = f"{self._part.temporary.parent}, the temporary files of {where}"
         return dataset_errors("write", where)
