@@ -6,8 +6,11 @@ import json
 import random
 
 import pytest
-from object_store import Faults
+from full_disk import full_after
+from object_store import Faults, Refused
+from resume_jobs import contents, undisturbed, write_texts
 from store_jobs import BUCKET, check_whole, job_with_faults, put_texts
+from two_drivers import drive
 
 from clipmill.datasets import plan_shards, read_rows
 from clipmill.datasets.replacing import move
@@ -163,3 +166,41 @@ def test_what_is_checked_after_each_error(store):
         check_whole(store, "out")
     store.put(BUCKET, "out/part-0.jsonl", b"{}\n")
     check_whole(store, "out")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "way_out"),
+    [
+        (403, "QuotaExceeded", "raise the quota"),
+        (507, "InsufficientStorage", "raise the quota"),
+        (400, "EntityTooLarge", "fewer rows in a shard"),
+        (403, "AccessDenied", "permissions"),
+    ],
+)
+def test_a_store_that_takes_no_more(store, tmp_path, status, code, way_out):
+    """The error has the store's words, the file and the way out; nothing is half-written, and the job goes on later."""
+    given = write_texts(tmp_path / "a.jsonl", 5)
+
+    def refuse(method, key):
+        if method != "GET" and key.startswith("out/part-"):
+            raise Refused(status, code)
+
+    store.on_request = refuse
+    with pytest.raises(DatasetError, match=rf"cannot write s3://{BUCKET}/out/part-.*{code}.*; .*{way_out}"):
+        drive(OUT, given, "resume")
+    check_whole(store, "out")
+    assert not [key for key in store.objects(BUCKET) if key.startswith(("out/part-", "out/_manifest/"))]
+    store.on_request = lambda method, key: None
+    drive(OUT, given, "resume")
+    assert contents(OUT) == undisturbed(str(tmp_path / "right"), given)
+
+
+def test_a_full_disk_under_temporary_files(store, tmp_path):
+    given = write_texts(tmp_path / "a.jsonl", 5)
+    for limit in (0, 1_000):
+        said = rf"cannot write .*, the temporary files of s3://{BUCKET}/out/.*; .*TMPDIR"
+        with full_after(limit), pytest.raises(DatasetError, match=said):
+            drive(OUT, given, "resume")
+        check_whole(store, "out")
+    drive(OUT, given, "resume")
+    assert contents(OUT) == undisturbed(str(tmp_path / "right"), given)

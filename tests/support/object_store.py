@@ -64,7 +64,9 @@ class _Object:
     modified: float
 
 
-class _Refused(Exception):
+class Refused(Exception):
+    """An answer with an error; `on_request` may raise it, too."""
+
     def __init__(self, status: int, code: str) -> None:
         super().__init__(code)
         self.status, self.code = status, code
@@ -136,13 +138,13 @@ class ObjectStore(Loopback):
 
     def states(self, bucket: str) -> dict[str, list[tuple[float, _Object | None]]]:
         if bucket not in self._history:
-            raise _Refused(404, "NoSuchBucket")
+            raise Refused(404, "NoSuchBucket")
         return self._history[bucket]
 
     def get(self, bucket: str, key: str) -> _Object:
         states = self.states(bucket).get(key)
         if not states or states[-1][1] is None:
-            raise _Refused(404, "NoSuchKey")
+            raise Refused(404, "NoSuchKey")
         return states[-1][1]
 
     def _put(self, bucket: str, key: str, data: bytes, etag: str | None = None) -> _Object:
@@ -159,12 +161,12 @@ class ObjectStore(Loopback):
         states = self.states(bucket).get(key)
         there = states[-1][1] if states else None
         if headers.get("If-None-Match") == "*" and there is not None:
-            raise _Refused(412, "PreconditionFailed")
+            raise Refused(412, "PreconditionFailed")
         if (wanted := headers.get("If-Match")) is not None:
             if there is None:
-                raise _Refused(404, "NoSuchKey")
+                raise Refused(404, "NoSuchKey")
             if wanted.strip('"') != there.etag.strip('"'):
-                raise _Refused(412, "PreconditionFailed")
+                raise Refused(412, "PreconditionFailed")
 
     def listed(self, bucket: str, prefix: str) -> list[tuple[str, _Object]]:
         then = time.monotonic() - self._draw.random() * self.faults.stale_s
@@ -185,20 +187,20 @@ class ObjectStore(Loopback):
 
     def add_part(self, upload: str, number: int, data: bytes) -> str:
         if upload not in self._uploads:
-            raise _Refused(404, "NoSuchUpload")
+            raise Refused(404, "NoSuchUpload")
         self._uploads[upload][number] = data
         return f'"{hashlib.md5(data).hexdigest()}"'
 
     def complete(self, bucket: str, key: str, upload: str, numbers: list[int]) -> _Object:
         if upload not in self._uploads:
-            raise _Refused(404, "NoSuchUpload")
+            raise Refused(404, "NoSuchUpload")
         parts = self._uploads.pop(upload)
         digest = hashlib.md5(b"".join(hashlib.md5(parts[one]).digest() for one in numbers)).hexdigest()
         return self._put(bucket, key, b"".join(parts[one] for one in numbers), f'"{digest}-{len(numbers)}"')
 
     def abort(self, upload: str) -> None:
         if self._uploads.pop(upload, None) is None:
-            raise _Refused(404, "NoSuchUpload")
+            raise Refused(404, "NoSuchUpload")
 
 
 class _StoreHandler(Quiet):
@@ -223,7 +225,7 @@ class _StoreHandler(Quiet):
             store.on_request(self.command, key)
             with store._lock:
                 status, headers, content = self._answer_to(store, bucket, key, query, body)
-        except _Refused as err:
+        except Refused as err:
             status, headers, content = err.status, {}, _error(err.code)
         if fault == "lost":
             self._hang_up()
@@ -277,7 +279,7 @@ class _StoreHandler(Quiet):
             store.check(bucket, key, self.headers)
             store.delete(bucket, key)
             return 204, {}, b""
-        raise _Refused(501, "NotImplemented")
+        raise Refused(501, "NotImplemented")
 
     def _of_bucket(
         self, store: ObjectStore, bucket: str, query: Mapping[str, str], body: bytes
@@ -297,7 +299,7 @@ class _StoreHandler(Quiet):
             return 200, {}, _listing(store, bucket, query)
         if self.command == "HEAD":
             return 200, {}, b""
-        raise _Refused(501, "NotImplemented")
+        raise Refused(501, "NotImplemented")
 
     def _read(self, found: _Object) -> tuple[int, dict[str, str], bytes]:
         headers = {"ETag": found.etag, "Last-Modified": email.utils.formatdate(found.modified, usegmt=True)}
@@ -307,7 +309,7 @@ class _StoreHandler(Quiet):
             start = int(first) if first else max(0, len(data) - int(last))
             stop = min(int(last) + 1, len(data)) if first and last else len(data)
             if start >= len(data):
-                raise _Refused(416, "InvalidRange")
+                raise Refused(416, "InvalidRange")
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(data)}"
             return 206, headers, data[start:stop]
         return 200, headers, data

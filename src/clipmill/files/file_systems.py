@@ -24,6 +24,18 @@ _HINTS = {
     errno.EROFS: "choose another place",
 }
 
+_STORE_HINTS = (
+    (re.compile(r"(rate|request).{0,12}(limit|quota)", re.IGNORECASE), ""),  # it passes, and is no lack of space
+    (
+        re.compile(r"quota|insufficient.?storage|storage.?full", re.IGNORECASE),
+        "free space there, raise the quota, or write elsewhere",
+    ),
+    (re.compile(r"entity.?too.?large", re.IGNORECASE), "make files smaller, with fewer rows in a shard"),
+    (re.compile(r"access.?denied|forbidden", re.IGNORECASE), "change its permissions or choose another place"),
+)
+"""What to do about errors of stores, which say them in words of their own."""
+TEMPORARY_OF = ", the temporary files of "
+
 
 def open_location(location: str | os.PathLike[str]) -> tuple[Any, str]:
     """Return the file system of a path or URL from the user, and the path in it.
@@ -184,6 +196,10 @@ def dataset_errors(action: str, where: str) -> Iterator[None]:
         raise
     except OSError as err:
         hint = _HINTS.get(err.errno or 0)
+        if hint and TEMPORARY_OF in where:
+            hint = "free space, or set TMPDIR to a folder on another disk"
+        elif hint is None and "://" in where and action == "write":
+            hint = next((said for pattern, said in _STORE_HINTS if pattern.search(str(err))), None)
         if action == "write" and err.errno == errno.ENOENT:
             hint = "was the directory deleted meanwhile?"
         reason = os.strerror(err.errno).lower() if err.errno else reason_of(err)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from ..errors import DatasetError
 from .atomic import move_durably
 from .drivers import DRIVERS
-from .file_systems import check_is_no_device, dataset_errors, is_local, open_location, url_of
+from .file_systems import TEMPORARY_OF, check_is_no_device, dataset_errors, is_local, open_location, url_of
 from .json_shape import is_inside
 from .json_text import clean_text
 from .local_files import sizes_below
@@ -178,7 +178,7 @@ class Folder:
         """Write a small file atomically."""
         temporary = self.temporary(name)
         try:
-            with dataset_errors("write", f"{self.url}/{name}"):
+            with dataset_errors("write", self.written_as(name, temporary)):
                 temporary.write_bytes(data)
             self.publish(temporary, name)
         finally:
@@ -234,6 +234,11 @@ class Folder:
         with dataset_errors("write", str(path)):  # everybody may list that directory: others must not read rows in it
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         return path
+
+    def written_as(self, name: str, temporary: Path) -> str:
+        """Return the name of a file in messages while it is written: where its space is needed."""
+        where = f"{self.url}/{name}"
+        return where if is_local(self.fs) else f"{temporary.parent}{TEMPORARY_OF}{where}"
 
     def publish(self, temporary: Path, name: str) -> int:
         """Move a complete temporary file to `name`, replacing an existing file, and return its size in bytes."""

@@ -239,9 +239,10 @@ class ShardWriter:
         self._buffer, self._buffered_rows, self._buffered_bytes = [], 0, 0
 
     def _errors(self) -> contextlib.AbstractContextManager[None]:
-        where = f"{self._folder.url}/{part_name(self._stem, self._format)}"
-        if not is_local(self._folder.fs) and self._part is not None:
-            where = f"{self._part.temporary.parent}, the temporary files of {where}"
+        name = part_name(self._stem, self._format)
+        where = f"{self._folder.url}/{name}"
+        if self._part is not None:
+            where = self._folder.written_as(name, self._part.temporary)
         return dataset_errors("write", where)
 
     def _clean_up(self) -> None:
