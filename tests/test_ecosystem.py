@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from beam_helpers import LOCAL
 from places import DOCS, ROOT
 
 PAGE = (DOCS / "ecosystem.md").read_text(encoding="utf-8")
@@ -35,7 +36,7 @@ def test_links_within_the_page_lead_somewhere() -> None:
 
 def test_python_of_the_beam_sections_runs(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["example", "--runner=FnApiRunner"])
+    monkeypatch.setattr("sys.argv", ["example", *LOCAL])
     names: dict[str, object] = {"__name__": "__main__"}
     beam_part = PAGE[PAGE.index("## RunInference") : PAGE.index("## Beam YAML")]
     for block in re.findall(r"```python\n(.*?)```", beam_part, re.DOTALL):

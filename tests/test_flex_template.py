@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from beam_helpers import LOCAL
 from dockerfiles import copies, parse
 from pictures import encode, photographs
 from places import DOCS, ROOT
@@ -88,7 +89,7 @@ def test_the_pipeline_runs(template, tmp_path: Path) -> None:
     }
     assert given.keys() == PARAMETERS.keys() - BEAMS_OWN
     arguments = [f"--{name}={value}" for name, value in given.items()]
-    template.build([*arguments, "--runner=FnApiRunner"]).run().wait_until_finish()
+    template.build([*arguments, *LOCAL]).run().wait_until_finish()
     table = read_dataset(given["output"])
     assert sorted(table["id"].to_pylist()) == sorted([f"{tmp_path}/cat.jpg", "a"])
     (failures,) = (tmp_path / "vectors" / "_failures").glob("*.jsonl")

@@ -157,9 +157,8 @@ class ClipModelHandler(ModelHandler[Any, PredictionResult, Predictor]):
             TypeError: If an option is unknown or has another name here.
         """
         super().__init__()
-        own = {
-            name for name, one in inspect.signature(ClipModelHandler).parameters.items() if one.kind != one.VAR_KEYWORD
-        }
+        signature = inspect.signature(ClipModelHandler)
+        own = {name for name, one in signature.parameters.items() if one.kind is not one.VAR_KEYWORD}
         reject_unknown_options(options, own | set(BATCHING) | EncoderSpec.__dataclass_fields__.keys())
         batching = {name: options.pop(name) for name in BATCHING if name in options}
         self.spec = EncoderSpec.of(model, **options)
@@ -167,25 +166,13 @@ class ClipModelHandler(ModelHandler[Any, PredictionResult, Predictor]):
         for name, number in {"worker_processes": worker_processes, "model_copies": model_copies}.items():
             if number is not None:
                 check_integer(name, number)
-        self._elements: Elements
-        if columns is not None:
-            if kind != "auto":
-                raise SpecError(setting("kind", kind) + " is for values; columns name their own kinds")
-            self._elements = RowElements(ColumnPlan.of(columns, spec=self.spec, key=key))
-        else:
-            if key != "id":
-                raise SpecError(setting("key", key) + " is for rows; it has no effect without columns")
-            check_kind("kind", kind, self.spec)
-            self._elements = ValueElements(ValuePlan(kind), "columns={'name': 'text'}")
+        self._elements = _elements(self.spec, columns, kind, key)
         self._failures: Failures = failures
         self._cores = Cores(worker_processes)
         self._copies = model_copies
         self._is_shared = large_model or model_copies is not None
         self._env_vars = dict(env_vars or {})
-        self._batching = {"max_batch_size": _WINDOW * (self.spec.max_batch_rows or _CPU_ROWS)}
-        if batching.get("min_batch_size") is not None:
-            self._batching["max_batch_size"] = max(self._batching["max_batch_size"], batching["min_batch_size"])
-        self._batching |= _checked_batching(batching)
+        self._batching = _batching(batching, self.spec)
         self._meter = BundleMeter()
 
     def load_model(self) -> Predictor:
@@ -253,10 +240,26 @@ def raise_failed(prediction: Any) -> Any:
     return prediction
 
 
-def _checked_batching(given: Mapping[str, Any]) -> dict[str, Any]:
+def _elements(
+    spec: EncoderSpec, columns: Mapping[str, Modality | Column] | None, kind: Kind, key: str
+) -> RowElements | ValueElements:
+    """Return the adapter of elements; raise `SpecError` for options that belong to the other kind of them."""
+    if columns is not None:
+        if kind != "auto":
+            raise SpecError(setting("kind", kind) + " is for values; columns name their own kinds")
+        return RowElements(ColumnPlan.of(columns, spec=spec, key=key))
+    if key != "id":
+        raise SpecError(setting("key", key) + " is for rows; it has no effect without columns")
+    check_kind("kind", kind, spec)
+    return ValueElements(ValuePlan(kind), "columns={'name': 'text'}")
+
+
+def _batching(given: Mapping[str, Any], spec: EncoderSpec) -> dict[str, Any]:
     """Return arguments of `beam.BatchElements`; raise `SpecError` for one that this version of Beam lacks."""
     known = inspect.signature(beam.BatchElements.__init__).parameters
     for name in given:
         if BATCHING[name] not in known:
-            raise SpecError(setting(name) + f" needs a newer Beam; {beam.__version__} cannot batch by it", option=name)
-    return {BATCHING[name]: value for name, value in given.items() if value is not None}
+            raise SpecError(setting(name) + f" needs a newer Beam; {beam.__version__} cannot batch by it")
+    rows = max(_WINDOW * (spec.max_batch_rows or _CPU_ROWS), given.get("min_batch_size") or 0)
+    chosen = {BATCHING[name]: value for name, value in given.items() if value is not None}
+    return {"max_batch_size": rows, **chosen}

@@ -6,6 +6,7 @@ import runpy
 import sys
 
 import pytest
+from beam_helpers import LOCAL
 from places import ROOT
 
 EXAMPLES = ROOT / "examples"
@@ -17,7 +18,7 @@ def run(monkeypatch, capsys, tmp_path):
 
     def run_file(name: str) -> list[str]:
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", [name, "--runner=FnApiRunner"])
+        monkeypatch.setattr(sys, "argv", [name, *LOCAL])
         runpy.run_path(str(EXAMPLES / name), run_name="__main__")
         return sorted(capsys.readouterr().out.splitlines())
 

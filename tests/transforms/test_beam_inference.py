@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from apache_beam.ml.inference.base import KeyedModelHandler, ModelMetadata, Pred
 from apache_beam.testing.util import assert_that, equal_to
 from beam_helpers import Keep, counters, kept, pipeline
 from pictures import encode, photographs
+from places import SUPPORT
 
 from clipmill.encoders import unload_all
 from clipmill.encoders.testing import fake_text_vector
@@ -164,6 +166,20 @@ def test_one_process_holds_the_model(options, tmp_path):
     assert batches == [] and {result.example for result in results} == {"a", "bc"}
     assert reasons(rows)[""].code is Code.EMPTY
     assert counters(done, "embedded") == 2
+
+
+@pytest.mark.parametrize(("large_model", "loads"), [(False, 2), (True, 1)], ids=["a copy each", "one for both"])
+def test_two_worker_processes(large_model, loads, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(SUPPORT), prepend=os.pathsep)
+    p = pipeline("--runner=FnApiRunner", "--direct_running_mode=multi_processing", "--direct_num_workers=2")
+    values = [f"text {number}" for number in range(32)]
+    handler = ClipModelHandler("fake::dim=8", large_model=large_model, max_batch_size=4)
+    results = p | beam.Create(values) | beam.Reshuffle() | RunInference(handler)
+    _ = results | Keep(tmp_path)
+    done = p.run()
+    done.wait_until_finish()
+    assert {result.example for result in kept(tmp_path)} == set(values)
+    assert counters(done, "models_loaded") == loads and counters(done, "embedded") == 32
 
 
 def test_batches_and_their_options(tmp_path):

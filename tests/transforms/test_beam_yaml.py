@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from apache_beam.yaml import main
 from apache_beam.yaml.yaml_transform import YamlTransform
-from beam_helpers import Keep, kept, pipeline
+from beam_helpers import LOCAL, Keep, kept, pipeline
 from PIL import Image
 from places import ROOT
 
@@ -65,7 +65,7 @@ def test_a_pipeline_reads_embeds_ranks_and_writes(tmp_path: Path, caplog):
     (tmp_path / "photos.csv").write_text("\n".join(["id,caption,photo,query", *rows, bad]))
     variables = json.dumps({"input": f"{tmp_path}/photos.csv", "output": f"{tmp_path}/out"})
     pipeline_file = ROOT / "examples" / "beam_pipeline.yaml"
-    main.run([f"--yaml_pipeline_file={pipeline_file}", f"--jinja_variables={variables}", "--runner=FnApiRunner"])
+    main.run([f"--yaml_pipeline_file={pipeline_file}", f"--jinja_variables={variables}", *LOCAL])
 
     def lines(name: str) -> list[dict]:
         files = (tmp_path / "out").glob(f"{name}.jsonl*")
