@@ -45,7 +45,7 @@ setup(
     package_data={
         PACKAGE: ["py.typed"],
         # Recursive, since a folder that holds nothing but data has no `__init__.py` and is no package of its own.
-        f"{PACKAGE}.models": ["**/*.json", "**/*.safetensors"],
+        f"{PACKAGE}.models": ["**/*.json", "**/*.safetensors", "demo/*.onnx", "demo/*.data", "demo/*.gz", "demo/*.txt"],
         f"{PACKAGE}.reports": ["**/*.html", "**/*.css"],
     },
     zip_safe=False,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import platform
 import re
@@ -13,6 +12,7 @@ from typing import Any
 
 from rich.table import Table
 
+from ..errors import is_installed
 from ..files.cache import cache_root
 from ..models.installed import version_of
 from ..models.runtimes.store import is_writable
@@ -21,9 +21,9 @@ from ..threads import allowed_cpus
 
 _DISTRIBUTIONS = {
     "clipmill": "",
-    "torch": "",
-    "torchvision": "",
-    "open_clip_torch": "",
+    "torch": "torch",
+    "torchvision": "torch",
+    "open_clip_torch": "torch",
     "pyarrow": "",
     "pillow": "",
     "numpy": "",
@@ -100,7 +100,7 @@ def doctor_table(found: dict[str, Any]) -> Table:
 
 
 def _devices() -> list[str]:
-    if not may_have_gpu() or importlib.util.find_spec("torch") is None:
+    if not may_have_gpu() or not is_installed("torch"):
         return ["cpu"]
     import torch
 
@@ -156,7 +156,7 @@ def _ask_openvino() -> tuple[dict[str, bool], list[str]]:
 
 def _told(name: str, runtime: dict[str, Any]) -> str:
     if runtime["version"] is None:
-        return "not installed" + ("" if name == "torch" else f": pip install 'clipmill[{name}]'")
+        return f"not installed: pip install 'clipmill[{name}]'"
     if runtime["problem"] is not None:
         return f"fails: {runtime['problem']}"
     able = "; ".join(f"{', '.join(precisions)} on {place}" for place, precisions in runtime["precisions"].items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import numbers
 import re
 from collections.abc import Collection, Iterator
@@ -110,6 +111,14 @@ def require(module: str, extra: str, purpose: str, *, package: str | None = None
         return importlib.import_module(module)
     except ImportError as err:
         raise MissingExtraError(package or module, extra, purpose) from err
+
+
+def is_installed(module: str) -> bool:
+    """Return whether a top-level module is installed, without importing it."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # an import hook that refuses it, or a module without a spec
+        return False
 
 
 class DatasetError(ClipmillError, RuntimeError):

@@ -16,7 +16,7 @@ from clipmill.datasets.inputs import rows as rows_module
 from clipmill.encoders import EncoderSpec, Failure, Vector, load_encoder, preparation
 from clipmill.errors import ClipmillError
 from clipmill.failures import Code, Stage
-from clipmill.media import preprocess
+from clipmill.media import byte_resizing
 from clipmill.media.crops import image_crop
 from clipmill.media.options import Preprocessing
 
@@ -67,16 +67,18 @@ def test_a_file_that_cannot_be_read_on_is_no_damaged_file(monkeypatch: pytest.Mo
     assert row.failure is not None and (row.failure.code, row.failure.transient) == (Code.OUT_OF_MEMORY, True)
 
 
-def test_a_torch_that_cannot_be_loaded_ends_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("library", ["cykooz_resizer", "torch"])
+def test_a_resizer_that_cannot_be_loaded_ends_the_job(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before, every row was `undecodable`, or its pixels were those of another decoder."""
 
     def load(name: str) -> None:
-        raise ImportError("libtorch_cpu.so: failed to map segment from shared object")
+        raise ImportError("lib.so: failed to map segment from shared object")
 
-    preprocess._byte_resizer.cache_clear()
+    byte_resizing.byte_resizer.cache_clear()
+    monkeypatch.setattr(byte_resizing, "is_installed", lambda name: name == library)
     monkeypatch.setattr(importlib, "import_module", load)
     try:
-        with pytest.raises(ClipmillError, match="torch is installed, but cannot be loaded"):
+        with pytest.raises(ClipmillError, match=f"{library} is installed, but cannot be loaded"):
             image_crop(FILES["jpeg"], Preprocessing(), EncoderSpec("demo"))
     finally:
-        preprocess._byte_resizer.cache_clear()
+        byte_resizing.byte_resizer.cache_clear()

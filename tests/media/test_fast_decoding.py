@@ -53,13 +53,13 @@ def paths(monkeypatch) -> list[str]:
 FAST_JPEGS = ("jpeg", "jpeg-progressive")
 FAST_SIZES = ("png", "webp", "bmp", "tiff", "exact-size", "odd", "1x1")
 LONG = ("very-wide", "very-tall")
-"""Torch resizes these, except very long ones, which Pillow resizes in strips."""
+"""These are resized as bytes, except very long ones, which Pillow resizes in strips."""
 
 
 @pytest.mark.parametrize("size", [224, 97])
 @pytest.mark.parametrize("name", FILES)
 def test_which_library_decodes_and_resizes(name: str, size: int, paths: list[str]) -> None:
-    """libjpeg-turbo decodes ordinary JPEG, torch resizes RGB; everything else is bit-identical to the reference."""
+    """libjpeg-turbo decodes ordinary JPEG, and RGB is resized as bytes; all else is bit-identical to the reference."""
     off = levels(FILES[name], Preprocessing(image_size=size))
     fast = paths[: paths.index("open_image", 2)] if paths[0] == "open_image" else paths[:2]
     if name in FAST_JPEGS:
@@ -240,8 +240,9 @@ def test_only_ordinary_files_have_a_size() -> None:
 PHOTO_HEIGHT, PHOTO_WIDTH = photographs()["chelsea"].shape[:2]
 
 
-def test_without_torch_fast_equals_exact(monkeypatch) -> None:
-    """As in an installation that only runs exported directories."""
-    monkeypatch.setattr(preprocess, "_byte_resizer", lambda: None)
+def test_without_a_resizer_of_bytes_fast_equals_exact(monkeypatch) -> None:
+    """As on Linux on Arm without torch."""
+    for module in (crops, preprocess):
+        monkeypatch.setattr(module, "byte_resizer", lambda: None)
     assert levels(FILES["jpeg"], Preprocessing()).max() == 0
     assert decoded_pixels(phone_photograph(), Preprocessing(), FAST) == 4000 * 3000

@@ -15,7 +15,8 @@ def made_graphs():
     from clipmill.models.runtimes.store import Store
     from clipmill.models.towers import find_source
 
-    return Store(find_source(EncoderSpec("demo")), None).graphs("float")
+    source = dataclasses.replace(find_source(EncoderSpec("demo")), float_graphs=None)
+    return Store(source, None).graphs("float")
 
 
 @pytest.fixture

@@ -30,8 +30,9 @@ from clipmill.models.towers.open_clip import DEMO_PRECISION
 
 @pytest.fixture(autouse=True)
 def _forget_models(monkeypatch):
-    """Treat the demo like any model, whose precision depends on the check alone."""
+    """Treat the demo like any model, whose precision depends on the check alone, and whose graphs have to be made."""
     monkeypatch.setattr(open_clip, "DEMO_PRECISION", None)
+    monkeypatch.setattr(open_clip, "_graphs_beside", lambda weights: None)
     unload_all()
     yield
     unload_all()
@@ -92,7 +93,7 @@ def test_only_what_is_installed_is_a_candidate(monkeypatch) -> None:
     """A plain installation only has torch."""
     real = importlib.util.find_spec
     monkeypatch.setattr(
-        choice.importlib.util, "find_spec", lambda name: None if name in ("openvino", "onnxruntime") else real(name)
+        importlib.util, "find_spec", lambda name: None if name in ("openvino", "onnxruntime") else real(name)
     )
     assert _candidates(EncoderSpec("demo", precision="fp32")) == ["torch fp32"]
 
@@ -180,7 +181,7 @@ def test_auto_is_checked_once_per_machine(cold, caplog, monkeypatch) -> None:
     assert load_encoder("demo", device="cpu").resolved == first.resolved
     program = (
         "import sys; from clipmill.encoders import load_encoder; from clipmill.models.towers import open_clip\n"
-        "open_clip.DEMO_PRECISION = None\n"
+        "open_clip.DEMO_PRECISION, open_clip._graphs_beside = None, lambda weights: None\n"
         "print(load_encoder('demo').resolved['checked_cosine'], [n for n in ('torch', 'onnx') if n in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=os.sep)

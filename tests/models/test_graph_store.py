@@ -16,13 +16,14 @@ from clipmill.errors import MissingExtraError
 from clipmill.models.runtimes import openvino, start_runtime, store
 from clipmill.models.runtimes.store import Store
 from clipmill.models.support_matrix import Combination
-from clipmill.models.towers import find_source
+from clipmill.models.towers import find_source, open_clip
 
 
 @pytest.fixture
 def demo_cache(tmp_path, monkeypatch):
-    """An empty cache for one test."""
+    """An empty cache for one test, with the demo as a model whose graphs have to be made."""
     monkeypatch.setenv("CLIPMILL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(open_clip, "_graphs_beside", lambda weights: None)
     yield tmp_path / "cache"
     unload_all()
 
@@ -31,6 +32,8 @@ _WORKER = """
 import logging, sys
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
 from clipmill.encoders import load_encoder
+from clipmill.models.towers import open_clip
+open_clip._graphs_beside = lambda weights: None
 precision = "auto" if sys.argv[1] == "auto" else "fp32"
 encoder = load_encoder("demo", device="cpu", runtime=sys.argv[1], precision=precision)
 print("vector", encoder.embed_texts(["a red circle"])[0, :3].tolist())

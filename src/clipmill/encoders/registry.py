@@ -18,7 +18,7 @@ import time
 from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
-from ..errors import DeviceError, WeightsError
+from ..errors import DeviceError, WeightsError, is_installed
 from ..messages import setting
 from ..metrics.counts import record_load
 from ..metrics.env_exporter import start_from_environment
@@ -182,7 +182,7 @@ def _resolve_device(spec: EncoderSpec) -> str:
         if device == "auto":
             return "cpu"
         raise DeviceError(setting("device", device) + " was requested; CUDA devices here: none (no driver is loaded)")
-    if spec.runtime == "onnx" or spec.ref.family == "onnx":
+    if spec.runtime == "onnx" or spec.ref.family == "onnx" or not is_installed("torch"):
         from ..models.runtimes.onnx import resolve_device
     else:
         from ..models.runtimes.pytorch import resolve_device

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from .byte_resizing import byte_resizer
 from .images import open_image
 from .jpeg import decode_jpeg, is_single_scan, jpeg_size, reduction
 from .options import DecodeOptions, Preprocessing
-from .preprocess import crop_image, crop_pixels, has_byte_resizer
+from .preprocess import crop_image, crop_pixels
 
 _MIN_REDUCED_SIDE = 512
 
@@ -18,8 +19,8 @@ def image_crop(content: Any, preprocessing: Preprocessing, options: DecodeOption
     """Decode, resize and crop an image.
 
     With `decode="exact"` Pillow does all of it, as in the reference. With `"fast"` libjpeg-turbo decodes ordinary JPEG
-    files, large ones at a reduced scale, and torch resizes RGB images; Pillow does the rest. Without torch, for example
-    where only exported directories run, both modes are the same.
+    files, large ones at a reduced scale, and `byte_resizer` resizes RGB images; Pillow does the rest. Without a
+    resizer of bytes, both modes are the same.
 
     Args:
         content: Encoded bytes, an array or a Pillow image, as for `open_image`.
@@ -32,7 +33,7 @@ def image_crop(content: Any, preprocessing: Preprocessing, options: DecodeOption
     Raises:
         RowError: See `open_image`.
     """
-    is_fast = options.decode == "fast" and has_byte_resizer()
+    is_fast = options.decode == "fast" and byte_resizer() is not None
     if is_fast and isinstance(content, bytes):
         pixels = decode_jpeg(
             content,
@@ -48,7 +49,7 @@ def image_crop(content: Any, preprocessing: Preprocessing, options: DecodeOption
         content, max_pixels=options.max_image_pixels, apply_exif=options.apply_exif, reduced_to=reduced_to
     )
     if is_fast and image.mode == "RGB" and image.info.get("transparency") is None:
-        # proportions are those of the whole image; a copy, since torch needs writable memory
+        # proportions are those of the whole image; a copy, since torch, where it resizes, needs writable memory
         whole = image.size if reduced_to is None else _scaled(image.size, jpeg_size(content))
         crop = crop_pixels(np.array(image), whole, preprocessing)
         if crop is not None:
@@ -89,7 +90,7 @@ def decoded_pixels(data: bytes, preprocessing: Preprocessing, options: DecodeOpt
 
 def _reduced_size(content: Any, preprocessing: Preprocessing, options: DecodeOptions) -> tuple[int, int] | None:
     """Return the width and height that a file is reduced to while it is decoded; None if it is decoded in full."""
-    if options.decode != "fast" or not isinstance(content, bytes) or not has_byte_resizer():
+    if options.decode != "fast" or not isinstance(content, bytes) or byte_resizer() is None:
         return None
     size = jpeg_size(content)
     times = 1 if size is None else reduction(*size, min_reduced_side(preprocessing))

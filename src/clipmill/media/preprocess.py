@@ -6,18 +6,14 @@ scales by 1/255 and applies mean and standard deviation, so that crops are passe
 
 from __future__ import annotations
 
-import functools
-import importlib
-import importlib.util
 import math
-from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
 
-from ..errors import ClipmillError
 from ..failures import Code, RowError, Stage
 from ..messages import setting
+from .byte_resizing import byte_resizer
 from .options import Preprocessing
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -54,7 +50,7 @@ def crop_image(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
 
 
 def crop_pixels(pixels: np.ndarray, size: tuple[int, int], preprocessing: Preprocessing) -> np.ndarray | None:
-    """Resize and crop decoded pixels like `crop_image`, six times as fast, with torch's antialiased resizing of bytes.
+    """Resize and crop decoded pixels like `crop_image`, six times as fast, with `byte_resizer`.
 
     Args:
         pixels: RGB, (height, width, 3) uint8, contiguous; the image, or a reduction of it.
@@ -63,10 +59,10 @@ def crop_pixels(pixels: np.ndarray, size: tuple[int, int], preprocessing: Prepro
 
     Returns:
         RGB, (S, S, 3) uint8, contiguous. Without a reduction it is within two grey levels of `crop_image`'s result,
-        usually within one. None if it does not apply: without torch, for very long images and those smaller than the
-        crop.
+        usually within one. None if it does not apply: without a resizer, for very long images and those smaller
+        than the crop.
     """
-    resize = _byte_resizer()
+    resize = byte_resizer()
     if resize is None:
         return None
     target, crop_size = preprocessing.resize_to or preprocessing.image_size, preprocessing.image_size
@@ -86,37 +82,6 @@ def crop_pixels(pixels: np.ndarray, size: tuple[int, int], preprocessing: Prepro
     if left < 0 or top < 0:
         return None
     return np.array(resize(pixels, wanted, filter_name)[top : top + crop_size, left : left + crop_size], order="C")
-
-
-def has_byte_resizer() -> bool:
-    """Return whether `crop_pixels` works here, which needs torch."""
-    return _byte_resizer() is not None
-
-
-@functools.cache
-def _byte_resizer() -> Callable[[np.ndarray, tuple[int, int], str], np.ndarray] | None:
-    """Return a function that resizes (height, width, 3) bytes to (width, height) with a filter; None without torch."""
-    if importlib.util.find_spec("torch") is None:  # exported directories run without it
-        return None
-    try:
-        # unlike the statement, it gives no half of a module to threads that wait while the import of another one fails
-        torch = importlib.import_module("torch")
-    except (ImportError, OSError, MemoryError) as err:
-        raise ClipmillError(
-            f"torch is installed, but cannot be loaded ({err})",
-            hint="repair it or give it more memory, or use " + setting("decode", "exact"),
-        ) from err
-
-    def resize(pixels: np.ndarray, size: tuple[int, int], filter_name: str) -> np.ndarray:
-        if pixels.shape[1::-1] == size:
-            return pixels
-        # channels last: torch resizes this layout in one thread, with vector instructions
-        image = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
-        scaled = torch.nn.functional.interpolate(image, size=size[::-1], mode=filter_name, antialias=True)
-        array: np.ndarray = scaled[0].permute(1, 2, 0).numpy()
-        return array
-
-    return resize
 
 
 def _corner(resized: tuple[int, int], size: int, offset: str) -> tuple[int, int]:

@@ -57,7 +57,8 @@ def export_model(spec: EncoderSpec, folder: str | os.PathLike[str], *, overwrite
     target = local_directory(folder, "the output")
     _check_target(target, overwrite)
     combination = _combination(spec)
-    store = Store(find_source(spec), spec.cache_dir)
+    source = dataclasses.replace(find_source(spec), float_graphs=None)  # they may share files with the weights
+    store = Store(source, spec.cache_dir)
     if store.source.graphs is not None:
         raise SpecError(f"{spec.model} is already an exported directory; copy it")
     if not can_run(store.source, combination):

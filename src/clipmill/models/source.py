@@ -81,6 +81,8 @@ class ModelSource:
         auto_precision: The meaning of `precision="auto"` for this model, if a check on a few probes does not suffice;
             None leaves it to the check.
         graphs: Existing graphs, instead of towers.
+        float_graphs: Graphs of the kind `float` that come with the weights, equal to the towers: none have to be made,
+            and they run without torch. Other kinds are made from the towers.
         scales: Returns the learnt scales of cosines, by pair of modalities. It may open the weights, and raises
             `WeightsError` if a scale is invalid; see `clipmill.models.towers.scales`.
     """
@@ -93,6 +95,7 @@ class ModelSource:
     runtimes: tuple[str, ...] = RUNTIMES[1:]
     auto_precision: str | None = None
     graphs: Graphs | None = None
+    float_graphs: Graphs | None = None
     scales: Callable[[], Mapping[frozenset[str], float]] = dict
 
     @functools.cached_property

@@ -1,7 +1,9 @@
 """The small CLIP model inside the package.
 
 `open_clip_config.json` and `open_clip_model.safetensors` are the model, as in any model directory of open_clip.
-`examples/train_demo.py` trained the weights; `docs/demo.md` has the figures.
+`examples/train_demo.py` trained the weights; `docs/demo.md` has the figures. The other files are the same model as
+`clipmill export` writes it, so that it runs without torch: graphs, which read the weights' file too, and CLIP's table
+of merges. `tools/make_demo_graphs.py` wrote them.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from ...files.cache import cache_root
 from ..downloads.copies import only_one, part_of, publish
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
+"""OpenAI's table of merges, of every CLIP; its licence stands beside it."""
 
 
 def demo_config() -> dict[str, Any]:
@@ -36,7 +40,8 @@ def demo_directory(cache_dir: str | None = None) -> Path:
     inside = resources.files(__name__)
     if isinstance(inside, Path):
         return inside
-    contents = {name: (inside / name).read_bytes() for name in (CONFIG, WEIGHTS)}
+    files = sorted((file for file in inside.iterdir() if not file.name.startswith("__")), key=lambda file: file.name)
+    contents = {file.name: file.read_bytes() for file in files}
     digest = hashlib.sha256(b"".join(contents.values())).hexdigest()[:16]
     directory = cache_root(cache_dir) / "demo" / digest
     for name, content in contents.items():

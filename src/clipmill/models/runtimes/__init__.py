@@ -12,6 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...errors import DeviceError, WeightsError
+from ...messages import setting
+from ..installed import require_torch
 from ..support_matrix import Combination
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ def start_runtime(store: Store, combination: Combination, device: str, threads: 
     runtime, precision = combination
     preprocessing = store.source.frontend.image
     if runtime == "torch":
+        require_torch(setting("runtime", "torch"))
         from .pytorch import TorchRuntime, use_threads
 
         if device == "cpu":

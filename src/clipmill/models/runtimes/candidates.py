@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import TYPE_CHECKING
 
-from ...errors import DeviceError, SpecError
+from ...errors import DeviceError, SpecError, is_installed
 from ...messages import setting
 from ..support_matrix import Combination, combinations, has_native_bfloat16
 from . import GRAPH_KINDS
@@ -74,7 +73,7 @@ def candidates(store: Store, spec: EncoderSpec, device: str) -> list[Combination
     if spec.precision == "auto" and any(c.precision not in _NEVER_AUTO for c in able):
         able = [c for c in able if c.precision not in _NEVER_AUTO]
     if spec.runtime == "auto" and len({c.runtime for c in able}) > 1:
-        able = [c for c in able if importlib.util.find_spec(_MODULES[c.runtime])] or able[:1]
+        able = [c for c in able if is_installed(_MODULES[c.runtime])] or able[:1]
         if kind == "cuda" and any(c.runtime == "torch" for c in able):
             able = [c for c in able if c.runtime == "torch"]
     if spec.precision == "auto" and kind == "cpu" and not has_native_bfloat16():

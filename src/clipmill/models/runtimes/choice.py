@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.util
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import ClipmillError, DeviceError, MissingExtraError, WeightsError
+from ...errors import ClipmillError, DeviceError, MissingExtraError, WeightsError, is_installed
 from ..installed import versions
 from ..support_matrix import PACKAGES, Combination, processor
 from . import GRAPH_KINDS, start_runtime
@@ -183,10 +182,11 @@ class _Trial:
         return self._is_reference(combination) or (figures is not None and _is_good(combination, figures))
 
     def _is_reference(self, combination: Combination) -> bool:
-        """Return whether a combination is exact by definition: float32 in torch, or in exported graphs."""
+        """Return whether a combination is exact by definition: float32 in torch, or in a model's own graphs."""
         if combination.precision != "fp32":
             return False
-        return combination.runtime == "torch" or self._store.source.graphs is not None
+        source = self._store.source
+        return combination.runtime == "torch" or (source.graphs or source.float_graphs) is not None
 
     def _start(self, combination: Combination) -> Runtime:
         return start_runtime(self._store, combination, self._device, self._threads, self._streams)
@@ -223,12 +223,13 @@ class _Trial:
         """
         frontend = self._store.source.frontend
         if self._store.source.graphs is None:
+            towers = self._store.towers
             from .pytorch import TorchRuntime, use_threads
 
             use_threads(self._threads)
-            runtime: Runtime = TorchRuntime(self._store.towers, frontend.image, "cpu")
+            runtime: Runtime = TorchRuntime(towers, frontend.image, "cpu")
         else:
-            name = "onnx" if importlib.util.find_spec("onnxruntime") else "openvino"
+            name = "onnx" if is_installed("onnxruntime") else "openvino"
             runtime = start_runtime(self._store, Combination(name, "fp32"), "cpu", self._threads)
         return {
             model_input: runtime.encode(model_input, probes_of(frontend, model_input))

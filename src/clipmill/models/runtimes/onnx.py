@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import DeviceError, WeightsError, require
+from ...errors import DeviceError, WeightsError, is_installed, require
 from ...media.options import Preprocessing
 from ...messages import setting
 from ..source import Graphs
@@ -75,7 +74,7 @@ class OnnxRuntime(GraphRuntime):
                 + " needs a build of ONNX Runtime for GPUs; this one has"
                 f" {', '.join(available)}: pip uninstall onnxruntime && pip install 'clipmill[onnx-gpu]'"
             )
-        if importlib.util.find_spec("torch") is not None and hasattr(self._ort, "preload_dlls"):
+        if is_installed("torch") and hasattr(self._ort, "preload_dlls"):
             self._ort.preload_dlls()  # CUDA's libraries from torch's packages
         number = {"device_id": int(self.device.partition(":")[2] or 0)}
         # float32 results are promised within 1e-4, which the 10-bit mantissa of TF32 does not give
@@ -129,6 +128,8 @@ def resolve_device(device: str) -> str:
     Raises:
         DeviceError: If the requested GPU does not exist.
     """
+    if device == "auto" and not is_installed("onnxruntime"):
+        return "cpu"  # the graphs run with OpenVINO
     ort = require("onnxruntime", "onnx", setting("runtime", "onnx"))
     gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))  # missing in some containers, so 0 may mean unknown
     if device == "auto":

@@ -21,7 +21,7 @@ import numpy as np
 from ...files.atomic import write_atomic
 from ...files.cache import cache_root, locked
 from ...files.json_text import parse_json
-from ..installed import versions
+from ..installed import require_torch, versions
 from ..source import Graphs
 from .graphs import make_graphs
 
@@ -59,7 +59,12 @@ class Store:
 
     @functools.cached_property
     def towers(self) -> Mapping[str, torch.nn.Module]:
-        """The towers, in float32 on the CPU."""
+        """The towers, in float32 on the CPU.
+
+        Raises:
+            MissingExtraError: If torch is not installed.
+        """
+        require_torch("building the networks of a model")
         return self.source.build()
 
     def drop_towers(self) -> None:
@@ -85,7 +90,7 @@ class Store:
         return kind in self._made
 
     def graphs(self, kind: str) -> Graphs:
-        """Return the graphs of a kind; make them if they are not in the cache.
+        """Return the graphs of a kind: those of the model, or else from the cache, made if they are not there.
 
         Args:
             kind: See `Graphs.kind`.
@@ -96,6 +101,11 @@ class Store:
         """
         if self.source.graphs is not None:
             return self.source.graphs
+        if kind == "float" and self.source.float_graphs is not None:
+            return self.source.float_graphs
+        return self._cached(kind)
+
+    def _cached(self, kind: str) -> Graphs:
         folder = self._root / self.key(kind)
         if found := Graphs.read(folder):
             return found
@@ -113,7 +123,7 @@ class Store:
         """Make graphs in a draft folder, and rename it when it is complete."""
         if found := Graphs.read(folder):
             return found
-        basis = None if kind == "float" else self.graphs("float")
+        basis = None if kind == "float" else self._cached("float")
         started = time.perf_counter()
         for stale in folder.parent.glob(f"{folder.name}.draft-*"):  # of a killed process; we hold its lock
             shutil.rmtree(stale, ignore_errors=True)

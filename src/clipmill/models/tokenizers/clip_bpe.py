@@ -2,22 +2,21 @@
 
 The algorithm is byte-level BPE on lower-cased text (Sennrich et al. 2016; Radford et al. 2019). Ids: 256 byte symbols,
 the same 256 at the end of a word, 48,894 merges, then start and end of text, 49,408 in all. The merges are read from
-the table in open_clip. Only the cost differs from the reference: it stops merging when the context is full, caches a
-bounded number of short words, and reads only the beginning of an extremely long one.
+OpenAI's table, which comes with the demo model. Only the cost differs from the reference: it stops merging when the
+context is full, caches a bounded number of short words, and reads only the beginning of an extremely long one.
 """
 
 from __future__ import annotations
 
 import functools
 import gzip
-import importlib.util
 import itertools
 from pathlib import Path
 
 import numpy as np
 import regex
 
-from ...errors import WeightsError
+from ..demo import VOCABULARY, demo_directory
 from .cleaning import clean_lower
 
 _END_OF_WORD = "</w>"
@@ -32,13 +31,8 @@ _MAX_WORD_BYTES = 4_096
 
 
 def vocabulary_file() -> Path:
-    """Return the table of merges inside the installed open_clip, without importing it."""
-    found = importlib.util.find_spec("open_clip")
-    if found is None or found.origin is None:
-        raise WeightsError(
-            "CLIP's vocabulary is part of open_clip, which is not installed: pip install open_clip_torch"
-        )
-    return Path(found.origin).parent / "bpe_simple_vocab_16e6.txt.gz"
+    """Return OpenAI's table of merges, which every CLIP uses."""
+    return demo_directory() / VOCABULARY
 
 
 @functools.cache
@@ -68,7 +62,7 @@ class ClipTokenizer:
 
         Args:
             context_length: The most ids of one text.
-            vocabulary: The gzipped table of merges; that of open_clip by default.
+            vocabulary: The gzipped table of merges; OpenAI's by default.
             max_tokens: Texts are cut to this many ids; the context length by default.
         """
         self.context_length = context_length

@@ -69,18 +69,15 @@ def clip_tokenizer(path: Path, context_length: int, max_tokens: int) -> ClipToke
     """Load CLIP's tokenizer from a table of merges.
 
     Args:
-        path: The table. If there is none, that of an installed open_clip is used.
+        path: The table. If there is none, OpenAI's is used.
         context_length: The most ids of one text.
         max_tokens: Texts are cut to this many ids.
 
     Raises:
-        WeightsError: If the table is missing or invalid.
+        WeightsError: If the table is invalid.
     """
     if not path.is_file():
-        try:
-            path = vocabulary_file()
-        except WeightsError as err:
-            raise WeightsError(f"no table of CLIP's tokenizer: put {CLIP_FILE} into {str(path.parent)!r}") from err
+        path = vocabulary_file()
     try:
         return ClipTokenizer(context_length, path, max_tokens=max_tokens)
     except (OSError, EOFError, ValueError, KeyError) as err:  # from gzip, zlib and utf-8

@@ -17,6 +17,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from ...errors import SpecError
+from ..installed import require_torch
 from ..weight_files import description_errors
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ _MODULES = {
     "audioclip": "audioclip",
     "onnx": "exported",
 }
+_WITH_GRAPHS = ("demo", "onnx")
+"""Families that have graphs, and so run without torch."""
 
 
 def find_source(spec: EncoderSpec) -> ModelSource:
@@ -39,10 +42,13 @@ def find_source(spec: EncoderSpec) -> ModelSource:
 
     Raises:
         SpecError: If the model is not in the catalog: a custom encoder, or the fake.
+        MissingExtraError: If its networks need torch, which is not installed. Nothing is downloaded then.
         WeightsError: If something is not available.
     """
     if spec.ref.family not in _MODULES:
         raise SpecError(f"{spec.model!r} is not a model of the catalog, so it has no towers that could be exported")
+    if spec.ref.family not in _WITH_GRAPHS:
+        require_torch(f"{spec.model}, which is not a directory of exported graphs (onnx:DIR),")
     family = importlib.import_module(f".{_MODULES[spec.ref.family]}", __package__)
     with description_errors(spec.model):
         source: ModelSource = family.find_source(spec)

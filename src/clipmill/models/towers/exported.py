@@ -7,8 +7,8 @@ A directory in the layout of clip-as-service has `visual.onnx` (`pixel_values`: 
 `textual.onnx` (`input_ids`, and for M-CLIP `attention_mask`), but no information about the model. The model's name is
 taken from a `clipmill.json` next to them, `{"model": "ViT-B-32::openai"}`, or else from the name of the directory, with
 `-` for `::` and `/`: `ViT-B-32-openai`, `M-CLIP-LABSE-Vit-L-14`. Preprocessing, tokenizer and dimension are those of
-that model; graphs with other shapes are an error. CLIP's table of merges is read from the directory or from an
-installed open_clip, M-CLIP's `tokenizer.json` from the directory.
+that model; graphs with other shapes are an error. CLIP's table of merges is read from the directory if it is there,
+M-CLIP's `tokenizer.json` from the directory.
 """
 
 from __future__ import annotations

@@ -16,13 +16,14 @@ from ...media.options import Preprocessing
 from ...messages import setting
 from ..catalog import ModelRef, tables
 from ..catalog.backbones import BACKBONES, KINDS
+from ..catalog.manifest import read_manifest
 from ..demo import WEIGHTS, demo_config, demo_directory
 from ..downloads import elsewhere, hub
 from ..downloads.copies import place_of
 from ..downloads.model_files import CONFIG, read_json
 from ..downloads.urls import fetch_url, find_copy, local_file
 from ..frontend import Frontend, TextFrontend, Tokenizer
-from ..source import ModelSource
+from ..source import Graphs, ModelSource
 from ..spec import EncoderSpec
 from ..tokenizers.clip_bpe import ClipTokenizer
 from ..weight_files import is_torchscript
@@ -62,7 +63,15 @@ def find_source(spec: EncoderSpec) -> ModelSource:
         raise WeightsError(f"{spec.model} has the image tower {tower!r}; it must be an architecture of timm")
     preprocessing = Preprocessing.of(model["vision_cfg"].get("image_size", 224), config.get("preprocess_cfg", {}))
     source = _source(model["embed_dim"], preprocessing, model["text_cfg"], weights, spec, {"config": model})
-    return dataclasses.replace(source, auto_precision=DEMO_PRECISION) if ref.family == "demo" else source
+    if ref.family == "demo":
+        return dataclasses.replace(source, auto_precision=DEMO_PRECISION, float_graphs=_graphs_beside(weights))
+    return source
+
+
+def _graphs_beside(weights: Path) -> Graphs | None:
+    """Return the graphs in a folder that `clipmill export` wrote; None if there are none."""
+    manifest = read_manifest(weights.parent)
+    return None if manifest is None else Graphs(weights.parent, manifest["graphs"])
 
 
 def find_image_source(spec: EncoderSpec) -> ModelSource:

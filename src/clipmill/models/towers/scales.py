@@ -98,7 +98,9 @@ def _read_parameters(path: Path, names: Collection[str]) -> dict[str, np.ndarray
     try:
         from .weights import read_weights
     except ImportError as err:
-        raise WeightsError(f"reading {str(path)!r} needs torch, which is not installed: pip install torch") from err
+        raise WeightsError(
+            f"reading {str(path)!r} needs torch, which is not installed: pip install 'clipmill[torch]'"
+        ) from err
     found = {name: tensor for name, tensor in read_weights(path).items() if name in names}
     for name, tensor in found.items():
         _check_shape(tensor.shape, name, path)
