@@ -55,7 +55,12 @@ SPARK = (
     *("tests/udfs/test_spark_shards.py", "tests/udfs/test_spark_existing.py"),
 )
 
-EXTRAS = "audio,beam,gcp,heif,hf,index,jxl,metrics,onnx,openvino,remote,report,spark"
+SMOKE = (
+    *("tests/pipelines/test_without_torch.py", "tests/encoders/test_session.py"),
+    *("tests/transforms/test_beam_rows.py", "tests/udfs/test_spark_expressions.py"),
+)
+
+EXTRAS = "audio,beam,gcp,heif,hf,index,jxl,metrics,onnx,openvino,remote,report,spark,torch"
 """All but `lance`, which needs a newer pyarrow than the others."""
 TOOLS = (
     *("build>=1.2.2", "pytest>=8.3", "pytest-random-order>=1.2", "pytest-xdist>=3.8"),
@@ -69,6 +74,12 @@ OLD_SPARK = {
 }
 """Before Spark 4.1, where expressions are pandas UDFs."""
 
+OLD_BEAM = {
+    "test_named_tuples_become_rows_with_a_schema": "vectors are Any in schemas",
+    "test_vectors_are_declared_as_arrays_and_stay_arrays": "the same",
+}
+"""Before Beam 2.77."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Environment:
@@ -78,6 +89,7 @@ class Environment:
         what: What it stands for, for the table.
         python: The version of Python.
         lowest: Whether every package of the project is of the first version that its bound allows.
+        extras: The extras of clipmill that are installed.
         pins: Requirements besides those of the project.
         tests: Files of tests.
         lacks: Names of tests that these versions cannot pass, with the reason; they are not run.
@@ -86,6 +98,7 @@ class Environment:
     what: str
     python: str = "3.11"
     lowest: bool = False
+    extras: str = EXTRAS
     pins: tuple[str, ...] = ()
     tests: tuple[str, ...] = (*CORE, *GRAPHS, *BEAM, *SPARK)
     lacks: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -93,7 +106,17 @@ class Environment:
 
 ENVIRONMENTS = {
     "lowest": Environment(
-        "the first version that each bound allows", lowest=True, tests=(*CORE, *BEAM, *SPARK), lacks=OLD_SPARK
+        "the first version that each bound allows",
+        lowest=True,
+        tests=(*CORE, *BEAM, *SPARK),
+        lacks={**OLD_SPARK, **OLD_BEAM},
+    ),
+    "lowest-light": Environment(
+        "the same without torch, in short: `.ci/run` does this",
+        lowest=True,
+        extras="beam,onnx,spark",
+        tests=SMOKE,
+        lacks={**OLD_SPARK, **OLD_BEAM, "test_texts_and_images_have_the_vectors_of_torch": "there is no torch"},
     ),
     "spark-4.0": Environment("Spark 4.0", pins=("pyspark[connect]==4.0.*",), tests=SPARK, lacks=OLD_SPARK),
     "spark-4.1": Environment("Spark 4.1", pins=("pyspark[connect]==4.1.*",), tests=SPARK),
@@ -120,17 +143,18 @@ def make(name: str, environment: Environment, python: str) -> Path:
     subprocess.run([*uv, "venv", "--quiet", "--python", python, str(folder)], check=True)
     ours = str(folder / "bin" / "python")
     how = ["--resolution", "lowest-direct"] if environment.lowest else ["--upgrade"]
-    wanted = [f"{ROOT}[{EXTRAS}]", *TOOLS, *environment.pins]
+    wanted = [f"{ROOT}[{environment.extras}]", *TOOLS, *environment.pins]
     subprocess.run([*uv, "pip", "install", "--quiet", "--python", ours, *how, *wanted], check=True, cwd=ROOT)
     return Path(ours)
 
 
 def versions_in(python: Path) -> dict[str, str]:
     """Return the versions of the packages that the table shows."""
-    code = f"import importlib.metadata as m; print({{n: m.version(n) for n in {SHOWN!r}}})"
+    all_of_them = "[[one.name.lower(), one.version] for one in importlib.metadata.distributions()]"
+    code = f"import importlib.metadata, json; print(json.dumps({all_of_them}))"
     said = subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True).stdout
-    found: dict[str, str] = json.loads(said.replace("'", '"'))
-    return found
+    found: dict[str, str] = dict(json.loads(said))
+    return {name: found[name] for name in SHOWN if name in found}
 
 
 def run(name: str, environment: Environment, more: Sequence[str]) -> dict[str, Any]:
