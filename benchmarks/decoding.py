@@ -47,9 +47,9 @@ def by_draft(file: bytes) -> np.ndarray | None:
 
 WAYS: dict[str, Callable[[bytes], np.ndarray | None]] = {
     "Pillow (`exact`)": lambda file: image_crop(file, CROP, SPECS["exact"]),
-    "simplejpeg and torch (`fast`)": lambda file: image_crop(file, CROP, SPECS["fast"]),
-    "torchvision and torch": by_torchvision,
-    "Pillow's draft and torch": by_draft,
+    "simplejpeg and cykooz-resizer (`fast`)": lambda file: image_crop(file, CROP, SPECS["fast"]),
+    "torchvision, resized as in `fast`": by_torchvision,
+    "Pillow's draft, resized as in `fast`": by_draft,
 }
 
 

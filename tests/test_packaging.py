@@ -20,13 +20,18 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from places import ROOT
 
 import clipmill
 
 FOLDERS = ("pipelines", "transforms", "udfs")
 ROOMS = ("files", "metrics", "media", "models", "encoders", "datasets", "jobs", "indexes", "reports")
-DATA = (("models", "json"), ("models", "safetensors"), ("reports", "html"), ("reports", "css"))
+DATA = (
+    *(("models", ending) for ending in ("json", "safetensors")),
+    *(("models/demo", ending) for ending in ("onnx", "data", "gz", "txt")),
+    *(("reports", ending) for ending in ("html", "css")),
+)
 HEAVY = ("apache_beam", "numpy", "open_clip", "pandas", "PIL", "pyarrow", "pyspark", "torch", "transformers")
 
 
@@ -144,7 +149,7 @@ def test_data_files_are_in_the_wheel(wheel_files: set[str]) -> None:
     }
     assert "clipmill/reports/page.html" in data
     demo = {Path(name).suffix for name in data if name.startswith("clipmill/models/demo/")}
-    assert demo == {".json", ".safetensors"}
+    assert demo == {".json", ".safetensors", ".onnx", ".data", ".gz", ".txt"}
     assert data | {"clipmill/py.typed"} == {
         name for name in wheel_files if "dist-info" not in name and name[-3:] != ".py"
     }
@@ -170,8 +175,25 @@ def test_metadata(metadata: email.message.Message) -> None:
     assert metadata["Requires-Python"] == ">=3.11"
     extras = (
         "all all-gpu audio beam dev gcp heif hf index jxl lance metrics onnx onnx-gpu openvino remote report spark test"
+        " torch"
     )
     assert sorted(metadata.get_all("Provides-Extra", [])) == extras.split()
+
+
+def test_torch_is_an_extra(metadata: email.message.Message) -> None:
+    """Only of those that need every model: an engine and a runtime make a small environment."""
+    required = [Requirement(text) for text in metadata.get_all("Requires-Dist", [])]
+    extras = metadata.get_all("Provides-Extra", [])
+    bare = {one.name for one in required if one.marker is None or one.marker.evaluate({"extra": ""})}
+    assert not bare & {"torch", "open-clip-torch", "open_clip_torch"} and "numpy" in bare
+    including = {
+        extra
+        for extra in extras
+        for one in required
+        if one.marker is not None and one.marker.evaluate({"extra": extra}) and not one.marker.evaluate({"extra": ""})
+        if one.name == "torch" or "torch" in one.extras
+    }
+    assert including == {"torch", "all", "all-gpu", "test"}
 
 
 def test_every_module_imports_from_the_wheel(wheel_files: set[str], installed: Path, tmp_path: Path) -> None:

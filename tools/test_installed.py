@@ -3,8 +3,8 @@
     python tools/test_installed.py dist/clipmill-0.1.0-py3-none-any.whl
 
 One environment is made with the steps of the container images (docker/install.sh), first as the `cpu` image and then
-as the `gpu` image, and a model is exported there. The other environments contain only what an exported model needs,
-without torch: one with ONNX Runtime, and one with its build for GPUs, which must run without a GPU.
+as the `gpu` image, and a model is exported there. The other environments are without torch: one for each graph runtime,
+among them ONNX Runtime's build for GPUs, which must run without a GPU, and one of them with Beam. Their size is limited.
 
 Needs only the standard library and bash. The environments take several gigabytes and are removed at the end.
 """
@@ -23,8 +23,10 @@ import zipfile
 from pathlib import Path
 
 DOCKER = Path(__file__).resolve().parent.parent / "docker"
-GRAPHS_ALONE = ("numpy", "pillow", "pyarrow", "ftfy", "regex")
-RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
+LIGHT = ("onnx", "onnx-gpu", "beam,openvino")
+"""Extras of the environments without torch."""
+MOST_BYTES = 1.2e9
+"""Of such an environment, except for that of ONNX Runtime's build for GPUs."""
 
 IMPORT_ALL = """
 import importlib, sys
@@ -139,17 +141,20 @@ def check_whole(wheel: Path, folder: Path) -> None:
     install_as_image(environment, "gpu", wheel)
 
 
-def check_graphs_alone(wheel: Path, folder: Path, runtime: str) -> None:
-    """Install only what runs graphs; the vectors must equal those of torch."""
-    environment = Environment(folder, runtime)
-    environment.pip("install", "--quiet", *GRAPHS_ALONE, runtime)
-    environment.pip("install", "--quiet", "--no-deps", wheel)
-    exported = f"onnx:{folder / 'exported'}"
-    vectors = folder / f"{runtime}.npz"
-    environment.run(environment.python, "-c", EMBED, exported, "onnx", vectors)
-    environment.run(environment.python, "-c", COMPARE, vectors, folder / "torch.npz")
+def check_light(wheel: Path, folder: Path, extras: str) -> None:
+    """Install clipmill without torch; the vectors of the demo and of an exported model must equal those of torch."""
+    environment = Environment(folder, extras)
+    environment.pip("install", "--quiet", f"{wheel}[{extras}]")
+    environment.run(environment.python, "-c", "import importlib.util as util; assert util.find_spec('torch') is None")
+    exported, vectors = f"onnx:{folder / 'exported'}", folder / f"{extras}.npz"
+    runtime = "openvino" if "openvino" in extras else "onnx"
+    for model in ("demo", exported):
+        environment.run(environment.python, "-c", EMBED, model, runtime, vectors)
+        environment.run(environment.python, "-c", COMPARE, vectors, folder / "torch.npz")
     environment.run(environment.python, "-c", REFUSE_CUDA, exported)
-    print(f"embedded with {runtime} alone: the vectors of torch")
+    size = sum(file.lstat().st_size for file in environment.folder.rglob("*"))
+    assert size < MOST_BYTES or extras == "onnx-gpu", f"an environment of clipmill[{extras}] has {size:,} bytes"
+    print(f"embedded with clipmill[{extras}], {size / 1e6:,.0f} MB without torch: the vectors of torch")
 
 
 def main() -> None:
@@ -159,8 +164,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="clipmill-installed-") as name:
         folder = Path(name).resolve()
         check_whole(wheel, folder)
-        for runtime in RUNTIMES:
-            check_graphs_alone(wheel, folder, runtime)
+        for extras in LIGHT:
+            check_light(wheel, folder, extras)
 
 
 if __name__ == "__main__":

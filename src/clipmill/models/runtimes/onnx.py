@@ -74,8 +74,8 @@ class OnnxRuntime(GraphRuntime):
                 + " needs a build of ONNX Runtime for GPUs; this one has"
                 f" {', '.join(available)}: pip uninstall onnxruntime && pip install 'clipmill[onnx-gpu]'"
             )
-        if is_installed("torch") and hasattr(self._ort, "preload_dlls"):
-            self._ort.preload_dlls()  # CUDA's libraries from torch's packages
+        if (is_installed("torch") or is_installed("nvidia")) and hasattr(self._ort, "preload_dlls"):
+            self._ort.preload_dlls()  # CUDA's libraries from the packages of NVIDIA, which come with torch
         number = {"device_id": int(self.device.partition(":")[2] or 0)}
         # float32 results are promised within 1e-4, which the 10-bit mantissa of TF32 does not give
         providers: list[Any] = [("CUDAExecutionProvider", {**number, "use_tf32": 0}), "CPUExecutionProvider"]
