@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
-import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
@@ -13,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from ..datasets.if_exists import IfExists
-from ..models.spec import RENAMED, EncoderSpec
+from ..models.spec import RENAMED, EncoderSpec, descriptions
 
 ENGINES = ("beam", "spark")
 _LISTS = {field.name for field in dataclasses.fields(EncoderSpec) if isinstance(field.default, tuple)}
@@ -69,9 +67,6 @@ def _refuse_harmful(args: Sequence[str], ctx: click.Context) -> None:
 def _flags_of(option: click.Option) -> str:
     """Return the flags of an option: `--output`, `--normalize/--no-normalize`."""
     return "/".join([max(option.opts, key=len), *option.secondary_opts])
-
-
-_ENTRY = re.compile(r"^ {4}(\w+): (.*(?:\n {8,}\S.*)*)", re.MULTILINE)
 
 
 _RUNNING = (
@@ -262,10 +257,5 @@ def renamed_flag(token: str) -> str | None:
 
 
 def _help(name: str, default: Any) -> str:
-    text = re.sub(r"\s+", " ", _descriptions()[name]).replace("`", "")
+    text = descriptions()[name]
     return f"{text} [default: {','.join(default) or 'none' if isinstance(default, tuple) else default}]"
-
-
-def _descriptions() -> dict[str, str]:
-    section = (inspect.getdoc(EncoderSpec) or "").partition("Attributes:")[2].partition("Raises:")[0]
-    return {match.group(1): match.group(2) for match in _ENTRY.finditer(section)}

@@ -19,7 +19,7 @@ NAMES = {
 }
 SPARK = (
     *("classify", "clip_similarity", "embed_columns", "embed_image", "embed_text", "rank", "rank_groups"),
-    *("register", "search"),
+    *("register", "search", "ClipEmbedder", "ClipRanker", "ClipClassifier"),
 )
 OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 

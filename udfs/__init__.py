@@ -7,6 +7,8 @@
 - `groups`: `rank_groups`, flat rows scored among those of their query
 - `sql`: `register`, all that is an expression as functions of SQL
 - `pandas_functions`: `text_udf`, `image_udf`, `audio_udf`, for those who compose pandas UDFs
+- `ml_transformers`: `ClipEmbedder`, `ClipRanker`, `ClipClassifier`, stages of Spark ML pipelines; `ml_params`: their
+  Params, and how they are saved
 - `shards`: `embed_shards`, the files of a job spread over a cluster; `index_shards`: pieces of an index
 - `pieces`: how each task finds its own shard, by number
 - `skip_existing`: the rows of a job that other datasets have already
@@ -22,6 +24,9 @@ Works on classic Spark and on Spark Connect, and never imports Beam.
 """
 
 from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 try:
     import pyspark  # noqa: F401 - only checks that it is installed
@@ -42,7 +47,13 @@ from .search import search
 from .shards import embed_shards
 from .sql import register
 
+if TYPE_CHECKING:
+    from .ml_transformers import ClipClassifier, ClipEmbedder, ClipRanker
+
 __all__ = [
+    "ClipClassifier",
+    "ClipEmbedder",
+    "ClipRanker",
     "audio_udf",
     "classify",
     "clip_similarity",
@@ -62,3 +73,15 @@ __all__ = [
     "stamp_provenance",
     "text_udf",
 ]
+
+_OF_ML = ("ClipClassifier", "ClipEmbedder", "ClipRanker")
+"""Stages of `pyspark.ml`, which takes half a second to import."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import a stage of Spark ML on first use."""
+    if name not in _OF_ML:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(importlib.import_module(".ml_transformers", __name__), name)
+    globals()[name] = value
+    return value

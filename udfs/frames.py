@@ -9,6 +9,7 @@ import pyarrow as pa
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, Observation
 from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
 from ..datasets.tables.provenance import provenance_of, spark_metadata
 from ..encoders.plans.embed_plan import FAILURES_COLUMN, Column, ColumnPlan
@@ -61,15 +62,20 @@ def embed_columns(
     """
     spec = spec_of(model, spec_options, embed_columns)
     plan = ColumnPlan.of(columns, spec=spec)
-    schema = df.schema
-    sources = find_sources(schema, plan)
-    target = embedded_schema(schema, plan, sources, spec)
-    check_carried(schema)
+    sources, target = check_columns(df.schema, plan, spec)
     warn_without_worker_reuse(df.sparkSession, depth=2)
     embedded = _with_plain_names(df).mapInArrow(
         _partition_function(spec, plan, sources, meter_of(df.sparkSession)), target
     )
     return embedded if observation is None else embedded.observe(observation, *_counts(plan, sources))
+
+
+def check_columns(schema: T.StructType, plan: ColumnPlan, spec: EncoderSpec) -> tuple[list[InputColumn], T.StructType]:
+    """Find a plan's columns in a schema, and return the schema of the result; `SpecError` if it cannot work."""
+    sources = find_sources(schema, plan)
+    target = embedded_schema(schema, plan, sources, spec)
+    check_carried(schema)
+    return sources, target
 
 
 def _with_plain_names(df: DataFrame) -> DataFrame:

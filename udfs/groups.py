@@ -20,7 +20,7 @@ from ..models.spec import DEFAULT_MODEL, EncoderSpec, explains_slips
 from .driver import spec_of, warn_without_worker_reuse
 from .kind_types import check_shape, shape_of_spark
 from .meter import PartitionMeter, meter_of
-from .schema import FAILURES, InputColumn, check_carried, find_column
+from .schema import FAILURES, InputColumn, check_carried, check_free, column_at, find_column
 from .score_batches import score_batches
 
 _HIGHEST, _TOTAL, _PLACE = "highest", "total", "place"
@@ -83,7 +83,7 @@ def rank_groups(
     schema = df.schema
     sources = _find_pair(schema, plan)
     keys = [_key(schema, name) for name in names]
-    _check_free(schema, [*plan.new_names, FAILURES_COLUMN])
+    check_free(schema, [*plan.new_names, FAILURES_COLUMN])
     check_carried(schema)
     warn_without_worker_reuse(df.sparkSession, depth=2)
     numbers = [f"_{number}" for number in range(len(schema))]  # names may come twice, or have dots
@@ -118,11 +118,7 @@ def _key(schema: T.StructType, path: str) -> Column:
     steps, found = find_column(schema, path)
     if not _can_be_grouped(found):
         raise SpecError(f"by: column {path!r} is {found.simpleString()}, whose values Spark cannot group by")
-    column, struct = F.col(f"_{steps[0]}"), schema[steps[0]].dataType
-    for step in steps[1:]:
-        assert isinstance(struct, T.StructType)
-        column, struct = column.getField(struct.names[step]), struct[step].dataType
-    return column
+    return column_at(schema, path, top=f"_{steps[0]}")
 
 
 def _can_be_grouped(kind: T.DataType) -> bool:
@@ -132,12 +128,6 @@ def _can_be_grouped(kind: T.DataType) -> bool:
     if isinstance(kind, T.ArrayType):
         return _can_be_grouped(kind.elementType)
     return not isinstance(kind, T.MapType) and kind.typeName() != "variant"  # Spark 3.5 has no such type
-
-
-def _check_free(schema: T.StructType, new_names: Sequence[str]) -> None:
-    there = {name.lower() for name in schema.names}
-    if taken := [name for name in new_names if name in there]:
-        raise SpecError(f"column {taken[0]!r} exists already; rename it first: df.withColumnRenamed({taken[0]!r}, '…')")
 
 
 def _scored_schema(schema: T.StructType, numbers: Sequence[str]) -> T.StructType:

@@ -21,6 +21,8 @@ _TAKES = {
     "vector": "arrays of numbers",
 }
 
+_FLAT = "rows of one candidate each are for rank_groups and clip_similarity"
+
 
 class Shape(NamedTuple):
     """The relevant properties of a type.
@@ -81,11 +83,17 @@ def check_candidates(option: str, kind: Kind, candidates: pa.DataType) -> None:
     if pa.types.is_null(candidates):
         return
     if not is_list_type(candidates):
-        raise SpecError(
-            f"the column of candidates is {candidates}, not an array; rows of one candidate each are for rank_groups"
-            " and clip_similarity"
-        )
+        raise SpecError(f"the column of candidates is {candidates}, not an array; {_FLAT}")
     check_shape("a candidate", option, kind, shape_of_arrow(candidates.value_type))
+
+
+def check_array(path: str, found: T.DataType) -> T.DataType:
+    """Return the type of one candidate; refuse a column of Spark that is no array of them."""
+    if isinstance(found, T.NullType):
+        return found
+    if not isinstance(found, T.ArrayType):
+        raise SpecError(f"column {path!r} is {found.simpleString()}, not an array; {_FLAT}")
+    return found.elementType
 
 
 def _fits(kind: Kind, shape: Shape) -> bool:

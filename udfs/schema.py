@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
+from pyspark.sql import Column
+from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from ..datasets.tables.provenance import provenance_of, spark_metadata
@@ -119,6 +122,24 @@ def find_column(schema: T.StructType, path: str, whole: str | None = None) -> tu
         raise SpecError(f"no column {whole!r}: {head!r} is {inner.simpleString()}, not a struct")
     further, found = find_column(inner, rest, whole)
     return (*steps, *further), found
+
+
+def column_at(schema: T.StructType, path: str, top: str | None = None) -> Column:
+    """Return the column of a path that `find_column` knows; `top` is another name of the column that it begins with."""
+    (first, *rest), _ = find_column(schema, path)
+    name = (top or schema.names[first]).replace("`", "``")
+    column, struct = F.col(f"`{name}`"), schema[first].dataType
+    for step in rest:
+        assert isinstance(struct, T.StructType)
+        column, struct = column.getField(struct.names[step]), struct[step].dataType
+    return column
+
+
+def check_free(schema: T.StructType, new_names: Sequence[str]) -> None:
+    """Raise `SpecError` if a column of a new name is there already; Spark ignores case."""
+    there = {name.lower() for name in schema.names}
+    if taken := [name for name in new_names if name.lower() in there]:
+        raise SpecError(f"column {taken[0]!r} exists already; rename it first: df.withColumnRenamed({taken[0]!r}, '…')")
 
 
 def with_candidates(candidate: T.DataType) -> T.ArrayType:

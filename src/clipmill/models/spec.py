@@ -316,6 +316,14 @@ class EncoderSpec:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
+def descriptions() -> dict[str, str]:
+    """Return what each field of a spec is, as its docstring says, for help and documentation elsewhere."""
+    section = (inspect.getdoc(EncoderSpec) or "").partition("Attributes:")[2].partition("Raises:")[0]
+    return {name: re.sub(r"\s+", " ", text).replace("`", "") for name, text in _ENTRY.findall(section)}
+
+
+_ENTRY = re.compile(r"^ {4}(\w+): (.*(?:\n {8,}\S.*)*)", re.MULTILINE)
+
 _FAMILY_OPTIONS = {
     "mode": ("audioclip",),
     "image_weights": ("m-clip",),
