@@ -186,21 +186,25 @@ def run(name: str, environment: Environment, more: Sequence[str]) -> dict[str, A
     }
 
 
-def table(kept: Sequence[dict[str, Any]]) -> str:
-    """Return the table of each environment's last run."""
-    last = {one["environment"]: one for one in kept}
+def row(name: str, one: dict[str, Any]) -> str:
+    """Return the row of a run in the table."""
+    versions = " | ".join(one["versions"].get(package, "") for package in SHOWN)
+    about = f"| `{name}`: {ENVIRONMENTS[name].what} | {one['python']} | {versions}"
+    return f"{about} | {one['passed']:,} | {one['failed']} | {one['date']} |"
+
+
+def rewritten(page: str, kept: Sequence[dict[str, Any]]) -> str:
+    """Return the page with the last run of each environment; those that ran elsewhere keep their rows."""
+    before, _, rest = page.partition(BEGIN)
+    there, _, after = rest.partition(END)
+    rows = {match[1]: match[0] for match in re.finditer(r"^\| `([\w.-]+)`.*$", there, re.MULTILINE)}
+    rows |= {one["environment"]: row(one["environment"], one) for one in kept}
     lines = [
         f"| environment | Python | {' | '.join(SHOWN)} | passed | failed | date |",
         f"|---|---|{'---|' * len(SHOWN)}---|---|---|",
+        *(rows[name] for name in ENVIRONMENTS if name in rows),
     ]
-    for name, environment in ENVIRONMENTS.items():
-        if one := last.get(name):
-            versions = " | ".join(one["versions"].get(package, "") for package in SHOWN)
-            lines.append(
-                f"| `{name}`: {environment.what} | {one['python']} | {versions} | {one['passed']:,} | {one['failed']} "
-                f"| {one['date']} |"
-            )
-    return "\n".join(lines)
+    return "\n".join([before + BEGIN, *lines, END + after])
 
 
 @click.command()
@@ -225,10 +229,8 @@ def main(names: tuple[str, ...], listed: bool, keep: bool, more: tuple[str, ...]
             failed.append(name)
         if not keep:
             shutil.rmtree(BUILD / name)
-    page = PAGE.read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
     kept = [json.loads(line) for line in KEPT.read_text(encoding="utf-8").splitlines()]
-    PAGE.write_text(f"{before}{BEGIN}\n{table(kept)}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    PAGE.write_text(rewritten(PAGE.read_text(encoding="utf-8"), kept), encoding="utf-8")
     if failed:
         raise click.ClickException(f"tests failed with {', '.join(failed)}")
 
