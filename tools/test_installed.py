@@ -3,8 +3,8 @@
     python tools/test_installed.py dist/clipmill-0.1.0-py3-none-any.whl
 
 One environment is made with the steps of the container images (docker/install.sh), first as the `cpu` image and then
-as the `gpu` image, and a model is exported there. The other environments are without torch: one for each graph runtime,
-among them ONNX Runtime's build for GPUs, which must run without a GPU, and one of them with Beam. Their size is limited.
+as the `gpu` image, and a model is exported there. The others are without torch: one for each graph runtime, among
+them ONNX Runtime's build for GPUs, which must run without a GPU, and one of them with Beam. Their size is limited.
 
 Needs only the standard library and bash. The environments take several gigabytes and are removed at the end.
 """

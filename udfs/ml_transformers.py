@@ -79,7 +79,7 @@ class ClipEmbedder(ClipTransformer):
     def _columns(self) -> dict[str, Modality | Column]:
         columns = self._required("columns")
         if not isinstance(columns, dict):
-            return columns  # type: ignore[no-any-return] - `ColumnPlan.of` refuses it by name
+            return columns  # type: ignore[no-any-return]  # `ColumnPlan.of` refuses it by name
         return {path: _column(one) if isinstance(one, dict) else one for path, one in columns.items()}
 
     def _checked(self, spec: EncoderSpec) -> dict[str, Any]:
@@ -227,7 +227,9 @@ class ClipClassifier(ClipTransformer):
             TypeError: If an option is unknown or has another name here.
         """
         super().__init__()
-        own = {name: value for name, value in {"column": column, "labels": labels}.items() if value is not None}
+        own: dict[str, Any] = {
+            name: value for name, value in {"column": column, "labels": labels}.items() if value is not None
+        }
         own |= {"templates": templates, "kind": kind, "top_k": top_k, "scale": scale, "failures": failures}
         self.setParams(model=model, **own, output=output, **spec_options)
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import Column
-from pyspark.sql import functions as F
+from pyspark.sql import Column, functions
 from pyspark.sql import types as T
 
 if TYPE_CHECKING:
     import pandas as pd
 
+F: Any = functions  # only partly typed
 _HAS_ARROW_UDFS = hasattr(F, "arrow_udf")
 _FIELD = "clipmill_argument"
 """A column goes into a pandas UDF within a struct of this field: structs arrive as frames, in which nulls are lost."""
