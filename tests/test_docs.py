@@ -68,6 +68,7 @@ def test_commands_of_the_other_pages_run(tmp_path: Path, monkeypatch) -> None:
     """`clipmill export` writes a directory that `onnx:` reads; `--download` says where a model is."""
     monkeypatch.chdir(tmp_path)
     commands = [line for page in (RUNTIMES, DOWNLOADS) for block in _blocks(page, "sh") for line in block.splitlines()]
-    assert len(commands) == 3
-    assert [run_typed(command) for command in commands] == [0, 0, 0]
+    commands = [command for command in commands if not command.startswith("pip install ")]
+    assert len(commands) == 4
+    assert [run_typed(command) for command in commands] == [0, 0, 0, 0]
     assert (tmp_path / "exported" / "clipmill.json").is_file()
