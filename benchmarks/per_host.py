@@ -44,7 +44,7 @@ cpus = CpuShare(*given.pop("cpus"))
 where = given["encoder_process"]
 if where == "none":
     given = {"model": "fake::dim=512"}
-    import simplejpeg, torch
+    import cykooz_resizer, simplejpeg
 encoder = load_encoder(**given, device="cpu", max_cache_bytes=0, cpus=cpus)
 runtime = getattr(encoder._loaded.model, "_runtime", None)
 encoder.embed_texts(["a photo of a cat"] * 32)
