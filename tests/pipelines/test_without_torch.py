@@ -119,7 +119,7 @@ def test_texts_and_images_have_the_vectors_of_torch(model: str, folder: Path) ->
     ids=["catalog", "runtime", "hf"],
 )
 def test_what_needs_torch_names_the_extra(model: str, options: dict[str, str]) -> None:
-    """Before anything is downloaded; the spec, its dimension and modalities are known all the same."""
+    """Before anything is downloaded."""
     program = (
         "from clipmill.encoders import EncoderSpec, load_encoder\n"
         "from clipmill.errors import MissingExtraError\n"
@@ -130,5 +130,18 @@ def test_what_needs_torch_names_the_extra(model: str, options: dict[str, str]) -
     done = python(BLOCKED + program)
     assert done.stdout.strip().endswith("needs 'torch', which is not installed: pip install 'clipmill[torch]'"), done
     assert model in done.stdout or "runtime='torch'" in done.stdout
-    known = python(BLOCKED + "from clipmill import EncoderSpec; s = EncoderSpec('ViT-B-32::openai'); print(s.dim)")
-    assert known.stdout.strip() == "512", known.stderr
+
+
+def test_all_models_are_known_without_torch() -> None:
+    """Dimension, modalities, files and tokens: weights can be downloaded ahead, and jobs planned."""
+    program = (
+        "from clipmill.encoders import EncoderSpec\n"
+        "from clipmill.models.towers import find_source\n"
+        "spec = EncoderSpec('ViT-B-32::./none.safetensors')\n"
+        "source = find_source(spec)\n"
+        "print(EncoderSpec('ViT-H-14::laion2b_s32b_b79k').dim, spec.dim, sorted(spec.modalities))\n"
+        "print([file.name for file in source.files], source.frontend.text.tokenizer('a cat')[0].tolist())\n"
+    )
+    done = python(BLOCKED + program)
+    lines = ["1024 512 ['image', 'text']", "['none.safetensors'] [49406, 320, 2368, 49407]"]
+    assert done.stdout.splitlines() == lines, done.stderr

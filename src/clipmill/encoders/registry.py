@@ -193,8 +193,9 @@ def _load_catalog(spec: EncoderSpec, device: str, cpus: int | None) -> tuple[_Ke
     """Resolve `auto`, and load the model, here or in the encoder process. Return None instead of one that is loaded."""
     from ..models.runtimes.choice import Decision, decide
     from ..models.runtimes.store import Store
-    from ..models.towers import find_source
+    from ..models.towers import check_runnable, find_source
 
+    check_runnable(spec)
     source = find_source(spec)
     store = Store(source, spec.cache_dir)
     remote = _connect(spec, device, store, cpus) if takes_process(spec, source, cpus) else None

@@ -26,7 +26,7 @@ from .runtimes.store import Store
 from .spec import EncoderSpec
 from .support_matrix import Combination, has_native_bfloat16
 from .tokenizers.saved import save_tokenizer
-from .towers import find_source
+from .towers import check_runnable, find_source
 from .towers.scales import scales_as_dict
 from .weight_files import sha256_of
 
@@ -57,6 +57,7 @@ def export_model(spec: EncoderSpec, folder: str | os.PathLike[str], *, overwrite
     target = local_directory(folder, "the output")
     _check_target(target, overwrite)
     combination = _combination(spec)
+    check_runnable(spec)
     source = dataclasses.replace(find_source(spec), float_graphs=None)  # they may share files with the weights
     store = Store(source, spec.cache_dir)
     if store.source.graphs is not None:

@@ -37,18 +37,25 @@ _WITH_GRAPHS = ("demo", "onnx")
 """Families that have graphs, and so run without torch."""
 
 
+def check_runnable(spec: EncoderSpec) -> None:
+    """Check that torch is installed if a spec's model has no graphs, before its files are found or downloaded.
+
+    Raises:
+        MissingExtraError: If it is not.
+    """
+    if spec.ref.family in _MODULES and spec.ref.family not in _WITH_GRAPHS:
+        require_torch(f"{spec.model}, which is not a directory of exported graphs (onnx:DIR),")
+
+
 def find_source(spec: EncoderSpec) -> ModelSource:
     """Find the files and settings of a spec's model, downloading files that are not cached.
 
     Raises:
         SpecError: If the model is not in the catalog: a custom encoder, or the fake.
-        MissingExtraError: If its networks need torch, which is not installed. Nothing is downloaded then.
         WeightsError: If something is not available.
     """
     if spec.ref.family not in _MODULES:
         raise SpecError(f"{spec.model!r} is not a model of the catalog, so it has no towers that could be exported")
-    if spec.ref.family not in _WITH_GRAPHS:
-        require_torch(f"{spec.model}, which is not a directory of exported graphs (onnx:DIR),")
     family = importlib.import_module(f".{_MODULES[spec.ref.family]}", __package__)
     with description_errors(spec.model):
         source: ModelSource = family.find_source(spec)
