@@ -27,7 +27,7 @@ def embed_columns(
     columns: Mapping[str, Modality | Column],
     *,
     model: str | EncoderSpec = DEFAULT_MODEL,
-    observation: Observation | None = None,
+    observation: Observation | str | None = None,
     **spec_options: Any,
 ) -> DataFrame:
     """Embed columns of a DataFrame, texts, images and audio, in one pass and with one model.
@@ -47,6 +47,7 @@ def embed_columns(
             struct<bytes, path> or URIs. Arrays of these give arrays of vectors.
         model: A name or a spec.
         observation: Counts `rows`, `embedded` and `failed` (values: a row of two columns has two) of the first action.
+            For a stream, give a name: `query.lastProgress.observedMetrics` has the counts of each batch.
         **spec_options: Fields of `EncoderSpec`.
 
     Returns:
@@ -63,6 +64,11 @@ def embed_columns(
     spec = spec_of(model, spec_options, embed_columns)
     plan = ColumnPlan.of(columns, spec=spec)
     sources, target = check_columns(df.schema, plan, spec)
+    if observation is not None and not isinstance(observation, str) and df.isStreaming:
+        raise SpecError(
+            "an Observation cannot count a stream, which has many batches",
+            hint="give a name, such as observation='embedded', and read query.lastProgress.observedMetrics",
+        )
     warn_without_worker_reuse(df.sparkSession, depth=2)
     embedded = _with_plain_names(df).mapInArrow(
         _partition_function(spec, plan, sources, meter_of(df.sparkSession)), target
@@ -102,7 +108,7 @@ def _counts(plan: ColumnPlan, sources: Sequence[InputColumn]) -> list[SparkColum
     total = embedded[0]
     for count in embedded[1:]:
         total = total + count
-    failed = F.coalesce(F.size(F.col(FAILURES_COLUMN)), F.lit(0))
+    failed = F.coalesce(F.array_size(F.col(FAILURES_COLUMN)), F.lit(0))  # `size` of null is -1 without ANSI mode
     return [
         F.count(F.lit(1)).alias("rows"),
         F.coalesce(F.sum(total), F.lit(0)).alias("embedded"),
@@ -113,7 +119,7 @@ def _counts(plan: ColumnPlan, sources: Sequence[InputColumn]) -> list[SparkColum
 def _count_vectors(output: SparkColumn, is_array: bool) -> SparkColumn:
     if not is_array:
         return output.isNotNull().cast("int")
-    return F.coalesce(F.size(F.filter(output, lambda vector: vector.isNotNull())), F.lit(0))
+    return F.coalesce(F.array_size(F.filter(output, lambda vector: vector.isNotNull())), F.lit(0))
 
 
 def stamp_provenance(

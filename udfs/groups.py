@@ -80,6 +80,11 @@ def rank_groups(
     spec = spec_of(model, spec_options, rank_groups)
     names = (by,) if isinstance(by, str) else tuple(by)
     plan = PairPlan(query, candidate, names, query_kind, candidate_kind, top_k, scale=scale).checked(spec)
+    if df.isStreaming:
+        raise SpecError(
+            "rank_groups scores rows among all rows of their query, and a stream never has all of them",
+            hint="call it in foreachBatch, on each batch; for candidates in one array, rank works in streams",
+        )
     schema = df.schema
     sources = _find_pair(schema, plan)
     keys = [_key(schema, name) for name in names]

@@ -196,7 +196,16 @@ def test_bad_models_and_options_are_refused_at_the_call(captions):
         embed_columns(captions, {"caption": "text"}, model=MODEL, dtype="float16")
 
 
-def test_an_observation_counts_rows_vectors_and_failures(spark):
+@pytest.fixture(params=["true", "false"], ids=["ansi", "not-ansi"])
+def ansi(request, spark):
+    """Before Spark 4.0 ANSI mode is off; then the size of a null array is -1."""
+    before = spark.conf.get("spark.sql.ansi.enabled")
+    spark.conf.set("spark.sql.ansi.enabled", request.param)
+    yield
+    spark.conf.set("spark.sql.ansi.enabled", before)
+
+
+def test_an_observation_counts_rows_vectors_and_failures(spark, ansi):
     df = spark.createDataFrame(
         [("one", ["a", "", None]), (None, None), ("", ["b"])], "caption string, tags array<string>"
     )

@@ -7,7 +7,10 @@ import runpy
 import sys
 
 import pytest
+from PIL import Image, ImageDraw
 from places import ROOT
+from pyspark.errors import ParseException
+from pyspark.sql import functions as F
 
 EXAMPLES = ROOT / "examples"
 
@@ -43,3 +46,19 @@ def test_streaming(run, tmp_path):
     (source / "2.json").write_text(json.dumps({"id": "c", "caption": "a blue star"}) + "\n", encoding="utf-8")
     assert run("spark_streaming.py", str(source), str(output)) == ["vectors 2", "failures 1"]
     assert {path.name for path in (output / "vectors").iterdir()} == {"batch=0", "batch=1"}
+
+
+def test_vector_search(run, tmp_path):
+    draw = {"circle.png": ("red", "ellipse"), "square.png": ("blue", "rectangle")}
+    for name, (colour, shape) in draw.items():
+        image = Image.new("RGB", (64, 64), "white")
+        getattr(ImageDraw.Draw(image), shape)((8, 8, 56, 56), fill=colour)
+        image.save(tmp_path / name)
+    (tmp_path / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n damaged")
+    if not hasattr(F, "vector_norm"):  # before Spark 4.2, SQL has no such join
+        with pytest.raises(ParseException, match="nearest"):
+            run("spark_vector_search.py", str(tmp_path), "a red circle")
+        return
+    failed, first, second = run("spark_vector_search.py", str(tmp_path), "a red circle")
+    assert failed == "failed damaged.png undecodable"
+    assert first.startswith("found circle.png 0.") and second.startswith("found square.png ")
