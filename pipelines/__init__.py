@@ -11,6 +11,7 @@
 - `embed`, `rank`, `classify`: the plan of each command, and its output without a job; `listed`: files given by name
 - `score_commands`: the commands `rank` and `classify`
 - `index_command`, `index`: the command `index`
+- `push_command`: the command `push`
 - `search_command`, `search`: the command `search`; `report_command`: the command `report`
 - `summary`: `summary(documents)` and `clipmill summary`; `models`, `doctor`, `export`: the commands of those names
 - `demo`: what `make demo` runs; `gallery`: its pictures; `drawings`: pictures of coloured shapes, and captions

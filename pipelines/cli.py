@@ -1,4 +1,4 @@
-"""The command line: `clipmill embed | rank | classify | index | search | report | summary | models | export | doctor`.
+"""The command line: `clipmill embed | rank | classify | index | push | search | report | summary | models`, and more.
 
 Exit codes: 0 when all went well, 2 when what was asked for cannot work (nothing was run), 1 when a job failed,
 128 plus the number of the signal that ended it: 130 after Ctrl-C, 143 after SIGTERM.
@@ -32,6 +32,7 @@ from .options import (
     spec_options,
     unchecked_of,
 )
+from .push_command import push
 from .report_command import report
 from .score_commands import classify, rank
 from .search_command import search
@@ -100,6 +101,7 @@ cli.add_command(classify)
 cli.add_command(search)
 cli.add_command(report)
 cli.add_command(index)
+cli.add_command(push)
 
 
 @cli.command()

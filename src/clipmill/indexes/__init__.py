@@ -12,6 +12,7 @@
   `local_copy`: copies of an index in an object store
 - `exact`: exact search and ground truth; `corpus`: the vectors of a dataset in memory; `hits`: results
 - `targets`: an index or a dataset as the target of a search; `search_plan`, `searcher`: search for queries of rows
+- `stores`: vector databases, into which `push_dataset` writes vectors
 """
 
 from .add import Added, add_to_index
@@ -20,6 +21,7 @@ from .hits import Hits
 from .manifest import IndexManifest, SearchParameters
 from .opened import OpenIndex, open_index
 from .plan import IndexPlan, plan_factory, plan_index
+from .stores import Pushed, push_dataset
 
 __all__ = [
     "Added",
@@ -28,10 +30,12 @@ __all__ = [
     "IndexOptions",
     "IndexPlan",
     "OpenIndex",
+    "Pushed",
     "SearchParameters",
     "add_to_index",
     "build_index",
     "open_index",
     "plan_factory",
     "plan_index",
+    "push_dataset",
 ]

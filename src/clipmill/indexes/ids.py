@@ -80,19 +80,19 @@ def count_ids(index: OpenIndex) -> Ids | None:
     """
     if _ID not in index.columns:
         return None
-    missing = sum(_named_ids(ids).null_count for ids in index.column(_ID))
+    missing = sum(named_ids(ids).null_count for ids in index.column(_ID))
     room = (int(index.manifest.plan["max_memory_bytes"]) - resident_bytes()) // 4
     passes = -(-index.manifest.rows * _BYTES_OF_HASH // max(_LEAST_BYTES, room))
-    different = sum(_count_distinct(index.column(_ID), number, passes) for number in range(passes))
+    different = sum(count_distinct(index.column(_ID), number, passes) for number in range(passes))
     return Ids(missing=missing, repeated=index.manifest.rows - missing - different)
 
 
-def _count_distinct(column: Iterable[pa.Array], number: int, of: int) -> int:
+def count_distinct(column: Iterable[pa.Array], number: int, of: int) -> int:
     """Count the distinct ids whose hash modulo `of` is `number`; equal ids have equal hashes."""
     seen, fresh, held = np.empty(0, np.uint64), list[np.ndarray](), 0
     for ids in column:
         for start in range(0, len(ids), _IDS_HASHED):
-            texts = map(str, _named_ids(ids.slice(start, _IDS_HASHED)).drop_null().to_pylist())
+            texts = map(str, named_ids(ids.slice(start, _IDS_HASHED)).drop_null().to_pylist())
             hashes = np.fromiter(map(hash, texts), np.int64).view(np.uint64)
             fresh.append(hashes[hashes % np.uint64(of) == number])
             held += len(fresh[-1])
@@ -101,7 +101,7 @@ def _count_distinct(column: Iterable[pa.Array], number: int, of: int) -> int:
     return len(np.unique(np.concatenate([seen, *fresh])))
 
 
-def _named_ids(ids: pa.Array) -> pa.Array:
+def named_ids(ids: pa.Array) -> pa.Array:
     """Return ids with null for "" and NaN, which count as missing as in `key_text`."""
     import pyarrow.compute as pc
 
@@ -124,7 +124,7 @@ def _ids_of(source: VectorSource) -> Iterator[tuple[np.ndarray, pa.ChunkedArray]
     first = rows = 0
     for group in source.groups:
         for batch in read_piece(group, [_ID], block_rows=_IDS_READ):
-            ids = _named_ids(as_type(batch.column(0), kind)) if batch.num_columns else pa.nulls(batch.num_rows, kind)
+            ids = named_ids(as_type(batch.column(0), kind)) if batch.num_columns else pa.nulls(batch.num_rows, kind)
             held.append(ids)
             rows += batch.num_rows
             if rows >= _IDS_HELD:
