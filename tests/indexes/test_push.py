@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
+import runpy
 import sys
 
 import numpy as np
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from cli_helpers import run
 from index_helpers import DIM, SPEC, clustered, write_dataset
+from places import ROOT
 from postgres_server import MISSING, installation, running
 from store_targets import LanceDb, Milvus, Postgres, Qdrant
 
@@ -333,3 +335,19 @@ def test_the_command(tmp_path, capsys):
     assert (found["rows"], found["there"], found["created"]) == (0, 4, False)
     assert run(*command, "--id-column", "key") == 2
     assert "--id-column" in capsys.readouterr().err
+
+
+def test_the_example_and_what_embed_wrote(tmp_path, monkeypatch, capsys):
+    """Run twice, on a dataset with a row that failed."""
+    monkeypatch.chdir(tmp_path)
+    texts = {"a": "a red circle", "b": "a blue star", "c": "", "d": "a green square"}
+    lines = [json.dumps({"id": key, "text": text}) for key, text in texts.items()]
+    (tmp_path / "captions.jsonl").write_text("\n".join(lines))
+    assert run("embed", "captions.jsonl", "--output", "captions", "--model", "demo", "--id-column", "id") == 0
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["push.py", "captions", "qdrant:database"])
+    for _ in range(2):
+        runpy.run_path(str(ROOT / "examples" / "push.py"), run_name="__main__")
+    said = capsys.readouterr().out.splitlines()
+    assert [said[0].split()[1], said[3].split()[-1]] == ["3", "3"]
+    assert said[1] == "found b 1.0" and len(said) == 6
