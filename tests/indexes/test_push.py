@@ -233,6 +233,16 @@ def test_nearest_rows_by_sql(postgres, tmp_path):
     assert json.loads(postgres.run("SELECT obj_description('photos'::regclass)")[0][0])["dim"] == DIM
 
 
+def test_a_released_collection_of_milvus_is_loaded(tmp_path):
+    """As all are when a new process opens the file of Milvus Lite; they answer no query then."""
+    store = Milvus(tmp_path)
+    folder = str(write_dataset(tmp_path / "photos", vectors_of()))
+    push_dataset(folder, store.url)
+    store.release("photos", "photos_clipmill_parts")
+    assert push_dataset(folder, store.url).there == ROWS
+    assert len(store.held("photos")) == ROWS
+
+
 def test_ids_that_are_missing_or_repeated(tmp_path):
     url = f"lancedb://{tmp_path}/db"
     folder = str(write_dataset(tmp_path / "a", vectors_of(4), ids=["a", "b", "a", "c"], parts=1))

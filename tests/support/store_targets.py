@@ -89,6 +89,12 @@ class Milvus:
         client.drop_collection(name)
         client.close()
 
+    def release(self, *names: str) -> None:
+        client = MilvusClient(self._file)
+        for name in names:
+            client.release_collection(name)
+        client.close()
+
 
 class LanceDb:
     def __init__(self, folder: Path) -> None:

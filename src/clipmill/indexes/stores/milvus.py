@@ -78,13 +78,14 @@ class MilvusStore:
         from pymilvus import DataType
 
         self._name = new.name
-        with self._target.errors("create a collection", self._token):
-            if self._client.has_collection(new.name + PARTS_SUFFIX):
-                return
-            schema = self._client.create_schema(auto_id=False)
-            schema.add_field(ID, DataType.VARCHAR, is_primary=True, max_length=_MAX_PART_BYTES)
-            schema.add_field(EMBEDDING, DataType.FLOAT_VECTOR, dim=2)  # a collection has to have one
-            self._make(new.name + PARTS_SUFFIX, schema, "L2", "{}")
+        with self._target.errors("open the collection", self._token):
+            if not self._client.has_collection(new.name + PARTS_SUFFIX):
+                schema = self._client.create_schema(auto_id=False)
+                schema.add_field(ID, DataType.VARCHAR, is_primary=True, max_length=_MAX_PART_BYTES)
+                schema.add_field(EMBEDDING, DataType.FLOAT_VECTOR, dim=2)  # a collection has to have one
+                self._make(new.name + PARTS_SUFFIX, schema, "L2", "{}")
+            for name in (new.name, new.name + PARTS_SUFFIX):  # Milvus Lite releases them when its process ends
+                self._client.load_collection(name)
 
     def _make(self, name: str, schema: Any, metric: str, description: str) -> None:
         index = self._client.prepare_index_params()
