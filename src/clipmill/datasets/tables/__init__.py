@@ -6,5 +6,6 @@
 - `carried`: columns that go from the input to the output as Arrow values
 - `schema_mismatches`: rows that do not fit a schema; `records`: failures as they are written
 - `vectors`: Arrow arrays of vectors; `scalars`: single Arrow values; `sizes`: memory of values, and batch limits
-- `provenance`: the model and options that made a column, in Arrow's metadata and in Spark's (`spark_schema`)
+- `provenance`: the model and options that made a column, in Arrow's metadata and in Spark's (`spark_schema`);
+  `hugging_face_features`: the features of `datasets` in a schema's metadata
 """

@@ -20,6 +20,7 @@ from ...messages import setting
 from ...models.spec import EncoderSpec
 from .carried import carried_batches, carried_column
 from .column_types import REST_KEY, TAGS, as_type, dropped_names, field_names
+from .hugging_face_features import with_features
 from .new_columns import LABELS, REASON, new_array, new_field, new_provenance, row_fields, row_provenances
 from .provenance import with_provenance
 from .python_values import value_array
@@ -214,7 +215,8 @@ def rows_schema(
     fields = [_without_rest(field, drop) for field in base if field.name not in set(drop)]
     plan.check_free([field.name for field in fields])
     fields += row_fields(plan, base, dtype)
-    return with_provenance(pa.schema(fields, metadata=base.metadata), row_provenances(plan, spec))
+    schema = with_features(pa.schema(fields, metadata=base.metadata))
+    return with_provenance(schema, row_provenances(plan, spec))
 
 
 def _without_rest(field: pa.Field, drop: Sequence[str]) -> pa.Field:
