@@ -83,8 +83,9 @@ def write_once(seed: object, folder: Path) -> Counts:
 def write_over(seed: object, folder: Path) -> Counts:
     """`WriteEmbeddings` over a dataset, which is read until the new one is whole."""
     out = folder / "out"
-    write(RetryingRunner(f"{seed} before", out), out, "old").run()
-    runner = RetryingRunner(seed, out, look=check_if_whole(out, "old", "text"))
+    before = RetryingRunner(f"{seed} before", out)
+    write(before, out, "old").run()
+    runner = RetryingRunner(seed, out, look=check_if_whole(out, "old", "text")).after(before)
     write(runner, out, if_exists="replace").run()
     return _checked(runner, lambda: check_written(out))
 
@@ -94,10 +95,12 @@ def orphan(seed: object, folder: Path) -> Counts:
     out, draw = folder / "out", random.Random(f"{seed} orphan")
     policies = ("replace", "replace_unfinished")
     old = draw.random() < 0.3
+    before = RetryingRunner(f"{seed} before", out)
     if old:
-        write(RetryingRunner(f"{seed} before", out), out, "old").run()
+        write(before, out, "old").run()
     look = check_if_whole(out, "orphan", "text", *(["old"] if old else []))
     first, second = (RetryingRunner(f"{seed} {number}", out, look=look) for number in range(2))
+    first.after(before)
     if_exists = "replace" if old else draw.choice(policies)
     jobs = [Work(write(first, out, "orphan", if_exists=if_exists).run, str(out))]
     described = out / "_next" / "_job.json" if old else out / "_job.json"

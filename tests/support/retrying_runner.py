@@ -78,6 +78,12 @@ class RetryingRunner(PipelineRunner):
         """Return the elements of a PCollection that were committed."""
         return [value.value for value in self._committed[pcoll]]
 
+    def after(self, other: RetryingRunner) -> RetryingRunner:
+        """Take over what an earlier job has left: its attempts go on beside this job, and may hold a lock."""
+        self._left += other._left
+        other._left = []
+        return self
+
     def drain(self) -> None:
         """Let the attempts that are still there come to their ends, after the job."""
         while self.step_left():
