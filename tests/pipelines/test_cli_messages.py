@@ -91,10 +91,10 @@ def test_errors_and_failures_are_said_with_all_that_they_hold() -> None:
         (
             prepare_used_directory,
             None,
-            "{folder}/used is not empty (it holds _SUCCESS, _job.json: a finished dataset); choose another directory, or "
-            "replace the dataset there with overwrite=True",
-            "{folder}/used is not empty (it holds _SUCCESS, _job.json: a finished dataset); choose another directory, or "
-            "replace the dataset there with --overwrite",
+            "{folder}/used is not empty (it holds _SUCCESS, _job.json: a finished dataset); choose another directory, "
+            "or replace the dataset there with overwrite=True",
+            "{folder}/used is not empty (it holds _SUCCESS, _job.json: a finished dataset); choose another directory, "
+            "or replace the dataset there with --overwrite",
         ),
         (
             lambda _: RankPlan("q", "c", query_kind="photo").checked(EncoderSpec("fake::")),
