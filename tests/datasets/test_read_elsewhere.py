@@ -64,8 +64,9 @@ def test_features_of_hugging_face_are_those_of_the_output(hugging_face, pairs, t
     assert (row["id"], row["text_embedding"].dtype, row["text_embedding"].shape) == ("a", np.float32, (4,))
 
 
-def test_features_that_cannot_be_said_are_left_out():
-    schema = pa.schema([("a", pa.string()), ("m", pa.map_(pa.string(), pa.int8()))])
+@pytest.mark.parametrize("kind", [pa.map_(pa.string(), pa.int8()), pa.date32(), pa.decimal128(5, 2)], ids=str)
+def test_features_that_cannot_be_said_are_left_out(kind):
+    schema = pa.schema([("a", pa.string()), ("m", kind)])
     known = {FEATURES_KEY: json.dumps({"info": {"features": {"a": {"dtype": "string", "_type": "Value"}}}}).encode()}
     assert with_features(schema.with_metadata({**known, b"x": b"y"})).metadata == {b"x": b"y"}
     assert not with_features(schema.with_metadata({FEATURES_KEY: b"[]"})).metadata

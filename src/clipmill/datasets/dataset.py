@@ -64,9 +64,7 @@ def finish_job(directory: str) -> DatasetSummary:
     written = folder_written(folder.url)
     totals, names = _check_finished(written)
     check_held(folder)  # again, because the steps above can take long
-    with one_at_a_time(
-        folder
-    ):  # a worker that publishes a shard of the old dataset goes first: that one is deleted now
+    with one_at_a_time(folder):  # a worker that publishes a shard of the old dataset goes first: that is deleted now
         written.write(SUCCESS, b"")
     finish_replacing(folder, names)
     return totals.summary(complete=True)

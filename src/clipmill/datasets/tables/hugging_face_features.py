@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from .column_types import is_list_type
+from .column_types import is_list_type, is_text_type
 
 FEATURES_KEY = b"huggingface"
 """Key of a schema's metadata: JSON with the features at `info`, `features`, as `datasets` writes and reads it."""
@@ -45,6 +45,9 @@ def _feature(kind: pa.DataType) -> Any:
         return {"feature": _feature(kind.value_type), "_type": "Sequence"}
     if types.is_struct(kind):
         return {field.name: _feature(field.type) for field in kind}
-    if types.is_nested(kind) or types.is_dictionary(kind) or isinstance(kind, pa.BaseExtensionType):
+    is_plain = types.is_boolean(kind) or types.is_integer(kind) or types.is_floating(kind) or is_text_type(kind)
+    if (
+        isinstance(kind, pa.BaseExtensionType) or not is_plain
+    ):  # of moments and decimals, `datasets` has names of its own
         raise _NoFeatureError(kind)
     return {"dtype": _NAMES.get(kind, str(kind)), "_type": "Value"}
