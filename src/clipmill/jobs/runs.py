@@ -14,7 +14,7 @@ from ..datasets.dataset import read_job, write_job
 from ..datasets.formats.shard_writer import manifest_name
 from ..datasets.inputs.planning import read_plan
 from ..datasets.replacing import is_being_replaced
-from ..errors import DatasetError
+from ..errors import DatasetError, StoreError
 from ..files.file_systems import is_local
 from ..files.folder import Folder
 from ..files.lock import one_at_a_time
@@ -57,6 +57,8 @@ def take_back_if_late(job: Job, manifest: Mapping[str, Any]) -> None:
         return  # looking and publishing are one step
     try:
         check_is_current(job)
+    except StoreError:
+        raise  # of a store that does not answer, nothing is known
     except DatasetError:
         if not any(shard.name == manifest["name"] for shard in read_plan(folder) or ()):
             for name in (manifest_name(manifest["name"]), *(file["name"] for file in manifest["files"])):
