@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import uuid
+from types import SimpleNamespace
 
 import pytest
 from orphans import change_texts, check_orphan, run_elsewhere
@@ -14,9 +15,9 @@ from two_drivers import drive
 
 from clipmill.datasets import ShardWriter, finish_job, plan_shards
 from clipmill.datasets.formats.shard_sink import ShardSink
-from clipmill.errors import DatasetError
+from clipmill.errors import DatasetError, StoreError
 from clipmill.files.folder import Folder
-from clipmill.jobs import Job, embed_shard, plan_job, start_job
+from clipmill.jobs import Job, embed_shard, plan_job, runs, start_job
 
 pytest_plugins = ["resume_jobs"]
 REFUSED = r"was started again, and this worker belongs to an earlier start"
@@ -208,3 +209,19 @@ def test_a_request_that_ends_after_the_newer_job(tmp_path, monkeypatch, texts, r
         embed_shard(progress.to_do[2], orphan)  # it has a row and a failure
     assert late and there and files(directory) == there
     assert contents(directory) == undisturbed(str(tmp_path / "other"), texts)
+
+
+def test_a_store_that_does_not_answer_makes_no_shard_late(monkeypatch):
+    folder = Folder.of("memory://does-not-answer/out")
+    folder.make("_manifest")
+    for name in ("_manifest/part-00000.json", "part-00000-a.parquet"):
+        folder.write(name, b"x")
+
+    def silent(job):
+        raise StoreError("cannot read")
+
+    monkeypatch.setattr(runs, "check_is_current", silent)
+    job = SimpleNamespace(directory=folder.url)
+    with pytest.raises(StoreError):
+        runs.take_back_if_late(job, {"name": "00000", "files": [{"name": "part-00000-a.parquet"}]})
+    assert sorted(folder.list()) == ["_manifest/part-00000.json", "part-00000-a.parquet"]
