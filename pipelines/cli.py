@@ -57,10 +57,11 @@ def cli(verbose: bool) -> None:
 @skip_existing_options
 @click.option(
     "--format",
-    type=click.Choice(["parquet", "jsonl", "clip-retrieval", "lance"]),
+    type=click.Choice(["parquet", "jsonl", "clip-retrieval", "lance", "webdataset"]),
     default="parquet",
     show_default=True,
-    help="Format of the output; clip-retrieval is its layout of .npy and Parquet files, and needs --normalize.",
+    help="Format of the output; clip-retrieval is its layout of .npy and Parquet files, and needs --normalize; "
+    "webdataset is tars with a .npy file beside each sample.",
 )
 @click.option(
     "--dtype",

@@ -63,7 +63,9 @@ def test_images_and_captions_of_a_tar_are_aligned_by_row(tmp_path):
     assert {array.dtype for array in arrays.values()} == {np.dtype("float16")}
     np.testing.assert_allclose(arrays["img_emb"], image_vectors(*range(5)), atol=1e-3)
     np.testing.assert_allclose(arrays["text_emb"], text_vectors(*range(5)), atol=1e-3)
-    assert [list(row) for row in metadata] == [["image_path", "caption", "url", "id", "tags"]] * 5
+    assert [list(row) for row in metadata] == [
+        ["image_path", "caption", "url", "id", "archive", "offset", "size", "tags"]
+    ] * 5
     assert [(row["image_path"], row["caption"], row["url"]) for row in metadata] == [
         (f"{n:09d}", f"picture {n}", f"https://example.com/{n}.png") for n in range(5)
     ]

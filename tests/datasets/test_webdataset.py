@@ -28,6 +28,7 @@ from tar_files import (
 )
 
 from clipmill.datasets import plan_shards, read_dataset, read_documents, read_failures, read_rows, schema_of
+from clipmill.datasets.inputs.samples import PLACE_COLUMNS
 from clipmill.encoders import EncoderSpec
 from clipmill.encoders.testing import fake_text_vector
 from clipmill.errors import DatasetError
@@ -49,7 +50,7 @@ def test_a_tar_as_rows_has_a_vector_of_the_image_and_one_of_the_caption(tmp_path
     write_tar(tmp_path / "00000.tar", members(range(3)))
     embed(tmp_path / "out", tmp_path / "00000.tar", **BOTH)
     table = read_dataset(str(tmp_path / "out"))
-    assert table.schema.names == ["id", "text", "tags", "image_embedding", "text_embedding"]
+    assert table.schema.names == ["id", "text", *PLACE_COLUMNS, "tags", "image_embedding", "text_embedding"]
     found = table.to_pylist()
     assert [row["image_embedding"] for row in found] == [picture_vector(n) for n in range(3)]
     assert [row["text_embedding"] for row in found] == [text_vector(n) for n in range(3)]
@@ -66,7 +67,8 @@ def test_the_image_is_written_unless_it_is_dropped(tmp_path):
 def test_captions_alone_can_be_embedded(tmp_path):
     write_tar(tmp_path / "00000.tar", members([1, 2]))
     embed(tmp_path / "out", tmp_path / "00000.tar", columns={"text": "text"})
-    assert [list(row) for row in rows_of(tmp_path / "out").values()] == [["id", "text", "tags", "text_embedding"]] * 2
+    names = ["id", "text", *PLACE_COLUMNS, "tags", "text_embedding"]
+    assert [list(row) for row in rows_of(tmp_path / "out").values()] == [names] * 2
 
 
 def test_the_key_may_be_renamed_or_be_a_field_of_the_metadata(tmp_path):
@@ -155,7 +157,7 @@ def test_an_empty_tar_has_no_rows_and_an_empty_file_is_not_a_tar(tmp_path):
 
 def test_equal_keys_are_separate_samples(tmp_path):
     write_tar(tmp_path / "x.tar", [("a.png", picture(0)), ("a.txt", b"one"), ("a.png", picture(1)), ("a.txt", b"two")])
-    found = [(d.id, d.blob, d.tags) for d in documents(tmp_path / "x.tar", rows=1)]
+    found = [(d.id, d.blob, without_place(d)) for d in documents(tmp_path / "x.tar", rows=1)]
     assert found == [("a", picture(0), {"caption": "one"}), ("a", picture(1), {"caption": "two"})]
 
 
@@ -164,7 +166,7 @@ def test_other_files_of_a_sample_are_listed_and_not_read(tmp_path):
         tmp_path / "x.tar", [("a.cls", b"3"), ("a.png", picture(0)), ("a.seg.png", b"mask"), ("b.png", picture(1))]
     )
     found = documents(tmp_path / "x.tar")
-    assert [(d.id, d.blob, d.tags) for d in found] == [
+    assert [(d.id, d.blob, without_place(d)) for d in found] == [
         ("a", picture(0), {"left_out": ["cls", "seg.png"]}),
         ("b", picture(1), {}),
     ]
@@ -173,7 +175,61 @@ def test_other_files_of_a_sample_are_listed_and_not_read(tmp_path):
 def test_another_caption_in_the_metadata_is_kept(tmp_path):
     write_tar(tmp_path / "x.tar", [("a.png", picture(0)), ("a.json", b'{"caption": "old"}'), ("a.txt", b"new")])
     (found,) = documents(tmp_path / "x.tar")
-    assert found.tags == {"caption": "new", "caption_in_metadata": "old"}
+    assert without_place(found) == {"caption": "new", "caption_in_metadata": "old"}
+
+
+def without_place(document) -> dict:
+    return {name: value for name, value in document.tags.items() if name not in PLACE_COLUMNS}
+
+
+def place_of(row, whole: bytes) -> bytes:
+    return whole[row["offset"] : row["offset"] + row["size"]]
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_rows_and_documents_say_where_their_image_or_else_their_audio_is(tmp_path, format):
+    """In every shard of an archive, behind names and times of any length, and in concatenated archives."""
+    files = [
+        *members(range(4)),
+        ("x" * 90 + "/s.wav", b"RIFF"),
+        ("t.txt", b"t"),
+        ("u.png", picture(5)),
+        ("u.wav", b"W"),
+    ]
+    whole = tar_bytes(files, format=format) + tar_bytes([("v.png", picture(6))], format=format)
+    (tmp_path / "x.tar").write_bytes(whole)
+    found = documents(tmp_path / "x.tar", rows=2)
+    assert [place_of(d.tags, whole) for d in found if not d.failures] == [d.blob for d in found if not d.failures]
+    assert {d.tags["archive"] for d in found if not d.failures} == {str(tmp_path / "x.tar")}
+    embed(tmp_path / "out", tmp_path / "x.tar", rows=2, **BOTH)
+    rows = rows_of(tmp_path / "out")
+    assert {row["archive"] for row in rows.values()} == {str(tmp_path / "x.tar")}
+    assert place_of(rows["x" * 90 + "/s"], whole) == b"RIFF"
+    assert place_of(rows["u"], whole) == picture(5) and place_of(rows["v"], whole) == picture(6)
+    assert (rows["t"]["offset"], rows["t"]["size"]) == (None, None)
+
+
+def test_places_that_nobody_can_open_again_are_null(tmp_path):
+    """In a compressed archive the offset; of two images of which columns are made, both."""
+    (tmp_path / "x.tar.gz").write_bytes(gzip.compress(tar_bytes(members([0]))))
+    (found,) = documents(tmp_path / "x.tar.gz")
+    assert (found.tags.get("offset"), found.tags["size"]) == (None, len(picture(0))) and "offset" not in found.tags
+    write_tar(
+        tmp_path / "y.tar", [("a.left.png", picture(0)), ("a.right.png", picture(1)), ("b.right.png", picture(2))]
+    )
+    embed(tmp_path / "out", tmp_path / "y.tar", columns={"left.png": "image", "right.png": "image"})
+    rows = rows_of(tmp_path / "out")
+    assert (rows["a"]["offset"], rows["a"]["size"]) == (None, None)
+    assert place_of(rows["b"], (tmp_path / "y.tar").read_bytes()) == picture(2)
+
+
+def test_metadata_of_these_names_is_kept_beside_the_place(tmp_path):
+    """As a document's tags; a dataset has columns of their own for the place."""
+    write_tar(tmp_path / "x.tar", [("a.png", picture(0)), ("a.json", b'{"size": "big", "offset": null}')])
+    embed(tmp_path / "out", tmp_path / "x.tar")
+    (row,) = rows_of(tmp_path / "out").values()
+    assert row["size"] == len(picture(0)) and isinstance(row["offset"], int)
+    assert json.loads(row["tags"]) == {"size_in_metadata": "big", "offset_in_metadata": None}
 
 
 # --- broken samples --------------------------------------------------------------------------------------------------
@@ -297,4 +353,4 @@ def test_a_beam_pipeline_reads_tars(tmp_path):
 
 def test_the_schema_depends_on_the_plan_and_not_on_the_samples(tmp_path):
     write_tar(tmp_path / "x.tar", [("a.png", picture(0))])
-    assert schema_of(plan_shards([str(tmp_path / "x.tar")])).names == ["key", "text", "tags"]
+    assert schema_of(plan_shards([str(tmp_path / "x.tar")])).names == ["key", "text", *PLACE_COLUMNS, "tags"]

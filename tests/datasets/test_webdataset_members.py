@@ -32,7 +32,7 @@ def test_columns_may_be_dropped_and_are_no_left_out_files(tmp_path):
     path = write_tar(tmp_path / "a.tar", [*pairs("s0.left.png", "s0.right.png"), ("s0.cls", b"7")])
     embed(tmp_path / "out", path, columns={"left.png": "image"}, drop=["left.png"])
     (row,) = read_dataset(str(tmp_path / "out")).to_pylist()
-    assert row.keys() == {"id", "text", "tags", "left_png_embedding"}
+    assert row.keys() == {"id", "text", "archive", "offset", "size", "tags", "left_png_embedding"}
     assert '"left_out": ["right.png", "cls"]' in row["tags"]
 
 

@@ -40,6 +40,26 @@ def test_object(store):
     assert failure("memory://bucket/photo.jpg").code == Code.FORBIDDEN_URI
 
 
+def test_parts_of_files_and_objects(store, tmp_path):
+    """As the files in an archive are read; within the limits, and nowhere else."""
+    (tmp_path / "a.tar").write_bytes(bytes(2000) + JPEG)
+    store.pipe("/bucket/a.tar", bytes(2000) + JPEG)
+    span = (2000, len(JPEG))
+    small = FetchPolicy(schemes=("memory",), max_bytes=len(JPEG), retries=0)
+    for uri in (str(tmp_path / "a.tar"), "memory://bucket/a.tar"):
+        assert fetch(uri, small, trusted=True, span=span).data == JPEG
+        assert fetch(uri, small, trusted=True, span=(5, 0)).data == b""
+        for bad, code in [((2001, len(JPEG)), "changed"), ((0, len(JPEG) + 1), "too_large"), ((-1, 1), "malformed")]:
+            with pytest.raises(RowError) as caught:
+                fetch(uri, small, trusted=True, span=bad)
+            assert caught.value.failure.code == code
+    for uri in ("data:,abc", "https://example.com/a.tar"):
+        with pytest.raises(RowError, match="parts are read of local files"):
+            fetch(uri, small, trusted=True, span=span)
+    with pytest.raises(RowError, match="allow_local_files"):
+        fetch(str(tmp_path / "a.tar"), small, span=span)
+
+
 def test_object_that_is_missing_or_too_large(store):
     assert failure("memory://bucket/none.jpg", MEMORY).code == Code.NOT_FOUND
     failed = failure("memory://bucket/large.jpg", MEMORY)

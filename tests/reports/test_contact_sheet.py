@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import re
@@ -17,7 +18,8 @@ from http_server import LoopbackServer
 from index_helpers import DIM, write_dataset
 from pictures import encode
 from PIL import Image
-from tar_files import write_tar
+from report_helpers import page_of
+from tar_files import tar_bytes, write_tar
 
 from clipmill.encoders.testing import fake_image_vector
 from clipmill.indexes.build import IndexOptions, build_index
@@ -53,6 +55,12 @@ class Seen(HTMLParser):
 
 def picture(number: int) -> np.ndarray:
     return np.full((40, 60 + number, 3), 20 * number, np.uint8)
+
+
+def shade_of(data_uri: str) -> int:
+    """Return which of the pictures a thumbnail shows."""
+    image = Image.open(io.BytesIO(base64.b64decode(data_uri.partition(",")[2])))
+    return round(float(np.asarray(image).mean()) / 20)
 
 
 @pytest.fixture
@@ -137,19 +145,42 @@ def test_texts_are_shown_as_texts_whatever_uri_they_have(tmp_path) -> None:
 
 
 def test_samples_of_one_key_in_several_tars_are_told_apart(tmp_path, capsys) -> None:
-    """A row holds the key and not the archive, so that there is no picture; which row it is, is said."""
+    """By the row that is said, and by their pictures: a row says in which archive they are, and where."""
     for name, shades in (("a.tar", (1, 2)), ("b.tar", (3, 4))):
         write_tar(tmp_path / name, [(f"{n}.png", encode(picture(shade))) for n, shade in enumerate(shades)])
     assert run("embed", tmp_path / "a.tar", tmp_path / "b.tar", "-o", tmp_path / "data", "--model", MODEL) == 0
     capsys.readouterr()
     seen = sheet(tmp_path, tmp_path / "data", "x", "-k", 4)
     assert all(f"{key} (row {row})" in seen.text for row, key in enumerate("0101"))
-    assert not seen.images and seen.text.count("its row has no text and names no file") == 4
+    assert sorted(map(shade_of, seen.images)) == [1, 2, 3, 4]
     header, *rows = (line.split() for line in capsys.readouterr().out.splitlines())
     assert header == ["place", "score", "id", "position"]
     assert sorted((row[3], row[2]) for row in rows) == [("0", "0"), ("1", "1"), ("2", "0"), ("3", "1")]
     one = sheet(tmp_path, tmp_path / "data", "x", "-k", 1)
     assert "(row" not in one.text and "4 rows" in one.text
+
+
+@pytest.mark.parametrize("column", [(), ("--column", "image=image", "--drop", "image")])
+def test_samples_of_tars_are_seen_again_in_datasets_indexes_and_reports(tmp_path, column) -> None:
+    """Of an archive that is compressed, gone or shorter, and of a stranger's row, the reason is said instead."""
+    write_tar(tmp_path / "a.tar", [(f"{n}.png", encode(picture(n))) for n in range(3)])
+    packed = tmp_path / "b.tar.gz"
+    packed.write_bytes(gzip.compress(tar_bytes([("3.png", encode(picture(3)))])))
+    inputs = [tmp_path / "a.tar", packed]
+    assert run("embed", *inputs, "-o", tmp_path / "data", "--model", MODEL, *column) == 0
+    build_index([str(tmp_path / "data")], str(tmp_path / "index"), IndexOptions(factory="Flat", queries=2))
+    for place in ("data", "index"):
+        seen = sheet(tmp_path, tmp_path / place, "x", "-k", 4)
+        assert sorted(map(shade_of, seen.images)) == [0, 1, 2]
+    assert "data:image/jpeg" in page_of(tmp_path, tmp_path / "data")
+    refused = sheet(tmp_path, tmp_path / "data", "x", "-k", 4, "--no-allow-local-files")
+    assert not refused.images and refused.text.count("--allow-local-files opens it") == 3
+    whole = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "a.tar").write_bytes(whole[:600])
+    cut = sheet(tmp_path, tmp_path / "data", "x", "-k", 4)
+    assert not cut.images and "changed:" in cut.text
+    (tmp_path / "a.tar").unlink()
+    assert "not_found:" in sheet(tmp_path, tmp_path / "data", "x", "-k", 4).text
 
 
 def test_pictures_from_elsewhere_only_where_asked_and_allowed(tmp_path) -> None:

@@ -70,6 +70,8 @@ def parquet_paths(location: str) -> tuple[Folder, list[str]]:
         if not paths:
             lines = any(name.startswith("part-") and name.endswith(".jsonl") for name in folder.list())
             hint = "; its rows are JSON lines (part-*.jsonl)" if lines else ""
+            if any(name.startswith("part-") and name.endswith(".tar") for name in folder.list()):
+                hint = "; its rows are samples in tars (part-*.tar), which webdataset reads"
             if any(name.startswith(f"{part_name('', LANCE)}/") for name in folder.list()):
                 hint = f"; its rows are in {part_name('', LANCE)}; read them with the Lance library"
             raise DatasetError(f"{location} holds no Parquet file{hint}")

@@ -1,6 +1,7 @@
 """The directory of a dataset: its files, and checks of them.
 
-    part-<shard>.parquet            rows with vectors or scores; part-<shard>.jsonl with the format jsonl
+    part-<shard>.parquet            rows with vectors or scores; part-<shard>.jsonl with the format jsonl,
+                                    part-<shard>.tar with the format webdataset
     _failures/part-<shard>.jsonl    one line for each value that failed
     _manifest/part-<shard>.json     results of a shard; written last, so that a shard with a manifest is complete
     _job.json                       description of the job; written first

@@ -24,7 +24,8 @@ class JobOptions:
         plan: The plan, checked for the spec; embeds documents by default.
         reader: The columns that documents are made of; rows have all columns.
         drop: Columns of rows that are left out of the output.
-        format: What the files are: `parquet`; `jsonl`, a JSON object for each row; `clip-retrieval` or `lance`.
+        format: What the files are: `parquet`; `jsonl`, a JSON object for each row; `clip-retrieval`, `lance` or
+            `webdataset`.
         dtype: `float32` or `float16`; None is float16 for clip-retrieval's layout and float32 otherwise.
         content_hash: Whether a column `content_hash` is written, the SHA-256 of each row's content.
         skip_existing: Datasets whose rows are skipped; if the match key is the content, `content_hash` is implied.

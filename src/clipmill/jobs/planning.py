@@ -9,6 +9,7 @@ from typing import Any
 from ..datasets.formats.part_writers import schema_in_format
 from ..datasets.inputs.file_names import RelativeNames
 from ..datasets.inputs.row_schemas import schema_of
+from ..datasets.inputs.samples import PLACE_COLUMNS
 from ..datasets.inputs.shards import Shard
 from ..datasets.tables.column_types import column_type
 from ..datasets.tables.schemas import documents_schema, rows_schema
@@ -43,7 +44,9 @@ def plan_job(spec: EncoderSpec, directory: str, shards: Sequence[Shard], options
     if not plan.of_rows:
         check_has_matches(plan, shards)
         check_reader(shards, options.reader)
-        declared = options.reader.tags if isinstance(options.reader.tags, Mapping) else None
+        declared = dict(options.reader.tags) if isinstance(options.reader.tags, Mapping) else {}
+        if any(shard.kind == "tar" for shard in shards):
+            declared = {**PLACE_COLUMNS, **declared}
         schema = documents_schema(spec, tags=declared, dtype=options.written_dtype, plan=plan)
     else:
         check_members(plan, shards)

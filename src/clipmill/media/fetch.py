@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import ClipmillError, MissingExtraError
 from ..failures import Code, RowError
 from ..files.drivers import DRIVERS
 from ..files.retries import RetryPolicy, is_transient_error, retry_store
 from ..messages import setting
-from .fetch_policy import FIRST_PAUSE_S, LOCAL_SCHEMES, Deadline, Fetched, FetchPolicy
+from .fetch_policy import FIRST_PAUSE_S, LOCAL_SCHEMES, Deadline, Fetched, FetchPolicy, Span
 from .uri import bucket_of, check_characters, decode_data, fetch_error, file_path, scheme_of, shown
 
 if TYPE_CHECKING:
@@ -30,14 +30,15 @@ class _NoDriverError(ClipmillError):
     """The package that opens a scheme is not installed, and no extra of clipmill has it."""
 
 
-def fetch(uri: str, policy: FetchPolicy, *, trusted: bool = False) -> Fetched:
-    """Fetch the bytes of a URI.
+def fetch(uri: str, policy: FetchPolicy, *, trusted: bool = False, span: Span | None = None) -> Fetched:
+    """Fetch the bytes of a URI, or a part of them.
 
     Args:
         uri: A path or a URI; schemes may be in any case.
         policy: What is allowed, and the limits.
         trusted: Whether the URI comes from the job's own reader, from a glob that the user gave. It may then be a
             local file, or have any scheme that fsspec opens. The limits and the check of addresses still apply.
+        span: The part to read, of a local file or an object in a store: a file in an archive.
 
     Raises:
         RowError: If the content cannot be fetched; never transient if it is forbidden, missing or too large.
@@ -48,22 +49,44 @@ def fetch(uri: str, policy: FetchPolicy, *, trusted: bool = False) -> Fetched:
     if not uri:
         raise fetch_error(Code.EMPTY, "the URI is empty text")
     scheme = scheme_of(uri)
+    if span is not None:
+        _check_span(uri, scheme, span, policy)
     if scheme == "data":
         _check_scheme(uri, scheme, policy, trusted)
         return Fetched(*decode_data(uri, policy.max_bytes))
     if scheme is None or scheme in LOCAL_SCHEMES:
-        return _fetch_local(uri, policy, trusted)
+        return _fetch_local(uri, policy, trusted, span)
     check_characters(uri)
     _check_scheme(uri, scheme, policy, trusted)
     try:
         if scheme in _WEB_SCHEMES:
             allowed = _WEB_SCHEMES if trusted else tuple(name for name in _WEB_SCHEMES if name in policy.schemes)
             return _shared_client(policy.allow_private_addresses).get(uri, policy, schemes=allowed)
-        return _fetch_remote(uri, scheme, policy)
+        return _fetch_remote(uri, scheme, policy, span)
     except (MissingExtraError, _NoDriverError) as err:
         if trusted:
             raise
         raise fetch_error(Code.UNSUPPORTED, f"{shown(uri)}: {err}") from err
+
+
+def _check_span(uri: str, scheme: str | None, span: Span, policy: FetchPolicy) -> None:
+    if scheme in ("data", *_WEB_SCHEMES):
+        message = f"{shown(uri)}: parts are read of local files and of objects in stores only"
+        raise fetch_error(Code.UNSUPPORTED, message)
+    offset, size = span
+    if min(span) < 0:
+        raise fetch_error(Code.MALFORMED, f"{shown(uri)}: no file has {size} bytes from byte {offset} on")
+    if size > policy.max_bytes:
+        raise fetch_error(Code.TOO_LARGE, _too_large(uri, size, policy))
+
+
+def _read_span(file: IO[bytes], uri: str, span: Span) -> bytes:
+    offset, size = span
+    file.seek(offset)
+    data = file.read(size)
+    if len(data) < size:
+        raise fetch_error(Code.CHANGED, f"{shown(uri)}: it ends before the {size} bytes from byte {offset} on")
+    return data
 
 
 def _check_scheme(uri: str, scheme: str, policy: FetchPolicy, trusted: bool) -> None:
@@ -109,7 +132,7 @@ def _reset_after_fork() -> None:
 os.register_at_fork(after_in_child=_reset_after_fork)
 
 
-def _fetch_local(uri: str, policy: FetchPolicy, trusted: bool) -> Fetched:
+def _fetch_local(uri: str, policy: FetchPolicy, trusted: bool, span: Span | None) -> Fetched:
     if not (trusted or policy.allow_local_files):
         raise fetch_error(
             Code.FORBIDDEN_URI,
@@ -126,6 +149,8 @@ def _fetch_local(uri: str, policy: FetchPolicy, trusted: bool) -> Fetched:
         with open(descriptor, "rb") as file:
             status = os.fstat(descriptor)
             _check_regular(status.st_mode, uri)
+            if span is not None:
+                return Fetched(_read_span(file, uri, span))
             if status.st_size > policy.max_bytes:
                 raise fetch_error(Code.TOO_LARGE, _too_large(uri, status.st_size, policy))
             data = file.read(status.st_size + 1)
@@ -149,7 +174,7 @@ def _check_regular(mode: int, uri: str) -> None:
     raise fetch_error(Code.FETCH_FAILED, f"{shown(uri)}: {kind}; only regular files are read")
 
 
-def _fetch_remote(uri: str, scheme: str, policy: FetchPolicy) -> Fetched:
+def _fetch_remote(uri: str, scheme: str, policy: FetchPolicy, span: Span | None) -> Fetched:
     if "::" in uri:
         raise fetch_error(
             Code.FORBIDDEN_URI, f"{shown(uri)}: chains of file systems ('::') are not allowed; give the file's own URI"
@@ -158,7 +183,7 @@ def _fetch_remote(uri: str, scheme: str, policy: FetchPolicy) -> Fetched:
     try:
         retries = RetryPolicy(policy.retries + 1, FIRST_PAUSE_S)
         data = deadline.run(
-            lambda: retry_store(lambda: _read_remote(uri, scheme, policy), retries, time_left=deadline.remaining)
+            lambda: retry_store(lambda: _read_remote(uri, scheme, policy, span), retries, time_left=deadline.remaining)
         )
     except (ClipmillError, RowError):
         raise
@@ -188,10 +213,12 @@ def _open_file_system(uri: str, scheme: str) -> tuple[Any, str]:
     return fsspec.core.url_to_fs(scheme + uri[len(scheme) :])
 
 
-def _read_remote(uri: str, scheme: str, policy: FetchPolicy) -> bytes:
+def _read_remote(uri: str, scheme: str, policy: FetchPolicy, span: Span | None) -> bytes:
     """Open and read an object. Both count against the deadline: drivers may ask servers for credentials on opening."""
     file_system, path = _open_file_system(uri, scheme)
     with file_system.open(path, "rb") as file:
+        if span is not None:
+            return _read_span(file, uri, span)
         size = getattr(file, "size", None)
         if size is not None and size > policy.max_bytes:
             raise fetch_error(Code.TOO_LARGE, _too_large(uri, size, policy))

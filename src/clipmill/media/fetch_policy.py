@@ -18,6 +18,9 @@ from .uri import bucket_of, fetch_error, scheme_of
 
 _T = TypeVar("_T")
 
+Span = tuple[int, int]
+"""A part of a file: the byte at which it begins, and its bytes."""
+
 DOCUMENT_SCHEMES = ("http", "https", "data")
 LOCAL_SCHEMES = ("file", "local")
 """fsspec treats `local` like `file`, so both need `allow_local_files`."""

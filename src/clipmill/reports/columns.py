@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ..datasets.inputs.samples import PLACE_COLUMNS
 from ..datasets.tables.column_types import is_list_type, type_at
 from ..datasets.tables.provenance import read_provenance
 from ..encoders.plans.rank_plan import CLIP_SCORE, COSINE
@@ -28,6 +29,7 @@ class Content:
         uri: Of a URI.
         blob: Of encoded bytes.
         media_type: Column with the media type of what the URI names.
+        archive: Of the tar that holds the content, `offset` and `size` of the content in it.
     """
 
     name: str | None = None
@@ -35,6 +37,9 @@ class Content:
     uri: str | None = None
     blob: str | None = None
     media_type: str | None = None
+    archive: str | None = None
+    offset: str | None = None
+    size: str | None = None
 
     def given(self) -> list[str]:
         """Return the columns that there are."""
@@ -128,11 +133,12 @@ def content_of(name: str, schema: pa.Schema, job: Mapping[str, Any] | None) -> C
     """Return the columns of the rows' names and of a column's content, from the job that made the files, if known."""
     names = schema.names
     key = next((one for one in _NAMES if one in names and type_at(schema, one) is not None), None)
+    place = {name: name for name in PLACE_COLUMNS} if holds_places(schema) else {}
     for path, column in ((job or {}).get("columns") or {}).items():
         if column.get("output") == name:
             kind = type_at(schema, path)
-            if kind is None:
-                return Content(key)  # it was left out of the output
+            if kind is None:  # it was left out of the output
+                return Content(key, **(place if column.get("modality") == "image" else {}))
             while is_list_type(kind):
                 kind = kind.value_type
             is_string = pa.types.is_string(kind) or pa.types.is_large_string(kind)
@@ -144,7 +150,12 @@ def content_of(name: str, schema: pa.Schema, job: Mapping[str, Any] | None) -> C
     if name != _DOCUMENTS_VECTORS and job is not None:
         return Content(key)
     plain = {one: one for one in ("text", "uri", "blob", "mime_type") if one in names}
-    return Content(key, plain.get("text"), plain.get("uri"), plain.get("blob"), plain.get("mime_type"))
+    return Content(key, plain.get("text"), plain.get("uri"), plain.get("blob"), plain.get("mime_type"), **place)
+
+
+def holds_places(schema: pa.Schema) -> bool:
+    """Return whether rows say where in a tar their content is."""
+    return all(name in schema.names and schema.field(name).type == kind for name, kind in PLACE_COLUMNS.items())
 
 
 def _is_binary(kind: pa.DataType) -> bool:

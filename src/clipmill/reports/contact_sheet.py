@@ -10,13 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from .. import __version__
+from ..datasets.inputs.samples import PLACE_COLUMNS
 from ..files.json_text import clean_text, json_text
 from ..indexes.manifest import read_manifest
 from ..indexes.targets import Target
+from ..media.fetch_policy import Span
 from ..media.uri import shown
+from .columns import holds_places
 from .integrity import trusts_local_files
 from .page_file import template_of
-from .pictures import Picture, PictureRules, picture_of
+from .pictures import Picture, PictureRules, named_content, picture_of
 from .words import many
 
 MARK = '<meta name="generator" content="clipmill search">'
@@ -29,6 +32,8 @@ _LONGEST = 600
 """Characters of a text that are shown."""
 _CONTENT = ("uri", "text", "mime_type")
 """Columns that describe a hit; the sheet shows them specially."""
+_Named = tuple[str, Span | None]
+"""A URI, and which part of it is the content."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +55,8 @@ class Asked:
 
 def content_columns(target: Target) -> list[str]:
     """Return the columns that say what a hit is, of those that there are."""
-    return [name for name in _CONTENT if name in target.schema.names]
+    places = PLACE_COLUMNS if holds_places(target.schema) else ()
+    return [name for name in (*_CONTENT, *places) if name in target.schema.names]
 
 
 def names_local_files(target: Target) -> bool:
@@ -79,12 +85,12 @@ def render(target: Target, model: str, asked: Sequence[Asked], columns: Sequence
     )
 
 
-def _query(asked: Asked, columns: Sequence[str], pictures: Mapping[str, Picture]) -> dict[str, Any]:
+def _query(asked: Asked, columns: Sequence[str], pictures: Mapping[_Named, Picture]) -> dict[str, Any]:
     names = collections.Counter(_name_of(hit) for hit in asked.hits or ())
     return {
         "kind": asked.kind,
         "value": clean_text(asked.value),
-        "picture": pictures[asked.value].data_uri if asked.kind == "image" else None,
+        "picture": pictures[asked.value, None].data_uri if asked.kind == "image" else None,
         "reason": asked.reason,
         "cards": [
             _card(place, hit, columns, pictures, is_like_another=names[_name_of(hit)] > 1)
@@ -105,13 +111,13 @@ def _card(
     place: int,
     hit: Mapping[str, Any],
     columns: Sequence[str],
-    pictures: Mapping[str, Picture],
+    pictures: Mapping[_Named, Picture],
     *,
     is_like_another: bool,
 ) -> dict[str, Any]:
     """Return what is shown of a hit; its row too where another has its name, as samples of several tars may."""
-    uri, text = hit.get("uri"), hit.get("text")
-    seen = pictures.get(str(uri)) if _is_picture(hit) else None
+    text = hit.get("text")
+    seen = pictures.get(_content_of(hit)) if _is_picture(hit) else None
     name, row = _name_of(hit), f" ({_row_of(hit)})" if is_like_another else ""
     scores = [(one, f"{hit[one]:.4f}") for one in ("clip_score", "cosine") if hit.get(one) is not None]
     return {
@@ -141,16 +147,22 @@ def shown_text(value: Any) -> str:
 
 
 def _is_picture(hit: Mapping[str, Any]) -> bool:
-    """Return whether a hit's URI may be the content of its vector: not if it has a text, or is audio."""
+    """Return whether what a hit names may be the content of its vector: not if it has a text, or is audio."""
     kind = str(hit.get("mime_type") or "image/").partition("/")[0]
-    return bool(hit.get("uri")) and not hit.get("text") and kind == "image"
+    return bool(_content_of(hit)[0]) and not hit.get("text") and kind == "image"
 
 
-def _pictures(asked: Sequence[Asked], rules: PictureRules) -> dict[str, Picture]:
+def _content_of(hit: Mapping[str, Any]) -> _Named:
+    uri, span = named_content(*(hit.get(name) for name in ("uri", *PLACE_COLUMNS)))
+    return str(uri or ""), span
+
+
+def _pictures(asked: Sequence[Asked], rules: PictureRules) -> dict[_Named, Picture]:
     """Make the thumbnails of queries and hits, each once."""
-    own = {one.value: (0, True) for one in asked if one.kind == "image"}
-    theirs = {hit["uri"]: (hit["position"], False) for one in asked for hit in one.hits or () if _is_picture(hit)}
+    own: dict[_Named, tuple[int, bool]] = {(one.value, None): (0, True) for one in asked if one.kind == "image"}
+    hits = [hit for one in asked for hit in one.hits or () if _is_picture(hit)]
+    theirs: dict[_Named, tuple[int, bool]] = {_content_of(hit): (hit["position"], False) for hit in hits}
     wanted, rules = {**theirs, **own}, dataclasses.replace(rules, side=_SIDE)
     with ThreadPoolExecutor(_THREADS) as pool:
-        made = pool.map(lambda uri: picture_of(None, uri, wanted[uri][0], rules, trusted=wanted[uri][1]), wanted)
+        made = pool.map(lambda one: picture_of(None, *one, wanted[one][0], rules, trusted=wanted[one][1]), wanted)
         return dict(zip(wanted, made, strict=True))

@@ -25,13 +25,13 @@ def missing_of(job: Mapping[str, Any], summary: DatasetSummary) -> str | None:
 def reads_own_files(job: Mapping[str, Any], manifests: Iterable[Mapping[str, Any]]) -> bool:
     """Return whether the user allowed the job of a dataset to read the local files that its rows name.
 
-    Those of folders and globs are: the job listed them itself. Those in records are if the job was allowed
+    Those of folders, globs and tars are: the job listed them itself. Those in records are if the job was allowed
     local files; else a record's own words would open any picture on this machine.
     """
     if (job.get("spec") or {}).get("allow_local_files"):
         return True
     kinds = [(manifest.get("shard") or {}).get("kind") for manifest in manifests]
-    return bool(kinds) and all(kind == "files" for kind in kinds)
+    return bool(kinds) and all(kind in ("files", "tar") for kind in kinds)
 
 
 def trusts_local_files(datasets: Iterable[str]) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..failures import RowError
 from ..media.fetch import fetch
-from ..media.fetch_policy import FetchPolicy
+from ..media.fetch_policy import FetchPolicy, Span
 from ..media.jpeg import jpeg_size
 from ..media.thumbnails import as_data_uri, thumbnail_of
 from ..media.uri import scheme_of
@@ -71,15 +71,16 @@ def pictures_of(
     """
     content = column.content
     wanted = {entry.position: entry for entry in entries if entry.text is None}
-    columns = [name for name in (content.uri, content.blob) if name]
+    of_content = (content.blob, content.uri, content.archive, content.offset, content.size)
+    columns = [name for name in of_content if name]
     if not wanted or not columns:
         return {}
     made: dict[tuple[int, int | None], Picture] = {}
 
     def make(given: tuple[Entry, Mapping[str, Any]]) -> Picture:
         entry, values = given
-        blob, uri = (value_at(values, path, entry.element) for path in (content.blob, content.uri))
-        return picture_of(blob, uri, entry.position, rules)
+        blob, uri, *place = (value_at(values, path, entry.element) for path in of_content)
+        return picture_of(blob, *named_content(uri, *place), entry.position, rules)
 
     positions = np.array(sorted(wanted), np.int64)
     with ThreadPoolExecutor(8 if rules.remote else allowed_cpus()) as pool:
@@ -90,11 +91,20 @@ def pictures_of(
     return {key: one for key, one in made.items() if one != Picture()}
 
 
-def picture_of(blob: Any, uri: Any, position: int, rules: PictureRules, *, trusted: bool = False) -> Picture:
+def named_content(uri: Any, archive: Any, offset: Any, size: Any) -> tuple[Any, Span | None]:
+    """Return the URI of a row's content, and which part of it that is: a file in an archive, where no URI is given."""
+    if not uri and archive and isinstance(offset, int) and isinstance(size, int):
+        return archive, (offset, size)
+    return uri, None
+
+
+def picture_of(
+    blob: Any, uri: Any, span: Span | None, position: int, rules: PictureRules, *, trusted: bool = False
+) -> Picture:
     """Make the thumbnail of what a row holds or names, or say why there is none.
 
-    `uri` is opened where `blob` is no encoded picture. `trusted` says that the user named the URI, which may then be
-    anything.
+    `uri`, or `span` of it, is opened where `blob` is no encoded picture. `trusted` says that the user named the URI,
+    which may then be anything.
     """
     try:
         if isinstance(blob, bytes) and blob:
@@ -107,7 +117,7 @@ def picture_of(blob: Any, uri: Any, position: int, rules: PictureRules, *, trust
             return Picture(reason="a local file that no job was seen to read: --allow-local-files opens it")
         if not is_local and not trusted and scheme != "data" and not rules.remote:
             return Picture(reason="not on this machine: --fetch-remote fetches it")
-        return _seen(fetch(uri, rules.policy, trusted=trusted or is_local).data, rules)
+        return _seen(fetch(uri, rules.policy, trusted=trusted or is_local, span=span).data, rules)
     except RowError as err:
         return Picture(reason=shortened(f"{err.failure.code}: {err.failure.message}"))
 

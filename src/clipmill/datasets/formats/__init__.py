@@ -5,5 +5,6 @@
 - `manifest`: the manifest of a shard, checked when it is read
 - `base`: names and protocols that all formats share; `part_writers`: selects the writer of a format, and writes Parquet
   and JSON lines
-- `clip_retrieval`, `clip_retrieval_part`: clip-retrieval's layout; `lance_part`: Lance
+- `clip_retrieval`, `clip_retrieval_part`: clip-retrieval's layout; `lance_part`: Lance; `webdataset_part`: tars of
+  samples
 """

@@ -8,11 +8,12 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import pyarrow as pa
 
-Format = Literal["parquet", "jsonl", "clip-retrieval", "lance"]
+Format = Literal["parquet", "jsonl", "clip-retrieval", "lance", "webdataset"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 CLIP_RETRIEVAL: Format = "clip-retrieval"
 LANCE: Format = "lance"
 PARQUET: Format = "parquet"
+WEBDATASET: Format = "webdataset"
 
 
 class Published(NamedTuple):
@@ -61,4 +62,6 @@ def part_name(shard: str, format: Format = "parquet") -> str:
     """Return the name of a shard's file of rows, or of the folder that holds its rows."""
     if format == CLIP_RETRIEVAL:
         return f"metadata/metadata_{shard}.parquet"
-    return "dataset.lance" if format == LANCE else f"part-{shard}.{format}"
+    if format == LANCE:
+        return "dataset.lance"
+    return f"part-{shard}.{'tar' if format == WEBDATASET else format}"

@@ -18,7 +18,7 @@ from ...messages import setting
 from ...models.spec import EncoderSpec
 from ..tables.column_types import is_list_type
 from ..tables.scalars import printable_rows
-from .base import CLIP_RETRIEVAL, LANCE, PARQUET, Format, Part, Published, part_name
+from .base import CLIP_RETRIEVAL, LANCE, PARQUET, WEBDATASET, Format, Part, Published, part_name
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -38,6 +38,10 @@ def schema_in_format(format: str, schema: pa.Schema, *, plan: Any, spec: Encoder
         from .lance_part import check_lance
 
         check_lance(directory, schema)
+    if format == WEBDATASET:
+        from .webdataset_part import with_members
+
+        return with_members(schema, plan)
     if format == PARQUET:
         for field in schema:
             if refused_by_parquet(field.type) is not None:
@@ -67,6 +71,10 @@ def open_part(folder: Folder, shard: str, schema: pa.Schema, format: Format) -> 
         from .lance_part import LancePart
 
         return LancePart(folder, shard, schema)
+    if format == WEBDATASET:
+        from .webdataset_part import SamplesPart
+
+        return SamplesPart(folder, shard, schema)
     return FilePart(folder, part_name(shard, format), schema, format)
 
 

@@ -19,7 +19,7 @@ from ...media.audio import Waveform
 from ...messages import setting
 from .file_names import as_they_are, renamed
 from .rows import read_rows
-from .samples import AUDIO, IMAGE, KEY, LEFT_OUT, MAX_FILE_BYTES, TAGS, TEXT
+from .samples import AUDIO, IMAGE, KEY, LEFT_OUT, MAX_FILE_BYTES, PLACE_COLUMNS, TAGS, TEXT
 from .shards import Shard
 from .source_row import malformed
 
@@ -90,7 +90,8 @@ def read_documents(
     column is content. An empty CSV field is null.
 
     A file of a folder gets its sidecar files as tags: its caption as `caption`, and its metadata. A sample of a tar is
-    its image or audio with the same tags; its id is its key, or the field of its metadata that `options.id` names.
+    its image or audio with the same tags and its place (`archive`, `offset`, `size`); its id is its key, or the field
+    of its metadata that `options.id` names.
 
     The id of a document without one is its location: path, `<path>:<line>`, `<path>:<row>`. Listed files may be local;
     a `uri` inside a file is untrusted.
@@ -247,12 +248,17 @@ def _document_of_sample(values: Mapping[str, Any], id_name: str | None) -> Docum
 
 
 def _tags_of_sample(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metadata of a sample with its caption as `caption`; a different `caption` in the metadata is kept."""
-    caption, tags = values[TEXT], dict(values[TAGS])
-    if caption is not None:
-        if tags.get(_CAPTION, caption) != caption:
-            tags[f"{_CAPTION}_in_metadata"] = tags[_CAPTION]
-        tags[_CAPTION] = caption
+    """Return the metadata of a sample with its caption as `caption`, and its place.
+
+    Of the metadata, a different value of one of these names is kept as `<name>_in_metadata`.
+    """
+    tags = dict(values[TAGS])
+    known = {_CAPTION: values[TEXT], **{name: values.get(name) for name in PLACE_COLUMNS}}
+    for name, value in known.items():
+        if value is not None:
+            if tags.get(name, value) != value:
+                tags[f"{name}_in_metadata"] = tags[name]
+            tags[name] = value
     return tags
 
 

@@ -13,7 +13,7 @@ from ...files.arrow_stream import ArrowStream
 from ...files.file_systems import open_input, raise_failing_store
 from ..tables.column_types import LIST_OF_TEXTS, REST_KEY, TAGS, unified, variable_lists
 from .lines import csv_header, open_text
-from .samples import AUDIO, IMAGE, KEY, SAMPLE_COLUMNS, TEXT, member_columns
+from .samples import AUDIO, IMAGE, KEY, PLACE_COLUMNS, SAMPLE_COLUMNS, TEXT, member_columns
 from .shards import Shard
 
 _OPENERS = 8
@@ -29,7 +29,8 @@ def schema_of(shards: Sequence[Shard], plan: RowPlan | None = None) -> pa.Schema
     CSV files are strings. JSON lines declare no fields, and no types are inferred: the key and the columns that the
     plan reads are strings (lists of strings for lists of candidates), and all other fields go into one column `tags`,
     as a JSON object. Samples of tars and folders have their key under the name of the plan's key, the caption as
-    `text`, and their metadata in `tags`; samples of tars also have `image` and `audio` if the plan reads them.
+    `text`, and their metadata in `tags`; samples of tars also have their place (`archive`, `offset`, `size`), and
+    `image` and `audio` if the plan reads them.
 
     Args:
         shards: All shards of the job.
@@ -110,7 +111,7 @@ def _sample_schema(shard: Shard, plan: RowPlan | None) -> pa.Schema:
         )
     types = {KEY if plan is None else plan.key: pa.string(), TEXT: pa.string()}
     if shard.kind == "tar":
-        types |= {name: pa.binary() for name in (IMAGE, AUDIO) if name in reads}
+        types |= PLACE_COLUMNS | {name: pa.binary() for name in (IMAGE, AUDIO) if name in reads}
         types |= {name: pa.string() if kind == "text" else pa.binary() for name, kind in members.items()}
     rest = pa.field(TAGS, pa.string(), metadata={REST_KEY: b"[]"})
     return pa.schema([*(pa.field(name, kind) for name, kind in types.items()), rest])

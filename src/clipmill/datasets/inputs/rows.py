@@ -14,7 +14,7 @@ from ...files.file_systems import open_input, raise_failing_store
 from .columnar import Selection, arrow_rows, parquet_rows
 from .lines import TextRecord, csv_delimiter, csv_header, csv_records, json_records, open_text, uri_records
 from .listing import listed_again
-from .samples import KEY, MAX_FILE_BYTES, read_files, read_samples
+from .samples import ARCHIVE, KEY, MAX_FILE_BYTES, read_files, read_samples
 from .shards import Shard, is_listed
 from .source_row import SourceRow, failure_of, malformed
 from .tars import open_tar
@@ -31,9 +31,9 @@ def read_rows(
     """Read a shard as rows, if needed with some of its columns only.
 
     A row of JSON lines is the line's object, unchanged; the values of CSV are strings or None. A line of a list of URIs
-    is a row with the column `uri`. A sample of a tar is a row of `key`, `image`, `audio`, `text` and `tags`, and so is
-    a file of a folder with its sidecar files; see `samples`. `choose` returns the columns to read from a Parquet or
-    Arrow file, given all of its columns; by default all are read. `selection` does the same, and carries columns to the
+    is a row with the column `uri`. A sample of a tar is a row of `key`, `image`, `audio`, `text`, `tags`, `archive`,
+    `offset` and `size`; a file of a folder with its sidecar files is a row of the first five; see `samples`. `choose`
+    returns the columns to read from a Parquet or Arrow file, given all of its columns; by default all are read. `selection` does the same, and carries columns to the
     output without converting them to Python. `max_file_bytes` limits one file in a tar; the sample of a larger one
     fails. `members` are files of a tar's samples that are columns of their own; see `read_samples`.
 
@@ -160,7 +160,8 @@ def _sample_rows(shard: Shard, at: list[int], max_file_bytes: int, members: Mapp
             at[0] = sample.number + 1
             place = f"{path}:{sample.number}"
             failure = None if sample.failure is None else sample.failure.at(row=place)
-            yield SourceRow(place, sample.values, failure)
+            values = sample.values if failure is not None else {ARCHIVE: path, **sample.values}
+            yield SourceRow(place, values, failure)
 
 
 def _failure_of_record(record: TextRecord) -> Failure:

@@ -13,6 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+
 from ...encoders.item import Uri
 from ...errors import ClipmillError
 from ...failures import Code, Failure, RowError, Stage
@@ -26,6 +28,11 @@ AUDIO_EXTENSIONS = frozenset(["wav", "flac", "mp3", "ogg", "oga", "opus", "m4a",
 CAPTION, METADATA = "txt", "json"
 KEY, IMAGE, AUDIO, TEXT, TAGS = "key", "image", "audio", "text", "tags"
 SAMPLE_COLUMNS = (KEY, IMAGE, AUDIO, TEXT, TAGS)
+ARCHIVE, OFFSET, SIZE = "archive", "offset", "size"
+PLACE_COLUMNS = {ARCHIVE: pa.string(), OFFSET: pa.int64(), SIZE: pa.int64()}
+"""Columns of a tar's samples that say where the image, else the audio, can be read again: the archive, the byte at
+which the content begins, and how many bytes it has. The offset is null in a compressed archive; both are null in a
+sample that has none, or several images of which columns are made."""
 LEFT_OUT = "left_out"
 """Tag that lists the extensions of a sample's files that are in no column."""
 _READ = IMAGE_EXTENSIONS | AUDIO_EXTENSIONS | {CAPTION, METADATA}
@@ -49,8 +56,8 @@ class TarSample(NamedTuple):
     Attributes:
         number: Its number among the samples, from 0.
         offset: Byte at which its first header begins.
-        values: `key`, `image`, `audio` (bytes or None), `text` (the caption or None) and `tags` (a dict); only the key
-            if the sample could not be read.
+        values: `key`, `image`, `audio` (bytes or None), `text` (the caption or None) and `tags` (a dict), and of a
+            tar's samples `offset` and `size` (see `PLACE_COLUMNS`); only the key if the sample could not be read.
     """
 
     number: int
@@ -216,6 +223,7 @@ class _SampleFiles:
         self._members = members
         self._wanted = _READ | {name.lower() for name in members}
         self._files: dict[str, bytes] = {}
+        self._places: dict[str, tuple[int | None, int]] = {}
         self._nbytes = 0
         self._endings: set[str] = set()
         self._left_out: list[str] = []
@@ -247,6 +255,7 @@ class _SampleFiles:
             self._fail(Code.TOO_LARGE, message)
         elif self._problem is None:
             self._files[ending] = stream.read()
+            self._places[ending] = (None if stream.is_compressed else member.content, member.size)
             self._nbytes += member.size
 
     def _fail(self, code: Code, message: str) -> None:
@@ -263,7 +272,15 @@ class _SampleFiles:
             return TarSample(number, self._offset, {KEY: self._key}, err.failure)
         if self._left_out:
             values[TAGS] = {**values[TAGS], LEFT_OUT: self._left_out}
-        return TarSample(number, self._offset, values)
+        return TarSample(number, self._offset, {**dict(zip((OFFSET, SIZE), self._place(), strict=True)), **values})
+
+    def _place(self) -> tuple[int | None, int | None]:
+        """Return where the sample's only image is, or if it has none, its only audio file."""
+        for kind in (IMAGE_EXTENSIONS, AUDIO_EXTENSIONS):
+            found = [place for ending, place in self._places.items() if ending.rpartition(".")[2] in kind]
+            if found:
+                return found[0] if len(found) == 1 else (None, None)
+        return None, None
 
 
 def values_of(

@@ -37,12 +37,14 @@ class Member:
         name: Its path in the archive, without a leading `./`.
         offset: Byte at which its first header begins (in the decompressed archive).
         size: Its size in bytes.
+        content: Byte at which its content begins.
         is_sparse: Whether it is stored as a sparse file, which `read` does not expand.
     """
 
     name: str
     offset: int
     size: int
+    content: int
     is_sparse: bool = False
 
 
@@ -163,7 +165,7 @@ class TarStream:
         while name.startswith("./"):
             name = name[2:].lstrip("/")
         is_sparse = any(key.startswith("GNU.sparse.") for key in extended)
-        return Member(extended.get("GNU.sparse.name", name), start, size, is_sparse)
+        return Member(extended.get("GNU.sparse.name", name), start, size, self._at, is_sparse)
 
     def _skip_unread(self) -> None:
         """Seek to the next header; a truncated archive is noticed when that header is read."""
