@@ -33,9 +33,10 @@ def read_rows(
     A row of JSON lines is the line's object, unchanged; the values of CSV are strings or None. A line of a list of URIs
     is a row with the column `uri`. A sample of a tar is a row of `key`, `image`, `audio`, `text`, `tags`, `archive`,
     `offset` and `size`; a file of a folder with its sidecar files is a row of the first five; see `samples`. `choose`
-    returns the columns to read from a Parquet or Arrow file, given all of its columns; by default all are read. `selection` does the same, and carries columns to the
-    output without converting them to Python. `max_file_bytes` limits one file in a tar; the sample of a larger one
-    fails. `members` are files of a tar's samples that are columns of their own; see `read_samples`.
+    returns the columns to read from a Parquet or Arrow file, given all of its columns; by default all are read.
+    `selection` does the same, and carries columns to the output without converting them to Python. `max_file_bytes`
+    limits one file in a tar; the sample of a larger one fails. `members` are files of a tar's samples that are columns
+    of their own; see `read_samples`.
 
     Where a shard of a table or tar begins and ends holds for the file that was listed. Of another file rows would be
     missing, or in two shards: if the file has changed, the shard is one failure, `changed`. If it changes while it is
