@@ -2,6 +2,7 @@
 
     python tests/support/prism.py                        # build it now, as `make prism` does: minutes the first time
     python tests/support/prism.py pytest tests/transforms    # run tests of transforms on it, as `make test-prism` does
+    CLIPMILL_TEST_ENVIRONMENT=EXTERNAL python tests/support/prism.py …    # with workers of a pool; or PROCESS
 
 Prism and the program that starts a worker's process (`boot`) are built from the Go module proxy, in Beam's own version,
 into a folder that later runs find again: `CLIPMILL_TEST_TOOLS`, or `~/.cache/clipmill-tests`. Where there is no Go, or
@@ -30,6 +31,7 @@ from clipmill.pipelines.interrupts import descendants
 
 _PROGRAMS = {"prism": "go/cmd/prism", "container": "python/container"}
 """Programs by their paths in Beam's Go module. The second is called `boot` in Beam's images."""
+_TESTS = Path(__file__).resolve().parents[1]
 _BUILD_S = 1800
 _UNREACHABLE = re.compile(
     r"dial tcp|no such host|proxyconnect|i/o timeout|connection re(fused|set)|50[234] |403 Forbidden"
@@ -271,10 +273,28 @@ def wait_for(port: int, process: subprocess.Popen, seconds: float = 60) -> None:
 
 
 def _run_on_prism(command: list[str]) -> int:
-    """Run a command whose pipelines, made by `beam_helpers`, run on Prism, in its own process."""
-    with tempfile.TemporaryDirectory(prefix="clipmill-prism-") as folder, Prism(Path(folder)) as prism:
-        environment = {**os.environ, "CLIPMILL_TEST_BEAM": shlex.join(prism.options())}
-        return subprocess.run(command, check=False, env=environment).returncode
+    """Run a command whose pipelines, made by `beam_helpers`, run on Prism.
+
+    Workers are in the command's own process; or with `CLIPMILL_TEST_ENVIRONMENT`, in processes that a pool (`EXTERNAL`)
+    or Prism itself (`PROCESS`) starts.
+    """
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="clipmill-prism-")))
+        prism = stack.enter_context(Prism(folder))
+        where = os.environ.get("CLIPMILL_TEST_ENVIRONMENT", "LOOPBACK")
+        path = os.pathsep.join(str(_TESTS / name) for name in ("contracts", "support", "fuzz"))
+        match where:
+            case "LOOPBACK":
+                options = prism.options()
+            case "EXTERNAL":
+                options = prism.options(*stack.enter_context(WorkerPool(folder, PYTHONPATH=path)).options)
+            case "PROCESS":
+                options = prism.options(*process_options(folder, PYTHONPATH=path))
+            case _:
+                sys.exit(f"CLIPMILL_TEST_ENVIRONMENT is {where!r}; it may be LOOPBACK, EXTERNAL or PROCESS")
+        return subprocess.run(
+            command, check=False, env={**os.environ, "CLIPMILL_TEST_BEAM": shlex.join(options)}
+        ).returncode
 
 
 if __name__ == "__main__":
