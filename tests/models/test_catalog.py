@@ -7,12 +7,31 @@ import pytest
 from open_clip.factory import get_model_config
 
 from clipmill.encoders import EncoderSpec
+from clipmill.errors import UnknownModelError
 from clipmill.media.options import OPENAI_MEAN, OPENAI_STD
 from clipmill.models.catalog import facts_of, mclip, resolve_model
 from clipmill.models.catalog.backbones import BACKBONES
+from clipmill.models.catalog.names import named_models
 from clipmill.models.catalog.tables import architectures, pairs, weights
+from clipmill.models.catalog.twins import twin_of
 from clipmill.models.towers.open_clip_build import build_unfilled
 from clipmill.pipelines.models import list_models
+
+TWINS = {
+    "google/siglip-base-patch16-224": "ViT-B-16-SigLIP",
+    "google/siglip-base-patch16-256-multilingual": "ViT-B-16-SigLIP-i18n-256",
+    "google/siglip-large-patch16-384": "ViT-L-16-SigLIP-384",
+    "google/siglip-so400m-patch14-384": "ViT-SO400M-14-SigLIP-384",
+    "google/siglip-so400m-patch16-256-i18n": "ViT-SO400M-16-SigLIP-i18n-256",
+    "google/siglip2-base-patch32-256": "ViT-B-32-SigLIP2-256",
+    "google/siglip2-so400m-patch14-224": "ViT-SO400M-14-SigLIP2",
+    "google/siglip2-so400m-patch14-384": "ViT-SO400M-14-SigLIP2-378",
+    "google/siglip2-giant-opt-patch16-384": "ViT-gopt-16-SigLIP2-384",
+    "google/siglip2-base-patch16-naflex": "ViT-B-16-SigLIP2-256",
+    "google/siglip2-so400m-patch16-naflex": "ViT-SO400M-16-SigLIP2-256",
+    "timm/ViT-SO400M-14-SigLIP-384": "ViT-SO400M-14-SigLIP-384",
+}
+"""Repositories of Google and timm, and the architecture that has their weights."""
 
 QUICKGELU_TAGS = {
     "RN50": {"openai", "yfcc15m", "cc12m"},
@@ -183,3 +202,33 @@ def test_licences_are_those_stated_by_publishers() -> None:
     licences |= {"ViT-B-16-SigLIP::webli": "Apache-2.0", "MobileCLIP-S1::datacompdr": None, "nllb-clip-base::v1": None}
     licences |= {"AudioCLIP": "MIT", "AudioCLIP::./own.pt": None, "demo": "Apache-2.0"} | dict.fromkeys(mclip.MODELS)
     assert {name: facts_of(resolve_model(name)).licence for name in licences} == licences
+
+
+WRONG_TAGS = ("", "x", "openai", "OpenAI", "laion2b_s34b_b79k", "webli", "::", "a::b", " ", "-", "é")
+
+
+@pytest.mark.parametrize("suffix", ["", "-quickgelu"])
+def test_every_architecture_with_any_tag_is_a_model_or_unknown(suffix: str) -> None:
+    """Also the 29 of which nobody has published weights."""
+    assert sum(not weights().get(name) for name in architectures()) == 29
+    for architecture in architectures():
+        for tag in [None, *weights().get(architecture, {}), *WRONG_TAGS]:
+            name = architecture + suffix + ("" if tag is None else f"::{tag}")
+            try:
+                assert resolve_model(name).architecture in (architecture, architecture + suffix)
+            except UnknownModelError as err:
+                assert str(err).startswith(architecture) and " has no weights" in str(err) and "known: " in str(err)
+
+
+def test_repositories_of_other_libraries_have_twins() -> None:
+    for repository, architecture in TWINS.items():
+        assert twin_of(repository) == f"{architecture}::webli"
+    assert twin_of("openai/clip-vit-large-patch14-336") == "ViT-L-14-336::openai"
+    assert twin_of("apple/DFN5B-CLIP-ViT-H-14-378@main") == "ViT-H-14-378::dfn5b"
+    assert {twin_of(name) for name in ("google/siglip2-huge-patch14-1", "google/vit-base-patch16-224", "a/b")} == {None}
+
+
+def test_every_twin_is_a_name_of_the_catalog() -> None:
+    known = set(named_models())
+    hubs = {facts["hub"].rpartition("/")[0] for tags in weights().values() for facts in tags.values() if "hub" in facts}
+    assert hubs and {twin_of(hub) for hub in hubs} <= known

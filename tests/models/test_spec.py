@@ -41,6 +41,9 @@ def test_spellings_of_a_model_are_equal(written: str, meant: str) -> None:
         ("ViT-B-16-plus-240", "ViT-B-16-plus-240::laion400m_e3"),
         ("ViT-B-32::laion2b", "ViT-B-32::laion2b_e16"),
         ("openai/clip-vit-base-patch32", "'hf:openai/clip-vit-base-patch32'"),
+        ("google/siglip2-base-patch16-256", "the catalog has its weights as ViT-B-16-SigLIP2-256::webli"),
+        ("laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "ViT-B-32::laion2b_s34b_b79k"),
+        ("jinaai/jina-clip-v2", "for a Hugging Face CLIPModel"),
         ("./my_model_directory/", "'hf:./my_model_directory/'"),
     ],
 )

@@ -2,6 +2,7 @@
 
 - `names`: `resolve_model(name)` returns a `ModelRef`, or fails with the nearest names
 - `facts`: `facts_of(ref)` returns the facts about a model
+- `twins`: names of the catalog for repositories of Hugging Face
 - `tables`: the architectures, weights and licences that ship with the package
 - `backbones`: the text towers that open_clip takes from Hugging Face
 - `mclip`: the four models of Multilingual-CLIP and their text towers

@@ -11,6 +11,7 @@ from ...errors import WeightsError
 from ...media.options import OPENAI_MEAN, OPENAI_STD, Preprocessing
 from ...messages import setting
 from .names import ModelRef
+from .twins import twin_of
 
 IMAGE_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 """Files in which transformers stores the image processor: the first since version 5, else the second."""
@@ -89,10 +90,11 @@ def read_config(place: str, cache_dir: str | None = None) -> ClipConfig:
     values = read_json(path)
     kind = values.get("model_type")
     if kind != "clip":
-        what = _OTHER_KINDS.get(str(kind))
+        what, twin = _OTHER_KINDS.get(str(kind)), twin_of(place)
         raise WeightsError(
             f"{str(path)!r} describes model_type {kind!r}{f' ({what})' if what else ''}; it must be 'clip', a whole"
-            " CLIPModel with both towers, as CLIPModel.save_pretrained writes it"
+            " CLIPModel with both towers, as CLIPModel.save_pretrained writes it",
+            hint=f"the catalog has the weights of {place} as {twin}" if twin else None,
         )
     return ClipConfig(values, str(path))
 

@@ -16,6 +16,7 @@ from ...media.options import Preprocessing
 from . import mclip, tables
 from .fake_options import fake_modalities, fake_scales
 from .tables import simplify
+from .twins import twin_of
 
 _FILE_NAME = re.compile(r".*(/|\.pt|\.bin|\.safetensors)", re.IGNORECASE | re.DOTALL)
 _WEIGHT_FILE = re.compile(r".*/.*|" + _FILE_NAME.pattern, re.IGNORECASE | re.DOTALL)
@@ -187,7 +188,7 @@ def _open_clip(name: str) -> ModelRef:
     tag = tables.find_tag(architecture, weights if separator else "openai")
     if tag is None:
         problem = f"has no weights {weights!r}" if separator else "has no weights by OpenAI, so give its weights"
-        near = difflib.get_close_matches(weights, tags, n=len(tags), cutoff=0.0) if separator else tags
+        near = difflib.get_close_matches(weights, tags, n=len(tags), cutoff=0.0) if separator and tags else tags
         choice = ", ".join(f"{architecture}::{t}" for t in near) if tags else f"only {architecture}::/path/to/file"
         raise UnknownModelError(f"{architecture} {problem}; known: {choice}")
     facts = tables.weights()[architecture][tag]
@@ -227,5 +228,11 @@ def _unknown_model(name: str, given: str, has_weights: bool) -> str:
     near = difflib.get_close_matches(tables.simplify(given), list(by_simple), n=4, cutoff=0.6)
     hint = f"nearest: {', '.join(by_simple[n] for n in near)}" if near else "`clipmill models` lists all names"
     if not has_weights and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        hint = f"for a Hugging Face model write 'hf:{name}', for an open_clip repository 'hf-hub:{name}'; {hint}"
+        if twin := twin_of(name):
+            own = f", and transformers' files load as 'hf:{name}'" if twin.endswith("::openai") else ""
+            return f"unknown model {name!r}; the catalog has its weights as {twin}{own}"
+        hint = (
+            f"for a Hugging Face CLIPModel (model_type 'clip') write 'hf:{name}', for an open_clip repository "
+            f"'hf-hub:{name}'; {hint}"
+        )
     return f"unknown model {name!r}; {hint}"
