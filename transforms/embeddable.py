@@ -46,12 +46,27 @@ def type_of_items(element_type: Any) -> Any:
 
 
 def document_of(item: Any) -> Document:
-    """Return an item as a document: its text, or else its image, as bytes or as a URI, with its id and metadata."""
+    """Return an item as a document: its text, or else its image, as bytes or as a URI, with its id and metadata.
+
+    One that could not be read, for instance because a chunker left its content out, has the reason in its failures.
+    """
     image = getattr(item.content, "image", None)  # older versions have texts only
     content: dict[str, Any] = {"uri": image} if isinstance(image, str) else {"blob": image}
-    vector = None if item.embedding is None else item.embedding.dense_embedding
+    vector = getattr(item.embedding, "dense_embedding", None)
     embedding = None if vector is None else np.asarray(vector, np.float32)
-    return Document(text=item.content.text, **content, id=item.id, tags=item.metadata, embedding=embedding)
+    text = getattr(item.content, "text", None)
+    document = Document(text=text, **content, id=item.id, tags=item.metadata, embedding=embedding)
+    if item.content is not None and not hasattr(item.content, "text"):
+        message = f"the content of an item is a Content of text or image, got {type(item.content).__name__}"
+        document.failures = (Failure(Stage.READ, Code.MALFORMED, message),)
+    return document
+
+
+def _readable(item: Any) -> Document | FailedRow:
+    document = document_of(item)
+    if document.failures:
+        return FailedRow(item, tuple(failure.at(row=item.id) for failure in document.failures))
+    return document
 
 
 def with_vector(item: Any, vector: np.ndarray) -> Any:
@@ -77,7 +92,7 @@ class ItemElements(DocumentElements):
         if "" not in self.plan.tree_paths:
             message = "an item has no matches or chunks; embed the item itself: access_paths='@r'"
             return FailedRow(element, (Failure(Stage.READ, Code.UNSUPPORTED, message, row=element.id),))
-        return document_of(element)
+        return _readable(element)
 
     def output(self, done: Done) -> Any:
         """Return the document, or the item with its vector. An item that failed stays as it was."""
@@ -104,7 +119,7 @@ class ValueElements:
     def read(self, element: Any) -> Any:
         """Return the value; refuse rows, and pass on documents that could not be read."""
         if is_item(element):
-            return document_of(element)
+            return _readable(element)
         if fields_of(element) is not None:
             message = f"expected a value or a Document, got {type(element).__name__}; for rows give {self.row_options}"
             return FailedRow(element, (Failure(Stage.READ, Code.UNSUPPORTED, message),))

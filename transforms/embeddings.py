@@ -12,7 +12,8 @@ from apache_beam.ml.transforms.base import EmbeddingsManager, EmbeddingTypeAdapt
 from apache_beam.pvalue import PCollection
 
 from ..encoders.plans.embed_plan import Column, ColumnPlan
-from ..errors import SpecError, check_choice
+from ..encoders.plans.kinds import check_names
+from ..errors import SpecError, check_choice, check_flags
 from ..messages import setting
 from ..models.spec import EncoderSpec, Modality, explains_slips, reject_unknown_keywords
 from .embed import Embed
@@ -118,6 +119,8 @@ class EmbedColumns(beam.PTransform):
         self.key = key
         self.vectors: Vectors = vectors
         self._handling: dict[str, Any] | None = None
+        check_flags(replace=replace)
+        check_names({"key": key})
         check_choice("vectors", vectors, get_args(Vectors))
         if columns is None:
             return

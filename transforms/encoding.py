@@ -18,7 +18,7 @@ from ..models.spec import EncoderSpec
 from . import document_coder as _document_coder  # noqa: F401 - registers the coder of documents
 from .elements import DocumentElements, Elements, RowElements
 from .embed_fn import EmbedBatchFn, EmbedFn
-from .failed_row import FailedRow
+from .failed_row import KEEP_FAILED, FailedRow
 from .rows import Vectors, planned_type, row_fields
 from .waiting import WaitForBatches
 from .windowed import FAILURES, OnFailure, PlacedFn
@@ -62,13 +62,17 @@ class Encoding(beam.PTransform):
         self._on_failure: OnFailure = on_failure
         self._error_handler: Any = None
         self._single_output = False
+        self._hint = KEEP_FAILED
 
-    def with_error_handler(self, error_handler: Any) -> Self:
+    def with_error_handler(
+        self, error_handler: Any, *, hint: str = "with_error_handler(handler) takes such rows"
+    ) -> Self:
         """Send failures to one of Beam's error handlers, and return the rows alone.
 
         Args:
             error_handler: From `apache_beam.transforms.error_handling`; None, as everywhere in Beam, ends the job at
                 the first failure.
+            hint: How to keep rows that fail, for the message of a job that they end.
 
         Returns:
             A copy of this transform whose output is one PCollection.
@@ -78,6 +82,7 @@ class Encoding(beam.PTransform):
         twin._error_handler = error_handler
         if error_handler is None:
             twin._on_failure = "raise"
+            twin._hint = hint
         return twin
 
     def expand(self, pcoll: PCollection) -> Embedded | PCollection:
@@ -117,6 +122,7 @@ class Encoding(beam.PTransform):
             fn = in_batches
         cores = cores_per_process(pcoll.pipeline.options, pcoll.pipeline.runner)
         stage = fn(*arguments, on_failure=self._on_failure, cores=cores)
+        stage.hint = self._hint
         outputs = pcoll | label >> beam.ParDo(stage).with_outputs(FAILURES, main="rows")
         embedded = Embedded(outputs.rows, outputs[FAILURES])
         embedded.rows.element_type = rows_type

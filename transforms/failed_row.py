@@ -9,6 +9,8 @@ from typing import Any
 from ..errors import ClipmillError
 from ..failures import Failure
 
+KEEP_FAILED = "on_failure='split' puts such rows into .failures"
+
 
 @dataclasses.dataclass(frozen=True)
 class FailedRow:
@@ -31,7 +33,7 @@ class FailedRowError(ClipmillError, ValueError):
         self,
         failures: Sequence[Failure],
         model: str,
-        hint: str = "on_failure='split' puts such rows into .failures",
+        hint: str = KEEP_FAILED,
     ) -> None:
         first = failures[0]
         named = f" {first.row!r}" if first.row is not None else ""

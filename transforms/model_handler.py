@@ -8,6 +8,7 @@ share a machine.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -18,7 +19,7 @@ from ..encoders.plans.embed_plan import Column, ColumnPlan
 from ..encoders.plans.kinds import Kind, check_kind
 from ..encoders.plans.runner import Done, PlanRunner
 from ..encoders.plans.value_plan import ValuePlan
-from ..errors import SpecError, check_choice, check_integer
+from ..errors import SpecError, check_choice, check_flags, check_integer
 from ..messages import setting
 from ..metrics.counts import MODELS_LOADED, Counts, counts_of, record
 from ..metrics.stats import Stats
@@ -96,8 +97,8 @@ class ClipModelHandler(ModelHandler[Any, PredictionResult, Predictor]):
     A bad row never affects its batch. `RunInference` sends whole batches to its dead letters when a handler raises, so
     this one does not: it returns a `FailedRow` for the bad row, and a postprocessing step, which Beam runs row by row,
     raises it. With `with_exception_handling()`, rows that failed are therefore in `failed_postprocessing[0]`, each as
-    `(PredictionResult, (type, message, traceback))` with the `FailedRow` as `inference`; only errors of a whole job,
-    such as missing weights, are in `failed_inferences`. Without it, the first bad row ends the job.
+    `(PredictionResult, (type, message, traceback))` with the `FailedRow` as `inference`; only errors of a whole batch
+    are in `failed_inferences`. Without it, the first bad row ends the job, as do missing weights in any case.
 
     Beam's keyed handlers refuse a handler with a postprocessing step of its own. Add it outside:
 
@@ -163,6 +164,8 @@ class ClipModelHandler(ModelHandler[Any, PredictionResult, Predictor]):
         batching = {name: options.pop(name) for name in BATCHING if name in options}
         self.spec = EncoderSpec.of(model, **options)
         check_choice("failures", failures, get_args(Failures))
+        check_flags(large_model=large_model)
+        _check_variables(env_vars)
         for name, number in {"worker_processes": worker_processes, "model_copies": model_copies}.items():
             if number is not None:
                 check_integer(name, number)
@@ -257,9 +260,45 @@ def _elements(
 def _batching(given: Mapping[str, Any], spec: EncoderSpec) -> dict[str, Any]:
     """Return arguments of `beam.BatchElements`; raise `SpecError` for one that this version of Beam lacks."""
     known = inspect.signature(beam.BatchElements.__init__).parameters
-    for name in given:
+    chosen = {name: value for name, value in given.items() if value is not None}
+    for name, value in chosen.items():
         if BATCHING[name] not in known:
             raise SpecError(setting(name) + f" needs a newer Beam; {beam.__version__} cannot batch by it")
-    rows = max(_WINDOW * (spec.max_batch_rows or _CPU_ROWS), given.get("min_batch_size") or 0)
-    chosen = {BATCHING[name]: value for name, value in given.items() if value is not None}
-    return {"max_batch_size": rows, **chosen}
+        _check_batching(name, value)
+    least = chosen.get("min_batch_size", 1)
+    most = chosen.setdefault("max_batch_size", max(_WINDOW * (spec.max_batch_rows or _CPU_ROWS), least))
+    if least > most:
+        raise SpecError(setting("min_batch_size", least) + " is more than " + setting("max_batch_size", most))
+    if "batch_bucket_boundaries" in chosen and "batch_length_fn" not in chosen:
+        raise SpecError(
+            setting("batch_bucket_boundaries") + " are lengths, so it needs " + setting("batch_length_fn", ...)
+        )
+    return {BATCHING[name]: value for name, value in chosen.items()}
+
+
+def _check_batching(name: str, value: Any) -> None:
+    """Raise `SpecError` for a value that Beam would fail at when the job runs."""
+    if name.endswith("_fn"):
+        if not callable(value):
+            raise SpecError(setting(name, value) + " is not a function")
+    elif name == "batch_bucket_boundaries":
+        is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes) and len(value) > 0
+        if (
+            not is_list
+            or not all(isinstance(one, int) and one > 0 for one in value)
+            or sorted(set(value)) != list(value)
+        ):
+            raise SpecError(setting(name, value) + " is not a list of growing lengths above 0")
+    elif name == "max_batch_duration_secs":
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise SpecError(setting(name, value) + " is not a number of seconds above 0")
+    else:
+        check_integer(name, value)
+
+
+def _check_variables(env_vars: Any) -> None:
+    """Raise `SpecError` for what cannot be set as environment variables."""
+    if env_vars is None:
+        return
+    if not isinstance(env_vars, Mapping) or not all(isinstance(one, str) for pair in env_vars.items() for one in pair):
+        raise SpecError("env_vars must be a mapping of texts such as {'OMP_NUM_THREADS': '1'}, got " + repr(env_vars))

@@ -16,7 +16,7 @@ from ..datasets.inputs.listing import NO_MATCH, AllBelow, files_of, list_locatio
 from ..datasets.inputs.recognition import recognised_inputs
 from ..datasets.inputs.walking import Listed
 from ..encoders.document import Document
-from ..errors import SpecError
+from ..errors import SpecError, check_flags
 from ..files.file_systems import absolute
 from . import document_coder as _document_coder  # noqa: F401 - registers the coder of documents
 from .templates import with_known_values
@@ -79,6 +79,7 @@ class ReadDocuments(beam.PTransform):
             DatasetError: If one is no path but looks like a URL, such as `gs:photos/1.jpg`.
         """
         super().__init__()
+        check_flags(allow_empty=allow_empty, relative_ids=relative_ids)
         given = [patterns] if isinstance(patterns, str | os.PathLike) else list(patterns)
         if not given or not all(map(os.fspath, given)):
             raise SpecError(f"ReadDocuments({patterns!r}) names nothing; give a path, a URL or a glob")

@@ -13,7 +13,7 @@ from apache_beam.utils.windowed_value import PaneInfo, WindowedValue
 
 from ..metrics.stats import Stats
 from .elements import count_refused
-from .failed_row import FailedRow, FailedRowError
+from .failed_row import KEEP_FAILED, FailedRow, FailedRowError
 
 FAILURES = "failures"
 """Tag of the output of failures."""
@@ -37,6 +37,8 @@ class PlacedFn(beam.DoFn):
     """Base of functions that take elements with their places, from `OneByOne` or `InBatches`."""
 
     _stats: Stats
+    hint = KEEP_FAILED
+    """How rows that fail can be kept, for the message of a job that they end."""
 
     def __init__(self, model: str, on_failure: OnFailure) -> None:
         """Store what errors name, and `on_failure`: `raise` ends the job at the first failure."""
@@ -54,7 +56,7 @@ class PlacedFn(beam.DoFn):
 
     def _failed(self, failed: FailedRow, place: Place) -> TaggedOutput:
         if self._on_failure == "raise":
-            raise FailedRowError(failed.failures, self._model)
+            raise FailedRowError(failed.failures, self._model, self.hint)
         return TaggedOutput(FAILURES, place.at(failed))
 
 

@@ -43,6 +43,8 @@ from .rows import RowFields, fields_of, make_row, row_fields
 __all__ = ["Classify", "Embed", "Rank", "WriteEmbeddings"]
 
 _REASON = {"row": str | None, "column": str | None, "stage": str, "code": str, "message": str}
+_ROWS = "good"
+"""The name by which Beam YAML finds the main output of a transform that has several."""
 _NAMES = (*_REASON, "transient")
 
 
@@ -58,14 +60,15 @@ class _Yaml(beam.PTransform):
         if row_fields(pcoll.element_type) is None:
             raise SpecError(f"Beam YAML's rows have a schema, and these are {pcoll.element_type}")
         if self._output is None:
-            return pcoll | self._encoding.with_error_handler(None)
+            hint = "error_handling: {output: failures} gives such rows an output of their own"
+            return pcoll | self._encoding.with_error_handler(None, hint=hint)
         rows, failures = pcoll | self._encoding
         plan: Any = self._encoding.plan
         fields: list[Any] = [*_REASON.items(), ("transient", bool), ("element", pcoll.element_type)]
         records = failures | "Reasons" >> beam.FlatMap(_reasons, plan).with_output_types(
             RowTypeConstraint.from_fields(fields)
         )
-        return {"good": rows, self._output: records}
+        return {_ROWS: rows, self._output: records}
 
 
 class Embed(_Yaml):
@@ -167,6 +170,8 @@ def _columns(given: Mapping[str, Any]) -> Any:
     for path, one in given.items():
         if isinstance(one, Mapping) and (unknown := sorted(set(one) - fields)):
             raise SpecError(f"column {path!r} has {unknown[0]!r}; it may have {', '.join(sorted(fields))}")
+        if isinstance(one, Mapping) and "modality" not in one:
+            raise SpecError(f"column {path!r} has no 'modality'; give {path}: {{modality: text, output: …}}")
         columns[path] = Column(**one) if isinstance(one, Mapping) else one
     return columns
 
@@ -174,11 +179,13 @@ def _columns(given: Mapping[str, Any]) -> Any:
 def _output_of(error_handling: Mapping[str, Any] | None) -> str | None:
     if error_handling is None:
         return None
-    if set(error_handling) != {"output"} or not isinstance(error_handling["output"], str):
+    output = error_handling.get("output") if isinstance(error_handling, Mapping) else None
+    if not isinstance(output, str) or set(error_handling) != {"output"} or output in ("", _ROWS):
         raise SpecError(
-            setting("error_handling", dict(error_handling)) + " must be a mapping with 'output' alone, a name"
+            setting("error_handling", error_handling)
+            + f" must be a mapping with 'output' alone, a name other than {_ROWS!r}, which is that of the rows"
         )
-    return str(error_handling["output"])
+    return output
 
 
 def _reasons(failed: FailedRow, plan: Any) -> list[Row]:

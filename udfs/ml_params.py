@@ -118,7 +118,7 @@ class ClipTransformer(Transformer, DefaultParamsReadable[Any], DefaultParamsWrit
     def _required(self, name: str) -> Any:
         value = self.getOrDefault(name) if self.isDefined(name) else None
         if value is None:
-            raise SpecError(f"{type(self).__name__} has no {name}", hint=f"set it: setParams({setting(name, '…')})")
+            raise SpecError(f"{type(self).__name__} has no {name}", hint=f"set it: setParams({setting(name, ...)})")
         return value
 
     def _transform(self, dataset: DataFrame) -> DataFrame:

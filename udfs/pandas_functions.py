@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from ..encoders.outcome import Vector
-from ..errors import SpecError
+from ..errors import SpecError, check_flags
 from ..failures import Failure
 from ..models.spec import DEFAULT_MODEL, EncoderSpec, Modality
 from .batches import failure_struct, raise_failures
@@ -87,6 +87,7 @@ def _pandas_udf(
     check_failures_option(failures)
     spec = spec_of(model, spec_options, text_udf, modality)  # all three have the same keywords
     warn_without_worker_reuse(SparkSession.getActiveSession(), depth=2)
+    check_flags(deterministic=deterministic)
     meter = meter_of(SparkSession.getActiveSession())
 
     def embed(values: pd.Series) -> pd.Series | pd.DataFrame:

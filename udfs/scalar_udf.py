@@ -11,6 +11,8 @@ import pyarrow as pa
 from pyspark.sql import Column, functions
 from pyspark.sql import types as T
 
+from ..errors import check_flags
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -26,6 +28,7 @@ def arrow_udf(function: Callable[..., pa.Array], name: str, result: T.DataType, 
     (Those of an iterator of arrays don't.) Before Spark 4.1 it is a pandas UDF. Called from SQL, that one gives a
     struct of nulls for a null struct; see `applied` for expressions.
     """
+    check_flags(deterministic=deterministic)
     function.__name__ = name
     udf: Any = F.arrow_udf(function, result) if _HAS_ARROW_UDFS else _pandas_udf(function, result, result)
     return udf if deterministic else udf.asNondeterministic()

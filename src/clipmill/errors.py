@@ -177,6 +177,13 @@ def check_integer(
         raise error(setting(name, value) + f" is not an integer of at least {least}", hint=hint)
 
 
+def check_flags(**flags: Any) -> None:
+    """Raise `SpecError`, naming the option, if a given value is neither True nor False: a text 'no' would be true."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise SpecError(setting(name, value) + " is neither True nor False")
+
+
 def check_choice(name: str, value: Any, allowed: Collection[str], *, error: type[ClipmillError] = SpecError) -> None:
     """Check the value of an option that takes one of several texts.
 

@@ -350,3 +350,37 @@ def test_a_misspelt_option_is_refused_with_the_nearest():
 def test_a_spec_may_stand_in_for_the_name():
     spec = EncoderSpec("fake::dim=8", normalize=True)
     assert Embed(spec, max_batch_rows=3).spec == EncoderSpec("fake::dim=8", normalize=True, max_batch_rows=3)
+
+
+def test_fields_of_wrong_types_fail_their_document_alone(tmp_path):
+    """As a text that pandas read as NaN: such a document must not end the job."""
+    wrong = {
+        "text": [float("nan"), 5, ["a"], b"a"],
+        "uri": [5, b"/a.jpg"],
+        "mime_type": [5],
+        "tags": [5, "a"],
+        "scores": [5],
+        "matches": [5, "a"],
+        "chunks": [{"text": "a"}],
+    }
+    documents = [
+        Document(**{"text": "one", "id": f"{name}{number}", name: value})
+        for name, values in wrong.items()
+        for number, value in enumerate(values)
+    ]
+    rows, failures, _ = embed(tmp_path, [*documents, Document(text="one", id="good")])
+    assert set(rows) == {"good"} and set(failures) == {document.id for document in documents}
+    for key, failed in failures.items():
+        (failure,) = failed.failures
+        assert (failure.stage, failure.code, failure.row) == (Stage.READ, Code.MALFORMED, key)
+        assert repr(key[:-1]) in failure.message
+
+
+def test_matches_that_are_no_documents_fail_alone(tmp_path):
+    given = [Document(text="one"), {"text": "two"}, {"text": 5}, "three"]
+    document = Document(text="a", id="a", matches=given)
+    _, failures, _ = embed(tmp_path, [document], access_paths="@r,m")
+    row = failures["a"].row
+    assert [None if one.embedding is None else one.embedding[0] for one in (row, *row.matches)] == [1, 3, 3, None, None]
+    assert [(one.column, one.code) for one in row.failures] == [("@m[2]", "malformed"), ("@m[3]", "malformed")]
+    assert len(given) == 4 and given[3] == "three"

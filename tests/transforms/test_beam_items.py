@@ -149,3 +149,15 @@ def test_a_chunker_of_beam_before_embed(tmp_path):
 def test_access_paths_are_checked_as_for_documents():
     with pytest.raises(SpecError):
         Embed("fake::dim=4", access_paths="m")
+
+
+def test_items_with_content_of_wrong_types_fail_alone(tmp_path):
+    wrong = [Content(text=5), Content(text=b"a"), None, "a"]
+    items = [Chunk(content, id=str(number)) for number, content in enumerate(wrong)]
+    items += [Chunk(Content(text="one"), id="tags", metadata=5), Chunk(Content(text="one"), id="good")]
+    rows, failures, _ = embed(tmp_path, copy.deepcopy(items))
+    assert set(rows) == {"good"} and set(failures) == {"0", "1", "2", "3", "tags"}
+    for item in items[:-1]:
+        (failure,) = failures[item.id].failures
+        assert failure.row == item.id and failure.code == (Code.EMPTY if item.content is None else Code.MALFORMED)
+        assert failures[item.id].row == item

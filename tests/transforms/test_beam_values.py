@@ -25,7 +25,8 @@ from PIL import Image
 
 from clipmill.datasets import read_dataset, read_failures
 from clipmill.errors import SpecError
-from clipmill.transforms import Classify, Document, Embed, Rank, WriteEmbeddings
+from clipmill.indexes import push_dataset
+from clipmill.transforms import Classify, ClipEmbeddings, Document, Embed, Rank, ReadDocuments, WriteEmbeddings
 
 MODEL = "fake::dim=4"
 D, UTC = decimal.Decimal, datetime.UTC
@@ -236,3 +237,22 @@ def test_rows_without_columns_and_documents_with_columns_fail_with_the_option(tm
     assert "for rows give columns=" in documents.read({"caption": "one"}).failures[0].message
     _, rows = Embed(MODEL, columns={"caption": "text"})._elements(typing.Any)
     assert "documents are embedded without columns" in rows.read(Document(text="one")).failures[0].message
+
+
+@pytest.mark.parametrize(
+    ("make", "option"),
+    [
+        (lambda value: Embed("demo", keep_content=value), "keep_content"),
+        (lambda value: Rank("demo", keep_embeddings=value), "keep_embeddings"),
+        (lambda value: ClipEmbeddings("demo", columns={"a": "text"}, replace=value), "replace"),
+        (lambda value: ReadDocuments("*.jpg", allow_empty=value), "allow_empty"),
+        (lambda value: WriteEmbeddings("out", overwrite=value), "overwrite"),
+        (lambda value: push_dataset("out", "lancedb:///x", again=value), "again"),
+    ],
+)
+@pytest.mark.parametrize("value", ["false", "no", 0, None])
+def test_flags_are_true_or_false(make, option, value):
+    """A text of a YAML file such as 'false' would be true: `overwrite` would replace a dataset."""
+    with pytest.raises(SpecError) as raised:
+        make(value)
+    assert raised.value.option == option

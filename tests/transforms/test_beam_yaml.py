@@ -98,7 +98,7 @@ def test_failures_have_the_name_that_the_config_gives_them(tmp_path):
 
 
 def test_without_error_handling_a_bad_row_ends_the_job(tmp_path):
-    with pytest.raises(Exception, match="column 'caption' failed at tokenize with empty"):
+    with pytest.raises(Exception, match=r"column 'caption' failed at tokenize with empty.*error_handling"):
         run(tmp_path, chain("ClipEmbed", "{model: 'fake::dim=4', columns: {caption: text}}"))
 
 
@@ -119,7 +119,10 @@ def test_lists_of_candidates_are_ranked_and_captions_classified(tmp_path):
     [
         ({"columns": ["caption"]}, SpecError, "columns"),
         ({"columns": {"caption": {"kind": "text"}}}, SpecError, "modality"),
+        ({"columns": {"caption": {"output": "vector"}}}, SpecError, "modality"),
         ({"columns": {"caption": "text"}, "error_handling": {"threshold": 0.1}}, SpecError, "error_handling"),
+        ({"columns": {"caption": "text"}, "error_handling": "failures"}, SpecError, "error_handling"),
+        ({"columns": {"caption": "text"}, "error_handling": {"output": "good"}}, SpecError, "error_handling"),
         ({"columns": {"caption": "text"}, "batch_size": 3}, TypeError, "max_batch_rows"),
     ],
 )

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from ..errors import DatasetError, SpecError, check_choice
+from ..errors import DatasetError, SpecError, check_choice, check_flags
 from ..files.folder import TEMPORARY, Folder, remove_temporaries
 from ..files.json_text import some_of
 from ..files.lock import LOCK, clear_lock, refuse_if_held
@@ -31,6 +31,7 @@ def if_exists_of(if_exists: IfExists | None = None, *, overwrite: bool = False, 
     Raises:
         SpecError: If the value is unknown, or if two options contradict each other.
     """
+    check_flags(overwrite=overwrite, resume=resume)
     given: dict[IfExists, Message] = {}
     if if_exists is not None:
         check_choice("if_exists", if_exists, get_args(IfExists))

@@ -30,7 +30,8 @@ class Document:
     """Content to embed, with its metadata.
 
     At least one of `text`, `tensor`, `blob` and `uri` holds the content. If several do, the first in this order is
-    embedded. An empty text is ignored if there is other content.
+    embedded. An empty text is ignored if there is other content. A field of a wrong type ends no job: the document
+    fails as `malformed` when it is embedded.
 
     >>> from clipmill.encoders import Document
     >>> document = Document(id="a", text="a red circle", tags={"source": "drawn"})
@@ -69,17 +70,34 @@ class Document:
     _trusted_uri: bool = dataclasses.field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Move an array given as `blob` to `tensor`, and replace None by an empty list or dict."""
+        """Move an array given as `blob` to `tensor`, and replace None by an empty list or dict.
+
+        What cannot be tags, scores, matches or chunks is left out with a failure, so that a tree can be walked.
+        """
         self.tags = {} if self.tags is None else self.tags
         self.scores = {} if self.scores is None else self.scores
         self.matches = [] if self.matches is None else self.matches
         self.chunks = [] if self.chunks is None else self.chunks
+        for name in ("tags", "scores"):
+            if not isinstance(getattr(self, name), Mapping):
+                self._leave_out(name, "a dict", {})
+        for name in _NESTED:
+            inner = getattr(self, name)
+            if not isinstance(inner, list | tuple):
+                self._leave_out(name, "a list", [])
+            elif not all(isinstance(one, Document) for one in inner):
+                setattr(self, name, [self._inner(one, f"{name}[{n}]", self.id) for n, one in enumerate(inner)])
         if isinstance(self.blob, bytearray | memoryview):
             self.blob = bytes(self.blob)
         if isinstance(self.blob, np.ndarray):
             if self.tensor is None:
                 self.tensor = self.blob
             self.blob = None
+
+    def _leave_out(self, name: str, expected: str, empty: Any) -> None:
+        message = f"field {name!r} is not {expected} but {getattr(self, name)!r:.60}"
+        self.failures = (*self.failures, Failure(Stage.READ, Code.MALFORMED, message))
+        setattr(self, name, empty)
 
     @classmethod
     def from_listed_uri(cls, uri: str, **fields: Any) -> Self:
@@ -117,9 +135,11 @@ class Document:
     @classmethod
     def _inner(cls, value: Any, place: str, root: Any) -> Self:
         """Create a match or chunk. A malformed one becomes a document with a failure."""
+        if isinstance(value, Document):
+            return value  # type: ignore[return-value]
         try:
             if not isinstance(value, Mapping):
-                raise RowError(Stage.READ, Code.MALFORMED, f"{place} is not an object but {value!r:.60}")
+                raise RowError(Stage.READ, Code.MALFORMED, f"{place} is not a document but {value!r:.60}")
             return cls.from_dict(value)
         except RowError as err:
             own_id = value.get("id") if isinstance(value, Mapping) else None
@@ -135,6 +155,11 @@ class Document:
         if self.failures:
             first = self.failures[0]
             return Item("auto", failure=RowError(first.stage, first.code, first.message, transient=first.transient))
+        for name in _CONTENT_TEXTS:
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                message = f"field {name!r} is not a string but {value!r:.60}"
+                return Item("auto", failure=RowError(Stage.READ, Code.MALFORMED, message))
         has_other = self.tensor is not None or self.blob is not None or bool(self.uri)
         if self.text is not None and (self.text.strip() or not has_other):
             return Item("text", self.text)
@@ -189,6 +214,7 @@ class Document:
         return twin
 
 
+_CONTENT_TEXTS = ("text", "uri", "mime_type")
 _PLAIN = ("text", "uri", "id", "mime_type")
 _NESTED = ("matches", "chunks")
 _STEPS = {"m": "matches", "c": "chunks"}

@@ -12,7 +12,7 @@ from ..encoders.plans.kinds import Kind, check_kind
 from ..encoders.plans.rank_plan import CLIP_SCORE, COSINE
 from ..encoders.plans.ranking import check_any_scale
 from ..encoders.plans.scores import SCALE, Scale
-from ..errors import SpecError, check_integer
+from ..errors import SpecError, check_flags, check_integer
 from ..messages import by_surface, setting
 from ..models.spec import EncoderSpec
 from .exact import check_k
@@ -65,6 +65,7 @@ class SearchPlan:
             value = getattr(self, name)
             if not isinstance(value, str) or not value:
                 raise SpecError(setting(name, value) + " is not a column name", hint="give a text")
+        check_flags(rerank=self.rerank)
         if spec is not None:
             check_kind("query_kind", self.query_kind, spec)
         elif self.scale == "model":

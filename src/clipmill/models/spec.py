@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, ParamSpec, Self, TypeVar
 
-from ..errors import DatasetError, SpecError, check_choice, check_integer
+from ..errors import DatasetError, SpecError, check_choice, check_flags, check_integer
 from ..files.file_systems import local_directory
 from ..media.fetch_policy import DOCUMENT_SCHEMES, checked_buckets, checked_schemes
 from ..messages import setting
@@ -255,8 +255,8 @@ class EncoderSpec:
     def _check_type(self, name: str, annotation: str) -> None:
         """Check the value of a flag, a count or a number of seconds."""
         value = getattr(self, name)
-        if annotation == "bool" and not isinstance(value, bool):
-            raise SpecError(setting(name, value) + " is neither True nor False")
+        if annotation == "bool":
+            check_flags(**{name: value})
         if annotation == "int" or (annotation == "int | None" and value is not None):
             check_integer(name, value, least=_LEAST.get(name, 1))
         if annotation == "float" and (

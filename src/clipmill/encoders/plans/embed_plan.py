@@ -7,13 +7,14 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from ...errors import SpecError
+from ...errors import SpecError, check_flags
 from ...failures import Code, Failure, RowError, Stage
 from ...messages import by_surface, setting
 from ...models.spec import EncoderSpec, Modality
 from ..document import AccessPaths, Document
 from ..item import Item, is_pair, item_of_value
 from ..outcome import Classified, Labelled, Outcome, Vector
+from .kinds import check_names
 from .plan import DocumentPlan, NewColumn, PlanResult, RowPlan
 from .row_values import Getter, MissingColumn, row_name, value_or_none
 
@@ -99,6 +100,7 @@ class ColumnPlan(RowPlan):
         names = [name for column in plan.values() for name in (column.output, column.truncated) if name]
         if len(set(names)) < len(names):
             raise SpecError(f"two output columns have the same name: {sorted(names)}")
+        check_names({"key": key})
         return cls(plan, key)
 
     @property
@@ -206,7 +208,8 @@ class DocumentEmbedPlan(DocumentPlan):
     keep_content: bool = False
 
     def __post_init__(self) -> None:
-        """Check the access paths before the plan is sent to workers."""
+        """Check the options before the plan is sent to workers."""
+        check_flags(keep_content=self.keep_content)
         _parse(self.access_paths)
 
     @property

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from ...errors import check_flags
 from ...failures import Code, Failure, Stage
 from ...messages import setting
 from ...models.spec import EncoderSpec
@@ -183,7 +184,8 @@ class DocumentRankPlan(DocumentPlan):
     needs_matches = True
 
     def __post_init__(self) -> None:
-        """Check `top_k` and the scale."""
+        """Check the options."""
+        check_flags(keep_embeddings=self.keep_embeddings, keep_content=self.keep_content)
         check_top_k(self.top_k)
         check_any_scale(self.scale)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...datasets.tables.schemas import in_columns
-from ...errors import DatasetError, SpecError, check_choice, check_integer
+from ...errors import DatasetError, SpecError, check_choice, check_flags, check_integer
 from ...messages import setting
 from ..source import VectorSource, open_source, read_piece
 from ..units import matrix_of
@@ -90,6 +90,7 @@ def push_dataset(
     """
     target = Target.of(to)
     name = _name_of(collection, dataset)
+    check_flags(partial=partial, again=again)
     if batch_rows is not None:
         check_integer("batch_rows", batch_rows)
     if metric is not None:
