@@ -12,8 +12,9 @@ import huggingface_hub
 import huggingface_hub.constants
 import pytest
 from click.testing import CliRunner
-from file_server import FileServer, Hub
+from file_server import FileServer
 from hub_cache import COMMIT, git_hash, put_repository
+from hub_server import Hub
 
 from clipmill.encoders import EncoderSpec
 from clipmill.errors import WeightsError

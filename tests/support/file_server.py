@@ -1,15 +1,12 @@
-"""Servers on the loopback: of one file, which cuts off, stalls, corrupts and lies as it is told, and of hub files."""
+"""A server on the loopback of one file, which cuts off, stalls, corrupts and lies as it is told."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import socket
 import threading
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
-from hub_cache import COMMIT, git_hash
 
 ETAG = '"version-1"'
 
@@ -162,73 +159,3 @@ class FileServer(Loopback):
 
     def url(self, path: str = "/models/weights.pt") -> str:
         return self.address + path
-
-
-class _HubHandler(Quiet):
-    def do_HEAD(self) -> None:
-        self._answer()
-
-    def do_GET(self) -> None:
-        self._answer()
-
-    def _answer(self) -> None:
-        hub: Hub = self.server.owner
-        if "/resolve/" not in self.path:  # the library asks on its own account, too
-            self.answer(404)
-            return
-        hub.requests.append((self.command, self.path, self.headers["Authorization"]))
-        if hub.refusals:
-            status, code = hub.refusals.pop(0)
-            self.answer(status, X_Error_Code=code, Retry_After="0")
-            return
-        repository, _, rest = self.path.removeprefix("/").partition("/resolve/")
-        revision, _, name = rest.partition("/")
-        if repository in hub.renamed:
-            self.answer(307, Location=f"/{hub.renamed[repository]}/resolve/{rest}")
-            return
-        if revision not in ("main", COMMIT):
-            self.answer(404, X_Error_Code="RevisionNotFound")
-            return
-        if (repository, name) not in hub.files:
-            self.answer(404, X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT)
-            return
-        content, storage = hub.files[repository, name]
-        known = {"X_Repo_Commit": COMMIT, "ETag": f'"{git_hash(content)}"'}
-        if storage is not None:
-            known |= {"X_Linked_Etag": f'"{hashlib.sha256(content).hexdigest()}"', "X_Linked_Size": str(len(content))}
-            self.answer(302, Location=storage.url(f"/signed/{name}"), **known)
-            return
-        self.answer(200, **known, Content_Length=str(len(content)))
-        if self.command == "GET":
-            self.wfile.write(bytes(byte ^ 1 for byte in content) if hub.corrupt else content)
-
-
-class Hub(Loopback):
-    """The two requests that a hub answers for a file: what it is (HEAD), and its bytes (GET). A context manager.
-
-    Attributes:
-        requests: Method, path and Authorization header of every request for a file.
-        refusals: Status and error code of the next answers, one entry each.
-        renamed: New names of repositories by their old ones.
-        corrupt: Whether other bytes of the same length are sent.
-        files: By repository and name, the content, and the server of large files that has it.
-    """
-
-    handler = _HubHandler
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.requests: list[tuple[str, str, str | None]] = []
-        self.refusals: list[tuple[int, str]] = []
-        self.renamed: dict[str, str] = {}
-        self.corrupt = False
-        self.files: dict[tuple[str, str], tuple[bytes, FileServer | None]] = {}
-
-    def put(self, repository: str, name: str, content: bytes, storage: FileServer | None = None) -> None:
-        """Publish a file, named by git's hash; or one that `storage` serves, named by its SHA-256."""
-        self.files[repository, name] = content, storage
-
-    @property
-    def served(self) -> list[str]:
-        """The paths whose bytes were asked for."""
-        return [path for method, path, _ in self.requests if method == "GET"]
