@@ -32,7 +32,8 @@ class ReadDocuments(beam.PTransform):
 
     Folders and patterns mean what they mean on the command line (docs/formats.md, "Patterns"): `photos/**/*.jpg` finds
     photographs at any depth, those at the top too, with the captions and metadata beside them as tags. URLs are listed
-    by Beam's file systems and opened by fsspec; `gs://` needs the extra `gcp`.
+    by Beam's file systems, or by fsspec where Beam has none (`hf://`), and opened by fsspec; `gs://` needs the extra
+    `gcp`.
 
     It ends with a shuffle, so that all workers embed, instead of the one that listed the files.
 
@@ -127,9 +128,17 @@ class _ReadFn(beam.DoFn):
         return read_documents(file, self._options, name_of=namer(self._relative_to))
 
 
+def _beam_knows(url: str) -> bool:
+    try:
+        FileSystems.get_filesystem(url)
+    except ValueError:
+        return False
+    return True
+
+
 def _list_input(given: str) -> tuple[Iterator[Listed], str]:
-    """List a path of this machine by ourselves, and a URL by Beam's file systems, whose patterns differ from ours."""
-    if "://" not in given:
+    """List a URL by Beam's file systems, whose patterns differ from ours; by ourselves what these do not know."""
+    if "://" not in given or not _beam_knows(given):
         return list_location(given)
     if FileSystems.exists(given):
         return iter([Listed(given)]), ""

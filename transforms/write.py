@@ -20,6 +20,7 @@ from ..datasets.tables.table import Table
 from ..encoders.plans.plan import RowPlan
 from ..errors import SpecError, check_integer
 from ..files.file_systems import absolute, check_location
+from ..files.hub import check_is_no_hub
 from ..messages import setting
 from .bundles import FinishFn, PublishFn, WriteBundleFn
 from .embed import embed_of
@@ -94,6 +95,7 @@ class WriteEmbeddings(beam.PTransform):
         check_integer("rows_per_file", rows_per_file)
         self._directory = absolute(os.fspath(directory))
         check_location(self._directory)
+        check_is_no_hub(self._directory)
         self._embed = embed
         self._schema = schema
         self._drop = tuple(drop)

@@ -24,6 +24,7 @@ from collections.abc import Iterable
 from ..errors import DatasetError
 from ..files.file_systems import dataset_errors, is_local
 from ..files.folder import TEMPORARY, Folder
+from ..files.hub import check_is_no_hub
 from ..files.json_text import json_object, some_of
 from ..files.lock import LOCK
 from .formats.shard_writer import FAILURES, MANIFESTS
@@ -73,7 +74,8 @@ def is_start(name: str) -> bool:
 
 
 def check_is_no_file(folder: Folder) -> None:
-    """Raise `DatasetError` if the output is a file, a device, or a link to nothing."""
+    """Raise `DatasetError` if the output is a file, a device, a link to nothing, or on a hub."""
+    check_is_no_hub(folder.url)
     with dataset_errors("look at", folder.url):
         if is_local(folder.fs):
             is_other = os.path.lexists(folder.path) and not os.path.isdir(folder.path)

@@ -2,6 +2,7 @@
 
 - `file_systems`: local paths and everything that fsspec opens; `folder`: a directory there; `drivers`: the packages
   that open object stores
+- `hub`: `hf://` URLs, and errors of the hub's library
 - `atomic`: files that are complete or not there
 - `lock`: one job at a time in a directory; `processes`: identifying processes and checking whether they are alive
 - `retries`: when a failed fetch is retried

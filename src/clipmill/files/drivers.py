@@ -10,6 +10,7 @@ DRIVERS = {
     "az": ("adlfs", "remote"),
     "abfs": ("adlfs", "remote"),
     "abfss": ("adlfs", "remote"),
+    "hf": ("huggingface_hub", "remote"),  # and without the extra
 }
 """By scheme: the package that fsspec needs, and the extra of clipmill that installs it."""
 

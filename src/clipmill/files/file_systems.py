@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import re
 import stat
+import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from ..errors import ClipmillError, DatasetError, MissingExtraError, StoreError
 from .drivers import DRIVERS, SCHEMES
+from .hub import SCHEME, refusal_at
 from .retries import is_failing_store, retry_store
 
 _HINTS = {
@@ -54,8 +58,25 @@ def open_location(location: str | os.PathLike[str]) -> tuple[Any, str]:
         return LocalFileSystem(), os.path.abspath(os.path.expanduser(location))
     with dataset_errors("connect to", location):
         file_system, path = fsspec.core.url_to_fs(scheme.lower() + mark + rest)
-    file_system.invalidate_cache()  # one object serves the whole process, and would show what an earlier job listed
+    _forget_listings(file_system)
     return file_system, str(path)
+
+
+def _forget_listings(file_system: Any) -> None:
+    """Forget what a file system listed: one object serves the whole process, and would show an earlier job's files.
+
+    On a hub, where requests are limited to some thousands in five minutes, every opened file would cost two. There,
+    listings are kept for a minute, except those of inputs, which are always asked for (`inputs.listing`).
+    """
+    now = time.monotonic()
+    if SCHEME in file_system.protocol and now - _FORGOTTEN_S.get(file_system, -math.inf) < _KEPT_S:
+        return
+    file_system.invalidate_cache()
+    _FORGOTTEN_S[file_system] = now
+
+
+_KEPT_S = 60.0
+_FORGOTTEN_S: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
 
 
 def check_location(location: str) -> None:
@@ -195,6 +216,8 @@ def dataset_errors(action: str, where: str) -> Iterator[None]:
     except ClipmillError:
         raise
     except OSError as err:
+        if (refusal := refusal_at(err, where)) is not None:
+            raise kind(f"cannot {action} {where}: {refusal}") from err
         hint = _HINTS.get(err.errno or 0)
         if hint and TEMPORARY_OF in where:
             hint = "free space, or set TMPDIR to a folder on another disk"
@@ -203,6 +226,8 @@ def dataset_errors(action: str, where: str) -> Iterator[None]:
         if action == "write" and err.errno == errno.ENOENT:
             hint = "was the directory deleted meanwhile?"
         reason = os.strerror(err.errno).lower() if err.errno else reason_of(err)
+        if "://" in where:
+            reason = " ".join(reason.split())  # some stores say much
         if err.errno and "://" in where and (said := (err.strerror or "")[:300]).lower() != reason:
             reason += f" ({said})"  # a store says more than the number
         raise kind(f"cannot {action} {where}: {reason}{f'; {hint}' if hint else ''}") from err
@@ -211,11 +236,11 @@ def dataset_errors(action: str, where: str) -> Iterator[None]:
 
 
 def raise_failing_store(err: Exception, path: str) -> None:
-    """Raise `DatasetError` if an object store failed while a file was read; see `is_failing_store`.
+    """Raise `DatasetError` if an object store failed, or a hub refused, to give a file; see `is_failing_store`.
 
     What was not read is there: it is no failure of rows, and is read when the work is done again.
     """
-    if "://" in path and is_failing_store(err):
+    if "://" in path and (is_failing_store(err) or refusal_at(err, path) is not None):
         with dataset_errors("read", path):
             raise err
 

@@ -16,6 +16,7 @@ from ..errors import DatasetError
 from .atomic import move_durably
 from .drivers import DRIVERS
 from .file_systems import TEMPORARY_OF, check_is_no_device, dataset_errors, is_local, open_location, url_of
+from .hub import check_is_no_hub, refusal_at
 from .json_shape import is_inside
 from .json_text import clean_text
 from .local_files import sizes_below
@@ -89,7 +90,9 @@ class Folder:
     def _find(self, root: str) -> dict[str, Any]:
         try:  # `isdir` would be False also for a store that did not answer
             found = self.fs.find(root, detail=True)
-        except FileNotFoundError:
+        except FileNotFoundError as err:
+            if refusal_at(err, self.url) is not None:
+                raise
             return {}
         return {path: info for path, info in found.items() if path != root}
 
@@ -112,7 +115,9 @@ class Folder:
                 return "directory" if os.path.isdir(self.path) else "file" if is_there else None
             try:
                 return str(self.call(lambda: self.fs.info(self.path))["type"])
-            except FileNotFoundError:
+            except FileNotFoundError as err:
+                if refusal_at(err, self.url) is not None:
+                    raise
                 return None
 
     def exists(self, name: str) -> bool:
@@ -206,10 +211,12 @@ class Folder:
         """Create the directory, or a subdirectory, with its parents.
 
         Raises:
-            DatasetError: If it cannot be created, or its name is not UTF-8: Arrow and Spark take no such path.
+            DatasetError: If it cannot be created, its name is not UTF-8 (Arrow and Spark take no such path), or it is
+                on a hub, which is only read.
         """
         if clean_text(self.path) != self.path:
             raise DatasetError(f"the name of the directory {clean_text(self.url)} is not UTF-8; choose another one")
+        check_is_no_hub(self.url)
         protocol = self.fs.protocol if isinstance(self.fs.protocol, str) else self.fs.protocol[0]
         if protocol in DRIVERS:
             return  # object stores have no directories, and their drivers would create a bucket for a misspelt name

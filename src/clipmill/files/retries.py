@@ -133,6 +133,9 @@ def is_transient_error(err: Exception) -> bool:
     """Return whether a retry may help after an error of a file system. In doubt it may: a retry costs little."""
     if isinstance(err, OSError) and err.errno is not None:
         return isinstance(err, ConnectionError) or err.errno in _TRANSIENT_ERRNOS
+    status = getattr(getattr(err, "response", None), "status_code", None)  # of the usual HTTP clients
+    if isinstance(status, int):
+        return is_transient_status(status)
     return not isinstance(err, (*_PERMANENT, ClipmillError)) and "Credential" not in type(err).__name__
 
 
@@ -147,6 +150,7 @@ def is_failing_store(err: Exception) -> bool:
 
 _CLIENTS = frozenset(
     {"adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google", "requests", "s3fs", "urllib3"}
+    | {"httpcore", "httpx", "httpx2", "huggingface_hub"}  # of the hub
 )
 
 

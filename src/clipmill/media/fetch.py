@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 from ..errors import ClipmillError, MissingExtraError
 from ..failures import Code, RowError
 from ..files.drivers import DRIVERS
+from ..files.hub import refusal_at
 from ..files.retries import RetryPolicy, is_transient_error, retry_store
 from ..messages import setting
 from .fetch_policy import FIRST_PAUSE_S, LOCAL_SCHEMES, Deadline, Fetched, FetchPolicy, Span
@@ -96,8 +97,8 @@ def _check_scheme(uri: str, scheme: str, policy: FetchPolicy, trusted: bool) -> 
     if bucket is not None:
         raise fetch_error(
             Code.FORBIDDEN_URI,
-            f"{shown(uri)}: object stores are read with the job's own credentials, and so documents may name only "
-            "buckets that the job allows: " + setting("allow_buckets", bucket),
+            f"{shown(uri)}: object stores and hubs are read with the job's own credentials, and so documents may name "
+            "only buckets and repositories that the job allows: " + setting("allow_buckets", bucket),
         )
     hint = "" if "//" in uri else f"; for a file whose name has a colon write ./{scheme}:… and " + _ALLOWED
     raise fetch_error(
@@ -188,12 +189,13 @@ def _fetch_remote(uri: str, scheme: str, policy: FetchPolicy, span: Span | None)
     except (ClipmillError, RowError):
         raise
     except (FileNotFoundError, NotADirectoryError) as err:
-        raise fetch_error(Code.NOT_FOUND, f"{shown(uri)}: no such file") from err
+        raise fetch_error(Code.NOT_FOUND, f"{shown(uri)}: {refusal_at(err, uri) or 'no such file'}") from err
     except TimeoutError as err:
         late = f"{shown(uri)}: took longer than " + setting("fetch_timeout_s", policy.timeout_s)
         raise fetch_error(Code.FETCH_FAILED, late, transient=True) from err
     except Exception as err:  # each driver raises the errors of its client, which have no common base class
-        message = f"{shown(uri)}: cannot be read: {type(err).__name__}: {str(err)[:200]}"
+        reason = refusal_at(err, uri) or f"{type(err).__name__}: {str(err)[:200]}"
+        message = f"{shown(uri)}: cannot be read: {reason}"
         raise fetch_error(Code.FETCH_FAILED, message, transient=is_transient_error(err)) from err
     return Fetched(_check_size(data, uri, policy))
 

@@ -14,7 +14,7 @@ from ..errors import SpecError
 from ..failures import Code
 from ..files.retries import TransientFetchError
 from ..messages import setting
-from .uri import bucket_of, fetch_error, scheme_of
+from .uri import fetch_error, scheme_of, split_bucket
 
 _T = TypeVar("_T")
 
@@ -60,12 +60,12 @@ def checked_buckets(given: str | Iterable[str]) -> tuple[str, ...]:
     names = given.split(",") if isinstance(given, str) else given
     found = []
     for name in names:
-        bucket = bucket_of(name.rstrip("/")) if isinstance(name, str) else None
-        if bucket is None or bucket.count("/") < name.rstrip("/").count("/"):
+        bucket, path = (isinstance(name, str) and split_bucket(name.rstrip("/"))) or ("", "")
+        if not bucket or path:
             raise SpecError(
                 setting("allow_buckets") + f" holds {name!r}, which is no bucket",
-                hint="write it as 'gs://name', 's3://name', 'az://container' or"
-                " 'abfs://container@account.dfs.core.windows.net', without a path",
+                hint="write it as 'gs://name', 's3://name', 'az://container',"
+                " 'abfs://container@account.dfs.core.windows.net' or 'hf://datasets/owner/name', without a path",
             )
         found.append(bucket)
     return tuple(found)

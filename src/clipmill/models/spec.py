@@ -162,8 +162,8 @@ class EncoderSpec:
         cache_dir: Folder for downloads and graphs made from them; None means $CLIPMILL_CACHE, or ~/.cache/clipmill.
         allow_local_files: Whether a document's or row's URI may be a file on this machine.
         allow_private_addresses: Whether http(s) may connect to loopback, private and link-local addresses.
-        allow_buckets: Buckets of object stores (`gs://photos`) that a document's or row's URI may name. They are read
-            with the job's own credentials.
+        allow_buckets: Buckets of object stores (`gs://photos`) and repositories of a hub (`hf://datasets/owner/name`)
+            that a document's or row's URI may name. They are read with the job's own credentials.
         uri_schemes: Allowed schemes of a document's or row's URI. One of an object store (`gs`) allows all buckets that
             the job's credentials open.
         fetch_timeout_s: Seconds for one URI, retries included.

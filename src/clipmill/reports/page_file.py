@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import DatasetError, require
 from ..files.file_systems import check_is_no_device, check_local_path, is_local
 from ..files.folder import Folder
+from ..files.hub import check_is_no_hub
 from ..messages import setting
 
 _MARK_WITHIN = 2048
@@ -20,11 +21,12 @@ def page_file(path: str, what: str, mark: str, *, overwrite: bool = False) -> tu
     `mark` is text near the beginning of every page of its kind, and of no other file.
 
     Raises:
-        DatasetError: If the path is not a file name, or exists and is not such a page.
+        DatasetError: If the path is not a file name, exists and is not such a page, or is on a hub.
     """
     head, _, name = path.replace(os.sep, "/").rpartition("/")
     if "://" not in path:
         check_local_path(path)
+    check_is_no_hub(path)
     folder = Folder.of(head if head else "/" if path.startswith("/") else ".")
     if not name:
         raise DatasetError(f"{path!r} names no file; the {what} is one, such as page.html")

@@ -153,6 +153,7 @@ def list_location(location: str) -> tuple[Iterator[Listed], str]:
         DatasetError: If it cannot be listed; also while the files are taken.
     """
     fs, path = open_location(location)
+    fs.invalidate_cache()
     with dataset_errors("list", location):
         if is_local(fs):
             return _list_location(location, fs, path)

@@ -28,7 +28,10 @@ _RUN = 1000
 _FEW_FOLDERS = 16
 _DEEPEST = 3
 """Prefixes of a store are listed level by level, at most so many, until there are some that can be listed at once."""
-_VERSIONS = ("ETag", "etag", "generation", "md5Hash", "LastModified", "last_modified", "updated", "mtime", "created")
+_VERSIONS = (
+    *("ETag", "etag", "generation", "md5Hash", "blob_id", "xet_hash"),
+    *("LastModified", "last_modified", "updated", "mtime", "created"),
+)
 """Names that file systems use for the version of a file's content, the most reliable first."""
 
 

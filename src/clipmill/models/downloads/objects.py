@@ -18,7 +18,10 @@ from .transfer import retried, size_of
 _log = logging.getLogger("clipmill")
 
 _BLOCK = 8 * 2**20
-_VERSION_KEYS = ("size", "etag", "md5hash", "crc32c", "generation", "mtime", "lastmodified", "last_modified", "updated")
+_VERSION_KEYS = (
+    *("size", "etag", "md5hash", "crc32c", "generation", "blob_id", "xet_hash"),
+    *("mtime", "lastmodified", "last_modified", "updated"),
+)
 """Metadata of an object that changes with its content, names in lower case."""
 
 

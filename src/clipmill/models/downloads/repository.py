@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import WeightsError
+from ...files.hub import hub_refusal
 from ...files.retries import TransientFetchError, is_transient_status, read_retry_after
 from ..weight_files import remember_digest, sha256_of
 from .copies import by_hand, is_offline, only_one, safe_name
@@ -193,20 +194,13 @@ def _hub_errors(file: RepositoryFile) -> Iterator[None]:
     """Turn the library's errors into ours, except the one for a file that the repository lacks."""
     from huggingface_hub import constants, errors
 
-    page = f"{constants.ENDPOINT}/{file.repo_id}"
     try:
         yield
     except errors.RemoteEntryNotFoundError:
         raise
-    except errors.GatedRepoError as err:
-        reason = f"the repository is gated: accept its terms at {page}, and set HF_TOKEN to a token of that account"
-        raise WeightsError(reason) from err
-    except errors.RepositoryNotFoundError as err:
-        reason = f"there is no repository at {page}, or it is private and HF_TOKEN gives no access"
-        raise WeightsError(reason) from err
-    except errors.RevisionNotFoundError as err:
-        raise WeightsError(f"the repository has no revision {file.revision!r}") from err
     except errors.HfHubHTTPError as err:
+        if (refusal := hub_refusal(err, f"{constants.ENDPOINT}/{file.repo_id}", file.revision)) is not None:
+            raise WeightsError(refusal) from err
         status = err.response.status_code
         if is_transient_status(status):
             wait_s = read_retry_after(err.response.headers.get("Retry-After", ""))
