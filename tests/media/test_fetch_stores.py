@@ -12,8 +12,8 @@ from http_server import JPEG
 from clipmill.errors import ClipmillError, MissingExtraError
 from clipmill.failures import Code, RowError
 from clipmill.files.drivers import DRIVERS
+from clipmill.media.buckets import bucket_of
 from clipmill.media.fetch import Fetched, FetchPolicy, fetch
-from clipmill.media.uri import bucket_of
 
 pytest_plugins = ["fetch_helpers"]
 pytestmark = pytest.mark.usefixtures("no_proxy")

@@ -1,7 +1,7 @@
 """Fetching, decoding and preprocessing, bounded in bytes, pixels and time.
 
-- `fetch`: fetches the bytes of a URI; `fetch_policy`: the limits of a fetch; `uri`: parses URIs; `web`: the HTTP
-  client, which checks addresses
+- `fetch`: fetches the bytes of a URI; `fetch_policy`: the limits of a fetch; `uri`: parses URIs; `buckets`: the
+  bucket or repository that one names; `web`: the HTTP client, which checks addresses
 - `options`: how a model preprocesses images and audio, and how files are decoded
 - `crops`: decodes an image and crops it to the uint8 input of a model's graph, exactly or fast
 - `containers/`: removes the parts of image files that hold no pixels, and refuses those that keep decoders busy

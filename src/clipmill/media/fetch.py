@@ -13,8 +13,9 @@ from ..files.drivers import DRIVERS
 from ..files.hub import refusal_at
 from ..files.retries import RetryPolicy, is_transient_error, retry_store
 from ..messages import setting
+from .buckets import bucket_of
 from .fetch_policy import FIRST_PAUSE_S, LOCAL_SCHEMES, Deadline, Fetched, FetchPolicy, Span
-from .uri import bucket_of, check_characters, decode_data, fetch_error, file_path, scheme_of, shown
+from .uri import check_characters, decode_data, fetch_error, file_path, scheme_of, shown
 
 if TYPE_CHECKING:
     from .web import HttpClient

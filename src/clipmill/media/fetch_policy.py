@@ -14,7 +14,8 @@ from ..errors import SpecError
 from ..failures import Code
 from ..files.retries import TransientFetchError
 from ..messages import setting
-from .uri import fetch_error, scheme_of, split_bucket
+from .buckets import split_bucket
+from .uri import fetch_error, scheme_of
 
 _T = TypeVar("_T")
 
