@@ -55,6 +55,9 @@ SPARK = (
     *("tests/udfs/test_spark_shards.py", "tests/udfs/test_spark_existing.py"),
 )
 
+DELTA = ("tests/udfs/delta_tables.py",)
+"""Of the environments with a release of Delta for their version of Spark."""
+
 SMOKE = (
     *("tests/pipelines/test_without_torch.py", "tests/encoders/test_session.py"),
     *("tests/transforms/test_beam_rows.py", "tests/udfs/test_spark_expressions.py"),
@@ -94,6 +97,7 @@ class Environment:
         pins: Requirements besides those of the project.
         tests: Files of tests.
         lacks: Names of tests that these versions cannot pass, with the reason; they are not run.
+        delta: The package of Delta for this version of Spark, which Spark takes from Maven; "" for none.
     """
 
     what: str
@@ -103,6 +107,19 @@ class Environment:
     pins: tuple[str, ...] = ()
     tests: tuple[str, ...] = (*CORE, *GRAPHS, *BEAM, *SPARK)
     lacks: dict[str, str] = dataclasses.field(default_factory=dict)
+    delta: str = ""
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Variables of the environment of its tests."""
+        settings = {
+            "spark.jars.packages": self.delta,
+            "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+            "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+            "spark.databricks.delta.snapshotPartitions": "1",  # by default 50 tasks for each table
+        }
+        confs = " ".join(f"--conf {name}={value}" for name, value in settings.items())
+        return {"PYSPARK_SUBMIT_ARGS": f"{confs} pyspark-shell"} if self.delta else {}
 
 
 ENVIRONMENTS = {
@@ -119,8 +136,19 @@ ENVIRONMENTS = {
         tests=SMOKE,
         lacks={**OLD_SPARK, **OLD_BEAM, "test_texts_and_images_have_the_vectors_of_torch": "there is no torch"},
     ),
-    "spark-4.0": Environment("Spark 4.0", pins=("pyspark[connect]==4.0.*",), tests=SPARK, lacks=OLD_SPARK),
-    "spark-4.1": Environment("Spark 4.1", pins=("pyspark[connect]==4.1.*",), tests=SPARK),
+    "spark-4.0": Environment(
+        "Spark 4.0",
+        pins=("pyspark[connect]==4.0.*",),
+        tests=(*SPARK, *DELTA),
+        lacks=OLD_SPARK,
+        delta="io.delta:delta-spark_2.13:4.0.1",
+    ),
+    "spark-4.1": Environment(
+        "Spark 4.1",
+        pins=("pyspark[connect]==4.1.*",),
+        tests=(*SPARK, *DELTA),
+        delta="io.delta:delta-spark_4.1_2.13:4.3.0",
+    ),
     "newest": Environment("the newest of everything"),
     "python-3.12": Environment("Python 3.12, the newest of everything", python="3.12"),
     "python-3.13": Environment("Python 3.13, the newest of everything", python="3.13"),
@@ -170,7 +198,10 @@ def run(name: str, environment: Environment, more: Sequence[str]) -> dict[str, A
     # Warnings are not errors here: of older packages there are many, and of newer ones not yet known ones.
     options = ["-n", "2", "--override-ini=filterwarnings=", f"--junitxml={result}", "-k", left_out or "test"]
     code = subprocess.run(
-        [str(ours), "-m", "pytest", *environment.tests, *options, *more], cwd=ROOT, check=False
+        [str(ours), "-m", "pytest", *environment.tests, *options, *more],
+        cwd=ROOT,
+        env=os.environ | environment.settings,
+        check=False,
     ).returncode
     suite = re.search(r"<testsuite [^>]*>", result.read_text(encoding="utf-8"))
     assert suite is not None
