@@ -101,13 +101,17 @@ def test_every_kind_of_input(hub: Hub, tmp_path: Path) -> None:
     assert failed["code"] == Code.MALFORMED
 
 
-def test_a_dataset_that_was_uploaded_is_read(hub: Hub, tmp_path: Path) -> None:
-    """It is indexed, reported on, and rows in it are skipped."""
+def test_a_dataset_that_was_uploaded_is_read(hub: Hub, tmp_path: Path, capsys) -> None:
+    """It is indexed, reported on, pushed once, and rows in it are skipped."""
     assert run("embed", f"{PETS}/data/*.parquet", "-o", tmp_path / "out", *IMAGES) == 0
     hub.put_folder("datasets/me/vectors", tmp_path / "out")
     vectors = "hf://datasets/me/vectors"
     assert run("index", vectors, "-o", tmp_path / "index", "--engine", "beam") == 0
     assert run("report", vectors, "-o", tmp_path / "report.html") == 0
+    for written in (3, 0):
+        capsys.readouterr()
+        assert run("push", vectors, "--to", f"lancedb:{tmp_path}/database", "--json") == 0
+        assert json.loads(capsys.readouterr().out)["rows"] == written
     again = (f"{PETS}/data/*.parquet", "-o", tmp_path / "again", *IMAGES, "--skip-existing", vectors)
     assert run("embed", *again) == 0 and ids_in(tmp_path / "again") == []
 

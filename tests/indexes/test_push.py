@@ -22,9 +22,8 @@ from clipmill.encoders import EncoderSpec
 from clipmill.errors import DatasetError, MissingExtraError, SpecError
 from clipmill.indexes import Pushed, push_dataset
 from clipmill.indexes.stores.collection import Description
-from clipmill.indexes.stores.push import _MODULES
 from clipmill.indexes.stores.qdrant import point_id
-from clipmill.indexes.stores.target import Target
+from clipmill.indexes.stores.target import MODULES, Target
 
 _NUMBERS = itertools.count()
 ROWS = 20
@@ -50,13 +49,13 @@ def postgres(server):
 
 def class_of(store):
     scheme = store.url.partition(":")[0]
-    module = importlib.import_module(f"clipmill.indexes.stores.{_MODULES[scheme]}")
+    module = importlib.import_module(f"clipmill.indexes.stores.{MODULES[scheme]}")
     return next(value for name, value in vars(module).items() if name.endswith("Store"))
 
 
 def described(store, name: str) -> Description:
     target = Target.of(store.url)
-    module = importlib.import_module(f"clipmill.indexes.stores.{_MODULES[target.scheme]}")
+    module = importlib.import_module(f"clipmill.indexes.stores.{MODULES[target.scheme]}")
     connected = module.connect(target)
     try:
         return connected.describe(name)

@@ -151,13 +151,13 @@ def open_collection(store: Store, new: NewCollection, where: str) -> bool:
             f"{where} is there already and was not made by clipmill, so nothing tells what its vectors are",
             hint="choose another name with " + setting("collection", ...),
         )
-    if problem := _misfit(found, new.description):
+    if problem := _mismatch(found, new.description):
         raise DatasetError(f"{where}: {problem}", hint="choose another name with " + setting("collection", ...))
     store.open(new)
     return False
 
 
-def _misfit(found: Description, wanted: Description) -> str | None:
+def _mismatch(found: Description, wanted: Description) -> str | None:
     if (found.provenance is None) != (wanted.provenance is None):
         who = "the collection" if found.provenance is None else "the dataset"
         return f"{who} has no provenance, so the vectors may come from different models"

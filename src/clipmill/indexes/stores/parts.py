@@ -10,10 +10,10 @@ from typing import Any, Literal, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ...datasets.inputs.listing import listed_again
 from ...datasets.tables.column_types import as_type, is_text_type
 from ...errors import DatasetError
 from ...files.file_systems import dataset_errors
-from ...files.folder import Folder
 from ...files.json_text import json_text
 from ...messages import setting
 from ..ids import count_distinct, named_ids
@@ -25,14 +25,14 @@ _ROWS_OF_A_PASS = 6_000_000
 
 
 class Part(NamedTuple):
-    """Row groups of a file; `key` is None if the file system does not tell when the file was changed."""
+    """Row groups of a file; `key` is None if the file system tells no version of the file."""
 
     piece: Piece
     key: str | None
 
 
 def parts_of(source: VectorSource, columns: Sequence[str]) -> list[Part]:
-    """Return the row groups of a source, each with a UUID of its file, the file's size and time, and the columns.
+    """Return the row groups of a source, each with a UUID of its file, the file's size and version, and the columns.
 
     A file that was written anew has other parts, so that what was pushed of the earlier one doesn't count.
     """
@@ -49,13 +49,10 @@ def parts_of(source: VectorSource, columns: Sequence[str]) -> list[Part]:
     return found
 
 
-def _state_of(path: str) -> tuple[int, str] | None:
-    folder = Folder.of(path)
+def _state_of(path: str) -> tuple[int | None, str] | None:
     with dataset_errors("look at", path):
-        try:
-            return int(folder.fs.size(folder.path)), str(folder.fs.modified(folder.path))
-        except NotImplementedError:
-            return None
+        file = listed_again(path)
+    return (file.size, file.version) if file.version else None
 
 
 def id_kind(source: VectorSource, column: str) -> Literal["text", "integer"]:

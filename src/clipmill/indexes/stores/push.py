@@ -18,10 +18,9 @@ from ..source import VectorSource, open_source, read_piece
 from ..units import matrix_of
 from .collection import PARTS_SUFFIX, Description, Metric, NewCollection, Rows, Store, open_collection
 from .parts import Part, check_ids, id_kind, parts_of
-from .target import Target
+from .target import MODULES, Target
 
 METRICS: tuple[Metric, ...] = ("cosine", "dot", "l2")
-_MODULES = {"postgresql": "postgres", "qdrant": "qdrant", "milvus": "milvus", "lancedb": "lance"}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MAX_NAME = 63 - len(PARTS_SUFFIX)  # PostgreSQL's limit
 _ASKED_AT_ONCE = 500
@@ -120,7 +119,7 @@ def push_dataset(
 
 @contextlib.contextmanager
 def _connected(target: Target) -> Iterator[Store]:
-    module = importlib.import_module(f".{_MODULES[target.scheme]}", __package__)
+    module = importlib.import_module(f".{MODULES[target.scheme]}", __package__)
     store: Store = module.connect(target)
     try:
         yield store

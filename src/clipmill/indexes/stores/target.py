@@ -12,7 +12,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from ...errors import ClipmillError, DatasetError, SpecError
 from ...messages import setting
 
-SCHEMES = ("postgresql", "qdrant", "milvus", "lancedb")
+MODULES = {"postgresql": "postgres", "qdrant": "qdrant", "milvus": "milvus", "lancedb": "lance"}
+"""The module of each scheme."""
 EXAMPLES = "postgresql://user@host/database, qdrant://host, milvus://host, lancedb:///folder"
 _OTHER_NAMES = {"postgres": "postgresql"}
 _TRANSPORTS = {"qdrant": ("http", "https"), "milvus": ("http", "https")}
@@ -24,7 +25,7 @@ class Target:
     """A vector database.
 
     Attributes:
-        scheme: One of `SCHEMES`.
+        scheme: One of `MODULES`.
         over: What follows `+` in the scheme: `https`, or the scheme of an object store; empty if nothing does.
         host: None for a database in a local folder or file.
         path: What follows the host, with its slash.
@@ -52,7 +53,7 @@ class Target:
             raise SpecError(setting("to") + " is not a valid URL; write one such as " + EXAMPLES) from None
         given, _, over = parts.scheme.partition("+")
         scheme = _OTHER_NAMES.get(given, given)
-        if scheme not in SCHEMES:
+        if scheme not in MODULES:
             raise SpecError(
                 setting("to")
                 + f" has the scheme {given!r}, and must be the URL of a vector database, such as {EXAMPLES}"
