@@ -61,14 +61,11 @@ def push(dataset: str, to: str, as_json: bool, **values: Any) -> None:
 
     try:
         found = push_dataset(dataset, to, on_start=tell, **values)
-    except DatasetError as err:
+    except (DatasetError, KeyboardInterrupt) as err:
         if begun:
             console.say("Note: the same command writes what is missing")
-            raise
-        raise Refused(err) from err
-    except KeyboardInterrupt:
-        if begun:
-            console.say("Note: the same command writes what is missing")
+        elif isinstance(err, DatasetError):
+            raise Refused(err) from err
         raise
     seconds = time.perf_counter() - started
     if as_json:
