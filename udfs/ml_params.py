@@ -109,7 +109,9 @@ class ClipTransformer(Transformer, DefaultParamsReadable[Any], DefaultParamsWrit
         return DefaultParamsReader(cls)
 
     def _options(self, with_model: bool = True) -> dict[str, Any]:
-        names = [name for name in EncoderSpec.__dataclass_fields__ if with_model or name != "model"]
+        return self._values(*(name for name in EncoderSpec.__dataclass_fields__ if with_model or name != "model"))
+
+    def _values(self, *names: str) -> dict[str, Any]:
         return {name: self.getOrDefault(name) for name in names}
 
     def _has(self, name: str, value: Any) -> bool:

@@ -161,16 +161,15 @@ class ClipRanker(ClipTransformer):
         return _with_column(schema, self.getOrDefault(self.output), with_candidates(element))
 
     def _checked(self, spec: EncoderSpec) -> dict[str, Any]:
-        check_names({name: self.getOrDefault(name) for name in ("query", "candidates", "output")})
-        names = ("query_kind", "candidate_kind", "top_k", "scale")
-        rank_plan(spec, *(self.getOrDefault(name) for name in names))
+        check_names(self._values("query", "candidates", "output"))
+        rank_plan(spec, **self._values("query_kind", "candidate_kind", "top_k", "scale"))
         return {}
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
         schema = dataset.schema
         self.transformSchema(schema)
         columns = (column_at(schema, self.getOrDefault(name)) for name in ("query", "candidates"))
-        options = {name: self.getOrDefault(name) for name in ("query_kind", "candidate_kind", "top_k", "scale")}
+        options = self._values("query_kind", "candidate_kind", "top_k", "scale")
         return _selected(dataset, rank(*columns, model=self.spec(), **options), self.getOrDefault(self.output))
 
 
@@ -244,7 +243,7 @@ class ClipClassifier(ClipTransformer):
         return self.getOrDefault(self.output) or output_name(self._required("column"), SUFFIX)
 
     def _checked(self, spec: EncoderSpec) -> dict[str, Any]:
-        check_names({name: self.getOrDefault(name) for name in ("column", "output") if self._is_given(name)})
+        check_names(self._values(*filter(self._is_given, ("column", "output"))))
         check_kind("kind", self.getOrDefault(self.kind), spec)
         check_failures_option(self.getOrDefault(self.failures))
         if not self._is_given("labels"):
@@ -257,13 +256,12 @@ class ClipClassifier(ClipTransformer):
         return self.isDefined(name) and self.getOrDefault(name) is not None
 
     def _label_set(self, spec: EncoderSpec) -> LabelSet:
-        options = {name: self.getOrDefault(name) for name in ("templates", "top_k", "scale")}
-        return LabelSet.of(self._required("labels"), spec=spec, **options)
+        return LabelSet.of(self._required("labels"), spec=spec, **self._values("templates", "top_k", "scale"))
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
         schema = dataset.schema
         self.transformSchema(schema)
-        options = {name: self.getOrDefault(name) for name in ("templates", "kind", "top_k", "scale", "failures")}
+        options = self._values("templates", "kind", "top_k", "scale", "failures")
         column = column_at(schema, self._required("column"))
         classified = classify(column, labels=self._required("labels"), model=self.spec(), **options)
         return _selected(dataset, classified, self._output())
