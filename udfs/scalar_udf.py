@@ -30,7 +30,7 @@ def arrow_udf(function: Callable[..., pa.Array], name: str, result: T.DataType, 
     """
     check_flags(deterministic=deterministic)
     function.__name__ = name
-    udf: Any = F.arrow_udf(function, result) if _HAS_ARROW_UDFS else _pandas_udf(function, result, result)
+    udf: Any = F.arrow_udf(function, result) if _HAS_ARROW_UDFS else _as_pandas_udf(function, result, result)
     return udf if deterministic else udf.asNondeterministic()
 
 
@@ -48,12 +48,12 @@ def applied(udf: Any, *columns: Column) -> Column:
     given = [F.struct(column.alias(_FIELD)) for column in columns]
     is_struct = isinstance(udf.returnType, T.StructType)
     result = T.ArrayType(udf.returnType) if is_struct else udf.returnType  # a null struct is one only in an array
-    through = _pandas_udf(function_of(udf), udf.returnType, result)
+    through = _as_pandas_udf(function_of(udf), udf.returnType, result)
     called = (through if udf.deterministic else through.asNondeterministic())(*given)
     return F.get(called, F.lit(0)) if is_struct else called
 
 
-def _pandas_udf(function: Callable[..., pa.Array], made: T.DataType, result: T.DataType) -> Any:
+def _as_pandas_udf(function: Callable[..., pa.Array], made: T.DataType, result: T.DataType) -> Any:
     """Return a pandas UDF around a function whose results are of the type `made`; `result` may be an array of it."""
     in_array, as_frame = result is not made, isinstance(result, T.StructType)
 

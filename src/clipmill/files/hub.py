@@ -58,12 +58,12 @@ def hub_refusal(err: BaseException, page: str, revision: str = "") -> str | None
 
 def refusal_at(err: BaseException, url: str) -> str | None:
     """Return `hub_refusal` for an `hf://` URL; None for others, and for files that a repository does not have."""
-    if (found := split_repository(url)) is None or hub_refusal(err, "") is None:
+    if (found := split_repository(url)) is None:
         return None
     from huggingface_hub import constants
 
     repository, rest = found
     revision = rest[1:].partition("/")[0] if rest.startswith("@") else "main"
+    said = hub_refusal(err, f"{constants.ENDPOINT}/{repository}", revision)
     is_model = repository.count("/") == 1
-    note = f" (a dataset is {SCHEME}://datasets/OWNER/NAME)" if is_model else ""
-    return f"{hub_refusal(err, f'{constants.ENDPOINT}/{repository}', revision)}{note}"
+    return f"{said} (a dataset is {SCHEME}://datasets/OWNER/NAME)" if said and is_model else said

@@ -46,8 +46,7 @@ def _feature(kind: pa.DataType) -> Any:
     if types.is_struct(kind):
         return {field.name: _feature(field.type) for field in kind}
     is_plain = types.is_boolean(kind) or types.is_integer(kind) or types.is_floating(kind) or is_text_type(kind)
-    if (
-        isinstance(kind, pa.BaseExtensionType) or not is_plain
-    ):  # of moments and decimals, `datasets` has names of its own
+    # Moments and decimals have names of their own in `datasets`.
+    if isinstance(kind, pa.BaseExtensionType) or not is_plain:
         raise _NoFeatureError(kind)
     return {"dtype": _NAMES.get(kind, str(kind)), "_type": "Value"}
