@@ -163,6 +163,11 @@ def _pictures(asked: Sequence[Asked], rules: PictureRules) -> dict[_Named, Pictu
     hits = [hit for one in asked for hit in one.hits or () if _is_picture(hit)]
     theirs: dict[_Named, tuple[int, bool]] = {_content_of(hit): (hit["position"], False) for hit in hits}
     wanted, rules = {**theirs, **own}, dataclasses.replace(rules, side=_SIDE)
+
+    def make(named: _Named) -> Picture:
+        (uri, span), (position, trusted) = named, wanted[named]
+        return picture_of(None, uri, span, position, rules, trusted=trusted)
+
     with ThreadPoolExecutor(_THREADS) as pool:
-        made = pool.map(lambda one: picture_of(None, *one, wanted[one][0], rules, trusted=wanted[one][1]), wanted)
+        made = pool.map(make, wanted)
         return dict(zip(wanted, made, strict=True))

@@ -70,10 +70,10 @@ class Members:
 def with_members(schema: pa.Schema, plan: Plan) -> pa.Schema:
     """Return the schema of a job with the columns of its samples' files in the metadata."""
     if plan.of_rows:
-        added = [one for one in plan.added if one.holds == "vector"]  # type: ignore[union-attr]
+        added = [one for one in plan.added if one.holds == "vector"]  # type: ignore[attr-defined]
         vectors = [one.name for one in added if not is_list_type(schema.field(one.name).type.value_type)]
         texts = [one.source for one in added if one.modality == "text" and one.source in schema.names]
-        key = plan.key  # type: ignore[union-attr]
+        key = plan.key  # type: ignore[attr-defined]
     else:
         vectors, texts, key = [name for name in schema.names if name == EMBEDDING], [], "id"
     text = next((name for name in (*texts, "text") if name in schema.names and _is_text(schema.field(name).type)), None)
@@ -123,7 +123,6 @@ class SamplesPart:
         self._equal_keys = 0
         self.temporary = folder.temporary(self._name)
         self._file = self.temporary.open("wb")
-        self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)
 
     def write_table(self, table: pa.Table) -> None:
         """See `base.Part`."""
@@ -133,10 +132,10 @@ class SamplesPart:
         for number, values in enumerate(printable_rows(rest)):
             key = self._next_key(values)
             for ending, data in self._files(values, {name: column[number] for name, column in columns.items()}):
-                member = tarfile.TarInfo(f"{key}.{ending}")
-                member.size = len(data)
-                self._tar.addfile(member, io.BytesIO(data))
-        self._tar.members.clear()  # it would keep every header in memory
+                header = tarfile.TarInfo(f"{key}.{ending}")
+                header.size = len(data)
+                # not by `TarFile`, which keeps every header in memory
+                self._file.write(header.tobuf(tarfile.PAX_FORMAT) + data + b"\0" * (-len(data) % tarfile.BLOCKSIZE))
 
     def _next_key(self, values: Mapping[str, Any]) -> str:
         """Return the name of the next row's files: its id, or its number; consecutive samples must differ in name."""
@@ -162,7 +161,7 @@ class SamplesPart:
 
     def close(self) -> None:
         """See `base.Part`."""
-        self._tar.close()
+        self._file.write(b"\0" * 2 * tarfile.BLOCKSIZE)
         self._file.close()
 
     def publish(self) -> Published:
