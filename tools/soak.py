@@ -45,6 +45,12 @@ def _encoder_process_kills(draw: random.Random, folder: Path) -> Figures:
     return kill_while_they_work(draw, folder, kills=40)
 
 
+def _push_kills(draw: random.Random, folder: Path) -> Figures:
+    from push_kills import kill_pushes
+
+    return kill_pushes(draw, folder, kills=60)
+
+
 def _cluster_kills(draw: random.Random, folder: Path) -> Figures:
     from cluster_kills import KilledOnSpark, prepare
     from spark_cluster import running_cluster
@@ -253,6 +259,11 @@ SOAKS = {
     ),
     "kills-encoder-process": Soak(
         "three workers with one encoder process: it is killed, or one of them", 1, _encoder_process_kills
+    ),
+    "kills-push": Soak(
+        "`clipmill push` into LanceDB, Qdrant's local mode, PostgreSQL and Milvus Lite, killed and run again",
+        4,
+        _push_kills,
     ),
     "faults-store": Soak(
         "jobs and indexes on an object store that fails and lists what is old, without the driver's retries",

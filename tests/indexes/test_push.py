@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
+import random
 import runpy
 import sys
 
@@ -16,6 +17,7 @@ from cli_helpers import run
 from index_helpers import DIM, SPEC, clustered, write_dataset
 from places import ROOT
 from postgres_server import running
+from push_kills import kill_pushes
 from store_targets import LanceDb, Milvus, Postgres, Qdrant
 
 from clipmill.encoders import EncoderSpec
@@ -177,6 +179,30 @@ def test_integers_as_ids(store, tmp_path):
         push_dataset(str(tmp_path / "keys.parquet"), store.url, id_column="key")
 
 
+def test_integers_that_no_column_of_a_database_holds(tmp_path):
+    table = pa.table({"id": pa.array([1, 2**63], pa.uint64()), "embedding": vectors_of(2), "number": [0, 1]})
+    pq.write_table(table, tmp_path / "keys.parquet")
+    with pytest.raises(DatasetError, match=str(2**63)):
+        push_dataset(str(tmp_path / "keys.parquet"), f"lancedb://{tmp_path}/db")
+    assert not (tmp_path / "db").exists()
+
+
+def test_a_client_does_not_print_what_is_no_fault(tmp_path, capfd, caplog):
+    """Milvus Lite's server logs tracebacks of calls that it need not answer, and Lance, that it replaced nothing."""
+    folder = str(write_dataset(tmp_path / "photos", vectors_of(3)))
+    push_dataset(folder, f"milvus://{tmp_path}/milvus.db")
+    push_dataset(folder, f"lancedb://{tmp_path}/db")
+    assert not [record for record in caplog.records if record.exc_info]
+    assert "WARN" not in capfd.readouterr().err
+
+
+def test_pushes_that_are_killed(server, tmp_path):
+    """The soak `kills-push` is the long version, with all databases."""
+    stores = ("lancedb", "postgresql")
+    done = kill_pushes(random.Random(3), tmp_path, kills=4, stores=stores, rows=48, most=2, server=server)
+    assert done["killed"] == 4 and done["rows"] == 48 * done["collections"]
+
+
 def test_a_vector_of_another_size(store, tmp_path):
     vectors = vectors_of()
     vectors[12] = np.ones(DIM + 1, np.float32)
@@ -193,6 +219,27 @@ def test_texts_of_any_kind_arrive(store, tmp_path):
     push_dataset(str(tmp_path / "odd.parquet"), store.url)
     held = store.held("odd")
     assert {key: row["caption"] for key, (_, row) in held.items()} == dict(zip(keys, texts, strict=True))
+
+
+def test_a_column_that_changes_its_type_may_be_dropped(tmp_path):
+    folder, url = write_dataset(tmp_path / "photos", vectors_of()), f"lancedb://{tmp_path}/db"
+    file = folder / "part-01.parquet"
+    table = pq.read_table(file)
+    texts = pa.array(["x"] * len(table))
+    pq.write_table(table.set_column(table.schema.get_field_index("number"), "number", texts), file)
+    with pytest.raises(DatasetError, match="drop"):
+        push_dataset(folder, url)
+    assert push_dataset(folder, url, drop=["number"]).rows == ROWS
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"to": 5}, {"collection": 5}, {"id_column": None}, {"drop": "uri"}, {"again": "no"}, {"batch_rows": "5"}],
+)
+def test_options_of_wrong_types(options, tmp_path):
+    with pytest.raises(SpecError) as raised:
+        push_dataset(write_dataset(tmp_path / "photos", vectors_of(3)), **{"to": f"lancedb://{tmp_path}/db", **options})
+    assert raised.value.option == next(iter(options))
 
 
 def test_columns_that_are_dropped_do_not_arrive(store, tmp_path):

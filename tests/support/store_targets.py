@@ -75,6 +75,7 @@ class Milvus:
 
     def held(self, name: str) -> Held:
         client = MilvusClient(self._file)
+        client.load_collection(name)  # released when the process that wrote it has ended
         rows = client.query(name, filter="metadata['number'] >= 0", output_fields=["*"], limit=10_000)
         client.close()
         return {row["id"]: (np.array(row["embedding"], np.float32), row["metadata"]) for row in rows}

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -80,13 +80,16 @@ class VectorSource:
     datasets: tuple[dict[str, Any], ...]
 
 
-def open_source(datasets: Sequence[str], *, column: str | None = None, partial: bool = False) -> VectorSource:
+def open_source(
+    datasets: Sequence[str], *, column: str | None = None, partial: bool = False, drop: Collection[str] | None = None
+) -> VectorSource:
     """Read the footers of datasets, and check that their vectors can be in one index.
 
     Args:
         datasets: Directories or files, as paths or URLs.
         column: The column of vectors; needed where there are several.
         partial: Whether a dataset of clipmill whose job has not ended is accepted.
+        drop: Columns that are not kept as metadata; None where the caller has no such option.
 
     Raises:
         DatasetError: If there is no Parquet file, one is cut off, one has no such column, a dataset is not finished,
@@ -119,7 +122,8 @@ def open_source(datasets: Sequence[str], *, column: str | None = None, partial: 
     different, schemas = list(firsts.values()), [by_id[one] for one in firsts]
     provenance = _common_provenance(different, [read_provenance(schema).get(name) for schema in schemas])
     dim = int(provenance["dim"]) if provenance and provenance.get("dim") else _first_dim(groups, name)
-    keys = _unify_schemas([_key_schema(schema) for schema in schemas], different)
+    hint = "leave it out with " + setting("drop", ...) if drop is not None else "write the files with one type"
+    keys = _unify_schemas([_key_schema(schema, drop or ()) for schema in schemas], different, hint)
     left_out = {one for schema in schemas for one in schema.names} - set(keys.names) - {name}
     return VectorSource(name, dim, start, tuple(groups), provenance, keys, tuple(sorted(left_out)), tuple(described))
 
@@ -161,7 +165,7 @@ def _files_of(location: str, *, partial: bool) -> list[str]:
             f"{folder.url} is not finished ({len(paths)} of {planned} shards have rows)",
             hint="finish its job with "
             + setting("resume", True)
-            + ", or index its present rows with "
+            + ", or take its present rows with "
             + setting("partial", True),
         )
     return [url_of(folder.fs, path) for path in paths]
@@ -228,9 +232,9 @@ def _check_column(path: str, schema: pa.Schema, name: str) -> None:
         )
 
 
-def _key_schema(schema: pa.Schema) -> pa.Schema:
+def _key_schema(schema: pa.Schema, drop: Collection[str]) -> pa.Schema:
     """Return the columns that are kept, without the metadata, which describes the vectors."""
-    plain = {field.name: plain_type(field.type) for field in schema}
+    plain = {field.name: plain_type(field.type) for field in schema if field.name not in drop}
     return pa.schema([(name, kind) for name, kind in plain.items() if not _holds_vectors_or_bytes(kind)])
 
 
@@ -240,13 +244,14 @@ def _holds_vectors_or_bytes(kind: pa.DataType) -> bool:
     return any(_holds_vectors_or_bytes(kind.field(number).type) for number in range(kind.num_fields))
 
 
-def _unify_schemas(schemas: Sequence[pa.Schema], files: Sequence[str]) -> pa.Schema:
+def _unify_schemas(schemas: Sequence[pa.Schema], files: Sequence[str], hint: str) -> pa.Schema:
     found = schemas[0]
     for schema, path in zip(schemas, files, strict=True):
         try:
             found = unified([found, schema])
         except DatasetError as err:
-            raise DatasetError(f"{path} has a column of another type than {files[0]}: {err}") from err
+            said = f"{path} has a column of another type than {files[0]}: {err.args[0]}"  # its hint is that of a job
+            raise DatasetError(said, hint=hint) from err
     return found
 
 

@@ -77,7 +77,9 @@ class LanceStore:
             schema = with_provenance(schema, {new.vector_column: described.provenance})
         schema = schema.with_metadata({KEY: described.as_json()})
         with self._target.errors("create the table"):
-            self._lance.write_dataset(_PARTS.empty_table(), self._at(new.name + PARTS_SUFFIX), mode="overwrite")
+            parts = self._at(new.name + PARTS_SUFFIX)
+            mode = "overwrite" if self._exists(parts) else "create"  # Lance warns of nothing to overwrite
+            self._lance.write_dataset(_PARTS.empty_table(), parts, mode=mode)
             self._lance.write_dataset(schema.empty_table(), self._at(new.name))
 
     def open(self, new: NewCollection) -> None:

@@ -20,6 +20,7 @@ from ..ids import count_distinct, named_ids
 from ..source import Piece, VectorSource, read_piece
 
 _IDS_READ = 65_536
+_MAX_INTEGER = 2**63 - 1
 _ROWS_OF_A_PASS = 6_000_000
 """Ids that are compared at a time: some 250 MB."""
 
@@ -76,13 +77,20 @@ def id_kind(source: VectorSource, column: str) -> Literal["text", "integer"]:
 
 
 def check_ids(source: VectorSource, column: str) -> None:
-    """Raise `DatasetError` if rows have no id, or that of another row: one would overwrite the other."""
+    """Raise `DatasetError` if rows have no id, too large a number, or the id of another row, which would be lost."""
     missing = sum(ids.null_count for ids in _ids(source, column))
     if missing:
         raise DatasetError(
             f"{missing:,} of {source.rows:,} rows have no {column!r}, by which the database finds them again",
             hint="choose another column with " + setting("id_column", ...),
         )
+    if pa.types.is_uint64(source.keys.field(column).type):
+        largest = max((pc.max(ids).as_py() or 0 for ids in _ids(source, column)), default=0)
+        if largest > _MAX_INTEGER:
+            raise DatasetError(
+                f"the column {column!r} has the id {largest}; integers up to {_MAX_INTEGER} are ids in every database",
+                hint="write them as texts, or choose another column with " + setting("id_column", ...),
+            )
     passes = max(1, -(-source.rows // _ROWS_OF_A_PASS))
     distinct = sum(count_distinct(_ids(source, column), number, passes) for number in range(passes))
     if repeated := source.rows - distinct:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+import os
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 
@@ -48,7 +49,7 @@ class Pushed:
 
 
 def push_dataset(
-    dataset: str,
+    dataset: str | os.PathLike[str],
     to: str,
     *,
     collection: str | None = None,
@@ -87,6 +88,12 @@ def push_dataset(
             or a collection that is there has vectors of another model or dimension.
         MissingExtraError: If the database's client is not installed.
     """
+    dataset = os.fspath(dataset)
+    for option, value in {"to": to, "collection": collection or "", "id_column": id_column}.items():
+        if not isinstance(value, str):
+            raise SpecError(setting(option, value) + " is not a text")
+    if isinstance(drop, str):
+        raise SpecError(setting("drop", drop) + " must be a list of names, such as " + repr([drop]))
     target = Target.of(to)
     name = _name_of(collection, dataset)
     check_flags(partial=partial, again=again)
@@ -94,7 +101,7 @@ def push_dataset(
         check_integer("batch_rows", batch_rows)
     if metric is not None:
         check_choice("metric", metric, METRICS)
-    source = open_source([dataset], column=column, partial=partial)
+    source = open_source([dataset], column=column, partial=partial, drop=drop)
     columns = _carried(source, id_column, drop)
     kind = id_kind(source, id_column)
     if not source.dim:
