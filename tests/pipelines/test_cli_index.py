@@ -181,3 +181,14 @@ def test_the_command_runs_on_beam(tmp_path, dataset):
     assert run("index", dataset, "-o", tmp_path / "index", *given) == 0
     assert open_index(str(tmp_path / "index")).manifest.rows == 1200
     assert len(open_index(str(tmp_path / "index")).manifest.segments) > 1
+
+
+@pytest.mark.parametrize(
+    "command", ["push {} --to lancedb:///tmp/x", "index {} -o {}", "report {} -o {}.html", "summary {}", "search {} x"]
+)
+def test_a_file_that_is_yet_to_be_embedded_is_told_so(tmp_path, capsys, command: str) -> None:
+    given = tmp_path / "captions.jsonl"
+    given.write_text('{"id": "a", "text": "a red circle"}\n')
+    assert run(*command.format(given, tmp_path / "out").split()) in (1, 2)
+    said = capsys.readouterr().err
+    assert f"{given} is no Parquet file, and so holds no vectors" in said and "clipmill embed" in said

@@ -65,6 +65,8 @@ def parquet_paths(location: str) -> tuple[Folder, list[str]]:
             raise DatasetError(f"{location}: no such file or directory")
         if is_local(folder.fs):
             check_is_no_device(folder.path)
+        if kind == "file":
+            _check_magic(folder, location)
         if kind == "directory":
             paths = [folder.at(name) for name in folder.list() if _is_part(name)]
         if not paths:
@@ -76,6 +78,17 @@ def parquet_paths(location: str) -> tuple[Folder, list[str]]:
                 hint = f"; its rows are in {part_name('', LANCE)}; read them with the Lance library"
             raise DatasetError(f"{location} holds no Parquet file{hint}")
     return folder, paths
+
+
+def _check_magic(folder: Folder, location: str) -> None:
+    """Raise `DatasetError` for a file that does not begin as Parquet files do, with or without encryption."""
+    with folder.fs.open(folder.path, "rb") as file:
+        start = file.read(4)
+    if start and start not in (b"PAR1", b"PARE"):
+        raise DatasetError(
+            f"{location} is no Parquet file, and so holds no vectors",
+            hint="if it is what you embed, do that first: clipmill embed … --output DIRECTORY",
+        )
 
 
 def _is_part(name: str) -> bool:
