@@ -50,9 +50,14 @@ BEAM = (
 )
 SPARK = (
     *("tests/udfs/test_spark_contract.py", "tests/udfs/test_spark_rank_contract.py"),
-    *("tests/udfs/test_spark_expressions.py", "tests/udfs/test_spark_rank_sql.py"),
-    *("tests/udfs/test_spark_rank_groups.py", "tests/udfs/test_spark_search.py"),
-    *("tests/udfs/test_spark_shards.py", "tests/udfs/test_spark_existing.py"),
+    *("tests/udfs/test_spark_columns.py", "tests/udfs/test_spark_expressions.py", "tests/udfs/test_spark_types.py"),
+    *("tests/udfs/test_spark_classify.py", "tests/udfs/test_spark_rank.py", "tests/udfs/test_spark_rank_sql.py"),
+    *("tests/udfs/test_spark_rank_groups.py", "tests/udfs/test_spark_rank_pairs.py", "tests/udfs/test_spark_search.py"),
+    *("tests/udfs/test_spark_shards.py", "tests/udfs/test_spark_existing.py", "tests/udfs/test_spark_provenance.py"),
+    *("tests/udfs/test_spark_binary_files.py", "tests/udfs/test_spark_images.py", "tests/udfs/test_spark_pieces.py"),
+    *("tests/udfs/test_spark_batches.py", "tests/udfs/test_spark_metrics.py", "tests/udfs/test_spark_options.py"),
+    *("tests/udfs/test_spark_ml.py", "tests/udfs/test_spark_streaming.py", "tests/udfs/test_spark_vector_functions.py"),
+    *("tests/udfs/test_spark_worker.py", "tests/udfs/test_spark_encoder_process.py"),
 )
 
 DELTA = ("tests/udfs/delta_tables.py",)

@@ -130,7 +130,9 @@ def _plain_values(values: pd.Series | pd.DataFrame, modality: Modality) -> list[
     """Return values with None for pandas' missing values; a struct is null if all of its fields are."""
     if hasattr(values, "columns"):
         missing = values.isna().all(axis=1)
-        plain: list[Any] = values.to_dict("records")
+        # A null among integers is a NaN here, and no value of a struct's own fields is one on purpose.
+        fields = values.astype(object).where(values.notna(), None)
+        plain: list[Any] = fields.to_dict("records")
     else:
         missing = values.isna()
         plain = list(values)

@@ -92,15 +92,16 @@ def _with_candidates(candidates: Column, ranked: Column) -> Column:
 
     The array of one struct gives names to both, so that neither is computed again for each element.
     """
-    # Spark optimises this away. It makes the error for a column that is not an array name that column.
-    candidates = F.when(F.lit(True) | F.get(candidates, F.lit(0)).isNull(), candidates)
+    # Spark optimises this away. It makes the error for a column that is not an array name that column, on each version:
+    # with `get` in its place, or below, the analyser of Spark 4.0 fails with a ClassCastException.
+    candidates = F.when(F.lit(True) | F.filter(candidates, lambda _: F.lit(True)).isNull(), candidates)
     fields = [field.name for field in RANKED.elementType.fields]  # type: ignore[attr-defined]
 
     def whole(row: Column) -> Column:
         return F.transform(
             row["ranked"],
             lambda place: F.struct(
-                F.get(row["candidates_column"], place["position"]).alias("candidate"),
+                row["candidates_column"][place["position"]].alias("candidate"),
                 *(place[name].alias(name) for name in fields),
             ),
         )

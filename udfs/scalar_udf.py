@@ -73,7 +73,8 @@ def _as_pandas_udf(function: Callable[..., pa.Array], made: T.DataType, result: 
 
 def _to_arrow(column: pd.Series | pd.DataFrame) -> pa.Array:
     if column.ndim == 1:
-        array = pa.array(column.to_numpy(dtype=object), from_pandas=False)  # a NaN in a list of floats is no null
+        # A NaN in a list of floats is no null. In a column of numbers it is, since that is what pandas makes of one.
+        array = pa.array(column.to_numpy(dtype=object), from_pandas=column.dtype != object)
         # Empty lists alone show no type; NumPy's default would be taken for one.
         if pa.types.is_list(array.type) and not len(array.values):
             return pa.array([None if value is None else [] for value in column], pa.list_(pa.null()))

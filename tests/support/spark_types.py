@@ -42,6 +42,11 @@ SIMPLE = {
 }
 """An expression of a value of each type."""
 
+if not hasattr(T, "GeometryType"):  # before Spark 4.1
+    SIMPLE = {name: value for name, value in SIMPLE.items() if name not in ("time", "geometry", "geography")}
+if not hasattr(T, "VariantType"):  # before Spark 4.0
+    SIMPLE = {name: value for name, value in SIMPLE.items() if name not in ("collated", "variant")}
+
 BEYOND_PYTHON = {
     "date": "date_add(date'1970-01-01', 100000000)",
     "date before": "date'-2000-01-01'",
@@ -52,7 +57,7 @@ BEYOND_PYTHON = {
 }
 """Values that Python cannot hold; compared as Spark's own bytes or text."""
 
-_KEYS = ("int", "string", "date", "decimal small", "boolean", "time")
+_KEYS = [name for name in ("int", "string", "date", "decimal small", "boolean", "time") if name in SIMPLE]
 
 
 def drawn_expression(draw: random.Random, depth: int) -> str:
@@ -120,8 +125,9 @@ def assert_carried(spark: SparkSession, expressions: list[str], *, as_text: bool
 def drawn_type(draw: random.Random, depth: int) -> T.DataType:
     """Return a random type of Spark, also of kinds that it cannot convert to Arrow."""
     if depth == 0 or draw.random() < 0.3:
-        simple = [T.StringType(), T.TimestampType(), T.NullType(), T.DecimalType(5, 2), T.VariantType(), T.TimeType(6)]
-        return draw.choice([*simple, T.CalendarIntervalType(), T.YearMonthIntervalType(), T.CharType(3)])
+        simple = [T.StringType(), T.TimestampType(), T.NullType(), T.DecimalType(5, 2), T.CharType(3)]
+        newer = [getattr(T, name)() for name in ("VariantType", "TimeType") if hasattr(T, name)]
+        return draw.choice([*simple, *newer, T.CalendarIntervalType(), T.YearMonthIntervalType()])
     make = draw.choice(["array", "map", "struct", "struct"])
     if make == "array":
         return T.ArrayType(drawn_type(draw, depth - 1))

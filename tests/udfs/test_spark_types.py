@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from inspect import signature
 
 import pytest
 from pyspark.errors import PySparkException
@@ -18,11 +19,14 @@ from clipmill.udfs.schema import check_carried
 
 
 @pytest.fixture(autouse=True)
-def _with_time(spark):
-    """Switch on the type `time`, which this version of Spark has as a preview."""
-    spark.conf.set("spark.sql.timeType.enabled", "true")
+def _with_previews(spark):
+    """Switch on types that some versions of Spark have as previews."""
+    names = ("spark.sql.timeType.enabled", "spark.sql.geospatial.enabled")
+    for name in names:
+        spark.conf.set(name, "true")
     yield
-    spark.conf.unset("spark.sql.timeType.enabled")
+    for name in names:
+        spark.conf.unset(name)
 
 
 def test_every_type_arrives_unchanged(spark):
@@ -72,11 +76,13 @@ def test_intervals_pass_as_the_message_says(spark):
 
 def test_just_what_spark_itself_cannot_convert_is_refused():
     draw = random.Random(16)
+    options = {"error_on_duplicated_field_names_in_struct": True, "timezone": "UTC"}
+    options = {name: value for name, value in options.items() if name in signature(to_arrow_type).parameters}
     refused = 0
     for _ in range(1000):
         kind = drawn_type(draw, 3)
         try:
-            to_arrow_type(kind, error_on_duplicated_field_names_in_struct=True, timezone="UTC")
+            to_arrow_type(kind, **options)
         except (PySparkException, ValueError):
             refused += 1
             with pytest.raises(SpecError, match="column 'v' is"):
