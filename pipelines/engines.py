@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger("clipmill")
 
 LOCAL_RUNNER = "FnApiRunner"
-"""The runner if none is given: Beam's default may download another one, and ignores worker options."""
+"""The runner if none is given: Beam's default may download another one, and ignores worker options.
+
+Older versions of Beam don't know this short name, and so they are never asked to.
+"""
 
 _WORKER_DIED = "Worker subprocess exited with return code"
 """The start of the message of Beam's local runner about a worker process that ended with an error."""
@@ -101,13 +104,14 @@ def beam_shards(
     `again` says, for the message, what the same command does after a worker died.
     """
     import apache_beam as beam
-    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
     from ..transforms.stored_items import StoredItems
 
     flags = list(options)
     runner = None
-    if not any(flag.partition("=")[0] == "--runner" for flag in flags):
+    given = PipelineOptions(flags).view_as(StandardOptions).runner
+    if given in (None, LOCAL_RUNNER):
         flags.append(f"--runner={LOCAL_RUNNER}")
         runner = _local_runner()
         if not logging.getLogger("clipmill").isEnabledFor(logging.INFO):

@@ -50,15 +50,31 @@ BEAM = (
 )
 SPARK = (
     *("tests/udfs/test_spark_contract.py", "tests/udfs/test_spark_rank_contract.py"),
-    *("tests/udfs/test_spark_columns.py", "tests/udfs/test_spark_expressions.py", "tests/udfs/test_spark_types.py"),
-    *("tests/udfs/test_spark_classify.py", "tests/udfs/test_spark_rank.py", "tests/udfs/test_spark_rank_sql.py"),
-    *("tests/udfs/test_spark_rank_groups.py", "tests/udfs/test_spark_rank_pairs.py", "tests/udfs/test_spark_search.py"),
-    *("tests/udfs/test_spark_shards.py", "tests/udfs/test_spark_existing.py", "tests/udfs/test_spark_provenance.py"),
+    *("tests/udfs/test_spark_expressions.py", "tests/udfs/test_spark_rank_sql.py"),
+    *("tests/udfs/test_spark_rank_groups.py", "tests/udfs/test_spark_search.py"),
+    *("tests/udfs/test_spark_shards.py", "tests/udfs/test_spark_existing.py"),
+    *("tests/udfs/test_spark_ml.py", "tests/udfs/test_spark_streaming.py", "tests/udfs/test_spark_vector_functions.py"),
+)
+ALL_OF_SPARK = (
+    *SPARK,
+    *("tests/udfs/test_spark_columns.py", "tests/udfs/test_spark_types.py", "tests/udfs/test_spark_provenance.py"),
+    *("tests/udfs/test_spark_classify.py", "tests/udfs/test_spark_rank.py", "tests/udfs/test_spark_rank_pairs.py"),
     *("tests/udfs/test_spark_binary_files.py", "tests/udfs/test_spark_images.py", "tests/udfs/test_spark_pieces.py"),
     *("tests/udfs/test_spark_batches.py", "tests/udfs/test_spark_metrics.py", "tests/udfs/test_spark_options.py"),
-    *("tests/udfs/test_spark_ml.py", "tests/udfs/test_spark_streaming.py", "tests/udfs/test_spark_vector_functions.py"),
     *("tests/udfs/test_spark_worker.py", "tests/udfs/test_spark_encoder_process.py"),
 )
+"""With the versions of Spark that `make test` does not run."""
+MEDIA = (
+    *("tests/media/test_image_formats.py", "tests/media/test_plugins.py", "tests/media/test_byte_resizing.py"),
+    *("tests/media/test_thumbnails.py", "tests/media/test_audio.py"),
+)
+FILES = (
+    *("tests/files/test_parquet_pages.py", "tests/datasets/test_arrow_files.py", "tests/datasets/test_lance.py"),
+    *("tests/datasets/test_storage_readers.py", "tests/datasets/test_storage_spark.py"),
+    *("tests/datasets/test_storage_tables.py", "tests/datasets/test_column_types.py"),
+)
+"""More of what Pillow and pyarrow do."""
+WITHOUT_BEAM = tuple(path for path in CORE if "test_cli" not in path)
 
 DELTA = ("tests/udfs/delta_tables.py",)
 """Of the environments with a release of Delta for their version of Spark."""
@@ -71,7 +87,7 @@ SMOKE = (
 EXTRAS = "audio,beam,gcp,heif,hf,index,jxl,metrics,onnx,openvino,remote,report,spark,torch"
 """All but `lance`, which needs a newer pyarrow than the others."""
 TOOLS = (
-    *("build>=1.2.2", "pytest>=8.3", "pytest-random-order>=1.2", "pytest-xdist>=3.8"),
+    *("build>=1.2.2", "pytest>=9.2", "pytest-random-order>=1.2", "pytest-xdist>=3.8"),
     *("scikit-image>=0.25", "scikit-learn>=1.6", "selenium>=4.30", "setuptools>=77"),
 )
 
@@ -83,9 +99,18 @@ OLD_SPARK = {
 }
 """Before Spark 4.1, where expressions are pandas UDFs."""
 
+SPARK_3 = {
+    **OLD_SPARK,
+    "test_arguments_by_name_in_sql": "functions written in Python have no names of arguments",
+    "test_an_unknown_name_of_an_argument_in_sql": "the same",
+    "test_just_what_spark_itself_cannot_convert_is_refused": "its conversion alone does not refuse two equal fields",
+}
+"""Spark 3.5."""
+
 OLD_BEAM = {
     "test_named_tuples_become_rows_with_a_schema": "vectors are Any in schemas",
     "test_vectors_are_declared_as_arrays_and_stay_arrays": "the same",
+    "test_a_column_of_that_name_is_not_written_over": "no schema can declare an array",
 }
 """Before Beam 2.77."""
 
@@ -131,15 +156,15 @@ ENVIRONMENTS = {
     "lowest": Environment(
         "the first version that each bound allows",
         lowest=True,
-        tests=(*CORE, *BEAM, *SPARK),
-        lacks={**OLD_SPARK, **OLD_BEAM},
+        tests=(*CORE, *BEAM, *ALL_OF_SPARK),
+        lacks={**SPARK_3, **OLD_BEAM},
     ),
     "lowest-light": Environment(
         "the same without torch, in short: `.ci/run` does this",
         lowest=True,
         extras="beam,onnx,spark",
         tests=SMOKE,
-        lacks={**OLD_SPARK, **OLD_BEAM, "test_texts_and_images_have_the_vectors_of_torch": "there is no torch"},
+        lacks={**SPARK_3, **OLD_BEAM, "test_texts_and_images_have_the_vectors_of_torch": "there is no torch"},
     ),
     "spark-4.0": Environment(
         "Spark 4.0",
@@ -154,7 +179,19 @@ ENVIRONMENTS = {
         tests=(*SPARK, *DELTA),
         delta="io.delta:delta-spark_4.1_2.13:4.3.0",
     ),
+    "spark-4.0": Environment("Spark 4.0", pins=("pyspark[connect]==4.0.*",), tests=ALL_OF_SPARK, lacks=OLD_SPARK),
+    "spark-4.1": Environment("Spark 4.1", pins=("pyspark[connect]==4.1.*",), tests=ALL_OF_SPARK),
     "newest": Environment("the newest of everything"),
+    "without-beam": Environment(
+        "Pillow and pyarrow that Beam holds back",
+        extras="audio,heif,hf,index,jxl,lance,metrics,onnx,openvino,remote,report,spark,torch",
+        pins=("pillow>=13", "pyarrow>=26", "gcsfs>=2025.3"),
+        tests=(*WITHOUT_BEAM, *MEDIA, *FILES, *GRAPHS, *SPARK),
+        lacks={
+            "test_labels_are_counted_by_the_best": "its command runs Beam",
+            "test_the_command_writes_overwrites_and_resumes_it_on_both_engines": "one of them is Beam",
+        },
+    ),
     "python-3.12": Environment("Python 3.12, the newest of everything", python="3.12"),
     "python-3.13": Environment("Python 3.13, the newest of everything", python="3.13"),
 }

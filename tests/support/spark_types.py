@@ -126,8 +126,8 @@ def drawn_type(draw: random.Random, depth: int) -> T.DataType:
     """Return a random type of Spark, also of kinds that it cannot convert to Arrow."""
     if depth == 0 or draw.random() < 0.3:
         simple = [T.StringType(), T.TimestampType(), T.NullType(), T.DecimalType(5, 2), T.CharType(3)]
-        newer = [getattr(T, name)() for name in ("VariantType", "TimeType") if hasattr(T, name)]
-        return draw.choice([*simple, *newer, T.CalendarIntervalType(), T.YearMonthIntervalType()])
+        newer = ("VariantType", "TimeType", "CalendarIntervalType", "YearMonthIntervalType")
+        return draw.choice([*simple, *(getattr(T, name)() for name in newer if hasattr(T, name))])
     make = draw.choice(["array", "map", "struct", "struct"])
     if make == "array":
         return T.ArrayType(drawn_type(draw, depth - 1))

@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from list_kinds import every_list
+from pyspark.sql import types as T
 
 from clipmill.encoders import EncoderSpec, load_encoder, unload_all
 from clipmill.encoders.plans.embed_plan import ColumnPlan
@@ -16,6 +17,7 @@ from clipmill.encoders.testing import FakeModel, fake_text_vector
 from clipmill.errors import EmbeddingError, SpecError
 from clipmill.models import spec as spec_module
 from clipmill.models.model import Prepared
+from clipmill.udfs import scalar_udf
 from clipmill.udfs.batches import embed_array, embed_batches
 from clipmill.udfs.pandas_functions import embed_series
 from clipmill.udfs.schema import InputColumn
@@ -102,6 +104,31 @@ def test_workers_ask_the_loaded_model_and_never_the_catalog(monkeypatch):
     assert embed_array(batch.column(0), SPEC, "text", "null").to_pylist() == [vector("one"), None]
     series = embed_series(pd.Series(["one", None]), SPEC, "text", "null")
     assert [value is not None and value.tolist() for value in series] == [vector("one"), False]
+
+
+def test_a_null_that_pandas_makes_a_nan_is_null():
+    """Up to Spark 4.1 a pandas UDF gets integers with a null as floats with a NaN."""
+    frame = pd.DataFrame({"array": [[0.5, 0.25]] * 3, "sampling_rate": [8000.0, float("nan"), 8000.0]})
+    spec = EncoderSpec("fake::dim=8&modalities=audio")
+    failures = embed_series(frame, spec, "audio", "struct")["failure"]
+    assert [failure and failure["code"] for failure in failures] == [None, "malformed", None]
+
+
+def test_nulls_of_numbers_and_nans_of_lists_in_pandas_udfs(monkeypatch):
+    monkeypatch.setattr(scalar_udf, "_HAS_ARROW_UDFS", False)
+    seen = []
+
+    def function(array):
+        seen.extend(array.to_pylist())
+        return pa.nulls(len(array), pa.float64())
+
+    udf = scalar_udf.arrow_udf(function, "function", T.DoubleType(), deterministic=True)
+    udf.func(pd.DataFrame({"rate": [8000.0, np.nan], "samples": [[0.5, np.nan], None]}))
+    first, second = seen
+    assert (first["rate"], second) == (8000.0, None)
+    assert np.isnan(first["samples"][1])
+    udf.func(pd.DataFrame({"rate": [np.nan, 1.0], "samples": [[0.5], [0.5]]}))
+    assert seen[2] == {"rate": None, "samples": [0.5]}
 
 
 @pytest.fixture

@@ -145,7 +145,14 @@ def test_unknown_models_and_options_are_refused(flat):
         rank_groups(flat, by="g", model=MODEL, batch_size=3)
 
 
-@pytest.mark.parametrize("type_", ["map('a', 1)", "struct(array(map('a', 1)) as a)", "parse_json('1')"])
+UNGROUPABLE = [
+    "map('a', 1)",
+    "struct(array(map('a', 1)) as a)",
+    *(["parse_json('1')"] if hasattr(F, "parse_json") else []),
+]
+
+
+@pytest.mark.parametrize("type_", UNGROUPABLE)
 def test_columns_that_spark_cannot_group_by_are_refused(spark, type_):
     df = spark.sql(f"select 'q' query, 'c' candidate, {type_} as g")
     with pytest.raises(SpecError, match=r"by: column 'g' is .*, whose values Spark cannot group by"):

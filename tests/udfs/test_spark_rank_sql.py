@@ -151,7 +151,6 @@ def test_every_prefix_that_is_taken_makes_names_that_sql_can_call(spark, prefix)
     [
         ("clip_rank(q)", "clip_rank takes (query, candidates), and was called with (string): options such as"),
         ("clip_rank(q, c, 3)", "clip_rank takes (query, candidates), and was called with (string, list<"),
-        ("clip_rank(q, top_k => 3)", "clip_rank takes (query, candidates), and was called with (string, top_k => int"),
         ("clip_similarity(q)", "clip_similarity takes (a, b), and was called with (string)"),
         ("clip_classify()", "clip_classify takes (column), and was called with ()"),
         ("embed_text(q, q)", "embed_text takes (column), and was called with (string, string)"),
@@ -163,6 +162,13 @@ def test_wrong_numbers_of_arguments_in_sql(spark, asked, call, message):
     with pytest.raises(PythonException, match=rf"TypeError: {re.escape(message)}") as caught:
         spark.sql(f"select {call} from asked").collect()
     assert "given at register(spark, …)" in str(caught.value)
+
+
+def test_an_unknown_name_of_an_argument_in_sql(spark, asked):
+    register(spark, model=MODEL, labels=["red", "blue"])
+    message = re.escape("clip_rank takes (query, candidates), and was called with (string, top_k => int")
+    with pytest.raises(PythonException, match=rf"TypeError: {message}"):
+        spark.sql("select clip_rank(q, top_k => 3) from asked").collect()
 
 
 def test_arguments_by_name_in_sql(spark, asked):

@@ -53,6 +53,8 @@ REFUSED = {
     "array(map('k', struct(1 as a, 2 as b, 3 as a)))": "a struct with 2 fields named 'a'",
     "map()": "a map without a type of keys",
 }
+if not hasattr(T, "CalendarIntervalType"):  # before Spark 4.0, whose own schema fails with these
+    REFUSED = {expression: problem for expression, problem in REFUSED.items() if "make_interval" not in expression}
 
 
 @pytest.mark.parametrize(("expression", "problem"), REFUSED.items(), ids=list(REFUSED))
