@@ -4,6 +4,8 @@
     python tools/versions.py lowest spark-4.0
     python tools/versions.py                    # all environments: hours, and 8 GB of disk for each while it runs
 
+uv's cache grows by about as much for each environment; `uv cache prune` frees it.
+
 Each environment is made from this project's own bounds, so that these are what is tested: `lowest` has the first
 version that every bound of `pyproject.toml` allows. Figures are kept in `build/versions.jsonl`, and the command writes
 those of each environment's last run into docs/versions.md.
@@ -210,6 +212,7 @@ def make(name: str, environment: Environment, python: str) -> Path:
     """Make the virtual environment, with clipmill installed from a wheel; return its interpreter."""
     folder = BUILD / name
     shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(ROOT / "build" / "lib", ignore_errors=True)  # setuptools would take modules along that are gone
     uv = [sys.executable, "-m", "uv"]
     subprocess.run([*uv, "venv", "--quiet", "--python", python, str(folder)], check=True)
     ours = str(folder / "bin" / "python")
