@@ -171,18 +171,16 @@ ENVIRONMENTS = {
     "spark-4.0": Environment(
         "Spark 4.0",
         pins=("pyspark[connect]==4.0.*",),
-        tests=(*SPARK, *DELTA),
+        tests=(*ALL_OF_SPARK, *DELTA),
         lacks=OLD_SPARK,
         delta="io.delta:delta-spark_2.13:4.0.1",
     ),
     "spark-4.1": Environment(
         "Spark 4.1",
         pins=("pyspark[connect]==4.1.*",),
-        tests=(*SPARK, *DELTA),
+        tests=(*ALL_OF_SPARK, *DELTA),
         delta="io.delta:delta-spark_4.1_2.13:4.3.0",
     ),
-    "spark-4.0": Environment("Spark 4.0", pins=("pyspark[connect]==4.0.*",), tests=ALL_OF_SPARK, lacks=OLD_SPARK),
-    "spark-4.1": Environment("Spark 4.1", pins=("pyspark[connect]==4.1.*",), tests=ALL_OF_SPARK),
     "newest": Environment("the newest of everything"),
     "without-beam": Environment(
         "Pillow and pyarrow that Beam holds back",
