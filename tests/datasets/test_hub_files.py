@@ -308,6 +308,7 @@ def test_what_is_uploaded_is_a_dataset_of_hugging_face(hub: Hub, tmp_path: Path,
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub.address)  # read when it was imported
     datasets.disable_progress_bars()
     features = datasets.Features({"id": datasets.Value("string"), "image": datasets.Image()})
     rows = {"id": ["a", "b"], "image": [{"bytes": PICTURE, "path": None}, {"bytes": b"broken", "path": None}]}

@@ -134,7 +134,7 @@ def test_labels_that_documents_came_with_are_never_written_over(tmp_path):
     assert nothing["labels"] is None
     failures = list(read_failures(out))
     assert [(f["column"], f["code"]) for f in failures] == [("@m[0]", "malformed"), ("@m[2]", "malformed")]
-    assert "rename or remove it" in failures[0]["message"] and "is not an object but None" in failures[1]["message"]
+    assert "rename or remove it" in failures[0]["message"] and "is not a document but None" in failures[1]["message"]
     assert (summarise(out).scored, summarise(out).failed_rows) == (2, 1)
 
 

@@ -235,7 +235,7 @@ def test_buckets_are_allowed_by_a_flag_with_one_or_several(tmp_path, capsys, mon
     assert codes == {"gs": "not_found", "s3": "not_found", "az": "forbidden_uri"}
     capsys.readouterr()
     assert run(*given, "-o", tmp_path / "fast", "--fail-fast") == 1
-    assert "buckets that the job allows: --allow-buckets 'gs://photos'" in capsys.readouterr().err
+    assert "repositories that the job allows: --allow-buckets 'gs://photos'" in capsys.readouterr().err
     assert run(*given, "-o", tmp_path / "odd", "--allow-buckets", "photos") == 2
     assert "--allow-buckets holds 'photos', which is no bucket" in capsys.readouterr().err
 
