@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import types as T
 
 from ..encoders.plans.classify_plan import SUFFIX
-from ..encoders.plans.embed_plan import Column, ColumnPlan
+from ..encoders.plans.embed_plan import FAILURES_COLUMN, Column, ColumnPlan
 from ..encoders.plans.kinds import Kind, check_kind, check_names
 from ..encoders.plans.labels import LabelSet
 from ..encoders.plans.rank_plan import RANKED
@@ -40,13 +40,14 @@ class ClipEmbedder(ClipTransformer):
     >>> pipeline.transform(df).columns
     ['id', 'caption', 'caption_embedding', 'embedding_failures']
 
-    Each option is a Param, and `save` stores them all and no weights: a loaded stage embeds with the same model. The
-    second embedder of a pipeline needs `embedding_failures` to be renamed before it.
+    Each option is a Param, and `save` stores them all and no weights: a loaded stage embeds with the same model. Of two
+    embedders in a pipeline, the first needs another `failures_column`.
     """
 
     __module__ = "clipmill.udfs"  # the name that is saved
     columns = _param("columns", "Kind (text, image, audio), or the fields of a Column, by column or path.")
-    _own: ClassVar[Mapping[str, Any]] = {}
+    failures_column = _param("failures_column", "Name of the column of reasons.")
+    _own: ClassVar[Mapping[str, Any]] = {"failures_column": FAILURES_COLUMN}
 
     @explains_slips
     def __init__(
@@ -54,6 +55,7 @@ class ClipEmbedder(ClipTransformer):
         model: str | EncoderSpec | None = None,
         *,
         columns: Mapping[str, Modality | Column] | None = None,
+        failures_column: str = FAILURES_COLUMN,
         **spec_options: Any,
     ) -> None:
         """Check the model, its options and what the columns hold.
@@ -61,6 +63,7 @@ class ClipEmbedder(ClipTransformer):
         Args:
             model: A name or a spec; `ViT-B-32::openai` without one.
             columns: As in `embed_columns`. May be set later.
+            failures_column: Name of the column of reasons, as `embed_columns` describes it.
             **spec_options: Fields of `EncoderSpec`.
 
         Raises:
@@ -69,12 +72,17 @@ class ClipEmbedder(ClipTransformer):
         """
         super().__init__()
         own = {} if columns is None else {"columns": columns}
-        self.setParams(model=model, **own, **spec_options)
+        self.setParams(model=model, failures_column=failures_column, **own, **spec_options)
 
     def transformSchema(self, schema: T.StructType) -> T.StructType:
         """See `ClipTransformer`."""
         spec = self.spec()
-        return check_columns(schema, ColumnPlan.of(self._columns(), spec=spec), spec)[1]
+        made = check_columns(schema, ColumnPlan.of(self._columns(), spec=spec), spec)[1]
+        *others, failures = made.fields
+        name = self.getOrDefault(self.failures_column)
+        if name != failures.name:
+            check_free(T.StructType(others), [name])
+        return T.StructType([*others, T.StructField(name, failures.dataType, failures.nullable, failures.metadata)])
 
     def _columns(self) -> dict[str, Modality | Column]:
         columns = self._required("columns")
@@ -83,12 +91,15 @@ class ClipEmbedder(ClipTransformer):
         return {path: _column(one) if isinstance(one, dict) else one for path, one in columns.items()}
 
     def _checked(self, spec: EncoderSpec) -> dict[str, Any]:
+        check_names(self._values("failures_column"))
         if self.isSet(self.columns):
             ColumnPlan.of(self._columns(), spec=spec)
         return {}
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
-        return embed_columns(dataset, self._columns(), model=self.spec())
+        self.transformSchema(dataset.schema)
+        embedded = embed_columns(dataset, self._columns(), model=self.spec())
+        return embedded.withColumnRenamed(FAILURES_COLUMN, self.getOrDefault(self.failures_column))
 
 
 def _column(fields: dict[str, Any]) -> Column:

@@ -124,6 +124,14 @@ def test_two_models_in_one_pipeline(rows):
     second = ClipEmbedder("fake::dim=4", columns={"caption": Column("text", output="small")})
     with pytest.raises(SpecError, match="'embedding_failures' exists already"):
         PipelineModel([first, second]).transform(rows)
+    named = PipelineModel([first.copy().setParams(failures_column="reasons"), second])
+    both = named.transform(rows)
+    assert both.columns == [*rows.columns, "caption_embedding", "reasons", "small", "embedding_failures"]
+    assert both.schema == second.transformSchema(named.stages[0].transformSchema(rows.schema))
+    assert both.where("reasons is not null").count() == both.where("embedding_failures is not null").count() == 1
+    for name, said in (("caption_embedding", "exists already"), ("Caption", "exists already"), ("", "failures_column")):
+        with pytest.raises(SpecError, match=said):
+            first.copy().setParams(failures_column=name).transform(rows)
     names = "id, caption, caption_embedding, embedding_failures AS failures"
     rename = SQLTransformer(statement=f"SELECT {names} FROM __THIS__")
     made = PipelineModel([first, rename, second]).transform(rows)
@@ -204,7 +212,10 @@ def test_params_are_those_of_the_spec_and_are_set_together(spark, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     stage = ClipEmbedder(EncoderSpec(MODEL, normalize=True), columns={"a": "text"})
     assert stage.spec() == EncoderSpec(MODEL, normalize=True)
-    assert {param.name for param in stage.params} == set(EncoderSpec.__dataclass_fields__) | {"columns"}
+    assert {param.name for param in stage.params} == set(EncoderSpec.__dataclass_fields__) | {
+        "columns",
+        "failures_column",
+    }
     assert "length 1" in stage.explainParam("normalize")
     stage.setParams(model="ViT-B-32::./my.safetensors", max_batch_rows=3)
     assert stage.getOrDefault("model") == f"ViT-B-32::{tmp_path}/my.safetensors"
