@@ -23,6 +23,7 @@ from clipmill.encoders import EncoderSpec
 from clipmill.errors import DatasetError, SpecError
 from clipmill.indexes import merge, open_index
 from clipmill.indexes.build import IndexOptions, build_index, run_locally
+from clipmill.indexes.ids import named_ids
 from clipmill.indexes.library import make_index
 from clipmill.jobs import start_job
 from clipmill.messages import Setting
@@ -379,3 +380,14 @@ def test_codes_are_not_renumbered_for_comparisons_that_nobody_makes(factory):
     inner = faiss.downcast_index(index.index if isinstance(index, faiss.IndexPreTransform) else index)
     coder = faiss.downcast_index(inner.storage) if isinstance(inner, faiss.IndexHNSW) else inner
     assert coder.do_polysemous_training is False
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+def test_ids_of_a_slice_are_its_own(kind: pa.DataType) -> None:
+    """Slices of texts with nothing between them, at any place."""
+    given = ["first", "", None, "second", "", "third", "", None, "fourth"]
+    ids = pa.array(given, kind)
+    for start in range(len(given)):
+        for stop in range(start + 1, len(given) + 1):
+            found = named_ids(ids.slice(start, stop - start))
+            assert found.to_pylist() == [name or None for name in given[start:stop]]

@@ -105,7 +105,7 @@ def named_ids(ids: pa.Array) -> pa.Array:
     """Return ids with null for "" and NaN, which count as missing as in `key_text`."""
     import pyarrow.compute as pc
 
-    nothing = pa.scalar(None, ids.type)
+    nothing = pa.nulls(len(ids), ids.type)  # with a scalar, pyarrow before 24 returns other texts for a slice of texts
     if pa.types.is_floating(ids.type):
         return pc.if_else(pc.is_nan(ids), nothing, ids)
     if pa.types.is_string(ids.type) or pa.types.is_large_string(ids.type):
