@@ -97,7 +97,20 @@ def test_two_runs_write_equal_bytes(tmp_path):
 
 
 def test_names_are_paths_without_dots_and_of_their_own(tmp_path):
-    ids = ["a/b", "a/b", "a/b", "/photos/x.y.jpg", "https://h/p?q=1", "..", "é 50%", "", None, "z" * 300, ".hidden"]
+    ids = [
+        "a/b",
+        "a/b",
+        "a/b",
+        "a/b~3",
+        "/photos/x.y.jpg",
+        "https://h/p?q=1",
+        "..",
+        "é 50%",
+        "",
+        None,
+        "z" * 300,
+        ".hidden",
+    ]
     table = pa.table({"id": ids, "text": [f"picture {number}" for number in range(len(ids))]})
     pq.write_table(table, tmp_path / "in.parquet")
     embed(tmp_path / "out", tmp_path / "in.parquet", format="webdataset", columns={"text": "text"})
@@ -106,10 +119,24 @@ def test_names_are_paths_without_dots_and_of_their_own(tmp_path):
     for number, one in enumerate(found):
         assert one["npy"].tolist() == fake_text_vector(f"picture {number}", 4).tolist()
     keys = [one["__key__"] for one in found]
-    assert keys[:6] == ["a/b", "a/b~2", "a/b~3", "%2Fphotos%2Fx%2Ey%2Ejpg", "https%3A%2F%2Fh%2Fp%3Fq=1", "%2E%2E"]
-    assert keys[6:9] == ["é 50%25", "000000007", "000000008"]
-    assert len(keys[9]) == 200 and keys[9] != key_of("z" * 301)
+    assert keys[:4] == ["a/b", "a/b~2", "a/b~3", "a/b%7E3"]
+    assert keys[4:7] == ["%2Fphotos%2Fx%2Ey%2Ejpg", "https%3A%2F%2Fh%2Fp%3Fq=1", "%2E%2E"]
+    assert keys[7:10] == ["é 50%25", "000000008", "000000009"]
+    assert len(keys[10]) == 200 and keys[10] != key_of("z" * 301)
     assert not any(name.startswith(("/", ".")) for name in names(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("drop", [(), ("id",)])
+def test_rows_without_a_column_of_ids_are_named_by_number(tmp_path, drop) -> None:
+    """Where the input has none, or it is dropped; an id may also be inside of a struct."""
+    texts = [f"picture {number}" for number in range(3)]
+    table = pa.table({**({"id": list("abc")} if drop else {}), "text": texts, "about": [{"name": t} for t in texts]})
+    pq.write_table(table, tmp_path / "in.parquet")
+    embed(tmp_path / "out", tmp_path / "in.parquet", format="webdataset", columns={"text": "text"}, drop=drop)
+    assert [one["__key__"] for one in samples(tmp_path / "out")] == ["000000000", "000000001", "000000002"]
+    options = ["--model", SPEC.model, "--format", "webdataset", "--column", "text=text", "--id-column", "about.name"]
+    assert run("embed", tmp_path / "in.parquet", "-o", tmp_path / "named", *options) == 0
+    assert [one["__key__"] for one in samples(tmp_path / "named")] == texts
 
 
 def test_values_that_json_lacks_and_columns_named_like_tags(tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -22,6 +23,7 @@ import pyarrow as pa
 
 from ...encoders.plans.embed_plan import EMBEDDING
 from ...encoders.plans.plan import Plan
+from ...encoders.plans.row_values import get_by_path, row_name
 from ...errors import SpecError
 from ...files.folder import Folder
 from ...files.json_text import json_text
@@ -36,7 +38,8 @@ LAYOUT_KEY = b"clipmill.webdataset"
 """Metadata key of a schema whose rows are written as samples; the value is `Members` as JSON."""
 _ENDINGS = {"jpeg": "jpg", "mpeg": "mp3", "x-portable-anymap": "pnm"}
 """Endings that are not the second part of the media type."""
-_NOT_IN_KEYS = re.compile(r'[%.\x00-\x1f\x7f:*?"<>|\\]')
+_NOT_IN_KEYS = re.compile(r'[%~.\x00-\x1f\x7f:*?"<>|\\]')
+"""Dots end a key; `~` begins what is added to one, so that no id looks like another one's key with something added."""
 _NOT_A_PATH = re.compile(r"^/|/$|//")
 _MAX_KEY_BYTES = 200
 """Bytes of a name: file systems allow 255, and endings follow."""
@@ -47,7 +50,7 @@ class Members:
     """Which columns of a job become files of a sample; all others are in its JSON file.
 
     Attributes:
-        key: Column of the id.
+        key: Column of the id, or path into a struct; rows need not have it.
         text: Column of the text.
         vectors: Endings of the columns of vectors.
         bytes_: Endings of the columns of bytes, to which the ending of their content is added; "" adds nothing else.
@@ -140,8 +143,8 @@ class SamplesPart:
     def _next_key(self, values: Mapping[str, Any]) -> str:
         """Return the name of the next row's files: its id, or its number; consecutive samples must differ in name."""
         self._rows += 1
-        name = values[self._members.key]
-        key = key_of(str(name)) if name not in (None, "") else f"{self._rows - 1:09d}"
+        name = row_name(functools.partial(get_by_path, values), self._members.key)
+        key = key_of(name) if name else f"{self._rows - 1:09d}"
         self._equal_keys = self._equal_keys + 1 if key == self._last_key else 0
         self._last_key = key
         return f"{key}~{self._equal_keys + 1}" if self._equal_keys else key

@@ -93,10 +93,11 @@ class OnnxRuntime(GraphRuntime):
         options.inter_op_num_threads = 1
         # decoding threads share the cores, so waiting threads must not spin
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # it would keep a block of memory for each shape of calls, and calls have many
-        options.enable_mem_pattern = False
         options.log_severity_level = 3
-        if self.device != "cpu":
+        if self.device == "cpu":
+            # it would keep a block of memory for each shape of calls, and calls have many
+            options.enable_mem_pattern = False
+        else:
             # higher levels only add layouts for CPUs, which crash 1.31 on float16 graphs
             options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         try:
