@@ -6,7 +6,8 @@ One environment is made with the steps of the container images (docker/install.s
 as the `gpu` image, and a model is exported there. The others are without torch: one for each graph runtime, among
 them ONNX Runtime's build for GPUs, which must run without a GPU, and one of them with Beam. Their size is limited.
 
-Needs only the standard library and bash. The environments take several gigabytes and are removed at the end.
+Needs only the standard library, bash and uv, which links files from its cache: on the same file system, environments
+take next to no disk. Each is removed when it was used.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -97,6 +99,7 @@ class Environment:
         # Modules must not come from the clone or another environment; graphs are built again.
         self.environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         self.environ["CLIPMILL_CACHE"] = str(folder / "cache")
+        self.environ["PIP_NO_CACHE_DIR"] = "1"
         self.environ["PATH"] = os.pathsep.join([str(self.folder / "bin"), os.environ["PATH"]])
         venv.create(self.folder, with_pip=True)
 
@@ -105,9 +108,13 @@ class Environment:
         stdout = subprocess.DEVNULL if quiet else None
         subprocess.run(command, cwd=self.elsewhere, env=self.environ, stdout=stdout, check=True)
 
-    def pip(self, *arguments: str | Path) -> None:
-        """Run its pip."""
-        self.run(self.python, "-m", "pip", "--disable-pip-version-check", *arguments)
+    def uv_pip(self, command: str, *arguments: str | Path) -> None:
+        """Run uv in place of its pip."""
+        self.run(sys.executable, "-m", "uv", "pip", command, "--quiet", "--python", self.python, *arguments)
+
+    def remove(self) -> None:
+        """Remove its files; the disk may be too small for several of them."""
+        shutil.rmtree(self.folder)
 
 
 def install_as_image(environment: Environment, flavour: str, wheel: Path) -> None:
@@ -125,8 +132,13 @@ def install_as_image(environment: Environment, flavour: str, wheel: Path) -> Non
 def check_whole(wheel: Path, folder: Path) -> None:
     """Install everything, import every module, export the demo model and embed with torch."""
     modules = modules_of(wheel)
+    versions = image_versions()
     environment = Environment(folder, "whole")
-    environment.environ |= image_versions()
+    environment.environ |= versions
+    # With the same requirements as docker/install.sh, whose pip would download and write gigabytes a second time. It
+    # finds them met, and checks them.
+    pins = f"apache-beam=={versions['BEAM_VERSION']}", f"pyspark=={versions['SPARK_VERSION']}"
+    environment.uv_pip("install", f"{wheel}[all]", *pins)
     install_as_image(environment, "cpu", wheel)
     environment.run(environment.python, "-c", IMPORT_ALL, str(environment.folder), *modules)
     print(f"imported {len(modules)} modules from the wheel")
@@ -137,14 +149,15 @@ def check_whole(wheel: Path, folder: Path) -> None:
     environment.run(environment.python, "-c", EMBED, "demo", "torch", folder / "torch.npz")
     # The other image differs in ONNX Runtime's build, and the two builds can't be installed together. A second
     # environment would install torch again for no benefit.
-    environment.pip("uninstall", "--quiet", "--yes", "onnxruntime")
+    environment.uv_pip("uninstall", "onnxruntime")
     install_as_image(environment, "gpu", wheel)
+    environment.remove()
 
 
 def check_light(wheel: Path, folder: Path, extras: str) -> None:
     """Install clipmill without torch; the vectors of the demo and of an exported model must equal those of torch."""
     environment = Environment(folder, extras)
-    environment.pip("install", "--quiet", f"{wheel}[{extras}]")
+    environment.uv_pip("install", f"{wheel}[{extras}]")
     environment.run(environment.python, "-c", "import importlib.util as util; assert util.find_spec('torch') is None")
     exported, vectors = f"onnx:{folder / 'exported'}", folder / f"{extras}.npz"
     runtime = "openvino" if "openvino" in extras else "onnx"
@@ -155,6 +168,7 @@ def check_light(wheel: Path, folder: Path, extras: str) -> None:
     size = sum(file.lstat().st_size for file in environment.folder.rglob("*"))
     assert size < MOST_BYTES or extras == "onnx-gpu", f"an environment of clipmill[{extras}] has {size:,} bytes"
     print(f"embedded with clipmill[{extras}], {size / 1e6:,.0f} MB without torch: the vectors of torch")
+    environment.remove()
 
 
 def main() -> None:
