@@ -224,11 +224,13 @@ def test_unsupported_image_processors_are_refused(small: Case, tmp_path, changes
 @pytest.mark.parametrize("whole", [True, False], ids=["tokenizer.json", "vocab.json-merges.txt"])
 def test_ids_equal_the_references(tmp_path, whole: bool) -> None:
     """Token by token, also for truncated texts, from either layout; and truncated texts are counted."""
-    from clipmill.models.towers.hugging_face import find_tokenizer
+    from clipmill.models.catalog.hugging_face import read_config
+    from clipmill.models.tokenizers.hugging_face import find_tokenizer
 
     write_tokenizer(tmp_path, whole=whole)
     (tmp_path / "config.json").write_text(json.dumps(small_config()))
-    ours, reference = find_tokenizer(str(tmp_path), 77, 77, None), AutoTokenizer.from_pretrained(tmp_path)
+    ours = find_tokenizer(str(tmp_path), read_config(str(tmp_path)), 77, None)
+    reference = AutoTokenizer.from_pretrained(tmp_path)
     texts = [*TEXTS, "<|endoftext|> and <|startoftext|>", "x" * 5000, "don't  stop\tNOW 1234", "e\u0301", "İ ﬁ"]
     for text in texts:
         ids, cut = ours(text)

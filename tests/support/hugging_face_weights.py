@@ -115,7 +115,12 @@ def small_config(**options: Any) -> dict[str, Any]:
 def drawn_clip(config: dict[str, Any], seed: int = 0) -> CLIPModel:
     """Build a `CLIPModel` whose activations, biases and positions all show in its vectors."""
     torch.manual_seed(seed)
-    module = CLIPModel(CLIPConfig.from_dict(config)).eval()
+    return drawn(CLIPModel(CLIPConfig.from_dict(config)), seed)
+
+
+def drawn(module: Any, seed: int = 0) -> Any:
+    """Draw the parameters of a model anew, so that its activations, biases and positions all show in its vectors."""
+    module = module.eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():

@@ -89,6 +89,19 @@ def sentencepiece() -> Made:
     return tokenizer, {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "</s>", "eos_token": "</s>"}
 
 
+@_trained_once
+def gemma() -> Made:
+    """SigLIP 2's kind: BPE of characters with spaces as a mark, the end token behind, and padding of its own."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    trainer = trainers.BpeTrainer(
+        vocab_size=_SIZE, special_tokens=["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"], show_progress=False
+    )
+    tokenizer.train_from_iterator(_corpus(), trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
+    return tokenizer, {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>", "eos_token": "<eos>"}
+
+
 def files_of(made: Made) -> dict[str, bytes]:
     """Return the files of a repository with this tokenizer."""
     tokenizer, config = made

@@ -1,4 +1,4 @@
-"""Read size, context and preprocessing of a Hugging Face `CLIPModel` from its files, without transformers."""
+"""Read size, context and preprocessing of a model of Hugging Face from its files, without transformers."""
 
 from __future__ import annotations
 
@@ -10,21 +10,33 @@ from typing import Any
 from ...errors import WeightsError
 from ...media.options import OPENAI_MEAN, OPENAI_STD, Preprocessing
 from ...messages import setting
+from .hugging_face_kinds import KINDS, REFUSED, Kind
 from .names import ModelRef
 from .twins import twin_of
 
 IMAGE_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 """Files in which transformers stores the image processor: the first since version 5, else the second."""
 
-_PROCESSORS = ("CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPImageProcessorPil", "CLIPFeatureExtractor")
-_FILTERS = {2: "bilinear", 3: "bicubic"}
 _DEFAULT_SIDE = 224
-_OTHER_KINDS = {
-    "clip_text_model": "the text tower alone",
-    "clip_vision_model": "the image tower alone",
-    "M-CLIP": "the text tower of an M-CLIP model, whose name here is 'M-CLIP/NAME::DIRECTORY'",
+_SHORTEST = {
+    "size": {"shortest_edge": _DEFAULT_SIDE},
+    "do_center_crop": True,
+    "image_mean": OPENAI_MEAN,
+    "image_std": OPENAI_STD,
 }
-"""Values of `model_type` that are easily mistaken for a whole `CLIPModel`."""
+_SQUARE = {
+    "size": {"height": _DEFAULT_SIDE, "width": _DEFAULT_SIDE},
+    "do_center_crop": False,
+    "image_mean": (0.5, 0.5, 0.5),
+    "image_std": (0.5, 0.5, 0.5),
+}
+_PROCESSORS = {
+    "CLIPImageProcessor": _SHORTEST,
+    "ChineseCLIPImageProcessor": _SHORTEST,
+    "SiglipImageProcessor": _SQUARE,
+}
+"""The image processors of transformers that can be read, with the defaults of their classes where these differ."""
+_FILTERS = {2: "bilinear", 3: "bicubic"}
 
 _OTHER_CONFIGS = {
     "adapter_config.json": "an adapter (such as LoRA), not a whole model; merge it into its base model (peft:"
@@ -36,21 +48,43 @@ _OTHER_CONFIGS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class ClipConfig:
-    """A `config.json`, checked to be that of a `CLIPModel`, with its path for messages."""
+class ModelConfig:
+    """A `config.json`, checked to be that of a whole model of a known kind, with its path for messages."""
 
+    kind: Kind
     values: dict[str, Any]
     where: str
 
     @property
     def dim(self) -> int:
         """Values in a vector."""
-        return self._whole(self.values, "projection_dim", 512)
+        if self.kind.has_projection:
+            return self._whole(self.values, "projection_dim", self.kind.dim)
+        image = self._whole(self._part("vision_config"), "hidden_size", self.kind.dim)
+        text_width = self._whole(self._part("text_config"), "hidden_size", self.kind.dim)
+        text = self._whole(self._part("text_config"), "projection_size", text_width)
+        if image != text:
+            raise WeightsError(f"{self.where}: vectors of images have {image} values, and those of texts {text}")
+        return image
 
     @property
     def context_length(self) -> int:
-        """The most tokens of a text."""
-        return self._whole(self._part("text_config"), "max_position_embeddings", 77)
+        """The most tokens of a text that the tower reads."""
+        positions = self._whole(self._part("text_config"), "max_position_embeddings", self.kind.context_length)
+        return positions - self.pad_id - 1 if self.kind.padding_positions else positions
+
+    @property
+    def max_tokens(self) -> int:
+        """The most tokens of a text, if the spec does not say otherwise."""
+        return min(self.context_length, self.kind.max_tokens or self.context_length)
+
+    @property
+    def pad_id(self) -> int:
+        """The id of the padding by the configuration; RoBERTa counts positions from it."""
+        value = self._part("text_config").get("pad_token_id", int(self.kind.padding_positions))
+        if type(value) is not int or value < 0:
+            raise WeightsError(f"{self.where}: pad_token_id of text_config is {value!r}; it must be an id")
+        return value
 
     @property
     def image_size(self) -> int:
@@ -73,8 +107,8 @@ class ClipConfig:
         return value
 
 
-def read_config(place: str, cache_dir: str | None = None) -> ClipConfig:
-    """Read the `config.json` of a `CLIPModel`.
+def read_config(place: str, cache_dir: str | None = None) -> ModelConfig:
+    """Read the `config.json` of a model with both towers.
 
     Raises:
         WeightsError: If there is none, or it describes another kind of model, which the message names.
@@ -88,18 +122,20 @@ def read_config(place: str, cache_dir: str | None = None) -> ClipConfig:
             raise WeightsError(f"{place!r} has no {CONFIG}, so it is no model of transformers")
         raise WeightsError(f"{place!r} has {other.name} but no {CONFIG}: {_OTHER_CONFIGS[other.name]}")
     values = read_json(path)
-    kind = values.get("model_type")
-    if kind != "clip":
-        what, twin = _OTHER_KINDS.get(str(kind)), twin_of(place)
+    given = values.get("model_type")
+    kind = KINDS.get(str(given))
+    if kind is None:
+        what, twin = REFUSED.get(str(given)), twin_of(place)
+        names = ", ".join(f"{known!r} ({kind.name})" for known, kind in KINDS.items())
         raise WeightsError(
-            f"{str(path)!r} describes model_type {kind!r}{f' ({what})' if what else ''}; it must be 'clip', a whole"
-            " CLIPModel with both towers, as CLIPModel.save_pretrained writes it",
+            f"{str(path)!r} describes model_type {given!r}{f' ({what})' if what else ''}; it must be that of a whole"
+            f" model with both towers, as save_pretrained writes it: {names}",
             hint=f"the catalog has the weights of {place} as {twin}" if twin else None,
         )
-    return ClipConfig(values, str(path))
+    return ModelConfig(kind, values, str(path))
 
 
-def read_preprocessing(place: str, config: ClipConfig, cache_dir: str | None = None) -> Preprocessing:
+def read_preprocessing(place: str, config: ModelConfig, cache_dir: str | None = None) -> Preprocessing:
     """Read the preprocessing of a place's image processor.
 
     Args:
@@ -117,7 +153,7 @@ def read_preprocessing(place: str, config: ClipConfig, cache_dir: str | None = N
         if path.name == IMAGE_PROCESSOR_FILES[0]:
             values = values.get("image_processor") or {}  # older ones have no entry for images
         if values:
-            return _Processor(values, path).preprocessing(config.image_size)
+            return _Processor(values, path, config.kind.processor).preprocessing(config.image_size)
     raise WeightsError(
         f"no image processor in {place!r}: looked for {' and '.join(IMAGE_PROCESSOR_FILES)}",
         hint="name a repository or directory that has one with "
@@ -129,15 +165,18 @@ def read_preprocessing(place: str, config: ClipConfig, cache_dir: str | None = N
 class _Processor:
     """The settings of an image processor. Absent ones have the default of transformers' class; null is not absent."""
 
-    def __init__(self, values: dict[str, Any], path: Path) -> None:
+    def __init__(self, values: dict[str, Any], path: Path, default: str) -> None:
         self._values = values
         self._path = path
+        named = values.get("image_processor_type") or values.get("feature_extractor_type") or default
+        self._name = str(named)
+        self._defaults = _PROCESSORS.get(_without_variant(self._name), _SHORTEST)
 
     def preprocessing(self, tower_size: int) -> Preprocessing:
         self._check()
         resize_to, mode = self._resized()
         side = self._square("crop_size", {"height": _DEFAULT_SIDE, "width": _DEFAULT_SIDE})
-        if not self._get("do_center_crop", True):
+        if not self._get("do_center_crop", self._defaults["do_center_crop"]):
             if mode != "squash":
                 raise self._refusal("do_center_crop", False, "True, or a 'size' with equal 'height' and 'width'")
             side = resize_to
@@ -148,8 +187,8 @@ class _Processor:
         normalises = self._get("do_normalize", True)
         return Preprocessing(
             image_size=side,
-            mean=self._per_channel("image_mean", OPENAI_MEAN) if normalises else (0.0, 0.0, 0.0),
-            std=self._per_channel("image_std", OPENAI_STD) if normalises else (1.0, 1.0, 1.0),
+            mean=self._per_channel("image_mean") if normalises else (0.0, 0.0, 0.0),
+            std=self._per_channel("image_std") if normalises else (1.0, 1.0, 1.0),
             interpolation=_FILTERS[self._get("resample", 3)],
             resize_mode=mode,
             resize_to=None if resize_to == side else resize_to,
@@ -162,9 +201,8 @@ class _Processor:
 
     def _check(self) -> None:
         """Refuse settings that `Preprocessing` cannot express."""
-        kind = self._get("image_processor_type", None) or self._get("feature_extractor_type", None) or _PROCESSORS[0]
-        if kind not in _PROCESSORS:
-            raise self._refusal("image_processor_type", kind, ", ".join(_PROCESSORS))
+        if _without_variant(self._name) not in _PROCESSORS:
+            raise self._refusal("image_processor_type", self._name, ", ".join(_PROCESSORS))
         for name, allowed in (("do_resize", True), ("do_rescale", True), ("do_pad", False), ("use_square_size", False)):
             if bool(self._get(name, allowed)) is not allowed:
                 raise self._refusal(name, not allowed, str(allowed))
@@ -176,7 +214,7 @@ class _Processor:
 
     def _resized(self) -> tuple[int, str]:
         """Return the length of the resized side or sides, and the resize mode."""
-        size = self._get("size", {"shortest_edge": _DEFAULT_SIDE})
+        size = self._get("size", self._defaults["size"])
         if isinstance(size, int) and not self._get("default_to_square", False):
             size = {"shortest_edge": size}
         edge = size.get("shortest_edge") if isinstance(size, dict) else None
@@ -196,8 +234,8 @@ class _Processor:
         also = " or 'shortest_edge'" if name == "size" else ""
         raise self._refusal(name, given, f"a square (equal 'height' and 'width'){also}")
 
-    def _per_channel(self, name: str, default: tuple[float, float, float]) -> tuple[float, float, float]:
-        values = self._get(name, default)
+    def _per_channel(self, name: str) -> tuple[float, float, float]:
+        values = self._get(name, self._defaults[name])
         if not isinstance(values, list | tuple) or len(values) != 3 or not all(map(_is_number, values)):
             raise self._refusal(name, values, "three numbers, for red, green and blue")
         red, green, blue = map(float, values)
@@ -210,13 +248,18 @@ class _Processor:
         )
 
 
+def _without_variant(name: str) -> str:
+    """Return the class of an image processor without what names its implementation, or its name in older files."""
+    return name.removesuffix("Fast").removesuffix("Pil").replace("FeatureExtractor", "ImageProcessor")
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
 def describe(
     ref: ModelRef, cache_dir: str | None, base_image_processor: str | None
-) -> tuple[ClipConfig, Preprocessing]:
+) -> tuple[ModelConfig, Preprocessing]:
     """Return the configuration and the preprocessing of a model.
 
     Args:

@@ -27,8 +27,15 @@ def canonicalize(text: str) -> str:
     return " ".join(text.replace("_", " ").translate(_NO_PUNCTUATION).lower().split())
 
 
+def clean_siglip(text: str) -> str:
+    """Convert to lower case, remove ASCII punctuation, collapse white space, as transformers' tokenizer of SigLIP."""
+    return " ".join(text.lower().translate(_NO_PUNCTUATION).split())
+
+
 CLEANERS: dict[str, Callable[[str], str]] = {
     "whitespace": clean_whitespace,
     "lower": clean_lower,
     "canonicalize": canonicalize,
+    "siglip": clean_siglip,
+    "lowercase": str.lower,
 }

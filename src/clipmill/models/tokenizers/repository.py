@@ -51,23 +51,23 @@ def fetch_tokenizer(
         raise WeightsError(f"{str(config_path)!r} is not a valid tokenizer_config.json: {err}") from err
     try:
         definition = parse_json(path.read_text(encoding="utf-8"))
-        ids = _special_ids(definition)
+        ids = special_ids(definition)
     except (ValueError, KeyError, TypeError) as err:
         raise WeightsError(f"{str(path)!r} is not a valid tokenizer.json: {err}") from err
     if _LANGUAGE_FIRST in repository:
         definition["post_processor"] = _template(_LANGUAGE, "</s>", ids)
-    blank = _token_id("sep_token", repository, config, ids) if options.get("strip_sep_token") else None
+    blank = token_id("sep_token", repository, config, ids) if options.get("strip_sep_token") else None
     return FastTokenizer(
         json.dumps(definition, ensure_ascii=False),
         context_length,
-        _token_id("pad_token", repository, config, ids),
+        token_id("pad_token", repository, config, ids),
         options.get("clean", "whitespace"),
         blank_id=blank,
         max_tokens=max_tokens,
     )
 
 
-def _special_ids(definition: dict[str, Any]) -> dict[str, int]:
+def special_ids(definition: dict[str, Any]) -> dict[str, int]:
     """Return the ids of all tokens: of the vocabulary and of added (special) tokens."""
     model = definition["model"]
     vocabulary = model.get("vocab", {})
@@ -75,7 +75,18 @@ def _special_ids(definition: dict[str, Any]) -> dict[str, int]:
     return {**dict(pairs), **{token["content"]: token["id"] for token in definition.get("added_tokens") or ()}}
 
 
-def _token_id(role: str, repository: str, config: dict[str, Any], ids: dict[str, int]) -> int:
+def token_id(role: str, repository: str, config: dict[str, Any], ids: dict[str, int]) -> int:
+    """Return the id of a special token.
+
+    Args:
+        role: `pad_token` or `sep_token`.
+        repository: Repository or directory, for the message.
+        config: Its `tokenizer_config.json`; it may leave the token out.
+        ids: From `special_ids`.
+
+    Raises:
+        WeightsError: If there is no such token.
+    """
     named = config.get(role)
     if isinstance(named, dict):
         named = named.get("content")
