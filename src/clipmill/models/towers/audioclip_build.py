@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import open_clip
 import torch
 
 from ...errors import WeightsError
 from .audioclip_audio import AudioTower
 from .open_clip_build import towers_of
+from .open_clip_names import CLIP
 from .weights import empty_parameters, fit_weights, read_weights
 
 DIM = 1024
@@ -51,7 +51,7 @@ def build_module() -> torch.nn.Module:
 
     The image and text towers are OpenAI's RN50, with the names and architecture of open_clip.
     """
-    module = open_clip.CLIP(embed_dim=DIM, vision_cfg=_VISION, text_cfg=_TEXT, quick_gelu=True)
+    module = CLIP(embed_dim=DIM, vision_cfg=_VISION, text_cfg=_TEXT, quick_gelu=True)
     module.audio = AudioTower(DIM)
     module.logit_scale_ai = torch.nn.Parameter(torch.tensor(math.log(100.0)))
     module.logit_scale_at = torch.nn.Parameter(torch.tensor(math.log(100.0)))

@@ -8,12 +8,18 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
-from open_clip.convert import convert_state_dict
-from open_clip.transformer import TextTransformer, text_global_pool
 
 from ...errors import ClipmillError, WeightsError, require
+from .open_clip_names import (
+    CLIP,
+    CoCa,
+    CustomTextCLIP,
+    TextTransformer,
+    convert_state_dict,
+    get_model_config,
+    text_global_pool,
+)
 from .weights import empty_parameters, fit_weights, read_weights
 
 
@@ -31,7 +37,7 @@ def build(settings: dict[str, Any], weights: Path) -> dict[str, torch.nn.Module]
     """
     config = settings.get("config")
     if config is None:
-        config = {**open_clip.get_model_config(settings["architecture"]), "quick_gelu": settings["quick_gelu"]}
+        config = {**get_model_config(settings["architecture"]), "quick_gelu": settings["quick_gelu"]}
     state = read_weights(weights)
     try:
         module = build_unfilled(config, settings.get("backbone"))
@@ -77,7 +83,7 @@ def build_module(config: dict[str, Any], backbone: dict[str, Any] | None = None)
     if "timm_model_name" in vision:
         vision["timm_model_pretrained"] = False
     custom_text = config.pop("custom_text", False) or "hf_model_name" in text
-    network = open_clip.CoCa if "multimodal_cfg" in config else _CLASSES[custom_text]
+    network = CoCa if "multimodal_cfg" in config else _CLASSES[custom_text]
     if backbone is None:
         return network(**config)
     require("transformers", "hf", f"the text tower {text['hf_model_name']!r}")
@@ -87,14 +93,14 @@ def build_module(config: dict[str, Any], backbone: dict[str, Any] | None = None)
         return network(**config)
 
 
-_CLASSES: dict[bool, Any] = {False: open_clip.CLIP, True: open_clip.CustomTextCLIP}
+_CLASSES: dict[bool, Any] = {False: CLIP, True: CustomTextCLIP}
 """By whether the text tower is a separate module."""
 
 
 def towers_of(module: Any) -> dict[str, torch.nn.Module]:
     """Return the towers of an open_clip model."""
     core = getattr(module, "text", module)
-    is_plain = isinstance(module, open_clip.CLIP) or (isinstance(core, TextTransformer) and core.cls_emb is None)
+    is_plain = isinstance(module, CLIP) or (isinstance(core, TextTransformer) and core.cls_emb is None)
     text = OpenClipTextTower(core) if is_plain else _Method(module, "encode_text")
     return {"image": _Method(module, "encode_image"), "text": text}
 
