@@ -1,23 +1,25 @@
 """Compare every model row with its reference in every runtime and precision, and write docs/parity.md.
 
-    python tools/parity.py [--row NAME]... [--small] [--output docs/parity.md]
+    python tools/parity.py [--row NAME]... [--missing] [--small] [--output docs/parity.md]
 
 Each row draws random weights and runs in separate processes, one for the reference and one for each runtime and
-precision, so that the peak memory is that of the largest process alone.
+precision, so that the peak memory is that of the largest process alone. The page is written after each row and keeps
+the lines of rows that were not measured again, so that `--missing` goes on where an earlier run stopped.
 """
 
 from __future__ import annotations
 
-import json
+import datetime
+import importlib.metadata
 import os
 import pickle
 import platform
-import re
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,14 @@ WAYS = (
     ("openvino", "bf16"),
     ("onnx", "int8"),
 )
+MOST_BYTES = 20 * 2**30
+"""Memory of a process beyond which it is ended, and its figure left out."""
+BEGIN, END = "<!-- table -->\n", "<!-- end of table -->"
+NOT_RUN = "Rows that were not run"
+
+
+class OverMemoryError(Exception):
+    """A process needed more than `MOST_BYTES`."""
 
 
 def all_rows() -> list[Any]:
@@ -81,15 +91,22 @@ def measure(name: str, home: Path) -> dict[str, Any]:
     row = next(row for row in all_rows() if row.name == name)
     folder = home / "row"
     folder.mkdir()
-    _child(home, "--draw", name, folder)
+    result: dict[str, Any] = {"name": name, "reference": row.reference, "ways": {}, "control": None}
+    try:
+        _child(home, "--draw", name, folder)
+    except OverMemoryError:
+        return result
     drawn = pickle.loads((folder / "drawn.pickle").read_bytes())
-    result: dict[str, Any] = {"name": name, "reference": row.reference, "ways": {}}
     own: dict[str, Any] = {}
     for runtime, precision in WAYS:
         if runtime not in row.runtimes:
             continue
         started = time.perf_counter()
-        _child(home, "--encode", f"{runtime}/{precision}", folder)
+        try:
+            _child(home, "--encode", f"{runtime}/{precision}", folder)
+        except OverMemoryError:
+            result["ways"][f"{runtime} {precision}"] = {"peak": MOST_BYTES, "over": True}
+            continue
         found = pickle.loads((folder / f"{runtime}-{precision}.pickle").read_bytes())
         figures: dict[str, Any] = {"peak": found.pop("peak"), "seconds": time.perf_counter() - started}
         if "refused" in found:
@@ -101,8 +118,8 @@ def measure(name: str, home: Path) -> dict[str, Any]:
             figures["cosine"] = min(_cosine(found[m], own[m]) for m in found)
         result["ways"][f"{runtime} {precision}"] = figures
         click.echo(f"{name}: {runtime} {precision}: {figures}", err=True)
-    misses = {key: relative_error(own[key[0]], vectors) for key, vectors in drawn.controls.items()}
-    result["control"] = min(misses.values())
+    misses = {key: relative_error(own[key[0]], vectors) for key, vectors in drawn.controls.items() if own}
+    result["control"] = min(misses.values(), default=None) if own else None
     for (modality, mistake), miss in misses.items():
         if miss <= VISIBLE:
             raise click.ClickException(f"{name}: {modality} after the mistake '{mistake}' misses by only {miss:.1e}")
@@ -117,40 +134,90 @@ def _cosine(ours: Any, theirs: Any) -> float:
 
 
 def _child(home: Path, task: str, value: str, folder: Path) -> None:
+    """Run one task in a process of its own; end it once it has more than `MOST_BYTES`.
+
+    Raises:
+        OverMemoryError: If it was ended.
+    """
     environment = {"HF_HUB_OFFLINE": "1", "CLIPMILL_CACHE": str(home / "cache")}
     command = [sys.executable, __file__, task, value, "--folder", str(folder)]
-    subprocess.run(command, check=True, env={**os.environ, **environment})
+    with subprocess.Popen(command, env={**os.environ, **environment}) as process:
+        while process.poll() is None:
+            time.sleep(0.2)
+            if _memory_of(process.pid) > MOST_BYTES:
+                process.kill()
+                process.wait()
+                raise OverMemoryError(value)
+    if process.returncode:
+        raise click.ClickException(f"{task} {value} ended with code {process.returncode}")
 
 
-def table(results: list[dict[str, Any]]) -> list[str]:
-    """Return the Markdown table, one line per row."""
-    ways = [" ".join(way) for way in WAYS]
-    head = ["model", "reference", *ways, "nearest control", "peak memory"]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for result in results:
-        cells = [result["name"], result["reference"]]
-        for way in ways:
-            figures = result["ways"].get(way, {"refused": ""})
-            if "error" in figures:
-                cells.append(f"{figures['error']:.0e}")
-            elif "cosine" in figures:
-                cells.append(f"{figures['cosine']:.5f}")
-            else:
-                cells.append("–")
-        peak = max(figures["peak"] for figures in result["ways"].values())
-        cells += [f"{result['control']:.0e}", f"{peak / 2**30:.1f} GiB"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+def _memory_of(pid: int) -> int:
+    """Return the bytes in memory of a process; 0 if it has ended."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0
+    return pages * resource.getpagesize()
+
+
+def line_of(result: Mapping[str, Any]) -> str:
+    """Return a row's line of the Markdown table."""
+    cells, over = [result["name"], result["reference"]], f"> {MOST_BYTES / 2**30:.0f} GiB"
+    for way in (" ".join(way) for way in WAYS):
+        figures = result["ways"].get(way, {})
+        if "error" in figures:
+            cells.append(f"{figures['error']:.0e}")
+        elif "cosine" in figures:
+            cells.append(f"{figures['cosine']:.5f}")
+        else:
+            cells.append(over if "over" in figures else "–")
+    peaks = [figures["peak"] for figures in result["ways"].values() if "over" not in figures]
+    cells.append("–" if result["control"] is None else f"{result['control']:.0e}")
+    cells.append(f"{max(peaks) / 2**30:.1f} GiB" if peaks else over)
+    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in ("Pillow", "pyarrow"))
+    cells.append(f"{datetime.date.today()}, {versions}, Python {platform.python_version()}, {_processor()}")
+    return f"| {' | '.join(cells)} |"
+
+
+def _processor() -> str:
+    from clipmill.models.support_matrix import processor
+    from clipmill.threads import allowed_cpus
+
+    return f"{allowed_cpus()} cores of {processor()}"
+
+
+def read(page: Path) -> dict[str, str]:
+    """Return the lines of the page's table by the names of their rows."""
+    _, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    lines = [line for line in rest.partition(END)[0].splitlines() if line.startswith("| ")]
+    return {line.split(" | ")[0].removeprefix("| "): line for line in lines[1:]}
+
+
+def write(page: Path, lines: Mapping[str, str]) -> None:
+    """Put the table between the two markers of the page, in the order of the rows, with the names of those not run."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    names = [row.name for row in all_rows()]
+    head = ["model", "reference", *(" ".join(way) for way in WAYS), "nearest control", "peak memory", "measured"]
+    body = [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(lines[name] for name in names if name in lines)]
+    missing = [name for name in names if name not in lines]
+    note = f"\n{NOT_RUN}: {', '.join(missing)}.\n" if missing else ""
+    table = "\n".join(body)
+    page.write_text(f"{before}{BEGIN}\n{table}\n{note}\n{END}{after}", encoding="utf-8")
 
 
 @click.command()
 @click.option("--row", "names", multiple=True, help="Only this row; may be repeated.")
+@click.option("--missing", is_flag=True, help="Only rows that the page lacks.")
 @click.option("--small", is_flag=True, help="Only the rows of `make test`.")
 @click.option("--output", type=click.Path(path_type=Path), default=ROOT / "docs" / "parity.md", show_default=True)
 @click.option("--draw", "to_draw", hidden=True)
 @click.option("--encode", "to_encode", hidden=True)
 @click.option("--folder", hidden=True, type=click.Path(path_type=Path))
-def main(names: tuple[str, ...], small: bool, output: Path, to_draw: str, to_encode: str, folder: Path) -> None:
+def main(
+    names: tuple[str, ...], missing: bool, small: bool, output: Path, to_draw: str, to_encode: str, folder: Path
+) -> None:
     """Measure, print and write."""
     if to_draw:
         draw(to_draw, folder)
@@ -158,35 +225,17 @@ def main(names: tuple[str, ...], small: bool, output: Path, to_draw: str, to_enc
     if to_encode:
         encode(folder, *to_encode.split("/"))
         return
-    rows = all_rows()
-    chosen = [row.name for row in rows if (row.name in names or not names) and (row.small or not small)]
-    figures = ROOT / "parity-output"
-    figures.mkdir(exist_ok=True)
-    for name in chosen:
+    rows = {row.name: row for row in all_rows()}
+    if unknown := sorted(set(names) - rows.keys()):
+        raise click.UsageError(f"there is no row {unknown[0]!r}; the rows are {', '.join(rows)}")
+    for name, row in rows.items():
+        lines = read(output)
+        if (names and name not in names) or (small and not row.small) or (missing and name in lines):
+            continue
         with tempfile.TemporaryDirectory() as home:
-            result = measure(name, Path(home))
-        (figures / f"{re.sub(r'[^A-Za-z0-9-]+', '_', name)}.json").write_text(json.dumps(result, indent=1))
-    results = [json.loads(path.read_text()) for path in sorted(figures.glob("*.json"))]
-    order = [row.name for row in rows]
-    lines = table(sorted(results, key=lambda result: order.index(result["name"])))
-    click.echo("\n".join(lines))
-    write(output, lines)
-
-
-def write(output: Path, lines: list[str]) -> None:
-    """Put the table between the two markers of the page."""
-    text = output.read_text(encoding="utf-8")
-    before, _, rest = text.partition("<!-- table -->\n")
-    _, _, after = rest.partition("<!-- end of table -->")
-    from clipmill.models.support_matrix import processor
-    from clipmill.threads import allowed_cpus
-
-    machine = f"Machine: {processor()}, {allowed_cpus()} cores, Python {platform.python_version()}."
-    measured = {line.split(" | ")[0].removeprefix("| ") for line in lines}
-    missing = [row.name for row in all_rows() if row.name not in measured]
-    note = f"\n\nRows that were not run: {', '.join(missing)}." if missing else ""
-    body = "\n".join([machine, "", *lines]) + note
-    output.write_text(f"{before}<!-- table -->\n\n{body}\n\n<!-- end of table -->{after}", encoding="utf-8")
+            lines[name] = line_of(measure(name, Path(home)))
+        click.echo(lines[name])
+        write(output, lines)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@
 - `tables`: the architectures, weights and licences that ship with the package
 - `backbones`: the text towers that open_clip takes from Hugging Face
 - `mclip`: the four models of Multilingual-CLIP and their text towers
-- `hugging_face`: reads the configuration files of a `CLIPModel`
+- `cn_clip`: the five models of Chinese-CLIP
+- `hugging_face`: reads the configuration files of a model of transformers, of one of the `hugging_face_kinds`
 - `exported`: identifies the model in a directory of graphs; `manifest`: its `clipmill.json`
 - `fake_options`: parses the options of a `fake::` name
 - `open_clip.json`: the table itself, written by `tools/make_catalog.py`

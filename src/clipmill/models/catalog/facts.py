@@ -11,7 +11,7 @@ from typing import Any
 from ...errors import WeightsError
 from ...media.options import Preprocessing
 from ..weight_files import description_errors
-from . import exported, hugging_face, mclip, tables
+from . import cn_clip, exported, hugging_face, mclip, tables
 from .fake_options import fake_modalities
 from .manifest import read_manifest
 from .names import ModelRef, resolve_model
@@ -133,6 +133,11 @@ def _mclip_facts(ref: ModelRef, image_weights: str | None) -> ModelFacts:
     return ModelFacts(dim, _CLIP, image, image.image_size, mclip.MAX_TEXT_TOKENS)
 
 
+def _cn_clip_facts(ref: ModelRef) -> ModelFacts:
+    preprocessing = Preprocessing(image_size=cn_clip.IMAGE_SIZE, resize_mode="squash")
+    return ModelFacts(cn_clip.DIM, _CLIP, preprocessing, cn_clip.IMAGE_SIZE, cn_clip.CONTEXT_LENGTH, 76_989_537)
+
+
 def _audioclip_facts(ref: ModelRef) -> ModelFacts:
     licence = None if ref.is_file else "MIT"
     return ModelFacts(1024, _CLIP | {"audio"}, Preprocessing(), 224, 77, 134_111_910, licence)
@@ -185,6 +190,7 @@ _FACTS = {
     "open_clip": _open_clip_facts,
     "demo": _demo_facts,
     "audioclip": _audioclip_facts,
+    "cn-clip": _cn_clip_facts,
     "custom": _custom_facts,
     "fake": _fake_facts,
 }

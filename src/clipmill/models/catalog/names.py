@@ -13,8 +13,9 @@ from urllib.parse import parse_qsl
 from ...errors import SpecError, UnknownModelError
 from ...files.drivers import DRIVERS
 from ...media.options import Preprocessing
-from . import mclip, tables
+from . import cn_clip, mclip, tables
 from .fake_options import fake_modalities, fake_scales
+from .hugging_face_kinds import KINDS
 from .tables import simplify
 from .twins import twin_of
 
@@ -31,8 +32,8 @@ class ModelRef:
     """A parsed model name.
 
     Attributes:
-        family: The loader of the model: `open_clip`, `hf-hub`, `demo`, `hf`, `m-clip`, `audioclip`, `onnx`, `custom` or
-            `fake`.
+        family: The loader of the model: `open_clip`, `hf-hub`, `demo`, `hf`, `m-clip`, `cn-clip`, `audioclip`, `onnx`,
+            `custom` or `fake`.
         name: The whole name in the spelling of the catalog.
         architecture: An architecture of open_clip, else "".
         weights: A tag, the absolute path of a file or directory, a hub repository, or `module:factory`.
@@ -99,6 +100,8 @@ def _resolve(name: str, working_directory: str) -> ModelRef:
         return _directory(head, rest)
     if simplify(name).startswith("m-clip-"):
         return _mclip(name)
+    if simplify(name).startswith("cn-clip-"):
+        return _cn_clip(name)
     if simplify(name.partition("::")[0]) == "audioclip":
         return _audioclip(name)
     return _open_clip(name)
@@ -141,6 +144,23 @@ def _mclip(name: str) -> ModelRef:
         raise SpecError(f"{name!r} needs the directory with the text tower after '::', such as {known}::./directory")
     path = _absolute(directory)
     return ModelRef("m-clip", f"{known}::{path}", known, path)
+
+
+def _cn_clip(name: str) -> ModelRef:
+    given, separator, directory = name.partition("::")
+    known = {simplify(known): known for known in cn_clip.NAMES}.get(simplify(given))
+    if known is None:
+        raise UnknownModelError(f"unknown model {name!r}; Chinese-CLIP's models are {', '.join(cn_clip.NAMES)}")
+    if known != cn_clip.RESNET:
+        if separator:
+            raise SpecError(f"{name!r}: a directory with this model's files of transformers is 'hf:./directory'")
+        return _directory("hf", cn_clip.REPOSITORIES[known])
+    if not separator:
+        return ModelRef("cn-clip", known, known)
+    if not directory or "://" in directory:
+        raise SpecError(f"{name!r} needs the directory with {cn_clip.RESNET_FILE} and vocab.txt after '::'")
+    path = _absolute(directory)
+    return ModelRef("cn-clip", f"{known}::{path}", known, path)
 
 
 def _audioclip(name: str) -> ModelRef:
@@ -217,7 +237,7 @@ def _file_or_url(name: str, weights: str) -> str:
 def named_models() -> list[str]:
     """Return the name of every model that has one: the demo model, and published weights."""
     published = (f"{architecture}::{tag}" for architecture, tag in tables.pairs())
-    return ["demo", *published, *mclip.MODELS, "AudioCLIP::full", "AudioCLIP::partial"]
+    return ["demo", *published, *mclip.MODELS, *cn_clip.NAMES, "AudioCLIP::full", "AudioCLIP::partial"]
 
 
 def _unknown_model(name: str, given: str, has_weights: bool) -> str:
@@ -229,10 +249,11 @@ def _unknown_model(name: str, given: str, has_weights: bool) -> str:
     hint = f"nearest: {', '.join(by_simple[n] for n in near)}" if near else "`clipmill models` lists all names"
     if not has_weights and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         if twin := twin_of(name):
-            own = f", and transformers' files load as 'hf:{name}'" if twin.endswith("::openai") else ""
+            is_loaded = twin.endswith("::openai") or ("siglip" in name.lower() and "naflex" not in name.lower())
+            own = f", and transformers' files load as 'hf:{name}'" if is_loaded else ""
             return f"unknown model {name!r}; the catalog has its weights as {twin}{own}"
         hint = (
-            f"for a Hugging Face CLIPModel (model_type 'clip') write 'hf:{name}', for an open_clip repository "
-            f"'hf-hub:{name}'; {hint}"
+            f"for a model of Hugging Face's transformers ({', '.join(kind.name for kind in KINDS.values())}) write"
+            f" 'hf:{name}', for an open_clip repository 'hf-hub:{name}'; {hint}"
         )
     return f"unknown model {name!r}; {hint}"

@@ -33,7 +33,7 @@ def find_tokenizer(place: str, config: ModelConfig, limit: int, cache_dir: str |
         WeightsError: If there is none, or it cuts texts on the left.
     """
     settings = _read_settings(place, cache_dir)
-    definition = _find_definition(place, settings, cache_dir)
+    definition = find_definition(place, settings, cache_dir)
     context = config.context_length
     match config.kind.padding:
         case "whole":
@@ -63,8 +63,18 @@ def _read_settings(place: str, cache_dir: str | None) -> dict[str, Any]:
     return settings
 
 
-def _find_definition(place: str, settings: dict[str, Any], cache_dir: str | None) -> str:
-    """Return a `tokenizer.json`, or the one that transformers makes from the older files of CLIP and BERT."""
+def find_definition(place: str, settings: dict[str, Any], cache_dir: str | None) -> str:
+    """Return a `tokenizer.json`, or the one that transformers makes from the older files of CLIP and BERT.
+
+    Args:
+        place: Directory or repository.
+        settings: Its `tokenizer_config.json`.
+        cache_dir: Folder for copies of a repository's files.
+
+    Raises:
+        WeightsError: If there is none.
+        MissingExtraError: If transformers is needed, and not installed.
+    """
     path = find_first(place, (_FILE, _CLIP_VOCABULARY, _BERT_VOCABULARY), cache_dir)
     name = "" if path is None else path.name
     merges = find_first(place, (_CLIP_MERGES,), cache_dir) if name == _CLIP_VOCABULARY else None

@@ -2,7 +2,8 @@
 
 - `open_clip`, `open_clip_build`: every architecture of open_clip, with weights that are published or from a file or
   repository
-- `hugging_face`, `hugging_face_build`: `CLIPModel`s of transformers, from a directory or a repository
+- `hugging_face`, `hugging_face_build`: models of transformers, from a directory or a repository
+- `cn_clip`, `cn_clip_build`: Chinese-CLIP's RN50, from its authors' file
 - `mclip`, `mclip_build`: M-CLIP's multilingual text towers, with an image tower of open_clip
 - `audioclip`, `audioclip_build`: AudioCLIP; `audioclip_audio`: its audio tower; `audioclip_spectrogram`: that tower's
   input
@@ -30,6 +31,7 @@ _MODULES = {
     "demo": "open_clip",
     "hf": "hugging_face",
     "m-clip": "mclip",
+    "cn-clip": "cn_clip",
     "audioclip": "audioclip",
     "onnx": "exported",
 }

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from open_clip import CLIP, CoCa, CustomTextCLIP, get_model_config
 from open_clip.convert import convert_state_dict
+from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import TextTransformer, text_global_pool
 
 __all__ = [
     "CLIP",
     "CoCa",
     "CustomTextCLIP",
+    "ModifiedResNet",
     "TextTransformer",
     "convert_state_dict",
     "get_model_config",
