@@ -95,7 +95,7 @@ def test_stacks_that_py4j_logs_are_left_out(name, caplog, monkeypatch):
     log()
     spark_session._leave_out_stacks_of_py4j()
     log()
-    assert [one.message for one in caplog.records] == ["while sending"]
+    assert caplog.messages == ["while sending"]
     logging.getLogger().error("another")
     assert caplog.messages[-1] == "another"
 
