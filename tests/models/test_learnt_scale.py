@@ -120,7 +120,7 @@ def test_no_scale_is_invented(layout: str, tmp_path: Path) -> None:
         ((-math.inf,), "is -inf"),
         ((100.0,), "is 100.0, whose exponential is not finite"),
         ((-800.0,), "is -8.*, whose exponential is not finite and above 0"),
-        ((1.0, 2.0), r"has shape \(2,\); a learnt scale must be one number"),
+        ((1.0, 2.0), r"has shape \(2,\); a learnt scale or bias must be one number"),
     ],
 )
 def test_an_invalid_parameter_is_refused(layout: str, learnt: tuple, message: str, tmp_path: Path) -> None:

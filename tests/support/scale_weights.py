@@ -46,7 +46,7 @@ class Repository:
         return EncoderSpec("hf-hub:test/model", cache_dir=str(self.cache), **FP32)
 
 
-def make_repository(kind: str, cache: Path, learnt: float = LEARNT) -> Repository:
+def make_repository(kind: str, cache: Path, learnt: float = LEARNT, bias: float | None = None) -> Repository:
     network, options = KINDS[kind]
     text = {**TEXT, "embed_cls": True, "output_tokens": True} if kind == "coca" else TEXT
     vision = dict(VISION)
@@ -61,6 +61,8 @@ def make_repository(kind: str, cache: Path, learnt: float = LEARNT) -> Repositor
             if parameter.ndim >= 2:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * (1.5 / parameter[0].numel() ** 0.5))
         module.logit_scale.fill_(learnt)
+        if bias is not None:
+            module.logit_bias.fill_(bias)
     files = {
         "open_clip_config.json": json.dumps({"model_cfg": config, "preprocess_cfg": {}}).encode(),
         "open_clip_model.safetensors": save({name: t.contiguous().clone() for name, t in module.state_dict().items()}),

@@ -13,7 +13,7 @@ from ..errors import EmbeddingError
 from ..failures import Failure
 from ..metrics.counts import watch
 from ..metrics.stats import Stats
-from ..models.model import checked_scales
+from ..models.model import checked_biases, checked_scales
 from ..models.spec import EncoderSpec, Modality
 from .item import Item, item_of_value
 from .loaded import Loaded
@@ -64,13 +64,25 @@ class Encoder:
 
         For CLIP `{frozenset({"text", "image"}): 100.0}`; AudioCLIP has two more pairs. Empty if the model's files
         contain none, as for custom encoders and directories of clip-as-service. The scales are read from the weights
-        on first use. SigLIP models also add a bias, which is omitted, since the softmax cancels it.
+        on first use.
 
         Raises:
             WeightsError: If the weights cannot be read again, or a scale in them is invalid.
         """
         find = getattr(self._loaded.model, "learnt_scales", dict)  # custom encoders need not be subclasses of Model
         return MappingProxyType(checked_scales(find(), self.modalities, self.spec.model))
+
+    @functools.cached_property
+    def learnt_biases(self) -> Mapping[frozenset[str], float]:
+        """The learnt biases that are added to scaled cosines, by pair of modalities, as SigLIP's models have one.
+
+        The sigmoid of `scale * cosine + bias` is then the probability that a pair matches. Empty for all other models.
+
+        Raises:
+            WeightsError: If the weights cannot be read again, or a bias in them is invalid.
+        """
+        find = getattr(self._loaded.model, "learnt_biases", dict)  # as above
+        return MappingProxyType(checked_biases(find(), self.modalities, self.spec.model))
 
     def session(self, stats: Stats | None = None, *, cached: bool = True, hashed: bool = False) -> EmbedSession:
         """Return a new session for pushing rows; see `EmbedSession`. Use one session per thread.

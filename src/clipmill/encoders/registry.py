@@ -211,7 +211,7 @@ def _load_catalog(spec: EncoderSpec, device: str, cpus: int | None) -> tuple[_Ke
     if decision.runtime is None:
         return key, None
     resolved = {"weights_sha256": source.weights_sha256, **source.resolved, **decision.figures}
-    return key, ClipModel(source.frontend, decision.runtime, resolved, source.scales)
+    return key, ClipModel(source.frontend, decision.runtime, resolved, source.scales, source.biases)
 
 
 def _connect(spec: EncoderSpec, device: str, store: Store, cpus: int | None) -> HostRuntime | None:

@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -132,19 +133,20 @@ def _description(spec: EncoderSpec, store: Store, folder: Path) -> dict[str, Any
         "audio": dataclasses.asdict(frontend.audio) if frontend.audio else None,
         "weights_sha256": store.source.weights_sha256,
         "settings": dict(store.source.settings),
-        "learnt_scales": _scales(store),
+        "learnt_scales": _learnt(store.source.scales, "scales"),
+        "learnt_biases": _learnt(store.source.biases, "biases"),
         "parameters": facts.parameters,
         "licence": facts.licence,
         "versions": versions(*_VERSIONS),
     }
 
 
-def _scales(store: Store) -> dict[str, float]:
-    """Return the learnt scales. An invalid one does not stop the export, since vectors do not depend on it."""
+def _learnt(find: Callable[[], Mapping[frozenset[str], float]], what: str) -> dict[str, float]:
+    """Return learnt scales or biases. An invalid one does not stop the export, since vectors do not depend on it."""
     try:
-        return scales_as_dict(store.source.scales())
+        return scales_as_dict(find())
     except WeightsError as err:
-        _log.warning("exported without learnt scales: %s", err)
+        _log.warning("exported without learnt %s: %s", what, err)
         return {}
 
 

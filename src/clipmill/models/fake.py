@@ -9,6 +9,7 @@
 - `bad`: texts that contain this word make the whole call fail, as a bad row may
 - `scale`: the learnt scale for cosines of texts and images (`scale="model"`); none by default. `scale_ai` and
   `scale_at` are those of audio and images, and of audio and texts
+- `bias`, `bias_ai`, `bias_at`: the learnt biases of the same pairs (`score="sigmoid"`); none by default
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import numpy as np
 from ..errors import OutOfMemoryError
 from ..media.audio import open_audio, require_audio
 from ..media.images import open_image
-from .catalog.fake_options import fake_modalities, fake_scales
+from .catalog.fake_options import fake_biases, fake_modalities, fake_scales
 from .model import Model, Prepared
 from .spec import EncoderSpec
 
@@ -68,11 +69,16 @@ class FakeModel(Model):
         self._bad = options.get("bad")
         self._log = Path(options["log"]) if options.get("log") else None
         self._scales = fake_scales(options)
+        self._biases = fake_biases(options)
         self._write({"event": "load"})
 
     def learnt_scales(self) -> Mapping[frozenset[str], float]:
         """Return the scales given as options."""
         return dict(self._scales)
+
+    def learnt_biases(self) -> Mapping[frozenset[str], float]:
+        """Return the biases given as options."""
+        return dict(self._biases)
 
     def prepare(self, modality: str, content: Any, spec: EncoderSpec) -> Prepared:
         """Keep a text; decode an image or audio. As in real models, only audio of equal shape shares a call."""

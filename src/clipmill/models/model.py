@@ -100,6 +100,14 @@ class Model(abc.ABC):
         """
         return {}
 
+    def learnt_biases(self) -> Mapping[frozenset[str], float]:
+        """Return the learnt biases of logits, by pair of modalities, as SigLIP has one; none by default.
+
+        Returns:
+            For example `{frozenset({"text", "image"}): -12.9}`; finite.
+        """
+        return {}
+
 
 def checked_scales(
     found: Mapping[frozenset[str], float], modalities: Collection[str], whose: str
@@ -114,17 +122,42 @@ def checked_scales(
     Raises:
         WeightsError: If a pair is not of the model's modalities, or a scale is not a finite number above 0.
     """
+    _check_pairs(found, modalities, f"{whose}: learnt_scales")
     for pair, scale in found.items():
-        if not isinstance(pair, frozenset) or not 1 <= len(pair) <= 2 or not pair <= frozenset(modalities):
-            raise WeightsError(
-                f"{whose}: learnt_scales has {pair!r}; allowed are frozensets of one or two of"
-                f" {', '.join(sorted(modalities))}"
-            )
-        if isinstance(scale, bool) or not isinstance(scale, numbers.Real) or not 0 < scale < math.inf:
+        if not _is_finite(scale) or scale <= 0:
             raise WeightsError(
                 f"{whose}: the learnt scale of {' and '.join(sorted(pair))} is {scale!r}, not a finite number above 0"
             )
     return {pair: float(scale) for pair, scale in found.items()}
+
+
+def checked_biases(
+    found: Mapping[frozenset[str], float], modalities: Collection[str], whose: str
+) -> dict[frozenset[str], float]:
+    """Check learnt biases, and return them as plain floats; see `checked_scales`.
+
+    Raises:
+        WeightsError: If a pair is not of the model's modalities, or a bias is not a finite number.
+    """
+    _check_pairs(found, modalities, f"{whose}: learnt_biases")
+    for pair, bias in found.items():
+        if not _is_finite(bias):
+            raise WeightsError(
+                f"{whose}: the learnt bias of {' and '.join(sorted(pair))} is {bias!r}, not a finite number"
+            )
+    return {pair: float(bias) for pair, bias in found.items()}
+
+
+def _check_pairs(found: Collection[frozenset[str]], modalities: Collection[str], what: str) -> None:
+    for pair in found:
+        if not isinstance(pair, frozenset) or not 1 <= len(pair) <= 2 or not pair <= frozenset(modalities):
+            raise WeightsError(
+                f"{what} has {pair!r}; allowed are frozensets of one or two of {', '.join(sorted(modalities))}"
+            )
+
+
+def _is_finite(number: Any) -> bool:
+    return isinstance(number, numbers.Real) and not isinstance(number, bool) and math.isfinite(number)
 
 
 class Runtime(Protocol):
@@ -165,6 +198,7 @@ class ClipModel(Model):
         runtime: Runtime,
         resolved: Mapping[str, Any],
         scales: Callable[[], Mapping[frozenset[str], float]] = dict,
+        biases: Callable[[], Mapping[frozenset[str], float]] = dict,
     ) -> None:
         """Create a model from its parts.
 
@@ -173,6 +207,7 @@ class ClipModel(Model):
             runtime: Executes the towers.
             resolved: Values for the provenance besides runtime, precision and device.
             scales: Returns the learnt scales; called once, when they are first needed.
+            biases: Returns the learnt biases; called once, too.
         """
         self.dim = frontend.dim
         self.modalities = frontend.modalities
@@ -186,6 +221,7 @@ class ClipModel(Model):
         self._frontend = frontend
         self._runtime = runtime
         self._scales = functools.cache(scales)
+        self._biases = functools.cache(biases)
 
     def close(self) -> None:
         """Release what the runtime holds outside of this process."""
@@ -205,6 +241,10 @@ class ClipModel(Model):
             WeightsError: If the weights cannot be read again, or have an invalid scale.
         """
         return dict(self._scales())
+
+    def learnt_biases(self) -> Mapping[frozenset[str], float]:
+        """Return the biases in the weights, as `learnt_scales` does."""
+        return dict(self._biases())
 
     def prepare(self, modality: str, content: Any, spec: EncoderSpec) -> Prepared:
         """Tokenise a text, decode and crop an image (or check a preprocessed one), or decode and resample audio."""

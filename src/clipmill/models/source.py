@@ -85,6 +85,7 @@ class ModelSource:
             and they run without torch. Other kinds are made from the towers.
         scales: Returns the learnt scales of cosines, by pair of modalities. It may open the weights, and raises
             `WeightsError` if a scale is invalid; see `clipmill.models.towers.scales`.
+        biases: Returns the learnt biases of logits in the same way; none for most models.
     """
 
     frontend: Frontend
@@ -97,6 +98,7 @@ class ModelSource:
     graphs: Graphs | None = None
     float_graphs: Graphs | None = None
     scales: Callable[[], Mapping[frozenset[str], float]] = dict
+    biases: Callable[[], Mapping[frozenset[str], float]] = dict
 
     @functools.cached_property
     def weights_sha256(self) -> str:

@@ -1,4 +1,4 @@
-"""The modalities and learnt scales of a `fake::` model, from the options in its name."""
+"""The modalities, learnt scales and learnt biases of a `fake::` model, from the options in its name."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Mapping
 
 from ...errors import SpecError
 
-_FAKE_SCALES = {
-    "scale": frozenset({"text", "image"}),
-    "scale_ai": frozenset({"audio", "image"}),
-    "scale_at": frozenset({"audio", "text"}),
+_PAIRS = {
+    "": frozenset({"text", "image"}),
+    "_ai": frozenset({"audio", "image"}),
+    "_at": frozenset({"audio", "text"}),
 }
-"""Options of the fake for scales, and their pairs of modalities."""
+"""Suffixes of the options of the fake for scales and biases, and their pairs of modalities."""
 
 
 def fake_modalities(options: Mapping[str, str]) -> frozenset[str]:
@@ -26,17 +26,31 @@ def fake_scales(options: Mapping[str, str]) -> dict[frozenset[str], float]:
     Raises:
         SpecError: If one is not a finite number above 0, or the model lacks its modalities.
     """
-    scales: dict[frozenset[str], float] = {}
-    for option, pair in _FAKE_SCALES.items():
+    return _by_pair("scale", options, 0.0, "a finite number above 0")
+
+
+def fake_biases(options: Mapping[str, str]) -> dict[frozenset[str], float]:
+    """Return the learnt biases of a `fake::` model with these options.
+
+    Raises:
+        SpecError: If one is not a finite number, or the model lacks its modalities.
+    """
+    return _by_pair("bias", options, -math.inf, "a finite number")
+
+
+def _by_pair(name: str, options: Mapping[str, str], above: float, allowed: str) -> dict[frozenset[str], float]:
+    found: dict[frozenset[str], float] = {}
+    for suffix, pair in _PAIRS.items():
+        option = name + suffix
         if option not in options:
             continue
         try:
-            scale = float(options[option])
+            number = float(options[option])
         except ValueError:
-            scale = math.nan
-        if not 0 < scale < math.inf:
-            raise SpecError(f"{option}={options[option]!r} is not a finite number above 0")
+            number = math.nan
+        if not above < number < math.inf:
+            raise SpecError(f"{option}={options[option]!r} is not {allowed}")
         if not pair <= (has := fake_modalities(options)):
             raise SpecError(f"{option} is between {' and '.join(sorted(pair))}; modalities={','.join(sorted(has))}")
-        scales[pair] = scale
-    return scales
+        found[pair] = number
+    return found

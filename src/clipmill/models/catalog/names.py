@@ -14,7 +14,7 @@ from ...errors import SpecError, UnknownModelError
 from ...files.drivers import DRIVERS
 from ...media.options import Preprocessing
 from . import cn_clip, mclip, tables
-from .fake_options import fake_modalities, fake_scales
+from .fake_options import fake_biases, fake_modalities, fake_scales
 from .hugging_face_kinds import KINDS
 from .tables import simplify
 from .twins import twin_of
@@ -191,6 +191,7 @@ def _fake(name: str, options: str) -> ModelRef:
         raise SpecError(f"model {name!r}: dim={ref.options['dim']!r} is not an integer of at least 1")
     try:
         fake_scales(ref.options)
+        fake_biases(ref.options)
     except SpecError as err:
         raise SpecError(f"model {name!r}: {err}") from err
     return ref

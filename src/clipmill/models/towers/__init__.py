@@ -8,7 +8,7 @@
 - `audioclip`, `audioclip_build`: AudioCLIP; `audioclip_audio`: its audio tower; `audioclip_spectrogram`: that tower's
   input
 - `weights`: reads weight files and loads them into networks; `torchscript`: reads the tensors of a TorchScript archive
-- `scales`: reads the learnt scales of cosines
+- `scales`: reads the learnt scales and biases of logits
 - `exported`: graphs instead of networks, from a directory
 """
 

@@ -31,7 +31,7 @@ from ..support_matrix import GRAPH_RUNTIMES
 from ..tokenizers.fast import FastTokenizer
 from ..tokenizers.saved import CLIP_FILE, FAST_FILE, clip_tokenizer, load_tokenizer
 from ..weight_files import sha256_of
-from .scales import scales_of_dict
+from .scales import biases_of_dict, scales_of_dict
 
 _MEMORY = b"_MEM_ADDR_/*"
 """End of the names by which ONNX Runtime calls memory instead of a file with weights."""
@@ -62,6 +62,7 @@ def _exported(folder: Path, manifest: Mapping[str, Any], spec: EncoderSpec) -> M
         audio=AudioFrontend(**audio) if audio else None,
     )
     kind = manifest["kind"]
+    of_model = (manifest["modalities"], str(folder / FILE))
     graphs = Graphs(folder, manifest["graphs"], kind, manifest["runtime"], manifest["precision"])
     _check_graphs(graphs)
     known = ("weights_sha256", "checked_cosine")
@@ -72,9 +73,8 @@ def _exported(folder: Path, manifest: Mapping[str, Any], spec: EncoderSpec) -> M
         resolved={"exported_from": manifest["model"], **{k: manifest[k] for k in known if manifest.get(k)}},
         runtimes=("openvino",) if kind == "int8-openvino" else GRAPH_RUNTIMES,
         graphs=graphs,
-        scales=functools.partial(
-            scales_of_dict, manifest.get("learnt_scales"), manifest["modalities"], str(folder / FILE)
-        ),
+        scales=functools.partial(scales_of_dict, manifest.get("learnt_scales"), *of_model),
+        biases=functools.partial(biases_of_dict, manifest.get("learnt_biases"), *of_model),
     )
 
 

@@ -15,7 +15,7 @@ from ..frontend import Frontend, TextFrontend
 from ..source import ModelSource
 from ..spec import EncoderSpec
 from ..tokenizers.hugging_face import find_tokenizer
-from .scales import clip_scales
+from .scales import clip_biases, clip_scales
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +52,7 @@ def find_source(spec: EncoderSpec) -> ModelSource:
         {"transformers": settings},
         {name: value for name, value in borrowed.items() if value},
         scales=functools.partial(clip_scales, files),
+        biases=functools.partial(clip_biases, files),
     )
 
 

@@ -52,6 +52,7 @@ def find_source(spec: EncoderSpec) -> ModelSource:
         {"text": {"base": mclip.BASES[model.base], "dim": model.dim}, "image": dict(image.settings)},
         {"image_tower": image_name},
         scales=image.scales,  # the text tower was trained to match that of this CLIP model
+        biases=image.biases,
     )
 
 

@@ -27,7 +27,7 @@ from ..source import Graphs, ModelSource
 from ..spec import EncoderSpec
 from ..tokenizers.clip_bpe import ClipTokenizer
 from ..weight_files import is_torchscript
-from .scales import clip_scales
+from .scales import clip_biases, clip_scales
 
 _log = logging.getLogger("clipmill")
 
@@ -103,10 +103,13 @@ def _source(
     spec: EncoderSpec,
     settings: dict[str, Any],
 ) -> ModelSource:
-    scales = functools.partial(clip_scales, (weights,))
+    learnt: Any = {
+        "scales": functools.partial(clip_scales, (weights,)),
+        "biases": functools.partial(clip_biases, (weights,)),
+    }
     if text is None:
         frontend = Frontend(dim, image=preprocessing)
-        return ModelSource(frontend, (weights,), functools.partial(_build, settings, weights), settings, scales=scales)
+        return ModelSource(frontend, (weights,), functools.partial(_build, settings, weights), settings, **learnt)
     tokenizer = make_tokenizer(text, spec)
     if name := text.get("hf_model_name"):
         settings = {**settings, "backbone": find_backbone(name, spec.cache_dir)}
@@ -116,7 +119,7 @@ def _source(
                 f" {settings['backbone']['pad_token_id']}"
             )
     frontend = Frontend(dim, image=preprocessing, text=TextFrontend(tokenizer, fixed_length=depends_on_padding(text)))
-    return ModelSource(frontend, (weights,), functools.partial(_build, settings, weights), settings, scales=scales)
+    return ModelSource(frontend, (weights,), functools.partial(_build, settings, weights), settings, **learnt)
 
 
 def _build(settings: dict[str, Any], weights: Path) -> dict[str, Any]:

@@ -1,22 +1,23 @@
-"""Read the learnt scales of cosines from weight files, without torch if the format allows it.
+"""Read the learnt scales and biases of logits from weight files, without torch if the format allows it.
 
 CLIP's logit is exp(logit_scale) · cosine. OpenAI clamps exp(logit_scale) to 100 in training only; open_clip and
 transformers do not clamp it either, so the value in the file is used. AudioCLIP has a parameter for each pair of
-modalities and clamps all three whenever it computes logits. SigLIP's models add a `logit_bias`: it is the same for all
-candidates of a query, so softmax cancels it.
+modalities and clamps all three whenever it computes logits. SigLIP's models add a `logit_bias`, so that the sigmoid of a
+logit is the probability that a pair matches (Zhai et al. 2023). It is the same for all candidates of a query, so softmax
+cancels it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...errors import WeightsError
-from ..model import checked_scales
+from ..model import checked_biases, checked_scales
 
 AUDIOCLIP_BOUNDS = (1.0, 100.0)
 """The bounds to which AudioCLIP's own code clamps its scales."""
@@ -33,6 +34,7 @@ _ALL_PAIRS = {
     frozenset({"audio", "text"}): "logit_scale_at",
 }
 _PAIR = {frozenset({"text", "image"}): "logit_scale"}
+_PAIR_BIAS = {frozenset({"text", "image"}): "logit_bias"}
 
 
 def clip_scales(files: Collection[Path]) -> dict[frozenset[str], float]:
@@ -47,6 +49,18 @@ def clip_scales(files: Collection[Path]) -> dict[frozenset[str], float]:
     return _read_scales(files, _PAIR, (0.0, math.inf))
 
 
+def clip_biases(files: Collection[Path]) -> dict[frozenset[str], float]:
+    """Return the bias of a CLIP model, by its one pair of modalities; empty if the files lack it, as all but SigLIP's do.
+
+    Args:
+        files: The weights of open_clip or transformers, in one file or several shards.
+
+    Raises:
+        WeightsError: If a file cannot be read, or its bias is not a finite number.
+    """
+    return {pair: _finite(array, what) for pair, array, what in _find(files, _PAIR_BIAS)}
+
+
 def audioclip_scales(files: Collection[Path]) -> dict[frozenset[str], float]:
     """Return the scales of AudioCLIP, by pair of modalities; those that the file lacks are left out.
 
@@ -59,21 +73,34 @@ def audioclip_scales(files: Collection[Path]) -> dict[frozenset[str], float]:
 def _read_scales(
     files: Collection[Path], names: Mapping[frozenset[str], str], bounds: tuple[float, float]
 ) -> dict[frozenset[str], float]:
-    scales = {}
+    return {pair: _scale(array, bounds, what) for pair, array, what in _find(files, names)}
+
+
+def _find(
+    files: Collection[Path], names: Mapping[frozenset[str], str]
+) -> Iterator[tuple[frozenset[str], np.ndarray, str]]:
+    """Yield the parameter of each pair from the first file that has it, with its name for messages."""
+    wanted = dict(names)
     for path in files:
-        wanted = {pair: name for pair, name in names.items() if pair not in scales}
         found = _read_parameters(path, wanted.values()) if wanted else {}
-        for pair, name in wanted.items():
+        for pair, name in list(wanted.items()):
             if name in found:
-                scales[pair] = _scale(found[name], bounds, f"{name!r} in {str(path)!r}")
-    return scales
+                yield pair, found[name], f"{name!r} in {str(path)!r}"
+                del wanted[pair]
 
 
 def _check_shape(shape: Collection[int], name: str, path: Path) -> None:
     """Refuse all but one number, before it is converted: a file of a few bytes may claim any shape."""
     if math.prod(shape) != 1:
         what = f"{name!r} in {str(path)!r}"
-        raise WeightsError(f"{what} has shape {tuple(shape)}; a learnt scale must be one number")
+        raise WeightsError(f"{what} has shape {tuple(shape)}; a learnt scale or bias must be one number")
+
+
+def _finite(parameter: np.ndarray, what: str) -> float:
+    value = float(parameter.astype(np.float32).item())  # the precision in which models are loaded
+    if not math.isfinite(value):
+        raise WeightsError(f"{what} is {value!r}, perhaps from a failed training; use scores that do not need it")
+    return value
 
 
 def _scale(parameter: np.ndarray, bounds: tuple[float, float], what: str) -> float:
@@ -127,7 +154,7 @@ def _from_safetensors(path: Path, names: Collection[str]) -> dict[str, np.ndarra
 
 
 def scales_as_dict(scales: Mapping[frozenset[str], float]) -> dict[str, float]:
-    """Return scales in the form of a manifest: `{"image-text": 100.0}`."""
+    """Return scales or biases in the form of a manifest: `{"image-text": 100.0}`."""
     return {"-".join(sorted(pair)): scale for pair, scale in sorted(scales.items(), key=lambda item: sorted(item[0]))}
 
 
@@ -142,10 +169,23 @@ def scales_of_dict(written: Any, modalities: Collection[str], where: str) -> dic
     Raises:
         WeightsError: If it is invalid.
     """
+    return _parsed(written, modalities, where, "learnt_scales", checked_scales)
+
+
+def biases_of_dict(written: Any, modalities: Collection[str], where: str) -> dict[frozenset[str], float]:
+    """Parse the biases of a manifest, which `scales_as_dict` wrote; see `scales_of_dict`."""
+    return _parsed(written, modalities, where, "learnt_biases", checked_biases)
+
+
+def _parsed(
+    written: Any,
+    modalities: Collection[str],
+    where: str,
+    entry: str,
+    checked: Callable[[Mapping[frozenset[str], float], Collection[str], str], dict[frozenset[str], float]],
+) -> dict[frozenset[str], float]:
     if written is None:
         return {}
     if not isinstance(written, dict):
-        raise WeightsError(
-            f"{where}: learnt_scales is {written!r}; it must have numbers by pair, like {{'image-text': 100}}"
-        )
-    return checked_scales({frozenset(pair.split("-")): scale for pair, scale in written.items()}, modalities, where)
+        raise WeightsError(f"{where}: {entry} is {written!r}; it must have numbers by pair, like {{'image-text': 100}}")
+    return checked({frozenset(pair.split("-")): number for pair, number in written.items()}, modalities, where)
