@@ -23,6 +23,8 @@ def summary_table(
         ("rows failed", found.failed_rows),
     ):
         table.add_row(name, f"{count:,}")
+    if found.rejected:
+        table.add_row("rows rejected", f"{found.rejected:,}")
     if skipped_in:
         table.add_row("skipped", f"{found.skipped:,} (in {', '.join(skipped_in)})")
     table.add_row("embedded", f"{found.embedded:,}")
@@ -43,6 +45,8 @@ def summary_table(
     table.add_row("written to", output)
     if found.failed:
         table.add_row("failures in", f"{output.rstrip('/')}/_failures/")
+    if found.rejected:
+        table.add_row("rejected in", f"{output.rstrip('/')}/_rejected/")
     return table
 
 

@@ -1,6 +1,7 @@
 """Beam transforms: documents and rows in, vectors and failures out.
 
 - `embed`: `Embed`; `rank`: `Rank`, with flat rows in `groups`; `classify`: `Classify`
+- `similarity`: `Similarity`, which scores pairs and rejects those below a least score
 - `search`: `Search`, which finds the nearest rows of an index or a dataset
 - `encoding`: the base of these, and the pair `Embedded` that they return; `failed_row`: `FailedRow`, an element of its
   failures
@@ -44,6 +45,7 @@ from .rank import Rank
 from .read import ReadDocuments
 from .search import Search
 from .shards import EmbedShards
+from .similarity import Similarity
 from .write import WriteEmbeddings
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ __all__ = [
     "Rank",
     "ReadDocuments",
     "Search",
+    "Similarity",
     "WriteEmbeddings",
     "metrics_of",
     "raise_failed",

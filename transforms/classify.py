@@ -9,7 +9,7 @@ from typing import Any
 from ..encoders.plans.classify_plan import SUFFIX, ClassifyPlan, DocumentClassifyPlan
 from ..encoders.plans.embed_plan import Column, ColumnPlan, DocumentEmbedPlan
 from ..encoders.plans.labels import LabelSet
-from ..encoders.plans.scores import SCALE, Scale
+from ..encoders.plans.scores import SCALE, Scale, Score
 from ..errors import SpecError
 from ..messages import setting
 from ..models.spec import EncoderSpec, Modality, explains_slips, reject_unknown_keywords
@@ -22,7 +22,8 @@ class Classify(Encoding):
     """Classifies documents or columns of rows, zero-shot. Every element comes out once, as a row or as a failure.
 
     As in the CLIP paper, each label gets one vector, the normalised mean of its templates' normalised vectors, computed
-    once in each process. The `clip_score`s are the softmax of the scaled cosines over all labels. The best labels come
+    once in each process. The `clip_score`s are the softmax of the scaled cosines over all labels; with
+    `score="sigmoid"`, each is the probability of its label alone, and `min_score` selects any number of labels. The best labels come
     out as dicts of `label`, `clip_score` and `cosine`, best first: in the tag `labels` of documents, in the column
     `<column>_labels` of rows (`Column("image", output="…")` sets another name). Null in, null out.
 
@@ -56,6 +57,8 @@ class Classify(Encoding):
         templates: Sequence[str] | str | os.PathLike[str] | None = None,
         top_k: int = 5,
         scale: Scale = SCALE,
+        score: Score = "softmax",
+        min_score: float | None = None,
         access_paths: str = "@r",
         keep_content: bool = False,
         key: str = "id",
@@ -73,6 +76,9 @@ class Classify(Encoding):
             templates: Texts with a `{}`, where the label goes, or a file of them; a short general set if None.
             top_k: How many of the best labels are returned.
             scale: What cosines are multiplied by before the softmax: a number, or `model` for what the model learnt.
+            score: What `clip_score` is: `softmax` over all labels; or `sigmoid`, that of scale · cosine + bias of each label
+                alone, with the scale and the bias that the model learnt, as SigLIP's have them.
+            min_score: The least `clip_score` of a label that is returned; None returns the `top_k` best in any case.
             access_paths: Which documents of a tree are classified: `@r` themselves, `@m` matches, `@c` chunks, `@r,m`.
             keep_content: Whether documents keep `blob` and `tensor`.
             key: Column that names a row in its failures.
@@ -92,7 +98,9 @@ class Classify(Encoding):
                 raise SpecError(setting(name) + " is for documents; it has no effect with columns")
         if key != "id" and columns is None:
             raise SpecError("key is for rows; documents are named by their id")
-        self.labels = LabelSet.of(labels, templates=templates, top_k=top_k, scale=scale, spec=self.spec)
+        self.labels = LabelSet.of(
+            labels, templates=templates, top_k=top_k, scale=scale, score=score, min_score=min_score, spec=self.spec
+        )
         if columns is None:
             self.plan = DocumentClassifyPlan(DocumentEmbedPlan(access_paths, keep_content), self.labels)
         else:

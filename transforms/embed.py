@@ -119,7 +119,7 @@ class Embed(Encoding):
 
 
 def embed_of(pcoll: PCollection) -> Encoding | None:
-    """Return the `Embed`, `Rank` or `Classify` that a PCollection came right out of, None if there is none."""
+    """Return the `Embed`, `Rank` or other transform that a PCollection came right out of, None if there is none."""
     applied = pcoll.producer
     while applied is not None:
         if isinstance(applied.transform, Encoding):

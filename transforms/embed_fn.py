@@ -1,4 +1,4 @@
-"""The `DoFn` that embeds elements, and ranks or classifies them.
+"""The `DoFn` that embeds elements, and ranks, compares or classifies them.
 
 Fetching, decoding, encoding and scoring are one stage, which collects batches within a bundle. Texts, images, queries
 and candidates of all elements share micro-batches.
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from apache_beam.pvalue import TaggedOutput
+
 from ..encoders.plans.runner import Done, PlanRunner, PlanSession
 from ..metrics.stats import Stats
 from ..models.spec import EncoderSpec
@@ -16,7 +18,7 @@ from ..threads import Cores
 from .elements import Elements, source_bytes
 from .failed_row import FailedRow
 from .meter import BundleMeter
-from .windowed import InBatches, OneByOne, OnFailure, Place, PlacedFn
+from .windowed import REJECTED, InBatches, OneByOne, OnFailure, Place, PlacedFn
 
 _REPORTED_BATCHES = 16
 """Calls of the model after which the counts of a bundle are reported."""
@@ -68,6 +70,8 @@ class _SessionFn(PlacedFn):
         row, (_, failures, inner) = self._elements.output(done), done.result
         if failures or (inner and self._on_failure == "raise"):
             return self._failed(FailedRow(row, (*failures, *inner)), place)
+        if self._elements.plan.rejection(done.result.value) is not None:
+            return TaggedOutput(REJECTED, place.at(row))
         return place.at(row)
 
 

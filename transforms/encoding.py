@@ -1,4 +1,4 @@
-"""`Encoding`: the base of `Embed`, `Rank` and `Classify`, and the pair `Embedded` that they return."""
+"""`Encoding`: the base of `Embed`, `Rank`, `Similarity` and `Classify`, and the pair `Embedded` that most return."""
 
 from __future__ import annotations
 
@@ -46,6 +46,8 @@ class Encoding(beam.PTransform):
     _row_options: str
     """The options for rows, for an error message."""
     _vectors: Vectors = "array"
+    _more_outputs: tuple[str, ...] = ()
+    """Tags of outputs beside rows and failures."""
 
     def __init__(self, spec: EncoderSpec, *, max_wait_s: float | None, on_failure: OnFailure) -> None:
         """Check the common options.
@@ -123,11 +125,14 @@ class Encoding(beam.PTransform):
         cores = cores_per_process(pcoll.pipeline.options, pcoll.pipeline.runner)
         stage = fn(*arguments, on_failure=self._on_failure, cores=cores)
         stage.hint = self._hint
-        outputs = pcoll | label >> beam.ParDo(stage).with_outputs(FAILURES, main="rows")
-        embedded = Embedded(outputs.rows, outputs[FAILURES])
-        embedded.rows.element_type = rows_type
-        embedded.failures.element_type = FailedRow
-        return embedded
+        outputs = pcoll | label >> beam.ParDo(stage).with_outputs(FAILURES, *self._more_outputs, main="rows")
+        outputs.rows.element_type = rows_type
+        outputs[FAILURES].element_type = FailedRow
+        return self._named(outputs)
+
+    def _named(self, outputs: Any) -> Any:
+        """Return the outputs of the stage by their names."""
+        return Embedded(outputs.rows, outputs[FAILURES])
 
     def _hand_out(self, embedded: Embedded) -> Embedded | PCollection:
         """Return the pair, or only the rows if an error handler takes the failures."""

@@ -17,7 +17,7 @@ from .rows import RowFields, fields_of, plain
 
 
 def finished_row(element: Any, table: Table) -> FinishedRow:
-    """Return the written columns and the failures of an output of `Embed`, `Rank` or `Classify`."""
+    """Return the written columns and the failures of an output of `Embed`, `Rank`, `Similarity` or `Classify`."""
     failed = isinstance(element, FailedRow)
     value = element.row if failed else element
     source = _source(value, table)
@@ -52,7 +52,7 @@ def _written(source: RowFields | Document, table: Table) -> Any:
 def _columns(row: RowFields, table: Table) -> dict[str, Any]:
     """Return the written columns; others, such as images, are released."""
     vectors = {column.name for column in table.plan.added if column.holds == "vector"}  # type: ignore[attr-defined]
-    names = set(table.schema.names)  # pyarrow makes a new list at each access
+    names = {*table.schema.names, *table.plan.new_names}  # type: ignore[attr-defined]  # rejected rows have a reason
     return {
         name: _as_arrays(value) if name in vectors else plain(value)
         for name, value in row.fields.items()

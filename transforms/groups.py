@@ -35,6 +35,7 @@ from ..encoders.plans.rank_plan import CLIP_SCORE, COSINE, RANK
 from ..encoders.plans.ranking import GroupTotals
 from ..encoders.plans.row_values import MissingColumn, row_name
 from ..encoders.plans.runner import Done
+from ..encoders.plans.scores import Score
 from ..failures import Code, RowError, Stage
 from .elements import read_row
 from .failed_row import FailedRow
@@ -96,9 +97,10 @@ class GroupScores(beam.PTransform):
     depend on the windows and triggers of the rows.
     """
 
-    def __init__(self, top_k: int | None, rows_type: Any) -> None:
+    def __init__(self, top_k: int | None, rows_type: Any, score: Score) -> None:
         """Set what is reported: no `rank` if `top_k` is None."""
         super().__init__()
+        self._score: Score = score
         self._top_k = top_k
         self._rows_type = rows_type
 
@@ -112,7 +114,7 @@ class GroupScores(beam.PTransform):
             | "Totals"
             >> beam.CombinePerKey(TotalsFn(self._top_k)).with_output_types(typehints.Tuple[bytes, typehints.Any])
         )
-        scores = beam.ParDo(_ScoresFn(windows, self._top_k), AsMultiMap(totals))
+        scores = beam.ParDo(_ScoresFn(windows, self._top_k, self._score), AsMultiMap(totals))
         return scored | "Scores" >> scores.with_output_types(self._rows_type)
 
 
@@ -172,9 +174,10 @@ class _LogitsFn(beam.DoFn):
 class _ScoresFn(beam.DoFn):
     """Adds scores to rows, from the totals of their groups."""
 
-    def __init__(self, windows: Coder, top_k: int | None) -> None:
+    def __init__(self, windows: Coder, top_k: int | None, score: Score) -> None:
         self._windows = windows
         self._top_k = top_k
+        self._score: Score = score
         self._most = max(1, _HELD_NUMBERS // (20 + (top_k or 0)))
 
     def start_bundle(self) -> None:
@@ -190,7 +193,7 @@ class _ScoresFn(beam.DoFn):
         values = {COSINE: cosine, CLIP_SCORE: None} | ({RANK: None} if self._top_k else {})
         if logit is not None:
             group = self._group(_in_window(self._windows, window, key), totals)
-            values[CLIP_SCORE] = group.clip_score(logit)
+            values[CLIP_SCORE] = group.clip_score(logit, self._score)
             if self._top_k:
                 values[RANK] = group.rank(logit)
         yield make_row(element, fields_of(element) or {}, values)

@@ -10,7 +10,8 @@ from apache_beam.pvalue import PCollection
 from ..encoders.plans.kinds import Kind
 from ..encoders.plans.pair_plan import PairPlan
 from ..encoders.plans.rank_plan import RANKED, DocumentRankPlan, RankPlan
-from ..encoders.plans.scores import SCALE, Scale
+from ..encoders.plans.ranking import described_scoring
+from ..encoders.plans.scores import SCALE, Scale, Score
 from ..errors import SpecError
 from ..messages import setting
 from ..models.spec import EncoderSpec, reject_unknown_keywords
@@ -32,7 +33,7 @@ class Rank(Encoding):
     """Scores candidates against their query. Every element comes out once, as a row or as a failure.
 
     `cosine` is the cosine of the two vectors. `clip_score` is the softmax of `scale` times the cosines over the
-    candidates of one query. Queries and candidates are texts, images, audio clips, a mix of these, or precomputed
+    candidates of one query; with `score="sigmoid"`, it is the probability of each candidate alone. Queries and candidates are texts, images, audio clips, a mix of these, or precomputed
     vectors, which are used unchanged. The arguments select one of three inputs:
 
     - No columns: elements are `Document`s. Their `matches` are sorted by clip_score, ties in input order. Each gets
@@ -82,6 +83,7 @@ class Rank(Encoding):
         output: str = RANKED,
         top_k: int | None = None,
         scale: Scale = SCALE,
+        score: Score = "softmax",
         keep_embeddings: bool = False,
         keep_content: bool = False,
         key: str = "id",
@@ -104,6 +106,8 @@ class Rank(Encoding):
             top_k: How many of the best are kept of a list or of matches, beside those without scores; in flat rows, how
                 many get a `rank`.
             scale: What cosines are multiplied by before the softmax: a number, or `model` for what the model learnt.
+            score: What `clip_score` is: `softmax`; or `sigmoid`, that of scale · cosine + bias of each candidate alone, with
+                the scale and the bias that the model learnt, as SigLIP's have them.
             keep_embeddings: Whether documents keep the embeddings of themselves and their matches.
             keep_content: Whether documents keep `blob` and `tensor`.
             key: Column that names a row in its failures.
@@ -122,14 +126,14 @@ class Rank(Encoding):
         given |= {"output": output != RANKED, "keep_embeddings": keep_embeddings, "keep_content": keep_content}
         _refuse_silent({name for name, one in given.items() if one}, way)
         if query is None:
-            self.plan = DocumentRankPlan(top_k, keep_embeddings, keep_content, scale)
+            self.plan = DocumentRankPlan(top_k, keep_embeddings, keep_content, scale, score)
         elif candidates is not None:
-            lists = RankPlan(query, candidates, query_kind, candidate_kind, output, top_k, key, scale)
+            lists = RankPlan(query, candidates, query_kind, candidate_kind, output, top_k, key, scale, score)
             self.plan = lists.checked(self.spec)
         else:
             assert candidate is not None and by is not None
             names = (by,) if isinstance(by, str) or not isinstance(by, Sequence) else tuple(by)
-            pairs = PairPlan(query, candidate, names, query_kind, candidate_kind, top_k, key, scale)
+            pairs = PairPlan(query, candidate, names, query_kind, candidate_kind, top_k, key, scale, score)
             self.plan = pairs.checked(self.spec)
 
     def default_label(self) -> str:
@@ -140,7 +144,8 @@ class Rank(Encoding):
         """Show the model and what is ranked in the runner's user interface."""
         plan = self.plan
         shown = ", ".join([*plan.reads, *plan.by]) or "documents"
-        return {"model": self.spec.model, "columns": shown, "scale": str(plan.scale), "top_k": str(plan.top_k or "all")}
+        scoring = {name: str(value) for name, value in described_scoring(plan.scale, plan.score).items()}
+        return {"model": self.spec.model, "columns": shown, **scoring, "top_k": str(plan.top_k or "all")}
 
     def expand(self, pcoll: PCollection) -> Embedded | PCollection:
         """Put the stage into the pipeline, and for flat rows those that combine their groups.
@@ -155,7 +160,7 @@ class Rank(Encoding):
         _check_groups(pcoll, plan)
         rows_type, _ = self._elements(pcoll.element_type)
         scored = self._encode(pcoll, scored_type(pcoll.element_type), PairElements(plan))
-        rows = scored.rows | "Groups" >> GroupScores(plan.top_k, rows_type)
+        rows = scored.rows | "Groups" >> GroupScores(plan.top_k, rows_type, plan.score)
         return self._hand_out(Embedded(rows, scored.failures))
 
 

@@ -18,6 +18,9 @@ from .failed_row import KEEP_FAILED, FailedRow, FailedRowError
 FAILURES = "failures"
 """Tag of the output of failures."""
 
+REJECTED = "rejected"
+"""Tag of the output of rejected rows."""
+
 OnFailure = Literal["split", "raise"]
 
 

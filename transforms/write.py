@@ -34,13 +34,13 @@ _ROWS_PER_FILE = 50_000
 
 
 class WriteEmbeddings(beam.PTransform):
-    """Writes the output of `Embed`, `Rank` or `Classify` to a directory: the pair, or one of its PCollections.
+    """Writes the output of `Embed`, `Rank`, `Similarity` or `Classify` to a directory, or one of its PCollections.
 
     Rows go to Parquet files with their other columns, failures to `_failures/*.jsonl`, which `clipmill embed` reads to
-    try them again; those of single candidates too. Every file says in its metadata which model and which options made
-    its vectors or scores. Files appear whole,
-    and none of them twice, even if the runner retries; see `bundles`. When a bounded pipeline is done, the directory
-    gets `_SUCCESS`; an unbounded one keeps writing files for each window and bundle.
+    try them again; those of single candidates too. Rows that `Similarity` rejected go to `_rejected/*.parquet`. Every
+    file of rows says in its metadata which model and which options made its vectors or scores. Files appear whole, and
+    none of them twice, even if the runner retries; see `bundles`. When a bounded pipeline is done, the directory gets
+    `_SUCCESS`; an unbounded one keeps writing files for each window and bundle.
 
     Building the pipeline reads and writes nothing. The directory is checked and prepared by the first step of each run,
     and a dataset that is replaced stays as it is until the new one is whole (until then, that one is in `_next/`).

@@ -1,4 +1,4 @@
-"""Beam YAML: `Embed`, `Rank`, `Classify` and `WriteEmbeddings` as transforms of a YAML pipeline.
+"""Beam YAML: `Embed`, `Rank`, `Similarity`, `Classify` and `WriteEmbeddings` as transforms of a YAML pipeline.
 
     providers:
       - type: python
@@ -6,6 +6,7 @@
         transforms:
           ClipEmbed: clipmill.transforms.yaml.Embed
           ClipRank: clipmill.transforms.yaml.Rank
+          ClipSimilarity: clipmill.transforms.yaml.Similarity
           ClipClassify: clipmill.transforms.yaml.Classify
           ClipWrite: clipmill.transforms.yaml.WriteEmbeddings
 
@@ -16,7 +17,8 @@ after. Vectors are lists of numbers, which Beam's sinks can write. A bad row end
       output: failures
 
 Then `ClipEmbed.failures` has a row for each failure: `row`, `column`, `stage`, `code`, `message` and `transient`, as in
-the files of failures, and `element`, the row that was given.
+the files of failures, and `element`, the row that was given. `ClipSimilarity.rejected` has the rejected rows, if it has
+a `min_score`.
 """
 
 # Beam YAML reads the types of these functions' arguments, and does not understand postponed ones.
@@ -35,12 +37,14 @@ from ..messages import setting
 from . import classify as _classify
 from . import embed as _embed
 from . import rank as _rank
+from . import similarity as _similarity
 from . import write as _write
 from .encoding import Encoding
 from .failed_row import FailedRow
 from .rows import RowFields, fields_of, make_row, row_fields
+from .windowed import REJECTED
 
-__all__ = ["Classify", "Embed", "Rank", "WriteEmbeddings"]
+__all__ = ["Classify", "Embed", "Rank", "Similarity", "WriteEmbeddings"]
 
 _REASON = {"row": str | None, "column": str | None, "stage": str, "code": str, "message": str}
 _ROWS = "good"
@@ -61,14 +65,16 @@ class _Yaml(beam.PTransform):
             raise SpecError(f"Beam YAML's rows have a schema, and these are {pcoll.element_type}")
         if self._output is None:
             hint = "error_handling: {output: failures} gives such rows an output of their own"
-            return pcoll | self._encoding.with_error_handler(None, hint=hint)
-        rows, failures = pcoll | self._encoding
+            found = pcoll | self._encoding.with_error_handler(None, hint=hint)
+            return {_ROWS: found.rows, REJECTED: found.rejected} if isinstance(found, _similarity.Filtered) else found
+        rows, failures, *rejected = pcoll | self._encoding
         plan: Any = self._encoding.plan
         fields: list[Any] = [*_REASON.items(), ("transient", bool), ("element", pcoll.element_type)]
         records = failures | "Reasons" >> beam.FlatMap(_reasons, plan).with_output_types(
             RowTypeConstraint.from_fields(fields)
         )
-        return {_ROWS: rows, self._output: records}
+        more = {} if getattr(plan, "min_score", None) is None else {REJECTED: rejected[0]}
+        return {_ROWS: rows, self._output: records, **more}
 
 
 class Embed(_Yaml):
@@ -121,6 +127,37 @@ class Rank(_Yaml):
         """
         rank = _rank.Rank(model, query=query, candidates=candidates, candidate=candidate, by=by, **options)
         super().__init__(rank, error_handling)
+
+
+class Similarity(_Yaml):
+    """Adds a column with the score of a pair of columns, and rejects rows below a least score."""
+
+    def __init__(
+        self,
+        a: str,
+        b: str,
+        model: str | None = None,
+        min_score: float | None = None,
+        *,
+        error_handling: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        """See `clipmill.transforms.Similarity`.
+
+        Args:
+            a: Column of one value of the pair.
+            b: Column of the other.
+            model: Name of a model.
+            min_score: The least score of a row that is kept; the others are in the output `rejected`.
+            error_handling: `output`, the name of the output of failures.
+            **options: Other options of `Similarity`, and fields of `EncoderSpec`.
+        """
+        super().__init__(_similarity.Similarity(model, a=a, b=b, min_score=min_score, **options), error_handling)
+        if self._output == REJECTED:
+            raise SpecError(
+                setting("error_handling", error_handling) + f": {REJECTED!r} is the output of rejected rows",
+                hint="choose another name",
+            )
 
 
 class Classify(_Yaml):

@@ -1,4 +1,4 @@
-"""The learnt bias, and logits and sigmoids of pairs, equal those of the references; weights without a bias have none."""
+"""The learnt bias, logits and sigmoids of pairs equal those of the references; weights without a bias have none."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def scores_of(encoder: Encoder, score: str, images: np.ndarray, texts: np.ndarra
     return np.array([[each.clip_score for each in row] for row in ranked])
 
 
-# --- open_clip and transformers as references ---------------------------------------------------------------------------
+# --- open_clip and transformers as references -------------------------------------------------------------------------
 
 
 def test_logits_and_sigmoids_equal_open_clips(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_logits_and_sigmoids_equal_transformers(tmp_path: Path) -> None:
         assert np.abs(wrong - expected).max() > VISIBLE, "the comparison sees it"
 
 
-# --- files --------------------------------------------------------------------------------------------------------------
+# --- files ------------------------------------------------------------------------------------------------------------
 
 
 def with_bias(*bias: float) -> dict:
@@ -163,7 +163,7 @@ def test_the_bias_of_mclip_is_that_of_the_image_tower(tmp_path: Path, monkeypatc
     assert source.biases() == {PAIR: pytest.approx(BIAS)}
 
 
-# --- exported directories, the fake, custom encoders ---------------------------------------------------------------------
+# --- exported directories, the fake, custom encoders ------------------------------------------------------------------
 
 
 def test_an_exported_directory_has_the_bias_of_its_model(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
     part-<shard>.parquet            rows with vectors or scores; part-<shard>.jsonl with the format jsonl,
                                     part-<shard>.tar with the format webdataset
     _failures/part-<shard>.jsonl    one line for each value that failed
+    _rejected/part-<shard>.parquet  rows that a plan rejected, each with the reason; .jsonl with the format jsonl
     _manifest/part-<shard>.json     results of a shard; written last, so that a shard with a manifest is complete
     _job.json                       description of the job; written first
     _plan.json, _plan/              the shards; written second (see `files.parted_list`)
@@ -27,7 +28,7 @@ from ..files.folder import TEMPORARY, Folder
 from ..files.hub import check_is_no_hub
 from ..files.json_text import json_object, some_of
 from ..files.lock import LOCK
-from .formats.shard_writer import FAILURES, MANIFESTS
+from .formats.shard_writer import FAILURES, MANIFESTS, REJECTED
 
 JOB, PLAN, SUCCESS = "_job.json", "_plan.json", "_SUCCESS"
 PLAN_PARTS = PLAN.removesuffix(".json")
@@ -37,7 +38,7 @@ FORMAT = "clipmill dataset"
 
 _SHARD_FILES = (
     r"part-[^/]+\.(?:parquet|jsonl)|(?:img_emb|text_emb|metadata)/(?:img_emb|text_emb|metadata)_[^/]+\.(?:npy|parquet)"
-    rf"|{FAILURES}/part-[^/]+\.jsonl"
+    rf"|{FAILURES}/part-[^/]+\.jsonl|{REJECTED}/part-[^/]+\.(?:parquet|jsonl)"
 )
 SHARD_FILE = re.compile(_SHARD_FILES)
 """Matches the names of the files of shards, which their manifests name; those of Lance have names of their own."""
@@ -50,6 +51,7 @@ OWN = re.compile(rf"(?:{NEXT}/)?(?:{_NAMES})")
 _FOLDERS = {
     MANIFESTS,
     FAILURES,
+    REJECTED,
     PLAN_PARTS,
     STAGING,
     ATTEMPTS,

@@ -17,6 +17,7 @@ class DatasetSummary:
         failed_rows: Rows and documents with at least one failure.
         skipped: Rows and documents that were skipped because another dataset has their vectors.
         rows: Rows in the files.
+        rejected: Rows that were rejected, in files of their own.
         embedded: Values embedded; a row with two columns has two.
         scored: Candidates with scores, or values with labels, in the files.
         given: Values that came with precomputed vectors.
@@ -40,6 +41,7 @@ class DatasetSummary:
     failed_rows: int = 0
     skipped: int = 0
     rows: int = 0
+    rejected: int = 0
     embedded: int = 0
     scored: int = 0
     given: int = 0
@@ -65,7 +67,7 @@ class DatasetSummary:
 
 
 _TOTALS = (
-    *("input_rows", "failed_rows", "skipped", "rows", "embedded", "scored", "given"),
+    *("input_rows", "failed_rows", "skipped", "rows", "rejected", "embedded", "scored", "given"),
     *("nulls", "truncated_texts", "cache_hits", "cache_misses"),
 )
 

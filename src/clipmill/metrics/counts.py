@@ -72,6 +72,13 @@ METRICS = (
         "skipped",
     ),
     Metric("rows_written", "counter", "Rows and documents in the files of a dataset.", None, "rows"),
+    Metric(
+        "rows_rejected",
+        "counter",
+        "Rows whose score is below the least one to keep, or that have none.",
+        "rejected",
+        "rejected",
+    ),
     Metric.of_session("embedded", "Values that got a vector; a row of two columns has two."),
     Metric("scored", "counter", "Candidates with scores, or values with labels, in the files.", None, "scored"),
     Metric.of_session("nulls", "Values that were null."),

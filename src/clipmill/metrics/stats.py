@@ -20,6 +20,7 @@ class Stats:
         cache_hits: Values whose vectors were reused from equal values: see `vector_cache`.
         cache_misses: Values whose vectors could be reused, and that were the first of their kind.
         nulls: Values that were null and gave a null vector.
+        rejected: Rows whose score is below the least one to keep, or that have none.
         failed: Values that failed, by reason code.
         batches: Calls of the model.
         batch_rows: Number of calls by their number of rows.
@@ -36,6 +37,7 @@ class Stats:
     cache_hits: int = 0
     cache_misses: int = 0
     nulls: int = 0
+    rejected: int = 0
     failed: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     batches: int = 0
     batch_rows: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)

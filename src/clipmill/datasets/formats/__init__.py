@@ -1,7 +1,7 @@
 """Writers for the files of a dataset.
 
-- `shard_writer`: writes one shard atomically: its rows, its failures and its manifest; `shard_sink`: batches and counts
-  finished rows for it
+- `shard_writer`: writes one shard atomically: its rows, rejected ones, its failures and its manifest; `row_groups`:
+  collects rows for a file; `shard_sink`: batches and counts finished rows for it
 - `manifest`: the manifest of a shard, checked when it is read
 - `base`: names and protocols that all formats share; `part_writers`: selects the writer of a format, and writes Parquet
   and JSON lines

@@ -10,7 +10,9 @@ from ...files.json_text import json_object
 
 _COUNT = (float, None)
 _SHAPE = {
-    **dict.fromkeys(("input_rows?", "failed_rows?", "skipped?", "rows?", "embedded?", "scored?", "given?"), _COUNT),
+    **dict.fromkeys(
+        ("input_rows?", "failed_rows?", "skipped?", "rows?", "rejected?", "embedded?", "scored?", "given?"), _COUNT
+    ),
     **dict.fromkeys(("nulls?", "truncated_texts?", "cache_hits?", "cache_misses?", "failures?", "batches?"), _COUNT),
     **dict.fromkeys(("loads?", "seconds?", "out_of_memory_retries?", "first_row_at?", "last_row_at?"), _COUNT),
     **dict.fromkeys(("fetch_msec?", "decode_msec?", "encode_msec?"), _COUNT),

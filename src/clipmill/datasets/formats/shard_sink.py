@@ -5,8 +5,10 @@ from __future__ import annotations
 import collections
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+import pyarrow as pa
 
 from ...errors import DatasetError
 from ...failures import Failure
@@ -41,6 +43,7 @@ class SinkCounts:
         failed: Failures by reason code.
         made: Vectors or scores in the written rows.
         nulls: Nulls in rows without failures.
+        rejected: Rows that the plan rejected, in a file of their own.
         reverted: Vectors or scores of rows that are not written because they do not fit the files.
         reverted_nulls: Nulls in those rows.
     """
@@ -51,33 +54,37 @@ class SinkCounts:
     failed: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     made: int = 0
     nulls: int = 0
+    rejected: int = 0
     reverted: int = 0
     reverted_nulls: int = 0
 
     def manifest(self) -> dict[str, Any]:
-        """Return the fields of a shard's manifest that count its input and failures."""
+        """Return the fields of a shard's manifest that count its input, its failures and its rejected rows."""
         return {
             "input_rows": self.input_rows,
             "failed_rows": self.failed_rows,
             "failed": dict(sorted(self.failed.items())),
+            "rejected": self.rejected,
         }
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Held:
-    """A buffered row: its name in failures, its number of failures, and its values (vectors or scores) and nulls."""
+    """A buffered row: its name in failures, how many it has, its values (vectors or scores) and nulls; or rejected."""
 
     row: Any
     name: str | None
     failures: int
     made: int
     nulls: int
+    rejected: bool
 
 
 class ShardSink:
     """Writes finished rows to the files of a shard, in batches, and counts each row.
 
     A row with at least one vector or score is written, even if another part of it failed; each failure becomes a line.
+    Rows that the plan rejects are written to a file of their own.
     A row that does not fit the files is reverted: it becomes a failure, and its vectors or scores are not counted.
     """
 
@@ -106,12 +113,14 @@ class ShardSink:
         made_count = sum(one is not None for one in made)
         if row is None or (failed and not made_count):
             return
-        held = _Held(row, name, len(failures) if failed else 0, made_count, len(made) - made_count)
+        rejected = self._table.plan.rejection(row) is not None
+        held = _Held(row, name, len(failures) if failed else 0, made_count, len(made) - made_count, rejected)
         if self._writer.mismatch is not None and (mismatch := self._writer.mismatch(row)):
             self._revert(held, None if failed else mismatch)
             return
         counts.made += held.made
         counts.nulls += 0 if failed else held.nulls
+        counts.rejected += held.rejected
         self._held.append(held)
         self._held_bytes += held_bytes(row)
         if len(self._held) >= BATCH_ROWS or self._held_bytes >= BATCH_BYTES:
@@ -125,13 +134,23 @@ class ShardSink:
     def flush(self) -> None:
         """Write the buffered rows; raise `DatasetError` as `take` does."""
         held, self._held, self._held_bytes = self._held, [], 0
-        fitting = fitting_batches([one.row for one in held], self._table.batch)
+        self._write([one for one in held if not one.rejected], self._table.batch, self._writer.write)
+        self._write([one for one in held if one.rejected], self._table.rejected_batch, self._writer.reject)
+
+    def _write(
+        self,
+        held: Sequence[_Held],
+        make: Callable[[Sequence[Any]], pa.RecordBatch],
+        write: Callable[[pa.RecordBatch], None],
+    ) -> None:
+        fitting = fitting_batches([one.row for one in held], make)
         for batch in fitting.batches:
-            self._writer.write(batch)
+            write(batch)
         for position, failure in fitting.mismatches.items():
             one = held[position]
             self.counts.made -= one.made
             self.counts.nulls -= 0 if one.failures else one.nulls
+            self.counts.rejected -= one.rejected
             self._revert(one, failure)
 
     def _revert(self, held: _Held, mismatch: Failure | None) -> None:

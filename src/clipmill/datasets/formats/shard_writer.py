@@ -1,4 +1,4 @@
-"""Writes one shard of a dataset atomically: its rows, its failures and its manifest."""
+"""Writes one shard of a dataset atomically: its rows, rejected ones, its failures and its manifest."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from ...files.folder import Folder
 from ...files.json_text import json_text
 from ...files.lock import one_at_a_time
 from ...messages import for_any_reader
-from ..tables.column_types import as_schema
-from .base import FORMATS, Format, Part, part_name
+from .base import FORMATS, Format, part_name
 from .manifest import manifest_or_none
-from .part_writers import mismatch_of, open_part
+from .part_writers import FilePart, mismatch_of, open_part
+from .row_groups import RowGroups
 
-FAILURES, MANIFESTS = "_failures", "_manifest"
-_ROW_GROUP_BYTES = 64 * 2**20
+FAILURES, MANIFESTS, REJECTED = "_failures", "_manifest", "_rejected"
 _SAME = ("shard", "signature")
 """Fields that are equal in the manifests of two attempts at the same shard: its input and the job's arguments."""
 
@@ -30,6 +29,11 @@ _SAME = ("shard", "signature")
 def failures_name(shard: str) -> str:
     """Return the name of a shard's file of failures."""
     return f"{FAILURES}/part-{shard}.jsonl"
+
+
+def rejected_name(shard: str, format: Format) -> str:
+    """Return the name of a shard's file of rejected rows: JSON lines if its rows are, else Parquet."""
+    return f"{REJECTED}/part-{shard}.{'jsonl' if format == 'jsonl' else 'parquet'}"
 
 
 def manifest_name(shard: str) -> str:
@@ -87,23 +91,22 @@ class ShardWriter:
         self._stem = name if run is None or is_local(self._folder.fs) else f"{name}-{run}"
         self._schema = schema
         self._row_group_rows = row_group_rows
-        self._buffer: list[pa.RecordBatch] = []
-        self._buffered_rows = self._buffered_bytes = 0
         self.mismatch = mismatch_of(format, schema)
         """Returns why a row does not fit the format; None if every row fits."""
-        self._rows = 0
         self._failed = 0
         self._is_closed = False
         self._format = format
         self._before_publishing = before_publishing
-        self._part: Part | None = None
+        self._kept: RowGroups | None = None
+        self._rejected: RowGroups | None = None
         self._failures: Path | None = None
         self._lines: IO[str] | None = None
 
     def __enter__(self) -> Self:
         self._folder.make()
         with self._errors():
-            self._part = open_part(self._folder, self._stem, self._schema, self._format)
+            part = open_part(self._folder, self._stem, self._schema, self._format)
+        self._kept = RowGroups(part, self._schema, self._row_group_rows)
         return self
 
     def __exit__(
@@ -123,11 +126,18 @@ class ShardWriter:
         if not batch.schema.equals(self._schema):
             raise DatasetError(f"the batch has the columns {batch.schema}, but the dataset has {self._schema}")
         for piece in batch.to_batches() if isinstance(batch, pa.Table) else [batch]:
-            self._buffer.append(piece)
-            self._buffered_rows += piece.num_rows
-            self._buffered_bytes += piece.nbytes
-            if self._buffered_rows >= self._row_group_rows or self._buffered_bytes >= _ROW_GROUP_BYTES:
-                self._flush()
+            if self._open.add(piece):
+                self._flush(self._open)
+
+    def reject(self, batch: pa.RecordBatch) -> None:
+        """Add rejected rows, which have a file of their own; each batch has the same schema."""
+        if self._rejected is None:
+            name = rejected_name(self._stem, self._format)
+            with self._errors():
+                part = FilePart(self._folder, name, batch.schema, "jsonl" if name.endswith("jsonl") else "parquet")
+            self._rejected = RowGroups(part, batch.schema, self._row_group_rows)
+        if self._rejected.add(batch):
+            self._flush(self._rejected)
 
     def fail(self, record: Mapping[str, Any]) -> None:
         """Add a failure: `Failure.as_dict()` and the content for a retry, as JSON values."""
@@ -140,7 +150,7 @@ class ShardWriter:
         self._failed += 1
 
     def commit(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
-        """Publish the files: rows, failures, and the manifest last.
+        """Publish the files: rows, rejected rows, failures, and the manifest last.
 
         Args:
             manifest: Fields of the shard's manifest, as JSON values; `shard` identifies its input.
@@ -153,18 +163,21 @@ class ShardWriter:
             DatasetError: If the files cannot be published; an existing shard of that name may then have lost its
                 manifest.
         """
-        if self._part is None or self._is_closed:
+        if self._kept is None or self._is_closed:
             raise DatasetError(f"shard {self._name!r}: call commit once, inside the writer's with block")
-        self._flush()
+        opened = [rows for rows in (self._kept, self._rejected) if rows is not None]
+        for rows in opened:
+            self._flush(rows)
         self._is_closed = True
         with self._errors():
-            self._part.close()
+            for rows in opened:
+                rows.part.close()
             if self._lines is not None:
                 self._lines.close()
         with one_at_a_time(self._folder):  # two attempts that commit at the same time would mix their files
-            return self._publish(self._part, manifest)
+            return self._publish(self._kept, manifest)
 
-    def _publish(self, part: Part, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    def _publish(self, kept: RowGroups, manifest: Mapping[str, Any]) -> dict[str, Any]:
         folder, failures = self._folder, failures_name(self._stem)
         self._before_publishing()
         existing = self._existing_manifest()
@@ -174,8 +187,13 @@ class ShardWriter:
                 return existing
             if self._stem == self._name:
                 folder.delete(manifest_name(self._name))  # first, because the files that it names are replaced
-        published = part.publish()
+        published = kept.part.publish()
         files = dict(published.files)
+        if self._rejected is not None:
+            folder.make(REJECTED)
+            files |= self._rejected.part.publish().files
+        elif self._stem == self._name:
+            folder.delete(rejected_name(self._stem, self._format))
         if self._failures is not None:
             folder.make(FAILURES)
             files[failures] = folder.publish(self._failures, failures)
@@ -185,7 +203,7 @@ class ShardWriter:
             **manifest,
             **published.manifest,
             "name": self._name,
-            "rows": self._rows,
+            "rows": kept.rows,
             "failures": self._failed,
             "files": [{"name": file, "bytes": size} for file, size in files.items()],
         }
@@ -227,33 +245,32 @@ class ShardWriter:
         except FileNotFoundError:
             return None
 
-    def _flush(self) -> None:
-        if not self._buffer:
-            return
-        if self._part is None or self._is_closed:
+    @property
+    def _open(self) -> RowGroups:
+        if self._kept is None or self._is_closed:
             raise DatasetError(f"shard {self._name!r}: write rows inside the writer's with block, before commit")
-        table = pa.Table.from_batches([b.replace_schema_metadata(None) for b in self._buffer])
+        return self._kept
+
+    def _flush(self, rows: RowGroups) -> None:
         with self._errors():
-            self._part.write_table(as_schema(table, self._schema))
-        self._rows += self._buffered_rows
-        self._buffer, self._buffered_rows, self._buffered_bytes = [], 0, 0
+            rows.flush()
 
     def _errors(self) -> contextlib.AbstractContextManager[None]:
         name = part_name(self._stem, self._format)
         where = f"{self._folder.url}/{name}"
-        if self._part is not None:
-            where = self._folder.written_as(name, self._part.temporary)
+        if self._kept is not None:
+            where = self._folder.written_as(name, self._kept.part.temporary)
         return dataset_errors("write", where)
 
     def _clean_up(self) -> None:
         """Close and remove uncommitted files; an error here must not hide the error that led here."""
-        if self._part is not None:
-            self._part.discard()
-            self._part = None
+        for rows in (self._kept, self._rejected):
+            if rows is not None:
+                rows.part.discard()
+        self._kept = self._rejected = None
         if self._lines is not None:
             with contextlib.suppress(Exception):
                 self._lines.close()
         if self._failures is not None:
             with contextlib.suppress(OSError):
                 self._failures.unlink(missing_ok=True)
-        self._buffer = []

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from ...encoders.document import Document
 from ...encoders.plans.embed_plan import EMBEDDING, LABELS_TAG, DocumentEmbedPlan
-from ...encoders.plans.plan import DocumentPlan, RowPlan
+from ...encoders.plans.plan import REJECTION, DocumentPlan, RowPlan
 from ...errors import DatasetError, SpecError
 from ...files.json_text import clean_text, exact_json, json_text
 from ...messages import setting
@@ -115,6 +115,11 @@ def with_content_hash(schema: pa.Schema, *, of_documents: bool) -> pa.Schema:
         )
     metadata = {_DECLARED_KEY: b"1"} if of_documents else None
     return with_provenance(schema.append(pa.field(CONTENT_HASH, pa.string(), metadata=metadata)), {})
+
+
+def with_rejection(schema: pa.Schema) -> pa.Schema:
+    """Return the schema of rejected rows: that of rows, with a column for the reason."""
+    return with_provenance(schema.append(pa.field(REJECTION, pa.string())), {})
 
 
 def _remaining_tags(document: Document, written: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ...encoders.plans.plan import Plan
 from ...encoders.plans.row_values import get_by_path
 from ...failures import Failure
 from .records import failure_records
-from .schemas import documents_batch, rows_batch
+from .schemas import documents_batch, rows_batch, with_rejection
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -29,6 +29,10 @@ class Table:
         if self.plan.of_rows:
             return rows_batch(rows, self.schema, self.plan, self.dim)  # type: ignore[arg-type]
         return documents_batch(rows, self.schema, self.dim)
+
+    def rejected_batch(self, rows: Sequence[Any]) -> pa.RecordBatch:
+        """Return rejected rows as a batch, with the reason as one more column; raise `DatasetError` as `batch` does."""
+        return rows_batch(rows, with_rejection(self.schema), self.plan, self.dim)  # type: ignore[arg-type]
 
     def failure_records(self, row: Any, failures: Sequence[Failure]) -> list[dict[str, Any]]:
         """Return the failures of a row or document of the table as they are written."""

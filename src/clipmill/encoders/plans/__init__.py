@@ -4,6 +4,7 @@
 - `runner`: `PlanRunner`, which runs rows through a plan and a session
 - `embed_plan`: embeds columns of rows, or documents of a tree; `value_plan`: embeds single values
 - `rank_plan`, `pair_plan`: score candidates in a list, in matches, or one per row
+- `similarity_plan`: scores of pairs, and rejected rows; `pairs`: what it shares with `pair_plan`
 - `kinds`: converts queries and candidates to items; `ranking`: ranks the candidates of a query
 - `classify_plan`, `labels`: zero-shot classification
 - `scores`: cosines and clip_scores of vectors

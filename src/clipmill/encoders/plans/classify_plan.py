@@ -138,4 +138,4 @@ def _scoring(labels: LabelSet) -> dict[str, Any]:
     """Return the settings that determine the scores. Labels are identified by their number and hash."""
     digest = hashlib.sha256(json.dumps(labels.labels).encode()).hexdigest()
     about = {"labels": len(labels.labels), "labels_sha256": digest, "templates": list(labels.templates)}
-    return {"scale": labels.scale, "top_k": labels.top_k, **about}
+    return {**labels.scoring(), **about}

@@ -21,8 +21,8 @@ from ...models.spec import EncoderSpec
 from ..encoder import Encoder
 from ..item import Item
 from ..outcome import Classified, Labelled, Outcome, Vector
-from .ranking import Scorer, check_any_scale, check_top_k
-from .scores import SCALE, Scale, order, softmax, unit_cosines, unit_rows
+from .ranking import Scorer, check_scoring, check_top_k, described_scoring
+from .scores import SCALE, Scale, Score, check_min_score, order, sigmoid, softmax, unit_cosines, unit_rows
 
 PLACEHOLDER = "{}"
 TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "a close-up of a {}.", "a drawing of a {}.", "{}")
@@ -46,12 +46,16 @@ class LabelSet:
         templates: The templates, each with a `{}` for the label.
         top_k: Number of best labels to return.
         scale: Factor for cosines before the softmax; see `scores`.
+        score: `softmax`, over all labels; or `sigmoid`, of each label for itself.
+        min_score: Labels with a lower clip_score are not returned; None returns all of the `top_k` best.
     """
 
     labels: tuple[str, ...]
     templates: tuple[str, ...] = TEMPLATES
     top_k: int = 5
     scale: Scale = SCALE
+    score: Score = "softmax"
+    min_score: float | None = None
 
     @classmethod
     def of(
@@ -61,6 +65,8 @@ class LabelSet:
         templates: Sequence[str] | str | os.PathLike[str] | None = None,
         top_k: int = 5,
         scale: Scale = SCALE,
+        score: Score = "softmax",
+        min_score: float | None = None,
         spec: EncoderSpec | None = None,
     ) -> Self:
         """Check the labels of a call.
@@ -71,13 +77,16 @@ class LabelSet:
             templates: Texts with a `{}`, or such a file. `TEMPLATES` if None.
             top_k: Number of best labels to return, or all if there are fewer.
             scale: Factor for cosines before the softmax over all labels.
+            score: `softmax` or `sigmoid`, which takes the scale and the bias that the model learnt.
+            min_score: The least clip_score of a label that is returned, from 0 to 1.
             spec: If given, it is checked that its model embeds texts.
 
         Raises:
             SpecError: If there are no labels, a label is blank or occurs twice, a template has no `{}`, or a file
                 cannot be read.
         """
-        check_any_scale(scale)
+        check_scoring(scale, score)
+        check_min_score(min_score, score)
         check_top_k(top_k)
         if top_k is None:
             raise SpecError(setting("top_k", None) + ": give the number of best labels to return")
@@ -88,7 +97,11 @@ class LabelSet:
         for pattern in patterns:
             if PLACEHOLDER not in pattern:
                 raise SpecError(f"the template {pattern!r} has no {PLACEHOLDER}, where the label goes")
-        return cls(names, patterns, top_k, scale)
+        return cls(names, patterns, top_k, scale, score, min_score)
+
+    def scoring(self) -> dict[str, Any]:
+        """Return how clip_scores are computed and selected, for the provenance."""
+        return {**described_scoring(self.scale, self.score), "min_score": self.min_score, "top_k": self.top_k}
 
     def vectors(self, encoder: Encoder) -> np.ndarray:
         """Return the labels' vectors, which are computed once for each encoder of this process.
@@ -150,28 +163,35 @@ class Classifier:
     """A label set with the labels' vectors, ready to classify."""
 
     def __init__(self, labels: LabelSet, encoder: Encoder) -> None:
-        """Embed the labels, unless this process has done so; raise `SpecError` if one fails, or no scale was learnt."""
+        """Embed the labels, unless this process has done so.
+
+        Raises:
+            SpecError: If a label cannot be embedded, or the model has not learnt the scale or the bias.
+        """
         self._labels = labels
-        self._scorer = Scorer(encoder, labels.scale)
+        self._scorer = Scorer(encoder, labels.scale, labels.score)
         self._units = labels.vectors(encoder)
         self._label_vector = Vector(self._units[0], modality="text")
 
     def classify(self, outcome: Outcome) -> Classified:
         """Return the `top_k` best labels of a value. Failures and nulls are returned unchanged.
 
-        The clip_scores are the softmax over all labels, not only over the best ones.
+        The clip_scores are the softmax over all labels, not only over the best ones; or each label's own sigmoid.
         """
         outcome = self._scorer.check(outcome)
         if not isinstance(outcome, Vector):
             return outcome
-        scale = self._scorer.scale_of(outcome, self._label_vector)
-        if isinstance(scale, Failure):
-            return scale
+        factors = self._scorer.factors_of(outcome, self._label_vector)
+        if isinstance(factors, Failure):
+            return factors
+        labels = self._labels
         cosines = unit_cosines(unit_rows(outcome.values[None]), self._units)[0]
-        clip_scores = softmax(scale * cosines)
+        logits = factors.scale * cosines + factors.bias
+        clip_scores = sigmoid(logits) if labels.score == "sigmoid" else softmax(logits)
         best = [
-            {"label": self._labels.labels[n], "clip_score": float(clip_scores[n]), "cosine": float(cosines[n])}
-            for n in order(cosines)[: self._labels.top_k]
+            {"label": labels.labels[n], "clip_score": float(clip_scores[n]), "cosine": float(cosines[n])}
+            for n in order(cosines)[: labels.top_k]
+            if labels.min_score is None or clip_scores[n] >= labels.min_score
         ]
         return Labelled(best, outcome.truncated, outcome.media_type)
 

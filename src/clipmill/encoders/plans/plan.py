@@ -25,6 +25,10 @@ Holds = Literal["vector", "labels", "ranked", "score", "rank", "flag", "match_sc
 """The content of a new column. `datasets.tables.new_columns` defines the type of each in files."""
 
 
+REJECTION = "rejection"
+"""Column of rejected rows with the reason."""
+
+
 class NewColumn(NamedTuple):
     """A column that a plan adds.
 
@@ -120,6 +124,10 @@ class Plan(abc.ABC):
     @abc.abstractmethod
     def made(self, value: Any) -> list[Any]:
         """Return all vectors or scores in a row's new columns or in a document. None stands for null."""
+
+    def rejection(self, value: Any) -> str | None:
+        """Return why a row is rejected, from its new columns, or a document; None if it is kept. It is no failure."""
+        return None
 
     def scoring(self) -> dict[str, Any] | None:
         """Return the settings that determine the scores, for the provenance. None if there are no scores."""

@@ -22,9 +22,9 @@ from ..outcome import Outcome, Vector
 from .embed_plan import EMBEDDING, TRUNCATED_TAG
 from .kinds import Kind, check_kind, check_names, document_item, item_of_kind
 from .plan import DocumentPlan, InnerFailure, NewColumn, PlanResult, RowPlan
-from .ranking import Ranked, Scorer, check_any_scale, check_top_k
+from .ranking import Ranked, Scorer, check_scoring, check_top_k, described_scoring
 from .row_values import Getter, missing_column, row_name
-from .scores import SCALE, Scale
+from .scores import SCALE, Scale, Score
 
 RANKED = "ranked"
 COSINE, CLIP_SCORE, RANK = "cosine", "clip_score", "rank"
@@ -39,22 +39,23 @@ class RowRanking(RowPlan):
     candidate_kind: Kind
     top_k: int | None
     scale: Scale
+    score: Score
 
     def check_options(self, spec: EncoderSpec) -> None:
         """Raise `SpecError` if an option is invalid, or the model cannot embed a kind."""
         check_kind("query_kind", self.query_kind, spec)
         check_kind("candidate_kind", self.candidate_kind, spec)
         check_top_k(self.top_k)
-        check_any_scale(self.scale)
+        check_scoring(self.scale, self.score)
 
     def tool(self, encoder: Encoder) -> Scorer:
         """See `Plan`."""
-        return Scorer(encoder, self.scale)
+        return Scorer(encoder, self.scale, self.score)
 
     def scoring(self) -> dict[str, Any]:
         """See `Plan`."""
         kinds = {"query_kind": self.query_kind, "candidate_kind": self.candidate_kind}
-        return {"scale": self.scale, "top_k": self.top_k, **kinds}
+        return {**described_scoring(self.scale, self.score), "top_k": self.top_k, **kinds}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ class RankPlan(RowRanking):
     top_k: int | None = None
     key: str = "id"
     scale: Scale = SCALE
+    score: Score = "softmax"
     rename_hint = "choose a name: " + setting("output", ...)
 
     def checked(self, spec: EncoderSpec) -> Self:
@@ -180,6 +182,7 @@ class DocumentRankPlan(DocumentPlan):
     keep_embeddings: bool = False
     keep_content: bool = False
     scale: Scale = SCALE
+    score: Score = "softmax"
     makes_vectors = False
     needs_matches = True
 
@@ -187,7 +190,7 @@ class DocumentRankPlan(DocumentPlan):
         """Check the options."""
         check_flags(keep_embeddings=self.keep_embeddings, keep_content=self.keep_content)
         check_top_k(self.top_k)
-        check_any_scale(self.scale)
+        check_scoring(self.scale, self.score)
 
     @property
     def tree_paths(self) -> frozenset[str]:
@@ -202,7 +205,7 @@ class DocumentRankPlan(DocumentPlan):
 
     def tool(self, encoder: Encoder) -> Scorer:
         """See `Plan`."""
-        return Scorer(encoder, self.scale)
+        return Scorer(encoder, self.scale, self.score)
 
     def items(self, source: Document) -> list[Item]:
         """Return the items of a document: itself, then its matches.
@@ -261,7 +264,7 @@ class DocumentRankPlan(DocumentPlan):
 
     def scoring(self) -> dict[str, Any]:
         """See `Plan`."""
-        return {"scale": self.scale, "top_k": self.top_k}
+        return {**described_scoring(self.scale, self.score), "top_k": self.top_k}
 
 
 def _fill(match: Document, ranked: Ranked, outcome: Outcome, key: str | None, *, keep_embedding: bool) -> None:

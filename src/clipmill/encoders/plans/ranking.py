@@ -5,17 +5,29 @@ from __future__ import annotations
 import bisect
 import itertools
 import operator
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
-from ...errors import SpecError, check_integer
+from ...errors import SpecError, check_choice, check_integer
 from ...failures import Code, Failure, Stage
 from ...messages import setting
 from ..encoder import Encoder
 from ..outcome import Outcome, Vector
-from .scores import Scale, check_scale, order, pair_cosines, softmax, unit_cosines, unit_rows
+from .scores import (
+    SCALE,
+    PairScore,
+    Scale,
+    Score,
+    check_scale,
+    order,
+    pair_cosines,
+    sigmoid,
+    softmax,
+    unit_cosines,
+    unit_rows,
+)
 
 
 class Ranked(NamedTuple):
@@ -24,7 +36,8 @@ class Ranked(NamedTuple):
     Attributes:
         position: Its original index among the candidates, from 0.
         cosine: Cosine to the query. None if it has no scores.
-        clip_score: Softmax of the scaled cosines of all candidates of the query that have one.
+        clip_score: Softmax of the scaled cosines of all candidates of the query that have one; or the sigmoid of its
+            own logit.
         failure: Why it has no scores. Also None for a null.
     """
 
@@ -46,22 +59,43 @@ class Ranked(NamedTuple):
         }
 
 
-class Scorer:
-    """Scores outcomes, with the dimension and the learnt scales of a loaded encoder."""
+class Factors(NamedTuple):
+    """What turns a cosine into a logit, scale * cosine + bias."""
 
-    def __init__(self, encoder: Encoder, scale: Scale) -> None:
-        """Read the scales; raise `SpecError` if `scale` is invalid, or `model` and the model learnt none."""
+    scale: float
+    bias: float = 0.0
+
+
+class Scorer:
+    """Scores outcomes, with the dimension and the learnt scales and biases of a loaded encoder."""
+
+    def __init__(self, encoder: Encoder, scale: Scale, score: Score | PairScore = "softmax") -> None:
+        """Read the scales, and for `logit` and `sigmoid`, which are always those of the model, the biases too.
+
+        Raises:
+            SpecError: If `scale` is invalid, or the model has not learnt what the scores need.
+        """
         check_any_scale(scale)
         self._dim = encoder.dim
         self._model = encoder.spec.model
-        self._learnt = dict(encoder.learnt_scales) if scale == "model" else {}
-        if scale == "model" and not self._learnt:
+        self._score = score
+        self._absolute = score in ("logit", "sigmoid")
+        self._learnt = dict(encoder.learnt_scales) if scale == "model" or self._absolute else {}
+        self._biases = dict(encoder.learnt_biases) if self._absolute else {}
+        if score == "sigmoid" and not self._biases:
             raise SpecError(
-                f"{self._model} has no learnt scale (" + setting("scale", "model") + "): its files hold none",
-                hint="give a number",
+                f"{self._model} has no learnt bias, which "
+                + setting("score", "sigmoid")
+                + " needs: its files hold none",
+                hint="models of the SigLIP family have one, such as 'ViT-B-16-SigLIP::webli'; for others leave out "
+                + setting("score"),
             )
+        if (scale == "model" or self._absolute) and not self._learnt:
+            reason = setting("score", score) if self._absolute else setting("scale", "model")
+            hint = "leave out " + setting("score") if self._absolute else "give a number"
+            raise SpecError(f"{self._model} has no learnt scale (" + reason + "): its files hold none", hint=hint)
         self._only = next(iter(self._learnt.values())) if len(self._learnt) == 1 else None
-        self._fixed = None if scale == "model" else float(scale)
+        self._fixed = None if scale == "model" or self._absolute else float(scale)
 
     def check(self, outcome: Outcome) -> Outcome:
         """Return the outcome, or a failure if it is a vector that cannot be scored, as precomputed ones may be."""
@@ -82,13 +116,34 @@ class Scorer:
             return self._fixed
         if self._only is not None:
             return self._only
-        pair = frozenset((query.modality or "a vector", candidate.modality or "a vector"))
-        if pair in self._learnt:
-            return self._learnt[pair]
-        given = f"{query.modality or 'a vector'} and {candidate.modality or 'a vector'}"
-        known = ", ".join(sorted(" and ".join(sorted(each)) for each in self._learnt))
-        message = f"{self._model} has learnt no scale between {given} (" + setting("scale", "model")
-        return Failure(Stage.SCORE, Code.UNSUPPORTED, message + f" knows {known}); give a number")
+        return self._learnt.get(_pair_of(query, candidate)) or self._unlearnt("scale", query, candidate, self._learnt)
+
+    def factors_of(self, query: Vector, candidate: Vector) -> Factors | Failure:
+        """Return what turns the cosine of a pair into its logit, or a failure if there is none for its modalities.
+
+        Logits and sigmoids mean nothing between modalities for which the model has not learnt them, while cosines of
+        these may still be compared with each other: so a scale that is the only one serves for vectors of unknown
+        modality, and for no other pair.
+        """
+        scale = self.scale_of(query, candidate)
+        if isinstance(scale, Failure) or not self._absolute:
+            return scale if isinstance(scale, Failure) else Factors(scale)
+        pair = _pair_of(query, candidate)
+        if _UNKNOWN in pair and self._only is not None:
+            pair = next(iter(self._learnt))
+        if pair not in self._learnt:
+            return self._unlearnt("scale", query, candidate, self._learnt)
+        if self._score == "sigmoid" and pair not in self._biases:
+            return self._unlearnt("bias", query, candidate, self._biases)
+        return Factors(scale, self._biases.get(pair, 0.0))
+
+    def _unlearnt(self, what: str, query: Vector, candidate: Vector, learnt: Mapping[frozenset[str], float]) -> Failure:
+        given = f"{query.modality or _UNKNOWN} and {candidate.modality or _UNKNOWN}"
+        known = ", ".join(sorted(" and ".join(sorted(each)) for each in learnt))
+        option = setting("score", self._score) if self._absolute else setting("scale", "model")
+        hint = "compare cosines" if self._absolute else "give a number"
+        message = f"{self._model} has learnt no {what} between {given} (" + option + f" knows {known}); {hint}"
+        return Failure(Stage.SCORE, Code.UNSUPPORTED, message)
 
     def rank(self, query: Outcome, candidates: Sequence[Outcome], top_k: int | None = None) -> list[Ranked]:
         """Rank the candidates of a query.
@@ -106,26 +161,27 @@ class Scorer:
         if not isinstance(query, Vector):
             reason = because_of_query(query) if isinstance(query, Failure) else None
             return [Ranked(position, failure=reason) for position in range(len(candidates))]
-        scales: list[float | Failure | None] = []
+        factors: list[Factors | Failure | None] = []
         for candidate in map(self.check, candidates):
-            scales.append(self.scale_of(query, candidate) if isinstance(candidate, Vector) else candidate)
-        good = [position for position, scale in enumerate(scales) if isinstance(scale, float)]
+            factors.append(self.factors_of(query, candidate) if isinstance(candidate, Vector) else candidate)
+        good = [position for position, each in enumerate(factors) if isinstance(each, Factors)]
         rest = [
-            Ranked(position, failure=scale if isinstance(scale, Failure) else None)
-            for position, scale in enumerate(scales)
-            if not isinstance(scale, float)
+            Ranked(position, failure=each if isinstance(each, Failure) else None)
+            for position, each in enumerate(factors)
+            if not isinstance(each, Factors)
         ]
         if not good:
             return rest
         vectors = np.stack([candidates[n].values for n in good])  # type: ignore[union-attr]
         cosines = unit_cosines(unit_rows(query.values[None]), unit_rows(vectors))[0]
-        logits = cosines * np.array([scales[n] for n in good], np.float64)
-        clip_scores = softmax(logits)
+        scales, biases = np.array([factors[n] for n in good], np.float64).T
+        logits = scales * cosines + biases
+        clip_scores = sigmoid(logits) if self._score == "sigmoid" else softmax(logits)
         best = order(logits)[:top_k]
         return [Ranked(good[n], float(cosines[n]), float(clip_scores[n])) for n in best] + rest
 
     def pair(self, query: Vector, candidate: Vector) -> tuple[float, float | Failure]:
-        """Return the cosine of two vectors that passed `check`, and the scaled cosine."""
+        """Return the cosine of two vectors that passed `check`, and the logit."""
         return self.pairs([query], [candidate])[0]
 
     def pairs(self, queries: Sequence[Vector], candidates: Sequence[Vector]) -> list[tuple[float, float | Failure]]:
@@ -133,11 +189,19 @@ class Scorer:
         if not queries:
             return []
         cosines = pair_cosines(np.stack([one.values for one in queries]), np.stack([one.values for one in candidates]))
-        scales = map(self.scale_of, queries, candidates)
+        factors = map(self.factors_of, queries, candidates)
         return [
-            (cosine, scale if isinstance(scale, Failure) else scale * cosine)
-            for cosine, scale in zip(cosines.tolist(), scales, strict=True)
+            (cosine, each if isinstance(each, Failure) else each.scale * cosine + each.bias)
+            for cosine, each in zip(cosines.tolist(), factors, strict=True)
         ]
+
+
+_UNKNOWN = "a vector"
+"""Stands for the modality of precomputed vectors."""
+
+
+def _pair_of(query: Vector, candidate: Vector) -> frozenset[str]:
+    return frozenset((query.modality or _UNKNOWN, candidate.modality or _UNKNOWN))
 
 
 class GroupTotals(NamedTuple):
@@ -175,9 +239,9 @@ class GroupTotals(NamedTuple):
         best = sorted(itertools.chain.from_iterable(each.best for each in totals), reverse=True)
         return cls(highest, total, tuple(best[: top_k or 0]))
 
-    def clip_score(self, logit: float) -> float:
-        """Return the clip_score of a member of the group."""
-        return float(np.exp(logit - self.highest)) / self.total
+    def clip_score(self, logit: float, score: Score = "softmax") -> float:
+        """Return the clip_score of a member of the group; the sigmoid is that of the member alone."""
+        return float(sigmoid(logit)) if score == "sigmoid" else float(np.exp(logit - self.highest)) / self.total
 
     def rank(self, logit: float) -> int | None:
         """Return a member's rank from 1, or None if it is not among the `top_k` best. Ties share a rank, as in SQL."""
@@ -194,6 +258,23 @@ def check_any_scale(scale: Any) -> None:
     """Raise `SpecError` for an invalid scale; it may be `model`."""
     if scale != "model":
         check_scale(scale)
+
+
+def check_scoring(scale: Any, score: Any) -> None:
+    """Raise `SpecError` for an invalid scale, an unknown score of candidates, or a scale that it would not use."""
+    check_any_scale(scale)
+    check_choice("score", score, get_args(Score))
+    if score == "sigmoid" and scale not in ("model", SCALE):
+        raise SpecError(
+            setting("scale", scale) + " has no effect with " + setting("score", score) + ", which takes the scale and"
+            " the bias that the model learnt",
+            hint="leave it out",
+        )
+
+
+def described_scoring(scale: Scale, score: Score) -> dict[str, Any]:
+    """Return how clip_scores are computed, for the provenance."""
+    return {"score": score, "scale": "model" if score == "sigmoid" else scale}
 
 
 def check_top_k(top_k: Any) -> None:

@@ -49,6 +49,7 @@ class PlanRunner:
         done = []
         for (token, source, failure), outcomes in rows:
             result = next(results) if failure is None else PlanResult(None, [failure])
+            stats.rejected += failure is None and self.plan.rejection(result.value) is not None
             if result.failures or result.inner:
                 stats.count_new([*result.failures, *result.inner], outcomes)
             done.append(Done(token, source, outcomes, result))

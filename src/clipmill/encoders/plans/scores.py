@@ -2,6 +2,7 @@
 
     cosine = q·c / (|q| |c|)
     clip_score = softmax(scale · cosine), over the candidates of one query
+    clip_score = sigmoid(scale · cosine + bias) with `score="sigmoid"`, of each candidate for itself
 
 By default the scale is 100 for every model, as in clip-as-service (whose constant is exp(4.60517)). The learnt scales
 of OpenAI's weights and most of open_clip's are about the same. The formula applies in both directions, image to texts
@@ -28,6 +29,24 @@ SCALE = 100.0
 
 Scale = float | Literal["model"]
 """A number, or `model` for the scale that the model has learnt for the pair of modalities."""
+
+Score = Literal["softmax", "sigmoid"]
+"""What clip_scores of candidates and labels are: shares of all that are compared, or a probability of each alone."""
+
+PairScore = Literal["cosine", "clip_score", "logit", "sigmoid"]
+"""The scores of a pair. `clip_score` is that of the CLIPScore metric, which is not that of rankings."""
+
+CLIP_SCORE_WEIGHT = 2.5
+"""The w of CLIPScore, w · max(cosine, 0), by Hessel et al. 2021 (arXiv:2104.08718), section 3."""
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "cosine": (-1.0, 1.0),
+    "clip_score": (0.0, CLIP_SCORE_WEIGHT),
+    "logit": (-math.inf, math.inf),
+    "sigmoid": (0.0, 1.0),
+    "softmax": (0.0, 1.0),
+}
+"""The least and the greatest value of each score."""
 
 _BLOCK = 1024
 _STEPS = 2.0**26
@@ -115,6 +134,11 @@ def softmax(logits: Any) -> np.ndarray:
         return powers / np.nansum(powers, axis=-1, keepdims=True)
 
 
+def sigmoid(logits: Any) -> np.ndarray:
+    """Return the float64 sigmoid, 1 / (1 + exp(-logit)), exact to the last digits for any logit; NaN stays NaN."""
+    return np.exp(-np.logaddexp(0.0, -np.asarray(logits, np.float64)))
+
+
 def order(values: Any) -> np.ndarray:
     """Return the int64 positions of (m,) values in descending order. Ties keep their order, and NaN comes last."""
     return np.argsort(-np.asarray(values, np.float64), kind="stable")  # argsort puts NaN last
@@ -151,6 +175,20 @@ def check_scale(scale: Any) -> None:
     """Raise `SpecError` if a scale is not a finite number above 0."""
     if isinstance(scale, bool) or not isinstance(scale, int | float | np.number) or not 0 < scale < math.inf:
         raise SpecError(setting("scale", scale) + " is neither a finite number above 0 nor 'model'")
+
+
+def check_min_score(min_score: Any, score: str) -> None:
+    """Raise `SpecError` if the least score to keep is neither None nor a number that such a score may have."""
+    if min_score is None:
+        return
+    low, high = _RANGES[score]
+    is_number = isinstance(min_score, int | float) and not isinstance(min_score, bool)
+    if not is_number or not math.isfinite(min_score) or not low <= min_score <= high:
+        allowed = "a finite number" if math.isinf(high) else f"a number from {low:g} to {high:g}"
+        raise SpecError(
+            setting("min_score", min_score) + f" is not {allowed}, as the score {score!r} has them",
+            hint="None keeps all",
+        )
 
 
 def _rounded(cosine: np.ndarray) -> np.ndarray:

@@ -2,9 +2,9 @@
 
 CLIP's logit is exp(logit_scale) · cosine. OpenAI clamps exp(logit_scale) to 100 in training only; open_clip and
 transformers do not clamp it either, so the value in the file is used. AudioCLIP has a parameter for each pair of
-modalities and clamps all three whenever it computes logits. SigLIP's models add a `logit_bias`, so that the sigmoid of a
-logit is the probability that a pair matches (Zhai et al. 2023). It is the same for all candidates of a query, so softmax
-cancels it.
+modalities and clamps all three whenever it computes logits. SigLIP's models add a `logit_bias`, so that the sigmoid of
+a logit is the probability that a pair matches (Zhai et al. 2023, arXiv:2303.15343). It is the same for all candidates
+of a query, so softmax cancels it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def clip_scales(files: Collection[Path]) -> dict[frozenset[str], float]:
 
 
 def clip_biases(files: Collection[Path]) -> dict[frozenset[str], float]:
-    """Return the bias of a CLIP model, by its one pair of modalities; empty if the files lack it, as all but SigLIP's do.
+    """Return the bias of a CLIP model, by its one pair of modalities; empty if the files lack it: SigLIP's have it.
 
     Args:
         files: The weights of open_clip or transformers, in one file or several shards.
