@@ -22,7 +22,7 @@ from . import console
 from .cli_messages import in_flags
 from .jobs import Refused, column_plan, job_options_of
 from .listed import list_files, table_of
-from .rank import scale_as_json, scale_of
+from .rank import scale_of, scoring_as_json
 
 
 def label_set(spec: EncoderSpec, values: dict[str, Any]) -> LabelSet:
@@ -41,7 +41,8 @@ def label_set(spec: EncoderSpec, values: dict[str, Any]) -> LabelSet:
                 "or a,b,c"
             )
     scale = scale_of(values["scale"])
-    return LabelSet.of(labels, templates=values["templates"], top_k=values["top_k"] or 5, scale=scale, spec=spec)
+    scoring = {name: values[name] for name in ("templates", "score", "min_score")}
+    return LabelSet.of(labels, top_k=values["top_k"] or 5, scale=scale, spec=spec, **scoring)
 
 
 def _names_a_file(given: str) -> bool:
@@ -90,7 +91,7 @@ def _as_json(encoder: Encoder, labels: LabelSet, found: Sequence[tuple[str, Clas
         "model": encoder.spec.model,
         "labels": len(labels.labels),
         "templates": list(labels.templates),
-        **scale_as_json(encoder, labels.scale),
+        **scoring_as_json(encoder, labels.scale, labels.score),
         "items": [
             {
                 "uri": path,

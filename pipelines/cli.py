@@ -1,4 +1,4 @@
-"""The command line: `clipmill embed | rank | classify | index | push | search | report | summary | models`, and more.
+"""The command line: `clipmill embed | rank | score | classify | index | search | report | summary`, and more.
 
 Exit codes: 0 when all went well, 2 when what was asked for cannot work (nothing was run), 1 when a job failed,
 128 plus the number of the signal that ended it: 130 after Ctrl-C, 143 after SIGTERM.
@@ -34,7 +34,7 @@ from .options import (
 )
 from .push_command import push
 from .report_command import report
-from .score_commands import classify, rank
+from .score_commands import classify, rank, score
 from .search_command import search
 from .skip_existing import skip_existing_options
 
@@ -98,6 +98,7 @@ def embed(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> 
 
 
 cli.add_command(rank)
+cli.add_command(score)
 cli.add_command(classify)
 cli.add_command(search)
 cli.add_command(report)

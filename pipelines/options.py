@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from ..datasets.if_exists import IfExists
+from ..encoders.plans.scores import Score
 from ..models.spec import RENAMED, EncoderSpec, descriptions
 
 ENGINES = ("beam", "spark")
@@ -134,10 +135,18 @@ _READING = (
         "--access-paths", default="@r", show_default=True, help="Which documents of a tree: @r, @m, @c, @r,m …"
     ),
 )
+_FORMAT = click.option("--format", type=click.Choice(["parquet", "jsonl"]), default="parquet", show_default=True)
 _SCORING = (
     click.option("--top-k", type=click.IntRange(min=1), help="How many of the best are kept."),
     click.option("--scale", metavar="N|model", help="What cosines are multiplied by for the softmax. [default: 100]"),
-    click.option("--format", type=click.Choice(["parquet", "jsonl"]), default="parquet", show_default=True),
+    click.option(
+        "--score",
+        type=click.Choice(get_args(Score)),
+        default="softmax",
+        show_default=True,
+        help="What clip_score is: the softmax over all, or the sigmoid of each alone, as SigLIP's models learnt it.",
+    ),
+    _FORMAT,
 )
 
 
@@ -159,6 +168,11 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def scoring_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of scores."""
     return with_options(_SCORING, command)
+
+
+def format_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the option of the format of rows."""
+    return _FORMAT(command)
 
 
 def with_options(options: tuple[Callable[..., Any], ...], command: Callable[..., Any]) -> Callable[..., Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import click
@@ -15,8 +15,8 @@ from ..encoders.item import Item, Uri
 from ..encoders.outcome import Vector
 from ..encoders.plans.kinds import check_kind
 from ..encoders.plans.rank_plan import RANKED, DocumentRankPlan, RankPlan
-from ..encoders.plans.ranking import Ranked, Scorer, check_any_scale
-from ..encoders.plans.scores import SCALE, Scale
+from ..encoders.plans.ranking import Ranked, Scorer, check_any_scale, check_scoring
+from ..encoders.plans.scores import SCALE, Scale, Score
 from ..errors import SpecError
 from ..failures import Failure
 from ..jobs.options import JobOptions
@@ -86,7 +86,7 @@ def rank_options(spec: EncoderSpec, values: dict[str, Any]) -> JobOptions:
             home = "documents with matches" if query else "rows (--query-column and --candidates-column)"
             raise click.UsageError(in_flags(setting(name) + f" is for {home} and has no effect here"))
     if not query:
-        plan = DocumentRankPlan(top_k, values["keep_embeddings"], values["keep_content"], scale)
+        plan = DocumentRankPlan(top_k, values["keep_embeddings"], values["keep_content"], scale, values["score"])
         return job_options_of(values, plan)
     of_rows = RankPlan(
         query,
@@ -97,6 +97,7 @@ def rank_options(spec: EncoderSpec, values: dict[str, Any]) -> JobOptions:
         top_k=top_k,
         key=values["id_column"] or "id",
         scale=scale,
+        score=values["score"],
     )
     return job_options_of(values, of_rows.checked(spec))
 
@@ -114,6 +115,7 @@ def print_ranked(spec: EncoderSpec, query: Query, given: Sequence[str], values: 
         flag = "query" if query.kind == "text" else query.kind
         raise click.UsageError(f"--{flag}: {spec.model} embeds {' and '.join(sorted(spec.modalities))}")
     check_kind("candidate_kind", kind, spec)
+    check_scoring(scale, values["score"])
     candidates = list(given) if kind == "text" else list_files(given)
     if not candidates:
         what = "texts" if kind == "text" else "files, folders, patterns or URLs"
@@ -121,13 +123,13 @@ def print_ranked(spec: EncoderSpec, query: Query, given: Sequence[str], values: 
     if values["candidate_kind"] is None and kind == "text":
         _say_if_files(candidates)
     encoder = load_encoder(spec)
-    scorer = Scorer(encoder, scale)
+    scorer = Scorer(encoder, scale, values["score"])
     asked, *outcomes = encoder.embed_items([query.item(), *(_item(kind, one) for one in candidates)])
     if not isinstance(asked, Vector):
         raise Refused(f"the query {query.value!r}: {asked}")
     ranked = scorer.rank(asked, outcomes, values["top_k"])
     if values["as_json"]:
-        about = {"model": spec.model, "query": query._asdict(), **scale_as_json(encoder, scale)}
+        about = {"model": spec.model, "query": query._asdict(), **scoring_as_json(encoder, scale, values["score"])}
         click.echo(json.dumps({**about, "candidates": _as_json(candidates, ranked)}, indent=1))
     else:
         _print(candidates, ranked)
@@ -143,12 +145,20 @@ def _places(ranked: Sequence[Ranked]) -> list[int | None]:
     return places
 
 
-def scale_as_json(encoder: Encoder, scale: Scale) -> dict[str, Any]:
-    """Return the factor of cosines, and whether the model learnt it: a number, or one for each of its pairs."""
+def scoring_as_json(encoder: Encoder, scale: Scale, score: Score) -> dict[str, Any]:
+    """Return what clip_scores are, the factor of cosines and whether the model learnt it, and with sigmoid the bias."""
+    if score == "sigmoid":
+        learnt = {"scale": encoder.learnt_scales, "bias": encoder.learnt_biases}
+        return {"score": score, **{name: _by_pair(numbers) for name, numbers in learnt.items()}, "learnt": True}
     if scale != "model":
-        return {"scale": scale, "learnt": False}
-    learnt = {" and ".join(sorted(pair)): number for pair, number in encoder.learnt_scales.items()}
-    return {"scale": next(iter(learnt.values())) if len(learnt) == 1 else learnt, "learnt": True}
+        return {"score": score, "scale": scale, "learnt": False}
+    return {"score": score, "scale": _by_pair(encoder.learnt_scales), "learnt": True}
+
+
+def _by_pair(numbers: Mapping[frozenset[str], float]) -> Any:
+    """Return a number, or one for each pair of modalities."""
+    named = {" and ".join(sorted(pair)): number for pair, number in numbers.items()}
+    return next(iter(named.values())) if len(named) == 1 else named
 
 
 def _say_if_files(texts: Sequence[str]) -> None:

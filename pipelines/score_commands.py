@@ -1,14 +1,16 @@
-"""The commands `rank` and `classify`: each prints a table for the given files, or runs a job."""
+"""The commands `rank`, `score` and `classify`: each prints a table for what is given, or runs a job."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from ..encoders.plans.kinds import KINDS
+from ..encoders.plans.scores import PairScore
 from .options import (
     Command,
+    format_option,
     job_options,
     own_flags,
     reading_options,
@@ -22,8 +24,9 @@ from .options import (
 
 _SETTINGS = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 _QUERIES = "--query, --image and --audio"
-_PRINTED_RANK = {"query", "image", "audio", "candidate_kind", "top_k", "scale", "as_json"}
-_PRINTED_LABELS = {"labels", "templates", "top_k", "scale", "as_json"}
+_PRINTED_RANK = {"query", "image", "audio", "candidate_kind", "top_k", "scale", "score", "as_json"}
+_PRINTED_SCORE = {"a_kind", "b_kind", "score", "as_json"}
+_PRINTED_LABELS = {"labels", "templates", "top_k", "scale", "score", "min_score", "as_json"}
 
 
 @click.command(cls=Command, context_settings=_SETTINGS)
@@ -75,6 +78,46 @@ def rank(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> N
     context.exit(run(JobArguments.of(line, spec, lambda: rank_options(spec, values))))
 
 
+@click.command(cls=Command, context_settings=_SETTINGS)
+@click.argument("tokens", metavar="INPUT...|A B", nargs=-1, type=click.UNPROCESSED)
+@click.option("--a", metavar="NAME", help="Column of rows with one value of the pair, such as the image.")
+@click.option("--b", metavar="NAME", help="Column of rows with the other value, such as the caption.")
+@click.option("--a-kind", type=click.Choice(KINDS), help="What --a holds. [default: auto; of A and B image]")
+@click.option("--b-kind", type=click.Choice(KINDS), help="What --b holds. [default: auto; of A and B text]")
+@click.option(
+    "--score",
+    type=click.Choice(get_args(PairScore)),
+    default="cosine",
+    show_default=True,
+    help="clip_score is 2.5 · max(cosine, 0); logit and sigmoid take the scale and the bias that the model learnt.",
+)
+@click.option("--min-score", type=float, metavar="N", help="Reject rows with a lower score: they go to DIR/_rejected.")
+@click.option("--score-column", metavar="NAME", help="Column that is added. [default: similarity]")
+@format_option
+@job_options
+@spec_options
+@click.pass_context
+def score(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> None:
+    """Score pairs, such as images and their captions, and keep the rows whose score is high enough.
+
+    With --output DIR an INPUT is JSON lines, CSV or Parquet with both columns, or tars and folders of samples. Options
+    that are not listed here go to the engine, as in embed.
+
+    Without --output, the score of the image A (a file or URL) and the text B is printed; --a-kind and --b-kind say
+    otherwise.
+    """
+    from .jobs import CommandLine, JobArguments, run
+    from .score import print_score, score_options
+
+    spec = spec_from(values)
+    if not values["output"] and not (values["a"] or values["b"]):
+        refuse_others(context, _PRINTED_SCORE, "without --output, which runs a job")
+        refuse_unknown(tokens)
+        context.exit(print_score(spec, (*tokens, *unchecked_of(context)), values))
+    line = CommandLine("score", tokens, own_flags(context), unchecked_of(context), values)
+    context.exit(run(JobArguments.of(line, spec, lambda: score_options(spec, values))))
+
+
 _BY_KIND: Any = {"text": "query", "image": "image", "audio": "audio"}
 
 
@@ -82,6 +125,7 @@ _BY_KIND: Any = {"text": "query", "image": "image", "audio": "audio"}
 @click.argument("tokens", metavar="INPUT...", nargs=-1, type=click.UNPROCESSED)
 @click.option("--labels", metavar="FILE|A,B,C", help="The labels: a list, or a file with one a line.")
 @click.option("--templates", metavar="FILE", help="Texts with a {} for the label. [default: a short set]")
+@click.option("--min-score", type=float, metavar="N", help="Only labels with at least this clip_score, perhaps none.")
 @scoring_options
 @job_options
 @reading_options

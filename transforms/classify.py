@@ -23,9 +23,9 @@ class Classify(Encoding):
 
     As in the CLIP paper, each label gets one vector, the normalised mean of its templates' normalised vectors, computed
     once in each process. The `clip_score`s are the softmax of the scaled cosines over all labels; with
-    `score="sigmoid"`, each is the probability of its label alone, and `min_score` selects any number of labels. The best labels come
-    out as dicts of `label`, `clip_score` and `cosine`, best first: in the tag `labels` of documents, in the column
-    `<column>_labels` of rows (`Column("image", output="…")` sets another name). Null in, null out.
+    `score="sigmoid"`, each is the probability of its label alone, and `min_score` selects any number of labels. The
+    best labels come out as dicts of `label`, `clip_score` and `cosine`, best first: in the tag `labels` of documents,
+    in the column `<column>_labels` of rows (`Column("image", output="…")` sets another name). Null in, null out.
 
     A row goes to `failures` if one of its columns cannot be embedded, with the labels of the others; see `on_failure`.
 
@@ -76,8 +76,8 @@ class Classify(Encoding):
             templates: Texts with a `{}`, where the label goes, or a file of them; a short general set if None.
             top_k: How many of the best labels are returned.
             scale: What cosines are multiplied by before the softmax: a number, or `model` for what the model learnt.
-            score: What `clip_score` is: `softmax` over all labels; or `sigmoid`, that of scale · cosine + bias of each label
-                alone, with the scale and the bias that the model learnt, as SigLIP's have them.
+            score: What `clip_score` is: `softmax` over all labels; or `sigmoid`, that of scale · cosine + bias of each
+                label alone, with the scale and the bias that the model learnt, as SigLIP's have them.
             min_score: The least `clip_score` of a label that is returned; None returns the `top_k` best in any case.
             access_paths: Which documents of a tree are classified: `@r` themselves, `@m` matches, `@c` chunks, `@r,m`.
             keep_content: Whether documents keep `blob` and `tensor`.

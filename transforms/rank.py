@@ -33,8 +33,9 @@ class Rank(Encoding):
     """Scores candidates against their query. Every element comes out once, as a row or as a failure.
 
     `cosine` is the cosine of the two vectors. `clip_score` is the softmax of `scale` times the cosines over the
-    candidates of one query; with `score="sigmoid"`, it is the probability of each candidate alone. Queries and candidates are texts, images, audio clips, a mix of these, or precomputed
-    vectors, which are used unchanged. The arguments select one of three inputs:
+    candidates of one query; with `score="sigmoid"`, it is the probability of each candidate alone. Queries and
+    candidates are texts, images, audio clips, a mix of these, or precomputed vectors, which are used unchanged. The
+    arguments select one of three inputs:
 
     - No columns: elements are `Document`s. Their `matches` are sorted by clip_score, ties in input order. Each gets
       `scores`: `clip_score`, `cosine`, and `position`, its index before sorting, from 0. Failed matches come last, with
@@ -106,8 +107,8 @@ class Rank(Encoding):
             top_k: How many of the best are kept of a list or of matches, beside those without scores; in flat rows, how
                 many get a `rank`.
             scale: What cosines are multiplied by before the softmax: a number, or `model` for what the model learnt.
-            score: What `clip_score` is: `softmax`; or `sigmoid`, that of scale · cosine + bias of each candidate alone, with
-                the scale and the bias that the model learnt, as SigLIP's have them.
+            score: What `clip_score` is: `softmax`; or `sigmoid`, that of scale · cosine + bias of each candidate alone,
+                with the scale and the bias that the model learnt, as SigLIP's have them.
             keep_embeddings: Whether documents keep the embeddings of themselves and their matches.
             keep_content: Whether documents keep `blob` and `tensor`.
             key: Column that names a row in its failures.

@@ -12,7 +12,7 @@ from pyspark.sql import Column, SparkSession
 from ..encoders.plans.classify_plan import SUFFIX
 from ..encoders.plans.kinds import Kind, check_kind
 from ..encoders.plans.labels import LabelSet
-from ..encoders.plans.scores import SCALE, Scale
+from ..encoders.plans.scores import SCALE, Scale, Score
 from ..models.spec import DEFAULT_MODEL, EncoderSpec, explains_slips
 from .driver import (
     FailuresOption,
@@ -40,6 +40,8 @@ def classify(
     kind: Kind = "auto",
     top_k: int = 5,
     scale: Scale = SCALE,
+    score: Score = "softmax",
+    min_score: float | None = None,
     model: str | EncoderSpec = DEFAULT_MODEL,
     failures: FailuresOption = "null",
     deterministic: bool = False,
@@ -61,6 +63,9 @@ def classify(
         kind: What the column holds; see `rank`.
         top_k: Number of best labels returned; all of them if there are fewer.
         scale: What cosines are multiplied by before the softmax over all labels; `model` for what the model learnt.
+        score: What `clip_score` is: `softmax` over all labels; or `sigmoid`, that of scale · cosine + bias of each
+            label alone, with the scale and the bias that the model learnt, as SigLIP's have them.
+        min_score: The least `clip_score` of a label that is returned; None returns the `top_k` best in any case.
         model: A name or a spec.
         failures: What a bad row gives: `null`; `struct`, which makes the result
             struct<labels, failure: struct<stage, code, message>>; or `raise`, which fails the job.
@@ -78,7 +83,9 @@ def classify(
     """
     check_failures_option(failures)
     spec = spec_of(model, spec_options, classify)
-    label_set = LabelSet.of(labels, templates=templates, top_k=top_k, scale=scale, spec=spec)
+    label_set = LabelSet.of(
+        labels, templates=templates, top_k=top_k, scale=scale, score=score, min_score=min_score, spec=spec
+    )
     warn_without_worker_reuse(SparkSession.getActiveSession(), depth=2)
     classified = applied(classification_udf(spec, kind, label_set, failures, deterministic), as_column(column))
     return classified.alias(output_name(column, SUFFIX))

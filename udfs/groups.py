@@ -14,7 +14,7 @@ from ..encoders.plans.embed_plan import FAILURES_COLUMN
 from ..encoders.plans.kinds import Kind
 from ..encoders.plans.pair_plan import LOGIT, PairPlan
 from ..encoders.plans.rank_plan import CLIP_SCORE, COSINE, RANK
-from ..encoders.plans.scores import SCALE, Scale
+from ..encoders.plans.scores import SCALE, Scale, Score
 from ..errors import SpecError
 from ..models.spec import DEFAULT_MODEL, EncoderSpec, explains_slips
 from .driver import spec_of, warn_without_worker_reuse
@@ -37,6 +37,7 @@ def rank_groups(
     candidate_kind: Kind = "auto",
     top_k: int | None = None,
     scale: Scale = SCALE,
+    score: Score = "softmax",
     model: str | EncoderSpec = DEFAULT_MODEL,
     observation: Observation | None = None,
     **spec_options: Any,
@@ -63,6 +64,8 @@ def rank_groups(
         candidate_kind: What the candidate is.
         top_k: The best of each group get a `rank`; none if None. All rows are kept.
         scale: What cosines are multiplied by before the softmax; `model` for what the model learnt.
+        score: What `clip_score` is: `softmax`; or `sigmoid`, that of scale · cosine + bias of each candidate alone,
+            with the scale and the bias that the model learnt, as SigLIP's have them.
         model: A name or a spec.
         observation: Counts `rows`, `scored` and `failed` (rows) of the first action; the others have a null.
         **spec_options: Fields of `EncoderSpec`.
@@ -79,7 +82,7 @@ def rank_groups(
     """
     spec = spec_of(model, spec_options, rank_groups)
     names = (by,) if isinstance(by, str) else tuple(by)
-    plan = PairPlan(query, candidate, names, query_kind, candidate_kind, top_k, scale=scale).checked(spec)
+    plan = PairPlan(query, candidate, names, query_kind, candidate_kind, top_k, scale=scale, score=score).checked(spec)
     if df.isStreaming:
         raise SpecError(
             "rank_groups scores rows among all rows of their query, and a stream never has all of them",
@@ -97,7 +100,7 @@ def rank_groups(
     )
     if observation is not None:
         scored = scored.observe(observation, *_counts())
-    return _with_scores_of_groups(scored, keys, top_k).select(
+    return _with_scores_of_groups(scored, keys, top_k, score).select(
         *(F.col(number).alias(name) for number, name in zip(numbers, schema.names, strict=True)),
         *plan.new_names,
         FAILURES_COLUMN,
@@ -162,13 +165,16 @@ def _counts() -> list[Column]:
     ]
 
 
-def _with_scores_of_groups(scored: DataFrame, keys: Sequence[Column], top_k: int | None) -> DataFrame:
-    """Add the softmax over each group, and the places of its best."""
+def _with_scores_of_groups(scored: DataFrame, keys: Sequence[Column], top_k: int | None, score: Score) -> DataFrame:
+    """Add the softmax over each group, or the sigmoid of each row, and the places of a group's best."""
     group = Window.partitionBy(*keys)
     logit, power = F.col(LOGIT), F.exp(F.col(LOGIT) - F.col(_HIGHEST))
-    whole = scored.select("*", F.max(logit).over(group).alias(_HIGHEST))
-    whole = whole.select("*", F.sum(power).over(group).alias(_TOTAL))
-    whole = whole.select("*", (power / F.col(_TOTAL)).alias(CLIP_SCORE))
+    if score == "sigmoid":
+        whole = scored.select("*", (F.lit(1.0) / (F.lit(1.0) + F.exp(-logit))).alias(CLIP_SCORE))
+    else:
+        whole = scored.select("*", F.max(logit).over(group).alias(_HIGHEST))
+        whole = whole.select("*", F.sum(power).over(group).alias(_TOTAL))
+        whole = whole.select("*", (power / F.col(_TOTAL)).alias(CLIP_SCORE))
     if top_k is None:
         return whole
     whole = whole.select("*", F.rank().over(group.orderBy(logit.desc_nulls_last())).alias(_PLACE))

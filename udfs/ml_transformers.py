@@ -15,7 +15,7 @@ from ..encoders.plans.embed_plan import FAILURES_COLUMN, Column, ColumnPlan
 from ..encoders.plans.kinds import Kind, check_kind, check_names
 from ..encoders.plans.labels import LabelSet
 from ..encoders.plans.rank_plan import RANKED
-from ..encoders.plans.scores import SCALE, Scale
+from ..encoders.plans.scores import SCALE, Scale, Score
 from ..models.spec import EncoderSpec, Modality, explains_slips, reject_unknown_options
 from .classification import Labels, classify
 from .driver import FailuresOption, check_failures_option, output_name
@@ -126,6 +126,7 @@ class ClipRanker(ClipTransformer):
     candidate_kind = _param("candidate_kind", "What each candidate is: auto, text, image, audio, vector.")
     top_k = _param("top_k", "How many of the best are kept; all if None.")
     scale = _param("scale", "What cosines are multiplied by before the softmax; 'model' for what the model learnt.")
+    score = _param("score", "What clip_scores are: softmax; or sigmoid, by the model's own scale and bias.")
     output = _param("output", "Name of the new column.")
     _own: ClassVar[Mapping[str, Any]] = {
         "query": "query",
@@ -134,6 +135,7 @@ class ClipRanker(ClipTransformer):
         "candidate_kind": "auto",
         "top_k": None,
         "scale": SCALE,
+        "score": "softmax",
         "output": RANKED,
     }
 
@@ -148,6 +150,7 @@ class ClipRanker(ClipTransformer):
         candidate_kind: Kind = "auto",
         top_k: int | None = None,
         scale: Scale = SCALE,
+        score: Score = "softmax",
         output: str = RANKED,
         **spec_options: Any,
     ) -> None:
@@ -158,8 +161,10 @@ class ClipRanker(ClipTransformer):
             TypeError: If an option is unknown or has another name here.
         """
         super().__init__()
-        own = {"query": query, "candidates": candidates, "query_kind": query_kind, "candidate_kind": candidate_kind}
-        self.setParams(model=model, **own, top_k=top_k, scale=scale, output=output, **spec_options)
+        own: dict[str, Any] = {"query": query, "candidates": candidates}
+        own |= {"query_kind": query_kind, "candidate_kind": candidate_kind}
+        own |= {"top_k": top_k, "scale": scale, "score": score, "output": output}
+        self.setParams(model=model, **own, **spec_options)
 
     def transformSchema(self, schema: T.StructType) -> T.StructType:
         """See `ClipTransformer`."""
@@ -173,14 +178,14 @@ class ClipRanker(ClipTransformer):
 
     def _checked(self, spec: EncoderSpec) -> dict[str, Any]:
         check_names(self._values("query", "candidates", "output"))
-        rank_plan(spec, **self._values("query_kind", "candidate_kind", "top_k", "scale"))
+        rank_plan(spec, **self._values("query_kind", "candidate_kind", "top_k", "scale", "score"))
         return {}
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
         schema = dataset.schema
         self.transformSchema(schema)
         columns = (column_at(schema, self.getOrDefault(name)) for name in ("query", "candidates"))
-        options = self._values("query_kind", "candidate_kind", "top_k", "scale")
+        options = self._values("query_kind", "candidate_kind", "top_k", "scale", "score")
         return _selected(dataset, rank(*columns, model=self.spec(), **options), self.getOrDefault(self.output))
 
 
@@ -204,6 +209,8 @@ class ClipClassifier(ClipTransformer):
     kind = _param("kind", "What the column holds: auto, text, image, audio, vector.")
     top_k = _param("top_k", "Number of best labels returned; all of them if there are fewer.")
     scale = _param("scale", "What cosines are multiplied by before the softmax; 'model' for what the model learnt.")
+    score = _param("score", "What clip_scores are: softmax; or sigmoid, by the model's own scale and bias.")
+    min_score = _param("min_score", "The least clip_score of a label that is returned; None for no such limit.")
     failures = _param("failures", "What a bad row gives: null, struct or raise.")
     output = _param("output", "Name of the new column; <column>_labels if None.")
     _own: ClassVar[Mapping[str, Any]] = {
@@ -211,6 +218,8 @@ class ClipClassifier(ClipTransformer):
         "kind": "auto",
         "top_k": 5,
         "scale": SCALE,
+        "score": "softmax",
+        "min_score": None,
         "failures": "null",
         "output": None,
     }
@@ -226,6 +235,8 @@ class ClipClassifier(ClipTransformer):
         kind: Kind = "auto",
         top_k: int = 5,
         scale: Scale = SCALE,
+        score: Score = "softmax",
+        min_score: float | None = None,
         failures: FailuresOption = "null",
         output: str | None = None,
         **spec_options: Any,
@@ -241,6 +252,7 @@ class ClipClassifier(ClipTransformer):
             name: value for name, value in {"column": column, "labels": labels}.items() if value is not None
         }
         own |= {"templates": templates, "kind": kind, "top_k": top_k, "scale": scale, "failures": failures}
+        own |= {"score": score, "min_score": min_score}
         self.setParams(model=model, **own, output=output, **spec_options)
 
     def transformSchema(self, schema: T.StructType) -> T.StructType:
@@ -267,12 +279,13 @@ class ClipClassifier(ClipTransformer):
         return self.isDefined(name) and self.getOrDefault(name) is not None
 
     def _label_set(self, spec: EncoderSpec) -> LabelSet:
-        return LabelSet.of(self._required("labels"), spec=spec, **self._values("templates", "top_k", "scale"))
+        options = self._values("templates", "top_k", "scale", "score", "min_score")
+        return LabelSet.of(self._required("labels"), spec=spec, **options)
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
         schema = dataset.schema
         self.transformSchema(schema)
-        options = self._values("templates", "kind", "top_k", "scale", "failures")
+        options = self._values("templates", "kind", "top_k", "scale", "score", "min_score", "failures")
         column = column_at(schema, self._required("column"))
         classified = classify(column, labels=self._required("labels"), model=self.spec(), **options)
         return _selected(dataset, classified, self._output())

@@ -9,11 +9,11 @@ from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from ..encoders.plans.kinds import Kind, check_kind
-from ..encoders.plans.pair_plan import PairPlan
+from ..encoders.plans.kinds import Kind
 from ..encoders.plans.rank_plan import RANKED as RANKED_NAME
 from ..encoders.plans.rank_plan import RankPlan
-from ..encoders.plans.scores import SCALE, Scale
+from ..encoders.plans.scores import SCALE, PairScore, Scale, Score
+from ..encoders.plans.similarity_plan import SimilarityPlan
 from ..models.spec import DEFAULT_MODEL, EncoderSpec, explains_slips
 from .driver import FailuresOption, as_column, check_failures_option, spec_of, warn_without_worker_reuse
 from .kind_types import check_shape, shape_of_spark
@@ -35,6 +35,7 @@ def rank(
     model: str | EncoderSpec = DEFAULT_MODEL,
     top_k: int | None = None,
     scale: Scale = SCALE,
+    score: Score = "softmax",
     deterministic: bool = False,
     **spec_options: Any,
 ) -> Column:
@@ -59,6 +60,8 @@ def rank(
         model: A name or a spec.
         top_k: How many of the best are kept; all if None. Candidates without scores are kept always.
         scale: What cosines are multiplied by before the softmax; `model` for what the model learnt.
+        score: What `clip_score` is: `softmax`; or `sigmoid`, that of scale · cosine + bias of each candidate alone,
+            with the scale and the bias that the model learnt, as SigLIP's have them.
         deterministic: As in `embed_text`.
         **spec_options: Fields of `EncoderSpec`.
 
@@ -74,7 +77,7 @@ def rank(
         TypeError: If an option is unknown or has another name here.
     """
     spec = spec_of(model, spec_options, rank)
-    plan = rank_plan(spec, query_kind, candidate_kind, top_k, scale)
+    plan = rank_plan(spec, query_kind, candidate_kind, top_k, scale, score)
     warn_without_worker_reuse(SparkSession.getActiveSession(), depth=2)
     meter = meter_of(SparkSession.getActiveSession())
 
@@ -109,9 +112,11 @@ def _with_candidates(candidates: Column, ranked: Column) -> Column:
     return F.transform(F.array(F.struct(candidates.alias("candidates_column"), ranked.alias("ranked"))), whole)[0]
 
 
-def rank_plan(spec: EncoderSpec, query_kind: Kind, candidate_kind: Kind, top_k: int | None, scale: Scale) -> RankPlan:
+def rank_plan(
+    spec: EncoderSpec, query_kind: Kind, candidate_kind: Kind, top_k: int | None, scale: Scale, score: Score
+) -> RankPlan:
     """Return how the values of two columns are ranked."""
-    plan = RankPlan("query", "candidates", query_kind, candidate_kind, RANKED_NAME, top_k, scale=scale)
+    plan = RankPlan("query", "candidates", query_kind, candidate_kind, RANKED_NAME, top_k, scale=scale, score=score)
     return plan.checked(spec)
 
 
@@ -133,12 +138,13 @@ def clip_similarity(
     *,
     a_kind: Kind = "auto",
     b_kind: Kind = "auto",
+    score: PairScore = "cosine",
     model: str | EncoderSpec = DEFAULT_MODEL,
     failures: FailuresOption = "null",
     deterministic: bool = False,
     **spec_options: Any,
 ) -> Column:
-    """Compare two columns, row by row.
+    """Compare two columns, row by row, such as images and their captions.
 
     >>> from clipmill.udfs import clip_similarity
     >>> df = spark.createDataFrame([("red circle", "red circle")], ["a", "b"])
@@ -150,6 +156,10 @@ def clip_similarity(
         b: The same.
         a_kind: What `a` holds; see `rank`.
         b_kind: What `b` holds.
+        score: `cosine`; `clip_score`, the metric CLIPScore of Hessel et al. (2021), 2.5 · max(cosine, 0), which is not
+            the `clip_score` of `rank`; `logit`, scale · cosine + bias, with what the model learnt, no bias if it has
+            none; `sigmoid`, that of the logit, the probability by which SigLIP's models were trained, which needs a
+            learnt bias.
         model: A name or a spec.
         failures: What a bad row gives: `null`; `struct`, which makes the result
             struct<similarity, failure: struct<stage, code, message>>; or `raise`, which fails the job.
@@ -157,7 +167,9 @@ def clip_similarity(
         **spec_options: Fields of `EncoderSpec`.
 
     Returns:
-        double in [-1, 1], the cosine, named `clip_similarity`; null where either is null.
+        double, the score, named `clip_similarity`; null where either is null. Filter with
+        `where("clip_similarity >= 0.3")`; a filter and its opposite compute the scores twice, unless `persist` keeps
+        them in between.
 
     Raises:
         SpecError: If the model or an option cannot work.
@@ -166,15 +178,15 @@ def clip_similarity(
     check_failures_option(failures)
     spec = spec_of(model, spec_options, clip_similarity)
     warn_without_worker_reuse(SparkSession.getActiveSession(), depth=2)
-    udf = similarity_udf(spec, a_kind, b_kind, failures, deterministic)
+    udf = similarity_udf(spec, a_kind, b_kind, score, failures, deterministic)
     return applied(udf, as_column(a), as_column(b)).alias(SIMILARITY)
 
 
-def similarity_udf(spec: EncoderSpec, a_kind: Kind, b_kind: Kind, failures: str, deterministic: bool) -> Any:
+def similarity_udf(
+    spec: EncoderSpec, a_kind: Kind, b_kind: Kind, score: PairScore, failures: str, deterministic: bool
+) -> Any:
     """Return the UDF behind `clip_similarity`, which `register` makes available to SQL."""
-    check_kind("a_kind", a_kind, spec)
-    check_kind("b_kind", b_kind, spec)
-    plan = PairPlan("a", "b", query_kind=a_kind, candidate_kind=b_kind)
+    plan = SimilarityPlan("a", "b", a_kind, b_kind, score=score).checked(spec)
     meter = meter_of(SparkSession.getActiveSession())
 
     def similarity(a: pa.Array, b: pa.Array) -> pa.Array:

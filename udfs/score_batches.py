@@ -21,6 +21,7 @@ from ..encoders.plans.pair_plan import LOGIT, PairPlan
 from ..encoders.plans.plan import PlanResult
 from ..encoders.plans.rank_plan import COSINE, RankPlan
 from ..encoders.plans.runner import Done, PlanRunner
+from ..encoders.plans.similarity_plan import SimilarityPlan
 from ..errors import SpecError
 from ..failures import Failure
 from ..metrics.stats import Stats
@@ -86,21 +87,26 @@ def rank_array_with_candidates(
 
 
 def similarity_array(
-    left: pa.Array, right: pa.Array, spec: EncoderSpec, plan: PairPlan, failures: str, meter: PartitionMeter = NO_DRIVER
+    left: pa.Array,
+    right: pa.Array,
+    spec: EncoderSpec,
+    plan: SimilarityPlan,
+    failures: str,
+    meter: PartitionMeter = NO_DRIVER,
 ) -> pa.Array:
-    """Compare two columns of an Arrow batch row by row, and return cosines, or structs of similarity and failure.
+    """Compare two columns of an Arrow batch row by row, and return scores, or structs of similarity and failure.
 
-    The plan's `query` and `candidate` name the columns.
+    The plan's `a` and `b` name the columns.
     """
-    check_shape(f"column {plan.query!r}", f"{plan.query}_kind", plan.query_kind, shape_of_arrow(left.type))
-    check_shape(f"column {plan.candidate!r}", f"{plan.candidate}_kind", plan.candidate_kind, shape_of_arrow(right.type))
-    rows = _rows({plan.query: left, plan.candidate: right})
+    check_shape(f"column {plan.a!r}", "a_kind", plan.a_kind, shape_of_arrow(left.type))
+    check_shape(f"column {plan.b!r}", "b_kind", plan.b_kind, shape_of_arrow(right.type))
+    rows = _rows({plan.a: left, plan.b: right})
     runner = PlanRunner(plan, encoder_of_task(spec))
     with meter.counting() as stats:
         made = [done.result for done in _done(runner, rows, stats, least_rows=_PIECE_ROWS)]
-    cosines = pa.array([row.value[COSINE] for row in made], pa.float64())
-    outcomes = [_of_pair(row.failures[0]) if row.failures else row.value[COSINE] for row in made]
-    return with_failures("similarity", cosines, outcomes, failures)
+    scores = [row.value[plan.output] for row in made]
+    outcomes = [_of_pair(row.failures[0]) if row.failures else row.value[plan.output] for row in made]
+    return with_failures("similarity", pa.array(scores, pa.float64()), outcomes, failures)
 
 
 def _of_pair(failure: Failure) -> Failure:

@@ -14,7 +14,7 @@ from pyspark.sql import types as T
 
 from ..encoders.plans.kinds import Kind
 from ..encoders.plans.labels import LabelSet
-from ..encoders.plans.scores import SCALE, Scale
+from ..encoders.plans.scores import SCALE, PairScore, Scale, Score
 from ..errors import SpecError
 from ..indexes.search_plan import HITS, TOP_K, SearchPlan, spec_of_search
 from ..indexes.targets import find_target
@@ -54,6 +54,9 @@ def register(
     columns: Sequence[str] = (),
     top_k: int | None = None,
     scale: Scale = SCALE,
+    score: Score = "softmax",
+    min_score: float | None = None,
+    pair_score: PairScore = "cosine",
     **spec_options: Any,
 ) -> list[str]:
     """Make functions of SQL, bound to one model.
@@ -92,6 +95,9 @@ def register(
         top_k: As in `rank`, `classify` and `search`. If None: of `clip_rank` all, of `clip_classify` 5, of
             `clip_search` 10.
         scale: As in `rank` and `classify`.
+        score: As in `rank` and `classify`.
+        min_score: As in `classify`.
+        pair_score: The `score` of `clip_similarity`.
         **spec_options: Fields of `EncoderSpec`.
 
     Returns:
@@ -106,7 +112,9 @@ def register(
     spec = spec_of(model, spec_options, register)
     if labels is None and templates is not None:
         raise SpecError("templates without labels: give labels=… as well, which are what is told apart")
-    plan = rank_plan(spec, query_kind, candidate_kind, top_k, scale)
+    plan = rank_plan(spec, query_kind, candidate_kind, top_k, scale, score)
+    if labels is None and min_score is not None:
+        raise SpecError("min_score without labels: it selects labels; give labels=… as well")
     candidate = _type_of(spark, _CANDIDATE_TYPES[candidate_kind] if candidate_type is None else candidate_type)
     warn_without_worker_reuse(spark)
     kinds: tuple[Modality, ...] = ("text", "image", "audio")
@@ -117,9 +125,12 @@ def register(
     }
     own = prefix or "clip_"
     functions[f"{own}rank"] = rank_udf_with_candidates(spec, plan, candidate, deterministic)
-    functions[f"{own}similarity"] = similarity_udf(spec, query_kind, candidate_kind, failures, deterministic)
+    functions[f"{own}similarity"] = similarity_udf(
+        spec, query_kind, candidate_kind, pair_score, failures, deterministic
+    )
     if labels is not None:
-        label_set = LabelSet.of(labels, templates=templates, top_k=top_k or 5, scale=scale, spec=spec)
+        selected: Any = {"templates": templates, "top_k": top_k or 5, "score": score, "min_score": min_score}
+        label_set = LabelSet.of(labels, scale=scale, spec=spec, **selected)
         functions[f"{own}classify"] = classification_udf(spec, query_kind, label_set, failures, deterministic)
     if index is not None:
         functions[f"{own}search"] = _search_udf(index, columns, query_kind, spec, top_k, failures, deterministic)

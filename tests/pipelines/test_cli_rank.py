@@ -18,7 +18,7 @@ from clipmill.datasets import read_dataset, read_failures
 from clipmill.encoders import load_encoder
 from clipmill.encoders.testing import fake_text_vector
 from clipmill.pipelines.gallery import write_gallery
-from clipmill.pipelines.rank import scale_as_json
+from clipmill.pipelines.rank import scoring_as_json
 
 MODEL = ("--model", "fake::")
 ENGINES = ["beam", pytest.param("spark", marks=pytest.mark.spark)]
@@ -206,8 +206,12 @@ def test_the_demo_model_finds_its_pictures_and_its_scale(tmp_path, capsys) -> No
 def test_a_model_with_a_scale_for_each_pair_says_all_of_them() -> None:
     scales = {frozenset(["text", "image"]): 2.5, frozenset(["text", "audio"]): 4.0}
     encoder: Any = SimpleNamespace(learnt_scales=scales)
-    assert scale_as_json(encoder, "model") == {"scale": {"image and text": 2.5, "audio and text": 4.0}, "learnt": True}
-    assert scale_as_json(encoder, 7.5) == {"scale": 7.5, "learnt": False}
+    learnt = {"image and text": 2.5, "audio and text": 4.0}
+    assert scoring_as_json(encoder, "model", "softmax") == {"score": "softmax", "scale": learnt, "learnt": True}
+    assert scoring_as_json(encoder, 7.5, "softmax") == {"score": "softmax", "scale": 7.5, "learnt": False}
+    encoder.learnt_biases = {frozenset(["text", "image"]): -3.0}
+    sigmoid = {"score": "sigmoid", "scale": learnt, "bias": -3.0, "learnt": True}
+    assert scoring_as_json(encoder, 100.0, "sigmoid") == sigmoid
 
 
 # --- jobs ------------------------------------------------------------------------------------------------------------

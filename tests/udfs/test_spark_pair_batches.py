@@ -14,6 +14,7 @@ from clipmill.encoders import EncoderSpec, Vector, load_encoder
 from clipmill.encoders.plans.pair_plan import LOGIT, PairPlan
 from clipmill.encoders.plans.rank_plan import COSINE
 from clipmill.encoders.plans.ranking import Scorer
+from clipmill.encoders.plans.similarity_plan import SimilarityPlan
 from clipmill.udfs.schema import InputColumn
 from clipmill.udfs.score_batches import score_batches, similarity_array
 
@@ -93,7 +94,7 @@ def test_a_batch_is_scored_in_few_products(monkeypatch):
 
     monkeypatch.setattr(Scorer, "pairs", counted)
     texts = pa.array([f"text {n}" for n in range(ROWS)])
-    plan = PairPlan("a", "b", by=("a",))
+    plan = SimilarityPlan("a", "b")
     assert similarity_array(texts, texts, SPEC, plan, "raise").to_pylist() == [1.0] * ROWS
     assert sum(seen) == ROWS and len(seen) == 3
     seen.clear()

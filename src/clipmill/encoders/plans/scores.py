@@ -187,7 +187,7 @@ def check_min_score(min_score: Any, score: str) -> None:
         allowed = "a finite number" if math.isinf(high) else f"a number from {low:g} to {high:g}"
         raise SpecError(
             setting("min_score", min_score) + f" is not {allowed}, as the score {score!r} has them",
-            hint="None keeps all",
+            hint="leave it out to keep all",
         )
 
 

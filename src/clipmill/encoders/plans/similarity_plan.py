@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Self, get_args
 
 from ...errors import SpecError, check_choice
-from ...messages import setting
+from ...messages import by_surface, setting
 from ...models.spec import EncoderSpec
 from ..encoder import Encoder
 from .kinds import Kind, check_kind, check_names
@@ -47,7 +47,7 @@ class SimilarityPlan(PairRows):
     score: PairScore = "cosine"
     min_score: float | None = None
     key: str = "id"
-    rename_hint = "choose a name: " + setting("output", ...)
+    rename_hint = "choose another name: " + by_surface(python="output='…'", flags="--score-column NAME")
 
     def checked(self, spec: EncoderSpec) -> Self:
         """Return the plan; raise `SpecError` if an option is invalid, or the model cannot embed a kind."""
@@ -63,8 +63,9 @@ class SimilarityPlan(PairRows):
         check_min_score(self.min_score, self.score)
         if self.min_score is not None and self.output == REJECTION:
             raise SpecError(
-                setting("output", self.output) + " is the name of the column with the reason of rejected rows",
-                hint=self.rename_hint,
+                f"{self.output!r} is the name of the column with the reason of rejected rows",
+                "output",
+                self.rename_hint,
             )
         return self
 
