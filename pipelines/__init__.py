@@ -8,7 +8,8 @@
 - `outcome`: summary and exit code; `dry_run`: `--dry-run`; `input_notes`: what a job makes of its input;
   `skip_existing`: `--skip-existing`
 - `job_metrics`: `--metrics`
-- `embed`, `rank`, `score`, `classify`: the plan of each command, and its output without a job; `listed`: files given by name
+- `embed`, `rank`, `score`, `classify`: the plan of each command, and its output without a job; `listed`: files given by
+  name
 - `score_commands`: the commands `rank`, `score` and `classify`
 - `index_command`, `index`: the command `index`
 - `push_command`: the command `push`

@@ -8,7 +8,7 @@ Counts come from a dataset's manifests, the rest from a sample.
 - `histograms`: numbers counted in bins; `projection`: two dimensions
 - `similarity`: cosines of pairs, and near-duplicates
 - `duplicates`: rows that are nearly the same; `pictures`: thumbnails; `vectors`: all of that for one column
-- `scores`: of ranked and of classified rows, counted as they are read
+- `scores`: of ranked and of classified rows, counted as they are read; `pair_scores`: of pairs, rejected ones too
 - `work`: throughput over time, batch sizes and time spent; `reasons`: failures by reason, with examples
 - `integrity`: what a dataset lacks, and whose files its rows name; `indexes`: an index as rows
 - `page`: the page of a report; `plots`, `words`, `provenance`: its parts

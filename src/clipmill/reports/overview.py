@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from ..datasets.dataset import read_failures, read_job, read_manifests, summarise
 from ..datasets.directory import JOB
+from ..datasets.formats.shard_writer import REJECTED
 from ..datasets.summary import DatasetSummary
 from ..encoders.plans.rank_plan import CLIP_SCORE
 from ..errors import DatasetError
@@ -20,6 +22,7 @@ from ..media.fetch_policy import FetchPolicy
 from .columns import Content, ScoreColumn, VectorColumn, check_content, content_of, score_columns, vector_columns
 from .indexes import IndexRows, job_of_index, trusted_rows_of_index
 from .integrity import damages_of, missing_of, reads_own_files
+from .pair_scores import PairScores, pair_columns, pair_scores_of
 from .parts import Parts, open_parts
 from .pictures import PictureRules
 from .reasons import Reason, reasons_of
@@ -80,6 +83,7 @@ class Overview:
     notes: list[str] = dataclasses.field(default_factory=list)
     vectors: list[VectorSection] = dataclasses.field(default_factory=list)
     scores: list[ColumnScores] = dataclasses.field(default_factory=list)
+    pairs: list[PairScores] = dataclasses.field(default_factory=list)
     index: IndexManifest | None = None
 
 
@@ -125,7 +129,7 @@ def overview(location: str, looked: Looked) -> Overview:
         return found
     found.rows, found.files = parts.rows, len(parts.parts)
     _look_inside(found, parts, manifests, looked)
-    found.warnings += [f"A file cannot be read: {path}: {why}" for path, why in sorted(parts.unreadable.items())]
+    found.warnings += _unreadable(parts)
     return found
 
 
@@ -155,9 +159,31 @@ def _look_inside(found: Overview, parts: Parts, manifests: Sequence[Mapping[str,
         found.vectors.append(vector_section(parts, column, looked.sample, rules))
     for one in scores:
         found.scores.append(scores_of(one, _batches(parts, one)))
+    for pair in pair_columns(parts.schema):
+        rejected = _rejected(found) if pair.min_score is not None else None
+        read = [functools.partial(one.batches, [pair.name]) if one is not None else list for one in (parts, rejected)]
+        found.pairs.append(pair_scores_of(pair, *read))
+        found.warnings += _unreadable(rejected)
     if not columns:
-        what = "scores, no vectors" if scores else "neither vectors nor scores"
+        what = "scores, no vectors" if scores or found.pairs else "neither vectors nor scores"
         found.notes.append(f"Its columns hold {what}: {', '.join(parts.schema.names)}.")
+
+
+def _unreadable(parts: Parts | None) -> list[str]:
+    unreadable = {} if parts is None else parts.unreadable
+    return [f"A file cannot be read: {path}: {why}" for path, why in sorted(unreadable.items())]
+
+
+def _rejected(found: Overview) -> Parts | None:
+    """Return the files of rejected rows; None if there are none, with a warning if they cannot be read."""
+    folder = Folder.of(found.location)
+    if not any(name.endswith(".parquet") for name in folder.list(REJECTED)):
+        return None
+    try:
+        return open_parts(f"{found.location.rstrip('/')}/{REJECTED}")
+    except DatasetError as err:
+        found.warnings.append(f"Rejected rows are not in the figures: {err}.")
+        return None
 
 
 def _batches(parts: Parts, column: ScoreColumn) -> Iterator[Any]:

@@ -16,6 +16,7 @@ from . import plots, words
 from .columns import VectorColumn
 from .overview import Overview
 from .page_file import template_of
+from .pair_scores import PairScores
 from .provenance import plain, provenance_rows, resolved_rows
 from .sample import Entry, readable, shortened
 from .scores import ColumnScores
@@ -60,6 +61,7 @@ def render(found: Overview) -> str:
         "failures": _failures(found),
         "vectors": [_vectors(section, page) for section in found.vectors],
         "scores": [_scores(one, page) for one in found.scores],
+        "compared": [_pair_scores(one, page) for one in found.pairs],
         "work": _work(found, page),
         "index": None if found.index is None else _index(found.index, page),
         "job": _job(found.job),
@@ -85,6 +87,9 @@ def _tiles(found: Overview) -> list[tuple[str, str, str]]:
         failed = sum(summary.failed.values())
         said = f"in {words.share(summary.failed_rows, summary.input_rows)} of the rows" if failed else "no row failed"
         tiles.append(("values failed", words.count(failed), said))
+        if summary.rejected:
+            said = f"{words.share(summary.rejected, summary.input_rows)} of the rows"
+            tiles.append(("rows rejected", words.count(summary.rejected), said))
         tiles.append(("shards", words.count(summary.shards), f"of {words.count(planned)}" if planned else ""))
         rate = summary.rows_per_second
         if rate is not None:
@@ -222,6 +227,13 @@ def _scores(found: ColumnScores, page: Page) -> dict[str, Any]:
     return parts
 
 
+def _pair_scores(found: PairScores, page: Page) -> dict[str, Any]:
+    parts: dict[str, Any] = {"found": found, "share": words.share(found.rejected, found.kept + found.rejected)}
+    if found.kept or found.rejected:
+        parts["plot"] = page.add(plots.threshold_plot(found.scores, found.column.score, found.column.min_score))
+    return parts
+
+
 def _work(found: Overview, page: Page) -> dict[str, Any] | None:
     work, summary = found.work, found.summary
     if work is None or summary is None:
@@ -271,5 +283,8 @@ def said(found: Overview, output: str, nbytes: int) -> str:
         pictures = f", {words.count(tried)} thumbnails" if tried else ""
         parts.append(f"{section.column.name}: {words.count(there)} vectors of {words.count(found.rows)} rows{pictures}")
     parts += [f"{one.column.name}: {words.count(one.values)} scores" for one in found.scores]
+    for pair in found.pairs:
+        rejected = f", {words.count(pair.rejected)} rejected" if pair.column.min_score is not None else ""
+        parts.append(f"{pair.column.name}: {words.count(pair.kept)} scores{rejected}")
     lines = [f"{output} ({decimal(nbytes)})", *(f"  {part}" for part in parts)]
     return "\n".join([*lines, *(f"  {warning}" for warning in found.warnings)])

@@ -100,6 +100,17 @@ def histogram_plot(found: Histogram, x_label: str, y_label: str = "vectors", col
     return plot
 
 
+def threshold_plot(found: Histogram, x_label: str, threshold: float | None) -> Any:
+    """Return a histogram of scores of rows, with a line at the least score that was kept, also where no row is."""
+    plot = histogram_plot(found, x_label, "rows")
+    if threshold is not None:
+        top = float(max(found.counts.max(initial=0), 1))
+        name = f"min_score {threshold:g}"
+        plot.line([threshold, threshold], [0.0, top], line_color=ORANGE, line_width=2, legend_label=name)
+        _style_legend(plot)
+    return plot
+
+
 def shares_plot(histograms: Mapping[str, Histogram], x_label: str, y_label: str) -> Any:
     """Return histograms over each other, each as shares of its own total for a step of 0.01, so that they compare."""
     plot = _figure(x_label, y_label)

@@ -177,6 +177,11 @@ def check_scale(scale: Any) -> None:
         raise SpecError(setting("scale", scale) + " is neither a finite number above 0 nor 'model'")
 
 
+def range_of(score: Score | PairScore) -> tuple[float, float]:
+    """Return the least and the greatest value of a score; infinite for logits."""
+    return _RANGES[score]
+
+
 def check_min_score(min_score: Any, score: str) -> None:
     """Raise `SpecError` if the least score to keep is neither None nor a number that such a score may have."""
     if min_score is None:
