@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -97,6 +98,33 @@ class ClassifyContract:
         expected = {str(n): labelled(photo_vector(n), LABELS, PLAIN, scale=7.5) for n in range(3)}
         assert_labels(result, "photo", expected)
 
+    def test_sigmoids_of_each_label_alone(self, classify):
+        """Several labels, or none, as a threshold selects them."""
+        model = f"{MODEL}&scale=4.5&bias=-2.25"
+        cosines = {str(n): labelled(photo_vector(n), LABELS, PLAIN) for n in range(4)}
+        probable = {
+            name: [(label, cosine, 1 / (1 + math.exp(2.25 - 4.5 * cosine))) for label, cosine, _ in found]
+            for name, found in cosines.items()
+        }
+        options = {"labels": LABELS, "templates": PLAIN, "score": "sigmoid", "model": model}
+        assert_labels(classify(photos(4), {"photo": "image"}, **options), "photo", probable)
+        every = sorted(score for found in probable.values() for _, _, score in found)
+        for least in ((every[-2] + every[-1]) / 2, every[len(every) // 2] + 1e-4, 1.0, 0.0):
+            selected = {name: [one for one in found if one[2] >= least] for name, found in probable.items()}
+            result = classify(photos(4), {"photo": "image"}, min_score=least, **options)
+            assert_labels(result, "photo", selected)
+            assert result.failures == []
+
+    def test_a_threshold_of_shares(self, classify):
+        """The softmax takes one as well: it is over all labels, also those that are not returned."""
+        result = classify(photos(2), {"photo": "image"}, labels=LABELS, templates=PLAIN, scale=1, min_score=0.2)
+        expected = {str(n): labelled(photo_vector(n), LABELS, PLAIN, scale=1) for n in range(2)}
+        assert_labels(result, "photo", {name: [one for one in f if one[2] >= 0.2] for name, f in expected.items()})
+
+    def test_a_model_that_learnt_no_bias_says_so(self, classify):
+        with pytest.raises(Exception, match=r"has no learnt bias.*SigLIP"):
+            classify(photos(1), {"photo": "image"}, labels=LABELS, score="sigmoid", model=f"{MODEL}&scale=7")
+
     def test_texts_are_classified_too(self, classify):
         rows = [{"id": "a", "caption": "something red"}, {"id": "b", "caption": "two blue circles"}]
         result = classify(rows, {"caption": "text"}, labels=LABELS, templates=PLAIN)
@@ -174,9 +202,24 @@ class ClassifyContract:
             ({"labels": LABELS, "templates": []}, "at least one"),
             ({"labels": LABELS, "top_k": 0}, "top_k=0"),
             ({"labels": LABELS, "scale": -1}, "scale=-1"),
+            ({"labels": LABELS, "score": "cosine"}, "score='cosine' must be one of 'softmax', 'sigmoid'"),
+            ({"labels": LABELS, "score": "sigmoid", "scale": 7}, "scale=7 has no effect"),
+            ({"labels": LABELS, "min_score": 1.5}, "min_score=1.5 is not a number from 0 to 1"),
             ({"labels": LABELS, "model": "fake::modalities=image"}, "labels are texts"),
         ],
-        ids=["none", "duplicates", "blank", "no-placeholder", "no-templates", "top_k", "scale", "no-text-tower"],
+        ids=[
+            "none",
+            "duplicates",
+            "blank",
+            "no-placeholder",
+            "no-templates",
+            "top_k",
+            "scale",
+            "score",
+            "other-scale",
+            "min_score",
+            "no-text-tower",
+        ],
     )
     def test_options_that_cannot_work_are_refused_at_once(self, classify, options, message):
         with pytest.raises(SpecError, match=message):

@@ -146,6 +146,20 @@ class FlatContract:
         result = rank_groups(rows, scale="model", model=f"{MODEL}&scale=7.5")
         assert_pairs(result, text_pairs(rows, scale=7.5), ranks=False)
 
+    def test_sigmoids_of_each_row_alone(self, rank_groups):
+        """The clip_score does not depend on the group; the rank does."""
+        rows = [
+            {"id": str(n), "group": f"g{n % 2}", "photo": png(9, 10 + 9 * n, RED), "query": "red"} for n in range(6)
+        ]
+        options = {"candidate": "photo", "candidate_kind": "image", "score": "sigmoid", "top_k": 1}
+        result = by_id(rank_groups(rows, model=f"{MODEL}&scale=4.5&bias=-2.25", **options))
+        cosines = {str(n): cosine_of(vector_of_text("red"), vector_of_png(9, 10 + 9 * n, RED)) for n in range(6)}
+        for name, cosine in cosines.items():
+            expected = 1 / (1 + math.exp(2.25 - 4.5 * cosine))
+            assert result[name]["clip_score"] == pytest.approx(expected, abs=TOLERANCE)
+            group = [other for n, other in cosines.items() if int(n) % 2 == int(name) % 2]
+            assert result[name]["rank"] == (1 if cosine == max(group) else None)
+
     def test_pairs_that_fail_or_are_null_take_no_part(self, rank_groups):
         rows = flat(12, 2)
         rows[0]["candidate"], rows[1]["candidate"], rows[2]["candidate"] = None, " ", ""

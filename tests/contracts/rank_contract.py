@@ -180,6 +180,32 @@ class RankContract(KindsContract):
         assert_ranked(result, {"a": expected})
         assert "scale" in result.rows[0]["ranked"][-1]["failure"]["message"]
 
+    def test_sigmoids_of_each_candidate_alone(self, rank):
+        """Not normalised over the candidates, in the order of the cosines; nulls and failures last as ever."""
+        photo, candidates = png(9, 60, RED), ["a red circle", "green", None, "", "two and more of it"]
+        rows = [{"id": "a", "photo": photo, "candidates": candidates}]
+        options = {"query": "photo", "query_kind": "image", "score": "sigmoid"}
+        (row,) = rank(rows, model=f"{MODEL}&scale=4.5&bias=-2.25", **options).rows
+        vector = vector_of_png(9, 60, RED)
+        cosines = {n: cosine_of(vector, vector_of_text(candidates[n])) for n in (0, 1, 4)}
+        best = sorted(cosines, key=lambda n: -cosines[n])
+        assert [one["position"] for one in row["ranked"]] == [*best, 2, 3]
+        for one in row["ranked"][:3]:
+            expected = 1 / (1 + math.exp(2.25 - 4.5 * cosines[one["position"]]))
+            assert one["clip_score"] == pytest.approx(expected, abs=TOLERANCE)
+            assert one["cosine"] == pytest.approx(cosines[one["position"]], abs=TOLERANCE)
+        assert abs(math.fsum(one["clip_score"] for one in row["ranked"][:3]) - 1) > 0.1, "they sum to no 1"
+        assert rank(rows, model=f"{MODEL}&scale=4.5&bias=-2.25", scale="model", **options).rows == [row]
+
+    def test_sigmoids_of_a_pair_that_the_model_has_not_learnt(self, rank):
+        (row,) = rank(questions(1), score="sigmoid", model=f"{MODEL}&scale=4.5&bias=-2.25").rows
+        assert {one["failure"]["code"] for one in row["ranked"]} == {"unsupported"}
+        assert "learnt no scale between text and text" in row["ranked"][0]["failure"]["message"]
+
+    def test_a_model_that_learnt_no_bias_says_so(self, rank):
+        with pytest.raises(Exception, match=r"has no learnt bias.*SigLIP"):
+            rank(questions(2), score="sigmoid", model=f"{MODEL}&scale=7")
+
     def test_a_model_that_learnt_no_scale_says_so(self, rank):
         with pytest.raises(Exception, match=r"fake::dim=8 has no learnt scale"):
             rank(questions(2), scale="model")
@@ -265,6 +291,8 @@ class RankContract(KindsContract):
             ({"scale": 0}, r"scale=0"),
             ({"scale": math.nan}, r"scale=nan"),
             ({"scale": "learnt"}, r"scale='learnt'.*'model'"),
+            ({"score": "cosine"}, r"score='cosine' must be one of 'softmax', 'sigmoid'"),
+            ({"score": "sigmoid", "scale": 7}, r"scale=7 has no effect with score='sigmoid'"),
         ],
         ids=lambda value: "-".join(map(str, value)) if isinstance(value, dict) else "",
     )
