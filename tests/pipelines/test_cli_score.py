@@ -205,7 +205,7 @@ def test_a_report_draws_all_scores_and_the_threshold(pairs, tmp_path):
     assert (found.column.score, found.column.min_score, found.column.pair) == ("cosine", LEAST, ("left", "right"))
     page = page_of(tmp_path, out)
     said = text_of(page)
-    assert "The cosine of left and right : 2 rows kept, 1 rejected (33 %); 1 more row without a score" in said
+    assert "The cosine of left and right : 2 rows kept, 1 rejected (33.3 %); 1 more row without a score" in said
     assert "rows rejected" in said and f"min_score {LEAST:g}" in page
 
 
