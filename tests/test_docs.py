@@ -57,11 +57,14 @@ def test_python_of_the_other_pages_runs(tmp_path: Path, monkeypatch, capsys) -> 
 def test_python_of_the_page_on_ranking_runs(tmp_path: Path, monkeypatch, capsys) -> None:
     """What it says comes first does."""
     monkeypatch.chdir(tmp_path)
-    alone, documents = _blocks(RANKING, "python")
+    alone, documents, pairs, *_of_spark = _blocks(RANKING, "python")
     run_example(alone)
     assert capsys.readouterr().out.startswith("a red circle ")
     run_example(documents)
     assert re.search(r"something red.*a blue star.*\('', \{\}, \['empty at", capsys.readouterr().out)
+    run_example(pairs)
+    said = sorted(capsys.readouterr().out.splitlines())
+    assert said == ["below_min_score a blue square", "kept a picture of a red circle 1.0"]
 
 
 def test_commands_of_the_other_pages_run(tmp_path: Path, monkeypatch) -> None:

@@ -136,7 +136,8 @@ def softmax(logits: Any) -> np.ndarray:
 
 def sigmoid(logits: Any) -> np.ndarray:
     """Return the float64 sigmoid, 1 / (1 + exp(-logit)), exact to the last digits for any logit; NaN stays NaN."""
-    return np.exp(-np.logaddexp(0.0, -np.asarray(logits, np.float64)))
+    with np.errstate(invalid="ignore", under="ignore"):
+        return np.exp(-np.logaddexp(0.0, -np.asarray(logits, np.float64)))
 
 
 def order(values: Any) -> np.ndarray:
