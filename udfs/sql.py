@@ -6,7 +6,7 @@ import functools
 import inspect
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 from pyspark.sql import SparkSession
@@ -15,7 +15,7 @@ from pyspark.sql import types as T
 from ..encoders.plans.kinds import Kind
 from ..encoders.plans.labels import LabelSet
 from ..encoders.plans.scores import SCALE, PairScore, Scale, Score
-from ..errors import SpecError
+from ..errors import SpecError, check_choice
 from ..indexes.search_plan import HITS, TOP_K, SearchPlan, spec_of_search
 from ..indexes.targets import find_target
 from ..messages import setting
@@ -108,6 +108,7 @@ def register(
         TypeError: If an option is unknown or has another name here.
     """
     check_failures_option(failures)
+    check_choice("pair_score", pair_score, get_args(PairScore))
     _check_prefix(prefix)
     spec = spec_of(model, spec_options, register)
     if labels is None and templates is not None:

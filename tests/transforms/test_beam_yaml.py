@@ -21,7 +21,12 @@ from clipmill.errors import SpecError
 from clipmill.transforms import Embed
 from clipmill.transforms import yaml as clip_yaml
 
-PROVIDERS = {"ClipEmbed": clip_yaml.Embed, "ClipRank": clip_yaml.Rank, "ClipClassify": clip_yaml.Classify}
+PROVIDERS = {
+    "ClipEmbed": clip_yaml.Embed,
+    "ClipRank": clip_yaml.Rank,
+    "ClipSimilarity": clip_yaml.Similarity,
+    "ClipClassify": clip_yaml.Classify,
+}
 ROWS = [beam.Row(id="a", caption="one", words=["one", "xyz"]), beam.Row(id="b", caption="", words=["one"])]
 
 
@@ -112,6 +117,25 @@ def test_lists_of_candidates_are_ranked_and_captions_classified(tmp_path):
     found = run(tmp_path / "classify", chain("ClipClassify", config), rows=ROWS[:1])
     (row,) = found["rows"]
     assert [one["label"] for one in row.caption_labels] == ["one"]
+
+
+def test_pairs_are_kept_or_rejected(tmp_path):
+    rows = [beam.Row(id="a", caption="one", other="one"), beam.Row(id="b", caption="one", other="zzzzzzzz")]
+    rows.append(beam.Row(id="c", caption="", other="one"))
+    options = "model: 'fake::dim=4', a: caption, b: other, min_score: 0.999"
+    handled = f"{{{options}, error_handling: {{output: bad}}}}"
+    config = chain("ClipSimilarity", handled, "rows: Clip.good, low: Clip.rejected, reasons: Clip.bad")
+    found = run(tmp_path / "handled", config, rows=rows)
+    assert [(row.id, round(row.similarity, 3)) for row in found["rows"]] == [("a", 1.0)]
+    assert [(row.id, row.rejection) for row in found["low"]] == [("b", "below_min_score")]
+    assert [reason.row for reason in found["reasons"]] == ["c"]
+    config = chain("ClipSimilarity", f"{{{options}}}", "rows: Clip.good, low: Clip.rejected")
+    found = run(tmp_path / "alone", config, rows=rows[:2])
+    assert {name: [row.id for row in rows] for name, rows in found.items()} == {"rows": ["a"], "low": ["b"]}
+    config = chain("ClipSimilarity", "{model: 'fake::dim=4', a: caption, b: other}")
+    assert len(run(tmp_path / "all", config, rows=rows[:2])["rows"]) == 2
+    with pytest.raises(SpecError, match="'rejected' is the output of rejected rows"):
+        clip_yaml.Similarity("a", "b", "fake::dim=4", error_handling={"output": "rejected"})
 
 
 @pytest.mark.parametrize(
