@@ -35,7 +35,7 @@ def label_set(spec: EncoderSpec, values: dict[str, Any]) -> LabelSet:
         labels = [one.strip() for one in given.split(",")]
         if not labels[-1]:  # a trailing comma
             labels.pop()
-        if len(labels) < 2:
+        if len(labels) < 2 and values["score"] == "softmax":
             raise click.UsageError(
                 f"--labels {given!r} names no file that is there, and one label alone decides nothing; give a file "
                 "or a,b,c"
@@ -114,6 +114,7 @@ def _print(found: Sequence[tuple[str, Classified]]) -> None:
         if isinstance(outcome, Labelled)
         for number, one in enumerate(outcome.values)
     ]
+    rows += [(path, "none", "", "") for path, outcome in found if isinstance(outcome, Labelled) and not outcome.values]
     if rows:
         console.out.print(table_of(("photo", "label", "clip_score", "cosine"), rows))
     failed = [(path, in_flags(outcome)) for path, outcome in found if isinstance(outcome, Failure)]

@@ -45,7 +45,7 @@ from .rank import Rank
 from .read import ReadDocuments
 from .search import Search
 from .shards import EmbedShards
-from .similarity import Similarity
+from .similarity import Compared, Similarity
 from .write import WriteEmbeddings
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ __all__ = [
     "Classify",
     "ClipEmbeddings",
     "ClipModelHandler",
+    "Compared",
     "Embed",
     "EmbedShards",
     "Embedded",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pyarrow as pa
@@ -209,3 +210,42 @@ def test_a_column_of_a_table_is_labelled(engine, plain, tmp_path) -> None:
         {"id": 3, "caption": None, "caption_labels": None},
     ]
     assert [(f["row"], f["column"], f["code"]) for f in read_failures(str(out))] == [("2", "caption", "empty")]
+
+
+# --- several labels, one, or none ------------------------------------------------------------------------------------
+
+LEARNT = ("--model", "fake::scale=4.5&bias=-2.25", "--score", "sigmoid")
+
+
+def probable(vector: list[float], least: float) -> list[tuple[str, object]]:
+    """Return the labels whose sigmoids are at least so high, best first."""
+    found = {one: 1 / (1 + math.exp(2.25 - 4.5 * cosine_of(vector, fake_text_vector(one)))) for one in LABELS}
+    return [
+        (one, pytest.approx(score, abs=1e-5)) for one, score in sorted(found.items(), key=lambda pair: -pair[1])
+        if score >= least
+    ]  # fmt: skip
+
+
+def test_labels_above_a_threshold_are_printed(pictures, plain, capsys) -> None:
+    """A file without one is said, and is no failure; one label alone may be asked for."""
+    assert run("classify", pictures / "1.png", "--labels", "aa,b,zzz", *plain, *LEARNT, "--min-score", 0, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["score"], found["scale"], found["bias"], found["learnt"]) == ("sigmoid", 4.5, -2.25, True)
+    (item,) = found["items"]
+    assert [(one["label"], one["clip_score"]) for one in item["labels"]] == probable(picture_vector(1), 0)
+    assert run("classify", pictures / "1.png", "--labels", "b", *plain, *LEARNT, "--min-score", 1) == 0
+    assert capsys.readouterr().out.split()[-2:] == [str(pictures / "1.png"), "none"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_dataset_of_several_labels_or_none(engine, pictures, plain, tmp_path) -> None:
+    scores = sorted(score.expected for n in range(3) for _, score in probable(picture_vector(n), 0))
+    least = (scores[2] + scores[3]) / 2
+    arguments = ("--labels", "aa,b,zzz", *plain, *LEARNT, "--engine", engine, "--min-score", least)
+    photos = [pictures / f"{n}.png" for n in range(3)]
+    assert run("classify", *photos, "-o", tmp_path / "out", *arguments) == 0
+    found = {Path(row["id"]).stem: row["labels"] for row in read_dataset(str(tmp_path / "out")).to_pylist()}
+    expected = {str(n): probable(picture_vector(n), least) for n in range(3)}
+    assert {name: [(one["label"], one["clip_score"]) for one in labels] for name, labels in found.items()} == expected
+    assert run("classify", *photos, "-o", tmp_path / "none", *arguments[:-1], 1) == 0
+    assert [row["labels"] for row in read_dataset(str(tmp_path / "none")).to_pylist()] == [[], [], []]

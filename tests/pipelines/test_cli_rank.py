@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -201,6 +202,21 @@ def test_the_demo_model_finds_its_pictures_and_its_scale(tmp_path, capsys) -> No
     assert found["candidates"][0]["candidate"] == "a red star"
     (learnt,) = load_encoder("demo").learnt_scales.values()
     assert (found["scale"], found["learnt"]) == (learnt, True)
+
+
+def test_probabilities_of_candidates(pictures, capsys) -> None:
+    """In the order of the cosines, each for itself, with what the model has learnt."""
+    learnt = ("--model", "fake::scale=4.5&bias=-2.25", "--score", "sigmoid")
+    assert run("rank", "--image", pictures / "1.png", "aa", "b", *learnt, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["score"], found["scale"], found["bias"]) == ("sigmoid", 4.5, -2.25)
+    for one in found["candidates"]:
+        cosine = cosine_of(picture_vector(1), fake_text_vector(one["candidate"]))
+        assert one["clip_score"] == pytest.approx(1 / (1 + math.exp(2.25 - 4.5 * cosine)), abs=1e-5)
+    assert run("rank", "--image", pictures / "1.png", "aa", *learnt, "--scale", "3") == 2
+    assert "--scale 3.0 has no effect with --score 'sigmoid'" in capsys.readouterr().err
+    assert run("rank", "--image", pictures / "1.png", "aa", *MODEL, "--score", "sigmoid") == 2
+    assert "no learnt bias" in capsys.readouterr().err
 
 
 def test_a_model_with_a_scale_for_each_pair_says_all_of_them() -> None:

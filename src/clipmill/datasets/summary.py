@@ -19,7 +19,7 @@ class DatasetSummary:
         rows: Rows in the files.
         rejected: Rows that were rejected, in files of their own.
         embedded: Values embedded; a row with two columns has two.
-        scored: Candidates with scores, or values with labels, in the files.
+        scored: Candidates and pairs with scores, or values with labels, in the files.
         given: Values that came with precomputed vectors.
         failed: Values that failed, by reason code.
         nulls: Values that were null.

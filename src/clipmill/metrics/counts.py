@@ -80,7 +80,9 @@ METRICS = (
         "rejected",
     ),
     Metric.of_session("embedded", "Values that got a vector; a row of two columns has two."),
-    Metric("scored", "counter", "Candidates with scores, or values with labels, in the files.", None, "scored"),
+    Metric(
+        "scored", "counter", "Candidates and pairs with scores, or values with labels, in the files.", None, "scored"
+    ),
     Metric.of_session("nulls", "Values that were null."),
     Metric("given_vectors", "counter", "Values with precomputed vectors.", "given", "given"),
     Metric.of_session("failed", "Values that failed, by reason.", label="code"),
