@@ -150,9 +150,14 @@ def scoring_as_json(encoder: Encoder, scale: Scale, score: Score) -> dict[str, A
     if score == "sigmoid":
         learnt = {"scale": encoder.learnt_scales, "bias": encoder.learnt_biases}
         return {"score": score, **{name: _by_pair(numbers) for name, numbers in learnt.items()}, "learnt": True}
+    return {"score": score, **scale_as_json(encoder, scale)}
+
+
+def scale_as_json(encoder: Encoder, scale: Scale) -> dict[str, Any]:
+    """Return the factor of cosines, and whether the model learnt it: a number, or one for each of its pairs."""
     if scale != "model":
-        return {"score": score, "scale": scale, "learnt": False}
-    return {"score": score, "scale": _by_pair(encoder.learnt_scales), "learnt": True}
+        return {"scale": scale, "learnt": False}
+    return {"scale": _by_pair(encoder.learnt_scales), "learnt": True}
 
 
 def _by_pair(numbers: Mapping[frozenset[str], float]) -> Any:

@@ -11,6 +11,7 @@ import click
 
 from ..encoders import EncoderSpec, load_encoder
 from ..encoders.item import Uri
+from ..encoders.plans.kinds import Kind
 from ..encoders.plans.plan import PlanResult
 from ..encoders.plans.row_values import get_by_path
 from ..encoders.plans.runner import PlanRunner
@@ -54,7 +55,7 @@ def print_score(spec: EncoderSpec, given: Sequence[str], values: Mapping[str, An
             f"give two values to compare, such as photo.jpg 'a red circle', got {len(given)}; or --output DIR, --a and "
             "--b to run a job"
         )
-    kinds = values["a_kind"] or "image", values["b_kind"] or "text"
+    kinds: tuple[Kind, Kind] = values["a_kind"] or "image", values["b_kind"] or "text"
     for name, kind in zip(("a", "b"), kinds, strict=True):
         if kind in ("auto", "vector"):
             raise click.UsageError(f"--{name}-kind {kind} is for jobs; one by one they are text, image or audio")

@@ -136,9 +136,9 @@ class Similarity(Encoding):
             SpecError: If rows with a schema lack a column, or have one already that would be added.
         """
         rows_type, elements = self._elements(pcoll.element_type)
-        compared = self._encode(pcoll, rows_type, elements)
+        compared: Any = self._encode(pcoll, rows_type, elements)
         compared.rejected.element_type = widened_type(rows_type, {REJECTION: str})
-        rows = self._hand_out(compared)
+        rows: Any = self._hand_out(compared)
         return Filtered(rows, compared.rejected) if self._single_output and self.plan.min_score is not None else rows
 
     def _named(self, outputs: Any) -> Compared:

@@ -124,6 +124,7 @@ def test_the_runners_page_shows_what_is_ranked():
     assert Rank("fake::dim=8", scale="model", top_k=3, **LISTS).display_data() == {
         "model": "fake::dim=8",
         "columns": "q, c",
+        "score": "softmax",
         "scale": "model",
         "top_k": "3",
     }

@@ -81,7 +81,7 @@ def pair_scores_of(
             nulls = int(np.isnan(scores).sum())
             numbers[place] += len(scores) - nulls
             missing += nulls
-    return PairScores(column, *numbers, missing, counted.shown())
+    return PairScores(column, numbers[0], numbers[1], missing, counted.shown())
 
 
 def _extent(column: PairColumn, reads: Iterable[Callable[[], Iterable[pa.RecordBatch]]]) -> tuple[float, float]:
