@@ -123,9 +123,10 @@ class SimilarityContract:
         rows = [{"id": "a", "query": "red", "caption": "redder"}]
         with pytest.raises(Exception, match=r"score='sigmoid': .* between image and text, not between text and text"):
             compare(rows, "query", "caption", a_kind="text", b_kind="text", score="sigmoid", model=LEARNT)
-        result = compare(rows, "query", "caption", score="sigmoid", model=LEARNT)
-        assert_scores(result, {"a": None})
-        assert result.failures == [("a", "caption", "unsupported")]
+        for score in ("sigmoid", "logit"):
+            result = compare(rows, "query", "caption", score=score, model=LEARNT)
+            assert_scores(result, {"a": None})
+            assert result.failures == [("a", "caption", "unsupported")]
 
     def test_each_pair_of_modalities_has_its_values(self, compare):
         model = f"{WITH_SOUNDS}&scale=4.5&bias=-2.25&scale_ai=3&bias_ai=0.5&scale_at=0.01&bias_at=1"
