@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,12 @@ from weights import relative_error
 from clipmill.datasets.tables.provenance import differences, provenance_of
 from clipmill.encoders import EncoderSpec, Item, load_encoder, unload_all
 from clipmill.encoders.item import item_of_value
+from clipmill.media.audio import DecodedAudio, waveform_for
+from clipmill.media.options import AudioFrontend
 from clipmill.models.towers import find_source
-from clipmill.models.towers.audioclip_audio import AudioTower
+from clipmill.models.towers.audioclip_audio import AudioTower, halve
 from clipmill.models.towers.audioclip_build import build, build_module
-from clipmill.models.towers.audioclip_spectrogram import Wavelets, frame, to_unit_range
+from clipmill.models.towers.audioclip_spectrogram import Wavelets, frame
 
 RATE = 44_100
 TEXTS = ["cat", "an alarm clock, ringing", "ÜBER-straße 日本 🙂", "word " * 200]
@@ -231,10 +234,20 @@ def test_frames(samples, frames, left, right) -> None:
     assert torch.equal(framed[-1, 1654 - right :], torch.zeros(right))
 
 
+def test_pooling_by_halves_equals_the_adaptive_one() -> None:
+    """For even and odd sizes, down to one value."""
+    generator = torch.Generator().manual_seed(0)
+    for height, width in itertools.product((1, 2, 3, 4, 7, 10), (1, 2, 5, 6, 13)):
+        values = torch.randn(2, 3, height, width, generator=generator)
+        size = [math.ceil(height / 2), math.ceil(width / 2)]
+        assert torch.equal(halve(values), torch.nn.functional.adaptive_max_pool2d(values, size)), (height, width)
+
+
 def test_sixteen_bit_values_become_the_unit_range() -> None:
-    values = to_unit_range(torch.tensor([-32768.0, 32767.0, 0.0]))
-    assert values[:2].tolist() == [-1.0, 1.0]
-    assert float(values[2]) == pytest.approx(1 / 65535, rel=1e-2)
+    samples = np.array([-32768, 32767, 0], np.float32)[:, None] / np.float32(32768)
+    values = waveform_for(DecodedAudio(samples, RATE), AudioFrontend(RATE, scale=32768.0, from_16_bits=True))
+    assert values[0, :2].tolist() == [-1.0, 1.0]
+    assert float(values[0, 2]) == pytest.approx(1 / 65535, rel=1e-2)
 
 
 @pytest.mark.parametrize(("hertz", "peak"), [(440, 20), (1_000, 46), (8_000, 371)])
@@ -257,7 +270,7 @@ def test_shapes_of_a_clip_of_five_seconds(towers) -> None:
 
     hooks = [tower.get_submodule(name).register_forward_hook(recording(name)) for name in names]
     with torch.inference_mode():
-        assert tower(torch.from_numpy(sound(0, 220_500))[None, None] * 32768).shape == (1, 1024)
+        assert tower(torch.from_numpy(sound(0, 220_500))[None, None]).shape == (1, 1024)
     for hook in hooks:
         hook.remove()
     stages = [(256, 86, 98), (512, 43, 49), (1024, 22, 25), (2048, 11, 13)]
@@ -273,7 +286,7 @@ def test_modules_that_read_decibels_stay_in_single_precision(towers, waves) -> N
     tower.spectrogram = towers["audio"].spectrogram
     tower.to(torch.bfloat16)
     assert tower.fc.weight.dtype == torch.bfloat16
-    given = torch.from_numpy(waves[:1]) * 32768
+    given = torch.from_numpy(waves[:1])
     whole = tower.spectrogram(given)
     first = towers["audio"].conv1
     with torch.autocast("cpu", torch.bfloat16):

@@ -168,5 +168,5 @@ FAMILIES = [
     other_text_row("xlm-roberta-large-ViT-H-14", "xlm-roberta-large"),
     hugging_face_row("hf: CLIPModel, ViT-B/32", VIT_B_32),
     *(mclip_row(name) for name in mclip.MODELS),
-    Row("AudioCLIP", "the formulas, written again", _audioclip, small=True, runtimes=("torch",), has_bfloat16=False),
+    Row("AudioCLIP", "the formulas, written again", _audioclip, has_bfloat16=False),
 ]

@@ -128,7 +128,17 @@ def waveform_for(audio: DecodedAudio, frontend: AudioFrontend) -> np.ndarray:
             f"the audio is too short: {len(samples)} samples at {frontend.sample_rate:,} Hz; the model needs at least"
             f" {frontend.min_samples}",
         )
-    return np.ascontiguousarray(samples.T, np.float32) * np.float32(frontend.scale)
+    values = np.ascontiguousarray(samples.T, np.float32) * np.float32(frontend.scale)
+    return _from_16_bits(values) if frontend.from_16_bits else values
+
+
+def _from_16_bits(values: np.ndarray) -> np.ndarray:
+    """Map [-32768, 32767] to [-1, 1].
+
+    The order is AudioCLIP's: another one rounds samples differently, which its decibels show. OpenVINO would change it.
+    """
+    full_scale, steps = np.float32(32768), np.float32(65535)
+    return (values + full_scale) * np.float32(2) / steps - np.float32(1)
 
 
 def open_audio(content: Any, *, max_seconds: float) -> DecodedAudio:

@@ -86,12 +86,17 @@ class AudioFrontend:
     Attributes:
         sample_rate: In Hz; waveforms are resampled to it.
         scale: Factor for samples in [-1, 1].
+        from_16_bits: Whether scaled samples are mapped from [-32768, 32767] to [-1, 1] again, as AudioCLIP does.
         min_samples: The shortest waveform that the tower can embed, at `sample_rate`.
         values_per_sample: Values in the tower's largest layer for each sample of each channel; the memory of a model
             call is estimated from it.
+        float32_graphs: Whether graphs of the model run in float32 only: the tower computes decibels, whose weakest
+            values smaller types lose.
     """
 
     sample_rate: int
     scale: float = 1.0
+    from_16_bits: bool = False
     min_samples: int = 1
     values_per_sample: float = 1.0
+    float32_graphs: bool = False

@@ -64,7 +64,10 @@ def export_model(spec: EncoderSpec, folder: str | os.PathLike[str], *, overwrite
     if store.source.graphs is not None:
         raise SpecError(f"{spec.model} is already an exported directory; copy it")
     if not can_run(store.source, combination):
-        raise SpecError(f"{spec.model} cannot be exported: its towers run in {', '.join(store.source.runtimes)} only")
+        able = [str(one) for one in map(Combination._make, GRAPH_KINDS) if can_run(store.source, one)]
+        raise SpecError(
+            f"{spec.model} cannot be exported for {combination}; it runs in {', '.join(able) or 'no runtime of graphs'}"
+        )
     graphs = store.graphs(GRAPH_KINDS[combination])
     # the exporting machine may lack a GPU or bfloat16, which the directory is for
     is_measurable = combination.precision != "fp16" and (combination.precision != "bf16" or has_native_bfloat16())

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import DeviceError, SpecError, is_installed
 from ...messages import setting
-from ..support_matrix import Combination, combinations, has_native_bfloat16
+from ..support_matrix import GRAPH_RUNTIMES, Combination, combinations, has_native_bfloat16
 from . import GRAPH_KINDS
 
 if TYPE_CHECKING:
@@ -84,5 +84,8 @@ def candidates(store: Store, spec: EncoderSpec, device: str) -> list[Combination
 def can_run(source: ModelSource, combination: Combination) -> bool:
     """Return whether a model supports a combination: towers by their runtimes, exported graphs by their kind."""
     if combination.runtime not in source.runtimes:
+        return False
+    audio = source.frontend.audio
+    if combination.runtime in GRAPH_RUNTIMES and combination.precision != "fp32" and audio and audio.float32_graphs:
         return False
     return source.graphs is None or source.graphs.kind == GRAPH_KINDS[combination]

@@ -1,9 +1,9 @@
 """Make graphs from towers, for ONNX Runtime and OpenVINO.
 
 A folder of graphs has one file for each model input, and the weights next to them (`*.data`); both inputs of the image
-tower share its weights. The dimensions of rows and, for texts, of tokens are dynamic. The graph of `image` takes uint8
-crops and normalises them in its first nodes, in the order of the reference (divide by 255, subtract, divide); that of
-`normalised_image` takes normalised images.
+tower share its weights. The dimensions of rows are dynamic, and so are those of tokens and of a waveform's channels and
+samples. The graph of `image` takes uint8 crops and normalises them in its first nodes, in the order of the reference
+(divide by 255, subtract, divide); that of `normalised_image` takes normalised images.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _OPSET_DOMAIN = ""
 _EXAMPLE_ROWS, _EXAMPLE_TOKENS = 3, 7
+_EXAMPLE_CHANNELS, _EXAMPLE_SAMPLES = 2, 9_000
 """Sizes of the examples that graphs are traced with; neither 0 nor 1, which would become constants."""
 
 
@@ -75,7 +76,9 @@ def _example(modality: str, frontend: Frontend) -> tuple[list[str], list[np.ndar
         dynamic = {0: "rows"} if frontend.text.fixed_length else {0: "rows", 1: "tokens"}
         inputs = list(frontend.text.batch(rows))
         return ["input_ids", "attention_mask"][: len(inputs)], inputs, [dynamic] * len(inputs)
-    raise WeightsError(f"no graph can be made of a tower for {modality}", hint="use " + setting("runtime", "torch"))
+    assert modality == "audio", modality
+    shape = (_EXAMPLE_ROWS, _EXAMPLE_CHANNELS, _EXAMPLE_SAMPLES)
+    return ["waveforms"], [np.zeros(shape, np.float32)], [{0: "rows", 1: "channels", 2: "samples"}]
 
 
 def _trace(

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ...errors import WeightsError
+from ...media.audio import DecodedAudio, waveform_for
 from ...media.preprocess import crop_image
 from ..frontend import Frontend
 from .feeding import normalise
@@ -49,7 +50,9 @@ def probes_of(frontend: Frontend, model_input: str, *, rows: int = ROWS, seed: i
         return (crops,) if model_input == "image" else (normalise(crops, frontend.image),)
     if model_input == "audio":
         assert frontend.audio is not None
-        return (_waveforms(frontend.audio.sample_rate, frontend.audio.min_samples, rows, seed) * frontend.audio.scale,)
+        waves = _waveforms(frontend.audio.sample_rate, frontend.audio.min_samples, rows, seed)
+        decoded = [DecodedAudio(wave[:, None], frontend.audio.sample_rate) for wave in waves]
+        return (np.stack([waveform_for(audio, frontend.audio) for audio in decoded]),)
     raise WeightsError(f"there is no probe for {model_input}")
 
 
@@ -72,9 +75,9 @@ def _image(number: int) -> Image.Image:
 
 
 def _waveforms(sample_rate: int, min_samples: int, rows: int, seed: int) -> np.ndarray:
-    """Return (rows, 1, samples) float32 in [-1, 1]: tones of rising pitch with noise."""
+    """Return (rows, samples) float32 in [-1, 1]: tones of rising pitch with noise."""
     rng = np.random.default_rng(seed)
     seconds = np.arange(max(min_samples, int(sample_rate * _AUDIO_SECONDS))) / sample_rate
-    low, high = rng.uniform(100, 1_000, (2, rows, 1, 1))
+    low, high = rng.uniform(100, 1_000, (2, rows, 1))
     tones = np.sin(2 * np.pi * (low + high * seconds) * seconds)
     return (0.5 * tones + rng.normal(0, 0.05, tones.shape)).clip(-1, 1).astype(np.float32)

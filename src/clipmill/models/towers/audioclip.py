@@ -77,7 +77,13 @@ def find_source(spec: EncoderSpec) -> ModelSource:
         spec.dim,
         image=spec.facts.preprocessing,
         text=TextFrontend(ClipTokenizer(context)),
-        audio=AudioFrontend(SAMPLE_RATE, scale=_SCALES[spec.mode], values_per_sample=_VALUES_PER_SAMPLE),
+        audio=AudioFrontend(
+            SAMPLE_RATE,
+            scale=_SCALES[spec.mode],
+            from_16_bits=True,
+            values_per_sample=_VALUES_PER_SAMPLE,
+            float32_graphs=True,
+        ),
     )
     return ModelSource(
         frontend,
@@ -85,7 +91,6 @@ def find_source(spec: EncoderSpec) -> ModelSource:
         functools.partial(_build, weights, spec.mode),
         settings={"architecture": "AudioCLIP", "mode": spec.mode},
         resolved={"mode": spec.mode},
-        runtimes=("torch",),
         scales=functools.partial(audioclip_scales, (weights,)),
     )
 

@@ -93,25 +93,20 @@ class Spectrogram(torch.nn.Module):
         """Compute spectrograms.
 
         Args:
-            waves: (n, samples) float32, with the scale of 16-bit samples if the model runs as trained.
+            waves: (n, samples) float32 in [-1, 1].
 
         Returns:
             (n, 3, 341, frames) float32, decibels.
         """
         with torch.autocast(waves.device.type, enabled=False):
             # padded, though zeros add nothing: a shorter sum rounds differently, and changes vectors by 2e-5
-            values = pad(frame(to_unit_range(waves)) * self.window, (_LEFT, FFT - WINDOW - _LEFT))
+            values = pad(frame(waves) * self.window, (_LEFT, FFT - WINDOW - _LEFT))
             spectrum = values @ self.kernel
             real, imaginary = spectrum.split(BANDS * BAND_BINS, dim=-1)
             power = real * real + imaginary * imaginary
             decibels = 10.0 * torch.log10(torch.where(power > 0, power, _SILENCE))
             count, frames = decibels.shape[:2]
             return decibels.transpose(1, 2).reshape(count, BANDS, BAND_BINS, frames)
-
-
-def to_unit_range(waves: torch.Tensor) -> torch.Tensor:
-    """Map 16-bit values to [-1, 1]. The order is that of the reference; it matters if the input is not scaled."""
-    return ((waves - (-32768.0)) * 2.0) / 65535.0 + (-1.0)
 
 
 def frame(waves: torch.Tensor) -> torch.Tensor:
@@ -124,6 +119,10 @@ def frame(waves: torch.Tensor) -> torch.Tensor:
         (n, frames, 1654).
     """
     samples = waves.shape[-1]
-    frames = 1 + math.ceil(max(samples - WINDOW, 0) / HOP)
+    # operations that graphs have as well, for a number of samples that is not known when a graph is made
+    frames = 1 + (torch.sym_max(samples - WINDOW, 0) + HOP - 1) // HOP
     missing = (frames - 1) * HOP + WINDOW - samples
-    return pad(waves, (missing // 2, missing - missing // 2)).unfold(-1, WINDOW, HOP)
+    sides: Any = (missing // 2, missing - missing // 2)
+    padded = pad(waves, sides)
+    starts = torch.arange(frames, device=waves.device) * HOP
+    return padded[:, starts[:, None] + torch.arange(WINDOW, device=waves.device)]
