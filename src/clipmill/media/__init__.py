@@ -8,6 +8,6 @@
 - `images`: opens any image content as a Pillow image; `plugins`: HEIF and JPEG XL files, by optional libraries; `jpeg`:
   decodes JPEG files with libjpeg-turbo; `preprocess`: resizes and crops, by `byte_resizing` where
   it applies
-- `audio`: decodes any audio content and resamples it to a model's sample rate
+- `audio`: decodes any audio content and resamples it to a model's sample rate; `mel`: spectrograms of it
 - `thumbnails`: makes small JPEG files for reports
 """

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import MissingExtraError
 from ..failures import Code, RowError, Stage
+from .mel import mel_windows
 from .options import AudioFrontend
 
 FORMATS = ("WAV", "FLAC", "OGG", "MP3")
@@ -108,10 +109,10 @@ def waveform_for(audio: DecodedAudio, frontend: AudioFrontend) -> np.ndarray:
 
     Args:
         audio: With any accepted sample rate.
-        frontend: The model's sample rate and scale.
+        frontend: The model's sample rate and scale, and its spectrograms.
 
     Returns:
-        (channels, samples) float32, contiguous.
+        (channels, samples) float32, or (windows, frames, bins) decibels of the mean of the channels; contiguous.
 
     Raises:
         RowError: `empty` if it is too short to be resampled or embedded.
@@ -129,6 +130,8 @@ def waveform_for(audio: DecodedAudio, frontend: AudioFrontend) -> np.ndarray:
             f" {frontend.min_samples}",
         )
     values = np.ascontiguousarray(samples.T, np.float32) * np.float32(frontend.scale)
+    if frontend.mel is not None:
+        return mel_windows(values.mean(axis=0), frontend.sample_rate, frontend.mel)
     return _from_16_bits(values) if frontend.from_16_bits else values
 
 

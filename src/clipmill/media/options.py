@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Protocol
+
+from .mel import MelSpectrogram
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -88,8 +91,9 @@ class AudioFrontend:
         scale: Factor for samples in [-1, 1].
         from_16_bits: Whether scaled samples are mapped from [-32768, 32767] to [-1, 1] again, as AudioCLIP does.
         min_samples: The shortest waveform that the tower can embed, at `sample_rate`.
-        values_per_sample: Values in the tower's largest layer for each sample of each channel; the memory of a model
-            call is estimated from it.
+        values_per_sample: Values in the tower's largest layer for each value of its input (a sample of a channel, or a
+            bin of a spectrogram); the memory of a model call is estimated from it.
+        mel: How waveforms become spectrograms, for towers that read those; channels are mixed down first.
         float32_graphs: Whether graphs of the model run in float32 only: the tower computes decibels, whose weakest
             values smaller types lose.
     """
@@ -99,4 +103,11 @@ class AudioFrontend:
     from_16_bits: bool = False
     min_samples: int = 1
     values_per_sample: float = 1.0
+    mel: MelSpectrogram | None = None
     float32_graphs: bool = False
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> AudioFrontend:
+        """Build from the plain values of `dataclasses.asdict`."""
+        mel = values.get("mel")
+        return cls(**{**values, "mel": None if mel is None else MelSpectrogram(**mel)})

@@ -168,7 +168,7 @@ class Runtime(Protocol):
     - `image`: (n, S, S, 3) uint8 crops, which the runtime normalises
     - `normalised_image`: (n, 3, S, S) float32
     - `text`: (n, length) int64 ids and, for masked towers, a mask of the same shape
-    - `audio`: (n, channels, samples) float32
+    - `audio`: (n, channels, samples) float32, or (n, windows, frames, bins) of towers that read spectrograms
 
     Attributes:
         name: `torch`, `onnx` or `openvino`.

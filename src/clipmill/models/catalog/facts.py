@@ -11,7 +11,7 @@ from typing import Any
 from ...errors import WeightsError
 from ...media.options import Preprocessing
 from ..weight_files import description_errors
-from . import cn_clip, exported, hugging_face, mclip, tables
+from . import clap, cn_clip, exported, hugging_face, mclip, tables
 from .fake_options import fake_modalities
 from .manifest import read_manifest
 from .names import ModelRef, resolve_model
@@ -123,6 +123,8 @@ def _config_facts(config: dict[str, Any]) -> ModelFacts:
 
 
 def _hugging_face_facts(ref: ModelRef, cache_dir: str | None, base_image_processor: str | None) -> ModelFacts:
+    if (found := clap.find_config(ref.weights, cache_dir)) is not None:
+        return ModelFacts(found.dim, frozenset({"text", "audio"}), context_length=found.context_length)
     config, preprocessing = hugging_face.describe(ref, cache_dir, base_image_processor)
     return ModelFacts(config.dim, _CLIP, preprocessing, preprocessing.image_size, config.context_length)
 

@@ -26,7 +26,10 @@ _SHAPE = {
     "files": {str: str},
     "image?": ({"image_size": int, "mean": [float], "std": [float]}, None),
     "text?": ({"tokenizer": {"context_length?": (int, None)}, "fixed_length": bool, "masked": bool}, None),
-    "audio?": ({}, None),
+    "audio?": (
+        {"sample_rate": int, "mel?": ({"window_samples": int, "bins": int, "fft": int, "hop": int}, None)},
+        None,
+    ),
     "parameters?": (int, None),
     "licence?": (str, None),
 }

@@ -1,8 +1,8 @@
 """Make graphs from towers, for ONNX Runtime and OpenVINO.
 
 A folder of graphs has one file for each model input, and the weights next to them (`*.data`); both inputs of the image
-tower share its weights. The dimensions of rows are dynamic, and so are those of tokens and of a waveform's channels and
-samples. The graph of `image` takes uint8 crops and normalises them in its first nodes, in the order of the reference
+tower share its weights. The dimensions of rows are dynamic, and so are those of tokens, of a waveform's channels and
+samples and of a clip's windows. The graph of `image` takes uint8 crops and normalises them in its first nodes, in the order of the reference
 (divide by 255, subtract, divide); that of `normalised_image` takes normalised images.
 """
 
@@ -77,8 +77,12 @@ def _example(modality: str, frontend: Frontend) -> tuple[list[str], list[np.ndar
         inputs = list(frontend.text.batch(rows))
         return ["input_ids", "attention_mask"][: len(inputs)], inputs, [dynamic] * len(inputs)
     assert modality == "audio", modality
-    shape = (_EXAMPLE_ROWS, _EXAMPLE_CHANNELS, _EXAMPLE_SAMPLES)
-    return ["waveforms"], [np.zeros(shape, np.float32)], [{0: "rows", 1: "channels", 2: "samples"}]
+    assert frontend.audio is not None
+    if (mel := frontend.audio.mel) is not None:
+        shape = (_EXAMPLE_ROWS, _EXAMPLE_CHANNELS, mel.frames, mel.bins)
+        return ["spectrograms"], [np.zeros(shape, np.float32)], [{0: "rows", 1: "windows"}]
+    waves = np.zeros((_EXAMPLE_ROWS, _EXAMPLE_CHANNELS, _EXAMPLE_SAMPLES), np.float32)
+    return ["waveforms"], [waves], [{0: "rows", 1: "channels", 2: "samples"}]
 
 
 def _trace(

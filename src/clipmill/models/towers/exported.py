@@ -59,7 +59,7 @@ def _exported(folder: Path, manifest: Mapping[str, Any], spec: EncoderSpec) -> M
         dim=manifest["dim"],
         image=preprocessing_of(image) if image else None,
         text=_text_frontend(folder, text, spec) if text else None,
-        audio=AudioFrontend(**audio) if audio else None,
+        audio=AudioFrontend.of(audio) if audio else None,
     )
     kind = manifest["kind"]
     of_model = (manifest["modalities"], str(folder / FILE))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import SpecError, require
 from ...messages import setting
+from ..catalog.clap import find_config
 from ..catalog.hugging_face import describe
 from ..catalog.hugging_face_kinds import Kind
 from ..downloads.model_files import find_weights
@@ -15,6 +16,7 @@ from ..frontend import Frontend, TextFrontend
 from ..source import ModelSource
 from ..spec import EncoderSpec
 from ..tokenizers.hugging_face import find_tokenizer
+from . import clap
 from .scales import clip_biases, clip_scales
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ def find_source(spec: EncoderSpec) -> ModelSource:
         SpecError: If the limit of tokens exceeds the model's context.
     """
     place = spec.ref.weights
+    if (found := find_config(place, spec.cache_dir)) is not None:
+        return clap.find_source(spec, found)
     config, preprocessing = describe(spec.ref, spec.cache_dir, spec.base_image_processor)
     limit = spec.max_text_tokens or config.max_tokens
     if limit > config.context_length:

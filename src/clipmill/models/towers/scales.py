@@ -35,6 +35,7 @@ _ALL_PAIRS = {
 }
 _PAIR = {frozenset({"text", "image"}): "logit_scale"}
 _PAIR_BIAS = {frozenset({"text", "image"}): "logit_bias"}
+_CLAP_PAIR = {frozenset({"audio", "text"}): "logit_scale_a"}
 
 
 def clip_scales(files: Collection[Path]) -> dict[frozenset[str], float]:
@@ -68,6 +69,18 @@ def audioclip_scales(files: Collection[Path]) -> dict[frozenset[str], float]:
         WeightsError: If a file cannot be read, or a parameter is not a finite number.
     """
     return _read_scales(files, _ALL_PAIRS, AUDIOCLIP_BOUNDS)
+
+
+def clap_scales(files: Collection[Path]) -> dict[frozenset[str], float]:
+    """Return the scale of CLAP for audio and texts; empty if the files lack it.
+
+    CLAP has one scale for the texts of a clip and another for the clips of a text. This is the first: it is the one of
+    zero-shot classification.
+
+    Raises:
+        WeightsError: If a file cannot be read, or its scale is not a finite number above 0.
+    """
+    return _read_scales(files, _CLAP_PAIR, (0.0, math.inf))
 
 
 def _read_scales(

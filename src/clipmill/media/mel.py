@@ -1,0 +1,131 @@
+"""Mel spectrograms in decibels, of windows of a waveform, as CLAP's models read them.
+
+The filters are those of Slaney's Auditory Toolbox (technical report 1998-010, Interval Research): triangles of equal
+area, spaced evenly on a scale that is linear up to 1,000 Hz and logarithmic above. All is computed in double precision,
+like the reference, since decibels show the weakest bins.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import numpy as np
+
+_LINEAR_STEP = 200.0 / 3
+"""Hz per mel below 1,000 Hz."""
+_BREAK_HZ, _BREAK_MEL = 1_000.0, 15.0
+_LOG_STEP = math.log(6.4) / 27
+"""Natural logarithm of the ratio of frequencies one mel apart, above 1,000 Hz."""
+_FLOOR = 1e-10
+"""The least power: -100 dB."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MelSpectrogram:
+    """How windows of a waveform become spectrograms.
+
+    Attributes:
+        window_samples: Samples of a window, which is what the model reads at once.
+        bins: Mel bins.
+        fft: Samples of a frame, and of its Fourier transform.
+        hop: Samples from one frame to the next.
+        low: The lowest frequency of a filter, in Hz.
+        high: The highest frequency of a filter, in Hz.
+        padding: How a shorter waveform fills a window: `repeatpad` (repeated as a whole, then zeros), `repeat`
+            (repeated to the end) or `pad` (zeros).
+    """
+
+    window_samples: int = 480_000
+    bins: int = 64
+    fft: int = 1024
+    hop: int = 480
+    low: float = 50.0
+    high: float = 14_000.0
+    padding: str = "repeatpad"
+
+    @property
+    def frames(self) -> int:
+        """Frames of a window: they are centred, so that the first and the last are half outside of it."""
+        return 1 + self.window_samples // self.hop
+
+
+def mel_windows(wave: np.ndarray, sample_rate: int, mel: MelSpectrogram) -> np.ndarray:
+    """Compute the spectrograms of the windows of a waveform.
+
+    Args:
+        wave: (samples,), at least one.
+        sample_rate: Of the waveform, in Hz.
+        mel: The settings.
+
+    Returns:
+        (windows, frames, bins) float32, decibels.
+    """
+    return np.stack([_spectrogram(part, sample_rate, mel) for part in windows(wave, mel)])
+
+
+def windows(wave: np.ndarray, mel: MelSpectrogram) -> list[np.ndarray]:
+    """Cut a waveform into windows.
+
+    A shorter one fills one window. A longer one gets as few windows as cover it, evenly spaced from its start to its
+    end, so that they overlap. The reference takes one window at a random place, which gives another vector each time.
+
+    Args:
+        wave: (samples,).
+        mel: The settings.
+    """
+    size, given = mel.window_samples, len(wave)
+    if given <= size:
+        if mel.padding != "pad":
+            wave = np.tile(wave, size // given if mel.padding == "repeatpad" else size // given + 1)[:size]
+        return [np.pad(wave, (0, size - len(wave)))]
+    count = -(-given // size)
+    return [wave[start : start + size] for start in (n * (given - size) // (count - 1) for n in range(count))]
+
+
+def _spectrogram(wave: np.ndarray, sample_rate: int, mel: MelSpectrogram) -> np.ndarray:
+    """Return (frames, bins) float32 of one window."""
+    padded = np.pad(wave.astype(np.float64), mel.fft // 2, mode="reflect")
+    frames = np.lib.stride_tricks.sliding_window_view(padded, mel.fft)[:: mel.hop][: mel.frames]
+    spectrum = np.fft.rfft(frames * _hann(mel.fft), axis=1)
+    power = spectrum.real**2 + spectrum.imag**2
+    filtered = power @ mel_filters(mel.bins, mel.fft, sample_rate, mel.low, mel.high)
+    return (10.0 * np.log10(np.maximum(filtered, _FLOOR))).astype(np.float32)
+
+
+@functools.cache
+def _hann(size: int) -> np.ndarray:
+    """Return the periodic Hann window."""
+    return np.hanning(size + 1)[:-1]
+
+
+@functools.lru_cache(maxsize=8)
+def mel_filters(bins: int, fft: int, sample_rate: int, low: float, high: float) -> np.ndarray:
+    """Return Slaney's filters.
+
+    Args:
+        bins: Number of filters.
+        fft: Samples of the Fourier transform.
+        sample_rate: In Hz.
+        low: The lowest frequency, in Hz.
+        high: The highest frequency, in Hz.
+
+    Returns:
+        (fft / 2 + 1, bins) float64.
+    """
+    edges = _hertz(np.linspace(*_mel(np.array([low, high])), bins + 2))
+    frequencies = np.linspace(0, sample_rate // 2, fft // 2 + 1)[:, None]
+    rising = (frequencies - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - frequencies) / (edges[2:] - edges[1:-1])
+    return np.maximum(0, np.minimum(rising, falling)) * 2 / (edges[2:] - edges[:-2])
+
+
+def _mel(hertz: np.ndarray) -> np.ndarray:
+    above = _BREAK_MEL + np.log(np.maximum(hertz, _BREAK_HZ) / _BREAK_HZ) / _LOG_STEP
+    return np.where(hertz < _BREAK_HZ, hertz / _LINEAR_STEP, above)
+
+
+def _hertz(mels: np.ndarray) -> np.ndarray:
+    above = _BREAK_HZ * np.exp(_LOG_STEP * (mels - _BREAK_MEL))
+    return np.where(mels < _BREAK_MEL, mels * _LINEAR_STEP, above)

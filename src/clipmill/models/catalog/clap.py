@@ -1,0 +1,181 @@
+"""Read size, context and audio settings of a `ClapModel` (LAION's CLAP) from its files, without transformers."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from ...errors import WeightsError
+from ...media.audio import MAX_RATE, MIN_RATE
+from ...media.mel import MelSpectrogram
+from ...media.options import AudioFrontend
+
+MODEL_TYPE = "clap"
+_EXTRACTOR_FILES = ("processor_config.json", "preprocessor_config.json")
+"""Files in which transformers stores the feature extractor: the first of a whole processor since version 5."""
+_EXTRACTOR = "ClapFeatureExtractor"
+_PADDINGS = ("repeatpad", "repeat", "pad")
+_UNFUSED = "laion/clap-htsat-unfused, laion/larger_clap_general and laion/larger_clap_music_and_speech load"
+_MAX_FRAME_VALUES = 2**24
+"""The most values in the frames of a window, 16 times those of the published models: settings are untrusted."""
+_VALUES_PER_INPUT = 25.0
+"""Values in the first stage's wide layer, the audio tower's largest: 4 x 96 for 16 values of a 256 x 256 image."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ClapConfig:
+    """A `config.json` of a `ClapModel`, with its path for messages."""
+
+    values: dict[str, Any]
+    where: str
+
+    @property
+    def dim(self) -> int:
+        """Values in a vector."""
+        return _whole(self.values, "projection_dim", 512, self.where)
+
+    @property
+    def pad_id(self) -> int:
+        """The id that pads texts; positions are counted from the next number."""
+        value = self._part("text_config").get("pad_token_id", 1)
+        if type(value) is not int or value < 0:
+            raise WeightsError(f"{self.where}: pad_token_id is {value!r}; it must be an integer of at least 0")
+        return value
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens of a text."""
+        positions = _whole(self._part("text_config"), "max_position_embeddings", 514, self.where)
+        if positions <= self.pad_id + 1:
+            raise WeightsError(f"{self.where}: max_position_embeddings is {positions}, too few for a token")
+        return positions - self.pad_id - 1
+
+    @property
+    def mel_bins(self) -> int:
+        """Mel bins that the audio tower reads."""
+        return _whole(self._part("audio_config"), "num_mel_bins", 64, self.where)
+
+    @property
+    def max_frames(self) -> int:
+        """The most frames that the audio tower reads: it cuts them into parts, side by side in a square image."""
+        side = _whole(self._part("audio_config"), "spec_size", 256, self.where)
+        return side * (side // self.mel_bins)
+
+    def check(self) -> None:
+        """Raise `WeightsError` for a fused model, whose vectors depend on chance."""
+        if self._part("audio_config").get("enable_fusion", False):
+            raise WeightsError(
+                f"{self.where} has enable_fusion=true: such a model reads three cuts of a long clip at random places, so"
+                " its vectors are not reproducible",
+                hint=f"take an unfused one: {_UNFUSED}",
+            )
+
+    def _part(self, name: str) -> dict[str, Any]:
+        part = self.values.get(name)
+        return part if isinstance(part, dict) else {}
+
+
+def find_config(place: str, cache_dir: str | None = None) -> ClapConfig | None:
+    """Read the `config.json` of a place; None if it is not that of a `ClapModel`, or there is none.
+
+    Raises:
+        WeightsError: If it is one that is not supported.
+    """
+    from ..downloads.model_files import CONFIG, find_first, read_json
+
+    path = find_first(place, (CONFIG,), cache_dir)
+    values = read_json(path) if path is not None else {}
+    if values.get("model_type") != MODEL_TYPE:
+        return None
+    config = ClapConfig(values, str(path))
+    config.check()
+    return config
+
+
+def read_frontend(place: str, config: ClapConfig, cache_dir: str | None = None) -> AudioFrontend:
+    """Read how a place's feature extractor prepares audio.
+
+    Args:
+        place: The model's directory or repository.
+        config: The configuration whose audio tower must accept the spectrograms.
+        cache_dir: Folder for copies of a repository's files.
+
+    Raises:
+        WeightsError: If there is no feature extractor, or it has settings that are not supported.
+    """
+    from ..downloads.model_files import find_any, read_json
+
+    for path in find_any(place, _EXTRACTOR_FILES, cache_dir):
+        values = read_json(path)
+        if path.name == _EXTRACTOR_FILES[0]:
+            values = values.get("feature_extractor") or {}
+        if isinstance(values, dict) and values:
+            return _Extractor(values, str(path)).frontend(config)
+    raise WeightsError(f"no feature extractor in {place!r}: looked for {' and '.join(_EXTRACTOR_FILES)}")
+
+
+class _Extractor:
+    """The settings of a feature extractor. Absent ones have the default of transformers' class."""
+
+    def __init__(self, values: dict[str, Any], where: str) -> None:
+        self._values = values
+        self._where = where
+
+    def frontend(self, config: ClapConfig) -> AudioFrontend:
+        self._expect("feature_extractor_type", _EXTRACTOR, _EXTRACTOR)
+        self._expect("truncation", "fusion", "rand_trunc")
+        self._expect("top_db", None, None)
+        self._expect("padding_value", 0, 0)
+        rate = self._whole("sampling_rate", 48_000)
+        if not MIN_RATE <= rate <= MAX_RATE:
+            raise self._refusal("sampling_rate", rate, f"{MIN_RATE:,} to {MAX_RATE:,} Hz")
+        padding = self._values.get("padding", _PADDINGS[0])
+        if padding not in _PADDINGS:
+            raise self._refusal("padding", padding, ", ".join(_PADDINGS))
+        mel = MelSpectrogram(
+            window_samples=self._whole("max_length_s", 10) * rate,
+            bins=self._whole("feature_size", 64),
+            fft=self._whole("fft_window_size", 1024),
+            hop=self._whole("hop_length", 480),
+            low=self._frequency("frequency_min", 0),
+            high=self._frequency("frequency_max", 14_000),
+            padding=padding,
+        )
+        self._check(mel, rate, config)
+        return AudioFrontend(rate, values_per_sample=_VALUES_PER_INPUT, mel=mel)
+
+    def _check(self, mel: MelSpectrogram, rate: int, config: ClapConfig) -> None:
+        if mel.bins != config.mel_bins:
+            raise self._refusal("feature_size", mel.bins, f"{config.mel_bins}, the num_mel_bins of config.json")
+        if not mel.low < mel.high <= rate / 2:
+            allowed = f"above frequency_min ({mel.low:g}) and at most {rate / 2:g}, half of sampling_rate"
+            raise self._refusal("frequency_max", mel.high, allowed)
+        if mel.fft % 2 or mel.fft > mel.window_samples:
+            raise self._refusal("fft_window_size", mel.fft, f"an even number of at most {mel.window_samples} samples")
+        if mel.frames > config.max_frames or mel.frames * mel.fft > _MAX_FRAME_VALUES:
+            most = min(config.max_frames, _MAX_FRAME_VALUES // mel.fft)
+            raise self._refusal("hop_length", mel.hop, f"one that makes at most {most} frames of {mel.fft} samples")
+
+    def _expect(self, name: str, default: Any, allowed: Any) -> None:
+        if (value := self._values.get(name, default)) != allowed:
+            raise self._refusal(name, value, repr(allowed))
+
+    def _whole(self, name: str, default: int) -> int:
+        return _whole(self._values, name, default, self._where)
+
+    def _frequency(self, name: str, default: float) -> float:
+        value = self._values.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise self._refusal(name, value, "a number of at least 0, in Hz")
+        return float(value)
+
+    def _refusal(self, name: str, value: Any, allowed: str) -> WeightsError:
+        return WeightsError(f"{self._where!r} has {name}={value!r}, which is not supported; allowed: {allowed}")
+
+
+def _whole(values: dict[str, Any], name: str, default: int, where: str) -> int:
+    value = default if values.get(name) is None else values[name]
+    if type(value) is not int or value < 1:
+        raise WeightsError(f"{where}: {name} is {value!r}; it must be an integer of at least 1")
+    return value
