@@ -20,6 +20,9 @@ _LOG_STEP = math.log(6.4) / 27
 """Natural logarithm of the ratio of frequencies one mel apart, above 1,000 Hz."""
 _FLOOR = 1e-10
 """The least power: -100 dB."""
+_BLOCK = 16
+"""Frames that are transformed at once: they fit into the processor's cache, and the product with the filters is too
+small for BLAS to start threads, which would fight with those that decode."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -87,10 +90,12 @@ def windows(wave: np.ndarray, mel: MelSpectrogram) -> list[np.ndarray]:
 def _spectrogram(wave: np.ndarray, sample_rate: int, mel: MelSpectrogram) -> np.ndarray:
     """Return (frames, bins) float32 of one window."""
     padded = np.pad(wave.astype(np.float64), mel.fft // 2, mode="reflect")
-    frames = np.lib.stride_tricks.sliding_window_view(padded, mel.fft)[:: mel.hop][: mel.frames]
-    spectrum = np.fft.rfft(frames * _hann(mel.fft), axis=1)
-    power = spectrum.real**2 + spectrum.imag**2
-    filtered = power @ mel_filters(mel.bins, mel.fft, sample_rate, mel.low, mel.high)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, mel.fft)[:: mel.hop]
+    filters = mel_filters(mel.bins, mel.fft, sample_rate, mel.low, mel.high)
+    filtered = np.empty((mel.frames, mel.bins))
+    for first in range(0, mel.frames, _BLOCK):
+        spectrum = np.fft.rfft(frames[first : first + _BLOCK] * _hann(mel.fft), axis=1)
+        filtered[first : first + _BLOCK] = (spectrum.real**2 + spectrum.imag**2) @ filters
     return (10.0 * np.log10(np.maximum(filtered, _FLOOR))).astype(np.float32)
 
 
@@ -114,7 +119,8 @@ def mel_filters(bins: int, fft: int, sample_rate: int, low: float, high: float) 
     Returns:
         (fft / 2 + 1, bins) float64.
     """
-    edges = _hertz(np.linspace(*_mel(np.array([low, high])), bins + 2))
+    lowest, highest = _mel(np.array([low, high]))
+    edges = _hertz(np.linspace(lowest, highest, bins + 2))
     frequencies = np.linspace(0, sample_rate // 2, fft // 2 + 1)[:, None]
     rising = (frequencies - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - frequencies) / (edges[2:] - edges[1:-1])

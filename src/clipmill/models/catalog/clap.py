@@ -66,8 +66,8 @@ class ClapConfig:
         """Raise `WeightsError` for a fused model, whose vectors depend on chance."""
         if self._part("audio_config").get("enable_fusion", False):
             raise WeightsError(
-                f"{self.where} has enable_fusion=true: such a model reads three cuts of a long clip at random places, so"
-                " its vectors are not reproducible",
+                f"{self.where} has enable_fusion=true: such a model reads three cuts of a clip at random places, so its"
+                " vectors are not reproducible",
                 hint=f"take an unfused one: {_UNFUSED}",
             )
 

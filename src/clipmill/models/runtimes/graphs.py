@@ -2,8 +2,8 @@
 
 A folder of graphs has one file for each model input, and the weights next to them (`*.data`); both inputs of the image
 tower share its weights. The dimensions of rows are dynamic, and so are those of tokens, of a waveform's channels and
-samples and of a clip's windows. The graph of `image` takes uint8 crops and normalises them in its first nodes, in the order of the reference
-(divide by 255, subtract, divide); that of `normalised_image` takes normalised images.
+samples, and of a clip's windows. The graph of `image` takes uint8 crops and normalises them in its first nodes, in the
+order of the reference (divide by 255, subtract, divide); that of `normalised_image` takes normalised images.
 """
 
 from __future__ import annotations
