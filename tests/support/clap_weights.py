@@ -110,7 +110,8 @@ class Case:
     def texts(self, texts: list[str], *, masked: bool = True) -> np.ndarray:
         """Return transformers' vectors of texts, padded to the longest."""
         tokenizer = AutoTokenizer.from_pretrained(self.directory)
-        inputs = dict(tokenizer(texts, padding=True, truncation=True, max_length=64, return_tensors="pt"))
+        limit = self.module.config.text_config.max_position_embeddings - 2
+        inputs = dict(tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt"))
         with torch.inference_mode():
             mask = inputs["attention_mask"] if masked else torch.ones_like(inputs["attention_mask"])
             return self.module.get_text_features(inputs["input_ids"], mask).pooler_output.numpy()

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import audioclip_reference
+import clap_weights
 import numpy as np
 import open_clip
+import soxr
 import tiny_tokenizers
 import torch
 import transformers
@@ -132,6 +134,20 @@ def _audioclip(folder: Path) -> Drawn:
         )
 
 
+def _clap(folder: Path) -> Drawn:
+    case = clap_weights.write(folder / "model", clap_weights.drawn({"model_type": "clap"}))
+    waves = [soxr.resample(wave, rate, clap_weights.RATE, quality="HQ") for wave, rate in SOUNDS]
+    return Drawn(
+        case.model,
+        {},
+        {"audio": case.audio(waves), "text": case.texts(TEXTS)},
+        {
+            ("audio", "filled with zeros, not repeated"): case.audio(waves, padding="pad"),
+            ("text", "padding not masked"): case.texts(TEXTS, masked=False),
+        },
+    )
+
+
 def other_text_row(architecture: str, backbone: str) -> Row:
     """Return the row of an open_clip model whose text tower is one of Hugging Face's, with a small tokenizer."""
 
@@ -168,5 +184,6 @@ FAMILIES = [
     other_text_row("xlm-roberta-large-ViT-H-14", "xlm-roberta-large"),
     hugging_face_row("hf: CLIPModel, ViT-B/32", VIT_B_32),
     *(mclip_row(name) for name in mclip.MODELS),
-    Row("AudioCLIP", "the formulas, written again", _audioclip, has_bfloat16=False),
+    Row("AudioCLIP", "the formulas, written again", _audioclip),
+    Row("hf: ClapModel, HTSAT and RoBERTa", TRANSFORMERS, _clap),
 ]

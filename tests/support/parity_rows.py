@@ -61,7 +61,6 @@ class Row:
         draw: Writes weights into a folder and computes the reference's vectors.
         small: Whether `make test` runs it.
         runtimes: Those that can run it.
-        has_bfloat16: Whether bfloat16 stays within `COSINE` on these weights; else `auto` must not take it.
     """
 
     name: str
@@ -69,7 +68,6 @@ class Row:
     draw: Callable[[Path], Drawn]
     small: bool = False
     runtimes: tuple[str, ...] = ("torch", "onnx", "openvino")
-    has_bfloat16: bool = True
 
 
 def inputs(modality: str) -> list:
