@@ -35,6 +35,7 @@ def describe(ref: ModelRef) -> dict[str, Any]:
         "name": ref.name,
         "modalities": sorted(facts.modalities),
         "dim": facts.dim,
+        "least_dimensions": facts.least_dimensions,
         "image_size": facts.image_size,
         "context_length": facts.context_length,
         "parameters": facts.parameters,
@@ -52,11 +53,11 @@ def models_table(refs: list[ModelRef]) -> Table:
     table.add_column("licence")
     for ref in refs:
         facts = describe(ref)
-        parameters = facts["parameters"]
+        parameters, least = facts["parameters"], facts["least_dimensions"]
         table.add_row(
             ref.name,
             ", ".join(facts["modalities"]),
-            str(facts["dim"]),
+            str(facts["dim"]) if least is None else f"{least}–{facts['dim']}",
             str(facts["image_size"]),
             f"{parameters / 1e6:,.1f} M" if parameters else "?",
             facts["licence"] or "?",

@@ -292,6 +292,17 @@ class Contract:
         lengths = [np.linalg.norm(np.asarray(row["caption_embedding"], np.float32)) for row in result.rows]
         np.testing.assert_allclose(lengths, [1, 1, 1], rtol=1e-6)
 
+    @pytest.mark.parametrize("normalize", [False, True])
+    def test_vectors_are_cut_to_their_first_values_and_then_scaled(self, embed, normalize):
+        rows = [*captions(5), {"id": "null", "caption": None}, {"id": "bad", "caption": ""}]
+        model = f"fake::dim={DIM}&least_dimensions=2"
+        result = embed(rows, {"caption": "text"}, model=model, dimensions=3, normalize=normalize)
+        whole = {row["id"]: vector_of_text(row["caption"])[:3] for row in captions(5)}
+        lengths = {name: np.linalg.norm(vector) if normalize else np.float32(1) for name, vector in whole.items()}
+        expected = {name: vector / lengths[name] for name, vector in whole.items()}
+        assert_vectors(result, "caption_embedding", expected | {"null": None, "bad": None})
+        assert result.failures == [("bad", "caption", "empty")]
+
     def test_a_process_loads_once_and_encodes_each_value_once(self, embed, tmp_path):
         rows = [row | {"photo": png(1, n + 1, (n, 0, 0))} for n, row in enumerate(captions(50))]
         model = f"fake::dim={DIM}&log={tmp_path / 'log'}"

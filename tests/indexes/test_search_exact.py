@@ -253,6 +253,7 @@ def test_rows_that_grew_longer_vectors_are_refused(tmp_path) -> None:
         {"apply_exif": True, "decode": "exact"},
         {"preprocess": False},
         {"on_long_text": "fail", "max_text_tokens": 20},
+        {"dimensions": 32, "force_dimensions": True},
     ],
     ids=str,
 )
@@ -263,7 +264,7 @@ def test_a_provenance_gives_a_spec_that_fits_it(options, modality) -> None:
     provenance = provenance_of(made_by, modality)
     spec = spec_of_provenance(provenance, device="cpu")
     check_comparable(spec, provenance)
-    told = {"normalize", *(("apply_exif", "preprocess") if modality != "text" else ())}
+    told = {"normalize", "dimensions", *(("apply_exif", "preprocess") if modality != "text" else ())}
     told |= {"on_long_text", "max_text_tokens"} if modality != "image" else set()
     for name in told:
         assert getattr(spec, name) == getattr(made_by, name), name

@@ -216,6 +216,7 @@ def test_the_help_says_whose_defaults_count() -> None:
     model = "M-CLIP/XLM-Roberta-Large-Vit-B-32"
     made = {"normalize": True, "preprocess": False, "apply_exif": True, "on_long_text": "fail", "max_text_tokens": 40}
     others = {"runtime": "onnx", "decode": "exact", "device": "cpu", "precision": "fp32"}
+    made |= {"dimensions": 256, "force_dimensions": True}
     spec = EncoderSpec(model, image_weights="laion2b-s34b-b79k", **made, **others)
     found = spec_of_provenance(provenance_of(spec, "auto"))
     fields = [field for field in dataclasses.fields(EncoderSpec) if getattr(found, field.name) != field.default]

@@ -36,7 +36,7 @@ class Encoder:
 
     Attributes:
         spec: The spec it was loaded from.
-        dim: Values in a vector.
+        dim: Values in a vector, after it was cut to the spec's `dimensions`.
         modalities: The modalities that it embeds: `text`, `image`, `audio`.
         device: The device it runs on: `cpu`, `cuda:0`, …
         resolved: What was resolved at load, for the provenance: runtime, precision, device, weights_sha256.
@@ -45,7 +45,7 @@ class Encoder:
     def __init__(self, spec: EncoderSpec, loaded: Loaded) -> None:
         """Combine a spec and a loaded model. Call `load_encoder` instead."""
         self.spec = spec
-        self.dim = loaded.model.dim
+        self.dim: int = spec.dimensions or loaded.model.dim
         self.modalities = frozenset(loaded.model.modalities)
         self.device = loaded.model.device
         self.resolved = dict(loaded.model.resolved)

@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import ClipmillError, OutOfMemoryError
 from ..failures import Code, Failure, Stage
 from ..metrics.stats import Stats
+from ..models.spec import EncoderSpec
 from .in_flight import Slot
 from .loaded import Loaded
 from .outcome import Vector
@@ -24,8 +25,7 @@ def encode_slots(
     slots: Sequence[Slot],
     stats: Stats,
     finish: Finish,
-    *,
-    normalize: bool = False,
+    spec: EncoderSpec,
 ) -> int:
     """Encode prepared slots, in halves if memory runs out or a row makes the call fail, down to single rows.
 
@@ -41,7 +41,7 @@ def encode_slots(
     """
 
     def encode(some: Sequence[Slot]) -> int:
-        return encode_slots(loaded, key, some, stats, finish, normalize=normalize)
+        return encode_slots(loaded, key, some, stats, finish, spec)
 
     limit = loaded.row_limit(*key)
     if limit is not None and limit < len(slots):  # the limit is newer than the micro-batch
@@ -50,7 +50,7 @@ def encode_slots(
     ran_out = False
     try:
         payloads = [slot.prepared.payload for slot in slots]  # type: ignore[union-attr]
-        vectors = call_model(loaded, key[0], payloads, stats, normalize=normalize)
+        vectors = call_model(loaded, key[0], payloads, stats, spec)
     except (OutOfMemoryError, MemoryError) as err:
         ran_out = True
         failure = Failure(Stage.ENCODE, Code.OUT_OF_MEMORY, f"even alone: {err}")
@@ -84,13 +84,11 @@ def _finish_all(modality: str, slots: Sequence[Slot], vectors: np.ndarray, finis
         finish(slot, made if good else Failure(Stage.ENCODE, Code.ENCODE_FAILED, "the vector is not finite"))
 
 
-def call_model(
-    loaded: Loaded, modality: str, payloads: Sequence[Any], stats: Stats, *, normalize: bool = False
-) -> np.ndarray:
+def call_model(loaded: Loaded, modality: str, payloads: Sequence[Any], stats: Stats, spec: EncoderSpec) -> np.ndarray:
     """Embed n payloads of one group, from `Model.prepare`, while holding the model's lock.
 
     Returns:
-        (n, dim) float32, in the order of the payloads.
+        (n, dim) float32, in the order of the payloads, cut and then scaled as the spec says.
 
     Raises:
         ClipmillError: If the model returns another shape. Errors of the model itself are passed on.
@@ -103,7 +101,9 @@ def call_model(
     stats.count_batch(len(payloads))
     if vectors.shape != (len(payloads), model.dim):
         raise ClipmillError(f"the model returned shape {vectors.shape} for {len(payloads)} rows of dim {model.dim}")
-    return normalize_rows(vectors) if normalize else vectors
+    if spec.dimensions is not None:
+        vectors = vectors[:, : spec.dimensions].copy()  # a view would keep the rest in memory
+    return normalize_rows(vectors) if spec.normalize else vectors
 
 
 def normalize_rows(vectors: np.ndarray) -> np.ndarray:

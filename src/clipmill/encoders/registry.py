@@ -1,8 +1,8 @@
 """The load-once registry: each worker process keeps one copy of a model per device.
 
 A copy's key consists of the model's name and the options of its family, the runtime, the precision, the device and the
-cache directory. Specs that differ only in limits, normalisation, preprocessing or decoding share the copy, its lock and
-its threads. So do a spec with `auto` and one that names the value to which `auto` resolves here.
+cache directory. Specs that differ only in limits, dimensions, normalisation, preprocessing or decoding share the copy,
+its lock and its threads. So do a spec with `auto` and one that names the value to which `auto` resolves here.
 
 With `encoder_process`, the copy holds no weights: it is the connection to the process that has them for all workers of
 this host (`clipmill.models.encoder_process`). A load counts in the worker that caused it.
@@ -22,6 +22,7 @@ from ..errors import DeviceError, WeightsError, is_installed
 from ..messages import setting
 from ..metrics.counts import record_load
 from ..metrics.env_exporter import start_from_environment
+from ..models.dimensions import checked_dim
 from ..models.encoder_process.choice import say_in_process, takes_process
 from ..models.encoder_process.client import HostRuntime
 from ..models.encoder_process.place import Unavailable
@@ -74,6 +75,7 @@ def load_encoder(
         The encoder, the same object for an equal spec and device.
 
     Raises:
+        SpecError: If the model's vectors cannot be cut to the spec's `dimensions`.
         WeightsError: If the weights cannot be obtained or do not match the model.
         DeviceError: If the requested device does not exist.
     """
@@ -84,6 +86,9 @@ def load_encoder(
         known = _keys.get(request)
         if known is not None and (spec, known) in _encoders:
             return _encoders[spec, known]
+    if spec.dimensions is not None:
+        checked_dim(spec)  # before the weights are loaded
+    with _lock:
         # one load at a time for each model and device: different requests may resolve to the same copy
         load_lock = _load_locks.setdefault((_identity(spec), device), threading.Lock())
     with load_lock:

@@ -94,7 +94,7 @@ class EmbedSession:
         self._texts_ready = 0
         self._max_tokens = None if spec.max_batch_rows else self._max_rows * _USUAL_TOKENS
         self._accepts_audio = "audio" in loaded.model.modalities
-        self._vector_bytes = 4 * loaded.model.dim
+        self._vector_bytes = 4 * (spec.dimensions or loaded.model.dim)
         self._window = Window(_WINDOW * self._max_rows, _WINDOW * spec.max_batch_bytes)
         self._bytes_held = 0
         self._broken = False
@@ -309,7 +309,7 @@ class EmbedSession:
             self._encode(key, batch)
 
     def _encode(self, key: tuple[str, Hashable], slots: list[Slot]) -> None:
-        encode_slots(self._loaded, key, slots, self._stats, self._finish, normalize=self._spec.normalize)
+        encode_slots(self._loaded, key, slots, self._stats, self._finish, self._spec)
 
     # --- output ------------------------------------------------------------------------------------------------------
 

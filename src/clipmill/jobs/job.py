@@ -18,6 +18,7 @@ MAY_DIFFER = frozenset(
     {
         *("device", "runtime", "decode", "cache_dir", "fetch_timeout_s", "preprocess_threads", "fetch_threads"),
         *("max_batch_rows", "max_batch_bytes", "max_batch_pixels", "max_cache_bytes", "encoder_process"),
+        "force_dimensions",
     }
 )
 """Fields of a spec that do not change the vectors; workers of one job may differ in them too."""

@@ -50,11 +50,16 @@ def export_model(spec: EncoderSpec, folder: str | os.PathLike[str], *, overwrite
         The manifest.
 
     Raises:
-        SpecError: If the model cannot be exported for this runtime and precision.
+        SpecError: If the model cannot be exported for this runtime and precision, or the spec cuts vectors.
         DatasetError: If the directory cannot be written, or is not empty and `overwrite` is off.
         WeightsError: If the weights are not available, or no graph can be made.
         MissingExtraError: If the packages that make graphs are not installed.
     """
+    if spec.dimensions is not None:
+        raise SpecError(
+            setting("dimensions", spec.dimensions) + " has no effect on an export, whose graphs compute whole vectors",
+            hint="give it when the directory is loaded",
+        )
     target = local_directory(folder, "the output")
     _check_target(target, overwrite)
     combination = _combination(spec)
@@ -140,6 +145,7 @@ def _description(spec: EncoderSpec, store: Store, folder: Path) -> dict[str, Any
         "learnt_biases": _learnt(store.source.biases, "biases"),
         "parameters": facts.parameters,
         "licence": facts.licence,
+        "least_dimensions": facts.least_dimensions,
         "versions": versions(*_VERSIONS),
     }
 

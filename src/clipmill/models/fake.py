@@ -10,6 +10,7 @@
 - `scale`: the learnt scale for cosines of texts and images (`scale="model"`); none by default. `scale_ai` and
   `scale_at` are those of audio and images, and of audio and texts
 - `bias`, `bias_ai`, `bias_at`: the learnt biases of the same pairs (`score="sigmoid"`); none by default
+- `least_dimensions`: the fewest values that its vectors may be cut to (`dimensions`); only whole vectors by default
 """
 
 from __future__ import annotations

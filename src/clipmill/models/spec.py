@@ -17,8 +17,10 @@ from ..files.file_systems import local_directory
 from ..media.fetch_policy import DOCUMENT_SCHEMES, checked_buckets, checked_schemes
 from ..messages import setting
 from .catalog import ModelFacts, ModelRef, facts_of, resolve_model
+from .catalog.facts import KNOWN_BY_NAME
 from .catalog.mclip import image_model
 from .catalog.names import absolute_if_path
+from .dimensions import checked_dim
 from .support_matrix import PRECISIONS, RUNTIMES, check_combination
 
 Modality = Literal["text", "image", "audio"]
@@ -142,6 +144,12 @@ class EncoderSpec:
         base_image_processor: Repository or directory whose preprocessing an `hf:` model without one uses.
         max_text_tokens: The most tokens of a text, special tokens included; None means the default of the model.
         normalize: Whether vectors are scaled to length 1. Off by default, as in clip-as-service.
+        dimensions: Number of leading values that are kept of each vector; None keeps all. Models that were trained for
+            it (Matryoshka representation learning) allow any number down to the least that they were trained for. The
+            vector is cut before it is scaled: with `normalize`, what is left of it has length 1; without, its values
+            are as the model computes them.
+        force_dimensions: Whether `dimensions` may be any number below the model's, also of a model that was not trained
+            for it, whose vectors then lose more the more is cut.
         preprocess: False if images are normalised float32 arrays of the model's size. It has no effect on texts and
             audio.
         decode: `exact` is bit-identical to the reference. `fast` may differ by one grey level, rarely two, and decodes
@@ -188,6 +196,8 @@ class EncoderSpec:
     base_image_processor: str | None = None
     max_text_tokens: int | None = None
     normalize: bool = False
+    dimensions: int | None = None
+    force_dimensions: bool = False
     preprocess: bool = True
     decode: str = "fast"
     apply_exif: bool = False
@@ -251,6 +261,10 @@ class EncoderSpec:
                 setting("max_image_pixels", self.max_image_pixels)
                 + f" is over {MAX_PILLOW_PIXELS:,}, Pillow's own limit"
             )
+        if self.force_dimensions and self.dimensions is None:
+            raise SpecError(setting("force_dimensions", True) + " has no effect without " + setting("dimensions"))
+        if self.dimensions is not None and self.ref.family in KNOWN_BY_NAME:
+            checked_dim(self)
 
     def _check_type(self, name: str, annotation: str) -> None:
         """Check the value of a flag, a count or a number of seconds."""
@@ -302,8 +316,12 @@ class EncoderSpec:
 
     @property
     def dim(self) -> int:
-        """Number of values in a vector, known without loading the model."""
-        return self.facts.dim
+        """Number of values in a vector, known without loading the model.
+
+        Raises:
+            SpecError: If the model's vectors cannot be cut to `dimensions`.
+        """
+        return checked_dim(self)
 
     @property
     def modalities(self) -> frozenset[str]:

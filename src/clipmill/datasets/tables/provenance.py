@@ -23,9 +23,12 @@ from .spark_schema import SPARK_SCHEMA_KEY, spark_schema
 KEY = "clipmill"
 """Name of the metadata, in Arrow fields and in Spark columns."""
 
+WHOLE_DIM = "whole_dim"
+"""Number of values of a whole vector, in the provenance of vectors that were cut to `dim` values."""
+
 _AUDIO_LIBRARIES = ("soundfile", "soxr")
 _LIBRARIES = ("open_clip_torch", "torch", "pillow")
-_COMPARED = ("model", "weights", "normalize", "dim")
+_COMPARED = ("model", "weights", "normalize", "dim", WHOLE_DIM)
 _DEFAULT_MODE = "reference"
 _MAY_DIFFER = frozenset({"decode"})
 
@@ -33,7 +36,7 @@ _MAY_DIFFER = frozenset({"decode"})
 _SHAPE = {
     **dict.fromkeys(("model?", "modality?", "mode?"), str),
     "weights?": (str, None),
-    "dim?": (int, None),
+    **dict.fromkeys(("dim?", f"{WHOLE_DIM}?"), (int, None)),
     "normalize?": bool,
     "image?": {},
     "text?": {},
@@ -54,8 +57,9 @@ def provenance_of(spec: EncoderSpec, modality: str) -> dict[str, Any]:
 
     Returns:
         JSON values: `clipmill` (version), `model`, `weights` (tag, path or repository), `modality`, `dim`, `normalize`,
-        the requested `runtime` and `precision`, `image` and `text` (their preprocessing, if the column may hold them,
-        including M-CLIP's image `tower` and what the spec borrows from a base model), `mode` (of AudioCLIP) and
+        `whole_dim` (if vectors were cut to `dim` values), the requested `runtime` and `precision`, `image` and `text`
+        (their preprocessing, if the column may hold them, including M-CLIP's image `tower` and what the spec borrows
+        from a base model), `mode` (of AudioCLIP) and
         `versions` of libraries.
     """
     provenance: dict[str, Any] = {
@@ -68,6 +72,8 @@ def provenance_of(spec: EncoderSpec, modality: str) -> dict[str, Any]:
         "runtime": spec.runtime,
         "precision": spec.precision,
     }
+    if spec.dim < spec.facts.dim:
+        provenance[WHOLE_DIM] = spec.facts.dim
     family = spec.ref.family
     if family == "audioclip":
         provenance["mode"] = spec.mode
@@ -239,7 +245,7 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 
 TAKEN_OVER = (
     *("model", "normalize", "mode", "preprocess", "apply_exif", "on_long_text", "max_text_tokens", "image_weights"),
-    *("base_tokenizer", "base_image_processor"),
+    *("base_tokenizer", "base_image_processor", "dimensions", "force_dimensions"),
 )
 """Fields of a spec that `spec_of_provenance` takes from the provenance instead of using their defaults."""
 
@@ -266,6 +272,8 @@ def spec_of_provenance(provenance: Mapping[str, Any], **options: Any) -> Encoder
     same_model = EncoderSpec(options.get("model") or provenance["model"]).model == provenance["model"]
     if same_model:  # another model, which is refused below, might not have these options
         fields |= _preprocessing_options(provenance)
+        if provenance.get(WHOLE_DIM) and "dimensions" not in options:
+            fields |= {"dimensions": provenance["dim"], "force_dimensions": True}  # whoever cut the vectors decided it
     spec = EncoderSpec(**{**fields, **options})
     check_comparable(spec, provenance)
     return spec

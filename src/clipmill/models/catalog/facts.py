@@ -12,7 +12,7 @@ from ...errors import WeightsError
 from ...media.options import Preprocessing
 from ..weight_files import description_errors
 from . import clap, cn_clip, exported, hugging_face, mclip, tables
-from .fake_options import fake_modalities
+from .fake_options import fake_least_dimensions, fake_modalities
 from .manifest import read_manifest
 from .names import ModelRef, resolve_model
 
@@ -31,6 +31,8 @@ class ModelFacts:
         context_length: The most tokens of a text; None without a text tower.
         parameters: Number of parameters; None if unknown.
         licence: Licence of the weights; None if unknown.
+        least_dimensions: The fewest leading values of a vector that the model was trained to use alone (Matryoshka
+            representation learning); None if it was trained for whole vectors only.
     """
 
     dim: int
@@ -40,13 +42,16 @@ class ModelFacts:
     context_length: int | None = None
     parameters: int | None = None
     licence: str | None = None
+    least_dimensions: int | None = None
 
     def __post_init__(self) -> None:
         """Check the sizes, which may be from a file."""
-        for name in ("dim", "image_size", "context_length"):
+        for name in ("dim", "image_size", "context_length", "least_dimensions"):
             value = getattr(self, name)
             if not (value is None and name != "dim") and (type(value) is not int or value < 1):
                 raise WeightsError(f"{name} is {value!r}; it must be an integer of at least 1")
+        if self.least_dimensions is not None and self.least_dimensions > self.dim:
+            raise WeightsError(f"least_dimensions is {self.least_dimensions}, and vectors have {self.dim} values")
 
 
 @functools.lru_cache(maxsize=1024)
@@ -160,13 +165,15 @@ def _directory_facts(ref: ModelRef) -> ModelFacts:
         context_length=text["tokenizer"].get("context_length") if text else None,
         parameters=manifest.get("parameters"),
         licence=manifest.get("licence"),
+        least_dimensions=manifest.get("least_dimensions"),
     )
 
 
 def _custom_facts(ref: ModelRef) -> ModelFacts:
     factory = load_factory(ref)
     known = factory if hasattr(factory, "dim") and hasattr(factory, "modalities") else factory()
-    return ModelFacts(dim=int(known.dim), modalities=frozenset(known.modalities))
+    least = getattr(known, "least_dimensions", None)
+    return ModelFacts(dim=int(known.dim), modalities=frozenset(known.modalities), least_dimensions=least)
 
 
 def load_factory(ref: ModelRef) -> Any:
@@ -184,7 +191,11 @@ def load_factory(ref: ModelRef) -> Any:
 
 def _fake_facts(ref: ModelRef) -> ModelFacts:
     return ModelFacts(
-        dim=int(ref.options.get("dim", 8)), modalities=fake_modalities(ref.options), image_size=16, context_length=77
+        dim=int(ref.options.get("dim", 8)),
+        modalities=fake_modalities(ref.options),
+        image_size=16,
+        context_length=77,
+        least_dimensions=fake_least_dimensions(ref.options),
     )
 
 
@@ -197,3 +208,6 @@ _FACTS = {
     "fake": _fake_facts,
 }
 """By family, for those whose facts depend only on the name."""
+
+KNOWN_BY_NAME = frozenset(_FACTS) - {"custom"} | {"m-clip"}
+"""Families whose facts need neither a file nor a repository nor the user's code."""

@@ -1,4 +1,4 @@
-"""The modalities, learnt scales and learnt biases of a `fake::` model, from the options in its name."""
+"""The modalities, learnt scales and biases, and other facts of a `fake::` model, from the options in its name."""
 
 from __future__ import annotations
 
@@ -18,6 +18,20 @@ _PAIRS = {
 def fake_modalities(options: Mapping[str, str]) -> frozenset[str]:
     """Return the modalities of a `fake::` model with these options."""
     return frozenset(options.get("modalities", "text,image").split(","))
+
+
+def fake_least_dimensions(options: Mapping[str, str]) -> int | None:
+    """Return the fewest values that a `fake::` model's vectors may be cut to; None if it is only for whole ones.
+
+    Raises:
+        SpecError: If it is not an integer from 1 to the model's dimension.
+    """
+    given = options.get("least_dimensions")
+    if given is None:
+        return None
+    if not given.isdecimal() or not 1 <= int(given) <= int(options.get("dim", "8")):
+        raise SpecError(f"least_dimensions={given!r} is not an integer from 1 to dim={options.get('dim', '8')}")
+    return int(given)
 
 
 def fake_scales(options: Mapping[str, str]) -> dict[frozenset[str], float]:

@@ -14,7 +14,7 @@ from ...errors import SpecError, UnknownModelError
 from ...files.drivers import DRIVERS
 from ...media.options import Preprocessing
 from . import cn_clip, mclip, tables
-from .fake_options import fake_biases, fake_modalities, fake_scales
+from .fake_options import fake_biases, fake_least_dimensions, fake_modalities, fake_scales
 from .hugging_face_kinds import KINDS
 from .tables import simplify
 from .twins import twin_of
@@ -192,6 +192,7 @@ def _fake(name: str, options: str) -> ModelRef:
     try:
         fake_scales(ref.options)
         fake_biases(ref.options)
+        fake_least_dimensions(ref.options)
     except SpecError as err:
         raise SpecError(f"model {name!r}: {err}") from err
     return ref

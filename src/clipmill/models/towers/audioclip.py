@@ -74,7 +74,7 @@ def find_source(spec: EncoderSpec) -> ModelSource:
             setting("max_text_tokens", context) + f": AudioCLIP's text tower reads at most {CONTEXT_LENGTH} tokens"
         )
     frontend = Frontend(
-        spec.dim,
+        spec.facts.dim,
         image=spec.facts.preprocessing,
         text=TextFrontend(ClipTokenizer(context)),
         audio=AudioFrontend(

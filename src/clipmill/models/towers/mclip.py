@@ -43,7 +43,8 @@ def find_source(spec: EncoderSpec) -> ModelSource:
     text_files = find_weights(place, spec.cache_dir)
     tokenizer = _find_tokenizer(place, model.base, longest, limit, spec.cache_dir)
     image_name = mclip.image_model(ref.architecture, spec.image_weights)
-    image_spec = dataclasses.replace(spec, model=image_name, image_weights=None, max_text_tokens=None)
+    others = {"image_weights": None, "max_text_tokens": None, "dimensions": None, "force_dimensions": False}
+    image_spec = dataclasses.replace(spec, model=image_name, **others)  # type: ignore[arg-type]
     image = open_clip.find_image_source(image_spec)
     return ModelSource(
         Frontend(model.dim, image=image.frontend.image, text=TextFrontend(tokenizer, masked=True)),
