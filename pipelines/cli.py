@@ -68,6 +68,18 @@ def cli(verbose: bool) -> None:
     type=click.Choice(["float32", "float16"]),
     help="Type of the vectors' values. [default: float32; float16 with --format clip-retrieval]",
 )
+@click.option(
+    "--fuse",
+    multiple=True,
+    metavar="NAME=COLUMN:WEIGHT,…",
+    help="Add a column of one vector of several columns, such as embedding=photo:0.7,caption:0.3; may be repeated.",
+)
+@click.option(
+    "--keep-parts/--no-keep-parts",
+    default=True,
+    show_default=True,
+    help="Whether columns that are fused have a column of their own vectors, too.",
+)
 @click.option("--text", "texts", multiple=True, metavar="TEXT", help="Print this text's vector, and run no job.")
 @click.option("--image", "images", multiple=True, metavar="FILE", help="Print this image's vector, and run no job.")
 @click.option(

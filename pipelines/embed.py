@@ -13,6 +13,8 @@ from ..encoders.item import Item, Uri
 from ..encoders.outcome import Vector
 from ..encoders.plans.embed_plan import DocumentEmbedPlan
 from ..jobs.options import JobOptions
+from ..messages import setting
+from .cli_messages import in_flags
 from .jobs import Refused, column_plan, job_options_of
 from .skip_existing import skip_existing_of
 
@@ -22,8 +24,38 @@ if TYPE_CHECKING:
 
 def embed_options(spec: EncoderSpec, values: dict[str, Any]) -> JobOptions:
     """Return the options of a job for a command line of `clipmill embed`."""
-    plan = column_plan(spec, values) or DocumentEmbedPlan(values["access_paths"], values["keep_content"])
+    more = {"fuse": _fuse_of(values["fuse"]), "keep_parts": values["keep_parts"]}
+    plan = column_plan(spec, values, **more) or DocumentEmbedPlan(values["access_paths"], values["keep_content"])
+    for name, given in {"fuse": bool(values["fuse"]), "keep_parts": not values["keep_parts"]}.items():
+        if given and not plan.of_rows:
+            raise click.UsageError(in_flags(setting(name) + " is for rows; it has no effect without --column"))
     return job_options_of(values, plan, content_hash=values["content_hash"], skip_existing=skip_existing_of(values))
+
+
+def _fuse_of(pairs: Sequence[str]) -> dict[str, dict[str, float]] | None:
+    """Return the weights by column of each fused column, as `--fuse` gives them; None without it."""
+    fuse: dict[str, dict[str, float]] = {}
+    for pair in pairs:
+        output, _, parts = pair.partition("=")
+        weights: dict[str, float] = {}
+        for part in parts.split(","):
+            path, _, weight = part.rpartition(":")
+            try:
+                value = float(weight)
+            except ValueError:
+                value = None  # type: ignore[assignment]
+            if not output or not path or value is None:
+                raise click.UsageError(
+                    f"--fuse {pair!r} is not of the form NAME=COLUMN:WEIGHT,COLUMN:WEIGHT, such as "
+                    "embedding=photo:0.7,caption:0.3"
+                )
+            if path in weights:
+                raise click.UsageError(f"--fuse {pair!r} names {path!r} twice")
+            weights[path] = value
+        if output in fuse:
+            raise click.UsageError(f"--fuse gives {output!r} twice")
+        fuse[output] = weights
+    return fuse or None
 
 
 def print_vectors(spec: EncoderSpec, texts: Sequence[str], images: Sequence[str], audios: Sequence[str] = ()) -> None:

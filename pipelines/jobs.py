@@ -138,7 +138,7 @@ def job_options_of(values: dict[str, Any], plan: Plan, **more: Any) -> JobOption
     return JobOptions(plan=plan, reader=reader, **shared, **more)
 
 
-def column_plan(spec: EncoderSpec, values: dict[str, Any], **more: str) -> ColumnPlan | None:
+def column_plan(spec: EncoderSpec, values: dict[str, Any], **more: Any) -> ColumnPlan | None:
     """Return the columns that `--column` names, None without it; `more` are keywords of `ColumnPlan.of`."""
     columns: dict[str, Column] = {}
     for pair in values["columns"]:

@@ -64,6 +64,8 @@ class Embed(Encoding):
         access_paths: str = "@r",
         keep_content: bool = False,
         key: str = "id",
+        fuse: Mapping[str, Mapping[str, float]] | None = None,
+        keep_parts: bool = True,
         max_wait_s: float | None = None,
         on_failure: OnFailure = "split",
         vectors: Vectors = "array",
@@ -77,6 +79,9 @@ class Embed(Encoding):
             access_paths: Which documents of a tree are embedded: `@r` themselves, `@m` matches, `@c` chunks, `@r,m`.
             keep_content: Whether documents keep `blob` and `tensor`.
             key: Column that names a row in its failures.
+            fuse: Columns of one vector of several columns: `{"embedding": {"photo": 0.7, "caption": 0.3}}` normalises
+                the vectors of both, adds them with these weights, and normalises the sum. It is None if one of them is.
+            keep_parts: Whether columns that are fused have a column of their own vectors, too.
             max_wait_s: Seconds that an element of a stream may wait for others; None waits until the bundle ends. It
                 has no effect in bounded pipelines, whose bundles are large.
             on_failure: `split`, or `raise` to end the job at the first failure.
@@ -92,7 +97,10 @@ class Embed(Encoding):
         if columns is None:
             self.plan = DocumentEmbedPlan(access_paths, keep_content)
         else:
-            self.plan = ColumnPlan.of(columns, spec=self.spec, key=key)
+            self.plan = ColumnPlan.of(columns, spec=self.spec, key=key, fuse=fuse, keep_parts=keep_parts)
+        for name, given in {"fuse": fuse is not None, "keep_parts": not keep_parts}.items():
+            if given and columns is None:
+                raise SpecError(setting(name) + " is for rows; it has no effect without columns")
         for name, given in {"access_paths": access_paths != "@r", "keep_content": keep_content}.items():
             if given and columns is not None:
                 raise SpecError(setting(name) + " is for documents; it has no effect with columns")

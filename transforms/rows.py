@@ -130,6 +130,7 @@ def planned_type(element_type: Any, plan: RowPlan, vectors: Vectors = "array") -
     back as lists of Python floats.
     """
     known = dict(row_fields(element_type) or ())
+    plan.check_arrays([path for path in plan.reads if is_array(known.get(path))])
     vector = Sequence[np.float32] if vectors == "list" else _array_type()
     single = {"flag": bool, "score": float | None, "rank": int | None, "ranked": STRUCTS}
     added: dict[str, Any] = {}

@@ -8,7 +8,7 @@ where a value is null. A column of a type that its kind does not take raises `Sp
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import pyarrow as pa
 
@@ -16,8 +16,8 @@ from ..datasets.tables.column_types import is_list_type
 from ..datasets.tables.vectors import nested_vector_array, vector_array
 from ..encoders.item import item_of_value
 from ..encoders.outcome import Outcome, Vector
-from ..encoders.plans.embed_plan import FAILURES_COLUMN, Column, ColumnPlan
-from ..encoders.plans.plan import PlanResult
+from ..encoders.plans.embed_plan import FAILURES_COLUMN, ColumnPlan
+from ..encoders.plans.plan import NewColumn, PlanResult
 from ..encoders.plans.runner import PlanRunner
 from ..errors import EmbeddingError, SpecError
 from ..failures import Failure
@@ -43,24 +43,23 @@ def embed_batches(
     See `partitions.run_partition`.
     """
     encoder = encoder_of_task(spec)
-    columns = list(zip(sources, plan.columns.values(), strict=True))
+    columns, arrays = plan.added, {source.path for source in sources if source.is_array}
 
     def make(made: Sequence[PlanResult]) -> list[pa.Array]:
-        added = [array for source, column in columns for array in _arrays(source, column, made, encoder.dim)]
-        return [*added, failures_array(made)]
+        return [*(_array(column, arrays, made, encoder.dim) for column in columns), failures_array(made)]
 
     added = NewArrays([*plan.new_names, FAILURES_COLUMN], make)
     yield from run_partition(batches, PlanRunner(plan, encoder), sources, added, meter, reader=plain_reader_of)
 
 
-def _arrays(source: InputColumn, column: Column, made: Sequence[PlanResult], dim: int) -> Iterator[pa.Array]:
-    values = [row.value[str(column.output)] for row in made]
-    if source.is_array:
-        yield nested_vector_array(values, dim).cast(pa.list_(ARROW_VECTOR))
-    else:
-        yield vector_array(values, dim).cast(ARROW_VECTOR)
-    if column.truncated:
-        yield pa.array([row.value[column.truncated] for row in made], pa.bool_())
+def _array(column: NewColumn, arrays: Collection[str], made: Sequence[PlanResult], dim: int) -> pa.Array:
+    """Return the values of a new column; `arrays` are the paths of columns with arrays."""
+    values = [row.value[column.name] for row in made]
+    if column.holds == "flag":
+        return pa.array(values, pa.bool_())
+    if column.source in arrays:
+        return nested_vector_array(values, dim).cast(pa.list_(ARROW_VECTOR))
+    return vector_array(values, dim).cast(ARROW_VECTOR)
 
 
 def failures_array(rows: Sequence[PlanResult]) -> pa.Array:

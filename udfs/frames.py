@@ -27,6 +27,8 @@ def embed_columns(
     columns: Mapping[str, Modality | Column],
     *,
     model: str | EncoderSpec = DEFAULT_MODEL,
+    fuse: Mapping[str, Mapping[str, float]] | None = None,
+    keep_parts: bool = True,
     observation: Observation | str | None = None,
     **spec_options: Any,
 ) -> DataFrame:
@@ -46,14 +48,17 @@ def embed_columns(
             which are URIs; audio is encoded bytes, struct<array: array<float>, sampling_rate: int>,
             struct<bytes, path> or URIs. Arrays of these give arrays of vectors.
         model: A name or a spec.
+        fuse: Columns of one vector of several columns: `{"embedding": {"photo": 0.7, "caption": 0.3}}` normalises the
+            vectors of both, adds them with these weights, and normalises the sum. It is null if one of them is.
+        keep_parts: Whether columns that are fused have a column of their own vectors, too.
         observation: Counts `rows`, `embedded` and `failed` (values: a row of two columns has two) of the first action.
             For a stream, give a name: `query.lastProgress.observedMetrics` has the counts of each batch.
         **spec_options: Fields of `EncoderSpec`.
 
     Returns:
         The rows with `<column>_embedding` for each column, array<float> with its provenance as metadata, null where
-        the value is null or failed; and `embedding_failures`, array<struct<column, stage, code, message>>, null where
-        all went well. Rows of a partition stay in order.
+        the value is null or failed; the columns of `fuse`; and `embedding_failures`, array<struct<column, stage, code,
+        message>>, null where all went well. Rows of a partition stay in order.
 
     Raises:
         SpecError: If a column is missing, holds what can't be embedded, or would be overwritten; if Spark cannot hand a
@@ -62,7 +67,7 @@ def embed_columns(
         TypeError: If an option is unknown or has another name here.
     """
     spec = spec_of(model, spec_options, embed_columns)
-    plan = ColumnPlan.of(columns, spec=spec)
+    plan = ColumnPlan.of(columns, spec=spec, fuse=fuse, keep_parts=keep_parts)
     sources, target = check_columns(df.schema, plan, spec)
     if observation is not None and not isinstance(observation, str) and df.isStreaming:
         raise SpecError(
@@ -103,8 +108,9 @@ def _partition_function(
 
 def _counts(plan: ColumnPlan, sources: Sequence[InputColumn]) -> list[SparkColumn]:
     """Return the aggregates that an observation takes of the finished rows."""
-    outputs = zip(plan.outputs, sources, strict=True)
-    embedded = [_count_vectors(F.col(f"`{name}`"), source.is_array) for name, source in outputs]
+    arrays = {source.path for source in sources if source.is_array}
+    vectors = [column for column in plan.added if column.holds == "vector"]
+    embedded = [_count_vectors(F.col(f"`{column.name}`"), column.source in arrays) for column in vectors]
     total = embedded[0]
     for count in embedded[1:]:
         total = total + count

@@ -10,7 +10,8 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from ..datasets.tables.provenance import provenance_of, spark_metadata
+from ..datasets.tables.new_columns import row_provenances
+from ..datasets.tables.provenance import spark_metadata
 from ..encoders.item import AUDIO_FIELDS, AUDIO_RATES, AUDIO_SAMPLES, FILE_FIELDS, SPARK_IMAGE_FIELDS
 from ..encoders.plans.embed_plan import FAILURES_COLUMN, ColumnPlan
 from ..errors import SpecError
@@ -196,12 +197,14 @@ def embedded_schema(
             f"column {FAILURES_COLUMN!r} exists already; rename it first:"
             f" df.withColumnRenamed({FAILURES_COLUMN!r}, '…')"
         )
-    kinds = {column.modality for column in plan.columns.values()}
-    metadata = {kind: spark_metadata(provenance_of(spec, kind)) for kind in kinds}
+    arrays = {source.path for source in sources if source.is_array}
+    plan.check_arrays(arrays)
+    provenances = row_provenances(plan, spec)
     added = []
-    for source, column in zip(sources, plan.columns.values(), strict=True):
-        type_ = T.ArrayType(VECTOR, containsNull=True) if source.is_array else VECTOR
-        added.append(T.StructField(str(column.output), type_, True, metadata[column.modality]))
-        if column.truncated:
-            added.append(T.StructField(column.truncated, T.BooleanType(), True))
+    for column in plan.added:
+        type_: T.DataType = T.ArrayType(VECTOR, containsNull=True) if column.source in arrays else VECTOR
+        if column.holds == "flag":
+            type_ = T.BooleanType()
+        metadata = spark_metadata(provenances[column.name]) if column.name in provenances else None
+        added.append(T.StructField(column.name, type_, True, metadata))
     return T.StructType([*schema.fields, *added, T.StructField(FAILURES_COLUMN, FAILURES, True)])

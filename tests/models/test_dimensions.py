@@ -226,7 +226,7 @@ def test_an_index_takes_vectors_of_one_number_only(tmp_path: Path) -> None:
     for name, spec in specs.items():
         write_dataset(tmp_path / name, vectors[:, : spec.dim], spec=spec, parts=1)
     options = IndexOptions(factory="Flat", queries=5)
-    for other, differing in {"other": "dim differ", "whole": "model, whole_dim differ"}.items():
+    for other, differing in {"other": "dim differ", "whole": "model, weights, whole_dim differ"}.items():
         with pytest.raises(ClipmillError, match=differing):
             build_index([str(tmp_path / "cut"), str(tmp_path / other)], str(tmp_path / "mixed"), options)
     build_index([str(tmp_path / "cut")], str(tmp_path / "index"), options)

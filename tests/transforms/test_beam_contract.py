@@ -11,11 +11,12 @@ from apache_beam.typehints.native_type_compatibility import convert_to_beam_type
 from apache_beam.typehints.row_type import RowTypeConstraint
 from beam_helpers import Keep, kept, pipeline
 from contract import Contract, Result
+from vectors_contract import VectorsContract
 
 from clipmill.encoders import unload_all
 from clipmill.transforms import Embed
 
-TYPES = {"id": str, "caption": str | None, "photo": bytes | None, "captions": Sequence[str | None]}
+TYPES = {"id": str, "title": str | None, "caption": str | None, "photo": bytes | None, "captions": Sequence[str | None]}
 TYPES |= {"sound": bytes | None, "wave": Any}
 
 
@@ -49,13 +50,13 @@ def embedding(directory, make, read, *, shuffled=False):
     return embed
 
 
-class TestDicts(Contract):
+class TestDicts(Contract, VectorsContract):
     @pytest.fixture
     def embed(self, tmp_path):
         return embedding(tmp_path / "kept", to_dicts, dict)
 
 
-class TestRowsAfterAShuffle(Contract):
+class TestRowsAfterAShuffle(Contract, VectorsContract):
     """Rows with a schema go through Beam's own coder of it, which declares how every field comes back."""
 
     @pytest.fixture

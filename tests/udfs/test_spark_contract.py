@@ -6,10 +6,12 @@ import copy
 
 import pytest
 from contract import Contract, Result, png
+from vectors_contract import VectorsContract
 
 from clipmill.udfs import audio_udf, embed_audio, embed_columns, embed_image, embed_text, image_udf, text_udf
 
 TYPES = {"id": "string", "caption": "string", "photo": "binary", "captions": "array<string>", "sound": "binary"}
+TYPES["title"] = "string"
 TYPES["wave"] = "struct<array: array<float>, sampling_rate: int>"
 
 
@@ -20,7 +22,7 @@ def frame(spark, rows, columns):
 
 
 @pytest.mark.connect
-class TestEmbedColumns(Contract):
+class TestEmbedColumns(Contract, VectorsContract):
     @pytest.fixture
     def embed(self, spark):
         def embed(rows, columns, *, model="fake::dim=8", **options):

@@ -29,6 +29,8 @@ from .job import MAY_DIFFER, Job
 from .resume import PreviousRun, Progress, look_back, read_previous_run
 from .runs import write_current
 
+_OF_PLANS = ("columns", "key", "access_paths", "fuse", "keep_parts")
+"""Entries of a description that plans of vectors make."""
 _SPEC_DEFAULTS = {field.name: field.default for field in dataclasses.fields(EncoderSpec)}
 _SHOWN = 60
 
@@ -194,7 +196,7 @@ def _comparable(description: Mapping[str, Any]) -> dict[str, Any]:
     # fields of later versions had their defaults before
     spec = {**_plain(_SPEC_DEFAULTS), **(description.get("spec") or {})}
     found = {name: value for name, value in spec.items() if name not in MAY_DIFFER}
-    found |= {name: description.get(name) for name in ("columns", "key", "access_paths", *COMPARISON)}
+    found |= {name: description.get(name) for name in (*_OF_PLANS, *COMPARISON)}
     found |= _flat("plan", description.get("plan"))
     found |= {f"the reader's {name}": value for name, value in (description.get("reader") or {}).items()}
     found |= {f"the written column {name!r}": kind for name, kind in (description.get("written") or {}).items()}

@@ -40,6 +40,7 @@ def ranked_type(candidate: pa.DataType) -> pa.DataType:
 def row_fields(plan: RowPlan, base: pa.Schema, dtype: str) -> list[pa.Field]:
     """Return the columns a plan adds to `base`; raise `SpecError` if one it reads is missing or unsupported."""
     types = {path: column_type(base, path) for path in (*plan.reads, *plan.by)}
+    plan.check_arrays([path for path, kind in types.items() if is_list_type(kind)])
     return [new_field(column, dtype, types.get(column.source or "")) for column in plan.added]
 
 
@@ -87,7 +88,11 @@ def new_provenance(plan: Plan, spec: EncoderSpec, modality: str = "auto") -> dic
 
 def row_provenances(plan: RowPlan, spec: EncoderSpec) -> dict[str, dict[str, Any]]:
     """Return the provenance of the columns that a plan adds, by name; flags have none."""
-    return {column.name: new_provenance(plan, spec, column.modality) for column in plan.added if column.holds != "flag"}
+    return {
+        column.name: new_provenance(plan, spec, column.modality) | dict(column.provenance or {})
+        for column in plan.added
+        if column.holds != "flag"
+    }
 
 
 def _entry(ranked: Mapping[str, Any], is_text: bool) -> dict[str, Any]:

@@ -25,10 +25,12 @@ KEY = "clipmill"
 
 WHOLE_DIM = "whole_dim"
 """Number of values of a whole vector, in the provenance of vectors that were cut to `dim` values."""
+FUSED = "fused"
+"""Weights by column, in the provenance of vectors that are made of those of several columns."""
 
 _AUDIO_LIBRARIES = ("soundfile", "soxr")
 _LIBRARIES = ("open_clip_torch", "torch", "pillow")
-_COMPARED = ("model", "weights", "normalize", "dim", WHOLE_DIM)
+_COMPARED = ("model", "weights", "normalize", "dim", WHOLE_DIM, FUSED)
 _DEFAULT_MODE = "reference"
 _MAY_DIFFER = frozenset({"decode"})
 
@@ -280,9 +282,12 @@ def spec_of_provenance(provenance: Mapping[str, Any], **options: Any) -> Encoder
 
 
 def check_comparable(spec: EncoderSpec, provenance: Mapping[str, Any]) -> None:
-    """Raise `SpecError` if a spec's vectors are not comparable with a column's, saying why; `normalize` may differ."""
+    """Raise `SpecError` if a spec's vectors are not comparable with a column's, saying why.
+
+    `normalize` may differ, and the column may hold fused vectors, which are in the space of the others.
+    """
     ours = provenance_of(spec, str(provenance.get("modality", "auto")))
-    if found := [name for name in differences(ours, provenance) if name != "normalize"]:
+    if found := [name for name in differences(ours, provenance) if name not in ("normalize", FUSED)]:
         details = "; ".join(
             f"{name} is {value_at(ours, name)!r} and was {value_at(provenance, name)!r}" for name in found
         )

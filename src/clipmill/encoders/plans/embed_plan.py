@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from ...errors import SpecError, check_flags
@@ -14,6 +14,7 @@ from ...models.spec import EncoderSpec, Modality
 from ..document import AccessPaths, Document
 from ..item import Item, is_pair, item_of_value
 from ..outcome import Classified, Labelled, Outcome, Vector
+from .fusion import Fusion, checked_fusions
 from .kinds import check_names
 from .plan import DocumentPlan, NewColumn, PlanResult, RowPlan
 from .row_values import Getter, MissingColumn, row_name, value_or_none
@@ -51,10 +52,14 @@ class ColumnPlan(RowPlan):
     Attributes:
         columns: The columns by path (`photo`, or `page.photo` into a struct), all with an output name.
         key: Column that identifies a row in its failures. A row without it is not identified.
+        fused: Columns of vectors that are made of those of several columns.
+        keep_parts: Whether columns that are part of a fused vector have a column of their own vectors, too.
     """
 
     columns: dict[str, Column]
     key: str = "id"
+    fused: tuple[Fusion, ...] = ()
+    keep_parts: bool = True
     rename_hint = by_surface(
         python="choose a name: Column('image', output=…)", flags="leave the old one out: --drop NAME"
     )
@@ -67,6 +72,8 @@ class ColumnPlan(RowPlan):
         spec: EncoderSpec | None = None,
         key: str = "id",
         suffix: str = SUFFIX,
+        fuse: Mapping[str, Mapping[str, float]] | None = None,
+        keep_parts: bool = True,
     ) -> ColumnPlan:
         """Check the columns of a call, and complete the names of their outputs.
 
@@ -75,10 +82,12 @@ class ColumnPlan(RowPlan):
             spec: If given, columns that its model cannot embed are refused.
             key: Column that identifies a row in its failures.
             suffix: Default outputs are the column's name with this suffix.
+            fuse: Weights by column path, by the name of a column that gets their fused vector; see `fusion`.
+            keep_parts: See `ColumnPlan`.
 
         Raises:
-            SpecError: If there are no columns, a modality is unknown, two outputs have one name, or the model lacks a
-                tower.
+            SpecError: If there are no columns, a modality is unknown, two outputs have one name, the model lacks a
+                tower, or a fused column cannot be made.
         """
         if not (isinstance(columns, Mapping) and all(isinstance(path, str) for path in columns)):
             raise SpecError(f"columns must be a mapping such as {{'photo': 'image'}}, got {columns!r}")
@@ -97,16 +106,33 @@ class ColumnPlan(RowPlan):
             if spec is not None and column.modality not in spec.modalities:
                 raise SpecError(f"column {path!r}: {spec.model} embeds {' and '.join(sorted(spec.modalities))} only")
             plan[path] = dataclasses.replace(column, output=column.output or path.replace(".", "_") + suffix)
-        names = [name for column in plan.values() for name in (column.output, column.truncated) if name]
+        check_names({"key": key})
+        check_flags(keep_parts=keep_parts)
+        fused = checked_fusions(fuse, plan)
+        if not fused and not keep_parts:
+            raise SpecError(setting("keep_parts", False) + " has no effect without " + setting("fuse"))
+        made = cls(plan, key, fused, keep_parts)
+        names = made.new_names
         if len(set(names)) < len(names):
             raise SpecError(f"two output columns have the same name: {sorted(names)}")
-        check_names({"key": key})
-        return cls(plan, key)
+        return made
 
     @property
     def outputs(self) -> dict[str, Column]:
-        """The columns by output name."""
-        return {str(column.output): column for column in self.columns.values()}
+        """The columns whose own vectors are written, by output name."""
+        return {str(column.output): column for path, column in self.columns.items() if self._is_written(path)}
+
+    def _is_written(self, path: str) -> bool:
+        return self.keep_parts or not any(path in fusion.weights for fusion in self.fused)
+
+    def check_arrays(self, arrays: Collection[str]) -> None:
+        """See `RowPlan`. A fused vector is made of single values."""
+        for fusion in self.fused:
+            if found := [path for path in fusion.weights if path in arrays]:
+                raise SpecError(
+                    setting("fuse", {fusion.output: dict(fusion.weights)})
+                    + f": column {found[0]!r} holds arrays, and a fused vector is made of single values"
+                )
 
     @property
     def reads(self) -> Mapping[str, str]:
@@ -115,14 +141,21 @@ class ColumnPlan(RowPlan):
 
     @property
     def added(self) -> list[NewColumn]:
-        """See `RowPlan`. Each column of vectors is followed by its flag, if it has one."""
-        return self.new_columns("vector")
+        """See `RowPlan`. Each column of vectors is followed by its flag, if it has one; fused vectors come last."""
+        return [*self.new_columns("vector"), *map(self._fused_column, self.fused)]
+
+    def _fused_column(self, fusion: Fusion) -> NewColumn:
+        modalities = {self.columns[path].modality for path in fusion.weights}
+        modality = modalities.pop() if len(modalities) == 1 else "auto"
+        provenance = {"normalize": True, "fused": dict(fusion.weights)}
+        return NewColumn(fusion.output, "vector", modality=modality, provenance=provenance)
 
     def new_columns(self, holds: Literal["vector", "labels"]) -> list[NewColumn]:
         """Return the new columns, each followed by its flag, if it has one."""
         added: list[NewColumn] = []
         for path, column in self.columns.items():
-            added.append(NewColumn(str(column.output), holds, path, column.modality))
+            if self._is_written(path):
+                added.append(NewColumn(str(column.output), holds, path, column.modality))
             added += [NewColumn(column.truncated, "flag")] if column.truncated else []
         return added
 
@@ -146,6 +179,7 @@ class ColumnPlan(RowPlan):
         """See `Plan`. For classified outcomes, the values are lists of labels."""
         values: dict[str, Any] = {}
         failures: list[Failure] = []
+        parts: dict[str, Any] = {}
         remaining = iter(outcomes)
         for path, column in self.columns.items():
             length = _array_length(value_or_none(source, path), column.modality)
@@ -155,20 +189,29 @@ class ColumnPlan(RowPlan):
                     place = path if length is None else f"{path}[{number}]"
                     failures.append(outcome.at(column=place, row=row_name(source, self.key)))
             vectors = [o.values if isinstance(o, Vector | Labelled) else None for o in own]
-            values[str(column.output)] = vectors[0] if length is None else vectors
+            parts[path] = vectors[0] if length is None else vectors
+            if self._is_written(path):
+                values[str(column.output)] = parts[path]
             if column.truncated:
                 values[column.truncated] = any(isinstance(o, Vector | Labelled) and o.truncated for o in own)
+        for fusion in self.fused:
+            fused = fusion.vector(parts)
+            if isinstance(fused, Failure):
+                failures.append(fused.at(row=row_name(source, self.key)))
+            values[fusion.output] = None if isinstance(fused, Failure) else fused
         return PlanResult(values, failures)
 
     def made(self, value: Mapping[str, Any]) -> list[Any]:
         """See `Plan`. An array column has one vector for each element."""
-        values = [value.get(str(column.output)) for column in self.columns.values()]
+        values = [value.get(name) for name in (*self.outputs, *(fusion.output for fusion in self.fused))]
         return [vector for one in values for vector in (one if isinstance(one, list) else [one])]
 
     def description(self) -> dict[str, Any]:
         """See `Plan`."""
         columns = {path: dataclasses.asdict(column) for path, column in self.columns.items()}
-        return {"columns": columns, "key": self.key, "access_paths": "@r"}
+        fuse = {fusion.output: dict(fusion.weights) for fusion in self.fused}
+        fused = {"fuse": fuse, "keep_parts": self.keep_parts} if fuse else {}
+        return {"columns": columns, "key": self.key, "access_paths": "@r", **fused}
 
 
 def _array_length(value: Any, modality: str) -> int | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from ...errors import SpecError
@@ -35,12 +35,14 @@ class NewColumn(NamedTuple):
     Attributes:
         source: Path of the column that it is computed from. If that is an array, so is the new column.
         modality: The embedded modality, for the provenance.
+        provenance: What the provenance says of it besides the encoder and the modality.
     """
 
     name: str
     holds: Holds
     source: str | None = None
     modality: str = "auto"
+    provenance: Mapping[str, Any] | None = None
 
 
 class InnerFailure(NamedTuple):
@@ -164,6 +166,9 @@ class RowPlan(Plan):
         """Raise `SpecError` if a new column would overwrite an existing one, with a hint for another name."""
         if taken := [name for name in self.new_names if name in existing]:
             raise SpecError(f"column {taken[0]!r} exists already", hint=self.rename_hint)
+
+    def check_arrays(self, arrays: Collection[str]) -> None:
+        """Raise `SpecError` if one of these columns that are read, which hold arrays, must hold single values."""
 
     def inner(self, row: Mapping[str, Any]) -> list[InnerFailure]:
         """Return the failures of parts of a row's values, such as candidates, from its new columns."""
