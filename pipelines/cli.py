@@ -80,6 +80,14 @@ def cli(verbose: bool) -> None:
     show_default=True,
     help="Whether columns that are fused have a column of their own vectors, too.",
 )
+@click.option(
+    "--head",
+    "heads",
+    multiple=True,
+    metavar="NAME=FILE",
+    help="Add a column of scores of a linear head, such as aesthetic=weights.pth, or aesthetic:photo=weights.pth if "
+    "there are several vectors; may be repeated.",
+)
 @click.option("--text", "texts", multiple=True, metavar="TEXT", help="Print this text's vector, and run no job.")
 @click.option("--image", "images", multiple=True, metavar="FILE", help="Print this image's vector, and run no job.")
 @click.option(

@@ -17,6 +17,7 @@ _FLAGS = {
     "by": "skip-by",
     "tags": "tag-column",
     "k": "top-k",
+    "heads": "head",
 }
 """Options that have another name on the command line than in Python."""
 

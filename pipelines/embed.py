@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..encoders import EncoderSpec, load_encoder
+from ..encoders import EncoderSpec, Head, load_encoder
 from ..encoders.item import Item, Uri
 from ..encoders.outcome import Vector
 from ..encoders.plans.embed_plan import DocumentEmbedPlan
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 
 def embed_options(spec: EncoderSpec, values: dict[str, Any]) -> JobOptions:
     """Return the options of a job for a command line of `clipmill embed`."""
-    more = {"fuse": _fuse_of(values["fuse"]), "keep_parts": values["keep_parts"]}
+    heads = _heads_of(values["heads"])
+    more = {"fuse": _fuse_of(values["fuse"]), "keep_parts": values["keep_parts"], "heads": heads}
     plan = column_plan(spec, values, **more) or DocumentEmbedPlan(values["access_paths"], values["keep_content"])
-    for name, given in {"fuse": bool(values["fuse"]), "keep_parts": not values["keep_parts"]}.items():
-        if given and not plan.of_rows:
+    given = {"fuse": values["fuse"], "keep_parts": not values["keep_parts"], "heads": heads}
+    for name, one in given.items():
+        if one and not plan.of_rows:
             raise click.UsageError(in_flags(setting(name) + " is for rows; it has no effect without --column"))
     return job_options_of(values, plan, content_hash=values["content_hash"], skip_existing=skip_existing_of(values))
 
@@ -56,6 +58,20 @@ def _fuse_of(pairs: Sequence[str]) -> dict[str, dict[str, float]] | None:
             raise click.UsageError(f"--fuse gives {output!r} twice")
         fuse[output] = weights
     return fuse or None
+
+
+def _heads_of(pairs: Sequence[str]) -> dict[str, Head] | None:
+    """Return the heads by name, as `--head` gives them; None without it."""
+    heads: dict[str, Head] = {}
+    for pair in pairs:
+        given, _, path = pair.partition("=")
+        name, _, column = given.partition(":")
+        if not name or not path or given.endswith(":"):
+            raise click.UsageError(f"--head {pair!r} is not of the form NAME=FILE or NAME:COLUMN=FILE")
+        if name in heads:
+            raise click.UsageError(f"--head gives {name!r} twice")
+        heads[name] = Head(path, column=column or None)
+    return heads or None
 
 
 def print_vectors(spec: EncoderSpec, texts: Sequence[str], images: Sequence[str], audios: Sequence[str] = ()) -> None:

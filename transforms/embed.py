@@ -8,6 +8,7 @@ from typing import Any, get_args
 from apache_beam.pvalue import PCollection
 
 from ..encoders.plans.embed_plan import Column, ColumnPlan, DocumentEmbedPlan
+from ..encoders.plans.heads import Head
 from ..errors import SpecError, check_choice
 from ..messages import setting
 from ..models.spec import EncoderSpec, Modality, reject_unknown_keywords
@@ -66,6 +67,7 @@ class Embed(Encoding):
         key: str = "id",
         fuse: Mapping[str, Mapping[str, float]] | None = None,
         keep_parts: bool = True,
+        heads: Mapping[str, Head | str] | None = None,
         max_wait_s: float | None = None,
         on_failure: OnFailure = "split",
         vectors: Vectors = "array",
@@ -82,6 +84,7 @@ class Embed(Encoding):
             fuse: Columns of one vector of several columns: `{"embedding": {"photo": 0.7, "caption": 0.3}}` normalises
                 the vectors of both, adds them with these weights, and normalises the sum. It is None if one of them is.
             keep_parts: Whether columns that are fused have a column of their own vectors, too.
+            heads: Columns of scores of these vectors: a linear `Head`, or the path of its file, by the column's name.
             max_wait_s: Seconds that an element of a stream may wait for others; None waits until the bundle ends. It
                 has no effect in bounded pipelines, whose bundles are large.
             on_failure: `split`, or `raise` to end the job at the first failure.
@@ -97,9 +100,9 @@ class Embed(Encoding):
         if columns is None:
             self.plan = DocumentEmbedPlan(access_paths, keep_content)
         else:
-            self.plan = ColumnPlan.of(columns, spec=self.spec, key=key, fuse=fuse, keep_parts=keep_parts)
-        for name, given in {"fuse": fuse is not None, "keep_parts": not keep_parts}.items():
-            if given and columns is None:
+            self.plan = ColumnPlan.of(columns, spec=self.spec, key=key, fuse=fuse, keep_parts=keep_parts, heads=heads)
+        for name, given in {"fuse": fuse, "keep_parts": None if keep_parts else False, "heads": heads}.items():
+            if given is not None and columns is None:
                 raise SpecError(setting(name) + " is for rows; it has no effect without columns")
         for name, given in {"access_paths": access_paths != "@r", "keep_content": keep_content}.items():
             if given and columns is not None:

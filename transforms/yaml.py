@@ -32,8 +32,10 @@ from apache_beam.typehints.row_type import RowTypeConstraint
 
 from ..datasets.tables.records import failure_records
 from ..encoders.plans.embed_plan import Column
+from ..encoders.plans.heads import Head
 from ..errors import SpecError
 from ..messages import setting
+from ..models.spec import reject_unknown_options
 from . import classify as _classify
 from . import embed as _embed
 from . import rank as _rank
@@ -94,9 +96,12 @@ class Embed(_Yaml):
             columns: Kind by column: `text`, `image`, `audio`; or a mapping of `modality`, `output` and `truncated`.
             model: Name of a model.
             error_handling: `output`, the name of the output of failures.
-            **options: Other options of `Embed`, and fields of `EncoderSpec`.
+            **options: Other options of `Embed`, and fields of `EncoderSpec`. Of `heads`, each is the path of a file, or
+                a mapping of the fields of `Head`.
         """
         options = {"vectors": "list", **options}
+        if isinstance(heads := options.get("heads"), Mapping):
+            options["heads"] = {name: _head(one) for name, one in heads.items()}
         super().__init__(_embed.Embed(model, columns=_columns(columns), **options), error_handling)
 
 
@@ -211,6 +216,15 @@ def _columns(given: Mapping[str, Any]) -> Any:
             raise SpecError(f"column {path!r} has no 'modality'; give {path}: {{modality: text, output: …}}")
         columns[path] = Column(**one) if isinstance(one, Mapping) else one
     return columns
+
+
+def _head(given: Any) -> Any:
+    if not isinstance(given, Mapping):
+        return given
+    reject_unknown_options(given, Head.__dataclass_fields__)
+    if "path" not in given:
+        raise SpecError(setting("heads") + " has one without 'path', the file of its weights")
+    return Head(**given)
 
 
 def _output_of(error_handling: Mapping[str, Any] | None) -> str | None:

@@ -57,6 +57,8 @@ def _array(column: NewColumn, arrays: Collection[str], made: Sequence[PlanResult
     values = [row.value[column.name] for row in made]
     if column.holds == "flag":
         return pa.array(values, pa.bool_())
+    if column.holds == "score":
+        return pa.array(values, pa.float64())
     if column.source in arrays:
         return nested_vector_array(values, dim).cast(pa.list_(ARROW_VECTOR))
     return vector_array(values, dim).cast(ARROW_VECTOR)

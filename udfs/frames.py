@@ -13,6 +13,7 @@ from pyspark.sql import types as T
 
 from ..datasets.tables.provenance import provenance_of, spark_metadata
 from ..encoders.plans.embed_plan import FAILURES_COLUMN, Column, ColumnPlan
+from ..encoders.plans.heads import Head
 from ..errors import SpecError
 from ..models.spec import DEFAULT_MODEL, EncoderSpec, Modality, explains_slips
 from .batches import embed_batches
@@ -29,6 +30,7 @@ def embed_columns(
     model: str | EncoderSpec = DEFAULT_MODEL,
     fuse: Mapping[str, Mapping[str, float]] | None = None,
     keep_parts: bool = True,
+    heads: Mapping[str, Head | str] | None = None,
     observation: Observation | str | None = None,
     **spec_options: Any,
 ) -> DataFrame:
@@ -51,14 +53,15 @@ def embed_columns(
         fuse: Columns of one vector of several columns: `{"embedding": {"photo": 0.7, "caption": 0.3}}` normalises the
             vectors of both, adds them with these weights, and normalises the sum. It is null if one of them is.
         keep_parts: Whether columns that are fused have a column of their own vectors, too.
+        heads: Columns of scores of these vectors: a linear `Head`, or the path of its file, by the column's name.
         observation: Counts `rows`, `embedded` and `failed` (values: a row of two columns has two) of the first action.
             For a stream, give a name: `query.lastProgress.observedMetrics` has the counts of each batch.
         **spec_options: Fields of `EncoderSpec`.
 
     Returns:
         The rows with `<column>_embedding` for each column, array<float> with its provenance as metadata, null where
-        the value is null or failed; the columns of `fuse`; and `embedding_failures`, array<struct<column, stage, code,
-        message>>, null where all went well. Rows of a partition stay in order.
+        the value is null or failed; the columns of `fuse` and `heads`; and `embedding_failures`,
+        array<struct<column, stage, code, message>>, null where all went well. Rows of a partition stay in order.
 
     Raises:
         SpecError: If a column is missing, holds what can't be embedded, or would be overwritten; if Spark cannot hand a
@@ -67,7 +70,7 @@ def embed_columns(
         TypeError: If an option is unknown or has another name here.
     """
     spec = spec_of(model, spec_options, embed_columns)
-    plan = ColumnPlan.of(columns, spec=spec, fuse=fuse, keep_parts=keep_parts)
+    plan = ColumnPlan.of(columns, spec=spec, fuse=fuse, keep_parts=keep_parts, heads=heads)
     sources, target = check_columns(df.schema, plan, spec)
     if observation is not None and not isinstance(observation, str) and df.isStreaming:
         raise SpecError(

@@ -203,8 +203,7 @@ def embedded_schema(
     added = []
     for column in plan.added:
         type_: T.DataType = T.ArrayType(VECTOR, containsNull=True) if column.source in arrays else VECTOR
-        if column.holds == "flag":
-            type_ = T.BooleanType()
+        type_ = {"flag": T.BooleanType(), "score": T.DoubleType()}.get(column.holds, type_)
         metadata = spark_metadata(provenances[column.name]) if column.name in provenances else None
         added.append(T.StructField(column.name, type_, True, metadata))
     return T.StructType([*schema.fields, *added, T.StructField(FAILURES_COLUMN, FAILURES, True)])

@@ -18,7 +18,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .encoders import Document, EncoderSpec, load_encoder, read_provenance, score
+    from .encoders import Document, EncoderSpec, Head, load_encoder, read_provenance, score
     from .transforms import Classify, Embed, Rank, ReadDocuments, WriteEmbeddings
     from .udfs import classify, clip_similarity, embed_columns, embed_image, embed_text, rank, rank_groups
 
@@ -29,6 +29,7 @@ __all__ = [
     "Document",
     "Embed",
     "EncoderSpec",
+    "Head",
     "Rank",
     "ReadDocuments",
     "WriteEmbeddings",
@@ -48,7 +49,7 @@ __all__ = [
 _HOMES = {
     name: home
     for home, names in {
-        "encoders": ("Document", "EncoderSpec", "load_encoder", "read_provenance", "score"),
+        "encoders": ("Document", "EncoderSpec", "Head", "load_encoder", "read_provenance", "score"),
         "transforms": ("Classify", "Embed", "Rank", "ReadDocuments", "WriteEmbeddings"),
         "udfs": ("classify", "clip_similarity", "embed_columns", "embed_image", "embed_text", "rank", "rank_groups"),
     }.items()

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from contract import Result, by_id, captions, png, vector_of_png, vector_of_text
+from contract import DIM, Result, assert_vectors, by_id, captions, png, vector_of_png, vector_of_text
+
+from clipmill.encoders import Head
 
 WEIGHTS = {"photo": 0.7, "caption": 0.3}
 FUSE = {"embedding": WEIGHTS}
@@ -24,6 +26,13 @@ def fused(weights: Mapping[str, float], parts: Mapping[str, np.ndarray]) -> np.n
         vector = parts[name].astype(np.float64)
         total += weight * vector / np.sqrt((vector**2).sum())
     return total / np.sqrt((total**2).sum())
+
+
+def scored(weight: np.ndarray, bias: np.ndarray, vector: np.ndarray) -> np.ndarray:
+    """Return what a linear head makes of a vector of length 1, in float64."""
+    values = vector.astype(np.float64)
+    scores: np.ndarray = weight.astype(np.float64) @ (values / np.sqrt((values**2).sum())) + bias
+    return scores
 
 
 def both(number: int) -> list[dict[str, Any]]:
@@ -112,6 +121,42 @@ class VectorsContract:
         assert_close(result, "difference", {"same": None, "other": fused(weights, vectors)})
         assert result.failures == [("same", "difference", "out_of_range")]
         assert by_id(result)["same"]["title_embedding"] is not None
+
+    def test_a_head_scores_the_unit_vectors_beside_them(self, embed, tmp_path):
+        """In the same pass; nulls have no scores, and failed rows name what failed."""
+        weight, bias = np.random.default_rng(0).standard_normal((1, DIM)).astype(np.float32), np.float32([0.25])
+        np.savez(tmp_path / "head.npz", weight=weight, bias=bias)
+        rows = [*captions(9), {"id": "null", "caption": None}, {"id": "bad", "caption": ""}]
+        result = embed(rows, {"caption": "text"}, heads={"aesthetic": str(tmp_path / "head.npz")}, max_batch_rows=4)
+        vectors = {row["id"]: vector_of_text(row["caption"]) for row in captions(9)}
+        assert_vectors(result, "caption_embedding", vectors | {"null": None, "bad": None})
+        expected = {name: scored(weight, bias, vector)[0] for name, vector in vectors.items()}
+        assert_close(result, "aesthetic", expected | {"null": None, "bad": None})
+        assert result.failures == [("bad", "caption", "empty")]
+        assert {type(row["aesthetic"]) for row in result.rows} == {float, type(None)}
+
+    def test_heads_with_several_scores_on_columns_and_fused_vectors(self, embed, tmp_path):
+        rng = np.random.default_rng(1)
+        weight, bias = rng.standard_normal((2, DIM)), rng.standard_normal(2)
+        np.savez(tmp_path / "probe.npz", weight=weight, bias=bias)
+        file = tmp_path / "probe.npz"
+        heads = {
+            "style": Head(file, column="photo", outputs=("drawn", "shot"), activation="softmax"),
+            "topic": Head(file, column="embedding", activation="sigmoid"),
+            "raw": Head(file, column="caption", normalize=False),
+        }
+        rows = both(5)
+        result = embed(rows, BOTH, fuse=FUSE, keep_parts=False, heads=heads)
+        parts = {row["id"]: parts_of(row, n) for n, row in enumerate(rows)}
+        photo = {name: np.exp(scored(weight, bias, one["photo"])) for name, one in parts.items()}
+        whole = {name: 1 / (1 + np.exp(-scored(weight, bias, fused(WEIGHTS, one)))) for name, one in parts.items()}
+        for number, output in enumerate(("drawn", "shot")):
+            assert_close(result, f"style_{output}", {name: one[number] / one.sum() for name, one in photo.items()})
+            assert_close(result, f"topic_{number}", {name: one[number] for name, one in whole.items()})
+            raw = {name: float(weight[number] @ one["caption"] + bias[number]) for name, one in parts.items()}
+            found = {name: row[f"raw_{number}"] for name, row in by_id(result).items()}
+            assert found == pytest.approx(raw, rel=1e-12)
+        assert result.failures == []
 
     def test_fused_vectors_are_made_of_cut_ones(self, embed):
         rows = both(2)

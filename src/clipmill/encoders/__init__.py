@@ -22,6 +22,7 @@ from .document import AccessPaths, Document
 from .encoder import Encoder
 from .item import Item, Uri
 from .outcome import Vector
+from .plans.heads import Head
 from .plans.scores import Scores, score
 from .registry import count_loads, load_encoder, unload_all
 
@@ -35,6 +36,7 @@ __all__ = [
     "Encoder",
     "EncoderSpec",
     "Failure",
+    "Head",
     "Item",
     "Model",
     "Prepared",

@@ -29,7 +29,7 @@ from .job import MAY_DIFFER, Job
 from .resume import PreviousRun, Progress, look_back, read_previous_run
 from .runs import write_current
 
-_OF_PLANS = ("columns", "key", "access_paths", "fuse", "keep_parts")
+_OF_PLANS = ("columns", "key", "access_paths", "fuse", "keep_parts", "heads")
 """Entries of a description that plans of vectors make."""
 _SPEC_DEFAULTS = {field.name: field.default for field in dataclasses.fields(EncoderSpec)}
 _SHOWN = 60

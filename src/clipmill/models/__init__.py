@@ -7,6 +7,7 @@
 - `model`: the interface of loaded models; `towers`: the networks; `runtimes`: the backends that execute them
 - `encoder_process`: one process for each model and host, which executes it for all workers
 - `dimensions`: the number of values that a spec keeps of each vector
+- `linear_head`: a weight and a bias that turn a vector into scores, and reading them
 - `source`: the files and settings of one model, as `towers` finds them; `weight_files`: their formats and hashes
 - `installed`: versions of installed packages
 - `exporting`: exports models as graphs in a directory

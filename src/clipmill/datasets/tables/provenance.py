@@ -30,7 +30,7 @@ FUSED = "fused"
 
 _AUDIO_LIBRARIES = ("soundfile", "soxr")
 _LIBRARIES = ("open_clip_torch", "torch", "pillow")
-_COMPARED = ("model", "weights", "normalize", "dim", WHOLE_DIM, FUSED)
+_COMPARED = ("model", "weights", "normalize", "dim", WHOLE_DIM, FUSED, "head")
 _DEFAULT_MODE = "reference"
 _MAY_DIFFER = frozenset({"decode"})
 

@@ -15,6 +15,7 @@ from ..document import AccessPaths, Document
 from ..item import Item, is_pair, item_of_value
 from ..outcome import Classified, Labelled, Outcome, Vector
 from .fusion import Fusion, checked_fusions
+from .heads import Head, HeadPlan, checked_heads
 from .kinds import check_names
 from .plan import DocumentPlan, NewColumn, PlanResult, RowPlan
 from .row_values import Getter, MissingColumn, row_name, value_or_none
@@ -54,12 +55,14 @@ class ColumnPlan(RowPlan):
         key: Column that identifies a row in its failures. A row without it is not identified.
         fused: Columns of vectors that are made of those of several columns.
         keep_parts: Whether columns that are part of a fused vector have a column of their own vectors, too.
+        heads: What makes columns of scores from these vectors.
     """
 
     columns: dict[str, Column]
     key: str = "id"
     fused: tuple[Fusion, ...] = ()
     keep_parts: bool = True
+    heads: tuple[HeadPlan, ...] = ()
     rename_hint = by_surface(
         python="choose a name: Column('image', output=…)", flags="leave the old one out: --drop NAME"
     )
@@ -74,6 +77,7 @@ class ColumnPlan(RowPlan):
         suffix: str = SUFFIX,
         fuse: Mapping[str, Mapping[str, float]] | None = None,
         keep_parts: bool = True,
+        heads: Mapping[str, Head | str] | None = None,
     ) -> ColumnPlan:
         """Check the columns of a call, and complete the names of their outputs.
 
@@ -84,10 +88,11 @@ class ColumnPlan(RowPlan):
             suffix: Default outputs are the column's name with this suffix.
             fuse: Weights by column path, by the name of a column that gets their fused vector; see `fusion`.
             keep_parts: See `ColumnPlan`.
+            heads: A linear head, or the path of its file, by the name of its column of scores; see `heads`.
 
         Raises:
             SpecError: If there are no columns, a modality is unknown, two outputs have one name, the model lacks a
-                tower, or a fused column cannot be made.
+                tower, or a fused column or a head cannot work.
         """
         if not (isinstance(columns, Mapping) and all(isinstance(path, str) for path in columns)):
             raise SpecError(f"columns must be a mapping such as {{'photo': 'image'}}, got {columns!r}")
@@ -111,7 +116,8 @@ class ColumnPlan(RowPlan):
         fused = checked_fusions(fuse, plan)
         if not fused and not keep_parts:
             raise SpecError(setting("keep_parts", False) + " has no effect without " + setting("fuse"))
-        made = cls(plan, key, fused, keep_parts)
+        planned = checked_heads(heads, plan, [fusion.output for fusion in fused], spec)
+        made = cls(plan, key, fused, keep_parts, planned)
         names = made.new_names
         if len(set(names)) < len(names):
             raise SpecError(f"two output columns have the same name: {sorted(names)}")
@@ -126,13 +132,18 @@ class ColumnPlan(RowPlan):
         return self.keep_parts or not any(path in fusion.weights for fusion in self.fused)
 
     def check_arrays(self, arrays: Collection[str]) -> None:
-        """See `RowPlan`. A fused vector is made of single values."""
+        """See `RowPlan`. Fused vectors and scores are made of single values."""
         for fusion in self.fused:
             if found := [path for path in fusion.weights if path in arrays]:
                 raise SpecError(
                     setting("fuse", {fusion.output: dict(fusion.weights)})
                     + f": column {found[0]!r} holds arrays, and a fused vector is made of single values"
                 )
+        if scored := [head for head in self.heads if head.column in arrays]:
+            raise SpecError(
+                setting("heads") + f": column {scored[0].column!r} holds arrays, and {scored[0].names[0]!r} scores "
+                "single values"
+            )
 
     @property
     def reads(self) -> Mapping[str, str]:
@@ -141,8 +152,17 @@ class ColumnPlan(RowPlan):
 
     @property
     def added(self) -> list[NewColumn]:
-        """See `RowPlan`. Each column of vectors is followed by its flag, if it has one; fused vectors come last."""
-        return [*self.new_columns("vector"), *map(self._fused_column, self.fused)]
+        """See `RowPlan`. Each column of vectors is followed by its flag, if it has one; then fused vectors; scores."""
+        vectors = [*self.new_columns("vector"), *map(self._fused_column, self.fused)]
+        return [*vectors, *(column for head in self.heads for column in self._score_columns(head))]
+
+    def _score_columns(self, head: HeadPlan) -> list[NewColumn]:
+        own = self.columns.get(head.column)
+        modality = "auto" if own is None else own.modality
+        return [
+            NewColumn(name, "score", modality=modality, provenance=head.provenance(number))
+            for number, name in enumerate(head.names)
+        ]
 
     def _fused_column(self, fusion: Fusion) -> NewColumn:
         modalities = {self.columns[path].modality for path in fusion.weights}
@@ -198,7 +218,13 @@ class ColumnPlan(RowPlan):
             fused = fusion.vector(parts)
             if isinstance(fused, Failure):
                 failures.append(fused.at(row=row_name(source, self.key)))
-            values[fusion.output] = None if isinstance(fused, Failure) else fused
+            values[fusion.output] = parts[fusion.output] = None if isinstance(fused, Failure) else fused
+        for head in self.heads:
+            scores = head.scores(parts[head.column])
+            if isinstance(scores, Failure):
+                failures.append(scores.at(row=row_name(source, self.key)))
+                scores = [None] * len(head.names)
+            values |= zip(head.names, scores, strict=True)
         return PlanResult(values, failures)
 
     def made(self, value: Mapping[str, Any]) -> list[Any]:
@@ -211,7 +237,8 @@ class ColumnPlan(RowPlan):
         columns = {path: dataclasses.asdict(column) for path, column in self.columns.items()}
         fuse = {fusion.output: dict(fusion.weights) for fusion in self.fused}
         fused = {"fuse": fuse, "keep_parts": self.keep_parts} if fuse else {}
-        return {"columns": columns, "key": self.key, "access_paths": "@r", **fused}
+        heads = {"heads": [head.description() for head in self.heads]} if self.heads else {}
+        return {"columns": columns, "key": self.key, "access_paths": "@r", **fused, **heads}
 
 
 def _array_length(value: Any, modality: str) -> int | None:
