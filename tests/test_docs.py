@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from cli_helpers import run_example, run_typed
+from contract import png
 from places import DOCS
 
 from clipmill import EncoderSpec
@@ -16,6 +20,7 @@ MIGRATION = (DOCS / "migration.md").read_text(encoding="utf-8")
 RUNTIMES = (DOCS / "runtimes.md").read_text(encoding="utf-8")
 DOWNLOADS = (DOCS / "downloads.md").read_text(encoding="utf-8")
 RANKING = (DOCS / "ranking.md").read_text(encoding="utf-8")
+VECTORS = (DOCS / "vectors.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| (`[^|]*) \| ([^|]*) \|", MIGRATION, re.MULTILINE)
 OPTIONS = {*EncoderSpec.__dataclass_fields__, "access_paths", "keep_content"}
 
@@ -75,3 +80,31 @@ def test_commands_of_the_other_pages_run(tmp_path: Path, monkeypatch) -> None:
     assert len(commands) == 4
     assert [run_typed(command) for command in commands] == [0, 0, 0, 0]
     assert (tmp_path / "exported" / "clipmill.json").is_file()
+
+
+def test_the_page_on_vectors_runs(tmp_path: Path, monkeypatch, capsys) -> None:
+    """Its examples, and its commands on a table and weights of one's own."""
+    monkeypatch.chdir(tmp_path)
+    fused, head = _blocks(VECTORS, "python")
+    run_example(fused)
+    assert capsys.readouterr().out == "(96,) (96,)\n"
+    run_example(head)
+    assert capsys.readouterr().out == "(2, 1)\n"
+    (tmp_path / "photos").mkdir()
+    for number in range(2):
+        (tmp_path / "photos" / f"{number}.png").write_bytes(png(8, 8, (number, 9, 99)))
+    table = {"id": ["a"], "caption": ["a red circle"], "photo": [png(8, 8, (255, 0, 0))]}
+    pq.write_table(pa.table(table), tmp_path / "rows.parquet")
+    np.savez(tmp_path / "head.npz", weight=np.ones(8))
+    commands = re.findall(r"^    (clipmill (?:.*\\\n)*.*)$", VECTORS, re.MULTILINE)
+    assert len(commands) == 3
+    for number, command in enumerate(commands):
+        words = command.replace("\\\n", " ").replace("sa_0_4_vit_l_14_linear.pth", "head.npz")
+        words = words.replace("MODEL", "fake::dim=300&least_dimensions=64").replace("ViT-L-14::openai", "fake::dim=8")
+        model = "" if "--model" in words else " --model fake::dim=8"
+        assert run_typed(words.replace("vectors/", f"vectors-{number}/") + model) == 0
+    columns = {
+        number: pq.read_schema(next((tmp_path / f"vectors-{number}").glob("*.parquet"))).names for number in (1, 2)
+    }
+    assert {"embedding", "photo_embedding"} < set(columns[1])
+    assert {"aesthetic", "image_embedding"} < set(columns[2])

@@ -328,6 +328,24 @@ def test_vectors_that_cannot_be_scored(tmp_path: Path) -> None:
     assert (low, high) == ([0.0], [1.0])
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"normalize": False}, {"activation": "sigmoid"}, {"activation": "softmax"}], ids=str
+)
+def test_vectors_that_exist_are_scored_alike(options: dict, tmp_path: Path) -> None:
+    file = write(tmp_path / "a.npz", linear(3))
+    vectors = np.stack([vector_of_text(row["caption"]) for row in captions(6)])
+    found = Head(file, **options).score(vectors)
+    assert found.shape == (6, 3)
+    head = planned(file, **options)
+    np.testing.assert_allclose(found, [head.scores(vector) for vector in vectors], rtol=1e-12)
+    assert Head(file).score(np.empty((0, DIM))).shape == (0, 3)
+    assert np.isnan(Head(file).score(np.zeros((1, DIM)))).all()
+    with pytest.raises(ValueError, match=r"the shape \(8,\); a head scores \(n, dim\)"):
+        Head(file).score(vectors[0])
+    with pytest.raises(WeightsError, match="it takes vectors of 8 values, and these have 7"):
+        Head(file).score(vectors[:, :7])
+
+
 def test_arrays_are_refused_where_types_are_known(tmp_path: Path) -> None:
     plan = ColumnPlan.of({"captions": "text"}, spec=SPEC, heads={"a": str(write(tmp_path / "a.npz", linear()))})
     arrays = pa.schema([("id", pa.string()), ("captions", pa.list_(pa.string()))])

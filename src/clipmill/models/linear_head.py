@@ -52,9 +52,9 @@ class LinearHead:
     sha256: str
 
     def apply(self, vector: np.ndarray) -> np.ndarray:
-        """Return the scores of a vector: (outputs,) float64 for (dim,) numbers."""
+        """Return the scores of one vector or several: (outputs,) or (n, outputs) float64 for (dim,) or (n, dim)."""
         matrix = np.frombuffer(self.values, np.float64).reshape(self.outputs, self.dim + 1)
-        scores: np.ndarray = matrix[:, :-1] @ np.asarray(vector, np.float64) + matrix[:, -1]
+        scores: np.ndarray = np.asarray(vector, np.float64) @ matrix[:, :-1].T + matrix[:, -1]
         return scores
 
 

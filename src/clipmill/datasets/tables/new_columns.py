@@ -40,7 +40,7 @@ def ranked_type(candidate: pa.DataType) -> pa.DataType:
 def row_fields(plan: RowPlan, base: pa.Schema, dtype: str) -> list[pa.Field]:
     """Return the columns a plan adds to `base`; raise `SpecError` if one it reads is missing or unsupported."""
     types = {path: column_type(base, path) for path in (*plan.reads, *plan.by)}
-    plan.check_arrays([path for path, kind in types.items() if is_list_type(kind)])
+    plan.check_arrays([path for path, kind in types.items() if kind is not None and is_list_type(kind)])
     return [new_field(column, dtype, types.get(column.source or "")) for column in plan.added]
 
 

@@ -63,6 +63,33 @@ class Head:
         check_flags(normalize=self.normalize)
         check_choice("activation", self.activation, get_args(Activation))
 
+    def score(self, vectors: Any) -> np.ndarray:
+        """Score vectors that exist already, without an engine.
+
+        >>> import numpy as np
+        >>> from clipmill import Head
+        >>> np.savez("/tmp/clipmill-head.npz", weight=np.float32([[1, 0], [0, 2]]), bias=np.float32([0, 1]))
+        >>> Head("/tmp/clipmill-head.npz").score(np.array([[3.0, 0.0]])).tolist()
+        [[1.0, 1.0]]
+
+        Args:
+            vectors: (n, dim) numbers.
+
+        Returns:
+            (n, outputs) float64. Rows of a vector without direction (all zeros, with `normalize`) are NaN.
+
+        Raises:
+            ValueError: If the vectors have another shape.
+            WeightsError: If the file is no head for vectors of this length.
+        """
+        rows = np.asarray(vectors, np.float64)
+        if rows.ndim != 2:
+            raise ValueError(f"vectors have the shape {rows.shape}; a head scores (n, dim)")
+        linear = read_linear_head(self.path, rows.shape[1])
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = rows / np.linalg.norm(rows, axis=1, keepdims=True) if self.normalize else rows
+            return _activated(linear.apply(values), self.activation)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HeadPlan:
@@ -119,8 +146,8 @@ def _activated(scores: np.ndarray, activation: Activation) -> np.ndarray:
     if activation == "sigmoid":
         return 1 / (1 + np.exp(-scores))
     if activation == "softmax":
-        powers = np.exp(scores - scores.max())
-        return np.asarray(powers / powers.sum())
+        powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
     return scores
 
 
