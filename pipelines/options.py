@@ -12,7 +12,8 @@ from click.core import ParameterSource
 
 from ..datasets.if_exists import IfExists
 from ..encoders.plans.scores import Score
-from ..models.spec import RENAMED, EncoderSpec, descriptions
+from ..models.spec import RENAMED, EncoderSpec
+from ..models.spec_help import descriptions
 
 ENGINES = ("beam", "spark")
 _LISTS = {field.name for field in dataclasses.fields(EncoderSpec) if isinstance(field.default, tuple)}

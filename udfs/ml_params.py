@@ -17,7 +17,8 @@ from pyspark.sql.utils import is_remote
 
 from ..errors import SpecError
 from ..messages import setting
-from ..models.spec import EncoderSpec, descriptions
+from ..models.spec import EncoderSpec
+from ..models.spec_help import descriptions
 from .driver import spec_of
 
 

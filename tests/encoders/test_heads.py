@@ -262,10 +262,10 @@ def test_what_is_no_linear_head_for_the_model_is_refused(arrays: dict, message: 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"path": ""}, "is no path"),
-        ({"path": 5}, "is no path"),
+        ({"path": ""}, "must be that of a file"),
+        ({"path": 5}, "must be that of a file"),
         ({"path": "gs://models/head.npz"}, "is a URL"),
-        ({"column": ""}, "names no column"),
+        ({"column": ""}, "must be a name"),
         ({"outputs": "safe"}, "must be names"),
         ({"outputs": ("safe", 5)}, "must be names"),
         ({"normalize": "no"}, "neither True nor False"),

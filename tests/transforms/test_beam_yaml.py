@@ -107,6 +107,20 @@ def test_without_error_handling_a_bad_row_ends_the_job(tmp_path):
         run(tmp_path, chain("ClipEmbed", "{model: 'fake::dim=4', columns: {caption: text}}"))
 
 
+def test_vectors_are_fused_and_scored(tmp_path):
+    np.savez(tmp_path / "head.npz", weight=np.ones(4), bias=np.ones(1))
+    file = tmp_path / "head.npz"
+    heads = f"{{plain: {{path: {file}, column: caption}}, chance: {{path: {file}, column: both, activation: sigmoid}}}}"
+    config = "{model: 'fake::dim=4', columns: {caption: text, id: text}, fuse: {both: {caption: 1, id: 1}}"
+    found = run(tmp_path / "out", chain("ClipEmbed", f"{config}, heads: {heads}}}"), rows=ROWS[:1])
+    (row,) = found["rows"]
+    units = [vector / np.linalg.norm(vector) for vector in (fake_text_vector("one", 4), fake_text_vector("a", 4))]
+    both = sum(units) / np.linalg.norm(sum(units))
+    np.testing.assert_allclose(row.both, both, rtol=0, atol=1e-6)
+    assert row.plain == pytest.approx(1 + units[0].sum(), abs=1e-6)
+    assert row.chance == pytest.approx(1 / (1 + np.exp(-1 - both.sum())), abs=1e-6)
+
+
 def test_lists_of_candidates_are_ranked_and_captions_classified(tmp_path):
     config = "{model: 'fake::dim=4', query: caption, candidates: words, error_handling: {output: bad}}"
     found = run(tmp_path / "rank", chain("ClipRank", config, "rows: Clip.good, reasons: Clip.bad"))
@@ -148,6 +162,8 @@ def test_pairs_are_kept_or_rejected(tmp_path):
         ({"columns": {"caption": "text"}, "error_handling": "failures"}, SpecError, "error_handling"),
         ({"columns": {"caption": "text"}, "error_handling": {"output": "good"}}, SpecError, "error_handling"),
         ({"columns": {"caption": "text"}, "batch_size": 3}, TypeError, "max_batch_rows"),
+        ({"columns": {"caption": "text"}, "heads": {"a": {"column": "caption"}}}, SpecError, "path"),
+        ({"columns": {"caption": "text"}, "heads": {"a": {"path": "a.npz", "name": "a"}}}, TypeError, "name"),
     ],
 )
 def test_options_that_cannot_work(options, error, name):

@@ -138,7 +138,7 @@ def test_provenance_is_looked_up_once_for_a_kind(spark, monkeypatch):
         asked.append(modality)
         return {"modality": modality}
 
-    monkeypatch.setattr("clipmill.udfs.schema.provenance_of", provenance_of)
+    monkeypatch.setattr("clipmill.datasets.tables.new_columns.provenance_of", provenance_of)
     df = spark.createDataFrame([], "a string, b string, c binary, d binary")
     embedded = embed_columns(df, {"a": "text", "b": "text", "c": "image", "d": "image"}, model=MODEL)
     assert sorted(asked) == ["image", "text"]

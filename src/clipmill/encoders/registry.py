@@ -22,7 +22,6 @@ from ..errors import DeviceError, WeightsError, is_installed
 from ..messages import setting
 from ..metrics.counts import record_load
 from ..metrics.env_exporter import start_from_environment
-from ..models.dimensions import checked_dim
 from ..models.encoder_process.choice import say_in_process, takes_process
 from ..models.encoder_process.client import HostRuntime
 from ..models.encoder_process.place import Unavailable
@@ -86,8 +85,7 @@ def load_encoder(
         known = _keys.get(request)
         if known is not None and (spec, known) in _encoders:
             return _encoders[spec, known]
-    if spec.dimensions is not None:
-        checked_dim(spec)  # before the weights are loaded
+    spec.check_dimensions()  # before the weights are loaded
     with _lock:
         # one load at a time for each model and device: different requests may resolve to the same copy
         load_lock = _load_locks.setdefault((_identity(spec), device), threading.Lock())

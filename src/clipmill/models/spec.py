@@ -20,7 +20,7 @@ from .catalog import ModelFacts, ModelRef, facts_of, resolve_model
 from .catalog.facts import KNOWN_BY_NAME
 from .catalog.mclip import image_model
 from .catalog.names import absolute_if_path
-from .dimensions import checked_dim
+from .dimensions import check_dimensions
 from .support_matrix import PRECISIONS, RUNTIMES, check_combination
 
 Modality = Literal["text", "image", "audio"]
@@ -263,8 +263,8 @@ class EncoderSpec:
             )
         if self.force_dimensions and self.dimensions is None:
             raise SpecError(setting("force_dimensions", True) + " has no effect without " + setting("dimensions"))
-        if self.dimensions is not None and self.ref.family in KNOWN_BY_NAME:
-            checked_dim(self)
+        if self.ref.family in KNOWN_BY_NAME:
+            self.check_dimensions()
 
     def _check_type(self, name: str, annotation: str) -> None:
         """Check the value of a flag, a count or a number of seconds."""
@@ -316,12 +316,14 @@ class EncoderSpec:
 
     @property
     def dim(self) -> int:
-        """Number of values in a vector, known without loading the model.
+        """Number of values in a vector, known without loading the model; raises as `check_dimensions` does."""
+        self.check_dimensions()
+        return self.dimensions or self.facts.dim
 
-        Raises:
-            SpecError: If the model's vectors cannot be cut to `dimensions`.
-        """
-        return checked_dim(self)
+    def check_dimensions(self) -> None:
+        """Raise `SpecError` if the model's vectors cannot be cut to `dimensions`."""
+        if self.dimensions is not None:
+            check_dimensions(self.dimensions, self.model, self.facts, force=self.force_dimensions)
 
     @property
     def modalities(self) -> frozenset[str]:
@@ -333,14 +335,6 @@ class EncoderSpec:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
-
-def descriptions() -> dict[str, str]:
-    """Return what each field of a spec is, as its docstring says, for help and documentation elsewhere."""
-    section = (inspect.getdoc(EncoderSpec) or "").partition("Attributes:")[2].partition("Raises:")[0]
-    return {name: re.sub(r"\s+", " ", text).replace("`", "") for name, text in _ENTRY.findall(section)}
-
-
-_ENTRY = re.compile(r"^ {4}(\w+): (.*(?:\n {8,}\S.*)*)", re.MULTILINE)
 
 _FAMILY_OPTIONS = {
     "mode": ("audioclip",),

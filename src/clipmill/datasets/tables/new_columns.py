@@ -88,11 +88,9 @@ def new_provenance(plan: Plan, spec: EncoderSpec, modality: str = "auto") -> dic
 
 def row_provenances(plan: RowPlan, spec: EncoderSpec) -> dict[str, dict[str, Any]]:
     """Return the provenance of the columns that a plan adds, by name; flags have none."""
-    return {
-        column.name: new_provenance(plan, spec, column.modality) | dict(column.provenance or {})
-        for column in plan.added
-        if column.holds != "flag"
-    }
+    columns = [column for column in plan.added if column.holds != "flag"]
+    found = {modality: new_provenance(plan, spec, modality) for modality in {column.modality for column in columns}}
+    return {column.name: found[column.modality] | dict(column.provenance or {}) for column in columns}
 
 
 def _entry(ranked: Mapping[str, Any], is_text: bool) -> dict[str, Any]:

@@ -52,13 +52,15 @@ class Head:
             SpecError: If one is invalid.
         """
         if not isinstance(self.path, str | os.PathLike) or not os.fspath(self.path):
-            raise SpecError(setting("path", self.path) + " is no path of a head's file")
+            raise SpecError(f"the path of a head must be that of a file, got {self.path!r}", "path")
         if "://" in os.fspath(self.path):
-            raise SpecError(setting("path", self.path) + " is a URL; a head is read from a local file")
+            raise SpecError(f"the path of a head is that of a local file, and {self.path!r} is a URL", "path")
         if self.column is not None and (not isinstance(self.column, str) or not self.column):
-            raise SpecError(setting("column", self.column) + " names no column")
+            raise SpecError(f"the column of a head must be a name, got {self.column!r}", "column")
         if isinstance(self.outputs, str) or not all(isinstance(name, str) and name for name in self.outputs):
-            raise SpecError(setting("outputs", self.outputs) + " must be names, such as ('safe', 'unsafe')")
+            raise SpecError(
+                f"the outputs of a head must be names, such as ('safe', 'unsafe'), got {self.outputs!r}", "outputs"
+            )
         object.__setattr__(self, "outputs", tuple(self.outputs))
         check_flags(normalize=self.normalize)
         check_choice("activation", self.activation, get_args(Activation))
