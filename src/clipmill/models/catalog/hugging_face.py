@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import WeightsError
 from ...media.options import OPENAI_MEAN, OPENAI_STD, Preprocessing
 from ...messages import setting
-from .hugging_face_kinds import KINDS, REFUSED, Kind
+from .hugging_face_kinds import CLASSES, KINDS, REFUSED, Kind
 from .names import ModelRef
 from .twins import twin_of
 
@@ -126,7 +126,7 @@ def read_config(place: str, cache_dir: str | None = None) -> ModelConfig:
     kind = KINDS.get(str(given))
     if kind is None:
         what, twin = REFUSED.get(str(given)), twin_of(place)
-        names = ", ".join(f"{known!r} ({kind.name})" for known, kind in KINDS.items())
+        names = ", ".join(f"{known!r} ({name})" for known, name in CLASSES.items())
         raise WeightsError(
             f"{str(path)!r} describes model_type {given!r}{f' ({what})' if what else ''}; it must be that of a whole"
             f" model with both towers, as save_pretrained writes it: {names}",

@@ -63,6 +63,9 @@ KINDS = {
     ),
 }
 
+CLASSES = {**{model_type: kind.name for model_type, kind in KINDS.items()}, "clap": "ClapModel"}
+"""The classes of all models that are loaded, by `model_type`. CLAP has no images, and files of its own here."""
+
 REFUSED = {
     "siglip2": "images of any size (NaFlex), for which there is no batch of equal crops",
     "align": "an EfficientNet, whose preprocessing is not supported",

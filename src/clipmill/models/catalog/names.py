@@ -15,7 +15,7 @@ from ...files.drivers import DRIVERS
 from ...media.options import Preprocessing
 from . import cn_clip, mclip, tables
 from .fake_options import fake_biases, fake_least_dimensions, fake_modalities, fake_scales
-from .hugging_face_kinds import KINDS
+from .hugging_face_kinds import CLASSES
 from .tables import simplify
 from .twins import twin_of
 
@@ -255,7 +255,7 @@ def _unknown_model(name: str, given: str, has_weights: bool) -> str:
             own = f", and transformers' files load as 'hf:{name}'" if is_loaded else ""
             return f"unknown model {name!r}; the catalog has its weights as {twin}{own}"
         hint = (
-            f"for a model of Hugging Face's transformers ({', '.join(kind.name for kind in KINDS.values())}) write"
+            f"for a model of Hugging Face's transformers ({', '.join(CLASSES.values())}) write"
             f" 'hf:{name}', for an open_clip repository 'hf-hub:{name}'; {hint}"
         )
     return f"unknown model {name!r}; {hint}"

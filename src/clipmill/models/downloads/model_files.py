@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ CONFIG = "config.json"
 _INDEX = ".index.json"
 WEIGHTS = ("model.safetensors", f"model.safetensors{_INDEX}", "pytorch_model.bin", f"pytorch_model.bin{_INDEX}")
 """Names of weights, single or sharded, in transformers' order of preference."""
+_IRRELEVANT = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
 
 
 def is_directory(place: str) -> bool:
@@ -67,6 +68,15 @@ def find_first(place: str, names: Sequence[str], cache_dir: str | None = None) -
 def _check_directory(place: str) -> None:
     if not Path(place).is_dir():
         raise WeightsError(f"there is no directory {place!r} on this machine")
+
+
+def relevant_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a configuration of transformers that may affect a model in float32."""
+    return {
+        name: relevant_settings(value) if isinstance(value, dict) else value
+        for name, value in values.items()
+        if name not in _IRRELEVANT
+    }
 
 
 def read_json(path: Path) -> dict[str, Any]:

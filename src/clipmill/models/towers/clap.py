@@ -10,7 +10,7 @@ from ...errors import SpecError, WeightsError, require
 from ...media.audio import require_audio
 from ...messages import setting
 from ..catalog.clap import ClapConfig, read_frontend
-from ..downloads.model_files import find_first, find_weights
+from ..downloads.model_files import find_first, find_weights, relevant_settings
 from ..frontend import Frontend, TextFrontend
 from ..source import ModelSource
 from ..spec import EncoderSpec
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     import torch
 
 _TOKENIZER = "tokenizer.json"
-_IRRELEVANT = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
-"""Entries of a configuration that do not affect a float32 model."""
 
 
 def find_source(spec: EncoderSpec, config: ClapConfig) -> ModelSource:
@@ -50,7 +48,7 @@ def find_source(spec: EncoderSpec, config: ClapConfig) -> ModelSource:
     audio = read_frontend(place, config, spec.cache_dir)
     tokenizer = _find_tokenizer(spec.base_tokenizer or place, config, limit, spec.cache_dir)
     files = find_weights(place, spec.cache_dir)
-    settings = _relevant(config.values)
+    settings = relevant_settings(config.values)
     return ModelSource(
         Frontend(config.dim, text=TextFrontend(tokenizer, masked=True), audio=audio),
         files,
@@ -69,14 +67,6 @@ def _find_tokenizer(place: str, config: ClapConfig, limit: int, cache_dir: str |
             hint="name a repository or directory that has one with " + setting("base_tokenizer", ...),
         )
     return FastTokenizer.of_file(path, config.context_length, config.pad_id, max_tokens=limit)
-
-
-def _relevant(values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: _relevant(value) if isinstance(value, dict) else value
-        for name, value in values.items()
-        if name not in _IRRELEVANT
-    }
 
 
 def _build(settings: dict[str, Any], where: str, files: tuple[Path, ...]) -> dict[str, torch.nn.Module]:

@@ -20,7 +20,8 @@ class ChineseClip(torch.nn.Module):
         """Build the networks; their values are torch's defaults."""
         super().__init__()
         self.visual: Any = ModifiedResNet(output_dim=DIM, image_size=IMAGE_SIZE, **VISION)
-        self.bert = BertModel(BertConfig(**TEXT, attn_implementation="sdpa"), add_pooling_layer=False)
+        make_config: Any = BertConfig  # its annotations leave out what every configuration accepts
+        self.bert = BertModel(make_config(**TEXT, attn_implementation="sdpa"), add_pooling_layer=False)
         self.text_projection = torch.nn.Parameter(torch.zeros(TEXT["hidden_size"], DIM))
         self.logit_scale = torch.nn.Parameter(torch.zeros(()))
 

@@ -11,7 +11,7 @@ from ...messages import setting
 from ..catalog.clap import find_config
 from ..catalog.hugging_face import describe
 from ..catalog.hugging_face_kinds import Kind
-from ..downloads.model_files import find_weights
+from ..downloads.model_files import find_weights, relevant_settings
 from ..frontend import Frontend, TextFrontend
 from ..source import ModelSource
 from ..spec import EncoderSpec
@@ -21,9 +21,6 @@ from .scales import clip_biases, clip_scales
 
 if TYPE_CHECKING:
     import torch
-
-_IRRELEVANT = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
-"""Entries of a configuration that do not affect a float32 model."""
 
 
 def find_source(spec: EncoderSpec) -> ModelSource:
@@ -47,7 +44,7 @@ def find_source(spec: EncoderSpec) -> ModelSource:
     padding = config.kind.padding
     text = TextFrontend(tokenizer, fixed_length=padding == "whole", masked=padding == "masked")
     files = find_weights(place, spec.cache_dir)
-    settings = _relevant(config.values)
+    settings = relevant_settings(config.values)
     borrowed = {name: getattr(spec, name) for name in ("base_tokenizer", "base_image_processor")}
     return ModelSource(
         Frontend(config.dim, image=preprocessing, text=text),
@@ -58,14 +55,6 @@ def find_source(spec: EncoderSpec) -> ModelSource:
         scales=functools.partial(clip_scales, files),
         biases=functools.partial(clip_biases, files),
     )
-
-
-def _relevant(values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: _relevant(value) if isinstance(value, dict) else value
-        for name, value in values.items()
-        if name not in _IRRELEVANT
-    }
 
 
 def _build(kind: Kind, settings: dict[str, Any], where: str, files: tuple[Path, ...]) -> dict[str, torch.nn.Module]:
