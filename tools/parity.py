@@ -49,9 +49,10 @@ class OverMemoryError(Exception):
 def all_rows() -> list[Any]:
     """Return every row, in the table's order."""
     from parity_families import FAMILIES
+    from parity_modern import MODERN
     from parity_rows import ROWS
 
-    return [*ROWS, *FAMILIES]
+    return [*ROWS, *FAMILIES, *MODERN]
 
 
 def draw(name: str, folder: Path) -> None:

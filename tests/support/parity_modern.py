@@ -1,0 +1,100 @@
+"""Parity rows of open_clip's newer architectures in their real size."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import tiny_tokenizers
+import torch
+from hub_cache import put_repository
+from open_clip.tokenizer import HFTokenizer
+from parity_rows import TEXTS, Drawn, Row, images, open_clip_images, swapped
+from tokenizers import processors
+from weights import write_safetensors
+
+from clipmill.models.catalog.backbones import BACKBONES
+from clipmill.models.towers.open_clip_build import build_module
+
+OPEN_CLIP = f"open_clip {open_clip.__version__}"
+
+
+def _nllb() -> tiny_tokenizers.Made:
+    """NLLB's kind: the language in front of a text."""
+    tokenizer, settings = tiny_tokenizers.xlm_roberta()
+    tokenizer.add_special_tokens(["eng_Latn"])
+    language = tokenizer.token_to_id("eng_Latn")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="eng_Latn $A </s>", special_tokens=[("eng_Latn", language), ("</s>", 2)]
+    )
+    return tokenizer, {**settings, "tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>"}
+
+
+_TOKENIZERS = {
+    "timm/ViT-SO400M-16-SigLIP2-384": tiny_tokenizers.gemma,
+    "facebook/nllb-200-distilled-600M": _nllb,
+    "facebook/xlm-v-base": tiny_tokenizers.xlm_roberta,
+}
+"""Small tokenizers for those of repositories; the vocabularies of the towers keep their size."""
+
+
+def architecture_row(architecture: str) -> Row:
+    """Return the row of an architecture of open_clip, whatever its towers."""
+
+    def draw(folder: Path) -> Drawn:
+        config = copy.deepcopy(open_clip.get_model_config(architecture))
+        text = config["text_cfg"]
+        module = _drawn(config, text.get("hf_model_name"))
+        write_safetensors(module, folder / "open_clip_model.safetensors")
+        options = {}
+        if repository := text.get("hf_tokenizer_name"):
+            files = tiny_tokenizers.files_of(_TOKENIZERS[repository]())
+            place = put_repository(folder / "cache", repository, files)
+            options = {"cache_dir": str(folder / "cache")}
+            arguments = text.get("tokenizer_kwargs") or {}
+            tokenizer = HFTokenizer(str(place), context_length=text.get("context_length", 77), **arguments)
+        else:
+            tokenizer = open_clip.get_tokenizer(architecture)
+
+        def encode_texts(texts: list[str]) -> np.ndarray:
+            with torch.inference_mode():
+                return torch.cat([module.encode_text(tokenizer([one])) for one in texts]).numpy()
+
+        vectors = {"image": open_clip_images(module, images()), "text": encode_texts(TEXTS)}
+        controls = {
+            ("image", "red and blue exchanged"): open_clip_images(module, swapped(images())),
+            ("image", "mean and std 0.5"): open_clip_images(module, images(), mean=(0.5,) * 3, std=(0.5,) * 3),
+            ("text", "another word in front"): encode_texts([f"not {one}" for one in TEXTS]),
+        }
+        return Drawn(f"{architecture}::{folder / 'open_clip_model.safetensors'}", options, vectors, controls)
+
+    return Row(architecture, OPEN_CLIP, draw)
+
+
+def _drawn(config: dict, backbone: str | None) -> torch.nn.Module:
+    """Build an architecture whose biases and blocks show in its vectors."""
+    torch.manual_seed(0)
+    module = build_module(config, BACKBONES[backbone] if backbone else None).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if name.endswith("bias"):
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+            elif parameter.ndim == 2 and ("layer" in name or "block" in name or "proj" in name):
+                parameter.mul_(1.5)
+    return module
+
+
+MODERN = [
+    architecture_row("ViT-SO400M-16-SigLIP2-384"),
+    architecture_row("ViT-H-14-worldwide"),
+    architecture_row("EVA02-L-14"),
+    architecture_row("ViT-H-14-378"),
+    architecture_row("MobileCLIP2-S4"),
+    architecture_row("PE-Core-L-14-336"),
+    architecture_row("ViTamin-L"),
+    architecture_row("coca_ViT-L-14"),
+    architecture_row("nllb-clip-base-siglip"),
+]
