@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import clap_weights
@@ -189,6 +191,21 @@ def test_an_exported_directory_gives_the_same_vectors(case, directory, waves, ou
     assert relative_error(encoder.embed_audios([long]), towers.embed_audios([long])) <= IN_GRAPHS
     assert relative_error(encoder.embed_texts(TEXTS), case.texts(TEXTS)) <= IN_GRAPHS
     assert encoder.learnt_scales == towers.learnt_scales
+
+
+def test_a_directory_needs_no_torch(directory) -> None:
+    """Spectrograms are computed with numpy, even if importing torch and transformers fails."""
+    program = (
+        "import sys, numpy as np\n"
+        "for name in ('torch', 'onnx', 'transformers'): sys.modules[name] = None\n"
+        "import importlib.util as util; find = util.find_spec\n"
+        "util.find_spec = lambda name, *more: None if sys.modules.get(name, 1) is None else find(name, *more)\n"
+        "from clipmill.encoders import load_encoder\n"
+        f"encoder = load_encoder('onnx:{directory}', device='cpu', runtime='onnx')\n"
+        "print(encoder.embed_audios([(np.full(9000, 0.1), 44_100)]).shape, encoder.embed_texts(['rain']).shape)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout == "(1, 24) (1, 24)\n", done.stderr
 
 
 def test_auto_chooses_what_is_close(case) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import apache_beam as beam
 import audioclip_reference
+import clap_weights
 import numpy as np
 import pytest
 import torch
@@ -54,6 +55,11 @@ def _audioclip(folder: Path) -> EncoderSpec:
     return EncoderSpec(f"AudioCLIP::{folder / 'drawn.pt'}", device="cpu", runtime="torch", precision="fp32")
 
 
+def _clap(folder: Path) -> EncoderSpec:
+    case = clap_weights.write(folder, clap_weights.drawn(clap_weights.config()))
+    return EncoderSpec(case.model, device="cpu", runtime="torch", precision="fp32")
+
+
 @dataclasses.dataclass
 class Case:
     """A model, rows that it can embed, and the vectors of its encoder."""
@@ -64,7 +70,11 @@ class Case:
     expected: dict[str, np.ndarray]
 
 
-@pytest.fixture(scope="module", params=[_hugging_face, _exported_mclip, _audioclip], ids=["hf", "m-clip", "audioclip"])
+@pytest.fixture(
+    scope="module",
+    params=[_hugging_face, _exported_mclip, _audioclip, _clap],
+    ids=["hf", "m-clip", "audioclip", "clap"],
+)
 def case(request, tmp_path_factory) -> Case:
     spec = request.param(tmp_path_factory.mktemp("model"))
     photos = [encode(array, "JPEG") for array in photographs().values()][: len(CAPTIONS)]
@@ -74,8 +84,11 @@ def case(request, tmp_path_factory) -> Case:
         for n, (c, p, s) in enumerate(zip(CAPTIONS, photos, sounds, strict=True))
     ]
     encoder = load_encoder(spec)
-    columns = {"caption": "text", "photo": "image"} | ({"sound": "audio"} if "audio" in spec.modalities else {})
-    expected = {"caption": encoder.embed_texts(CAPTIONS), "photo": encoder.embed_images(photos)}
+    kinds = {"caption": "text", "photo": "image", "sound": "audio"}
+    columns = {column: kind for column, kind in kinds.items() if kind in spec.modalities}
+    expected = {"caption": encoder.embed_texts(CAPTIONS)}
+    if "photo" in columns:
+        expected["photo"] = encoder.embed_images(photos)
     if "sound" in columns:
         expected["sound"] = encoder.embed_audios([(sound, 44_100) for sound in sounds])
     yield Case(spec, columns, rows, expected)
