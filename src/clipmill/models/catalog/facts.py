@@ -131,7 +131,14 @@ def _hugging_face_facts(ref: ModelRef, cache_dir: str | None, base_image_process
     if (found := clap.find_config(ref.weights, cache_dir)) is not None:
         return ModelFacts(found.dim, frozenset({"text", "audio"}), context_length=found.context_length)
     config, preprocessing = hugging_face.describe(ref, cache_dir, base_image_processor)
-    return ModelFacts(config.dim, _CLIP, preprocessing, preprocessing.image_size, config.context_length)
+    return ModelFacts(
+        dim=config.dim,
+        modalities=_CLIP,
+        preprocessing=preprocessing,
+        image_size=preprocessing.image_size,
+        context_length=config.context_length,
+        least_dimensions=config.least_dimensions,
+    )
 
 
 def _mclip_facts(ref: ModelRef, image_weights: str | None) -> ModelFacts:

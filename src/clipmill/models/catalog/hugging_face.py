@@ -10,6 +10,7 @@ from typing import Any
 from ...errors import WeightsError
 from ...media.options import OPENAI_MEAN, OPENAI_STD, Preprocessing
 from ...messages import setting
+from . import jina_clip
 from .hugging_face_kinds import CLASSES, KINDS, REFUSED, Kind
 from .names import ModelRef
 from .twins import twin_of
@@ -94,6 +95,16 @@ class ModelConfig:
             return int(size[0])
         return self._whole(self._part("vision_config"), "image_size", _DEFAULT_SIDE)
 
+    @property
+    def least_dimensions(self) -> int | None:
+        """The fewest leading values of a vector that the model was trained to use alone; None if it was not."""
+        given = self.values.get("matryoshka_dimensions")
+        if not given:
+            return None
+        if not isinstance(given, list) or not all(type(size) is int and size > 0 for size in given):
+            raise WeightsError(f"{self.where}: matryoshka_dimensions is {given!r}; it must be a list of sizes")
+        return min(given)
+
     def _part(self, name: str) -> dict[str, Any]:
         """Return one tower's part. Files from before 2023 may have it twice; the one with the suffix `_dict` counts."""
         part = self.values.get(f"{name}_dict")
@@ -132,7 +143,7 @@ def read_config(place: str, cache_dir: str | None = None) -> ModelConfig:
             f" model with both towers, as save_pretrained writes it: {names}",
             hint=f"the catalog has the weights of {place} as {twin}" if twin else None,
         )
-    return ModelConfig(kind, values, str(path))
+    return ModelConfig(kind, jina_clip.resolve(values, str(path)) if kind.is_own else values, str(path))
 
 
 def read_preprocessing(place: str, config: ModelConfig, cache_dir: str | None = None) -> Preprocessing:
@@ -153,6 +164,8 @@ def read_preprocessing(place: str, config: ModelConfig, cache_dir: str | None = 
         if path.name == IMAGE_PROCESSOR_FILES[0]:
             values = values.get("image_processor") or {}  # older ones have no entry for images
         if values:
+            if str(values.get("image_processor_type", config.kind.processor)) == jina_clip.PROCESSOR:
+                return jina_clip.read_preprocessing(values, str(path), config.image_size)
             return _Processor(values, path, config.kind.processor).preprocessing(config.image_size)
     raise WeightsError(
         f"no image processor in {place!r}: looked for {' and '.join(IMAGE_PROCESSOR_FILES)}",

@@ -16,24 +16,28 @@ class Kind:
         context_length: The default of `max_position_embeddings` of the text tower.
         max_tokens: The most tokens of a text as the model was trained, if the text tower reads more; None otherwise.
         padding: How rows of ids are padded. `causal`: to the longest, with 0; the tower pools the end of the text, and
-            never sees what comes after it. `masked`: to the longest, and the tower is given a mask. `whole`: to the
-            context length with the tokenizer's own padding, which the tower sees, as in its training.
+            never sees what comes after it. `masked`: to the longest, and the tower is given a mask. `known`: to the
+            longest, with the padding's id, from which the tower makes the mask itself. `whole`: to the context length
+            with the tokenizer's own padding, which the tower sees, as in its training.
         pooling: The token whose state becomes the vector: `own`, as the tower's class does it, or the `first`.
         has_projection: Whether both towers are followed by a linear layer of the whole model.
         dim: The default of the vector's length.
         padding_positions: Whether positions are counted as in RoBERTa, from the id of the padding + 1, so that the
             first of them are no token's.
+        is_own: Whether the towers are clipmill's, since transformers has no class for them; `name` is then that of
+            the published code, which is not run.
     """
 
     name: str
     processor: str = "CLIPImageProcessor"
     context_length: int = 77
     max_tokens: int | None = None
-    padding: Literal["causal", "masked", "whole"] = "causal"
+    padding: Literal["causal", "masked", "known", "whole"] = "causal"
     pooling: Literal["own", "first"] = "own"
     has_projection: bool = True
     dim: int = 512
     padding_positions: bool = False
+    is_own: bool = False
 
 
 KINDS = {
@@ -60,6 +64,18 @@ KINDS = {
         pooling="first",
         dim=768,
         padding_positions=True,
+    ),
+    # 512 tokens as in the code of its authors; its text tower reads 8192
+    "jina_clip": Kind(
+        "JinaCLIPModel",
+        "JinaCLIPImageProcessor",
+        context_length=8194,
+        max_tokens=512,
+        padding="known",
+        has_projection=False,
+        dim=1024,
+        padding_positions=True,
+        is_own=True,
     ),
 }
 

@@ -44,7 +44,7 @@ def find_tokenizer(place: str, config: ModelConfig, limit: int, cache_dir: str |
             except (ValueError, KeyError, TypeError, AttributeError) as err:
                 raise WeightsError(f"the {_FILE} of {place!r} is not valid: {err}") from err
             return FastTokenizer(definition, context, pad_id, cleaning, max_tokens=limit)
-        case "masked":
+        case "masked" | "known":
             return FastTokenizer(definition, context, config.pad_id, max_tokens=limit)
         case _:
             # 0, whatever the tokenizer's padding: it is never mistaken for the end of a text, which is at the greatest

@@ -58,6 +58,10 @@ def find_source(spec: EncoderSpec) -> ModelSource:
 
 
 def _build(kind: Kind, settings: dict[str, Any], where: str, files: tuple[Path, ...]) -> dict[str, torch.nn.Module]:
+    if kind.is_own:
+        from . import jina_clip_build
+
+        return jina_clip_build.build(settings, where, files)
     require("transformers", "hf", "a Hugging Face model")
     from .hugging_face_build import build  # imports torch and transformers, which cached graphs do not need
 

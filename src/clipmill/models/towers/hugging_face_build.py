@@ -10,7 +10,7 @@ import transformers
 
 from ...errors import WeightsError
 from ..catalog.hugging_face_kinds import Kind
-from .weights import empty_parameters, fit_weights, read_weights
+from .weights import empty_parameters, fit_weights, read_shards
 
 
 def build(kind: Kind, settings: dict[str, Any], where: str, files: tuple[Path, ...]) -> dict[str, torch.nn.Module]:
@@ -62,21 +62,6 @@ def _named_as_in(module: torch.nn.Module, state: dict[str, torch.Tensor]) -> dic
 def _is_unused(name: str) -> bool:
     """Return whether a name may be in files: a table, or the layer that BERT puts on the first token's state."""
     return name.endswith("position_ids") or name.startswith("text_model.pooler.")
-
-
-def read_shards(files: tuple[Path, ...]) -> dict[str, torch.Tensor]:
-    """Read a state dict from one file or several shards.
-
-    Raises:
-        WeightsError: If one cannot be read, or two have the same name.
-    """
-    state: dict[str, torch.Tensor] = {}
-    for path in files:
-        shard = read_weights(path)
-        if repeated := sorted(state.keys() & shard.keys()):
-            raise WeightsError(f"{str(path)!r} has {repeated[0]!r}, which another shard of these weights has too")
-        state.update(shard)
-    return state
 
 
 class _ImageTower(torch.nn.Module):

@@ -47,6 +47,21 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
+def read_shards(files: tuple[Path, ...]) -> dict[str, torch.Tensor]:
+    """Read a state dict from one file or several shards.
+
+    Raises:
+        WeightsError: If one cannot be read, or two have the same name.
+    """
+    state: dict[str, torch.Tensor] = {}
+    for path in files:
+        shard = read_weights(path)
+        if repeated := sorted(state.keys() & shard.keys()):
+            raise WeightsError(f"{str(path)!r} has {repeated[0]!r}, which another shard of these weights has too")
+        state.update(shard)
+    return state
+
+
 def _read(path: Path) -> dict[str, Any]:
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
