@@ -150,9 +150,7 @@ def drawn_state(seed: int = 0) -> dict[str, torch.Tensor]:
         noise = random.standard_normal(shape)
         if "norm" in name or "_ln" in name:
             values = 0.2 * noise + name.endswith("weight")
-        elif "lora" in name:
-            values = 0.5 * noise
-        elif "embed" in name or "token" in name or len(shape) < 2:
+        elif any(part in name for part in ("lora", "embed", "token")) or len(shape) < 2:
             values = 0.5 * noise
         else:
             values = 1.5 * noise / np.sqrt(np.prod(shape[1:]))

@@ -39,6 +39,16 @@ _TEXT_BASES: dict[str, dict[str, Any]] = {
 }
 """The configuration of the text tower by the repository that has it."""
 
+_FIRST_VERSION = "jinaai/jina-bert-flash-implementation"
+"""The text tower of jina-clip-v1."""
+
+_TEXT_DEFAULTS: dict[str, Any] = {
+    "embed_dim": 768,
+    "default_lora_task": None,
+    "default_instruction_task": None,
+    "pooler_type": None,
+    "proj_type": None,
+}
 _VISION_DEFAULTS: dict[str, Any] = {
     "embed_dim": 768,
     "width": 768,
@@ -57,7 +67,7 @@ _VISION_DEFAULTS: dict[str, Any] = {
     "subln": False,
     "proj_type": None,
 }
-"""Values of absent entries, as in the published configuration class."""
+"""Values of absent entries, as in the published configuration classes."""
 
 _ONLY: dict[str, dict[str, Any]] = {
     "": {"add_projections": False, "truncate_dim": None},
@@ -150,19 +160,17 @@ def _part(values: dict[str, Any], name: str, where: str) -> dict[str, Any]:
 def _text(given: dict[str, Any], where: str) -> dict[str, Any]:
     base = given.get("hf_model_name_or_path")
     if base not in _TEXT_BASES:
+        which = "the text tower of jina-clip-v1" if base == _FIRST_VERSION else f"a text tower of {base!r}"
         known = " and ".join(repr(name) for name in _TEXT_BASES)
         raise WeightsError(
-            f"{where!r} has the text tower of {base!r}, which is not supported; supported is that of {known}, which"
-            " jina-clip-v2 has"
+            f"{where!r} has {which}, which is not supported; it must be that of jina-clip-v2 (hf_model_name_or_path"
+            f" {known})",
+            hint="use 'hf:jinaai/jina-clip-v2'",
         )
-    own = {"embed_dim": 768, "default_lora_task": None, **given, "pooler_type": given.get("pooler_type", "mean_pooler")}
-    own["pooler_type"] = own["pooler_type"] or "mean_pooler"  # the published code's choice for this tower
-    differing = _part(own, "hf_model_config_kwargs", where)
-    kept = {name: own.get(name) for name in ("embed_dim", "default_lora_task", *_ONLY["text_config"]) if name in own}
-    tower = {**_TEXT_BASES[base], **differing}
-    names = {*_TEXT_BASES[base], *_ONLY["text_config"], "embed_dim", "default_lora_task"}
-    defaults = {"proj_type": None, "default_instruction_task": None}
-    return {name: value for name, value in {**defaults, **tower, **kept}.items() if name in names}
+    tower = {**_TEXT_BASES[base], **_part(given, "hf_model_config_kwargs", where)}
+    own = {**_TEXT_DEFAULTS, **given}
+    own["pooler_type"] = own["pooler_type"] or "mean_pooler"  # as the published code decides for this tower
+    return {name: tower[name] for name in _TEXT_BASES[base]} | {name: own[name] for name in _TEXT_DEFAULTS}
 
 
 def _check(part: dict[str, Any], name: str, where: str) -> None:
