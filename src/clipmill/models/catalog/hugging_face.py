@@ -98,12 +98,7 @@ class ModelConfig:
     @property
     def least_dimensions(self) -> int | None:
         """The fewest leading values of a vector that the model was trained to use alone; None if it was not."""
-        given = self.values.get("matryoshka_dimensions")
-        if not given:
-            return None
-        if not isinstance(given, list) or not all(type(size) is int and size > 0 for size in given):
-            raise WeightsError(f"{self.where}: matryoshka_dimensions is {given!r}; it must be a list of sizes")
-        return min(given)
+        return min(self.values["matryoshka_dimensions"]) if self.values.get("matryoshka_dimensions") else None
 
     def _part(self, name: str) -> dict[str, Any]:
         """Return one tower's part. Files from before 2023 may have it twice; the one with the suffix `_dict` counts."""

@@ -146,7 +146,7 @@ def resolve(values: dict[str, Any], where: str) -> dict[str, Any]:
         "model_type": "jina_clip",
         "text_config": {**text, "adapter": _adapter(text, where), "projection_size": text["embed_dim"]},
         "vision_config": {**vision, "hidden_size": vision["embed_dim"]},
-        "matryoshka_dimensions": whole.get("matryoshka_dimensions"),
+        "matryoshka_dimensions": _lengths(whole.get("matryoshka_dimensions") or [], vision["embed_dim"], where),
     }
 
 
@@ -184,6 +184,13 @@ def _check(part: dict[str, Any], name: str, where: str) -> None:
     for key in _POSITIVE.get(name, ()):
         if type(part[key]) not in (int, float) or not 0 < part[key] < float("inf"):
             raise WeightsError(f"{where!r}: {key}{label} is {part[key]!r}; it must be a number above 0")
+
+
+def _lengths(given: Any, dim: int, where: str) -> list[int]:
+    """Return the numbers of leading values that the model was trained to use alone."""
+    if not isinstance(given, list) or not all(type(length) is int and 0 < length <= dim for length in given):
+        raise WeightsError(f"{where!r}: matryoshka_dimensions is {given!r}; it must be a list of integers up to {dim}")
+    return given
 
 
 def _adapter(text: dict[str, Any], where: str) -> int | None:

@@ -19,6 +19,9 @@ class JinaImageTower(torch.nn.Module):
     feed-forward part is a SwiGLU.
     """
 
+    cos: torch.Tensor
+    sin: torch.Tensor
+
     def __init__(self, settings: dict[str, Any]) -> None:
         """Build it without weights.
 

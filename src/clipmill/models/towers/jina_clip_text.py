@@ -15,6 +15,9 @@ class JinaTextTower(torch.nn.Module):
     the ids say which positions are padding.
     """
 
+    cos: torch.Tensor
+    sin: torch.Tensor
+
     def __init__(self, settings: dict[str, Any]) -> None:
         """Build it without weights.
 

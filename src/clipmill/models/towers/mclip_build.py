@@ -10,8 +10,7 @@ import torch
 from transformers import BertConfig, BertModel, XLMRobertaConfig, XLMRobertaModel
 
 from ...errors import WeightsError
-from .hugging_face_build import read_shards
-from .weights import empty_parameters, fit_weights
+from .weights import empty_parameters, fit_weights, read_shards
 
 _CLASSES: dict[str, Any] = {"xlm-roberta": (XLMRobertaConfig, XLMRobertaModel), "bert": (BertConfig, BertModel)}
 _PROJECTION = "LinearTransformation.weight"
