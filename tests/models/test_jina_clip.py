@@ -64,7 +64,8 @@ def files() -> list[bytes]:
     pictures = photographs()
     first = next(iter(pictures.values()))
     found = [encode(array, "JPEG", quality=90) for array in pictures.values()]
-    return [*found, encode(first[:17, :290]), encode(first[:33, :32]), encode(np.ascontiguousarray(first[:, :, 0]))]
+    grey, clear = np.ascontiguousarray(first[:, :, 0]), np.dstack((first, first[:, :, 0]))
+    return [*found, encode(first[:17, :290]), encode(first[:33, :32]), encode(grey), encode(clear)]
 
 
 def _pixels(file: bytes, interpolation: str) -> np.ndarray:
@@ -252,7 +253,11 @@ def test_adapters_of_another_size_are_refused(tmp_path: Path) -> None:
         ({"text_config__pooler_type": "cls_pooler"}, "pooler_type of text_config is 'cls_pooler'"),
         ({"text_config__embed_dim": 48, "vision_config__embed_dim": 48}, "projections"),
         ({"text__position_embedding_type": "alibi"}, "only 'rotary'"),
-        ({"text__num_attention_heads": 0}, "at least 1"),
+        ({"text__num_attention_heads": 0}, "from 1 to"),
+        ({"text__num_hidden_layers": 2**40}, "from 1 to 256"),
+        ({"text__max_position_embeddings": 2**40}, "from 1 to"),
+        ({"vision_config__mlp_ratio": 1e5}, "mlp_ratio"),
+        ({"vision_config__patch_size": 128}, "at least patch_size"),
         ({"text__num_attention_heads": 5}, "num_attention_heads"),
         ({"text__rotary_emb_base": "x"}, "number above 0"),
         ({"text__vocab_size": 799}, "does not fit"),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jina_clip_weights
 import numpy as np
 import pytest
 import torch
@@ -233,6 +234,17 @@ def test_odd_values_in_a_manifest_are_errors_of_ours(exported: Path, tmp_path: P
 def test_odd_values_of_a_hugging_face_model_are_errors_of_ours(small: Path, tmp_path: Path) -> None:
     model = shutil.copytree(small, tmp_path / "model")
     for name, count in (("config.json", 12), ("preprocessor_config.json", 12), ("tokenizer_config.json", 4)):
+        content = (model / name).read_bytes()
+        for odd in _odd_values(model / name, count):
+            (model / name).write_text(json.dumps(odd))
+            look_at(f"hf:{model}")
+        (model / name).write_bytes(content)
+
+
+def test_odd_values_of_a_jina_clip_model_are_errors_of_ours(tmp_path: Path) -> None:
+    """Its towers are built from what its files say, without a library that checks them."""
+    model = jina_clip_weights.write_model(tmp_path / "model")
+    for name, count in (("config.json", 40), ("preprocessor_config.json", 12)):
         content = (model / name).read_bytes()
         for odd in _odd_values(model / name, count):
             (model / name).write_text(json.dumps(odd))

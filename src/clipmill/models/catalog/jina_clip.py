@@ -90,17 +90,23 @@ _ONLY: dict[str, dict[str, Any]] = {
 }
 """Settings with the only value that is supported, by the part of the file."""
 
-_WHOLE = {
-    "text_config": (
-        *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
-        *("max_position_embeddings", "type_vocab_size", "lora_rank", "embed_dim"),
-    ),
-    "vision_config": ("embed_dim", "width", "image_size", "patch_size", "layers", "head_width", "pt_hw_seq_len"),
+_WHOLE: dict[str, dict[str, int]] = {
+    "text_config": {
+        **{"vocab_size": 2**20, "hidden_size": 2**14, "num_hidden_layers": 256, "num_attention_heads": 2**10},
+        **{"intermediate_size": 2**16, "max_position_embeddings": 2**16, "type_vocab_size": 2**10},
+        **{"lora_rank": 2**10, "embed_dim": 2**14},
+    },
+    "vision_config": {
+        **{"embed_dim": 2**14, "width": 2**14, "image_size": 2**12, "patch_size": 2**10, "layers": 256},
+        **{"head_width": 2**10, "pt_hw_seq_len": 2**10},
+    },
 }
-"""Settings that must be integers of at least 1."""
+"""Settings that must be integers from 1, with the most of each: far more than any model has, and little enough that a
+file cannot make building a model take all memory or time."""
 
 _POSITIVE = {"text_config": ("layer_norm_eps", "rotary_emb_base", "lora_alpha"), "vision_config": ("mlp_ratio",)}
-"""Settings that must be numbers above 0."""
+_MOST = 1e6
+"""Settings that must be numbers between 0 and this."""
 
 _PROCESSOR_DEFAULTS: dict[str, Any] = {
     "size": 224,
@@ -140,6 +146,10 @@ def resolve(values: dict[str, Any], where: str) -> dict[str, Any]:
     if text["hidden_size"] % (2 * text["num_attention_heads"]):
         raise WeightsError(f"{where!r}: hidden_size must be a multiple of twice num_attention_heads")
     grid = vision["image_size"] // vision["patch_size"]
+    if grid < 1 or vision["width"] * vision["mlp_ratio"] > 2**16:
+        raise WeightsError(
+            f"{where!r}: image_size must be at least patch_size, and width times mlp_ratio at most 65536"
+        )
     if not vision["intp_freq"] and grid != vision["pt_hw_seq_len"]:
         raise WeightsError(f"{where!r}: without intp_freq, pt_hw_seq_len must be the {grid} patches of a side")
     return {
@@ -178,12 +188,14 @@ def _check(part: dict[str, Any], name: str, where: str) -> None:
     for key, only in _ONLY[name].items():
         if part[key] != only or type(part[key]) is not type(only):
             raise WeightsError(f"{where!r}: {key}{label} is {part[key]!r}; only {only!r} is supported")
-    for key in _WHOLE.get(name, ()):
-        if type(part[key]) is not int or part[key] < 1:
-            raise WeightsError(f"{where!r}: {key}{label} is {part[key]!r}; it must be an integer of at least 1")
+    for key, most in _WHOLE.get(name, {}).items():
+        if type(part[key]) is not int or not 1 <= part[key] <= most:
+            raise WeightsError(f"{where!r}: {key}{label} is {part[key]!r}; it must be an integer from 1 to {most}")
     for key in _POSITIVE.get(name, ()):
-        if type(part[key]) not in (int, float) or not 0 < part[key] < float("inf"):
-            raise WeightsError(f"{where!r}: {key}{label} is {part[key]!r}; it must be a number above 0")
+        if type(part[key]) not in (int, float) or not 0 < part[key] < _MOST:
+            raise WeightsError(
+                f"{where!r}: {key}{label} is {part[key]!r}; it must be a number above 0, below {_MOST:g}"
+            )
 
 
 def _lengths(given: Any, dim: int, where: str) -> list[int]:
