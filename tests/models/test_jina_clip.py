@@ -172,6 +172,8 @@ def test_texts_are_cut_at_the_published_limit(directory: Path) -> None:
     short = load_encoder(model, **EXACT)
     assert [outcome.truncated for outcome in short.embed("text", [text, "a b"])] == [True, False]
     ours = short.embed_texts([text])
+    assert relative_error(ours, _texts(directory, [text], LIMIT)) <= TOLERANCE
+    assert relative_error(ours, _texts(directory, [text], LIMIT + 1)) > TOLERANCE
     unload_all()
     longer = load_encoder(model, **EXACT, max_text_tokens=CONTEXT).embed_texts([text])
     assert relative_error(longer, _texts(directory, [text], CONTEXT)) <= TOLERANCE
