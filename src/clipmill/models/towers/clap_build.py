@@ -10,8 +10,7 @@ from torch.nn.functional import normalize
 from transformers import ClapConfig, ClapModel
 
 from ...errors import WeightsError
-from .hugging_face_build import read_shards
-from .weights import empty_parameters, fit_weights
+from .weights import empty_parameters, fit_weights, read_shards
 
 _BUFFERS = ("position_ids", "token_type_ids", "relative_position_index", "num_batches_tracked")
 """Ends of the names of buffers that the constructor computes; files of some versions have them."""
