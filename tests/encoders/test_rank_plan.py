@@ -23,7 +23,7 @@ from clipmill.encoders.plans.rank_plan import RankPlan
 from clipmill.encoders.plans.ranking import GroupTotals
 from clipmill.errors import SpecError
 
-PLAN_OPTIONS = ("query_kind", "candidate_kind", "top_k", "scale")
+PLAN_OPTIONS = ("query_kind", "candidate_kind", "top_k", "scale", "score")
 
 
 def run(plan: Any, spec: EncoderSpec, rows: list[dict[str, Any]]) -> Scored:
@@ -71,7 +71,8 @@ class TestPairPlan(FlatContract):
                 totals = GroupTotals.of(logits, plan.get("top_k"))
                 for row in members:
                     logit = row.pop("logit")
-                    row["clip_score"] = None if logit is None else totals.clip_score(logit)
+                    score = plan.get("score", "softmax")
+                    row["clip_score"] = None if logit is None else totals.clip_score(logit, score)
                     if plan.get("top_k"):
                         row["rank"] = None if logit is None else totals.rank(logit)
             return result
@@ -83,7 +84,8 @@ class TestClassifyPlan(ClassifyContract):
     @pytest.fixture
     def classify(self):
         def classify(rows, columns, *, labels, model=MODEL, **options):
-            own = {name: options.pop(name) for name in ("templates", "top_k", "scale") if name in options}
+            names = ("templates", "top_k", "scale", "score", "min_score")
+            own = {name: options.pop(name) for name in names if name in options}
             spec = EncoderSpec(model, **options)
             label_set = LabelSet.of(labels, spec=spec, **own)
             return run(ClassifyPlan(ColumnPlan.of(columns, spec=spec, suffix=SUFFIX), label_set), spec, rows)

@@ -185,9 +185,9 @@ def test_parameters_are_counted(name: str, count: int) -> None:
 
 
 def test_every_family_is_listed() -> None:
-    """`clipmill models` names the pairs of open_clip, the four M-CLIP, both AudioCLIP and the demo."""
+    """`clipmill models` names the pairs of open_clip, the four M-CLIP, a Chinese-CLIP, both AudioCLIP and the demo."""
     names = [ref.name for ref in list_models()]
-    assert len(names) == len(set(names)) == len(pairs()) + 4 + 2 + 1
+    assert len(names) == len(set(names)) == len(pairs()) + 4 + 1 + 2 + 1
     assert {"AudioCLIP::full", "AudioCLIP::partial", "demo", *mclip.MODELS} < set(names)
     assert [ref.name for ref in list_models("labse")] == ["M-CLIP/LABSE-Vit-L-14"]
 

@@ -226,7 +226,7 @@ def test_a_published_name_needs_no_configuration_from_the_hub(tmp_path: Path, mo
     small["vision_cfg"] = {**VISION, "image_size": 224, "patch_size": 32}
     tiny = {**TINY_ROBERTA, "model_type": "roberta"}
     monkeypatch.setitem(BACKBONES, "roberta-base", tiny)
-    monkeypatch.setattr(open_clip_build.open_clip, "get_model_config", lambda name: copy.deepcopy(small))
+    monkeypatch.setattr(open_clip_build, "get_model_config", lambda name: copy.deepcopy(small))
     folder = put_repository(tmp_path, "roberta-base", tiny_tokenizers.files_of(tiny_tokenizers.roberta()))
     module = stirred(open_clip_build.build_module(small, tiny).eval())
     state = {**module.state_dict(), "text.transformer.embeddings.position_ids": torch.arange(514)[None]}

@@ -43,7 +43,7 @@ def test_spellings_of_a_model_are_equal(written: str, meant: str) -> None:
         ("openai/clip-vit-base-patch32", "'hf:openai/clip-vit-base-patch32'"),
         ("google/siglip2-base-patch16-256", "the catalog has its weights as ViT-B-16-SigLIP2-256::webli"),
         ("laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "ViT-B-32::laion2b_s34b_b79k"),
-        ("jinaai/jina-clip-v2", "for a Hugging Face CLIPModel"),
+        ("jinaai/jina-clip-v2", "for a model of Hugging Face's transformers"),
         ("./my_model_directory/", "'hf:./my_model_directory/'"),
     ],
 )

@@ -14,6 +14,8 @@ from typing import Any
 import open_clip
 import pytest
 
+from clipmill.models.towers import open_clip_build
+
 _TEXT = {"width": 128, "heads": 2, "layers": 2}
 SMALL: dict[str, dict[str, dict[str, Any]]] = {
     "ViT-B-32": {"vision_cfg": {"width": 192, "layers": 2}, "text_cfg": _TEXT},
@@ -34,5 +36,6 @@ def made_small() -> Iterator[None]:
         return config
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(open_clip, "get_model_config", get_model_config)
+        for module in (open_clip, open_clip_build):
+            patch.setattr(module, "get_model_config", get_model_config)
         yield

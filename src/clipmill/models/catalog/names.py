@@ -237,9 +237,12 @@ def _file_or_url(name: str, weights: str) -> str:
 
 
 def named_models() -> list[str]:
-    """Return the name of every model that has one: the demo model, and published weights."""
+    """Return the name of every model that has one: the demo model, and published weights.
+
+    Names for repositories of transformers are left out, whose facts are in their files.
+    """
     published = (f"{architecture}::{tag}" for architecture, tag in tables.pairs())
-    return ["demo", *published, *mclip.MODELS, *cn_clip.NAMES, "AudioCLIP::full", "AudioCLIP::partial"]
+    return ["demo", *published, *mclip.MODELS, cn_clip.RESNET, "AudioCLIP::full", "AudioCLIP::partial"]
 
 
 def _unknown_model(name: str, given: str, has_weights: bool) -> str:

@@ -1,7 +1,7 @@
 """The networks: one loader for each family of models.
 
 - `open_clip`, `open_clip_build`: every architecture of open_clip, with weights that are published or from a file or
-  repository
+  repository; `open_clip_names`: what is used of open_clip
 - `hugging_face`, `hugging_face_build`: models of transformers, from a directory or a repository
 - `cn_clip`, `cn_clip_build`: Chinese-CLIP's RN50, from its authors' file
 - `clap`, `clap_build`: `ClapModel`s of transformers, for audio and texts
