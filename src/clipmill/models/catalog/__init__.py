@@ -9,6 +9,7 @@
 - `cn_clip`: the five models of Chinese-CLIP
 - `hugging_face`: reads the configuration files of a model of transformers, of one of the `hugging_face_kinds`
 - `clap`: reads those of a `ClapModel`
+- `jina_clip`: reads those of jina-clip-v2
 - `exported`: identifies the model in a directory of graphs; `manifest`: its `clipmill.json`
 - `fake_options`: parses the options of a `fake::` name
 - `open_clip.json`: the table itself, written by `tools/make_catalog.py`

@@ -5,6 +5,7 @@
 - `hugging_face`, `hugging_face_build`: models of transformers, from a directory or a repository
 - `cn_clip`, `cn_clip_build`: Chinese-CLIP's RN50, from its authors' file
 - `clap`, `clap_build`: `ClapModel`s of transformers, for audio and texts
+- `jina_clip_build`: jina-clip-v2, which `hugging_face` finds; `jina_clip_image`, `jina_clip_text`: its towers
 - `mclip`, `mclip_build`: M-CLIP's multilingual text towers, with an image tower of open_clip
 - `audioclip`, `audioclip_build`: AudioCLIP; `audioclip_audio`: its audio tower; `audioclip_spectrogram`: that tower's
   input
