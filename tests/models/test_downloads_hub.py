@@ -284,6 +284,13 @@ def test_invalid_configurations_are_refused(content: bytes, cache: str) -> None:
         hub.fetch_config("org/model", cache)
 
 
+def test_a_repository_of_transformers_is_named_otherwise(server: Hub, cache: str) -> None:
+    """The error has the name that loads it."""
+    server.put("org/model", "config.json", b'{"model_type": "siglip"}')
+    with pytest.raises(WeightsError, match=r"no open_clip_config\.json.*'hf:org/model'"):
+        hub.fetch_config("org/model", cache)
+
+
 def test_published_weights_are_used_in_place(cache: str, home: Path, tmp_path: Path, monkeypatch) -> None:
     """The hub's caches first, then OpenAI's folder, then clip-as-service's names in it; each if its hash is right."""
     table = {**weights()["ViT-B-32"]}

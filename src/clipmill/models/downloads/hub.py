@@ -70,7 +70,12 @@ def fetch_config(repository: str, cache_dir: str | None = None) -> dict[str, Any
     Raises:
         WeightsError: If there is none, or it does not describe a model.
     """
-    path = fetch_file(repository, CONFIG_FILE, cache_dir)
+    path = fetch_optional_file(repository, CONFIG_FILE, cache_dir)
+    if path is None:
+        raise WeightsError(
+            f"{repository!r} has no {CONFIG_FILE}, so it is no repository of open_clip",
+            hint=f"a model of transformers is 'hf:{repository}'",
+        )
     try:
         config = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as err:
