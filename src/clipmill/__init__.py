@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .encoders import Document, EncoderSpec, Head, load_encoder, read_provenance, score
-    from .transforms import Classify, Embed, Rank, ReadDocuments, WriteEmbeddings
+    from .transforms import Classify, Embed, Rank, ReadDocuments, Similarity, WriteEmbeddings
     from .udfs import classify, clip_similarity, embed_columns, embed_image, embed_text, rank, rank_groups
 
 __version__ = "0.1.0"
@@ -32,6 +32,7 @@ __all__ = [
     "Head",
     "Rank",
     "ReadDocuments",
+    "Similarity",
     "WriteEmbeddings",
     "__version__",
     "classify",
@@ -50,7 +51,7 @@ _HOMES = {
     name: home
     for home, names in {
         "encoders": ("Document", "EncoderSpec", "Head", "load_encoder", "read_provenance", "score"),
-        "transforms": ("Classify", "Embed", "Rank", "ReadDocuments", "WriteEmbeddings"),
+        "transforms": ("Classify", "Embed", "Rank", "ReadDocuments", "Similarity", "WriteEmbeddings"),
         "udfs": ("classify", "clip_similarity", "embed_columns", "embed_image", "embed_text", "rank", "rank_groups"),
     }.items()
     for name in names

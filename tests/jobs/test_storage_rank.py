@@ -211,7 +211,8 @@ def test_files_say_what_made_the_scores(table, tmp_path):
     do(out, table, dataclasses.replace(ROWS, scale=7.5, top_k=2, query_kind="text"))
     provenance = read_provenance(out)["ranked"]
     assert (provenance["model"], provenance["dim"]) == ("fake::dim=4", 4)
-    assert provenance["scores"] == {"scale": 7.5, "top_k": 2, "query_kind": "text", "candidate_kind": "auto"}
+    expected = {"scale": 7.5, "score": "softmax", "top_k": 2, "query_kind": "text", "candidate_kind": "auto"}
+    assert provenance["scores"] == expected
     plan = read_job(out)["plan"]
     assert (plan["name"], plan["query"], plan["candidates"], plan["scale"]) == ("RankPlan", "q", "c", 7.5)
 

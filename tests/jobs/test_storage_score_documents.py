@@ -60,7 +60,7 @@ def test_columns_of_ranked_documents_follow_from_the_plan(tmp_path):
         assert schema.names == [*plain, *vectors, "matches"]
         assert [field.name for field in match] == [*plain, *vectors, "scores", "failure"]
         assert (match.field("scores").type, match.field("failure").type) == (SCORES, REASON)
-        assert read_provenance(out)["matches"]["scores"] == {"scale": 100.0, "top_k": None}
+        assert read_provenance(out)["matches"]["scores"] == {"scale": 100.0, "score": "softmax", "top_k": None}
     (row,) = read_dataset(str(tmp_path / "out-True")).to_pylist()
     assert row["embedding"] == text_vector("one")
     assert [m["embedding"] for m in row["matches"]][:2] == [text_vector("one"), [1, 2, 3, 4]]

@@ -287,7 +287,7 @@ def test_slices_and_large_types(list_of, string):
     values = [["dropped"], ["red", None, "a long caption"], None, [], ["one", ""], ["dropped"]]
     candidates = pa.array(values, list_of(string))[1:5]
     queries = pa.array(["dropped", "redder", "x", "x", "two", "dropped"], string)[1:5]
-    plan = rank_plan(SPEC, "auto", "auto", None, 100.0)
+    plan = rank_plan(SPEC, "auto", "auto", None, 100.0, "softmax")
     plain = rank_array(queries, candidates, SPEC, plan).to_pylist()
     whole = rank_array_with_candidates(queries, candidates, SPEC, plan, T.StringType()).to_pylist()
     assert [row and [one["position"] for one in row] for row in plain] == [[2, 0, 1], None, [], [0, 1]]
@@ -301,7 +301,7 @@ def test_slices_and_large_types(list_of, string):
 def test_candidates_in_lists_of_every_kind_are_taken_as_they_are(list_of):
     candidates = pa.array([["dropped", ""], ["a long one", "red"], None, ["two", "x"]], list_of(pa.string()))[1:]
     queries = pa.array(["dropped", "redder", "x", "one"])[1:]
-    plan = rank_plan(SPEC, "auto", "auto", None, 100.0)
+    plan = rank_plan(SPEC, "auto", "auto", None, 100.0, "softmax")
     found = rank_array_with_candidates(queries, candidates, SPEC, plan, T.StringType()).to_pylist()
     for given, row in zip(candidates.to_pylist(), found, strict=True):
         assert (row is None) == (given is None)
@@ -312,7 +312,7 @@ def test_memory_of_a_batch_does_not_grow_with_its_rows(monkeypatch):
     """Beside Arrow's own, which tracemalloc does not see."""
     monkeypatch.setattr("clipmill.udfs.score_batches._PIECE_ROWS", 16)
     spec = EncoderSpec(MODEL, max_batch_rows=8, max_cache_bytes=20_000)
-    plan = rank_plan(spec, "auto", "auto", None, 100.0)
+    plan = rank_plan(spec, "auto", "auto", None, 100.0, "softmax")
     candidates = [f"candidate {n}" for n in range(10)]
 
     def peak(rows):
