@@ -73,7 +73,9 @@ def test_what_is_missing_is_told_by_python():
 
 
 def test_own_keywords_are_among_the_options_told():
-    with pytest.raises(TypeError, match=r"unknown option 'xyzzy'; the options are .*candidate_kind, .*scale, score, top_k, "):
+    with pytest.raises(
+        TypeError, match=r"unknown option 'xyzzy'; the options are .*candidate_kind, .*scale, score, top_k, "
+    ):
         rank("q", "c", model=MODEL, xyzzy=1)
 
 
