@@ -58,7 +58,7 @@ def models_table(refs: list[ModelRef]) -> Table:
             ref.name,
             ", ".join(facts["modalities"]),
             str(facts["dim"]) if least is None else f"{least}–{facts['dim']}",
-            str(facts["image_size"]),
+            str(facts["image_size"] or "–"),
             f"{parameters / 1e6:,.1f} M" if parameters else "?",
             facts["licence"] or "?",
         )
