@@ -18,6 +18,7 @@ import pytest
 import torch
 from cli_helpers import run
 from contract import captions, vector_of_text
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 from vectors_contract import scored
 
@@ -219,6 +220,38 @@ def test_a_small_file_of_torch_that_claims_a_large_tensor(tmp_path: Path) -> Non
     assert (tmp_path / "a.pth").stat().st_size < 10_000
     with pytest.raises(WeightsError, match="its values have over 67,108,864 bytes"):
         read_linear_head(tmp_path / "a.pth", DIM)
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz", "safetensors"])
+def test_small_types_are_bounded_by_their_values(kind: str, tmp_path: Path, monkeypatch) -> None:
+    """A file within the bound may be several times as large in float64."""
+    path, weight = tmp_path / f"a.{kind}", np.ones((60, DIM), np.float16)
+    if kind == "npy":
+        np.save(path, weight)
+    elif kind == "npz":
+        np.savez(path, weight=weight)
+    else:
+        save_arrays({"weight": weight}, str(path))
+    assert path.stat().st_size < 2000 < weight.size * 8
+    assert read_linear_head(path, DIM).outputs == 60
+    monkeypatch.setattr(linear_head, "MAX_BYTES", 2000)
+    with pytest.raises(WeightsError, match="its values have over 2,000 bytes in float64"):
+        read_linear_head(path, DIM)
+
+
+def test_layers_that_would_multiply_to_a_large_one_do_not(tmp_path: Path) -> None:
+    """In LAION's layout, a column times a row of a megabyte each would be a matrix of 500 gigabytes."""
+    many = 2**18
+    shapes = {0: (1, many), 2: (many, 1), 4: (1, many), 6: (many, 1), 7: (1, many)}
+    layers = {f"layers.{number}.weight": np.ones(shape, np.float32) for number, shape in shapes.items()}
+    layers |= {f"layers.{number}.bias": np.ones(shape[0], np.float32) for number, shape in shapes.items()}
+    save_arrays(layers, str(tmp_path / "a.safetensors"))
+    with pytest.raises(WeightsError, match=f"it takes vectors of {many} values"):
+        read_linear_head(tmp_path / "a.safetensors", DIM)
+    layers["layers.7.weight"] = np.ones((2, many), np.float32)
+    save_arrays(layers, str(tmp_path / "a.safetensors"))
+    with pytest.raises(WeightsError, match=r"it must be \(1, values\)"):
+        read_linear_head(tmp_path / "a.safetensors", DIM)
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch) -> None:

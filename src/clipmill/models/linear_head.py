@@ -125,6 +125,7 @@ def _npy_array(data: bytes) -> np.ndarray:
         raise WeightsError(f"it holds {dtype}, not numbers")
     if math.prod(shape) * dtype.itemsize != len(body):
         raise WeightsError(f"its header says {shape} of {dtype}, which is not what its {len(body)} bytes hold")
+    _check_count(math.prod(shape))
     array = np.frombuffer(body, dtype).reshape(shape, order="F" if is_fortran else "C")
     return np.asarray(array, np.float64)
 
@@ -133,7 +134,11 @@ def _npz_arrays(data: bytes) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         if (size := sum(info.file_size for info in archive.infolist())) > MAX_BYTES:
             raise WeightsError(f"its arrays have {size:,} bytes, and a head has at most {MAX_BYTES:,}")
-        return {name.removesuffix(".npy"): _npy_array(archive.read(name)) for name in archive.namelist()}
+        arrays: dict[str, np.ndarray] = {}
+        for name in archive.namelist():
+            arrays[name.removesuffix(".npy")] = _npy_array(archive.read(name))
+            _check_count(sum(array.size for array in arrays.values()))
+        return arrays
 
 
 def _safetensors_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -144,6 +149,7 @@ def _safetensors_arrays(path: Path) -> dict[str, np.ndarray]:
         kinds = {name: file.get_slice(name).get_dtype() for name in names}
         if other := [name for name in names if kinds[name] not in _SAFE_DTYPES]:
             raise WeightsError(f"{other[0]!r} is {kinds[other[0]]}; it must be one of {', '.join(_SAFE_DTYPES)}")
+        _check_count(sum(math.prod(file.get_slice(name).get_shape()) for name in names))
         return {name: np.asarray(file.get_tensor(name), np.float64) for name in names}
 
 
@@ -152,9 +158,14 @@ def _torch_arrays(path: Path) -> dict[str, np.ndarray]:
     from .towers.weights import read_weights
 
     state = read_weights(path)
-    if sum(tensor.numel() for tensor in state.values()) * 8 > MAX_BYTES:  # a file of a few bytes may claim any shape
-        raise WeightsError(f"its values have over {MAX_BYTES:,} bytes in float64")
+    _check_count(sum(tensor.numel() for tensor in state.values()))  # a file of a few bytes may claim any shape
     return {name: tensor.double().numpy() for name, tensor in state.items()}
+
+
+def _check_count(values: int) -> None:
+    """Refuse more values than a head may have before they are converted: in float64 they may be eight times the file."""
+    if values * 8 > MAX_BYTES:
+        raise WeightsError(f"its values have over {MAX_BYTES:,} bytes in float64")
 
 
 def _weight_and_bias(tensors: Mapping[str, np.ndarray], dim: int, *, is_npy: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -185,11 +196,16 @@ def _single_layer(tensors: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.nda
 
 
 def _laion_layers(tensors: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the product of the layers of LAION's second predictor; None for another file."""
+    """Return the product of the layers of LAION's second predictor, which has one score; None for another file.
+
+    It is computed from the last layer, whose single row keeps every product small, whatever the shapes in a file.
+    """
     names = [(f"layers.{number}.weight", f"layers.{number}.bias") for number in _LAION_LAYERS]
     if set(tensors) != {name for pair in names for name in pair}:
         return None
-    weight, bias = (tensors[name] for name in names[0])
-    for layer, offset in names[1:]:
-        weight, bias = tensors[layer] @ weight, tensors[layer] @ bias + tensors[offset]
+    weight, bias = (tensors[name] for name in names[-1])
+    if weight.shape[:-1] != (1,):
+        raise WeightsError(f"{names[-1][0]!r} has the shape {weight.shape}; it must be (1, values)")
+    for layer, offset in reversed(names[:-1]):
+        weight, bias = weight @ tensors[layer], weight @ tensors[offset] + bias
     return weight, bias

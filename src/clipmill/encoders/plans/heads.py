@@ -16,6 +16,7 @@ from ...messages import setting
 from ...models.linear_head import LinearHead, read_linear_head
 from ...models.spec import EncoderSpec
 from .fusion import unit_vector
+from .scores import sigmoid, softmax
 
 Activation = Literal["none", "sigmoid", "softmax"]
 
@@ -146,11 +147,8 @@ class HeadPlan:
 
 def _activated(scores: np.ndarray, activation: Activation) -> np.ndarray:
     if activation == "sigmoid":
-        return 1 / (1 + np.exp(-scores))
-    if activation == "softmax":
-        powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
-    return scores
+        return sigmoid(scores)
+    return softmax(scores) if activation == "softmax" else scores
 
 
 def checked_heads(
