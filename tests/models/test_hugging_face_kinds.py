@@ -316,14 +316,14 @@ def _change(directory: Path, **changes: Any) -> None:
         ({"model_type": "siglip_text_model"}, "text tower alone"),
         ({"model_type": "gpt2"}, "SiglipModel"),
         ({"text_config__projection_size": 32}, "32"),
-        ({"text_config__pad_token_id": "x"}, None),
+        ({"text_config__pad_token_id": "x"}, "SiglipModel that transformers can build"),
         ({"vision_config__vision_use_head": False}, "vision_use_head"),
         ({"vision_config__image_size": 40}, "40"),
         ({"text_config__vocab_size": 799}, "does not fit"),
     ],
 )
-def test_what_does_not_fit_is_refused(siglip: Case, tmp_path: Path, changes: dict, message: str | None) -> None:
-    """With the file and what is allowed; what a kind does not read does not matter."""
+def test_what_does_not_fit_is_refused(siglip: Case, tmp_path: Path, changes: dict, message: str) -> None:
+    """With the file and what is allowed; what is not read here, transformers refuses."""
     directory = tmp_path / "model"
     shutil.copytree(siglip.directory, directory)
     _change(directory, **changes)

@@ -12,8 +12,6 @@ from ...media.mel import MelSpectrogram
 from ...media.options import AudioFrontend
 
 MODEL_TYPE = "clap"
-_EXTRACTOR_FILES = ("processor_config.json", "preprocessor_config.json")
-"""Files in which transformers stores the feature extractor: the first of a whole processor since version 5."""
 _EXTRACTOR = "ClapFeatureExtractor"
 _PADDINGS = ("repeatpad", "repeat", "pad")
 _UNFUSED = "laion/clap-htsat-unfused, laion/larger_clap_general and laion/larger_clap_music_and_speech load"
@@ -104,15 +102,13 @@ def read_frontend(place: str, config: ClapConfig, cache_dir: str | None = None) 
     Raises:
         WeightsError: If there is no feature extractor, or it has settings that are not supported.
     """
-    from ..downloads.model_files import find_any, read_json
+    from ..downloads.model_files import PROCESSOR_FILES, find_processor
 
-    for path in find_any(place, _EXTRACTOR_FILES, cache_dir):
-        values = read_json(path)
-        if path.name == _EXTRACTOR_FILES[0]:
-            values = values.get("feature_extractor") or {}
-        if isinstance(values, dict) and values:
-            return _Extractor(values, str(path)).frontend(config)
-    raise WeightsError(f"no feature extractor in {place!r}: looked for {' and '.join(_EXTRACTOR_FILES)}")
+    found = find_processor(place, "feature_extractor", cache_dir)
+    if found is None:
+        raise WeightsError(f"no feature extractor in {place!r}: looked for {' and '.join(PROCESSOR_FILES)}")
+    values, path = found
+    return _Extractor(values, str(path)).frontend(config)
 
 
 class _Extractor:

@@ -15,9 +15,6 @@ from .hugging_face_kinds import CLASSES, KINDS, REFUSED, Kind
 from .names import ModelRef
 from .twins import twin_of
 
-IMAGE_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
-"""Files in which transformers stores the image processor: the first since version 5, else the second."""
-
 _DEFAULT_SIDE = 224
 _SHORTEST = {
     "size": {"shortest_edge": _DEFAULT_SIDE},
@@ -152,22 +149,20 @@ def read_preprocessing(place: str, config: ModelConfig, cache_dir: str | None = 
     Raises:
         WeightsError: If there is no image processor, or it has settings that are not supported.
     """
-    from ..downloads.model_files import find_any, read_json
+    from ..downloads.model_files import PROCESSOR_FILES, find_processor
 
-    for path in find_any(place, IMAGE_PROCESSOR_FILES, cache_dir):
-        values = read_json(path)
-        if path.name == IMAGE_PROCESSOR_FILES[0]:
-            values = values.get("image_processor") or {}  # older ones have no entry for images
-        if values:
-            if str(values.get("image_processor_type", config.kind.processor)) == jina_clip.PROCESSOR:
-                return jina_clip.read_preprocessing(values, str(path), config.image_size)
-            return _Processor(values, path, config.kind.processor).preprocessing(config.image_size)
-    raise WeightsError(
-        f"no image processor in {place!r}: looked for {' and '.join(IMAGE_PROCESSOR_FILES)}",
-        hint="name a repository or directory that has one with "
-        + setting("base_image_processor", ...)
-        + " (for OpenAI's models: 'openai/clip-vit-base-patch32')",
-    )
+    found = find_processor(place, "image_processor", cache_dir)
+    if found is None:
+        raise WeightsError(
+            f"no image processor in {place!r}: looked for {' and '.join(PROCESSOR_FILES)}",
+            hint="name a repository or directory that has one with "
+            + setting("base_image_processor", ...)
+            + " (for OpenAI's models: 'openai/clip-vit-base-patch32')",
+        )
+    values, path = found
+    if str(values.get("image_processor_type", config.kind.processor)) == jina_clip.PROCESSOR:
+        return jina_clip.read_preprocessing(values, str(path), config.image_size)
+    return _Processor(values, path, config.kind.processor).preprocessing(config.image_size)
 
 
 class _Processor:

@@ -12,6 +12,8 @@ from ...files.json_text import parse_json
 from . import hub
 
 CONFIG = "config.json"
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+"""Files in which transformers stores how inputs are prepared: the first since version 5, for a whole processor."""
 _INDEX = ".index.json"
 WEIGHTS = ("model.safetensors", f"model.safetensors{_INDEX}", "pytorch_model.bin", f"pytorch_model.bin{_INDEX}")
 """Names of weights, single or sharded, in transformers' order of preference."""
@@ -68,6 +70,28 @@ def find_first(place: str, names: Sequence[str], cache_dir: str | None = None) -
 def _check_directory(place: str) -> None:
     if not Path(place).is_dir():
         raise WeightsError(f"there is no directory {place!r} on this machine")
+
+
+def find_processor(place: str, part: str, cache_dir: str | None = None) -> tuple[dict[str, Any], Path] | None:
+    """Return the settings of a processor of transformers, and their file; None if a place has none.
+
+    Args:
+        place: Directory or repository.
+        part: Its name in a whole processor, which may lack it: `image_processor` or `feature_extractor`.
+        cache_dir: As in `EncoderSpec`.
+
+    Raises:
+        WeightsError: If a file is invalid, or the repository cannot be reached.
+    """
+    for path in find_any(place, PROCESSOR_FILES, cache_dir):
+        values = read_json(path)
+        if path.name == PROCESSOR_FILES[0]:
+            values = values.get(part) or {}  # older ones have no entry
+        if not isinstance(values, dict):
+            raise WeightsError(f"{str(path)!r} has {part}={values!r}; it must be an object with settings")
+        if values:
+            return values, path
+    return None
 
 
 def relevant_settings(values: Mapping[str, Any]) -> dict[str, Any]:
