@@ -1,4 +1,4 @@
-"""Photographs an hour by model, for the page about choosing one (docs/models.md).
+"""Photographs a second by model, for the page about choosing one (docs/models.md).
 
     python benchmarks/models.py [--rounds 3] [ARCHITECTURE]...
 

@@ -163,7 +163,7 @@ def _torch_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _check_count(values: int) -> None:
-    """Refuse more values than a head may have before they are converted: in float64 they may be eight times the file."""
+    """Refuse too many values before they are converted: float64 may take eight times the bytes of a file."""
     if values * 8 > MAX_BYTES:
         raise WeightsError(f"its values have over {MAX_BYTES:,} bytes in float64")
 
