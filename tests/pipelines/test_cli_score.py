@@ -197,7 +197,7 @@ def test_a_model_without_a_bias_is_refused_with_what_works(pairs, tmp_path, caps
 # --- reports ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_report_draws_all_scores_and_the_threshold(pairs, tmp_path):
+def test_a_report_draws_all_scores_and_the_threshold(pairs, tmp_path, capsys):
     out = tmp_path / "out"
     assert run("score", pairs, "-o", out, *MODEL, *COLUMNS, "--min-score", LEAST) == 0
     (found,) = look(out).pairs
@@ -207,6 +207,9 @@ def test_a_report_draws_all_scores_and_the_threshold(pairs, tmp_path):
     said = text_of(page)
     assert "The cosine of left and right : 2 rows kept, 1 rejected (33.3 %); 1 more row without a score" in said
     assert "rows rejected" in said and f"min_score {LEAST:g}" in page
+    capsys.readouterr()
+    assert run("report", out, "-o", tmp_path / "printed.html") == 0
+    assert "similarity: 2 scores, 1 rejected, 1 row without one" in capsys.readouterr().out
 
 
 def test_a_report_of_logits_without_a_threshold(tmp_path):

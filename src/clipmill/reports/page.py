@@ -285,6 +285,7 @@ def said(found: Overview, output: str, nbytes: int) -> str:
     parts += [f"{one.column.name}: {words.count(one.values)} scores" for one in found.scores]
     for pair in found.pairs:
         rejected = f", {words.count(pair.rejected)} rejected" if pair.column.min_score is not None else ""
-        parts.append(f"{pair.column.name}: {words.count(pair.kept)} scores{rejected}")
+        missing = f", {words.many(pair.missing, 'row')} without one" if pair.missing else ""
+        parts.append(f"{pair.column.name}: {words.many(pair.kept, 'score')}{rejected}{missing}")
     lines = [f"{output} ({decimal(nbytes)})", *(f"  {part}" for part in parts)]
     return "\n".join([*lines, *(f"  {warning}" for warning in found.warnings)])
