@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 import json
 import sys
 from pathlib import Path
@@ -14,13 +13,11 @@ import numpy as np
 import pytest
 import torch
 from hugging_face_weights import EXACT, TEXTS
-from jina_clip_reference import Weights, image_vector, text_vector
+from jina_clip_reference import Weights, image_vector, pixels, text_vector
 from jina_clip_weights import PROCESSOR, SCALE, TASKS, drawn_state, write_config, write_model
 from pictures import encode, photographs
-from PIL import Image
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
-from torchvision import transforms
 from weights import relative_error
 
 from clipmill.encoders import EncoderSpec, load_encoder, unload_all
@@ -68,22 +65,13 @@ def files() -> list[bytes]:
     return [*found, encode(first[:17, :290]), encode(first[:33, :32]), encode(grey), encode(clear)]
 
 
-def _pixels(file: bytes, interpolation: str) -> np.ndarray:
-    """Prepare an image as the published image processor does with the settings in `PROCESSOR`, by torchvision."""
-    side, mode = PROCESSOR["size"], transforms.InterpolationMode(interpolation)
-    steps = [transforms.Resize(side, mode), transforms.CenterCrop(side), transforms.ToTensor()]
-    prepare = transforms.Compose([*steps, transforms.Normalize(PROCESSOR["mean"], PROCESSOR["std"])])
-    prepared: np.ndarray = prepare(Image.open(io.BytesIO(file)).convert("RGB")).numpy()
-    return prepared
-
-
 def _images(files: list[bytes], interpolation: str = "bicubic", **options: Any) -> np.ndarray:
     return np.stack([_image(file, interpolation, **options) for file in files])
 
 
 @functools.cache
 def _image(file: bytes, interpolation: str, **options: Any) -> np.ndarray:
-    return image_vector(_pixels(file, interpolation), Weights(drawn_state()), **options)
+    return image_vector(pixels(file, interpolation, PROCESSOR), Weights(drawn_state()), **options)
 
 
 def _texts(

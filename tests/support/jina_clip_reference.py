@@ -6,13 +6,16 @@ Every argument but the inputs is for the tests' negative controls.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from jina_clip_weights import CONFIG, TASKS
+from jina_clip_weights import CONFIG
+from PIL import Image
+from torchvision import transforms
 
 _ERF = np.vectorize(math.erf)
 _TEXT = "text_model.transformer.roberta."
@@ -20,25 +23,35 @@ _IMAGE = "vision_model."
 
 
 class Weights:
-    """A state dict as float64 arrays, with the product of one adapter's factors added to the weights that have them."""
+    """A state dict, read as float64 arrays, in which weights with adapters have the product of an adapter added."""
 
-    def __init__(self, state: Mapping[str, torch.Tensor], task: str | None = "retrieval.query") -> None:
-        """Convert a state dict; a task of None leaves the adapters out."""
-        self._arrays = {name: tensor.double().numpy() for name, tensor in state.items()}
-        self._task = None if task is None else TASKS.index(task)
+    def __init__(
+        self,
+        state: Mapping[str, torch.Tensor],
+        task: str | None = "retrieval.query",
+        config: Mapping[str, Any] = CONFIG,
+    ) -> None:
+        """Keep a state dict; a task of None leaves the adapters out."""
+        self._state = state
+        self.text: dict[str, Any] = config["text_config"]["hf_model_config_kwargs"]
+        self.vision: dict[str, Any] = config["vision_config"]
+        self._task = None if task is None else self.text["lora_adaptations"].index(task)
 
     def __getitem__(self, name: str) -> np.ndarray:
         """Return a parameter; `NAME.weight` of a layer with adapters includes the adapter."""
-        if name in self._arrays:
-            return self._arrays[name]
+        if name in self._state:
+            return self._array(name)
         stem = name.removesuffix("weight") + "parametrizations.weight."
-        weight = self._arrays[f"{stem}original"]
+        weight = self._array(f"{stem}original")
         if self._task is None:
             return weight
-        settings = CONFIG["text_config"]["hf_model_config_kwargs"]
-        down, up = (self._arrays[f"{stem}0.lora_{factor}"][self._task] for factor in "AB")
+        down, up = (self._array(f"{stem}0.lora_{factor}")[self._task] for factor in "AB")
         product = down @ up if "embeddings" in name else up @ down
-        return weight + settings["lora_alpha"] / settings["lora_rank"] * product
+        return weight + self.text["lora_alpha"] / self.text["lora_rank"] * product
+
+    def _array(self, name: str) -> np.ndarray:
+        values: np.ndarray = self._state[name].double().numpy()
+        return values
 
     def linear(self, name: str, values: np.ndarray) -> np.ndarray:
         """Apply a linear layer."""
@@ -49,6 +62,15 @@ class Weights:
         centred = values - values.mean(-1, keepdims=True)
         scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps)
         return scaled * self[f"{name}.weight"] + self[f"{name}.bias"]
+
+
+def pixels(file: bytes, interpolation: str, processor: Mapping[str, Any]) -> np.ndarray:
+    """Prepare an image as the published image processor does with its settings, by torchvision: (3, S, S)."""
+    side, mode = processor["size"], transforms.InterpolationMode(interpolation)
+    steps = [transforms.Resize(side, mode), transforms.CenterCrop(side), transforms.ToTensor()]
+    prepare = transforms.Compose([*steps, transforms.Normalize(processor["mean"], processor["std"])])
+    prepared: np.ndarray = prepare(Image.open(io.BytesIO(file)).convert("RGB")).numpy()
+    return prepared
 
 
 def _attend(query: np.ndarray, key: np.ndarray, value: np.ndarray) -> np.ndarray:
@@ -70,7 +92,7 @@ def text_vector(
     ids: list[int], weights: Weights, *, base: float = 20000.0, rope: bool = True, pooling: str = "mean"
 ) -> np.ndarray:
     """Embed the ids of one text, without padding."""
-    settings = CONFIG["text_config"]["hf_model_config_kwargs"]
+    settings = weights.text
     heads, size, eps = settings["num_attention_heads"], settings["hidden_size"], 1e-5
     pairs = size // heads // 2
     angles = np.outer(np.arange(len(ids)), [base ** (-2 * pair / (2 * pairs)) for pair in range(pairs)]) * rope
@@ -97,7 +119,7 @@ def image_vector(
     pixels: np.ndarray, weights: Weights, *, base: float = 10000.0, rope: bool = True, stretched: bool = True
 ) -> np.ndarray:
     """Embed one image: (3, S, S), normalised."""
-    settings: dict[str, Any] = CONFIG["vision_config"]
+    settings = weights.vision
     size, patch, head_size, eps = settings["width"], settings["patch_size"], settings["head_width"], 1e-6
     grid, half = settings["image_size"] // patch, head_size // 2
     kernel = weights[f"{_IMAGE}patch_embed.proj.weight"].reshape(size, -1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,20 @@ CONFIG: dict[str, Any] = {
 }
 """The published file with fewer and smaller layers; it has the sizes of the text tower in another repository's."""
 
+
+def published() -> dict[str, Any]:
+    """Return the configuration of jina-clip-v2 in its real size."""
+    config = copy.deepcopy(CONFIG)
+    config["projection_dim"], config["matryoshka_dimensions"] = 1024, [32, 64, 128, 256, 512, 768, 1024]
+    config["text_config"]["embed_dim"] = 1024
+    sizes = {"lora_adaptations": TASKS[1:], "lora_alpha": 1, "vocab_size": 250002, "hidden_size": 1024}
+    layers = {"num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+    config["text_config"]["hf_model_config_kwargs"] |= {**sizes, **layers, "max_position_embeddings": 8194}
+    size = {"embed_dim": 1024, "width": 1024, "image_size": 512, "pt_hw_seq_len": 16}
+    config["vision_config"] |= {**size, "layers": 24, "head_width": 64}
+    return config
+
+
 PROCESSOR = {
     "fill_color": 0,
     "image_processor_type": "JinaCLIPImageProcessor",
@@ -94,10 +109,11 @@ SCALE = 1.5
 _TEXT, _IMAGE = "text_model.transformer.roberta.", "vision_model."
 
 
-def shapes() -> dict[str, tuple[int, ...]]:
-    """Return the names in the published file, with the shapes that `CONFIG` gives them."""
-    text, vision = CONFIG["text_config"]["hf_model_config_kwargs"], CONFIG["vision_config"]
-    size, inner, rank, tasks = text["hidden_size"], text["intermediate_size"], text["lora_rank"], len(TASKS)
+def shapes(config: Mapping[str, Any] = CONFIG) -> dict[str, tuple[int, ...]]:
+    """Return the names in the published file, with the shapes that a configuration gives them."""
+    text, vision = config["text_config"]["hf_model_config_kwargs"], config["vision_config"]
+    size, inner, rank = text["hidden_size"], text["intermediate_size"], text["lora_rank"]
+    tasks = len(text["lora_adaptations"])
     found: dict[str, tuple[int, ...]] = {"logit_scale": ()}
 
     def adapted(name: str, rows: int, columns: int, *, table: bool = False) -> None:
@@ -143,10 +159,10 @@ def shapes() -> dict[str, tuple[int, ...]]:
     return found
 
 
-def drawn_state(seed: int = 0) -> dict[str, torch.Tensor]:
+def drawn_state(config: Mapping[str, Any] = CONFIG) -> dict[str, torch.Tensor]:
     """Draw weights, of which every part shows in the vectors; the numbers are the same on every machine."""
-    random, state = np.random.RandomState(seed), {}
-    for name, shape in sorted(shapes().items()):
+    random, state = np.random.RandomState(0), {}
+    for name, shape in sorted(shapes(config).items()):
         noise = random.standard_normal(shape)
         if "norm" in name or "_ln" in name:
             values = 0.2 * noise + name.endswith("weight")
@@ -174,10 +190,15 @@ def write_model(directory: Path, *, layout: str = "safetensors", **changes: Any)
     else:
         save_file(state, str(directory / "model.safetensors"))
     write_config(directory, **changes)
-    (directory / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    write_others(directory, PROCESSOR)
+    return directory
+
+
+def write_others(directory: Path, processor: Mapping[str, Any]) -> None:
+    """Write the files of the image processor and of a small tokenizer."""
+    (directory / "preprocessor_config.json").write_text(json.dumps(processor))
     for name, content in tiny_tokenizers.files_of(tiny_tokenizers.xlm_roberta()).items():
         (directory / name).write_bytes(content)
-    return directory
 
 
 def write_config(directory: Path, **changes: Any) -> None:

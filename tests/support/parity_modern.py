@@ -1,8 +1,9 @@
-"""Parity rows of open_clip's newer architectures in their real size."""
+"""Parity rows of newer models in their real size: open_clip's architectures, and jina-clip-v2."""
 
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,12 @@ import open_clip
 import tiny_tokenizers
 import torch
 from hub_cache import put_repository
+from jina_clip_reference import Weights, image_vector, pixels, text_vector
+from jina_clip_weights import PROCESSOR, drawn_state, published, write_others
 from open_clip.tokenizer import HFTokenizer
 from parity_rows import TEXTS, Drawn, Row, images, open_clip_images, swapped
-from tokenizers import processors
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, processors
 from weights import write_safetensors
 
 from clipmill.models.catalog.backbones import BACKBONES
@@ -87,6 +91,34 @@ def _drawn(config: dict, backbone: str | None) -> torch.nn.Module:
     return module
 
 
+def _jina_clip(folder: Path) -> Drawn:
+    config = published()
+    processor = {**PROCESSOR, "size": config["vision_config"]["image_size"]}
+    directory = folder / "model"
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(config))
+    write_others(directory, processor)
+    state = drawn_state(config)
+    save_file(state, str(directory / "model.safetensors"))
+    own, bare = (Weights(state, task, config) for task in ("retrieval.query", None))
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    tokenizer.enable_truncation(512)
+    ids = [tokenizer.encode(text).ids for text in TEXTS]
+
+    def encode_images(files: list[bytes]) -> np.ndarray:
+        return np.stack([image_vector(pixels(file, "bicubic", processor), own) for file in files])
+
+    return Drawn(
+        f"hf:{directory}",
+        {},
+        {"image": encode_images(images()), "text": np.stack([text_vector(row, own) for row in ids])},
+        {
+            ("image", "red and blue exchanged"): encode_images(swapped(images())),
+            ("text", "without the adapter"): np.stack([text_vector(row, bare) for row in ids]),
+        },
+    )
+
+
 MODERN = [
     architecture_row("ViT-SO400M-16-SigLIP2-384"),
     architecture_row("ViT-H-14-worldwide"),
@@ -97,4 +129,5 @@ MODERN = [
     architecture_row("ViTamin-L"),
     architecture_row("coca_ViT-L-14"),
     architecture_row("nllb-clip-base-siglip"),
+    Row("hf: jina-clip-v2", "the formulas, written again", _jina_clip),
 ]
