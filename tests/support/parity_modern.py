@@ -87,7 +87,7 @@ def _drawn(config: dict, backbone: str | None) -> torch.nn.Module:
             if name.endswith("bias"):
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
             elif name.endswith("gamma"):  # the scale of a layer, 1e-5 before training
-                parameter.copy_(0.1 + 0.2 * torch.rand(parameter.shape, generator=generator))
+                parameter.copy_(0.3 + 0.4 * torch.rand(parameter.shape, generator=generator))
             elif parameter.ndim == 2 and ("layer" in name or "block" in name or "proj" in name):
                 parameter.mul_(1.5)
     return module
