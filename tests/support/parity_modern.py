@@ -88,6 +88,8 @@ def _drawn(config: dict, backbone: str | None) -> torch.nn.Module:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
             elif name.endswith("gamma"):  # the scale of a layer, 1e-5 before training
                 parameter.copy_(0.3 + 0.4 * torch.rand(parameter.shape, generator=generator))
+            elif name.endswith("head.weight"):  # a thousandth of this before training
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / parameter.shape[1] ** 0.5)
             elif parameter.ndim == 2 and ("layer" in name or "block" in name or "proj" in name):
                 parameter.mul_(1.5)
     return module
