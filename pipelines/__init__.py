@@ -1,7 +1,8 @@
 """Runnable jobs and the command line, which only connect the other rooms.
 
-- `cli`: the commands; `options`: their flags, made from the fields of `EncoderSpec`; `cli_messages`: messages with
-  flags instead of keywords; `console`: the terminal
+- `cli`: the list of commands; `commands`: commands and their group, which imports them when they are used; `options`:
+  their flags, made from the fields of `EncoderSpec`; `cli_messages`: messages with flags instead of keywords;
+  `console`: the terminal
 - `jobs`: the common part of `embed`, `rank`, `score` and `classify`; `engines`: runs shards on Beam or Spark;
   `spark_session`: the master and settings of Spark
 - `interrupts`: the end of a command by a signal; `limits`: memory and open files
@@ -10,10 +11,11 @@
 - `job_metrics`: `--metrics`
 - `embed`, `rank`, `score`, `classify`: the plan of each command, and its output without a job; `listed`: files given by
   name
-- `score_commands`: the commands `rank`, `score` and `classify`
+- `embed_command`: the command `embed`; `score_commands`: the commands `rank`, `score` and `classify`
 - `index_command`, `index`: the command `index`
 - `push_command`: the command `push`
-- `search_command`, `search`: the command `search`; `report_command`: the command `report`
-- `summary`: `summary(documents)` and `clipmill summary`; `models`, `doctor`, `export`: the commands of those names
+- `search_command`, `search`: the command `search`
+- `report_commands`: the commands `report` and `summary`; `summary`: `summary(documents)`, and what the latter prints
+- `model_commands`: the commands `models`, `doctor` and `export`; `models`, `doctor`, `export`: what they do
 - `demo`: what `make demo` runs; `gallery`: its pictures; `drawings`: pictures of coloured shapes, and captions
 """

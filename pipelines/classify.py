@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,12 +17,13 @@ from ..encoders.plans.classify_plan import SUFFIX, ClassifyPlan, DocumentClassif
 from ..encoders.plans.embed_plan import DocumentEmbedPlan
 from ..encoders.plans.labels import Classifier, LabelSet
 from ..failures import Failure
-from ..jobs.options import JobOptions
 from . import console
-from .cli_messages import in_flags
-from .jobs import Refused, column_plan, job_options_of
+from .cli_messages import Refused, in_flags
 from .listed import list_files, table_of
 from .rank import scale_of, scoring_as_json
+
+if TYPE_CHECKING:
+    from ..jobs.options import JobOptions
 
 
 def label_set(spec: EncoderSpec, values: dict[str, Any]) -> LabelSet:
@@ -52,6 +53,8 @@ def _names_a_file(given: str) -> bool:
 
 def classify_options(spec: EncoderSpec, values: dict[str, Any]) -> JobOptions:
     """Return the options of a job for a command line of `clipmill classify`."""
+    from .jobs import column_plan, job_options_of  # late, since printing needs none of it
+
     labels = label_set(spec, values)
     columns = column_plan(spec, values, suffix=SUFFIX)
     if columns is not None:

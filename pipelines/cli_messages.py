@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import click
+
 from ..messages import Setting, render
 
 _FLAGS = {
@@ -37,3 +39,14 @@ def flag_of(option: Setting) -> str:
     if option.value == "…":
         return f"--{flag} NAME=KIND" if option.name == "columns" else f"--{flag} NAME"
     return f"--{flag} {option.value}"
+
+
+class Refused(click.ClickException):
+    """The command is invalid; nothing was run."""
+
+    exit_code = 2
+
+    def __init__(self, said: str | Exception) -> None:
+        from .console import printable  # late, since `--help` is fast without rich and numpy
+
+        super().__init__(printable(in_flags(said)))

@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from ..files.json_text import clean_text
@@ -60,6 +59,8 @@ def progress(total: int, count_done: Callable[[], int], pause: Callable[[float],
     if not err.is_terminal:
         yield
         return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     bar = Progress(
         TextColumn("clipmill"),
         BarColumn(),

@@ -12,11 +12,12 @@ from ..encoders import EncoderSpec, Head, load_encoder
 from ..encoders.item import Item, Uri
 from ..encoders.outcome import Vector
 from ..encoders.plans.embed_plan import DocumentEmbedPlan
-from ..jobs.options import JobOptions
 from ..messages import setting
-from .cli_messages import in_flags
-from .jobs import Refused, column_plan, job_options_of
+from .cli_messages import Refused, in_flags
 from .skip_existing import skip_existing_of
+
+if TYPE_CHECKING:
+    from ..jobs.options import JobOptions
 
 if TYPE_CHECKING:
     from ..failures import Failure
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 def embed_options(spec: EncoderSpec, values: dict[str, Any]) -> JobOptions:
     """Return the options of a job for a command line of `clipmill embed`."""
+    from .jobs import column_plan, job_options_of  # late, since printing needs none of it
+
     heads = _heads_of(values["heads"])
     more = {"fuse": _fuse_of(values["fuse"]), "keep_parts": values["keep_parts"], "heads": heads}
     plan = column_plan(spec, values, **more) or DocumentEmbedPlan(values["access_paths"], values["keep_content"])

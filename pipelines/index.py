@@ -24,8 +24,8 @@ from ..indexes.sizes import bytes_of
 from ..indexes.source import open_source
 from ..reports.words import many
 from . import console
+from .cli_messages import Refused
 from .engines import beam_shards, spark_session, split_engine_options
-from .jobs import Refused
 from .options import check_engine, refuse_unknown
 
 _AGAIN = "begins it anew"

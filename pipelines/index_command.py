@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from .options import Command, own_flags, refuse_others, running_options, unchecked_of
+from .commands import Command
+from .options import own_flags, refuse_others, running_options, unchecked_of
 
 _ENGINES = ("local", "beam", "spark")
 _ADDING = {

@@ -37,22 +37,13 @@ from ..jobs.start import start_job
 from ..messages import setting
 from ..metrics.prometheus_text import LOOPBACK
 from . import console
-from .cli_messages import in_flags
+from .cli_messages import Refused, in_flags
 from .dry_run import resumed_text, show_plan
 from .engines import run_beam, run_spark, split_engine_options
 from .input_notes import lines_of
 from .job_metrics import check_metrics_file, exported
 from .options import check_engine
 from .outcome import allowed_failures, judge, summary_table
-
-
-class Refused(click.ClickException):
-    """The command is invalid; nothing was run."""
-
-    exit_code = 2
-
-    def __init__(self, said: str | Exception) -> None:
-        super().__init__(console.printable(in_flags(said)))
 
 
 @dataclasses.dataclass(frozen=True)

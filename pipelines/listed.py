@@ -9,8 +9,8 @@ from rich.text import Text
 
 from ..datasets.inputs.listing import kind_of, list_inputs
 from ..errors import DatasetError
+from .cli_messages import Refused
 from .console import printable
-from .jobs import Refused
 
 _WEB = ("http://", "https://", "data:")
 

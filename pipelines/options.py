@@ -14,62 +14,11 @@ from ..datasets.if_exists import IfExists
 from ..encoders.plans.scores import Score
 from ..models.spec import RENAMED, EncoderSpec
 from ..models.spec_help import descriptions
+from .commands import PASSED_UNCHECKED
 
 ENGINES = ("beam", "spark")
 _LISTS = {field.name for field in dataclasses.fields(EncoderSpec) if isinstance(field.default, tuple)}
 """Fields whose flags take several values, separated by commas."""
-PASSED_UNCHECKED = "clipmill.passed_unchecked"
-"""Key of the arguments after `--` in the context of a command."""
-
-
-_NOT_FOR_ENGINES = {
-    "dry_run": "is an option of Beam, which would still start the job; use --dry-run",
-    "template_location": "would make a template of a job whose inputs and output are prepared now, which can run only "
-    "once; use a flex template of this command, or of a pipeline of your own",
-}
-"""Options of Beam that make no sense for a command that prepares its job itself, and why."""
-
-
-class Command(click.Command):
-    """A command that refuses repeated options, of which click takes the last, and empty values."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Refuse repeated options, empty values, and options that would harm the job if they went to the engine."""
-        if not ctx.resilient_parsing:
-            if any("--dry-run" in one.opts for one in self.params):
-                _refuse_harmful([*args, *ctx.meta.get(PASSED_UNCHECKED, ())], ctx)
-            _, _, order = self.make_parser(ctx).parse_args(list(args))
-            for option in (one for one in order if isinstance(one, click.Option)):
-                if order.count(option) > 1 and not (option.multiple or option.is_eager):
-                    raise click.UsageError(
-                        f"{_flags_of(option)} is given {order.count(option)} times; give it once", ctx
-                    )
-        rest = super().parse_args(ctx, args)
-        for parameter in self.params:
-            given = ctx.params.get(str(parameter.name))
-            if isinstance(parameter, click.Option) and (given == "" or (parameter.multiple and "" in (given or ()))):
-                raise click.UsageError(f"{_flags_of(parameter)} is empty; give a value or leave it out", ctx)
-        return rest
-
-
-class CommandGroup(click.Group):
-    """A group of such commands."""
-
-    command_class = Command
-
-
-def _refuse_harmful(args: Sequence[str], ctx: click.Context) -> None:
-    for token in args:
-        flag = token.partition("=")[0]
-        why = _NOT_FOR_ENGINES.get(flag.removeprefix("--").replace("-", "_").lower())
-        if why is not None and flag.startswith("--") and flag != "--dry-run":
-            raise click.UsageError(f"{flag} {why}", ctx)
-
-
-def _flags_of(option: click.Option) -> str:
-    """Return the flags of an option: `--output`, `--normalize/--no-normalize`."""
-    return "/".join([max(option.opts, key=len), *option.secondary_opts])
-
 
 _RUNNING = (
     click.option("--master", help="Spark master, such as local[4]. [default: local[*]]"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from .options import Command
+from .commands import Command
 
 
 @click.command(cls=Command)
@@ -50,7 +50,7 @@ def push(dataset: str, to: str, as_json: bool, **values: Any) -> None:
     from ..errors import DatasetError
     from ..indexes.stores import push_dataset
     from . import console
-    from .jobs import Refused
+    from .cli_messages import Refused
 
     started, begun = time.perf_counter(), False
 

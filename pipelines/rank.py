@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import click
 
@@ -19,12 +19,13 @@ from ..encoders.plans.ranking import Ranked, Scorer, check_any_scale, check_scor
 from ..encoders.plans.scores import SCALE, Scale, Score
 from ..errors import SpecError
 from ..failures import Failure
-from ..jobs.options import JobOptions
 from ..messages import setting
 from . import console
-from .cli_messages import in_flags
-from .jobs import Refused, job_options_of
+from .cli_messages import Refused, in_flags
 from .listed import list_files, table_of
+
+if TYPE_CHECKING:
+    from ..jobs.options import JobOptions
 
 Modality = Literal["text", "image", "audio"]
 _OF_ROWS = ("query_kind", "candidate_kind", "ranked_column", "drop")
@@ -72,6 +73,8 @@ def scale_of(given: str | None) -> Scale:
 
 def rank_options(spec: EncoderSpec, values: dict[str, Any]) -> JobOptions:
     """Return the options of a job for a command line of `clipmill rank`."""
+    from .jobs import job_options_of  # late, since printing needs none of it
+
     if values["by"] or values["candidate_column"]:
         raise Refused(_FLAT)
     scale, top_k = scale_of(values["scale"]), values["top_k"]

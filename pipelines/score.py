@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,18 +16,21 @@ from ..encoders.plans.plan import PlanResult
 from ..encoders.plans.row_values import get_by_path
 from ..encoders.plans.runner import PlanRunner
 from ..encoders.plans.similarity_plan import SIMILARITY, SimilarityPlan
-from ..jobs.options import JobOptions
 from ..messages import setting
 from ..metrics.stats import Stats
-from .cli_messages import in_flags
-from .jobs import Refused, job_options_of
+from .cli_messages import Refused, in_flags
 from .listed import table_of
+
+if TYPE_CHECKING:
+    from ..jobs.options import JobOptions
 
 _OF_DOCUMENTS = ("keep_content", "tags")
 
 
 def score_options(spec: EncoderSpec, values: dict[str, Any]) -> JobOptions:
     """Return the options of a job for a command line of `clipmill score`."""
+    from .jobs import job_options_of  # late, since printing needs none of it
+
     for name, other in (("a", "b"), ("b", "a")):
         if not values[name]:
             there = f"--{other} {values[other]!r} needs" if values[other] else "a job needs"

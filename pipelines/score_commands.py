@@ -8,8 +8,8 @@ import click
 
 from ..encoders.plans.kinds import KINDS
 from ..encoders.plans.scores import PairScore
+from .commands import Command
 from .options import (
-    Command,
     format_option,
     job_options,
     own_flags,
@@ -60,7 +60,6 @@ def rank(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> N
     With --output DIR an INPUT is JSON lines of documents with matches, or JSON lines or Parquet with a column of
     queries and one of lists of candidates. Options that are not listed here go to the engine, as in embed.
     """
-    from .jobs import CommandLine, JobArguments, run
     from .rank import Query, print_ranked, rank_options
 
     spec = spec_from(values)
@@ -74,6 +73,8 @@ def rank(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> N
     if tokens and not values["output"]:
         raise click.UsageError(f"give a query ({_QUERIES}) to rank the candidates, or --output DIR to run a job")
     otherwise = f"or a query ({_QUERIES}) with candidates"
+    from .jobs import CommandLine, JobArguments, run  # late, since printing needs none of it
+
     line = CommandLine("rank", tokens, own_flags(context), unchecked_of(context), values, otherwise)
     context.exit(run(JobArguments.of(line, spec, lambda: rank_options(spec, values))))
 
@@ -106,7 +107,6 @@ def score(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> 
     Without --output, the score of the image A (a file or URL) and the text B is printed; --a-kind and --b-kind say
     otherwise.
     """
-    from .jobs import CommandLine, JobArguments, run
     from .score import print_score, score_options
 
     spec = spec_from(values)
@@ -114,6 +114,8 @@ def score(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> 
         refuse_others(context, _PRINTED_SCORE, "without --output, which runs a job")
         refuse_unknown(tokens)
         context.exit(print_score(spec, (*tokens, *unchecked_of(context)), values))
+    from .jobs import CommandLine, JobArguments, run  # late, since printing needs none of it
+
     line = CommandLine("score", tokens, own_flags(context), unchecked_of(context), values)
     context.exit(run(JobArguments.of(line, spec, lambda: score_options(spec, values))))
 
@@ -138,12 +140,13 @@ def classify(context: click.Context, /, tokens: tuple[str, ...], **values: Any) 
     are whatever embed takes, and the labels become a column. --top-k is 5 unless it is given.
     """
     from .classify import classify_options, print_labels
-    from .jobs import CommandLine, JobArguments, run
 
     spec = spec_from(values)
     if not values["output"]:
         refuse_others(context, _PRINTED_LABELS, "without --output, which runs a job")
         refuse_unknown(tokens)
         context.exit(print_labels(spec, (*tokens, *unchecked_of(context)), values))
+    from .jobs import CommandLine, JobArguments, run  # late, since printing needs none of it
+
     line = CommandLine("classify", tokens, own_flags(context), unchecked_of(context), values)
     context.exit(run(JobArguments.of(line, spec, lambda: classify_options(spec, values))))

@@ -24,8 +24,7 @@ from ..reports.contact_sheet import MARK, Asked, content_columns, names_local_fi
 from ..reports.page_file import page_file
 from ..reports.pictures import PictureRules
 from . import console
-from .cli_messages import in_flags
-from .jobs import Refused
+from .cli_messages import Refused, in_flags
 from .listed import table_of
 from .rank import Query, scale_as_json, scale_of
 

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from ..datasets.tables.provenance import TAKEN_OVER
-from .options import Command, refuse_unknown, spec_fields, spec_options, unchecked_of
+from .commands import Command
+from .options import refuse_unknown, spec_fields, spec_options, unchecked_of
 
 _DEFAULTS = {
     **dict.fromkeys(TAKEN_OVER, "as the vectors that are searched were made"),

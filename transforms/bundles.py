@@ -23,9 +23,9 @@ from apache_beam.transforms.window import BoundedWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from ..datasets.dataset import delete_shards_of_others, finish_job
-from ..datasets.directory import STAGING
+from ..datasets.directory import STAGING, manifest_name
 from ..datasets.formats.shard_sink import ShardSink
-from ..datasets.formats.shard_writer import ShardWriter, manifest_name
+from ..datasets.formats.shard_writer import ShardWriter
 from ..datasets.replacing import directory_of, finish_replacing, folder_written, for_each, move, remove_empty
 from ..datasets.tables.table import Table
 from ..encoders.registry import count_loads

@@ -15,9 +15,11 @@ from ..files.lock import check_held, one_at_a_time
 from ..messages import setting
 from .directory import (
     ATTEMPTS,
+    FAILURES,
     FORMAT,
     JOB,
     LISTS,
+    MANIFESTS,
     NEXT,
     OWN,
     PLAN,
@@ -26,10 +28,10 @@ from .directory import (
     STAGING,
     SUCCESS,
     is_orphan,
+    manifest_name,
 )
 from .formats.base import LANCE
 from .formats.manifest import parse_manifest
-from .formats.shard_writer import FAILURES, MANIFESTS, manifest_name
 from .inputs.planning import read_plan
 from .replacing import directory_of, finish_replacing, folder_written, for_each, remove_empty
 from .summary import DatasetSummary, Totals

@@ -28,10 +28,10 @@ from ..files.folder import TEMPORARY, Folder
 from ..files.hub import check_is_no_hub
 from ..files.json_text import json_object, some_of
 from ..files.lock import LOCK
-from .formats.shard_writer import FAILURES, MANIFESTS, REJECTED
 
 JOB, PLAN, SUCCESS = "_job.json", "_plan.json", "_SUCCESS"
 PLAN_PARTS = PLAN.removesuffix(".json")
+FAILURES, MANIFESTS, REJECTED = "_failures", "_manifest", "_rejected"
 STAGING, ATTEMPTS, NEXT = "_staging", "_attempts", "_next"
 SKIP_LISTS, LISTS = f"{STAGING}/skip", f"{STAGING}/lists"
 FORMAT = "clipmill dataset"
@@ -63,6 +63,11 @@ _FOLDERS = {
 }
 _START = re.compile(rf"\.(?:{JOB}|{PLAN}|[0-9a-f]+-[0-9]+\.jsonl\.gz)\..+")
 _TEMPORARY = re.compile(rf"(?:{NEXT}/)?\.[^/]+{re.escape(TEMPORARY)}")
+
+
+def manifest_name(shard: str) -> str:
+    """Return the name of a shard's manifest."""
+    return f"{MANIFESTS}/part-{shard}.json"
 
 
 def is_plan(name: str) -> bool:

@@ -12,9 +12,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..failures import Code, Failure, Stage
+from ..lazy import lazy_names
 from ..metrics.stats import Stats
 from ..models.model import Model, Prepared
 from ..models.spec import EncoderSpec
@@ -28,6 +29,8 @@ from .registry import count_loads, load_encoder, unload_all
 
 if TYPE_CHECKING:
     from ..datasets.tables.provenance import read_provenance
+else:  # late, since that module imports this package
+    __getattr__, __dir__ = lazy_names(__name__, {".datasets.tables.provenance": ("read_provenance",)})
 
 __all__ = [
     "AccessPaths",
@@ -51,13 +54,3 @@ __all__ = [
     "score",
     "unload_all",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """Import `read_provenance` on first use: its module imports this package."""
-    if name != "read_provenance":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from ..datasets.tables import provenance
-
-    globals()[name] = provenance.read_provenance
-    return provenance.read_provenance

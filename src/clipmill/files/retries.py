@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import email.utils
 import errno
 import math
 import random
@@ -164,6 +163,8 @@ def read_retry_after(value: str, clock: Callable[[], float] = time.time) -> floa
     value = value.strip()
     if value.isascii() and value.isdecimal():
         return float(value)
+    import email.utils  # late, since it takes as long as the rest of this room
+
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - clock())
     except (ValueError, OverflowError):

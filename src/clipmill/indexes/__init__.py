@@ -15,13 +15,52 @@
 - `stores`: vector databases, into which `push_dataset` writes vectors
 """
 
-from .add import Added, add_to_index
-from .build import IndexOptions, build_index
-from .hits import Hits
-from .manifest import IndexManifest, SearchParameters
-from .opened import OpenIndex, open_index
-from .plan import IndexPlan, plan_factory, plan_index
-from .stores import Pushed, push_dataset
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..lazy import lazy_names
+
+if TYPE_CHECKING:
+    from .add import Added, add_to_index
+    from .build import IndexOptions, build_index
+    from .hits import Hits
+    from .manifest import IndexManifest, SearchParameters
+    from .opened import OpenIndex, open_index
+    from .plan import IndexPlan, plan_factory, plan_index
+    from .stores import Pushed, push_dataset
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "add": (
+                "Added",
+                "add_to_index",
+            ),
+            "build": (
+                "IndexOptions",
+                "build_index",
+            ),
+            "hits": ("Hits",),
+            "manifest": (
+                "IndexManifest",
+                "SearchParameters",
+            ),
+            "opened": (
+                "OpenIndex",
+                "open_index",
+            ),
+            "plan": (
+                "IndexPlan",
+                "plan_factory",
+                "plan_index",
+            ),
+            "stores": (
+                "Pushed",
+                "push_dataset",
+            ),
+        },
+    )
 
 __all__ = [
     "Added",

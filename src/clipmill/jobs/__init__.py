@@ -11,12 +11,32 @@
 - `job_counts`: the counts of a running job
 """
 
-from .embed import embed_shard
-from .job import Job
-from .options import JobOptions
-from .planning import plan_job
-from .resume import read_previous_run
-from .skip_existing import SkipExisting
-from .start import start_job
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..lazy import lazy_names
+
+if TYPE_CHECKING:
+    from .embed import embed_shard
+    from .job import Job
+    from .options import JobOptions
+    from .planning import plan_job
+    from .resume import read_previous_run
+    from .skip_existing import SkipExisting
+    from .start import start_job
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "embed": ("embed_shard",),
+            "job": ("Job",),
+            "options": ("JobOptions",),
+            "planning": ("plan_job",),
+            "resume": ("read_previous_run",),
+            "skip_existing": ("SkipExisting",),
+            "start": ("start_job",),
+        },
+    )
 
 __all__ = ["Job", "JobOptions", "SkipExisting", "embed_shard", "plan_job", "read_previous_run", "start_job"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from ..datasets.formats.shard_writer import FAILURES
+from ..datasets.directory import FAILURES
 from ..datasets.tables.column_types import is_list_type, is_vector_type, top_level
 from ..datasets.tables.scalars import printable_rows
 from ..datasets.tables.schemas import CONTENT_HASH

@@ -6,8 +6,8 @@ import threading
 import time
 from typing import Any
 
+from ..datasets.directory import MANIFESTS
 from ..datasets.formats.manifest import parse_manifest
-from ..datasets.formats.shard_writer import MANIFESTS
 from ..datasets.replacing import folder_written
 from ..files.file_systems import is_local
 from ..files.folder import Folder

@@ -9,9 +9,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..datasets.dataset import read_job
-from ..datasets.directory import ATTEMPTS, JOB, OWN, PLAN, SUCCESS, check_folders, is_orphan, is_own, is_plan
+from ..datasets.directory import (
+    ATTEMPTS,
+    JOB,
+    MANIFESTS,
+    OWN,
+    PLAN,
+    SUCCESS,
+    check_folders,
+    is_orphan,
+    is_own,
+    is_plan,
+    manifest_name,
+)
 from ..datasets.formats.manifest import manifest_or_none
-from ..datasets.formats.shard_writer import MANIFESTS, manifest_name
 from ..datasets.inputs.planning import number_of, read_plan
 from ..datasets.inputs.shards import Shard
 from ..datasets.replacing import files_of, folder_written

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..datasets.dataset import read_job, write_job
-from ..datasets.formats.shard_writer import manifest_name
+from ..datasets.directory import manifest_name
 from ..datasets.inputs.planning import read_plan
 from ..datasets.replacing import is_being_replaced
 from ..errors import DatasetError, StoreError

@@ -12,9 +12,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from ..datasets.directory import LISTS
+from ..datasets.directory import LISTS, MANIFESTS
 from ..datasets.formats.manifest import parse_manifest
-from ..datasets.formats.shard_writer import MANIFESTS
 from ..errors import DatasetError, SpecError, WeightsError, check_choice
 from ..files.folder import Folder
 from ..files.parted_list import Codec, PartedList, store

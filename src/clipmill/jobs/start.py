@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .. import __version__
-from ..datasets.directory import SUCCESS
-from ..datasets.formats.shard_writer import MANIFESTS
+from ..datasets.directory import MANIFESTS, SUCCESS
 from ..datasets.if_exists import IfExists, if_exists_of, look_at_directory, prepare_directory
 from ..datasets.inputs.planning import write_plan
 from ..datasets.inputs.shards import Shard

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..datasets.dataset import read_failures, read_job, read_manifests, summarise
-from ..datasets.directory import JOB
-from ..datasets.formats.shard_writer import REJECTED
+from ..datasets.directory import JOB, REJECTED
 from ..datasets.summary import DatasetSummary
 from ..encoders.plans.rank_plan import CLIP_SCORE
 from ..errors import DatasetError

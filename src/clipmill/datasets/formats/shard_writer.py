@@ -16,12 +16,12 @@ from ...files.folder import Folder
 from ...files.json_text import json_text
 from ...files.lock import one_at_a_time
 from ...messages import for_any_reader
+from ..directory import FAILURES, MANIFESTS, REJECTED, manifest_name
 from .base import FORMATS, Format, part_name
 from .manifest import manifest_or_none
 from .part_writers import FilePart, mismatch_of, open_part
 from .row_groups import RowGroups
 
-FAILURES, MANIFESTS, REJECTED = "_failures", "_manifest", "_rejected"
 _SAME = ("shard", "signature")
 """Fields that are equal in the manifests of two attempts at the same shard: its input and the job's arguments."""
 
@@ -34,11 +34,6 @@ def failures_name(shard: str) -> str:
 def rejected_name(shard: str, format: Format) -> str:
     """Return the name of a shard's file of rejected rows: JSON lines if its rows are, else Parquet."""
     return f"{REJECTED}/part-{shard}.{'jsonl' if format == 'jsonl' else 'parquet'}"
-
-
-def manifest_name(shard: str) -> str:
-    """Return the name of a shard's manifest."""
-    return f"{MANIFESTS}/part-{shard}.json"
 
 
 def _is_same(existing: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:

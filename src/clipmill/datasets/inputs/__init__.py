@@ -12,14 +12,41 @@
   `tars`: reads archives member by member; `samples`: groups files that share a name, in tars and in folders
 """
 
-from .file_names import RelativeNames
-from .listing import Kind
-from .planning import plan_shards
-from .readers import ReaderOptions, read_documents
-from .row_schemas import schema_of
-from .rows import read_rows
-from .shards import Shard, whole_file
-from .source_row import SourceRow
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...lazy import lazy_names
+
+if TYPE_CHECKING:
+    from .file_names import RelativeNames
+    from .listing import Kind
+    from .planning import plan_shards
+    from .readers import ReaderOptions, read_documents
+    from .row_schemas import schema_of
+    from .rows import read_rows
+    from .shards import Shard, whole_file
+    from .source_row import SourceRow
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "file_names": ("RelativeNames",),
+            "listing": ("Kind",),
+            "planning": ("plan_shards",),
+            "readers": (
+                "ReaderOptions",
+                "read_documents",
+            ),
+            "row_schemas": ("schema_of",),
+            "rows": ("read_rows",),
+            "shards": (
+                "Shard",
+                "whole_file",
+            ),
+            "source_row": ("SourceRow",),
+        },
+    )
 
 __all__ = [
     "Kind",

@@ -11,7 +11,18 @@
 - `progress`: reports the progress of downloads
 """
 
-from .progress import Observer, observed_by
-from .urls import fetch_url, local_file
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...lazy import lazy_names
+
+if TYPE_CHECKING:
+    from .progress import Observer, observed_by
+    from .urls import fetch_url, local_file
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__, {"progress": ("Observer", "observed_by"), "urls": ("fetch_url", "local_file")}
+    )
 
 __all__ = ["Observer", "fetch_url", "local_file", "observed_by"]

@@ -6,14 +6,24 @@ import html
 import string
 from collections.abc import Callable
 
-import ftfy
-
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def _repaired(text: str) -> str:
+    """Repair mojibake, resolve HTML entities (twice).
+
+    Printable ASCII without `&` has neither: most captions are such texts, and need not wait for ftfy, nor its import.
+    """
+    if text.isascii() and text.isprintable() and "&" not in text:
+        return text
+    import ftfy
+
+    return html.unescape(html.unescape(ftfy.fix_text(text)))
 
 
 def clean_whitespace(text: str) -> str:
     """Repair mojibake, resolve HTML entities (twice), collapse white space."""
-    return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
+    return " ".join(_repaired(text).split())
 
 
 def clean_lower(text: str) -> str:
@@ -23,8 +33,7 @@ def clean_lower(text: str) -> str:
 
 def canonicalize(text: str) -> str:
     """Clean like `clean_lower`, and remove ASCII punctuation (`_` becomes a space), as in SigLIP's training."""
-    text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return " ".join(text.replace("_", " ").translate(_NO_PUNCTUATION).lower().split())
+    return " ".join(_repaired(text).replace("_", " ").translate(_NO_PUNCTUATION).lower().split())
 
 
 def clean_siglip(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The command `report`."""
+"""The commands `report` and `summary`, of a dataset."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 from ..reports.projection import METHODS
 from ..reports.vectors import MAX_SAMPLE, SampleOptions
-from .options import Command
+from .commands import Command
 
 _COUNT = click.IntRange(1, MAX_SAMPLE)
 
@@ -58,7 +58,7 @@ def report(source: str, output: str, overwrite: bool, allow_buckets: str | None,
     from ..reports.overview import Looked, overview
     from ..reports.page import MARK, render, said
     from ..reports.page_file import page_file
-    from .jobs import Refused
+    from .cli_messages import Refused
 
     names = ("rows", "thumbnails", "seed", "duplicates_above", "projection")
     sample = SampleOptions(**{name: values.pop(name) for name in names})
@@ -73,3 +73,23 @@ def report(source: str, output: str, overwrite: bool, allow_buckets: str | None,
     page = clean_text(render(found)).encode()  # a path may contain bytes that are not UTF-8
     folder.write(name, page)
     click.echo(said(found, output, len(page)))
+
+
+@click.command(cls=Command)
+@click.argument("dataset")
+def summary(dataset: str) -> None:
+    """Print the kinds of documents and the attributes of a dataset."""
+    from ..errors import DatasetError
+    from .cli_messages import Refused
+    from .console import out, say
+    from .summary import missing_of, summarise_dataset, vectors_elsewhere
+
+    try:
+        found = summarise_dataset(dataset)
+    except DatasetError as err:
+        raise Refused(err) from err
+    out.print(found)
+    if vectors := vectors_elsewhere(dataset):
+        say(f"Note: this is the metadata of clip-retrieval's layout; the vectors are in {vectors}")
+    if missing := missing_of(dataset):
+        say(f"Warning: {dataset} is not complete: {missing}")

@@ -1,0 +1,80 @@
+"""The commands `models`, `doctor` and `export`."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from ..models.spec import EncoderSpec
+from .commands import Command
+from .console import out, say
+
+
+@click.command(cls=Command)
+@click.argument("pattern", required=False)
+@click.option("--download", metavar="NAME", help="Fetch all that this model needs onto this machine; list nothing.")
+@click.option("--cache-dir", metavar="DIR", help="Where --download keeps it; as in embed.")
+@click.option("--json", "as_json", is_flag=True, help="Print for programs.")
+def models(pattern: str | None, download: str | None, cache_dir: str | None, as_json: bool) -> None:
+    """List model names (those that contain PATTERN), with modalities, dimension, image size, parameters, licence."""
+    from rich.filesize import decimal
+
+    from .models import describe, download_model, list_models, models_table, nearest
+
+    if download is not None:
+        if pattern:
+            raise click.UsageError(f"--download takes one name and no PATTERN, got {pattern!r}")
+        try:
+            found = download_model(EncoderSpec(download, cache_dir=cache_dir))
+        except KeyboardInterrupt:
+            say("Note: the same command continues the download")
+            raise
+        lines = [f"{found['name']}: {decimal(found['bytes'])} of weights, SHA-256 {found['weights_sha256']}"]
+        click.echo(json.dumps(found, indent=1) if as_json else "\n".join([*lines, *found["files"]]))
+        return
+    if cache_dir is not None:
+        raise click.UsageError("--cache-dir has no effect without --download")
+    refs = list_models(pattern)
+    if not refs:
+        near = nearest(str(pattern))
+        hint = f"nearest: {', '.join(near)}" if near else "without a pattern all are listed"
+        raise click.UsageError(f"no model's name contains {pattern!r}; {hint}")
+    if as_json:
+        click.echo(json.dumps([describe(ref) for ref in refs], indent=1))
+    else:
+        out.print(models_table(refs), soft_wrap=True)
+
+
+@click.command(cls=Command)
+@click.option("--json", "as_json", is_flag=True, help="Print for programs.")
+def doctor(as_json: bool) -> None:
+    """Print versions, devices, threads, and the runtimes that work on this machine."""
+    from .doctor import doctor_table, examine
+
+    found = examine()
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+    else:
+        out.print(doctor_table(found), soft_wrap=True)
+
+
+@click.command(cls=Command)
+@click.argument("name")
+@click.argument("directory")
+@click.option("--runtime", type=click.Choice(["onnx", "openvino"]), help="What the directory is for. [default: either]")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16", "int8"]),
+    help="What it is computed in. [default: left to whoever loads it]",
+)
+@click.option("--cache-dir", help="Where downloaded weights and graphs are kept.")
+@click.option("--overwrite", is_flag=True, help="Replace a directory that was exported earlier.")
+def export(
+    name: str, directory: str, runtime: str | None, precision: str | None, cache_dir: str | None, overwrite: bool
+) -> None:
+    """Write model NAME as graphs into DIRECTORY, to be run without torch and open_clip as onnx:DIRECTORY."""
+    from .export import export as write
+
+    spec = EncoderSpec(name, runtime=runtime or "auto", precision=precision or "auto", cache_dir=cache_dir)
+    out.print(write(spec, directory, overwrite), soft_wrap=True)
