@@ -21,7 +21,7 @@ from clipmill.models.model import ClipModel, Prepared
 class Echo:
     """Returns the length of each text, and records the shapes of its calls."""
 
-    name, precision, device = "echo", "fp32", "cpu"
+    name, precision, device, streams = "echo", "fp32", "cpu", 1
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []

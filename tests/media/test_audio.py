@@ -238,7 +238,7 @@ def test_missing_audio_libraries_fail_when_the_model_is_loaded(monkeypatch, tmp_
 class Echo:
     """A runtime that records the shapes of its inputs, and returns the sums of samples."""
 
-    name, precision, device = "echo", "fp32", "cpu"
+    name, precision, device, streams = "echo", "fp32", "cpu", 1
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []

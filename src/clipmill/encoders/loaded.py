@@ -1,4 +1,4 @@
-"""A loaded model with its state in this process: its lock, threads, pixel budget and row limits."""
+"""A loaded model with its state in this process: its streams, threads, pixel budget and row limits."""
 
 from __future__ import annotations
 
@@ -54,14 +54,16 @@ class Loaded:
 
     Attributes:
         threads: Cores that this worker may use.
-        lock: Held during each call of the model.
+        streams: Calls of the model that run at once, from as many threads.
+        calls: Held during each call of the model.
     """
 
     def __init__(self, model: Model, threads: int) -> None:
         """Wrap a newly loaded model, for a worker that may use `threads` cores."""
         self.model = model
         self.threads = threads
-        self.lock = threading.Lock()
+        self.streams: int = getattr(model, "streams", 1)
+        self.calls = threading.Semaphore(self.streams)
         self.pixels = PixelBudget()
         self._row_limits: dict[tuple[str, Hashable], int] = {}
         self._pools: dict[tuple[str, int, int], ThreadPoolExecutor] = {}

@@ -85,7 +85,7 @@ def _finish_all(modality: str, slots: Sequence[Slot], vectors: np.ndarray, finis
 
 
 def call_model(loaded: Loaded, modality: str, payloads: Sequence[Any], stats: Stats, spec: EncoderSpec) -> np.ndarray:
-    """Embed n payloads of one group, from `Model.prepare`, while holding the model's lock.
+    """Embed n payloads of one group, from `Model.prepare`, while holding one of the model's streams.
 
     Returns:
         (n, dim) float32, in the order of the payloads, cut and then scaled as the spec says.
@@ -94,7 +94,7 @@ def call_model(loaded: Loaded, modality: str, payloads: Sequence[Any], stats: St
         ClipmillError: If the model returns another shape. Errors of the model itself are passed on.
     """
     model = loaded.model
-    with loaded.lock:
+    with loaded.calls:
         started = time.perf_counter()
         vectors = np.asarray(model.encode(modality, payloads), np.float32)
         stats.encode_msec += (time.perf_counter() - started) * 1000

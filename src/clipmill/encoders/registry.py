@@ -114,12 +114,13 @@ def _load(spec: EncoderSpec, device: str, cpus: int | None) -> _Key:
     else:
         key, model = _load_catalog(spec, device, cpus)
     if model is not None:
+        loaded = Loaded(model, threads)
         _log.info(
-            "loaded %s on %s in %.1f s, %d threads; %s",
-            spec.model, model.device, time.perf_counter() - started, threads, model.resolved,
+            "loaded %s on %s in %.1f s, %d threads, calls at once: %d; %s",
+            spec.model, model.device, time.perf_counter() - started, threads, loaded.streams, model.resolved,
         )  # fmt: skip
         with _lock:
-            _models[key] = Loaded(model, threads)
+            _models[key] = loaded
         if not key[-1]:
             _count_load()
     return key

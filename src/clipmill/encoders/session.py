@@ -1,7 +1,8 @@
 """Push rows in, get them back embedded and in order: the hot path of every transform, UDF and call.
 
-A session belongs to one thread, the caller's, which also runs the model. Threads of the loaded model fetch and decode
-what was pushed while the model encodes what is ready. A caller who only pushes rows and takes results keeps both busy.
+A session belongs to one thread, the caller's. Threads of the loaded model fetch and decode what was pushed while the
+model encodes what is ready: in the caller's thread, or in threads of its own if it has several streams (`calls`). A
+caller who only pushes rows and takes results keeps all busy.
 
     push(row)
      │ one slot per item
@@ -12,8 +13,8 @@ what was pushed while the model encodes what is ready. A caller who only pushes 
      └─ URI ────────────────┼► _fetching, in any order ─┘   by group    │           rows leave in order
                             └───────────────────────────────────────────┘
 
-`push` makes room while the session is full: it waits for the next prepared value, or encodes a micro-batch. A session
-is full when one of these limits is reached:
+`push` makes room while the session is full: it waits for the next prepared value or the end of a call, or encodes a
+micro-batch. A session is full when one of these limits is reached:
 
 - the window (`in_flight.Window`): values between their start and the end of their model call. Ready texts don't count,
   since they are tiny.
@@ -37,21 +38,23 @@ from ..errors import ClipmillError
 from ..failures import Failure
 from ..metrics.stats import Stats
 from ..models.spec import EncoderSpec
+from .calls import Calls, spread
 from .in_flight import Group, Row, Slot, Window, count_texts, cut_by_length
 from .item import Item, Uri
 from .loaded import Loaded
-from .micro_batch import encode_slots
 from .outcome import Finished, Vector
 from .preparation import Preparation, fetch_and_prepare, fetch_policy, prepare_item
 from .vector_cache import Key, VectorCache, copy_of, key_of
 
 _GPU_ROWS, _CPU_ROWS = 128, 32
+_LEAST_ROWS = 8
+"""Rows of a micro-batch at least, however many streams share the default; fewer would cost more each."""
 _WINDOW = 4
-"""Size of the window in micro-batches: one being encoded, one ready, two being fetched and decoded."""
+"""Size of the window in micro-batches of each stream: one being encoded, one ready, two being fetched and decoded."""
 _MAX_WAITING = 16
-"""Maximum rows in a session, in micro-batches. Finished rows wait for older ones, such as one with a slow URI."""
+"""Maximum rows in a session, in micro-batches of each stream. Finished rows wait for older ones, as for a slow URI."""
 _TEXT_WINDOW = 8
-"""Texts that are sorted by length together, in micro-batches."""
+"""Texts that are sorted by length together, in micro-batches of each stream."""
 _USUAL_TOKENS = 77
 """Tokens per text that the default rows assume. Calls of shorter texts get more rows, unless the spec sets them."""
 _FILL_WAIT_S = 0.1
@@ -74,7 +77,9 @@ class EmbedSession:
         self._hashed = hashed
         self._leaders: dict[Key, Slot] = {}
         on_gpu = loaded.model.device.startswith("cuda")
-        self._max_rows = spec.max_batch_rows or (_GPU_ROWS if on_gpu else _CPU_ROWS)
+        usual = max(_LEAST_ROWS, -(-(_GPU_ROWS if on_gpu else _CPU_ROWS) // loaded.streams))
+        self._max_rows = spec.max_batch_rows or usual
+        self._round_rows = self._max_rows * loaded.streams  # of a micro-batch on each stream
         self._decoders = loaded.pool("decode", spec.preprocess_threads or loaded.threads)
         self._prepare = functools.partial(prepare_item, loaded=loaded, spec=spec, hashed=hashed)
         self._fetch = functools.partial(
@@ -88,14 +93,15 @@ class EmbedSession:
         self._rows: collections.deque[Row] = collections.deque()
         self._decoding: collections.deque[Slot] = collections.deque()
         self._fetching: set[Slot] = set()
-        self._arrived: queue.SimpleQueue[Slot] = queue.SimpleQueue()
+        self._arrived: queue.SimpleQueue[Slot | None] = queue.SimpleQueue()  # fetched values; None for a call's end
         self._ready: dict[tuple[str, Hashable], Group] = {}
         self._slots_in_flight = 0
         self._texts_ready = 0
         self._max_tokens = None if spec.max_batch_rows else self._max_rows * _USUAL_TOKENS
         self._accepts_audio = "audio" in loaded.model.modalities
         self._vector_bytes = 4 * (spec.dimensions or loaded.model.dim)
-        self._window = Window(_WINDOW * self._max_rows, _WINDOW * spec.max_batch_bytes)
+        self._window = Window(_WINDOW * self._round_rows, _WINDOW * spec.max_batch_bytes)
+        self._calls = Calls(loaded, stats, self._finish, spec, lambda: self._arrived.put(None))
         self._bytes_held = 0
         self._broken = False
 
@@ -148,6 +154,8 @@ class EmbedSession:
                 self._take_next()
             for key in list(self._ready):
                 self._encode_group(key)
+            while self._calls:
+                self._calls.receive()
             return self._pop_finished()
 
     def close(self) -> None:
@@ -156,6 +164,7 @@ class EmbedSession:
         for slot in (*self._decoding, *self._fetching):
             if slot.future is not None:
                 slot.future.cancel()
+        self._calls.cancel()
 
     @contextmanager
     def _ending_on_error(self) -> Iterator[None]:
@@ -222,14 +231,31 @@ class EmbedSession:
 
     def _take_done(self) -> None:
         """Receive what threads have finished, without waiting."""
+        self._calls.receive_done()
         while self._decoding and self._decoding[0].future.done():  # type: ignore[union-attr]
             self._take(self._decoding.popleft())
         while not self._arrived.empty():
-            self._take(self._arrived.get())
+            self._take_arrived(self._arrived.get())
 
     def _take_next(self, timeout_s: float | None = None) -> None:
-        """Receive the next value from the threads; raise `queue.Empty` if none arrives in time."""
-        self._take(self._decoding.popleft() if self._decoding else self._arrived.get(timeout=timeout_s))
+        """Receive the next value or call from the threads; raise `queue.Empty` if none ends in time."""
+        if not self._decoding:
+            self._take_arrived(self._arrived.get(timeout=timeout_s))
+            return
+        decoded = self._decoding[0].future
+        assert decoded is not None
+        if self._calls:
+            self._calls.wait_for_either(decoded)
+            self._calls.receive_done()
+            if not decoded.done():
+                return
+        self._take(self._decoding.popleft())
+
+    def _take_arrived(self, slot: Slot | None) -> None:
+        if slot is None:  # a call has ended
+            self._calls.receive_done()
+        else:
+            self._take(slot)
 
     def _take(self, slot: Slot) -> None:
         self._fetching.discard(slot)
@@ -255,7 +281,7 @@ class EmbedSession:
         group.add(slot, prepared.pixels)
         if prepared.length:
             self._texts_ready += 1
-        if len(group.slots) >= (_TEXT_WINDOW * self._max_rows if prepared.length else self._row_limit(key)):
+        if len(group.slots) >= (_TEXT_WINDOW * self._round_rows if prepared.length else self._row_limit(key)):
             self._encode_group(key)
 
     def _row_limit(self, key: tuple[str, Hashable]) -> int:
@@ -270,7 +296,7 @@ class EmbedSession:
         return self._window.is_full(self._slots_in_flight - self._texts_ready)  # ready texts are tiny
 
     def _is_crowded(self) -> bool:
-        return self._window_is_full() or len(self._rows) >= _MAX_WAITING * self._max_rows or self._is_heavy()
+        return self._window_is_full() or len(self._rows) >= _MAX_WAITING * self._round_rows or self._is_heavy()
 
     def _is_heavy(self) -> bool:
         """Return whether callers hold too many bytes, in more than a single row."""
@@ -278,20 +304,22 @@ class EmbedSession:
         return many and self._bytes_held > 2 * self._spec.max_batch_bytes
 
     def _make_room(self) -> None:
-        """Receive the next value. If no fetch ends in time, or no thread is busy, encode what is ready.
+        """Receive the next value or call. If no fetch ends in time, or no thread is busy, encode what is ready.
 
         If contents are so large that only a few fit, encode half of them while threads decode the others.
         """
         if not self._decoding and not self._fetching:
-            oldest = next(slot for row in self._rows for slot in row.slots if slot.prepared is not None)
-            self._encode_group(next(key for key, group in self._ready.items() if oldest in group.slots))
+            if self._calls and not (self._calls.idle and self._ready):
+                self._calls.receive()
+                return
+            self._encode_group(next(iter(self._ready)))  # the group that waits longest
             return
         largest = max(self._ready, key=lambda key: len(self._ready[key].slots), default=None)
         half = self._slots_in_flight // 2
         if largest is not None and self._is_heavy() and 0 < half < len(self._ready[largest].slots):
             some = self._ready[largest].take(half)
             self._texts_ready -= count_texts(some)
-            self._encode(largest, some)
+            self._calls.start(largest, some)
             return
         try:
             self._take_next(timeout_s=None if largest is None else _FILL_WAIT_S)
@@ -305,11 +333,8 @@ class EmbedSession:
         if texts := count_texts(slots):
             self._texts_ready -= texts
             batches = cut_by_length(slots, self._max_rows, self._max_tokens)
-        for batch in batches:
-            self._encode(key, batch)
-
-    def _encode(self, key: tuple[str, Hashable], slots: list[Slot]) -> None:
-        encode_slots(self._loaded, key, slots, self._stats, self._finish, self._spec)
+        for batch in spread(batches, self._calls.idle, _LEAST_ROWS):
+            self._calls.start(key, batch)
 
     # --- output ------------------------------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ class Stats:
         batch_rows: Number of calls by their number of rows.
         fetch_msec: Milliseconds spent fetching, summed over threads.
         decode_msec: Milliseconds spent decoding and tokenising, summed over threads.
-        encode_msec: Milliseconds spent in the model.
+        encode_msec: Milliseconds spent in the model, summed over calls that run at once.
         truncated_texts: Texts cut to the context length.
         out_of_memory_retries: Micro-batches halved because memory ran out.
     """
@@ -67,6 +67,11 @@ class Stats:
         for failure in failures:
             if (failure.stage, failure.code, failure.message) not in counted:
                 self.count_failure(failure)
+
+    def add(self, more: Stats) -> None:
+        """Add the counts of a part."""
+        for field in dataclasses.fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(more, field.name))
 
     def take(self) -> Stats:
         """Return the counts since the last call, and reset them to zero."""

@@ -51,7 +51,7 @@ class Prepared:
 class Model(abc.ABC):
     """A loaded model, which prepares single values and embeds batches of prepared values.
 
-    `prepare` is called by several threads at once; `encode` by one at a time. Custom encoders
+    `prepare` is called by several threads at once; `encode` by as many at a time as `streams` says. Custom encoders
     (`custom:module:factory`) are subclasses, or objects with the same attributes and methods; the base `prepare`
     passes values through.
 
@@ -59,12 +59,14 @@ class Model(abc.ABC):
         dim: Values in a vector.
         modalities: The modalities that can be embedded.
         device: The device it runs on: `cpu`, `cuda:0`, …
+        streams: Calls of `encode` that may run at once; 1 for custom encoders that do not say otherwise.
         resolved: What was resolved at load, for the provenance: runtime, precision, device, weights_sha256.
     """
 
     dim: int
     modalities: frozenset[str]
     device: str = "cpu"
+    streams: int = 1
     resolved: dict[str, Any] = {}  # noqa: RUF012 - a default for custom encoders, replaced and never mutated
 
     def prepare(self, modality: str, content: Any, spec: EncoderSpec) -> Prepared:
@@ -174,11 +176,13 @@ class Runtime(Protocol):
         name: `torch`, `onnx` or `openvino`.
         precision: `fp32`, `bf16`, `fp16` or `int8`.
         device: The device it runs on: `cpu` or `cuda:X`.
+        streams: Calls that may run at once, from as many threads, on an equal part of the cores each.
     """
 
     name: str
     precision: str
     device: str
+    streams: int
 
     def encode(self, model_input: str, inputs: Sequence[np.ndarray]) -> np.ndarray:
         """Run the tower of a model input; return (n, dim) float32.
@@ -212,6 +216,7 @@ class ClipModel(Model):
         self.dim = frontend.dim
         self.modalities = frontend.modalities
         self.device = runtime.device
+        self.streams = runtime.streams
         self.resolved = {
             "runtime": runtime.name,
             "precision": runtime.precision,

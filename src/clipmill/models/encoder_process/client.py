@@ -41,8 +41,11 @@ class HostRuntime:
         name: As in `Runtime`, of the process.
         precision: The same.
         device: The same.
+        streams: 1: the process shares its streams among the workers.
         figures: Results of the check of the precision, for the provenance.
     """
+
+    streams = 1
 
     def __init__(
         self,

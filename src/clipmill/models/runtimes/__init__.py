@@ -4,7 +4,7 @@
 - `onnx`, `openvino`: graphs, on ONNX Runtime (CPU and CUDA) and OpenVINO (CPU); `feeding`: code that both share
 - `graphs`, `reduced`: make graphs from towers, and graphs with smaller weights from those; `store` caches them
 - `choice`: selects a runtime and precision for a spec on this machine, of its `candidates`; `probes`: inputs to check
-  them with
+  them with; `streams`: how many calls run at once
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def start_runtime(store: Store, combination: Combination, device: str, threads: 
     if runtime == "onnx":
         from .onnx import OnnxRuntime
 
-        started = OnnxRuntime(graphs, preprocessing, device, precision, max(1, threads // streams), cache)
+        started = OnnxRuntime(graphs, preprocessing, device, precision, max(1, threads // streams), cache, streams)
     elif runtime == "openvino":
         from .openvino import OpenVinoRuntime
 

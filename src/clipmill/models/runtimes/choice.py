@@ -21,7 +21,6 @@ from ..installed import versions
 from ..support_matrix import PACKAGES, Combination, processor
 from . import GRAPH_KINDS, start_runtime
 from .candidates import candidates
-from .probes import probes_of
 from .store import Store, largest_error, smallest_cosine
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def decide(
     device: str,
     threads: int,
     is_loaded: Callable[[Combination], bool],
-    streams: int = 1,
+    streams: int | None = None,
 ) -> Decision:
     """Select the runtime and precision for a spec on this machine, and start the runtime.
 
@@ -69,7 +68,7 @@ def decide(
         device: `cpu` or `cuda:X`.
         threads: Cores that this worker may use.
         is_loaded: Whether this process has loaded the model in a combination; then it is not started again.
-        streams: That of `start_runtime`.
+        streams: That of `start_runtime`; None for as many as are fastest here.
 
     Raises:
         SpecError: If no machine can run this model as the spec asks.
@@ -129,7 +128,7 @@ def measure(store: Store, combination: Combination, device: str, threads: int) -
 class _Trial:
     """Starts and measures candidates; the float32 vectors of the probes are computed once, when first needed."""
 
-    def __init__(self, store: Store, device: str, threads: int, streams: int = 1) -> None:
+    def __init__(self, store: Store, device: str, threads: int, streams: int | None = 1) -> None:
         self._store = store
         self._streams = streams
         self._device = device
@@ -147,20 +146,20 @@ class _Trial:
         self._store.graphs(kind)
         if not self._store.was_made(kind):
             return Decision(combination, {}, self._start(combination))
-        runtime, figures = self._measured(combination)
+        figures = self._measured(combination)
         _warn_if_inaccurate(combination, figures)
-        return Decision(combination, _provenance(figures), runtime)
+        return Decision(combination, _provenance(figures), self._start(combination))
 
     def attempt(self, combination: Combination) -> Decision | None:
         """Start and measure one of several candidates; return None if its vectors differ too much from float32."""
         if self._is_reference(combination):
             return Decision(combination, {}, self._start(combination))
-        runtime, figures = None, self._known(combination)
+        figures = self._known(combination)
         if figures is None:
             with self._store.locked_note("check", self._parts(combination)):
                 figures = self._known(combination)  # another process may have been first
                 if figures is None:
-                    runtime, figures = self._measured(combination)
+                    figures = self._measured(combination)
         if "failed" in figures:
             raise ClipmillError(str(figures["failed"]))
         if not _is_good(combination, figures):
@@ -169,12 +168,12 @@ class _Trial:
                 combination, figures["cosine"], figures["error"],
             )  # fmt: skip
             return None
-        return Decision(combination, _provenance(figures), runtime or self._start(combination))
+        return Decision(combination, _provenance(figures), self._start(combination))
 
     def figures(self, combination: Combination) -> dict[str, Any]:
         """Return the results for a combination, measured now if they are not cached."""
         known = self._known(combination)
-        return self._measured(combination)[1] if known is None or "failed" in known else known
+        return self._measured(combination) if known is None or "failed" in known else known
 
     def is_known_good(self, combination: Combination) -> bool:
         """Return whether a candidate is known to be accurate without measuring it."""
@@ -189,9 +188,16 @@ class _Trial:
         return combination.runtime == "torch" or (source.graphs or source.float_graphs) is not None
 
     def _start(self, combination: Combination) -> Runtime:
-        return start_runtime(self._store, combination, self._device, self._threads, self._streams)
+        if (streams := self._streams) is None:
+            from .streams import best_streams
 
-    def _measured(self, combination: Combination) -> tuple[Runtime, dict[str, Any]]:
+            streams = best_streams(self._store, combination, self._threads) if self._device == "cpu" else 1
+        return self._start_with(combination, streams)
+
+    def _start_with(self, combination: Combination, streams: int) -> Runtime:
+        return start_runtime(self._store, combination, self._device, self._threads, streams)
+
+    def _measured(self, combination: Combination) -> dict[str, Any]:
         """Start a runtime, measure it and cache the results."""
         try:
             _ = self._reference  # before a runtime converts the towers to another precision
@@ -199,8 +205,8 @@ class _Trial:
             self.is_broken = True
             raise
         try:
-            runtime = self._start(combination)
-            vectors = {e: runtime.encode(e, probes_of(self._store.source.frontend, e)) for e in self._reference}
+            runtime = self._start_with(combination, 1)
+            vectors = {model_input: self._probed(runtime, model_input) for model_input in self._reference}
         except (OSError, MemoryError, MissingExtraError, DeviceError):
             raise  # a retry may succeed
         except Exception as err:
@@ -211,7 +217,7 @@ class _Trial:
             "error": max(largest_error(vectors[e], self._reference[e]) for e in vectors),
         }
         self._remember(combination, figures)
-        return runtime, figures
+        return figures
 
     @functools.cached_property
     def _reference(self) -> dict[str, np.ndarray]:
@@ -231,10 +237,13 @@ class _Trial:
         else:
             name = "onnx" if is_installed("onnxruntime") else "openvino"
             runtime = start_runtime(self._store, Combination(name, "fp32"), "cpu", self._threads)
-        return {
-            model_input: runtime.encode(model_input, probes_of(frontend, model_input))
-            for model_input in sorted(frontend.modalities)
-        }
+        return {model_input: self._probed(runtime, model_input) for model_input in sorted(frontend.modalities)}
+
+    def _probed(self, runtime: Runtime, model_input: str) -> np.ndarray:
+        """Return the vectors of the probes."""
+        from .probes import probes_of  # late, since most processes find figures of earlier ones
+
+        return runtime.encode(model_input, probes_of(self._store.source.frontend, model_input))
 
     def _known(self, combination: Combination) -> dict[str, Any] | None:
         return self._store.known("check", self._parts(combination))

@@ -64,17 +64,20 @@ class GraphRuntime(ABC):
 
     Attributes:
         device: As in `Runtime`.
+        streams: As in `Runtime`.
     """
 
     device: str
 
-    def __init__(self, graphs: Graphs, preprocessing: Preprocessing | None) -> None:
+    def __init__(self, graphs: Graphs, preprocessing: Preprocessing | None, streams: int = 1) -> None:
         """Start the sessions of all model inputs; that of `normalised_image`, which is rare, starts when first used.
 
         Args:
             graphs: The graphs for the precision.
             preprocessing: Normalises crops for graphs that do not.
+            streams: Calls that run at once.
         """
+        self.streams = streams
         self._graphs = graphs
         self._preprocessing = preprocessing
         self._sessions: dict[str, tuple[Any, Mapping[str, np.dtype]]] = {}

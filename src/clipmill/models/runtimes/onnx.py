@@ -40,6 +40,7 @@ class OnnxRuntime(GraphRuntime):
         precision: str,
         threads: int,
         cache: Path,
+        streams: int = 1,
     ) -> None:
         """Start the sessions of all model inputs; that of `normalised_image`, which is rare, starts when first used.
 
@@ -48,8 +49,9 @@ class OnnxRuntime(GraphRuntime):
             preprocessing: Normalises crops for graphs that do not.
             device: `cpu` or `cuda:X`.
             precision: The precision of the graphs: `fp32`, `fp16` or `int8`.
-            threads: Cores that this worker may use.
+            threads: Cores for each call.
             cache: A folder for the engines that TensorRT compiles.
+            streams: Calls that run at once.
 
         Raises:
             MissingExtraError: If ONNX Runtime is not installed.
@@ -62,7 +64,7 @@ class OnnxRuntime(GraphRuntime):
         self._threads = threads
         self._cache = cache
         self._providers = self._choose_providers()
-        super().__init__(graphs, preprocessing)
+        super().__init__(graphs, preprocessing, streams)
 
     def _choose_providers(self) -> list[Any]:
         if self.device == "cpu":

@@ -65,7 +65,6 @@ class OpenVinoRuntime(GraphRuntime):
         self._version = ov.__version__
         self._core = ov.Core()
         self._cache = cache
-        self._streams = streams
         supported = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and "BF16" not in supported:
             raise DeviceError(
@@ -81,7 +80,7 @@ class OpenVinoRuntime(GraphRuntime):
             # with pinning, the threads of two workers would share the same cores
             "ENABLE_CPU_PINNING": False,
         }
-        super().__init__(graphs, preprocessing)
+        super().__init__(graphs, preprocessing, streams)
 
     def _run(self, session: Any, values: Mapping[str, np.ndarray]) -> np.ndarray:
         request = session.get()
@@ -94,7 +93,7 @@ class OpenVinoRuntime(GraphRuntime):
     def _start(self, path: Path) -> tuple[Any, dict[str, np.dtype]]:
         model = self._compile(path)
         requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        for _ in range(self._streams):
+        for _ in range(self.streams):
             requests.put(model.create_infer_request())
         return requests, {
             node.get_any_name(): np.dtype(_TYPES.get(node.get_element_type().get_type_name(), np.float32))

@@ -31,6 +31,7 @@ class TorchRuntime:
     """
 
     name = "torch"
+    streams = 1  # of its calls, each has all cores
 
     def __init__(
         self,

@@ -1,0 +1,96 @@
+"""The number of calls at once is measured once for each model and machine, and kept."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from weights import relative_error
+
+from clipmill.encoders import EncoderSpec, load_encoder, unload_all
+from clipmill.models.runtimes import start_runtime, streams
+from clipmill.models.runtimes.probes import probes_of
+from clipmill.models.runtimes.store import Store
+from clipmill.models.support_matrix import Combination
+from clipmill.models.towers import find_source
+
+OPENVINO = Combination("openvino", "fp32")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(find_source(EncoderSpec("demo")), str(tmp_path))
+
+
+def _measured(monkeypatch: pytest.MonkeyPatch, rates: dict[int, float]) -> list[int]:
+    """Let measurements return these rates; return the list of what is measured."""
+    asked: list[int] = []
+
+    def rate(start, store, count):
+        asked.append(count)
+        assert start().streams == count
+        return rates[count]
+
+    monkeypatch.setattr(streams, "_rate", rate)
+    return asked
+
+
+@pytest.mark.parametrize(("rates", "best"), [({1: 50.0, 4: 80.0}, 4), ({1: 50.0, 4: 51.0}, 1), ({1: 50.0, 4: 40.0}, 1)])
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_the_fastest_is_chosen_and_kept(monkeypatch, caplog, store, tmp_path, rates, best, runtime) -> None:
+    caplog.set_level(logging.INFO, "clipmill")
+    asked = _measured(monkeypatch, rates)
+    way = Combination(runtime, "fp32")
+    assert streams.best_streams(store, way, 4) == best
+    assert (
+        f"with {way}, {best} calls run at once on 4 cores; rows per second by calls at once: 1: 50.0, 4:" in caplog.text
+    )
+    again = Store(find_source(EncoderSpec("demo")), str(tmp_path))
+    assert streams.best_streams(again, way, 4) == best
+    assert asked == [1, 4]
+
+
+def test_other_cores_and_runtimes_are_measured_for_themselves(monkeypatch, store) -> None:
+    asked = _measured(monkeypatch, {1: 1.0, 2: 2.0, 3: 3.0})
+    assert [streams.best_streams(store, OPENVINO, threads) for threads in (2, 3)] == [2, 3]
+    assert streams.best_streams(store, Combination("onnx", "fp32"), 2) == 2
+    assert asked == [1, 2, 1, 3, 1, 2]
+    assert [streams.best_streams(store, Combination("torch", "fp32"), 4), streams.best_streams(store, OPENVINO, 1)] == [
+        1,
+        1,
+    ]
+
+
+def test_a_note_that_makes_no_sense_is_measured_again(monkeypatch, store, tmp_path) -> None:
+    asked = _measured(monkeypatch, {1: 1.0, 2: 2.0})
+    streams.best_streams(store, OPENVINO, 2)
+    (note,) = (tmp_path / "graphs" / "notes").glob("streams-*.json")
+    for text in ('{"streams": 3}', '{"streams": true}', "[]", "{"):
+        note.write_text(text)
+        asked.clear()
+        assert streams.best_streams(store, OPENVINO, 2) == 2
+        assert asked == [1, 2]
+
+
+@pytest.mark.parametrize(("threads", "tried"), [(2, [1, 2]), (4, [1, 4]), (8, [1, 2, 8]), (96, [1, 24, 96])])
+def test_numbers_that_are_tried(threads: int, tried: list[int]) -> None:
+    assert streams.options(threads) == tried
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_a_real_measurement_and_vectors_of_calls_at_once(store, tmp_path, runtime) -> None:
+    way = Combination(runtime, "fp32")
+    assert streams.best_streams(store, way, 2) in (1, 2)
+    batch = probes_of(store.source.frontend, "image", rows=4)
+    one, two = (start_runtime(store, way, "cpu", 2, count).encode("image", batch) for count in (1, 2))
+    assert relative_error(two, one) <= 1e-5
+    unload_all()
+    encoder = load_encoder("demo", runtime=runtime, precision="fp32", cache_dir=str(tmp_path), device="cpu", cpus=2)
+    assert encoder._loaded.streams == encoder._loaded.model.streams == streams.best_streams(store, way, 2)
+    pictures = [np.full((70, 90, 3), 5 * number, np.uint8) for number in range(40)]
+    together = encoder.embed_images(pictures)
+    alone = np.concatenate([encoder.embed_images([picture]) for picture in pictures])
+    assert relative_error(together, alone) <= 1e-5
+    unload_all()
