@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
 import numpy as np
@@ -17,11 +19,21 @@ from turns import Contender
 
 from clipmill.encoders import Encoder, EncoderSpec, load_encoder
 from clipmill.encoders.plans.embed_plan import Column, ColumnPlan
-from clipmill.threads import Cores
+from clipmill.models.runtimes import start_runtime
+from clipmill.models.runtimes.store import Store
+from clipmill.models.runtimes.streams import options
+from clipmill.models.support_matrix import Combination
+from clipmill.models.towers import find_source
+from clipmill.threads import Cores, allowed_cpus
 from clipmill.transforms import Embed
 from clipmill.transforms.elements import RowElements
 from clipmill.transforms.embed_fn import EmbedFn
 from clipmill.udfs import embed_columns
+
+if TYPE_CHECKING:
+    from clipmill.models.model import Runtime
+
+_BARE_ROWS = 16
 
 Batch = tuple[str, list[Any]]
 """The arguments of a call of the model: a modality and the inputs."""
@@ -46,16 +58,90 @@ def calls_of(encoder: Encoder, modality: str, values: Sequence[Any]) -> list[Bat
 
 
 def model_only(name: str, spec: EncoderSpec, modality: str, values: Sequence[Any]) -> Contender:
-    """Run only the model, on the micro-batches that the core would pass to it: the upper limit."""
+    """Run only the model, on the micro-batches that the core would pass to it, as many at once as the core runs."""
     encoder = load_encoder(spec)
     model = encoder._loaded.model
     calls = calls_of(encoder, modality, values)
 
     def run() -> None:
-        for kind, payloads in calls:
-            model.encode(kind, payloads)
+        with ThreadPoolExecutor(model.streams) as pool:
+            list(pool.map(lambda call: model.encode(*call), calls))
 
     return Contender(f"model only, {name}", len(values), run)
+
+
+def limit(name: str, spec: EncoderSpec, modality: str, values: Sequence[Any]) -> Contender:
+    """Run only the model, with the number of calls at once that is fastest for exactly these micro-batches."""
+    encoder = load_encoder(spec)
+    inputs = [_inputs_of(encoder, *call) for call in calls_of(encoder, modality, values)]
+    resolved, threads = encoder.resolved, encoder._loaded.threads
+    store = Store(find_source(spec), spec.cache_dir)
+    combination = Combination(resolved["runtime"], resolved["precision"])
+    found: dict[int, tuple[float, Runtime]] = {}
+
+    def run_with(runtime: Runtime, streams: int) -> None:
+        with ThreadPoolExecutor(streams) as pool:
+            list(pool.map(lambda one: runtime.encode(*one), inputs))
+
+    for streams in options(threads):
+        runtime = start_runtime(store, combination, "cpu", threads, streams)
+        run_with(runtime, streams)
+        started = time.perf_counter()
+        run_with(runtime, streams)
+        found[streams] = time.perf_counter() - started, runtime
+    best = min(found, key=lambda streams: found[streams][0])
+    runtime = found[best][1]
+    return Contender(f"limit, {name}", len(values), lambda: run_with(runtime, best))
+
+
+def _inputs_of(encoder: Encoder, modality: str, payloads: list[Any]) -> tuple[str, tuple[np.ndarray, ...]]:
+    """Return the arguments with which a model calls its runtime."""
+    model, found = encoder._loaded.model, []
+    runtime = model._runtime  # type: ignore[attr-defined]
+
+    class Recorder:
+        def encode(self, model_input: str, inputs: tuple[np.ndarray, ...]) -> np.ndarray:
+            found.append((model_input, inputs))
+            return np.zeros((len(payloads), model.dim), np.float32)
+
+    model._runtime = Recorder()  # type: ignore[attr-defined]
+    try:
+        model.encode(modality, payloads)
+    finally:
+        model._runtime = runtime  # type: ignore[attr-defined]
+    return found[0]
+
+
+def bare_loop(name: str, spec: EncoderSpec, files: Sequence[bytes]) -> Contender:
+    """Run the fastest loop that one would write by hand: each thread decodes, resizes and encodes its own batches.
+
+    OpenVINO with a stream for each core, libjpeg-turbo, and torch's resizing of bytes; no failures, limits, or order
+    kept by anything but the list.
+    """
+    import torch
+    from simplejpeg import decode_jpeg
+    from torchvision.transforms.v2 import functional as F
+
+    load_encoder(spec)  # makes the graphs
+    resolved, threads = load_encoder(spec).resolved, allowed_cpus()
+    store = Store(find_source(spec), spec.cache_dir)
+    size = store.source.frontend.image.image_size  # type: ignore[union-attr]
+    runtime = start_runtime(store, Combination("openvino", resolved["precision"]), "cpu", threads, threads)
+
+    def prepared(file: bytes) -> np.ndarray:
+        image = torch.from_numpy(decode_jpeg(file)).permute(2, 0, 1)
+        image = F.resize(image, [size], F.InterpolationMode.BICUBIC, antialias=True)
+        return F.center_crop(image, [size, size]).permute(1, 2, 0).numpy()
+
+    def embed_some(first: int) -> np.ndarray:
+        return runtime.encode("image", (np.stack([prepared(file) for file in files[first : first + _BARE_ROWS]]),))
+
+    def run() -> np.ndarray:
+        torch.set_num_threads(1)
+        with ThreadPoolExecutor(threads) as pool:
+            return np.concatenate(list(pool.map(embed_some, range(0, len(files), _BARE_ROWS))))
+
+    return Contender(f"bare loop, {name}", len(files), run)
 
 
 def embed(encoder: Encoder, modality: str, values: Sequence[Any]) -> np.ndarray:

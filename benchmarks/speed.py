@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ours import core, model_only, on_beam, on_spark
+from ours import bare_loop, core, limit, model_only, on_beam, on_spark
 from plain import (
     BATCH,
     SERVICE_THREADS,
@@ -49,6 +49,7 @@ def measure_images(place: Workplace, size: Size) -> Rates:
     contenders = [
         *_plain_alone(place, "image", files[: size.slow], for_b(files, size)),
         *_plain_engines(place, "image", files[: size.slow]),
+        bare_loop("auto", place.spec("auto"), files),
         *_own(place, "image", files, alone=True, engines=size.engines),
     ]
     return take_turns(contenders, size.rounds)
@@ -70,6 +71,7 @@ def measure_texts(place: Workplace, size: Size) -> Rates:
     texts = captions(size.fast)
     contenders = [
         *_plain_alone(place, "text", texts[: size.slow], for_b(texts, size)),
+        limit("auto", place.spec("auto"), "text", texts),
         *_own(place, "text", texts, alone=True, engines=("auto",)),
     ]
     return take_turns(contenders, size.rounds)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import bench_compare
 import numpy as np
 import plain
 import pytest
 import speed
 import workplace
+from click.testing import CliRunner
 from goals import GOALS, goal_table
 from open_clip import get_model_config
 from ours import calls_of
@@ -208,3 +211,34 @@ def test_c_and_d_embed_as_a(place: Workplace) -> None:
     frame, _ = place.frames(place.table("few", files))
     rows = {row.id: row.vector for row in frame.select("id", embed("value").alias("vector")).collect()}
     np.testing.assert_allclose([rows[number] for number in range(3)], expected, rtol=1e-4, atol=1e-5)
+
+
+def _run_of(rates: dict[str, list[float]], tmp_path: Path, name: str) -> str:
+    path = tmp_path / name
+    path.write_text(json.dumps({"described": "two cores", "speed": rates}))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("core", "code", "said"),
+    [
+        ([60.0, 62.0, 58.0], 0, "| 6.00 | 6.00 | +0% |  |"),
+        ([50.0, 52.0, 49.0], 1, "| 6.00 | 5.00 | -17% | **worse** |"),
+        ([50.0, 61.0, 49.0], 0, "| 6.00 | 5.00 | -17% |  |"),  # a round was as good: noise
+        ([58.0, 58.0, 58.0], 0, "| 6.00 | 5.80 | -3% |  |"),
+    ],
+)
+def test_a_ratio_that_falls_in_every_round_ends_the_comparison_with_1(tmp_path, core, code, said) -> None:
+    old = _run_of({"A": [10.0, 10.0, 10.0], "core, auto": [60.0, 63.0, 57.0]}, tmp_path, "old.json")
+    new = _run_of({"A": [10.0, 10.0, 10.0], "core, auto": core}, tmp_path, "new.json")
+    done = CliRunner().invoke(bench_compare.main, [old, new])
+    assert (done.exit_code, said in done.output) == (code, True), done.output
+
+
+def test_runs_without_a_common_ratio_and_other_files_are_refused(tmp_path) -> None:
+    old = _run_of({"A": [10.0]}, tmp_path, "old.json")
+    (tmp_path / "other.json").write_text("[]")
+    for new, said in ((old, "no ratio in common"), (str(tmp_path / "other.json"), "is not a benchmarks.json")):
+        done = CliRunner().invoke(bench_compare.main, [old, new])
+        assert done.exit_code == 2
+        assert said in done.output
