@@ -35,7 +35,7 @@ def folder(monkeypatch, tmp_path_factory):
 
 def test_vectors_and_provenance_are_those_of_a_worker(folder, caplog):
     caplog.set_level(logging.WARNING, logger="clipmill")
-    alone = load_encoder("demo", **OPTIONS, encoder_process="off")
+    alone = load_encoder("demo", **OPTIONS, encoder_process="off", cpus=1)  # one call at once, as the other
     loads = count_loads()
     shared = load_encoder(SHARED)
     images = [np.random.default_rng(n).integers(0, 256, (40, 50, 3), dtype=np.uint8) for n in range(3)]
@@ -59,7 +59,7 @@ def test_a_killed_process_loses_and_doubles_no_row(folder, caplog):
     found = []
     thread = threading.Thread(target=lambda: found.append(encoder.embed_texts(TEXTS)))
     thread.start()
-    wait_until(encoder._loaded.lock.locked)
+    wait_until(lambda: encoder._loaded.calls._value == 0)  # it is held
     os.kill(first, signal.SIGKILL)
     thread.join(30)
     np.testing.assert_array_equal(found[0], expected)

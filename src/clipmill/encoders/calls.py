@@ -52,11 +52,6 @@ class Calls:
         """Return how many calls have started whose outcomes were not received."""
         return len(self._started)
 
-    @property
-    def idle(self) -> int:
-        """How many more calls could run at once."""
-        return max(0, self._loaded.streams - len(self._started))
-
     def start(self, key: tuple[str, Hashable], slots: Sequence[Slot]) -> None:
         """Encode prepared slots, which have the modality and the group of `key`; wait if many calls wait already."""
         if self._loaded.streams == 1:
@@ -106,20 +101,20 @@ class Calls:
         self._started.clear()
 
 
-def spread(batches: list[list[Slot]], idle: int, least: int) -> list[list[Slot]]:
-    """Cut micro-batches into parts, so that idle streams have some of them, too.
+def spread(batches: list[list[Slot]], parts: int, least: int) -> list[list[Slot]]:
+    """Cut micro-batches into more of them, if there are fewer than streams.
 
     Args:
         batches: Micro-batches.
-        idle: Streams without a call.
-        least: Slots that a part has at least, if its micro-batch has more.
+        parts: How many there should be.
+        least: Slots that each has at least, unless its micro-batch has fewer.
     """
-    parts = idle // max(1, len(batches))
-    if parts < 2:
+    each = parts // max(1, len(batches))
+    if each < 2:
         return batches
     found: list[list[Slot]] = []
     for batch in batches:
-        count = max(1, min(parts, len(batch) // least))
+        count = max(1, min(each, len(batch) // least))
         bounds = [len(batch) * number // count for number in range(count + 1)]
         found += [batch[first:last] for first, last in itertools.pairwise(bounds)]
     return found

@@ -21,7 +21,8 @@ micro-batch. A session is full when one of these limits is reached:
 - the number of rows. Finished rows count while they wait for an older row.
 - the bytes that callers hold for those rows.
 
-Decoded values are received in order, so that micro-batches don't depend on timing. Fetched values are received as they
+Decoded values are received in order, so that micro-batches don't depend on timing (unless contents are so large that
+few fit): the same input has the same vectors to the last bit. Fetched values are received as they
 arrive, so that a slow address does not delay the others.
 """
 
@@ -49,6 +50,8 @@ from .vector_cache import Key, VectorCache, copy_of, key_of
 _GPU_ROWS, _CPU_ROWS = 128, 32
 _LEAST_ROWS = 8
 """Rows of a micro-batch at least, however many streams share the default; fewer would cost more each."""
+_LEAST_PART = 4
+"""Rows of a part at least, when the last rows are cut into one for each stream."""
 _WINDOW = 4
 """Size of the window in micro-batches of each stream: one being encoded, one ready, two being fetched and decoded."""
 _MAX_WAITING = 16
@@ -153,7 +156,7 @@ class EmbedSession:
             while self._decoding or self._fetching:
                 self._take_next()
             for key in list(self._ready):
-                self._encode_group(key)
+                self._encode_group(key, parts=self._loaded.streams)
             while self._calls:
                 self._calls.receive()
             return self._pop_finished()
@@ -309,10 +312,10 @@ class EmbedSession:
         If contents are so large that only a few fit, encode half of them while threads decode the others.
         """
         if not self._decoding and not self._fetching:
-            if self._calls and not (self._calls.idle and self._ready):
+            if self._calls:
                 self._calls.receive()
-                return
-            self._encode_group(next(iter(self._ready)))  # the group that waits longest
+            else:
+                self._encode_group(next(iter(self._ready)))  # the group that waits longest
             return
         largest = max(self._ready, key=lambda key: len(self._ready[key].slots), default=None)
         half = self._slots_in_flight // 2
@@ -327,13 +330,14 @@ class EmbedSession:
             assert largest is not None
             self._encode_group(largest)
 
-    def _encode_group(self, key: tuple[str, Hashable]) -> None:
+    def _encode_group(self, key: tuple[str, Hashable], parts: int = 1) -> None:
+        """Encode a group, the last one in at least so many parts, so that all streams have some of it."""
         slots = self._ready.pop(key).slots
         batches = [slots]
         if texts := count_texts(slots):
             self._texts_ready -= texts
             batches = cut_by_length(slots, self._max_rows, self._max_tokens)
-        for batch in spread(batches, self._calls.idle, _LEAST_ROWS):
+        for batch in spread(batches, parts, _LEAST_PART):
             self._calls.start(key, batch)
 
     # --- output ------------------------------------------------------------------------------------------------------
