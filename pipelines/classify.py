@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..encoders import EncoderSpec, load_encoder
+from ..encoders import EncoderSpec
 from ..encoders.encoder import Encoder
 from ..encoders.item import Item, Uri
 from ..encoders.outcome import Classified, Labelled
@@ -19,6 +19,7 @@ from ..encoders.plans.labels import Classifier, LabelSet
 from ..failures import Failure
 from . import console
 from .cli_messages import Refused, in_flags
+from .first_use import load_shown
 from .listed import list_files, table_of
 from .rank import scale_of, scoring_as_json
 
@@ -69,7 +70,7 @@ def print_labels(spec: EncoderSpec, given: Sequence[str], values: dict[str, Any]
     files = list_files(given)
     if not files:
         raise Refused("there is nothing to classify: give files, folders, patterns or URLs")
-    encoder = load_encoder(spec)
+    encoder = load_shown(spec)
     found = list(_classified(encoder, labels, files))
     if values["as_json"]:
         click.echo(json.dumps(_as_json(encoder, labels, found), indent=1))

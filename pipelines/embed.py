@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..encoders import EncoderSpec, Head, load_encoder
+from ..encoders import EncoderSpec, Head
 from ..encoders.item import Item, Uri
 from ..encoders.outcome import Vector
 from ..encoders.plans.embed_plan import DocumentEmbedPlan
 from ..messages import setting
 from .cli_messages import Refused, in_flags
+from .first_use import load_shown
 from .skip_existing import skip_existing_of
 
 if TYPE_CHECKING:
-    from ..jobs.options import JobOptions
-
-if TYPE_CHECKING:
     from ..failures import Failure
+    from ..jobs.options import JobOptions
 
 
 def embed_options(spec: EncoderSpec, values: dict[str, Any]) -> JobOptions:
@@ -82,7 +81,7 @@ def print_vectors(spec: EncoderSpec, texts: Sequence[str], images: Sequence[str]
     items = [Item("text", text) for text in texts]
     items += [Item("image", Uri(path, trusted=True)) for path in images]
     items += [Item("audio", Uri(path, trusted=True)) for path in audios]
-    outcomes = load_encoder(spec).embed_items(items)
+    outcomes = load_shown(spec).embed_items(items)
     for given, outcome in zip((*texts, *images, *audios), outcomes, strict=True):
         if not isinstance(outcome, Vector):
             failure: Failure | None = outcome

@@ -14,17 +14,40 @@ from .console import out, say
 @click.command(cls=Command)
 @click.argument("pattern", required=False)
 @click.option("--download", metavar="NAME", help="Fetch all that this model needs onto this machine; list nothing.")
-@click.option("--cache-dir", metavar="DIR", help="Where --download keeps it; as in embed.")
+@click.option("--prepare", metavar="NAME", help="Also make, check and compile its graphs, as its first use would.")
+@click.option("--runtime", metavar="NAME", help="What --prepare is for; as in embed. [default: auto]")
+@click.option("--precision", metavar="NAME", help="What --prepare is for; as in embed. [default: auto]")
+@click.option("--cache-dir", metavar="DIR", help="Where --download and --prepare keep it; as in embed.")
 @click.option("--json", "as_json", is_flag=True, help="Print for programs.")
-def models(pattern: str | None, download: str | None, cache_dir: str | None, as_json: bool) -> None:
+def models(
+    pattern: str | None,
+    download: str | None,
+    prepare: str | None,
+    runtime: str | None,
+    precision: str | None,
+    cache_dir: str | None,
+    as_json: bool,
+) -> None:
     """List model names (those that contain PATTERN), with modalities, dimension, image size, parameters, licence."""
     from rich.filesize import decimal
 
     from .models import describe, download_model, list_models, models_table, nearest
 
+    if pattern and (download or prepare):
+        flag = "--download" if download else "--prepare"
+        raise click.UsageError(f"{flag} takes one name and no PATTERN, got {pattern!r}")
+    if download and prepare:
+        raise click.UsageError("--prepare downloads what is missing; give --download or --prepare")
+    if prepare is not None:
+        from .first_use import prepare_model, prepared_text
+
+        spec = EncoderSpec(prepare, runtime=runtime or "auto", precision=precision or "auto", cache_dir=cache_dir)
+        done = prepare_model(spec)
+        click.echo(json.dumps(done, indent=1) if as_json else prepared_text(done))
+        return
+    if runtime is not None or precision is not None:
+        raise click.UsageError("--runtime and --precision have no effect without --prepare")
     if download is not None:
-        if pattern:
-            raise click.UsageError(f"--download takes one name and no PATTERN, got {pattern!r}")
         try:
             found = download_model(EncoderSpec(download, cache_dir=cache_dir))
         except KeyboardInterrupt:
@@ -34,7 +57,7 @@ def models(pattern: str | None, download: str | None, cache_dir: str | None, as_
         click.echo(json.dumps(found, indent=1) if as_json else "\n".join([*lines, *found["files"]]))
         return
     if cache_dir is not None:
-        raise click.UsageError("--cache-dir has no effect without --download")
+        raise click.UsageError("--cache-dir has no effect without --download or --prepare")
     refs = list_models(pattern)
     if not refs:
         near = nearest(str(pattern))

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import threading
-from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
 from ..errors import SpecError
 from ..models.catalog import ModelRef, facts_of, resolve_model
 from ..models.catalog.names import named_models
-from ..models.downloads import observed_by
+from ..models.progress import observed_by
 from ..models.spec import EncoderSpec
-from .console import err
+from .bars import Bars
 
 
 def list_models(pattern: str | None = None) -> list[ModelRef]:
@@ -79,7 +76,7 @@ def download_model(spec: EncoderSpec) -> dict[str, Any]:
         raise SpecError(f"{spec.model} has nothing to download: it is run from where its name says")
     from ..models.towers import find_source
 
-    with _Bars() as bars, observed_by(bars):
+    with Bars() as shown, observed_by(shown):
         source = find_source(spec)
         digest = source.weights_sha256
     weights = [str(path) for path in source.files]
@@ -88,37 +85,5 @@ def download_model(spec: EncoderSpec) -> dict[str, Any]:
         "weights": weights,
         "weights_sha256": digest,
         "bytes": sum(path.stat().st_size for path in source.files),
-        "files": list(dict.fromkeys([*bars.files, *weights])),
+        "files": list(dict.fromkeys([*shown.files, *weights])),
     }
-
-
-class _Bars:
-    """Progress bars of downloads on a terminal; the list of files in any case."""
-
-    def __init__(self) -> None:
-        self.files: list[str] = []
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        self._progress = Progress(*columns, console=err, disable=not err.is_terminal)
-        self._tasks: dict[str, TaskID] = {}
-        self._lock = threading.Lock()  # another thread draws the bars
-
-    def __enter__(self) -> _Bars:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
-
-    def started(self, name: str, done: int, total: int | None) -> None:
-        with self._lock:
-            if name not in self._tasks:
-                self._tasks[name] = self._progress.add_task(name, total=None)
-            self._progress.update(self._tasks[name], completed=done, total=total)
-
-    def advanced(self, name: str, count: int) -> None:
-        with self._lock:
-            if name in self._tasks:
-                self._progress.advance(self._tasks[name], count)
-
-    def finished(self, name: str, path: Path) -> None:
-        self.files.append(str(path))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import click
 
-from ..encoders import EncoderSpec, load_encoder
+from ..encoders import EncoderSpec
 from ..encoders.encoder import Encoder
 from ..encoders.item import Item, Uri
 from ..encoders.outcome import Vector
@@ -22,6 +22,7 @@ from ..failures import Failure
 from ..messages import setting
 from . import console
 from .cli_messages import Refused, in_flags
+from .first_use import load_shown
 from .listed import list_files, table_of
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def print_ranked(spec: EncoderSpec, query: Query, given: Sequence[str], values: 
         raise Refused(f"there is no candidate: give {what} after the options")
     if values["candidate_kind"] is None and kind == "text":
         _say_if_files(candidates)
-    encoder = load_encoder(spec)
+    encoder = load_shown(spec)
     scorer = Scorer(encoder, scale, values["score"])
     asked, *outcomes = encoder.embed_items([query.item(), *(_item(kind, one) for one in candidates)])
     if not isinstance(asked, Vector):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..encoders import EncoderSpec, load_encoder
+from ..encoders import EncoderSpec
 from ..encoders.item import Uri
 from ..encoders.plans.kinds import Kind
 from ..encoders.plans.plan import PlanResult
@@ -19,6 +19,7 @@ from ..encoders.plans.similarity_plan import SIMILARITY, SimilarityPlan
 from ..messages import setting
 from ..metrics.stats import Stats
 from .cli_messages import Refused, in_flags
+from .first_use import load_shown
 from .listed import table_of
 
 if TYPE_CHECKING:
@@ -81,6 +82,6 @@ def print_score(spec: EncoderSpec, given: Sequence[str], values: Mapping[str, An
 
 
 def _score(spec: EncoderSpec, plan: SimilarityPlan, row: Mapping[str, Any]) -> PlanResult:
-    with PlanRunner(plan, load_encoder(spec)).session(Stats()) as session:
+    with PlanRunner(plan, load_shown(spec)).session(Stats()) as session:
         (done,) = [*session.push(None, functools.partial(get_by_path, row)), *session.flush()]
     return done.result

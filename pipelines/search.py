@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ..datasets.tables.scalars import printable_values
-from ..encoders import EncoderSpec, load_encoder
+from ..encoders import EncoderSpec
 from ..encoders.item import Item
 from ..encoders.outcome import Outcome
 from ..encoders.plans.rank_plan import CLIP_SCORE, COSINE
@@ -25,6 +25,7 @@ from ..reports.page_file import page_file
 from ..reports.pictures import PictureRules
 from . import console
 from .cli_messages import Refused, in_flags
+from .first_use import load_shown
 from .listed import table_of
 from .rank import Query, scale_as_json, scale_of
 
@@ -45,7 +46,7 @@ def print_found(location: str, queries: Sequence[Query], options: dict[str, Any]
         page = page_file(html, "contact sheet", MARK, overwrite=values["overwrite"]) if html else None
         plan = _plan(target, spec, asked_for, values)
         target.open()  # before loading the model, which may take long
-        encoder = load_encoder(spec)
+        encoder = load_shown(spec)
         searcher = Searcher(plan, encoder)
         found = searcher.find([_item(query, values["prompt"]) for query in queries], Stats())
     except DatasetError as err:

@@ -21,7 +21,8 @@ from clipmill.errors import WeightsError
 from clipmill.files.retries import RetryPolicy
 from clipmill.models.catalog import resolve_model
 from clipmill.models.catalog.tables import weights
-from clipmill.models.downloads import elsewhere, hub, observed_by, repository, transfer
+from clipmill.models.downloads import elsewhere, hub, repository, transfer
+from clipmill.models.progress import observed_by
 from clipmill.models.towers import find_source
 from clipmill.models.towers import open_clip as towers
 from clipmill.pipelines.cli import cli

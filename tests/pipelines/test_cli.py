@@ -23,7 +23,8 @@ from rich.console import Console
 from clipmill.datasets import read_dataset, read_failures
 from clipmill.datasets.formats.base import FORMATS
 from clipmill.models.support_matrix import GRAPH_RUNTIMES, PRECISIONS
-from clipmill.pipelines import models as models_module
+from clipmill.pipelines import console
+from clipmill.pipelines.bars import Bars
 from clipmill.pipelines.cli import cli, main
 from clipmill.pipelines.engines import root_cause
 from clipmill.pipelines.summary import summarise_dataset, summary
@@ -369,13 +370,24 @@ def test_a_summary_shows_vectors_in_lists_of_every_kind(tmp_path: Path, list_of)
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_downloads_are_shown_as_bars_on_a_terminal_only(monkeypatch, tmp_path, is_terminal) -> None:
     shown = io.StringIO()
-    monkeypatch.setattr(models_module, "err", Console(file=shown, force_terminal=is_terminal))
-    with models_module._Bars() as bars:
+    monkeypatch.setattr(console, "err", Console(file=shown, force_terminal=is_terminal))
+    with Bars() as bars:
         bars.started("[/b]weights.pt", 0, 100)
         bars.advanced("[/b]weights.pt", 100)
         bars.finished("[/b]weights.pt", tmp_path / "weights.pt")
-    assert bars.files == [str(tmp_path / "weights.pt")]
+        bars.step_started("making the [/b]image graph")
+        bars.step_ended("making the [/b]image graph")
+    assert bars.is_shown == is_terminal and bars.files == [str(tmp_path / "weights.pt")]
     assert ("[/b]weights.pt" in shown.getvalue()) == is_terminal
+    assert ("making the [/b]image graph" in shown.getvalue()) == is_terminal
+
+
+def test_nothing_is_drawn_for_a_model_that_was_used_before(monkeypatch, tmp_path) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(console, "err", Console(file=shown, force_terminal=True))
+    with Bars() as bars:
+        bars.finished("weights.pt", tmp_path / "weights.pt")
+    assert not shown.getvalue()
 
 
 def test_the_choices_of_flags_are_those_of_the_code() -> None:

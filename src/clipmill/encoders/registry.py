@@ -201,7 +201,7 @@ def _load_catalog(spec: EncoderSpec, device: str, cpus: int | None) -> tuple[_Ke
 
     check_runnable(spec)
     source = find_source(spec)
-    store = Store(source, spec.cache_dir)
+    store = Store(source, spec.cache_dir, spec.model)
     remote = _connect(spec, device, store, cpus) if takes_process(spec, source, cpus) else None
     if remote is not None:
         decision = Decision(Combination(remote.name, remote.precision), remote.figures, remote)

@@ -2,7 +2,8 @@
 
 - `spec`: `EncoderSpec`, the frozen description that is sent to workers; `spec_help`: what its fields are, in words;
   `support_matrix`: which runtime supports which precision on which device
-- `catalog`: model names; `downloads`: downloads of weights and other files
+- `catalog`: model names; `downloads`: downloads of weights and other files; `progress`: reports how far they are, and
+  what else the first use of a model takes
 - `frontend`, `tokenizers`: how values are prepared for a network
 - `model`: the interface of loaded models; `towers`: the networks; `runtimes`: the backends that execute them
 - `encoder_process`: one process for each model and host, which executes it for all workers

@@ -65,7 +65,7 @@ def export_model(spec: EncoderSpec, folder: str | os.PathLike[str], *, overwrite
     combination = _combination(spec)
     check_runnable(spec)
     source = dataclasses.replace(find_source(spec), float_graphs=None)  # they may share files with the weights
-    store = Store(source, spec.cache_dir)
+    store = Store(source, spec.cache_dir, spec.model)
     if store.source.graphs is not None:
         raise SpecError(f"{spec.model} is already an exported directory; copy it")
     if not can_run(store.source, combination):

@@ -8,7 +8,6 @@
 - `repository`: downloads one of them into a cache that the hub's library manages
 - `model_files`: finds files of a directory or a repository
 - `elsewhere`: finds files that other programs have downloaded
-- `progress`: reports the progress of downloads
 """
 
 from __future__ import annotations
@@ -18,11 +17,8 @@ from typing import TYPE_CHECKING
 from ...lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .progress import Observer, observed_by
     from .urls import fetch_url, local_file
 else:
-    __getattr__, __dir__ = lazy_names(
-        __name__, {"progress": ("Observer", "observed_by"), "urls": ("fetch_url", "local_file")}
-    )
+    __getattr__, __dir__ = lazy_names(__name__, {"urls": ("fetch_url", "local_file")})
 
-__all__ = ["Observer", "fetch_url", "local_file", "observed_by"]
+__all__ = ["fetch_url", "local_file"]

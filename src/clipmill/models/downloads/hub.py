@@ -9,7 +9,7 @@ from typing import Any
 from ...errors import WeightsError
 from ...files.cache import cache_root
 from ...files.json_text import parse_json
-from .progress import observer
+from ..progress import observer
 from .repository import RepositoryFile, download_file, is_whole
 
 _log = logging.getLogger("clipmill")

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 from ...errors import MissingExtraError, WeightsError
 from ...files.drivers import DRIVERS
 from ...files.retries import TransientFetchError
+from ..progress import observer
 from .copies import by_hand, is_offline, only_one, part_of, place_of, publish
-from .progress import observer
 from .transfer import retried, size_of
 
 _log = logging.getLogger("clipmill")

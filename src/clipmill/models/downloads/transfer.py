@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from ...errors import WeightsError
 from ...files.json_text import parse_json
 from ...files.retries import RetryPolicy, TransientFetchError, is_transient_status, read_retry_after
-from .progress import observer
+from ..progress import observer
 
 _log = logging.getLogger("clipmill")
 

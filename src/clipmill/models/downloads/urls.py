@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 
 from ...errors import WeightsError
 from ...files.drivers import DRIVERS
+from ..progress import observer
 from ..weight_files import remember_digest, sha256_of
 from . import elsewhere
 from .copies import WEB, by_hand, is_offline, only_one, part_of, place_of, publish
-from .progress import observer
 from .transfer import hash_of, receive, retried
 
 _log = logging.getLogger("clipmill")

@@ -266,7 +266,7 @@ def load(
     from ..runtimes.store import Store
     from ..towers import find_source
 
-    store = Store(find_source(spec), spec.cache_dir)
+    store = Store(find_source(spec), spec.cache_dir, spec.model)
     if store.key("float") != model:
         raise ClipmillError(f"{spec.model} changed while it was loaded: its files or packages are others now")
     return decide(store, spec, device, threads, is_loaded, streams)

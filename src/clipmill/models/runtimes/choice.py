@@ -18,6 +18,7 @@ import numpy as np
 
 from ...errors import ClipmillError, DeviceError, MissingExtraError, WeightsError, is_installed
 from ..installed import versions
+from ..progress import observed_step
 from ..support_matrix import PACKAGES, Combination, processor
 from . import GRAPH_KINDS, start_runtime
 from .candidates import candidates
@@ -200,7 +201,8 @@ class _Trial:
     def _measured(self, combination: Combination) -> dict[str, Any]:
         """Start a runtime, measure it and cache the results."""
         try:
-            _ = self._reference  # before a runtime converts the towers to another precision
+            with observed_step("computing vectors in float32 to check against"):
+                _ = self._reference  # before a runtime converts the towers to another precision
         except Exception:
             self.is_broken = True
             raise

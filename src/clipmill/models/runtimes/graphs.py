@@ -21,6 +21,7 @@ from ...errors import WeightsError, require
 from ...media.options import Preprocessing
 from ...messages import setting
 from ..frontend import Frontend
+from ..progress import observed_step
 from ..source import Graphs
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def make_graphs(towers: Mapping[str, torch.nn.Module], frontend: Frontend, folde
         model_input = "normalised_image" if modality == "image" else modality
         names, examples, dynamic = _example(modality, frontend)
         file = f"{model_input}.onnx"
-        _trace(tower, examples, names, dynamic, folder / file, f"{modality}.data")
+        with observed_step(f"making the {modality} graph"):
+            _trace(tower, examples, names, dynamic, folder / file, f"{modality}.data")
         files[model_input] = file
     if "image" in towers:
         assert frontend.image is not None

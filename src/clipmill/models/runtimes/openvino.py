@@ -17,6 +17,7 @@ from ...errors import DeviceError, WeightsError, require
 from ...files.cache import locked
 from ...media.options import Preprocessing
 from ...messages import setting
+from ..progress import observed_step
 from ..source import Graphs
 from ..support_matrix import processor
 from .feeding import GraphRuntime
@@ -110,7 +111,8 @@ class OpenVinoRuntime(GraphRuntime):
             elif not is_writable(cache.parent):
                 model = self._core.compile_model(str(path), "CPU", self._settings)
             else:
-                with locked(cache.with_suffix(".lock"), f"the compiled {path.stem}"):
+                step = observed_step(f"compiling the {path.stem} graph for this processor")
+                with locked(cache.with_suffix(".lock"), f"the compiled {path.stem}"), step:
                     if not marker.is_file():
                         shutil.rmtree(cache, ignore_errors=True)  # left by a process that was killed while writing
                     model = self._core.compile_model(str(path), "CPU", {**self._settings, "CACHE_DIR": str(cache)})

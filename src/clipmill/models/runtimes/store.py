@@ -22,6 +22,7 @@ from ...files.atomic import write_atomic
 from ...files.cache import cache_root, locked
 from ...files.json_text import parse_json
 from ..installed import require_torch, versions
+from ..progress import observed_step, observer
 from ..source import Graphs
 from .graphs import make_graphs
 
@@ -46,14 +47,16 @@ class Store:
     The towers are built at most once, and only if a graph has to be made or checked.
     """
 
-    def __init__(self, source: ModelSource, cache_dir: str | None) -> None:
+    def __init__(self, source: ModelSource, cache_dir: str | None, name: str = "a model") -> None:
         """Create the store, without accessing the cache.
 
         Args:
             source: The model.
             cache_dir: `cache_dir` of the spec.
+            name: The model's name, for messages.
         """
         self.source = source
+        self._name = name
         self._root = cache_root(cache_dir) / "graphs"
         self._made: set[str] = set()
 
@@ -124,6 +127,10 @@ class Store:
         if found := Graphs.read(folder):
             return found
         basis = None if kind == "float" else self._cached("float")
+        towers = " and ".join(sorted(self.source.frontend.modalities))
+        # a warning, unless it is on the terminal: nobody sees other lines of a default log, and waits for long
+        level = logging.INFO if observer().is_shown else logging.WARNING
+        _log.log(level, "making %s graphs of %s (%s), once on this machine", kind, self._name, towers)
         started = time.perf_counter()
         for stale in folder.parent.glob(f"{folder.name}.draft-*"):  # of a killed process; we hold its lock
             shutil.rmtree(stale, ignore_errors=True)
@@ -135,7 +142,8 @@ class Store:
             else:
                 from .reduced import convert_graphs
 
-                graphs = convert_graphs(basis, kind, self.source.frontend, draft)
+                with observed_step(f"converting the graphs to {kind}"):
+                    graphs = convert_graphs(basis, kind, self.source.frontend, draft)
             graphs.write_note()
             shutil.rmtree(folder, ignore_errors=True)  # an incomplete one
             draft.rename(folder)
@@ -143,7 +151,7 @@ class Store:
             shutil.rmtree(draft, ignore_errors=True)
             raise
         self._made.add(kind)
-        _log.info("made %s graphs in %.1f s: %s", kind, time.perf_counter() - started, folder)
+        _log.info("made %s graphs of %s in %.1f s: %s", kind, self._name, time.perf_counter() - started, folder)
         made = Graphs.read(folder)
         assert made is not None
         return made
