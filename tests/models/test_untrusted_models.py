@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import clap_weights
 import jina_clip_weights
 import numpy as np
 import pytest
@@ -87,6 +88,25 @@ def test_code_beside_a_model_is_not_run(weights: str, small: Path, tmp_path: Pat
         torch.save(dict(drawn_clip(small_config()).state_dict()), model / "pytorch_model.bin")
     assert np.allclose(load_encoder(f"hf:{model}", **EXACT).embed_texts(["a"]), expected, atol=1e-5)
     assert not mark.exists() and not {"modeling_own", "tokenization_own"} & set(sys.modules)
+
+
+@pytest.mark.parametrize("name", ["attn_implementation", "_attn_implementation", "_experts_implementation", "auto_map"])
+def test_a_configuration_of_audio_and_texts_imports_nothing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library would fetch the repository of a kernel, whether the whole model names it or a tower."""
+    fetched: list[object] = []
+    monkeypatch.setattr(hub_kernels, "get_kernel", lambda *given, **options: fetched.append(given))
+    case = clap_weights.write(tmp_path / "model", clap_weights.drawn(clap_weights.config()))
+    expected = load_encoder(case.model, **EXACT).embed_texts(["a"])
+    unload_all()
+    odd = {name: "evil/repo"}
+    _edit(
+        case.directory / "config.json",
+        lambda values: [part.update(odd) for part in (values, values["text_config"], values["audio_config"])],
+    )
+    assert "evil/repo" not in json.dumps(dict(find_source(EncoderSpec(case.model)).settings))
+    assert np.array_equal(load_encoder(case.model, **EXACT).embed_texts(["a"]), expected) and not fetched
 
 
 class _Mark:

@@ -18,6 +18,8 @@ _INDEX = ".index.json"
 WEIGHTS = ("model.safetensors", f"model.safetensors{_INDEX}", "pytorch_model.bin", f"pytorch_model.bin{_INDEX}")
 """Names of weights, single or sharded, in transformers' order of preference."""
 _IRRELEVANT = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
+_CODE = frozenset({"auto_map", "use_kernels", "kernel_config", "allow_all_kernels"})
+"""Entries that name code, like those that end with `implementation`. Others with "kernel" in them are sizes."""
 
 
 def is_directory(place: str) -> bool:
@@ -95,11 +97,20 @@ def find_processor(place: str, part: str, cache_dir: str | None = None) -> tuple
 
 
 def relevant_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entries of a configuration of transformers that may affect a model in float32."""
+    """Return the entries of a configuration of transformers that may affect a model in float32; none names code."""
     return {
         name: relevant_settings(value) if isinstance(value, dict) else value
-        for name, value in values.items()
+        for name, value in without_code(values).items()
         if name not in _IRRELEVANT
+    }
+
+
+def without_code(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration without entries that make transformers import code: of a repository, or of a kernel."""
+    return {
+        name: without_code(value) if isinstance(value, dict) else value
+        for name, value in values.items()
+        if name not in _CODE and not name.endswith("implementation")
     }
 
 

@@ -30,7 +30,7 @@ def build(settings: dict[str, Any], where: str, files: tuple[Path, ...]) -> dict
     try:
         config: Any = ClapConfig.from_dict(settings)
         with empty_parameters():
-            module = ClapModel._from_config(config)
+            module = ClapModel._from_config(config, attn_implementation="eager")
     except Exception as err:  # the library validates its values with exceptions of many kinds
         raise WeightsError(f"{where!r} is no ClapModel that transformers can build: {err}") from err
     fit_weights(module, read_shards(files), files[0], may_miss=_is_buffer, may_have=_is_buffer)

@@ -20,7 +20,7 @@ from ..catalog.manifest import read_manifest
 from ..demo import WEIGHTS, demo_config, demo_directory
 from ..downloads import elsewhere, hub
 from ..downloads.copies import place_of
-from ..downloads.model_files import CONFIG, read_json
+from ..downloads.model_files import CONFIG, read_json, without_code
 from ..downloads.urls import fetch_url, find_copy, local_file
 from ..frontend import Frontend, TextFrontend, Tokenizer
 from ..source import Graphs, ModelSource
@@ -205,20 +205,7 @@ def find_backbone(name: str, cache_dir: str | None) -> dict[str, Any]:
     config = read_json(hub.fetch_file(name, CONFIG, cache_dir))
     if config.get("model_type") not in KINDS:
         raise WeightsError(f"the text tower {name!r} is a {config.get('model_type')!r}; allowed: {', '.join(KINDS)}")
-    return _without_code(config)
-
-
-_CODE = frozenset({"auto_map", "use_kernels", "kernel_config", "allow_all_kernels"})
-"""Entries that name code, like those that end with `implementation`. Others with "kernel" in them are sizes."""
-
-
-def _without_code(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration without entries that make transformers import code: of a repository, or of a kernel."""
-    return {
-        name: _without_code(value) if isinstance(value, dict) else value
-        for name, value in config.items()
-        if name not in _CODE and not name.endswith("implementation")
-    }
+    return without_code(config)
 
 
 def make_tokenizer(text: dict[str, Any], spec: EncoderSpec) -> Tokenizer:
