@@ -439,6 +439,16 @@ def test_the_command_line_adds_scores_and_says_which_head_made_them(table: Path,
     assert "head is" in capsys.readouterr().err
 
 
+def test_a_row_with_a_score_is_written_although_another_column_failed(tmp_path: Path) -> None:
+    """Also where the scored vector itself is not written."""
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"id": "a", "caption": "a dog", "title": ""}) + "\n")
+    file = write(tmp_path / "a.npz", linear())
+    parts = ("--column", "title=text", "--fuse", "both=caption:1,title:1", "--no-keep-parts")
+    assert embed(tmp_path / "rows.jsonl", tmp_path / "out", *parts, "--head", f"aesthetic:caption={file}") == 0
+    (row,) = pq.read_table(tmp_path / "out").to_pylist()
+    assert row["both"] is None and row["aesthetic"] == scores(planned(file), vector_of_text("a dog"))[0]
+
+
 def test_scores_are_no_vectors_for_an_index(table: Path, tmp_path: Path) -> None:
     assert embed(table, tmp_path / "out", "--head", f"aesthetic={write(tmp_path / 'a.npz', linear(3))}") == 0
     assert run("index", tmp_path / "out", "-o", tmp_path / "index") == 0

@@ -83,7 +83,7 @@ class _Held:
 class ShardSink:
     """Writes finished rows to the files of a shard, in batches, and counts each row.
 
-    A row with at least one vector or score is written, even if another part of it failed; each failure becomes a line.
+    A row with at least one result is written, even if another part of it failed; each failure becomes a line.
     Rows that the plan rejects are written to a file of their own.
     A row that does not fit the files is reverted: it becomes a failure, and its vectors or scores are not counted.
     """
@@ -109,11 +109,12 @@ class ShardSink:
         self.first_at = self.first_at or self.last_at
         if failures:
             self._fail(failures)
-        made = [] if row is None else self._table.plan.made(row)
-        made_count = sum(one is not None for one in made)
-        if row is None or (failed and not made_count):
+        plan = self._table.plan
+        if row is None or (failed and not plan.holds_results(row)):
             return
-        rejected = self._table.plan.rejection(row) is not None
+        made = plan.made(row)
+        made_count = sum(one is not None for one in made)
+        rejected = plan.rejection(row) is not None
         held = _Held(row, name, len(failures) if failed else 0, made_count, len(made) - made_count, rejected)
         if self._writer.mismatch is not None and (mismatch := self._writer.mismatch(row)):
             self._revert(held, None if failed else mismatch)

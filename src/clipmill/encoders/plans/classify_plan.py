@@ -60,12 +60,16 @@ class ClassifyPlan(RowPlan):
         return self.columns.result(source, [tool.classify(outcome) for outcome in outcomes])
 
     def made(self, value: Mapping[str, Any]) -> list[Any]:
-        """See `Plan`. An array column has one value for each element."""
+        """See `Plan`. An array column has one value for each element.
+
+        With a least score, an empty list is that of a value without a label, which is a result; without one, only an
+        array without elements is empty.
+        """
         found: list[Any] = []
         for name in self.columns.outputs:
             labels = value.get(name)
-            is_array = labels is not None and (len(labels) == 0 or not isinstance(labels[0], Mapping))
-            found += labels or () if is_array else (labels,)
+            is_array = labels is not None and not _is_of_one_value(labels, self.labels)
+            found += labels if is_array else (labels,)
         return found
 
     def scoring(self) -> dict[str, Any]:
@@ -123,6 +127,10 @@ class DocumentClassifyPlan(DocumentPlan):
     def scoring(self) -> dict[str, Any]:
         """See `Plan`."""
         return _scoring(self.labels)
+
+
+def _is_of_one_value(labels: Sequence[Any], options: LabelSet) -> bool:
+    return isinstance(labels[0], Mapping) if len(labels) else options.min_score is not None
 
 
 def _item_of(document: Document) -> Item:

@@ -228,9 +228,14 @@ class ColumnPlan(RowPlan):
         return PlanResult(values, failures)
 
     def made(self, value: Mapping[str, Any]) -> list[Any]:
-        """See `Plan`. An array column has one vector for each element."""
+        """See `Plan`. An array column has one vector for each element; scores of heads are not counted."""
         values = [value.get(name) for name in (*self.outputs, *(fusion.output for fusion in self.fused))]
         return [vector for one in values for vector in (one if isinstance(one, list) else [one])]
+
+    def holds_results(self, value: Mapping[str, Any]) -> bool:
+        """See `Plan`. A score is a result too, also of a vector that is not written."""
+        scores = (value.get(name) for head in self.heads for name in head.names)
+        return RowPlan.holds_results(self, value) or any(score is not None for score in scores)
 
     def description(self) -> dict[str, Any]:
         """See `Plan`."""

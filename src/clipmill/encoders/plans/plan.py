@@ -125,7 +125,14 @@ class Plan(abc.ABC):
 
     @abc.abstractmethod
     def made(self, value: Any) -> list[Any]:
-        """Return all vectors or scores in a row's new columns or in a document. None stands for null."""
+        """Return what is counted in a row's new columns or in a document: its vectors; without them, scores or labels.
+
+        None stands for null.
+        """
+
+    def holds_results(self, value: Any) -> bool:
+        """Return whether a row or document of which something failed has any result, so that it is written."""
+        return any(one is not None for one in self.made(value))
 
     def rejection(self, value: Any) -> str | None:
         """Return why a row is rejected, from its new columns, or a document; None if it is kept. It is no failure."""
