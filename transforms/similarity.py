@@ -137,7 +137,8 @@ class Similarity(Encoding):
         """
         rows_type, elements = self._elements(pcoll.element_type)
         compared: Any = self._encode(pcoll, rows_type, elements)
-        compared.rejected.element_type = widened_type(rows_type, {REJECTION: str})
+        added = {} if self.plan.min_score is None else {REJECTION: str}
+        compared.rejected.element_type = widened_type(rows_type, added)
         rows: Any = self._hand_out(compared)
         return Filtered(rows, compared.rejected) if self._single_output and self.plan.min_score is not None else rows
 

@@ -119,6 +119,12 @@ def test_a_column_that_rejected_rows_would_overwrite(tmp_path):
     assert found["rows"]["same"]["rejection"] == "theirs", "without min_score the name is free"
 
 
+def test_the_name_is_free_in_rows_with_a_schema(tmp_path):
+    rows = [{**ROWS[0], "rejection": "theirs"}]
+    found, _ = split(tmp_path, to_rows, rows=rows)
+    assert found["rows"]["same"]["rejection"] == "theirs" and not found["rejected"]
+
+
 def test_rejected_rows_do_not_end_a_job_that_allows_no_failure(tmp_path):
     found, _ = split(tmp_path / "good", rows=ROWS[:3], min_score=LEAST, on_failure="raise")
     assert sorted(found["rejected"]) == ["null", "other"]
