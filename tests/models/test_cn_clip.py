@@ -16,6 +16,7 @@ from torchvision.transforms import InterpolationMode, v2
 from transformers import BertConfig, BertModel, BertTokenizer
 from weights import relative_error
 
+from clipmill.datasets.tables.provenance import differences, provenance_of, spec_of_provenance
 from clipmill.encoders import EncoderSpec, load_encoder, unload_all
 from clipmill.errors import SpecError, UnknownModelError, WeightsError
 from clipmill.models.catalog import cn_clip
@@ -94,6 +95,15 @@ def test_its_names_are_those_of_clip_as_service() -> None:
         resolve_model("CN-CLIP/RN50::")
 
 
+def test_the_provenance_says_where_texts_were_cut() -> None:
+    """At 52 tokens, unless the spec says more; a search cuts its queries where the texts were cut."""
+    default = provenance_of(EncoderSpec(cn_clip.RESNET), "text")
+    assert default == provenance_of(EncoderSpec(cn_clip.RESNET, max_text_tokens=52), "text")
+    longer = provenance_of(EncoderSpec(cn_clip.RESNET, max_text_tokens=512), "text")
+    assert differences(default, longer) == ["text.context_length"]
+    assert [spec_of_provenance(one).max_text_tokens for one in (default, longer)] == [None, 512]
+
+
 @pytest.mark.parametrize("runtime", ["torch", "onnx", "openvino"])
 def test_vectors_equal_the_reference(tmp_path: Path, runtime: str) -> None:
     """Of squashed photographs, and of texts cut to 52 tokens, in every runtime."""
@@ -122,6 +132,7 @@ def test_it_can_be_exported(tmp_path: Path) -> None:
     (tmp_path / "files" / cn_clip.RESNET_FILE).unlink()
     encoder = load_encoder(f"onnx:{tmp_path / 'exported'}", runtime="onnx", device="cpu")
     assert relative_error(encoder.embed_texts(TEXTS), expected) <= 1e-4
+    assert encoder.spec.facts.context_length == 52
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:

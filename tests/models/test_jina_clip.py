@@ -20,8 +20,10 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from weights import relative_error
 
+from clipmill.datasets.tables.provenance import provenance_of
 from clipmill.encoders import EncoderSpec, load_encoder, unload_all
 from clipmill.errors import SpecError, WeightsError
+from clipmill.models.catalog.hugging_face import read_config
 from clipmill.models.exporting import export_model
 from clipmill.models.towers.hugging_face import find_source
 
@@ -183,7 +185,15 @@ def test_the_whole_context_is_the_published_one(tmp_path: Path) -> None:
         vision_config__width=1024,
     )
     facts = EncoderSpec(f"hf:{tmp_path}").facts
-    assert (facts.dim, facts.context_length, facts.least_dimensions) == (1024, 8192, 16)
+    assert (facts.dim, facts.context_length, facts.least_dimensions) == (1024, LIMIT, 16)
+    assert read_config(str(tmp_path)).context_length == 8192
+
+
+def test_the_provenance_says_where_texts_were_cut(directory: Path) -> None:
+    limits = {None: LIMIT, LIMIT: LIMIT, CONTEXT: CONTEXT}
+    for given, expected in limits.items():
+        spec = EncoderSpec(f"hf:{directory}", max_text_tokens=given)
+        assert provenance_of(spec, "text")["text"]["context_length"] == expected
 
 
 def test_vectors_may_be_cut_to_what_the_model_was_trained_for(directory: Path) -> None:

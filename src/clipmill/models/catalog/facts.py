@@ -28,7 +28,7 @@ class ModelFacts:
         modalities: The modalities that can be embedded: `text`, `image`, `audio`.
         preprocessing: How images are prepared; None without an image tower, or for a custom encoder or the fake.
         image_size: Side of the image crop in pixels; None without an image tower.
-        context_length: The most tokens of a text; None without a text tower.
+        context_length: The most tokens of a text by default, which a text tower may exceed; None without a text tower.
         parameters: Number of parameters; None if unknown.
         licence: Licence of the weights; None if unknown.
         least_dimensions: The fewest leading values of a vector that the model was trained to use alone (Matryoshka
@@ -136,7 +136,7 @@ def _hugging_face_facts(ref: ModelRef, cache_dir: str | None, base_image_process
         modalities=_CLIP,
         preprocessing=preprocessing,
         image_size=preprocessing.image_size,
-        context_length=config.context_length,
+        context_length=config.max_tokens,
         least_dimensions=config.least_dimensions,
     )
 
@@ -149,7 +149,7 @@ def _mclip_facts(ref: ModelRef, image_weights: str | None) -> ModelFacts:
 
 def _cn_clip_facts(ref: ModelRef) -> ModelFacts:
     preprocessing = Preprocessing(image_size=cn_clip.IMAGE_SIZE, resize_mode="squash")
-    return ModelFacts(cn_clip.DIM, _CLIP, preprocessing, cn_clip.IMAGE_SIZE, cn_clip.CONTEXT_LENGTH, 76_989_537)
+    return ModelFacts(cn_clip.DIM, _CLIP, preprocessing, cn_clip.IMAGE_SIZE, cn_clip.MAX_TEXT_TOKENS, 76_989_537)
 
 
 def _audioclip_facts(ref: ModelRef) -> ModelFacts:
@@ -169,7 +169,7 @@ def _directory_facts(ref: ModelRef) -> ModelFacts:
         modalities=frozenset(manifest["modalities"]),
         preprocessing=exported.preprocessing_of(image) if image else None,
         image_size=image["image_size"] if image else None,
-        context_length=text["tokenizer"].get("context_length") if text else None,
+        context_length=text["tokenizer"].get("max_tokens") if text else None,
         parameters=manifest.get("parameters"),
         licence=manifest.get("licence"),
         least_dimensions=manifest.get("least_dimensions"),

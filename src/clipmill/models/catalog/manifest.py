@@ -25,7 +25,14 @@ _SHAPE = {
     "graphs": {str: str},
     "files": {str: str},
     "image?": ({"image_size": int, "mean": [float], "std": [float]}, None),
-    "text?": ({"tokenizer": {"context_length?": (int, None)}, "fixed_length": bool, "masked": bool}, None),
+    "text?": (
+        {
+            "tokenizer": {"context_length?": (int, None), "max_tokens?": (int, None)},
+            "fixed_length": bool,
+            "masked": bool,
+        },
+        None,
+    ),
     "audio?": (
         {"sample_rate": int, "mel?": ({"window_samples": int, "bins": int, "fft": int, "hop": int}, None)},
         None,
