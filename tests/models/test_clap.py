@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,12 +17,14 @@ from audioclip_reference import sound
 from clap_weights import RATE, WINDOW, Case
 from transformers import ClapFeatureExtractor
 from transformers.audio_utils import mel_filter_bank
+from untrusted_files import sign
 from weights import relative_error
 
 from clipmill.encoders import EncoderSpec, load_encoder, unload_all
 from clipmill.errors import SpecError, WeightsError
 from clipmill.media.audio import DecodedAudio, waveform_for
 from clipmill.media.mel import MelSpectrogram, mel_filters, mel_windows, windows
+from clipmill.models.catalog.manifest import FILE
 from clipmill.models.exporting import export_model
 from clipmill.models.towers import find_source
 
@@ -28,7 +32,7 @@ TEXTS = ["a dog barks", "rain", "ÜBER-straße 日本 🙂", "word " * 200]
 EXACT = {"device": "cpu", "runtime": "torch", "precision": "fp32"}
 TOLERANCE, IN_GRAPHS, VISIBLE = 1e-5, 1e-4, 1e-3
 LENGTHS = [1, 700, 31_000, WINDOW - 1, WINDOW]
-MEL = MelSpectrogram()
+MEL = MelSpectrogram(480_000, bins=64, fft=1024, hop=480, low=50.0, high=14_000.0, padding="repeatpad")
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +122,7 @@ def test_a_longer_clip_has_the_mean_of_its_windows(case) -> None:
 def test_windows_cover_a_waveform(samples, count) -> None:
     """Each sample of a longer one is in a window, and no window is padded."""
     wave = np.arange(1, samples + 1)
-    cut = windows(wave, MelSpectrogram(window_samples=10))
+    cut = windows(wave, dataclasses.replace(MEL, window_samples=10, fft=4, hop=2))
     assert len(cut) == count
     assert all(len(window) == 10 for window in cut)
     assert set(np.concatenate(cut)) - {0} == set(wave)
@@ -132,7 +136,7 @@ def test_windows_cover_a_waveform(samples, count) -> None:
     [("repeatpad", [1, 2, 3, 1, 2, 3, 0]), ("repeat", [1, 2, 3, 1, 2, 3, 1]), ("pad", [1, 2, 3, 0, 0, 0, 0])],
 )
 def test_padding(padding, expected) -> None:
-    (window,) = windows(np.array([1, 2, 3]), MelSpectrogram(window_samples=7, padding=padding))
+    (window,) = windows(np.array([1, 2, 3]), dataclasses.replace(MEL, window_samples=7, fft=4, hop=2, padding=padding))
     assert window.tolist() == expected
 
 
@@ -250,6 +254,10 @@ def test_an_image_is_a_failure_of_its_row(case, waves) -> None:
         ({"hop_length": 0}, "hop_length"),
         ({"fft_window_size": 2**40}, "fft_window_size"),
         ({"sampling_rate": 10**9}, "sampling_rate"),
+        ({"max_length_s": 10**9, "hop_length": 48 * 10**9}, "max_length_s"),
+        ({"max_length_s": 10**9, "hop_length": 48 * 10**9, "fft_window_size": 48 * 10**9}, "max_length_s"),
+        ({"hop_length": 1026}, "hop_length"),
+        ({"fft_window_size": 1023}, "fft_window_size"),
         ({"feature_extractor_type": "WhisperFeatureExtractor"}, "feature_extractor_type"),
     ],
     ids=str,
@@ -262,6 +270,30 @@ def test_settings_that_are_not_supported_are_refused(case, tmp_path, changed, na
     own.write_text(json.dumps({**clap_weights.EXTRACTOR, **changed}), encoding="utf-8")
     with pytest.raises(WeightsError, match=named):
         find_source(EncoderSpec(f"hf:{tmp_path}"))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({"hop": 0}, {"hop": 1026}, {"fft": 1023}, {"fft": 480_002}, {"bins": 0}, {"bins": 10**6}, {"hop": 1}),
+        *({"fft": 2, "hop": 1, "bins": 10**4}, {"window_samples": 10**18, "hop": 10**15, "fft": 10**15}),
+        *({"window_samples": 2**20, "fft": 2**20, "bins": 2**20, "hop": 2**20}, {"low": 14_000.0}, {"padding": "edge"}),
+    ],
+    ids=str,
+)
+def test_settings_that_would_take_all_memory_are_refused(changed) -> None:
+    with pytest.raises(ValueError, match="spectrogram" if "padding" not in changed else "padding"):
+        dataclasses.replace(MEL, **changed)
+
+
+@pytest.mark.parametrize("changed", [{"hop": 0}, {"bins": 10**6}, {"low": None}], ids=str)
+def test_settings_of_an_exported_directory_are_bounded_too(directory, tmp_path, changed) -> None:
+    """Whoever writes its manifest can sign it as well."""
+    other = shutil.copytree(directory, tmp_path / "other")
+    audio = json.loads((other / FILE).read_text())["audio"]
+    sign(other, audio=audio | {"mel": audio["mel"] | changed})
+    with pytest.raises(WeightsError):
+        find_source(EncoderSpec(f"onnx:{other}"))
 
 
 def test_a_whole_processor_as_transformers_5_saves_it(case, tmp_path) -> None:

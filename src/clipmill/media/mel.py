@@ -18,8 +18,12 @@ _LINEAR_STEP = 200.0 / 3
 _BREAK_HZ, _BREAK_MEL = 1_000.0, 15.0
 _LOG_STEP = math.log(6.4) / 27
 """Natural logarithm of the ratio of frequencies one mel apart, above 1,000 Hz."""
+PADDINGS = ("repeatpad", "repeat", "pad")
 _FLOOR = 1e-10
 """The least power: -100 dB."""
+_MAX_VALUES = 2**24
+"""The most values in the frames of a window, in a spectrogram or in the filters, 16 times those of the published
+models: settings are untrusted."""
 _BLOCK = 16
 """Frames that are transformed at once: they fit into the processor's cache, and the product with the filters is too
 small for BLAS to start threads, which would fight with those that decode."""
@@ -40,13 +44,34 @@ class MelSpectrogram:
             (repeated to the end) or `pad` (zeros).
     """
 
-    window_samples: int = 480_000
-    bins: int = 64
-    fft: int = 1024
-    hop: int = 480
-    low: float = 50.0
-    high: float = 14_000.0
-    padding: str = "repeatpad"
+    window_samples: int
+    bins: int
+    fft: int
+    hop: int
+    low: float
+    high: float
+    padding: str
+
+    def __post_init__(self) -> None:
+        """Check the settings, which may be from a file, before anything is computed from them.
+
+        Raises:
+            ValueError: If one is invalid, or they would take much more memory than those of any model.
+        """
+        if self.fft % 2 or not 1 <= self.hop <= self.fft <= self.window_samples or self.bins < 1:
+            raise ValueError(
+                f"a spectrogram of {self.bins} bins, with frames of {self.fft} samples (an even number), one every"
+                f" {self.hop} (at least 1), cannot be that of a window of {self.window_samples} samples"
+            )
+        if max(self.frames * max(self.fft, self.bins), self.fft * self.bins) > _MAX_VALUES:
+            raise ValueError(
+                f"a spectrogram of {self.bins} bins and {self.frames} frames of {self.fft} samples has over"
+                f" {_MAX_VALUES:,} values"
+            )
+        if not 0 <= self.low < self.high:
+            raise ValueError(f"a spectrogram from {self.low:g} to {self.high:g} Hz has no frequencies")
+        if self.padding not in PADDINGS:
+            raise ValueError(f"the padding is {self.padding!r}; it must be one of {', '.join(PADDINGS)}")
 
     @property
     def frames(self) -> int:

@@ -8,15 +8,12 @@ from typing import Any
 
 from ...errors import WeightsError
 from ...media.audio import MAX_RATE, MIN_RATE
-from ...media.mel import MelSpectrogram
+from ...media.mel import PADDINGS, MelSpectrogram
 from ...media.options import AudioFrontend
 
 MODEL_TYPE = "clap"
 _EXTRACTOR = "ClapFeatureExtractor"
-_PADDINGS = ("repeatpad", "repeat", "pad")
 _UNFUSED = "laion/clap-htsat-unfused, laion/larger_clap_general and laion/larger_clap_music_and_speech load"
-_MAX_FRAME_VALUES = 2**24
-"""The most values in the frames of a window, 16 times those of the published models: settings are untrusted."""
 _VALUES_PER_INPUT = 25.0
 """Values in the first stage's wide layer, the audio tower's largest: 4 x 96 for 16 values of a 256 x 256 image."""
 
@@ -126,32 +123,32 @@ class _Extractor:
         rate = self._whole("sampling_rate", 48_000)
         if not MIN_RATE <= rate <= MAX_RATE:
             raise self._refusal("sampling_rate", rate, f"{MIN_RATE:,} to {MAX_RATE:,} Hz")
-        padding = self._values.get("padding", _PADDINGS[0])
-        if padding not in _PADDINGS:
-            raise self._refusal("padding", padding, ", ".join(_PADDINGS))
-        mel = MelSpectrogram(
-            window_samples=self._whole("max_length_s", 10) * rate,
-            bins=self._whole("feature_size", 64),
-            fft=self._whole("fft_window_size", 1024),
-            hop=self._whole("hop_length", 480),
-            low=self._frequency("frequency_min", 0),
-            high=self._frequency("frequency_max", 14_000),
-            padding=padding,
-        )
-        self._check(mel, rate, config)
+        padding = self._values.get("padding", PADDINGS[0])
+        if padding not in PADDINGS:
+            raise self._refusal("padding", padding, ", ".join(PADDINGS))
+        low, high = self._frequency("frequency_min", 0), self._frequency("frequency_max", 14_000)
+        if not low < high <= rate / 2:
+            allowed = f"above frequency_min ({low:g}) and at most {rate / 2:g}, half of sampling_rate"
+            raise self._refusal("frequency_max", high, allowed)
+        given = {
+            "window_samples": self._whole("max_length_s", 10) * rate,
+            "bins": self._whole("feature_size", 64),
+            "fft": self._whole("fft_window_size", 1024),
+            "hop": self._whole("hop_length", 480),
+        }
+        try:
+            mel = MelSpectrogram(**given, low=low, high=high, padding=padding)
+        except ValueError as err:
+            names = "max_length_s, feature_size, fft_window_size or hop_length"
+            raise WeightsError(f"{self._where!r} has values of {names} that are not supported: {err}") from err
+        self._check(mel, config)
         return AudioFrontend(rate, values_per_sample=_VALUES_PER_INPUT, mel=mel)
 
-    def _check(self, mel: MelSpectrogram, rate: int, config: ClapConfig) -> None:
+    def _check(self, mel: MelSpectrogram, config: ClapConfig) -> None:
         if mel.bins != config.mel_bins:
             raise self._refusal("feature_size", mel.bins, f"{config.mel_bins}, the num_mel_bins of config.json")
-        if not mel.low < mel.high <= rate / 2:
-            allowed = f"above frequency_min ({mel.low:g}) and at most {rate / 2:g}, half of sampling_rate"
-            raise self._refusal("frequency_max", mel.high, allowed)
-        if mel.fft % 2 or mel.fft > mel.window_samples:
-            raise self._refusal("fft_window_size", mel.fft, f"an even number of at most {mel.window_samples} samples")
-        if mel.frames > config.max_frames or mel.frames * mel.fft > _MAX_FRAME_VALUES:
-            most = min(config.max_frames, _MAX_FRAME_VALUES // mel.fft)
-            raise self._refusal("hop_length", mel.hop, f"one that makes at most {most} frames of {mel.fft} samples")
+        if mel.frames > config.max_frames:
+            raise self._refusal("hop_length", mel.hop, f"one that makes at most {config.max_frames} frames")
 
     def _expect(self, name: str, default: Any, allowed: Any) -> None:
         if (value := self._values.get(name, default)) != allowed:

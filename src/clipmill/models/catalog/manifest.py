@@ -34,7 +34,21 @@ _SHAPE = {
         None,
     ),
     "audio?": (
-        {"sample_rate": int, "mel?": ({"window_samples": int, "bins": int, "fft": int, "hop": int}, None)},
+        {
+            "sample_rate": int,
+            "mel?": (
+                {
+                    "window_samples": int,
+                    "bins": int,
+                    "fft": int,
+                    "hop": int,
+                    "low": float,
+                    "high": float,
+                    "padding": str,
+                },
+                None,
+            ),
+        },
         None,
     ),
     "parameters?": (int, None),
