@@ -24,6 +24,7 @@ from weights import relative_error
 
 from clipmill.encoders import EncoderSpec, load_encoder, unload_all
 from clipmill.errors import SpecError, WeightsError
+from clipmill.models.catalog.hugging_face import read_config
 from clipmill.models.exporting import export_model
 
 TOLERANCE = 1e-5
@@ -319,6 +320,10 @@ def _change(directory: Path, **changes: Any) -> None:
         ({"text_config__pad_token_id": "x"}, "SiglipModel that transformers can build"),
         ({"vision_config__vision_use_head": False}, "vision_use_head"),
         ({"vision_config__image_size": 40}, "40"),
+        ({"vision_config__image_size": [-5, -5]}, "image_size is -5"),
+        ({"vision_config__image_size": [32.0, 32.0]}, r"image_size is 32\.0"),
+        ({"vision_config__image_size": ["x", "x"]}, "image_size is 'x'"),
+        ({"vision_config__image_size": [None, None]}, "image_size is"),
         ({"text_config__vocab_size": 799}, "does not fit"),
     ],
 )
@@ -329,6 +334,16 @@ def test_what_does_not_fit_is_refused(siglip: Case, tmp_path: Path, changes: dic
     _change(directory, **changes)
     with pytest.raises(WeightsError, match=message):
         load_encoder(f"hf:{directory}", **EXACT)
+
+
+@pytest.mark.parametrize("positions", [1, 2])
+def test_a_text_tower_that_reads_no_token_is_refused(tmp_path: Path, positions: int) -> None:
+    """Positions up to that of the padding are no token's."""
+    config = {**PUBLISHED["altclip"].config}
+    config["text_config"] = {**config["text_config"], "max_position_embeddings": positions, "pad_token_id": 1}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match=f"max_position_embeddings is {positions}, too few"):
+        _ = read_config(str(tmp_path)).context_length
 
 
 def test_a_tokenizer_without_its_padding_is_refused(siglip: Case, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@
 - `mclip`: the four models of Multilingual-CLIP and their text towers
 - `cn_clip`: the five models of Chinese-CLIP
 - `hugging_face`: reads the configuration files of a model of transformers, of one of the `hugging_face_kinds`
-- `clap`: reads those of a `ClapModel`
+- `clap`: reads those of a `ClapModel`; `file_config`: the common part of both
 - `jina_clip`: reads those of jina-clip-v2
 - `exported`: identifies the model in a directory of graphs; `manifest`: its `clipmill.json`
 - `fake_options`: parses the options of a `fake::` name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any
 
@@ -10,6 +9,7 @@ from ...errors import WeightsError
 from ...media.audio import MAX_RATE, MIN_RATE
 from ...media.mel import PADDINGS, MelSpectrogram
 from ...media.options import AudioFrontend
+from .file_config import FileConfig
 
 MODEL_TYPE = "clap"
 _EXTRACTOR = "ClapFeatureExtractor"
@@ -18,57 +18,43 @@ _VALUES_PER_INPUT = 25.0
 """Values in the first stage's wide layer, the audio tower's largest: 4 x 96 for 16 values of a 256 x 256 image."""
 
 
-@dataclasses.dataclass(frozen=True)
-class ClapConfig:
-    """A `config.json` of a `ClapModel`, with its path for messages."""
-
-    values: dict[str, Any]
-    where: str
+class ClapConfig(FileConfig):
+    """A `config.json` of a `ClapModel`."""
 
     @property
     def dim(self) -> int:
         """Values in a vector."""
-        return _whole(self.values, "projection_dim", 512, self.where)
+        return self.whole(self.values, "projection_dim", 512)
 
     @property
     def pad_id(self) -> int:
         """The id that pads texts; positions are counted from the next number."""
-        value = self._part("text_config").get("pad_token_id", 1)
-        if type(value) is not int or value < 0:
-            raise WeightsError(f"{self.where}: pad_token_id is {value!r}; it must be an integer of at least 0")
-        return value
+        return self.padding(1)
 
     @property
     def context_length(self) -> int:
         """The most tokens of a text."""
-        positions = _whole(self._part("text_config"), "max_position_embeddings", 514, self.where)
-        if positions <= self.pad_id + 1:
-            raise WeightsError(f"{self.where}: max_position_embeddings is {positions}, too few for a token")
-        return positions - self.pad_id - 1
+        return self.positions(514, skipped=self.pad_id + 1)
 
     @property
     def mel_bins(self) -> int:
         """Mel bins that the audio tower reads."""
-        return _whole(self._part("audio_config"), "num_mel_bins", 64, self.where)
+        return self.whole(self.part("audio_config"), "num_mel_bins", 64)
 
     @property
     def max_frames(self) -> int:
         """The most frames that the audio tower reads: it cuts them into parts, side by side in a square image."""
-        side = _whole(self._part("audio_config"), "spec_size", 256, self.where)
+        side = self.whole(self.part("audio_config"), "spec_size", 256)
         return side * (side // self.mel_bins)
 
     def check(self) -> None:
         """Raise `WeightsError` for a fused model, whose vectors depend on chance."""
-        if self._part("audio_config").get("enable_fusion", False):
+        if self.part("audio_config").get("enable_fusion", False):
             raise WeightsError(
                 f"{self.where} has enable_fusion=true: such a model reads three cuts of a clip at random places, so its"
                 " vectors are not reproducible",
                 hint=f"take an unfused one: {_UNFUSED}",
             )
-
-    def _part(self, name: str) -> dict[str, Any]:
-        part = self.values.get(name)
-        return part if isinstance(part, dict) else {}
 
 
 def find_config(place: str, cache_dir: str | None = None) -> ClapConfig | None:
@@ -108,22 +94,18 @@ def read_frontend(place: str, config: ClapConfig, cache_dir: str | None = None) 
     return _Extractor(values, str(path)).frontend(config)
 
 
-class _Extractor:
+class _Extractor(FileConfig):
     """The settings of a feature extractor. Absent ones have the default of transformers' class."""
-
-    def __init__(self, values: dict[str, Any], where: str) -> None:
-        self._values = values
-        self._where = where
 
     def frontend(self, config: ClapConfig) -> AudioFrontend:
         self._expect("feature_extractor_type", _EXTRACTOR, _EXTRACTOR)
         self._expect("truncation", "fusion", "rand_trunc")
         self._expect("top_db", None, None)
         self._expect("padding_value", 0, 0)
-        rate = self._whole("sampling_rate", 48_000)
+        rate = self.whole(self.values, "sampling_rate", 48_000)
         if not MIN_RATE <= rate <= MAX_RATE:
             raise self._refusal("sampling_rate", rate, f"{MIN_RATE:,} to {MAX_RATE:,} Hz")
-        padding = self._values.get("padding", PADDINGS[0])
+        padding = self.values.get("padding", PADDINGS[0])
         if padding not in PADDINGS:
             raise self._refusal("padding", padding, ", ".join(PADDINGS))
         low, high = self._frequency("frequency_min", 0), self._frequency("frequency_max", 14_000)
@@ -131,16 +113,16 @@ class _Extractor:
             allowed = f"above frequency_min ({low:g}) and at most {rate / 2:g}, half of sampling_rate"
             raise self._refusal("frequency_max", high, allowed)
         given = {
-            "window_samples": self._whole("max_length_s", 10) * rate,
-            "bins": self._whole("feature_size", 64),
-            "fft": self._whole("fft_window_size", 1024),
-            "hop": self._whole("hop_length", 480),
+            "window_samples": self.whole(self.values, "max_length_s", 10) * rate,
+            "bins": self.whole(self.values, "feature_size", 64),
+            "fft": self.whole(self.values, "fft_window_size", 1024),
+            "hop": self.whole(self.values, "hop_length", 480),
         }
         try:
             mel = MelSpectrogram(**given, low=low, high=high, padding=padding)
         except ValueError as err:
             names = "max_length_s, feature_size, fft_window_size or hop_length"
-            raise WeightsError(f"{self._where!r} has values of {names} that are not supported: {err}") from err
+            raise WeightsError(f"{self.where!r} has values of {names} that are not supported: {err}") from err
         self._check(mel, config)
         return AudioFrontend(rate, values_per_sample=_VALUES_PER_INPUT, mel=mel)
 
@@ -151,24 +133,14 @@ class _Extractor:
             raise self._refusal("hop_length", mel.hop, f"one that makes at most {config.max_frames} frames")
 
     def _expect(self, name: str, default: Any, allowed: Any) -> None:
-        if (value := self._values.get(name, default)) != allowed:
+        if (value := self.values.get(name, default)) != allowed:
             raise self._refusal(name, value, repr(allowed))
 
-    def _whole(self, name: str, default: int) -> int:
-        return _whole(self._values, name, default, self._where)
-
     def _frequency(self, name: str, default: float) -> float:
-        value = self._values.get(name, default)
+        value = self.values.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
             raise self._refusal(name, value, "a number of at least 0, in Hz")
         return float(value)
 
     def _refusal(self, name: str, value: Any, allowed: str) -> WeightsError:
-        return WeightsError(f"{self._where!r} has {name}={value!r}, which is not supported; allowed: {allowed}")
-
-
-def _whole(values: dict[str, Any], name: str, default: int, where: str) -> int:
-    value = default if values.get(name) is None else values[name]
-    if type(value) is not int or value < 1:
-        raise WeightsError(f"{where}: {name} is {value!r}; it must be an integer of at least 1")
-    return value
+        return WeightsError(f"{self.where!r} has {name}={value!r}, which is not supported; allowed: {allowed}")

@@ -11,6 +11,7 @@ from ...errors import WeightsError
 from ...media.options import OPENAI_MEAN, OPENAI_STD, Preprocessing
 from ...messages import setting
 from . import jina_clip
+from .file_config import FileConfig
 from .hugging_face_kinds import CLASSES, KINDS, REFUSED, Kind
 from .names import ModelRef
 from .twins import twin_of
@@ -46,21 +47,19 @@ _OTHER_CONFIGS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """A `config.json`, checked to be that of a whole model of a known kind, with its path for messages."""
+class ModelConfig(FileConfig):
+    """A `config.json`, checked to be that of a whole model of a known kind."""
 
     kind: Kind
-    values: dict[str, Any]
-    where: str
 
     @property
     def dim(self) -> int:
         """Values in a vector."""
         if self.kind.has_projection:
-            return self._whole(self.values, "projection_dim", self.kind.dim)
-        image = self._whole(self._part("vision_config"), "hidden_size", self.kind.dim)
-        text_width = self._whole(self._part("text_config"), "hidden_size", self.kind.dim)
-        text = self._whole(self._part("text_config"), "projection_size", text_width)
+            return self.whole(self.values, "projection_dim", self.kind.dim)
+        image = self.whole(self.part("vision_config"), "hidden_size", self.kind.dim)
+        text_width = self.whole(self.part("text_config"), "hidden_size", self.kind.dim)
+        text = self.whole(self.part("text_config"), "projection_size", text_width)
         if image != text:
             raise WeightsError(f"{self.where}: vectors of images have {image} values, and those of texts {text}")
         return image
@@ -68,8 +67,8 @@ class ModelConfig:
     @property
     def context_length(self) -> int:
         """The most tokens of a text that the tower reads."""
-        positions = self._whole(self._part("text_config"), "max_position_embeddings", self.kind.context_length)
-        return positions - self.pad_id - 1 if self.kind.padding_positions else positions
+        skipped = self.pad_id + 1 if self.kind.padding_positions else 0
+        return self.positions(self.kind.context_length, skipped=skipped)
 
     @property
     def max_tokens(self) -> int:
@@ -79,35 +78,27 @@ class ModelConfig:
     @property
     def pad_id(self) -> int:
         """The id of the padding by the configuration; RoBERTa counts positions from it."""
-        value = self._part("text_config").get("pad_token_id", int(self.kind.padding_positions))
-        if type(value) is not int or value < 0:
-            raise WeightsError(f"{self.where}: pad_token_id of text_config is {value!r}; it must be an id")
-        return value
+        return self.padding(int(self.kind.padding_positions))
 
     @property
     def image_size(self) -> int:
         """Side of the tower's input images in pixels."""
-        size = self._part("vision_config").get("image_size")
-        if isinstance(size, list) and len(size) == 2 and size[0] == size[1]:
-            return int(size[0])
-        return self._whole(self._part("vision_config"), "image_size", _DEFAULT_SIDE)
+        vision = self.part("vision_config")
+        size = vision.get("image_size")
+        if isinstance(size, list) and len(size) == 2 and size[0] == size[1] is not None:
+            vision = {"image_size": size[0]}
+        return self.whole(vision, "image_size", _DEFAULT_SIDE)
 
     @property
     def least_dimensions(self) -> int | None:
         """The fewest leading values of a vector that the model was trained to use alone; None if it was not."""
         return min(self.values["matryoshka_dimensions"]) if self.values.get("matryoshka_dimensions") else None
 
-    def _part(self, name: str) -> dict[str, Any]:
-        """Return one tower's part. Files from before 2023 may have it twice; the one with the suffix `_dict` counts."""
+    def part(self, name: str) -> dict[str, Any]:
+        """See `FileConfig`. Files from before 2023 may have it twice; the one with the suffix `_dict` counts."""
         part = self.values.get(f"{name}_dict")
         part = self.values.get(name) if part is None else part
         return part if isinstance(part, dict) else {}
-
-    def _whole(self, values: dict[str, Any], name: str, default: int) -> int:
-        value = default if values.get(name) is None else values[name]
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise WeightsError(f"{self.where}: {name} is {value!r}; it must be an integer of at least 1")
-        return value
 
 
 def read_config(place: str, cache_dir: str | None = None) -> ModelConfig:
@@ -135,7 +126,7 @@ def read_config(place: str, cache_dir: str | None = None) -> ModelConfig:
             f" model with both towers, as save_pretrained writes it: {names}",
             hint=f"the catalog has the weights of {place} as {twin}" if twin else None,
         )
-    return ModelConfig(kind, jina_clip.resolve(values, str(path)) if kind.is_own else values, str(path))
+    return ModelConfig(jina_clip.resolve(values, str(path)) if kind.is_own else values, str(path), kind)
 
 
 def read_preprocessing(place: str, config: ModelConfig, cache_dir: str | None = None) -> Preprocessing:
