@@ -254,6 +254,19 @@ def test_layers_that_would_multiply_to_a_large_one_do_not(tmp_path: Path) -> Non
         read_linear_head(tmp_path / "a.safetensors", DIM)
 
 
+@pytest.mark.parametrize("name", ["layers.4.weight", "layers.6.bias"])
+def test_layers_of_more_dimensions_are_no_layers(name: str, tmp_path: Path) -> None:
+    """A column of (n, 1, 1) broadcasts, so that a bias of a few bytes would become n² values."""
+    shapes = {0: (1, DIM), 2: (1, 1), 4: (1, 1), 6: (1, 1), 7: (1, 1)}
+    layers = {f"layers.{number}.weight": np.ones(shape, np.float32) for number, shape in shapes.items()}
+    layers |= {f"layers.{number}.bias": np.ones(1, np.float32) for number in shapes}
+    save_arrays(layers, str(tmp_path / "a.safetensors"))
+    assert read_linear_head(tmp_path / "a.safetensors", DIM).outputs == 1
+    save_arrays({**layers, name: np.ones((40, 1, 1), np.float32)}, str(tmp_path / "a.safetensors"))
+    with pytest.raises(WeightsError, match=rf"{name}.*\(40, 1, 1\).*a matrix and a vector"):
+        read_linear_head(tmp_path / "a.safetensors", DIM)
+
+
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch) -> None:
     write(tmp_path / "a.npz", linear())
     monkeypatch.setattr(linear_head, "MAX_BYTES", 100)

@@ -203,8 +203,12 @@ def _laion_layers(tensors: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.nda
     names = [(f"layers.{number}.weight", f"layers.{number}.bias") for number in _LAION_LAYERS]
     if set(tensors) != {name for pair in names for name in pair}:
         return None
+    for layer, offset in names:
+        if tensors[layer].ndim != 2 or tensors[offset].ndim != 1:
+            shapes = f"{tensors[layer].shape} and {tensors[offset].shape}"
+            raise WeightsError(f"{layer!r} and {offset!r} have the shapes {shapes}; they must be a matrix and a vector")
     weight, bias = (tensors[name] for name in names[-1])
-    if weight.shape[:-1] != (1,):
+    if len(weight) != 1:
         raise WeightsError(f"{names[-1][0]!r} has the shape {weight.shape}; it must be (1, values)")
     for layer, offset in reversed(names[:-1]):
         weight, bias = weight @ tensors[layer], weight @ tensors[offset] + bias
