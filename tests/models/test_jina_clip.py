@@ -31,6 +31,7 @@ TOLERANCE = 1e-5
 GRAPH_TOLERANCE = 1e-4
 VISIBLE = 50 * GRAPH_TOLERANCE
 LIMIT, CONTEXT = 512, 1024
+WIDE = {"text__hidden_size": 512, "text_config__embed_dim": 512}
 
 FIXED_IDS = [[0, 17, 250, 33, 2], [0, 400, 2, 1, 1]]
 FIXED_COLUMNS = [0, 1, 20, 63]
@@ -268,6 +269,8 @@ def test_adapters_of_another_size_are_refused(tmp_path: Path) -> None:
         ({"vision_config__image_size": 70}, "70"),
         ({"add_projections": True}, "add_projections"),
         ({"truncate_dim": 32}, "truncate_dim"),
+        ({"vision_config__image_size": 2**12, "vision_config__patch_size": 1}, "times head_width is 2"),
+        ({"text__max_position_embeddings": 2**16, "text__num_attention_heads": 1, **WIDE}, "max_position_emb"),
         ({"matryoshka_dimensions": [0]}, "matryoshka_dimensions"),
         ({"matryoshka_dimensions": [96]}, "96"),
         ({"text_config": 3}, "must be an object"),

@@ -101,8 +101,10 @@ _WHOLE: dict[str, dict[str, int]] = {
         **{"head_width": 2**10, "pt_hw_seq_len": 2**10},
     },
 }
-"""Settings that must be integers from 1, with the most of each: far more than any model has, and little enough that a
-file cannot make building a model take all memory or time."""
+"""Settings that must be integers from 1, with the most of each, which is far more than any model has."""
+_MAX_TABLE = 2**24
+"""The most values in a tower's table of positions, 32 times those of the published model. Tables are computed when a
+model is built, while layers take no memory before the weights are read."""
 
 _POSITIVE = {"text_config": ("layer_norm_eps", "rotary_emb_base", "lora_alpha"), "vision_config": ("mlp_ratio",)}
 _MOST = 1e6
@@ -152,6 +154,9 @@ def resolve(values: dict[str, Any], where: str) -> dict[str, Any]:
         )
     if not vision["intp_freq"] and grid != vision["pt_hw_seq_len"]:
         raise WeightsError(f"{where!r}: without intp_freq, pt_hw_seq_len must be the {grid} patches of a side")
+    head_size = text["hidden_size"] // text["num_attention_heads"]
+    _check_table("image_size² / patch_size² times head_width", grid**2 * vision["head_width"], where)
+    _check_table("max_position_embeddings times a head's size", text["max_position_embeddings"] * head_size, where)
     return {
         "model_type": "jina_clip",
         "text_config": {**text, "adapter": _adapter(text, where), "projection_size": text["embed_dim"]},
@@ -196,6 +201,11 @@ def _check(part: dict[str, Any], name: str, where: str) -> None:
             raise WeightsError(
                 f"{where!r}: {key}{label} is {part[key]!r}; it must be a number above 0, below {_MOST:g}"
             )
+
+
+def _check_table(what: str, values: int, where: str) -> None:
+    if values > _MAX_TABLE:
+        raise WeightsError(f"{where!r}: {what} is {values:,}; it must be at most {_MAX_TABLE:,}")
 
 
 def _lengths(given: Any, dim: int, where: str) -> list[int]:
