@@ -8,6 +8,7 @@ import json
 import pickle
 import subprocess
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -390,6 +391,24 @@ def test_vectors_that_exist_are_scored_alike(options: dict, tmp_path: Path) -> N
         Head(file).score(vectors[0])
     with pytest.raises(WeightsError, match="it takes vectors of 8 values, and these have 7"):
         Head(file).score(vectors[:, :7])
+
+
+def test_vectors_of_any_length_are_scored_alike(tmp_path: Path) -> None:
+    """Also where the squares of their values are no numbers of float64, and without a warning."""
+    np.savez(tmp_path / "a.npz", weight=np.eye(DIM)[:2])
+    vectors = np.array([3.0, 4.0, *[0.0] * (DIM - 2)]) * np.array([[1.0], [1e200], [1e-200], [1e-310]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = Head(tmp_path / "a.npz").score(vectors)
+        assert found == pytest.approx(np.tile([0.6, 0.8], (4, 1)), rel=1e-12)
+        head = planned(tmp_path / "a.npz")
+        assert [head.scores(vector) for vector in vectors] == found.tolist()
+
+
+def test_a_softmax_of_one_score_is_refused_there_too(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="whose softmax is always 1") as refused:
+        Head(write(tmp_path / "a.npz", linear()), activation="softmax").score(np.ones((1, DIM)))
+    assert refused.value.option == "activation"
 
 
 def test_arrays_are_refused_where_types_are_known(tmp_path: Path) -> None:

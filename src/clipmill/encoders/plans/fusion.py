@@ -19,6 +19,7 @@ import numpy as np
 from ...errors import SpecError
 from ...failures import Code, Failure, Stage
 from ...messages import setting
+from .scores import scaled_rows
 
 _NO_DIRECTION = 1e-6
 """A sum is zero if its length, relative to the sum of the absolute weights, is of the size of float32's rounding."""
@@ -52,7 +53,7 @@ class Fusion:
         if arrays := [path for path, part in own.items() if isinstance(part, list)]:
             message = f"the column holds an array in this row, and {self.output!r} is made of single values"
             return Failure(Stage.READ, Code.UNSUPPORTED, message, column=arrays[0])
-        units = {path: unit_vector(part) for path, part in own.items()}
+        units = {path: _unit_vector(part) for path, part in own.items()}
         if zeros := [path for path, part in units.items() if part is None]:
             message = f"the vector is all zeros: it has no direction, so it cannot be part of {self.output!r}"
             return Failure(Stage.SCORE, Code.OUT_OF_RANGE, message, column=zeros[0])
@@ -64,11 +65,10 @@ class Fusion:
         return np.asarray(total / length, np.float32)
 
 
-def unit_vector(vector: np.ndarray) -> np.ndarray | None:
+def _unit_vector(vector: np.ndarray) -> np.ndarray | None:
     """Return a (dim,) vector with length 1, in float64; None if it is all zeros."""
-    values = np.asarray(vector, np.float64)
-    length = np.linalg.norm(values)
-    return None if length == 0 else values / length
+    (unit,) = scaled_rows(vector[None])
+    return unit if unit.any() else None
 
 
 def checked_fusions(fuse: Any, columns: Mapping[str, Any]) -> tuple[Fusion, ...]:

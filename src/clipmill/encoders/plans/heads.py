@@ -15,8 +15,7 @@ from ...failures import Code, Failure, Stage
 from ...messages import setting
 from ...models.linear_head import LinearHead, read_linear_head
 from ...models.spec import EncoderSpec
-from .fusion import unit_vector
-from .scores import sigmoid, softmax
+from .scores import scaled_rows, sigmoid, softmax
 
 Activation = Literal["none", "sigmoid", "softmax"]
 
@@ -84,14 +83,14 @@ class Head:
         Raises:
             ValueError: If the vectors have another shape.
             WeightsError: If the file is no head for vectors of this length.
+            SpecError: If the activation has no effect on such a head.
         """
         rows = np.asarray(vectors, np.float64)
         if rows.ndim != 2:
             raise ValueError(f"vectors have the shape {rows.shape}; a head scores (n, dim)")
         linear = read_linear_head(self.path, rows.shape[1])
-        with np.errstate(over="ignore", invalid="ignore"):
-            values = rows / np.linalg.norm(rows, axis=1, keepdims=True) if self.normalize else rows
-            return _activated(linear.apply(values), self.activation)
+        _check_activation(self, linear, f"the head {os.fspath(self.path)!r}", "activation")
+        return _scored(linear, rows, self.normalize, self.activation)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -123,12 +122,10 @@ class HeadPlan:
         if isinstance(vector, list):
             message = f"the column holds an array in this row, and {self.names[0]!r} is of single values"
             return Failure(Stage.READ, Code.UNSUPPORTED, message, column=self.column)
-        values = unit_vector(vector) if self.normalize else vector
-        if values is None:
+        if self.normalize and not np.any(vector):
             message = "the vector is all zeros: it has no direction, so that a head cannot score it"
             return Failure(Stage.SCORE, Code.OUT_OF_RANGE, message, column=self.names[0])
-        with np.errstate(over="ignore", invalid="ignore"):
-            found = _activated(self.linear.apply(values), self.activation)
+        (found,) = _scored(self.linear, np.asarray(vector, np.float64)[None], self.normalize, self.activation)
         if not np.isfinite(found).all():
             return Failure(Stage.SCORE, Code.OUT_OF_RANGE, "the score is not finite", column=self.names[0])
         return found.tolist()  # type: ignore[no-any-return]
@@ -145,10 +142,20 @@ class HeadPlan:
         return {**plain, "normalize": self.normalize, "activation": self.activation}
 
 
-def _activated(scores: np.ndarray, activation: Activation) -> np.ndarray:
+def _scored(linear: LinearHead, vectors: np.ndarray, normalize: bool, activation: Activation) -> np.ndarray:
+    """Return the scores, (n, outputs) float64, of (n, dim) float64 vectors; NaN for one without direction."""
+    if normalize:
+        vectors = np.where(vectors.any(axis=1, keepdims=True), scaled_rows(vectors), np.nan)
+    with np.errstate(over="ignore", invalid="ignore"):
+        scores = linear.apply(vectors)
     if activation == "sigmoid":
         return sigmoid(scores)
     return softmax(scores) if activation == "softmax" else scores
+
+
+def _check_activation(head: Head, linear: LinearHead, said: str, option: str) -> None:
+    if head.activation == "softmax" and linear.outputs < 2:
+        raise SpecError(said + " has one score, whose softmax is always 1", option, "sigmoid is for a single score")
 
 
 def checked_heads(
@@ -191,8 +198,7 @@ def _planned(name: str, given: Any, columns: Sequence[str], spec: EncoderSpec) -
         raise SpecError(said + f" does not fit {spec.model}: {err}") from err
     if head.outputs and len(head.outputs) != linear.outputs:
         raise SpecError(said + f" has {linear.outputs} scores, and outputs names {len(head.outputs)}")
-    if head.activation == "softmax" and linear.outputs < 2:
-        raise SpecError(said + " has one score, whose softmax is always 1", hint="sigmoid is for a single score")
+    _check_activation(head, linear, said, "heads")
     names = head.outputs or tuple(map(str, range(linear.outputs)))
     own = (name,) if linear.outputs == 1 and not head.outputs else tuple(f"{name}_{output}" for output in names)
     return HeadPlan(column, own, Path(head.path).name, linear, head.normalize, head.activation)

@@ -152,7 +152,19 @@ def round_to_steps(values: np.ndarray) -> np.ndarray:
 
 
 def unit_rows(vectors: Any) -> np.ndarray:
-    """Scale rows to length 1 in float64.
+    """Scale rows to length 1 as `scaled_rows` does, and round them: see the module's docstring.
+
+    Args:
+        vectors: (n, dim) numbers.
+
+    Returns:
+        (n, dim) float64, multiples of 2**-26.
+    """
+    return round_to_steps(scaled_rows(vectors))
+
+
+def scaled_rows(vectors: Any) -> np.ndarray:
+    """Scale rows to length 1 in float64, whatever their length.
 
     Rows of zeros stay zero. A row with any value that is not finite becomes all NaN.
 
@@ -160,7 +172,7 @@ def unit_rows(vectors: Any) -> np.ndarray:
         vectors: (n, dim) numbers.
 
     Returns:
-        (n, dim) float64, multiples of 2**-26: see the module's docstring.
+        (n, dim) float64.
     """
     rows = np.ascontiguousarray(vectors, np.float64)  # numpy's order of summation depends on the memory layout
     largest = np.max(np.abs(rows), axis=1, keepdims=True, initial=0)
@@ -168,8 +180,7 @@ def unit_rows(vectors: Any) -> np.ndarray:
         # divide by the largest value first: the square of 1e200 overflows float64, and that of 1e-200 is 0
         rows = rows / np.where(largest == 0, 1, largest)
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-        units = round_to_steps(rows / np.where(lengths == 0, 1, lengths))
-        return np.where(np.isfinite(largest), units, np.nan)
+        return np.where(np.isfinite(largest), rows / np.where(lengths == 0, 1, lengths), np.nan)
 
 
 def check_scale(scale: Any) -> None:
