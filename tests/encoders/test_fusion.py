@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,9 @@ ROWS = pa.schema([("id", pa.string()), ("caption", pa.string()), ("photo", pa.bi
         ({"embedding": {"photo": "0.7", "caption": 1}}, "the weight of 'photo' is '0.7', not a finite number"),
         ({"embedding": {"photo": True, "caption": 1}}, "the weight of 'photo' is True, not a finite number"),
         ({"embedding": {"photo": 0, "caption": 0.0}}, "has no weight other than 0"),
+        ({"photo": WEIGHTS}, "'photo' is an embedded column"),
+        ({"embedding": {"photo": 10**400, "caption": 1}}, "the weight of 'photo' is 10+, not a finite number"),
+        ({"embedding": {"photo": Fraction(10**400), "caption": 1}}, "not a finite number"),
     ],
     ids=str,
 )

@@ -92,6 +92,8 @@ def checked_fusions(fuse: Any, columns: Mapping[str, Any]) -> tuple[Fusion, ...]
 
 def _checked_weights(output: str, weights: Any, columns: Mapping[str, Any]) -> dict[str, float]:
     given = setting("fuse", {output: weights})
+    if output in columns:
+        raise SpecError(given + f": {output!r} is an embedded column", hint="choose another name for the fused vector")
     if not isinstance(weights, Mapping) or len(weights) < 2:
         raise SpecError(given + " needs the weights of two or more columns", hint="{'photo': 0.7, 'caption': 0.3}")
     for path, weight in weights.items():
@@ -99,8 +101,15 @@ def _checked_weights(output: str, weights: Any, columns: Mapping[str, Any]) -> d
             raise SpecError(
                 given + f": {path!r} is not embedded; the embedded columns are {', '.join(map(repr, columns))}"
             )
-        if not isinstance(weight, numbers.Real) or isinstance(weight, bool) or not math.isfinite(weight):
+        if not _is_finite(weight):
             raise SpecError(given + f": the weight of {path!r} is {weight!r}, not a finite number")
     if not any(weights.values()):
         raise SpecError(given + " has no weight other than 0")
     return {path: float(weight) for path, weight in weights.items()}
+
+
+def _is_finite(weight: Any) -> bool:
+    try:
+        return isinstance(weight, numbers.Real) and not isinstance(weight, bool) and math.isfinite(weight)
+    except OverflowError:  # an integer that no float holds
+        return False
