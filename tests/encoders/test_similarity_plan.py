@@ -107,11 +107,18 @@ def test_a_pair_of_kinds_that_the_model_has_not_learnt_is_refused_when_it_is_loa
         if not refused:
             plan.tool(encoder)
             continue
-        with pytest.raises(
-            SpecError, match=rf"score='{score}': .* between image and text, not between image and image"
-        ):
+        with pytest.raises(SpecError, match=rf"no scale between image and image .*'{score}' knows image and text"):
             plan.tool(encoder)
     SimilarityPlan("x", "y", "auto", "vector", score="sigmoid").checked(SPEC).tool(encoder)
+
+
+def test_a_pair_with_a_scale_and_no_bias_has_logits_alone():
+    spec = EncoderSpec("fake::modalities=text,image,audio&scale=4&scale_ai=4&bias=-1")
+    encoder = load_encoder(spec)
+    SimilarityPlan("x", "y", "image", "audio", score="logit").checked(spec).tool(encoder)
+    SimilarityPlan("x", "y", "image", "text", score="sigmoid").checked(spec).tool(encoder)
+    with pytest.raises(SpecError, match=r"no bias between audio and image \(score='sigmoid' knows image and text"):
+        SimilarityPlan("x", "y", "image", "audio", score="sigmoid").checked(spec).tool(encoder)
 
 
 def test_sigmoids_are_exact_at_both_ends():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
@@ -77,6 +77,7 @@ class Scorer:
         """
         check_any_scale(scale)
         self._dim = encoder.dim
+        self._modalities = encoder.modalities
         self._model = encoder.spec.model
         self._score = score
         self._absolute = score in ("logit", "sigmoid")
@@ -116,7 +117,8 @@ class Scorer:
             return self._fixed
         if self._only is not None:
             return self._only
-        return self._learnt.get(_pair_of(query, candidate)) or self._unlearnt("scale", query, candidate, self._learnt)
+        pair = _pair_of(query, candidate)
+        return self._learnt.get(pair) or Failure(Stage.SCORE, Code.UNSUPPORTED, self._unlearnt(pair))
 
     def factors_of(self, query: Vector, candidate: Vector) -> Factors | Failure:
         """Return what turns the cosine of a pair into its logit, or a failure if there is none for its modalities.
@@ -125,25 +127,33 @@ class Scorer:
         these may still be compared with each other: so a scale that is the only one serves for vectors of unknown
         modality, and for no other pair.
         """
-        scale = self.scale_of(query, candidate)
-        if isinstance(scale, Failure) or not self._absolute:
+        if not self._absolute:
+            scale = self.scale_of(query, candidate)
             return scale if isinstance(scale, Failure) else Factors(scale)
         pair = _pair_of(query, candidate)
         if _UNKNOWN in pair and self._only is not None:
             pair = next(iter(self._learnt))
-        if pair not in self._learnt:
-            return self._unlearnt("scale", query, candidate, self._learnt)
-        if self._score == "sigmoid" and pair not in self._biases:
-            return self._unlearnt("bias", query, candidate, self._biases)
-        return Factors(scale, self._biases.get(pair, 0.0))
+        if not self._has_learnt(pair):
+            return Failure(Stage.SCORE, Code.UNSUPPORTED, self._unlearnt(pair))
+        return Factors(self._learnt[pair], self._biases.get(pair, 0.0))
 
-    def _unlearnt(self, what: str, query: Vector, candidate: Vector, learnt: Mapping[frozenset[str], float]) -> Failure:
-        given = f"{query.modality or _UNKNOWN} and {candidate.modality or _UNKNOWN}"
-        known = ", ".join(sorted(" and ".join(sorted(each)) for each in learnt))
+    def check_kinds(self, a: str, b: str) -> None:
+        """Raise `SpecError` if no pair of these kinds can be scored; kinds other than modalities may hold any."""
+        pair = frozenset((a, b))
+        if self._absolute and pair <= self._modalities and not self._has_learnt(pair):
+            raise SpecError(self._unlearnt(pair), "score")
+
+    def _has_learnt(self, pair: frozenset[str]) -> bool:
+        return pair in self._learnt and (self._score != "sigmoid" or pair in self._biases)
+
+    def _unlearnt(self, pair: frozenset[str]) -> str:
+        """Return a message about a pair of modalities for which the model has learnt too little."""
+        what = "bias" if pair in self._learnt else "scale"
+        left, right = min(pair), max(pair)
+        known = ", ".join(sorted(" and ".join(sorted(each)) for each in self._learnt if self._has_learnt(each)))
         option = setting("score", self._score) if self._absolute else setting("scale", "model")
         hint = "compare cosines" if self._absolute else "give a number"
-        message = f"{self._model} has learnt no {what} between {given} (" + option + f" knows {known}); {hint}"
-        return Failure(Stage.SCORE, Code.UNSUPPORTED, message)
+        return f"{self._model} has learnt no {what} between {left} and {right} (" + option + f" knows {known}); {hint}"
 
     def rank(self, query: Outcome, candidates: Sequence[Outcome], top_k: int | None = None) -> list[Ranked]:
         """Rank the candidates of a query.

@@ -87,14 +87,7 @@ class SimilarityPlan(PairRows):
     def tool(self, encoder: Encoder) -> Scorer:
         """See `Plan`; raise `SpecError` if the model has learnt no logits between two given kinds."""
         scorer = Scorer(encoder, SCALE, self.score)
-        pair = frozenset((self.a_kind, self.b_kind))
-        if self.score in ("logit", "sigmoid") and pair <= encoder.modalities and pair not in encoder.learnt_scales:
-            known = ", ".join(sorted(" and ".join(sorted(each)) for each in encoder.learnt_scales))
-            raise SpecError(
-                setting("score", self.score)
-                + f": {encoder.spec.model} has learnt it between {known}, not between {self.a_kind} and {self.b_kind}",
-                hint="take " + setting("score", "cosine"),
-            )
+        scorer.check_kinds(self.a_kind, self.b_kind)
         return scorer
 
     def values(self, cosine: float | None, logit: float | None) -> dict[str, Any]:
