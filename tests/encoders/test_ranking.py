@@ -101,7 +101,7 @@ def test_a_pair_has_the_same_cosine_as_in_a_list() -> None:
     found = Scorer(load_encoder("fake::dim=50"), 30.0)
     query, *candidates = (Vector(rng.standard_normal(50).astype(np.float32)) for _ in range(20))
     for one in found.rank(query, candidates):
-        cosine, logit = found.pair(query, candidates[one.position])
+        ((cosine, logit),) = found.pairs([query], [candidates[one.position]])
         assert (cosine, logit) == (one.cosine, 30 * one.cosine)
 
 

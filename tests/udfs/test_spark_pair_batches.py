@@ -77,7 +77,7 @@ def test_a_pair_has_the_same_bits_in_every_batch(dim):
     rng = np.random.default_rng(dim)
     left, right = ([Vector(row) for row in rng.standard_normal((40, dim)).astype(np.float32)] for _ in range(2))
     together = scorer.pairs(left, right)
-    assert together == [scorer.pair(*pair) for pair in zip(left, right, strict=True)]
+    assert together == [scorer.pairs([query], [one])[0] for query, one in zip(left, right, strict=True)]
     for query, candidate, (cosine, logit) in zip(left, right, together, strict=True):
         (ranked,) = scorer.rank(query, [candidate])
         assert (cosine, logit) == (ranked.cosine, 100 * ranked.cosine) and type(cosine) is float

@@ -16,6 +16,7 @@ from ...messages import setting
 from ..encoder import Encoder
 from ..outcome import Outcome, Vector
 from .scores import (
+    ABSOLUTE,
     SCALE,
     PairScore,
     Scale,
@@ -80,7 +81,7 @@ class Scorer:
         self._modalities = encoder.modalities
         self._model = encoder.spec.model
         self._score = score
-        self._absolute = score in ("logit", "sigmoid")
+        self._absolute = score in ABSOLUTE
         self._learnt = dict(encoder.learnt_scales) if scale == "model" or self._absolute else {}
         self._biases = dict(encoder.learnt_biases) if self._absolute else {}
         if score == "sigmoid" and not self._biases:
@@ -190,12 +191,8 @@ class Scorer:
         best = order(logits)[:top_k]
         return [Ranked(good[n], float(cosines[n]), float(clip_scores[n])) for n in best] + rest
 
-    def pair(self, query: Vector, candidate: Vector) -> tuple[float, float | Failure]:
-        """Return the cosine of two vectors that passed `check`, and the logit."""
-        return self.pairs([query], [candidate])[0]
-
     def pairs(self, queries: Sequence[Vector], candidates: Sequence[Vector]) -> list[tuple[float, float | Failure]]:
-        """Return the results of `pair` for each query and its candidate, faster than a loop."""
+        """Return the cosine of each query and its candidate, vectors that passed `check`, and the logit."""
         if not queries:
             return []
         cosines = pair_cosines(np.stack([one.values for one in queries]), np.stack([one.values for one in candidates]))

@@ -36,6 +36,9 @@ Score = Literal["softmax", "sigmoid"]
 PairScore = Literal["cosine", "clip_score", "logit", "sigmoid"]
 """The scores of a pair. `clip_score` is that of the CLIPScore metric, which is not that of rankings."""
 
+ABSOLUTE = frozenset({"logit", "sigmoid"})
+"""Scores with the scale and the bias that the model learnt, which no option replaces."""
+
 CLIP_SCORE_WEIGHT = 2.5
 """The w of CLIPScore, w · max(cosine, 0), by Hessel et al. 2021 (arXiv:2104.08718), section 3."""
 
