@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import get_args
 
 from rich.table import Table
 from rich.text import Text
 
 from ..datasets.inputs.listing import kind_of, list_inputs
+from ..encoders.plans.scores import PairScore
 from ..errors import DatasetError
 from .cli_messages import Refused
 from .console import printable
@@ -39,7 +41,7 @@ def table_of(names: Sequence[str], rows: Iterable[Sequence[str]], title: str | N
     heading = None if title is None else Text(printable(title.strip()))
     table = Table(title=heading, title_justify="left", box=None, pad_edge=False)
     for name in names:
-        is_number = name in ("place", "score", "clip_score", "cosine")
+        is_number = name in ("place", "score", *get_args(PairScore))
         table.add_column(name, justify="right" if is_number else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(cell.strip())) for cell in row))
