@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from clipmill.encoders import EncoderSpec, Stats, load_encoder
+from clipmill.encoders.plans.labels import LabelSet
 from clipmill.encoders.plans.plan import PlanResult
 from clipmill.encoders.plans.row_values import get_by_path
 from clipmill.encoders.plans.runner import PlanRunner
@@ -91,6 +92,9 @@ def test_it_says_what_decides_the_scores_and_pickles_small():
         ({"score": None}, "score=None must be one of"),
         ({"min_score": -2}, "min_score=-2 is not a number from -1 to 1"),
         ({"min_score": [0.5]}, r"min_score=\[0.5\]"),
+        ({"min_score": 10**400, "score": "logit"}, "is not a finite number"),
+        ({"min_score": np.True_}, "min_score="),
+        ({"min_score": np.complex64(0.5)}, "min_score="),
         ({"key": ""}, "key='' names no column"),
     ],
     ids=str,
@@ -98,6 +102,15 @@ def test_it_says_what_decides_the_scores_and_pickles_small():
 def test_options_that_cannot_work(options, message):
     with pytest.raises(SpecError, match=message):
         SimilarityPlan(**{"a": "x", "b": "y", **options}).checked(SPEC)
+
+
+@pytest.mark.parametrize("least", [np.float32(0.25), np.float64(0.25), np.float16(0.25), np.int64(0), 1], ids=repr)
+def test_a_threshold_of_numpy_is_a_number(least):
+    """It is stored as one of Python's, since it is written to the provenance."""
+    plan = SimilarityPlan("x", "y", min_score=least).checked(SPEC)
+    assert type(plan.min_score) is float and plan.min_score == least
+    labels = LabelSet.of(["a", "b"], min_score=least)
+    assert type(labels.min_score) is float and labels.min_score == least
 
 
 def test_a_pair_of_kinds_that_the_model_has_not_learnt_is_refused_when_it_is_loaded():

@@ -9,8 +9,6 @@ vector of the parts that are left would have another meaning, and nothing in it 
 from __future__ import annotations
 
 import dataclasses
-import math
-import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +17,7 @@ import numpy as np
 from ...errors import SpecError
 from ...failures import Code, Failure, Stage
 from ...messages import setting
-from .scores import scaled_rows
+from .scores import finite_number, scaled_rows
 
 _NO_DIRECTION = 1e-6
 """A sum is zero if its length, relative to the sum of the absolute weights, is of the size of float32's rounding."""
@@ -101,15 +99,8 @@ def _checked_weights(output: str, weights: Any, columns: Mapping[str, Any]) -> d
             raise SpecError(
                 given + f": {path!r} is not embedded; the embedded columns are {', '.join(map(repr, columns))}"
             )
-        if not _is_finite(weight):
+        if finite_number(weight) is None:
             raise SpecError(given + f": the weight of {path!r} is {weight!r}, not a finite number")
     if not any(weights.values()):
         raise SpecError(given + " has no weight other than 0")
     return {path: float(weight) for path, weight in weights.items()}
-
-
-def _is_finite(weight: Any) -> bool:
-    try:
-        return isinstance(weight, numbers.Real) and not isinstance(weight, bool) and math.isfinite(weight)
-    except OverflowError:  # an integer that no float holds
-        return False

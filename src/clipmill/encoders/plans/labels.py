@@ -22,7 +22,7 @@ from ..encoder import Encoder
 from ..item import Item
 from ..outcome import Classified, Labelled, Outcome, Vector
 from .ranking import Scorer, check_scoring, check_top_k, described_scoring
-from .scores import SCALE, Scale, Score, check_min_score, order, sigmoid, softmax, unit_cosines, unit_rows
+from .scores import SCALE, Scale, Score, checked_min_score, order, sigmoid, softmax, unit_cosines, unit_rows
 
 PLACEHOLDER = "{}"
 TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "a close-up of a {}.", "a drawing of a {}.", "{}")
@@ -86,7 +86,7 @@ class LabelSet:
                 cannot be read.
         """
         check_scoring(scale, score)
-        check_min_score(min_score, score)
+        least = checked_min_score(min_score, score)
         check_top_k(top_k)
         if top_k is None:
             raise SpecError(setting("top_k", None) + ": give the number of best labels to return")
@@ -97,7 +97,7 @@ class LabelSet:
         for pattern in patterns:
             if PLACEHOLDER not in pattern:
                 raise SpecError(f"the template {pattern!r} has no {PLACEHOLDER}, where the label goes")
-        return cls(names, patterns, top_k, scale, score, min_score)
+        return cls(names, patterns, top_k, scale, score, least)
 
     def scoring(self) -> dict[str, Any]:
         """Return how clip_scores are computed and selected, for the provenance."""

@@ -16,6 +16,7 @@ changes a cosine by about 1e-8. Cosines are rounded to the precision of float32,
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -197,18 +198,30 @@ def range_of(score: Score | PairScore) -> tuple[float, float]:
     return _RANGES[score]
 
 
-def check_min_score(min_score: Any, score: str) -> None:
-    """Raise `SpecError` if the least score to keep is neither None nor a number that such a score may have."""
+def finite_number(value: Any) -> float | None:
+    """Return a number of any type, also of numpy, as a float; None for anything else and for what no float holds."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # of an integer or a fraction
+        return None
+    return number if math.isfinite(number) else None
+
+
+def checked_min_score(min_score: Any, score: str) -> float | None:
+    """Return the least score to keep as a float; raise `SpecError` if it is neither None nor such a score."""
     if min_score is None:
-        return
+        return None
     low, high = _RANGES[score]
-    is_number = isinstance(min_score, int | float) and not isinstance(min_score, bool)
-    if not is_number or not math.isfinite(min_score) or not low <= min_score <= high:
+    number = finite_number(min_score)
+    if number is None or not low <= number <= high:
         allowed = "a finite number" if math.isinf(high) else f"a number from {low:g} to {high:g}"
         raise SpecError(
             setting("min_score", min_score) + f" is not {allowed}, as the score {score!r} has them",
             hint="leave it out to keep all",
         )
+    return number
 
 
 def _rounded(cosine: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from .kinds import Kind, check_kind, check_names
 from .pairs import PairRows
 from .plan import REJECTION, NewColumn
 from .ranking import Scorer
-from .scores import CLIP_SCORE_WEIGHT, SCALE, PairScore, check_min_score, sigmoid
+from .scores import CLIP_SCORE_WEIGHT, SCALE, PairScore, checked_min_score, sigmoid
 
 SIMILARITY = "similarity"
 BELOW, WITHOUT = "below_min_score", "no_score"
@@ -60,14 +60,14 @@ class SimilarityPlan(PairRows):
         check_kind("a_kind", self.a_kind, spec)
         check_kind("b_kind", self.b_kind, spec)
         check_choice("score", self.score, get_args(PairScore))
-        check_min_score(self.min_score, self.score)
+        least = checked_min_score(self.min_score, self.score)
         if self.min_score is not None and self.output == REJECTION:
             raise SpecError(
                 f"{self.output!r} is the name of the column with the reason of rejected rows",
                 "output",
                 self.rename_hint,
             )
-        return self
+        return dataclasses.replace(self, min_score=least)
 
     @property
     def sides(self) -> tuple[tuple[str, Kind], tuple[str, Kind]]:
