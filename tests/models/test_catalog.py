@@ -228,6 +228,25 @@ def test_repositories_of_other_libraries_have_twins() -> None:
     assert {twin_of(name) for name in ("google/siglip2-huge-patch14-1", "google/vit-base-patch16-224", "a/b")} == {None}
 
 
+@pytest.mark.parametrize(
+    ("repository", "twin", "is_of_transformers"),
+    [
+        ("google/siglip2-base-patch16-256", "weights as ViT-B-16-SigLIP2-256::webli", True),
+        ("openai/clip-vit-base-patch32", "weights as ViT-B-32::openai", True),
+        ("timm/ViT-B-16-SigLIP", "weights as ViT-B-16-SigLIP::webli", False),
+        ("timm/vit_base_patch32_clip_224.openai", "weights as ViT-B-32", False),
+        ("google/siglip2-base-patch16-naflex", "images of one size is ViT-B-16-SigLIP2-256::webli", False),
+    ],
+)
+def test_a_repository_is_answered_with_what_is_true_of_it(repository: str, twin: str, is_of_transformers: bool) -> None:
+    """Only some are of transformers, and NaFlex models have other weights than their twins."""
+    with pytest.raises(UnknownModelError) as refused:
+        resolve_model(repository)
+    said = str(refused.value)
+    assert twin in said and (f"'hf:{repository}'" in said) is is_of_transformers
+    assert ("has its weights" in said) is ("naflex" not in repository)
+
+
 def test_every_twin_is_a_name_of_the_catalog() -> None:
     known = set(named_models())
     hubs = {facts["hub"].rpartition("/")[0] for tags in weights().values() for facts in tags.values() if "hub" in facts}

@@ -14,7 +14,7 @@ from . import jina_clip
 from .file_config import FileConfig
 from .hugging_face_kinds import CLASSES, KINDS, REFUSED, Kind
 from .names import ModelRef
-from .twins import twin_of
+from .twins import twin_message
 
 _DEFAULT_SIDE = 224
 _SHORTEST = {
@@ -119,12 +119,12 @@ def read_config(place: str, cache_dir: str | None = None) -> ModelConfig:
     given = values.get("model_type")
     kind = KINDS.get(str(given))
     if kind is None:
-        what, twin = REFUSED.get(str(given)), twin_of(place)
+        what = REFUSED.get(str(given))
         names = ", ".join(f"{known!r} ({name})" for known, name in CLASSES.items())
         raise WeightsError(
             f"{str(path)!r} describes model_type {given!r}{f' ({what})' if what else ''}; it must be that of a whole"
             f" model with both towers, as save_pretrained writes it: {names}",
-            hint=f"the catalog has the weights of {place} as {twin}" if twin else None,
+            hint=twin_message(place),
         )
     return ModelConfig(jina_clip.resolve(values, str(path)) if kind.is_own else values, str(path), kind)
 

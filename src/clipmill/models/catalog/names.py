@@ -17,7 +17,7 @@ from . import cn_clip, mclip, tables
 from .fake_options import fake_biases, fake_least_dimensions, fake_modalities, fake_scales
 from .hugging_face_kinds import CLASSES
 from .tables import simplify
-from .twins import twin_of
+from .twins import is_of_transformers, twin_message
 
 _FILE_NAME = re.compile(r".*(/|\.pt|\.bin|\.safetensors)", re.IGNORECASE | re.DOTALL)
 _WEIGHT_FILE = re.compile(r".*/.*|" + _FILE_NAME.pattern, re.IGNORECASE | re.DOTALL)
@@ -253,10 +253,9 @@ def _unknown_model(name: str, given: str, has_weights: bool) -> str:
     near = difflib.get_close_matches(tables.simplify(given), list(by_simple), n=4, cutoff=0.6)
     hint = f"nearest: {', '.join(by_simple[n] for n in near)}" if near else "`clipmill models` lists all names"
     if not has_weights and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        if twin := twin_of(name):
-            is_loaded = twin.endswith("::openai") or ("siglip" in name.lower() and "naflex" not in name.lower())
-            own = f", and transformers' files load as 'hf:{name}'" if is_loaded else ""
-            return f"unknown model {name!r}; the catalog has its weights as {twin}{own}"
+        if twin := twin_message(name):
+            own = f", and transformers' files load as 'hf:{name}'" if is_of_transformers(name) else ""
+            return f"unknown model {name!r}; {twin}{own}"
         hint = (
             f"for a model of Hugging Face's transformers ({', '.join(CLASSES.values())}) write"
             f" 'hf:{name}', for an open_clip repository 'hf-hub:{name}'; {hint}"

@@ -1,4 +1,4 @@
-"""Repositories of Hugging Face whose weights the catalog has under a name of its own, for open_clip."""
+"""Repositories of Hugging Face whose weights, or near ones, the catalog has under a name of its own, for open_clip."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ _OPENAI = re.compile(r"openai/clip-vit-(?P<size>base|large)-patch(?P<patch>\d+)(
 def twin_of(repository: str) -> str | None:
     """Return the name in the catalog of the weights of a repository; None if it has none.
 
-    Of a model with images of any size (NaFlex) it is the one with images of a fixed size.
+    Of a model with images of any size (NaFlex), whose weights the catalog lacks, it is the model of the same size that
+    was trained with images of one size.
 
     Args:
         repository: `organisation/name`, in any case.
@@ -36,6 +37,20 @@ def twin_of(repository: str) -> str | None:
             side = "378"  # a multiple of 14, to which open_clip's published weights were trained
         return _existing(f"{stem}-{side}" if side else stem, "webli")
     return None
+
+
+def twin_message(repository: str) -> str | None:
+    """Return a message with the twin of a repository; None if it has none."""
+    twin = twin_of(repository)
+    if twin is None:
+        return None
+    is_other = "naflex" in repository.lower()
+    return f"its twin with images of one size is {twin}" if is_other else f"the catalog has its weights as {twin}"
+
+
+def is_of_transformers(repository: str) -> bool:
+    """Return whether a repository with a twin is known to have files of transformers that `hf:` loads."""
+    return re.match(r"openai/|google/siglip(?!.*naflex)", repository, re.IGNORECASE) is not None
 
 
 @functools.cache
