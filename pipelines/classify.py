@@ -112,13 +112,12 @@ def _reason(failure: Failure) -> dict[str, str]:
 
 
 def _print(found: Sequence[tuple[str, Classified]]) -> None:
-    rows = [
-        ("" if number else path, one["label"], f"{one['clip_score']:.4f}", f"{one['cosine']:.4f}")
-        for path, outcome in found
-        if isinstance(outcome, Labelled)
-        for number, one in enumerate(outcome.values)
-    ]
-    rows += [(path, "none", "", "") for path, outcome in found if isinstance(outcome, Labelled) and not outcome.values]
+    rows: list[tuple[str, str, str, str]] = []
+    for path, outcome in found:
+        if isinstance(outcome, Labelled):
+            labels = [(one["label"], f"{one['clip_score']:.4f}", f"{one['cosine']:.4f}") for one in outcome.values]
+            for number, columns in enumerate(labels or [("none", "", "")]):
+                rows.append(("" if number else path, *columns))
     if rows:
         console.out.print(table_of(("photo", "label", "clip_score", "cosine"), rows))
     failed = [(path, in_flags(outcome)) for path, outcome in found if isinstance(outcome, Failure)]

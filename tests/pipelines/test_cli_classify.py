@@ -238,6 +238,17 @@ def test_labels_above_a_threshold_are_printed(pictures, plain, capsys) -> None:
     assert capsys.readouterr().out.split()[-2:] == [str(pictures / "1.png"), "none"]
 
 
+def test_a_file_without_a_label_stands_in_its_place(pictures, plain, capsys) -> None:
+    best = [probable(picture_vector(n), 0)[0][1].expected for n in range(3)]
+    assert best[2] < min(best[:2]), "only the last picture has no label above the threshold"
+    least = (best[2] + min(best[:2])) / 2
+    given = [str(pictures / f"{n}.png") for n in (0, 2, 1)]
+    assert run("classify", *given, "--labels", "aa,b,zzz", *plain, *LEARNT, "--min-score", least) == 0
+    words = capsys.readouterr().out.split()
+    assert [word for word in words if word.endswith(".png")] == given
+    assert words[words.index(given[1]) + 1] == "none"
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_dataset_of_several_labels_or_none(engine, pictures, plain, tmp_path) -> None:
     scores = sorted(score.expected for n in range(3) for _, score in probable(picture_vector(n), 0))
