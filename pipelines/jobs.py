@@ -1,4 +1,4 @@
-"""The common part of `clipmill embed`, `rank` and `classify`: plans and runs shards, and prints the result."""
+"""The common part of `clipmill embed`, `rank`, `classify` and `score`: plans and runs shards, and prints the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that `clipmill rank` and `classify` process without a job, and the tables that they print."""
+"""Files that `clipmill rank` and `classify` process without a job, and the tables that commands print."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ _WAITING_ROWS = 128
 
 
 class Embedded(NamedTuple):
-    """The output of `Embed`, `Rank` and `Classify`, and the input of `WriteEmbeddings`.
+    """The output of `Embed`, `Rank` and `Classify`, and an input of `WriteEmbeddings`; `Similarity` has `Compared`.
 
     Attributes:
         rows: The elements of which nothing failed, with their results. Null in, null out.

@@ -191,7 +191,7 @@ class Classify(_Yaml):
 
 
 class WriteEmbeddings(_write.WriteEmbeddings):
-    """Writes what comes right out of `Embed`, `Rank` or `Classify`: Parquet with provenance."""
+    """Writes what comes right out of `Embed`, `Rank`, `Classify` or `Similarity`: Parquet with provenance."""
 
     def __init__(self, path: str, **options: Any) -> None:
         """See `clipmill.transforms.WriteEmbeddings`.

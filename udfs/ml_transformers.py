@@ -41,7 +41,8 @@ class ClipEmbedder(ClipTransformer):
     ['id', 'caption', 'caption_embedding', 'embedding_failures']
 
     Each option is a Param, and `save` stores them all and no weights: a loaded stage embeds with the same model. Of two
-    embedders in a pipeline, the first needs another `failures_column`.
+    embedders in a pipeline, the first needs another `failures_column`. It has no `fuse`, `keep_parts`, `heads` and
+    `observation`, which `embed_columns` has.
     """
 
     __module__ = "clipmill.udfs"  # the name that is saved

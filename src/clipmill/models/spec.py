@@ -160,7 +160,8 @@ class EncoderSpec:
             and 128 on a GPU, and more for short texts.
         max_batch_bytes: Input bytes per model call (crops, tokens, samples).
         max_batch_pixels: Input pixels per model call, and pixels that are decoded at the same time; for audio, values
-            in the model's largest layer, some 440,000 per second and channel for AudioCLIP.
+            in the model's largest layer, some 440,000 per second and channel for AudioCLIP, and 1.6 million per window
+            of ten seconds for CLAP.
         max_cache_bytes: Size of a process's cache of vectors, which spares embedding equal texts, files and URIs again;
             0 turns it off.
         preprocess_threads: Threads that decode; None means one for each core that this worker may use.

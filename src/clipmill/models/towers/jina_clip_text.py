@@ -11,8 +11,8 @@ from torch.nn import functional
 class JinaTextTower(torch.nn.Module):
     """Embeds texts by the mean of their tokens' last states, padding left out.
 
-    Its layers normalise after each sum (as BERT's do). Rows are padded with one id, which no token of a text has; so
-    the ids say which positions are padding.
+    Its layers normalise after each sum (as BERT's do). The ids say which positions are padding, as in the published
+    code: all with the padding's id, also where a text spells that token.
     """
 
     cos: torch.Tensor
