@@ -133,6 +133,9 @@ def test_it_can_be_exported(tmp_path: Path) -> None:
     encoder = load_encoder(f"onnx:{tmp_path / 'exported'}", runtime="onnx", device="cpu")
     assert relative_error(encoder.embed_texts(TEXTS), expected) <= 1e-4
     assert encoder.spec.facts.context_length == 52
+    with pytest.raises(SpecError) as refused:
+        load_encoder(f"onnx:{tmp_path / 'exported'}", runtime="onnx", device="cpu", max_text_tokens=513)
+    assert refused.value.option == "max_text_tokens"
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:

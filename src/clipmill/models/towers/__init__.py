@@ -10,7 +10,7 @@
 - `audioclip`, `audioclip_build`: AudioCLIP; `audioclip_audio`: its audio tower; `audioclip_spectrogram`: that tower's
   input
 - `weights`: reads weight files and loads them into networks; `torchscript`: reads the tensors of a TorchScript archive
-- `scales`: reads the learnt scales and biases of logits
+- `scales`: reads the learnt scales and biases of logits; `token_limit`: how many tokens of a text are read
 - `exported`: graphs instead of networks, from a directory
 """
 

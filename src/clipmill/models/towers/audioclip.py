@@ -7,10 +7,8 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import SpecError
 from ...media.audio import require_audio
 from ...media.options import AudioFrontend
-from ...messages import setting
 from ..catalog import ModelRef
 from ..downloads import fetch_url, local_file
 from ..frontend import Frontend, TextFrontend
@@ -18,6 +16,7 @@ from ..source import ModelSource
 from ..spec import EncoderSpec
 from ..tokenizers.clip_bpe import ClipTokenizer
 from .scales import audioclip_scales
+from .token_limit import token_limit
 
 if TYPE_CHECKING:
     import torch
@@ -68,11 +67,7 @@ def find_source(spec: EncoderSpec) -> ModelSource:
     """
     require_audio()
     weights = _find_weights(spec.ref, spec.cache_dir)
-    context = spec.max_text_tokens or CONTEXT_LENGTH
-    if context > CONTEXT_LENGTH:
-        raise SpecError(
-            setting("max_text_tokens", context) + f": AudioCLIP's text tower reads at most {CONTEXT_LENGTH} tokens"
-        )
+    context = token_limit(spec, CONTEXT_LENGTH, CONTEXT_LENGTH)
     frontend = Frontend(
         spec.facts.dim,
         image=spec.facts.preprocessing,

@@ -16,6 +16,7 @@ from ..source import ModelSource
 from ..spec import EncoderSpec
 from ..tokenizers.fast import FastTokenizer
 from .scales import clap_scales
+from .token_limit import token_limit
 
 if TYPE_CHECKING:
     import torch
@@ -41,9 +42,7 @@ def find_source(spec: EncoderSpec, config: ClapConfig) -> ModelSource:
             setting("base_image_processor", spec.base_image_processor) + f": {spec.model} reads no images",
             hint="leave it out",
         )
-    limit = spec.max_text_tokens or config.context_length
-    if limit > config.context_length:
-        raise SpecError(setting("max_text_tokens", limit) + f": {spec.model} reads at most {config.context_length}")
+    limit = token_limit(spec, config.context_length, config.context_length)
     place = spec.ref.weights
     audio = read_frontend(place, config, spec.cache_dir)
     tokenizer = _find_tokenizer(spec.base_tokenizer or place, config, limit, spec.cache_dir)

@@ -6,8 +6,7 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import SpecError, require
-from ...messages import setting
+from ...errors import require
 from ..catalog import cn_clip
 from ..downloads.model_files import find_file, is_directory
 from ..frontend import Frontend, TextFrontend
@@ -16,6 +15,7 @@ from ..spec import EncoderSpec
 from ..tokenizers.fast import FastTokenizer
 from ..tokenizers.hugging_face import find_definition
 from .scales import clip_scales
+from .token_limit import token_limit
 
 if TYPE_CHECKING:
     import torch
@@ -31,9 +31,8 @@ def find_source(spec: EncoderSpec) -> ModelSource:
         WeightsError: If a file is not available.
         SpecError: If the limit of tokens exceeds the text tower's context.
     """
-    place, limit = spec.ref.weights or cn_clip.RESNET_REPOSITORY, spec.max_text_tokens or cn_clip.MAX_TEXT_TOKENS
-    if limit > cn_clip.CONTEXT_LENGTH:
-        raise SpecError(setting("max_text_tokens", limit) + f": {spec.model} reads at most {cn_clip.CONTEXT_LENGTH}")
+    place = spec.ref.weights or cn_clip.RESNET_REPOSITORY
+    limit = token_limit(spec, cn_clip.MAX_TEXT_TOKENS, cn_clip.CONTEXT_LENGTH)
     weights = find_file(place, cn_clip.RESNET_FILE, spec.cache_dir)
     vocabulary = place if is_directory(place) else cn_clip.VOCABULARY_REPOSITORY
     definition = find_definition(vocabulary, {}, spec.cache_dir)

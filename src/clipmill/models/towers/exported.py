@@ -32,6 +32,7 @@ from ..tokenizers.fast import FastTokenizer
 from ..tokenizers.saved import CLIP_FILE, FAST_FILE, clip_tokenizer, load_tokenizer
 from ..weight_files import sha256_of
 from .scales import biases_of_dict, scales_of_dict
+from .token_limit import token_limit
 
 _MEMORY = b"_MEM_ADDR_/*"
 """End of the names by which ONNX Runtime calls memory instead of a file with weights."""
@@ -79,7 +80,9 @@ def _exported(folder: Path, manifest: Mapping[str, Any], spec: EncoderSpec) -> M
 
 
 def _text_frontend(folder: Path, text: Mapping[str, Any], spec: EncoderSpec) -> TextFrontend:
-    tokenizer = load_tokenizer(text["tokenizer"], folder, spec.max_text_tokens)
+    settings = text["tokenizer"]
+    limit = token_limit(spec, settings["max_tokens"], settings["context_length"])
+    tokenizer = load_tokenizer(settings, folder, limit)
     return TextFrontend(tokenizer, fixed_length=text["fixed_length"], masked=text["masked"])
 
 
@@ -117,17 +120,16 @@ def _no_towers() -> Any:
 def _clip_as_service(folder: Path, spec: EncoderSpec) -> ModelSource:
     ref = foreign_model(folder)
     facts = facts_of(ref)
-    limit = spec.max_text_tokens or facts.context_length or 77
+    default = facts.context_length or 77
     if ref.family == "m-clip":
         base = mclip.MODELS[ref.architecture].base
-        pad_id = int(mclip.BASES[base]["pad_token_id"])
-        tokenizer: Tokenizer = FastTokenizer.of_file(
-            folder / FAST_FILE, mclip.longest_text(base), pad_id, max_tokens=limit
-        )
+        pad_id, longest = int(mclip.BASES[base]["pad_token_id"]), mclip.longest_text(base)
+        limit = token_limit(spec, default, longest)
+        tokenizer: Tokenizer = FastTokenizer.of_file(folder / FAST_FILE, longest, pad_id, max_tokens=limit)
         text = TextFrontend(tokenizer, masked=True)
     else:
         # the graph was traced with full rows, and its positions may require them
-        tokenizer = clip_tokenizer(folder / CLIP_FILE, facts.context_length or 77, limit)
+        tokenizer = clip_tokenizer(folder / CLIP_FILE, default, token_limit(spec, default, default))
         text = TextFrontend(tokenizer, fixed_length=True)
     frontend = Frontend(facts.dim, image=facts.preprocessing, text=text)
     graphs = Graphs(folder, FOREIGN_GRAPHS)

@@ -6,8 +6,7 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import SpecError, require
-from ...messages import setting
+from ...errors import require
 from ..catalog.clap import find_config
 from ..catalog.hugging_face import describe
 from ..catalog.hugging_face_kinds import Kind
@@ -18,6 +17,7 @@ from ..spec import EncoderSpec
 from ..tokenizers.hugging_face import find_tokenizer
 from . import clap
 from .scales import clip_biases, clip_scales
+from .token_limit import token_limit
 
 if TYPE_CHECKING:
     import torch
@@ -37,9 +37,7 @@ def find_source(spec: EncoderSpec) -> ModelSource:
     if (found := find_config(place, spec.cache_dir)) is not None:
         return clap.find_source(spec, found)
     config, preprocessing = describe(spec.ref, spec.cache_dir, spec.base_image_processor)
-    limit = spec.max_text_tokens or config.max_tokens
-    if limit > config.context_length:
-        raise SpecError(setting("max_text_tokens", limit) + f": {spec.model} reads at most {config.context_length}")
+    limit = token_limit(spec, config.max_tokens, config.context_length)
     tokenizer = find_tokenizer(spec.base_tokenizer or place, config, limit, spec.cache_dir)
     padding = config.kind.padding
     text = TextFrontend(tokenizer, fixed_length=padding == "whole", masked=padding == "masked")

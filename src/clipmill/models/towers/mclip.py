@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import SpecError, WeightsError, require
-from ...messages import setting
+from ...errors import WeightsError, require
 from ..catalog import mclip
 from ..downloads.model_files import CONFIG, find_file, find_first, find_weights, read_json
 from ..frontend import Frontend, TextFrontend
@@ -17,6 +16,7 @@ from ..source import ModelSource
 from ..spec import EncoderSpec
 from ..tokenizers.fast import FastTokenizer
 from . import open_clip
+from .token_limit import token_limit
 
 if TYPE_CHECKING:
     import torch
@@ -34,11 +34,8 @@ def find_source(spec: EncoderSpec) -> ModelSource:
     """
     ref = spec.ref
     model, place = mclip.MODELS[ref.architecture], ref.weights or ref.architecture
-    longest, limit = mclip.longest_text(model.base), spec.max_text_tokens or mclip.MAX_TEXT_TOKENS
-    if limit > longest:
-        raise SpecError(
-            setting("max_text_tokens", limit) + f" is more than the {longest} that {ref.architecture} reads"
-        )
+    longest = mclip.longest_text(model.base)
+    limit = token_limit(spec, mclip.MAX_TEXT_TOKENS, longest)
     _check_config(read_json(find_file(place, CONFIG, spec.cache_dir)), model.base, place)
     text_files = find_weights(place, spec.cache_dir)
     tokenizer = _find_tokenizer(place, model.base, longest, limit, spec.cache_dir)

@@ -11,9 +11,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from ...errors import SpecError, WeightsError
+from ...errors import WeightsError
 from ...media.options import Preprocessing
-from ...messages import setting
 from ..catalog import ModelRef, tables
 from ..catalog.backbones import BACKBONES, KINDS
 from ..catalog.manifest import read_manifest
@@ -28,6 +27,7 @@ from ..spec import EncoderSpec
 from ..tokenizers.clip_bpe import ClipTokenizer
 from ..weight_files import is_torchscript
 from .scales import clip_biases, clip_scales
+from .token_limit import token_limit
 
 _log = logging.getLogger("clipmill")
 
@@ -220,17 +220,14 @@ def make_tokenizer(text: dict[str, Any], spec: EncoderSpec) -> Tokenizer:
         SpecError: If the limit of tokens exceeds the model's context.
     """
     context = int(text.get("context_length") or CONTEXT_LENGTH)
-    if spec.max_text_tokens is not None and spec.max_text_tokens > context:
-        raise SpecError(
-            setting("max_text_tokens", spec.max_text_tokens) + f" is more than the {context} that {spec.model} reads"
-        )
+    limit = token_limit(spec, context, context)
     options = text.get("tokenizer_kwargs") or {}
     if text.get("tokenizer_mode"):
         raise WeightsError(f"{spec.model} needs the tokenizer_mode {text['tokenizer_mode']!r}, which is not supported")
     if repository := text.get("hf_tokenizer_name"):
         from ..tokenizers.repository import fetch_tokenizer
 
-        return fetch_tokenizer(repository, context, options, max_tokens=spec.max_text_tokens, cache_dir=spec.cache_dir)
+        return fetch_tokenizer(repository, context, options, max_tokens=limit, cache_dir=spec.cache_dir)
     if options:
         raise WeightsError(f"{spec.model} sets {', '.join(options)} for CLIP's tokenizer, which is not supported")
-    return ClipTokenizer(context, max_tokens=spec.max_text_tokens)
+    return ClipTokenizer(context, max_tokens=limit)
