@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Self
 
 from ...errors import WeightsError
 from ...media.audio import MAX_RATE, MIN_RATE
@@ -47,31 +47,15 @@ class ClapConfig(FileConfig):
         side = self.whole(self.part("audio_config"), "spec_size", 256)
         return side * (side // self.mel_bins)
 
-    def check(self) -> None:
-        """Raise `WeightsError` for a fused model, whose vectors depend on chance."""
+    def checked(self) -> Self:
+        """Return the configuration; raise `WeightsError` for a fused model, whose vectors depend on chance."""
         if self.part("audio_config").get("enable_fusion", False):
             raise WeightsError(
                 f"{self.where} has enable_fusion=true: such a model reads three cuts of a clip at random places, so its"
                 " vectors are not reproducible",
                 hint=f"take an unfused one: {_UNFUSED}",
             )
-
-
-def find_config(place: str, cache_dir: str | None = None) -> ClapConfig | None:
-    """Read the `config.json` of a place; None if it is not that of a `ClapModel`, or there is none.
-
-    Raises:
-        WeightsError: If it is one that is not supported.
-    """
-    from ..downloads.model_files import CONFIG, find_first, read_json
-
-    path = find_first(place, (CONFIG,), cache_dir)
-    values = read_json(path) if path is not None else {}
-    if values.get("model_type") != MODEL_TYPE:
-        return None
-    config = ClapConfig(values, str(path))
-    config.check()
-    return config
+        return self
 
 
 def read_frontend(place: str, config: ClapConfig, cache_dir: str | None = None) -> AudioFrontend:

@@ -11,7 +11,8 @@ from typing import Any
 from ...errors import WeightsError
 from ...media.options import Preprocessing
 from ..weight_files import description_errors
-from . import clap, cn_clip, exported, hugging_face, mclip, tables
+from . import cn_clip, exported, hugging_face, mclip, tables
+from .clap import ClapConfig
 from .fake_options import fake_least_dimensions, fake_modalities
 from .manifest import read_manifest
 from .names import ModelRef, resolve_model
@@ -128,9 +129,10 @@ def _config_facts(config: dict[str, Any]) -> ModelFacts:
 
 
 def _hugging_face_facts(ref: ModelRef, cache_dir: str | None, base_image_processor: str | None) -> ModelFacts:
-    if (found := clap.find_config(ref.weights, cache_dir)) is not None:
-        return ModelFacts(found.dim, frozenset({"text", "audio"}), context_length=found.context_length)
-    config, preprocessing = hugging_face.describe(ref, cache_dir, base_image_processor)
+    config = hugging_face.read_config(ref.weights, cache_dir)
+    if isinstance(config, ClapConfig):
+        return ModelFacts(config.dim, frozenset({"text", "audio"}), context_length=config.context_length)
+    preprocessing = hugging_face.read_preprocessing(base_image_processor or ref.weights, config, cache_dir)
     return ModelFacts(
         dim=config.dim,
         modalities=_CLIP,

@@ -11,9 +11,10 @@ from ...errors import WeightsError
 from ...media.options import OPENAI_MEAN, OPENAI_STD, Preprocessing
 from ...messages import setting
 from . import jina_clip
+from .clap import MODEL_TYPE as CLAP
+from .clap import ClapConfig
 from .file_config import FileConfig
 from .hugging_face_kinds import CLASSES, KINDS, REFUSED, Kind
-from .names import ModelRef
 from .twins import twin_message
 
 _DEFAULT_SIDE = 224
@@ -101,8 +102,12 @@ class ModelConfig(FileConfig):
         return part if isinstance(part, dict) else {}
 
 
-def read_config(place: str, cache_dir: str | None = None) -> ModelConfig:
+def read_config(place: str, cache_dir: str | None = None) -> ModelConfig | ClapConfig:
     """Read the `config.json` of a model with both towers.
+
+    Args:
+        place: The model's directory or repository.
+        cache_dir: Folder for copies of a repository's files.
 
     Raises:
         WeightsError: If there is none, or it describes another kind of model, which the message names.
@@ -117,6 +122,8 @@ def read_config(place: str, cache_dir: str | None = None) -> ModelConfig:
         raise WeightsError(f"{place!r} has {other.name} but no {CONFIG}: {_OTHER_CONFIGS[other.name]}")
     values = read_json(path)
     given = values.get("model_type")
+    if given == CLAP:
+        return ClapConfig(values, str(path)).checked()
     kind = KINDS.get(str(given))
     if kind is None:
         what = REFUSED.get(str(given))
@@ -249,20 +256,3 @@ def _without_variant(name: str) -> str:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
-
-
-def describe(
-    ref: ModelRef, cache_dir: str | None, base_image_processor: str | None
-) -> tuple[ModelConfig, Preprocessing]:
-    """Return the configuration and the preprocessing of a model.
-
-    Args:
-        ref: Of family `hf`.
-        cache_dir: Folder for copies of a repository's files.
-        base_image_processor: Another place with the image processor.
-
-    Raises:
-        WeightsError: See `read_config` and `read_preprocessing`.
-    """
-    config = read_config(ref.weights, cache_dir)
-    return config, read_preprocessing(base_image_processor or ref.weights, config, cache_dir)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import require
-from ..catalog.clap import find_config
-from ..catalog.hugging_face import describe
+from ..catalog.clap import ClapConfig
+from ..catalog.hugging_face import read_config, read_preprocessing
 from ..catalog.hugging_face_kinds import Kind
 from ..downloads.model_files import find_weights, relevant_settings
 from ..frontend import Frontend, TextFrontend
@@ -34,9 +34,10 @@ def find_source(spec: EncoderSpec) -> ModelSource:
         SpecError: If the limit of tokens exceeds the model's context.
     """
     place = spec.ref.weights
-    if (found := find_config(place, spec.cache_dir)) is not None:
-        return clap.find_source(spec, found)
-    config, preprocessing = describe(spec.ref, spec.cache_dir, spec.base_image_processor)
+    config = read_config(place, spec.cache_dir)
+    if isinstance(config, ClapConfig):
+        return clap.find_source(spec, config)
+    preprocessing = read_preprocessing(spec.base_image_processor or place, config, spec.cache_dir)
     limit = token_limit(spec, config.max_tokens, config.context_length)
     tokenizer = find_tokenizer(spec.base_tokenizer or place, config, limit, spec.cache_dir)
     padding = config.kind.padding
