@@ -24,6 +24,7 @@ from .options import (
 
 _SETTINGS = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 _QUERIES = "--query, --image and --audio"
+_BY_KIND: Any = {"text": "query", "image": "image", "audio": "audio"}
 _PRINTED_RANK = {"query", "image", "audio", "candidate_kind", "top_k", "scale", "score", "as_json"}
 _PRINTED_SCORE = {"a_kind", "b_kind", "score", "as_json"}
 _PRINTED_LABELS = {"labels", "templates", "top_k", "scale", "score", "min_score", "as_json"}
@@ -118,9 +119,6 @@ def score(context: click.Context, /, tokens: tuple[str, ...], **values: Any) -> 
 
     line = CommandLine("score", tokens, own_flags(context), unchecked_of(context), values)
     context.exit(run(JobArguments.of(line, spec, lambda: score_options(spec, values))))
-
-
-_BY_KIND: Any = {"text": "query", "image": "image", "audio": "audio"}
 
 
 @click.command(cls=Command, context_settings=_SETTINGS)
