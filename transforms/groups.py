@@ -105,8 +105,11 @@ class GroupScores(beam.PTransform):
         self._rows_type = rows_type
 
     def expand(self, scored: PCollection) -> PCollection:
-        """Combine the logits, and look the totals up for each row."""
+        """Combine the logits, and look the totals up for each row; a sigmoid without a rank needs none."""
         windows = scored.windowing.windowfn.get_window_coder()
+        scores_fn = _ScoresFn(windows, self._top_k, self._score)
+        if self._score == "sigmoid" and not self._top_k:
+            return scored | "Scores" >> beam.ParDo(scores_fn).with_output_types(self._rows_type)
         totals = (
             scored
             | "Logits" >> beam.ParDo(_LogitsFn(windows)).with_output_types(typehints.Tuple[bytes, float])
@@ -114,7 +117,7 @@ class GroupScores(beam.PTransform):
             | "Totals"
             >> beam.CombinePerKey(TotalsFn(self._top_k)).with_output_types(typehints.Tuple[bytes, typehints.Any])
         )
-        scores = beam.ParDo(_ScoresFn(windows, self._top_k, self._score), AsMultiMap(totals))
+        scores = beam.ParDo(scores_fn, AsMultiMap(totals))
         return scored | "Scores" >> scores.with_output_types(self._rows_type)
 
 
@@ -172,7 +175,7 @@ class _LogitsFn(beam.DoFn):
 
 
 class _ScoresFn(beam.DoFn):
-    """Adds scores to rows, from the totals of their groups."""
+    """Adds scores to rows, from the totals of their groups if there are any."""
 
     def __init__(self, windows: Coder, top_k: int | None, score: Score) -> None:
         self._windows = windows
@@ -186,13 +189,14 @@ class _ScoresFn(beam.DoFn):
     def process(
         self,
         scored: Any,
-        totals: Any,
+        totals: Any = None,
         window: BoundedWindow = beam.DoFn.WindowParam,  # type: ignore[assignment]
     ) -> Iterable[Any]:
         key, cosine, logit, element = scored
         values = {COSINE: cosine, CLIP_SCORE: None} | ({RANK: None} if self._top_k else {})
         if logit is not None:
-            group = self._group(_in_window(self._windows, window, key), totals)
+            alone = totals is None
+            group = GroupTotals() if alone else self._group(_in_window(self._windows, window, key), totals)
             values[CLIP_SCORE] = group.clip_score(logit, self._score)
             if self._top_k:
                 values[RANK] = group.rank(logit)

@@ -80,6 +80,24 @@ def test_no_row_goes_through_a_group_by_key():
     assert len(groupings(p, "Gathered")[1]) == 1
 
 
+def test_sigmoids_need_nothing_of_their_group(tmp_path):
+    """Unless rows get a rank."""
+    options = {**BY_GROUP, "score": "sigmoid"}
+    for top_k, combiners in ((2, 1), (None, 0)):
+        p = pipeline()
+        _ = p | beam.Create(flat(4, 2)) | Rank("fake::dim=8&scale=4&bias=-2", **options, top_k=top_k)
+        combining, grouping = groupings(p, "Rank(")
+        assert (len(combining), grouping) == (combiners, [])
+    unload_all()
+    with pipeline() as p:
+        ranked = p | beam.Create(flat(4, 2)) | Rank("fake::dim=8&scale=4&bias=-2", **options)
+        _ = ranked.rows | Keep(tmp_path / "rows")
+    found = kept(tmp_path / "rows")
+    assert len(found) == len(flat(4, 2))
+    for row in found:
+        assert row["clip_score"] == pytest.approx(1 / (1 + math.exp(2 - 4 * row["cosine"])), rel=1e-9)
+
+
 def test_sums_are_looked_up_by_key_and_not_brought_whole():
     p = pipeline()
     _ = p | beam.Create(flat(4, 2)) | Rank("fake::dim=8", **BY_GROUP)
