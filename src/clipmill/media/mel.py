@@ -21,7 +21,7 @@ _LOG_STEP = math.log(6.4) / 27
 PADDINGS = ("repeatpad", "repeat", "pad")
 _FLOOR = 1e-10
 """The least power: -100 dB."""
-_MAX_VALUES = 2**24
+MAX_VALUES = 2**24
 """The most values in the frames of a window, in a spectrogram or in the filters, 16 times those of the published
 models: settings are untrusted."""
 _BLOCK = 16
@@ -63,10 +63,10 @@ class MelSpectrogram:
                 f"a spectrogram of {self.bins} bins, with frames of {self.fft} samples (an even number), one every"
                 f" {self.hop} (at least 1), cannot be that of a window of {self.window_samples} samples"
             )
-        if max(self.frames * max(self.fft, self.bins), self.fft * self.bins) > _MAX_VALUES:
+        if max(self.frames * max(self.fft, self.bins), self.fft * self.bins) > MAX_VALUES:
             raise ValueError(
                 f"a spectrogram of {self.bins} bins and {self.frames} frames of {self.fft} samples has over"
-                f" {_MAX_VALUES:,} values"
+                f" {MAX_VALUES:,} values"
             )
         if not 0 <= self.low < self.high:
             raise ValueError(f"a spectrogram from {self.low:g} to {self.high:g} Hz has no frequencies")

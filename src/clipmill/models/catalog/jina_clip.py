@@ -102,7 +102,7 @@ _WHOLE: dict[str, dict[str, int]] = {
     },
 }
 """Settings that must be integers from 1, with the most of each, which is far more than any model has."""
-_MAX_TABLE = 2**24
+MAX_TABLE = 2**24
 """The most values in a tower's table of positions, 32 times those of the published model. Tables are computed when a
 model is built, while layers take no memory before the weights are read."""
 
@@ -204,8 +204,8 @@ def _check(part: dict[str, Any], name: str, where: str) -> None:
 
 
 def _check_table(what: str, values: int, where: str) -> None:
-    if values > _MAX_TABLE:
-        raise WeightsError(f"{where!r}: {what} is {values:,}; it must be at most {_MAX_TABLE:,}")
+    if values > MAX_TABLE:
+        raise WeightsError(f"{where!r}: {what} is {values:,}; it must be at most {MAX_TABLE:,}")
 
 
 def _lengths(given: Any, dim: int, where: str) -> list[int]:
