@@ -18,7 +18,7 @@ from .shard import embed_rows
 def embed_shard(shard: Shard, job: Job, *, cpus: int | None = None, exclusive: bool = False) -> dict[str, Any]:
     """Read a shard, embed, rank or classify it as the job's plan says, and write its files.
 
-    Rows with at least one vector, and rows whose columns are all null, are written to the files of rows. Failures are
+    Rows with at least one result, and rows whose columns are all null, are written to the files of rows. Failures are
     written to the failures: a row with a vector and a failure is in both, a row without any vector only there. The same
     holds for scores. A failed candidate is written to the failures, and its row counts as successful.
 
