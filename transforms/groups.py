@@ -109,7 +109,7 @@ class GroupScores(beam.PTransform):
         windows = scored.windowing.windowfn.get_window_coder()
         scores_fn = _ScoresFn(windows, self._top_k, self._score)
         if self._score == "sigmoid" and not self._top_k:
-            return scored | "Scores" >> beam.ParDo(scores_fn).with_output_types(self._rows_type)
+            return scored | "Scores" >> beam.ParDo(scores_fn, None).with_output_types(self._rows_type)
         totals = (
             scored
             | "Logits" >> beam.ParDo(_LogitsFn(windows)).with_output_types(typehints.Tuple[bytes, float])
@@ -189,7 +189,7 @@ class _ScoresFn(beam.DoFn):
     def process(
         self,
         scored: Any,
-        totals: Any = None,
+        totals: Any,
         window: BoundedWindow = beam.DoFn.WindowParam,  # type: ignore[assignment]
     ) -> Iterable[Any]:
         key, cosine, logit, element = scored

@@ -16,9 +16,10 @@ from apache_beam.transforms import trigger
 from apache_beam.transforms.window import FixedWindows, IntervalWindow, Sessions, SlidingWindows, TimestampedValue
 from apache_beam.typehints import typehints
 from beam_helpers import Keep, kept, kept_in_time, pipeline
+from contract import png
 from flat_rank_contract import assert_pairs, flat, text_pairs
 from places import SUPPORT
-from rank_expected import Scored, assert_places, text_places
+from rank_expected import RED, Scored, assert_places, text_places
 
 from clipmill.encoders import Code, unload_all
 from clipmill.encoders.plans.ranking import GroupTotals
@@ -82,18 +83,18 @@ def test_no_row_goes_through_a_group_by_key():
 
 def test_sigmoids_need_nothing_of_their_group(tmp_path):
     """Unless rows get a rank."""
-    options = {**BY_GROUP, "score": "sigmoid"}
+    rows = [{"group": n % 2, "query": "red", "candidate": png(9, 10 + n, RED)} for n in range(4)]
+    options = {**BY_GROUP, "query_kind": "text", "candidate_kind": "image", "score": "sigmoid"}
     for top_k, combiners in ((2, 1), (None, 0)):
         p = pipeline()
-        _ = p | beam.Create(flat(4, 2)) | Rank("fake::dim=8&scale=4&bias=-2", **options, top_k=top_k)
+        _ = p | beam.Create(rows) | Rank("fake::dim=8&scale=4&bias=-2", **options, top_k=top_k)
         combining, grouping = groupings(p, "Rank(")
         assert (len(combining), grouping) == (combiners, [])
-    unload_all()
     with pipeline() as p:
-        ranked = p | beam.Create(flat(4, 2)) | Rank("fake::dim=8&scale=4&bias=-2", **options)
+        ranked = p | beam.Create(rows) | Rank("fake::dim=8&scale=4&bias=-2", **options)
         _ = ranked.rows | Keep(tmp_path / "rows")
     found = kept(tmp_path / "rows")
-    assert len(found) == len(flat(4, 2))
+    assert len(found) == len(rows)
     for row in found:
         assert row["clip_score"] == pytest.approx(1 / (1 + math.exp(2 - 4 * row["cosine"])), rel=1e-9)
 
