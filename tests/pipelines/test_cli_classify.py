@@ -265,12 +265,12 @@ def test_a_dataset_of_several_labels_or_none(engine, pictures, plain, tmp_path) 
 
 def test_a_value_without_a_label_is_a_result(tmp_path, plain) -> None:
     """It counts as scored, as a document does, and its row is written although another value of it failed."""
-    (tmp_path / "rows.jsonl").write_text('{"id": 1, "t": "aa", "u": "b"}\n{"id": 2, "t": "aa", "u": ""}\n')
+    (tmp_path / "rows.jsonl").write_text('{"id": "1", "t": "aa", "u": "b"}\n{"id": "2", "t": "aa", "u": ""}\n')
     arguments = ("--labels", "aa,b,zzz", *plain, *MODEL, "--scale", 1, "--min-score", 1, "--format", "jsonl")
     columns = ("--column", "t=text", "--column", "u=text")
     assert run("classify", tmp_path / "rows.jsonl", "-o", tmp_path / "out", *columns, *arguments) == 0
     (part,) = (tmp_path / "out").glob("part-*.jsonl")
     found = [json.loads(line) for line in part.read_text().splitlines()]
-    assert [(row["id"], row["t_labels"], row["u_labels"]) for row in found] == [(1, [], []), (2, [], None)]
+    assert [(row["id"], row["t_labels"], row["u_labels"]) for row in found] == [("1", [], []), ("2", [], None)]
     summary = summarise(str(tmp_path / "out"))
     assert (summary.rows, summary.failed_rows, summary.scored) == (2, 1, 3)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.transforms.error_handling import ErrorHandler
 from beam_helpers import Keep, counters, kept, pipeline
-from beam_rows import to_dicts, to_rows
+from beam_rows import TYPES, to_dicts, to_rows
 from rank_expected import MODEL, Scored, cosine_of
 from similarity_contract import SimilarityContract
 
@@ -119,7 +119,8 @@ def test_a_column_that_rejected_rows_would_overwrite(tmp_path):
     assert found["rows"]["same"]["rejection"] == "theirs", "without min_score the name is free"
 
 
-def test_the_name_is_free_in_rows_with_a_schema(tmp_path):
+def test_the_name_is_free_in_rows_with_a_schema(tmp_path, monkeypatch):
+    monkeypatch.setitem(TYPES, "rejection", str)
     rows = [{**ROWS[0], "rejection": "theirs"}]
     found, _ = split(tmp_path, to_rows, rows=rows)
     assert found["rows"]["same"]["rejection"] == "theirs" and not found["rejected"]

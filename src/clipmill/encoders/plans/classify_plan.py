@@ -68,8 +68,10 @@ class ClassifyPlan(RowPlan):
         found: list[Any] = []
         for name in self.columns.outputs:
             labels = value.get(name)
-            is_array = labels is not None and not _is_of_one_value(labels, self.labels)
-            found += labels if is_array else (labels,)
+            if labels is None or _is_of_one_value(labels, self.labels):
+                found.append(labels)
+            else:
+                found += labels
         return found
 
     def scoring(self) -> dict[str, Any]:
