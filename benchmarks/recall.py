@@ -5,34 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from clipmill.encoders import EncoderSpec, load_encoder
-from clipmill.encoders.plans.scores import pair_cosines
-from clipmill.indexes.exact import exact_top_k
+from clipmill.indexes.neighbours import NEIGHBOURS, kept_neighbours
 from clipmill.models.support_matrix import has_native_bfloat16
 from clipmill.pipelines.drawings import caption, draw, sample_scene
 
-NEIGHBOURS = 10
 _CHUNK = 250
 """The number of pictures held at a time."""
-
-
-def recall(
-    exact: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray], neighbours: int = NEIGHBOURS
-) -> float:
-    """Return the share of the neighbours found with other vectors that are also neighbours by the exact ones.
-
-    Neighbours by the exact vectors are all whose cosine is at least that of the last one, so any of several equal ones
-    counts.
-
-    Args:
-        exact: Queries and database, (q, dim) and (n, dim) float32.
-        other: The same by other vectors, in the same order.
-        neighbours: The number of neighbours.
-    """
-    (queries, database), (other_queries, other_database) = exact, other
-    least = exact_top_k(queries, database, neighbours).scores[:, -1]
-    found = exact_top_k(other_queries, other_database, neighbours).positions
-    cosines = pair_cosines(np.repeat(queries, neighbours, axis=0), database[found.reshape(-1)])
-    return float((cosines >= np.repeat(least, neighbours)).mean())
 
 
 def measure_recall(pictures: int, queries: int) -> list[dict[str, float | str]]:
@@ -63,8 +41,8 @@ def measure_recall(pictures: int, queries: int) -> list[dict[str, float | str]]:
         {
             "precision": precision,
             "ran in": " ".join(str(encoders[precision].resolved[key]) for key in ("runtime", "precision")),
-            "image to image": recall((made["fp32"][pictures:], exact), (made[precision][pictures:], other)),
-            "text to image": recall((words["fp32"], exact), (words[precision], other)),
+            "image to image": kept_neighbours((made["fp32"][pictures:], exact), (made[precision][pictures:], other)),
+            "text to image": kept_neighbours((words["fp32"], exact), (words[precision], other)),
         }
         for precision in precisions[1:]
         for other in [made[precision][:pictures]]

@@ -21,7 +21,6 @@ from ours import calls_of
 from overhead import profiled
 from PIL import Image
 from pyspark.sql import SparkSession
-from recall import recall
 from speed import Size, measure_images, measure_large, measure_texts
 from turns import Contender, check_same, rate_table, ratio, take_turns
 from weights import drawn_module, write_safetensors
@@ -80,33 +79,6 @@ def test_goals_are_judged_where_their_part_was_measured() -> None:
     assert "| 2.90 | 3 | **not reached** |" in missed[0]
     assert "| 3.00 | 3 | reached |" in goal_table({"big": {**rates, "core, auto": [3.0, 3.0]}})[2]
     assert goal_table({}) == goal_table({"first": {}}) and len(goal_table({})) == 2
-
-
-# --- recall ----------------------------------------------------------------------------------------------------------
-
-
-def test_recall_counts_the_neighbours_that_stay() -> None:
-    rng = np.random.default_rng(0)
-    queries, database = rng.normal(size=(7, 16)), rng.normal(size=(300, 16))
-    assert recall((queries, database), (queries * 3, database * 2)) == 1
-    noisy = database + rng.normal(size=database.shape) * 0.3
-
-    def nearest(vectors: np.ndarray, query: np.ndarray) -> set[int]:
-        return set(np.argsort(-(vectors @ query) / np.linalg.norm(vectors, axis=1))[:10])
-
-    expected = np.mean([len(nearest(database, q) & nearest(noisy, q)) / 10 for q in queries])
-    assert 0.3 < expected < 1
-    assert recall((queries, database), (queries, noisy)) == pytest.approx(expected)
-    assert recall((queries, database), (queries, rng.permutation(database))) < 0.2
-
-
-def test_of_equal_neighbours_any_will_do() -> None:
-    database = np.repeat(np.eye(4), 5, axis=0)  # each vector five times
-    query = np.array([[1.0, 0, 0, 0]])
-    nearly = database.copy()
-    nearly[:5, 1] = [0, 1e-3, 2e-3, 3e-3, 4e-3]  # which of the five come first is another matter now
-    assert recall((query, database), (query, nearly), neighbours=3) == 1
-    assert recall((query, database), (np.array([[0, 1.0, 0, 0]]), database), neighbours=3) == 0
 
 
 # --- what is measured ------------------------------------------------------------------------------------------------

@@ -162,11 +162,11 @@ def _candidate_recalls(
 
 def _true_positions(ground_truth: GroundTruth, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the k true neighbours of each query without the query itself, and which of them exist."""
-    positions, _ = _without_own(ground_truth.hits, ground_truth.own_positions, k)
+    positions, _ = without_own(ground_truth.hits, ground_truth.own_positions, k)
     return positions, positions >= 0
 
 
-def _without_own(hits: Hits, own_positions: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def without_own(hits: Hits, own_positions: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Return positions and scores of the k best hits of each query without the query itself."""
     own = hits.positions == own_positions[:, None]
     own[~own.any(axis=1), -1] = True  # more than k equal vectors come before it: drop the last hit
@@ -179,8 +179,8 @@ def _measure(index: OpenIndex, ground_truth: GroundTruth, parameters: SearchPara
     started = time.perf_counter()
     hits = index.search_with(ground_truth.queries, k + 1, parameters)
     seconds = time.perf_counter() - started
-    found, scores = _without_own(hits, ground_truth.own_positions, k)
-    true, true_scores = _without_own(ground_truth.hits, ground_truth.own_positions, k)
+    found, scores = without_own(hits, ground_truth.own_positions, k)
+    true, true_scores = without_own(ground_truth.hits, ground_truth.own_positions, k)
     right = (found[:, :, None] == true[:, None, :]).any(axis=2)
     if index.manifest.dtype == "float32":
         right |= scores >= np.nanmin(true_scores, axis=1)[:, None] - _EQUAL
