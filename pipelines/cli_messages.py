@@ -20,6 +20,7 @@ _FLAGS = {
     "tags": "tag-column",
     "k": "top-k",
     "heads": "head",
+    "calibration": "calibrate",
 }
 """Options that have another name on the command line than in Python."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import click
 
@@ -91,13 +93,35 @@ def doctor(as_json: bool) -> None:
     type=click.Choice(["fp32", "bf16", "fp16", "int8"]),
     help="What it is computed in. [default: left to whoever loads it]",
 )
+@click.option(
+    "--calibrate",
+    multiple=True,
+    metavar="INPUT",
+    help="With --runtime openvino --precision int8: calibrate on these images and captions (a folder, pattern, tar or "
+    "table), and measure on others of them; may be repeated. [default: generated ones]",
+)
+@click.option("--text-column", metavar="NAME", help="Column of a table to calibrate on with texts.")
+@click.option("--image-column", metavar="NAME", help="Column of a table to calibrate on with encoded images.")
 @click.option("--cache-dir", help="Where downloaded weights and graphs are kept.")
 @click.option("--overwrite", is_flag=True, help="Replace a directory that was exported earlier.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest, for programs.")
 def export(
-    name: str, directory: str, runtime: str | None, precision: str | None, cache_dir: str | None, overwrite: bool
+    name: str,
+    directory: str,
+    runtime: str | None,
+    precision: str | None,
+    cache_dir: str | None,
+    overwrite: bool,
+    as_json: bool,
+    **calibrate: Any,
 ) -> None:
     """Write model NAME as graphs into DIRECTORY, to be run without torch and open_clip as onnx:DIRECTORY."""
     from .export import export as write
+    from .export import export_table
 
     spec = EncoderSpec(name, runtime=runtime or "auto", precision=precision or "auto", cache_dir=cache_dir)
-    out.print(write(spec, directory, overwrite), soft_wrap=True)
+    manifest = write(spec, directory, overwrite, calibrate)
+    if as_json:
+        click.echo(json.dumps(manifest, indent=1))
+    else:
+        out.print(export_table(Path(directory), manifest), soft_wrap=True)

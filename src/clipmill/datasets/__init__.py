@@ -5,6 +5,7 @@
 - `formats`: Parquet, JSON lines, clip-retrieval's layout, Lance
 - `directory`: the files in a dataset's directory; `if_exists`: what a job does with a dataset that is there already;
   `replacing`: how a dataset that is whole takes the place of another
+- `own_values`: values drawn from an input, to calibrate a model on
 - `dataset`: describes and finishes a dataset; `summary`: its sums; `dataset_rows`: reads its rows
 """
 

@@ -6,7 +6,8 @@
   its codes for inverted lists; `staged`: names of the files between workers and the command
 - `build`: `build_index`; `add`: `add_to_index`; `assemble`: the steps that both share; `codes`, `merge`: codes of
   shards, merged into one index file; `compatible`: whether rows fit an index; `ids`: ids that it has already
-- `recall`: recall of an index against the ground truth, and the search parameters for a target
+- `recall`: recall of an index against the ground truth, and the search parameters for a target; `neighbours`: the share
+  of neighbours that other vectors of the same rows keep
 - `manifest`: the directory of an index and its manifest; `prepare`: prepares the directory, keeping an old index
 - `opened`: `open_index`; `candidates`: search in the codes; `keys`: metadata of rows; `pages`: memory-mapped files;
   `local_copy`: copies of an index in an object store

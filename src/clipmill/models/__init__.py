@@ -11,6 +11,6 @@
 - `linear_head`: a weight and a bias that turn a vector into scores, and reading them
 - `source`: the files and settings of one model, as `towers` finds them; `weight_files`: their formats and hashes
 - `installed`: versions of installed packages
-- `exporting`: exports models as graphs in a directory
+- `exporting`: exports models as graphs in a directory; `calibration`: int8 graphs, calibrated on values of the user's
 - `demo`: the small model inside the package; `fake`: a fake model for tests, with vectors that are easy to predict
 """

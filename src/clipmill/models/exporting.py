@@ -17,6 +17,7 @@ from ..errors import DatasetError, SpecError, WeightsError
 from ..files.file_systems import dataset_errors, local_directory
 from ..messages import setting
 from ..threads import allowed_cpus
+from .calibration import Calibration, calibrated_graphs, check_is_calibrated
 from .catalog.manifest import FILE, write_manifest
 from .frontend import Frontend
 from .installed import versions
@@ -24,6 +25,7 @@ from .runtimes import GRAPH_KINDS
 from .runtimes.candidates import can_run
 from .runtimes.choice import measure
 from .runtimes.store import Store
+from .source import Graphs
 from .spec import EncoderSpec
 from .support_matrix import Combination, has_native_bfloat16
 from .tokenizers.saved import save_tokenizer
@@ -36,7 +38,13 @@ _log = logging.getLogger("clipmill")
 _VERSIONS = ("clipmill", "torch", "open_clip_torch", "transformers", "onnx", "onnxscript", "onnxruntime", "openvino")
 
 
-def export_model(spec: EncoderSpec, folder: str | os.PathLike[str], *, overwrite: bool = False) -> dict[str, Any]:
+def export_model(
+    spec: EncoderSpec,
+    folder: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    calibration: Calibration | None = None,
+) -> dict[str, Any]:
     """Write the graphs, the tokenizer and the manifest of a model.
 
     Args:
@@ -45,12 +53,14 @@ def export_model(spec: EncoderSpec, folder: str | os.PathLike[str], *, overwrite
             precision; others run in float32 and, on OpenVINO, in bfloat16.
         folder: The directory; its parent must exist.
         overwrite: Whether to replace its content. It is replaced atomically once the new content is complete.
+        calibration: Calibrates int8 graphs for OpenVINO on values of the user's own instead of generated probes.
 
     Returns:
         The manifest.
 
     Raises:
-        SpecError: If the model cannot be exported for this runtime and precision, or the spec cuts vectors.
+        SpecError: If the model cannot be exported for this runtime and precision, or graphs for them are not
+            calibrated, or the spec cuts vectors.
         DatasetError: If the directory cannot be written, or is not empty and `overwrite` is off.
         WeightsError: If the weights are not available, or no graph can be made.
         MissingExtraError: If the packages that make graphs are not installed.
@@ -60,33 +70,22 @@ def export_model(spec: EncoderSpec, folder: str | os.PathLike[str], *, overwrite
             setting("dimensions", spec.dimensions) + " has no effect on an export, whose graphs compute whole vectors",
             hint="give it when the directory is loaded",
         )
+    combination = exported_combination(spec)
+    if calibration is not None:
+        check_is_calibrated(combination)
     target = local_directory(folder, "the output")
     _check_target(target, overwrite)
-    combination = _combination(spec)
-    check_runnable(spec)
-    source = dataclasses.replace(find_source(spec), float_graphs=None)  # they may share files with the weights
-    store = Store(source, spec.cache_dir, spec.model)
-    if store.source.graphs is not None:
-        raise SpecError(f"{spec.model} is already an exported directory; copy it")
-    if not can_run(store.source, combination):
-        able = [str(one) for one in map(Combination._make, GRAPH_KINDS) if can_run(store.source, one)]
-        raise SpecError(
-            f"{spec.model} cannot be exported for {combination}; it runs in {', '.join(able) or 'no runtime of graphs'}"
-        )
-    graphs = store.graphs(GRAPH_KINDS[combination])
-    # the exporting machine may lack a GPU or bfloat16, which the directory is for
-    is_measurable = combination.precision != "fp16" and (combination.precision != "bf16" or has_native_bfloat16())
-    figures = measure(store, combination, "cpu", allowed_cpus()) if is_measurable else {}
-    store.drop_towers()
+    store = _store(spec, combination)
     draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     with dataset_errors("write", str(target)):
         draft.mkdir()  # not by `tempfile`: the directory has the permissions that the umask gives
     try:
-        names = [path.name for path in graphs.folder.iterdir() if path.is_file() and path.suffix != ".json"]
-        names = [name for name in names if not name.startswith(".")]
-        with dataset_errors("write", str(target)):
-            for name in names:
-                shutil.copyfile(graphs.folder / name, draft / name)
+        if calibration is None:
+            graphs, figures = _stored_graphs(store, combination)
+            with dataset_errors("write", str(target)):
+                _copy_graphs(graphs, draft)
+        else:
+            graphs, figures = calibrated_graphs(store, calibration, draft)
         manifest = {
             **_description(spec, store, draft),
             "runtime": spec.runtime,
@@ -106,7 +105,38 @@ def export_model(spec: EncoderSpec, folder: str | os.PathLike[str], *, overwrite
     return manifest
 
 
-def _combination(spec: EncoderSpec) -> Combination:
+def _store(spec: EncoderSpec, combination: Combination) -> Store:
+    """Find the model; raise `SpecError` if it cannot be exported for a runtime and precision."""
+    check_runnable(spec)
+    source = dataclasses.replace(find_source(spec), float_graphs=None)  # they may share files with the weights
+    store = Store(source, spec.cache_dir, spec.model)
+    if store.source.graphs is not None:
+        raise SpecError(f"{spec.model} is already an exported directory; copy it")
+    if not can_run(store.source, combination):
+        able = [str(one) for one in map(Combination._make, GRAPH_KINDS) if can_run(store.source, one)]
+        raise SpecError(
+            f"{spec.model} cannot be exported for {combination}; it runs in {', '.join(able) or 'no runtime of graphs'}"
+        )
+    return store
+
+
+def _stored_graphs(store: Store, combination: Combination) -> tuple[Graphs, dict[str, Any]]:
+    """Return the graphs of the cache for a runtime and precision, and what was measured of them here."""
+    graphs = store.graphs(GRAPH_KINDS[combination])
+    # the exporting machine may lack a GPU or bfloat16, which the directory is for
+    is_measurable = combination.precision != "fp16" and (combination.precision != "bf16" or has_native_bfloat16())
+    figures = measure(store, combination, "cpu", allowed_cpus()) if is_measurable else {}
+    store.drop_towers()
+    return graphs, figures
+
+
+def _copy_graphs(graphs: Graphs, folder: Path) -> None:
+    for path in graphs.folder.iterdir():
+        if path.is_file() and path.suffix != ".json" and not path.name.startswith("."):
+            shutil.copyfile(path, folder / path.name)
+
+
+def exported_combination(spec: EncoderSpec) -> Combination:
     """Return the runtime and precision to export for, which decide the kind of graphs.
 
     Raises:

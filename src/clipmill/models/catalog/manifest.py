@@ -54,6 +54,7 @@ _SHAPE = {
     "parameters?": (int, None),
     "licence?": (str, None),
     "least_dimensions?": (int, None),
+    "calibration_sha256?": str,
 }
 """What is read of a manifest; graphs and files are names by model input, and hashes by name."""
 

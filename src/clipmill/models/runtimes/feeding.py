@@ -12,6 +12,7 @@ import numpy as np
 
 from ...errors import ClipmillError, DeviceError, OutOfMemoryError, WeightsError, ran_out_of_memory
 from ...media.options import Preprocessing
+from ..frontend import Frontend
 from ..source import Graphs
 
 TEXT_INPUTS = ("input_ids", "attention_mask")
@@ -26,6 +27,18 @@ def normalise(crops: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     values -= np.array(preprocessing.mean, np.float32).reshape(1, 3, 1, 1)
     values /= np.array(preprocessing.std, np.float32).reshape(1, 3, 1, 1)
     return values
+
+
+def model_inputs(frontend: Frontend, model_input: str, values: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+    """Return prepared values of one shape (`Prepared.payload`) as the arrays of a model input; see `Runtime`."""
+    if model_input == "text":
+        assert frontend.text is not None
+        return frontend.text.batch(values)
+    stacked = np.stack(values)
+    if model_input == "normalised_image":
+        assert frontend.image is not None
+        return (normalise(stacked, frontend.image),)
+    return (stacked,)
 
 
 def feed(inputs: Sequence[np.ndarray], expected: Mapping[str, np.dtype], model_input: str) -> dict[str, np.ndarray]:

@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+
+import numpy as np
 
 from ...errors import WeightsError, require
 from ...messages import setting
 from ..frontend import Frontend
 from ..source import Graphs
+from .feeding import model_inputs
 from .graphs import prepend_normalisation
+from .probes import probes_of
 
 _QUANTISED_OPERATORS = ["MatMul", "Gemm"]
 """Operators in int8. Convolutions are not included: dynamically quantised, they are slower than in float32."""
 
-_CALIBRATION_ROWS = 24
+_PROBES = 24
+"""Generated probes that ranges are calibrated on, where there are no samples."""
+
+Samples = Mapping[str, Sequence[np.ndarray]]
 
 
-def convert_graphs(basis: Graphs, kind: str, frontend: Frontend, folder: Path) -> Graphs:
+def convert_graphs(
+    basis: Graphs, kind: str, frontend: Frontend, folder: Path, samples: Samples = MappingProxyType({})
+) -> Graphs:
     """Convert graphs to another kind.
 
     Args:
@@ -29,6 +40,8 @@ def convert_graphs(basis: Graphs, kind: str, frontend: Frontend, folder: Path) -
         kind: `fp16`, `int8` or `int8-openvino`.
         frontend: How values are prepared.
         folder: An empty directory.
+        samples: Prepared values by modality, on which ranges are calibrated for `int8-openvino`; a modality without any
+            is calibrated on generated probes.
 
     Returns:
         The graphs, not yet marked as complete.
@@ -37,7 +50,8 @@ def convert_graphs(basis: Graphs, kind: str, frontend: Frontend, folder: Path) -
         MissingExtraError: If the packages that make them are not installed.
         WeightsError: If they cannot be made.
     """
-    convert = {"fp16": _halve, "int8": _quantise, "int8-openvino": _quantise_for_openvino}[kind]
+    quantise_for_openvino = functools.partial(_quantise_for_openvino, samples=samples)
+    convert = {"fp16": _halve, "int8": _quantise, "int8-openvino": quantise_for_openvino}[kind]
     files = {}
     for model_input in basis.files:
         if kind != "int8-openvino" and model_input == "image" and "normalised_image" in basis.files:
@@ -96,29 +110,37 @@ def _halve(source: Path, folder: Path, model_input: str, frontend: Frontend) -> 
     return target.name
 
 
-def _quantise_for_openvino(source: Path, folder: Path, model_input: str, frontend: Frontend) -> str:
-    """Convert weights and activations to int8, with ranges calibrated on generated probes."""
+def _quantise_for_openvino(source: Path, folder: Path, model_input: str, frontend: Frontend, samples: Samples) -> str:
+    """Convert weights and activations to int8, with ranges calibrated on samples, or else on generated probes."""
     ov = require("openvino", "openvino", setting("precision", "int8") + " with " + setting("runtime", "openvino"))
     with _without_root_log():
         nncf = require("nncf", "openvino", setting("precision", "int8") + " with " + setting("runtime", "openvino"))
-        from .probes import probes_of
-
         logging.getLogger("nncf").setLevel(logging.ERROR)
         model = ov.Core().read_model(str(source))
-        samples = []
-        for row in range(_CALIBRATION_ROWS):
-            inputs = probes_of(frontend, model_input, rows=1, seed=1000 + row)
-            names = [node.get_any_name() for node in model.inputs]
-            samples.append(dict(zip(names, inputs, strict=True)))
+        names = [node.get_any_name() for node in model.inputs]
+        values = samples.get("image" if model_input == "normalised_image" else model_input, ())
+
+        def named(row: int) -> dict[str, np.ndarray]:
+            return dict(zip(names, _calibration_row(frontend, model_input, values, row), strict=True))
+
+        rows = len(values) or _PROBES
         with contextlib.redirect_stdout(sys.stderr):  # its progress bars must not go to the program's standard output
             quantised = nncf.quantize(
                 model,
-                nncf.Dataset(samples),
+                nncf.Dataset(range(rows), named),
                 model_type=nncf.ModelType.TRANSFORMER,
-                subset_size=_CALIBRATION_ROWS,
+                subset_size=rows,
             )
     ov.save_model(quantised, str(folder / f"{model_input}.xml"), compress_to_fp16=False)
     return f"{model_input}.xml"
+
+
+def _calibration_row(
+    frontend: Frontend, model_input: str, values: Sequence[np.ndarray], row: int
+) -> tuple[np.ndarray, ...]:
+    if values:
+        return model_inputs(frontend, model_input, [values[row]])
+    return probes_of(frontend, model_input, rows=1, seed=1000 + row)
 
 
 @contextlib.contextmanager

@@ -215,11 +215,16 @@ def _temporary_folder(name: str) -> Path:
 
 def smallest_cosine(vectors: np.ndarray, reference: np.ndarray) -> float:
     """Return the smallest cosine between corresponding rows of two sets of vectors."""
+    return float(row_cosines(vectors, reference).min())
+
+
+def row_cosines(vectors: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Return the cosines between corresponding rows of two sets of vectors, (n,) float64; -1 where there is none."""
     a, b = (np.asarray(values, np.float64) for values in (vectors, reference))
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         cosines = (a * b).sum(axis=1) / lengths
-    return float(np.nan_to_num(cosines, nan=-1.0).min())
+    return np.nan_to_num(cosines, nan=-1.0)
 
 
 def largest_error(vectors: np.ndarray, reference: np.ndarray) -> float:

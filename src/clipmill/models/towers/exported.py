@@ -66,7 +66,7 @@ def _exported(folder: Path, manifest: Mapping[str, Any], spec: EncoderSpec) -> M
     of_model = (manifest["modalities"], str(folder / FILE))
     graphs = Graphs(folder, manifest["graphs"], kind, manifest["runtime"], manifest["precision"])
     _check_graphs(graphs)
-    known = ("weights_sha256", "checked_cosine")
+    known = ("weights_sha256", "checked_cosine", "calibration_sha256")
     return ModelSource(
         frontend,
         tuple(folder / name for name in sorted(manifest["files"])),
