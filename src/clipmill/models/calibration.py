@@ -34,7 +34,7 @@ CALIBRATED = Combination("openvino", "int8")
 """The only runtime and precision with activations in int8, whose ranges have to be calibrated."""
 
 MAX_CALIBRATED = 128
-"""Values of a modality that are calibrated on, at most. More take longer, and gained nothing (docs/runtimes.md)."""
+"""Values of a modality that are calibrated on, at most. The quantiser runs each of them several times, one by one."""
 MAX_HELD_OUT = 500
 """Values of a modality that are measured on, at most."""
 MAX_VALUES = MAX_CALIBRATED + MAX_HELD_OUT
