@@ -17,7 +17,7 @@ from ..indexes.neighbours import kept_neighbours_of_rows
 from ..models.calibration import MAX_VALUES, MIN_FOR_RECALL, NEIGHBOURS, Calibration, check_is_calibrated
 from ..models.exporting import export_model, exported_combination
 from ..models.spec import EncoderSpec
-from .jobs import Refused
+from .cli_messages import Refused
 
 
 def export(spec: EncoderSpec, folder: str, overwrite: bool, calibrate: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ SPEC = EncoderSpec("demo")
 
 
 class _NoRuntime:
-    name, precision, device = "none", "fp32", "cpu"
+    name, precision, device, streams = "none", "fp32", "cpu", 1
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ HUGE = 66
 class Small:
     """A device with room for a number of rows per model input. Vectors are a text's length or a crop's brightness."""
 
-    name, precision, device = "small", "fp32", "cpu"
+    name, precision, device, streams = "small", "fp32", "cpu", 1
 
     def __init__(self, **room: int) -> None:
         self.room = room

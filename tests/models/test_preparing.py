@@ -20,7 +20,7 @@ SPEC = EncoderSpec("fake::dim=1")
 class NoRuntime:
     """Nothing is executed here."""
 
-    name, precision, device = "none", "fp32", "cpu"
+    name, precision, device, streams = "none", "fp32", "cpu", 1
 
 
 def model(**parts) -> ClipModel:

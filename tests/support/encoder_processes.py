@@ -54,7 +54,7 @@ def pids(folder: Path) -> list[int]:
 class FragileRuntime:
     """Vectors of texts hold their ids; it runs out of memory above `max_rows`, and refuses rows with the id `bad`."""
 
-    name, precision, device = "onnx", "fp32", "cpu"
+    name, precision, device, streams = "onnx", "fp32", "cpu", 1
 
     def __init__(self, max_rows: int = 1000, bad: int = -1, gate: threading.Event | None = None) -> None:
         self.max_rows = max_rows

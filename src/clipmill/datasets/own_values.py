@@ -150,7 +150,7 @@ class _Drawn:
             self._failures.append(result.at(row=name))
             return
         value = np.asarray(result.payload)
-        digest = hashlib.blake2b(np.ascontiguousarray(value), digest_size=16, person=modality.encode()).digest()
+        digest = hashlib.blake2b(np.ascontiguousarray(value).data, digest_size=16, person=modality.encode()).digest()
         if digest in self._known:
             self._repeated += 1
             return

@@ -172,5 +172,5 @@ def _digest(samples: Mapping[str, Sequence[np.ndarray]]) -> str:
     for modality, values in samples.items():
         for value in values:
             found.update(f"{modality} {value.shape} {value.dtype}\n".encode())
-            found.update(np.ascontiguousarray(value))
+            found.update(np.ascontiguousarray(value).data)
     return found.hexdigest()

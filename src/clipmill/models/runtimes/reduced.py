@@ -6,7 +6,7 @@ import contextlib
 import functools
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -51,6 +51,7 @@ def convert_graphs(
         WeightsError: If they cannot be made.
     """
     quantise_for_openvino = functools.partial(_quantise_for_openvino, samples=samples)
+    convert: Callable[[Path, Path, str, Frontend], str]
     convert = {"fp16": _halve, "int8": _quantise, "int8-openvino": quantise_for_openvino}[kind]
     files = {}
     for model_input in basis.files:
