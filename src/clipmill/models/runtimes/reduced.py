@@ -51,8 +51,9 @@ def convert_graphs(
         WeightsError: If they cannot be made.
     """
     quantise_for_openvino = functools.partial(_quantise_for_openvino, samples=samples)
-    convert: Callable[[Path, Path, str, Frontend], str]
-    convert = {"fp16": _halve, "int8": _quantise, "int8-openvino": quantise_for_openvino}[kind]
+    converters: dict[str, Callable[[Path, Path, str, Frontend], str]]
+    converters = {"fp16": _halve, "int8": _quantise, "int8-openvino": quantise_for_openvino}
+    convert = converters[kind]
     files = {}
     for model_input in basis.files:
         if kind != "int8-openvino" and model_input == "image" and "normalised_image" in basis.files:
