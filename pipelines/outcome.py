@@ -35,7 +35,7 @@ def summary_table(
         table.add_row(f"failed: {code}", f"{count:,}")
     if found.truncated_texts:
         table.add_row("texts cut", f"{found.truncated_texts:,}")
-    if (rate := found.rows_per_second) and found.shards > 1:  # of one shard, only its end would be measured
+    if rate := found.rows_per_second:
         table.add_row("rows per second", f"{rate:,.1f} from the first to the last")
     if seconds:
         table.add_row("whole job", f"{seconds:.1f} s, {rows / seconds:,.1f} rows per second")

@@ -12,6 +12,7 @@ from clipmill.datasets import ShardWriter, finish_job, prepare_directory, summar
 from clipmill.datasets.dataset import read_job, read_manifests
 from clipmill.datasets.inputs.planning import read_plan, write_plan
 from clipmill.datasets.inputs.shards import Shard
+from clipmill.datasets.summary import DatasetSummary
 from clipmill.errors import DatasetError
 from clipmill.files.folder import Folder
 from clipmill.jobs import read_previous_run
@@ -251,6 +252,12 @@ def test_the_rate_leaves_out_the_time_between_two_starts(directory):
     assert (summary.active_seconds, summary.rows_per_second) == (5.0, 6.0)
     assert (summary.first_row_at, summary.last_row_at) == (100.0, 903.0)
     assert summarise(directory) == summary
+
+
+@pytest.mark.parametrize(("shards", "seconds", "rate"), [(1, 60.0, None), (2, 0.9, None), (2, 1.0, 30.0)])
+def test_one_shard_or_less_than_a_second_has_no_rate(shards, seconds, rate):
+    """Of one shard only its end is measured: 29 rows came out within a millisecond, after 0.9 s of work."""
+    assert DatasetSummary(input_rows=30, shards=shards, active_seconds=seconds).rows_per_second == rate
 
 
 def read_schema():

@@ -62,8 +62,14 @@ class DatasetSummary:
 
     @property
     def rows_per_second(self) -> float | None:
-        """Processed rows divided by `active_seconds`; None if all rows finished at the same time."""
-        return (self.input_rows - self.skipped) / self.active_seconds if self.active_seconds > 0 else None
+        """Processed rows divided by `active_seconds`; None where that says little.
+
+        A shard's rows are read and embedded before the first of them comes out, so of one shard only its end is
+        measured, and in less than a second the ends of a few.
+        """
+        if self.shards < 2 or self.active_seconds < 1:
+            return None
+        return (self.input_rows - self.skipped) / self.active_seconds
 
 
 _TOTALS = (
