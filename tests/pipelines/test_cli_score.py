@@ -201,15 +201,16 @@ def test_a_report_draws_all_scores_and_the_threshold(pairs, tmp_path, capsys):
     out = tmp_path / "out"
     assert run("score", pairs, "-o", out, *MODEL, *COLUMNS, "--min-score", LEAST) == 0
     (found,) = look(out).pairs
-    assert (found.kept, found.rejected, found.missing, found.scores.total) == (2, 1, 1, 3)
+    assert (found.kept, found.below, found.missing, found.scores.total) == (2, 1, 1, 3)
     assert (found.column.score, found.column.min_score, found.column.pair) == ("cosine", LEAST, ("left", "right"))
     page = page_of(tmp_path, out)
     said = text_of(page)
-    assert "The cosine of left and right : 2 rows kept, 1 rejected (33.3 %); 1 more row without a score" in said
-    assert "rows rejected" in said and f"min_score {LEAST:g}" in page
+    counted = "2 rows kept, 2 rejected: 1 below the least score, 1 without a score"
+    assert f"The cosine of left and right : {counted}, since a value is null." in said
+    assert "rows rejected 2" in said and f"min_score {LEAST:g}" in page
     capsys.readouterr()
     assert run("report", out, "-o", tmp_path / "printed.html") == 0
-    assert "similarity: 2 scores, 1 rejected, 1 row without one" in capsys.readouterr().out
+    assert f"similarity: {counted}\n" in capsys.readouterr().out
 
 
 def test_a_report_of_logits_without_a_threshold(tmp_path):
@@ -221,7 +222,7 @@ def test_a_report_of_logits_without_a_threshold(tmp_path):
     assert run("score", tmp_path / "in.jsonl", "-o", tmp_path / "out", *MODEL, *COLUMNS, *kinds) == 0
     (found,) = look(tmp_path / "out").pairs
     logits = [4.5 * cosine_of(picture_vector(n), fake_text_vector("hi")) - 2.25 for n in range(3)]
-    assert (found.kept, found.rejected, found.scores.total) == (3, 0, 3)
+    assert (found.kept, found.below, found.scores.total) == (3, 0, 3)
     assert found.scores.edges[0] == pytest.approx(min(logits), abs=1e-3)
     assert found.scores.edges[-1] == pytest.approx(max(logits), abs=1e-3)
     assert "rejected" not in text_of(page_of(tmp_path, tmp_path / "out")).partition("Scores of pairs")[2]
@@ -232,5 +233,5 @@ def test_rejected_files_that_cannot_be_read_are_said(pairs, tmp_path):
     assert run("score", pairs, "-o", out, *MODEL, *COLUMNS, "--min-score", LEAST) == 0
     next((out / "_rejected").iterdir()).write_bytes(b"cut")
     found = look(out)
-    assert (found.pairs[0].kept, found.pairs[0].rejected) == (2, 0)
+    assert (found.pairs[0].kept, found.pairs[0].below) == (2, 0)
     assert any("Rejected rows are not in the figures" in one for one in found.warnings)

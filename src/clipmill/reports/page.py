@@ -228,8 +228,8 @@ def _scores(found: ColumnScores, page: Page) -> dict[str, Any]:
 
 
 def _pair_scores(found: PairScores, page: Page) -> dict[str, Any]:
-    parts: dict[str, Any] = {"found": found, "share": words.share(found.rejected, found.kept + found.rejected)}
-    if found.kept or found.rejected:
+    parts: dict[str, Any] = {"found": found, "counted": found.counted()}
+    if found.kept or found.below:
         parts["plot"] = page.add(plots.threshold_plot(found.scores, found.column.score, found.column.min_score))
     return parts
 
@@ -284,8 +284,6 @@ def said(found: Overview, output: str, nbytes: int) -> str:
         parts.append(f"{section.column.name}: {words.count(there)} vectors of {words.count(found.rows)} rows{pictures}")
     parts += [f"{one.column.name}: {words.count(one.values)} scores" for one in found.scores]
     for pair in found.pairs:
-        rejected = f", {words.count(pair.rejected)} rejected" if pair.column.min_score is not None else ""
-        missing = f", {words.many(pair.missing, 'row')} without one" if pair.missing else ""
-        parts.append(f"{pair.column.name}: {words.many(pair.kept, 'score')}{rejected}{missing}")
+        parts.append(f"{pair.column.name}: {pair.counted()}")
     lines = [f"{output} ({decimal(nbytes)})", *(f"  {part}" for part in parts)]
     return "\n".join([*lines, *(f"  {warning}" for warning in found.warnings)])

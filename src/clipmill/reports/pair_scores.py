@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from ..datasets.tables.provenance import read_provenance
 from ..encoders.plans.scores import PairScore, range_of
+from . import words
 from .histograms import Counted, Histogram
 
 
@@ -38,16 +39,24 @@ class PairScores:
 
     Attributes:
         kept: Scores of rows that were kept.
-        rejected: Scores of rows that were rejected.
-        missing: Rows without a score, kept or rejected.
+        below: Scores of rows that were rejected, since they are below the least score.
+        missing: Rows without a score, which were rejected if there is a least score.
         scores: All of them.
     """
 
     column: PairColumn
     kept: int
-    rejected: int
+    below: int
     missing: int
     scores: Histogram
+
+    def counted(self) -> str:
+        """Return how many rows were kept, and why the others were rejected or have no score."""
+        missing = f"{words.count(self.missing)} without a score"
+        if self.column.min_score is not None:
+            reasons = f"{words.count(self.below)} below the least score, {missing}"
+            return f"{words.many(self.kept, 'row')} kept, {words.count(self.below + self.missing)} rejected: {reasons}"
+        return words.many(self.kept, "row") + " with a score" + (f", {missing}" if self.missing else "")
 
 
 def pair_columns(schema: pa.Schema) -> list[PairColumn]:
