@@ -18,7 +18,7 @@ from ..jobs.resume import Progress
 from ..reports.words import many
 from . import console
 from .cli_messages import in_flags
-from .input_notes import as_dicts, lines_of
+from .input_notes import as_dicts, lines_of_job
 
 
 def resumed_text(progress: Progress) -> str:
@@ -78,7 +78,7 @@ def show_plan(
     if as_json:
         click.echo(json.dumps(found, indent=1))
     else:
-        console.out.print(_table(found, progress, lines_of(uses, of_rows=job.plan.of_rows)), soft_wrap=True)
+        console.out.print(_table(found, progress, lines_of_job(uses, job)), soft_wrap=True)
     if unread is not None and not as_json:
         console.say(f"Note: the output was not looked at, so the job may be refused where it runs: {unread}")
     if refused is not None and not as_json:

@@ -6,9 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from ..datasets.inputs.listing import Kind
 from ..files.json_text import some_of
 from ..jobs.input_use import InputUse
+from ..jobs.job import Job
 from ..reports.words import many
 
 _NAMES: Mapping[Kind, str] = {
@@ -21,6 +24,7 @@ _NAMES: Mapping[Kind, str] = {
     "tar": "tar",
 }
 _PLURALS = {"jsonl": "files of JSON lines", "uris": "lists of URIs"}
+_BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
 _NAMED = 3
 """Files with a problem that are named."""
 
@@ -28,6 +32,27 @@ _NAMED = 3
 def lines_of(uses: Sequence[InputUse], *, of_rows: bool) -> list[str]:
     """Return sentences that say what is embedded, and what is not although it could be."""
     return [line for use in uses for line in _lines_of(use, of_rows)]
+
+
+def lines_of_job(uses: Sequence[InputUse], job: Job) -> list[str]:
+    """Return what a job says of its input: `lines_of`, and columns that its format does not hold."""
+    return [*lines_of(uses, of_rows=job.plan.of_rows), *_lines_of_bytes(job)]
+
+
+def _lines_of_bytes(job: Job) -> list[str]:
+    """Return a sentence that names the columns of bytes of which JSON lines hold the sizes alone; none without them."""
+    names = [field.name for field in job.schema if _holds_bytes(field.type)] if job.format == "jsonl" else []
+    if not names:
+        return []
+    drop = f", --drop {names[0]} leaves it out" if job.plan.of_rows else ""
+    said = f"JSON lines hold no bytes: of {', '.join(map(repr, names))} only a note of their size is written"
+    return [f"{said}; --format parquet keeps them{drop}"]
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if any(is_kind(kind) for is_kind in _BYTES):
+        return True
+    return any(_holds_bytes(kind.field(number).type) for number in range(kind.num_fields))
 
 
 def as_dicts(uses: Sequence[InputUse]) -> list[dict[str, Any]]:

@@ -40,7 +40,7 @@ from . import console
 from .cli_messages import Refused, in_flags
 from .dry_run import resumed_text, show_plan
 from .engines import run_beam, run_spark, split_engine_options
-from .input_notes import lines_of
+from .input_notes import lines_of_job
 from .job_metrics import check_metrics_file, exported
 from .options import check_engine
 from .outcome import allowed_failures, judge, summary_table
@@ -185,7 +185,7 @@ def run(arguments: JobArguments) -> int:
             )
     except DatasetError as err:
         raise Refused(err) from err
-    found, seconds, rows = _run_shards(arguments, job, shards, previous, lines_of(uses, of_rows=job.plan.of_rows))
+    found, seconds, rows = _run_shards(arguments, job, shards, previous, lines_of_job(uses, job))
     if arguments.as_json:
         click.echo(json.dumps({**dataclasses.asdict(found), "wall_seconds": seconds}, indent=1))
     else:

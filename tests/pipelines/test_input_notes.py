@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from cli_helpers import run
 from tar_files import picture, write_tar
@@ -60,3 +62,16 @@ def test_the_start_and_a_dry_run_say_the_same(tmp_path, capsys) -> None:
     said = [line.removeprefix("Input: ") for line in capsys.readouterr().err.splitlines()]
     assert len(said) == 5 and all(line in " ".join(planned.split()) for line in said)
     assert any("beside images" in line for line in said)
+
+
+@pytest.mark.parametrize(("more", "named"), [((), True), (("--drop", "raw", "--drop", "nested"), False)])
+def test_bytes_that_json_lines_cannot_hold_are_named(more, named, tmp_path, capsys) -> None:
+    nested = pa.array([{"bytes": b"b"}], pa.struct([("bytes", pa.binary())]))
+    table = pa.table({"id": ["1"], "a": ["x"], "b": ["y"], "raw": [b"abc"], "nested": nested})
+    pq.write_table(table, tmp_path / "in.parquet")
+    arguments = ("score", tmp_path / "in.parquet", "--a", "a", "--b", "b", *MODEL, *more)
+    assert run(*arguments, "--format", "jsonl", "-o", tmp_path / "out") == 0
+    said = "JSON lines hold no bytes: of 'raw', 'nested' only a note of their size is written"
+    assert (said in " ".join(capsys.readouterr().err.split())) is named
+    assert run(*arguments, "-o", tmp_path / "parquet") == 0
+    assert "JSON lines" not in capsys.readouterr().err
