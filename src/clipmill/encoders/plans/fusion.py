@@ -16,7 +16,7 @@ import numpy as np
 
 from ...errors import SpecError
 from ...failures import Code, Failure, Stage
-from ...messages import setting
+from ...messages import Message, by_surface, setting
 from .scores import finite_number, scaled_rows
 
 _NO_DIRECTION = 1e-6
@@ -89,18 +89,30 @@ def checked_fusions(fuse: Any, columns: Mapping[str, Any]) -> tuple[Fusion, ...]
 
 
 def _checked_weights(output: str, weights: Any, columns: Mapping[str, Any]) -> dict[str, float]:
-    given = setting("fuse", {output: weights})
+    given = fuse_as_given(output, weights)
     if output in columns:
-        raise SpecError(given + f": {output!r} is an embedded column", hint="choose another name for the fused vector")
+        hint = "choose another name for the fused vector"
+        raise SpecError(given + f": {output!r} is an embedded column", "fuse", hint)
     if not isinstance(weights, Mapping) or len(weights) < 2:
-        raise SpecError(given + " needs the weights of two or more columns", hint="{'photo': 0.7, 'caption': 0.3}")
+        example = by_surface(python="{'photo': 0.7, 'caption': 0.3}", flags="photo:0.7,caption:0.3")
+        raise SpecError(given + " needs the weights of two or more columns, such as " + example, "fuse")
     for path, weight in weights.items():
         if path not in columns:
             raise SpecError(
-                given + f": {path!r} is not embedded; the embedded columns are {', '.join(map(repr, columns))}"
+                given + f": {path!r} is not embedded; the embedded columns are {', '.join(map(repr, columns))}", "fuse"
             )
         if finite_number(weight) is None:
-            raise SpecError(given + f": the weight of {path!r} is {weight!r}, not a finite number")
+            raise SpecError(given + f": the weight of {path!r} is {weight!r}, not a finite number", "fuse")
     if not any(weights.values()):
-        raise SpecError(given + " has no weight other than 0")
+        raise SpecError(given + " has no weight other than 0", "fuse")
     return {path: float(weight) for path, weight in weights.items()}
+
+
+def fuse_as_given(output: str, weights: Any) -> Message:
+    """Return a fused column as its user wrote it."""
+    parts = weights.items() if isinstance(weights, Mapping) else ()
+    flags = ",".join(
+        f"{path}:{weight:g}" if isinstance(weight, float) else f"{path}:{weight}" for path, weight in parts
+    )
+    fuse = {output: weights}
+    return by_surface(python=f"fuse={fuse!r}", flags=f"--fuse {output}={flags}")

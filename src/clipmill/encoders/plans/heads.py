@@ -12,7 +12,7 @@ import numpy as np
 
 from ...errors import SpecError, WeightsError, check_choice, check_flags
 from ...failures import Code, Failure, Stage
-from ...messages import setting
+from ...messages import Message, by_surface, setting
 from ...models.linear_head import LinearHead, read_linear_head
 from ...models.spec import EncoderSpec
 from .scores import scaled_rows, sigmoid, softmax
@@ -185,20 +185,28 @@ def _planned(name: str, given: Any, columns: Sequence[str], spec: EncoderSpec) -
     if not isinstance(given, Head | str | os.PathLike):
         raise SpecError(setting("heads", {name: given}) + " is neither a Head nor the path of one")
     head = given if isinstance(given, Head) else Head(given)
-    said = setting("heads", {name: os.fspath(head.path)})
+    said = _as_given(name, head)
     column = head.column or columns[0]
     if column not in columns or (head.column is None and len(columns) > 1):
         raise SpecError(
             said + (f" scores {column!r}, which is not embedded" if head.column else " does not say what it scores"),
+            "heads",
             hint=f"its column is one of {', '.join(map(repr, columns))}",
         )
     try:
         linear = read_linear_head(head.path, spec.dim)
     except WeightsError as err:
-        raise SpecError(said + f" does not fit {spec.model}: {err}") from err
+        raise SpecError(said + f" for {spec.model}: {err}", "heads") from err
     if head.outputs and len(head.outputs) != linear.outputs:
-        raise SpecError(said + f" has {linear.outputs} scores, and outputs names {len(head.outputs)}")
+        raise SpecError(said + f" has {linear.outputs} scores, and outputs names {len(head.outputs)}", "heads")
     _check_activation(head, linear, said, "heads")
     names = head.outputs or tuple(map(str, range(linear.outputs)))
     own = (name,) if linear.outputs == 1 and not head.outputs else tuple(f"{name}_{output}" for output in names)
     return HeadPlan(column, own, Path(head.path).name, linear, head.normalize, head.activation)
+
+
+def _as_given(name: str, head: Head) -> Message:
+    """Return a head as its user wrote it."""
+    path, column = os.fspath(head.path), f":{head.column}" if head.column else ""
+    given = {name: path}
+    return by_surface(python=f"heads={given!r}", flags=f"--head {name}{column}={path}")
