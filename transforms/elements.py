@@ -141,7 +141,7 @@ def read_row(element: Any, plan: RowPlan | SearchPlan) -> RowFields | FailedRow:
         return FailedRow(element, (Failure(Stage.READ, Code.UNSUPPORTED, message),))
     taken = [name for name in plan.new_names if name in fields]
     if taken:
-        message = f"column {taken[0]!r} exists already; " + plan.rename_hint
+        message = f"column {taken[0]!r} exists already; " + plan.hint_for(taken[0])
         failure = Failure(Stage.READ, Code.MALFORMED, message, column=taken[0])
         return FailedRow(element, (failure.at(row=key_text(fields.get(plan.key))),))
     return RowFields(fields)

@@ -155,6 +155,6 @@ def check_columns(element_type: Any, plan: RowPlan | SearchPlan, reads: Sequence
         return
     names = [name for name, _ in fields]
     if taken := sorted(set(plan.new_names) & set(names)):
-        raise SpecError(f"column {taken[0]!r} exists already", hint=plan.rename_hint)
+        raise SpecError(f"column {taken[0]!r} exists already", hint=plan.hint_for(taken[0]))
     if missing := [path for path in reads if path not in names and path.partition(".")[0] not in names]:
         raise SpecError(f"the rows have no column {missing[0]!r}; they have {', '.join(map(repr, names))}")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -29,6 +30,12 @@ from clipmill.jobs import JobOptions
 from clipmill.messages import Setting, by_surface, setting
 from clipmill.pipelines.cli import cli
 from clipmill.pipelines.cli_messages import flag_of, in_flags
+
+
+def plan_with_head(path: Path) -> ColumnPlan:
+    """Return a plan whose head `x` is written to this path."""
+    np.save(path, np.ones(8))
+    return ColumnPlan.of({"a": "text"}, spec=EncoderSpec("fake::dim=8"), heads={"x": path})
 
 
 def prepare_used_directory(folder: Path) -> None:
@@ -83,6 +90,30 @@ def test_errors_and_failures_are_said_with_all_that_they_hold() -> None:
             "column 'a_embedding' exists already; leave the old one out: --drop NAME",
         ),
         (
+            lambda _: ColumnPlan.of({"a": "text", "b": "text"}, fuse={"e": {"a": 1, "b": 1}}).check_free(["e"]),
+            None,
+            "column 'e' exists already; choose another name in fuse",
+            "column 'e' exists already; choose another name in --fuse",
+        ),
+        (
+            lambda _: ColumnPlan.of({"a": "text"}, fuse={"e": {"a": 1.0}}),
+            "fuse",
+            "fuse={'e': {'a': 1.0}} needs the weights of two or more columns, such as {'photo': 0.7, 'caption': 0.3}",
+            "--fuse e=a:1 needs the weights of two or more columns, such as photo:0.7,caption:0.3",
+        ),
+        (
+            lambda _: ColumnPlan.of({"a": "text"}, spec=EncoderSpec("fake::"), heads={"aes": "nosuch.npy"}),
+            "heads",
+            "heads={'aes': 'nosuch.npy'} for fake::: there is no file 'nosuch.npy' on this machine",
+            "--head aes=nosuch.npy for fake::: there is no file 'nosuch.npy' on this machine",
+        ),
+        (
+            lambda folder: plan_with_head(folder / "x.npy").check_free(["x"]),
+            None,
+            "column 'x' exists already; choose another name in heads",
+            "column 'x' exists already; choose another name in --head",
+        ),
+        (
             lambda _: JobOptions(drop=("a",)),
             "drop",
             "drop leaves out columns of rows, and documents are embedded without columns=…",
@@ -133,7 +164,22 @@ def test_errors_and_failures_are_said_with_all_that_they_hold() -> None:
             "--top-k 9 is more than the 3 vectors that are searched",
         ),
     ],
-    ids=("spec", "columns", "documents", "output", "ranking", "ranked", "labels", "templates", "index", "search"),
+    ids=(
+        "spec",
+        "columns",
+        "fused",
+        "fuse",
+        "head",
+        "scored",
+        "documents",
+        "output",
+        "ranking",
+        "ranked",
+        "labels",
+        "templates",
+        "index",
+        "search",
+    ),
 )
 def test_each_family_of_messages_on_both_surfaces(provoke, option, python, flags, tmp_path) -> None:
     (tmp_path / "one.txt").touch()

@@ -59,6 +59,10 @@ class SearchPlan:
     key: str = "id"
     rename_hint = "choose a name: " + setting("output", ...)
 
+    def hint_for(self, name: str) -> str:
+        """Return how the new column gets another name."""
+        return self.rename_hint
+
     def checked(self, spec: EncoderSpec | None) -> Self:
         """Check the plan against the target and the model, None for vectors, and return it, or raise `SpecError`."""
         for name in ("query", "output", "key"):

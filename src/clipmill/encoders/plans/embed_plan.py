@@ -14,7 +14,7 @@ from ...models.spec import EncoderSpec, Modality
 from ..document import AccessPaths, Document
 from ..item import Item, is_pair, item_of_value
 from ..outcome import Classified, Labelled, Outcome, Vector
-from .fusion import Fusion, checked_fusions
+from .fusion import Fusion, checked_fusions, fuse_as_given
 from .heads import Head, HeadPlan, checked_heads
 from .kinds import check_names
 from .plan import DocumentPlan, NewColumn, PlanResult, RowPlan
@@ -123,6 +123,13 @@ class ColumnPlan(RowPlan):
             raise SpecError(f"two output columns have the same name: {sorted(names)}")
         return made
 
+    def hint_for(self, name: str) -> str:
+        """See `RowPlan`. Fused vectors and scores are named by `fuse` and `heads`."""
+        options = {"fuse": [fusion.output for fusion in self.fused]}
+        options["heads"] = [output for head in self.heads for output in head.names]
+        of = next((option for option, names in options.items() if name in names), None)
+        return self.rename_hint if of is None else "choose another name in " + setting(of)
+
     @property
     def outputs(self) -> dict[str, Column]:
         """The columns whose own vectors are written, by output name."""
@@ -136,8 +143,9 @@ class ColumnPlan(RowPlan):
         for fusion in self.fused:
             if found := [path for path in fusion.weights if path in arrays]:
                 raise SpecError(
-                    setting("fuse", {fusion.output: dict(fusion.weights)})
-                    + f": column {found[0]!r} holds arrays, and a fused vector is made of single values"
+                    fuse_as_given(fusion.output, dict(fusion.weights))
+                    + f": column {found[0]!r} holds arrays, and a fused vector is made of single values",
+                    "fuse",
                 )
         if scored := [head for head in self.heads if head.column in arrays]:
             raise SpecError(

@@ -172,7 +172,11 @@ class RowPlan(Plan):
     def check_free(self, existing: Sequence[str]) -> None:
         """Raise `SpecError` if a new column would overwrite an existing one, with a hint for another name."""
         if taken := [name for name in self.new_names if name in existing]:
-            raise SpecError(f"column {taken[0]!r} exists already", hint=self.rename_hint)
+            raise SpecError(f"column {taken[0]!r} exists already", hint=self.hint_for(taken[0]))
+
+    def hint_for(self, name: str) -> str:
+        """Return how a new column gets another name than this one, which exists already."""
+        return self.rename_hint
 
     def check_arrays(self, arrays: Collection[str]) -> None:
         """Raise `SpecError` if one of these columns that are read, which hold arrays, must hold single values."""
