@@ -216,6 +216,19 @@ def test_a_pickle_runs_no_code(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_pickled_module_is_refused_with_what_to_save(tmp_path: Path) -> None:
+    torch.save(linear(), tmp_path / "whole.pth")
+    (tmp_path / "cut.pth").write_bytes(b"\xff")
+    with pytest.raises(WeightsError) as refused:
+        read_linear_head(tmp_path / "whole.pth", DIM)
+    assert "torch.save(model.state_dict(), path)" in str(refused.value)
+    with pytest.raises(WeightsError) as damaged:
+        read_linear_head(tmp_path / "cut.pth", DIM)
+    assert "is damaged, or no file of torch.save" in str(damaged.value)
+    for said in map(str, (refused.value, damaged.value)):
+        assert "weights_only" not in said and "\x1b" not in said and "\n" not in said
+
+
 def test_a_small_file_of_torch_that_claims_a_large_tensor(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(1, 1).expand(2**24, DIM)}, tmp_path / "a.pth")
     assert (tmp_path / "a.pth").stat().st_size < 10_000
@@ -298,7 +311,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch) -> No
 )
 def test_what_is_no_linear_head_for_the_model_is_refused(arrays: dict, message: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", **arrays)
-    with pytest.raises(SpecError, match=f"does not fit fake::dim=8: .*{message}") as refused:
+    with pytest.raises(SpecError, match=f"for fake::dim=8: .*{message}") as refused:
         planned(tmp_path / "a.npz")
     assert refused.value.option == "heads"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -69,7 +70,15 @@ def _read(path: Path) -> dict[str, Any]:
         return load_file(str(path))
     if is_torchscript(path):
         return {name: tensor for name, tensor in read_archive(path).items() if name not in _ARCHIVE_EXTRAS}
-    loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as err:  # its text advises to run the code of the file
+        if "global" not in str(err).lower():
+            raise WeightsError(f"{str(path)!r} is damaged, or no file of torch.save") from err
+        raise WeightsError(
+            f"{str(path)!r} holds objects made by code, such as a whole module, instead of tensors alone",
+            hint="save the tensors: torch.save(model.state_dict(), path)",
+        ) from err
     if isinstance(loaded, dict) and "state_dict" in loaded:
         loaded = loaded["state_dict"]
     if not isinstance(loaded, dict):
