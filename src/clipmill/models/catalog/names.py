@@ -252,6 +252,8 @@ def _unknown_model(name: str, given: str, has_weights: bool) -> str:
     by_simple = {tables.simplify(k): k for k in known}
     near = difflib.get_close_matches(tables.simplify(given), list(by_simple), n=4, cutoff=0.6)
     hint = f"nearest: {', '.join(by_simple[n] for n in near)}" if near else "`clipmill models` lists all names"
+    if given.lower() == "jinaai/jina-clip-v1":
+        return f"{name!r} is not supported; jina-clip-v2 is: hf:jinaai/jina-clip-v2"
     if not has_weights and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         if twin := twin_message(name):
             own = f", and transformers' files load as 'hf:{name}'" if is_of_transformers(name) else ""
