@@ -132,7 +132,12 @@ def test_a_repository_is_read_from_the_hub_librarys_cache(small: Case, tmp_path,
         os.link(path, snapshot / path.name)
     encoder = load_encoder("hf:me/mine", **EXACT, cache_dir=str(tmp_path))
     assert relative_error(encoder.embed_texts(TEXTS), small.reference_texts(TEXTS)) <= TOLERANCE
-    with pytest.raises(WeightsError, match=r"'config.json' of 'me/other' could not be fetched"):
+    with pytest.raises(WeightsError, match=r"'config.json' of 'me/other' could not be fetched") as refused:
+        load_encoder("hf:me/other", **EXACT, cache_dir=str(tmp_path))
+    assert refused.value.hint is None
+    (tmp_path / "me" / "other").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match=r"a directory of that name here.*'hf:\./me/other'"):
         load_encoder("hf:me/other", **EXACT, cache_dir=str(tmp_path))
 
 

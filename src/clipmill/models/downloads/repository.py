@@ -221,5 +221,8 @@ def _failure(file: RepositoryFile, cache: Path, reason: str) -> WeightsError:
 
     return WeightsError(
         f"{file.name!r} of {file.repo_id!r} could not be fetched from {constants.ENDPOINT}: {reason} (searched for"
-        f" local copies in {cache} and {constants.HF_HUB_CACHE}){by_hand(file.place_in(cache))}"
+        f" local copies in {cache} and {constants.HF_HUB_CACHE}){by_hand(file.place_in(cache))}",
+        hint=f"there is a directory of that name here, which is './{file.repo_id}' (as a model 'hf:./{file.repo_id}')"
+        if Path(file.repo_id).is_dir()
+        else None,
     )
