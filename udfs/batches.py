@@ -96,9 +96,9 @@ def embed_array(
 
 def raise_failures(outcomes: Sequence[object]) -> None:
     """Raise `EmbeddingError` if there is a failure among the outcomes."""
-    failures = {row: outcome for row, outcome in enumerate(outcomes) if isinstance(outcome, Failure)}
+    failures: dict[int, object] = {row: one for row, one in enumerate(outcomes) if isinstance(one, Failure)}
     if failures:
-        raise EmbeddingError(dict(failures))
+        raise EmbeddingError(failures, "rows count from 0 in their Arrow batch; failures='struct' returns the reasons")
 
 
 def outcomes_array(outcomes: Sequence[Outcome], dim: int, failures: str) -> pa.Array:

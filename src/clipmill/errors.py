@@ -130,18 +130,21 @@ class StoreError(DatasetError):
 
 
 class EmbeddingError(ClipmillError, ValueError):
-    """Rows failed in a call that must return a vector for every row; `failures` has them by position in the call."""
+    """Rows failed in a call that must return a vector for every row.
 
-    def __init__(self, failures: dict[int, object]) -> None:
+    Attributes:
+        failures: The failures by position in the call.
+    """
+
+    def __init__(self, failures: dict[int, object], hint: str = "encoder.embed(...) returns failures as data") -> None:
+        """Name the first row by its position."""
         first, failure = next(iter(failures.items()))
         more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
-        super().__init__(
-            f"row {first} could not be embedded{more}: {failure}; encoder.embed(...) returns failures as data"
-        )
+        super().__init__(f"row {first} could not be embedded{more}: {failure}", hint=hint)
         self.failures = failures
 
-    def __reduce__(self) -> tuple[type, tuple[dict[int, object]]]:
-        return type(self), (self.failures,)
+    def __reduce__(self) -> tuple[type, tuple[dict[int, object], str | None]]:
+        return type(self), (self.failures, self.hint)
 
 
 @contextlib.contextmanager
