@@ -15,7 +15,14 @@ from ..encoders.plans.rank_plan import RankPlan
 from ..encoders.plans.scores import SCALE, PairScore, Scale, Score
 from ..encoders.plans.similarity_plan import SimilarityPlan
 from ..models.spec import DEFAULT_MODEL, EncoderSpec, explains_slips
-from .driver import FailuresOption, as_column, check_failures_option, spec_of, warn_without_worker_reuse
+from .driver import (
+    FailuresOption,
+    as_column,
+    check_failures_option,
+    output_name,
+    spec_of,
+    warn_without_worker_reuse,
+)
 from .kind_types import check_shape, shape_of_spark
 from .meter import meter_of
 from .scalar_udf import applied, arrow_udf
@@ -178,19 +185,26 @@ def clip_similarity(
     check_failures_option(failures)
     spec = spec_of(model, spec_options, clip_similarity)
     warn_without_worker_reuse(SparkSession.getActiveSession(), depth=2)
-    udf = similarity_udf(spec, a_kind, b_kind, score, failures, deterministic)
+    names = output_name(a, ""), output_name(b, "")
+    udf = similarity_udf(spec, a_kind, b_kind, score, failures, deterministic, names)
     return applied(udf, as_column(a), as_column(b)).alias(SIMILARITY)
 
 
 def similarity_udf(
-    spec: EncoderSpec, a_kind: Kind, b_kind: Kind, score: PairScore, failures: str, deterministic: bool
+    spec: EncoderSpec,
+    a_kind: Kind,
+    b_kind: Kind,
+    score: PairScore,
+    failures: str,
+    deterministic: bool,
+    names: tuple[str, str] = ("a", "b"),
 ) -> Any:
-    """Return the UDF behind `clip_similarity`, which `register` makes available to SQL."""
+    """Return the UDF behind `clip_similarity`, which `register` makes available to SQL; `names` are for errors."""
     plan = SimilarityPlan("a", "b", a_kind, b_kind, score=score).checked(spec)
     meter = meter_of(SparkSession.getActiveSession())
 
     def similarity(a: pa.Array, b: pa.Array) -> pa.Array:
-        return similarity_array(a, b, spec, plan, failures, meter)
+        return similarity_array(a, b, spec, plan, failures, meter, names)
 
     result = SIMILARITY_OR_FAILURE if failures == "struct" else T.DoubleType()
     return arrow_udf(similarity, SIMILARITY, result, deterministic=deterministic)

@@ -93,13 +93,14 @@ def similarity_array(
     plan: SimilarityPlan,
     failures: str,
     meter: PartitionMeter = NO_DRIVER,
+    names: tuple[str, str] = ("a", "b"),
 ) -> pa.Array:
     """Compare two columns of an Arrow batch row by row, and return scores, or structs of similarity and failure.
 
-    The plan's `a` and `b` name the columns.
+    The plan's `a` and `b` name the columns in failures, and `names` in errors of their types.
     """
-    check_shape(f"column {plan.a!r}", "a_kind", plan.a_kind, shape_of_arrow(left.type))
-    check_shape(f"column {plan.b!r}", "b_kind", plan.b_kind, shape_of_arrow(right.type))
+    check_shape(f"column {names[0]!r}", "a_kind", plan.a_kind, shape_of_arrow(left.type))
+    check_shape(f"column {names[1]!r}", "b_kind", plan.b_kind, shape_of_arrow(right.type))
     rows = _rows({plan.a: left, plan.b: right})
     runner = PlanRunner(plan, encoder_of_task(spec))
     with meter.counting() as stats:

@@ -41,6 +41,7 @@ def test_spellings_of_a_model_are_equal(written: str, meant: str) -> None:
         ("ViT-B-16-plus-240", "ViT-B-16-plus-240::laion400m_e3"),
         ("ViT-B-32::laion2b", "ViT-B-32::laion2b_e16"),
         ("openai/clip-vit-base-patch32", "'hf:openai/clip-vit-base-patch32'"),
+        ("jinaai/jina-clip-v1", "is not supported; jina-clip-v2 is: hf:jinaai/jina-clip-v2"),
         ("google/siglip2-base-patch16-256", "the catalog has its weights as ViT-B-16-SigLIP2-256::webli"),
         ("laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "ViT-B-32::laion2b_s34b_b79k"),
         ("jinaai/jina-clip-v2", "for a model of Hugging Face's transformers"),
@@ -180,7 +181,9 @@ def test_falsy_values_are_not_defaults(options: dict, message: str) -> None:
         EncoderSpec("demo", **options)
 
 
-@pytest.mark.parametrize("option", ["jit", "finetuned_checkpoint_path", "overwrite_embeddings", "tokenizer_path"])
+@pytest.mark.parametrize(
+    "option", ["jit", "finetuned_checkpoint_path", "overwrite_embeddings", "tokenizer_path", "min_score"]
+)
 def test_options_without_counterpart_fail_with_a_hint(option: str) -> None:
     with pytest.raises(TypeError, match=f"there is no option '{option}' here: "):
         EncoderSpec("demo", **{option: True})

@@ -45,9 +45,21 @@ def test_similarity_with_its_failure(paired):
     assert found[0] is None and rows[0].s.similarity == pytest.approx(cosine_of(*texts("red", "redder")), abs=1e-6)
 
 
+def test_a_column_that_cannot_be_compared_is_named(spark):
+    df = spark.createDataFrame([("x", 1)], "image string, extra long")
+    with pytest.raises(PythonException, match="SpecError: column 'extra' is int64, and b_kind='auto' takes"):
+        df.select(clip_similarity("image", "extra", model=MODEL)).collect()
+
+
+def test_a_threshold_is_a_filter_of_the_column():
+    with pytest.raises(TypeError, match="there is no option 'min_score' here: filter the column of scores"):
+        clip_similarity("a", "b", model=MODEL, min_score=0.3)
+
+
 def test_similarity_that_raises(paired):
     with pytest.raises(
-        PythonException, match=r"EmbeddingError: row 3 could not be embedded \(and 2 more\): empty at tokenize: a: "
+        PythonException,
+        match=r"EmbeddingError: row 3 could not be embedded \(and 2 more\): empty at tokenize: a: .*failures='struct'",
     ):
         paired.select(clip_similarity("a", "b", model=MODEL, failures="raise")).collect()
     good = paired.filter("n in (0, 7)").select(clip_similarity("a", "b", model=MODEL, failures="raise")).collect()

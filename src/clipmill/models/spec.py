@@ -69,9 +69,10 @@ _UNSUPPORTED_HINTS = {
     "finetuned_checkpoint_path": "save the tuned model with save_pretrained, and pass model='hf:./directory'",
     "overwrite_embeddings": "documents are always embedded again",
     "download_model": "weights are downloaded when needed, or in advance with `clipmill models --download NAME`",
+    "min_score": 'filter the column of scores, such as df.where("clip_similarity >= 0.3")',
     "tokenizer_path": "CLIP's table of merges comes with the package",
 }
-"""Options of clip-as-service and the Jina executors that have no counterpart, and what to do instead."""
+"""Options that clip-as-service, the Jina executors or other functions here have, and what to do without them."""
 
 MAX_PILLOW_PIXELS = 178_956_970
 """Pillow refuses larger images as decompression bombs."""
