@@ -98,13 +98,13 @@ def test_errors_and_failures_are_said_with_all_that_they_hold() -> None:
         (
             lambda _: ColumnPlan.of({"a": "text"}, fuse={"e": {"a": 1.0}}),
             "fuse",
-            "fuse={'e': {'a': 1.0}} needs the weights of two or more columns, such as {'photo': 0.7, 'caption': 0.3}",
+            "fuse={{'e': {{'a': 1.0}}}} needs the weights of two or more columns, such as {{'photo': 0.7, 'caption': 0.3}}",
             "--fuse e=a:1 needs the weights of two or more columns, such as photo:0.7,caption:0.3",
         ),
         (
             lambda _: ColumnPlan.of({"a": "text"}, spec=EncoderSpec("fake::"), heads={"aes": "nosuch.npy"}),
             "heads",
-            "heads={'aes': 'nosuch.npy'} for fake::: there is no file 'nosuch.npy' on this machine",
+            "heads={{'aes': 'nosuch.npy'}} for fake::: there is no file 'nosuch.npy' on this machine",
             "--head aes=nosuch.npy for fake::: there is no file 'nosuch.npy' on this machine",
         ),
         (
