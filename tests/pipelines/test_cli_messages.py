@@ -98,7 +98,8 @@ def test_errors_and_failures_are_said_with_all_that_they_hold() -> None:
         (
             lambda _: ColumnPlan.of({"a": "text"}, fuse={"e": {"a": 1.0}}),
             "fuse",
-            "fuse={{'e': {{'a': 1.0}}}} needs the weights of two or more columns, such as {{'photo': 0.7, 'caption': 0.3}}",
+            "fuse={{'e': {{'a': 1.0}}}} needs the weights of two or more columns, such as {{'photo': 0.7, "
+            "'caption': 0.3}}",
             "--fuse e=a:1 needs the weights of two or more columns, such as photo:0.7,caption:0.3",
         ),
         (
