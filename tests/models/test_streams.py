@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -94,3 +97,29 @@ def test_a_real_measurement_and_vectors_of_calls_at_once(store, tmp_path, runtim
     alone = np.concatenate([encoder.embed_images([picture]) for picture in pictures])
     assert relative_error(together, alone) <= 1e-5
     unload_all()
+
+
+def test_first_calls_of_openvino_do_not_run_at_once(monkeypatch, store) -> None:
+    """Two at once may wait for each other for ever; later ones do run at once."""
+    runtime = start_runtime(store, OPENVINO, "cpu", 2, 2)
+    inputs = {name: probes_of(store.source.frontend, name, rows=1) for name in ("image", "text")}
+    at_once, most, infer = [], [], runtime._infer
+    both = threading.Barrier(2, timeout=20)
+
+    def watched(session, values):
+        at_once.append(session)
+        most.append(len(at_once))
+        if is_later:
+            both.wait()
+        else:
+            time.sleep(0.05)
+        found = infer(session, values)
+        at_once.pop()
+        return found
+
+    monkeypatch.setattr(runtime, "_infer", watched)
+    for is_later in (False, True):
+        most.clear()
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda name: runtime.encode(name, inputs[name]), inputs))
+        assert max(most) == 1 + is_later

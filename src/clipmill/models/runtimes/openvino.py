@@ -7,6 +7,7 @@ import json
 import logging
 import queue
 import shutil
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,10 @@ _log = logging.getLogger("clipmill")
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 """The type of floating-point computations for each precision."""
+
+_first_calls = threading.Lock()
+"""Held during the first call of each graph. OpenVINO's bindings prepare the conversion of arrays when it is first used,
+and of two threads that do so at once each may wait for the other for ever (2026.4)."""
 
 _TYPES = {"f32": np.float32, "f16": np.float16, "u8": np.uint8, "i32": np.int32, "i64": np.int64}
 
@@ -66,6 +71,7 @@ class OpenVinoRuntime(GraphRuntime):
         self._version = ov.__version__
         self._core = ov.Core()
         self._cache = cache
+        self._called: set[int] = set()  # sessions that are past their first call
         supported = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and "BF16" not in supported:
             raise DeviceError(
@@ -84,6 +90,14 @@ class OpenVinoRuntime(GraphRuntime):
         super().__init__(graphs, preprocessing, streams)
 
     def _run(self, session: Any, values: Mapping[str, np.ndarray]) -> np.ndarray:
+        if id(session) in self._called:
+            return self._infer(session, values)
+        with _first_calls:
+            found = self._infer(session, values)
+            self._called.add(id(session))
+            return found
+
+    def _infer(self, session: Any, values: Mapping[str, np.ndarray]) -> np.ndarray:
         request = session.get()
         try:
             # a copy, since the next call overwrites the request's memory
