@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from cli_helpers import run_example, run_typed
 from contract import png
+from pictures import encode, photographs
 from places import DOCS
 
 from clipmill import EncoderSpec
@@ -77,8 +78,11 @@ def test_commands_of_the_other_pages_run(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     commands = [line for page in (RUNTIMES, DOWNLOADS) for block in _blocks(page, "sh") for line in block.splitlines()]
     commands = [command for command in commands if not command.startswith("pip install ")]
-    assert len(commands) == 4
-    assert [run_typed(command) for command in commands] == [0, 0, 0, 0]
+    (tmp_path / "photos").mkdir()
+    for number, picture in enumerate(photographs().values()):
+        (tmp_path / "photos" / f"{number}.png").write_bytes(encode(picture))
+    assert len(commands) == 6
+    assert [run_typed(command) for command in commands] == [0] * 6
     assert (tmp_path / "exported" / "clipmill.json").is_file()
 
 

@@ -194,7 +194,7 @@ def zipped(**files: bytes) -> bytes:
         ("a.npz", zipped(other=npy((DIM,), bytes(4 * DIM))), "it has 'other'; a linear head has one 'weight'"),
         ("a.npz", zipped(), "it has no arrays"),
         ("a.safetensors", b"\xff" * 64, "cannot be read as a head"),
-        ("a.pth", b"no archive", "cannot be read as weights"),
+        ("a.pth", b"no archive", "is damaged, or no file of torch.save"),
         ("a.onnx", b"", "a head's file ends with .safetensors"),
     ],
 )

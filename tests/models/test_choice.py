@@ -19,7 +19,7 @@ from clipmill.errors import ClipmillError, DeviceError, SpecError, WeightsError
 from clipmill.models import support_matrix as table
 from clipmill.models.frontend import Frontend
 from clipmill.models.runtimes import candidates as candidates_of
-from clipmill.models.runtimes import choice, pytorch
+from clipmill.models.runtimes import choice, probes, pytorch
 from clipmill.models.runtimes.candidates import candidates
 from clipmill.models.runtimes.store import Store
 from clipmill.models.source import ModelSource
@@ -218,7 +218,7 @@ def test_an_inaccurate_candidate_is_skipped(wild: str, caplog) -> None:
 
 def test_a_wrong_graph_is_skipped(cold, monkeypatch, caplog) -> None:
     """The same check detects graphs that compute something else, also in float32."""
-    real = choice.probes_of
+    real = probes.probes_of
     calls = []
 
     def other_images(frontend, model_input, **options):
@@ -226,7 +226,7 @@ def test_a_wrong_graph_is_skipped(cold, monkeypatch, caplog) -> None:
         seed = 50 if len(calls) > len(frontend.modalities) else 0  # other probes, except for the reference
         return real(frontend, model_input, seed=seed, **options)
 
-    monkeypatch.setattr(choice, "probes_of", other_images)
+    monkeypatch.setattr(probes, "probes_of", other_images)
     with caplog.at_level(logging.INFO, "clipmill"):
         encoder = load_encoder("demo", device="cpu", precision="fp32")
     assert encoder.resolved["runtime"] == "torch"
@@ -258,7 +258,7 @@ def test_missing_weights_fail_at_once(cold, tmp_path, caplog) -> None:
     (tmp_path / "bad.pt").write_bytes(b"no weights")
     for options in ({}, {"runtime": "onnx", "precision": "fp32"}):
         with caplog.at_level(logging.WARNING, "clipmill"):
-            with pytest.raises(WeightsError, match=r"bad\.pt' cannot be read as weights"):
+            with pytest.raises(WeightsError, match=r"bad\.pt' is damaged, or no file of torch\.save"):
                 load_encoder(f"ViT-B-32::{tmp_path}/bad.pt", device="cpu", **options)
             with pytest.raises(WeightsError, match=r"no weights at .*none.*random weights"):
                 load_encoder(f"ViT-B-32::{tmp_path}/none.pt", device="cpu", **options)

@@ -134,7 +134,7 @@ def test_missing_and_invalid_files_are_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=f"no weights at .*{name}"):
         scales_of_file(tmp_path / name)
     (tmp_path / name).write_text("<html>" * 9)
-    with pytest.raises(WeightsError, match=f"{name}' cannot be read as weights"):
+    with pytest.raises(WeightsError, match=f"{name}' (cannot be read as weights|is damaged, or no file of torch.save)"):
         scales_of_file(tmp_path / name)
 
 

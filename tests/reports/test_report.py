@@ -78,7 +78,6 @@ def test_a_jobs_dataset_shows_failures_provenance_throughput_and_thumbnails(tmp_
         "no picture",
         "fake::dim=8",
         "values in a vector",
-        "rows a second",
         "not complete",
     ):
         assert (words in said) == (words not in ("no picture", "not complete")), words

@@ -84,5 +84,5 @@ def test_similarity_of_pictures_texts_and_vectors(spark, tmp_path):
     assert row[1] == pytest.approx(cosine_of(given, *texts("red")), abs=1e-6)
     assert (row[2].similarity, row[2].failure.code) == (None, "wrong_shape")
     assert read_log(tmp_path).rows == 2  # the picture and the text, once
-    with pytest.raises(PythonException, match=r"SpecError: column 'b' is list<.*b_kind='vector'"):
+    with pytest.raises(PythonException, match=r"SpecError: column 'v' is list<.*b_kind='vector'"):
         df.select(clip_similarity("t", "v", model=MODEL)).collect()

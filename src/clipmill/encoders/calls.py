@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import collections
 import itertools
-from collections.abc import Callable, Hashable, Sequence
+import queue
+from collections.abc import Hashable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
@@ -29,40 +30,40 @@ class Calls:
     them; their outcomes are received in the session's thread alone.
     """
 
-    def __init__(
-        self, loaded: Loaded, stats: Stats, finish: Finish, spec: EncoderSpec, ended: Callable[[], object]
-    ) -> None:
+    def __init__(self, loaded: Loaded, stats: Stats, spec: EncoderSpec, arrived: queue.SimpleQueue[Any]) -> None:
         """Start without calls.
 
         Args:
             loaded: The model.
             stats: Counts the calls.
-            finish: Called once for each slot, with its vector or failure.
             spec: Its `normalize` and `dimensions` say what is done with vectors.
-            ended: Called in another thread whenever a call has ended, for a session that waits.
+            arrived: Gets a None whenever a call has ended, for a session that waits.
         """
         self._loaded = loaded
         self._stats = stats
-        self._finish = finish
         self._spec = spec
-        self._ended = ended
+        self._arrived = arrived
         self._started: collections.deque[Future[tuple[_Outcomes, Stats]]] = collections.deque()
 
     def __len__(self) -> int:
         """Return how many calls have started whose outcomes were not received."""
         return len(self._started)
 
-    def start(self, key: tuple[str, Hashable], slots: Sequence[Slot]) -> None:
-        """Encode prepared slots, which have the modality and the group of `key`; wait if many calls wait already."""
+    def start(self, key: tuple[str, Hashable], slots: Sequence[Slot], finish: Finish) -> None:
+        """Encode prepared slots, which have the modality and the group of `key`; wait if many calls wait already.
+
+        `finish` is called once for each slot, with its vector or failure, here or where outcomes are received. It is
+        not kept: it is a method of the session, which would wait for the garbage collector.
+        """
         if self._loaded.streams == 1:
-            encode_slots(self._loaded, key, slots, self._stats, self._finish, self._spec)
+            encode_slots(self._loaded, key, slots, self._stats, finish, self._spec)
             return
         while len(self._started) >= (1 + _MOST_WAITING) * self._loaded.streams:
-            self.receive()
+            self.receive(finish)
         pool = self._loaded.pool("encode", self._loaded.streams)
         call = pool.submit(self._encode, key, slots)
         self._started.append(call)
-        call.add_done_callback(lambda _: self._ended())
+        call.add_done_callback(lambda _: self._arrived.put(None))
 
     def _encode(self, key: tuple[str, Hashable], slots: Sequence[Slot]) -> tuple[_Outcomes, Stats]:
         outcomes: _Outcomes = []
@@ -74,7 +75,7 @@ class Calls:
         encode_slots(self._loaded, key, slots, stats, keep, self._spec)
         return outcomes, stats
 
-    def receive(self) -> None:
+    def receive(self, finish: Finish) -> None:
         """Receive the outcomes of the oldest call, waiting for its end.
 
         Raises:
@@ -83,12 +84,12 @@ class Calls:
         outcomes, stats = self._started.popleft().result()
         self._stats.add(stats)
         for slot, outcome in outcomes:
-            self._finish(slot, outcome)
+            finish(slot, outcome)
 
-    def receive_done(self) -> None:
+    def receive_done(self, finish: Finish) -> None:
         """Receive the outcomes of calls that have ended, without waiting."""
         while self._started and self._started[0].done():
-            self.receive()
+            self.receive(finish)
 
     def wait_for_either(self, other: Future[Any]) -> None:
         """Wait until the oldest call or another future has ended."""

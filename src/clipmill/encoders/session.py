@@ -104,7 +104,7 @@ class EmbedSession:
         self._accepts_audio = "audio" in loaded.model.modalities
         self._vector_bytes = 4 * (spec.dimensions or loaded.model.dim)
         self._window = Window(_WINDOW * self._round_rows, _WINDOW * spec.max_batch_bytes)
-        self._calls = Calls(loaded, stats, self._finish, spec, lambda: self._arrived.put(None))
+        self._calls = Calls(loaded, stats, spec, self._arrived)
         self._bytes_held = 0
         self._broken = False
 
@@ -158,7 +158,7 @@ class EmbedSession:
             for key in list(self._ready):
                 self._encode_group(key, parts=self._loaded.streams)
             while self._calls:
-                self._calls.receive()
+                self._calls.receive(self._finish)
             return self._pop_finished()
 
     def close(self) -> None:
@@ -234,7 +234,7 @@ class EmbedSession:
 
     def _take_done(self) -> None:
         """Receive what threads have finished, without waiting."""
-        self._calls.receive_done()
+        self._calls.receive_done(self._finish)
         while self._decoding and self._decoding[0].future.done():  # type: ignore[union-attr]
             self._take(self._decoding.popleft())
         while not self._arrived.empty():
@@ -249,14 +249,14 @@ class EmbedSession:
         assert decoded is not None
         if self._calls:
             self._calls.wait_for_either(decoded)
-            self._calls.receive_done()
+            self._calls.receive_done(self._finish)
             if not decoded.done():
                 return
         self._take(self._decoding.popleft())
 
     def _take_arrived(self, slot: Slot | None) -> None:
         if slot is None:  # a call has ended
-            self._calls.receive_done()
+            self._calls.receive_done(self._finish)
         else:
             self._take(slot)
 
@@ -313,7 +313,7 @@ class EmbedSession:
         """
         if not self._decoding and not self._fetching:
             if self._calls:
-                self._calls.receive()
+                self._calls.receive(self._finish)
             else:
                 self._encode_group(next(iter(self._ready)))  # the group that waits longest
             return
@@ -322,7 +322,7 @@ class EmbedSession:
         if largest is not None and self._is_heavy() and 0 < half < len(self._ready[largest].slots):
             some = self._ready[largest].take(half)
             self._texts_ready -= count_texts(some)
-            self._calls.start(largest, some)
+            self._calls.start(largest, some, self._finish)
             return
         try:
             self._take_next(timeout_s=None if largest is None else _FILL_WAIT_S)
@@ -338,7 +338,7 @@ class EmbedSession:
             self._texts_ready -= texts
             batches = cut_by_length(slots, self._max_rows, self._max_tokens)
         for batch in spread(batches, parts, _LEAST_PART):
-            self._calls.start(key, batch)
+            self._calls.start(key, batch, self._finish)
 
     # --- output ------------------------------------------------------------------------------------------------------
 
