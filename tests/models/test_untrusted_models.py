@@ -124,7 +124,7 @@ def test_a_pickle_beside_a_model_is_not_run(small: Path, tmp_path: Path) -> None
     for content in ({"state_dict": mark}, {"a": torch.ones(1), "b": mark}, mark):
         for write in (torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))):
             write(content, file)
-            with pytest.raises(WeightsError, match="holds objects made by code"):
+            with pytest.raises(WeightsError, match=r"is damaged, or no file of torch\.save|holds objects made by code"):
                 load_encoder(f"hf:{model}", **EXACT)
     assert not (tmp_path / "mark").exists()
 
