@@ -14,7 +14,7 @@ from ..encoders.encoder import Encoder
 from ..encoders.item import Item, Uri
 from ..encoders.outcome import Classified, Labelled
 from ..encoders.plans.classify_plan import SUFFIX, ClassifyPlan, DocumentClassifyPlan
-from ..encoders.plans.embed_plan import DocumentEmbedPlan
+from ..encoders.plans.document_embed_plan import DocumentEmbedPlan
 from ..encoders.plans.labels import Classifier, LabelSet
 from ..failures import Failure
 from . import console

@@ -11,7 +11,7 @@ import click
 from ..encoders import EncoderSpec, Head
 from ..encoders.item import Item, Uri
 from ..encoders.outcome import Vector
-from ..encoders.plans.embed_plan import DocumentEmbedPlan
+from ..encoders.plans.document_embed_plan import DocumentEmbedPlan
 from ..messages import setting
 from .cli_messages import Refused, in_flags
 from .first_use import load_shown

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..encoders.plans.classify_plan import SUFFIX, ClassifyPlan, DocumentClassifyPlan
-from ..encoders.plans.embed_plan import Column, ColumnPlan, DocumentEmbedPlan
+from ..encoders.plans.document_embed_plan import DocumentEmbedPlan
+from ..encoders.plans.embed_plan import Column, ColumnPlan
 from ..encoders.plans.labels import LabelSet
 from ..encoders.plans.scores import SCALE, Scale, Score
 from ..errors import SpecError

@@ -7,7 +7,8 @@ from typing import Any, get_args
 
 from apache_beam.pvalue import PCollection
 
-from ..encoders.plans.embed_plan import Column, ColumnPlan, DocumentEmbedPlan
+from ..encoders.plans.document_embed_plan import DocumentEmbedPlan
+from ..encoders.plans.embed_plan import Column, ColumnPlan
 from ..encoders.plans.heads import Head
 from ..errors import SpecError, check_choice
 from ..messages import setting

@@ -13,7 +13,8 @@ from storage_helpers import photograph, text_vector
 from clipmill.datasets import documents_batch, documents_schema, failure_records, rows_batch, rows_schema
 from clipmill.datasets.tables.column_types import is_list_type, is_vector_type
 from clipmill.encoders import Code, Document, EncoderSpec, Failure, Stage, Vector, read_provenance
-from clipmill.encoders.plans.embed_plan import ColumnPlan, DocumentEmbedPlan
+from clipmill.encoders.plans.document_embed_plan import DocumentEmbedPlan
+from clipmill.encoders.plans.embed_plan import ColumnPlan
 from clipmill.encoders.testing import fake_text_vector
 from clipmill.errors import DatasetError, SpecError
 

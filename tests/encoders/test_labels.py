@@ -19,7 +19,8 @@ from rank_expected import cosine_of
 from clipmill.encoders import Document, EncoderSpec, Failure, Item, Vector, load_encoder, unload_all
 from clipmill.encoders.outcome import Labelled
 from clipmill.encoders.plans.classify_plan import SUFFIX, ClassifyPlan, DocumentClassifyPlan
-from clipmill.encoders.plans.embed_plan import Column, ColumnPlan, DocumentEmbedPlan
+from clipmill.encoders.plans.document_embed_plan import DocumentEmbedPlan
+from clipmill.encoders.plans.embed_plan import Column, ColumnPlan
 from clipmill.encoders.plans.labels import TEMPLATES, Classifier, LabelSet
 from clipmill.encoders.testing import read_log
 from clipmill.errors import SpecError

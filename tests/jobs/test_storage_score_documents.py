@@ -17,7 +17,8 @@ from clipmill.datasets import plan_shards, read_dataset, read_failures, summaris
 from clipmill.datasets.dataset import read_job
 from clipmill.encoders import read_provenance
 from clipmill.encoders.plans.classify_plan import SUFFIX, ClassifyPlan, DocumentClassifyPlan
-from clipmill.encoders.plans.embed_plan import ColumnPlan, DocumentEmbedPlan
+from clipmill.encoders.plans.document_embed_plan import DocumentEmbedPlan
+from clipmill.encoders.plans.embed_plan import ColumnPlan
 from clipmill.encoders.plans.labels import LabelSet
 from clipmill.encoders.plans.rank_plan import DocumentRankPlan
 from clipmill.errors import DatasetError

@@ -24,7 +24,8 @@ from beam_helpers import Keep, kept, pipeline
 from clipmill.datasets.formats.shard_writer import ShardWriter
 from clipmill.datasets.tables.schemas import documents_batch, documents_schema, rows_batch, rows_schema
 from clipmill.encoders import Document, EncoderSpec, Failure, Vector, unload_all
-from clipmill.encoders.plans.embed_plan import ColumnPlan, DocumentEmbedPlan
+from clipmill.encoders.plans.document_embed_plan import DocumentEmbedPlan
+from clipmill.encoders.plans.embed_plan import ColumnPlan
 from clipmill.encoders.testing import FakeModel, fake_text_vector
 from clipmill.failures import Code, Stage
 from clipmill.transforms import Embed, FailedRow

@@ -15,7 +15,8 @@ from apache_beam.utils.timestamp import Timestamp
 
 from clipmill.datasets import plan_shards
 from clipmill.encoders import Document, EncoderSpec, Item, load_encoder
-from clipmill.encoders.plans.embed_plan import ColumnPlan, DocumentEmbedPlan
+from clipmill.encoders.plans.document_embed_plan import DocumentEmbedPlan
+from clipmill.encoders.plans.embed_plan import ColumnPlan
 from clipmill.jobs.record_adapters import records_of
 from clipmill.threads import Cores
 from clipmill.transforms.elements import DocumentElements, RowElements

@@ -21,7 +21,8 @@ from clipmill.datasets import finish_job, plan_shards, read_dataset, read_failur
 from clipmill.datasets.tables.column_types import holds_bytes
 from clipmill.encoders import EncoderSpec
 from clipmill.encoders.plans.classify_plan import ClassifyPlan, DocumentClassifyPlan
-from clipmill.encoders.plans.embed_plan import ColumnPlan, DocumentEmbedPlan
+from clipmill.encoders.plans.document_embed_plan import DocumentEmbedPlan
+from clipmill.encoders.plans.embed_plan import ColumnPlan
 from clipmill.encoders.plans.labels import LabelSet
 from clipmill.encoders.plans.rank_plan import RankPlan
 from clipmill.errors import SpecError

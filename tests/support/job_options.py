@@ -7,7 +7,8 @@ from typing import Any
 
 from clipmill.datasets import ReaderOptions, Shard
 from clipmill.encoders import EncoderSpec
-from clipmill.encoders.plans.embed_plan import ColumnPlan, DocumentEmbedPlan
+from clipmill.encoders.plans.document_embed_plan import DocumentEmbedPlan
+from clipmill.encoders.plans.embed_plan import ColumnPlan
 from clipmill.jobs import Job, JobOptions, plan_job
 
 

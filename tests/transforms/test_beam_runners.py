@@ -20,7 +20,7 @@ from beam_helpers import Keep, counters, kept, pipeline
 from places import SUPPORT
 
 from clipmill.encoders import Document, EncoderSpec, Stats, load_encoder, unload_all
-from clipmill.encoders.plans.embed_plan import DocumentEmbedPlan
+from clipmill.encoders.plans.document_embed_plan import DocumentEmbedPlan
 from clipmill.encoders.plans.runner import PlanSession
 from clipmill.encoders.testing import FakeModel, fake_text_vector, read_log
 from clipmill.threads import Cores

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ..datasets.formats.base import FORMATS, Format, default_dtype
 from ..datasets.inputs.readers import DEFAULT_READER, ReaderOptions
 from ..datasets.tables.vectors import vector_type
-from ..encoders.plans.embed_plan import DocumentEmbedPlan
+from ..encoders.plans.document_embed_plan import DocumentEmbedPlan
 from ..encoders.plans.plan import Plan
 from ..errors import SpecError, check_choice
 from ..files.file_systems import absolute

@@ -25,7 +25,7 @@ from ..datasets.tables.sizes import held_bytes
 from ..encoders.content_hash import hash_of_outcomes
 from ..encoders.document import Document
 from ..encoders.item import Uri
-from ..encoders.plans.embed_plan import EMBEDDING
+from ..encoders.plans.document_embed_plan import EMBEDDING
 from ..encoders.plans.plan import DocumentPlan, RowPlan
 from ..encoders.plans.row_values import Getter, get_by_path, row_name, value_or_none
 from ..encoders.plans.runner import Done

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from ...encoders.document import Document
-from ...encoders.plans.embed_plan import EMBEDDING
+from ...encoders.plans.document_embed_plan import EMBEDDING
 from ...encoders.plans.plan import DocumentPlan, Plan, RowPlan
 from ...errors import SpecError
 from ...failures import Code, Failure, Stage

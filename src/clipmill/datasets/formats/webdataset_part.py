@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ...encoders.plans.embed_plan import EMBEDDING
+from ...encoders.plans.document_embed_plan import EMBEDDING
 from ...encoders.plans.plan import Plan
 from ...encoders.plans.row_values import get_by_path, row_name
 from ...errors import SpecError

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...encoders.document import Document
-from ...encoders.plans.embed_plan import EMBEDDING, LABELS_TAG, DocumentEmbedPlan
+from ...encoders.plans.document_embed_plan import EMBEDDING, LABELS_TAG, DocumentEmbedPlan
 from ...encoders.plans.plan import REJECTION, DocumentPlan, RowPlan
 from ...errors import DatasetError, SpecError
 from ...files.json_text import clean_text, exact_json, json_text

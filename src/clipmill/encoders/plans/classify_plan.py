@@ -13,7 +13,8 @@ from ..document import Document
 from ..encoder import Encoder
 from ..item import Item
 from ..outcome import Outcome
-from .embed_plan import LABELS_TAG, ColumnPlan, DocumentEmbedPlan
+from .document_embed_plan import LABELS_TAG, DocumentEmbedPlan
+from .embed_plan import ColumnPlan
 from .kinds import document_item
 from .labels import Classifier, LabelSet
 from .plan import DocumentPlan, NewColumn, PlanResult, RowPlan

@@ -19,7 +19,7 @@ from ..document import Document
 from ..encoder import Encoder
 from ..item import Item
 from ..outcome import Outcome, Vector
-from .embed_plan import EMBEDDING, TRUNCATED_TAG
+from .document_embed_plan import EMBEDDING, TRUNCATED_TAG
 from .kinds import Kind, check_kind, check_names, document_item, item_of_kind
 from .plan import DocumentPlan, InnerFailure, NewColumn, PlanResult, RowPlan
 from .ranking import Ranked, Scorer, check_scoring, check_top_k, described_scoring
