@@ -19,7 +19,7 @@ from clipmill.encoders import Document, EncoderSpec, Failure, Item, Uri, Vector,
 from clipmill.encoders.in_flight import Window
 from clipmill.encoders.loaded import PixelBudget
 from clipmill.encoders.testing import fake_image_vector, fake_text_vector, read_log
-from clipmill.errors import ClipmillError, DeviceError, EmbeddingError
+from clipmill.errors import ClipmillError, DeviceError, EmbeddingError, WeightsError
 from clipmill.metrics.stats import Stats
 from clipmill.models.model import Model, Prepared
 
@@ -277,6 +277,19 @@ def test_a_model_that_returns_a_wrong_shape_ends_the_job() -> None:
 
     with pytest.raises(ClipmillError, match=r"shape \(1, 3\) for 2 rows of dim 2"):
         load_encoder(f"custom:{_importable(Wrong)}").embed("text", ["a", "b"])
+
+
+@pytest.mark.parametrize("streams", [0, True, 1.5, "2"])
+def test_calls_at_once_of_a_custom_encoder_are_checked(streams: object) -> None:
+    class Many(Model):
+        dim, modalities = 2, frozenset({"text"})
+
+        def encode(self, modality, payloads):
+            return np.zeros((len(payloads), 2))
+
+    Many.streams = streams  # type: ignore[assignment]
+    with pytest.raises(WeightsError, match=f"has streams={streams!r}; it is the number of calls"):
+        load_encoder(f"custom:{_importable(Many)}")
 
 
 def test_a_vector_that_is_not_finite_is_a_failure() -> None:

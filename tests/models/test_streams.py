@@ -31,10 +31,9 @@ def _measured(monkeypatch: pytest.MonkeyPatch, rates: dict[int, float]) -> list[
     """Let measurements return these rates; return the list of what is measured."""
     asked: list[int] = []
 
-    def rate(start, store, count):
-        asked.append(count)
-        assert start().streams == count
-        return rates[count]
+    def rate(runtime, frontend):
+        asked.append(runtime.streams)
+        return rates[runtime.streams]
 
     monkeypatch.setattr(streams, "_rate", rate)
     return asked
@@ -75,6 +74,29 @@ def test_a_note_that_makes_no_sense_is_measured_again(monkeypatch, store, tmp_pa
         asked.clear()
         assert streams.best_streams(store, OPENVINO, 2) == 2
         assert asked == [1, 2]
+
+
+def test_what_is_compiled_for_a_measurement_is_not_kept(store, tmp_path) -> None:
+    """Of a large model it would take gigabytes for each number of calls."""
+    streams.best_streams(store, OPENVINO, 2)
+    assert not list(tmp_path.rglob("compiled/*"))
+    start_runtime(store, OPENVINO, "cpu", 2, 2)
+    assert len(list(tmp_path.rglob("compiled/*/whole"))) == 2
+
+
+def test_a_number_of_calls_that_cannot_run_is_left_out(monkeypatch, caplog, store) -> None:
+    def rate(runtime, frontend):
+        if runtime.streams == failing:
+            raise MemoryError("no room")
+        return 1.0
+
+    monkeypatch.setattr(streams, "_rate", rate)
+    failing = 3
+    assert streams.best_streams(store, OPENVINO, 3) == 1
+    assert "3 calls at once cannot run with openvino fp32: no room" in caplog.text
+    failing = 1
+    with pytest.raises(MemoryError):
+        streams.best_streams(store, OPENVINO, 2)
 
 
 @pytest.mark.parametrize(("threads", "tried"), [(2, [1, 2]), (4, [1, 4]), (8, [1, 2, 8]), (96, [1, 24, 96])])

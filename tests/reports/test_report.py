@@ -22,6 +22,7 @@ from places import DOCS
 from report_helpers import EVIL, SPEC, clustered, look, page_of, text_of, write_plain
 from storage_jobs import do, do_job, lines
 
+from clipmill.datasets.summary import DatasetSummary
 from clipmill.encoders import EncoderSpec
 from clipmill.encoders.plans.embed_plan import ColumnPlan
 from clipmill.encoders.plans.rank_plan import RankPlan
@@ -62,7 +63,9 @@ def test_what_cannot_be_compared_is_counted_and_said(tmp_path: Path) -> None:
     )
 
 
-def test_a_jobs_dataset_shows_failures_provenance_throughput_and_thumbnails(tmp_path: Path) -> None:
+def test_a_jobs_dataset_shows_failures_provenance_throughput_and_thumbnails(tmp_path: Path, monkeypatch) -> None:
+    # this job is over too soon for a rate; `tests/jobs/test_resume.py` has when there is one
+    monkeypatch.setattr(DatasetSummary, "rows_per_second", 12.5)
     do(str(tmp_path / "out"), write_pictures(tmp_path / "in"), None, spec=SPEC, rows=2)
     found = look(tmp_path / "out")
     (section,) = found.vectors
@@ -78,6 +81,7 @@ def test_a_jobs_dataset_shows_failures_provenance_throughput_and_thumbnails(tmp_
         "no picture",
         "fake::dim=8",
         "values in a vector",
+        "12.5 rows a second between the first and the last row",
         "not complete",
     ):
         assert (words in said) == (words not in ("no picture", "not complete")), words

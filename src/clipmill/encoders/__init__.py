@@ -2,8 +2,8 @@
 
 - `registry`: `load_encoder`, one copy of a model per process and device; `loaded`: that copy's streams and threads
 - `encoder`: `Encoder`; `session`: the hot path, from pushed rows over micro-batches to `outcome`s in order;
-  `in_flight`: the values in a session, and batching texts by length; `micro_batch`: one call of the model, which is
-  split if it fails; `calls`: those that run at once
+  `batch_sizes`: how many rows it takes; `in_flight`: the values in a session, and batching texts by length;
+  `micro_batch`: one call of the model, which is split if it fails; `calls`: those that run at once
 - `item`, `document`: values to embed; `preparation`: fetching and decoding one item in a thread
 - `vector_cache`: equal values are embedded once; `content_hash`: the hash that identifies content
 - `plans`: what is embedded, ranked, scored or classified in a row or document, and where the results go

@@ -259,6 +259,11 @@ def _load_custom(spec: EncoderSpec) -> Model:
             f"{spec.model!r} returned {type(model).__name__}, which has no {', '.join(missing)}: a custom encoder is a"
             " subclass of clipmill.encoders.Model"
         )
+    streams = getattr(model, "streams", 1)
+    if type(streams) is not int or streams < 1:
+        raise WeightsError(
+            f"{spec.model!r} has streams={streams!r}; it is the number of calls of `encode` at once, an integer from 1"
+        )
     return model
 
 

@@ -21,9 +21,8 @@ micro-batch. A session is full when one of these limits is reached:
 - the number of rows. Finished rows count while they wait for an older row.
 - the bytes that callers hold for those rows.
 
-Decoded values are received in order, so that micro-batches don't depend on timing (unless contents are so large that
-few fit): the same input has the same vectors to the last bit. Fetched values are received as they
-arrive, so that a slow address does not delay the others.
+Decoded values are received in order, so that micro-batches don't depend on timing, unless contents are so large that
+few fit. Fetched values are received as they arrive, so that a slow address does not delay the others.
 """
 
 from __future__ import annotations
@@ -39,6 +38,7 @@ from ..errors import ClipmillError
 from ..failures import Failure
 from ..metrics.stats import Stats
 from ..models.spec import EncoderSpec
+from .batch_sizes import BatchSizes
 from .calls import Calls, spread
 from .in_flight import Group, Row, Slot, Window, count_texts, cut_by_length
 from .item import Item, Uri
@@ -47,23 +47,10 @@ from .outcome import Finished, Vector
 from .preparation import Preparation, fetch_and_prepare, fetch_policy, prepare_item
 from .vector_cache import Key, VectorCache, copy_of, key_of
 
-_GPU_ROWS, _CPU_ROWS = 128, 32
-_LEAST_ROWS = 8
-"""Rows of a micro-batch at least, however many streams share the default; fewer would cost more each."""
 _LEAST_PART = 4
 """Rows of a part at least, when the last rows are cut into one for each stream."""
-_WINDOW = 4
-"""Size of the window in micro-batches of each stream: one being encoded, one ready, two being fetched and decoded."""
-_MAX_WAITING = 16
-"""Maximum rows in a session, in micro-batches of each stream. Finished rows wait for older ones, as for a slow URI."""
-_TEXT_WINDOW = 8
-"""Texts that are sorted by length together, in micro-batches of each stream."""
-_USUAL_TOKENS = 77
-"""Tokens per text that the default rows assume. Calls of shorter texts get more rows, unless the spec sets them."""
 _FILL_WAIT_S = 0.1
 """Seconds that an incomplete micro-batch waits for more values when the session is full."""
-_AUDIO_BYTES_PER_S = 4 * 44_100
-"""Assumed size of one second of prepared audio, until the first one is prepared."""
 
 
 class EmbedSession:
@@ -79,10 +66,7 @@ class EmbedSession:
         self._cache = cache
         self._hashed = hashed
         self._leaders: dict[Key, Slot] = {}
-        on_gpu = loaded.model.device.startswith("cuda")
-        usual = max(_LEAST_ROWS, -(-(_GPU_ROWS if on_gpu else _CPU_ROWS) // loaded.streams))
-        self._max_rows = spec.max_batch_rows or usual
-        self._round_rows = self._max_rows * loaded.streams  # of a micro-batch on each stream
+        self._sizes = BatchSizes.of(spec, loaded)
         self._decoders = loaded.pool("decode", spec.preprocess_threads or loaded.threads)
         self._prepare = functools.partial(prepare_item, loaded=loaded, spec=spec, hashed=hashed)
         self._fetch = functools.partial(
@@ -100,10 +84,9 @@ class EmbedSession:
         self._ready: dict[tuple[str, Hashable], Group] = {}
         self._slots_in_flight = 0
         self._texts_ready = 0
-        self._max_tokens = None if spec.max_batch_rows else self._max_rows * _USUAL_TOKENS
         self._accepts_audio = "audio" in loaded.model.modalities
         self._vector_bytes = 4 * (spec.dimensions or loaded.model.dim)
-        self._window = Window(_WINDOW * self._round_rows, _WINDOW * spec.max_batch_bytes)
+        self._window = Window(self._sizes.window, self._sizes.window_bytes)
         self._calls = Calls(loaded, stats, spec, self._arrived)
         self._bytes_held = 0
         self._broken = False
@@ -198,7 +181,7 @@ class EmbedSession:
         slot.row.open += 1
         self._slots_in_flight += 1
         if slot.may_be_audio:
-            self._window.expect_audio(int(self._spec.max_audio_seconds * _AUDIO_BYTES_PER_S))
+            self._window.expect_audio(self._sizes.audio_bytes)
         if isinstance(item.content, Uri):
             pool = self._loaded.pool("fetch", self._spec.fetch_threads)
             self._fetching.add(slot)
@@ -238,29 +221,23 @@ class EmbedSession:
         while self._decoding and self._decoding[0].future.done():  # type: ignore[union-attr]
             self._take(self._decoding.popleft())
         while not self._arrived.empty():
-            self._take_arrived(self._arrived.get())
+            self._take(self._arrived.get())
 
     def _take_next(self, timeout_s: float | None = None) -> None:
-        """Receive the next value or call from the threads; raise `queue.Empty` if none ends in time."""
+        """Receive the next values or calls from the threads; raise `queue.Empty` if none ends in time."""
         if not self._decoding:
-            self._take_arrived(self._arrived.get(timeout=timeout_s))
+            self._take(self._arrived.get(timeout=timeout_s))
             return
-        decoded = self._decoding[0].future
-        assert decoded is not None
         if self._calls:
-            self._calls.wait_for_either(decoded)
-            self._calls.receive_done(self._finish)
-            if not decoded.done():
-                return
-        self._take(self._decoding.popleft())
+            self._calls.wait_for_either(self._decoding[0].future)  # type: ignore[arg-type]
+            self._take_done()
+        else:
+            self._take(self._decoding.popleft())
 
-    def _take_arrived(self, slot: Slot | None) -> None:
+    def _take(self, slot: Slot | None) -> None:
         if slot is None:  # a call has ended
             self._calls.receive_done(self._finish)
-        else:
-            self._take(slot)
-
-    def _take(self, slot: Slot) -> None:
+            return
         self._fetching.discard(slot)
         assert slot.future is not None
         future, slot.future = slot.future, None
@@ -284,11 +261,9 @@ class EmbedSession:
         group.add(slot, prepared.pixels)
         if prepared.length:
             self._texts_ready += 1
-        if len(group.slots) >= (_TEXT_WINDOW * self._round_rows if prepared.length else self._row_limit(key)):
+        limit = min(self._sizes.max_rows, self._loaded.row_limit(*key) or self._sizes.max_rows)
+        if len(group.slots) >= (self._sizes.texts if prepared.length else limit):
             self._encode_group(key)
-
-    def _row_limit(self, key: tuple[str, Hashable]) -> int:
-        return min(self._max_rows, self._loaded.row_limit(*key) or self._max_rows)
 
     def _would_overflow(self, group: Group, nbytes: int, pixels: int) -> bool:
         return group.nbytes + nbytes > self._spec.max_batch_bytes or group.pixels + pixels > self._spec.max_batch_pixels
@@ -299,7 +274,7 @@ class EmbedSession:
         return self._window.is_full(self._slots_in_flight - self._texts_ready)  # ready texts are tiny
 
     def _is_crowded(self) -> bool:
-        return self._window_is_full() or len(self._rows) >= _MAX_WAITING * self._round_rows or self._is_heavy()
+        return self._window_is_full() or len(self._rows) >= self._sizes.waiting or self._is_heavy()
 
     def _is_heavy(self) -> bool:
         """Return whether callers hold too many bytes, in more than a single row."""
@@ -331,12 +306,12 @@ class EmbedSession:
             self._encode_group(largest)
 
     def _encode_group(self, key: tuple[str, Hashable], parts: int = 1) -> None:
-        """Encode a group, the last one in at least so many parts, so that all streams have some of it."""
+        """Encode a group in so many parts, if it has rows enough, so that all streams have some of the last one."""
         slots = self._ready.pop(key).slots
         batches = [slots]
         if texts := count_texts(slots):
             self._texts_ready -= texts
-            batches = cut_by_length(slots, self._max_rows, self._max_tokens)
+            batches = cut_by_length(slots, self._sizes.max_rows, self._sizes.max_tokens)
         for batch in spread(batches, parts, _LEAST_PART):
             self._calls.start(key, batch, self._finish)
 

@@ -157,8 +157,7 @@ class EncoderSpec:
             JPEG files at a reduced scale that is at least twice the size the model needs.
         apply_exif: Whether images are rotated by their EXIF orientation. The references ignore it.
         on_long_text: `truncate` cuts texts over the context length and counts them; `fail` makes them failures.
-        max_batch_rows: Rows per model call; None means 32 on a CPU, which calls at once share,
-            and 128 on a GPU, and more for short texts.
+        max_batch_rows: Rows of a call; None means 128 on a GPU, 32 of all calls at once on a CPU, more for short texts.
         max_batch_bytes: Input bytes per model call (crops, tokens, samples).
         max_batch_pixels: Input pixels per model call, and pixels that are decoded at the same time; for audio, values
             in the model's largest layer, some 440,000 per second and channel for AudioCLIP, and 1.6 million per window

@@ -32,7 +32,15 @@ GRAPH_KINDS = {
 """The kind of graphs for each runtime and precision."""
 
 
-def start_runtime(store: Store, combination: Combination, device: str, threads: int, streams: int = 1) -> Runtime:
+def start_runtime(
+    store: Store,
+    combination: Combination,
+    device: str,
+    threads: int,
+    streams: int = 1,
+    *,
+    is_trial: bool = False,
+) -> Runtime:
     """Start the runtime of a model.
 
     Args:
@@ -41,6 +49,7 @@ def start_runtime(store: Store, combination: Combination, device: str, threads: 
         device: `cpu` or `cuda:X`.
         threads: Cores that this worker may use.
         streams: Calls that run at once on a CPU, from as many threads, on an equal part of the cores each.
+        is_trial: Whether the runtime is only measured, so that what OpenVINO compiles for it is not kept on disk.
 
     Raises:
         WeightsError: If the weights do not fit, or no graph can be made from them.
@@ -68,7 +77,7 @@ def start_runtime(store: Store, combination: Combination, device: str, threads: 
     elif runtime == "openvino":
         from .openvino import OpenVinoRuntime
 
-        started = OpenVinoRuntime(graphs, preprocessing, precision, threads, cache, streams)
+        started = OpenVinoRuntime(graphs, preprocessing, precision, threads, None if is_trial else cache, streams)
     else:
         raise NotImplementedError(runtime)
     if store.source.graphs is not None:

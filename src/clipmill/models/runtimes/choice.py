@@ -193,9 +193,6 @@ class _Trial:
             from .streams import best_streams
 
             streams = best_streams(self._store, combination, self._threads) if self._device == "cpu" else 1
-        return self._start_with(combination, streams)
-
-    def _start_with(self, combination: Combination, streams: int) -> Runtime:
         return start_runtime(self._store, combination, self._device, self._threads, streams)
 
     def _measured(self, combination: Combination) -> dict[str, Any]:
@@ -207,7 +204,7 @@ class _Trial:
             self.is_broken = True
             raise
         try:
-            runtime = self._start_with(combination, 1)
+            runtime = start_runtime(self._store, combination, self._device, self._threads, is_trial=True)
             vectors = {model_input: self._probed(runtime, model_input) for model_input in self._reference}
         except (OSError, MemoryError, MissingExtraError, DeviceError):
             raise  # a retry may succeed

@@ -48,7 +48,7 @@ class OpenVinoRuntime(GraphRuntime):
         preprocessing: Preprocessing | None,
         precision: str,
         threads: int,
-        cache: Path,
+        cache: Path | None,
         streams: int = 1,
     ) -> None:
         """Compile the graphs of all model inputs, or load them compiled; `normalised_image`, which is rare, when used.
@@ -58,7 +58,7 @@ class OpenVinoRuntime(GraphRuntime):
             preprocessing: Normalises crops for graphs that do not.
             precision: `fp32`, `bf16` or `int8`.
             threads: Cores that this worker may use.
-            cache: A folder for compiled graphs.
+            cache: A folder for compiled graphs; None if they are not kept.
             streams: Calls that run at once.
 
         Raises:
@@ -117,28 +117,32 @@ class OpenVinoRuntime(GraphRuntime):
 
     def _compile(self, path: Path) -> Any:
         """Compile a graph, or load one that an earlier process compiled."""
-        cache = self._compiled_folder(path)
-        marker = cache / "whole"
+        folder = None if self._cache is None else self._compiled_folder(self._cache, path)
+        step = observed_step(f"compiling the {path.stem} graph for this processor")
         try:
-            if marker.is_file():
-                model = self._core.compile_model(str(path), "CPU", {**self._settings, "CACHE_DIR": str(cache)})
-            elif not is_writable(cache.parent):
-                model = self._core.compile_model(str(path), "CPU", self._settings)
+            if folder is not None and (folder / "whole").is_file():
+                model = self._compiled(path, folder)
+            elif folder is None or not is_writable(folder.parent):
+                with step:
+                    model = self._compiled(path)
             else:
-                step = observed_step(f"compiling the {path.stem} graph for this processor")
-                with locked(cache.with_suffix(".lock"), f"the compiled {path.stem}"), step:
-                    if not marker.is_file():
-                        shutil.rmtree(cache, ignore_errors=True)  # left by a process that was killed while writing
-                    model = self._core.compile_model(str(path), "CPU", {**self._settings, "CACHE_DIR": str(cache)})
-                    marker.touch()
+                with locked(folder.with_suffix(".lock"), f"the compiled {path.stem}"), step:
+                    if not (folder / "whole").is_file():
+                        shutil.rmtree(folder, ignore_errors=True)  # left by a process that was killed while writing
+                    model = self._compiled(path, folder)
+                    (folder / "whole").touch()
         except RuntimeError as err:
             raise WeightsError(f"OpenVINO {self._version} cannot run {str(path)!r}: {err}") from err
         self._check(model)
         return model
 
-    def _compiled_folder(self, path: Path) -> Path:
+    def _compiled(self, path: Path, folder: Path | None = None) -> Any:
+        kept = {} if folder is None else {"CACHE_DIR": str(folder)}
+        return self._core.compile_model(str(path), "CPU", {**self._settings, **kept})
+
+    def _compiled_folder(self, cache: Path, path: Path) -> Path:
         parts = json.dumps([path.name, self._settings, self._version, processor()], sort_keys=True)
-        return self._cache / hashlib.sha256(parts.encode()).hexdigest()[:16]
+        return cache / hashlib.sha256(parts.encode()).hexdigest()[:16]
 
     def _check(self, model: Any) -> None:
         """Refuse a precision or device other than the requested one."""

@@ -22,6 +22,7 @@ from . import start_runtime
 from .store import Store
 
 if TYPE_CHECKING:
+    from ..frontend import Frontend
     from ..model import Runtime
 
 _log = logging.getLogger("clipmill")
@@ -67,11 +68,8 @@ def best_streams(store: Store, combination: Combination, threads: int) -> int:
     with store.locked_note("streams", parts):
         if (found := known()) is not None:  # another process was first
             return found
-        rates = {
-            streams: _rate(lambda: start_runtime(store, combination, "cpu", threads, streams), store, streams)  # noqa: B023
-            for streams in options(threads)
-        }
-        best = 1
+        rates = _rates(store, combination, threads)
+        best = min(rates)
         for streams, rate in rates.items():
             if rate > rates[best] * _LEAST_GAIN:
                 best = streams
@@ -84,17 +82,30 @@ def best_streams(store: Store, combination: Combination, threads: int) -> int:
     return best
 
 
-def _rate(start: Callable[[], Runtime], store: Store, streams: int) -> float:
-    """Return rows per second of the model's largest tower with this many calls at once."""
+def _rates(store: Store, combination: Combination, threads: int) -> dict[int, float]:
+    """Return rows per second by the number of calls at once; a number that cannot run, as for memory, is left out."""
+    rates: dict[int, float] = {}
+    for streams in options(threads):
+        gc.collect()  # of the runtime before
+        try:
+            runtime = start_runtime(store, combination, "cpu", threads, streams, is_trial=True)
+            rates[streams] = _rate(runtime, store.source.frontend)
+        except Exception as err:  # the errors of runtimes
+            if streams == 1:
+                raise
+            _log.warning("%d calls at once cannot run with %s: %s", streams, combination, err)
+    return rates
+
+
+def _rate(runtime: Runtime, frontend: Frontend) -> float:
+    """Return rows per second of the model's largest tower, with as many calls at once as the runtime has streams."""
     from .probes import probes_of
 
-    gc.collect()  # of the runtime before
-    runtime, frontend = start(), store.source.frontend
+    streams = runtime.streams
     model_input = next(one for one in ("image", "audio", "text") if one in frontend.modalities)
     probes = probes_of(frontend, model_input, rows=1)
-    seconds = [
-        _seconds(lambda: runtime.encode(model_input, probes)) for _ in range(2)
-    ]  # the first call prepares others
+    # the first call prepares what later ones reuse
+    seconds = [_seconds(lambda: runtime.encode(model_input, probes)) for _ in range(2)]
     rows = max(1, min(_ROWS // streams, int(_CALL_SECONDS / seconds[-1])))
     batch = tuple(np.resize(array, (rows, *array.shape[1:])) for array in probes)
     ends_at = time.perf_counter() + _SECONDS
