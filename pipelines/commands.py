@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import click
@@ -54,6 +54,23 @@ class Place(NamedTuple):
     summary: str
 
 
+class _Imported(Mapping[str, click.Command]):
+    """The commands of a group by name, each imported when it is looked up."""
+
+    def __init__(self, places: Mapping[str, Place]) -> None:
+        self._places = places
+
+    def __getitem__(self, name: str) -> click.Command:
+        command: click.Command = getattr(importlib.import_module(f".{self._places[name].module}", __package__), name)
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
 class CommandGroup(click.Group):
     """A group whose commands are imported when they are used: most of them need what takes long to import."""
 
@@ -61,19 +78,7 @@ class CommandGroup(click.Group):
         """Take the arguments of a `click.Group`, and where the commands are, by name."""
         super().__init__(*arguments, **settings)
         self.places = places
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of all commands."""
-        return sorted(self.places)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command; return None if there is none of this name."""
-        if cmd_name not in self.places:
-            return None
-        found: click.Command = getattr(
-            importlib.import_module(f".{self.places[cmd_name].module}", __package__), cmd_name
-        )
-        return found
+        self.commands = _Imported(places)  # type: ignore[assignment]  # nothing is added to it
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands."""

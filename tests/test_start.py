@@ -14,7 +14,7 @@ import pytest
 from pictures import encode, photographs
 
 from clipmill.models.tokenizers.cleaning import clean_whitespace
-from clipmill.pipelines.cli import cli
+from clipmill.pipelines.cli import cli, main
 
 HEAVY = {"PIL", "apache_beam", "fsspec", "ftfy", "numpy", "pyarrow", "pyspark", "rich", "torch"}
 PACKAGES = (
@@ -67,6 +67,14 @@ def test_the_help_has_the_first_line_of_each_command() -> None:
             assert command.name == name
             assert command.get_short_help_str(1000) == cli.places[name].summary
         assert cli.get_command(context, "nothing") is None
+
+
+def test_a_misspelt_command_is_answered_with_the_nearest_and_imports_none(capsys: pytest.CaptureFixture[str]) -> None:
+    code = COMMAND_LINE.replace("main()", "\ntry: main()\nexcept SystemExit as end: assert end.code == 2, end.code")
+    assert imported_by(code, "embd") == set()
+    with pytest.raises(SystemExit):
+        main(["embd"])
+    assert "No such command 'embd'. Did you mean 'embed'?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("package", PACKAGES)
