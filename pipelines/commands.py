@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import click
 
+from .limits import check_memory
+
 PASSED_UNCHECKED = "clipmill.passed_unchecked"
 """Key of the arguments after `--` in the context of a command."""
 
@@ -61,6 +63,7 @@ class _Imported(Mapping[str, click.Command]):
         self._places = places
 
     def __getitem__(self, name: str) -> click.Command:
+        check_memory()
         command: click.Command = getattr(importlib.import_module(f".{self._places[name].module}", __package__), name)
         return command
 

@@ -8,6 +8,8 @@ from ..errors import DeviceError, OutOfMemoryError, ran_out_of_memory
 
 _LEAST_FILES_OF_SPARK = 400
 """Open files with which Spark 4.3 starts (360 are enough); with 320 Java fails, and prints pages of its own."""
+_LEAST_MEMORY = 512 * 2**20
+"""Address space in which no command can embed: on 2 cores, 600 MiB are too few for rows without a model."""
 _HALF_DONE = "error return without exception set"
 """What modules in C say if they cannot be loaded and there is no memory for the reason."""
 
@@ -19,12 +21,30 @@ def memory_error(error: BaseException, what: str = "") -> OutOfMemoryError | Non
         return None
     reason = (str(error).strip().splitlines() or [""])[-1][:300]
     message = "out of memory" + (f" ({reason})" if reason else "")
-    allowed = f"raise the limit of this shell (ulimit -v is {limit // 1024} KiB)" if limit else "use a larger machine"
+    allowed = _raise_it(limit) if limit else "use a larger machine"
     return OutOfMemoryError(
         what + message,
         hint=f"{allowed}, or hold less at once: fewer workers, or a lower --max-batch-rows, --max-batch-bytes or "
         "--preprocess-threads",
     )
+
+
+def check_memory() -> None:
+    """Raise `OutOfMemoryError` if this process may hold less than the libraries of a command take.
+
+    Some of them, written in C, end the process where they find no memory while they are imported.
+    """
+    limit = _limit(resource.RLIMIT_AS)
+    if limit and limit < _LEAST_MEMORY:
+        raise OutOfMemoryError(
+            f"out of memory: this shell allows {limit // 2**20} MiB, and the libraries alone need more than "
+            f"{_LEAST_MEMORY // 2**20}",
+            hint=_raise_it(limit),
+        )
+
+
+def _raise_it(limit: int) -> str:
+    return f"raise the limit of this shell (ulimit -v is {limit // 1024} KiB)"
 
 
 def check_open_files_for_spark() -> None:

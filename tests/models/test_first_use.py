@@ -85,10 +85,11 @@ def test_a_prepared_model_is_warm(quick_maker, demo_cache) -> None:
     assert not again["made"] and again["directory"] == found["directory"]
 
 
-def test_an_unprepared_model_takes_steps(quick_maker, demo_cache) -> None:
-    """The control of the test above."""
-    with loaded_steps(runtime="openvino", precision="fp32") as steps:
-        assert steps[:1] == CHECKING and sorted(steps[1:]) == COMPILING
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_an_unprepared_model_takes_steps(quick_maker, demo_cache, cpus) -> None:
+    """The control of the test above. A graph is compiled once for each number of calls at once that is measured."""
+    with loaded_steps(runtime="openvino", precision="fp32", cpus=cpus) as steps:
+        assert steps[:1] == CHECKING and sorted(steps[1:]) == sorted(COMPILING * cpus)
 
 
 def test_auto_is_prepared_as_it_is_loaded(quick_maker, demo_cache) -> None:

@@ -13,7 +13,7 @@ import pytest
 from weights import relative_error
 
 from clipmill.encoders import EncoderSpec, load_encoder, unload_all
-from clipmill.models.runtimes import start_runtime, streams
+from clipmill.models.runtimes import choice, start_runtime, streams
 from clipmill.models.runtimes.probes import probes_of
 from clipmill.models.runtimes.store import Store
 from clipmill.models.support_matrix import Combination
@@ -76,12 +76,22 @@ def test_a_note_that_makes_no_sense_is_measured_again(monkeypatch, store, tmp_pa
         assert asked == [1, 2]
 
 
-def test_what_is_compiled_for_a_measurement_is_not_kept(store, tmp_path) -> None:
-    """Of a large model it would take gigabytes for each number of calls."""
-    streams.best_streams(store, OPENVINO, 2)
-    assert not list(tmp_path.rglob("compiled/*"))
-    start_runtime(store, OPENVINO, "cpu", 2, 2)
-    assert len(list(tmp_path.rglob("compiled/*/whole"))) == 2
+@pytest.mark.parametrize("best", [1, 2])
+def test_of_what_is_compiled_for_measurements_the_chosen_is_kept(monkeypatch, store, tmp_path, best) -> None:
+    """All of a large model would take gigabytes for each number of calls; and nothing is compiled twice."""
+    _measured(monkeypatch, {1: 1.0, 2: 2.0 if best == 2 else 0.5})
+    start_runtime(store, OPENVINO, "cpu", 2)  # as the check of the precision does
+    assert streams.best_streams(store, OPENVINO, 2) == best
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("compiled/*/*")}
+    assert len([path for path in kept if path.name == "whole"]) == len([p for p in kept if p.suffix == ".blob"]) == 2
+    start_runtime(store, OPENVINO, "cpu", 2, best)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("compiled/*/*")} == kept
+
+
+def test_of_a_candidate_that_is_refused_nothing_is_kept(monkeypatch, store, tmp_path) -> None:
+    monkeypatch.setattr(choice, "_is_good", lambda combination, figures: False)
+    choice.measure(store, OPENVINO, "cpu", 2)
+    assert not list(tmp_path.rglob("compiled/*/*"))
 
 
 def test_a_number_of_calls_that_cannot_run_is_left_out(monkeypatch, caplog, store) -> None:

@@ -8,6 +8,7 @@ import functools
 import math
 import numbers
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -177,12 +178,19 @@ class Runtime(Protocol):
         precision: `fp32`, `bf16`, `fp16` or `int8`.
         device: The device it runs on: `cpu` or `cuda:X`.
         streams: Calls that may run at once, from as many threads, on an equal part of the cores each.
+        kept: Folders of what was compiled for it, as large as the graphs. A runtime that was only measured leaves them;
+            they may be deleted, since a process that does not find them compiles the graphs itself.
     """
 
     name: str
     precision: str
     device: str
     streams: int
+
+    @property
+    def kept(self) -> Sequence[Path]:
+        """See above."""
+        ...
 
     def encode(self, model_input: str, inputs: Sequence[np.ndarray]) -> np.ndarray:
         """Run the tower of a model input; return (n, dim) float32.

@@ -42,10 +42,12 @@ class HostRuntime:
         precision: The same.
         device: The same.
         streams: 1: the process shares its streams among the workers.
+        kept: Nothing.
         figures: Results of the check of the precision, for the provenance.
     """
 
     streams = 1
+    kept = ()
 
     def __init__(
         self,

@@ -9,6 +9,9 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import DeviceError, WeightsError
@@ -38,8 +41,6 @@ def start_runtime(
     device: str,
     threads: int,
     streams: int = 1,
-    *,
-    is_trial: bool = False,
 ) -> Runtime:
     """Start the runtime of a model.
 
@@ -49,7 +50,6 @@ def start_runtime(
         device: `cpu` or `cuda:X`.
         threads: Cores that this worker may use.
         streams: Calls that run at once on a CPU, from as many threads, on an equal part of the cores each.
-        is_trial: Whether the runtime is only measured, so that what OpenVINO compiles for it is not kept on disk.
 
     Raises:
         WeightsError: If the weights do not fit, or no graph can be made from them.
@@ -77,12 +77,18 @@ def start_runtime(
     elif runtime == "openvino":
         from .openvino import OpenVinoRuntime
 
-        started = OpenVinoRuntime(graphs, preprocessing, precision, threads, None if is_trial else cache, streams)
+        started = OpenVinoRuntime(graphs, preprocessing, precision, threads, cache, streams)
     else:
         raise NotImplementedError(runtime)
     if store.source.graphs is not None:
         _check_graphs(started, store.source)
     return started
+
+
+def forget(folders: Iterable[Path]) -> None:
+    """Delete what was compiled for a runtime that was only measured (`Runtime.kept`)."""
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_graphs(runtime: Runtime, source: ModelSource) -> None:

@@ -20,7 +20,7 @@ from ...errors import ClipmillError, DeviceError, MissingExtraError, WeightsErro
 from ..installed import versions
 from ..progress import observed_step
 from ..support_matrix import PACKAGES, Combination, processor
-from . import GRAPH_KINDS, start_runtime
+from . import GRAPH_KINDS, forget, start_runtime
 from .candidates import candidates
 from .store import Store, largest_error, smallest_cosine
 
@@ -204,7 +204,8 @@ class _Trial:
             self.is_broken = True
             raise
         try:
-            runtime = start_runtime(self._store, combination, self._device, self._threads, is_trial=True)
+            # with the streams that will be measured first, so that nothing is compiled twice
+            runtime = start_runtime(self._store, combination, self._device, self._threads, self._streams or 1)
             vectors = {model_input: self._probed(runtime, model_input) for model_input in self._reference}
         except (OSError, MemoryError, MissingExtraError, DeviceError):
             raise  # a retry may succeed
@@ -216,6 +217,8 @@ class _Trial:
             "error": max(largest_error(vectors[e], self._reference[e]) for e in vectors),
         }
         self._remember(combination, figures)
+        if not _is_good(combination, figures):
+            forget(runtime.kept)
         return figures
 
     @functools.cached_property

@@ -78,9 +78,11 @@ class GraphRuntime(ABC):
     Attributes:
         device: As in `Runtime`.
         streams: As in `Runtime`.
+        kept: As in `Runtime`.
     """
 
     device: str
+    kept: Sequence[Path] = ()
 
     def __init__(self, graphs: Graphs, preprocessing: Preprocessing | None, streams: int = 1) -> None:
         """Start the sessions of all model inputs; that of `normalised_image`, which is rare, starts when first used.

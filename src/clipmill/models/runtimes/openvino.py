@@ -71,6 +71,7 @@ class OpenVinoRuntime(GraphRuntime):
         self._version = ov.__version__
         self._core = ov.Core()
         self._cache = cache
+        self.kept: list[Path] = []
         self._called: set[int] = set()  # sessions that are past their first call
         supported = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and "BF16" not in supported:
@@ -118,6 +119,8 @@ class OpenVinoRuntime(GraphRuntime):
     def _compile(self, path: Path) -> Any:
         """Compile a graph, or load one that an earlier process compiled."""
         folder = None if self._cache is None else self._compiled_folder(self._cache, path)
+        if folder is not None:
+            self.kept.append(folder)
         step = observed_step(f"compiling the {path.stem} graph for this processor")
         try:
             if folder is not None and (folder / "whole").is_file():

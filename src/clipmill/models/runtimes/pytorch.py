@@ -32,6 +32,7 @@ class TorchRuntime:
 
     name = "torch"
     streams = 1  # of its calls, each has all cores
+    kept = ()
 
     def __init__(
         self,

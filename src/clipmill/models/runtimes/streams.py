@@ -10,15 +10,16 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..installed import versions
 from ..support_matrix import PACKAGES, Combination, processor
-from . import start_runtime
+from . import forget, start_runtime
 from .store import Store
 
 if TYPE_CHECKING:
@@ -68,11 +69,14 @@ def best_streams(store: Store, combination: Combination, threads: int) -> int:
     with store.locked_note("streams", parts):
         if (found := known()) is not None:  # another process was first
             return found
-        rates = _rates(store, combination, threads)
+        rates, kept = _rates(store, combination, threads)
         best = min(rates)
         for streams, rate in rates.items():
             if rate > rates[best] * _LEAST_GAIN:
                 best = streams
+        for streams, folders in kept.items():
+            if streams != best:
+                forget(folders)
         shown = ", ".join(f"{streams}: {rate:.1f}" for streams, rate in rates.items())
         _log.info(
             "with %s, %d calls run at once on %d cores; rows per second by calls at once: %s",
@@ -82,19 +86,26 @@ def best_streams(store: Store, combination: Combination, threads: int) -> int:
     return best
 
 
-def _rates(store: Store, combination: Combination, threads: int) -> dict[int, float]:
-    """Return rows per second by the number of calls at once; a number that cannot run, as for memory, is left out."""
+def _rates(store: Store, combination: Combination, threads: int) -> tuple[dict[int, float], dict[int, Sequence[Path]]]:
+    """Return rows per second by the number of calls at once, and what was compiled for each on disk.
+
+    A number that cannot run, as for memory, has no rate.
+    """
     rates: dict[int, float] = {}
+    kept: dict[int, Sequence[Path]] = {}
+    runtime: Runtime | None = None
     for streams in options(threads):
+        runtime = None
         gc.collect()  # of the runtime before
         try:
-            runtime = start_runtime(store, combination, "cpu", threads, streams, is_trial=True)
+            runtime = start_runtime(store, combination, "cpu", threads, streams)
+            kept[streams] = runtime.kept
             rates[streams] = _rate(runtime, store.source.frontend)
         except Exception as err:  # the errors of runtimes
             if streams == 1:
                 raise
             _log.warning("%d calls at once cannot run with %s: %s", streams, combination, err)
-    return rates
+    return rates, kept
 
 
 def _rate(runtime: Runtime, frontend: Frontend) -> float:
