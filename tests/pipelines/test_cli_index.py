@@ -170,7 +170,7 @@ def test_an_index_that_is_there_is_refused_with_the_way_out(tmp_path, dataset, c
 
 def test_python_of_the_page_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    page = (DOCS / "index.md").read_text(encoding="utf-8")
+    page = (DOCS / "indexes.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     run_example(block)
     assert capsys.readouterr().out.startswith("['a red ")

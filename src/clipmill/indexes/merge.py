@@ -11,7 +11,7 @@ The file is byte for byte what `faiss.write_index` makes of an index to which al
 
 Only the second and third line are written here. `can_merge` compares that layout with what the installed Faiss makes of
 empty lists, and `_check_reads_back` opens the result with Faiss before anybody uses it. `faiss.OnDiskInvertedLists`
-could write them instead; docs/index.md says why it does not.
+could write them instead; docs/indexes.md says why it does not.
 """
 
 from __future__ import annotations
