@@ -1,0 +1,40 @@
+"""Settings of the site that `make docs` builds with Sphinx, from these pages and the docstrings."""
+
+from __future__ import annotations
+
+from sphinx.application import Sphinx
+
+from clipmill import __version__
+
+project = "clipmill"
+release = version = __version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click", "sphinx_copybutton"]
+html_theme = "furo"
+html_title = f"clipmill {release}"
+html_show_copyright = html_show_sphinx = html_copy_source = False
+html_static_path = ["static"]
+html_css_files = ["tables.css"]
+pygments_style, pygments_dark_style = "friendly", "github-dark"
+
+myst_heading_anchors = 4
+suppress_warnings = ["misc.highlighting_failure"]
+
+default_role = "py:obj"  # the docstrings write `name`, as Markdown does
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_member_order = "bysource"
+napoleon_use_rtype = False
+
+INCLUDED = {"../SECURITY.md": "security.md", "../CHANGELOG.md": "changelog.md", "../CONTRIBUTING.md": "contributing.md"}
+"""Pages of the repository's root, and the pages of the site that include them."""
+
+
+def _link_to_included(app: Sphinx, page: str, source: list[str]) -> None:
+    """Let links to pages of the root, which are right in the repository, lead to the pages that include them."""
+    for there, here in INCLUDED.items():
+        source[0] = source[0].replace(f"]({there}", f"]({here}")
+
+
+def setup(app: Sphinx) -> None:
+    """Connect the function above."""
+    app.connect("source-read", _link_to_included)

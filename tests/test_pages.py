@@ -1,0 +1,71 @@
+"""The tutorials and the README run, block after block, and print what they show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from http_server import LoopbackServer
+from pages import blocks_of, missing, run_page
+from pictures import encode, photographs
+from places import DOCS, ROOT
+
+from clipmill.pipelines.gallery import write_gallery
+
+WEB_ADDRESS = "https://clip-as-service.jina.ai/_static/favicon.png"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What `make demo` leaves, and a picture of the reader's; the working directory."""
+    write_gallery(tmp_path / "demo-output" / "gallery")
+    (tmp_path / "apple.png").write_bytes(encode(photographs()["coffee"][:64, :64]))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize(
+    "page",
+    [ROOT / "README.md", *(DOCS / f"{name}.md" for name in ("search_photographs", "nightly_index", "rerank_results"))],
+    ids=lambda page: page.stem,
+)
+def test_a_page_prints_what_it_shows(page: Path, home: Path) -> None:
+    assert sum(block.shown is not None for block in blocks_of(page)) >= 3
+    run_page(page, home)
+
+
+@pytest.mark.spark
+def test_the_first_pipeline(home: Path) -> None:
+    """With the six documents of clip-as-service's own example, of which one is on the web."""
+    with LoopbackServer() as server:
+        server.files["/favicon.png"] = (encode(photographs()["chelsea"][:32, :32]), "image/png")
+        run_page(
+            DOCS / "first_pipeline.md",
+            home,
+            {
+                WEB_ADDRESS: server.url("/favicon.png"),
+                "allow_local_files=True)": "allow_local_files=True, allow_private_addresses=True)",
+            },
+        )
+
+
+@pytest.mark.parametrize(
+    ("shown", "said", "lacks"),
+    [
+        ("a … 1", "a   b  1\n", []),
+        ("a … 1", "a b 14\n", ["a … 1"]),
+        ("one\ntwo", "two\none\n", ["two"]),
+        ("| x | 1", "  | x |   1 |\n", []),
+        ("embedded", "unembedded\n", ["embedded"]),
+    ],
+)
+def test_what_a_page_shows_is_compared(shown: str, said: str, lacks: list[str]) -> None:
+    assert list(missing(shown, said)) == lacks
+
+
+def test_a_page_that_shows_something_else_is_noticed(home: Path) -> None:
+    (page := home / "page.md").write_text("```sh\necho one\n```\n\n```text\ntwo\n```\n", encoding="utf-8")
+    with pytest.raises(AssertionError, match="shows the line 'two'"):
+        run_page(page, home)
