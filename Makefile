@@ -134,6 +134,12 @@ typecheck: $(INSTALLED) copy ## Check types, on a built copy
 bench: $(INSTALLED) ## Run the benchmarks
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
+.PHONY: docs
+docs: $(INSTALLED) ## Build the site of docs/ into build/docs, which opens offline: broken links and references fail
+	@rm -rf build/docs
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --jobs auto -b html docs build/docs
+	@echo "open build/docs/index.html in a browser"
+
 .PHONY: parity
 parity: $(INSTALLED) ## Compare every model with its reference in every runtime; writes docs/parity.md (hours on 2 cores)
 	@$(BIN)/python tools/parity.py $(ARGS)

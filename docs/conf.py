@@ -8,7 +8,7 @@ from clipmill import __version__
 
 project = "clipmill"
 release = version = __version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click", "sphinx_copybutton"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click", "sphinx_copybutton"]
 html_theme = "furo"
 html_title = f"clipmill {release}"
 html_show_copyright = html_show_sphinx = html_copy_source = False
@@ -16,6 +16,7 @@ html_static_path = ["static"]
 html_css_files = ["tables.css"]
 pygments_style, pygments_dark_style = "friendly", "github-dark"
 
+nb_execution_mode = "off"  # the notebooks are kept with their results, and a test runs them
 myst_heading_anchors = 4
 suppress_warnings = ["misc.highlighting_failure"]
 

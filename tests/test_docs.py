@@ -81,8 +81,8 @@ def test_commands_of_the_other_pages_run(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "photos").mkdir()
     for number, picture in enumerate(photographs().values()):
         (tmp_path / "photos" / f"{number}.png").write_bytes(encode(picture))
-    assert len(commands) == 6
-    assert [run_typed(command) for command in commands] == [0] * 6
+    assert len(commands) == 7
+    assert [run_typed(command) for command in commands] == [0] * 7
     assert (tmp_path / "exported" / "clipmill.json").is_file()
 
 

@@ -174,8 +174,8 @@ def test_metadata(metadata: email.message.Message) -> None:
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
     extras = (
-        "all all-gpu audio beam dev gcp heif hf index jxl lance metrics milvus onnx onnx-gpu openvino postgres qdrant"
-        " remote report spark test torch"
+        "all all-gpu audio beam dev docs gcp heif hf index jxl lance metrics milvus notebooks onnx onnx-gpu openvino"
+        " postgres qdrant remote report spark test torch"
     )
     assert sorted(metadata.get_all("Provides-Extra", [])) == extras.split()
 
