@@ -137,7 +137,7 @@ bench: $(INSTALLED) ## Run the benchmarks
 .PHONY: docs
 docs: $(INSTALLED) ## Build the site of docs/ into build/docs, which opens offline: broken links and references fail
 	@rm -rf build/docs
-	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --jobs auto -b html docs build/docs
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html docs build/docs
 	@echo "open build/docs/index.html in a browser"
 
 .PHONY: parity

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from sphinx.application import Sphinx
 
 from clipmill import __version__
@@ -20,11 +23,11 @@ nb_execution_mode = "off"  # the notebooks are kept with their results, and a te
 myst_heading_anchors = 4
 suppress_warnings = ["misc.highlighting_failure"]
 
-default_role = "py:obj"  # the docstrings write `name`, as Markdown does
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
 napoleon_use_rtype = False
+napoleon_use_ivar = True
 
 INCLUDED = {"../SECURITY.md": "security.md", "../CHANGELOG.md": "changelog.md", "../CONTRIBUTING.md": "contributing.md"}
 """Pages of the repository's root, and the pages of the site that include them."""
@@ -36,6 +39,24 @@ def _link_to_included(app: Sphinx, page: str, source: list[str]) -> None:
         source[0] = source[0].replace(f"]({there}", f"]({here}")
 
 
+def _link_within_root(app: Sphinx, path: Path, page: str, content: list[str]) -> None:
+    """Do the same for links from one of these pages to another."""
+    for there, here in INCLUDED.items():
+        content[0] = content[0].replace(f"]({Path(there).name}", f"]({here}")
+
+
+def _mark_code(app: Sphinx, kind: str, name: str, it: object, options: object, lines: list[str]) -> None:
+    """Turn `code` of a docstring into a reference where it is a name, and else into a literal, whatever follows it."""
+    for number, line in enumerate(lines):
+        lines[number] = re.sub(
+            r"(?<![`\w:])`([^`]+)`(?!`)",
+            lambda found: f":py:obj:`{found[1]}`\\ " if re.fullmatch(r"[\w.]+", found[1]) else f"``{found[1]}``\\ ",
+            line,
+        )
+
+
 def setup(app: Sphinx) -> None:
-    """Connect the function above."""
+    """Connect the functions above."""
     app.connect("source-read", _link_to_included)
+    app.connect("include-read", _link_within_root)
+    app.connect("autodoc-process-docstring", _mark_code, priority=400)  # before napoleon's
