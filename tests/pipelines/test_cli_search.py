@@ -225,7 +225,7 @@ def test_the_help_says_whose_defaults_count() -> None:
 
 # --- the page in docs/ -----------------------------------------------------------------------------------------------
 
-PAGE = (DOCS / "search.md").read_text(encoding="utf-8")
+PAGE = (DOCS / "searching.md").read_text(encoding="utf-8")
 
 
 def test_python_of_the_page_runs(tmp_path, monkeypatch, capsys) -> None:
