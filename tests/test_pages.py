@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,27 @@ def test_a_page_that_shows_something_else_is_noticed(home: Path) -> None:
     (page := home / "page.md").write_text("```sh\necho one\n```\n\n```text\ntwo\n```\n", encoding="utf-8")
     with pytest.raises(AssertionError, match="shows the line 'two'"):
         run_page(page, home)
+
+
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    *sorted(DOCS.glob("*.md")),
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_files_and_tests_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    links = re.findall(r"\]\(((?!https?:|#|mailto:)[^)\s#]+)(?:#[\w-]+)?\)", text)
+    tests = re.findall(r"`((?:tests|examples|benchmarks|tools)/[\w./]+\.\w+)", text)
+    lost = [name for name in links if not (page.parent / name).exists()] + [
+        name for name in tests if not (ROOT / name).exists()
+    ]
+    assert lost == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150

@@ -1,4 +1,4 @@
-"""Runs the code of a page as a reader would, block after block, and compares what it prints with what the page shows."""
+"""Runs the code of a page as a reader would, block by block, and compares what it prints with what the page shows."""
 
 from __future__ import annotations
 
