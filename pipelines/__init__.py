@@ -17,6 +17,8 @@
 - `search_command`, `search`: the command `search`
 - `report_commands`: the commands `report` and `summary`; `summary`: `summary(documents)`, and what the latter prints
 - `model_commands`: the commands `models`, `doctor` and `export`; `models`, `doctor`, `export`: what they do
+- `check`: a verdict of `doctor` with its finding; `machine_checks`, `network_checks`, `package_checks`,
+  `runtime_checks`: what it examines
 - `first_use`: loads models, with the `bars` of what takes long; `clipmill models --prepare`
 - `demo`: what `make demo` runs; `gallery`: its pictures; `drawings`: pictures of coloured shapes, and captions
 """

@@ -1,7 +1,7 @@
 """The command line: `clipmill embed | rank | score | classify | index | search | report | summary`, and more.
 
-Exit codes: 0 when all went well, 2 when what was asked for cannot work (nothing was run), 1 when a job failed,
-128 plus the number of the signal that ended it: 130 after Ctrl-C, 143 after SIGTERM.
+Exit codes: 0 when all went well, 2 when what was asked for cannot work (nothing was run), 1 when a job failed or
+`doctor` found a problem, 128 plus the number of the signal that ended it: 130 after Ctrl-C, 143 after SIGTERM.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from .limits import memory_error
 
 _COMMANDS = {
     "classify": Place("score_commands", "Find the labels that fit images, audio, texts or columns of tables best."),
-    "doctor": Place("model_commands", "Print versions, devices, threads, and the runtimes that work on this machine."),
+    "doctor": Place(
+        "model_commands",
+        "Examine this machine: what works, what is a problem, and what to do. Exit code 1 if something is a problem.",
+    ),
     "embed": Place("embed_command", "Embed images, audio, texts and tables into a dataset."),
     "export": Place(
         "model_commands",

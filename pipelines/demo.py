@@ -17,8 +17,8 @@ from ..datasets.dataset import read_failures
 from ..datasets.dataset_rows import read_dataset
 from ..errors import ClipmillError
 from .console import out
-from .doctor import MIN_JAVA, java_version
 from .gallery import write_gallery
+from .machine_checks import MIN_JAVA, java_version
 
 SENTENCES = ("a red star", "a blue circle", "a green triangle")
 MODEL = "demo"

@@ -16,7 +16,7 @@ _HALF_DONE = "error return without exception set"
 
 def memory_error(error: BaseException, what: str = "") -> OutOfMemoryError | None:
     """Return our error for one that means that memory ran out, None for any other; `what` begins its message."""
-    limit = _limit(resource.RLIMIT_AS)
+    limit = limit_of(resource.RLIMIT_AS)
     if not ran_out_of_memory(error) and not (limit and _HALF_DONE in str(error)):
         return None
     reason = (str(error).strip().splitlines() or [""])[-1][:300]
@@ -34,7 +34,7 @@ def check_memory() -> None:
 
     Some of them, written in C, end the process where they find no memory while they are imported.
     """
-    limit = _limit(resource.RLIMIT_AS)
+    limit = limit_of(resource.RLIMIT_AS)
     if limit and limit < _LEAST_MEMORY:
         raise OutOfMemoryError(
             f"out of memory: this shell allows {limit // 2**20} MiB, and the libraries alone need more than "
@@ -49,7 +49,7 @@ def _raise_it(limit: int) -> str:
 
 def check_open_files_for_spark() -> None:
     """Raise `DeviceError` if Java may open too few files for a local Spark; it raises the soft limit by itself."""
-    limit = _limit(resource.RLIMIT_NOFILE)
+    limit = limit_of(resource.RLIMIT_NOFILE)
     if limit and limit < _LEAST_FILES_OF_SPARK:
         raise DeviceError(
             f"this shell allows {limit} open files (ulimit -n), and Spark needs {_LEAST_FILES_OF_SPARK} or more",
@@ -57,7 +57,7 @@ def check_open_files_for_spark() -> None:
         )
 
 
-def _limit(which: int) -> int | None:
+def limit_of(which: int) -> int | None:
     """Return the hard limit or the soft one of memory; None without one."""
     soft, hard = resource.getrlimit(which)
     given = soft if which == resource.RLIMIT_AS else hard

@@ -72,16 +72,20 @@ def models(
 
 
 @click.command(cls=Command)
+@click.option("--online", is_flag=True, help="Also ask whether the hub answers; nothing else uses the network.")
 @click.option("--json", "as_json", is_flag=True, help="Print for programs.")
-def doctor(as_json: bool) -> None:
-    """Print versions, devices, threads, and the runtimes that work on this machine."""
-    from .doctor import doctor_table, examine
+def doctor(online: bool, as_json: bool) -> int:
+    """Examine this machine: what works, what is a problem, and what to do. Exit code 1 if something is a problem."""
+    from .doctor import checks_json, checks_table, examine, exit_code, run_checks, verdict
 
     found = examine()
+    checks = run_checks(found, online=online)
     if as_json:
-        click.echo(json.dumps(found, indent=1))
+        click.echo(json.dumps(checks_json(found, checks), indent=1))
     else:
-        out.print(doctor_table(found), soft_wrap=True)
+        out.print(checks_table(checks), soft_wrap=True)
+        out.print(verdict(checks))
+    return exit_code(checks)
 
 
 @click.command(cls=Command)
