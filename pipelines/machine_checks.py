@@ -132,7 +132,7 @@ def threads(allowed: int) -> Check:
             "threads",
             f"{', '.join(f'{name}={count}' for name, count in few.items())}, fewer than the {allowed} cores: numpy "
             "computes exact search with so many",
-            f"unset {' '.join(few)}; Spark sets OMP_NUM_THREADS to spark.executor.cores or 1 on workers",
+            f"unset {' '.join(few)}; on workers of Spark, set spark.executorEnv.OMP_NUM_THREADS",
         )
     return ok("threads", "no variable of the environment limits them")
 
