@@ -31,10 +31,6 @@ return [...arguments[0].children].flatMap(child => [child, ...within(child)])
   .map(data => { let painted = 0; for (let n = 3; n < data.length; n += 4) painted += data[n] > 0; return painted; });
 """
 _IDLE = "return window.Bokeh !== undefined && Object.values(Bokeh.index).length >= arguments[0]"
-# Where the first point of a plot's only (or first) cloud stands in the window, and what it is.
-_POINT = """
-const view = Object.values(Bokeh.index).find(view => view.model.id == arguments[0]) ;
-"""
 
 
 class Browser:
@@ -47,7 +43,7 @@ class Browser:
         """Open a file as a double click does, and wait until its plots are there."""
         self.driver.get(page.as_uri())
         plots = len(self.driver.find_elements("css selector", ".plot"))
-        self.wait(lambda: self.driver.execute_script(_IDLE, plots))
+        self.wait(lambda: not plots or self.driver.execute_script(_IDLE, plots))
 
     def wait(self, is_so: Any, seconds: float = 30.0) -> None:
         """Wait until something is so.
