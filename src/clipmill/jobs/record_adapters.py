@@ -14,7 +14,7 @@ from ..datasets.inputs.columnar import Selection
 from ..datasets.inputs.file_names import namer, renamed
 from ..datasets.inputs.readers import read_documents
 from ..datasets.inputs.rows import read_rows
-from ..datasets.inputs.samples import AUDIO, IMAGE, KEY, member_columns
+from ..datasets.inputs.samples import AUDIO, IMAGE, KEY, PLACE_COLUMNS, member_columns
 from ..datasets.inputs.shards import Shard
 from ..datasets.inputs.source_row import SourceRow, malformed
 from ..datasets.tables.carried import FinishedValues
@@ -185,7 +185,10 @@ class RowRecords:
             if self._hashed:
                 content_hash = hash_of_outcomes(self._plan.places(done.source), done.outcomes)
                 written[CONTENT_HASH] = None if failures else content_hash
-        records = failure_records(self._plan, done.source, [*failures, *inner])
+        records = [
+            {**record, **(_place_of(row.values) if record["column"] in (IMAGE, AUDIO) else {})}
+            for record in failure_records(self._plan, done.source, [*failures, *inner])
+        ]
         return FinishedRow(written, records, bool(failures), name)
 
     def _is_written(self, name: str, value: Any) -> bool:
@@ -220,6 +223,12 @@ def _single_columns(plan: RowPlan, schema: pa.Schema) -> set[str]:
             if kind is None or not is_list_type(kind.value_type):  # a vector is a list itself, and so are labels
                 found.add(column.source)
     return found
+
+
+def _place_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return where the image, else the audio, of a tar's sample can be read again, as a document's failure has it."""
+    place = {name: values.get(name) for name in PLACE_COLUMNS}
+    return {} if None in place.values() else {"tags": place}
 
 
 def _getter(values: Mapping[str, Any]) -> Getter:
