@@ -12,6 +12,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from cli_helpers import run
 from http_server import LoopbackServer
@@ -36,6 +38,7 @@ class Seen(HTMLParser):
         super().__init__()
         self.tags: list[str] = []
         self.images: list[str] = []
+        self.links: list[str] = []
         self.attributes: set[str] = set()
         self.words: list[str] = []
         self.feed(page)
@@ -44,6 +47,7 @@ class Seen(HTMLParser):
         self.tags.append(tag)
         self.attributes |= {name for name, _ in attrs}
         self.images += [value or "" for name, value in attrs if tag == "img" and name == "src"]
+        self.links += [value or "" for name, value in attrs if tag == "a" and name == "href"]
 
     def handle_data(self, data: str) -> None:
         self.words.append(data)
@@ -90,7 +94,8 @@ def test_hits_of_a_job_on_files_are_seen(photos, tmp_path, capsys) -> None:
     for one in decoded:
         assert one.size == (62, 40) and abs(int(np.asarray(one).mean()) - 40) <= 2
     assert "2.png" in seen.text and "clip_score" in seen.text and "cosine" in seen.text
-    assert not {"script", "iframe", "object", "link rel=stylesheet", "a"} & set(seen.tags)
+    assert not {"script", "iframe", "object", "link rel=stylesheet"} & set(seen.tags)
+    assert seen.links == ["#main"]
     assert not [name for name in seen.attributes if name.startswith("on")]
     page = (tmp_path / "page.html").read_text()
     assert "default-src 'none'; img-src data:" in page and not re.search(r"https?://", page)
@@ -112,7 +117,7 @@ def test_strangers_words_stay_words(tmp_path) -> None:
         note=[QUOTES, SCRIPT, "javascript:alert(3)"],
     )
     seen = sheet(tmp_path, directory, f"{SCRIPT}{QUOTES}", "--prompt", "{}", "-k", 3, "--columns", "note,uri,text")
-    assert not {"script", "a", "iframe"} & set(seen.tags) and not seen.images
+    assert not {"script", "iframe"} & set(seen.tags) and not seen.images and seen.links == ["#main"]
     assert "onerror" not in seen.attributes and "href" in seen.attributes  # of the empty icon
     for word in (SCRIPT, QUOTES, "javascript:alert(3)"):
         assert word in seen.text
@@ -196,6 +201,75 @@ def test_pictures_from_elsewhere_only_where_asked_and_allowed(tmp_path) -> None:
         assert not seen.images and seen.text.count("forbidden_uri:") == 3
         seen = sheet(tmp_path, directory, "x", "-k", 3, "--fetch-remote", "--allow-private-addresses")
         assert len(seen.images) == 1 and "undecodable:" in seen.text and "not_found:" in seen.text
+
+
+@pytest.mark.parametrize("kind", ["bytes", "struct"])
+def test_images_in_the_rows_themselves_are_seen_with_their_captions(tmp_path, kind) -> None:
+    """In a dataset; an index keeps no bytes, and the page says where they are."""
+    shots = [encode(picture(number)) for number in range(3)]
+    photos = shots if kind == "bytes" else [{"bytes": shot, "path": "a.png"} for shot in shots]
+    rows = {"id": ["a", "b", "c"], "photo": photos, "text": ["one", "two", "three"]}
+    pq.write_table(pa.table(rows), tmp_path / "in.parquet")
+    arguments = ["-o", tmp_path / "data", "--model", MODEL, "--column", "photo=image"]
+    assert run("embed", tmp_path / "in.parquet", *arguments) == 0
+    seen = sheet(tmp_path, tmp_path / "data", "x", "-k", 3)
+    assert sorted(map(shade_of, seen.images)) == [0, 1, 2] and "three" in seen.text
+    build_index([str(tmp_path / "data")], str(tmp_path / "index"), IndexOptions(factory="Flat", queries=2))
+    indexed = sheet(tmp_path, tmp_path / "index", "x", "-k", 3)
+    assert not indexed.images and "one" in indexed.text
+    pq.write_table(pa.table(rows).drop_columns(["text"]), tmp_path / "in.parquet")
+    assert run("embed", tmp_path / "in.parquet", "-o", tmp_path / "plain", *arguments[2:]) == 0
+    build_index([str(tmp_path / "plain")], str(tmp_path / "other"), IndexOptions(factory="Flat", queries=2))
+    assert sheet(tmp_path, tmp_path / "other", "x", "-k", 3).text.count("search the dataset to see them") == 3
+
+
+def test_bytes_of_rows_are_in_no_json(tmp_path, capsys) -> None:
+    pq.write_table(pa.table({"id": ["a"], "photo": [encode(picture(1))]}), tmp_path / "in.parquet")
+    assert (
+        run("embed", tmp_path / "in.parquet", "-o", tmp_path / "data", "--model", MODEL, "--column", "photo=image") == 0
+    )
+    capsys.readouterr()
+    assert run("search", tmp_path / "data", "x", "-k", 1, "--json", "--html", tmp_path / "page.html") == 0
+    (hit,) = json.loads(capsys.readouterr().out)["queries"][0]["hits"]
+    assert set(hit) == {"rank", "position", "id", "score"}
+
+
+def test_uris_of_a_column_that_the_job_read_are_seen(tmp_path) -> None:
+    """data: URIs always, addresses where asked, whatever the column is called."""
+    inline = "data:image/png;base64," + base64.b64encode(encode(picture(2))).decode()
+    with LoopbackServer() as server:
+        server.files["/4.png"] = (encode(picture(4)), "image/png")
+        rows = [{"id": "a", "link": server.url("/4.png")}, {"id": "b", "link": inline}]
+        (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        arguments = ["-o", tmp_path / "data", "--model", MODEL, "--column", "link=image", "--allow-private-addresses"]
+        assert run("embed", tmp_path / "in.jsonl", *arguments) == 0
+        seen = sheet(tmp_path, tmp_path / "data", "x", "-k", 2)
+        assert list(map(shade_of, seen.images)) == [2] and "--fetch-remote fetches it" in seen.text
+        refused = sheet(tmp_path, tmp_path / "data", "x", "-k", 2, "--fetch-remote")
+        assert list(map(shade_of, refused.images)) == [2] and "forbidden_uri:" in refused.text
+        seen = sheet(tmp_path, tmp_path / "data", "x", "-k", 2, "--fetch-remote", "--allow-private-addresses")
+        assert sorted(map(shade_of, seen.images)) == [2, 4]
+
+
+def test_a_url_is_a_picture_in_files_of_another_origin(tmp_path) -> None:
+    vectors = pa.array([fake_image_vector(picture(1), DIM)])
+    inline = "data:image/png;base64," + base64.b64encode(encode(picture(1))).decode()
+    pq.write_table(pa.table({"url": [inline], "vector": vectors}), tmp_path / "v.parquet")
+    assert list(map(shade_of, sheet(tmp_path, tmp_path / "v.parquet", "x", "-k", 1, "--model", MODEL).images)) == [1]
+
+
+def test_a_file_that_is_no_image_is_named_by_its_type(tmp_path) -> None:
+    rows = {"uri": [str(tmp_path / "a.wav")], "mime_type": ["audio/wav"]}
+    pq.write_table(pa.table({**rows, "vector": pa.array([fake_image_vector(picture(1), DIM)])}), tmp_path / "v.parquet")
+    seen = sheet(tmp_path, tmp_path / "v.parquet", "x", "-k", 1, "--model", MODEL, "--allow-local-files")
+    assert "audio/wav" in seen.text and "not_found" not in seen.text
+
+
+def test_several_queries_are_linked_and_every_hit_is_named(photos, tmp_path) -> None:
+    seen = sheet(tmp_path, photos, SCRIPT, "y", "-k", 2)
+    assert seen.links == ["#main", "#query-1", "#query-2"]
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<li tabindex") == 4 and not re.search(r'alt=""', page)
 
 
 def test_a_page_is_written_over_but_nothing_else(photos, tmp_path, capsys) -> None:

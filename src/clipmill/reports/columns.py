@@ -17,6 +17,8 @@ from ..errors import DatasetError
 _DOCUMENTS_VECTORS = "embedding"
 _NAMES = ("id", "key", "uri", "url")
 """Columns that name a row, where nobody says one."""
+_IN_STRUCTS = (("uri", "path"), ("blob", "bytes"))
+"""Fields of a struct that hold an image's URI and its bytes."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -145,12 +147,23 @@ def content_of(name: str, schema: pa.Schema, job: Mapping[str, Any] | None) -> C
             if column.get("modality") == "text":
                 return Content(key, text=path if is_string else None)
             if column.get("modality") == "image":
-                return Content(key, uri=path if is_string else None, blob=path if _is_binary(kind) else None)
+                return _image_content(key, path, kind)
             return Content(key)
     if name != _DOCUMENTS_VECTORS and job is not None:
         return Content(key)
-    plain = {one: one for one in ("text", "uri", "blob", "mime_type") if one in names}
-    return Content(key, plain.get("text"), plain.get("uri"), plain.get("blob"), plain.get("mime_type"), **place)
+    plain = {one: one for one in ("text", "uri", "url", "blob", "mime_type") if one in names}
+    uri = plain.get("uri") or plain.get("url")
+    return Content(key, plain.get("text"), uri, plain.get("blob"), plain.get("mime_type"), **place)
+
+
+def _image_content(key: str | None, path: str, kind: pa.DataType) -> Content:
+    """Return the columns of an image: a column of URIs, of bytes, or of structs with one or both."""
+    if pa.types.is_struct(kind):
+        inner = {field.name for field in kind}
+        uri, blob = (next((name for name in names if name in inner), None) for names in _IN_STRUCTS)
+        return Content(key, uri=uri and f"{path}.{uri}", blob=blob and f"{path}.{blob}")
+    is_string = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return Content(key, uri=path if is_string else None, blob=path if _is_binary(kind) else None)
 
 
 def holds_places(schema: pa.Schema) -> bool:

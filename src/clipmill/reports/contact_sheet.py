@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import __version__
+from ..datasets.dataset import read_job
 from ..datasets.inputs.samples import PLACE_COLUMNS
+from ..errors import DatasetError
 from ..files.json_text import clean_text, json_text
+from ..indexes import open_index
 from ..indexes.manifest import read_manifest
 from ..indexes.targets import Target
-from ..media.fetch_policy import Span
 from ..media.uri import shown
-from .columns import holds_places
+from .columns import VectorColumn, content_of, holds_places
+from .indexes import IndexRows, job_of_index
 from .integrity import trusts_local_files
 from .page_file import template_of
-from .pictures import Picture, PictureRules, named_content, picture_of
+from .parts import open_parts
+from .pictures import Picture, PictureRules, picture_of, pictures_of
+from .sample import Entry, Rows, entries_at, last_part
 from .words import many
 
 MARK = '<meta name="generator" content="clipmill search">'
@@ -27,13 +32,20 @@ MARK = '<meta name="generator" content="clipmill search">'
 
 _SIDE = 320
 """Pixels of a thumbnail's longer side: sharp in 220 on screens that double them."""
-_THREADS = 8
 _LONGEST = 600
 """Characters of a text that are shown."""
 _CONTENT = ("uri", "text", "mime_type")
 """Columns that describe a hit; the sheet shows them specially."""
-_Named = tuple[str, Span | None]
-"""A URI, and which part of it is the content."""
+_NOTHING = "no text or image in its row, and no file named"
+_NOTHING_KEPT = "an index keeps no bytes of images: search the dataset to see them"
+
+
+class _Content(NamedTuple):
+    """The content of a row, as the page shows it; `otherwise` is said where there is nothing to show."""
+
+    entry: Entry
+    picture: Picture
+    otherwise: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +85,8 @@ def render(target: Target, model: str, asked: Sequence[Asked], columns: Sequence
     requests.
     """
     template = template_of("contact_sheet.html", "clipmill search --html")
-    pictures = _pictures(asked, rules)
+    rules = dataclasses.replace(rules, side=_SIDE)
+    found = _contents_of(target, asked, rules)
     return template.render(
         mark=MARK,
         location=target.location,
@@ -81,19 +94,47 @@ def render(target: Target, model: str, asked: Sequence[Asked], columns: Sequence
         rows=many(target.rows, "row"),
         model=model,
         version=__version__,
-        queries=[_query(one, columns, pictures) for one in asked],
+        queries=[_query(one, columns, found, rules) for one in asked],
     )
 
 
-def _query(asked: Asked, columns: Sequence[str], pictures: Mapping[_Named, Picture]) -> dict[str, Any]:
+def _contents_of(target: Target, asked: Sequence[Asked], rules: PictureRules) -> dict[int, _Content]:
+    """Return the content of the hits' rows, by position; each row is read and drawn once."""
+    source, column = _rows_of(target)
+    positions = sorted({hit["position"] for one in asked for hit in one.hits or ()})
+    entries = entries_at(source, column, positions)
+    pictures = pictures_of(source, column, list(entries.values()), rules)
+    otherwise = _NOTHING_KEPT if target.dataset is None else _NOTHING
+    return {
+        position: _Content(entry, pictures.get((position, entry.element), Picture()), otherwise)
+        for position, entry in entries.items()
+    }
+
+
+def _rows_of(target: Target) -> tuple[Rows, VectorColumn]:
+    """Return the rows of a target, with the columns that hold the content of its vectors."""
+    if target.dataset is None:
+        index = open_index(target.location)
+        source: Rows = IndexRows(index)
+        name, job = index.manifest.column, job_of_index(index.manifest)
+    else:
+        source, name, job = open_parts(target.location), target.dataset.column, None
+        with contextlib.suppress(DatasetError):  # files of another origin
+            job = read_job(target.location)
+    return source, VectorColumn(name, content=content_of(name, source.schema, job))
+
+
+def _query(asked: Asked, columns: Sequence[str], found: Mapping[int, _Content], rules: PictureRules) -> dict[str, Any]:
     names = collections.Counter(_name_of(hit) for hit in asked.hits or ())
+    own = picture_of(None, asked.value, None, 0, rules, trusted=True) if asked.kind == "image" else Picture()
     return {
         "kind": asked.kind,
         "value": clean_text(asked.value),
-        "picture": pictures[asked.value, None].data_uri if asked.kind == "image" else None,
+        "name": clean_text(asked.value if asked.kind == "text" else os.path.basename(asked.value) or asked.value),
+        "picture": own.data_uri,
         "reason": asked.reason,
         "cards": [
-            _card(place, hit, columns, pictures, is_like_another=names[_name_of(hit)] > 1)
+            _card(place, hit, columns, found[hit["position"]], is_like_another=names[_name_of(hit)] > 1)
             for place, hit in enumerate(asked.hits or (), 1)
         ],
     }
@@ -108,35 +149,23 @@ def _row_of(hit: Mapping[str, Any]) -> str:
 
 
 def _card(
-    place: int,
-    hit: Mapping[str, Any],
-    columns: Sequence[str],
-    pictures: Mapping[_Named, Picture],
-    *,
-    is_like_another: bool,
+    place: int, hit: Mapping[str, Any], columns: Sequence[str], content: _Content, *, is_like_another: bool
 ) -> dict[str, Any]:
     """Return what is shown of a hit; its row too where another has its name, as samples of several tars may."""
-    text = hit.get("text")
-    seen = pictures.get(_content_of(hit)) if _is_picture(hit) else None
+    text, seen = content.entry.text or hit.get("text"), content.picture
     name, row = _name_of(hit), f" ({_row_of(hit)})" if is_like_another else ""
     scores = [(one, f"{hit[one]:.4f}") for one in ("clip_score", "cosine") if hit.get(one) is not None]
     return {
         "place": place,
-        "name": clean_text(shown_text(_last_part(name))) + row,
+        "name": clean_text(shown_text(last_part(name))) + row,
         "whole_name": clean_text(shown_text(name)) + row,
         "scores": scores or [("score", f"{hit['score']:.4f}")],
-        "picture": seen.data_uri if seen else None,
-        "reason": clean_text(seen.reason) if seen and seen.reason else None,
+        "picture": seen.data_uri,
+        "reason": clean_text(seen.reason) if seen.reason else None,
         "text": clean_text(shown_text(text)) if text else None,
-        "otherwise": hit.get("mime_type") or "its row has no text and names no file",
+        "otherwise": hit.get("mime_type") or content.otherwise,
         "columns": [(one, clean_text(shown_text(hit[one]))) for one in columns if hit.get(one) is not None],
     }
-
-
-def _last_part(name: str) -> str:
-    """Return the file's name of a path or URL, anything else as it is."""
-    is_path = name.startswith("/") or "://" in name
-    return (os.path.basename(name.rstrip("/")) or name) if is_path else name
 
 
 def shown_text(value: Any) -> str:
@@ -144,30 +173,3 @@ def shown_text(value: Any) -> str:
     text = shown(value)[1:-1] if isinstance(value, str) and value[:5].lower() == "data:" else value
     text = text if isinstance(text, str) else json_text(value)
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
-
-
-def _is_picture(hit: Mapping[str, Any]) -> bool:
-    """Return whether what a hit names may be the content of its vector: not if it has a text, or is audio."""
-    kind = str(hit.get("mime_type") or "image/").partition("/")[0]
-    return bool(_content_of(hit)[0]) and not hit.get("text") and kind == "image"
-
-
-def _content_of(hit: Mapping[str, Any]) -> _Named:
-    uri, span = named_content(*(hit.get(name) for name in ("uri", *PLACE_COLUMNS)))
-    return str(uri or ""), span
-
-
-def _pictures(asked: Sequence[Asked], rules: PictureRules) -> dict[_Named, Picture]:
-    """Make the thumbnails of queries and hits, each once."""
-    own: dict[_Named, tuple[int, bool]] = {(one.value, None): (0, True) for one in asked if one.kind == "image"}
-    hits = [hit for one in asked for hit in one.hits or () if _is_picture(hit)]
-    theirs: dict[_Named, tuple[int, bool]] = {_content_of(hit): (hit["position"], False) for hit in hits}
-    wanted, rules = {**theirs, **own}, dataclasses.replace(rules, side=_SIDE)
-
-    def make(named: _Named) -> Picture:
-        (uri, span), (position, trusted) = named, wanted[named]
-        return picture_of(None, uri, span, position, rules, trusted=trusted)
-
-    with ThreadPoolExecutor(_THREADS) as pool:
-        made = pool.map(make, wanted)
-        return dict(zip(wanted, made, strict=True))

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..indexes import OpenIndex
 from .columns import VectorColumn
-from .sample import Entry, Rows, RowSample, entry_of
+from .sample import Entry, Rows, RowSample, entries_at
 from .similarity import Likeness
 
 _NEIGHBOURS = 8
@@ -66,17 +66,6 @@ def duplicates_through(
         one, other = int(owners[row, 0]), int(positions[row, place])
         found.setdefault((min(one, other), max(one, other)), float(scores[row, place]))
     best = sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))[:most]
-    entries = _entries(source, column, sorted({position for pair, _ in best for position in pair}))
+    entries = entries_at(source, column, sorted({position for pair, _ in best for position in pair}))
     pairs = [Duplicate(entries[one], entries[other], cosine) for (one, other), cosine in best]
     return Duplicates(pairs, len(found), len(sample.entries), source.rows, neighbours - 1, threshold)
-
-
-def _entries(source: Rows, column: VectorColumn, positions: list[int]) -> dict[int, Entry]:
-    content = column.content
-    columns = [name for name in (content.name, content.text, content.uri) if name]
-    found = {position: entry_of(position, None, {}, column) for position in positions}
-    if columns:
-        for there, batch in source.take(np.array(positions, np.int64), columns):
-            for position, values in zip(there.tolist(), batch.to_pylist(), strict=True):
-                found[position] = entry_of(position, None, values, column)
-    return found

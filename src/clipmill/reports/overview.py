@@ -24,7 +24,7 @@ from .integrity import damages_of, missing_of, reads_own_files
 from .pair_scores import PairScores, pair_columns, pair_scores_of
 from .parts import Parts, open_parts
 from .pictures import PictureRules
-from .reasons import Reason, reasons_of
+from .reasons import Reason, draw_examples, reasons_of
 from .scores import ColumnScores, scores_of
 from .vectors import SampleOptions, VectorSection, vector_section
 from .work import Work
@@ -108,6 +108,8 @@ def overview(location: str, looked: Looked) -> Overview:
         found.summary = summarise(location)
         found.work = Work.of(manifests)
         found.reasons = reasons_of(read_failures(location))
+        allowed = looked.allow_local_files or reads_own_files(found.job, manifests)
+        draw_examples(found.reasons, PictureRules(looked.fetch_remote, lambda _: allowed, looked.policy))
         if lacks := missing_of(found.job, found.summary):
             found.warnings.append(f"This dataset is not complete: {lacks}. The figures below are of the existing part.")
         found.warnings += [f"This dataset is damaged: {said}." for said in damages_of(location, manifests)]

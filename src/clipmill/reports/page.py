@@ -18,7 +18,7 @@ from .overview import Overview
 from .page_file import template_of
 from .pair_scores import PairScores
 from .provenance import plain, provenance_rows, resolved_rows
-from .sample import Entry, readable, shortened
+from .sample import Entry, last_part, readable, shortened
 from .scores import ColumnScores
 from .vectors import VectorSection
 
@@ -66,10 +66,23 @@ def render(found: Overview) -> str:
         "index": None if found.index is None else _index(found.index, page),
         "job": _job(found.job),
         "words": words,
+        "last_part": last_part,
     }
+    context["sections"] = _sections(context)
     context["scripts"] = Resources(mode="inline", components=["bokeh"], log_level="warn").js_raw
     context["plots"] = page.plots
     return template_of("page.html", "clipmill report").render(context)
+
+
+def _sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the identifiers and titles of the sections, in the order of the page."""
+    columns = [(f"vectors-{number}", f"Vectors: {one['name']}") for number, one in enumerate(context["vectors"], 1)]
+    if context["index"]:
+        return [("index", "Recall and speed"), *columns]
+    for kind, title in (("scores", "Scores"), ("compared", "Scores of pairs")):
+        names = [one["found"].column.name for one in context[kind]]
+        columns += [(f"{kind}-{number}", f"{title}: {name}") for number, name in enumerate(names, 1)]
+    return [("failures", "Failures"), *columns, ("job", "The job")]
 
 
 def _tiles(found: Overview) -> list[tuple[str, str, str]]:
@@ -100,7 +113,7 @@ def _tiles(found: Overview) -> list[tuple[str, str, str]]:
     if found.index is not None:
         return [*tiles, *_index_tiles(found.index)]
     if found.rows is not None:
-        tiles.append(("rows in the files", words.count(found.rows), f"{words.count(found.files)} Parquet files"))
+        tiles.append(("rows in the files", words.count(found.rows), words.many(found.files, "Parquet file")))
     return tiles
 
 
@@ -206,7 +219,8 @@ def _reasons(section: VectorSection) -> list[tuple[str, int]]:
 def _shown(section: VectorSection, entry: Entry) -> dict[str, Any]:
     picture = section.picture(entry)
     return {
-        "name": entry.name,
+        "name": last_part(entry.name),
+        "whole_name": entry.name,
         "text": entry.text,
         "picture": picture.data_uri,
         "reason": picture.reason,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..failures import RowError
+from ..failures import Code, RowError
 from ..media.fetch import fetch
 from ..media.fetch_policy import FetchPolicy, Span
 from ..media.jpeg import jpeg_size
@@ -22,6 +23,8 @@ from .sample import Entry, Rows, shortened, value_at
 _ROWS_AT_ONCE = 16
 """Rows whose content is in memory at a time: photographs may be large."""
 _LOCAL = (None, "file", "local")
+_JPEG_BEGINS, _JPEG_ENDS = b"\xff\xd8\xff", b"\xff\xd9"
+"""Markers of JPEG files; a decoder that meets the second one early leaves the rest of the image grey."""
 
 
 class Picture(NamedTuple):
@@ -29,7 +32,7 @@ class Picture(NamedTuple):
 
     Attributes:
         jpeg: A thumbnail; None where there is none.
-        reason: Why there is none; None where nothing was to be seen, as of texts.
+        reason: Why there is none, or not all of it; None where nothing was to be seen, as of texts.
         size: Width and height of the thumbnail in pixels.
     """
 
@@ -53,18 +56,20 @@ class PictureRules:
             that made the dataset listed or was allowed it, or the user allows it now.
         policy: Limits on bytes, time and addresses.
         side: Pixels of a thumbnail's longer side.
+        cut_off: Whether JPEG files that are cut off are drawn as far as they go.
     """
 
     remote: bool = False
     local_files: Callable[[int], bool] = lambda _: False
     policy: FetchPolicy = dataclasses.field(default_factory=lambda: FetchPolicy(timeout_s=10.0))
     side: int = 96
+    cut_off: bool = False
 
 
 def pictures_of(
     source: Rows, column: VectorColumn, entries: Sequence[Entry], rules: PictureRules
 ) -> dict[tuple[int, int | None], Picture]:
-    """Make thumbnails of sampled rows, a few rows at a time; rows with a text have no picture.
+    """Make thumbnails of rows, a few rows at a time; rows with a text, or a file that is no image, have no picture.
 
     Returns:
         By `position` and `element` of the entry; rows of which nothing was to be seen are left out.
@@ -72,13 +77,15 @@ def pictures_of(
     content = column.content
     wanted = {entry.position: entry for entry in entries if entry.text is None}
     of_content = (content.blob, content.uri, content.archive, content.offset, content.size)
-    columns = [name for name in of_content if name]
-    if not wanted or not columns:
+    columns = [name for name in (*of_content, content.media_type) if name]
+    if not wanted or not any(of_content):
         return {}
     made: dict[tuple[int, int | None], Picture] = {}
 
     def make(given: tuple[Entry, Mapping[str, Any]]) -> Picture:
         entry, values = given
+        if not _is_image(value_at(values, content.media_type, entry.element)):
+            return Picture()
         blob, uri, *place = (value_at(values, path, entry.element) for path in of_content)
         return picture_of(blob, *named_content(uri, *place), entry.position, rules)
 
@@ -89,6 +96,11 @@ def pictures_of(
             pictures = pool.map(make, zip(rows, batch.to_pylist(), strict=True))
             made |= {(entry.position, entry.element): one for entry, one in zip(rows, pictures, strict=True)}
     return {key: one for key, one in made.items() if one != Picture()}
+
+
+def _is_image(media_type: Any) -> bool:
+    """Return whether content may be an image: not if its row says otherwise."""
+    return not isinstance(media_type, str) or media_type.partition("/")[0] in ("", "image")
 
 
 def named_content(uri: Any, archive: Any, offset: Any, size: Any) -> tuple[Any, Span | None]:
@@ -107,9 +119,11 @@ def picture_of(
     which may then be anything.
     """
     try:
+        has_uri = isinstance(uri, str) and uri != ""
         if isinstance(blob, bytes) and blob:
-            return _seen(blob, rules)
-        if not isinstance(uri, str) or not uri:
+            with contextlib.suppress(RowError) if has_uri else contextlib.nullcontext():
+                return _seen(blob, rules)
+        if not has_uri:
             return Picture()
         scheme = scheme_of(uri)
         is_local = scheme in _LOCAL
@@ -123,5 +137,11 @@ def picture_of(
 
 
 def _seen(data: bytes, rules: PictureRules) -> Picture:
-    jpeg = thumbnail_of(data, side=rules.side)
-    return Picture(jpeg, None, jpeg_size(jpeg))
+    reason = None
+    try:
+        jpeg = thumbnail_of(data, side=rules.side)
+    except RowError as err:
+        if not (rules.cut_off and err.failure.code is Code.UNDECODABLE and data.startswith(_JPEG_BEGINS)):
+            raise
+        jpeg, reason = thumbnail_of(data + _JPEG_ENDS, side=rules.side), "cut off: drawn as far as it goes"
+    return Picture(jpeg, reason, jpeg_size(jpeg))

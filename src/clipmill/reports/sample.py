@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -121,6 +122,18 @@ def _vector(cell: Any, is_nested: bool, rng: np.random.Generator) -> tuple[np.nd
     return cell.values.to_numpy(zero_copy_only=False).astype(np.float32), element
 
 
+def entries_at(source: Rows, column: VectorColumn, positions: list[int]) -> dict[int, Entry]:
+    """Return the entries of certain rows, ascending, by their numbers; without which of a list of vectors is meant."""
+    content = column.content
+    columns = [name for name in (content.name, content.text, content.uri) if name]
+    found = {position: entry_of(position, None, {}, column) for position in positions}
+    if columns:
+        for there, batch in source.take(np.array(positions, np.int64), columns):
+            for position, values in zip(there.tolist(), batch.to_pylist(), strict=True):
+                found[position] = entry_of(position, None, values, column)
+    return found
+
+
 def entry_of(position: int, element: int | None, values: Mapping[str, Any], column: VectorColumn) -> Entry:
     """Return the parts of a row that are shown."""
     content = column.content
@@ -152,6 +165,12 @@ def value_at(values: Mapping[str, Any], path: str | None, element: int | None) -
 def shortened(text: str, longest: int = LONGEST_TEXT) -> str:
     """Return a text, or its beginning and an ellipsis."""
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def last_part(name: str) -> str:
+    """Return the file's name of a path or URL, anything else as it is."""
+    is_path = name.startswith("/") or "://" in name
+    return (os.path.basename(name.rstrip("/")) or name) if is_path else name
 
 
 def readable(name: str) -> str:
