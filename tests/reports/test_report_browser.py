@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import Browser, chromium
+from browser import Browser
+from cli_helpers import run
 from pictures import encode
 from report_helpers import EVIL, SPEC, clustered, page_of, write_plain
+from selenium.webdriver.common.keys import Keys
 from storage_jobs import do, lines
 
 from clipmill.encoders import EncoderSpec
@@ -17,20 +19,6 @@ from clipmill.encoders.plans.embed_plan import ColumnPlan
 from clipmill.indexes.build import IndexOptions, build_index
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as opened:
-        yield opened
-
-
-@pytest.fixture(autouse=True)
-def forget(browser: Browser) -> None:
-    """Each test sees its own page's messages and requests."""
-    browser.driver.get("about:blank")
-    browser.console()
-    browser.requests()
 
 
 def photographs(tmp_path: Path, rows: int = 12) -> Path:
@@ -138,36 +126,128 @@ def test_hovering_shows_the_text_of_a_point(browser: Browser, tmp_path: Path) ->
     assert browser.requests() == [(tmp_path / "report.html").as_uri()]  # no library for formulas either
 
 
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Both kinds of pages, with failures, near-duplicates and long names in them."""
+    tmp_path = tmp_path_factory.mktemp("pages")
+    data = photographs(tmp_path)
+    page_of(tmp_path, data, "--duplicates-above", "0.2")
+    sheet = tmp_path / "sheet.html"
+    given = [data, "--column", "photo_embedding", "red", f"{EVIL} " * 9, "-k", "3", "--columns", "photo,caption"]
+    assert run("search", *given, "--html", sheet) == 0
+    return {"report": tmp_path / "report.html", "search": sheet}
+
+
 @pytest.mark.parametrize("width", [360, 1200])
-def test_nothing_is_wider_than_the_window(browser: Browser, tmp_path: Path, width: int) -> None:
-    page_of(tmp_path, photographs(tmp_path))
-    browser.driver.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    )
-    try:
-        browser.open(tmp_path / "report.html")
+def test_nothing_is_wider_than_the_window(browser: Browser, pages: dict[str, Path], width: int) -> None:
+    for page in pages.values():
+        browser.resize(width)
+        browser.open(page)
         inside, window = browser.driver.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
-        assert window == width and inside <= width
-    finally:
-        browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        assert window == width and inside <= width, page
+
+
+WORDS = """
+const ground = element => {
+  for (; element; element = element.parentElement) {
+    const colour = getComputedStyle(element).backgroundColor;
+    if (colour != "rgba(0, 0, 0, 0)") return colour;
+  }
+};
+return [...document.querySelectorAll("body *")]
+  .filter(one => [...one.childNodes].some(node => node.nodeType == 3 && node.textContent.trim()))
+  .filter(one => one.getClientRects().length && !["SCRIPT", "STYLE"].includes(one.tagName))
+  .map(one => [getComputedStyle(one).color, ground(one), one.outerHTML.slice(0, 80)]);
+"""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_words_stand_out_from_the_ground(browser: Browser, tmp_path: Path, scheme: str) -> None:
-    """Contrast as WCAG reckons it, 4.5 for text, whichever scheme the reader has."""
-    page_of(tmp_path, photographs(tmp_path))
-    browser.driver.execute_cdp_cmd(
-        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+def test_words_stand_out_from_the_ground(browser: Browser, pages: dict[str, Path], scheme: str) -> None:
+    """Contrast as WCAG reckons it, 4.5 for text, of every word on both pages, whichever scheme the reader has."""
+    for page in pages.values():
+        browser.driver.execute_cdp_cmd(
+            "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        )
+        browser.open(page)
+        words = browser.driver.execute_script(WORDS)
+        assert len(words) > 20 and (luminance(words[0][1]) < 0.1) == (scheme == "dark")
+        for ink, ground, where in words:
+            low, high = sorted([luminance(ground), luminance(ink)])
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (ground, ink, where)
+
+
+FOCUS = """
+const focused = document.activeElement, outline = one => getComputedStyle(one).outlineStyle;
+const ring = [focused, focused.closest(".plot")].some(one => one && outline(one) == "solid");
+const {top, bottom, left, right} = focused.getBoundingClientRect();
+const isSeen = top < innerHeight && bottom > 0 && left < innerWidth && right > 0;
+return [focused.tagName, focused.getAttribute("href") || focused.className, ring && isSeen];
+"""
+
+
+def tab_stops(browser: Browser) -> list[tuple[str, str]]:
+    """Press Tab until the page's end, and return what got the focus; each shows that it has it."""
+    stops: list[tuple[str, str]] = []
+    while True:
+        browser.press(Keys.TAB)
+        tag, what, is_seen = browser.driver.execute_script(FOCUS)
+        if tag == "BODY":
+            return stops
+        assert is_seen, (tag, what)
+        stops.append((tag, what))
+        assert len(stops) < 100
+
+
+def test_every_link_and_hit_is_reached_with_the_keyboard(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.open(pages["search"])
+    links = [("A", "#main"), ("A", "#query-1"), ("A", "#query-2")]
+    assert tab_stops(browser) == links + [("LI", "")] * 6
+    assert browser.console() == [] and browser.requests() == [pages["search"].as_uri()]
+    browser.open(pages["report"])
+    stops = tab_stops(browser)
+    sections = ["failures", "vectors-1", "vectors-2", "job"]
+    assert stops[:5] == [("A", f"#{name}") for name in ("main", *sections)]
+    tables = browser.driver.find_elements("css selector", ".wide[tabindex]")  # which may scroll
+    assert len(stops) == 5 + len(browser.plots()) + len(tables) and len(tables) == 2
+    for name in sections:
+        assert browser.driver.find_elements("id", name)
+
+
+def test_a_reader_may_skip_to_the_content(browser: Browser, pages: dict[str, Path]) -> None:
+    for page in pages.values():
+        browser.open(page)
+        browser.press(Keys.TAB)
+        browser.press(Keys.ENTER)
+        assert browser.driver.execute_script("return document.activeElement.id") == "main"
+
+
+def test_headings_landmarks_and_images_have_names(browser: Browser, pages: dict[str, Path]) -> None:
+    """No level of heading is left out, and every image says what it shows."""
+    for page in pages.values():
+        browser.open(page)
+        levels, images, landmarks = browser.driver.execute_script(
+            "const all = what => [...document.querySelectorAll(what)];"
+            "return [all('h1, h2, h3, h4').map(one => +one.tagName[1]), all('img').map(one => one.alt),"
+            " all('header, nav, main').map(one => one.tagName)]"
+        )
+        assert levels[0] == 1 and levels.count(1) == 1
+        assert all(after - before <= 1 for before, after in pairwise(levels))
+        assert images and all(images)
+        assert landmarks == ["HEADER", "NAV", "MAIN"]
+
+
+def test_near_duplicates_stand_side_by_side(browser: Browser, pages: dict[str, Path]) -> None:
+    """With both pictures, on a phone too."""
+    browser.resize(360)
+    browser.open(pages["report"])
+    pairs = browser.driver.execute_script(
+        "return [...document.querySelectorAll('.duplicates li')].filter(pair => pair.querySelector('img')).map(pair =>"
+        " [...pair.querySelectorAll('.side')].map(side => [side.getBoundingClientRect(), side.querySelector('img')])"
+        " .map(([box, image]) => [box.top, box.left, image.naturalWidth]))"
     )
-    browser.open(tmp_path / "report.html")
-    ground, *inks = browser.driver.execute_script(
-        "const of = (name, what) => getComputedStyle(document.querySelector(name))[what];"
-        "return [of('html', 'backgroundColor'), of('body', 'color'), of('.made', 'color'), of('.kind', 'color')]"
-    )
-    assert (luminance(ground) < 0.1) == (scheme == "dark")
-    for ink in inks:
-        low, high = sorted([luminance(ground), luminance(ink)])
-        assert (high + 0.05) / (low + 0.05) >= 4.5, (ground, ink)
+    assert pairs
+    for first, second in pairs:
+        assert first[0] == second[0] and first[1] < second[1] and first[2] > 0 < second[2]
 
 
 def luminance(colour: str) -> float:

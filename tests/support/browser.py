@@ -73,6 +73,15 @@ class Browser:
         asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
         return [url for url in asked if not url.startswith(("data:", "chrome:", "about:"))]
 
+    def press(self, key: str) -> None:
+        """Press a key, wherever the focus is."""
+        ActionChains(self.driver).send_keys(key).perform()
+
+    def resize(self, width: int, height: int = 900) -> None:
+        """Give the window's inside a size."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
     def move_to(self, x: float, y: float) -> None:
         """Move the mouse to a place in the window."""
         chain = ActionChains(self.driver, duration=50)

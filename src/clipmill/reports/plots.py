@@ -17,7 +17,7 @@ from .vectors import VectorSection
 from .work import Rate
 
 try:
-    from bokeh.models import ColumnDataSource, HoverTool, NumeralTickFormatter, Range1d
+    from bokeh.models import BasicTicker, ColumnDataSource, HoverTool, NumeralTickFormatter, Range1d
     from bokeh.models.annotations import Span
     from bokeh.plotting import figure
 except ImportError as err:
@@ -56,6 +56,7 @@ def _figure(x_label: str, y_label: str, *, height: int = _HEIGHT, tools: str = "
     )
     plot.toolbar.logo = None
     plot.toolbar.autohide = True
+    plot.toolbar.active_drag = None  # a finger on a plot scrolls the page
     if not tools:
         plot.toolbar_location = None
     for axis in plot.axis:
@@ -81,6 +82,7 @@ def _bars(plot: Any, edges: np.ndarray, tops: np.ndarray, tips: Sequence[tuple[s
 def rate_plot(rate: Rate) -> Any:
     """Return rows a second over time (UTC)."""
     plot = _figure("time (UTC)", "rows a second", x_axis_type="datetime")
+    plot.xaxis.ticker.desired_num_ticks = 4  # more run into each other on phones
     edges = rate.edges * 1000.0
     tips = [("from", "@left{%F %T}"), ("rows a second", "@top{0,0.0}")]
     _bars(plot, edges, rate.per_second, tips, fill_color=BLUE, fill_alpha=0.85)
@@ -96,7 +98,7 @@ def histogram_plot(found: Histogram, x_label: str, y_label: str = "vectors", col
     tips = [(x_label, "@left{0.0000} to @right{0.0000}"), (y_label, "@top{0,0}")]
     _bars(plot, found.edges, found.counts, tips, fill_color=colour, fill_alpha=0.85)
     plot.y_range.start = 0
-    plot.yaxis.formatter = NumeralTickFormatter(format="0,0")
+    _count_whole(plot.yaxis)
     return plot
 
 
@@ -131,8 +133,9 @@ def _style_legend(plot: Any) -> None:
     legend.background_fill_color = None
     legend.border_line_color = None
     legend.label_text_font_size = "12px"
-    legend.label_text_color = "#6f7782"  # read on white and on black
-    legend.orientation = "horizontal"
+    legend.stylesheets = [".bk-label { color: var(--soft) !important; }"]
+    legend.orientation = "vertical"  # beside each other they are cut off on phones
+    legend.spacing = 0
     legend.padding = 0
     legend.margin = 4
     plot.add_layout(legend, "above")
@@ -147,8 +150,14 @@ def batches_plot(batch_rows: Mapping[int, int]) -> Any:
     plot.add_tools(HoverTool(renderers=[bars], tooltips=tips, mode="vline"))
     plot.x_range = Range1d(start=0, end=max(batch_rows) + 1)
     plot.y_range.start = 0
-    plot.xaxis.formatter = plot.yaxis.formatter = NumeralTickFormatter(format="0,0")
+    _count_whole(plot.axis)
     return plot
+
+
+def _count_whole(axis: Any) -> None:
+    """Put whole numbers on an axis, each once."""
+    axis.formatter = NumeralTickFormatter(format="0,0")
+    axis.ticker = BasicTicker(min_interval=1)
 
 
 def map_plot(section: VectorSection) -> Any:
