@@ -34,6 +34,7 @@ _COMMANDS = {
         "model_commands",
         "List model names (those that contain PATTERN), with modalities, dimension, image size, parameters, licence.",
     ),
+    "plan": Place("plan_command", "Say how long embedding an input takes, on how many machines, and at what cost."),
     "push": Place("push_command", "Write the vectors of a dataset into a vector database."),
     "rank": Place("score_commands", "Rank candidates for a query: one right away, or millions as a job."),
     "report": Place(

@@ -62,12 +62,12 @@ def show_plan(
         "engine": engine,
         "output": job.directory,
         "format": job.format,
-        **_sizes(shards),
+        **sizes_of(shards),
         "inputs": as_dicts(uses),
         "resumes": resumes,
         "shards_there": progress.done,
         "rows_there": progress.rows,
-        "to_do": {**_sizes(progress.to_do), "reasons": dict(progress.reasons)},
+        "to_do": {**sizes_of(progress.to_do), "reasons": dict(progress.reasons)},
         "shards_gone": progress.gone,
         "files_deleted": len(progress.leftovers),
         "skip_existing": job.skip_existing.datasets if job.skip_existing else (),
@@ -86,12 +86,12 @@ def show_plan(
     return 0 if refused is None else 2
 
 
-def _sizes(shards: Sequence[Shard]) -> dict[str, Any]:
+def sizes_of(shards: Sequence[Shard]) -> dict[str, Any]:
     """Return the sizes of shards; row counts that are only known after reading are counted as unknown."""
     found = {"shards": len(shards), "rows": 0, "shards_of_unknown_rows": 0, "files": 0, "bytes": 0, "bytes_known": True}
     tables: set[tuple[tuple[str, ...], int | None]] = set()
     for shard in shards:
-        rows = _rows_of(shard)
+        rows = shard.rows
         found["rows"] += rows or 0
         found["shards_of_unknown_rows"] += rows is None
         if shard.kind != "files":  # a table is that of several shards
@@ -104,23 +104,17 @@ def _sizes(shards: Sequence[Shard]) -> dict[str, Any]:
     return found
 
 
-def _rows_of(shard: Shard) -> int | None:
-    if shard.kind == "files":
-        return len(shard.paths)
-    return None if shard.stop is None else shard.stop - shard.start
-
-
 def _table(found: Mapping[str, Any], progress: Progress, taken: Sequence[str]) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_row("model", f"{found['model']}, {found['dim']} values in a vector")
-    table.add_row("input", _said(found))
+    table.add_row("input", sizes_text(found))
     for line in taken:
         table.add_row("", line)
     if found["resumes"]:
         table.add_row(
             "there already", f"{found['shards_there']} of {found['shards']} shards, {found['rows_there']:,} rows"
         )
-        table.add_row("to do", _said(found["to_do"]))
+        table.add_row("to do", sizes_text(found["to_do"]))
         for reason, count in sorted(progress.reasons.items()):
             table.add_row("", f"{many(count, 'shard')}: {reason}")
         if found["shards_gone"]:
@@ -136,7 +130,8 @@ def _table(found: Mapping[str, Any], progress: Progress, taken: Sequence[str]) -
     return table
 
 
-def _said(sizes: Mapping[str, Any]) -> str:
+def sizes_text(sizes: Mapping[str, Any]) -> str:
+    """Return what `sizes_of` found as text."""
     rows = many(sizes["rows"], "row")
     if unknown := sizes["shards_of_unknown_rows"]:
         rows = f"{rows} and those of {many(unknown, 'shard')} that only reading counts"

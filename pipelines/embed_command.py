@@ -8,6 +8,7 @@ import click
 
 from .commands import Command
 from .options import (
+    embedding_options,
     job_options,
     own_flags,
     reading_options,
@@ -27,39 +28,7 @@ _PRINTED = "--text, --image and --audio"
 @job_options
 @reading_options
 @skip_existing_options
-@click.option(
-    "--format",
-    type=click.Choice(["parquet", "jsonl", "clip-retrieval", "lance", "webdataset"]),
-    default="parquet",
-    show_default=True,
-    help="Format of the output; clip-retrieval is its layout of .npy and Parquet files, and needs --normalize; "
-    "webdataset is tars with a .npy file beside each sample.",
-)
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "float16"]),
-    help="Type of the vectors' values. [default: float32; float16 with --format clip-retrieval]",
-)
-@click.option(
-    "--fuse",
-    multiple=True,
-    metavar="NAME=COLUMN:WEIGHT,…",
-    help="Add a column of one vector of several columns, such as embedding=photo:0.7,caption:0.3; may be repeated.",
-)
-@click.option(
-    "--keep-parts/--no-keep-parts",
-    default=True,
-    show_default=True,
-    help="Whether columns that are fused have a column of their own vectors, too.",
-)
-@click.option(
-    "--head",
-    "heads",
-    multiple=True,
-    metavar="NAME=FILE",
-    help="Add a column of scores of a linear head, such as aesthetic=weights.pth, or aesthetic:photo=weights.pth if "
-    "there are several vectors; may be repeated.",
-)
+@embedding_options
 @click.option("--text", "texts", multiple=True, metavar="TEXT", help="Print this text's vector, and run no job.")
 @click.option("--image", "images", multiple=True, metavar="FILE", help="Print this image's vector, and run no job.")
 @click.option(

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import click
 
@@ -27,7 +27,7 @@ from ..encoders.plans.plan import Plan
 from ..errors import ClipmillError, DatasetError
 from ..files.folder import Folder
 from ..files.lock import DirectoryLock, refuse_if_held
-from ..jobs.input_use import InputTally, uses_of
+from ..jobs.input_use import InputTally, InputUse, uses_of
 from ..jobs.job import Job
 from ..jobs.job_counts import JobCounts, pause_before_look
 from ..jobs.options import JobOptions
@@ -166,13 +166,15 @@ def run(arguments: JobArguments) -> int:
     """
     try:
         previous = _previous_run(arguments)
-        planned = previous.plan if previous else ()
-        tally = InputTally()
-        files = tally.counted(input_files(arguments.inputs))
-        shards = cut_inputs(files, rows_per_shard=arguments.rows_per_shard, previous=planned)
-        job = plan_job(arguments.spec, arguments.output, shards, arguments.options)
+        job, shards, uses, _ = plan_input(
+            arguments.inputs,
+            arguments.spec,
+            arguments.options,
+            arguments.output,
+            rows_per_shard=arguments.rows_per_shard,
+            previous=previous.plan if previous else (),
+        )
         _refuse_output_inside(arguments.inputs, job.directory)
-        uses = uses_of(tally, arguments.options)
         if arguments.dry_run:
             return show_plan(
                 job,
@@ -196,6 +198,32 @@ def run(arguments: JobArguments) -> int:
     elif job.plan.needs_matches and not found.scored and not found.failed:
         console.say("Note: nothing was ranked: no document has matches")
     return judge(found, arguments.max_failures, scores=not job.plan.makes_vectors)
+
+
+class Planned(NamedTuple):
+    """A job, its shards, what it makes of its input, and the seconds to list and cut it."""
+
+    job: Job
+    shards: Sequence[Shard]
+    uses: Sequence[InputUse]
+    listing_s: float
+
+
+def plan_input(
+    inputs: Sequence[str],
+    spec: EncoderSpec,
+    options: JobOptions,
+    output: str,
+    *,
+    rows_per_shard: int,
+    previous: Sequence[Shard] = (),
+) -> Planned:
+    """List the inputs of a job, cut them into shards and plan it; raise `DatasetError` or `SpecError` as these do."""
+    tally = InputTally()
+    started = time.perf_counter()
+    shards = cut_inputs(tally.counted(input_files(inputs)), rows_per_shard=rows_per_shard, previous=previous)
+    listing_s = time.perf_counter() - started
+    return Planned(plan_job(spec, output, shards, options), shards, uses_of(tally, options), listing_s)
 
 
 def _previous_run(arguments: JobArguments) -> PreviousRun | None:

@@ -26,6 +26,19 @@ _RUNNING = (
     click.option("--conf", multiple=True, metavar="KEY=VALUE", help="Spark setting; may be repeated."),
     click.option("--json", "as_json", is_flag=True, help="Print for programs."),
 )
+_ROWS = (
+    click.option("--id-column", help="Column or field that names a document or row."),
+    click.option("--tag-column", "tags", multiple=True, metavar="NAME", help="Carry this column along; repeatable."),
+    click.option("--drop", multiple=True, metavar="NAME", help="Leave this column out of the output; repeatable."),
+    click.option("--keep-content", is_flag=True, help="Write the content of images and audio too."),
+    click.option(
+        "--rows-per-shard",
+        type=click.IntRange(min=1),
+        default=1024,
+        show_default=True,
+        help="Rows of a shard: the unit of work that is written completely or not at all.",
+    ),
+)
 _JOB = (
     click.option("--output", "-o", metavar="DIR", help="Directory or URL of the dataset to write."),
     click.option("--engine", type=click.Choice(ENGINES), default="beam", show_default=True),
@@ -46,17 +59,7 @@ _JOB = (
         show_default=True,
         help="Ids of files, and of rows without one: paths, or relative to the input, which may move.",
     ),
-    click.option("--id-column", help="Column or field that names a document or row."),
-    click.option("--tag-column", "tags", multiple=True, metavar="NAME", help="Carry this column along; repeatable."),
-    click.option("--drop", multiple=True, metavar="NAME", help="Leave this column out of the output; repeatable."),
-    click.option("--keep-content", is_flag=True, help="Write the content of images and audio too."),
-    click.option(
-        "--rows-per-shard",
-        type=click.IntRange(min=1),
-        default=1024,
-        show_default=True,
-        help="Rows of a shard: the unit of work that is written completely or not at all.",
-    ),
+    *_ROWS,
     click.option("--fail-fast", is_flag=True, help="End the job at the first failure."),
     click.option("--max-failures", default=None, metavar="N|N%", help="End with code 1 if more rows than this failed."),
     *_RUNNING,
@@ -86,6 +89,41 @@ _READING = (
     ),
 )
 _FORMAT = click.option("--format", type=click.Choice(["parquet", "jsonl"]), default="parquet", show_default=True)
+_EMBEDDING = (
+    click.option(
+        "--format",
+        type=click.Choice(["parquet", "jsonl", "clip-retrieval", "lance", "webdataset"]),
+        default="parquet",
+        show_default=True,
+        help="Format of the output; clip-retrieval is its layout of .npy and Parquet files, and needs --normalize; "
+        "webdataset is tars with a .npy file beside each sample.",
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(["float32", "float16"]),
+        help="Type of the vectors' values. [default: float32; float16 with --format clip-retrieval]",
+    ),
+    click.option(
+        "--fuse",
+        multiple=True,
+        metavar="NAME=COLUMN:WEIGHT,…",
+        help="Add a column of one vector of several columns, such as embedding=photo:0.7,caption:0.3; may be repeated.",
+    ),
+    click.option(
+        "--keep-parts/--no-keep-parts",
+        default=True,
+        show_default=True,
+        help="Whether columns that are fused have a column of their own vectors, too.",
+    ),
+    click.option(
+        "--head",
+        "heads",
+        multiple=True,
+        metavar="NAME=FILE",
+        help="Add a column of scores of a linear head, such as aesthetic=weights.pth, or aesthetic:photo=weights.pth "
+        "if there are several vectors; may be repeated.",
+    ),
+)
 _SCORING = (
     click.option("--top-k", type=click.IntRange(min=1), help="How many of the best are kept."),
     click.option("--scale", metavar="N|model", help="What cosines are multiplied by for the softmax. [default: 100]"),
@@ -110,9 +148,19 @@ def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return with_options(_JOB, command)
 
 
+def row_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of jobs that say what is kept of a row, and how many make a shard."""
+    return with_options(_ROWS, command)
+
+
 def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that name columns."""
     return with_options(_READING, command)
+
+
+def embedding_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say which vectors and scores `embed` writes, and in which format."""
+    return with_options(_EMBEDDING, command)
 
 
 def scoring_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -162,9 +210,10 @@ def check_engine(values: Mapping[str, Any], unchecked: Sequence[str]) -> None:
             raise click.UsageError(f"--conf {pair!r} is not of the form KEY=VALUE")
 
 
-def refuse_others(context: click.Context, allowed: set[str], why: str) -> None:
-    """Refuse options that would have no effect: those outside `allowed`, except those of the spec."""
-    allowed = {*allowed, "tokens", *(field.name for field in dataclasses.fields(EncoderSpec))}
+def refuse_others(context: click.Context, allowed: set[str], why: str, *, but_spec: bool = True) -> None:
+    """Refuse options that would have no effect: those outside `allowed`, and unless `but_spec` those of the spec."""
+    fields = [field.name for field in dataclasses.fields(EncoderSpec)] if but_spec else []
+    allowed = {*allowed, "tokens", *fields}
     for parameter in context.command.params:
         given = context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
         if given and parameter.name not in allowed:

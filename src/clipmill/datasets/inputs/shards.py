@@ -71,6 +71,13 @@ class Shard:
     nbytes: int | None = None
     beside: tuple[tuple[str, ...], ...] = ()
 
+    @property
+    def rows(self) -> int | None:
+        """The number of rows, of which some may be unreadable; None if only reading counts them."""
+        if self.kind == "files":
+            return len(self.paths)
+        return None if self.stop is None else self.stop - self.start
+
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values, from which `Shard.from_dict` makes the shard again."""
         found = {field: getattr(self, field) for field in self.__slots__}  # `asdict` would copy each path
