@@ -64,13 +64,8 @@ class Jobs:
 
     def run_again(self, job: Job) -> Figures:
         """Embed a folder of drawn pictures."""
-        pictures = self._home / f"drawings-{job.rows}"
-        if not pictures.is_dir():
-            write_drawings(pictures, job.rows)
-        command = [sys.executable, "-m", "clipmill", "embed", str(pictures), "--output", str(self._home / "vectors")]
-        command += ["--overwrite", "--model", "demo", "--json", "--engine", job.engine]
-        command += ["--max-cache-bytes", "0"]  # the same pictures are there repeatedly
-        command += ["--rows-per-shard", str(min(1024, max(1, job.rows // 8)))]  # enough for two workers to share
+        command = self.command("embed", job.rows)
+        command += ["--output", str(self._home / "vectors"), "--overwrite", "--json", "--engine", job.engine]
         if job.engine == "spark":
             command += ["--master", f"local[{job.workers}]"]
         elif job.workers > 1:
@@ -79,6 +74,15 @@ class Jobs:
         found = Figures(watched.peak_bytes, watched.seconds, _rate(json.loads(watched.printed)))
         click.echo(f"{job}: {found}", err=True)
         return found
+
+    def command(self, verb: str, rows: int) -> list[str]:
+        """Return the command on a folder of so many drawn pictures, drawn now if it is not there yet."""
+        pictures = self._home / f"drawings-{rows}"
+        if not pictures.is_dir():
+            write_drawings(pictures, rows)
+        command = [sys.executable, "-m", "clipmill", verb, str(pictures), "--model", "demo"]
+        command += ["--max-cache-bytes", "0"]  # the same pictures are there repeatedly
+        return [*command, "--rows-per-shard", str(min(1024, max(1, rows // 8)))]  # enough for two workers to share
 
 
 def memory_table(jobs: Jobs, counts: Sequence[int]) -> list[str]:

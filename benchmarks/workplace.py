@@ -21,6 +21,7 @@ from clipmill.encoders import EncoderSpec
 from clipmill.models.runtimes.store import Store
 from clipmill.models.support_matrix import has_native_bfloat16
 from clipmill.models.towers import find_source
+from clipmill.pipelines.survey import processor
 from clipmill.threads import allowed_cpus
 
 ARCHITECTURE = "ViT-B-32"
@@ -121,10 +122,3 @@ def machine() -> str:
         f"{processor()}, {allowed_cpus()} cores allowed, {bfloat16} native bfloat16, {memory:.0f} GiB, Python"
         f" {platform.python_version()}"
     )
-
-
-def processor() -> str:
-    """Return the processor's name."""
-    with open("/proc/cpuinfo") as file:
-        names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    return names[0] if names else platform.processor()

@@ -14,7 +14,7 @@ from ..datasets.inputs.planning import plan_shards
 from ..datasets.inputs.shards import Shard
 from ..encoders import EncoderSpec
 from ..errors import DatasetError, SpecError
-from ..files.json_shape import mismatches
+from ..files.json_shape import fits, mismatches
 from ..files.json_text import json_object
 from ..jobs.measurement import ROUNDS, Measurement, measure
 from ..jobs.options import JobOptions
@@ -24,6 +24,7 @@ from ..threads import allowed_cpus
 from .dry_run import sizes_of
 from .first_use import load_shown
 from .jobs import Planned, plan_input
+from .options import ENGINES
 
 _SHAPE: dict[str, Any] = {
     "model": str,
@@ -35,7 +36,7 @@ _SHAPE: dict[str, Any] = {
     "files": int,
     "nbytes": (int, None),
     "listing_s": float,
-    "measured": {str: {}},
+    "measured": lambda measured: fits(measured, {str: {}}) and bool(measured) and measured.keys() <= set(ENGINES),
 }
 
 

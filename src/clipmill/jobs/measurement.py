@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from ..datasets.dataset import read_failures
 from ..datasets.inputs.shards import Shard
 from ..errors import ClipmillError, DatasetError
 from ..files.json_shape import fits, mismatches
@@ -135,7 +136,11 @@ def measure(job: Job, pieces: Sequence[Shard], *, processes: int, cores: int) ->
         raise DatasetError("the sample has no rows, so that there is nothing to measure")
     if failed_rows == rows:
         codes = ", ".join(f"{code} {count:,}" for code, count in sorted(failed.items()))
-        raise DatasetError(f"all {rows:,} rows of the sample failed ({codes}), so that there is no rate of good ones")
+        first = next(read_failures(job.directory))
+        raise DatasetError(
+            f"all {rows:,} rows of the sample failed ({codes}), so that there is no rate of good ones; the first: "
+            f"{first['row']}: {first['message']}"
+        )
     return Measurement(
         processes=processes,
         cores=cores,
@@ -154,7 +159,7 @@ def _run(parts: Sequence[Sequence[Shard]], job: Job, cores: int) -> list[_Report
     """Run a process for each part, and return their reports; none of the processes outlives the call."""
     context = multiprocessing.get_context("spawn")
     warm = context.Barrier(len(parts))
-    started: dict[Connection, Any] = {}
+    running: dict[Any, Any] = {}
     with contextlib.ExitStack() as stack:
         for part in parts:
             receiving, sending = context.Pipe(duplex=False)
@@ -163,15 +168,15 @@ def _run(parts: Sequence[Sequence[Shard]], job: Job, cores: int) -> list[_Report
             process.start()
             stack.callback(_end, process)
             sending.close()
-            started[receiving] = process
-        reports = []
+            running[receiving] = process
+        reports: list[_Report] = []
         while len(reports) < len(parts):
-            for connection in wait(list(started)):
-                reports.append(_received(connection, started.pop(connection)))  # type: ignore[arg-type, index]
+            for connection in wait(list(running)):
+                reports.append(_received(connection, running.pop(connection)))
     return reports
 
 
-def _received(connection: Connection, process: Any) -> _Report:
+def _received(connection: Any, process: Any) -> _Report:
     try:
         told = connection.recv()
     except EOFError:

@@ -68,7 +68,7 @@ def estimate_rows(shards: Sequence[Shard], job: Job, *, rows_per_shard: int) -> 
         if shard.rows is not None:
             rows += shard.rows
         elif shard.start and shard.offset and shard.nbytes is not None:
-            rows += max(1.0, (shard.nbytes - shard.offset) * shard.start / shard.offset)
+            rows += min(rows_per_shard, max(1.0, (shard.nbytes - shard.offset) * shard.start / shard.offset))
         else:
             unknown.append(shard)
     if unknown:
