@@ -13,6 +13,7 @@
   name
 - `embed_command`: the command `embed`; `score_commands`: the commands `rank`, `score` and `classify`
 - `index_command`, `index`: the command `index`
+- `plan_command`, `plan`: the command `plan`; `survey`: lists an input and measures a sample of it
 - `push_command`: the command `push`
 - `search_command`, `search`: the command `search`
 - `report_commands`: the commands `report` and `summary`; `summary`: `summary(documents)`, and what the latter prints

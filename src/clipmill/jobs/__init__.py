@@ -9,6 +9,7 @@
 - `skip_existing`: `SkipExisting`, datasets whose rows are skipped; `comparison`: whether a job is compatible with them;
   `row_keys`, `embedded_keys`: match keys of the input and of those datasets; `skip_lists`: rows to skip of each shard
 - `job_counts`: the counts of a running job
+- `sample`: pieces of an input that are spread over it; `measurement`: embeds them without an engine, and measures it
 """
 
 from __future__ import annotations
