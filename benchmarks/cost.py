@@ -3,12 +3,12 @@
     python benchmarks/cost.py [--rows N] [--rounds N] [--engine NAME]…
 
 In each round, for each engine in turn: a plan, a command with hardly any rows, and the whole command. The median of
-the second, without the start of workers that the plan measured, is the engine's own start (`ENGINE_START_S`).
+the second, without the start of workers that the plan measured, is the engine's own start (`ENGINE_START_S`); the whole
+of it is what the prediction begins with (`--start`), since the start of an engine depends on what else a machine does.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import tempfile
@@ -21,6 +21,7 @@ from jobs import WORKERS, Job, Jobs
 from memory import watch
 from workplace import machine
 
+from clipmill.pipelines.plan import Machines, forecast
 from clipmill.pipelines.survey import Survey
 
 _FEW = 16
@@ -34,7 +35,7 @@ class Round(NamedTuple):
         row: For a row on all cores, as the plan measured it.
         ready: For the start of the workers, as the plan measured it.
         few: Of the command with hardly any rows.
-        predicted: For the whole command.
+        predicted: For the whole command, with `few` as its start.
         took: Of the whole command.
         load: Processes that wanted a core in the last minute, at the end of the round.
     """
@@ -52,9 +53,10 @@ def run_round(jobs: Jobs, engine: str, rows: int) -> Round:
     few = jobs.run_again(Job(engine, WORKERS[engine], _FEW))
     whole = jobs.run_again(Job(engine, WORKERS[engine], rows))
     watched = watch([*jobs.command("plan", rows), "--json", "--engine", engine])
-    measured = Survey.from_json("the plan", watched.printed.encode()).measured[engine]
-    predicted = json.loads(watched.printed)["plan"][engine]["seconds"]
-    found = Round(measured.seconds_per_row, measured.ready_s, few.seconds, predicted, whole.seconds, os.getloadavg()[0])
+    survey = Survey.from_json("the plan", watched.printed.encode())
+    predicted = forecast(survey, engine, Machines(start_s=few.seconds)).seconds
+    row, ready = survey.measured[engine].seconds_per_row, survey.measured[engine].ready_s
+    found = Round(row, ready, few.seconds, predicted, whole.seconds, os.getloadavg()[0])
     click.echo(f"{engine}: {found}", err=True)
     return found
 

@@ -36,12 +36,14 @@ class Machines:
         cores: Cores of each; None for as many as the machine of the survey has.
         price_per_hour: Of each; None if money does not matter.
         deadline_s: Seconds in which the job has to end.
+        start_s: Seconds until the first row; None for those of the measured workers and of an engine on one machine.
     """
 
     count: int | None = None
     cores: int | None = None
     price_per_hour: float | None = None
     deadline_s: float | None = None
+    start_s: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +81,7 @@ def forecast(survey: Survey, engine: str, machines: Machines) -> Forecast:
     found = Forecast(
         machines=machines.count or 1,
         processes=processes,
-        start_s=ENGINE_START_S[engine] + measured.ready_s,
+        start_s=ENGINE_START_S[engine] + measured.ready_s if machines.start_s is None else machines.start_s,
         listing_s=survey.listing_s,
         row_s=measured.seconds_per_row * measured.cores / cores,
         machine_bytes=measured.peak_bytes * processes,

@@ -18,7 +18,16 @@ from .options import (
     spec_options,
 )
 
-_WITH_SURVEY = {"survey_file", "machines", "cores_per_machine", "price_per_hour", "deadline", "rows", "as_json"}
+_WITH_SURVEY = {
+    "survey_file",
+    "machines",
+    "cores_per_machine",
+    "price_per_hour",
+    "deadline",
+    "start",
+    "rows",
+    "as_json",
+}
 _NOT_OFFERED = {"content_hash": False, "skip_existing": (), "skip_by": None}
 """Options of `embed` that its job gets with their defaults."""
 
@@ -33,6 +42,12 @@ _NOT_OFFERED = {"content_hash": False, "skip_existing": (), "skip_by": None}
 )
 @click.option(
     "--price-per-hour", type=click.FloatRange(min=0, min_open=True), help="Price of a machine, to compute the cost."
+)
+@click.option(
+    "--start",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Seconds of a job with hardly any rows, on your cluster. [default: those of one machine]",
 )
 @click.option(
     "--rows", type=click.IntRange(min=1), help="Rows of the whole input, if INPUT is only a part of it, or compressed."
@@ -73,6 +88,7 @@ def plan(context: click.Context, /, inputs: tuple[str, ...], **values: Any) -> N
         cores=values["cores_per_machine"],
         price_per_hour=values["price_per_hour"],
         deadline_s=None if values["deadline"] is None else seconds_of(values["deadline"]),
+        start_s=values["start"],
     )
     try:
         if values["survey_file"] is None:

@@ -94,6 +94,7 @@ def test_a_table_is_measured_once_for_all_plans_and_nothing_is_left(tmp_path, te
     (tmp_path / "survey.json").write_text(json.dumps(found))
     given = ("--from", tmp_path / "survey.json")
     assert planned(capsys, *given) == found
+    assert planned(capsys, *given, "--start", 0)["plan"]["spark"]["start_s"] == 0
     more = planned(capsys, *given, "--rows", 3_000_000, "--machines", 7, "--price-per-hour", 0.5)
     assert more["measured"] == found["measured"] and more["plan"]["beam"]["machines"] == 7
     assert more["plan"]["beam"]["cost"] == pytest.approx(7 * more["plan"]["beam"]["seconds"] / 3600 * 0.5)
@@ -191,6 +192,7 @@ def test_the_time_is_start_listing_and_the_rows_of_a_machine(engine: str) -> Non
     assert found.seconds == pytest.approx(START[engine] + 5 + 100_000 * 0.01)
     assert found.cost == pytest.approx(10 * found.seconds / 3600 * 3)
     assert found.machine_bytes == (10**9 if engine == "beam" else 2 * 10**9)
+    assert forecast(SURVEY, engine, Machines(count=10, start_s=90)).seconds == pytest.approx(90 + 5 + 100_000 * 0.01)
 
 
 def test_machines_with_more_cores_have_more_processes_or_a_faster_one() -> None:
