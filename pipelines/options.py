@@ -45,7 +45,7 @@ _JOB = (
     click.option(
         "--if-exists",
         type=click.Choice(get_args(IfExists)),
-        help="If there is a dataset: refuse it; replace it when the new one is whole; resume its job; or replace only "
+        help="If there is a dataset: refuse it; replace it when the new one is complete; resume its job; or replace only "
         "one that is unfinished. [default: fail]",
     ),
     click.option("--overwrite", is_flag=True, help="The same as --if-exists replace."),
