@@ -45,8 +45,8 @@ _JOB = (
     click.option(
         "--if-exists",
         type=click.Choice(get_args(IfExists)),
-        help="If there is a dataset: refuse it; replace it when the new one is complete; resume its job; or replace only "
-        "one that is unfinished. [default: fail]",
+        help="If there is a dataset: refuse it; replace it when the new one is complete; resume its job; or replace "
+        "only one that is unfinished. [default: fail]",
     ),
     click.option("--overwrite", is_flag=True, help="The same as --if-exists replace."),
     click.option("--resume", is_flag=True, help="The same as --if-exists resume: do only what is missing."),
