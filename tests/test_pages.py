@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
+import click
 import pytest
 from http_server import LoopbackServer
 from pages import blocks_of, missing, run_page
 from pictures import encode, photographs
 from places import DOCS, ROOT
 
+from clipmill.pipelines.cli import cli
 from clipmill.pipelines.gallery import write_gallery
 
 WEB_ADDRESS = "https://clip-as-service.jina.ai/_static/favicon.png"
@@ -94,3 +97,27 @@ def test_files_and_tests_that_a_page_names_exist(page: Path) -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def _commands(page: Path) -> list[str]:
+    """Return the commands of a page, also of its blocks that no test runs."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    blocks = re.findall(r"^```(?:sh|bash)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    code = "\n".join([*blocks, *re.findall(r"^ {4}(.*)$", text, re.MULTILINE)])
+    return re.findall(r"^ *(?:[A-Z_]+=\S+ )*(clipmill [a-z].*)$", code, re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if _commands(page)], ids=lambda page: page.stem)
+def test_commands_and_options_of_a_page_are_known(page: Path) -> None:
+    """Options from `--runner` on, or behind `--`, are the engine's."""
+    for line in _commands(page):
+        words = shlex.split(re.split(r"[|>&;]| --runner| -- ", line)[0], comments=True)[1:]
+        with cli.make_context("clipmill", words[:1], resilient_parsing=True) as context:
+            command = cli.get_command(context, words[0])
+        assert command is not None, line
+        try:
+            command.make_parser(click.Context(command, info_name=words[0])).parse_args(
+                [word for word in words[1:] if word != "…"]
+            )
+        except click.UsageError as err:
+            raise AssertionError(f"{page.name}: {line}: {err.message}") from err
