@@ -13,10 +13,11 @@ project = "clipmill"
 release = version = __version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click", "sphinx_copybutton"]
 html_theme = "furo"
+smartquotes = False  # two hyphens before an option are no dash
 html_title = f"clipmill {release}"
 html_show_copyright = html_show_sphinx = html_copy_source = False
 html_static_path = ["static"]
-html_css_files = ["tables.css"]
+html_css_files = ["pages.css"]
 pygments_style, pygments_dark_style = "friendly", "github-dark"
 
 nb_execution_mode = "off"  # the notebooks are kept with their results, and a test runs them
