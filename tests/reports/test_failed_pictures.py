@@ -33,8 +33,8 @@ def examples_of(found: object) -> list[Example]:
     return [example for reason in found.reasons for example in reason.examples]
 
 
-def embed(tmp_path: Path, *arguments: object) -> Path:
-    assert run("embed", *arguments, "-o", tmp_path / "data", "--model", "fake::dim=8", "--max-failures", "100%") == 0
+def embed(tmp_path: Path, *arguments: object, model: str = "fake::dim=8") -> Path:
+    assert run("embed", *arguments, "-o", tmp_path / "data", "--model", model, "--max-failures", "100%") == 0
     return tmp_path / "data"
 
 
@@ -61,6 +61,15 @@ def test_samples_of_tars_that_failed_are_drawn(tmp_path: Path, column: tuple) ->
     write_tar(tmp_path / "a.tar", [("0.jpg", cut_off()), ("1.png", encode(PIXELS))])
     (example,) = examples_of(look(embed(tmp_path, tmp_path / "a.tar", *column)))
     assert (example.row, example.picture.size) == ("0", (80, 64))
+
+
+def test_the_image_of_a_sample_is_not_drawn_for_its_audio(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", [("0.png", encode(PIXELS)), ("0.wav", b"RIFF"), ("1.wav", b"RIFF")])
+    model = "fake::dim=8&modalities=text,image,audio"
+    data = embed(tmp_path, tmp_path / "a.tar", "--column", "audio=audio", model=model)
+    found = {example.row: example for example in examples_of(look(data))}
+    assert (found["0"].uri, found["0"].picture.jpeg) == (None, None)
+    assert found["1"].uri == str(tmp_path / "a.tar") and found["1"].picture.jpeg is None
 
 
 def test_files_that_records_name_are_opened_only_if_that_was_allowed(tmp_path: Path) -> None:

@@ -41,11 +41,13 @@ class Record(NamedTuple):
         read: The row or document as it was read.
         source: The getter of the row, or the document, for the plan.
         failure: Why a row could not be read; a document has its own failures.
+        placed: The column of a tar's sample whose content its `PLACE_COLUMNS` describe.
     """
 
     read: Any
     source: Any
     failure: Failure | None = None
+    placed: str = IMAGE
 
     @property
     def nbytes(self) -> int:
@@ -129,12 +131,13 @@ class RowRecords:
             if row.failure is None and (problem := self._problem_of(row)):
                 row = row._replace(failure=problem)
             row = renamed(row, self._name_of)
+            placed = AUDIO if row.values.get(IMAGE) is None else IMAGE
             if shard.kind in ("files", "tar") and row.values:
                 own = {KEY: row.place} if shard.kind == "files" else {}
                 row = row._replace(values=self._of_sample({**row.values, **own}))
             if shard.kind == "jsonl" and row.values and row.values.get(self._plan.key) is None:
                 row = row._replace(values={self._plan.key: row.place, **_without(row.values, self._plan.key)})
-            yield Record(row, _getter(row.values), row.failure)
+            yield Record(row, _getter(row.values), row.failure, placed)
 
     def _of_sample(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return a sample with its name in the key column, and without bytes that the plan does not read."""
@@ -186,7 +189,7 @@ class RowRecords:
                 content_hash = hash_of_outcomes(self._plan.places(done.source), done.outcomes)
                 written[CONTENT_HASH] = None if failures else content_hash
         records = [
-            {**record, **(_place_of(row.values) if record["column"] in (IMAGE, AUDIO) else {})}
+            {**record, **(_place_of(row.values) if record["column"] == done.token.placed else {})}
             for record in failure_records(self._plan, done.source, [*failures, *inner])
         ]
         return FinishedRow(written, records, bool(failures), name)
@@ -226,7 +229,7 @@ def _single_columns(plan: RowPlan, schema: pa.Schema) -> set[str]:
 
 
 def _place_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return where the image, else the audio, of a tar's sample can be read again, as a document's failure has it."""
+    """Return where the content of a tar's sample can be read again, as a document's failure has it."""
     place = {name: values.get(name) for name in PLACE_COLUMNS}
     return {} if None in place.values() else {"tags": place}
 
