@@ -60,7 +60,12 @@ def java_version() -> int | None:
     command = os.path.join(home, "bin", "java") if home else "java"
     if shutil.which(command) is None:
         return None
-    said = subprocess.run([command, "-version"], capture_output=True, text=True, check=False)
+    try:
+        said = subprocess.run(
+            [command, "-version"], capture_output=True, text=True, errors="replace", check=False, timeout=30
+        )
+    except (OSError, subprocess.TimeoutExpired):  # of another processor, or a script without an interpreter
+        return None
     found = re.search(r'version "(?:1\.)?(\d+)', said.stderr + said.stdout)
     return int(found.group(1)) if found else None
 

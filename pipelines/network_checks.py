@@ -58,7 +58,8 @@ def certificates() -> Check:
             return problem("certificates", f"{name} is {shown_path(path)}, {reason}", f"correct or unset {name}")
     folder = os.environ.get("SSL_CERT_DIR")
     if folder and not any(os.path.isdir(one) for one in folder.split(os.pathsep)):
-        return problem("certificates", f"SSL_CERT_DIR is {folder}, which is no folder", "correct or unset SSL_CERT_DIR")
+        shown = os.pathsep.join(map(shown_path, folder.split(os.pathsep)))
+        return problem("certificates", f"SSL_CERT_DIR is {shown}, which is no folder", "correct or unset SSL_CERT_DIR")
     others = [name for name in _OF_OTHERS if name in given]
     if others and not folder and "SSL_CERT_FILE" not in given:
         return warning(
@@ -108,6 +109,15 @@ def ask_hub() -> Check:
         reason = err.reason if isinstance(err, urllib.error.URLError) else err
         if isinstance(reason, ssl.SSLCertVerificationError):
             return problem(name, f"its certificate is not trusted: {reason.verify_message}", _BUNDLE_HINT)
+        if isinstance(reason, str | ValueError | http.client.InvalidURL):  # these messages have parts of an address
+            return problem(
+                name,
+                "the address of the hub or of the proxy is invalid",
+                "set HF_ENDPOINT and HTTPS_PROXY to addresses such as http://host:port, with / and @ of a password as "
+                "%2F and %40",
+            )
+        if "Tunnel connection failed: 407" in str(reason):
+            return _status(name, 407)
         return problem(
             name,
             f"not reached: {reason}",

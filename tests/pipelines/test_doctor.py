@@ -100,6 +100,14 @@ def test_java(java: int | None, spark: str | None, home: str | None, verdict: st
     assert found.verdict == verdict and (found.hint is None) == (verdict == "ok")
 
 
+def test_a_java_that_does_not_start_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (java := tmp_path / "bin/java").parent.mkdir()
+    java.write_bytes(b"\x7fELF of another processor")
+    java.chmod(0o755)
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    assert machine_checks.java_version() is None
+
+
 def test_the_interpreter_of_this_process_suits_spark(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
     assert machine_checks.spark_python().verdict == "ok"
@@ -216,6 +224,8 @@ def test_certificates(tmp_path: Path, machine: dict, monkeypatch: pytest.MonkeyP
         monkeypatch.delenv(name)
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "gone"))
     assert network_checks.certificates().verdict == "problem"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert network_checks.certificates().finding == "SSL_CERT_DIR is ~/gone, which is no folder"
     monkeypatch.delenv("SSL_CERT_DIR")
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path))
     found = network_checks.certificates()
@@ -249,6 +259,39 @@ def test_a_hub_that_is_not_reached(machine: dict, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(constants, "ENDPOINT", address)
     found = network_checks.ask_hub()
     assert found.verdict == "problem" and "not reached" in found.finding
+
+
+@pytest.mark.parametrize(
+    ("variable", "address"),
+    [
+        ("HF_ENDPOINT", "https://anna:swordfish@hub.example.com"),
+        ("HF_ENDPOINT", "swordfish:anna@hub.example.com"),
+        ("HTTPS_PROXY", "anna:swordfish"),
+        ("HTTPS_PROXY", "http://proxy.example.com:swordfish"),
+    ],
+)
+def test_an_invalid_address_is_not_repeated(
+    machine: dict, monkeypatch: pytest.MonkeyPatch, variable: str, address: str
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", address if variable == "HF_ENDPOINT" else "https://hub.example.com")
+    monkeypatch.setenv("NO_PROXY", "")
+    monkeypatch.setenv(variable, address)
+    found = network_checks.ask_hub()
+    assert found.verdict == "problem" and found.finding == "the address of the hub or of the proxy is invalid"
+    assert not [secret for secret in ("swordfish", "anna", "example.com") if secret in f"{found.finding}{found.hint}"]
+
+
+def test_a_proxy_that_wants_a_password(machine: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    refused = OSError("Tunnel connection failed: 407 Proxy Authentication Required")
+
+    def connect(connection: object) -> None:
+        raise refused
+
+    monkeypatch.setattr("http.client.HTTPSConnection.connect", connect)
+    monkeypatch.setattr(constants, "ENDPOINT", "https://hub.example.com")
+    assert "password" in network_checks.ask_hub().finding
 
 
 def test_packages_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
