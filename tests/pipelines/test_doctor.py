@@ -204,13 +204,16 @@ def test_secrets_are_never_printed(
             "http://anna:swordfish@proxy.example.com:3128",
             "socks5://anna:swordfish@proxy.example.com",
             "http://anna:swordfish@[proxy.example.com",
+            "http://anna:swordfish@proxy.example.com:port",
         ):
             monkeypatch.setenv(variable, proxy)
             run("doctor")
             run("doctor", "--json")
             said = capsys.readouterr().out
             assert not [secret for secret in ("swordfish", "anna", "example.com", "example.org") if secret in said]
-            assert (f"{variable} is not supported" in said) == (proxy[:8] != "http://a" or "[" in proxy)
+            assert (f"{variable} is not supported" in said) == (
+                proxy[:8] != "http://a" or "[" in proxy or "port" in proxy
+            )
 
 
 def test_certificates(tmp_path: Path, machine: dict, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -320,7 +320,11 @@ def literal_address(host: str) -> _IpAddress | None:
 def proxy_options(proxy: str) -> dict[str, Any]:
     """Return the arguments of `httpcore.HTTPProxy` for a proxy's URL, with user and password separate from it."""
     parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        is_supported = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # the port is no number
+        is_supported = False
+    if not is_supported:
         raise ClipmillError(f"the proxy {shown(proxy)} in the environment is not supported; use http[s]://host:port")
     options: dict[str, Any] = {"proxy_url": f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"}
     if parts.username is not None:
