@@ -15,7 +15,7 @@ from ..encoders.plans.rank_plan import CLIP_SCORE, COSINE
 from ..encoders.preparation import fetch_policy
 from ..errors import DatasetError
 from ..failures import Failure
-from ..files.json_text import json_text
+from ..files.json_text import clean_text, json_text
 from ..indexes.search_plan import ID, SCORE, TOP_K, SearchPlan, spec_of_search
 from ..indexes.searcher import Searcher
 from ..indexes.targets import Target, find_target
@@ -64,7 +64,8 @@ def print_found(location: str, queries: Sequence[Query], options: dict[str, Any]
         rules = PictureRules(values["fetch_remote"], lambda _: local, fetch_policy(spec))
         folder, name = page
         folder.make()
-        folder.write(name, render(target, spec.model, asked, asked_for, rules).encode())
+        sheet = clean_text(render(target, spec.model, asked, asked_for, rules))
+        folder.write(name, sheet.encode())
         console.say(f"contact sheet: {values['html']}")
     return 1 if any(one.hits is None for one in asked) else 0
 

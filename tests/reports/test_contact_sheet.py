@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import html
 import io
 import json
 import re
@@ -270,6 +271,23 @@ def test_several_queries_are_linked_and_every_hit_is_named(photos, tmp_path) -> 
     assert seen.links == ["#main", "#query-1", "#query-2"]
     page = (tmp_path / "page.html").read_text()
     assert page.count("<li tabindex") == 4 and not re.search(r'alt=""', page)
+
+
+def test_names_that_are_addresses_hold_no_secrets(tmp_path) -> None:
+    """Of a query and of hits; a slash in a query string ends no name."""
+    vectors = pa.array([fake_image_vector(picture(1), DIM)])
+    uri = "https://anna:swordfish@host/photos/9.png?X-Amz-Signature=sword/fish&v=1/2"
+    pq.write_table(pa.table({"id": [uri], "uri": [uri], "vector": vectors}), tmp_path / "v.parquet")
+    inline = "data:image/png;base64," + base64.b64encode(encode(picture(1))).decode()
+    with LoopbackServer() as server:
+        server.files["/4.png"] = (encode(picture(4)), "image/png")
+        asked = server.url("/4.png?token=sword/fish&v=1/2")
+        given = ["--image", asked, "--image", inline, "-k", 1, "--model", MODEL, "--allow-private-addresses"]
+        seen = sheet(tmp_path, tmp_path / "v.parquet", *given)
+    page = html.unescape((tmp_path / "page.html").read_text())
+    assert "4.png?token=…&v=1/2" in seen.text and "9.png?X-Amz-Signature=…&v=1/2" in seen.text
+    assert "data:image/png;base64,…" in seen.text
+    assert not [secret for secret in ("swordfish", "sword/fish", "anna") if secret in page]
 
 
 def test_a_page_is_written_over_but_nothing_else(photos, tmp_path, capsys) -> None:

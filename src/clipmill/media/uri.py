@@ -83,16 +83,21 @@ def scheme_of(uri: str) -> str | None:
 
 def shown(uri: str) -> str:
     """Return a URI as messages quote it: shortened, without passwords and signatures."""
+    return repr(readable_uri(uri)) + (f" ({len(uri)} characters)" if scheme_of(uri) == "data" else "")
+
+
+def readable_uri(uri: str) -> str:
+    """Return a URI shortened, without passwords and signatures."""
     if scheme_of(uri) == "data":
         head, comma, _ = uri[:80].partition(",")
-        return f"{head + comma + '…'!r} ({len(uri)} characters)"
+        return head + comma + "…"
     text = _CREDENTIALS.sub("//…@", uri, count=1)
     path, mark, query = text.partition("?")
     if mark:
         text = path + mark + "&".join(_without_secret(part) for part in query.split("&"))
     if len(text) > _MAX_SHOWN:
         text = f"{text[: _MAX_SHOWN - 60]}…{text[-59:]}"
-    return repr(text)
+    return text
 
 
 def _without_secret(parameter: str) -> str:

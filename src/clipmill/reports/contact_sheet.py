@@ -13,18 +13,18 @@ from .. import __version__
 from ..datasets.dataset import read_job
 from ..datasets.inputs.samples import PLACE_COLUMNS
 from ..errors import DatasetError
-from ..files.json_text import clean_text, json_text
+from ..files.json_text import json_text
 from ..indexes import open_index
 from ..indexes.manifest import read_manifest
 from ..indexes.targets import Target
-from ..media.uri import shown
+from ..media.uri import readable_uri, scheme_of
 from .columns import VectorColumn, content_of, holds_places
 from .indexes import IndexRows, job_of_index
 from .integrity import trusts_local_files
 from .page_file import template_of
 from .parts import open_parts
 from .pictures import Picture, PictureRules, picture_of, pictures_of
-from .sample import Entry, Rows, entries_at, last_part
+from .sample import Entry, Rows, entries_at, last_part, readable
 from .words import many
 
 MARK = '<meta name="generator" content="clipmill search">'
@@ -127,10 +127,14 @@ def _rows_of(target: Target) -> tuple[Rows, VectorColumn]:
 def _query(asked: Asked, columns: Sequence[str], found: Mapping[int, _Content], rules: PictureRules) -> dict[str, Any]:
     names = collections.Counter(_name_of(hit) for hit in asked.hits or ())
     own = picture_of(None, asked.value, None, 0, rules, trusted=True) if asked.kind == "image" else Picture()
+    value = name = asked.value
+    if asked.kind != "text":
+        value = readable(asked.value)
+        name = last_part(value) if scheme_of(value) else os.path.basename(value) or value
     return {
         "kind": asked.kind,
-        "value": clean_text(asked.value),
-        "name": clean_text(asked.value if asked.kind == "text" else os.path.basename(asked.value) or asked.value),
+        "value": value,
+        "name": name,
         "picture": own.data_uri,
         "reason": asked.reason,
         "cards": [
@@ -153,23 +157,23 @@ def _card(
 ) -> dict[str, Any]:
     """Return what is shown of a hit; its row too where another has its name, as samples of several tars may."""
     text, seen = content.entry.text or hit.get("text"), content.picture
-    name, row = _name_of(hit), f" ({_row_of(hit)})" if is_like_another else ""
+    name, row = readable(_name_of(hit)), f" ({_row_of(hit)})" if is_like_another else ""
     scores = [(one, f"{hit[one]:.4f}") for one in ("clip_score", "cosine") if hit.get(one) is not None]
     return {
         "place": place,
-        "name": clean_text(shown_text(last_part(name))) + row,
-        "whole_name": clean_text(shown_text(name)) + row,
+        "name": last_part(name) + row,
+        "whole_name": name + row,
         "scores": scores or [("score", f"{hit['score']:.4f}")],
         "picture": seen.data_uri,
-        "reason": clean_text(seen.reason) if seen.reason else None,
-        "text": clean_text(shown_text(text)) if text else None,
+        "reason": seen.reason,
+        "text": shown_text(text) if text else None,
         "otherwise": hit.get("mime_type") or content.otherwise,
-        "columns": [(one, clean_text(shown_text(hit[one]))) for one in columns if hit.get(one) is not None],
+        "columns": [(one, shown_text(hit[one])) for one in columns if hit.get(one) is not None],
     }
 
 
 def shown_text(value: Any) -> str:
     """Return a value of a row as readable text, shortened if it is very long."""
-    text = shown(value)[1:-1] if isinstance(value, str) and value[:5].lower() == "data:" else value
+    text = readable_uri(value) if isinstance(value, str) and value[:5].lower() == "data:" else value
     text = text if isinstance(text, str) else json_text(value)
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..encoders.plans.row_values import MissingColumn, get_by_path
-from ..media.uri import shown
+from ..media.uri import readable_uri
 from .columns import VectorColumn
 from .indexes import IndexRows
 from .parts import Parts
@@ -168,12 +168,14 @@ def shortened(text: str, longest: int = LONGEST_TEXT) -> str:
 
 
 def last_part(name: str) -> str:
-    """Return the file's name of a path or URL, anything else as it is."""
-    is_path = name.startswith("/") or "://" in name
-    return (os.path.basename(name.rstrip("/")) or name) if is_path else name
+    """Return the file's name of a path, that of a URL with its query, anything else as it is."""
+    if "://" in name:
+        path, mark, query = name.partition("?")
+        return (os.path.basename(path.rstrip("/")) or path) + mark + query
+    return (os.path.basename(name.rstrip("/")) or name) if name.startswith("/") else name
 
 
 def readable(name: str) -> str:
     """Return a name as readable text: a URI without passwords and signatures, long names shortened."""
     is_uri = "://" in name or name[:5].lower() == "data:"
-    return shortened(shown(name)[1:-1] if is_uri else name)
+    return shortened(readable_uri(name) if is_uri else name)
