@@ -16,7 +16,7 @@ from .. import __version__
 from ..indexes.plan import IndexPlan, plan_index
 from ..reports.words import duration, many, number, share
 from . import console
-from .survey import Survey
+from .survey import Survey, workers
 
 ENGINE_START_S = {"beam": 3.3, "spark": 15.1}
 """Seconds that an engine takes to start and end on one machine, without the start of its workers, which is measured:
@@ -77,7 +77,7 @@ def forecast(survey: Survey, engine: str, machines: Machines) -> Forecast:
     """Compute what the job takes on an engine."""
     measured = survey.measured[engine]
     cores = machines.cores or measured.cores
-    processes = 1 if measured.processes == 1 else max(1, round(measured.processes * cores / measured.cores))
+    processes = workers(engine, cores)
     found = Forecast(
         machines=machines.count or 1,
         processes=processes,
@@ -220,6 +220,8 @@ def seconds_of(text: str) -> float:
     if not parts or "".join(map("".join, parts)) != text:
         raise click.UsageError(f"--deadline {text!r} is not a time such as 8h, 90m or 1h30m")
     seconds = sum(float(count) * _UNITS_S[unit] for count, unit in parts)
-    if not seconds:
-        raise click.UsageError(f"--deadline {text!r} leaves no time")
+    if not 0 < seconds < math.inf:
+        raise click.UsageError(
+            f"--deadline {text!r} leaves no time" if not seconds else f"--deadline {text!r} never ends"
+        )
     return seconds

@@ -10,6 +10,7 @@ from .cli_messages import Refused
 from .commands import Command
 from .options import (
     ENGINES,
+    FiniteRange,
     embedding_options,
     reading_options,
     refuse_others,
@@ -41,11 +42,11 @@ _NOT_OFFERED = {"content_hash": False, "skip_existing": (), "skip_by": None}
     "--cores-per-machine", type=click.IntRange(min=1), help="Cores of each machine. [default: those of this machine]"
 )
 @click.option(
-    "--price-per-hour", type=click.FloatRange(min=0, min_open=True), help="Price of a machine, to compute the cost."
+    "--price-per-hour", type=FiniteRange(min=0, min_open=True), help="Price of a machine, to compute the cost."
 )
 @click.option(
     "--start",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     metavar="SECONDS",
     help="Seconds of a job with hardly any rows, on your cluster. [default: those of one machine]",
 )

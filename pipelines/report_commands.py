@@ -9,6 +9,7 @@ import click
 from ..reports.projection import METHODS
 from ..reports.vectors import MAX_SAMPLE, SampleOptions
 from .commands import Command
+from .options import FiniteRange
 
 _COUNT = click.IntRange(1, MAX_SAMPLE)
 
@@ -30,7 +31,7 @@ _COUNT = click.IntRange(1, MAX_SAMPLE)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Equal seeds draw equal rows.")
 @click.option(
     "--duplicates-above",
-    type=click.FloatRange(-1, 1),
+    type=FiniteRange(-1, 1),
     default=0.95,
     show_default=True,
     help="Cosine of near-duplicates.",

@@ -137,7 +137,7 @@ def survey(
         load_shown(spec)  # downloads, graphs and errors come here, where they are shown, and take no measured time
         measured = {}
         for number, engine in enumerate(engines):
-            count = _workers(engine)
+            count = workers(engine, allowed_cpus())
             pieces, spec_of_pieces = _pieces(inputs, planned, spec, sample, count, found)
             job = plan_job(spec_of_pieces, f"{folder}/{number}", pieces, options)
             measured[engine] = measure(job, pieces, processes=count, cores=allowed_cpus())
@@ -157,9 +157,9 @@ def survey(
     return listed if rows is None else listed.scaled(rows)
 
 
-def _workers(engine: str) -> int:
-    """Return how many processes of an engine share this machine: one of Beam's local runner, one of Spark per core."""
-    return 1 if engine == "beam" else allowed_cpus()
+def workers(engine: str, cores: int) -> int:
+    """Return how many processes of an engine share a machine: one of Beam's local runner, one of Spark per core."""
+    return 1 if engine == "beam" else cores
 
 
 def _pieces(

@@ -198,6 +198,8 @@ def test_the_time_is_start_listing_and_the_rows_of_a_machine(engine: str) -> Non
 def test_machines_with_more_cores_have_more_processes_or_a_faster_one() -> None:
     spark, beam = (forecast(SURVEY, engine, Machines(cores=8)) for engine in ("spark", "beam"))
     assert (spark.processes, beam.processes) == (8, 1) and spark.row_s == beam.row_s == pytest.approx(0.0025)
+    one_core = dataclasses.replace(SURVEY, measured={"spark": dataclasses.replace(MEASURED, processes=1, cores=1)})
+    assert forecast(one_core, "spark", Machines(cores=8)).processes == 8
     assert spark.machine_bytes == 8 * 10**9 and beam.seconds < forecast(SURVEY, "beam", Machines()).seconds / 3
 
 
@@ -306,6 +308,9 @@ def test_a_process_that_dies_is_said(tmp_path, temporary, monkeypatch, capsys) -
         (["rows.jsonl", "--deadline", "8h", "--machines", "2"], "leave out --machines"),
         (["rows.jsonl", "--machines", "0"], "--machines"),
         (["rows.jsonl", "--price-per-hour", "-1"], "--price-per-hour"),
+        (["--from", "survey.json", "--price-per-hour", "nan"], "--price-per-hour"),
+        (["--from", "survey.json", "--start", "inf"], "--start"),
+        (["--from", "survey.json", "--deadline", f"{'9' * 400}h"], "never ends"),
         (["rows.jsonl", "--output", "out"], "No such option"),
         (["rows.jsonl", "--column", "text"], "NAME=KIND"),
         (["rows.jsonl", "--fuse", "both=text:1"], "has no effect without --column"),

@@ -198,6 +198,12 @@ def test_rows_that_are_no_parquet_are_said_and_the_rest_is_there(tmp_path: Path,
     assert f"the rows of this dataset are {format}" in said and "2 values failed" in said and "in the model" in said
 
 
+def test_a_threshold_that_is_no_number_is_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = write_plain(tmp_path / "in" / "v.parquet", clustered(20))
+    assert run("report", given, "-o", tmp_path / "report.html", "--duplicates-above", "nan") == 2
+    assert "not a finite number" in capsys.readouterr().err
+
+
 # Strangers
 
 
