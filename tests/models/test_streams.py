@@ -14,6 +14,7 @@ from weights import relative_error
 
 from clipmill.encoders import EncoderSpec, load_encoder, unload_all
 from clipmill.models.runtimes import choice, start_runtime, streams
+from clipmill.models.runtimes.openvino import OpenVinoRuntime
 from clipmill.models.runtimes.probes import probes_of
 from clipmill.models.runtimes.store import Store
 from clipmill.models.support_matrix import Combination
@@ -91,6 +92,17 @@ def test_of_what_is_compiled_for_measurements_the_chosen_is_kept(monkeypatch, st
 def test_of_a_candidate_that_is_refused_nothing_is_kept(monkeypatch, store, tmp_path) -> None:
     monkeypatch.setattr(choice, "_is_good", lambda combination, figures: False)
     choice.measure(store, OPENVINO, "cpu", 2)
+    assert not list(tmp_path.rglob("compiled/*/*"))
+
+
+def test_of_a_candidate_that_cannot_run_nothing_is_kept(monkeypatch, store, tmp_path) -> None:
+    def run(runtime, session, values):
+        assert list(tmp_path.rglob("compiled/*/whole"))
+        raise RuntimeError("no such instruction")
+
+    monkeypatch.setattr(OpenVinoRuntime, "_run", run)
+    with pytest.raises(RuntimeError, match="no such instruction"):
+        choice.measure(store, OPENVINO, "cpu", 2)
     assert not list(tmp_path.rglob("compiled/*/*"))
 
 

@@ -203,6 +203,7 @@ class _Trial:
         except Exception:
             self.is_broken = True
             raise
+        runtime: Runtime | None = None
         try:
             # with the streams that will be measured first, so that nothing is compiled twice
             runtime = start_runtime(self._store, combination, self._device, self._threads, self._streams or 1)
@@ -211,6 +212,8 @@ class _Trial:
             raise  # a retry may succeed
         except Exception as err:
             self._remember(combination, {"failed": f"{type(err).__name__}: {err}"})
+            if runtime is not None:
+                forget(runtime.kept)
             raise
         figures = {
             "cosine": min(smallest_cosine(vectors[e], self._reference[e]) for e in vectors),
