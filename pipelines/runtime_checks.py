@@ -32,10 +32,9 @@ def examine_runtimes() -> dict[str, dict[str, Any]]:
 
 def devices() -> list[str]:
     """Return the CPU, and the GPUs that torch sees, with their names."""
-    if not may_have_gpu() or not is_installed("torch"):
+    torch = _torch() if may_have_gpu() else None
+    if torch is None:
         return ["cpu"]
-    import torch
-
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return ["cpu", *(f"cuda:{n} ({torch.cuda.get_device_name(n)})" for n in range(count))]
 
@@ -115,11 +114,20 @@ def gpus(seen: Sequence[str], torch: str | None, providers: Collection[str] | No
     return ok("gpu", "ONNX Runtime is a build for CUDA; torch is not installed")
 
 
-def _torch_build() -> str | None:
+def _torch() -> Any:
+    """Return torch; None if it is not installed or cannot be imported, of which the check of the runtime says why."""
     if not is_installed("torch"):
         return None
-    import torch
+    try:
+        return importlib.import_module("torch")
+    except Exception:  # whatever a broken library raises
+        return None
 
+
+def _torch_build() -> str | None:
+    torch = _torch()
+    if torch is None:
+        return None
     return "cuda" if torch.version.cuda else "rocm" if torch.version.hip else "cpu"
 
 

@@ -78,6 +78,16 @@ def test_a_runtime_that_does_not_work_is_a_problem(machine: dict, capsys: pytest
     assert lines[at + 1].strip().startswith("-> pip install") and last.startswith("1 problem")
 
 
+def test_a_torch_that_cannot_be_imported_beside_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torch.py").write_text("raise OSError('libcudart.so.13: cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr(runtime_checks, "may_have_gpu", lambda: True)
+    assert runtime_checks.devices() == ["cpu"]
+    found = {check.name: check for check in runtime_checks.runtime_checks(MACHINE["runtimes"], ["cpu"])}
+    assert found["gpu"].verdict == "warning"
+
+
 def test_no_runtime_at_all_is_a_problem(machine: dict) -> None:
     machine["runtimes"] = {name: {"version": None, "problem": None, "precisions": {}} for name in machine["runtimes"]}
     assert _checks(machine)["runtimes"].verdict == "problem"
