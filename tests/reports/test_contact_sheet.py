@@ -266,6 +266,14 @@ def test_a_file_that_is_no_image_is_named_by_its_type(tmp_path) -> None:
     assert "audio/wav" in seen.text and "not_found" not in seen.text
 
 
+@pytest.mark.parametrize("kind", ["IMAGE/PNG", "application/octet-stream", ""])
+def test_an_image_is_seen_whatever_its_server_called_it(tmp_path, kind: str) -> None:
+    inline = "data:image/png;base64," + base64.b64encode(encode(picture(1))).decode()
+    rows = {"uri": [inline], "mime_type": [kind], "vector": pa.array([fake_image_vector(picture(1), DIM)])}
+    pq.write_table(pa.table(rows), tmp_path / "v.parquet")
+    assert list(map(shade_of, sheet(tmp_path, tmp_path / "v.parquet", "x", "-k", 1, "--model", MODEL).images)) == [1]
+
+
 def test_several_queries_are_linked_and_every_hit_is_named(photos, tmp_path) -> None:
     seen = sheet(tmp_path, photos, SCRIPT, "y", "-k", 2)
     assert seen.links == ["#main", "#query-1", "#query-2"]

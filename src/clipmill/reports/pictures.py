@@ -99,8 +99,8 @@ def pictures_of(
 
 
 def _is_image(media_type: Any) -> bool:
-    """Return whether content may be an image: not if its row says otherwise."""
-    return not isinstance(media_type, str) or media_type.partition("/")[0] in ("", "image")
+    """Return whether content may be an image: not if its row says that it is a text, audio or video."""
+    return not isinstance(media_type, str) or media_type.partition("/")[0].lower() not in ("text", "audio", "video")
 
 
 def named_content(uri: Any, archive: Any, offset: Any, size: Any) -> tuple[Any, Span | None]:
