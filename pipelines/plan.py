@@ -56,7 +56,7 @@ class Forecast:
         start_s: Seconds until the first row: interpreter, engine, model.
         listing_s: Seconds to list the input, on the driver.
         row_s: Seconds for a row on all cores of a machine.
-        machine_rows: Rows of the machine that has most of them; shards are not divided.
+        process_rows: Rows of the process that has most of them; shards are not divided.
         seconds: From the start of the command to its end.
         cost: Of all machines; None without a price.
         machine_bytes: Memory of the workers of a machine.
@@ -67,7 +67,7 @@ class Forecast:
     start_s: float
     listing_s: float
     row_s: float
-    machine_rows: float = math.nan
+    process_rows: float = math.nan
     seconds: float = math.nan
     cost: float | None = None
     machine_bytes: int = 0
@@ -100,7 +100,7 @@ def forecast(survey: Survey, engine: str, machines: Machines) -> Forecast:
     price = machines.price_per_hour
     return dataclasses.replace(
         found,
-        machine_rows=in_turn * shard_rows * processes,
+        process_rows=in_turn * shard_rows,
         seconds=seconds,
         cost=None if price is None else found.machines * seconds / 3600 * price,
     )
@@ -174,9 +174,9 @@ def _table(survey: Survey, engine: str, one: Forecast, machines: Machines, writt
     table.add_row("memory", f"{decimal(one.machine_bytes)} on each machine, {decimal(measured.peak_bytes)} a process")
     table.add_row("output", decimal(written))
     table.add_row("index", f"{index.kind}, {decimal(index.index_bytes)} and {decimal(index.vectors_bytes)} of vectors")
-    table.add_row("formula", "seconds = start + listing + rows of a machine × row")
-    table.add_row("", f"{one.seconds:,.1f} = {one.start_s:.1f} + {one.listing_s:.1f} + {one.machine_rows:,.0f} × "
-                  f"{one.row_s:.6f}")  # fmt: skip
+    table.add_row("formula", "seconds = start + listing + rows of a process × processes of a machine × row")
+    rows = f"{one.process_rows:,.0f} × {one.processes} × {one.row_s:.6f}"
+    table.add_row("", f"{one.seconds:,.1f} = {one.start_s:.1f} + {one.listing_s:.1f} + {rows}")
     return table
 
 
@@ -196,7 +196,7 @@ def _warn(survey: Survey, found: dict[str, Forecast], machines: Machines) -> Non
         if measured.spread > _WIDE:
             console.say(
                 f"Warning: {engine}: the rounds differ by {share(measured.spread, 1)} of their median; measure at a "
-                "calm moment, or with a larger --sample"
+                "calm moment, or on more rows (--sample, of an input that has them)"
             )
         if measured.failed_rows:
             codes = ", ".join(f"{code} {count:,}" for code, count in measured.failed.items())

@@ -32,12 +32,18 @@ _SHAPE: dict[str, Any] = {
     "dtype": lambda dtype: dtype in ("float32", "float16"),
     "processor": str,
     "shards": lambda count: isinstance(count, int) and count > 0,
+    "rows_per_shard": lambda count: isinstance(count, int) and count > 0,
     "rows": lambda count: isinstance(count, int) and count > 0,
     "files": int,
     "nbytes": (int, None),
     "listing_s": float,
     "measured": lambda measured: fits(measured, {str: {}}) and bool(measured) and measured.keys() <= set(ENGINES),
 }
+
+
+_ENOUGH_FILES, _FILE_S = 10_000, 1 / 104_000
+"""From how many files on the time to list them is measured well enough to scale it; else each takes so many seconds, as
+measured on a million of them (docs/scale.md)."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +67,7 @@ class Survey:
     dtype: str
     processor: str
     shards: int
+    rows_per_shard: int
     rows: int
     files: int
     nbytes: int | None
@@ -83,13 +90,18 @@ class Survey:
     def scaled(self, rows: int) -> Self:
         """Return the survey for as many rows of the same kind."""
         by = rows / self.rows
+        files = max(1, round(self.files * by))
+        is_cut = self.shards == -(-self.rows // self.rows_per_shard)  # by rows, and not at the ends of its files
         return dataclasses.replace(
             self,
             rows=rows,
-            shards=max(1, round(self.shards * by)),
-            files=max(1, round(self.files * by)),
+            shards=-(-rows // self.rows_per_shard) if is_cut else max(1, round(self.shards * by)),
+            files=files,
             nbytes=None if self.nbytes is None else round(self.nbytes * by),
-            listing_s=self.listing_s * by,
+            # most of the time for a few files is the beginning, which does not grow with them
+            listing_s=self.listing_s * by
+            if self.files >= _ENOUGH_FILES
+            else self.listing_s + max(0, files - self.files) * _FILE_S,
         )
 
 
@@ -148,6 +160,7 @@ def survey(
         dtype=options.written_dtype,
         processor=processor(),
         shards=len(planned.shards),
+        rows_per_shard=rows_per_shard,
         rows=found or rows or 1,
         files=sizes["files"],
         nbytes=sizes["bytes"] if sizes["bytes_known"] else None,

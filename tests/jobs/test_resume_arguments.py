@@ -14,6 +14,7 @@ from clipmill.encoders import EncoderSpec
 from clipmill.errors import DatasetError, WeightsError
 from clipmill.files.folder import Folder
 from clipmill.jobs import embed_shard
+from clipmill.jobs.start import changes_of
 
 pytest_plugins = ["resume_jobs"]
 
@@ -25,7 +26,7 @@ CHANGES = {
     "local files": ({"spec": dataclasses.replace(SPEC, allow_local_files=True)}, "allow_local_files was false"),
     "rows_per_shard": ({"rows": 3}, "rows_per_shard was 2 and is 3"),
     "dtype": ({"dtype": "float16"}, "written column 'embedding' was .*float.* and is .*halffloat"),
-    "tags": ({"tags": ["lang"]}, r"reader's tags was \[\] and is \[\"lang\"\]"),
+    "tags": ({"tags": ["lang"]}, r"reader's tags now also has \[\"lang\"\]"),
     "access_paths": ({"access_paths": "@r,c"}, 'access_paths was "@r" and is "@r,c"'),
     "content": ({"keep_content": True}, "written column 'blob' was not there"),
     "reader": ({"reader": {"text": "body"}}, 'reader\'s text was not there and is "body"'),
@@ -43,6 +44,13 @@ def test_other_arguments_are_refused_with_what_differs(directory, texts, change)
     with pytest.raises(DatasetError, match=f"was started with different arguments: .*{message}"):
         begin(directory, texts, **settings)
     assert folder.list() == before
+
+
+def test_of_long_lists_only_the_difference_is_shown():
+    nights = [f"/a/long/path/to/the/datasets/of/all/nights/{number}" for number in range(9)]
+    then, now = ({"arguments": {"skip_existing": names}} for names in (nights[:8], [*nights[1:8], nights[8]]))
+    (change,) = changes_of(then, now)
+    assert change == f'skip_existing now lacks ["{nights[0]}"] and also has ["{nights[8]}"]'
 
 
 def test_another_preparation_under_the_same_arguments_is_refused(directory, texts):

@@ -151,7 +151,7 @@ def test_a_compressed_file_needs_its_number_of_rows(tmp_path, unmeasured, capsys
     assert run("plan", packed, *MODEL, "--rows-per-shard", 50) == 2
     assert "--rows" in capsys.readouterr().err and not unmeasured
     found = planned(capsys, packed, *MODEL, "--rows-per-shard", 50, "--rows", 300, "--machines", 4)
-    assert (found["rows"], found["shards"]) == (300, 1) and found["plan"]["beam"]["machine_rows"] == 300
+    assert (found["rows"], found["shards"]) == (300, 1) and found["plan"]["beam"]["process_rows"] == 300
     assert [piece.rows for piece in unmeasured[0]["pieces"]] == [256] * 5
     assert len({piece.name for piece in unmeasured[0]["pieces"]}) == 5
     assert unmeasured[0]["job"].spec.max_cache_bytes == 0
@@ -177,6 +177,7 @@ SURVEY = Survey(
     dtype="float32",
     processor="one",
     shards=1000,
+    rows_per_shard=1000,
     rows=1_000_000,
     files=10,
     nbytes=10**9,
@@ -184,6 +185,16 @@ SURVEY = Survey(
     measured={"spark": MEASURED, "beam": dataclasses.replace(MEASURED, processes=1)},
 )
 START = {engine: seconds + 6.0 for engine, seconds in ENGINE_START_S.items()}
+
+
+def test_a_few_files_are_scaled_without_the_beginning_of_their_listing() -> None:
+    """And to shards of the size that was asked for, not to as many small ones."""
+    few = dataclasses.replace(SURVEY, shards=1, rows_per_shard=1024, rows=86, files=86, listing_s=0.1).scaled(10**7)
+    assert few.shards == 9766 and few.listing_s == pytest.approx(0.1 + 10**7 / 104_000, rel=1e-3)
+    many = dataclasses.replace(SURVEY, rows=1_000_000, files=1_000_000, listing_s=8.0).scaled(10**7)
+    assert many.listing_s == pytest.approx(80) and many.shards == 10_000
+    of_files = dataclasses.replace(SURVEY, shards=3, rows_per_shard=10**6, rows=300, files=3).scaled(3000)
+    assert of_files.shards == 30
 
 
 @pytest.mark.parametrize("engine", ["beam", "spark"])
@@ -205,9 +216,9 @@ def test_machines_with_more_cores_have_more_processes_or_a_faster_one() -> None:
 
 def test_shards_are_not_divided() -> None:
     """With 1,000 shards, 300 machines of 2 processes have 2 shards for the busiest process, and 500 have 1 for each."""
-    assert forecast(SURVEY, "spark", Machines(count=300)).machine_rows == 2 * 2 * 1000
-    assert forecast(SURVEY, "spark", Machines(count=500)).machine_rows == 2 * 1000
-    assert forecast(SURVEY, "spark", Machines(count=5000)).machine_rows == 2 * 1000
+    assert forecast(SURVEY, "spark", Machines(count=300)).process_rows == 2 * 1000
+    assert forecast(SURVEY, "spark", Machines(count=500)).process_rows == 1000
+    assert forecast(SURVEY, "spark", Machines(count=5000)).process_rows == 1000
 
 
 @pytest.mark.parametrize("engine", ["beam", "spark"])
@@ -235,7 +246,7 @@ def test_the_table_has_the_numbers(tmp_path, capsys) -> None:
     assert run(*given) == 0
     said = capsys.readouterr().out
     found = forecast(survey, "spark", Machines(count=10, price_per_hour=3))
-    assert f"{found.seconds:,.1f} = {START['spark']:.1f} + 5.0 + 100,000 × 0.010000" in said
+    assert f"{found.seconds:,.1f} = {START['spark']:.1f} + 5.0 + 50,000 × 2 × 0.010000" in said
     facts = dict(
         re.split(r"  +", line.strip(), maxsplit=1) for line in said.splitlines() if re.search(r"\S  +\S", line)
     )

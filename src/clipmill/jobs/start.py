@@ -145,7 +145,7 @@ def changes_of(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return how two descriptions of jobs differ in what decides the output, as a sentence for each option."""
     before, after = _comparable(then), _comparable(_plain(now))
     return [
-        f"{name} was {_shown(before.get(name))} and is {_shown(after.get(name))}"
+        _change(name, before.get(name), after.get(name))
         for name in sorted(before.keys() | after.keys())
         if before.get(name) != after.get(name)
     ]
@@ -213,6 +213,16 @@ def _other_ways(job: Job, previous: PreviousRun) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     """Return plain values as JSON reads them."""
     return json.loads(json_text(value))
+
+
+def _change(name: str, before: Any, after: Any) -> str:
+    if isinstance(before, list) and isinstance(after, list):
+        gone = [one for one in before if one not in after]
+        new = [one for one in after if one not in before]
+        parts = [f"{word} {_shown(values)}" for word, values in (("lacks", gone), ("also has", new)) if values]
+        if parts:
+            return f"{name} now {' and '.join(parts)}"
+    return f"{name} was {_shown(before)} and is {_shown(after)}"
 
 
 def _shown(value: Any) -> str:

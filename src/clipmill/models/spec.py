@@ -134,7 +134,7 @@ class EncoderSpec:
     (512, ['image', 'text'])
 
     Attributes:
-        model: `<architecture>::<weights>` and the other spellings of the README's table of names.
+        model: `<architecture>::<weights>` and the other names of docs/models.md.
         device: `auto` (a GPU if the worker has one), `cpu`, `cuda` or `cuda:X`. Resolved on the worker.
         runtime: Executes the towers: `torch`, `onnx` or `openvino`; `auto` takes the fastest one on the worker.
         precision: `fp32`, `bf16`, `fp16` or `int8`; `auto` takes the fastest of fp32 and bf16 whose vectors have a

@@ -67,7 +67,7 @@ def resolve_model(name: str) -> ModelRef:
     """Parse a model name.
 
     Args:
-        name: A name in any spelling that the README lists.
+        name: A name in any spelling that docs/models.md lists.
 
     Returns:
         The reference, with relative paths made absolute.
