@@ -20,10 +20,7 @@ from .limits import memory_error
 
 _COMMANDS = {
     "classify": Place("score_commands", "Find the labels that fit images, audio, texts or columns of tables best."),
-    "doctor": Place(
-        "model_commands",
-        "Examine this machine: what works, what is a problem, and what to do. Exit code 1 if something is a problem.",
-    ),
+    "doctor": Place("model_commands", "Examine this machine: what works, what is a problem, and what to do."),
     "embed": Place("embed_command", "Embed images, audio, texts and tables into a dataset."),
     "export": Place(
         "model_commands",

@@ -26,6 +26,7 @@ from places import DOCS
 from clipmill import load_encoder
 from clipmill.encoders import registry
 from clipmill.files.lock import DirectoryLock
+from clipmill.media import fetch
 from clipmill.pipelines import machine_checks, network_checks
 from clipmill.pipelines.check import Check
 from clipmill.pipelines.console import Terminal
@@ -119,9 +120,11 @@ def _no_gpu(shop: Workshop) -> str:
 
 
 def _proxies(shop: Workshop) -> str:
+    shop.patch.setattr(fetch, "_CLIENTS", {})  # a process reads the environment once, for its first fetch
     shop.patch.setenv("HTTPS_PROXY", "socks5://anna:swordfish@proxy.example.com:1080")
     said = shop.embed_uri("https://example.com/a.png")
     with LoopbackServer() as server:
+        shop.patch.setattr(fetch, "_CLIENTS", {})
         shop.patch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{server.port}")
         said += shop.embed_uri("https://example.com/a.png", "--overwrite")
     return said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -35,7 +36,7 @@ def test_lines_are_kept_and_replaced_one_by_one(tool: ModuleType, tmp_path: Path
     del lines["RN50"]
     tool.write(page, lines)
     text = page.read_text(encoding="utf-8")
-    assert tool.read(page) == lines and "RN50," in text.partition(tool.NOT_RUN)[2]
+    assert tool.read(page) == lines and re.search(r"\bRN50\b", text.partition(tool.NOT_RUN)[2])
     assert text.startswith("# Parity") and "`auto` never chooses int8" in text
     tool.write(page, dict.fromkeys(names, "| x | y |"))
     assert tool.NOT_RUN not in page.read_text(encoding="utf-8")
