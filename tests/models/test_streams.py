@@ -13,8 +13,9 @@ import pytest
 from weights import relative_error
 
 from clipmill.encoders import EncoderSpec, load_encoder, unload_all
-from clipmill.models.runtimes import choice, start_runtime, streams
-from clipmill.models.runtimes.openvino import OpenVinoRuntime
+from clipmill.files.cache import locked
+from clipmill.models.runtimes import choice, openvino, start_runtime, streams
+from clipmill.models.runtimes.openvino import OpenVinoRuntime, forget
 from clipmill.models.runtimes.probes import probes_of
 from clipmill.models.runtimes.store import Store
 from clipmill.models.support_matrix import Combination
@@ -87,6 +88,27 @@ def test_of_what_is_compiled_for_measurements_the_chosen_is_kept(monkeypatch, st
     assert len([path for path in kept if path.name == "whole"]) == len([p for p in kept if p.suffix == ".blob"]) == 2
     start_runtime(store, OPENVINO, "cpu", 2, best)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("compiled/*/*")} == kept
+
+
+def test_what_another_process_loads_is_deleted_afterwards(store, caplog) -> None:
+    """Of workers that start together, some wait for the lock to load what the first of them compiled and measured."""
+    caplog.set_level(logging.INFO, "clipmill")
+    (folder, *_) = kept = start_runtime(store, OPENVINO, "cpu", 2).kept
+    with ThreadPoolExecutor(1) as pool:
+        with locked(folder.with_suffix(".lock"), "what is loaded"):
+            deleting = pool.submit(forget, kept)
+            while "waiting for another process" not in caplog.text and not deleting.done():
+                time.sleep(0.01)
+            assert (folder / "whole").is_file()
+        deleting.result()
+    assert not any(one.exists() for one in kept)
+
+
+def test_nothing_is_deleted_where_nothing_can_be_written(monkeypatch, store) -> None:
+    kept = start_runtime(store, OPENVINO, "cpu", 2).kept
+    monkeypatch.setattr(openvino, "is_writable", lambda folder: False)
+    forget(kept)
+    assert all((one / "whole").is_file() for one in kept)
 
 
 def test_of_a_candidate_that_is_refused_nothing_is_kept(monkeypatch, store, tmp_path) -> None:

@@ -9,9 +9,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import DeviceError, WeightsError
@@ -35,13 +32,7 @@ GRAPH_KINDS = {
 """The kind of graphs for each runtime and precision."""
 
 
-def start_runtime(
-    store: Store,
-    combination: Combination,
-    device: str,
-    threads: int,
-    streams: int = 1,
-) -> Runtime:
+def start_runtime(store: Store, combination: Combination, device: str, threads: int, streams: int = 1) -> Runtime:
     """Start the runtime of a model.
 
     Args:
@@ -83,12 +74,6 @@ def start_runtime(
     if store.source.graphs is not None:
         _check_graphs(started, store.source)
     return started
-
-
-def forget(folders: Iterable[Path]) -> None:
-    """Delete what was compiled for a runtime that was only measured (`Runtime.kept`)."""
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_graphs(runtime: Runtime, source: ModelSource) -> None:

@@ -20,8 +20,9 @@ from ...errors import ClipmillError, DeviceError, MissingExtraError, WeightsErro
 from ..installed import versions
 from ..progress import observed_step
 from ..support_matrix import PACKAGES, Combination, processor
-from . import GRAPH_KINDS, forget, start_runtime
+from . import GRAPH_KINDS, start_runtime
 from .candidates import candidates
+from .openvino import forget
 from .store import Store, largest_error, smallest_cosine
 
 if TYPE_CHECKING:

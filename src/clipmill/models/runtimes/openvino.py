@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import queue
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class OpenVinoRuntime(GraphRuntime):
         preprocessing: Preprocessing | None,
         precision: str,
         threads: int,
-        cache: Path | None,
+        cache: Path,
         streams: int = 1,
     ) -> None:
         """Compile the graphs of all model inputs, or load them compiled; `normalised_image`, which is rare, when used.
@@ -58,7 +59,7 @@ class OpenVinoRuntime(GraphRuntime):
             preprocessing: Normalises crops for graphs that do not.
             precision: `fp32`, `bf16` or `int8`.
             threads: Cores that this worker may use.
-            cache: A folder for compiled graphs; None if they are not kept.
+            cache: A folder for compiled graphs.
             streams: Calls that run at once.
 
         Raises:
@@ -118,22 +119,22 @@ class OpenVinoRuntime(GraphRuntime):
 
     def _compile(self, path: Path) -> Any:
         """Compile a graph, or load one that an earlier process compiled."""
-        folder = None if self._cache is None else self._compiled_folder(self._cache, path)
-        if folder is not None:
-            self.kept.append(folder)
+        folder = self._compiled_folder(path)
+        self.kept.append(folder)
         step = observed_step(f"compiling the {path.stem} graph for this processor")
         try:
-            if folder is not None and (folder / "whole").is_file():
+            if (folder / "whole").is_file():
                 model = self._compiled(path, folder)
-            elif folder is None or not is_writable(folder.parent):
+            elif not is_writable(folder.parent):
                 with step:
                     model = self._compiled(path)
             else:
-                with locked(folder.with_suffix(".lock"), f"the compiled {path.stem}"), step:
+                with _locked(folder), step:
                     if not (folder / "whole").is_file():
                         shutil.rmtree(folder, ignore_errors=True)  # left by a process that was killed while writing
                     model = self._compiled(path, folder)
-                    (folder / "whole").touch()
+                    with contextlib.suppress(FileNotFoundError):  # where there are no locks, `forget` may come between
+                        (folder / "whole").touch()
         except RuntimeError as err:
             raise WeightsError(f"OpenVINO {self._version} cannot run {str(path)!r}: {err}") from err
         self._check(model)
@@ -143,9 +144,9 @@ class OpenVinoRuntime(GraphRuntime):
         kept = {} if folder is None else {"CACHE_DIR": str(folder)}
         return self._core.compile_model(str(path), "CPU", {**self._settings, **kept})
 
-    def _compiled_folder(self, cache: Path, path: Path) -> Path:
+    def _compiled_folder(self, path: Path) -> Path:
         parts = json.dumps([path.name, self._settings, self._version, processor()], sort_keys=True)
-        return cache / hashlib.sha256(parts.encode()).hexdigest()[:16]
+        return self._cache / hashlib.sha256(parts.encode()).hexdigest()[:16]
 
     def _check(self, model: Any) -> None:
         """Refuse a precision or device other than the requested one."""
@@ -156,3 +157,18 @@ class OpenVinoRuntime(GraphRuntime):
         devices = list(model.get_property("EXECUTION_DEVICES"))
         if devices != ["CPU"]:
             raise DeviceError(f"OpenVINO should run on the CPU, but runs on {', '.join(devices)}")
+
+
+def forget(folders: Iterable[Path]) -> None:
+    """Delete what was compiled for a runtime that was only measured (`Runtime.kept`).
+
+    Processes that compile or load it under its lock end first. One that loads it without compiles it again.
+    """
+    for folder in folders:
+        if is_writable(folder.parent):
+            with _locked(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _locked(folder: Path) -> contextlib.AbstractContextManager[None]:
+    return locked(folder.with_suffix(".lock"), "a compiled graph")

@@ -19,7 +19,8 @@ import numpy as np
 
 from ..installed import versions
 from ..support_matrix import PACKAGES, Combination, processor
-from . import forget, start_runtime
+from . import start_runtime
+from .openvino import forget
 from .store import Store
 
 if TYPE_CHECKING:
