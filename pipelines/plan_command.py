@@ -51,7 +51,9 @@ _NOT_OFFERED = {"content_hash": False, "skip_existing": (), "skip_by": None}
     help="Seconds of a job with hardly any rows, on your cluster. [default: those of one machine]",
 )
 @click.option(
-    "--rows", type=click.IntRange(min=1), help="Rows of the whole input, if INPUT is only a part of it, or compressed."
+    "--rows",
+    type=click.IntRange(1, 10**15),
+    help="Rows of the whole input, if INPUT is only a part of it, or compressed.",
 )
 @click.option(
     "--sample",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import platform
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from ..jobs.measurement import ROUNDS, Measurement, measure
 from ..jobs.options import JobOptions
 from ..jobs.planning import plan_job
 from ..jobs.sample import draw_pieces, estimate_rows, numbered
+from ..models.support_matrix import processor
 from ..threads import allowed_cpus
 from .dry_run import sizes_of
 from .first_use import load_shown
@@ -53,7 +53,7 @@ class Survey:
     Attributes:
         dim: Values of a vector.
         dtype: Their type in the files.
-        processor: Name of this machine's processor.
+        processor: Name of this machine's processor, and its features that matter.
         shards: Shards of the input.
         rows: Rows of the input.
         files: Its files.
@@ -195,13 +195,3 @@ def _pieces(
         spec = dataclasses.replace(spec, max_cache_bytes=0)
         pieces = list(itertools.islice(itertools.cycle(pieces), wanted))
     return numbered(pieces), spec
-
-
-def processor() -> str:
-    """Return the name of this machine's processor."""
-    try:
-        with open("/proc/cpuinfo") as file:
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor()
