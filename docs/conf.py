@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from pygments.lexers.special import TextLexer
 from sphinx.application import Sphinx
 
 from clipmill import __version__
@@ -22,7 +23,6 @@ pygments_style, pygments_dark_style = "friendly", "github-dark"
 
 nb_execution_mode = "off"  # the notebooks are kept with their results, and a test runs them
 myst_heading_anchors = 4
-suppress_warnings = ["misc.highlighting_failure"]
 
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
@@ -58,6 +58,7 @@ def _mark_code(app: Sphinx, kind: str, name: str, it: object, options: object, l
 
 def setup(app: Sphinx) -> None:
     """Connect the functions above."""
+    app.add_lexer("mermaid", TextLexer)  # forges draw these diagrams; a drawing here would need a script from the web
     app.connect("source-read", _link_to_included)
     app.connect("include-read", _link_within_root)
     app.connect("autodoc-process-docstring", _mark_code, priority=400)  # before napoleon's
